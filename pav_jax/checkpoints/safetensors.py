@@ -1,0 +1,127 @@
+"""Reading and writing folders of safetensors files in the Hugging Face layout, one file or sharded with an index."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pav_jax.errors import BadInput
+
+STEMS = ("model", "diffusion_pytorch_model")
+
+
+class TensorFolder(Mapping):
+    """A lazy {tensor name: array}: a tensor is read from its file when it is asked for."""
+
+    def __init__(self, files: dict[str, Path]):
+        self._files = files  # tensor name -> file
+        self._open: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path = self._files[name]
+        if path not in self._open:
+            self._open[path] = _open(path)
+        return self._open[path].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a whole safetensors file ({error}); fetch or export it again") from error
+
+
+def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFolder:
+    """Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
+
+    Raises:
+      BadInput: the folder, the file or one of the shards is missing or half-written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; a checkpoint in the Hugging Face layout was expected here")
+    for stem in stems:
+        index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+        if index.exists():
+            files = {name: folder / shard for name, shard in read_json(index)["weight_map"].items()}
+            if missing := sorted({str(f) for f in files.values() if not f.exists()}):
+                raise BadInput(f"{index}: shard {missing[0]} is missing; fetch the checkpoint again")
+            return TensorFolder(files)
+        if single.exists():
+            return TensorFolder(dict.fromkeys(_open(single).keys(), single))
+    raise BadInput(f"{folder}: no {stems[0]}.safetensors here; is the checkpoint complete?")
+
+
+def write_tensors(folder: str | Path, tensors: Mapping[str, np.ndarray], stem: str = "model",
+                  max_shard_size: str = "5GB") -> None:
+    """Writes `tensors` as one file, or as shards of at most `max_shard_size` with an index. Each file appears whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    limit, shards, used = _bytes(max_shard_size), [{}], 0
+    for name, array in tensors.items():
+        if shards[-1] and used + array.nbytes > limit:
+            shards.append({})
+            used = 0
+        shards[-1][name] = array
+        used += array.nbytes
+    if len(shards) == 1:
+        _save(folder / f"{stem}.safetensors", shards[0])
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        file = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
+        _save(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(a.nbytes for a in tensors.values())
+    write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part, metadata={"format": "pt"})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _bytes(size: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMG]?B)", size.strip(), re.IGNORECASE)
+    if not match:
+        raise BadInput(f"max_shard_size={size!r}: write a number and KB, MB or GB, as in 5GB")
+    return int(match[1]) * {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}[match[2].upper()]
+
+
+def read_json(path: str | Path) -> dict:
+    path = Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; is the checkpoint complete?") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again") from error
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Writes JSON under a temporary name, then renames: readers see the old file or the new, never a half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
