@@ -1,0 +1,47 @@
+"""Attention, shared by every model. A model takes its attention function as a field, so another kernel can replace it.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads (K divides N), G = N / K, H head size.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+# Finite, so that a query with every key masked gives an average instead of NaN.
+MASKED = -1e30
+
+
+def dot_product_attention(
+    q_BxTxNxH: Float[Array, "B T N H"],
+    k_BxSxKxH: Float[Array, "B S K H"],
+    v_BxSxKxH: Float[Array, "B S K H"],
+    mask: Bool[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale * q k^T + bias) v, grouped-query; the softmax runs in float32, products in the inputs' dtype.
+
+    Args:
+      mask: broadcastable to [B, N, T, S]; True = attend.
+      bias: added to the scaled logits, broadcastable to [B, N, T, S].
+      scale: H ** -0.5 where None (Vaswani et al. 2017, section 3.2.1).
+    """
+    b, t, n, h = q_BxTxNxH.shape
+    s, k = k_BxSxKxH.shape[1:3]
+    scale = h**-0.5 if scale is None else scale
+    if k == n:
+        logits_BxNxTxS = jnp.einsum("btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32)
+    else:
+        q_BxTxKxGxH = q_BxTxNxH.reshape(b, t, k, n // k, h)
+        logits = jnp.einsum("btkgh,bskh->bkgts", q_BxTxKxGxH, k_BxSxKxH, preferred_element_type=jnp.float32)
+        logits_BxNxTxS = logits.reshape(b, n, t, s)
+    logits_BxNxTxS = logits_BxNxTxS * scale
+    if bias is not None:
+        logits_BxNxTxS = logits_BxNxTxS + bias.astype(jnp.float32)
+    if mask is not None:
+        logits_BxNxTxS = jnp.where(mask, logits_BxNxTxS, MASKED)
+    weights_BxNxTxS = jax.nn.softmax(logits_BxNxTxS, axis=-1).astype(v_BxSxKxH.dtype)
+    if k == n:
+        return jnp.einsum("bnts,bsnh->btnh", weights_BxNxTxS, v_BxSxKxH)
+    weights = weights_BxNxTxS.reshape(b, k, n // k, t, s)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BxSxKxH).reshape(b, t, n, h)
