@@ -1,0 +1,89 @@
+"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pav_jax.errors import BadInput
+from pav_jax.models.layers import ACTIVATIONS
+from pav_jax.models.t5.model import T5Config
+from pav_jax.models.weights import Weight
+
+
+def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Config:
+    """Reads a transformers T5 config.
+
+    Raises:
+      BadInput: another architecture, or a feed-forward this encoder does not have.
+    """
+    if hf.get("model_type", "t5") != "t5":
+        raise BadInput(f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5') was expected")
+    if missing := [name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads") if name not in hf]:
+        raise BadInput(f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?")
+    kind = hf.get("feed_forward_proj", "relu")
+    activation = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")  # transformers reads it so too
+    if activation not in ACTIVATIONS:
+        raise BadInput(f"{source}: feed_forward_proj is {kind!r}; known activations: {', '.join(sorted(ACTIVATIONS))}")
+    return T5Config(
+        vocab_size=hf["vocab_size"],
+        width=hf["d_model"],
+        head_size=hf["d_kv"],
+        heads=hf["num_heads"],
+        layers=hf["num_layers"],
+        ff_width=hf["d_ff"],
+        position_buckets=hf.get("relative_attention_num_buckets", 32),
+        position_max_distance=hf.get("relative_attention_max_distance", 128),
+        norm_epsilon=hf.get("layer_norm_epsilon", 1e-6),
+        activation=activation,
+        gated=kind.startswith("gated-"),
+        pad_id=hf.get("pad_token_id", 0),
+        eos_id=hf.get("eos_token_id", 1),
+    )
+
+
+def config_to_hf(config: T5Config) -> dict[str, Any]:
+    if config.gated and config.activation == "gelu_new":
+        kind = "gated-gelu"
+    else:
+        kind = ("gated-" if config.gated else "") + config.activation
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": config.vocab_size,
+        "d_model": config.width,
+        "d_kv": config.head_size,
+        "d_ff": config.ff_width,
+        "num_layers": config.layers,
+        "num_decoder_layers": config.layers,
+        "num_heads": config.heads,
+        "relative_attention_num_buckets": config.position_buckets,
+        "relative_attention_max_distance": config.position_max_distance,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "feed_forward_proj": kind,
+        "dropout_rate": 0.0,
+        "pad_token_id": config.pad_id,
+        "eos_token_id": config.eos_id,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
+
+
+def weights(config: T5Config) -> list[Weight]:
+    stack = config.layers
+    attention, ff = "encoder.block.{layer}.layer.0.", "encoder.block.{layer}.layer.1."
+    ups = ("wi_0", "wi_1") if config.gated else ("wi",)
+    return [
+        Weight("shared.weight", "embed/embedding", axes=("vocab", "embed")),
+        Weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "position_bias",
+               axes=(None, "heads")),
+        *(Weight(f"{attention}SelfAttention.{name}.weight", f"layers/attention/{name}/kernel", "linear",
+                 ("layers", "embed", "heads"), stack) for name in ("q", "k", "v")),
+        Weight(f"{attention}SelfAttention.o.weight", "layers/attention/o/kernel", "linear",
+               ("layers", "heads", "embed"), stack),
+        Weight(f"{attention}layer_norm.weight", "layers/attention_norm/scale", axes=("layers", "embed"), layers=stack),
+        *(Weight(f"{ff}DenseReluDense.{name}.weight", f"layers/ff/{name}/kernel", "linear",
+                 ("layers", "embed", "mlp"), stack) for name in ups),
+        Weight(f"{ff}DenseReluDense.wo.weight", "layers/ff/wo/kernel", "linear", ("layers", "mlp", "embed"), stack),
+        Weight(f"{ff}layer_norm.weight", "layers/ff_norm/scale", axes=("layers", "embed"), layers=stack),
+        Weight("encoder.final_layer_norm.weight", "final_norm/scale", axes=("embed",)),
+    ]

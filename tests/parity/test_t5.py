@@ -1,0 +1,96 @@
+"""The T5 encoder against transformers' `T5EncoderModel`, both ways, on random tiny configurations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.errors import BadInput
+from pav_jax.models.t5 import T5Encoder, config_from_hf, config_to_hf, weights
+from pav_jax.models.t5.model import bucket_table
+from pav_jax.models.weights import params_from_hf, params_to_hf
+
+RELATIVE = 1e-4
+
+
+def random_original(seed: int) -> transformers.T5EncoderModel:
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    config = transformers.T5Config(
+        vocab_size=int(rng.integers(40, 90)), d_model=int(rng.choice([16, 24, 32])), d_kv=int(rng.choice([4, 8, 12])),
+        d_ff=int(rng.choice([20, 48])), num_layers=int(rng.integers(1, 4)), num_heads=int(rng.choice([2, 3, 4])),
+        relative_attention_num_buckets=int(rng.choice([8, 16, 32])),
+        relative_attention_max_distance=int(rng.choice([20, 64, 128])),
+        feed_forward_proj=str(rng.choice(["gated-gelu", "gated-gelu", "relu", "gated-silu"])), tie_word_embeddings=False,
+    )
+    model = transformers.T5EncoderModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def load(folder):
+    config = config_from_hf(read_json(folder / "config.json"))
+    model = T5Encoder(config)
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    return model, params_from_hf(weights(config), read_tensors(folder), str(folder), expected=expected)
+
+
+def relative_error(ours, theirs) -> float:
+    theirs = theirs.numpy()
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_outputs_equal_transformers_and_saved_weights_load_back_there(seed, tmp_path):
+    original = random_original(seed)
+    original.save_pretrained(tmp_path / "theirs")
+    model, params = load(tmp_path / "theirs")
+
+    rng = np.random.default_rng(100 + seed)
+    ids = rng.integers(0, original.config.vocab_size, (3, 37))
+    mask = np.arange(37)[None, :] < np.array([37, 11, 20])[:, None]
+    apply = jax.jit(model.apply)
+    with torch.no_grad():
+        plain = original(torch.tensor(ids)).last_hidden_state
+        masked = original(torch.tensor(ids), attention_mask=torch.tensor(mask.astype(np.int64))).last_hidden_state
+    assert relative_error(apply({"params": params}, ids), plain) < RELATIVE
+    assert relative_error(apply({"params": params}, ids, mask)[mask], masked[torch.tensor(mask)]) < RELATIVE
+
+    write_tensors(tmp_path / "ours", params_to_hf(weights(model.config), params))
+    write_json(tmp_path / "ours" / "config.json", config_to_hf(model.config))
+    again, report = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        assert torch.equal(again.eval()(torch.tensor(ids)).last_hidden_state, plain)
+
+
+def test_position_buckets_equal_the_original_at_every_distance():
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    offsets = torch.arange(600)[None, :] - torch.arange(600)[:, None]
+    for buckets, distance in ((32, 128), (8, 20), (16, 64), (32, 100), (64, 256)):
+        theirs = T5Attention._relative_position_bucket(offsets, True, buckets, distance).numpy()
+        np.testing.assert_array_equal(bucket_table(600, buckets, distance), theirs)
+
+
+def test_remat_and_unrolling_change_nothing():
+    config = config_from_hf(random_original(1).config.to_dict())
+    ids = np.arange(10)[None] % config.vocab_size
+    params = jax.jit(T5Encoder(config).init)(jax.random.key(0), ids)["params"]
+    outputs = [jax.jit(T5Encoder(config, remat=remat, unroll=unroll).apply)({"params": params}, ids)
+               for remat, unroll in ((False, 1), (True, 1), (False, config.layers))]
+    for other in outputs[1:]:
+        np.testing.assert_allclose(outputs[0], other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_config_of_another_model_is_bad_input():
+    with pytest.raises(BadInput, match="model_type"):
+        config_from_hf({"model_type": "llama"})
+    with pytest.raises(BadInput, match="feed_forward_proj"):
+        config_from_hf({"vocab_size": 4, "d_model": 4, "d_kv": 4, "d_ff": 4, "num_layers": 1, "num_heads": 1,
+                        "feed_forward_proj": "gated-tanh"})
