@@ -1,0 +1,66 @@
+"""Where a command's prompts come from: the command line, a file, or standard input."""
+
+import os
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+from pav_jax.errors import BadInput
+
+LONGEST = 4000  # characters; a language model would lose the start of anything longer
+
+
+def read_prompts(values: Sequence[str]) -> list[str]:
+    """Each value is a prompt, a file with one prompt a line, or `-` for standard input -> the prompts, in order.
+
+    No value at all means standard input when something is piped in. Blank lines of a file are left out.
+
+    Raises:
+      BadInput: no prompt, or one that is empty, too long, or holds control characters.
+    """
+    if not values:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise BadInput("no prompt; give one in quotes, a file with one a line, or - to read standard input")
+        values = ["-"]
+    prompts = []
+    for value in values:
+        if value == "-":
+            prompts += _lines(sys.stdin.buffer.read(), "standard input")
+        elif os.path.isfile(value):
+            with open(value, "rb") as file:
+                prompts += _lines(file.read(), value)
+        elif os.path.isdir(value):
+            raise BadInput(f"{value}: this is a folder; give a prompt or a file with one prompt a line")
+        else:
+            prompts.append(check_prompt(value, "the prompt"))
+    return prompts
+
+
+def _lines(data: bytes, source: str) -> list[str]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[:error.start].count(b"\n") + 1
+        raise BadInput(f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt a line") from error
+    lines = enumerate(text.splitlines(), 1)
+    prompts = [check_prompt(line, f"{source}:{number}") for number, line in lines if line.strip()]
+    if not prompts:
+        raise BadInput(f"{source}: no prompt in it; write one a line")
+    return prompts
+
+
+def check_prompt(text: str, where: str) -> str:
+    """The prompt without outer or repeated white space.
+
+    Raises:
+      BadInput: it is empty, longer than LONGEST characters, or holds control characters; the message starts with `where`.
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise BadInput(f"{where}: empty; write what the video should show")
+    if len(text) > LONGEST:
+        raise BadInput(f"{where}: {len(text)} characters long; at most {LONGEST} can be used, shorten it")
+    # Cc: control characters, Cs: halves of characters, which are what undecodable bytes of a command line become
+    if bad := [c for c in text if unicodedata.category(c) in ("Cc", "Cs")]:
+        raise BadInput(f"{where}: holds the control character U+{ord(bad[0]):04X}; remove it")
+    return text

@@ -1,0 +1,76 @@
+"""The stages of the recipe: each reads and writes the work directory and can be stopped and run again."""
+
+import argparse
+from typing import Any
+
+# name -> (one line, description, does it take --round)
+STAGES = {
+    "run": ("the whole recipe, from prompts to report",
+            "Runs evolve, select, sft, then prefer and dpo for each round, evaluate and report. What is finished in the\n"
+            "work directory is not done again: after a stop, run the same command to go on."),
+    "evolve": ("search for good rewrites of the training prompts",
+               "For each prompt: generate and score a video of the prompt itself, then let the proposers write better\n"
+               "rewrites from the best so far, round after round. Writes pool/."),
+    "select": ("pick the rewrites to learn from",
+               "Takes from pool/ the best rewrite of each prompt that passes thresholds and floors. Writes\n"
+               "sft_pairs.jsonl."),
+    "sft": ("tune the rewriter on the selected rewrites",
+            "Supervised tuning with LoRA on sft_pairs.jsonl. Writes sft/booster, a Hugging Face folder."),
+    "prefer": ("sample, generate and score rewrites, and pair them",
+               "Samples rewrites of new prompts from the booster so far, generates and scores a video for each, and pairs\n"
+               "better with worse ones. Writes round_N/candidates/ and round_N/preferences.jsonl."),
+    "dpo": ("tune the booster on the preferences",
+            "Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes round_N/booster."),
+    "evaluate": ("measure every system on the evaluation prompts",
+                 "Generates and scores videos for the user's prompts as they are (original), rewritten by the untuned\n"
+                 "rewriter (base), and by each booster, all with the same seeds; with --controls also for a fixed suffix,\n"
+                 "other prompts' rewrites and, where known, the oracle caption. Writes evaluation.json."),
+    "report": ("write the report as one page",
+               "Writes report/index.html from whatever the work directory holds: one file, opens without a network."),
+}
+EXAMPLES = {
+    "run": ("pav run --config=configs/mini.py --workdir=runs/mini",
+            "pav run --config=configs/mini.py --workdir=runs/two --config.evolve.rounds=2 --config.seed=1"),
+    "prefer": ("pav prefer --config=configs/mini.py --workdir=runs/mini --round=1",),
+    "dpo": ("pav dpo --config=configs/mini.py --workdir=runs/mini --round=1",),
+    "evaluate": ("pav evaluate --config=configs/mini.py --workdir=runs/mini --no-controls",),
+    "report": ("pav report --workdir=runs/mini",),
+}
+
+
+def add(commands: Any) -> None:
+    for name, (line, description) in STAGES.items():
+        examples = EXAMPLES.get(name, (f"pav {name} --config=configs/mini.py --workdir=runs/mini",))
+        command = commands.add_parser(name, help=line, description=description,
+                                      epilog="\n  ".join(["examples:", *examples]),
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.add_argument("--config", help="a configuration file; may be left out once the work directory has one")
+        command.add_argument("--workdir", required=True, help="where everything is read and written")
+        command.add_argument("--config.SECTION.FIELD", dest="_shown", metavar="VALUE", help="changes any field of the "
+                             "configuration, as in --config.evolve.rounds=2")
+        if name in ("prefer", "dpo"):
+            command.add_argument("--round", type=int, default=1, help="which round, from 1 (default 1)")
+        if name == "evaluate":
+            command.add_argument("--controls", action=argparse.BooleanOptionalAction, default=None,
+                                 help="also measure the controls; default: as evaluate.controls says")
+        command.set_defaults(handler=run, parser=command)
+
+
+def run(args: argparse.Namespace) -> None:
+    from pav_jax import config as configuration
+    from pav_jax.errors import BadInput
+
+    config = configuration.for_workdir(args.config, args.overrides, args.workdir)
+    options = {}
+    if args.command in ("prefer", "dpo"):
+        if not 1 <= args.round <= config.rounds:
+            raise BadInput(f"--round={args.round}: this configuration has rounds 1 to {config.rounds}")
+        options = {"round": args.round}
+    if args.command == "evaluate":
+        options = {"controls": config.evaluate.controls if args.controls is None else args.controls}
+
+    from pav_jax import recipe
+
+    written = getattr(recipe, args.command)(config, args.workdir, **options)
+    if written is not None:
+        print(written)

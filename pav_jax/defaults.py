@@ -1,0 +1,135 @@
+"""Every field a configuration has, with its type and its default: the method's constants on the embedded models.
+
+A file in configs/ starts from `get_config()` here and sets what its experiment changes. `mini:...` names files that
+come with the package. A field whose default is None takes the value of the checkpoint it belongs to.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from pav_jax.train.config import dpo_config, sft_config
+
+
+def get_config() -> ConfigDict:
+    """A new configuration: fields may be changed, not added. Constants are those of arXiv 2412.15156 and its code
+    unless a comment says otherwise."""
+    config = ConfigDict(dict(
+        seed=0,
+        rounds=2,  # of prefer and dpo; two converge
+        generator=_generator(),
+        rewards=_rewards(),
+        rewriter=_rewriter(),
+        proposers=_proposers(),
+        evolve=_evolve(),
+        select=_select(),
+        sft=sft_config(),
+        prefer=_prefer(),
+        dpo=dpo_config(),
+        evaluate=_evaluate(),
+        report=_report(),
+    ))
+    return config.lock()
+
+
+def _generator() -> ConfigDict:
+    return ConfigDict(dict(
+        path="mini:generator",  # a diffusers folder or a hub id
+        dtype="float32",
+        batch=16,  # videos in one compiled program; the last batch is filled up
+        num_frames=placeholder(int),
+        height=placeholder(int),
+        width=placeholder(int),
+        steps=placeholder(int),
+        guidance_scale=placeholder(float),
+        use_dynamic_cfg=placeholder(bool),
+        negative_prompt="",
+    ))
+
+
+def _rewards() -> ConfigDict:
+    # FAITH is scored with the others, but is a floor: it never enters the sum
+    return ConfigDict(dict(
+        entries=(
+            dict(name="aesthetic", path="mini:aesthetic"),
+            dict(name="clip_alignment", path="mini:clip"),
+            dict(name="motion"),
+            dict(name="faithfulness"),
+        ),
+        weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
+        thresholds=dict(),  # a rewrite may only be selected or chosen above these
+        floors=dict(FAITH=0.7),
+    ))
+
+
+def _rewriter() -> ConfigDict:
+    return ConfigDict(dict(
+        path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
+        dtype="float32",
+        template="",  # a chat template file; empty: the checkpoint's own
+        batch=32,
+        max_new_tokens=250,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+    ))
+
+
+def _proposers() -> ConfigDict:
+    return ConfigDict(dict(
+        lexicon=True,  # offline: recombines clauses of the best rewrites so far
+        local=True,  # the rewriter itself
+        chat=dict(model="", base_url="", key_variable="OPENAI_API_KEY", timeout=60.0, retries=5, concurrency=8),
+    ))
+
+
+def _evolve() -> ConfigDict:
+    return ConfigDict(dict(
+        prompts="mini:prompts/evolve.txt",
+        count=0,  # the first so many prompts; 0 takes all
+        rounds=8,
+        children=3,  # new rewrites per prompt and round
+        top=3,  # best rewrites so far that the proposer is shown
+    ))
+
+
+def _select() -> ConfigDict:
+    return ConfigDict(dict(
+        max_words=130,
+        min_gain=0.0,  # of overall over the user's own prompt
+    ))
+
+
+def _prefer() -> ConfigDict:
+    return ConfigDict(dict(
+        prompts="mini:prompts/prefer.txt",
+        count=0,
+        samples=5,
+        temperature=1.0,
+        top_k=50,
+        max_new_tokens=250,
+        margin=1.4,  # a rejected rewrite lies at least this far below the chosen one in overall
+        max_words=130,
+    ))
+
+
+def _evaluate() -> ConfigDict:
+    return ConfigDict(dict(
+        # set name -> file: .txt with one prompt a line, or .jsonl with `prompt` and optionally `oracle`
+        prompts=dict(in_domain="mini:prompts/in_domain.jsonl", held_out="mini:prompts/held_out.jsonl"),
+        count=0,  # the first so many prompts of each set; 0 takes all
+        systems=("original", "base", "sft", "dpo_1", "dpo_2"),
+        files=dict(),  # further systems: name -> .jsonl of `prompt` and `refined`
+        controls=True,
+        seeds=(0, 1),  # the generator's; every system is measured with the same ones
+        suffix_prompts=24,  # training prompts on which the best fixed suffix is found
+        resamples=10_000,
+        save_videos=True,
+    ))
+
+
+def _report() -> ConfigDict:
+    return ConfigDict(dict(
+        title="Prompt booster report",
+        examples=8,  # shown per prompt set, evenly spaced in the file
+        worst=4,  # largest losses shown per prompt set
+    ))
