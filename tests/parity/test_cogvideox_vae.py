@@ -1,0 +1,167 @@
+"""Our CogVideoX VAE against diffusers' on random tiny configurations, temporal chunks included."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.models.cogvideox import vae, vae_hf
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+
+def random_config(seed):
+    rng = np.random.default_rng(seed)
+    blocks = int(rng.integers(2, 4))
+    groups = int(rng.choice([2, 4]))
+    config = dict(
+        block_out_channels=tuple(int(4 * rng.integers(1, 4)) for _ in range(blocks)),
+        latent_channels=int(rng.integers(2, 6)),
+        layers_per_block=int(rng.integers(1, 3)),
+        norm_num_groups=groups,
+        norm_eps=float(rng.choice([1e-6, 1e-3])),
+        act_fn=str(rng.choice(["silu", "gelu", "mish"])),
+        temporal_compression_ratio=int(rng.choice([2, 4])),
+        scaling_factor=float(rng.uniform(0.5, 1.5)),
+        sample_height=32,
+        sample_width=48,
+        invert_scale_latents=bool(rng.integers(2)),
+    )
+    if seed == 0:  # the 1x1 convolutions around the latent exist in the published class for latent = output channels
+        config |= dict(latent_channels=3, use_quant_conv=True, use_post_quant_conv=True)
+    return config
+
+
+@functools.cache
+def torch_vae(seed):
+    torch.manual_seed(seed)
+    blocks = len(random_config(seed)["block_out_channels"])
+    model = diffusers.AutoencoderKLCogVideoX(
+        **random_config(seed),
+        down_block_types=("CogVideoXDownBlock3D",) * blocks,
+        up_block_types=("CogVideoXUpBlock3D",) * blocks,
+    )
+    with torch.no_grad():  # the default affine parameters are 1 and 0, which would hide a swapped name
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+@functools.cache
+def run(config, method, conv_impl="auto", chunked=True):
+    model = vae.CogVideoXVAE(config, conv_impl=conv_impl)
+    return jax.jit(lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method))
+
+
+def close(ours, theirs, tolerance=1e-4):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def first(x):
+    """diffusers' [B, C, T, H, W] -> ours."""
+    return x.detach().numpy().transpose(0, 2, 3, 4, 1)
+
+
+@pytest.fixture(scope="module", params=range(4))
+def pair(request, tmp_path_factory):
+    theirs = torch_vae(request.param)
+    folder = tmp_path_factory.mktemp("vae")
+    theirs.save_pretrained(folder)
+    config, params = vae_hf.load(folder)
+    return theirs, config, params
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 16, 25])
+def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
+    theirs, config, params = pair
+    size = 2 * config.spatial_ratio
+    video = np.random.default_rng(frames).uniform(-1, 1, (2, frames, size, size + config.spatial_ratio, 3))
+    video = video.astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.encode(torch.from_numpy(video.transpose(0, 4, 1, 2, 3))).latent_dist
+    mean, logvar = run(config, "encode")(params, video)
+    close(mean, first(expected.mean))
+    close(logvar, first(expected.logvar))
+    assert mean.shape[1] == config.latent_frames(frames)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
+def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
+    theirs, config, params = pair
+    z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.latent_channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
+    close(run(config, "decode")(params, z), first(expected))
+
+
+def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
+    theirs, config, params = pair
+    vae_hf.save(tmp_path, config, params)
+    again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path).eval()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    for field in ("scaling_factor", "invert_scale_latents", "temporal_compression_ratio", "norm_eps", "act_fn"):
+        assert again.config[field] == theirs.config[field]
+    z = torch.randn(1, config.latent_channels, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again.decode(z).sample, theirs.decode(z).sample)
+
+
+def small():
+    return vae.CogVideoXVAEConfig(block_out_channels=(4, 8), latent_channels=2, layers_per_block=1, norm_num_groups=2,
+                                  temporal_compression_ratio=2)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    config = small()
+    model = vae.CogVideoXVAE(config)
+    return config, model.init(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 3)))["params"]
+
+
+def test_both_convolution_forms_agree_with_their_gradients(ours):
+    config, params = ours
+    video = jax.random.uniform(jax.random.key(1), (1, 9, 4, 6, 3), minval=-1)
+
+    def loss(params, impl):
+        rebuilt, _, logvar = vae.CogVideoXVAE(config, conv_impl=impl).apply({"params": params}, video)
+        return jnp.square(rebuilt - video).mean() + jnp.square(logvar).mean()
+
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (a, da), (b, db) = gradient(params, "conv3d"), gradient(params, "conv2d_taps")
+    close(a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * max(np.abs(x).max(), 1e-3)), da, db)
+
+
+def test_one_chunk_clips_do_not_depend_on_chunking(ours):
+    config, params = ours
+    video = jax.random.uniform(jax.random.key(2), (1, 9, 4, 4, 3))
+    close(run(config, "encode")(params, video)[0], run(config, "encode", chunked=False)(params, video)[0], 1e-6)
+    z = jax.random.normal(jax.random.key(2), (1, 3, 2, 2, 2))
+    close(run(config, "decode")(params, z), run(config, "decode", chunked=False)(params, z), 1e-6)
+
+
+def test_chunk_bounds_put_the_remainder_first():
+    assert vae.chunk_bounds(9, 8) == [(0, 9)]
+    assert vae.chunk_bounds(17, 8) == [(0, 9), (9, 17)]
+    assert vae.chunk_bounds(13, 2)[:2] == [(0, 3), (3, 5)]
+    assert vae.chunk_bounds(1, 2) == [(0, 1)]
+
+
+def test_a_foreign_or_misfit_config_is_bad_input(ours):
+    with pytest.raises(BadInput, match="UNet"):
+        vae_hf.config_from_hf({"_class_name": "UNet2DModel"})
+    with pytest.raises(BadInput, match="act_fn"):
+        vae_hf.config_from_hf({"act_fn": "tanhish", "block_out_channels": [4, 4, 4, 4]})
+
+
+def test_config_survives_the_round_trip():
+    for seed in range(4):
+        raw = vae_hf.config_to_hf(vae.CogVideoXVAEConfig(**random_config(seed)))
+        assert vae_hf.config_from_hf(raw) == vae.CogVideoXVAEConfig(**random_config(seed))
