@@ -1,0 +1,84 @@
+"""Training checkpoints: what is trained, the optimizer's state, the step and the data iterator, saved as one.
+
+The frozen base is never saved. A checkpoint appears whole: orbax writes under a temporary name and renames.
+"""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from pav_jax.errors import BadInput
+
+
+class Checkpoints:
+    """The checkpoints in a folder, one numbered folder per step; at most `keep` of them stay."""
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder = Path(folder).absolute()  # orbax asks for an absolute path
+        self._forget_unfinished()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, cleanup_tmp_directories=True)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise BadInput(f"{self.folder}: cannot hold checkpoints ({error}); make room, or change --workdir") from error
+
+    def _forget_unfinished(self) -> None:
+        left = [p.name for p in self.folder.glob("*") if not re.fullmatch(r"\d+", p.name) and "tmp" in p.name]
+        if left:
+            warnings.warn(f"{self.folder}: {left[0]} was being written when the run ended; it is removed", stacklevel=3)
+
+    def save(self, step: int, state: Any, iterator: grain.DatasetIterator, wait: bool = False) -> None:
+        """Saves the tree `state` after `step` steps. Returns while files are being written unless `wait`.
+
+        Raises:
+          BadInput: no room. Earlier checkpoints stay.
+        """
+        if jax.default_backend() == "cpu":
+            # on CPU the "copy to host" is a view, and the next step donates, hence overwrites, what it looks at
+            state = jax.tree.map(jnp.copy, state)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator))
+        try:
+            self._manager.save(step, args=args, force=True)
+            if wait:
+                self.wait()
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{self.folder}: checkpoint {step} was not written ({error}); earlier ones are kept, make"
+                           " room and run the same command again") from error
+
+    def restore(self, like: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
+        """(step, state) of the newest whole checkpoint, or None; `iterator` is set to what follows it.
+
+        One that cannot be read is removed with a warning, and the one before it is taken.
+
+        Args:
+          like: the state's tree, as arrays or as `jax.ShapeDtypeStruct` with shardings.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes),
+                                      data=grain.checkpoint.CheckpointRestore(iterator))
+            try:
+                return step, self._manager.restore(step, args=args)["state"]
+            except Exception as error:  # whatever a torn file makes the readers raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                warnings.warn(f"{self.folder}/{step}: not a whole checkpoint ({reason[:200]}); it is removed and the"
+                              " one before it is used", stacklevel=2)
+                self._manager.delete(step)
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def preempted(self, step: int) -> bool:
+        """Whether the cluster asked all processes to stop after `step`; always False where nothing can ask."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        self._manager.close()

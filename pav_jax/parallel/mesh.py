@@ -1,0 +1,48 @@
+"""The device mesh: four axes, any of them of size one, so that the same programs run on one device and on many."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from pav_jax.errors import BadInput
+
+# data is outermost: it is the axis that crosses slices over the slow network.
+AXES = ("data", "fsdp", "tensor", "sequence")
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (default: as many of `jax.devices()` as the sizes need, so one device by default).
+
+    One size may be -1: it takes all the devices that the others leave.
+
+    Raises:
+      BadInput: the sizes do not fit the devices.
+    """
+    sizes = [data, fsdp, tensor, sequence]
+    named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    available = list(jax.devices()) if devices is None else list(devices)
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise BadInput(f"mesh {named}: sizes are positive, and at most one is -1 (all devices left over)")
+    if -1 in sizes:
+        rest = -int(np.prod(sizes))
+        if len(available) % rest:
+            raise BadInput(f"mesh {named}: {rest} does not divide the {len(available)} devices; change the sizes")
+        sizes[sizes.index(-1)] = len(available) // rest
+    count = int(np.prod(sizes))
+    if count > len(available) or (devices is not None and count != len(available)):
+        raise BadInput(f"mesh {named} needs {count} devices, there are {len(available)}; change the sizes")
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=available[:count])
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is cut: rows go over `data` and `fsdp`."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(mesh: Mesh, rows: int, field: str) -> None:
+    """Raises BadInput where the mesh does not divide `rows`, the value of the configuration's `field`."""
+    if rows % batch_shards(mesh):
+        raise BadInput(f"{field}={rows} is not a multiple of data*fsdp={batch_shards(mesh)} of the mesh; change either")

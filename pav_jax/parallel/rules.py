@@ -1,0 +1,85 @@
+"""One table from logical axes to mesh axes; parameters, adapters, optimizer state and batches all follow it.
+
+Models name the axes of their arrays ("embed", "heads", ...) and know nothing of meshes; this table decides where they
+go.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# logical axis -> mesh axis or axes. What is not named here is replicated.
+RULES: dict[str, str | tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+}
+
+
+def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
+                   rules: Mapping[str, str | tuple[str, ...]] = RULES) -> PartitionSpec:
+    """Where an array with logical `axes` and `shape` lies on `mesh`.
+
+    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not wrong), and a mesh axis
+    is used once per array, by the first logical axis that claims it.
+    """
+    used: set[str] = set()
+    entries: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        target = rules.get(name) if name is not None else None
+        names = (target,) if isinstance(target, str) else tuple(target or ())
+        names = tuple(n for n in names if n not in used and mesh.shape[n] > 1)
+        parts = 1
+        for n in names:
+            parts *= mesh.shape[n]
+        if not names or size % parts:
+            entries.append(None)
+            continue
+        used.update(names)
+        entries.append(names if len(names) > 1 else names[0])
+    return PartitionSpec(*entries)
+
+
+def shardings(axes: Any, tree: Any, mesh: Mesh) -> Any:
+    """The tree of shardings for `tree` (arrays or shapes).
+
+    Args:
+      axes: shaped like `tree`, with a tuple of logical axis names at each leaf; an empty tuple, or None, replicates.
+    """
+    def one(leaf: Any, names: Sequence[str | None] | None) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(names, leaf.shape, mesh) if names else PartitionSpec())
+
+    leaves, structure = jax.tree.flatten(tree)
+    names = jax.tree.leaves(axes, is_leaf=lambda x: x is None or isinstance(x, tuple))
+    if len(names) != len(leaves):
+        raise ValueError(f"{len(leaves)} arrays, logical axes for {len(names)}")
+    return structure.unflatten([one(leaf, n) for leaf, n in zip(leaves, names, strict=True)])
+
+
+def shard(tree: Any, axes: Any, mesh: Mesh) -> Any:
+    """Places `tree` on `mesh` as the table says."""
+    return jax.device_put(tree, shardings(axes, tree, mesh))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays of this process's rows: the first axis is "batch", the last (where there are more) "length".
+
+    Works with one process and with many; each process passes its own rows only.
+    """
+    def place(rows: Any) -> jax.Array:
+        axes = ("batch",) + (None,) * max(0, rows.ndim - 2) + (("length",) if rows.ndim > 1 else ())
+        whole = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+        spec = partition_spec(axes, whole, mesh)
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows, whole)
+
+    return {name: place(rows) for name, rows in batch.items()}

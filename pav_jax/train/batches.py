@@ -1,0 +1,144 @@
+"""From pairs of texts to padded batches of token ids, in an order that is a function of (seed, step) alone.
+
+A prompt goes through the model's chat template with the generation prompt; the answer's tokens and the end-of-sequence
+token follow. Where the answer starts is known from the number of prompt tokens, never searched for in a string.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from pav_jax.errors import BadInput
+
+ANSWERS = {"sft": ("refined",), "dpo": ("chosen", "rejected")}  # the fields that hold answers
+LENGTH_MULTIPLE = 16  # the longest example is rounded up to this where no buckets are given
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns the texts of an example into token ids.
+
+    prompt_ids: a prompt's token ids through the chat template, generation prompt included.
+    """
+
+    tokenizer: Any
+    prompt_ids: Callable[[str], Sequence[int]]
+    vocabulary: int
+    max_length: int
+    max_prompt_length: int
+
+    @property
+    def padding(self) -> int:
+        """What fills a row up. It may equal the end of sequence: masks come from lengths, not from this id."""
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad
+
+    def encode(self, prompt: str, answers: Sequence[str]) -> tuple[list[np.ndarray], int, bool, bool]:
+        """-> (ids of prompt + answer for each answer, prompt tokens, prompt was cut, an answer was cut).
+
+        A prompt of more than `max_prompt_length` tokens loses tokens on its left, behind the beginning-of-sequence
+        token; what then exceeds `max_length` is cut on the right.
+        """
+        eos = self.tokenizer.eos_token_id
+        ids = list(self.prompt_ids(prompt))
+        limit = min(self.max_prompt_length, self.max_length - 2)  # room for one token and the end
+        cut_prompt = len(ids) > limit
+        if cut_prompt:
+            head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+            ids = head + ids[len(ids) - limit + len(head):]
+        tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [eos] for text in answers]
+        rows = [np.asarray(ids + tail, np.int32) for tail in tails]
+        cut_answer = any(len(row) > self.max_length for row in rows)
+        return [row[:self.max_length] for row in rows], len(ids), cut_prompt, cut_answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What one pass over the data found."""
+
+    examples: int
+    longest: int  # tokens of the longest row
+    cut_prompts: int
+    cut_answers: int
+
+    def __str__(self) -> str:
+        cut = f", {self.cut_prompts} prompts cut from the left" if self.cut_prompts else ""
+        cut += f", {self.cut_answers} answers cut" if self.cut_answers else ""
+        return f"{self.examples} examples, at most {self.longest} tokens{cut}"
+
+
+def survey(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], path: str | Path) -> Survey:
+    """Reads every example once.
+
+    Raises:
+      BadInput: an empty answer, or a token that the model does not have; names the file and the line.
+    """
+    longest = cut_prompts = cut_answers = 0
+    for example in (source[i] for i in range(len(source))):
+        prompt, answers = _texts(example, fields)
+        where = f"{path}:{int(example['line'])}"
+        if empty := [f for f, text in zip(fields, answers, strict=True) if not text.strip()]:
+            raise BadInput(f"{where}: {empty[0]!r} is empty; delete the line or write an answer")
+        rows, _, cut_prompt, cut_answer = encoder.encode(prompt, answers)
+        if (top := max(int(row.max()) for row in rows)) >= encoder.vocabulary:
+            raise BadInput(f"{where}: token {top} is outside the model's vocabulary of {encoder.vocabulary}; is the"
+                           " tokenizer the model's own?")
+        longest = max(longest, *(len(row) for row in rows))
+        cut_prompts, cut_answers = cut_prompts + cut_prompt, cut_answers + cut_answer
+    return Survey(len(source), longest, cut_prompts, cut_answers)
+
+
+def _texts(example: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, list[str]]:
+    def text(value: Any) -> str:
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    return text(example["prompt"]), [text(example[f]) for f in fields]
+
+
+def buckets(configured: Sequence[int], longest: int, max_length: int) -> tuple[int, ...]:
+    """The padded lengths: those configured that are of use, or the longest example's, rounded up."""
+    if not configured:
+        return (min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length),)
+    top = max(longest, min(configured))
+    return tuple(b for b in sorted(configured) if b < top) + (min((b for b in configured if b >= top), default=top),)
+
+
+def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], lengths: Sequence[int],
+                 batch_size: int, seed: int, columns: Mapping[str, np.ndarray] | None = None) -> grain.DatasetIterator:
+    """An endless iterator of batches; every epoch has its own order, drawn from (seed, epoch).
+
+    Each batch is {"ids": int32, "answer": bool, "tokens": int}: rows [B, T] for one answer field, [B, 2, T] for two, T
+    the smallest of `lengths` that holds them; "answer" marks the answers' tokens; "tokens" counts what is not padding.
+
+    Args:
+      columns: further arrays with one row per example, passed along under their names.
+    """
+    columns = dict(columns or {})
+
+    def example(index: int) -> dict[str, Any]:
+        prompt, answers = _texts(source[index], fields)
+        rows, start, _, _ = encoder.encode(prompt, answers)
+        return {"rows": rows, "start": start} | {name: column[index] for name, column in columns.items()}
+
+    def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        longest = max(len(row) for e in examples for row in e["rows"])
+        length = min(bucket for bucket in lengths if bucket >= longest)
+        ids = np.full((len(examples), len(fields), length), encoder.padding, np.int32)
+        answer = np.zeros(ids.shape, bool)
+        for i, e in enumerate(examples):
+            for j, row in enumerate(e["rows"]):
+                ids[i, j, :len(row)] = row
+                answer[i, j, e["start"]:len(row)] = True
+        tokens = sum(len(row) for e in examples for row in e["rows"])
+        batch = {"ids": ids, "answer": answer} if len(fields) > 1 else {"ids": ids[:, 0], "answer": answer[:, 0]}
+        extra = {name: np.stack([e[name] for e in examples]) for name in columns}
+        return batch | extra | {"tokens": tokens}
+
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    # one thread: rows are short and the cores are the model's
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return iter(order.map(example).batch(batch_size, batch_fn=collate).to_iter_dataset(options))

@@ -1,0 +1,215 @@
+"""What supervised and preference training share: the state, gradients of a batch in parts, and the loop itself."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from pav_jax.checkpoints.orbax import Checkpoints
+from pav_jax.errors import BadInput
+from pav_jax.parallel import rules
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short text
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Variables are Flax collections, so a model is applied to `{**frozen, **trained}`.
+
+    LoRA: frozen = {"params": ...}, trained = {"lora": ...}. Full tuning: frozen = {}, trained = {"params": ...}.
+    """
+
+    step: jax.Array  # int32 []
+    frozen: Any
+    trained: Any  # float32
+    opt_state: Any
+    rng: jax.Array  # the key of the run; a step folds its number in
+
+    def apply_gradients(self, tx: optax.GradientTransformation, grads: Any) -> "TrainState":
+        updates, opt_state = tx.update(grads, self.opt_state, self.trained)
+        trained = optax.apply_updates(self.trained, updates)
+        return self.replace(step=self.step + 1, trained=trained, opt_state=opt_state)
+
+
+def gradients(loss_fn: Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]], trained: Any, batch: Batch,
+              key: jax.Array, parts: int) -> tuple[Any, Metrics]:
+    """Gradients and metrics of a batch, `parts` equal parts of it at a time.
+
+    Args:
+      loss_fn: (trained, rows, key) -> (loss, metrics), both divided by totals of the whole batch, so that parts add up.
+    """
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if parts == 1:
+        return grad_fn(trained, batch, key)
+
+    def split(rows):  # part i takes rows i, i + parts, ...: each part is spread over all devices, as the batch is
+        return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    def add(total, part):
+        index, rows = part
+        return jax.tree.map(jnp.add, total, grad_fn(trained, rows, jax.random.fold_in(key, index))), None
+
+    split_batch = jax.tree.map(split, dict(batch))
+    shapes = jax.eval_shape(grad_fn, trained, jax.tree.map(lambda rows: rows[0], split_batch), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), split_batch))[0]
+
+
+def state_shardings(state: TrainState, frozen_axes: Any, trained_axes: Any, tx: optax.GradientTransformation,
+                    mesh: Mesh) -> TrainState:
+    """The state's tree of shardings: optimizer moments lie where the parameters they belong to lie."""
+    whole = rules.replicated(mesh)
+    trained = rules.shardings(trained_axes, state.trained, mesh)
+    opt_state = optax.tree_map_params(tx, lambda _, sharding: sharding, state.opt_state, trained,
+                                      transform_non_params=lambda _: whole)
+    frozen = rules.shardings(frozen_axes, state.frozen, mesh)
+    return TrainState(step=whole, frozen=frozen, trained=trained, opt_state=opt_state, rng=whole)
+
+
+def compile_step(train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], shardings: TrainState
+                 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """jit with the state's shardings. What changes is donated; the frozen base is an argument that is only read."""
+    live = shardings.replace(frozen=None)
+
+    def step(live_state: TrainState, frozen: Any, batch: Batch):
+        state, metrics = train_step(live_state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
+
+    compiled = jax.jit(step, in_shardings=(live, shardings.frozen, None), out_shardings=(live, None), donate_argnums=0)
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        new, metrics = compiled(state.replace(frozen=None), state.frozen, batch)
+        return new.replace(frozen=state.frozen), metrics
+
+    return run
+
+
+class MetricsFile:
+    """`metrics.jsonl`, one line per step. After a restart it continues behind the restored step, without duplicates."""
+
+    def __init__(self, path: Path, restored_step: int):
+        self.path = path
+        kept = [line for line in self._lines() if line["step"] <= restored_step]
+        self._write("w", kept)
+
+    def _lines(self) -> list[dict]:
+        lines = []
+        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:  # the line that was being written when the run ended; its step is redone
+                break
+        return lines
+
+    def add(self, lines: list[dict]) -> None:
+        self._write("a", lines)
+
+    def _write(self, mode: str, lines: list[dict]) -> None:
+        if jax.process_index():
+            return
+        try:
+            with self.path.open(mode) as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise BadInput(f"{self.path}: could not be written ({error.strerror}); make room and run the same command"
+                           " again") from error
+
+
+class _StopOnSignal:
+    """Notes SIGTERM instead of dying of it, so that the loop can save first."""
+
+    def __enter__(self) -> "_StopOnSignal":
+        self.asked = False
+        self._main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_) -> None:
+        self.asked = True
+
+    def __exit__(self, *_) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+        batches: grain.DatasetIterator, steps: int, folder: Path, mesh: Mesh, save_every: int = 100, keep: int = 2,
+        log_every: int = 10, progress: Progress | None = None) -> TrainState:
+    """Trains to `steps`, from the newest checkpoint in `folder/checkpoints` where there is one.
+
+    Metrics stay on the device for `log_every` steps, so that steps follow each other without waiting for the host. Each
+    line of `metrics.jsonl` has the step's own values and the tokens per second of the steps logged with it.
+
+    Raises:
+      SystemExit: SIGTERM came (status 143); the state was saved and the same call continues from it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(folder / "checkpoints", keep)
+    done, saved = 0, -1
+    if (found := checkpoints.restore(_saved_part(state), batches)) is not None:
+        done = saved = found[0]
+        state = state.replace(**found[1])
+    metrics_file = MetricsFile(folder / "metrics.jsonl", done)
+    waiting: list[Metrics] = []
+    tokens, since = 0, time.perf_counter()
+
+    def flush() -> None:
+        nonlocal tokens, since
+        if not waiting:
+            return
+        values = jax.device_get(waiting)  # waits for the device, so that the clock below is right
+        rate = tokens / (time.perf_counter() - since)
+        first = done - len(values) + 1
+        metrics_file.add([{"step": first + i} | {k: float(v) for k, v in row.items()} | {"tokens_per_second": rate}
+                          for i, row in enumerate(values)])
+        if not np.isfinite(loss := float(values[-1]["loss"])):
+            raise BadInput(f"{folder}: the loss is {loss} at step {done}; lower learning_rate, or set grad_clip")
+        if progress is not None:
+            progress(done, steps, f"loss {loss:.4f}, {rate:,.0f} tokens/s")
+        waiting.clear()
+        tokens, since = 0, time.perf_counter()
+
+    def save(wait: bool) -> None:
+        nonlocal saved
+        if saved != done:
+            checkpoints.save(done, _saved_part(state), batches, wait=wait)
+            saved = done
+
+    with _StopOnSignal() as stop:
+        while done < steps:
+            batch = next(batches)
+            tokens += int(batch.pop("tokens")) * jax.process_count()
+            state, metrics = step_fn(state, rules.shard_batch(batch, mesh))
+            waiting.append(metrics)
+            done += 1
+            leave = stop.asked or checkpoints.preempted(done)
+            if leave or done % log_every == 0 or done == steps or (save_every and done % save_every == 0):
+                flush()
+            if leave or done == steps or (save_every and done % save_every == 0):
+                save(wait=leave or done == steps)
+            if leave and done < steps:
+                checkpoints.close()
+                print(f"stopped by a signal; saved at step {done} of {steps}, the same command continues",
+                      file=sys.stderr)
+                raise SystemExit(143)
+    checkpoints.close()
+    return state
+
+
+def _saved_part(state: TrainState) -> dict:
+    return {"step": state.step, "trained": state.trained, "opt_state": state.opt_state}

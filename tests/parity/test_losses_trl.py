@@ -1,0 +1,99 @@
+"""Preference losses against TRL's own trainer, on one tiny Llama and one batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.train import losses
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+WORDS = ["<pad>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
+PAIRS = [
+    {"prompt": "a b c ", "chosen": "d e f g", "rejected": "h i"},
+    {"prompt": "k ", "chosen": "l m", "rejected": "n o p q r s"},
+    {"prompt": "t u v w ", "chosen": "x y z a b", "rejected": "c d e f g"},
+]
+
+
+@pytest.fixture(scope="module")
+def torch_side():
+    import tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
+    plain = tokenizers.Tokenizer(vocabulary)
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<pad>")
+    config = LlamaConfig(vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+                         pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.3)
+    models = []
+    for seed in (0, 1):  # policy, reference
+        torch.manual_seed(seed)
+        models.append(LlamaForCausalLM(config).eval())
+    return tokenizer, models
+
+
+@pytest.fixture(scope="module")
+def trl_loss(torch_side, tmp_path_factory):
+    """(DPOConfig fields) -> (loss, metrics, batch) from DPOTrainer's code path."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer, (policy, reference) = torch_side
+    folder = tmp_path_factory.mktemp("trl")
+
+    def run(**fields):
+        args = DPOConfig(output_dir=str(folder), use_cpu=True, report_to="none", bf16=False, disable_dropout=False,
+                         per_device_train_batch_size=len(PAIRS), **fields)
+        trainer = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=Dataset.from_list(PAIRS),
+                             processing_class=tokenizer)
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
+        with torch.no_grad():
+            loss = trainer._compute_loss(policy, batch, return_outputs=False)
+        return float(loss), {k: v[-1] for k, v in trainer._metrics["eval"].items()}, batch
+
+    return run
+
+
+def log_probs(model, batch, chunk=4):
+    """Ours, [B, 2, T], from the hidden states of the torch model."""
+    with torch.no_grad():
+        x = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.numpy()
+    w = jnp.asarray(model.lm_head.weight.detach().numpy().T)
+    ids = jnp.asarray(batch["input_ids"].numpy())
+    logp = losses.token_log_probs(lambda h: h @ w, jnp.asarray(x), ids, chunk)
+    return jnp.stack(jnp.split(logp, 2), axis=1)
+
+
+SETTINGS = [
+    dict(loss_type=["sigmoid"]),
+    dict(loss_type=["sigmoid"], beta=0.7),
+    dict(loss_type=["ipo"], beta=0.3),
+    dict(loss_type=["hinge"]),
+    dict(loss_type=["robust"], label_smoothing=0.1),
+    dict(loss_type=["robust"], label_smoothing=0.3, beta=0.5),
+    dict(loss_type=["exo_pair"], label_smoothing=0.001),
+    dict(loss_type=["sigmoid_norm"]),
+    dict(loss_type=["sigmoid", "sft"]),
+    dict(loss_type=["sigmoid", "ipo", "sft"], loss_weights=[0.8, 0.2, 1.5]),
+    dict(loss_type=["sigmoid"], ld_alpha=0.4),
+]
+
+
+@pytest.mark.parametrize("fields", SETTINGS, ids=lambda f: "-".join(f"{v}" for v in f.values()))
+def test_preference_loss_equals_trl(torch_side, trl_loss, fields):
+    want, want_metrics, batch = trl_loss(**fields)
+    policy, reference = torch_side[1]
+    answer = jnp.stack(jnp.split(jnp.asarray(batch["completion_mask"].numpy(), bool), 2), axis=1)
+    config = losses.PreferenceLoss(**{"loss_type": ("sigmoid",)} | fields)
+    reference_logps = losses.answer_log_probs(log_probs(reference, batch), answer, config.ld_alpha)
+    got, metrics = jax.jit(losses.preference_loss, static_argnums=0)(config, log_probs(policy, batch), answer,
+                                                                      reference_logps)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+                 "logps/rejected"):
+        np.testing.assert_allclose(metrics[name], want_metrics[name], rtol=1e-5, atol=1e-5, err_msg=name)

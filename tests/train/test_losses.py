@@ -1,0 +1,110 @@
+"""Losses against their definitions, written out in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.train import losses
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(3, 11, 8)).astype(np.float32),
+        "w": rng.normal(size=(8, 23)).astype(np.float32),
+        "ids": rng.integers(0, 23, size=(3, 11)),
+        "logp": -rng.exponential(size=(4, 2, 9)).astype(np.float32),
+        "answer": np.arange(9) < rng.integers(4, 9, size=(4, 2, 1)),
+        "reference": -rng.exponential(size=(4, 2)).astype(np.float32) * 5,
+    }
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 11, 64])
+def test_token_log_probs_do_not_depend_on_the_chunk(drawn, chunk):
+    x, w, ids = drawn["x"], drawn["w"], drawn["ids"]
+    got = jax.jit(lambda: losses.token_log_probs(lambda h: h @ w, x, jnp.asarray(ids), chunk))()
+    every = log_softmax(x.astype(np.float64) @ w)
+    want = np.take_along_axis(every[:, :-1], ids[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(got[:, 1:], want, atol=2e-5)
+    np.testing.assert_array_equal(got[:, 0], 0)
+
+
+def test_gradients_do_not_depend_on_the_chunk(drawn):
+    def loss(x, w, chunk):
+        return losses.token_log_probs(lambda h: h @ w, x, jnp.asarray(drawn["ids"]), chunk)[:, 3:].sum()
+
+    whole = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 64)
+    parts = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 4)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_array_of_all_logits_is_made():
+    """With 8 chunks, nothing as large as [B, T, V] appears in the program, forward or backward."""
+    B, T, D, V, chunk = 2, 64, 4, 1000, 8
+    w, ids = jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32)
+    program = jax.make_jaxpr(jax.grad(lambda x: losses.token_log_probs(lambda h: h @ w, x, ids, chunk).sum()))(
+        jnp.ones((B, T, D)))
+
+    def sizes(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.size for v in eqn.outvars)
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from sizes(inner)
+
+    assert B * chunk * V <= max(sizes(program.jaxpr)) < B * T * V
+
+
+def test_sft_loss_is_the_mean_over_answer_tokens(drawn):
+    logp, answer = drawn["logp"][:, 0], drawn["answer"][:, 0]
+    got = losses.sft_loss(jnp.asarray(logp), jnp.asarray(answer), jnp.float32(answer.sum()))
+    np.testing.assert_allclose(got, -logp[answer].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [("sigmoid",), ("hinge",), ("ipo",), ("robust",), ("exo_pair",), ("sigmoid_norm",),
+                                   ("sigmoid", "sft")])
+def test_parts_of_a_batch_add_up(drawn, kinds):
+    config = losses.PreferenceLoss(loss_type=kinds, label_smoothing=0.2 if kinds[0] in ("robust", "exo_pair") else 0.0)
+    logp, answer, reference = (jnp.asarray(drawn[k]) for k in ("logp", "answer", "reference"))
+    whole, metrics = losses.preference_loss(config, logp, answer, reference)
+    tokens = answer[:, 0].sum()
+    parts = [losses.preference_loss(config, logp[i:i + 2], answer[i:i + 2], reference[i:i + 2], 4, tokens)
+             for i in (0, 2)]
+    np.testing.assert_allclose(whole, parts[0][0] + parts[1][0], rtol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, parts[0][1][name] + parts[1][1][name], rtol=1e-5, err_msg=name)
+
+
+def test_sigmoid_loss_of_a_policy_equal_to_its_reference_is_ln_2(drawn):
+    logp, answer = jnp.asarray(drawn["logp"]), jnp.asarray(drawn["answer"])
+    loss, metrics = losses.preference_loss(losses.PreferenceLoss(), logp, answer,
+                                           losses.answer_log_probs(logp, answer))
+    assert float(loss) == pytest.approx(np.log(2), abs=1e-7)
+    assert float(metrics["rewards/margins"]) == 0
+
+
+def test_ld_alpha_weights_only_what_exceeds_the_shorter_answer():
+    logp = jnp.asarray([[[0, -1, -1, -1, -1], [0, -1, -1, 0, 0]]], jnp.float32)
+    answer = jnp.asarray([[[0, 1, 1, 1, 1], [0, 1, 1, 0, 0]]], bool)
+    np.testing.assert_allclose(losses.answer_log_probs(logp, answer, 0.25), [[-2.5, -2]])
+    np.testing.assert_allclose(losses.answer_log_probs(logp, answer, 1.0), [[-4, -2]])
+
+
+@pytest.mark.parametrize("fields, named", [
+    ({"loss_type": "sigmod"}, "sigmod"), ({"beta": 0.0}, "beta"), ({"loss_weights": (1.0, 2.0)}, "loss_weights"),
+    ({"label_smoothing": 0.1}, "label_smoothing"), ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing"),
+    ({"loss_type": "exo_pair"}, "label_smoothing"), ({"ld_alpha": 2.0}, "ld_alpha"), ({"loss_type": ()}, "loss_type"),
+])
+def test_settings_that_cannot_work_are_refused_by_name(fields, named):
+    with pytest.raises(BadInput, match=named):
+        losses.PreferenceLoss(**fields)
