@@ -7,8 +7,10 @@ import argparse
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pav_jax.errors import BadInput
 
@@ -31,7 +33,15 @@ examples:
 class Parser(argparse.ArgumentParser):
     """Reports a wrong command line as one line, with the nearest option that exists."""
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **({"allow_abbrev": False} | options))
+
     def error(self, message: str) -> None:
+        if choice := re.search(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            names = re.findall(r"\w+", choice[2])
+            near = difflib.get_close_matches(choice[1], names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"There are {', '.join(names)}"
+            raise BadInput(f"there is no command {choice[1]!r}; {hint}")
         wrong = message.rpartition(": ")[2].split()[0].partition("=")[0] if "unrecognized" in message else ""
         near = difflib.get_close_matches(wrong, self._option_string_actions, n=1) if wrong.startswith("-") else []
         hint = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
@@ -42,8 +52,7 @@ def parser() -> Parser:
     """The command line of all commands."""
     from pav_jax.commands import export, generate, refine, score, stages
 
-    top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, allow_abbrev=False,
-                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for group in (refine, generate, score, stages, export):
         group.add(commands)

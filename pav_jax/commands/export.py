@@ -7,8 +7,8 @@ from typing import Any
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "export", help="write a booster as a Hugging Face folder", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Writes a language model (a folder, a .gguf file, or a base model with an adapter) as one folder that\n"
-                    "transformers.AutoModelForCausalLM loads.",
+        description="Writes a language model (a folder, a .gguf file, or a base model with an adapter) as one folder\n"
+                    "that transformers.AutoModelForCausalLM loads.",
         epilog="""\
 examples:
   pav export --from=runs/mini/round_2/booster --to=hf --out=my-booster

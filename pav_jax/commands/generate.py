@@ -31,8 +31,8 @@ examples:
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
     command.add_argument("--width", type=int, help="pixels; default: the model's")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded generator, "
-                         "else bfloat16")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
+                         "generator, else bfloat16")
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
     command.add_argument("--format", choices=FORMATS, default="mp4", help="mp4 (H.264), gif, or a folder of PNG frames")
     command.set_defaults(handler=run, parser=command)

@@ -53,7 +53,8 @@ def check_prompt(text: str, where: str) -> str:
     """The prompt without outer or repeated white space.
 
     Raises:
-      BadInput: it is empty, longer than LONGEST characters, or holds control characters; the message starts with `where`.
+      BadInput: it is empty, longer than LONGEST characters, or holds control characters; the message starts
+        with `where`.
     """
     text = " ".join(text.split())
     if not text:

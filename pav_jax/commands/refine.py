@@ -22,8 +22,8 @@ examples:
   pav refine "a dog runs" --model=smollm2                      a general small language model, fetched once""")
     command.add_argument("prompts", nargs="*", metavar="PROMPT", help="text, a file (one prompt a line), or - for "
                          "standard input")
-    command.add_argument("--model", help="a booster's folder, a hub id, a .gguf file, or smollm2; default: the embedded "
-                         "booster")
+    command.add_argument("--model", help="a booster's folder, a hub id, a .gguf file, or smollm2; default: the "
+                         "embedded booster")
     command.add_argument("--n", type=int, default=1, help="rewrites per prompt (default 1)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
     command.add_argument("--template", help="a chat template file that replaces the model's own")

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
     if len(prompts) == 1:
         prompts *= len(args.videos)
     if len(prompts) != len(args.videos):
-        raise BadInput(f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give one, or one "
-                       "for each")
+        raise BadInput(f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give one, or "
+                       "one for each")
     config = load(args.config, args.overrides)
 
     import numpy as np

@@ -6,8 +6,8 @@ from typing import Any
 # name -> (one line, description, does it take --round)
 STAGES = {
     "run": ("the whole recipe, from prompts to report",
-            "Runs evolve, select, sft, then prefer and dpo for each round, evaluate and report. What is finished in the\n"
-            "work directory is not done again: after a stop, run the same command to go on."),
+            "Runs evolve, select, sft, then prefer and dpo for each round, evaluate and report. What is finished in\n"
+            "the work directory is not done again: after a stop, run the same command to go on."),
     "evolve": ("search for good rewrites of the training prompts",
                "For each prompt: generate and score a video of the prompt itself, then let the proposers write better\n"
                "rewrites from the best so far, round after round. Writes pool/."),
@@ -17,14 +17,14 @@ STAGES = {
     "sft": ("tune the rewriter on the selected rewrites",
             "Supervised tuning with LoRA on sft_pairs.jsonl. Writes sft/booster, a Hugging Face folder."),
     "prefer": ("sample, generate and score rewrites, and pair them",
-               "Samples rewrites of new prompts from the booster so far, generates and scores a video for each, and pairs\n"
-               "better with worse ones. Writes round_N/candidates/ and round_N/preferences.jsonl."),
+               "Samples rewrites of new prompts from the booster so far, generates and scores a video for each, and\n"
+               "pairs better with worse ones. Writes round_N/candidates/ and round_N/preferences.jsonl."),
     "dpo": ("tune the booster on the preferences",
             "Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes round_N/booster."),
     "evaluate": ("measure every system on the evaluation prompts",
                  "Generates and scores videos for the user's prompts as they are (original), rewritten by the untuned\n"
-                 "rewriter (base), and by each booster, all with the same seeds; with --controls also for a fixed suffix,\n"
-                 "other prompts' rewrites and, where known, the oracle caption. Writes evaluation.json."),
+                 "rewriter (base), and by each booster, all with the same seeds; with --controls also for a fixed\n"
+                 "suffix, other prompts' rewrites and, where known, the oracle caption. Writes evaluation.json."),
     "report": ("write the report as one page",
                "Writes report/index.html from whatever the work directory holds: one file, opens without a network."),
 }
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
                                       epilog="\n  ".join(["examples:", *examples]),
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
         command.add_argument("--config", help="a configuration file; may be left out once the work directory has one")
-        command.add_argument("--workdir", required=True, help="where everything is read and written")
+        command.add_argument("--workdir", help="the folder where everything is read and written")
         command.add_argument("--config.SECTION.FIELD", dest="_shown", metavar="VALUE", help="changes any field of the "
                              "configuration, as in --config.evolve.rounds=2")
         if name in ("prefer", "dpo"):
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax import config as configuration
     from pav_jax.errors import BadInput
 
+    if not args.workdir:
+        raise BadInput(f"--workdir is missing; name a folder, as in --workdir=runs/{args.command}")
     config = configuration.for_workdir(args.config, args.overrides, args.workdir)
     options = {}
     if args.command in ("prefer", "dpo"):
