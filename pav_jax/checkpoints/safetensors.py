@@ -92,7 +92,7 @@ def write_tensors(folder: str | Path, tensors: Mapping[str, np.ndarray], stem: s
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part, metadata={"format": "pt"})
+        save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, part, metadata={"format": "pt"})
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

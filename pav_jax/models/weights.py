@@ -88,7 +88,7 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
         backward = TRANSFORMS[row.transform][1]
         array = np.asarray(flat[row.path])
         for name, part in zip(row.hf_names(), array if row.layers else [array], strict=True):
-            tensors[name] = np.ascontiguousarray(backward(part))
+            tensors[name] = np.asarray(backward(part), order="C")
     return tensors
 
 

@@ -9,9 +9,13 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
+from pav_jax.models.cogvideox.causal_conv import CausalConv3d
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def random_config(seed):
@@ -54,7 +58,9 @@ def torch_vae(seed):
 @functools.cache
 def run(config, method, conv_impl="auto", chunked=True):
     model = vae.CogVideoXVAE(config, conv_impl=conv_impl)
-    return jax.jit(lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method))
+    # Compiling is nearly all of these tests' time, so the compiler is asked for less.
+    return jax.jit(lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method),
+                   compiler_options=QUICK)
 
 
 def close(ours, theirs, tolerance=1e-4):
@@ -68,7 +74,7 @@ def first(x):
     return x.detach().numpy().transpose(0, 2, 3, 4, 1)
 
 
-@pytest.fixture(scope="module", params=range(4))
+@pytest.fixture(scope="module", params=range(3))
 def pair(request, tmp_path_factory):
     theirs = torch_vae(request.param)
     folder = tmp_path_factory.mktemp("vae")
@@ -77,7 +83,7 @@ def pair(request, tmp_path_factory):
     return theirs, config, params
 
 
-@pytest.mark.parametrize("frames", [1, 5, 9, 16, 25])
+@pytest.mark.parametrize("frames", [5, 25])
 def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio
@@ -91,7 +97,7 @@ def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
     assert mean.shape[1] == config.latent_frames(frames)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("frames", [1, 7])
 def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
     theirs, config, params = pair
     z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.latent_channels)).astype(np.float32)
@@ -125,18 +131,39 @@ def ours():
     return config, model.init(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 3)))["params"]
 
 
-def test_both_convolution_forms_agree_with_their_gradients(ours):
-    config, params = ours
-    video = jax.random.uniform(jax.random.key(1), (1, 9, 4, 6, 3), minval=-1)
+def test_both_convolution_forms_agree_with_their_gradients():
+    x = jax.random.normal(jax.random.key(1), (2, 5, 6, 4, 3))
+    conv = functools.partial(CausalConv3d, 4)
+    params = conv().init(jax.random.key(0), x)
 
-    def loss(params, impl):
-        rebuilt, _, logvar = vae.CogVideoXVAE(config, conv_impl=impl).apply({"params": params}, video)
+    def loss(params, x, impl):
+        y, cache = conv(conv_impl=impl).apply(params, x)
+        return jnp.sin(y).sum() + cache.sum()
+
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    (a, da), (b, db) = gradient(params, x, "conv3d"), gradient(params, x, "conv2d_taps")
+    close(a, b)
+    jax.tree.map(close, da, db)
+
+
+def test_the_whole_model_takes_either_convolution_form(ours):
+    config, params = ours
+    z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, 2))
+    close(run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z))
+
+
+def test_training_gradients_reach_every_parameter(ours):
+    config, params = ours
+    video = jax.random.uniform(jax.random.key(1), (1, 5, 4, 4, 3), minval=-1)
+
+    def loss(params):
+        rebuilt, _, logvar = vae.CogVideoXVAE(config).apply({"params": params}, video)
         return jnp.square(rebuilt - video).mean() + jnp.square(logvar).mean()
 
-    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (a, da), (b, db) = gradient(params, "conv3d"), gradient(params, "conv2d_taps")
-    close(a, b)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * max(np.abs(x).max(), 1e-3)), da, db)
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    kernels = [g for path, g in jax.tree.leaves_with_path(gradients) if path[-1].key == "kernel"]
+    assert all(np.abs(g).max() > 0 for g in kernels)
 
 
 def test_one_chunk_clips_do_not_depend_on_chunking(ours):

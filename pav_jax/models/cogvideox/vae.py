@@ -5,7 +5,8 @@ the last two frames of every causal convolution to the next. GroupNorm takes its
 part of the model's definition, and `chunked=True` is the default. The remainder joins the first chunk: 9 frames are
 one chunk of 9 (3 latent frames, one chunk), 17 frames are 9 + 8, 13 latent frames are 3 + 2 + 2 + 2 + 2 + 2.
 
-Source: Yang et al., CogVideoX (arXiv 2408.06072), section 2.1; the arithmetic follows diffusers' AutoencoderKLCogVideoX.
+Source: Yang et al., CogVideoX (arXiv 2408.06072), section 2.1; the arithmetic is that of
+diffusers' AutoencoderKLCogVideoX.
 """
 
 import dataclasses

@@ -1,0 +1,217 @@
+"""CLIP: a text and a vision transformer whose pooled, projected outputs share one space.
+
+Source: Radford et al. 2021 (arXiv 2103.00020), section 2.4; which position is pooled and where norms stand follow
+transformers' `CLIPModel`.
+
+Shapes: B batch, T text tokens, S image tokens (class token first), H W pixels, D width, N heads, F feed-forward width,
+P the shared space.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.layers import ACTIVATIONS, LayerNorm
+
+LEGACY_EOS = 2  # checkpoints converted before 2023 carry this wrong id; their end of text is the largest id instead
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text tower; defaults: ViT-L/14's."""
+
+    vocab_size: int = 49408
+    width: int = 768
+    ff_width: int = 3072
+    layers: int = 12
+    heads: int = 12
+    positions: int = 77
+    activation: str = "quick_gelu"
+    norm_epsilon: float = 1e-5
+    bos_id: int | None = 49406
+    eos_id: int | None = 49407
+    pad_id: int | None = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the vision tower; `image_size` and `patch_size` are the sides of squares, in pixels."""
+
+    width: int = 1024
+    ff_width: int = 4096
+    layers: int = 24
+    heads: int = 16
+    channels: int = 3
+    image_size: int = 224
+    patch_size: int = 14
+    activation: str = "quick_gelu"
+    norm_epsilon: float = 1e-5
+
+    @property
+    def tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    text: TextConfig = TextConfig()
+    vision: VisionConfig = VisionConfig()
+    projection_dim: int = 768
+    logit_scale_init: float = 2.6592  # ln(1 / 0.07), section 2.5
+
+
+class Attention(nn.Module):
+    config: TextConfig | VisionConfig
+    dtype: Any
+    attention_fn: Callable
+
+    @nn.compact
+    def __call__(self, x_BxTxD, mask):
+        b, t, d = x_BxTxD.shape
+        dense = lambda name: nn.Dense(d, dtype=self.dtype, name=name)  # noqa: E731
+        heads = (b, t, self.config.heads, d // self.config.heads)
+        q, k, v = (dense(name)(x_BxTxD).reshape(heads) for name in ("q_proj", "k_proj", "v_proj"))
+        return dense("out_proj")(self.attention_fn(q, k, v, mask=mask).reshape(b, t, d))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, the same in both towers."""
+
+    config: TextConfig | VisionConfig
+    dtype: Any
+    attention_fn: Callable
+
+    @nn.compact
+    def __call__(self, x_BxTxD, mask):
+        config = self.config
+        norm = lambda name: LayerNorm(config.norm_epsilon, dtype=self.dtype, name=name)  # noqa: E731
+        x_BxTxD += Attention(config, self.dtype, self.attention_fn, name="attention")(norm("norm1")(x_BxTxD), mask)
+        h_BxTxF = nn.Dense(config.ff_width, dtype=self.dtype, name="fc1")(norm("norm2")(x_BxTxD))
+        h_BxTxF = ACTIVATIONS[config.activation](h_BxTxF)
+        return x_BxTxD + nn.Dense(x_BxTxD.shape[-1], dtype=self.dtype, name="fc2")(h_BxTxF), None
+
+
+def run_layers(config, dtype, attention_fn, remat, x_BxTxD, mask):
+    """The tower's blocks, one scanned body; parameters are stacked on axis 0."""
+    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
+                    length=config.layers)
+    return stack(config, dtype, attention_fn, name="layers")(x_BxTxD, mask)[0]
+
+
+class TextTower(nn.Module):
+    config: TextConfig
+    dtype: Any
+    attention_fn: Callable
+    remat: bool
+
+    @nn.compact
+    def __call__(self, input_ids_BxT, attention_mask_BxT=None):
+        config, t = self.config, input_ids_BxT.shape[1]
+        embed = nn.Embed(config.vocab_size, config.width, dtype=self.dtype, name="token_embedding",
+                         embedding_init=nn.initializers.normal(0.02))
+        positions = self.param("position_embedding", nn.initializers.normal(0.02), (config.positions, config.width))
+        x_BxTxD = embed(input_ids_BxT) + positions[:t].astype(self.dtype)
+        mask = jnp.tril(jnp.ones((t, t), bool))[None, None]
+        if attention_mask_BxT is not None:
+            mask = mask & attention_mask_BxT.astype(bool)[:, None, None, :]
+        x_BxTxD = run_layers(config, self.dtype, self.attention_fn, self.remat, x_BxTxD, mask)
+        return LayerNorm(config.norm_epsilon, dtype=self.dtype, name="final_norm")(x_BxTxD)
+
+
+class VisionTower(nn.Module):
+    config: VisionConfig
+    dtype: Any
+    attention_fn: Callable
+    remat: bool
+
+    @nn.compact
+    def __call__(self, pixels_BxHxWxC):
+        config, p = self.config, self.config.patch_size
+        b, side = pixels_BxHxWxC.shape[0], config.image_size // p
+        kernel = self.param("patch_embedding", nn.initializers.normal(0.02), (p, p, config.channels, config.width))
+        classes = self.param("class_embedding", nn.initializers.normal(config.width**-0.5), (config.width,))
+        positions = self.param("position_embedding", nn.initializers.normal(0.02), (config.tokens, config.width))
+        # Patches do not overlap, so the convolution is one matrix product over flattened patches.
+        x = pixels_BxHxWxC[:, : side * p, : side * p].astype(self.dtype)
+        x = x.reshape(b, side, p, side, p, config.channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, side * side, -1)
+        x = x @ kernel.reshape(-1, config.width).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(classes.astype(self.dtype), (b, 1, config.width)), x], axis=1)
+        x_BxSxD = LayerNorm(config.norm_epsilon, dtype=self.dtype, name="pre_norm")(x + positions.astype(self.dtype))
+        return run_layers(config, self.dtype, self.attention_fn, self.remat, x_BxSxD, None)
+
+
+class CLIP(nn.Module):
+    """Both towers. `model.init(key, input_ids, pixels)`; then the methods below through `apply(..., method=name)`.
+
+    Attributes:
+      dtype: compute type of the matrix products; norms, softmax and what the methods return stay in float32.
+      remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    config: CLIPConfig
+    dtype: Any = jnp.float32
+    attention_fn: Callable = dot_product_attention
+    remat: bool = False
+
+    def setup(self):
+        config = self.config
+        self.text = TextTower(config.text, self.dtype, self.attention_fn, self.remat)
+        self.vision = VisionTower(config.vision, self.dtype, self.attention_fn, self.remat)
+        self.vision_norm = LayerNorm(config.vision.norm_epsilon, dtype=self.dtype)
+        self.text_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)
+        self.visual_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init), ())
+
+    def __call__(
+        self, input_ids_BxT: Int[Array, "B T"], pixels_BxHxWxC: Float[Array, "B H W C"]
+    ) -> tuple[Float[Array, "B P"], Float[Array, "B P"], Float[Array, ""]]:
+        """Projected, un-normalised text and image embeddings, and exp(logit_scale): all a contrastive loss needs."""
+        return self.encode_text(input_ids_BxT), self.encode_image(pixels_BxHxWxC), jnp.exp(self.logit_scale)
+
+    def text_tokens(
+        self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """Every position's output after the final norm. Attention is causal, so right padding needs no mask."""
+        return self.text(input_ids_BxT, attention_mask_BxT).astype(jnp.float32)
+
+    def vision_tokens(self, pixels_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
+        """Class token and patches as the last layer leaves them, before the post norm. Pixels are normalised."""
+        return self.vision(pixels_BxHxWxC).astype(jnp.float32)
+
+    def pool_text(self, tokens_BxTxD: Array, input_ids_BxT: Array) -> Float[Array, "B D"]:
+        """The output at the end-of-text position: the first `eos_id`, or the largest id under the legacy setting."""
+        eos = self.config.text.eos_id
+        end_B = jnp.argmax(input_ids_BxT if eos == LEGACY_EOS else input_ids_BxT == eos, axis=1)
+        return jnp.take_along_axis(tokens_BxTxD, end_B[:, None, None], axis=1)[:, 0]
+
+    def pool_image(self, tokens_BxSxD: Array) -> Float[Array, "B D"]:
+        """The class token after the post norm."""
+        return self.vision_norm(tokens_BxSxD[:, 0]).astype(jnp.float32)
+
+    def project_text(self, x: Float[Array, "... D"]) -> Float[Array, "... P"]:
+        return self.text_projection(x).astype(jnp.float32)
+
+    def project_image(self, x: Float[Array, "... D"]) -> Float[Array, "... P"]:
+        return self.visual_projection(x).astype(jnp.float32)
+
+    def encode_text(
+        self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B P"]:
+        """Projected embedding of each text, not normalised. T is at most `config.text.positions`."""
+        return self.project_text(self.pool_text(self.text_tokens(input_ids_BxT, attention_mask_BxT), input_ids_BxT))
+
+    def encode_image(self, pixels_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B P"]:
+        """Projected embedding of each image (already resized and normalised), not normalised itself."""
+        return self.project_image(self.pool_image(self.vision_tokens(pixels_BxHxWxC)))
+
+
+def normalise(x: Float[Array, "... P"]) -> Float[Array, "... P"]:
+    """Unit length; a zero vector stays zero instead of turning into NaN."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
