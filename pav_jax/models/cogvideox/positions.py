@@ -66,7 +66,7 @@ def rotary_tables(
     spatial = head_size // 8 * 3
     angles = [
         np.outer(positions.astype(np.float32), 1.0 / 10000 ** (np.arange(0, channels, 2, dtype=np.float32) / channels))
-        for positions, channels in ((np.arange(t, dtype=np.float64), head_size // 4), (rows, spatial), (columns, spatial))
+        for positions, channels in ((np.arange(t), head_size // 4), (rows, spatial), (columns, spatial))
     ]
     return tuple(_over_grid(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin))
 

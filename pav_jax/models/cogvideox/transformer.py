@@ -157,7 +157,7 @@ class TimestepMLP(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Text to width, and latent patches to width as one matrix product; adds the positions of a model without rotary."""
+    """Text and latent patches to width, each as one matrix product; adds the positions of a model without rotary."""
 
     config: CogVideoXConfig
     dtype: Any
@@ -230,7 +230,8 @@ class CogVideoXTransformer(nn.Module):
         temb_BxE = TimestepMLP(config.time_embed_dim, name="time_embedding")(features)
         if config.ofs_embed_dim:
             ofs_B = jnp.full((batch,), 2.0) if ofs_B is None else ofs_B  # the value CogVideoX 1.5 samples with
-            features = positions.timestep_features(ofs_B, config.ofs_embed_dim, config.flip_sin_to_cos, config.freq_shift)
+            features = positions.timestep_features(
+                ofs_B, config.ofs_embed_dim, config.flip_sin_to_cos, config.freq_shift)
             temb_BxE += TimestepMLP(config.ofs_embed_dim, name="ofs_embedding")(features)
 
         carry = PatchEmbed(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC, text_BxSxU)

@@ -6,12 +6,18 @@ models with learned positions, where it is a parameter.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pav_jax.errors import BadInput
-from pav_jax.models.cogvideox.transformer import CogVideoXConfig
-from pav_jax.models.weights import Weight
+import jax
+import jax.numpy as jnp
 
+from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.errors import BadInput
+from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
+from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+
+STEM = "diffusion_pytorch_model"
 CLASS_NAME = "CogVideoXTransformer3DModel"
 # fields of diffusers' configuration that this model has in one value only
 FIXED = {"activation_fn": "gelu-approximate", "timestep_activation_fn": "silu"}
@@ -33,7 +39,8 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVid
     if config.out_channels is None:
         config = dataclasses.replace(config, out_channels=config.in_channels)
     if config.attention_head_dim % 16 and config.use_rotary_positional_embeddings:
-        raise BadInput(f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need a multiple of 16")
+        raise BadInput(
+            f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need a multiple of 16")
     if config.width % 16 and not config.use_rotary_positional_embeddings:
         raise BadInput(f"{source}: the width (heads x head size) is {config.width}; positions need a multiple of 16")
     return config
@@ -48,7 +55,34 @@ def weights(config: CogVideoXConfig) -> list[Weight]:
     return [*_ends(config), *_layers(config)]
 
 
-def _linear(hf: str, path: str, axes: tuple[str | None, str | None], bias: bool = True, layers: int = 0) -> list[Weight]:
+def param_shapes(config: CogVideoXConfig) -> dict:
+    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    shape = (1, config.patch_size_t or 1, config.patch_size, config.patch_size, config.in_channels)
+    arguments = (jnp.zeros(shape), jnp.zeros((1, 1, config.text_embed_dim)), jnp.zeros((1,)))
+    return jax.eval_shape(CogVideoXTransformer(config).init, jax.random.key(0), *arguments)["params"]
+
+
+def load(folder: str | Path, dtype: Any = None) -> tuple[CogVideoXConfig, dict]:
+    """Reads a diffusers `transformer` folder: the configuration and the parameters (numpy arrays).
+
+    Raises:
+      BadInput: a missing, half-written or foreign checkpoint.
+    """
+    folder = Path(folder)
+    config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    tensors = read_tensors(folder, (STEM,))
+    return config, params_from_hf(weights(config), tensors, str(folder), dtype, param_shapes(config))
+
+
+def save(folder: str | Path, config: CogVideoXConfig, params: Mapping, max_shard_size: str = "5GB") -> None:
+    """Writes a folder that diffusers' `CogVideoXTransformer3DModel.from_pretrained` loads."""
+    write_tensors(folder, params_to_hf(weights(config), params), STEM, max_shard_size)
+    write_json(Path(folder) / "config.json", config_to_hf(config))
+
+
+def _linear(
+    hf: str, path: str, axes: tuple[str | None, str | None], bias: bool = True, layers: int = 0
+) -> list[Weight]:
     lead = ("layers",) if layers else ()
     rows = [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers)]
     return rows + [Weight(f"{hf}.bias", f"{path}/bias", axes=(*lead, axes[1]), layers=layers)] * bias

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.models.attention import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm
 
+
 @dataclasses.dataclass(frozen=True)
 class T5Config:
     """Sizes and choices of one encoder; `hf.py` reads them from a checkpoint's config.json. Defaults: v1.1 XXL."""
@@ -63,7 +64,7 @@ class SelfAttention(nn.Module):
         inner = config.heads * config.head_size
         heads = (*x_BxTxD.shape[:2], config.heads, config.head_size)
         lecun = nn.initializers.lecun_normal()
-        unscaled = nn.initializers.normal((config.width * config.head_size) ** -0.5)  # scores are not divided by sqrt(H)
+        unscaled = nn.initializers.normal((config.width * config.head_size) ** -0.5)  # scores are not over sqrt(H)
         q_BxTxE, k_BxTxE, v_BxTxE = (
             nn.Dense(inner, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x_BxTxD)
             for name, init in (("q", unscaled), ("k", lecun), ("v", lecun))
@@ -122,7 +123,7 @@ class T5Encoder(nn.Module):
     def __call__(
         self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | Int[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
-        """Without a mask padding is attended to, which is what CogVideoX wants; with one, keys where it is 0 are not."""
+        """Without a mask padding is attended to, as CogVideoX wants it; with one, keys where it is 0 are not."""
         config = self.config
         tokens = input_ids_BxT.shape[1]
         x_BxTxD = nn.Embed(config.vocab_size, config.width, dtype=self.dtype,
