@@ -26,7 +26,7 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
-            raise BadInput(f"{self.folder}: cannot hold checkpoints ({error}); make room, or change --workdir") from error
+            raise BadInput(f"{self.folder}: cannot hold checkpoints ({error}); change --workdir") from error
 
     def _forget_unfinished(self) -> None:
         left = [p.name for p in self.folder.glob("*") if not re.fullmatch(r"\d+", p.name) and "tmp" in p.name]

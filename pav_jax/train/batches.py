@@ -108,13 +108,15 @@ def buckets(configured: Sequence[int], longest: int, max_length: int) -> tuple[i
 
 
 def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], lengths: Sequence[int],
-                 batch_size: int, seed: int, columns: Mapping[str, np.ndarray] | None = None) -> grain.DatasetIterator:
+                 batch_size: int, seed: int | None, columns: Mapping[str, np.ndarray] | None = None
+                 ) -> grain.DatasetIterator:
     """An endless iterator of batches; every epoch has its own order, drawn from (seed, epoch).
 
     Each batch is {"ids": int32, "answer": bool, "tokens": int}: rows [B, T] for one answer field, [B, 2, T] for two, T
     the smallest of `lengths` that holds them; "answer" marks the answers' tokens; "tokens" counts what is not padding.
 
     Args:
+      seed: None keeps the file's order.
       columns: further arrays with one row per example, passed along under their names.
     """
     columns = dict(columns or {})
@@ -138,7 +140,9 @@ def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: 
         extra = {name: np.stack([e[name] for e in examples]) for name in columns}
         return batch | extra | {"tokens": tokens}
 
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    # endless, but for Grain's own repeat() without a number, whose length does not fit len() at batch size 1
+    order = grain.MapDataset.range(len(source))
+    order = (order if seed is None else order.seed(seed).shuffle()).repeat(1 << 31)
     # one thread: rows are short and the cores are the model's
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(order.map(example).batch(batch_size, batch_fn=collate).to_iter_dataset(options))

@@ -1,0 +1,76 @@
+"""Supervised fine-tuning: the rewriter learns to answer a user's prompt with the best rewrite that was found for it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from pav_jax.train import config as train_config
+from pav_jax.train import stage
+from pav_jax.train.loop import Batch, Metrics, Progress, TrainState, compile_step, fit, gradients
+from pav_jax.train.losses import sft_loss
+from pav_jax.train.optimizer import make_optimizer, make_schedule
+
+
+def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
+                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step as a pure function. A batch is {"ids": int32 [B, T], "answer": bool [B, T]}."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.rng, state.step)
+        answer_tokens = jnp.sum(batch["answer"]).astype(jnp.float32)
+
+        def loss_fn(trained, rows, key):
+            dropout = key if fields.lora.dropout and not fields.full else None
+            logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout)
+            loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
+            return loss, {"loss": loss}
+
+        grads, metrics = gradients(loss_fn, state.trained, batch, key, fields.grad_accumulation)
+        metrics |= {
+            "lengths/answer": answer_tokens / batch["ids"].shape[0],
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": schedule(state.step),
+        }
+        return state.apply_gradients(tx, grads), metrics
+
+    return train_step
+
+
+def run(config: ConfigDict, lm: Any, pairs_path: str | os.PathLike, workdir: str | os.PathLike,
+        progress: Progress | None = None) -> Path:
+    """Trains `lm` on the pairs in `pairs_path` as `config.sft` says.
+
+    Writes checkpoints, `metrics.jsonl` and at last `booster` (a Hugging Face folder) to `workdir`; continues where an
+    earlier call stopped, and returns at once where it finished.
+
+    Args:
+      config: the whole configuration; `config.sft` and `config.seed` are read.
+      lm: the `LanguageModel` to start from; it is not changed.
+      progress: called with (steps done, steps in all, a text); a bar on standard error where None.
+
+    Returns:
+      The folder of the booster.
+
+    Raises:
+      BadInput: the data, the configuration or the work directory cannot be used.
+      SystemExit: SIGTERM came; the state is saved.
+    """
+    folder, fields = Path(workdir), train_config.section(config, "sft")
+    data = stage.read_data("sft", pairs_path, lm, fields, folder)
+    if stage.begin("sft", folder, fields, config.seed, lm, data.digest):
+        return folder / "booster"
+    steps, per_epoch = stage.count_steps(fields, len(data.source))
+    schedule = make_schedule(fields, "sft", steps, per_epoch)
+    tx = make_optimizer(fields, schedule)
+    state, shardings, mesh = stage.make_state("sft", lm, fields, tx, config.seed)
+    step_fn = compile_step(make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings)
+    with stage.progress_bar("sft", progress) as report:
+        state = fit(state, step_fn, data.batches(fields.batch_size, config.seed), steps, folder, mesh,
+                    fields.save_every, fields.keep, fields.log_every, report)
+    return stage.save_booster(lm, state, fields, folder)

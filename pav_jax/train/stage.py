@@ -1,0 +1,207 @@
+"""From a model and a file of examples to a booster: what both trainings do alike around the loop."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.language import lora
+from pav_jax.models.llama.hf import weights
+from pav_jax.models.llama.model import unembed
+from pav_jax.models.weights import logical_axes
+from pav_jax.parallel.mesh import check_batch, make_mesh
+from pav_jax.train import batches, tfds_builders
+from pav_jax.train.loop import TrainState, state_shardings
+from pav_jax.train.losses import token_log_probs
+
+# fields that may change between two runs of one training: they move no number of the loss curve
+FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "loss_chunk", "grad_accumulation", "length_buckets"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples on disk, and how they become rows."""
+
+    source: Sequence[Mapping[str, Any]]
+    encoder: batches.Encoder
+    answers: tuple[str, ...]
+    lengths: tuple[int, ...]
+    digest: str
+
+    def batches(self, batch_size: int, seed: int | None, columns: Mapping[str, Any] | None = None):
+        return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns)
+
+
+def read_data(name: str, path: str | os.PathLike, lm: Any, fields: ConfigDict, folder: Path) -> Data:
+    """Prepares the examples of `path` under `folder` and reads each once; prints what was found.
+
+    Raises:
+      BadInput: no example, an empty answer, a token outside the vocabulary, a tokenizer without chat template.
+    """
+    builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
+    source = tfds_builders.data_source(builder, path, folder / "tfds")
+    encoder = batches.Encoder(lm.tokenizer, lm.prompt_ids, lm.config.vocab_size, fields.max_length,
+                              fields.max_prompt_length)
+    answers = batches.ANSWERS[name]
+    found = batches.survey(source, encoder, answers, path)
+    print(f"{name}: {found}", file=sys.stderr)
+    lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
+    return Data(source, encoder, answers, lengths, tfds_builders.data_digest(path))
+
+
+def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
+    """(optimizer steps in all, steps per epoch). A last step that an epoch fills partly takes the next one's first."""
+    per_epoch = max(1, math.ceil(examples / fields.batch_size))
+    return fields.steps or max(1, math.ceil(fields.epochs * examples / fields.batch_size)), per_epoch
+
+
+def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T"], chunk: int,
+              dropout: jax.Array | None = None) -> Float[Array, "B T"]:
+    """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see."""
+    rngs = None if dropout is None else {"dropout": dropout}
+    x_BxTxD = model.apply(variables, ids_BxT, return_hidden=True, deterministic=dropout is None, rngs=rngs)
+    return token_log_probs(functools.partial(unembed, variables["params"]), x_BxTxD, ids_BxT, chunk)
+
+
+# ------------------------------------------------------------------------------------------------- model and state
+
+
+def training_model(lm: Any, fields: ConfigDict) -> Any:
+    """The model's mathematics with this training's adapter scale, dropout and recomputation."""
+    return lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat)
+
+
+def lora_config(fields: ConfigDict) -> lora.LoraConfig:
+    return lora.LoraConfig(r=fields.lora.r, alpha=fields.lora.alpha, dropout=fields.lora.dropout,
+                           target_modules=tuple(fields.lora.target_modules))
+
+
+def make_state(name: str, lm: Any, fields: ConfigDict, tx: optax.GradientTransformation, seed: int
+               ) -> tuple[TrainState, TrainState, Mesh]:
+    """(state on the mesh, its shardings, the mesh). Prints how many parameters are trained.
+
+    Raises:
+      BadInput: target_modules match no layer, or the mesh does not divide the batch.
+    """
+    mesh = lm.mesh if lm.mesh is not None else make_mesh()
+    check_batch(mesh, fields.batch_size // fields.grad_accumulation, f"config.{name}: batch_size / grad_accumulation")
+    key = jax.random.key(seed)
+    param_axes = logical_axes(weights(lm.config))
+    if fields.full:
+        frozen, frozen_axes = {}, {}
+        trained = {"params": jax.tree.map(lambda p: jnp.array(p, jnp.float32), lm.params)}
+        trained_axes = {"params": param_axes}
+        expected = sum(p.size for p in jax.tree.leaves(lm.params))
+    else:
+        frozen, frozen_axes = {"params": lm.params}, {"params": param_axes}
+        # step numbers are folded into the key itself; this number is none of them
+        adapter = lora.init_lora(lm.params, lora_config(fields), jax.random.fold_in(key, 2**31 - 1))
+        trained, trained_axes = {"lora": adapter}, {"lora": lora_axes(adapter, param_axes)}
+        expected = _adapter_size(lm.params, adapter, fields.lora.r)
+    count, total = lora.count(trained), sum(p.size for p in jax.tree.leaves(lm.params))
+    if count != expected:
+        raise AssertionError(f"{count} parameters would be trained, {expected} should be")
+    what = "all parameters" if fields.full else f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
+    print(f"{name}: training {count:,} parameters ({what}) of a model of {total:,}", file=sys.stderr)
+    state = TrainState(step=jnp.zeros((), jnp.int32), frozen=frozen, trained=trained, opt_state=tx.init(trained),
+                       rng=key)
+    shardings = state_shardings(state, frozen_axes, trained_axes, tx, mesh)
+    return jax.device_put(state, shardings), shardings, mesh
+
+
+def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
+    """Logical axes of an adapter: `a` keeps the input axis of its kernel, `b` the output axis; the rank is whole."""
+    kernels = traverse_util.flatten_dict(param_axes)
+    axes = {}
+    for path in traverse_util.flatten_dict(adapter):
+        layers, into, out = kernels[*path[:-1], "kernel"]
+        axes[path] = (layers, into, None) if path[-1] == "a" else (layers, None, out)
+    return traverse_util.unflatten_dict(axes)
+
+
+def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
+    """r (in + out) for every adapted kernel of every layer (Hu et al. 2021, section 4.2)."""
+    flat = traverse_util.flatten_dict(params)
+    kernels = [flat[*path[:-1], "kernel"] for path in traverse_util.flatten_dict(adapter) if path[-1] == "a"]
+    return sum(k.shape[0] * rank * (k.shape[1] + k.shape[2]) for k in kernels)
+
+
+# ------------------------------------------------------------------------------------------- beginning and finishing
+
+
+def begin(name: str, folder: Path, fields: ConfigDict, seed: int, lm: Any, digest: str) -> bool:
+    """Ties `folder` to this training; True where its booster is already there.
+
+    Raises:
+      BadInput: the folder belongs to a training with another configuration, data or model.
+    """
+    about = {"stage": name, "seed": seed, "data": digest, "model": dataclasses.asdict(lm.config)}
+    about |= {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS}
+    about = _plain(about)
+    path = folder / "training.json"
+    if path.exists():
+        before = read_json(path)
+        if changed := sorted(k for k in {*about, *before} if about.get(k) != before.get(k)):
+            was, now = before.get(changed[0]), about.get(changed[0])
+            raise BadInput(f"{path}: this folder holds a training with {changed[0]}={was!s:.80}, now it is {now!s:.80};"
+                           f" use another --workdir, or delete training.json, checkpoints and booster in {folder.name}")
+    elif jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, about)
+    return (folder / "booster").is_dir()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def save_booster(lm: Any, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
+    """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's dtype."""
+    if fields.full:
+        params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)
+    else:
+        params = lora.merge(lm.params, state.trained["lora"], lora_config(fields))
+    booster, part = folder / "booster", folder / "booster.part"
+    if jax.process_index() == 0:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped while saving
+        try:
+            lm.with_params(params).save_pretrained(part)
+            os.replace(part, booster)
+        except OSError as error:
+            raise BadInput(f"{booster}: could not be written ({error.strerror or error}); make room and run the same"
+                           " command again, the training itself is saved") from error
+    return booster
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, progress: Any) -> Iterator[Any]:
+    """The caller's `progress(done, total, text)`, or a bar on standard error where there is none."""
+    if progress is not None:
+        yield progress
+        return
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+               TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

@@ -1,0 +1,179 @@
+"""From JSON Lines to padded batches: order, masks, cuts and what is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.records import Preference, PromptPair, write_jsonl
+from pav_jax.train import batches, tfds_builders
+from tests.train.tiny import WORDS, make_tokenizer
+
+def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
+    tokenizer = tokenizer or make_tokenizer()
+
+    def prompt_ids(prompt):
+        chat = [{"role": "user", "content": prompt}]
+        return tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
+                         add_special_tokens=False)["input_ids"]
+
+    return batches.Encoder(tokenizer, prompt_ids, vocabulary, max_length, max_prompt_length)
+
+
+def ids(text):
+    return [WORDS.index(w) for w in text.split()]
+
+
+def pairs(count):
+    letters = WORDS[5:]
+    return [PromptPair(letters[i % 26], " ".join(letters[:1 + i % 7])) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_jsonl(folder / "pairs.jsonl", pairs(10))
+    return tfds_builders.data_source(tfds_builders.SftPairs, folder / "pairs.jsonl", folder / "tfds")
+
+
+def make(source, **changes):
+    options = dict(encoder=make_encoder(), fields=("refined",), lengths=(16,), batch_size=4, seed=7)
+    return batches.make_batches(source, **(options | changes))
+
+
+def test_builder_keeps_texts_and_line_numbers(tmp_path):
+    records = [Preference("ä 🎬 <b>", "c\nc", "r", 0.5), Preference("p", "\u2028", "q", -1.0)]
+    write_jsonl(tmp_path / "p.jsonl", records)
+    source = tfds_builders.data_source(tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds")
+    got = [(e["prompt"].decode(), e["chosen"].decode(), e["rejected"].decode(), e["margin"], e["line"]) for e in source]
+    assert got == [("ä 🎬 <b>", "c\nc", "r", 0.5, 1), ("p", "\u2028", "q", -1.0, 2)]
+
+
+def test_reading_does_not_import_tensorflow(tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", pairs(3))
+    program = f"""
+import sys
+from pathlib import Path
+from pav_jax.train import batches, tfds_builders
+from tests.train.tiny import WORDS, make_tokenizer
+source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / 'p.jsonl')!r}, Path({str(tmp_path)!r}))
+assert len(source) == 3 and source[2]["line"] == 3
+assert "tensorflow" not in sys.modules and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_changed_file_is_prepared_anew(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for count in (3, 5):
+        write_jsonl(path, pairs(count))
+        assert len(tfds_builders.data_source(tfds_builders.SftPairs, path, tmp_path / "tfds")) == count
+
+
+def test_no_pairs_says_what_to_do(tmp_path):
+    (tmp_path / "p.jsonl").write_text("")
+    with pytest.raises(BadInput, match="p.jsonl: holds no PromptPair; lower"):
+        tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds")
+
+
+def test_row_is_template_then_answer_then_end_of_sequence():
+    rows, start, cut_prompt, cut_answer = make_encoder().encode("a b", ["c d", "e"])
+    assert start == 5 and not cut_prompt and not cut_answer
+    assert [list(r) for r in rows] == [ids("<s> <user> a b <booster> c d </s>"), ids("<s> <user> a b <booster> e </s>")]
+
+
+def test_prompt_that_writes_the_template_s_markers_moves_no_boundary():
+    rows, start, _, _ = make_encoder().encode("a <booster> b", ["c"])
+    assert start == len(rows[0]) - 2
+
+
+def test_long_prompt_loses_its_left_but_not_the_first_token():
+    rows, start, cut_prompt, _ = make_encoder(max_prompt_length=4).encode("a b c d e", ["f"])
+    assert cut_prompt and start == 4
+    assert list(rows[0]) == ids("<s> d e <booster> f </s>")
+
+
+def test_long_answer_is_cut_at_max_length():
+    rows, start, _, cut = make_encoder(max_length=6).encode("a", ["b c d e"])
+    assert cut and list(rows[0]) == ids("<s> <user> a <booster> b c")
+
+
+def test_survey_counts_cuts_and_longest(source):
+    found = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
+    assert (found.examples, found.longest, found.cut_prompts, found.cut_answers) == (10, 9, 0, 3)
+    assert "3 answers cut" in str(found)
+    assert batches.survey(source, make_encoder(max_prompt_length=3), ("refined",), "x").cut_prompts == 10
+
+
+def test_empty_answer_names_file_and_line(tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [*pairs(2), PromptPair("a", " ")])
+    source = tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds")
+    with pytest.raises(BadInput, match=r"p\.jsonl:3: 'refined' is empty"):
+        batches.survey(source, make_encoder(), ("refined",), tmp_path / "p.jsonl")
+
+
+def test_token_outside_the_vocabulary_is_refused(source):
+    with pytest.raises(BadInput, match="outside the model's vocabulary of 8"):
+        batches.survey(source, make_encoder(vocabulary=8), ("refined",), "p.jsonl")
+
+
+def test_every_epoch_holds_every_example_in_its_own_order(source):
+    stream = make(source, batch_size=10)
+    firsts = [tuple(next(stream)["ids"][:, 2]) for _ in range(3)]  # the user's word names the example
+    assert all(sorted(f) == list(range(5, 15)) for f in firsts)
+    assert len(set(firsts)) == 3
+
+
+def test_order_is_a_function_of_seed_and_step(source):
+    one, two, other = make(source), make(source), make(source, seed=8)
+    a, b, c = ([next(s)["ids"] for _ in range(5)] for s in (one, two, other))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_iterator_continues_from_its_state(source):
+    stream = make(source)
+    [next(stream) for _ in range(3)]
+    state = stream.get_state()
+    want = [next(stream)["ids"] for _ in range(3)]
+    again = make(source)
+    again.set_state(state)
+    np.testing.assert_array_equal([next(again)["ids"] for _ in range(3)], want)
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])
+def test_mask_covers_answer_and_one_end_whatever_fills_the_row(source, pad):
+    batch = next(make(source, encoder=make_encoder(make_tokenizer(pad))))
+    for row, answer in zip(batch["ids"], batch["answer"], strict=True):
+        length = 4 + answer.sum()
+        assert not answer[:4].any() and answer[4:length].all() and not answer[length:].any()
+        assert row[length - 1] == WORDS.index("</s>")
+    assert batch["tokens"] == sum(4 + a.sum() for a in batch["answer"])
+
+
+def test_batch_is_padded_to_the_smallest_bucket(source):
+    shapes = {next(stream)["ids"].shape for stream in [make(source, lengths=(8, 16), batch_size=1)] for _ in range(10)}
+    assert shapes == {(1, 8), (1, 16)}
+
+
+def test_batch_larger_than_the_data_repeats_it(source):
+    assert next(make(source, batch_size=25))["ids"].shape == (25, 16)
+
+
+@pytest.mark.parametrize("configured, longest, want", [
+    ((), 17, (32,)), ((), 63, (64,)), ((8, 16, 64), 12, (8, 16)), ((8, 16), 40, (8, 16, 40))])
+def test_buckets_hold_the_longest_row(configured, longest, want):
+    assert batches.buckets(configured, longest, 64) == want
+
+
+def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [Preference("a", "b c", "d", 1.0), Preference("e", "f", "g h i", 1.0)])
+    source = tfds_builders.data_source(tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds")
+    column = np.asarray([[1, 2], [3, 4]], np.float32)
+    batch = next(make(source, fields=("chosen", "rejected"), batch_size=2, columns={"reference": column}))
+    order = [0, 1] if batch["ids"][0, 0, 2] == WORDS.index("a") else [1, 0]
+    np.testing.assert_array_equal(batch["reference"], column[order])
+    assert batch["ids"].shape == (2, 2, 16)
+    np.testing.assert_array_equal(batch["answer"].sum(-1), np.asarray([[3, 2], [2, 4]])[order])

@@ -1,0 +1,75 @@
+"""One tiny rewriter for the training tests: two layers, width 32, a vocabulary of letters."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+import transformers
+
+from pav_jax.models.llama import hf
+from pav_jax.models.llama.model import Llama, LlamaConfig
+from pav_jax.records import Preference, PromptPair, write_jsonl
+
+WORDS = ["<pad>", "<s>", "</s>", "<user>", "<booster>", *"abcdefghijklmnopqrstuvwxyz"]
+TEMPLATE = ("<s>{% for m in messages %}<user> {{ m['content'] }} {% endfor %}"
+            "{% if add_generation_prompt %}<booster>{% endif %}")
+CONFIG = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2, head_dim=8, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
+                     pad_token_id=0)
+
+
+def make_tokenizer(pad="<pad>"):
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token=pad, bos_token="<s>", eos_token="</s>", unk_token="<pad>",
+        additional_special_tokens=["<user>", "<booster>"])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@dataclasses.dataclass
+class FakeLM:
+    model: Any
+    params: Any
+    config: Any
+    tokenizer: Any
+    mesh: Any = None
+    lora: Any = None
+
+    def prompt_ids(self, prompt):
+        chat = [{"role": "user", "content": prompt}]
+        return self.tokenizer(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
+                         add_special_tokens=False)["input_ids"]
+
+    def with_params(self, params):
+        return dataclasses.replace(self, params=params)
+
+    def save_pretrained(self, folder):
+        pathlib.Path(folder).mkdir(parents=True)
+        hf.save(folder, self.config, self.params)
+        self.tokenizer.save_pretrained(folder)
+
+
+def make_lm(mesh=None):
+    model = Llama(CONFIG)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    return FakeLM(model, params, CONFIG, make_tokenizer(), mesh)
+
+
+def write_pairs(path, count=12):
+    letters = WORDS[5:]
+    write_jsonl(path, [PromptPair(letters[i % 26], " ".join(letters[(3 * i + j) % 26] for j in range(1 + i % 5)))
+                       for i in range(count)])
+    return path
+
+
+def write_preferences(path, count=12):
+    letters = WORDS[5:]
+    write_jsonl(path, [Preference(letters[i % 26], " ".join(letters[(3 * i + j) % 26] for j in range(2 + i % 4)),
+                                  " ".join(letters[(7 * i + j) % 26] for j in range(1 + i % 5)), 1.0)
+                       for i in range(count)])
+    return path
