@@ -1,0 +1,104 @@
+"""Texts in, scored videos out: each distinct (text, seed) is generated once, scored for every prompt that needs it."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from etils import epath
+
+from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments
+from pav_jax.video.files import write_mp4
+
+FPS = 8  # where the generator does not say
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One measurement to make: the video of `refined` with `seed`, scored against `prompt`."""
+
+    prompt: str
+    refined: str
+    seed: int
+    system: str  # who asked first; not part of the key
+
+
+class Measurements:
+    """Scored videos, kept in the segments of `folder`; a kill loses at most the batch that was being made.
+
+    Args:
+      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, perhaps `fps`.
+      suite: see `rewards.suite.RewardSuite`.
+      batch: videos in one call, always that many: the last batch is filled up.
+      workdir: videos go to `videos/` in it, where `save_videos`.
+    """
+
+    def __init__(self, generator, suite, folder: str | os.PathLike, workdir: str | os.PathLike, batch: int,
+                 save_videos: bool = True):
+        self.generator, self.suite, self.batch, self.save_videos = generator, suite, batch, save_videos
+        self.workdir = epath.Path(workdir)
+        self._writer = SegmentWriter(folder)
+        self._known = {c.key: c for c in read_segments(folder, Candidate)}
+
+    def key(self, cell: Cell) -> str:
+        return candidate_key(cell.prompt, cell.refined, cell.seed, self.generator.fingerprint)
+
+    def __getitem__(self, cell: Cell) -> Candidate:
+        return self._known[self.key(cell)]
+
+    def measure(self, cells: Iterable[Cell], on_batch: Callable[[int], None] | None = None) -> None:
+        """Makes what is missing. Batches are cut from the whole list, so a restart runs the same rows together.
+
+        Args:
+          on_batch: called with the number of cells that each batch settled.
+        """
+        for batch in chunks(self._videos(cells), self.batch):
+            rows = [cell for group in batch for cell in group]
+            if any(self.key(cell) not in self._known for cell in rows):
+                records = self._make(batch)
+                self._writer.write(records)
+                self._known |= {c.key: c for c in records}
+            if on_batch:
+                on_batch(len(rows))
+
+    def _videos(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """Groups the cells by the video they need, in the order in which each video is first asked for."""
+        groups: dict[tuple[str, int], dict[str, Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.refined, cell.seed), {}).setdefault(cell.prompt, cell)
+        return [list(group.values()) for group in groups.values()]
+
+    def count(self, cells: Iterable[Cell]) -> int:
+        """How many cells `measure` will report."""
+        return sum(len(group) for group in self._videos(cells))
+
+    def _make(self, batch: Sequence[list[Cell]]) -> list[Candidate]:
+        padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
+        videos = np.asarray(self.generator.generate([g[0].refined for g in padded], seed=[g[0].seed for g in padded]))
+        rows = [(i, cell) for i, group in enumerate(batch) for cell in group]
+        records = []
+        for part in chunks(rows, self.batch):
+            full = part + part[-1:] * (self.batch - len(part))
+            scores = self.suite.score(videos[[i for i, _ in full]], [cell.prompt for _, cell in full],
+                                      refined=[cell.refined for _, cell in full])
+            for row, (i, cell) in enumerate(part):
+                if self.key(cell) not in self._known:
+                    records.append(self._record(cell, videos[i], {k: float(v[row]) for k, v in scores.items()}))
+        return records
+
+    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float]) -> Candidate:
+        absent = sorted(name for name, value in scores.items() if not np.isfinite(value))
+        path = None
+        if self.save_videos:
+            # named by what made it, without the prompt it is scored against: shared by all that score it
+            path = f"videos/{candidate_key('', cell.refined, cell.seed, self.generator.fingerprint)}.mp4"
+            if not (self.workdir / path).exists():
+                write_mp4(self.workdir / path, video_TxHxWx3, getattr(self.generator, "fps", None) or FPS)
+        return Candidate(self.key(cell), cell.prompt, cell.refined, round=0, index=0, parents=(), proposer=cell.system,
+                         seed=cell.seed, scores=scores, video=path,
+                         error=f"no score: {', '.join(absent)}" if absent else None)
+
+
+def chunks(items: Sequence, size: int) -> list[list]:
+    """`items` in lists of `size`; the last may be shorter."""
+    return [list(items[i:i + size]) for i in range(0, len(items), size)]

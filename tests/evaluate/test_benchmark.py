@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax.errors import BadInput
+from pav_jax.evaluate.benchmark import Measurement, evaluate
+from pav_jax.evaluate.prompt_sets import PromptSet
+from pav_jax.records import Refinement, read_jsonl
+from tests.evaluate.fakes import Generator, Suite
+
+WORDS = "cat dog bird fish horse runs jumps swims sleeps sings red blue green small big".split()
+
+
+def config(**changes):
+    options = dict(seeds=(0, 1), suffix_prompts=4, resamples=200, save_videos=False) | changes
+    return ConfigDict(dict(generator=dict(batch=5), evaluate=options))
+
+
+def prompt_sets(rng, n=9):
+    prompts = [" ".join(rng.choice(WORDS, 3, replace=False)) + f" {i}" for i in range(2 * n)]
+    return {"near": PromptSet(tuple(prompts[:n]), tuple(f"a film of {p}" for p in prompts[:n])),
+            "far": PromptSet(tuple(prompts[n:]), (None,) * n)}
+
+
+class Booster:
+    def __init__(self):
+        self.asked = []
+
+    def refine(self, prompts, n=1, seed=0):
+        self.asked += [(p, seed) for p in prompts]
+        return [Refinement(p, f"{p} in soft light take {seed}", seed, "fake") for p in prompts]
+
+
+def systems():
+    return {"original": None, "base": lambda prompts, seed: [f"{p} now" for p in prompts], "sft": Booster()}
+
+
+def run(workdir, sets, generator=None, suite=None, **changes):
+    return evaluate(config(**changes), systems(), sets, generator or Generator(), suite or Suite(), workdir,
+                    training_prompts=["a red cat", "a big dog", "a fish swims", "one bird", "left out"])
+
+
+def test_every_system_and_control_is_measured_on_every_prompt_and_seed(tmp_path):
+    sets = prompt_sets(np.random.default_rng(0))
+    result = run(tmp_path, sets)
+    assert list(result["sets"]["near"]["systems"]) == ["original", "base", "sft", "suffix", "shuffled", "oracle"]
+    assert list(result["sets"]["far"]["systems"]) == ["original", "base", "sft", "suffix", "shuffled"]
+    assert result["seeds"] == [0, 1]
+    sft = result["sets"]["near"]["systems"]["sft"]
+    assert sft["words"] == 4 + 5
+    assert sft["delta"]["AES"] == [5.0, 5.0, 5.0]  # words added
+    assert sft["delta_vs_base"]["AES"] == [4.0, 4.0, 4.0]
+    assert sft["scores"]["FAITH"] == 1.0
+    assert result["sets"]["near"]["systems"]["shuffled"]["scores"]["FAITH"] < 1
+    rows = read_jsonl(tmp_path / "evaluation" / "measurements.jsonl", Measurement)
+    assert len(rows) == 9 * 2 * (6 + 5)
+
+
+def test_one_batch_shape_and_no_video_made_twice(tmp_path):
+    generator, suite = Generator(), Suite()
+    run(tmp_path, prompt_sets(np.random.default_rng(1)), generator, suite)
+    assert generator.shapes == suite.shapes == {5}
+    needed = set(generator.made)
+    # what fills up the last batch of the two passes is all that repeats; shuffled texts cost no video
+    assert len(generator.made) - len(needed) <= 2 * 4
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 4, 9, 20])
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(tmp_path, dies_after):
+    sets = prompt_sets(np.random.default_rng(2))
+    run(tmp_path / "whole", sets)
+    first = Generator(dies_after=dies_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", sets, first)
+    second = Generator()
+    run(tmp_path / "killed", sets, second)
+    assert not set(first.made) & set(second.made) or dies_after == 0 or len(set(first.made) & set(second.made)) <= 5
+    for name in ("evaluation.json", "evaluation/measurements.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_running_again_makes_nothing_and_changes_nothing(tmp_path):
+    sets = prompt_sets(np.random.default_rng(3))
+    run(tmp_path, sets)
+    before = (tmp_path / "evaluation.json").read_bytes()
+    generator = Generator(dies_after=0)
+    run(tmp_path, sets, generator)
+    assert (tmp_path / "evaluation.json").read_bytes() == before
+    assert str(tmp_path) not in before.decode()
+
+
+def test_a_video_without_a_score_is_left_out_and_counted(tmp_path):
+    sets = prompt_sets(np.random.default_rng(4))
+    lost = sets["near"].prompts[0]
+    result = run(tmp_path, sets, suite=Suite(broken=lost))
+    sft = result["sets"]["near"]["systems"]["sft"]
+    assert sft["missing"] == 2
+    assert sft["delta"]["AES"] == [5.0, 5.0, 5.0]
+    assert "missing" not in result["sets"]["far"]["systems"]["sft"]
+
+
+def test_controls_can_be_left_out(tmp_path):
+    sets = prompt_sets(np.random.default_rng(5))
+    result = evaluate(config(), systems(), sets, Generator(), Suite(), tmp_path, controls=False)
+    assert list(result["sets"]["near"]["systems"]) == ["original", "base", "sft"]
+
+
+def test_videos_are_kept_with_paths_inside_the_work_directory(tmp_path):
+    sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
+    longer = {"base": lambda prompts, seed: [p + " runs" for p in prompts]}
+    evaluate(config(save_videos=True, seeds=(3,)), longer, sets, Generator(), Suite(), tmp_path, controls=False)
+    rows = read_jsonl(tmp_path / "evaluation" / "measurements.jsonl", Measurement)
+    assert len(rows) == 4
+    for row in rows:
+        assert row.video.startswith("videos/") and (tmp_path / row.video).stat().st_size > 100
+
+
+def test_a_file_of_rewrites_is_a_system(tmp_path):
+    file = tmp_path / "others.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p, "refined": f"{p} by others"}) + "\n" for p in ("a cat", "a dog")))
+    sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
+    result = evaluate(config(), {"others": str(file)}, sets, Generator(), Suite(), tmp_path / "w", controls=False)
+    assert result["sets"]["one"]["systems"]["others"]["words"] == 4
+    more = {"one": PromptSet(("a cat", "a wolf"), (None, None))}
+    with pytest.raises(BadInput, match="holds no rewrite of 'a wolf'"):
+        evaluate(config(), {"others": str(file)}, more, Generator(), Suite(), tmp_path / "v", controls=False)
+
+
+def test_an_empty_answer_becomes_the_prompt(tmp_path):
+    sets = {"one": PromptSet(("a cat",), (None,))}
+    result = evaluate(config(), {"mute": lambda p, seed: [""] * len(p)}, sets, Generator(), Suite(), tmp_path)
+    assert result["sets"]["one"]["systems"]["mute"]["delta"]["overall"] == [0.0, 0.0, 0.0]
