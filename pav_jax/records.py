@@ -87,7 +87,7 @@ class Refinement:
 
 
 def _digest(parts: Sequence[Any], size: int) -> bytes:
-    text = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"), default=int)
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()
 
 

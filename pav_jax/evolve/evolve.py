@@ -1,0 +1,90 @@
+"""Evolution: rewrites of each user prompt, bred over rounds by the scores of their videos (method sections 1 and 2)."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from pav_jax.evolve.pool import Pool, overall
+from pav_jax.evolve.prompts import usable_prompts
+from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
+from pav_jax.evolve.rounds import Meter, run_round
+from pav_jax.records import Candidate, stable_seed
+
+log = logging.getLogger(__name__)
+
+USER = "user"  # who wrote the rewrite of round 0
+
+
+def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, generator, suite, workdir,
+           progress=None) -> list[Candidate]:
+    """Fills `<workdir>/pool` and returns it. May be killed at any moment and called again.
+
+    Round 0 scores the user's own words; each of `rounds` rounds then asks for `children` new rewrites, showing the
+    `top` best of the rounds before. All prompts finish a round before any starts the next, so what a proposer sees
+    never depends on the order of the work.
+
+    Args:
+      config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`, `children`, `top`,
+        `count` (0: all prompts), `weights`, `keep_videos`, `propose_batch`.
+      generator, suite: see `Pool`.
+      progress: a `rich.progress.Progress` or None.
+    """
+    options = config.evolve
+    rounds, children, top = options.get("rounds", 8), options.get("children", 3), options.get("top", 3)
+    prompts = usable_prompts(prompts, options.get("count", 0))
+    mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
+    workdir = epath.Path(workdir)
+    pool = Pool(generator, suite, workdir / "pool", workdir, seed=config.seed, batch=config.generator.batch,
+                weights=options.get("weights"), keep_videos=options.get("keep_videos", "none"))
+    meter = Meter("evolve", len(prompts) * (1 + rounds * children), pool, progress)
+
+    run_round(pool, prompts, 0, lambda some: [[(USER, p)] for p in some], on_batch=meter.advance)
+    _log_round(0, pool, meter)
+    for round in range(1, rounds + 1):
+        history = _history(pool, round)
+        mixture.observe([scored for rows in history.values() for _, scored in rows])
+
+        def request(prompt: str, rows, round=round) -> ProposalRequest:
+            shown = [rows[0], *_best(rows[1:], top)]
+            return ProposalRequest(prompt, tuple((s.refined, s.scores) for _, s in shown), children,
+                                   stable_seed(config.seed, "propose", prompt, round), round,
+                                   frozenset(s.refined for _, s in rows))
+
+        run_round(pool, prompts, round,
+                  lambda some, history=history, request=request: mixture.named([request(p, history[p]) for p in some]),
+                  parents=lambda p, history=history: tuple(key for key, _ in [history[p][0],
+                                                                              *_best(history[p][1:], top)]),
+                  chunk=options.get("propose_batch", 0), on_batch=meter.advance)
+        meter.settle(len(prompts) * (1 + round * children))
+        _log_round(round, pool, meter)
+    return pool.candidates
+
+
+def _history(pool: Pool, round: int) -> dict[str, list[tuple[str, Scored]]]:
+    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first."""
+    earlier = [c for c in pool.candidates if c.round < round]
+    rows: dict[str, list[tuple[str, Scored]]] = {}
+    for c, value in zip(earlier, overall(pool.suite, earlier, pool.weights), strict=True):
+        rows.setdefault(c.prompt, []).append((c.key, Scored(c.prompt, c.refined, float(value), c.scores)))
+    return rows
+
+
+def _best(rows: Sequence[tuple[str, Scored]], top: int) -> list[tuple[str, Scored]]:
+    """The `top` best, best first; one that may not be selected is never shown."""
+    usable = [row for row in rows if np.isfinite(row[1].overall)]
+    return sorted(usable, key=lambda row: (-row[1].overall, row[0]))[:top]
+
+
+def _log_round(round: int, pool: Pool, meter: Meter) -> None:
+    every = [c for c in pool.candidates if c.round <= round]
+    values = overall(pool.suite, every, pool.weights)
+    best: dict[str, float] = {}
+    for c, value in zip(every, values, strict=True):
+        best[c.prompt] = max(best.get(c.prompt, -np.inf), value)
+    this = np.asarray([v for c, v in zip(every, values, strict=True) if c.round == round and np.isfinite(v)])
+    known = [v for v in best.values() if np.isfinite(v)]
+    log.info("evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d marked, %s", round,
+             this.mean() if this.size else np.nan, np.mean(known) if known else np.nan, len(every),
+             sum(c.error is not None for c in every), meter.rate())
