@@ -1,0 +1,95 @@
+"""The training loop of the mini checkpoints: a step function, a batch per step number, a file to go on from.
+
+Batches are pure functions of the step, so a run that was killed goes on from its last save (every five minutes) and ends
+with the same weights as one that was not.
+"""
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import serialization
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SAVE_SECONDS = 300
+WORK = Path(os.environ.get("PAV_MINI_WORK", "runs/mini_checkpoints"))  # unfinished states and caches
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def adamw(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float = 0.01, b2: float = 0.99):
+    """AdamW with linear warm-up, cosine decay to a twentieth, and gradients clipped to norm 1."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps, learning_rate / 20)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay)
+    )
+
+
+def fit(
+    name: str,
+    step: Callable[[Any, Any, jax.Array], tuple[Any, dict]],
+    state: Any,
+    batch: Callable[[int], Any],
+    steps: int,
+    seed: int = 0,
+    log_every: int = 25,
+) -> Any:
+    """Runs `state, metrics = step(state, batch(i), key_i)` for i in range(steps), resuming from `WORK/<name>.state`.
+
+    `state` is a pytree of arrays; `step` is compiled here with the state donated. The next batch is made while the
+    device works. Returns the last state.
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    path = WORK / f"{name}.state"
+    start = 0
+    if path.exists():
+        saved = serialization.from_bytes({"step": 0, "state": state}, path.read_bytes())
+        start, state = int(saved["step"]), jax.tree.map(jax.numpy.asarray, saved["state"])
+        print(f"{name}: going on from step {start} of {steps}", flush=True)
+    compiled = jax.jit(step, donate_argnums=0)
+    key = jax.random.key(seed)
+    sums, counted, saved_at, began = {}, 0, time.monotonic(), time.monotonic()
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, Progress(*columns) as progress:
+        task = progress.add_task(name, total=steps, completed=start)
+        upcoming = pool.submit(batch, start) if start < steps else None
+        for i in range(start, steps):
+            data = upcoming.result()
+            upcoming = pool.submit(batch, i + 1) if i + 1 < steps else None
+            state, metrics = compiled(state, data, jax.random.fold_in(key, i))
+            metrics = {k: float(v) for k, v in metrics.items()}
+            sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
+            counted += 1
+            progress.advance(task)
+            if (i + 1) % log_every == 0 or i + 1 == steps:
+                rate = (i + 1 - start) / (time.monotonic() - began)
+                means = "  ".join(f"{k} {v / counted:.4f}" for k, v in sums.items())
+                progress.console.print(f"{name} step {i + 1}/{steps}  {means}  {rate:.2f} steps/s", highlight=False)
+                sums, counted = {}, 0
+            if time.monotonic() - saved_at > SAVE_SECONDS:
+                _save(path, i + 1, state)
+                saved_at = time.monotonic()
+    _save(path, steps, state)
+    return state
+
+
+def _save(path: Path, step: int, state: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(serialization.to_bytes({"step": step, "state": jax.tree.map(np.asarray, state)}))
+    os.replace(part, path)
+
+
+def ema(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """Exponential moving average whose decay warms up, (1 + step) / (10 + step) at first."""
+    d = jax.numpy.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a * d + p * (1 - d), average, params)
+
+
+def to_bf16(params: Any) -> Any:
+    """Weights as they are shipped."""
+    return jax.tree.map(lambda x: np.asarray(x, dtype=jax.numpy.bfloat16), params)

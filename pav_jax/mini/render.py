@@ -1,0 +1,183 @@
+"""Draws a scene as a video: signed distance fields on 64 x 64 pixels, nine frames, compiled and batched."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from pav_jax.mini.world import FRAMES, HEIGHT, MOTIONS, WIDTH, Scene
+
+PALETTE = np.array(  # one row per colour of world.COLOURS, sRGB in 0..1
+    [[0.90, 0.10, 0.12], [0.12, 0.30, 0.95], [0.10, 0.70, 0.20], [0.98, 0.88, 0.10], [0.55, 0.15, 0.75],
+     [1.00, 0.52, 0.05], [0.97, 0.97, 0.97], [1.00, 0.50, 0.72]], np.float32)  # fmt: skip
+RADIUS = np.array([0.34, 0.46, 0.60], np.float32)  # per size; the picture spans -1..1
+LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
+FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
+GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
+BLUR = np.array([1.9, 0.85, 0.0], np.float32)  # pixels, standard deviation
+SHAKE = np.array([0.10, 0.035, 0.0], np.float32)  # standard deviation of the frame offset; 2 / 64 is one pixel
+
+
+def _box(x, y, w, h):
+    return jnp.maximum(jnp.abs(x) - w, jnp.abs(y) - h)
+
+
+def _star(x, y):
+    # Folds the plane into one tenth of the star, where its outline is the line from a tip (1, 0) to an inner corner.
+    wedge = 2 * jnp.pi / 5
+    angle = jnp.abs((jnp.arctan2(x, y) + wedge / 2) % wedge - wedge / 2)
+    radius = jnp.hypot(x, y)
+    u, v = radius * jnp.cos(angle), radius * jnp.sin(angle)
+    cx, cy = 0.46 * np.cos(wedge / 2), 0.46 * np.sin(wedge / 2)
+    length = np.hypot(1 - cx, cy)
+    return ((u - 1) * cy + v * (1 - cx)) / length
+
+
+def _heart(x, y):
+    lobes = jnp.hypot(jnp.abs(x) - 0.42, y - 0.34) - 0.50
+    tip = jnp.maximum((jnp.abs(x) - (y + 0.9) * 0.98) * 0.7, y - 0.40)
+    return jnp.minimum(lobes, jnp.maximum(tip, -y - 0.95))
+
+
+def _fish(x, y):
+    body = (jnp.hypot((x - 0.2) / 0.75, y / 0.48) - 1) * 0.48
+    tail = jnp.maximum(jnp.maximum(x + 0.35, -x - 1.0), jnp.abs(y) + (x + 0.35) * 0.85)
+    return jnp.minimum(body, tail)
+
+
+_SHAPES = (  # signed distance (negative inside) in subject units, one per world.SUBJECTS
+    lambda x, y: jnp.hypot(x, y) - 0.88,
+    lambda x, y: _box(x, y, 0.76, 0.76),
+    _star,
+    _heart,
+    lambda x, y: jnp.abs(jnp.hypot(x, y) - 0.66) - 0.24,
+    lambda x, y: jnp.maximum(jnp.abs(x) * 0.866 + (y + 0.2) * 0.5, -(y + 0.2)) - 0.52,
+    lambda x, y: jnp.maximum(jnp.hypot(x, y) - 0.92, 0.72 - jnp.hypot(x - 0.45, y - 0.12)),
+    lambda x, y: jnp.minimum(_box(x, y, 0.92, 0.30), _box(x, y, 0.30, 0.92)),
+    lambda x, y: (jnp.hypot(x, y) - (0.66 + 0.28 * jnp.cos(5 * jnp.arctan2(x, y)))) * 0.6,
+    _fish,
+)
+
+
+def _pose(motion, t, drift):
+    """Centre (x, y up), scale and turn of the subject at time t in 0..1; `drift` moves the free axis."""
+    way = t * 1.1 - 0.55
+    zero, one = jnp.zeros_like(t), jnp.ones_like(t)
+    free = drift * one
+    poses = {
+        "right": (way, free, one, zero),
+        "left": (-way, free, one, zero),
+        "rise": (free, way, one, zero),
+        "fall": (free, -way, one, zero),
+        "bounce": (free, -0.45 + 0.9 * jnp.abs(jnp.sin(2 * jnp.pi * t)), one, zero),
+        "grow": (free, zero, 0.45 + 0.95 * t, zero),
+        "shrink": (free, zero, 1.4 - 0.95 * t, zero),
+        "spin": (free, zero, one, 1.75 * jnp.pi * t),
+    }
+    return [jnp.stack(column)[motion] for column in zip(*(poses[m] for m in MOTIONS), strict=True)]
+
+
+def _background(kind, x, y):
+    """RGB of six places at world coordinates (x, y up); far enough apart in colour and texture to be told apart."""
+    rgb = lambda *c: jnp.asarray(c, jnp.float32)  # noqa: E731
+    hill = y < -0.15 + 0.12 * jnp.sin(2.3 * x + 1)
+    meadow = jnp.where(hill[..., None], rgb(0.35, 0.62, 0.22), rgb(0.62, 0.84, 0.97))
+    meadow = meadow - 0.10 * (hill & (jnp.sin(17 * x) * jnp.sin(19 * y) > 0.45))[..., None]
+    wave = jnp.sin(9 * y + 1.6 * jnp.sin(4 * x))
+    sea = rgb(0.05, 0.35, 0.55) + 0.12 * wave[..., None] * rgb(0.6, 1.0, 1.0)
+    dune = y < 0.10 + 0.22 * jnp.sin(1.9 * x)
+    near = y < -0.35 + 0.18 * jnp.sin(2.7 * x + 2)
+    desert = jnp.where(dune[..., None], rgb(0.87, 0.70, 0.42), rgb(0.97, 0.88, 0.74))
+    desert = jnp.where(near[..., None], rgb(0.74, 0.55, 0.30), desert)
+    cell_x, cell_y = jnp.floor(x * 3), jnp.floor(y * 3)
+    hashed = jnp.sin(cell_x * 12.99 + cell_y * 78.23) * 43758.5
+    hashed = hashed - jnp.floor(hashed)
+    spot = jnp.hypot(x * 3 - cell_x - 0.5, y * 3 - cell_y - 0.5)
+    night = jnp.where(((hashed > 0.66) & (spot < 0.2))[..., None], rgb(1.0, 0.98, 0.85), rgb(0.05, 0.06, 0.18))
+    row = jnp.floor(y * 2.5)
+    mortar = (y * 2.5 - row < 0.14) | ((x * 1.25 + 0.5 * (row % 2)) % 1 < 0.07)
+    brick = jnp.where(mortar[..., None], rgb(0.72, 0.68, 0.64), rgb(0.52, 0.24, 0.18))
+    studio = rgb(0.62, 0.63, 0.66) * (0.78 + 0.22 * jnp.exp(-(x**2 + y**2)))[..., None]
+    studio = studio - 0.08 * (jnp.abs((x * 1.5) % 1 - 0.5) < 0.05)[..., None]
+    return jnp.stack([meadow, sea, desert, night, brick, studio])[kind]
+
+
+def _gaussian_rows(sigma, size):
+    """[size, size] matrix that blurs along one axis; the identity for sigma 0."""
+    index = jnp.arange(size)
+    weights = jnp.exp(-0.5 * ((index[:, None] - index[None, :]) / jnp.maximum(sigma, 1e-2)) ** 2)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _render_one(s):
+    key = jax.random.key(s["seed"])
+    k_place, k_shake, k_grain = jax.random.split(key, 3)
+    light, contrast, grain, focus, steadiness = (s["quality"][i] for i in range(5))
+    t = jnp.linspace(0, 1, FRAMES)
+    shake = jnp.asarray(SHAKE)[steadiness] * jax.random.normal(k_shake, (FRAMES, 2))
+    drift = jax.random.uniform(k_place, (3,), minval=-1, maxval=1)
+
+    axis = (jnp.arange(WIDTH) + 0.5) / WIDTH * 2 - 1
+    x = axis[None, None, :] + shake[:, 0, None, None]
+    y = -((jnp.arange(HEIGHT) + 0.5) / HEIGHT * 2 - 1)[None, :, None] + shake[:, 1, None, None]
+
+    # The camera moves the background; the subject is near, and the camera keeps it in view.
+    zoom = jnp.where(s["camera"] == 2, 1.25 - 0.65 * t, 1.0)[:, None, None]
+    pan = jnp.where(s["camera"] == 1, 1.1 * t, 0.0)[:, None, None]
+    back = _background(s["background"], x * zoom + pan + 3 * drift[1], y * zoom)
+
+    cx, cy, scale, turn = (v[:, None, None] for v in _pose(s["motion"], t, 0.22 * drift[0]))
+    radius = jnp.asarray(RADIUS)[s["size"]] * scale
+    px, py = (x - cx) / radius, (y - cy) / radius
+    px, py = px * jnp.cos(turn) + py * jnp.sin(turn), py * jnp.cos(turn) - px * jnp.sin(turn)
+    distance = jax.lax.switch(s["subject"], _SHAPES, px, py) * radius * WIDTH / 2  # in pixels
+    body = jnp.asarray(PALETTE)[s["colour"]]
+    shine = jnp.exp(-((px + 0.30) ** 2 + (py - 0.32) ** 2) / 0.05)
+    stripes = 0.5 + 0.5 * jnp.sign(jnp.sin(9.5 * (px + 0.35 * py)))
+    fill = jnp.stack([
+        jnp.broadcast_to(body, (*px.shape, 3)),
+        body + (1 - body) * 0.95 * shine[..., None],
+        body * (1 - 0.55 * stripes[..., None]),
+    ])[s["material"]]  # fmt: skip
+    cover = jnp.clip(0.5 - distance, 0, 1)[..., None]
+    outline = jnp.clip(1.2 - jnp.abs(distance), 0, 1)[..., None] * 0.75
+    frame = back * (1 - cover) + fill * cover
+    frame = frame * (1 - outline * jnp.clip(1.5 - distance, 0, 1)[..., None])
+
+    rows = _gaussian_rows(jnp.asarray(BLUR)[focus], HEIGHT)
+    frame = jnp.einsum("ij,tjkc->tikc", rows, frame)
+    frame = jnp.einsum("kl,tilc->tikc", rows, frame)
+    flat = jnp.asarray(FLATNESS)[contrast]
+    frame = (frame * (1 - flat) + 0.5 * flat) * jnp.asarray(LIGHT)[light]
+    # Grain is two pixels coarse and stays on the film through the clip, so that a video codec or VAE can carry it.
+    noise = jax.random.normal(k_grain, (1, HEIGHT // 2, WIDTH // 2, 1))
+    noise = jnp.repeat(jnp.repeat(noise, 2, axis=1), 2, axis=2)
+    frame = frame + jnp.asarray(GRAIN)[grain] * noise
+    return jnp.round(jnp.clip(frame, 0, 1) * 255).astype(jnp.uint8)
+
+
+def scene_arrays(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """The scenes as a batch of integer arrays, [B] each and `quality` [B, 5]."""
+    fields = ("subject", "colour", "size", "material", "motion", "background", "camera", "quality", "seed")
+    return {f: np.array([getattr(s, f) for s in scenes], np.int32) for f in fields}
+
+
+# One scene at a time inside one program: `switch` then runs only the shape that is asked for.
+_render_batch = jax.jit(lambda arrays: jax.lax.map(_render_one, arrays))
+
+
+def render(scenes: Sequence[Scene], batch: int = 64) -> UInt8[np.ndarray, "B T H W 3"]:
+    """Renders scenes in programs of one fixed batch size; the last batch is padded and cut."""
+    parts = []
+    for start in range(0, len(scenes), batch):
+        part = list(scenes[start : start + batch])
+        padded = part + [part[-1]] * (batch - len(part))
+        parts.append(np.asarray(_render_batch(scene_arrays(padded)))[: len(part)])
+    return np.concatenate(parts)
+
+
+def to_unit(video: Array) -> Float[Array, "..."]:
+    """uint8 frames to the [-1, 1] floats a VAE reads."""
+    return video.astype(jnp.float32) / 127.5 - 1
