@@ -80,5 +80,9 @@ class Checkpoints:
         """Whether the cluster asked all processes to stop after `step`; always False where nothing can ask."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Also after an error, a save under way is finished."""
         self._manager.close()

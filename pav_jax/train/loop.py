@@ -1,6 +1,7 @@
 """What supervised and preference training share: the state, gradients of a batch in parts, and the loop itself."""
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -13,7 +14,6 @@ import flax
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -98,34 +98,64 @@ def compile_step(train_step: Callable[[TrainState, Batch], tuple[TrainState, Met
     return run
 
 
-class MetricsFile:
-    """`metrics.jsonl`, one line per step. After a restart it continues behind the restored step, without duplicates."""
+class _Log:
+    """Metrics on their way from the device to `metrics.jsonl` (one line per step) and to the progress bar.
 
-    def __init__(self, path: Path, restored_step: int):
-        self.path = path
-        kept = [line for line in self._lines() if line["step"] <= restored_step]
-        self._write("w", kept)
+    After a restart the file continues behind the restored step, without duplicates.
+    """
+
+    def __init__(self, path: Path, done: int, steps: int, progress: Progress | None):
+        self._path, self._done, self._steps, self._progress = path, done, steps, progress
+        self._write("w", [line for line in self._lines() if line["step"] <= done])
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: list[Metrics] = []
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def add(self, metrics: Metrics, tokens: int) -> None:
+        """Takes a step's metrics without waiting for the device."""
+        self._waiting.append(metrics)
+        self._tokens += tokens
+
+    def flush(self) -> None:
+        """Waits for the device and writes what it gave.
+
+        Raises:
+          BadInput: the loss is not a finite number, or the disk is full.
+        """
+        values = jax.device_get(self._waiting)
+        rate = self._tokens / (time.perf_counter() - self._since)
+        lines = [{"step": self._done + i} | {name: float(value) for name, value in row.items()}
+                 | {"tokens_per_second": rate} for i, row in enumerate(values, 1)]
+        self._done += len(lines)
+        for line in lines:
+            if not math.isfinite(line["loss"]):
+                raise BadInput(f"{self._path}: the loss is {line['loss']} at step {line['step']}; lower learning_rate,"
+                               " set grad_clip, or check the checkpoint the training starts from")
+        self._write("a", lines)
+        if self._progress is not None and lines:
+            text = f"loss {lines[-1]['loss']:.4f}, {rate:,.0f} tokens/s"
+            self._progress(self._done, self._steps, text)
+        self._begin()
 
     def _lines(self) -> list[dict]:
         lines = []
-        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+        for text in self._path.read_text().splitlines() if self._path.exists() else ():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:  # the line that was being written when the run ended; its step is redone
                 break
         return lines
 
-    def add(self, lines: list[dict]) -> None:
-        self._write("a", lines)
-
     def _write(self, mode: str, lines: list[dict]) -> None:
         if jax.process_index():
             return
         try:
-            with self.path.open(mode) as file:
+            with self._path.open(mode) as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         except OSError as error:
-            raise BadInput(f"{self.path}: could not be written ({error.strerror}); make room and run the same command"
+            raise BadInput(f"{self._path}: could not be written ({error.strerror}); make room and run the same command"
                            " again") from error
 
 
@@ -159,55 +189,31 @@ def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainSta
       SystemExit: SIGTERM came (status 143); the state was saved and the same call continues from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder / "checkpoints", keep)
-    done, saved = 0, -1
-    if (found := checkpoints.restore(_saved_part(state), batches)) is not None:
-        done = saved = found[0]
-        state = state.replace(**found[1])
-    metrics_file = MetricsFile(folder / "metrics.jsonl", done)
-    waiting: list[Metrics] = []
-    tokens, since = 0, time.perf_counter()
-
-    def flush() -> None:
-        nonlocal tokens, since
-        if not waiting:
-            return
-        values = jax.device_get(waiting)  # waits for the device, so that the clock below is right
-        rate = tokens / (time.perf_counter() - since)
-        first = done - len(values) + 1
-        metrics_file.add([{"step": first + i} | {k: float(v) for k, v in row.items()} | {"tokens_per_second": rate}
-                          for i, row in enumerate(values)])
-        if not np.isfinite(loss := float(values[-1]["loss"])):
-            raise BadInput(f"{folder}: the loss is {loss} at step {done}; lower learning_rate, or set grad_clip")
-        if progress is not None:
-            progress(done, steps, f"loss {loss:.4f}, {rate:,.0f} tokens/s")
-        waiting.clear()
-        tokens, since = 0, time.perf_counter()
-
-    def save(wait: bool) -> None:
-        nonlocal saved
-        if saved != done:
-            checkpoints.save(done, _saved_part(state), batches, wait=wait)
-            saved = done
-
-    with _StopOnSignal() as stop:
+    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopOnSignal() as stop:
+        done, saved = 0, -1
+        if (found := checkpoints.restore(_saved_part(state), batches)) is not None:
+            done = saved = found[0]
+            state = state.replace(**found[1])
+        log = _Log(folder / "metrics.jsonl", done, steps, progress)
         while done < steps:
             batch = next(batches)
-            tokens += int(batch.pop("tokens")) * jax.process_count()
+            tokens = int(batch.pop("tokens")) * jax.process_count()
             state, metrics = step_fn(state, rules.shard_batch(batch, mesh))
-            waiting.append(metrics)
             done += 1
+            log.add(metrics, tokens)
             leave = stop.asked or checkpoints.preempted(done)
-            if leave or done % log_every == 0 or done == steps or (save_every and done % save_every == 0):
-                flush()
-            if leave or done == steps or (save_every and done % save_every == 0):
-                save(wait=leave or done == steps)
+            due = leave or done == steps or (save_every > 0 and done % save_every == 0)
+            if due or done % log_every == 0:
+                log.flush()
+            if due and saved != done:
+                checkpoints.save(done, _saved_part(state), batches)
+                saved = done
             if leave and done < steps:
-                checkpoints.close()
-                print(f"stopped by a signal; saved at step {done} of {steps}, the same command continues",
-                      file=sys.stderr)
-                raise SystemExit(143)
-    checkpoints.close()
+                break
+    # leaving the block has waited until the last checkpoint is on disk
+    if done < steps:
+        print(f"stopped by a signal; saved at step {done} of {steps}, the same command continues", file=sys.stderr)
+        raise SystemExit(143)
     return state
 
 

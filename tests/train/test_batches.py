@@ -11,6 +11,7 @@ from pav_jax.records import Preference, PromptPair, write_jsonl
 from pav_jax.train import batches, tfds_builders
 from tests.train.tiny import WORDS, make_tokenizer
 
+
 def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
     tokenizer = tokenizer or make_tokenizer()
 

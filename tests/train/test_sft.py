@@ -1,6 +1,9 @@
 """Supervised tuning on a tiny rewriter: what is learnt, what is saved, what is refused."""
 
 import json
+import os
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -66,3 +69,145 @@ def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
 def test_metrics_name_what_a_reader_asks_for(straight):
     line = json.loads((straight[0] / "metrics.jsonl").read_text().splitlines()[0])
     assert set(line) == {"step", "loss", "lengths/answer", "grad_norm", "learning_rate", "tokens_per_second"}
+
+
+def crash_at(step):
+    def progress(done, *_):
+        if done >= step:
+            raise KeyboardInterrupt
+    return progress
+
+
+def signal_at(step):
+    def progress(done, *_):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return progress
+
+
+@pytest.mark.parametrize("stop", [crash_at, signal_at])
+@pytest.mark.parametrize("changes", [dict(), dict(lora=dict(dropout=0.2)), dict(full=True, learning_rate=1e-3)],
+                         ids=["lora", "dropout", "full"])
+def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
+    config = make_config(log_every=1, save_every=3, **changes)
+    sft.run(config, lm, pairs, tmp_path / "straight", quiet)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+        sft.run(config, lm, pairs, tmp_path / "stopped", stop(4))
+    if stop is signal_at:
+        assert stopped.value.code == 143
+        assert (tmp_path / "stopped" / "checkpoints" / "5").is_dir()  # the step that ran while the signal came
+    assert not (tmp_path / "stopped" / "booster").exists()
+    sft.run(config, lm, pairs, tmp_path / "stopped", quiet)
+    (steps, want), (again, got) = curve(tmp_path / "straight"), curve(tmp_path / "stopped")
+    assert steps == again == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
+
+
+def test_finished_training_is_not_repeated(straight, lm, pairs):
+    folder, booster, _, _ = straight
+    stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
+    assert sft.run(make_config(), lm, pairs, folder, crash_at(0)) == booster
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
+
+
+def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_path):
+    config = make_config(log_every=1, save_every=2)
+    sft.run(config, lm, pairs, tmp_path, quiet)
+    want = curve(tmp_path)[1]
+    shutil.rmtree(tmp_path / "booster")
+    for file in (tmp_path / "checkpoints" / "6" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp-1").mkdir()
+    with pytest.warns(UserWarning) as warned:
+        sft.run(config, lm, pairs, tmp_path, quiet)
+    texts = " ".join(str(w.message) for w in warned)
+    assert "checkpoints/6: not a whole checkpoint" in texts and "8.orbax-checkpoint-tmp-1 was being written" in texts
+    np.testing.assert_allclose(curve(tmp_path)[1], want, atol=1e-6, rtol=0)
+
+
+def test_checkpoints_hold_the_adapter_and_not_the_base(straight, lm):
+    state = straight[0] / "checkpoints" / "6" / "state"
+    saved = json.loads((state / "_METADATA").read_text())["tree_metadata"]
+    assert any("'lora'" in name for name in saved) and not any("'params'" in name for name in saved)
+
+
+def test_booster_computes_what_was_trained(straight, lm):
+    """The merged folder, in transformers, gives the logits of base plus adapter."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder, booster, _, _ = straight
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(booster, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(booster)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "a b"}], add_generation_prompt=True,
+                                        return_dict=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "<user>", "a", "b", "<booster>"]
+    import orbax.checkpoint as ocp
+    adapter = ocp.StandardCheckpointer().restore((folder / "checkpoints" / "6" / "state").absolute())["trained"]
+    model = stage.training_model(lm, make_config().sft)
+    want = model.apply({"params": lm.params, **adapter}, jnp.asarray([ids]))
+    with torch.no_grad():
+        got = loaded(torch.tensor([ids])).logits.numpy()
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert np.abs(got - lm.model.apply({"params": lm.params}, jnp.asarray([ids]))).max() > 0.1
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
+    rng = np.random.default_rng(1)
+    batch = {"ids": jnp.asarray(rng.integers(0, 32, (8, 16)), jnp.int32),
+             "answer": jnp.asarray(rng.random((8, 16)) < rng.random((8, 1)))}
+    results = []
+    for parts in (1, 4):
+        fields = make_config(batch_size=8, grad_accumulation=parts).sft
+        tx = optax.sgd(1.0)
+        state, shardings, _ = stage.make_state("sft", lm, fields, tx, 0)
+        step = compile_step(sft.make_train_step(stage.training_model(lm, fields), tx, lambda _: 1.0, fields), shardings)
+        results.append(step(state, batch))
+    (one, metrics_one), (four, metrics_four) = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.trained, four.trained)
+    assert float(metrics_one["loss"]) == pytest.approx(float(metrics_four["loss"]), rel=1e-5)
+
+
+def test_one_program_serves_all_steps(lm, pairs, tmp_path):
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        import logging
+        names = []
+        patch.setattr(logging.Logger, "handle", lambda self, record: names.append(record.getMessage()))
+        sft.run(make_config(steps=5), lm, pairs, tmp_path, quiet)
+    assert sum("Compiling jit(step)" in name for name in names) == 1
+
+
+def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys):
+    config = make_config(steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
+    sft.run(config, lm, pairs, tmp_path, quiet)
+    count = 2 * 4 * ((32 + 32) + (48 + 32))  # layers, rank, in + out
+    assert f"training {count:,} parameters (LoRA r=4 on q_proj, down_proj)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(lora=dict(target_modules=("no_such_layer",))), "no_such_layer"),
+    (dict(grad_accumulation=3), "grad_accumulation"),
+    (dict(schedule="cosin"), "cosin"),
+    (dict(batch_size=0), "batch_size"),
+    (dict(steps=0, epochs=0.0), "epochs"),
+])
+def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, changes, named):
+    with pytest.raises(BadInput, match=named):
+        sft.run(make_config(**changes), lm, pairs, tmp_path, quiet)
+
+
+@pytest.mark.parametrize("field, value", [("batchsize", 3), ("epochs", "three")])
+def test_unknown_field_or_wrong_type_is_refused_by_name(lm, pairs, tmp_path, field, value):
+    config = ConfigDict({"seed": 0, "sft": {field: value}})
+    with pytest.raises(BadInput, match=field):
+        sft.run(config, lm, pairs, tmp_path, quiet)
+
+
+def test_folder_of_another_training_is_refused(straight, lm, pairs):
+    with pytest.raises(BadInput, match="learning_rate=0.03, now it is 0.5"):
+        sft.run(make_config(learning_rate=0.5), lm, pairs, straight[0], quiet)
+
+
+def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
+    broken = lm.with_params(jax.tree.map(lambda p: p * jnp.nan, lm.params))
+    with pytest.raises(BadInput, match="loss is nan"):
+        sft.run(make_config(), broken, pairs, tmp_path, quiet)
