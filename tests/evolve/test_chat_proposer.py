@@ -1,0 +1,232 @@
+"""A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread on 127.0.0.1."""
+
+import collections
+import http.server
+import json
+import logging
+import threading
+import time
+
+import pytest
+from stand_ins import PROMPTS, Generator, Suite, config
+
+from pav_jax.errors import BadInput
+from pav_jax.evolve.chat_proposer import ChatProposer
+from pav_jax.evolve.evolve import evolve
+from pav_jax.evolve.proposers import ProposalRequest, make_proposers
+from pav_jax.records import Candidate, read_segments
+
+KEY = "sk-very-secret-0123456789"
+
+
+class Endpoint:
+    """Answers by `behave(nth request for this prompt, prompt) -> (status, body)`; body None: never."""
+
+    def __init__(self, behave):
+        self.count, self.headers, self.bodies = collections.Counter(), [], []
+        self.busy = self.most_at_once = 0
+        self.release, lock = threading.Event(), threading.Lock()
+        endpoint = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                prompt = body["messages"][-1]["content"].splitlines()[0].split("(")[0].removeprefix("0. ").strip()
+                with lock:
+                    endpoint.count[prompt] += 1
+                    nth = endpoint.count[prompt]
+                    endpoint.bodies.append(body)
+                    endpoint.headers.append(dict(self.headers))
+                    endpoint.busy += 1
+                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.busy)
+                status, text = behave(nth, prompt)
+                if text is None:
+                    endpoint.release.wait(20)
+                with lock:
+                    endpoint.busy -= 1
+                if text is None:
+                    return
+                data = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def completion(text) -> str:
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]})
+
+
+def tagged(prompt, n=3, note="") -> str:
+    return completion("".join(f"<PROMPT>{prompt}, version {i}{note}</PROMPT>" for i in range(n)))
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    opened = []
+
+    def start(behave) -> Endpoint:
+        opened.append(Endpoint(behave))
+        return opened[-1]
+
+    yield start
+    for endpoint in opened:
+        endpoint.close()
+
+
+def proposer(endpoint, **changes) -> ChatProposer:
+    settings = dict(base_url=endpoint.url, model="m", key_variable="TEST_KEY", timeout=5.0, attempts=3,
+                    longest_wait=0.01)
+    return ChatProposer(**(settings | changes))
+
+
+def requests(n=3):
+    return [ProposalRequest(p, ((p, {"AES": 1.0}),), n, i) for i, p in enumerate(PROMPTS)]
+
+
+def test_many_prompts_are_asked_at_once_and_each_gets_its_own_answer(serve):
+    def behave(nth, prompt):
+        time.sleep(0.05)
+        return 200, tagged(prompt)
+
+    endpoint = serve(behave)
+    texts = proposer(endpoint, options={"max_tokens": 99}).propose(requests())
+    assert texts == [[f"{p}, version {i}" for i in range(3)] for p in PROMPTS]
+    assert endpoint.most_at_once > 1 and set(endpoint.count.values()) == {1}
+    assert endpoint.bodies[0]["max_tokens"] == 99 and endpoint.bodies[0]["model"] == "m"
+    assert {k.lower(): v for k, v in endpoint.headers[0].items()}.get("authorization") == f"Bearer {KEY}"
+
+
+def test_no_more_than_the_permitted_number_is_in_flight(serve):
+    def behave(nth, prompt):
+        time.sleep(0.05)
+        return 200, tagged(prompt)
+
+    endpoint = serve(behave)
+    proposer(endpoint, concurrency=2).propose(requests())
+    assert endpoint.most_at_once == 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 408])
+def test_passing_failures_are_retried(serve, status):
+    endpoint = serve(lambda nth, prompt: (status, "{}") if nth < 3 else (200, tagged(prompt)))
+    assert all(len(texts) == 3 for texts in proposer(endpoint).propose(requests()))
+    assert set(endpoint.count.values()) == {3}
+
+
+def test_a_body_that_is_not_the_protocols_is_retried(serve):
+    bodies = ["<html>busy</html>", "[1, 2", "{}", '"text"', json.dumps({"choices": []})]
+    endpoint = serve(lambda nth, prompt: (200, bodies[nth - 1]) if nth <= len(bodies) else (200, tagged(prompt)))
+    assert all(len(texts) == 3 for texts in proposer(endpoint, attempts=6).propose(requests()[:2]))
+
+
+def test_a_wrong_number_of_rewrites_is_asked_for_again_then_what_parsed_is_kept(serve):
+    endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=1 if nth == 1 else 3)))
+    assert [len(t) for t in proposer(endpoint).propose(requests()[:2])] == [3, 3]
+    endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=2 if nth == 1 else 1)))
+    assert [len(t) for t in proposer(endpoint).propose(requests()[:2])] == [2, 2]
+    assert set(endpoint.count.values()) == {2}
+
+
+def test_garbage_gives_no_rewrite_and_a_counted_warning(serve, caplog):
+    endpoint = serve(lambda nth, prompt: (200, completion("I cannot help with that" if "dogs" in prompt else None)
+                                          if "dogs" in prompt or "rain" in prompt else tagged(prompt)))
+    chat = proposer(endpoint)
+    texts = chat.propose(requests())
+    assert [len(t) for t in texts] == [3, 3, 0, 3, 0]
+    assert chat.unreadable == 2 and "2 one without tagged rewrites" in caplog.text
+
+
+def test_a_prompt_that_the_endpoint_refuses_does_not_stop_the_others(serve):
+    endpoint = serve(lambda nth, prompt: (400, '{"error": "policy"}') if "girl" in prompt else (200, tagged(prompt)))
+    assert [len(t) for t in proposer(endpoint).propose(requests())] == [3, 3, 3, 0, 3]
+    assert endpoint.count["a girl is playing guitar"] == 2
+
+
+def test_an_endpoint_that_is_down_is_one_clear_line(serve):
+    for behave, said in ((lambda nth, p: (500, "{}"), "status 500"), (lambda nth, p: (200, "garbage"), "not JSON"),
+                         (lambda nth, p: (200, None), "nothing within 0.2 s")):
+        endpoint = serve(behave)
+        chat = proposer(endpoint, attempts=2, give_up=4, concurrency=2, timeout=0.2 if "within" in said else 5.0)
+        with pytest.raises(BadInput, match=said) as caught:
+            chat.propose(requests())
+        assert endpoint.url in str(caught.value) and "\n" not in str(caught.value)
+        assert sum(endpoint.count.values()) <= 2 * 5
+    with pytest.raises(BadInput, match="no connection"):
+        endpoint.close()
+        proposer(endpoint, attempts=2, give_up=4).propose(requests())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_key_or_address_is_bad_input_at_once(serve, status):
+    endpoint = serve(lambda nth, prompt: (status, json.dumps({"error": {"message": f"bad key {KEY}"}})))
+    with pytest.raises(BadInput, match=f"status {status}.*TEST_KEY") as caught:
+        proposer(endpoint).propose(requests())
+    assert KEY not in str(caught.value)
+
+
+def test_a_missing_key_names_the_variable(monkeypatch):
+    monkeypatch.delenv("ABSENT_KEY", raising=False)
+    with pytest.raises(BadInput, match="ABSENT_KEY is not set"):
+        ChatProposer("http://127.0.0.1:9/v1", "m", key_variable="ABSENT_KEY")
+
+
+def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
+    caplog.set_level(logging.DEBUG)
+
+    def behave(nth, prompt):
+        echo = json.dumps({"error": {"message": f"bad key {KEY}"}})
+        return [(429, echo), (500, echo), (400, echo), (200, tagged(prompt, note=f" {nth}"))][(nth - 1) % 4]
+
+    settings = config(evolve__rounds=1)
+    settings.proposers = {"chat": {"kind": "chat", "base_url": serve(behave).url, "model": "m",
+                                   "key_variable": "TEST_KEY", "longest_wait": 0.01}}
+    evolve(settings, PROMPTS, make_proposers(settings), Generator(), Suite(), tmp_path)
+    out, err = capfd.readouterr()
+    assert KEY not in caplog.text + out + err + repr(settings)
+    assert all(KEY not in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+
+
+def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_outage(serve, tmp_path):
+    down = threading.Event()
+
+    def behave(nth, prompt):
+        if down.is_set():
+            return 500, "{}"
+        return (200, completion("nothing")) if "rain" in prompt else (200, tagged(prompt, note=f" {nth}"))
+
+    settings = config()
+    settings.proposers = {"chat": {"kind": "chat", "base_url": serve(behave).url, "model": "m", "attempts": 2,
+                                   "key_variable": "TEST_KEY", "longest_wait": 0.01, "give_up": 2}}
+
+    class Failing(Generator):
+        def generate(self, prompts, seed):
+            if any("version" in p for p in prompts):
+                down.set()
+            return super().generate(prompts, seed)
+
+    with pytest.raises(BadInput, match="no answer to"):
+        evolve(settings, PROMPTS, make_proposers(settings), Failing(), Suite(), tmp_path)
+    kept = {c.key for c in read_segments(tmp_path / "pool", Candidate)}
+    assert kept
+    down.clear()
+    second = Generator()
+    pool = evolve(settings, PROMPTS, make_proposers(settings), second, Suite(), tmp_path)
+    assert kept <= {c.key for c in pool} and len(second.made) == len(pool) - len(kept)
+    assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {p: 1 if "rain" in p else 7 for p in PROMPTS}
