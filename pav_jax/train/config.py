@@ -70,14 +70,15 @@ def section(config: ConfigDict, name: str) -> ConfigDict:
     Raises:
       BadInput: an unknown field, a value of another type, or numbers that cannot work together.
     """
-    merged = {"sft": sft_config, "dpo": dpo_config}[name]()
-    try:
-        merged.update(config[name])
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = error.args[0] if error.args else error
-        raise BadInput(f"config.{name}: {reason}") from error
-    if unknown := sorted(set(config[name]) - set({"sft": sft_config, "dpo": dpo_config}[name]())):
+    merged, given = {"sft": sft_config, "dpo": dpo_config}[name](), config[name].to_dict()
+    if unknown := sorted(set(given) - set(merged)):
         raise BadInput(f"config.{name}.{unknown[0]} is not a field; the fields are {', '.join(sorted(merged))}")
+    if isinstance(given.get("loss_type"), str):
+        given["loss_type"] = (given["loss_type"],)
+    try:
+        merged.update(given)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"config.{name}: {error.args[0] if error.args else error}") from error
     for field in ("batch_size", "grad_accumulation", "max_length", "max_prompt_length", "loss_chunk", "log_every"):
         if merged[field] < 1:
             raise BadInput(f"config.{name}.{field}={merged[field]} must be at least 1")

@@ -54,8 +54,8 @@ class FakeLM:
         self.tokenizer.save_pretrained(folder)
 
 
-def make_lm(mesh=None):
-    model = Llama(CONFIG)
+def make_lm(mesh=None, dtype=jnp.float32):
+    model = Llama(CONFIG, dtype)
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     return FakeLM(model, params, CONFIG, make_tokenizer(), mesh)
 

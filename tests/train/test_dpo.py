@@ -1,0 +1,162 @@
+"""Preference tuning on a tiny rewriter: where it starts, what it learns, and its reference."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax.errors import BadInput
+from pav_jax.records import Preference, write_jsonl
+from pav_jax.train import dpo, stage
+from pav_jax.train.config import dpo_config
+from pav_jax.train.loop import compile_step
+from tests.train import tiny
+
+LN_2 = float(np.float32(np.log(2)))
+
+
+def make_config(**changes):
+    fields = dpo_config()
+    fields.update(dict(steps=6, batch_size=4, grad_accumulation=1, learning_rate=1e-2, schedule="constant",
+                       warmup_ratio=0.0, max_length=32, save_every=3, log_every=1, loss_chunk=8))
+    fields.update(changes)
+    return ConfigDict({"seed": 0, "dpo": fields})
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    return np.asarray([line["loss"] for line in lines(folder)])
+
+
+def quiet(*_):
+    """A progress callback that shows nothing."""
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny.make_lm()
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    return tiny.write_preferences(tmp_path_factory.mktemp("preferences") / "preferences.jsonl")
+
+
+@pytest.fixture(scope="module")
+def straight(lm, preferences, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    dpo.run(make_config(), lm, preferences, folder, quiet)
+    return folder
+
+
+def test_first_loss_is_ln_2_exactly(straight):
+    first = lines(straight)[0]
+    assert first["loss"] == LN_2
+    assert first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
+
+
+def test_first_loss_is_ln_2_in_bfloat16_with_dropout(preferences, tmp_path):
+    lm = tiny.make_lm(dtype=jnp.bfloat16)
+    dpo.run(make_config(steps=2, lora=dict(dropout=0.3)), lm, preferences, tmp_path, quiet)
+    assert losses(tmp_path)[0] == LN_2 and losses(tmp_path)[1] != LN_2
+
+
+def test_the_chosen_answers_win(straight):
+    first, last = lines(straight)[0], lines(straight)[-1]
+    assert last["loss"] < 0.9 * first["loss"]
+    assert last["rewards/margins"] > 0.1 and last["rewards/accuracies"] >= 0.75
+
+
+def test_metrics_name_what_a_reader_asks_for(straight):
+    assert set(lines(straight)[0]) == {
+        "step", "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+        "logps/rejected", "lengths/chosen", "lengths/rejected", "grad_norm", "learning_rate", "tokens_per_second"}
+
+
+@pytest.mark.parametrize("changes", [
+    dict(precompute_ref_log_probs=True), dict(grad_accumulation=2), dict(loss_chunk=512, remat=False),
+    dict(length_buckets=(8, 12, 16))], ids=lambda c: next(iter(c)))
+def test_ways_to_compute_the_same_thing_agree(straight, lm, preferences, tmp_path, changes):
+    dpo.run(make_config(**changes), lm, preferences, tmp_path, quiet)
+    np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=2e-5)
+
+
+def test_full_tuning_measures_against_the_model_it_began_with(lm, preferences, tmp_path):
+    dpo.run(make_config(full=True, learning_rate=1e-3), lm, preferences, tmp_path, quiet)
+    assert losses(tmp_path)[0] == pytest.approx(LN_2, abs=1e-6)
+    assert losses(tmp_path)[-1] < 0.9 * LN_2
+
+
+def test_reference_is_the_base_and_never_moves(lm):
+    """After steps that change the adapter, the reference's term is still the base model's log-probability."""
+    rng = np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(0, 32, (4, 2, 12)), jnp.int32)
+    batch = {"ids": ids, "answer": jnp.broadcast_to(jnp.arange(12) >= 5, ids.shape)}
+    fields = make_config().dpo
+    model, tx = stage.training_model(lm, fields), optax.sgd(3.0)
+    state, shardings, _ = stage.make_state("dpo", lm, fields, tx, 0)
+    step = compile_step(dpo.make_train_step(model, tx, lambda _: 0.0, fields), shardings)
+    for _ in range(3):
+        before = jax.tree.map(jnp.copy, state.trained)
+        state, metrics = step(state, batch)
+    base, policy = (jnp.sum(dpo.pair_log_probs(model, v, ids, 8) * batch["answer"], -1)
+                    for v in ({"params": lm.params}, {"params": lm.params, **before}))
+    want = fields.beta * (policy - base)
+    np.testing.assert_allclose(metrics["rewards/chosen"], want[:, 0].mean(), atol=1e-5)
+    np.testing.assert_allclose(metrics["rewards/margins"], (want[:, 0] - want[:, 1]).mean(), atol=1e-5)
+    assert abs(float(metrics["rewards/margins"])) > 1e-3
+
+
+def test_killed_run_continues_with_the_same_losses(straight, preferences, tmp_path):
+    """SIGKILL in the fifth step, in a process of its own."""
+    program = f"""
+import os, signal
+from tests.train import test_dpo, tiny
+from pav_jax.train import dpo
+def kill(done, *_):
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_path)!r}, kill)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "booster").exists()
+    dpo.run(make_config(), tiny.make_lm(), preferences, tmp_path, quiet)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=1e-6, rtol=0)
+
+
+def test_second_round_starts_from_the_first_round_s_booster(straight, lm, preferences, tmp_path):
+    from pav_jax.models.llama import hf
+    merged = lm.with_params(hf.load(straight / "booster")[1])
+    dpo.run(make_config(steps=2), merged, preferences, tmp_path, quiet)
+    assert losses(tmp_path)[0] == LN_2
+    assert lines(tmp_path)[0]["logps/chosen"] > lines(straight)[0]["logps/chosen"] - 1e-3
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(loss_type=("sigmod",)), "sigmod"), (dict(label_smoothing=0.1), "robust"), (dict(beta=-1.0), "beta"),
+    (dict(lora=dict(target_modules=("nothing",))), "nothing")])
+def test_configuration_that_cannot_work_is_refused_by_name(lm, preferences, tmp_path, changes, named):
+    with pytest.raises(BadInput, match=named):
+        dpo.run(make_config(**changes), lm, preferences, tmp_path, quiet)
+
+
+def test_no_preferences_and_empty_answers_are_refused(lm, tmp_path):
+    write_jsonl(tmp_path / "none.jsonl", [])
+    with pytest.raises(BadInput, match="none.jsonl: holds no Preference; lower .* margin"):
+        dpo.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path / "a", quiet)
+    write_jsonl(tmp_path / "p.jsonl", [Preference("a", "b", "c", 1.0), Preference("a", "b", "", 1.0)])
+    with pytest.raises(BadInput, match=r"p.jsonl:2: 'rejected' is empty"):
+        dpo.run(make_config(), lm, tmp_path / "p.jsonl", tmp_path / "b", quiet)
