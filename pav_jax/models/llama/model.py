@@ -1,7 +1,8 @@
-"""Llama (Touvron et al. 2023; Grattafiori et al. 2024): pre-norm decoder, rotary positions, grouped-query attention, SwiGLU.
+"""Llama (Touvron et al. 2023; Grattafiori et al. 2024): a pre-norm decoder with rotary positions, grouped-query
+attention and SwiGLU.
 
-Letters: B batch, T tokens, S keys, D width, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, R LoRA rank. Parameters of all layers are stacked: `layers/...` arrays lead with L.
+Letters: B batch, T tokens, S keys, D width, N query heads, K key/value heads, H head size, F feed-forward,
+V vocabulary, L layers, R LoRA rank. Parameters of all layers are stacked: `layers/...` arrays lead with L.
 
 A second collection, "lora", may hold `{a, b}` beside any dense layer's `kernel`; then y = xW + lora_scale (xa)b
 (Hu et al. 2021, section 4.1). Without the collection the model is the frozen base.
@@ -255,9 +256,10 @@ class Llama(nn.Module):
         out = x_BxTxD if return_hidden else unembed(self.variables["params"], x_BxTxD)
         return (out, cache) if return_cache else out
 
+    @nn.nowrap
     def block(self) -> Block:
         """One layer on its own, for decoding over unstacked parameters: `.apply({"params": layer}, x, ...)`."""
-        return Block(self.config, self.dtype, self.attention_fn, self.lora_scale, self.lora_dropout)
+        return Block(self.config, self.dtype, self.attention_fn, self.lora_scale, self.lora_dropout, parent=None)
 
 
 def unembed(params: Mapping, x: Float[Array, "... D"]) -> Float[Array, "... V"]:

