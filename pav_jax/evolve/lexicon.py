@@ -15,7 +15,7 @@ PHRASES = Path(__file__).parent / "phrases.json"
 POOR, GOOD = 0, 2
 NEAR = 4  # a level word belongs to an aspect's word at most this many words away
 
-_BREAK = re.compile(r"(\s*(?:[.,;!?:/]+(?=\s|$)|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)")
+_BREAK = re.compile(r"(\s*(?:[.,;!?:/]+(?=\s|$)(?:\s+(?:and|while)(?=\s))?|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _STOP = frozenset("""
     a an the this that these those some any its his her their our my your it he she they we i you is are was

@@ -11,9 +11,12 @@ from pav_jax.evolve.lexicon import GOOD, POOR, Clause, Lexicon, content, join, s
 from pav_jax.evolve.proposers import Faith, ProposalRequest, Proposer, Scored
 
 LONGEST = 16  # words of a clause that may move to another prompt
+OFTEN, LIFT = 0.35, 4.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
+SHORT = 6  # words of a clause that reads well in a list
 FEATURES = 400  # clauses whose effect is estimated
 SHRINK = 2.0  # ridge penalty: a clause seen twice is believed by half
 TRIES = 12  # texts bred for one rewrite before giving up
+SURE = ("rewrite", "own words", "pool's words")  # bases of the first children, in order
 _OPENING = re.compile(r"^((?:[^\W_]+\s+){0,5}(?:of|showing|shows|depicting|featuring))\s+", re.IGNORECASE)
 
 
@@ -25,7 +28,7 @@ class _Bank:
     clauses: Mapping[str, Sequence[str]]  # aspect ("" for none) -> clause texts, best first
     openings: Sequence[str]
     familiar: frozenset[str]
-    stems: frozenset[str]  # of all users' words
+    synonyms: Mapping[str, str]  # a user's word -> what rewrites mostly say instead
 
 
 class LexiconProposer(Proposer):
@@ -38,13 +41,14 @@ class LexiconProposer(Proposer):
 
     Args:
       phrases: a file that replaces `phrases.json`.
-      faith: if given, a child may not be less faithful than its parent.
+      faith: if given, a child may not be less faithful than its parent, and a user's word may give way to the one that
+        the pool's rewrites mostly use for it; without it every word of the user stays.
     """
 
     def __init__(self, phrases: str | None = None, faith: Faith | None = None, name: str = "lexicon"):
         self.name, self._faith = name, faith
         self._lexicon = Lexicon(phrases)
-        self._bank = _Bank({}, {}, (), frozenset(), frozenset())
+        self._bank = _Bank({}, {}, (), frozenset(), {})
 
     def observe(self, scored: Sequence[Scored]) -> None:
         usable = [s for s in scored if np.isfinite(s.overall)]
@@ -69,7 +73,8 @@ class LexiconProposer(Proposer):
                 for aspect in aspects:
                     clauses.setdefault(aspect, []).append(texts[f])
         familiar = frozenset(w for s in usable if s.refined != s.prompt for w in words(s.refined))
-        self._bank = _Bank(effects, clauses, openings, familiar, users)
+        synonyms = _synonyms(usable, self._lexicon) if self._faith else {}
+        self._bank = _Bank(effects, clauses, openings, familiar, synonyms)
 
     def _features(self, s: Scored) -> dict[str, str]:
         """The free clauses of a rewrite and its opening, by their normal form."""
@@ -89,49 +94,73 @@ class LexiconProposer(Proposer):
     def _children(self, request: ProposalRequest) -> list[str]:
         rng = np.random.default_rng(request.seed)
         children: dict[str, None] = {}
+        # punctuation alone makes nothing new
+        tried = {" ".join(words(t)) for t in (request.prompt, *request.taken, *(t for t, _ in request.history))}
         for attempt in range(request.n * TRIES):
             if len(children) == request.n:
                 break
-            parent, child = self._breed(request, rng, greedy=attempt == 0)
+            # first the surest children: of the best rewrite, of the user's own words, of these in the pool's words
+            sure = SURE[attempt] if attempt < len(SURE) else None
+            parent, child = self._breed(request, rng, greedy=sure is not None, base=sure)
             child = " ".join(child.split())
-            if child not in request.taken and child != parent and self._faithful(request.prompt, parent, child):
+            if " ".join(words(child)) not in tried and self._faithful(request.prompt, parent, child):
                 children[child] = None
+                tried.add(" ".join(words(child)))
         return list(children)
 
     def _faithful(self, prompt: str, parent: str, child: str) -> bool:
-        mine = content(prompt)
-        if not mine & content(parent) <= content(child):
-            return False
-        return self._faith is None or self._faith(prompt, child) >= self._faith(prompt, parent) - 1e-6
+        if self._faith is None:
+            return content(prompt) & content(parent) <= content(child)
+        return self._faith(prompt, child) >= self._faith(prompt, parent) - 1e-6
 
-    def _breed(self, request: ProposalRequest, rng: np.random.Generator, greedy: bool) -> tuple[str, str]:
+    def _breed(self, request: ProposalRequest, rng: np.random.Generator, greedy: bool,
+               base: str | None) -> tuple[str, str]:
         """(what the child is held against for faithfulness, the child)."""
-        rewrites = [text for text, _ in request.history[1:]]
-        if not rewrites or (not greedy and rng.random() < 0.25):
-            parent, clauses = request.prompt, self._own_words(request.prompt, rng, greedy)
+        rewrites, mine = [text for text, _ in request.history[1:]], content(request.prompt)
+        if base is None:
+            base = str(rng.choice(["rewrite", "own words", "pool's words"], p=[0.7, 0.15, 0.15]))
+        if not rewrites or base != "rewrite":
+            parent, text = request.prompt, self._own_words(request.prompt, translate=base == "pool's words")
+            if greedy and base == "pool's words" and text == self._own_words(request.prompt, translate=False):
+                return parent, parent  # the pool has no other words: nothing new
+            clauses = [Clause(self._opened(text, mine, rng, greedy, 0.75), ".")]
         else:
             weight = 0.5 ** np.arange(len(rewrites))
             place = 0 if greedy else int(rng.choice(len(rewrites), p=weight / weight.sum()))
-            parent, clauses = rewrites[place], split(rewrites[place])
-        mine = content(request.prompt)
+            parent = rewrites[place]
+            clauses = split(self._opened(parent, mine, rng, greedy, 0.25) if _OPENING.match(parent) else parent)
         mate = split(rewrites[int(rng.integers(len(rewrites)))]) if rewrites else []
         spoken = self._lexicon.about(request.prompt)
         aspects = [a for a in self._lexicon.aspects if a not in spoken]  # what the user says of the look stands
-        rng.shuffle(aspects)
+        if not greedy:  # the order stays, so that a sure child already tried is recognised
+            rng.shuffle(aspects)
         for aspect in aspects:
             clauses = self._better(clauses, aspect, mine, mate, rng, greedy)
         return parent, join(clauses)
 
-    def _own_words(self, prompt: str, rng: np.random.Generator, greedy: bool) -> list[Clause]:
-        """The user's words behind a good opening of the pool, ready for clauses to be added."""
-        text, openings = prompt.rstrip(" .!?,;:"), self._bank.openings
-        usable = [o for o in openings if self._bank.effects["opening:" + o.lower()] > 0]
-        if usable and (greedy or rng.random() < 0.75):
-            own = _OPENING.match(text)
-            if own and not content(own[1]):  # "a video of", but not "a bowl of"
-                text = text[own.end() :]
-            text = f"{usable[0]} {text}"
-        return [Clause(text, ".")]
+    def _own_words(self, prompt: str, translate: bool) -> str:
+        """The user's words, or the pool's words for them."""
+        text = prompt.rstrip(" .!?,;:")
+        for word, other in self._bank.synonyms.items() if translate else ():
+            changed = re.sub(rf"\b{re.escape(word)}\b", other, text, flags=re.IGNORECASE)
+            if changed != text and self._faithful(prompt, prompt, changed):  # each on its own merit
+                text = changed
+        return text
+
+    def _opened(self, text: str, mine: frozenset[str], rng: np.random.Generator, greedy: bool, chance: float) -> str:
+        """`text` behind the best opening of the pool, which takes the place of one that is none of the user's words."""
+        effect = {o.lower(): self._bank.effects["opening:" + o.lower()] for o in self._bank.openings}
+        found = _OPENING.match(text)
+        own = found[1].lower() if found else ""
+        best = max(effect.values(), default=0.0)
+        if best <= max(effect.get(own, 0.0), 0.0) or not (greedy or rng.random() < chance):
+            return text
+        if found and not content(own) & mine:  # "a video of", but not the "a bowl of" that the user wrote
+            if content(own) and own not in effect:
+                return text
+            text = text[found.end() :]
+        first = text if content(text.split(" ")[0]) else _cased(text, "x")  # a name keeps its capital
+        return f"{_cased(self._bank.openings[0], text)} {first}"
 
     def _better(self, clauses: list[Clause], aspect: str, mine: frozenset[str], mate: Sequence[Clause],
                 rng: np.random.Generator, greedy: bool) -> list[Clause]:
@@ -205,6 +234,32 @@ def _effects(scored: Sequence[Scored], rows: Sequence[Mapping[str, str]], kept: 
     return dict(zip(kept, solved_F.tolist(), strict=True))
 
 
+def _synonyms(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, str]:
+    """User's word -> a commoner one of the same form that stands in rewrites which lack it, and rarely in others."""
+    rewrites = [(frozenset(words(s.prompt)), frozenset(words(s.refined)), s.prompt) for s in scored
+                if s.refined != s.prompt]
+    everywhere = collections.Counter(w for _, said, _ in rewrites for w in said)
+    found: dict[str, str] = {}
+    for user in sorted(frozenset().union(*(mine for mine, _, _ in rewrites))):
+        if not content(user) or content(user) <= lexicon.stems:
+            continue
+        without = [(mine, said, prompt) for mine, said, prompt in rewrites if user in mine and user not in said]
+        if len({prompt for _, _, prompt in without}) < 3:
+            continue  # one prompt's company is no evidence of meaning
+        here = collections.Counter(w for mine, said, _ in without for w in said - mine)
+        total = len(rewrites) - len(without)
+        fit = {w: n / len(without) for w, n in here.items() if content(w) and _form(w) == _form(user)
+               and not content(w) <= lexicon.stems and n >= OFTEN * len(without) and everywhere[w] > everywhere[user]
+               and n / len(without) >= LIFT * (everywhere[w] - n) / max(total, 1)}
+        if fit:
+            found[user] = min(fit, key=lambda w: (-fit[w], w))
+    return found
+
+
+def _form(word: str) -> str:
+    return next((e for e in ("ing", "ed", "s") if word.endswith(e) and len(word) >= len(e) + 3), "")
+
+
 def _cased(text: str, like: str) -> str:
     """`text` beginning with a capital if `like` does."""
     return text[:1].upper() + text[1:] if like[:1].isupper() else text[:1].lower() + text[1:]
@@ -223,9 +278,10 @@ def _removed(clauses: list[Clause], i: int) -> list[Clause]:
 
 
 def _added(clauses: list[Clause], text: str) -> list[Clause]:
-    """One more clause at the end: after a comma if the last sentence has commas, else as a sentence of its own."""
+    """One more clause at the end: listed with the last one if that is short, else as a sentence of its own."""
     last = clauses[-1]
-    listing = len(clauses) > 1 and clauses[-2].end.strip() in (",", ";", "/")
-    end = clauses[-2].end if listing else ". "
+    listing = len(clauses) > 1 and len(last.text.split()) <= SHORT
+    listed = listing and clauses[-2].end.strip() in (",", ";", "/")
+    end = clauses[-2].end if listed else ", " if listing else ". "
     text = _cased(text, "x" if listing else clauses[0].text)
     return [*clauses[:-1], Clause(last.text, end), Clause(text, last.end.strip() or ".")]

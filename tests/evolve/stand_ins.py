@@ -22,7 +22,7 @@ class Generator:
         self.sizes.append(len(prompts))
         self.made += list(dict.fromkeys(zip(prompts, seed, strict=True)))
         values = [int(256 * number("video", p, s)) for p, s in zip(prompts, seed, strict=True)]
-        videos = np.broadcast_to(np.asarray(values, self.dtype).reshape(-1, 1, 1, 1, 1), (len(values), 2, 8, 8, 3)).copy()
+        videos = np.ones((len(values), 2, 8, 8, 3), self.dtype) * np.asarray(values, self.dtype).reshape(-1, 1, 1, 1, 1)
         for i, p in enumerate(prompts):
             if p in self.broken:
                 videos[i] = np.nan
@@ -43,7 +43,8 @@ class Suite:
         aes = videos.reshape(len(videos), -1).mean(axis=1).astype(np.float32) / 255
         if self.value:
             aes = np.asarray([self.value(p, r) for p, r in zip(prompts, refined, strict=True)], np.float32)
-        tva = np.asarray([np.nan if r in self.nan else number("tva", p, r) for p, r in zip(prompts, refined, strict=True)])
+        tva = np.asarray([np.nan if r in self.nan else number("tva", p, r)
+                          for p, r in zip(prompts, refined, strict=True)])
         return {"AES": aes, "TVA": tva.astype(np.float32) * (0 if self.value else 1),
                 "FAITH": np.ones(len(videos), np.float32)}
 
@@ -60,7 +61,8 @@ class Rewriter:
     def generate(self, prompts, n=1, seed=0, **sampling):
         assert all(isinstance(chat, list) and chat[-1]["role"] == "user" for chat in prompts)
         self.asked += [(chat[-1]["content"], s) for chat, s in zip(prompts, seed, strict=True)]
-        return [[self.answer(chat[-1]["content"], k, s) for k in range(n)] for chat, s in zip(prompts, seed, strict=True)]
+        return [[self.answer(chat[-1]["content"], k, s) for k in range(n)]
+                for chat, s in zip(prompts, seed, strict=True)]
 
 
 def config(**changes) -> ConfigDict:

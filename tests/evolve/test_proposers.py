@@ -64,8 +64,10 @@ def test_each_attempt_has_another_seed_and_knows_what_is_taken():
 
 
 def test_a_configuration_makes_a_mixture_from_a_mapping_or_a_list():
-    entries = {"early": {"kind": "local", "share": 2.0, "last_round": 1, "temperature": 0.5}, "lexicon": {"share": 1.0}}
-    mixture = make_proposers(ConfigDict({"proposers": entries, "evolve": {"attempts": 4}}), Rewriter(), lambda p, r: 1.0)
+    entries = {"early": {"kind": "local", "share": 2.0, "last_round": 1, "temperature": 0.5},
+               "lexicon": {"share": 1.0}}
+    settings = ConfigDict({"proposers": entries, "evolve": {"attempts": 4}})
+    mixture = make_proposers(settings, Rewriter(), lambda p, r: 1.0)
     early, lexicon = mixture.shares
     assert isinstance(early.proposer, LocalProposer) and isinstance(lexicon.proposer, LexiconProposer)
     assert (early.proposer.name, early.share, early.last_round, mixture.attempts) == ("early", 2.0, 1, 4)
