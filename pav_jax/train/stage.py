@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.language import lora
+from pav_jax.language import chat, lora
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
@@ -58,8 +58,8 @@ def read_data(name: str, path: str | os.PathLike, lm: Any, fields: ConfigDict, f
     """
     builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
     source = tfds_builders.data_source(builder, path, folder / "tfds")
-    encoder = batches.Encoder(lm.tokenizer, lm.prompt_ids, lm.config.vocab_size, fields.max_length,
-                              fields.max_prompt_length)
+    encoder = batches.Encoder(lm.tokenizer, lambda prompt: chat.encode(lm.tokenizer, chat.user_chat(prompt)),
+                              lm.config.vocab_size, fields.max_length, fields.max_prompt_length)
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)

@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
+from pav_jax.language import chat
 from pav_jax.records import Preference, PromptPair, write_jsonl
 from pav_jax.train import batches, tfds_builders
-from tests.train.tiny import WORDS, make_tokenizer
+from tests.train import tiny
+from tests.train.tiny import WORDS
 
 
 def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
-    tokenizer = tokenizer or make_tokenizer()
-
-    def prompt_ids(prompt):
-        chat = [{"role": "user", "content": prompt}]
-        return tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
-                         add_special_tokens=False)["input_ids"]
-
-    return batches.Encoder(tokenizer, prompt_ids, vocabulary, max_length, max_prompt_length)
+    tokenizer = tokenizer or tiny.make_tokenizer()
+    return batches.Encoder(tokenizer, lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)), vocabulary,
+                           max_length, max_prompt_length)
 
 
 def ids(text):
@@ -58,7 +55,8 @@ def test_reading_does_not_import_tensorflow(tmp_path):
 import sys
 from pathlib import Path
 from pav_jax.train import batches, tfds_builders
-from tests.train.tiny import WORDS, make_tokenizer
+from tests.train import tiny
+from tests.train.tiny import WORDS
 source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / 'p.jsonl')!r}, Path({str(tmp_path)!r}))
 assert len(source) == 3 and source[2]["line"] == 3
 assert "tensorflow" not in sys.modules and "torch" not in sys.modules
@@ -146,7 +144,7 @@ def test_iterator_continues_from_its_state(source):
 
 @pytest.mark.parametrize("pad", ["<pad>", "</s>"])
 def test_mask_covers_answer_and_one_end_whatever_fills_the_row(source, pad):
-    batch = next(make(source, encoder=make_encoder(make_tokenizer(pad))))
+    batch = next(make(source, encoder=make_encoder(tiny.make_tokenizer(pad))))
     for row, answer in zip(batch["ids"], batch["answer"], strict=True):
         length = 4 + answer.sum()
         assert not answer[:4].any() and answer[4:length].all() and not answer[length:].any()

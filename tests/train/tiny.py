@@ -40,11 +40,6 @@ class FakeLM:
     mesh: Any = None
     lora: Any = None
 
-    def prompt_ids(self, prompt):
-        chat = [{"role": "user", "content": prompt}]
-        return self.tokenizer(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
-                         add_special_tokens=False)["input_ids"]
-
     def with_params(self, params):
         return dataclasses.replace(self, params=params)
 

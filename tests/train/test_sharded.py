@@ -1,0 +1,48 @@
+"""The same losses on one device and on a mesh of eight simulated ones, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+MESHES = {"1": {}, "2x2x2": dict(data=2, fsdp=2, tensor=2)}
+
+PROGRAM = """
+import json, pathlib, sys
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.train import dpo, sft
+from tests.train import test_dpo, test_sft, tiny
+folder, meshes = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+pairs = tiny.write_pairs(folder / "sft_pairs.jsonl")
+preferences = tiny.write_preferences(folder / "preferences.jsonl")
+curves = {}
+for name, sizes in meshes.items():
+    lm = tiny.make_lm(make_mesh(**sizes))
+    assert lm.mesh.size == (8 if sizes else 1)
+    common = dict(steps=3, save_every=0, batch_size=8)
+    sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft", test_sft.quiet)
+    dpo.run(test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4)), lm, preferences, folder / name / "dpo", test_sft.quiet)
+    curves[name] = {"sft": list(test_sft.curve(folder / name / "sft")[1]),
+                    "dpo": list(test_sft.curve(folder / name / "dpo")[1])}
+print(json.dumps(curves))
+"""
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory):
+    flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    folder = str(tmp_path_factory.mktemp("sharded"))
+    done = subprocess.run([sys.executable, "-c", PROGRAM, folder, json.dumps(MESHES)], env=env, check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("mesh", [name for name in MESHES if name != "1"])
+def test_losses_on_a_mesh_are_those_of_one_device_and_fall(curves, mesh, stage):
+    np.testing.assert_allclose(curves[mesh][stage], curves["1"][stage], atol=1e-4, rtol=0)
+    assert curves[mesh][stage][-1] < curves[mesh][stage][0] - 0.05
