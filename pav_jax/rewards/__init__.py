@@ -1,1 +1,27 @@
+"""What a video is judged by. Each name is fetched from its module when it is first used."""
 
+import importlib
+from typing import Any
+
+_WHERE = {
+    "Aesthetic": "aesthetic",
+    "ClipAlignment": "clip_alignment",
+    "Faithfulness": "faithfulness",
+    "Motion": "motion",
+    "Reward": "suite",
+    "RewardSuite": "suite",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

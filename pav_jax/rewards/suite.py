@@ -1,0 +1,147 @@
+"""Rewards behind one protocol, and the suite that names, weighs and bounds them."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pav_jax.errors import BadInput
+
+# entry kind -> where its class is; a class is imported when a configuration asks for it
+KINDS = {
+    "aesthetic": "pav_jax.rewards.aesthetic:Aesthetic",
+    "clip_alignment": "pav_jax.rewards.clip_alignment:ClipAlignment",
+    "faithfulness": "pav_jax.rewards.faithfulness:Faithfulness",
+    "motion": "pav_jax.rewards.motion:Motion",
+}
+FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
+
+
+class Reward(Protocol):
+    """`score` gives float32 [B] for each of `names`; NaN where a video cannot be scored. A reward that reads `refined`
+    gives nothing where there is none. A row's score does not depend on the other rows."""
+
+    names: tuple[str, ...]
+
+    def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
+              refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]: ...
+
+
+class RewardSuite:
+    """Several rewards scored together.
+
+    Attributes:
+      names: every score's name, in the order of the configuration.
+      weights: of `overall`. Scores not named there have no weight.
+      thresholds, floors: least values by name, for those who choose.
+    """
+
+    def __init__(self, rewards: Sequence[Reward], weights: Mapping[str, float],
+                 thresholds: Mapping[str, float] | None = None, floors: Mapping[str, float] | None = None):
+        self.rewards = tuple(rewards)
+        self.names = tuple(name for reward in self.rewards for name in reward.names)
+        if twice := [n for i, n in enumerate(self.names) if n in self.names[:i]]:
+            raise BadInput(f"rewards.entries: two entries give the score {twice[0]}; keep one of them")
+        self.weights = self._numbers("weights", weights)
+        self.thresholds = self._numbers("thresholds", thresholds or {})
+        self.floors = self._numbers("floors", floors or {})
+        if bounded := [n for n in FLOOR_ONLY if self.weights.get(n)]:
+            raise BadInput(f"rewards.weights.{bounded[0]}: {bounded[0]} is a floor, not a term of the sum; set"
+                           f" rewards.floors.{bounded[0]} instead")
+
+    @classmethod
+    def from_config(cls, config: Any) -> "RewardSuite":
+        """Builds what a configuration's `rewards` names.
+
+        Args:
+          config: `entries`, `weights`, `thresholds`, `floors`. `entries` is a mapping of kind to options, or a list of
+            options each with its kind as `name`; the other options are those of the kind's `from_pretrained`
+            (`path` is its folder).
+
+        Raises:
+          BadInput: an unknown kind or option, or a checkpoint that cannot be used; the message names it.
+        """
+        plain = _plain(config)
+        entries = plain.get("entries") or {}
+        if isinstance(entries, Mapping):
+            entries = [{"name": kind, **(options or {})} for kind, options in entries.items()]
+        if not entries:
+            raise BadInput(f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
+        return cls([build(entry) for entry in entries], plain.get("weights") or {}, plain.get("thresholds"),
+                   plain.get("floors"))
+
+    def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
+              refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
+        """Every score of each video against its user's prompt, float32 [B]; NaN where a reward has no answer.
+
+        Args:
+          refined: the rewrites the videos were made from, for FAITH; without them FAITH is left out.
+        """
+        videos = np.asarray(videos)
+        if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8:
+            raise BadInput(f"videos to score: {videos.dtype} {list(videos.shape)}; expected uint8 [B, T, H, W, 3]")
+        if len(prompts) != len(videos) or (refined is not None and len(refined) != len(videos)):
+            raise BadInput(f"videos to score: {len(videos)} videos, {len(prompts)} prompts"
+                           + (f", {len(refined)} rewrites" if refined is not None else "") + "; give one per video")
+        if not len(videos):
+            return {name: np.zeros(0, np.float32) for name in self.names}
+        scores = {}
+        for reward in self.rewards:
+            scores |= reward.score(videos, prompts, refined)
+        return {name: np.asarray(value, np.float32) for name, value in scores.items()}
+
+    def overall(self, scores: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Float[np.ndarray, "B"]:
+        """The weighted sum. A NaN in any weighed score stays NaN; FAITH and unweighed scores do not enter."""
+        weights = self.weights if weights is None else self._numbers("weights", weights)
+        used = {name: w for name, w in weights.items() if w and name not in FLOOR_ONLY}
+        if missing := sorted(set(used) - set(scores)):
+            raise BadInput(f"overall: there is no score {missing[0]} here, but rewards.weights weighs it")
+        rows = max((np.size(value) for value in scores.values()), default=0)
+        total = sum((w * np.asarray(scores[name], np.float64) for name, w in used.items()), np.zeros(rows))
+        return total.astype(np.float32)
+
+    def _numbers(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
+        if unknown := sorted(n for n, v in values.items() if n not in self.names and v):
+            raise BadInput(f"rewards.{field}.{unknown[0]}: no entry gives this score; there are"
+                           f" {', '.join(self.names)}")
+        return {name: float(value) for name, value in values.items() if name in self.names and value is not None}
+
+
+def build(entry: Mapping[str, Any]) -> Reward:
+    """The reward of one entry. An option set to None keeps its default.
+
+    Raises:
+      BadInput: an unknown kind or option, a missing path, or an unusable checkpoint.
+    """
+    options = {k: v for k, v in entry.items() if v is not None}
+    kind = options.pop("name", None)
+    if kind not in KINDS:
+        raise BadInput(f"rewards.entries: there is no reward {kind!r}; the known ones are {', '.join(KINDS)}")
+    module, name = KINDS[kind].split(":")
+    make = getattr(importlib.import_module(module), name).from_pretrained
+    if "path" in options:
+        options["folder"] = options.pop("path")
+    for field in ("folder", "head"):
+        if str(options.get(field, "")).startswith("mini:"):
+            from pav_jax.mini import resolve
+
+            options[field] = resolve(options[field])
+    known = inspect.signature(make).parameters
+    if unknown := sorted(set(options) - set(known)):
+        shown = ", ".join("path" if k == "folder" else k for k in known)
+        raise BadInput(f"rewards.entries: {kind} has no option {unknown[0]!r}; it has {shown}")
+    if missing := [k for k, p in known.items() if p.default is p.empty and k not in options]:
+        raise BadInput(f"rewards.entries: {kind} needs {'path' if missing[0] == 'folder' else missing[0]!r}")
+    return make(**options)
+
+
+def _plain(config: Any) -> Any:
+    """ConfigDicts, wherever they are, to plain dicts."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {k: _plain(v) for k, v in config.items()}
+    return [_plain(v) for v in config] if isinstance(config, list | tuple) else config
