@@ -4,6 +4,7 @@ A configuration file holds `get_config() -> ml_collections.ConfigDict` and start
 which lists every field there is with its type. Whatever is not in that list is a mistake that is reported by name.
 """
 
+import ast
 import contextlib
 import difflib
 import importlib.util
@@ -110,7 +111,10 @@ def _apply(config: ConfigDict, override: str) -> None:
     match = OVERRIDE.fullmatch(override)
     if not match:
         raise BadInput(f"{override}: not a change of the configuration; write --config.section.field=value")
-    _check_known(config, match["path"])
+    holder, name = _check_known(config, match["path"])
+    if holder.get_type(name) is dict:  # config_flags has no parser for a mapping that may be None
+        holder[name] = _mapping(override, match["value"])
+        return
     argv = ["pav", override]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -118,13 +122,24 @@ def _apply(config: ConfigDict, override: str) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             values(argv)
     except (flags.Error, TypeError, ValueError) as error:
-        kind = _type_name(config, match["path"])
+        kind = _type_name(holder, name)
         raise BadInput(f"{override}: the field {match['path']} is {kind}; this value does not fit") from error
     except AttributeError as error:  # a whole section given with a field that is not in it
         raise BadInput(f"{override}: {error.args[0] if error.args else error}") from error
 
 
-def _check_known(config: ConfigDict, path: str) -> None:
+def _mapping(override: str, text: str | None) -> dict | None:
+    try:
+        value = ast.literal_eval(text or "")
+    except (SyntaxError, ValueError):
+        value = text
+    if value is not None and not isinstance(value, dict):
+        raise BadInput(f"{override}: give a mapping such as \"{{'AES': 1.0}}\", or None")
+    return value
+
+
+def _check_known(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+    """The section that holds the field, and the field's name in it."""
     here: Any = config
     names = path.split(".")
     for depth, name in enumerate(names):
@@ -136,14 +151,11 @@ def _check_known(config: ConfigDict, path: str) -> None:
             place = f"the section {'.'.join(names[:depth])}" if depth else "the configuration"
             raise BadInput(f"--config.{path}: there is no field {name!r} in {place}; {hint}"
                            f"It has {', '.join(sorted(here))}")
-        here = here[name]
+        holder, here = here, here[name]
+    return holder, names[-1]
 
 
-def _type_name(config: ConfigDict, path: str) -> str:
-    section, _, name = path.rpartition(".")
-    holder = config
-    for part in section.split(".") if section else []:
-        holder = holder[part]
+def _type_name(holder: ConfigDict, name: str) -> str:
     kind, value = holder.get_type(name), holder[name]
     english = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a tuple",
                ConfigDict: "a section"}.get(kind, kind.__name__)

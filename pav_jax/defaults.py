@@ -35,6 +35,7 @@ def _generator() -> ConfigDict:
     return ConfigDict(dict(
         path="mini:generator",  # a diffusers folder or a hub id
         dtype="float32",
+        scheduler="",  # a class name that replaces the folder's; empty: the folder's own
         batch=16,  # videos in one compiled program; the last batch is filled up
         num_frames=placeholder(int),
         height=placeholder(int),
@@ -42,7 +43,8 @@ def _generator() -> ConfigDict:
         steps=placeholder(int),
         guidance_scale=placeholder(float),
         use_dynamic_cfg=placeholder(bool),
-        negative_prompt="",
+        zero_uncond=placeholder(bool),
+        fps=placeholder(int),
     ))
 
 
@@ -66,19 +68,17 @@ def _rewriter() -> ConfigDict:
         path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
         dtype="float32",
         template="",  # a chat template file; empty: the checkpoint's own
-        batch=32,
-        max_new_tokens=250,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
+        rows=16,  # answers sampled in one compiled program
     ))
 
 
 def _proposers() -> ConfigDict:
+    # name -> kind (lexicon, local, chat), its share of the rewrites, and the arguments of its class in pav_jax/evolve
     return ConfigDict(dict(
-        lexicon=True,  # offline: recombines clauses of the best rewrites so far
-        local=True,  # the rewriter itself
-        chat=dict(model="", base_url="", key_variable="OPENAI_API_KEY", timeout=60.0, retries=5, concurrency=8),
+        # offline: recombines clauses of the best rewrites so far
+        lexicon=dict(kind="lexicon", share=1.0, first_round=1, last_round=0),
+        # the rewriter itself
+        local=dict(kind="local", share=1.0, first_round=1, last_round=0),
     ))
 
 
@@ -89,6 +89,11 @@ def _evolve() -> ConfigDict:
         rounds=8,
         children=3,  # new rewrites per prompt and round
         top=3,  # best rewrites so far that the proposer is shown
+        attempts=2,  # how often a proposer is asked when it gives too few
+        max_words=200,  # longer proposals are dropped
+        propose_batch=0,  # prompts whose proposals are made while others generate; 0: all at once
+        weights=placeholder(dict),  # of overall in this stage; None: rewards.weights
+        keep_videos="none",  # none, best or all
     ))
 
 
@@ -96,19 +101,30 @@ def _select() -> ConfigDict:
     return ConfigDict(dict(
         max_words=130,
         min_gain=0.0,  # of overall over the user's own prompt
+        pareto=False,  # True: no weighted reward may fall below the user's own prompt's
+        weights=placeholder(dict),  # None: evolve.weights, then rewards.weights
+        thresholds=placeholder(dict),  # None: rewards.thresholds
+        floors=placeholder(dict),  # None: rewards.floors
     ))
 
 
 def _prefer() -> ConfigDict:
     return ConfigDict(dict(
-        prompts="mini:prompts/prefer.txt",
-        count=0,
+        prompts="mini:prompts/prefer.txt",  # shared out over the rounds: each round sees new ones
+        count=0,  # prompts per round; 0: an equal part of the file
         samples=5,
         temperature=1.0,
         top_k=50,
+        top_p=1.0,
         max_new_tokens=250,
-        margin=1.4,  # a rejected rewrite lies at least this far below the chosen one in overall
-        max_words=130,
+        sample_batch=32,  # prompts sampled while others generate
+        margin=1.4,  # a rejected rewrite lies more than this below the chosen one in overall
+        max_words=130,  # of a chosen rewrite
+        length_match=0.0,  # largest relative difference of a pair's word counts; 0: any
+        weights=placeholder(dict),  # None: rewards.weights
+        thresholds=placeholder(dict),
+        floors=placeholder(dict),
+        keep_videos="none",
     ))
 
 

@@ -49,28 +49,26 @@ def run(args: argparse.Namespace) -> None:
         print("pav generate: no --model given, using the embedded generator, which knows small moving pictures only",
               file=sys.stderr)
 
+    from pav_jax.mini import resolve
     from pav_jax.video import files
     from pav_jax.video.video_model import VideoModel
 
     writers = {"mp4": files.write_mp4, "gif": files.write_gif}
-    model = VideoModel.from_pretrained(args.model or EMBEDDED,
+    model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
                                        dtype=args.dtype or ("bfloat16" if args.model else "float32"))
-    fps = getattr(model, "fps", 8)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(prompts), args.batch):
         batch = prompts[first:first + args.batch]
-        padded = batch + batch[-1:] * (args.batch - len(batch))  # one shape, one compiled program
-        videos = model.generate(padded, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
+        videos = model.generate(batch, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
                                 height=args.height, width=args.width, steps=args.steps,
                                 guidance_scale=args.guidance_scale, seed=args.seed)
-        for i, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=False), first):
+        for i, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True), first):
             path = out / f"{i:03d}-{_slug(prompt)}-{args.seed}"
             if args.format == "frames":
                 files.write_frames(path, video_TxHxWx3)
             else:
                 path = path.with_name(f"{path.name}.{args.format}")
-                writers[args.format](path, video_TxHxWx3, fps)
+                writers[args.format](path, video_TxHxWx3, model.defaults.fps)
             print(path, flush=True)
 
 

@@ -2,12 +2,10 @@
 
 import os
 import sys
-import unicodedata
 from collections.abc import Sequence
 
 from pav_jax.errors import BadInput
-
-LONGEST = 4000  # characters; a language model would lose the start of anything longer
+from pav_jax.evolve.prompts import MAX_CHARACTERS, plain_text
 
 
 def read_prompts(values: Sequence[str]) -> list[str]:
@@ -16,7 +14,7 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     No value at all means standard input when something is piped in. Blank lines of a file are left out.
 
     Raises:
-      BadInput: no prompt, or one that is empty, too long, or holds control characters.
+      BadInput: no prompt, or one that is empty or too long.
     """
     if not values:
         if sys.stdin is None or sys.stdin.isatty():
@@ -50,18 +48,16 @@ def _lines(data: bytes, source: str) -> list[str]:
 
 
 def check_prompt(text: str, where: str) -> str:
-    """The prompt without outer or repeated white space.
+    """The prompt on one line, without control characters; emoji and markup stay.
 
     Raises:
-      BadInput: it is empty, longer than LONGEST characters, or holds control characters; the message starts
-        with `where`.
+      BadInput: it is empty, longer than MAX_CHARACTERS, or not UTF-8; the message starts with `where`.
     """
-    text = " ".join(text.split())
+    if any("\ud800" <= c <= "\udfff" for c in text):  # what undecodable bytes of a command line become
+        raise BadInput(f"{where}: not UTF-8 text; check the terminal's encoding")
+    text = plain_text(text)
     if not text:
         raise BadInput(f"{where}: empty; write what the video should show")
-    if len(text) > LONGEST:
-        raise BadInput(f"{where}: {len(text)} characters long; at most {LONGEST} can be used, shorten it")
-    # Cc: control characters, Cs: halves of characters, which are what undecodable bytes of a command line become
-    if bad := [c for c in text if unicodedata.category(c) in ("Cc", "Cs")]:
-        raise BadInput(f"{where}: holds the control character U+{ord(bad[0]):04X}; remove it")
+    if len(text) > MAX_CHARACTERS:
+        raise BadInput(f"{where}: {len(text):,} characters long; at most {MAX_CHARACTERS:,} can be used, shorten it")
     return text

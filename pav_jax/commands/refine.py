@@ -6,8 +6,6 @@ import json
 import sys
 from typing import Any
 
-EMBEDDED = "mini:booster"
-
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -43,8 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     from pav_jax.booster import Booster
 
-    options = {} if args.template is None else {"template": args.template}
-    booster = Booster.from_pretrained(args.model or EMBEDDED, **options)
+    booster = Booster.from_pretrained(args.model, template=args.template)
     for refinement in booster.refine(prompts, n=args.n, seed=args.seed):
         if args.json:
             print(json.dumps(dataclasses.asdict(refinement), ensure_ascii=False))

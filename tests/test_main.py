@@ -1,0 +1,293 @@
+"""The command line with fakes in the place of models and stages: what it says, where, and with which status."""
+
+import errno
+import io
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import pav_jax
+from pav_jax.errors import BadInput
+from pav_jax.main import main
+from pav_jax.records import Refinement
+from tests.evaluate.fakes import Suite
+
+COMMANDS = "refine generate score run evolve select sft prefer dpo evaluate report export".split()
+
+
+@pytest.fixture(autouse=True)
+def no_models(monkeypatch):
+    """Modules that would load models are replaced; a test that reaches one sees what it was given."""
+    calls = []
+
+    class Booster:
+        @classmethod
+        def from_pretrained(cls, path, template=None):
+            if path == "nowhere":
+                raise BadInput("nowhere: no such folder")
+            calls.append(("load", path, template))
+            return cls()
+
+        def refine(self, prompts, n=1, seed=0):
+            calls.append(("refine", list(prompts), n, seed))
+            return [Refinement(p, f"{p}\nin detail {i}", seed, "fake") for p in prompts for i in range(n)]
+
+    class VideoModel:
+        defaults = types.SimpleNamespace(fps=8)
+
+        @classmethod
+        def from_pretrained(cls, path, dtype, batch):
+            calls.append(("load", path, dtype, batch))
+            return cls()
+
+        def generate(self, prompts, **options):
+            calls.append(("generate", list(prompts), options))
+            return np.full((len(prompts), 3, 16, 16, 3), 90, np.uint8)
+
+    class LanguageModel:
+        @classmethod
+        def from_pretrained(cls, path, dtype, adapter):
+            calls.append(("load", path, dtype, adapter))
+            return cls()
+
+        def save_pretrained(self, folder, max_shard_size):
+            calls.append(("save", folder, max_shard_size))
+
+    stages = types.SimpleNamespace()
+    for name in ("run", "evolve", "select", "sft", "prefer", "dpo", "evaluate", "report"):
+        def stage(config, workdir, name=name, **options):
+            calls.append((name, config, workdir, options))
+            return "the/result" if name == "report" else None
+        setattr(stages, name, stage)
+
+    suite = types.SimpleNamespace(RewardSuite=types.SimpleNamespace(from_config=lambda config: Suite()))
+    suite_with_faith = Suite.score
+    monkeypatch.setattr(Suite, "score", lambda self, videos, prompts, refined=None: suite_with_faith(
+        self, videos, prompts, refined or prompts))
+    fakes = {"booster": types.SimpleNamespace(Booster=Booster), "recipe": stages, "rewards.suite": suite,
+             "video.video_model": types.SimpleNamespace(VideoModel=VideoModel),
+             "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
+             "mini": types.SimpleNamespace(resolve=lambda path: path)}
+    for name, module in fakes.items():
+        monkeypatch.setitem(sys.modules, f"pav_jax.{name}", module)
+        if "." not in name:
+            monkeypatch.setattr(pav_jax, name, module, raising=False)
+    return calls
+
+
+def run(capsys, *argv):
+    """-> (status, standard output, standard error)"""
+    status = main(argv)
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def fails(capsys, *argv):
+    """The one line on standard error of a command that must refuse."""
+    status, out, err = run(capsys, *argv)
+    assert status == 2 and out == ""
+    assert err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+# ------------------------------------------------------------------------------------------------------------ help
+
+
+def test_help_names_every_command_and_gives_examples(capsys):
+    for argv in ([], ["--help"]):
+        try:
+            assert main(argv) == 0
+        except SystemExit as stop:
+            assert stop.code == 0
+        text = capsys.readouterr().out
+        assert all(f"    {name} " in text for name in COMMANDS) and "pav run --config=configs/mini.py" in text
+        assert "grpo" not in text and "trust" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"  pav {command}" in text and "examples:" in text
+
+
+def test_help_loads_no_model_library():
+    code = ("import sys; from pav_jax.main import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\n"
+            "print([m for m in ('jax', 'torch', 'transformers', 'matplotlib', 'flax') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --------------------------------------------------------------------------------------------- wrong command lines
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["evlute"], "pav evlute: there is no command 'evlute'; did you mean evaluate?"),
+    (["--foo"], "unknown option --foo"),
+    (["run", "--wordir=x"], "--wordir=x; did you mean --workdir?"),
+    (["run", "--config=configs/mini.py"], "--workdir is missing"),
+    (["run", "--workdir=w", "--config=none.py"], "--config=none.py: no such file"),
+    (["refine", "a", "--config.seed=1"], "--config.seed=1: this command takes no configuration"),
+    (["refine", "a", "--n=0"], "--n=0: must be at least 1"), (["refine", "a", "--n=x"], "invalid int value: 'x'"),
+    (["refine", ""], "empty; write what the video should show"), (["refine", "\t\x07 "], "empty"),
+    (["refine", "x" * 10_000], "10,000 characters long; at most 2,000"), (["refine", "a\udcff"], "not UTF-8"),
+    (["refine", "a", "--model=nowhere"], "nowhere: no such folder"),
+    (["generate", "a", "--format=avi"], "invalid choice: 'avi'"),
+    (["generate", "a", "--steps=0"], "--steps=0: must be at least 1"),
+    (["score", "a.mp4"], "required: --prompts"),
+    (["score", "a.mp4", "b.mp4", "--prompts=x", "--rewards=AES,XX"], "there is no reward 'XX' here"),
+    (["export", "--out=x"], "required: --from")])
+def test_a_wrong_command_line_gets_one_line(argv, message, capsys):
+    assert message in fails(capsys, *argv)
+
+
+def test_an_unknown_field_and_a_wrong_type_are_named(tmp_path, capsys):
+    for override, message in (("--config.evolve.ronds=2", "did you mean evolve.rounds?"),
+                              ("--config.evolve.rounds=x", "evolve.rounds is a whole number")):
+        workdir = tmp_path / "w"
+        assert message in fails(capsys, "run", "--config=configs/mini.py", f"--workdir={workdir}", override)
+        assert not workdir.exists()
+
+
+def test_a_work_directory_of_another_configuration_is_refused(tmp_path, capsys, no_models):
+    assert run(capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}", "--config.seed=3")[0] == 0
+    assert "seed = 3" in fails(capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}", "--config.seed=4")
+    assert [call[0] for call in no_models] == ["run"]
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+
+
+def test_stages_get_configuration_work_directory_and_options(tmp_path, capsys, no_models):
+    base = ["--config=configs/mini.py", f"--workdir={tmp_path}"]
+    for command in ("run", "evolve", "select", "sft"):
+        assert run(capsys, command, *base)[0] == 0
+    assert run(capsys, "prefer", *base, "--round=2")[0] == 0
+    assert run(capsys, "dpo", *base)[0] == 0
+    for flags in ([], ["--controls"], ["--no-controls"]):
+        assert run(capsys, "evaluate", *base, *flags)[0] == 0
+    status, out, _ = run(capsys, "report", f"--workdir={tmp_path}")  # the work directory knows its configuration
+    assert (status, out) == (0, "the/result\n")
+    assert [(c[0], c[3]) for c in no_models] == [
+        ("run", {}), ("evolve", {}), ("select", {}), ("sft", {}), ("prefer", {"round": 2}), ("dpo", {"round": 1}),
+        ("evaluate", {"controls": True}), ("evaluate", {"controls": True}), ("evaluate", {"controls": False}),
+        ("report", {})]
+    assert no_models[-1][1].seed == no_models[0][1].seed and no_models[0][2] == str(tmp_path)
+    assert "--round=3: this configuration has rounds 1 to 2" in fails(capsys, "dpo", *base, "--round=3")
+
+
+def failing(error):
+    def stage(config, workdir):
+        raise error
+    return stage
+
+
+def test_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["pav_jax.recipe"], "run", failing(KeyboardInterrupt()))
+    status, _, err = run(capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}")
+    assert status == 130 and "run the same command to go on" in err and err.count("\n") == 1
+
+
+def test_a_full_disk_gets_one_line_however_deep_it_is(tmp_path, capsys, monkeypatch):
+    deep = ValueError("could not save")
+    deep.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    for error in (OSError(errno.ENOSPC, "full"), deep, RuntimeError("write failed: No space left on device")):
+        monkeypatch.setattr(sys.modules["pav_jax.recipe"], "run", failing(error))
+        assert "no space left" in fails(capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pav_jax.recipe"], "run", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "--config=configs/mini.py", f"--workdir={tmp_path}"])
+
+
+# ---------------------------------------------------------------------------------------------------------- refine
+
+
+def test_refine_prints_one_rewrite_a_line_and_says_which_booster(capsys, no_models):
+    status, out, err = run(capsys, "refine", "a  girl <b>plays</b>", "--n=2", "--seed=5")
+    assert (status, out) == (0, "a girl <b>plays</b> in detail 0\na girl <b>plays</b> in detail 1\n")
+    assert "embedded booster" in err
+    assert no_models == [("load", None, None), ("refine", ["a girl <b>plays</b>"], 2, 5)]
+
+
+def test_refine_reads_files_and_standard_input(tmp_path, capsys, monkeypatch, no_models):
+    (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\n  a dog 🐕 \n", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"from a pipe\n"), isatty=lambda: False))
+    status, out, err = run(capsys, "refine", str(tmp_path / "p.txt"), "-", "--model=m", "--template=t.jinja", "--json")
+    assert status == 0 and err == ""
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["prompt"] for r in rows] == ["a cat", "a dog 🐕", "from a pipe"]
+    assert set(rows[0]) == {"prompt", "refined", "seed", "model"}
+    assert no_models[0] == ("load", "m", "t.jinja")
+
+
+def test_refine_names_the_line_of_a_bad_prompt(tmp_path, capsys):
+    file = tmp_path / "p.txt"
+    file.write_bytes(b"fine\n" + b"y" * 3000)
+    assert f"{file}:2: 3,000 characters long" in fails(capsys, "refine", str(file))
+    file.write_bytes(b"fine\nna\xefve")
+    assert f"{file}:2: not UTF-8 text" in fails(capsys, "refine", str(file))
+    file.write_bytes(b"\n \n")
+    assert "no prompt in it" in fails(capsys, "refine", str(file))
+    assert "this is a folder" in fails(capsys, "refine", str(tmp_path))
+
+
+def test_refine_without_a_prompt_at_a_terminal_asks_for_one(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert "no prompt; give one in quotes" in fails(capsys, "refine")
+
+
+# ------------------------------------------------------------------------------------------------ generate and score
+
+
+def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_models):
+    for kind in ("mp4", "gif", "frames"):
+        status, out, err = run(capsys, "generate", "A red ball!", "../../etc!", f"--out={tmp_path / kind}", "--steps=3",
+                               f"--format={kind}", "--seed=9", "--batch=2")
+        assert status == 0 and "embedded generator" in err
+        paths = sorted((tmp_path / kind).iterdir())
+        assert out.splitlines() == [str(p) for p in paths] and len(paths) == 2
+        assert paths[0].name.startswith("000-a-red-ball-9") and paths[1].name.startswith("001-etc-9")
+    assert no_models[0] == ("load", "mini:generator", "float32", 2)
+    assert no_models[1][2]["steps"] == 3 and no_models[1][2]["seed"] == 9 and no_models[1][2]["guidance_scale"] is None
+
+
+def test_score_shows_a_table_or_json(tmp_path, capsys):
+    assert run(capsys, "generate", "a cat", "a dog", f"--out={tmp_path}")[0] == 0
+    videos = [str(p) for p in sorted(tmp_path.glob("*.mp4"))]
+    status, out, _ = run(capsys, "score", *videos, "--prompts=a [red] cat", "--rewards=AES,TVA")
+    assert status == 0 and "a [red] cat" in out and "AES" in out and "overall" in out and "FAITH" not in out
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    status, out, _ = run(capsys, "score", *videos, f"--prompts={tmp_path / 'p.txt'}", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["prompt"] for r in rows] == ["a cat", "a dog"] and set(rows[0]["scores"]) == {"AES", "TVA", "FAITH"}
+    assert "2 prompts for 1 videos" in fails(capsys, "score", videos[0], f"--prompts={tmp_path / 'p.txt'}")
+
+
+def test_score_of_a_missing_video_is_one_line(tmp_path, capsys):
+    assert "gone.mp4" in fails(capsys, "score", str(tmp_path / "gone.mp4"), "--prompts=x")
+
+
+# ---------------------------------------------------------------------------------------------------------- export
+
+
+def test_export_writes_to_a_new_folder_only(tmp_path, capsys, no_models):
+    out = tmp_path / "new"
+    assert run(capsys, "export", "--from=m", "--to=hf", f"--out={out}", "--adapter=a")[:2] == (0, f"{out}\n")
+    assert no_models == [("load", "m", "bfloat16", "a"), ("save", str(out), "5GB")]
+    (tmp_path / "something").write_text("")
+    assert "already holds something" in fails(capsys, "export", "--from=m", f"--out={tmp_path}")
+
+
+def test_the_package_offers_what_it_lists_and_says_what_it_lacks():
+    assert pav_jax.BadInput is BadInput and pav_jax.Refinement is Refinement
+    assert set(pav_jax.__all__) <= set(dir(pav_jax))
+    with pytest.raises(AttributeError, match="no attribute 'Bosster'"):
+        _ = pav_jax.Bosster
