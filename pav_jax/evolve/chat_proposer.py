@@ -46,6 +46,8 @@ class ChatProposer(Proposer):
                  give_up: int = 8, options: Mapping | None = None, name: str = "chat"):
         if key_variable and not os.environ.get(key_variable):
             raise BadInput(f"proposers.{name}.key_variable: the environment variable {key_variable} is not set")
+        if not model:
+            raise BadInput(f"proposers.{name}.model: name the model that {base_url} is to run")
         self.name, self.base_url, self.model = name, base_url, model
         self.key_variable, self.concurrency = key_variable, concurrency
         self.timeout, self.attempts, self.longest_wait, self.give_up = timeout, attempts, longest_wait, give_up
@@ -54,6 +56,10 @@ class ChatProposer(Proposer):
         self._template = read_template(template)
         self._failed_in_a_row = 0
         self._last_failure = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.base_url} {self.model}"
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
         unreadable, unanswered = self.unreadable, self.unanswered

@@ -1,6 +1,7 @@
 """From rewrites to scored candidates on disk: the one place where videos are made for evolution and preference."""
 
 import dataclasses
+import inspect
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ class Pool:
     rows. All candidates of a prompt share one generator seed: they differ by their words alone.
 
     Args:
-      generator: has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`, `fingerprint`, and perhaps `fps`.
+      generator: a `VideoModel`, or whatever has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`, `fingerprint`, and
+        perhaps `fps` (or `defaults.fps`) and `generate(..., return_finite=True)`.
       suite: see `rewards.suite.RewardSuite`.
       folder: where the segments go; `workdir` is what recorded video paths are relative to.
       weights: of `overall` for "best" videos; None takes the suite's own.
@@ -103,11 +105,14 @@ class Pool:
         """Runs the generator and the suite at the fixed batch size, missing rows in their own places."""
         rows = [batch[i] if i in missing else batch[missing[0]] for i in range(len(batch))]
         rows += [batch[missing[0]]] * (self.batch - len(rows))
-        videos = np.asarray(self.generator.generate([d.refined for d in rows],
-                                                    seed=[self.video_seed(d.prompt) for d in rows]))
-        broken = np.zeros(len(rows), bool)
+        asked = dict(prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows])
+        if "return_finite" in inspect.signature(self.generator.generate).parameters:
+            videos, finite = self.generator.generate(**asked, return_finite=True)
+            broken = ~np.asarray(finite, bool)
+        else:
+            videos, broken = np.asarray(self.generator.generate(**asked)), np.zeros(len(rows), bool)
         if not np.issubdtype(videos.dtype, np.integer):
-            broken = ~np.isfinite(videos.reshape(len(rows), -1)).all(axis=1)
+            broken |= ~np.isfinite(videos.reshape(len(rows), -1)).all(axis=1)
             videos = np.nan_to_num(videos).clip(0, 255).astype(np.uint8)
         scores = self.suite.score(videos, [d.prompt for d in rows], refined=[d.refined for d in rows])
         records = []
@@ -120,7 +125,7 @@ class Pool:
                                draft.proposer, self.video_seed(draft.prompt), row, None, error)
             if self._keeps(record, best):
                 path = f"videos/{key}.mp4"
-                write_mp4(self.workdir / path, videos[i], getattr(self.generator, "fps", None) or FPS)
+                write_mp4(self.workdir / path, videos[i], self._fps())
                 record = dataclasses.replace(record, video=path)
             records.append(record)
         return records
@@ -132,6 +137,10 @@ class Pool:
         for candidate, value in zip(earlier, overall(self.suite, earlier, self.weights), strict=True):
             best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
         return best
+
+    def _fps(self) -> float:
+        defaults = getattr(self.generator, "defaults", None)
+        return getattr(self.generator, "fps", None) or getattr(defaults, "fps", None) or FPS
 
     def _keeps(self, record: Candidate, best: Mapping[str, float]) -> bool:
         if self.keep_videos != "best" or record.error:

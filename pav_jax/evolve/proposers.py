@@ -62,6 +62,11 @@ class Proposer:
         """For each request up to `n` rewrites; fewer, or none, where the writer failed."""
         raise TypeError(f"{type(self).__name__} must define propose")
 
+    def __call__(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
+        """One rewrite of each prompt, nothing known but its words; the prompt itself where there is none."""
+        requests = [ProposalRequest(p, ((p, {}),), 1, stable_seed(seed, p)) for p in prompts]
+        return [texts[0] if texts else p for p, texts in zip(prompts, self.propose(requests), strict=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -150,15 +155,19 @@ def _split(n: int, shares: Sequence[float], seed: int) -> list[int]:
 def make_proposers(config, language_model=None, faith: Faith | None = None) -> Mixture:
     """Builds what `config.proposers` lists: a mapping of name -> entry, or a sequence of entries.
 
-    An entry has `kind` (chat, local, lexicon), may have `share`, `first_round`, `last_round`, and holds the
+    An entry has `kind` (chat, local, lexicon), may have `share` (0: off), `first_round`, `last_round`, and holds the
     arguments of that kind's class. Reads `evolve.attempts` and `evolve.max_words` too.
+
+    Args:
+      faith: see `rewards.faithfulness.faithfulness`; the lexicon proposer keeps to it.
 
     Raises:
       BadInput: an unknown kind or argument, or a local proposer without a language model.
     """
     entries = config.proposers
     named = entries.items() if hasattr(entries, "items") else [(e["kind"], e) for e in entries]
-    shares = [_make(name, dict(entry.items()), language_model, faith) for name, entry in named]
+    shares = [_make(name, dict(entry.items()), language_model, faith) for name, entry in named
+              if entry.get("share", 1.0) > 0]
     options = config.get("evolve", {})
     return Mixture(shares, options.get("attempts", 2), options.get("max_words", MAX_WORDS))
 

@@ -1,11 +1,13 @@
 """Evolution: the same pool whatever was interrupted, and no finished work done again."""
 
 import errno
+import logging
 import os
 import threading
 
 import numpy as np
 import pytest
+import rich.progress
 from stand_ins import PROMPTS, Generator, Rewriter, Suite, config
 
 from pav_jax import records
@@ -269,6 +271,22 @@ def test_a_pool_of_another_generator_or_seed_is_refused(tmp_path):
     settings.seed = 8
     with pytest.raises(BadInput, match="another generator or seed"):
         run(tmp_path, settings=settings)
+
+
+def test_progress_reaches_its_end_and_each_round_is_logged(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
+    class Lazy(Proposer):
+        def propose(self, requests):
+            return [[f"{r.prompt} {r.round}"] for r in requests]
+
+    progress = rich.progress.Progress(disable=True)
+    for _ in range(2):  # the second time everything is there already
+        evolve(config(), PROMPTS, Lazy(), Generator(), Suite(), tmp_path, progress)
+    assert all(task.finished and task.total == len(PROMPTS) * 7 for task in progress.tasks)
+    assert len(progress.tasks) == 2
+    rounds = [r.message for r in caplog.records if r.message.startswith("evolve round")]
+    assert len(rounds) == 6 and "best so far" in rounds[1] and "videos/s" in rounds[1] and "s left" in rounds[1]
 
 
 def test_records_hold_no_absolute_path(tmp_path, monkeypatch):

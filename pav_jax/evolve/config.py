@@ -1,0 +1,57 @@
+"""The fields of the configuration's `proposers`, `evolve` and `select` sections; imports nothing heavy."""
+
+from ml_collections import ConfigDict
+
+
+def proposers_config() -> ConfigDict:
+    """Name -> entry; a share of 0 switches a proposer off. Entries of one's own are added by name with a `kind`."""
+    # share: of each prompt's new rewrites; first_round, last_round: when it works, 0 is no last round
+    return ConfigDict(dict(
+        local=dict(  # the rewriter itself
+            kind="local", share=1.0, first_round=1, last_round=0,
+            mode="rewrite",  # or history: shown the scored rewrites, as a chat model is
+            template="",  # of mode history; empty: ours
+            temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=250,
+            batch=32,  # prompts given to the model at once
+        ),
+        lexicon=dict(  # offline; learns from the pool, so it starts when there is one
+            kind="lexicon", share=1.0, first_round=2, last_round=0,
+            phrases="",  # a file in place of phrases.json
+        ),
+        chat=dict(  # any OpenAI-compatible endpoint
+            kind="chat", share=0.0, first_round=1, last_round=0,
+            base_url="https://api.openai.com/v1", model="",
+            key_variable="OPENAI_API_KEY",  # the environment variable that holds the key; empty: no key
+            template="", concurrency=16, timeout=60.0, attempts=5,
+            longest_wait=60.0,  # seconds between attempts, at most
+            give_up=8,  # prompts without any answer in a row
+            options=dict(),  # of the chat completion call: temperature, max_tokens, seed, ...
+        ),
+    ))
+
+
+def evolve_config() -> ConfigDict:
+    """Defaults: the published run (gpt_boost.py)."""
+    return ConfigDict(dict(
+        prompts="mini:prompts/evolve.txt",
+        count=0,  # the first so many prompts; 0 takes all
+        rounds=8,
+        children=3,  # new rewrites per prompt and round
+        top=3,  # best rewrites so far that the proposer is shown
+        weights=None,  # of overall while evolving; None: rewards.weights
+        keep_videos="none",  # none, all, or best: those that beat every earlier round of their prompt
+        propose_batch=0,  # prompts proposed for at once; 0: twice the generator's batch
+        attempts=2,  # how often a prompt's missing rewrites are asked for
+        max_words=200,  # longer rewrites are not tried
+    ))
+
+
+def select_config() -> ConfigDict:
+    return ConfigDict(dict(
+        weights=None,  # None: evolve.weights, then rewards.weights
+        thresholds=None,  # None: rewards.thresholds; {} for none
+        floors=None,  # None: rewards.floors; {} for none
+        min_gain=0.0,  # of overall over the user's own prompt
+        max_words=130,
+        pareto=False,  # True: no weighted reward may be below the user's own prompt's
+    ))

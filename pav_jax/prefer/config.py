@@ -1,0 +1,24 @@
+"""The fields of the configuration's `prefer` section; imports nothing heavy."""
+
+from ml_collections import ConfigDict
+
+
+def prefer_config() -> ConfigDict:
+    """Defaults: the published run (dpo/inference.py and dpo/filter.py)."""
+    return ConfigDict(dict(
+        prompts="mini:prompts/prefer.txt",
+        count=0,  # the first so many prompts; 0 takes all
+        samples=5,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        max_new_tokens=250,
+        sample_batch=32,  # prompts given to the rewriter at once
+        keep_videos="none",  # none or all
+        weights=None,  # None: rewards.weights
+        thresholds=None,  # None: rewards.thresholds; {} for none
+        floors=None,  # None: rewards.floors; {} for none
+        margin=1.4,  # a rejected rewrite lies at least this far below the chosen one in overall
+        max_words=130,  # of a chosen rewrite
+        length_match=0.0,  # largest relative difference of the word counts of a pair; 0: any
+    ))
