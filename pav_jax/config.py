@@ -112,7 +112,7 @@ def _apply(config: ConfigDict, override: str) -> None:
     if not match:
         raise BadInput(f"{override}: not a change of the configuration; write --config.section.field=value")
     holder, name = _check_known(config, match["path"])
-    if holder.get_type(name) is dict:  # config_flags has no parser for a mapping that may be None
+    if holder.get_type(name) in (dict, type(None)):  # config_flags has no parser for a mapping that may be None
         holder[name] = _mapping(override, match["value"])
         return
     argv = ["pav", override]
@@ -167,7 +167,7 @@ def _type_name(holder: ConfigDict, name: str) -> str:
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """The configuration as plain JSON values, tuples as lists."""
-    return json.loads(json.dumps(config.to_dict(), sort_keys=True))
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -180,7 +180,7 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
     if not file.exists():
         if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
             raise BadInput(f"--workdir={workdir}: this is a file; name a folder")
-        write_whole(file, (json.dumps(as_json(config), indent=2, sort_keys=True) + "\n").encode())
+        write_whole(file, (json.dumps(as_json(config), indent=2) + "\n").encode())
         return
     before, now = dict(_leaves(saved(workdir))), dict(_leaves(as_json(config)))
     for name in sorted(before.keys() | now.keys()):

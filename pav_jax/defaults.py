@@ -7,6 +7,8 @@ come with the package. A field whose default is None takes the value of the chec
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from pav_jax.evolve.config import evolve_config, proposers_config, select_config
+from pav_jax.prefer.config import prefer_config
 from pav_jax.train.config import dpo_config, sft_config
 
 
@@ -19,11 +21,11 @@ def get_config() -> ConfigDict:
         generator=_generator(),
         rewards=_rewards(),
         rewriter=_rewriter(),
-        proposers=_proposers(),
-        evolve=_evolve(),
-        select=_select(),
+        proposers=proposers_config(),
+        evolve=evolve_config(),
+        select=select_config(),
         sft=sft_config(),
-        prefer=_prefer(),
+        prefer=prefer_config(),
         dpo=dpo_config(),
         evaluate=_evaluate(),
         report=_report(),
@@ -51,11 +53,11 @@ def _generator() -> ConfigDict:
 def _rewards() -> ConfigDict:
     # FAITH is scored with the others, but is a floor: it never enters the sum
     return ConfigDict(dict(
-        entries=(
-            dict(name="aesthetic", path="mini:aesthetic"),
-            dict(name="clip_alignment", path="mini:clip"),
-            dict(name="motion"),
-            dict(name="faithfulness"),
+        entries=dict(  # kind -> arguments of its class's from_pretrained, `path` its folder
+            aesthetic=dict(path="mini:clip", frames=4),
+            clip_alignment=dict(path="mini:clip", frames=4),
+            motion=dict(),
+            faithfulness=dict(),
         ),
         weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
         thresholds=dict(),  # a rewrite may only be selected or chosen above these
@@ -69,62 +71,6 @@ def _rewriter() -> ConfigDict:
         dtype="float32",
         template="",  # a chat template file; empty: the checkpoint's own
         rows=16,  # answers sampled in one compiled program
-    ))
-
-
-def _proposers() -> ConfigDict:
-    # name -> kind (lexicon, local, chat), its share of the rewrites, and the arguments of its class in pav_jax/evolve
-    return ConfigDict(dict(
-        # offline: recombines clauses of the best rewrites so far
-        lexicon=dict(kind="lexicon", share=1.0, first_round=1, last_round=0),
-        # the rewriter itself
-        local=dict(kind="local", share=1.0, first_round=1, last_round=0),
-    ))
-
-
-def _evolve() -> ConfigDict:
-    return ConfigDict(dict(
-        prompts="mini:prompts/evolve.txt",
-        count=0,  # the first so many prompts; 0 takes all
-        rounds=8,
-        children=3,  # new rewrites per prompt and round
-        top=3,  # best rewrites so far that the proposer is shown
-        attempts=2,  # how often a proposer is asked when it gives too few
-        max_words=200,  # longer proposals are dropped
-        propose_batch=0,  # prompts whose proposals are made while others generate; 0: all at once
-        weights=placeholder(dict),  # of overall in this stage; None: rewards.weights
-        keep_videos="none",  # none, best or all
-    ))
-
-
-def _select() -> ConfigDict:
-    return ConfigDict(dict(
-        max_words=130,
-        min_gain=0.0,  # of overall over the user's own prompt
-        pareto=False,  # True: no weighted reward may fall below the user's own prompt's
-        weights=placeholder(dict),  # None: evolve.weights, then rewards.weights
-        thresholds=placeholder(dict),  # None: rewards.thresholds
-        floors=placeholder(dict),  # None: rewards.floors
-    ))
-
-
-def _prefer() -> ConfigDict:
-    return ConfigDict(dict(
-        prompts="mini:prompts/prefer.txt",  # shared out over the rounds: each round sees new ones
-        count=0,  # prompts per round; 0: an equal part of the file
-        samples=5,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        max_new_tokens=250,
-        sample_batch=32,  # prompts sampled while others generate
-        margin=1.4,  # a rejected rewrite lies more than this below the chosen one in overall
-        max_words=130,  # of a chosen rewrite
-        length_match=0.0,  # largest relative difference of a pair's word counts; 0: any
-        weights=placeholder(dict),  # None: rewards.weights
-        thresholds=placeholder(dict),
-        floors=placeholder(dict),
-        keep_videos="none",
     ))
 
 
