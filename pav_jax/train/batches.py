@@ -23,10 +23,12 @@ class Encoder:
     """Turns the texts of an example into token ids.
 
     prompt_ids: a prompt's token ids through the chat template, generation prompt included.
+    eos: the token that ends an answer.
     """
 
     tokenizer: Any
     prompt_ids: Callable[[str], Sequence[int]]
+    eos: int
     vocabulary: int
     max_length: int
     max_prompt_length: int
@@ -43,14 +45,13 @@ class Encoder:
         A prompt of more than `max_prompt_length` tokens loses tokens on its left, behind the beginning-of-sequence
         token; what then exceeds `max_length` is cut on the right.
         """
-        eos = self.tokenizer.eos_token_id
         ids = list(self.prompt_ids(prompt))
         limit = min(self.max_prompt_length, self.max_length - 2)  # room for one token and the end
         cut_prompt = len(ids) > limit
         if cut_prompt:
             head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
             ids = head + ids[len(ids) - limit + len(head):]
-        tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [eos] for text in answers]
+        tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.eos] for text in answers]
         rows = [np.asarray(ids + tail, np.int32) for tail in tails]
         cut_answer = any(len(row) > self.max_length for row in rows)
         return [row[:self.max_length] for row in rows], len(ids), cut_prompt, cut_answer

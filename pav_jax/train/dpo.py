@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import rules
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
@@ -89,7 +90,7 @@ def reference_log_probs(model: Any, params: Any, data: stage.Data, fields: Confi
     return logps_Nx2
 
 
-def run(config: ConfigDict, lm: Any, preferences_path: str | os.PathLike, workdir: str | os.PathLike,
+def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLike, workdir: str | os.PathLike,
         progress: Progress | None = None) -> Path:
     """Trains `lm` on the preferences in `preferences_path` as `config.dpo` says; the reference is `lm` itself.
 
@@ -99,7 +100,7 @@ def run(config: ConfigDict, lm: Any, preferences_path: str | os.PathLike, workdi
     Returns:
       The folder of the booster.
     """
-    folder, fields = Path(workdir), train_config.section(config, "dpo")
+    folder, fields, lm = Path(workdir), train_config.section(config, "dpo"), stage.merged(lm)
     loss_config(fields)
     data = stage.read_data("dpo", preferences_path, lm, fields, folder)
     if stage.begin("dpo", folder, fields, config.seed, lm, data.digest):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
 from pav_jax.train.loop import Batch, Metrics, Progress, TrainState, compile_step, fit, gradients
@@ -42,7 +43,7 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
     return train_step
 
 
-def run(config: ConfigDict, lm: Any, pairs_path: str | os.PathLike, workdir: str | os.PathLike,
+def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, workdir: str | os.PathLike,
         progress: Progress | None = None) -> Path:
     """Trains `lm` on the pairs in `pairs_path` as `config.sft` says.
 
@@ -61,7 +62,7 @@ def run(config: ConfigDict, lm: Any, pairs_path: str | os.PathLike, workdir: str
       BadInput: the data, the configuration or the work directory cannot be used.
       SystemExit: SIGTERM came; the state is saved.
     """
-    folder, fields = Path(workdir), train_config.section(config, "sft")
+    folder, fields, lm = Path(workdir), train_config.section(config, "sft"), stage.merged(lm)
     data = stage.read_data("sft", pairs_path, lm, fields, folder)
     if stage.begin("sft", folder, fields, config.seed, lm, data.digest):
         return folder / "booster"

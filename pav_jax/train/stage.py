@@ -23,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.language import chat, lora
+from pav_jax.language import lora
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
@@ -50,7 +51,7 @@ class Data:
         return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns)
 
 
-def read_data(name: str, path: str | os.PathLike, lm: Any, fields: ConfigDict, folder: Path) -> Data:
+def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: ConfigDict, folder: Path) -> Data:
     """Prepares the examples of `path` under `folder` and reads each once; prints what was found.
 
     Raises:
@@ -58,8 +59,11 @@ def read_data(name: str, path: str | os.PathLike, lm: Any, fields: ConfigDict, f
     """
     builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
     source = tfds_builders.data_source(builder, path, folder / "tfds")
-    encoder = batches.Encoder(lm.tokenizer, lambda prompt: chat.encode(lm.tokenizer, chat.user_chat(prompt)),
-                              lm.config.vocab_size, fields.max_length, fields.max_prompt_length)
+    eos = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id is not None else next(iter(lm.eos), None)
+    if eos is None:
+        raise BadInput(f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could not end")
+    encoder = batches.Encoder(lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, fields.max_length,
+                              fields.max_prompt_length)
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)
@@ -84,9 +88,14 @@ def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T
 # ------------------------------------------------------------------------------------------------- model and state
 
 
-def training_model(lm: Any, fields: ConfigDict) -> Any:
+def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     """The model's mathematics with this training's adapter scale, dropout and recomputation."""
     return lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat)
+
+
+def merged(lm: LanguageModel) -> LanguageModel:
+    """The model with its adapter, where it has one, made part of the parameters: what training starts from."""
+    return lm if lm.lora is None else lm.with_params(lora.merge(lm.params, lm.lora, lm.lora_config))
 
 
 def lora_config(fields: ConfigDict) -> lora.LoraConfig:
@@ -94,7 +103,7 @@ def lora_config(fields: ConfigDict) -> lora.LoraConfig:
                            target_modules=tuple(fields.lora.target_modules))
 
 
-def make_state(name: str, lm: Any, fields: ConfigDict, tx: optax.GradientTransformation, seed: int
+def make_state(name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransformation, seed: int
                ) -> tuple[TrainState, TrainState, Mesh]:
     """(state on the mesh, its shardings, the mesh). Prints how many parameters are trained.
 
@@ -147,7 +156,7 @@ def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
 # ------------------------------------------------------------------------------------------- beginning and finishing
 
 
-def begin(name: str, folder: Path, fields: ConfigDict, seed: int, lm: Any, digest: str) -> bool:
+def begin(name: str, folder: Path, fields: ConfigDict, seed: int, lm: LanguageModel, digest: str) -> bool:
     """Ties `folder` to this training; True where its booster is already there.
 
     Raises:
@@ -176,7 +185,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-def save_booster(lm: Any, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
+def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
     """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's dtype."""
     if fields.full:
         params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)

@@ -1,6 +1,8 @@
 """TFDS builders over the JSON Lines that training reads, prepared as ArrayRecord and read without TensorFlow."""
 
+import contextlib
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,8 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path
     tfds.disable_progress_bar()
     made = builder(source=path, data_dir=folder / data_digest(path), file_format="array_record")
     try:
-        made.download_and_prepare()  # returns at once where it was prepared; renames when done
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of downloads; there are none
+            made.download_and_prepare()  # returns at once where it was prepared; renames when done
     except OSError as error:
         raise BadInput(f"{folder}: the examples of {path} could not be written ({error.strerror or error}); make room"
                        " and run the same command again") from error

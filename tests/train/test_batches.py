@@ -16,7 +16,7 @@ from tests.train.tiny import WORDS
 
 def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
     tokenizer = tokenizer or tiny.make_tokenizer()
-    return batches.Encoder(tokenizer, lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)), vocabulary,
+    return batches.Encoder(tokenizer, lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)), 2, vocabulary,
                            max_length, max_prompt_length)
 
 
@@ -55,13 +55,12 @@ def test_reading_does_not_import_tensorflow(tmp_path):
 import sys
 from pathlib import Path
 from pav_jax.train import batches, tfds_builders
-from tests.train import tiny
-from tests.train.tiny import WORDS
 source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / 'p.jsonl')!r}, Path({str(tmp_path)!r}))
 assert len(source) == 3 and source[2]["line"] == 3
 assert "tensorflow" not in sys.modules and "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    assert done.stdout == b""  # TFDS would speak of downloads
 
 
 def test_a_changed_file_is_prepared_anew(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.records import Preference, write_jsonl
 from pav_jax.train import dpo, stage
 from pav_jax.train.config import dpo_config
@@ -138,9 +139,8 @@ dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_p
 
 
 def test_second_round_starts_from_the_first_round_s_booster(straight, lm, preferences, tmp_path):
-    from pav_jax.models.llama import hf
-    merged = lm.with_params(hf.load(straight / "booster")[1])
-    dpo.run(make_config(steps=2), merged, preferences, tmp_path, quiet)
+    booster = LanguageModel.from_pretrained(straight / "booster", dtype="float32")
+    dpo.run(make_config(steps=2), booster, preferences, tmp_path, quiet)
     assert losses(tmp_path)[0] == LN_2
     assert lines(tmp_path)[0]["logps/chosen"] > lines(straight)[0]["logps/chosen"] - 1e-3
 

@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
+from pav_jax.language.lora import LoraConfig, init_lora, merge
 from pav_jax.train import sft, stage
 from pav_jax.train.config import sft_config
 from pav_jax.train.loop import compile_step
@@ -149,6 +150,18 @@ def test_booster_computes_what_was_trained(straight, lm):
         got = loaded(torch.tensor([ids])).logits.numpy()
     np.testing.assert_allclose(got, want, atol=1e-4)
     assert np.abs(got - lm.model.apply({"params": lm.params}, jnp.asarray([ids]))).max() > 0.1
+
+
+def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path):
+    config = LoraConfig(r=2, alpha=4.0, target_modules=("o_proj",))
+    adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
+    with_adapter = lm.with_lora(adapter, config)
+    sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter", quiet)
+    sft.run(make_config(steps=1), lm.with_params(merge(lm.params, adapter, config)), pairs, tmp_path / "merged", quiet)
+    sft.run(make_config(steps=1), lm, pairs, tmp_path / "base", quiet)
+    got, want, base = (curve(tmp_path / name)[1] for name in ("adapter", "merged", "base"))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert abs(got[0] - base[0]) > 1e-3
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):

@@ -1,15 +1,11 @@
 """One tiny rewriter for the training tests: two layers, width 32, a vocabulary of letters."""
 
-import dataclasses
-import pathlib
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import tokenizers
 import transformers
 
-from pav_jax.models.llama import hf
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.model import Llama, LlamaConfig
 from pav_jax.records import Preference, PromptPair, write_jsonl
 
@@ -31,28 +27,10 @@ def make_tokenizer(pad="<pad>"):
     return tokenizer
 
 
-@dataclasses.dataclass
-class FakeLM:
-    model: Any
-    params: Any
-    config: Any
-    tokenizer: Any
-    mesh: Any = None
-    lora: Any = None
-
-    def with_params(self, params):
-        return dataclasses.replace(self, params=params)
-
-    def save_pretrained(self, folder):
-        pathlib.Path(folder).mkdir(parents=True)
-        hf.save(folder, self.config, self.params)
-        self.tokenizer.save_pretrained(folder)
-
-
 def make_lm(mesh=None, dtype=jnp.float32):
     model = Llama(CONFIG, dtype)
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    return FakeLM(model, params, CONFIG, make_tokenizer(), mesh)
+    return LanguageModel(model, params, CONFIG, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
 
 
 def write_pairs(path, count=12):
