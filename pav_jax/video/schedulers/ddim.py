@@ -1,4 +1,7 @@
-"""Deterministic DDIM as CogVideoX uses it (`CogVideoXDDIMScheduler`). Source: Song et al. 2020 (arXiv 2010.02502), eq. 12."""
+"""Deterministic DDIM as CogVideoX uses it (`CogVideoXDDIMScheduler`).
+
+Source: Song et al. 2020 (arXiv 2010.02502), equation 12.
+"""
 
 import dataclasses
 from collections.abc import Mapping

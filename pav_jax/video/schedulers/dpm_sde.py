@@ -1,7 +1,7 @@
 """DPM-Solver++(2M), the SDE variant, as CogVideoX uses it (`CogVideoXDPMScheduler`).
 
-Source: Lu et al. 2022 (arXiv 2211.01095), equations of the SDE solver in appendix A. With lambda the log of the ratio of
-signal to noise amplitude, h its growth over the step, x0 the denoised sample:
+Source: Lu et al. 2022 (arXiv 2211.01095), the SDE solvers. With lambda the log of the ratio of signal to noise
+amplitude, h its growth over the step, a and a' the signal levels before and after it, x0 the denoised sample:
     next = sqrt((1 - a') / (1 - a)) exp(-h) * sample - sqrt(a') expm1(-2h) * d + sqrt((1 - a') (1 - exp(-2h))) * noise
 where d is x0 itself in the first and the last step, and otherwise x0 + (x0 - previous x0) / (2 r), r = h_previous / h.
 The SDE takes its noise from the caller, one draw per step.

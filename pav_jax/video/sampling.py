@@ -1,0 +1,81 @@
+"""What every sampler shares: noise that belongs to one video, the guidance scale of each step, and the denoising loop.
+
+Shapes: B videos, ... the axes of one latent.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from pav_jax.errors import BadInput
+
+
+def video_keys(seeds: Sequence[int]) -> Key[Array, "B"]:
+    """One key per video from a seed of up to 64 bits; equal to `jax.random.key(seed)` for seeds of 32 bits."""
+    words = [[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF] for seed in seeds]
+    return jax.random.wrap_key_data(jnp.asarray(np.asarray(words, np.uint32)), impl="threefry2x32")
+
+
+def noise(keys_B: Key[Array, "B"], index: Array | int, shape: tuple[int, ...]) -> Float[Array, "B ..."]:
+    """Draw number `index` of each video: 0 is the initial latent, i + 1 the noise of step i.
+
+    Each video draws from its own key, so what it gets does not depend on the others in the batch.
+    """
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32))(keys_B)
+
+
+def guidance_scales(timesteps: np.ndarray, scale: float, dynamic: bool) -> Float[np.ndarray, "steps"]:
+    """The guidance scale of each step.
+
+    Dynamic guidance is 1 + s (1 - cos(pi ((steps - t) / steps)^5)) / 2 with t the training timestep, as CogVideoX's
+    own sampler and diffusers have it. t is mostly larger than `steps`, so this swings rather than ramps; the power is
+    large, so it needs float64.
+    """
+    if not dynamic:
+        return np.full(len(timesteps), scale, np.float32)
+    steps = len(timesteps)
+    phase = ((steps - timesteps.astype(np.float64)) / steps) ** 5
+    return (1 + scale * (1 - np.cos(np.pi * phase)) / 2).astype(np.float32)
+
+
+def denoise(
+    plan,
+    predict: Callable[[Array, Array], Array],
+    latents: Float[Array, "B ..."],
+    keys_B: Key[Array, "B"],
+    needs_noise: bool,
+) -> Float[Array, "B ..."]:
+    """The whole sampling loop as one scan.
+
+    Args:
+      plan: a scheduler's plan (`pav_jax.video.schedulers`).
+      predict: (latents, step index) -> the guided model output, float32.
+      keys_B: where the noise of stochastic samplers comes from.
+    """
+
+    def body(carry, index):
+        state, sample = carry
+        output = predict(sample, index)
+        drawn = noise(keys_B, index + 1, sample.shape[1:]) if needs_noise else None
+        return plan.step(state, output, index, sample, drawn), None
+
+    carry = (plan.start(latents), latents)
+    (_, latents), _ = jax.lax.scan(body, carry, jnp.arange(len(plan.timesteps)))
+    return latents
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+    """One seed per video from an int (the same for all) or a sequence.
+
+    Raises:
+      BadInput: not an int, or another number of seeds than videos.
+    """
+    if isinstance(seed, int | np.integer):
+        return [int(seed)] * count
+    seeds = [int(s) for s in seed]
+    if len(seeds) != count:
+        raise BadInput(f"seed: {len(seeds)} seeds for {count} prompts; give one int, or one per prompt")
+    return seeds

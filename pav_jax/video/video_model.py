@@ -1,0 +1,259 @@
+"""Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save it again."""
+
+import functools
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from jaxtyping import Bool, Float, UInt8
+
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.parallel import mesh as meshes
+from pav_jax.parallel import rules
+from pav_jax.video import generation, sampling
+from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.generation import Generation
+
+# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample
+FAMILIES = {"CogVideoXPipeline": CogVideoX}
+HASHED = (".json", ".safetensors", ".model")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+# files above this are hashed by sample, see `_digest`
+WHOLE_FILE_BYTES = 256 * 2**20
+
+
+class VideoModel:
+    """A text-to-video generator.
+
+    Attributes:
+      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX`).
+      params: nested dict of arrays, one entry per part.
+      defaults: what `generate` uses where a call gives None.
+    """
+
+    def __init__(self, family: CogVideoX, params: Mapping, defaults: Generation | None = None, mesh=None,
+                 weights_digest: str | None = None):
+        self.family = family
+        self.defaults = defaults or Generation()
+        self.mesh = mesh
+        if mesh is None:
+            self.params = jax.tree.map(jnp.asarray, dict(params))
+        else:
+            meshes.check_batch(mesh, self.defaults.batch, "generator.batch")
+            self.params = rules.shard(dict(params), family.axes(), mesh)
+        self._weights_digest = weights_digest
+        self._warned_of_cut = False
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh=None,
+        scheduler: Mapping[str, Any] | str | None = None, **defaults: Any,
+    ) -> "VideoModel":
+        """Loads a diffusers folder, or fetches one from the hub; model_index.json names the family.
+
+        Args:
+          dtype: of the weights and the matrix products; "float32" is the fast one on a CPU.
+          mesh: a mesh of `pav_jax.parallel.mesh` to spread weights and batch over.
+          scheduler: replaces the folder's: a class name (settings stay), or a whole configuration.
+          defaults: fields of `Generation` that replace the folder's pav_generation.json.
+
+        Raises:
+          BadInput: what is there is not a whole pipeline of a known family.
+        """
+        folder = _local_folder(path_or_repo)
+        if dtype not in DTYPES:
+            raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+        index = read_json(folder / "model_index.json")
+        name = index.get("_class_name")
+        if name not in FAMILIES:
+            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}")
+        path = folder / generation.FILE
+        saved = Generation.from_dict(read_json(path), str(path)) if path.exists() else Generation()
+        family, params = FAMILIES[name].load(folder, DTYPES[dtype], scheduler)
+        return cls(family, params, saved.replace("generator", **defaults), mesh, _digest(folder))
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
+        """Writes a diffusers folder that this class and diffusers load."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.family.save(folder, jax.device_get(self.params), max_shard_size)
+        settings = self.defaults.sampling_settings() | {"fps": self.defaults.fps, "batch": self.defaults.batch}
+        write_json(folder / generation.FILE, {name: value for name, value in settings.items() if value is not None})
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names what the same prompt and seed would give again: weights, configurations, scheduler, sampling settings.
+
+        It does not change with the folder's place, the batch size or the frame rate of files.
+        """
+        weights = self._weights_digest or _digest_of_arrays(self.params)
+        settings = [weights, self.defaults.sampling_settings(), dict(self.family.scheduler.config),
+                    jnp.dtype(self.family.transformer.dtype).name]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+        latents: Float[np.ndarray, "B T C H W"] | None = None,
+        use_dynamic_cfg: bool | None = None,
+        zero_uncond: bool | None = None,
+        return_finite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> UInt8[np.ndarray, "B T H W 3"] | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]:
+        """One video per prompt; a video depends on its prompt, seed and the settings, not on its neighbours.
+
+        Args:
+          negative_prompt: what guidance moves away from: one text, or one per prompt.
+          guidance_scale: 1 or less switches guidance off.
+          seed: one int for all videos, or one per prompt.
+          latents: initial noise in diffusers' axis order, instead of the seed's.
+          return_finite: also return which videos met no NaN or infinity on the way; the others are not to be trusted.
+          progress: called after every batch with the videos made and the videos asked for.
+
+        Raises:
+          BadInput: a size or number of steps the model cannot make, or arguments that do not fit each other.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if bad := [p for p in prompts if not isinstance(p, str)]:
+            raise BadInput(f"prompts: {bad[0]!r} is not a text")
+        chosen = self.defaults.replace(
+            "generate", num_frames=num_frames, height=height, width=width, steps=steps, guidance_scale=guidance_scale,
+            use_dynamic_cfg=use_dynamic_cfg, zero_uncond=zero_uncond)
+        sizes = [given or default for given, default in
+                 zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True)]
+        latent_shape, keep = self.family.latent_shape(*sizes)
+        if latents is not None:
+            latents = _channels_last(latents, (len(prompts), *latent_shape))
+        seeds = sampling.seeds_of(seed, len(prompts))
+        negatives = self._negative_ids(negative_prompt, len(prompts)) if chosen.guidance_scale > 1 else None
+        scales = sampling.guidance_scales(
+            self.family.scheduler.timesteps(chosen.steps), chosen.guidance_scale, chosen.use_dynamic_cfg)
+        ids = self._tokenize(prompts)
+
+        frames, finite = [np.zeros((0, *sizes, 3), np.uint8)], [np.zeros(0, bool)]
+        for rows, wanted in _batches(len(prompts), self.defaults.batch):
+            batch_frames, batch_finite = self._sample(
+                self.params,
+                self._placed(ids[rows]),
+                None if negatives is None else self._placed(negatives[rows] if len(negatives) > 1 else negatives),
+                None if latents is None else self._placed(latents[rows]),
+                sampling.video_keys([seeds[i] for i in rows]),
+                scales,
+                latent_shape=latent_shape, keep=keep, zero_uncond=chosen.zero_uncond,
+            )
+            frames.append(np.asarray(batch_frames)[:wanted])
+            finite.append(np.asarray(batch_finite)[:wanted])
+            if progress is not None:
+                progress(sum(map(len, finite)), len(prompts))
+        videos = np.concatenate(frames)
+        return (videos, np.concatenate(finite)) if return_finite else videos
+
+    @functools.cached_property
+    def _sample(self) -> Callable:
+        """The compiled program; one per combination of shapes."""
+        return jax.jit(self.family.sample, static_argnames=("latent_shape", "keep", "zero_uncond"))
+
+    def _placed(self, rows: np.ndarray) -> Any:
+        """Rows on the mesh, cut along the batch where the mesh divides it."""
+        if self.mesh is None:
+            return rows
+        spec = rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, self.mesh)
+        return jax.device_put(rows, jax.sharding.NamedSharding(self.mesh, spec))
+
+    def _tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        if not prompts:
+            return np.zeros((0, self.family.text_tokens), np.int32)
+        ids, cut = self.family.tokenize(prompts)
+        if cut and not self._warned_of_cut:
+            self._warned_of_cut = True
+            start = prompts[cut[0]][:40]
+            warnings.warn(
+                f"{len(cut)} of {len(prompts)} prompts are longer than the {self.family.text_tokens} tokens this model"
+                f" reads and were cut; the first one is {start!r}...", stacklevel=3)
+        return ids
+
+    def _negative_ids(self, negative_prompt: str | Sequence[str], count: int) -> np.ndarray:
+        """[1, S] where all share one negative prompt (encoded once), else [B, S]."""
+        if isinstance(negative_prompt, str):
+            return self._tokenize([negative_prompt])
+        if len(negative_prompt) != count:
+            raise BadInput(
+                f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or one per prompt")
+        return self._tokenize(list(negative_prompt))
+
+
+def _batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
+    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are wanted."""
+    for start in range(0, count, batch):
+        rows = list(range(start, min(start + batch, count)))
+        yield rows + rows[-1:] * (batch - len(rows)), len(rows)
+
+
+def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B T H W C"]:
+    """diffusers' (B, T, C, H, W) to ours, checked against `shape` (ours)."""
+    latents = np.asarray(latents, np.float32)
+    b, t, h, w, c = shape
+    if latents.shape != (b, t, c, h, w):
+        raise BadInput(f"latents: shape {list(latents.shape)}; (videos, frames, channels, height, width) ="
+                       f" {[b, t, c, h, w]} was expected")
+    return latents.transpose(0, 1, 3, 4, 2)
+
+
+def _local_folder(path_or_repo: str | Path) -> Path:
+    """The folder itself, or the hub's copy of a repository named owner/name, fetched into the hub's cache."""
+    folder = Path(path_or_repo)
+    if folder.is_dir():
+        return folder
+    if isinstance(path_or_repo, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path_or_repo):
+        raise BadInput(f"{path_or_repo}: no such folder; give a diffusers folder or a hub name (THUDM/CogVideoX-2b)")
+    try:
+        return Path(huggingface_hub.snapshot_download(path_or_repo, allow_patterns=[f"*{kind}" for kind in HASHED]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError (no network) is an OSError
+        raise BadInput(f"{path_or_repo}: no such folder, and the hub did not give it ({type(error).__name__});"
+                       " check the name and the network") from error
+
+
+def _digest(folder: Path) -> str:
+    """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside them.
+
+    Of a file above `WHOLE_FILE_BYTES` its size and 64 even blocks of a MiB are read, the first and the last too.
+    """
+    digest = hashlib.sha256()
+    parts = ("tokenizer", "text_encoder", "transformer", "vae")
+    for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.suffix in HASHED):
+        size = path.stat().st_size
+        digest.update(f"{path.parent.name}/{path.name} {size}".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE_BYTES:
+                while block := file.read(2**22):
+                    digest.update(block)
+                continue
+            for offset in np.linspace(0, size - 2**20, 64).astype(np.int64):
+                file.seek(int(offset))
+                digest.update(file.read(2**20))
+    return digest.hexdigest()
+
+
+def _digest_of_arrays(params: Mapping) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

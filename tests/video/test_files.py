@@ -1,0 +1,71 @@
+"""Video files: what is written can be read, whole or not at all."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from pav_jax.errors import BadInput
+from pav_jax.video import files
+
+
+def moving_square(frames=9, height=48, width=64) -> np.ndarray:
+    video = np.full((frames, height, width, 3), (30, 60, 90), np.uint8)
+    for t in range(frames):
+        video[t, 10:30, 4 * t : 4 * t + 16] = (220, 40, 30)
+    return video
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_an_mp4_comes_back_nearly_unchanged_with_odd_sizes_filled_up(size, tmp_path):
+    video = moving_square(9, *size)
+    files.write_mp4(tmp_path / "a.mp4", video, fps=8)
+    again = files.read_mp4(tmp_path / "a.mp4")
+    assert again.shape == (9, 48, 64, 3)
+    assert np.abs(again[:, : size[0], : size[1]].astype(int) - video).mean() < 3  # colour has half the resolution
+
+
+def test_an_mp4_is_h264_yuv420p_with_its_frame_rate_and_metadata(tmp_path):
+    files.write_mp4(tmp_path / "a.mp4", moving_square(), fps=8, metadata={"title": "a <b> & \"ü\"", "seed": "7"})
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 8)
+        assert container.metadata["title"] == "a <b> & \"ü\"" and container.metadata["seed"] == "7"
+
+
+def test_the_same_video_gives_the_same_bytes():
+    assert files.mp4_bytes(moving_square(), 8) == files.mp4_bytes(moving_square(), 8)
+
+
+def test_one_frame_is_a_video_too(tmp_path):
+    files.write_mp4(tmp_path / "a.mp4", moving_square(1), fps=7.5)
+    assert files.read_mp4(tmp_path / "a.mp4").shape == (1, 48, 64, 3)
+
+
+def test_gif_and_frames_hold_every_frame(tmp_path):
+    video = moving_square()
+    files.write_gif(tmp_path / "a.gif", video, fps=8)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["loop"]) == (9, (64, 48), 0)
+    paths = files.write_frames(tmp_path / "frames", video)
+    assert [p.name for p in paths][:2] == ["0000.png", "0001.png"]
+    np.testing.assert_array_equal(np.stack([np.asarray(Image.open(p)) for p in paths]), video)
+
+
+def test_a_failed_write_is_one_clear_line_and_leaves_nothing_behind(tmp_path):
+    (tmp_path / "a.mp4" / "in the way").mkdir(parents=True)
+    with pytest.raises(BadInput, match="could not be written"):
+        files.write_mp4(tmp_path / "a.mp4", moving_square(), fps=8)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_what_is_not_a_video_is_bad_input(tmp_path):
+    video = moving_square()
+    for wrong in (video.astype(np.float32), video[0], video[..., :2], video[:0]):
+        with pytest.raises(BadInput, match="uint8"):
+            files.mp4_bytes(wrong, 8)
+    with pytest.raises(BadInput, match="not a video"):
+        files.read_mp4(tmp_path / "missing.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(BadInput, match="not a video"):
+        files.read_mp4(tmp_path / "text.mp4")
