@@ -1,11 +1,14 @@
 """Preference losses against TRL's own trainer, on one tiny Llama and one batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.train import losses
+from pav_jax.models.llama import Llama, hf
+from pav_jax.train import dpo, losses
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -59,14 +62,23 @@ def trl_loss(torch_side, tmp_path_factory):
     return run
 
 
-def log_probs(model, batch, chunk=4):
-    """Ours, [B, 2, T], from the hidden states of the torch model."""
-    with torch.no_grad():
-        x = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.numpy()
-    w = jnp.asarray(model.lm_head.weight.detach().numpy().T)
-    ids = jnp.asarray(batch["input_ids"].numpy())
-    logp = losses.token_log_probs(lambda h: h @ w, jnp.asarray(x), ids, chunk)
-    return jnp.stack(jnp.split(logp, 2), axis=1)
+@pytest.fixture(scope="module")
+def ours(torch_side, tmp_path_factory):
+    """The two models in JAX, read from what transformers saves."""
+    loaded = []
+    for model in torch_side[1]:
+        folder = tmp_path_factory.mktemp("saved")
+        model.save_pretrained(folder)
+        loaded.append(hf.load(folder))
+    return loaded
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def our_loss(config, llama_config, policy, reference, ids, answer):
+    model = Llama(llama_config)
+    logp, base = (dpo.pair_log_probs(model, {"params": params}, ids, chunk=4) for params in (policy, reference))
+    reference_logps = losses.answer_log_probs(base, answer, config.ld_alpha)
+    return losses.preference_loss(config, logp, answer, reference_logps)
 
 
 SETTINGS = [
@@ -85,14 +97,13 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("fields", SETTINGS, ids=lambda f: "-".join(f"{v}" for v in f.values()))
-def test_preference_loss_equals_trl(torch_side, trl_loss, fields):
+def test_preference_loss_equals_trl(ours, trl_loss, fields):
     want, want_metrics, batch = trl_loss(**fields)
-    policy, reference = torch_side[1]
-    answer = jnp.stack(jnp.split(jnp.asarray(batch["completion_mask"].numpy(), bool), 2), axis=1)
     config = losses.PreferenceLoss(**{"loss_type": ("sigmoid",)} | fields)
-    reference_logps = losses.answer_log_probs(log_probs(reference, batch), answer, config.ld_alpha)
-    got, metrics = jax.jit(losses.preference_loss, static_argnums=0)(config, log_probs(policy, batch), answer,
-                                                                      reference_logps)
+    # TRL stacks all chosen answers, then all rejected ones
+    ids, answer = (jnp.stack(jnp.split(jnp.asarray(batch[k].numpy()), 2), 1) for k in ("input_ids", "completion_mask"))
+    (llama_config, policy), (_, reference) = ours
+    got, metrics = our_loss(config, llama_config, policy, reference, ids, answer.astype(bool))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
                  "logps/rejected"):
