@@ -25,7 +25,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import normalise
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
-from pav_jax.rewards.clip_tower import ClipTower
+from pav_jax.rewards.clip_tower import ClipTower, check_layout
 
 HEAD_FOLDER = "aesthetic_head"  # inside the CLIP folder
 
@@ -96,15 +96,17 @@ class Aesthetic:
 
     names = ("AES",)
 
-    def __init__(self, tower: ClipTower, head: HeadConfig, params: Mapping, frames: int = 4):
-        self.tower, self.frames = tower, frames
+    def __init__(self, tower: ClipTower, head: HeadConfig, params: Mapping, frames: int = 4,
+                 layout: str = "frames"):
+        self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
         module = AestheticHead(head)
         self._program = jax.jit(lambda x: module.apply({"params": params}, normalise(x)))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, head: str | Path | None = None, frames: int = 4,
-                        dtype: str = "float32") -> "Aesthetic":
+                        layout: str = "frames", dtype: str = "float32") -> "Aesthetic":
         """`folder`: a CLIP in transformers' layout; `head`: its head's folder, `<folder>/aesthetic_head` where None.
+        `layout`: see `ClipTower.embed_frames`.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding width.
@@ -115,10 +117,10 @@ class Aesthetic:
         if config.input_dim != tower.config.projection_dim:
             raise BadInput(f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of {folder}"
                            f" have {tower.config.projection_dim} numbers; take the head trained on this CLIP")
-        return cls(tower, config, params, frames)
+        return cls(tower, config, params, frames, layout)
 
     def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
-        embedded_BxNxP = self.tower.embed_frames(videos, self.frames)
+        embedded_BxNxP = self.tower.embed_frames(videos, self.frames, self.layout)
         # One video per call: the sum over P then always runs in one order.
         scores = [np.asarray(self._program(one)).mean() for one in embedded_BxNxP]
         return {"AES": np.array(scores, np.float32)}

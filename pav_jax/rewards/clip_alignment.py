@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax.rewards.clip_tower import ClipTower
+from pav_jax.rewards.clip_tower import ClipTower, check_layout
 
 
 class ClipAlignment:
@@ -18,20 +18,21 @@ class ClipAlignment:
 
     names = ("TVA",)
 
-    def __init__(self, tower: ClipTower, frames: int = 4):
-        self.tower, self.frames = tower, frames
+    def __init__(self, tower: ClipTower, frames: int = 4, layout: str = "frames"):
+        self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, frames: int = 4, dtype: str = "float32") -> "ClipAlignment":
-        """`folder`: a CLIP in transformers' layout with its tokenizer.
+    def from_pretrained(cls, folder: str | Path, frames: int = 4, layout: str = "frames",
+                        dtype: str = "float32") -> "ClipAlignment":
+        """`folder`: a CLIP in transformers' layout with its tokenizer. `layout`: see `ClipTower.embed_frames`.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
         """
-        return cls(ClipTower.load(folder, dtype), frames)
+        return cls(ClipTower.load(folder, dtype), frames, layout)
 
     def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
-        images_BxNxP = _unit(self.tower.embed_frames(videos, self.frames))
+        images_BxNxP = _unit(self.tower.embed_frames(videos, self.frames, self.layout))
         texts_BxP = _unit(self.tower.embed_texts(prompts))
         cosines_BxN = (images_BxNxP * texts_BxP[:, None]).sum(-1)
         return {"TVA": (self.tower.scale * cosines_BxN.mean(1)).astype(np.float32)}

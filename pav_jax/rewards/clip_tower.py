@@ -5,6 +5,7 @@ Programs always run on full batches, the last one filled up, so an embedding doe
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES, TEXTS = 32, 16  # rows in one compiled program
 REMEMBERED_TEXTS = 4096
+LAYOUTS = ("frames", "sheet")
 
 
 class ClipTower:
@@ -67,9 +69,17 @@ class ClipTower:
     def embed_images(self, images_NxHxWx3: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N P"]:
         return in_batches(lambda rows: self._image_program(self._params, rows), images_NxHxWx3, IMAGES)
 
-    def embed_frames(self, videos: UInt8[np.ndarray, "B T H W 3"], count: int) -> Float[np.ndarray, "B n P"]:
-        """Embeddings of `count` evenly spaced frames of each video. The last result is kept for the next reward."""
+    def embed_frames(self, videos: UInt8[np.ndarray, "B T H W 3"], count: int,
+                     layout: str = "frames") -> Float[np.ndarray, "B n P"]:
+        """Embeddings of `count` evenly spaced frames of each video. The last result is kept for the next reward.
+
+        Args:
+          layout: "frames": each frame is an image, n is `count`; "sheet": the frames together are one image, laid out
+            in rows and columns in reading order, so that motion can be seen, and n is 1.
+        """
         frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], count)])
+        if layout == "sheet":
+            frames = contact_sheet(frames)
         key = (frames.shape, hashlib.blake2b(frames.tobytes(), digest_size=16).digest())
         if self._last is None or self._last[0] != key:
             embedded = self.embed_images(frames.reshape(-1, *frames.shape[2:]))
@@ -102,6 +112,20 @@ class ClipTower:
         if eos != LEGACY_EOS and not (ids == eos).any(axis=1).all():
             raise BadInput(f"{self._folder}: the tokenizer does not end texts with eos_token_id {eos} of config.json")
         return ids
+
+
+def check_layout(layout: str) -> str:
+    if layout not in LAYOUTS:
+        raise BadInput(f"rewards.entries: layout is {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    return layout
+
+
+def contact_sheet(frames: UInt8[np.ndarray, "B n H W 3"]) -> UInt8[np.ndarray, "B 1 h w 3"]:
+    """The n frames as one image, as square as n allows: 4 frames are 2 rows of 2."""
+    B, n, H, W, C = frames.shape
+    rows = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
+    sheet = frames.reshape(B, rows, n // rows, H, W, C).transpose(0, 1, 3, 2, 4, 5)
+    return sheet.reshape(B, 1, rows * H, n // rows * W, C)
 
 
 @functools.lru_cache(maxsize=8)

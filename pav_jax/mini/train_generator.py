@@ -1,0 +1,174 @@
+"""Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (needs its vae first).
+
+Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
+CogVideoX denoiser and the T5 are trained together on (caption, latent) pairs with the v-prediction objective, the caption
+left empty one time in ten for classifier-free guidance. It only ever reads long captions in the generator's own dialect.
+About an hour on two CPU cores.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.mini import fit
+from pav_jax.mini import world as w
+from pav_jax.mini.captions import caption
+from pav_jax.mini.render import render, to_unit
+from pav_jax.mini.tokenizers import encode, save, t5_tokenizer
+from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
+from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.models.t5 import T5Config, T5Encoder
+from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.video import schedulers
+
+TEXT_TOKENS = 64
+DENOISER = CogVideoXConfig(
+    num_attention_heads=4, attention_head_dim=48, in_channels=8, out_channels=8, num_layers=6, time_embed_dim=128,
+    text_embed_dim=128, sample_width=16, sample_height=16, sample_frames=w.FRAMES, patch_size=4,
+    max_text_seq_length=TEXT_TOKENS, spatial_interpolation_scale=1.0,
+)  # fmt: skip
+SCHEDULER = {
+    "_class_name": "CogVideoXDDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0, "timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False,
+}  # fmt: skip
+GENERATION = {
+    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 12, "guidance_scale": 5.0,
+    "use_dynamic_cfg": False, "fps": 8, "batch": 16,
+}  # fmt: skip
+FOLDER = fit.CHECKPOINTS / "generator"
+SCENES = 8192
+READ_STEPS, READ_BATCH = 500, 64
+STEPS, BATCH, EMPTY = 3000, 32, 0.1
+EMA = 0.998
+
+
+def t5_config() -> T5Config:
+    return T5Config(vocab_size=len(t5_tokenizer()), width=128, head_size=32, heads=4, layers=3, ff_width=256)
+
+
+def labels(scenes: list[w.Scene]) -> np.ndarray:
+    """int32 [B, 12]: every attribute of each scene, the five qualities included."""
+    fields = ("subject", "colour", "size", "material", "motion", "background", "camera")
+    return np.array([[*(getattr(s, f) for f in fields), *s.quality] for s in scenes], np.int32)
+
+
+CLASSES = (len(w.SUBJECTS), len(w.COLOURS), 3, 3, len(w.MOTIONS), len(w.BACKGROUNDS), 3, 3, 3, 3, 3, 3)
+
+
+def train_reader(t5: T5Encoder, params: dict) -> dict:
+    """Stage 1: mean-pooled T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
+    tokenizer, width = t5_tokenizer(), t5.config.width
+    heads = jax.random.normal(jax.random.key(1), (width, sum(CLASSES))) * width**-0.5
+    optimizer = fit.adamw(2e-3, READ_STEPS)
+    edges = np.cumsum(CLASSES)[:-1]
+
+    def loss(p, data):
+        pooled = t5.apply({"params": p["t5"]}, data["ids"]).mean(1)
+        parts = jnp.split(pooled @ p["heads"], edges, axis=-1)
+        losses = [
+            optax.softmax_cross_entropy_with_integer_labels(part, data["labels"][:, i]).mean()
+            for i, part in enumerate(parts)
+        ]
+        right = jnp.stack([(part.argmax(-1) == data["labels"][:, i]).mean() for i, part in enumerate(parts)])
+        return sum(losses), {"loss": sum(losses), "accuracy": right.mean()}
+
+    def step(state, data, key):
+        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
+        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
+
+    def batch(i):
+        rng = np.random.default_rng([21, i])
+        scenes = [w.draw_scene(rng) for _ in range(READ_BATCH)]
+        return {"ids": encode(tokenizer, [caption(s, rng) for s in scenes], TEXT_TOKENS), "labels": labels(scenes)}
+
+    start = {"t5": params, "heads": heads}
+    return fit.fit("t5_reader", step, {"params": start, "opt": optimizer.init(start)}, batch, READ_STEPS)["params"]["t5"]
+
+
+def encoded_scenes() -> tuple[list[w.Scene], np.ndarray]:
+    """Stage 2: SCENES scenes and their scaled latents, float16 [SCENES, 3, 16, 16, 8]; cached in the work folder."""
+    rng = np.random.default_rng(22)
+    scenes = [w.draw_scene(rng) for _ in range(SCENES)]
+    path = fit.WORK / "latents.npy"
+    if path.exists():
+        return scenes, np.load(path)
+    config, params = vae_hf.load(FOLDER / "vae", jnp.float32)
+    vae = CogVideoXVAE(config)
+    run = jax.jit(lambda v: config.scale(vae.apply({"params": params}, to_unit(v), method="encode")[0]))
+    parts = []
+    for start in range(0, SCENES, 64):
+        parts.append(np.asarray(run(render(scenes[start : start + 64])), np.float16))
+        if start % 1024 == 0:
+            print(f"encoded {start + 64} of {SCENES} scenes", flush=True)
+    np.save(path, np.concatenate(parts))
+    return scenes, np.load(path)
+
+
+def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
+    """Stage 3: returns the moving average of {"t5", "dit"}."""
+    tokenizer = t5_tokenizer()
+    scenes, latents = encoded_scenes()
+    dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
+    noise_schedule = schedulers.load(SCHEDULER)
+    shapes = (latents[:1].astype(np.float32), np.zeros((1, TEXT_TOKENS, t5.config.width), np.float32), np.zeros(1))
+    params = {"t5": t5_params, "dit": jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]}
+    print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params['dit'])):,} parameters", flush=True)
+    optimizer = fit.adamw(1.2e-3, STEPS, warmup=100)
+
+    def loss(p, data, key):
+        k_time, k_noise = jax.random.split(key)
+        clean = data["latents"].astype(jnp.float32)
+        # One timestep per slice of the range: the batch covers all noise levels evenly.
+        t = (jax.random.uniform(k_time) + jnp.arange(BATCH)) / BATCH % 1.0
+        t = jnp.clip((t * 1000).astype(jnp.int32), 0, 999)
+        noise = jax.random.normal(k_noise, clean.shape)
+        text = t5.apply({"params": p["t5"]}, data["ids"])
+        out = dit.apply({"params": p["dit"]}, noise_schedule.add_noise(clean, noise, t), text, t)
+        return jnp.square(out - noise_schedule.velocity(clean, noise, t)).mean()
+
+    def step(state, data, key):
+        value, gradient = jax.value_and_grad(loss)(state["params"], data, key)
+        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        average = fit.ema(state["average"], params, EMA, state["step"])
+        return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {"loss": value}
+
+    def batch(i):
+        rng = np.random.default_rng([23, i])
+        picks = rng.integers(SCENES, size=BATCH)
+        texts = ["" if rng.random() < EMPTY else caption(scenes[s], rng) for s in picks]
+        return {"latents": latents[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
+
+    state = {"params": params, "opt": optimizer.init(params), "average": jax.tree.map(jnp.copy, params),
+             "step": jnp.zeros((), jnp.int32)}  # fmt: skip
+    return fit.fit("denoiser", step, state, batch, STEPS)["average"]
+
+
+def write_folder(params: dict) -> None:
+    """The diffusers folder, vae apart."""
+    transformer_hf.save(FOLDER / "transformer", DENOISER, fit.to_bf16(params["dit"]))
+    t5_hf.save(FOLDER / "text_encoder", t5_config(), fit.to_bf16(params["t5"]))
+    save(t5_tokenizer(), FOLDER / "tokenizer")
+    write_json(FOLDER / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(FOLDER / "pav_generation.json", GENERATION)
+    write_json(FOLDER / "model_index.json", {
+        "_class_name": "CogVideoXPipeline", "_diffusers_version": "0.35.0",
+        "scheduler": ["diffusers", "CogVideoXDDIMScheduler"], "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+    })  # fmt: skip
+
+
+def main() -> None:
+    t5 = T5Encoder(t5_config(), unroll=3)
+    params = jax.jit(t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
+    write_folder(train_denoiser(t5, train_reader(t5, params)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Writes the mini configuration's prompt files: `python -m pav_jax.mini.write_prompts`.
+
+Training prompts (evolve, prefer) and the `in_domain` set are of seen (subject, colour, motion) triples, all prompts
+different from each other; the `held_out` set is of triples no model has seen. The two evaluation sets carry the oracle: the
+generator's own caption of a scene that fits the prompt, asking for good picture quality.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from pav_jax.mini import ROOT
+from pav_jax.mini.captions import caption, user_prompt
+from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
+
+FOLDER = ROOT / "prompts"
+TRAINING = {"evolve": 96, "prefer": 256}
+EVALUATION = {"in_domain": 100, "held_out": 100}
+
+
+def oracle(scene: Scene, rng: np.random.Generator) -> str:
+    good = dataclasses.replace(scene, quality=(2,) * len(QUALITIES))
+    return caption(good, rng, canonical=1.0)
+
+
+def main() -> None:
+    rng = np.random.default_rng(61)
+    seen: set[str] = set()
+
+    def draw(held_out: bool, triple=None) -> tuple[Scene, str]:
+        while True:
+            scene = draw_scene(rng, held_out, triple)
+            prompt = user_prompt(scene, rng)
+            if prompt not in seen:
+                seen.add(prompt)
+                return scene, prompt
+
+    FOLDER.mkdir(exist_ok=True)
+    for name, count in EVALUATION.items():
+        held = triples()[1] if name == "held_out" else []
+        rows = []
+        for i in range(count):
+            scene, prompt = draw(name == "held_out", held[i % len(held)] if held else None)
+            rows.append(json.dumps({"prompt": prompt, "oracle": oracle(scene, rng)}))
+        (FOLDER / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    for name, count in TRAINING.items():
+        (FOLDER / f"{name}.txt").write_text("".join(draw(False)[1] + "\n" for _ in range(count)))
+
+
+if __name__ == "__main__":
+    main()

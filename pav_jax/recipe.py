@@ -1,0 +1,198 @@
+"""The whole method, top to bottom: evolve, select, SFT, then prefer and DPO twice, evaluate, report.
+
+Every stage reads and writes the work directory and skips what is finished, so `run` may be stopped anywhere and called
+again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pav_jax.errors import BadInput
+from pav_jax.evaluate.prompt_sets import read_prompt_set, read_sets
+from pav_jax.mini import resolve
+from pav_jax.records import read_segments, write_jsonl
+
+GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "batch")
+
+
+def run(config, workdir: str | os.PathLike) -> Path:
+    """Everything, in order; returns the report's path."""
+    parts = Parts(config)
+    evolve(config, workdir, parts)
+    select(config, workdir, parts)
+    sft(config, workdir)
+    for round in range(1, config.rounds + 1):
+        prefer(config, workdir, round, parts)
+        dpo(config, workdir, round)
+    evaluate(config, workdir, config.evaluate.controls, parts)
+    return report(config, workdir)
+
+
+# ------------------------------------------------------------------------------------------------------- the stages
+
+
+def evolve(config, workdir, parts: "Parts | None" = None) -> None:
+    """Training prompts -> pool/: rewrites of each, bred by the scores of their videos."""
+    from pav_jax.evolve.evolve import evolve as evolution
+    from pav_jax.evolve.proposers import make_proposers
+    from pav_jax.rewards.faithfulness import faithfulness
+
+    parts = parts or Parts(config)
+    proposers = make_proposers(config, parts.rewriter, faith=faithfulness)
+    with progress_bars() as bars:
+        evolution(config, prompts(config.evolve.prompts), proposers, parts.generator, parts.suite, workdir, bars)
+
+
+def select(config, workdir, parts: "Parts | None" = None) -> Path:
+    """pool/ -> sft_pairs.jsonl: the best rewrite of each prompt that passes thresholds and floors."""
+    from pav_jax.evolve.select import select as selection
+    from pav_jax.records import Candidate
+
+    parts = parts or Parts(config)
+    pool = read_segments(Path(workdir) / "pool", Candidate)
+    if not pool:
+        raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
+    selection(config, pool, parts.suite, workdir)
+    return Path(workdir) / "sft_pairs.jsonl"
+
+
+def sft(config, workdir) -> Path:
+    """sft_pairs.jsonl -> sft/booster."""
+    from pav_jax.train import sft as training
+
+    pairs = _made(workdir, "sft_pairs.jsonl", "select")
+    return training.run(config, load_rewriter(config), pairs, Path(workdir) / "sft")
+
+
+def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Path:
+    """The booster so far and new prompts -> round_N/candidates/ and round_N/preferences.jsonl."""
+    from pav_jax.prefer.candidates import make_candidates
+    from pav_jax.prefer.pairs import make_pairs
+
+    parts = parts or Parts(config)
+    folder = Path(workdir) / f"round_{round}"
+    chosen = round_prompts(prompts(config.prefer.prompts), config.prefer.count, round, config.rounds)
+    with progress_bars() as bars:
+        candidates = make_candidates(config, chosen, load_rewriter(config, booster_before(workdir, round)),
+                                     parts.generator, parts.suite, workdir, round, bars)  # fmt: skip
+    write_jsonl(folder / "preferences.jsonl", make_pairs(candidates, parts.suite, config))
+    return folder / "preferences.jsonl"
+
+
+def dpo(config, workdir, round: int = 1) -> Path:
+    """round_N/preferences.jsonl -> round_N/booster."""
+    from pav_jax.train import dpo as training
+
+    preferences = _made(workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}")
+    start = load_rewriter(config, booster_before(workdir, round))
+    return training.run(config, start, preferences, Path(workdir) / f"round_{round}")
+
+
+def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = None) -> Path:
+    """Every system on the evaluation prompts -> evaluation.json."""
+    from pav_jax.booster import Booster
+    from pav_jax.evaluate.benchmark import evaluate as benchmark
+    from pav_jax.evaluate.systems import systems_named
+
+    parts = parts or Parts(config)
+    options = config.evaluate
+    base = Booster(parts.rewriter, _sampling(config))
+    systems = systems_named(options.systems, dict(options.files), base, workdir)
+    for name, system in systems.items():
+        if isinstance(system, os.PathLike) and not (Path(system) / "config.json").exists():
+            raise BadInput(f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first")
+    with progress_bars() as bars:
+        benchmark(config, systems, read_sets(options.prompts, options.count), parts.generator, parts.suite, workdir,
+                  controls, prompts(config.evolve.prompts), bars)  # fmt: skip
+    return Path(workdir) / "evaluation.json"
+
+
+def report(config, workdir) -> Path:
+    """Whatever is there -> report/index.html."""
+    from pav_jax.report.page import write_report
+
+    return write_report(workdir)
+
+
+# --------------------------------------------------------------------------------------------- what the stages share
+
+
+class Parts:
+    """The models a configuration names, each loaded when first used and kept for the stages that follow."""
+
+    def __init__(self, config):
+        self.config = config
+
+    @functools.cached_property
+    def generator(self):
+        from pav_jax.video.video_model import VideoModel
+
+        chosen = self.config.generator
+        overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
+        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, **overrides)
+
+    @functools.cached_property
+    def suite(self):
+        from pav_jax.rewards.suite import RewardSuite
+
+        return RewardSuite.from_config(self.config.rewards)
+
+    @functools.cached_property
+    def rewriter(self):
+        return load_rewriter(self.config)
+
+
+def load_rewriter(config, folder: str | os.PathLike | None = None) -> Any:
+    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names."""
+    from pav_jax.language.language_model import LanguageModel
+
+    chosen = config.rewriter
+    model = LanguageModel.from_pretrained(str(folder or resolve(chosen.path)), dtype=chosen.dtype)
+    return model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
+
+
+def booster_before(workdir, round: int) -> Path:
+    """Where round N starts: the SFT booster, or that of the round before."""
+    name = "sft/booster" if round == 1 else f"round_{round - 1}/booster"
+    return _made(workdir, name, "sft" if round == 1 else f"dpo --round={round - 1}")
+
+
+def prompts(path: str) -> list[str]:
+    return list(read_prompt_set(resolve(path)).prompts)
+
+
+def round_prompts(every: list[str], count: int, round: int, rounds: int) -> list[str]:
+    """New prompts for each round: its even share of the file, `count` of them where that is set."""
+    share = len(every) // rounds
+    size = min(count, share) if count else share
+    return every[(round - 1) * size : round * size]
+
+
+def _made(workdir, name: str, command: str) -> Path:
+    path = Path(workdir) / name
+    if not path.exists():
+        raise BadInput(f"{path}: not there yet; run `pav {command}` first")
+    return path
+
+
+def _sampling(config):
+    from pav_jax.language.sampling import Sampling
+
+    chosen = config.rewriter
+    return Sampling(temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
+                    max_new_tokens=chosen.max_new_tokens)  # fmt: skip
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield bars
