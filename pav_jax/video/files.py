@@ -36,7 +36,9 @@ def mp4_bytes(
     _, height, width, _ = video.shape
     video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+use_metadata_tags"}) as container:
+    # bitexact: no clock time in the header, so the same video gives the same bytes
+    options = {"movflags": "+use_metadata_tags", "fflags": "+bitexact"}
+    with av.open(buffer, "w", format="mp4", options=options) as container:
         container.metadata.update({name: str(value) for name, value in (metadata or {}).items()})
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = video.shape[1:3]

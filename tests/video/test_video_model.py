@@ -1,0 +1,186 @@
+"""`VideoModel`: batches, seeds, sizes, what is refused, what a NaN does. Parity with diffusers is in tests/parity."""
+
+import json
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.errors import BadInput
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.video import VideoModel
+from tests.video.tiny_pipeline import random_model
+
+PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
+SCHEDULER = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
+             "rescale_betas_zero_snr": True}
+DEFAULTS = dict(num_frames=5, height=4, width=8, steps=2, guidance_scale=3.0, batch=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    random_model(0, SCHEDULER, **DEFAULTS).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return VideoModel.from_pretrained(folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def videos(model):
+    return model.generate(PROMPTS, seed=[4, 5, 6])
+
+
+def test_a_video_does_not_depend_on_its_neighbours_or_its_place(model, videos):
+    assert videos.shape == (3, 5, 4, 8, 3) and videos.dtype == np.uint8 and videos.std() > 5
+    np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
+    np.testing.assert_array_equal(model.generate(PROMPTS[::-1], seed=[6, 5, 4]), videos[::-1])
+
+
+def test_the_seed_and_the_prompt_both_matter(model, videos):
+    other = model.generate([PROMPTS[0], PROMPTS[0]], seed=[5, 4])
+    assert not np.array_equal(other[0], videos[0])
+    assert not np.array_equal(model.generate(PROMPTS[1], seed=4)[0], videos[0])
+    np.testing.assert_array_equal(other[1], videos[0])
+
+
+def test_a_negative_prompt_is_shared_or_one_each_and_zero_is_another_thing(model, videos):
+    shared = model.generate(PROMPTS, "dark", seed=[4, 5, 6])
+    assert not np.array_equal(shared, videos)
+    each = model.generate(PROMPTS, ["dark", "", "dark"], seed=[4, 5, 6])
+    np.testing.assert_array_equal(each, [shared[0], videos[1], shared[2]])
+    assert not np.array_equal(model.generate(PROMPTS[0], seed=4, zero_uncond=True)[0], videos[0])
+    with pytest.raises(BadInput, match="negative_prompt: 2 texts for 3 prompts"):
+        model.generate(PROMPTS, ["dark", ""])
+
+
+def test_larger_requests_are_looped_with_progress_and_none_is_no_work(model):
+    calls = []
+    model.generate(PROMPTS, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 3), (3, 3)]
+    assert model.generate([]).shape == (0, 5, 4, 8, 3)
+
+
+def test_a_nan_is_reported_for_its_own_video_only(model, videos):
+    table = model.params["text_encoder"]["embed"]["embedding"]
+    token = int(model.family.tokenize(["cats"])[0][0, 0])
+    poisoned = {**model.params, "text_encoder": {
+        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
+    sick = VideoModel(model.family, poisoned, model.defaults)
+    sick.__dict__["_sample"] = model._sample  # the same program
+    made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
+    assert finite.tolist() == [True, False, True]
+    np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
+
+
+def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):
+    model = VideoModel.from_pretrained(folder, dtype="float32")
+    long = "a red ball " * 4000
+    with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the 8 tokens"):
+        ids = model._tokenize(["a ball", long])
+    assert ids.shape == (2, 8) and ids[1, -1] == model.family.text_encoder.config.eos_id
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model._tokenize([long])
+        assert model._tokenize(["a red ball a red ball a"]).shape == (1, 8)  # exactly as long as the limit
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(num_frames=6), r"num_frames=6: .* nearest: 4, 5, 8"),
+    (dict(height=6), "height=6: .* multiples of 4; nearest: 4 and 8"),
+    (dict(width=1), "width=1: .* nearest: 4 and 8"),
+    (dict(steps=0), "steps=0"), (dict(steps=1001), "1 to 1000"),
+    (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
+    (dict(latents=np.zeros((1, 3, 2, 4, 4))), r"latents: shape \[1, 3, 2, 4, 4\]"),
+])
+def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
+    with pytest.raises(BadInput, match=message):
+        model.generate("a ball", **arguments)
+
+
+def test_a_prompt_that_is_no_text_is_bad_input(model):
+    with pytest.raises(BadInput, match="prompts: 3 is not a text"):
+        model.generate(["a ball", 3])
+
+
+def test_a_scheduler_can_be_replaced_by_name_or_whole(folder):
+    named = VideoModel.from_pretrained(folder, dtype="float32", scheduler="CogVideoXDDIMScheduler").family.scheduler
+    assert named.config["prediction_type"] == "v_prediction" and not named.needs_noise
+    whole = VideoModel.from_pretrained(folder, dtype="float32", scheduler={"_class_name": "CogVideoXDDIMScheduler"})
+    assert whole.family.scheduler.config == {"_class_name": "CogVideoXDDIMScheduler"}
+    with pytest.raises(BadInput, match="CogVideoXDDIMScheduler, CogVideoXDPMScheduler"):
+        VideoModel.from_pretrained(folder, scheduler="UniPC")
+
+
+def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, model, tmp_path):
+    def fingerprint(**arguments):
+        return VideoModel.from_pretrained(folder, **{"dtype": "float32"} | arguments).fingerprint
+
+    assert fingerprint() == fingerprint(batch=5, fps=3) == model.fingerprint
+    changed = [fingerprint(steps=3), fingerprint(guidance_scale=2.0), fingerprint(dtype="bfloat16"),
+               fingerprint(scheduler="CogVideoXDDIMScheduler")]
+    assert len({model.fingerprint, *changed}) == 5
+    random_model(1, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / "other")
+    assert VideoModel.from_pretrained(tmp_path / "other", dtype="float32").fingerprint != model.fingerprint
+    random_model(0, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / "same elsewhere")
+    assert VideoModel.from_pretrained(tmp_path / "same elsewhere", dtype="float32").fingerprint == model.fingerprint
+
+
+def test_a_mesh_gives_the_same_videos(model, videos):
+    placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
+    placed.__dict__["_sample"] = model._sample
+    np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
+
+
+def test_bfloat16_stays_close(folder, videos):
+    model = VideoModel.from_pretrained(folder, dtype="bfloat16")
+    assert model.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16
+    made, finite = model.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
+    assert finite.all() and np.abs(made.astype(int) - videos).mean() < 8
+
+
+def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(folder, tmp_path):
+    def copy(name):
+        random_model(0, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    def refused(broken, message, **arguments):
+        with pytest.raises(BadInput, match=message) as error:
+            VideoModel.from_pretrained(broken, **arguments)
+        assert "\n" not in str(error.value)
+
+    refused(tmp_path / "nowhere", "no such folder")
+    refused("nowhere", "no such folder")
+    refused(tmp_path, "model_index.json: no such file")
+    refused(folder, "dtype='int8': choose one of float32, bfloat16, float16", dtype="int8")
+    refused(folder, "unknown field 'stepz'", stepz=3)
+
+    broken = copy("vae")
+    (broken / "vae").rename(broken / "no vae")
+    refused(broken, "folder 'vae' is missing")
+    broken = copy("class")
+    write_json(broken / "model_index.json", {"_class_name": "WanPipeline"})
+    refused(broken, "'WanPipeline'; supported: CogVideoXPipeline")
+    broken = copy("json")
+    (broken / "model_index.json").write_text('{"_class_name": ')
+    refused(broken, "not valid JSON")
+    broken = copy("tokenizer")
+    for path in (broken / "tokenizer").iterdir():
+        path.unlink()
+    refused(broken, "no tokenizer")
+    broken = copy("half")
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(broken, "not a whole safetensors file")
+    broken = copy("text")
+    config = json.loads((broken / "text_encoder" / "config.json").read_text())
+    write_json(broken / "text_encoder" / "config.json", config | {"d_ff": 25})
+    refused(broken, "has shape")
+    broken = copy("settings")
+    write_json(broken / "pav_generation.json", {"steps": "many"})
+    refused(broken, "steps='many'")
