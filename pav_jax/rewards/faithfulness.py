@@ -41,10 +41,12 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What a rewrite says: its lemmas (neighbours joined, too: tea pot, teapot) and its concepts."""
+    """What a rewrite says: its lemmas (neighbours joined, too: tea pot, teapot), the concepts it names, and the kinds
+    of the narrower words in it (corgi: dog)."""
 
     lemmas: frozenset[str]
-    concepts: frozenset[Concept]
+    named: frozenset[Concept]
+    kinds: frozenset[Concept]
 
 
 class Lexicon:
@@ -64,7 +66,8 @@ class Lexicon:
         phrases += [p for narrower in kinds.values() for p in narrower]
         known = [*phrases, *data["generic"], *data["stop"], *data["irregular"].values()]
         vocabulary = {word for phrase in known for word in words(phrase)}
-        self.lemmatise = Lemmatiser(vocabulary, data["irregular"], frozenset(data["uninflected"]))
+        entries = frozenset(phrase for phrase in known if " " not in phrase)
+        self.lemmatise = Lemmatiser(vocabulary, entries, data["irregular"], frozenset(data["uninflected"]))
         self.stop = frozenset(data["stop"])
         self.generic = frozenset(self.lemmatise.lemma(w) for w in data["generic"])
         self._meanings: dict[tuple[str, ...], set[Concept]] = {}
@@ -112,24 +115,26 @@ class Lexicon:
         return Unit(text, category, weight, key, concepts, frozenset(self._broader.get(key, ())))
 
     def said(self, text: str) -> Said:
-        """Every concept any stretch of `text` names, narrower words naming their kind as well."""
+        """Everything any stretch of `text` names."""
         lemmas = self.lemmatise(text)
-        concepts: set[Concept] = set()
+        named: set[Concept] = set()
+        kinds: set[Concept] = set()
         for at in range(len(lemmas)):
             for length in range(1, min(self._longest, len(lemmas) - at) + 1):
                 phrase = tuple(lemmas[at : at + length])
-                concepts |= self._meanings.get(phrase, set()) | self._broader.get(phrase, set())
+                named |= self._meanings.get(phrase, set())
+                kinds |= self._broader.get(phrase, set())
         joined = (a + b for a, b in zip(lemmas, lemmas[1:], strict=False))
-        return Said(frozenset(lemmas) | frozenset(joined), frozenset(concepts))
+        return Said(frozenset(lemmas) | frozenset(joined), frozenset(named), frozenset(kinds))
 
     def kept(self, unit: Unit, said: Said) -> float:
         """1 where `said` keeps the unit, 0.5 where it says something broader, else 0."""
-        if unit.concepts & said.concepts:
+        if unit.concepts & (said.named | said.kinds):
             return 1.0
         content = [w for w in unit.lemmas if w not in self.stop]
         if all(w in said.lemmas or any(related(w, other) for other in said.lemmas) for w in content):
             return 1.0
-        return BROADER_CREDIT if unit.broader & said.concepts else 0.0
+        return BROADER_CREDIT if unit.broader & said.named else 0.0
 
 
 @functools.cache

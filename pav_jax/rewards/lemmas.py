@@ -27,8 +27,12 @@ def words(text: str) -> list[str]:
 
 
 class Lemmatiser:
-    def __init__(self, vocabulary: AbstractSet[str], irregular: Mapping[str, str], uninflected: AbstractSet[str]):
-        self._vocabulary, self._irregular, self._uninflected = vocabulary, irregular, uninflected
+    """`vocabulary` decides between possible bases; `entries` are words in their own right: they lose no -er and -ly."""
+
+    def __init__(self, vocabulary: AbstractSet[str], entries: AbstractSet[str], irregular: Mapping[str, str],
+                 uninflected: AbstractSet[str]):
+        self._vocabulary, self._entries = vocabulary, entries
+        self._irregular, self._uninflected = irregular, uninflected
         self.lemma = functools.lru_cache(maxsize=65536)(self._lemma)
 
     def __call__(self, text: str) -> list[str]:
@@ -40,7 +44,7 @@ class Lemmatiser:
         if len(word) <= 3 or word in self._uninflected:
             return word
         bases, fallback = _inflected(word)
-        if not bases and word not in self._vocabulary:  # comparison and adverbs change the meaning more: known ones
+        if not bases and word not in self._entries:  # comparison and adverbs change the meaning more: known ones
             bases, fallback = _compared(word), word
         known = next((b for b in bases if b in self._vocabulary), fallback)
         return self._irregular.get(known, known)

@@ -35,7 +35,7 @@ TOP = 0.05
 @functools.cache
 def block_matrix(size: int) -> np.ndarray:
     """[blocks, size]: row i averages pixels [4 i, 4 i + 8)."""
-    starts = np.arange(0, max(size - BLOCK, 0) + 1, STRIDE)
+    starts = np.arange(0, size - BLOCK + 1, STRIDE)
     at = np.arange(size)[None, :]
     mask = (at >= starts[:, None]) & (at < starts[:, None] + BLOCK)
     return (mask / mask.sum(1, keepdims=True)).astype(np.float32)
@@ -46,18 +46,21 @@ def reduce(video: UInt8[Array, "T H W 3"]) -> Float[Array, "T h w 3"]:
     T, H, W, _ = video.shape
     x, factor = video.astype(jnp.float32), SIDE / min(H, W)
     if factor >= 1:
-        return x
+        small = [(0, 0), (0, max(BLOCK - H, 0)), (0, max(BLOCK - W, 0)), (0, 0)]
+        return jnp.pad(x, small, mode="edge")
     return jax.image.resize(x, (T, round(H * factor), round(W * factor), 3), "linear", antialias=True)
 
 
 def match(from_CxPxhxw: Array, to_CxPxhxw: Array) -> tuple[Float[Array, "P y x"], Float[Array, "P y x 2"]]:
     """For every block of `from`, the smallest mean absolute difference in `to` and the displacement (dy, dx) there.
 
-    Colours are whole planes here: three numbers as the last axis would leave most of a vector register empty.
+    Colours are whole planes, added one by one, and block rows are sums of rows: on a CPU that is 8 times faster than
+    reductions over an axis of three.
     """
-    P, h, w = from_CxPxhxw.shape[1:]
-    rows, columns = jnp.asarray(block_matrix(h)), jnp.asarray(block_matrix(w))
+    _, P, h, w = from_CxPxhxw.shape
+    columns = jnp.asarray(block_matrix(w)).T
     padded = jnp.pad(to_CxPxhxw, ((0, 0), (0, 0), (REACH, REACH), (REACH, REACH)), mode="edge")
+    shape = (P, h // STRIDE - 1, columns.shape[1])
     steps = np.arange(-REACH, REACH + 1)
     shifts = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     shifts = shifts[np.argsort(np.hypot(*shifts.T), kind="stable")]  # short ones first, so that they win ties
@@ -65,15 +68,16 @@ def match(from_CxPxhxw: Array, to_CxPxhxw: Array) -> tuple[Float[Array, "P y x"]
     def search(best, shift):
         cost, difference, flow = best
         moved = jax.lax.dynamic_slice(padded, (0, 0, shift[0] + REACH, shift[1] + REACH), from_CxPxhxw.shape)
-        pixels_Pxhxw = jnp.abs(moved - from_CxPxhxw).mean(0)
-        here = jnp.einsum("phw,yh,xw->pyx", pixels_Pxhxw, rows, columns, precision=jax.lax.Precision.HIGHEST)
+        pixels_Pxhxw = sum(jnp.abs(moved[c] - from_CxPxhxw[c]) for c in range(3)) / 3
+        strips = sum(pixels_Pxhxw[:, i : h - h % STRIDE : STRIDE] for i in range(STRIDE))  # [P, h / 4, w]
+        bands = (strips[:, :-1] + strips[:, 1:]) / BLOCK
+        here = jnp.matmul(bands.reshape(-1, w), columns, precision=jax.lax.Precision.HIGHEST).reshape(shape)
         length = jnp.sqrt(jnp.sum(jnp.square(shift.astype(jnp.float32))))
         better = here + PENALTY * length < cost
         new = (jnp.where(better, here + PENALTY * length, cost), jnp.where(better, here, difference),
                jnp.where(better[..., None], shift.astype(jnp.float32), flow))
         return new, None
 
-    shape = (P, rows.shape[0], columns.shape[0])
     start = (jnp.full(shape, jnp.inf), jnp.full(shape, jnp.inf), jnp.zeros((*shape, 2)))
     (_, difference, flow), _ = jax.lax.scan(search, start, jnp.asarray(shifts))
     return difference, flow

@@ -1,8 +1,8 @@
 """Frames to CLIP's input on the device: bicubic antialiased resize, centre crop, normalisation; and which frames.
 
 The resize follows Pillow's `Image.resize(..., BICUBIC)` on 8-bit images, which CLIP was trained with: Keys' cubic with
-a = -0.5 (Keys 1981), widened by the reduction factor, columns first, then rows, each pass rounded to 8 bits. Results
-differ from Pillow's by at most one grey level, where its fixed-point sums round the other way.
+a = -0.5 (Keys 1981), widened by the reduction factor, along rows first, then along columns, each pass rounded to
+8 bits. Results differ from Pillow's by at most one grey level, where its fixed-point sums round the other way.
 
 Shapes: N images, H W pixels, T frames.
 """

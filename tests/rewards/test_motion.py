@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from pav_jax.rewards.motion import Motion, block_matrix
+
+T, H = 7, 64
+RNG = np.random.default_rng(0)
+TEXTURE = np.kron(RNG.integers(60, 200, (40, 40, 3)), np.ones((4, 4, 1)))
+Y, X = np.mgrid[:H, :H]
+
+
+def disc(background, x, y):
+    picture = background.copy()
+    picture[(X - x) ** 2 + (Y - y) ** 2 < 100] = (255, 30, 30)
+    return picture
+
+
+def clip(frame):
+    return np.clip(np.stack([frame(t) for t in range(T)]), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    still = TEXTURE[:H, :H]
+    noise = RNG.normal(size=(T, H, H, 3))
+    shaken = np.array([(0, 0), (2, -1), (-2, 2), (1, 2), (-1, -2), (2, 1), (-2, 0)]) + 20
+    clips = {
+        "still": clip(lambda t: still),
+        "slow object": clip(lambda t: disc(still, 15 + 2 * t, 32)),
+        "fast object": clip(lambda t: disc(still, 12 + 5 * t, 32)),
+        "pan": clip(lambda t: TEXTURE[2 * t : 2 * t + H, t : t + H]),
+        "shake": clip(lambda t: TEXTURE[shaken[t, 0] : shaken[t, 0] + H, shaken[t, 1] : shaken[t, 1] + H]),
+        "some grain": clip(lambda t: still + 6 * noise[t]),
+        "much grain": clip(lambda t: still + 20 * noise[t]),
+        "flicker": clip(lambda t: still * (0.8 if t % 2 else 1)),
+        "object flickers": clip(lambda t: disc(still, 32, 32) if t % 2 else still),
+    }
+    result = Motion().score(np.stack(list(clips.values())), [""] * len(clips))
+    return {name: (float(tc), float(dd)) for name, tc, dd in zip(clips, result["TC"], result["DD"], strict=True)}
+
+
+def test_a_still_clip_is_wholly_consistent_and_does_not_move(scores):
+    assert scores["still"] == (1.0, 0.0)
+
+
+def test_motion_of_a_sharp_object_or_of_the_camera_is_no_flicker(scores):
+    for name in ("slow object", "fast object", "pan"):
+        assert scores[name][0] > 0.985
+        assert scores[name][0] > max(scores[bad][0] for bad in ("flicker", "shake", "some grain", "object flickers"))
+
+
+def test_more_grain_is_less_consistent_and_is_not_motion(scores):
+    assert scores["still"][0] > scores["some grain"][0] > scores["much grain"][0]
+    assert max(scores["some grain"][1], scores["much grain"][1]) < 0.05
+
+
+def test_dynamic_degree_follows_the_speed(scores):
+    assert scores["slow object"][1] == pytest.approx(2 / 6, abs=0.02)
+    assert scores["fast object"][1] == pytest.approx(5 / 6, abs=0.1)
+    assert scores["pan"][1] == pytest.approx(np.hypot(2, 1) / 6, abs=0.02)
+
+
+def test_a_score_is_the_same_alone_and_in_company():
+    videos = RNG.integers(0, 256, (3, 3, 16, 24, 3), np.uint8)
+    together, alone = Motion().score(videos, [""] * 3), Motion().score(videos[1:2], [""])
+    assert together["TC"][1] == alone["TC"][0] and together["DD"][1] == alone["DD"][0]
+
+
+def test_one_frame_and_tiny_or_large_pictures_are_scored():
+    assert {k: v.tolist() for k, v in Motion().score(np.zeros((1, 1, 8, 8, 3), np.uint8), [""]).items()} == {
+        "TC": [1.0], "DD": [0.0]}  # fmt: skip
+    for shape in ((1, 2, 5, 9, 3), (1, 2, 97, 130, 3)):
+        assert np.isfinite(Motion().score(RNG.integers(0, 256, shape, np.uint8), [""])["TC"]).all()
+
+
+def test_block_rows_are_averages():
+    matrix = block_matrix(19)
+    assert matrix.shape == (3, 19)
+    np.testing.assert_allclose(matrix.sum(1), 1)

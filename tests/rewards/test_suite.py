@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax.errors import BadInput
+from pav_jax.rewards import Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite
+
+
+@pytest.fixture(scope="module")
+def suite(clip_folder):
+    return RewardSuite.from_config(ConfigDict({
+        "entries": {"aesthetic": {"path": str(clip_folder), "frames": 2}, "clip_alignment": {"path": str(clip_folder)},
+                    "motion": {}, "faithfulness": {}},
+        "weights": {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
+        "thresholds": {"AES": -10.0},
+        "floors": {"FAITH": 0.7},
+    }))  # fmt: skip
+
+
+def test_a_configuration_becomes_a_suite(suite):
+    assert suite.names == ("AES", "TVA", "FAITH", "TC", "DD")  # a ConfigDict sorts its keys
+    assert [type(r) for r in suite.rewards] == [Aesthetic, ClipAlignment, Faithfulness, Motion]
+    assert suite.rewards[0].tower is suite.rewards[1].tower and suite.rewards[0].frames == 2
+    assert (suite.weights, suite.thresholds, suite.floors) == (
+        {"AES": 1.0, "TVA": 0.5, "TC": 2.0}, {"AES": -10.0}, {"FAITH": 0.7})
+
+
+def test_entries_may_be_a_list_with_names(clip_folder):
+    config = ConfigDict({"entries": (dict(name="motion"), dict(name="clip_alignment", path=str(clip_folder))),
+                         "weights": {"TVA": 1.0, "AES": 0.0}})  # fmt: skip
+    suite = RewardSuite.from_config(config)
+    assert suite.names == ("TC", "DD", "TVA") and suite.weights == {"TVA": 1.0}
+
+
+def test_every_score_is_there_and_a_row_does_not_depend_on_the_others(suite, videos, prompts):
+    together = suite.score(videos, prompts, refined=prompts)
+    assert tuple(together) == suite.names
+    assert all(v.shape == (5,) and v.dtype == np.float32 for v in together.values())
+    alone = suite.score(videos[4:], prompts[4:], refined=prompts[4:])
+    for name in suite.names:
+        assert alone[name][0] == together[name][4]
+    assert suite.overall(together)[4] == suite.overall(alone)[0]
+    assert "FAITH" not in suite.score(videos, prompts)
+
+
+def test_overall_is_the_weighted_sum_without_the_floor(suite):
+    scores = {"AES": [1.0, 2.0], "TVA": [4.0, 0.0], "TC": [0.5, 1.0], "DD": [9.0, 9.0], "FAITH": [0.0, np.nan]}
+    assert suite.overall(scores).tolist() == [4.0, 4.0]
+    assert suite.overall(scores, {"DD": 2.0, "FAITH": 5.0}).tolist() == [18.0, 18.0]
+
+
+def test_nan_stays_nan_in_its_row_only(suite):
+    scores = {"AES": [np.nan, 2.0], "TVA": [4.0, 0.0], "TC": [0.5, 1.0]}
+    total = suite.overall(scores)
+    assert np.isnan(total[0]) and total[1] == 4
+
+
+def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
+    class Broken:
+        names = ("VQ",)
+
+        def score(self, videos, prompts, refined=None):
+            return {"VQ": np.array([np.nan] * len(videos))}
+
+    scores = RewardSuite([Broken()], {"VQ": 1.0}).score(videos, prompts)
+    assert np.isnan(scores["VQ"]).all()
+
+
+@pytest.mark.parametrize("config,message", [
+    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, faithfulness, motion"),
+    ({"entries": {}}, "empty"),
+    ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
+    ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
+    ({"entries": {"motion": {}}, "weights": {"VQ": 1.0}}, "weights.VQ.*TC, DD"),
+    ({"entries": {"motion": {}}, "floors": {"FAITH": 0.7}}, "floors.FAITH"),
+    ({"entries": {"faithfulness": {}}, "weights": {"FAITH": 1.0}}, "weights.FAITH.*floor"),
+    ({"entries": [{"name": "motion"}, {"name": "motion"}]}, "two entries give the score TC"),
+    ({"entries": {"clip_alignment": {"path": "/nowhere/at/all"}}}, "nowhere"),
+])  # fmt: skip
+def test_a_wrong_configuration_names_what_is_wrong(config, message):
+    with pytest.raises(BadInput, match=message):
+        RewardSuite.from_config(config)
+
+
+def test_wrong_shapes_are_bad_input(suite, videos, prompts):
+    with pytest.raises(BadInput, match="uint8"):
+        suite.score(videos.astype(np.float32), prompts)
+    with pytest.raises(BadInput, match="5 videos, 2 prompts"):
+        suite.score(videos, prompts[:2])
+    with pytest.raises(BadInput, match="TVA"):
+        suite.overall({"AES": [1.0], "TC": [1.0]})
+    assert suite.score(videos[:0], [])["AES"].shape == (0,)
