@@ -1,4 +1,4 @@
-"""The booster: what training gives and users keep. It turns a short prompt into the one the video model answers best."""
+"""The booster: what training gives and users keep. It turns a short prompt into one a video model answers better."""
 
 import dataclasses
 import unicodedata
@@ -15,6 +15,7 @@ from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 
 LONGEST_PROMPT = 10_000  # characters
+ROWS = 4  # per compiled batch: people ask for a few rewrites at a time
 # A general model has no instruction in its own template, and loops or answers instead of rewriting without these.
 GENERAL_TEMPLATE = Path(__file__).parent / "language" / "templates" / "rewriter_chatml.jinja"
 GENERAL_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 150}
@@ -29,7 +30,8 @@ class Booster:
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path | None = None, dtype: str = "float32",
-                        template: str | Path | None = None, mesh: jax.sharding.Mesh | None = None) -> "Booster":
+                        template: str | Path | None = None, mesh: jax.sharding.Mesh | None = None,
+                        rows: int = ROWS) -> "Booster":
         """Loads a trained booster (a Hugging Face folder or hub id), a .gguf file, "smollm2", or, with None, the
         embedded one.
 
@@ -40,7 +42,7 @@ class Booster:
         temperature 1, top-k 50, at most 250 tokens.
         """
         path = embedded() if path_or_repo is None else pav_jax.mini.resolve(str(path_or_repo))
-        lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh)
+        lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, rows=rows)
         defaults = lm.generation
         if str(path) == SMOLLM2:
             defaults, template = GENERAL_SAMPLING, template or GENERAL_TEMPLATE

@@ -74,12 +74,12 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
         if not present:
             continue
         if missing := [name for names in wanted.values() for name in names if name not in tensors]:
-            raise BadInput(f"{folder}: tensor {missing[0]!r} is missing; adapters on some layers only are not supported")
+            raise BadInput(f"{folder}: tensor {missing[0]!r} is missing; adapt every layer, or merge with peft first")
         for letter, names in wanted.items():
             flat[f"{path}/{letter.lower()}"] = np.stack([np.asarray(tensors[name]).T for name in names])
         used.update(present)
     if extra := sorted(set(tensors) - used):
-        raise BadInput(f"{folder}: tensor {extra[0]!r} belongs to no layer of this model; is it another model's adapter?")
+        raise BadInput(f"{folder}: tensor {extra[0]!r} fits no layer; is it another model's adapter?")
     modules = tuple(sorted({re.sub(r".*/(\w+)/[ab]$", r"\1", path) for path in flat}))
     settings = {"r": int(config["r"]), "alpha": float(config["lora_alpha"]),
                 "dropout": float(config.get("lora_dropout") or 0.0), "target_modules": modules}

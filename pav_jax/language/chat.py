@@ -23,7 +23,7 @@ def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) ->
     if not chat or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in chat):
         raise BadInput("a chat is a list of messages, each with 'role' and 'content'")
     if not tokenizer.chat_template:
-        raise BadInput("this model's tokenizer has no chat template; give one (a jinja file), or prompt with plain text")
+        raise BadInput("this model's tokenizer has no chat template; give one (a jinja file), or plain text")
     try:
         return tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=add_generation_prompt)
     except jinja2.TemplateError as error:

@@ -160,8 +160,8 @@ def pick(
 ) -> Int[Array, "B"]:
     """Draws one token per row: repetition penalty, temperature, top-k, top-p, in transformers' order.
 
-    Only the best `candidates` tokens are looked at; temperature 0 takes the best one. top-p keeps the most likely tokens
-    until their sum reaches `top_p`, the one that crosses it included (Holtzman et al. 2020).
+    Only the best `candidates` tokens are looked at; temperature 0 takes the best one. top-p keeps the most likely
+    tokens until their sum reaches `top_p`, the one that crosses it included (Holtzman et al. 2020).
     """
     punished = jnp.where(logits_BxV < 0, logits_BxV * repetition_penalty, logits_BxV / repetition_penalty)
     best_BxC, ids_BxC = jax.lax.top_k(jnp.where(seen_BxV, punished, logits_BxV), candidates)

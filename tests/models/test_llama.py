@@ -1,0 +1,81 @@
+"""Llama's own promises: packed rows, adapters, hidden states, bad config.json. Parity with torch is in parity/."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.models.llama import Llama, LlamaConfig, hf
+from pav_jax.models.llama.model import segment_positions, unembed
+from pav_jax.models.weights import logical_axes
+
+CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8, initializer_range=0.3)
+FIELDS = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
+          "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return Llama(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return jnp.asarray(np.random.default_rng(0).integers(0, 64, (1, 12)))
+
+
+def test_documents_packed_into_a_row_give_the_logits_they_give_alone(params, ids):
+    segments = jnp.asarray([[1] * 5 + [2] * 4 + [3] * 3])
+    np.testing.assert_array_equal(segment_positions(segments)[0], [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2])
+    packed = Llama(CONFIG).apply({"params": params}, ids, segment_ids_BxT=segments)
+    for part in (slice(0, 5), slice(5, 9), slice(9, 12)):
+        alone = Llama(CONFIG).apply({"params": params}, ids[:, part])
+        np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
+
+
+def test_hidden_states_unembed_to_the_logits(params, ids):
+    hidden = Llama(CONFIG).apply({"params": params}, ids, return_hidden=True)
+    logits = Llama(CONFIG).apply({"params": params}, ids)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(unembed(params, hidden), logits, atol=1e-6)
+
+
+def test_gradients_are_the_same_with_and_without_recomputation(params, ids):
+    def loss(p, remat):
+        return jnp.square(Llama(CONFIG, remat=remat).apply({"params": p}, ids)).mean()
+
+    kept, again = (jax.grad(loss)(params, remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, again)
+
+
+def test_every_parameter_has_a_row_and_as_many_logical_axes_as_dimensions():
+    shapes = hf.expected_shapes(CONFIG)
+    axes = logical_axes(hf.weights(CONFIG))
+    jax.tree.map(lambda shape, names: len(shape.shape) == len(names) or pytest.fail(str(names)), shapes, axes,
+                 is_leaf=lambda x: isinstance(x, tuple))
+
+
+def test_both_generations_of_rotary_fields_are_read():
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    old = hf.config_from_hf({**FIELDS, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **llama3}})
+    new = hf.config_from_hf({**FIELDS, "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **llama3}})
+    assert old == new and old.rope_theta == 5e5 and old.rope_scaling.factor == 8.0
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"model_type": "gpt2"}, "model_type"), ({"hidden_size": None}, "hidden_size"),
+    ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"), ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
+    ({"hidden_act": "tanhexp"}, "hidden_act"), ({"num_key_value_heads": 3}, "num_key_value_heads"),
+])
+def test_a_config_that_cannot_be_used_is_refused_by_field(change, word):
+    with pytest.raises(BadInput, match=word):
+        hf.config_from_hf({**FIELDS, **change})
+
+
+def test_weights_of_another_size_than_config_json_says_are_refused_by_tensor(params, tmp_path):
+    hf.save(tmp_path, CONFIG, params)
+    config = (tmp_path / "config.json").read_text().replace('"intermediate_size": 40', '"intermediate_size": 48')
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(BadInput, match="gate_proj.weight.*shape"):
+        hf.load(tmp_path)
