@@ -3,8 +3,12 @@
 The frozen base is never saved. A checkpoint appears whole: orbax writes under a temporary name and renames.
 """
 
+import contextlib
+import logging
+import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 2):
         self.folder = Path(folder).absolute()  # orbax asks for an absolute path
         self._forget_unfinished()
+        logging.getLogger("absl").addFilter(_is_news)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, cleanup_tmp_directories=True)
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -33,23 +38,18 @@ class Checkpoints:
         if left:
             warnings.warn(f"{self.folder}: {left[0]} was being written when the run ended; it is removed", stacklevel=3)
 
-    def save(self, step: int, state: Any, iterator: grain.DatasetIterator, wait: bool = False) -> None:
-        """Saves the tree `state` after `step` steps. Returns while files are being written unless `wait`.
+    def save(self, step: int, state: Any, iterator: grain.DatasetIterator) -> None:
+        """Saves the tree `state` after `step` steps; returns while the files are being written.
 
         Raises:
-          BadInput: no room. Earlier checkpoints stay.
+          BadInput: no room, for this one or for the one before, which was still being written. Whole ones stay.
         """
         if jax.default_backend() == "cpu":
             # on CPU the "copy to host" is a view, and the next step donates, hence overwrites, what it looks at
             state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator))
-        try:
+        with self._clear_errors():
             self._manager.save(step, args=args, force=True)
-            if wait:
-                self.wait()
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.folder}: checkpoint {step} was not written ({error}); earlier ones are kept, make"
-                           " room and run the same command again") from error
 
     def restore(self, like: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
         """(step, state) of the newest whole checkpoint, or None; `iterator` is set to what follows it.
@@ -72,10 +72,6 @@ class Checkpoints:
                 self._manager.delete(step)
         return None
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
-
     def preempted(self, step: int) -> bool:
         """Whether the cluster asked all processes to stop after `step`; always False where nothing can ask."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
@@ -84,5 +80,23 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_) -> None:
-        """Also after an error, a save under way is finished."""
-        self._manager.close()
+        """Waits for a save under way, also after an error."""
+        try:
+            with self._clear_errors():
+                self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore says ValueError when a disk is full
+            reason = str(error).partition("\n")[0]
+            raise BadInput(f"{self.folder}: a checkpoint could not be written ({reason:.300}); whole ones are kept,"
+                           " make room and run the same command again") from error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log record is not orbax speaking of what it also raises, or of what `_forget_unfinished` said."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

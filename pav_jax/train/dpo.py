@@ -13,12 +13,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import rules
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
-from pav_jax.train.loop import Batch, Metrics, Progress, TrainState, compile_step, fit, gradients
+from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
 from pav_jax.train.losses import PreferenceLoss, answer_log_probs, preference_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 
@@ -115,7 +116,7 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
         params = {**state.frozen, **state.trained}["params"]
         columns["reference"] = reference_log_probs(model, params, data, fields, mesh, folder / "reference_logps.npy")
     step_fn = compile_step(make_train_step(model, tx, schedule, fields), shardings)
-    with stage.progress_bar("dpo", progress) as report:
-        state = fit(state, step_fn, data.batches(fields.batch_size, config.seed, columns), steps, folder, mesh,
-                    fields.save_every, fields.keep, fields.log_every, report)
+    stream = data.batches(fields.batch_size, config.seed, columns)
+    state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
+                stage.reporter(folder.name, steps, progress))
     return stage.save_booster(lm, state, fields, folder)

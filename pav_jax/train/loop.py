@@ -23,7 +23,7 @@ from pav_jax.parallel import rules
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
-Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short text
+Report = Callable[[int, str], None]  # steps done, a short text
 
 
 @flax.struct.dataclass
@@ -104,19 +104,20 @@ class _Log:
     After a restart the file continues behind the restored step, without duplicates.
     """
 
-    def __init__(self, path: Path, done: int, steps: int, progress: Progress | None):
-        self._path, self._done, self._steps, self._progress = path, done, steps, progress
+    def __init__(self, path: Path, done: int, report: Report):
+        self._path, self._done, self._report = path, done, report
         self._write("w", [line for line in self._lines() if line["step"] <= done])
-        self._begin()
-
-    def _begin(self) -> None:
         self._waiting: list[Metrics] = []
-        self._tokens, self._since = 0, time.perf_counter()
+        self._tokens, self._since, self._first = 0, time.perf_counter(), True
 
     def add(self, metrics: Metrics, tokens: int) -> None:
-        """Takes a step's metrics without waiting for the device."""
+        """Takes a step's metrics; waits for the device only at the first, whose time is mostly compilation."""
         self._waiting.append(metrics)
         self._tokens += tokens
+        if self._first:
+            jax.block_until_ready(metrics)
+            self._tokens, self._since = 0, time.perf_counter()
+        self._first = False
 
     def flush(self) -> None:
         """Waits for the device and writes what it gave.
@@ -125,7 +126,7 @@ class _Log:
           BadInput: the loss is not a finite number, or the disk is full.
         """
         values = jax.device_get(self._waiting)
-        rate = self._tokens / (time.perf_counter() - self._since)
+        rate = self._tokens / (time.perf_counter() - self._since) if self._tokens else None
         lines = [{"step": self._done + i} | {name: float(value) for name, value in row.items()}
                  | {"tokens_per_second": rate} for i, row in enumerate(values, 1)]
         self._done += len(lines)
@@ -134,10 +135,10 @@ class _Log:
                 raise BadInput(f"{self._path}: the loss is {line['loss']} at step {line['step']}; lower learning_rate,"
                                " set grad_clip, or check the checkpoint the training starts from")
         self._write("a", lines)
-        if self._progress is not None and lines:
-            text = f"loss {lines[-1]['loss']:.4f}, {rate:,.0f} tokens/s"
-            self._progress(self._done, self._steps, text)
-        self._begin()
+        if lines:
+            speed = f", {rate:,.0f} tokens/s" if rate else ""
+            self._report(self._done, f"loss {lines[-1]['loss']:.4f}{speed}")
+        self._waiting, self._tokens, self._since = [], 0, time.perf_counter()
 
     def _lines(self) -> list[dict]:
         lines = []
@@ -179,7 +180,7 @@ class _StopOnSignal:
 
 def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
         batches: grain.DatasetIterator, steps: int, folder: Path, mesh: Mesh, save_every: int = 100, keep: int = 2,
-        log_every: int = 10, progress: Progress | None = None) -> TrainState:
+        log_every: int = 10, report: Report = lambda done, text: None) -> TrainState:
     """Trains to `steps`, from the newest checkpoint in `folder/checkpoints` where there is one.
 
     Metrics stay on the device for `log_every` steps, so that steps follow each other without waiting for the host. Each
@@ -194,7 +195,8 @@ def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainSta
         if (found := checkpoints.restore(_saved_part(state), batches)) is not None:
             done = saved = found[0]
             state = state.replace(**found[1])
-        log = _Log(folder / "metrics.jsonl", done, steps, progress)
+        report(done, "compiling")
+        log = _Log(folder / "metrics.jsonl", done, report)
         while done < steps:
             batch = next(batches)
             tokens = int(batch.pop("tokens")) * jax.process_count()

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
-from pav_jax.train.loop import Batch, Metrics, Progress, TrainState, compile_step, fit, gradients
+from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
 from pav_jax.train.losses import sft_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 
@@ -53,7 +54,7 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
     Args:
       config: the whole configuration; `config.sft` and `config.seed` are read.
       lm: the `LanguageModel` to start from; it is not changed.
-      progress: called with (steps done, steps in all, a text); a bar on standard error where None.
+      progress: where a bar is shown; none where None.
 
     Returns:
       The folder of the booster.
@@ -71,7 +72,7 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
     tx = make_optimizer(fields, schedule)
     state, shardings, mesh = stage.make_state("sft", lm, fields, tx, config.seed)
     step_fn = compile_step(make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings)
-    with stage.progress_bar("sft", progress) as report:
-        state = fit(state, step_fn, data.batches(fields.batch_size, config.seed), steps, folder, mesh,
-                    fields.save_every, fields.keep, fields.log_every, report)
+    stream = data.batches(fields.batch_size, config.seed)
+    state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
+                stage.reporter(folder.name, steps, progress))
     return stage.save_booster(lm, state, fields, folder)

@@ -1,13 +1,12 @@
 """From a model and a file of examples to a booster: what both trainings do alike around the loop."""
 
-import contextlib
 import dataclasses
 import functools
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
@@ -30,7 +28,7 @@ from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.mesh import check_batch, make_mesh
 from pav_jax.train import batches, tfds_builders
-from pav_jax.train.loop import TrainState, state_shardings
+from pav_jax.train.loop import Report, TrainState, state_shardings
 from pav_jax.train.losses import token_log_probs
 
 # fields that may change between two runs of one training: they move no number of the loss curve
@@ -203,14 +201,9 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
     return booster
 
 
-@contextlib.contextmanager
-def progress_bar(name: str, progress: Any) -> Iterator[Any]:
-    """The caller's `progress(done, total, text)`, or a bar on standard error where there is none."""
-    if progress is not None:
-        yield progress
-        return
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-               TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+def reporter(name: str, steps: int, progress: Progress | None) -> Report:
+    """Reports steps to a task of its own in the caller's progress display, or to nobody."""
+    if progress is None:
+        return lambda done, text: None
+    task = progress.add_task(name, total=steps)
+    return lambda done, text: progress.update(task, completed=done, description=f"{name}: {text}")

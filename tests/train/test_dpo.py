@@ -40,10 +40,6 @@ def losses(folder):
     return np.asarray([line["loss"] for line in lines(folder)])
 
 
-def quiet(*_):
-    """A progress callback that shows nothing."""
-
-
 @pytest.fixture(scope="module")
 def lm():
     return tiny.make_lm()
@@ -57,7 +53,7 @@ def preferences(tmp_path_factory):
 @pytest.fixture(scope="module")
 def straight(lm, preferences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    dpo.run(make_config(), lm, preferences, folder, quiet)
+    dpo.run(make_config(), lm, preferences, folder)
     return folder
 
 
@@ -69,7 +65,7 @@ def test_first_loss_is_ln_2_exactly(straight):
 
 def test_first_loss_is_ln_2_in_bfloat16_with_dropout(preferences, tmp_path):
     lm = tiny.make_lm(dtype=jnp.bfloat16)
-    dpo.run(make_config(steps=2, lora=dict(dropout=0.3)), lm, preferences, tmp_path, quiet)
+    dpo.run(make_config(steps=2, lora=dict(dropout=0.3)), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2 and losses(tmp_path)[1] != LN_2
 
 
@@ -89,12 +85,12 @@ def test_metrics_name_what_a_reader_asks_for(straight):
     dict(precompute_ref_log_probs=True), dict(grad_accumulation=2), dict(loss_chunk=512, remat=False),
     dict(length_buckets=(8, 12, 16))], ids=lambda c: next(iter(c)))
 def test_ways_to_compute_the_same_thing_agree(straight, lm, preferences, tmp_path, changes):
-    dpo.run(make_config(**changes), lm, preferences, tmp_path, quiet)
+    dpo.run(make_config(**changes), lm, preferences, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=2e-5)
 
 
 def test_full_tuning_measures_against_the_model_it_began_with(lm, preferences, tmp_path):
-    dpo.run(make_config(full=True, learning_rate=1e-3), lm, preferences, tmp_path, quiet)
+    dpo.run(make_config(full=True, learning_rate=1e-3), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(LN_2, abs=1e-6)
     assert losses(tmp_path)[-1] < 0.9 * LN_2
 
@@ -125,22 +121,22 @@ def test_killed_run_continues_with_the_same_losses(straight, preferences, tmp_pa
 import os, signal
 from tests.train import test_dpo, tiny
 from pav_jax.train import dpo
-def kill(done, *_):
+def kill(done):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_path)!r}, kill)
+dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_path)!r}, tiny.Watch(kill))
 """
     killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "booster").exists()
-    dpo.run(make_config(), tiny.make_lm(), preferences, tmp_path, quiet)
+    dpo.run(make_config(), tiny.make_lm(), preferences, tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=1e-6, rtol=0)
 
 
 def test_second_round_starts_from_the_first_round_s_booster(straight, lm, preferences, tmp_path):
     booster = LanguageModel.from_pretrained(straight / "booster", dtype="float32")
-    dpo.run(make_config(steps=2), booster, preferences, tmp_path, quiet)
+    dpo.run(make_config(steps=2), booster, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2
     assert lines(tmp_path)[0]["logps/chosen"] > lines(straight)[0]["logps/chosen"] - 1e-3
 
@@ -150,13 +146,13 @@ def test_second_round_starts_from_the_first_round_s_booster(straight, lm, prefer
     (dict(lora=dict(target_modules=("nothing",))), "nothing")])
 def test_configuration_that_cannot_work_is_refused_by_name(lm, preferences, tmp_path, changes, named):
     with pytest.raises(BadInput, match=named):
-        dpo.run(make_config(**changes), lm, preferences, tmp_path, quiet)
+        dpo.run(make_config(**changes), lm, preferences, tmp_path)
 
 
 def test_no_preferences_and_empty_answers_are_refused(lm, tmp_path):
     write_jsonl(tmp_path / "none.jsonl", [])
     with pytest.raises(BadInput, match="none.jsonl: holds no Preference; lower .* margin"):
-        dpo.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path / "a", quiet)
+        dpo.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path / "a")
     write_jsonl(tmp_path / "p.jsonl", [Preference("a", "b", "c", 1.0), Preference("a", "b", "", 1.0)])
     with pytest.raises(BadInput, match=r"p.jsonl:2: 'rejected' is empty"):
-        dpo.run(make_config(), lm, tmp_path / "p.jsonl", tmp_path / "b", quiet)
+        dpo.run(make_config(), lm, tmp_path / "p.jsonl", tmp_path / "b")

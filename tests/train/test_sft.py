@@ -34,10 +34,6 @@ def curve(folder):
     return [line["step"] for line in lines], np.asarray([line["loss"] for line in lines])
 
 
-def quiet(*_):
-    """A progress callback that shows nothing."""
-
-
 @pytest.fixture(scope="module")
 def lm():
     return tiny.make_lm()
@@ -54,7 +50,7 @@ def straight(lm, pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
     before = jax.tree.map(np.array, lm.params)
     calls = []
-    booster = sft.run(make_config(), lm, pairs, folder, progress=lambda *call: calls.append(call))
+    booster = sft.run(make_config(), lm, pairs, folder, progress=tiny.Watch(calls.append))
     return folder, booster, before, calls
 
 
@@ -64,7 +60,7 @@ def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
     assert steps == [1, 2, 3, 4, 5, 6] and losses[-1] < 0.8 * losses[0]
     jax.tree.map(np.testing.assert_array_equal, before, lm.params)
     assert booster == folder / "booster"
-    assert [c[:2] for c in calls] == [(2, 6), (4, 6), (6, 6)]
+    assert calls == [0, 2, 4, 6]
 
 
 def test_metrics_name_what_a_reader_asks_for(straight):
@@ -73,17 +69,17 @@ def test_metrics_name_what_a_reader_asks_for(straight):
 
 
 def crash_at(step):
-    def progress(done, *_):
+    def seen(done):
         if done >= step:
             raise KeyboardInterrupt
-    return progress
+    return tiny.Watch(seen)
 
 
 def signal_at(step):
-    def progress(done, *_):
+    def seen(done):
         if done == step:
             os.kill(os.getpid(), signal.SIGTERM)
-    return progress
+    return tiny.Watch(seen)
 
 
 @pytest.mark.parametrize("stop", [crash_at, signal_at])
@@ -91,14 +87,14 @@ def signal_at(step):
                          ids=["lora", "dropout", "full"])
 def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
     config = make_config(log_every=1, save_every=3, **changes)
-    sft.run(config, lm, pairs, tmp_path / "straight", quiet)
+    sft.run(config, lm, pairs, tmp_path / "straight")
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
         sft.run(config, lm, pairs, tmp_path / "stopped", stop(4))
     if stop is signal_at:
         assert stopped.value.code == 143
         assert (tmp_path / "stopped" / "checkpoints" / "5").is_dir()  # the step that ran while the signal came
     assert not (tmp_path / "stopped" / "booster").exists()
-    sft.run(config, lm, pairs, tmp_path / "stopped", quiet)
+    sft.run(config, lm, pairs, tmp_path / "stopped")
     (steps, want), (again, got) = curve(tmp_path / "straight"), curve(tmp_path / "stopped")
     assert steps == again == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
@@ -113,7 +109,7 @@ def test_finished_training_is_not_repeated(straight, lm, pairs):
 
 def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_path):
     config = make_config(log_every=1, save_every=2)
-    sft.run(config, lm, pairs, tmp_path, quiet)
+    sft.run(config, lm, pairs, tmp_path)
     want = curve(tmp_path)[1]
     shutil.rmtree(tmp_path / "booster")
     for file in (tmp_path / "checkpoints" / "6" / "state").rglob("*"):
@@ -121,7 +117,7 @@ def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_pa
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     (tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp-1").mkdir()
     with pytest.warns(UserWarning) as warned:
-        sft.run(config, lm, pairs, tmp_path, quiet)
+        sft.run(config, lm, pairs, tmp_path)
     texts = " ".join(str(w.message) for w in warned)
     assert "checkpoints/6: not a whole checkpoint" in texts and "8.orbax-checkpoint-tmp-1 was being written" in texts
     np.testing.assert_allclose(curve(tmp_path)[1], want, atol=1e-6, rtol=0)
@@ -156,9 +152,9 @@ def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path
     config = LoraConfig(r=2, alpha=4.0, target_modules=("o_proj",))
     adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
     with_adapter = lm.with_lora(adapter, config)
-    sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter", quiet)
-    sft.run(make_config(steps=1), lm.with_params(merge(lm.params, adapter, config)), pairs, tmp_path / "merged", quiet)
-    sft.run(make_config(steps=1), lm, pairs, tmp_path / "base", quiet)
+    sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter")
+    sft.run(make_config(steps=1), lm.with_params(merge(lm.params, adapter, config)), pairs, tmp_path / "merged")
+    sft.run(make_config(steps=1), lm, pairs, tmp_path / "base")
     got, want, base = (curve(tmp_path / name)[1] for name in ("adapter", "merged", "base"))
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert abs(got[0] - base[0]) > 1e-3
@@ -185,13 +181,13 @@ def test_one_program_serves_all_steps(lm, pairs, tmp_path):
         import logging
         names = []
         patch.setattr(logging.Logger, "handle", lambda self, record: names.append(record.getMessage()))
-        sft.run(make_config(steps=5), lm, pairs, tmp_path, quiet)
+        sft.run(make_config(steps=5), lm, pairs, tmp_path)
     assert sum("Compiling jit(step)" in name for name in names) == 1
 
 
 def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys):
     config = make_config(steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
-    sft.run(config, lm, pairs, tmp_path, quiet)
+    sft.run(config, lm, pairs, tmp_path)
     count = 2 * 4 * ((32 + 32) + (48 + 32))  # layers, rank, in + out
     assert f"training {count:,} parameters (LoRA r=4 on q_proj, down_proj)" in capsys.readouterr().err
 
@@ -205,22 +201,22 @@ def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys)
 ])
 def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, changes, named):
     with pytest.raises(BadInput, match=named):
-        sft.run(make_config(**changes), lm, pairs, tmp_path, quiet)
+        sft.run(make_config(**changes), lm, pairs, tmp_path)
 
 
 @pytest.mark.parametrize("field, value", [("batchsize", 3), ("epochs", "three")])
 def test_unknown_field_or_wrong_type_is_refused_by_name(lm, pairs, tmp_path, field, value):
     config = ConfigDict({"seed": 0, "sft": {field: value}})
     with pytest.raises(BadInput, match=field):
-        sft.run(config, lm, pairs, tmp_path, quiet)
+        sft.run(config, lm, pairs, tmp_path)
 
 
 def test_folder_of_another_training_is_refused(straight, lm, pairs):
     with pytest.raises(BadInput, match="learning_rate=0.03, now it is 0.5"):
-        sft.run(make_config(learning_rate=0.5), lm, pairs, straight[0], quiet)
+        sft.run(make_config(learning_rate=0.5), lm, pairs, straight[0])
 
 
 def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
     broken = lm.with_params(jax.tree.map(lambda p: p * jnp.nan, lm.params))
     with pytest.raises(BadInput, match="loss is nan"):
-        sft.run(make_config(), broken, pairs, tmp_path, quiet)
+        sft.run(make_config(), broken, pairs, tmp_path)

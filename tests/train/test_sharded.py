@@ -23,9 +23,9 @@ for name, sizes in meshes.items():
     lm = tiny.make_lm(make_mesh(**sizes))
     assert lm.mesh.size == (8 if sizes else 1)
     common = dict(steps=3, save_every=0, batch_size=8)
-    sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft", test_sft.quiet)
+    sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft")
     config = test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4))
-    dpo.run(config, lm, preferences, folder / name / "dpo", test_sft.quiet)
+    dpo.run(config, lm, preferences, folder / name / "dpo")
     curves[name] = {"sft": list(test_sft.curve(folder / name / "sft")[1]),
                     "dpo": list(test_sft.curve(folder / name / "dpo")[1])}
 print(json.dumps(curves))
