@@ -37,7 +37,6 @@ def _generator() -> ConfigDict:
     return ConfigDict(dict(
         path="mini:generator",  # a diffusers folder or a hub id
         dtype="float32",
-        scheduler="",  # a class name that replaces the folder's; empty: the folder's own
         batch=16,  # videos in one compiled program; the last batch is filled up
         num_frames=placeholder(int),
         height=placeholder(int),
@@ -45,8 +44,6 @@ def _generator() -> ConfigDict:
         steps=placeholder(int),
         guidance_scale=placeholder(float),
         use_dynamic_cfg=placeholder(bool),
-        zero_uncond=placeholder(bool),
-        fps=placeholder(int),
     ))
 
 
@@ -70,7 +67,11 @@ def _rewriter() -> ConfigDict:
         path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
         dtype="float32",
         template="",  # a chat template file; empty: the checkpoint's own
-        rows=16,  # answers sampled in one compiled program
+        # how the untuned rewriter is sampled where it is measured; a booster samples as its own folder says
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        max_new_tokens=250,
     ))
 
 

@@ -1,6 +1,8 @@
 """Texts in, scored videos out: each distinct (text, seed) is generated once, scored for every prompt that needs it."""
 
 import dataclasses
+import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 
@@ -27,7 +29,8 @@ class Measurements:
     """Scored videos, kept in the segments of `folder`; a kill loses at most the batch that was being made.
 
     Args:
-      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, perhaps `fps`.
+      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, and perhaps
+        `defaults.fps` and `generate(..., return_finite=True)`; see `VideoModel`.
       suite: see `rewards.suite.RewardSuite`.
       batch: videos in one call, always that many: the last batch is filled up.
       workdir: videos go to `videos/` in it, where `save_videos`.
@@ -74,7 +77,7 @@ class Measurements:
 
     def _make(self, batch: Sequence[list[Cell]]) -> list[Candidate]:
         padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        videos = np.asarray(self.generator.generate([g[0].refined for g in padded], seed=[g[0].seed for g in padded]))
+        videos, finite = self._generate([g[0].refined for g in padded], [g[0].seed for g in padded])
         rows = [(i, cell) for i, group in enumerate(batch) for cell in group]
         records = []
         for part in chunks(rows, self.batch):
@@ -83,20 +86,30 @@ class Measurements:
                                       refined=[cell.refined for _, cell in full])
             for row, (i, cell) in enumerate(part):
                 if self.key(cell) not in self._known:
-                    records.append(self._record(cell, videos[i], {k: float(v[row]) for k, v in scores.items()}))
+                    # what came out of NaN pixels is no score, however finite it looks
+                    row_scores = {k: float(v[row]) if finite[i] else math.nan for k, v in scores.items()}
+                    records.append(self._record(cell, videos[i], row_scores, bool(finite[i])))
         return records
 
-    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float]) -> Candidate:
+    def _generate(self, texts: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """-> videos [B, T, H, W, 3], and for each whether it met no NaN on the way [B]."""
+        if "return_finite" in inspect.signature(self.generator.generate).parameters:
+            videos, finite = self.generator.generate(texts, seed=seeds, return_finite=True)
+            return np.asarray(videos), np.asarray(finite, bool)
+        return np.asarray(self.generator.generate(texts, seed=seeds)), np.ones(len(texts), bool)
+
+    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float], finite: bool) -> Candidate:
         absent = sorted(name for name, value in scores.items() if not np.isfinite(value))
+        error = None if not absent else f"no score: {', '.join(absent)}" if finite else "the video is not finite"
         path = None
         if self.save_videos:
             # named by what made it, without the prompt it is scored against: shared by all that score it
             path = f"videos/{candidate_key('', cell.refined, cell.seed, self.generator.fingerprint)}.mp4"
             if not (self.workdir / path).exists():
-                write_mp4(self.workdir / path, video_TxHxWx3, getattr(self.generator, "fps", None) or FPS)
+                fps = getattr(getattr(self.generator, "defaults", None), "fps", FPS)
+                write_mp4(self.workdir / path, video_TxHxWx3, fps)
         return Candidate(self.key(cell), cell.prompt, cell.refined, round=0, index=0, parents=(), proposer=cell.system,
-                         seed=cell.seed, scores=scores, video=path,
-                         error=f"no score: {', '.join(absent)}" if absent else None)
+                         seed=cell.seed, scores=scores, video=path, error=error)
 
 
 def chunks(items: Sequence, size: int) -> list[list]:

@@ -1,5 +1,6 @@
 """A generator and a suite without models: a video is its text's numbers, scores are read back from the pixels."""
 
+import types
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ class Generator:
     """Videos [B, 2, 4, 4, 3]; counts what it makes, can fail after so many calls."""
 
     fingerprint = "fake"
-    fps = 4
+    defaults = types.SimpleNamespace(fps=4)
 
     def __init__(self, dies_after: int | None = None):
         self.made, self.calls, self.shapes, self.dies_after = [], 0, set(), dies_after

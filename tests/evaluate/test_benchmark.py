@@ -101,6 +101,18 @@ def test_a_video_without_a_score_is_left_out_and_counted(tmp_path):
     assert "missing" not in result["sets"]["far"]["systems"]["sft"]
 
 
+def test_a_video_of_nan_pixels_has_no_score(tmp_path):
+    class Broken(Generator):
+        def generate(self, prompts, seed, return_finite=False):
+            return super().generate(prompts, seed), np.asarray(["now" not in p for p in prompts])
+
+    sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
+    result = evaluate(config(), systems(), sets, Broken(), Suite(), tmp_path, controls=False)
+    found = result["sets"]["one"]["systems"]
+    assert found["base"]["missing"] == 4 and found["base"]["overall"] is None and found["sft"]["words"] == 7.0
+    assert found["base"]["delta"]["overall"] == [None, None, None] and "missing" not in found["sft"]
+
+
 def test_controls_can_be_left_out(tmp_path):
     sets = prompt_sets(np.random.default_rng(5))
     result = evaluate(config(), systems(), sets, Generator(), Suite(), tmp_path, controls=False)
