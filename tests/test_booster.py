@@ -48,7 +48,8 @@ def test_empty_and_endless_prompts_are_refused(prompt):
         Booster(FakeLanguageModel()).refine(["fine", prompt])
 
 
-@pytest.mark.parametrize("prompt", ["<b>a dog</b> & {{ x }} 100 %", "a 👩‍🚀 on the moon", "ein Mädchen, 猫", "a" * 10_000])
+@pytest.mark.parametrize("prompt", ["<b>a dog</b> & {{ x }} 100 %",
+                                    "a 👩‍🚀 on the moon", "ein Mädchen, 猫", "a" * 10_000])
 def test_markup_emoji_and_long_prompts_pass_unchanged(prompt):
     assert clean(prompt) == prompt
 

@@ -96,14 +96,17 @@ class GGUFFile:
         """The byte-level BPE tokenizer in the file, with its special tokens and chat template."""
         if (kind := self.field("tokenizer.ggml.model")) != "gpt2":
             raise BadInput(f"{self.path}: tokenizer.ggml.model is {kind!r}; only byte-level BPE ('gpt2') is supported")
-        tokens = self.field("tokenizer.ggml.tokens")
-        merges = [tuple(merge.split(" ")) for merge in self.field("tokenizer.ggml.merges")]
+        tokens = self.field("tokenizer.ggml.tokens", [])
+        merges = [tuple(merge.split(" ")) for merge in self.field("tokenizer.ggml.merges", [])]
         split = self.field("tokenizer.ggml.pre", "default")
         llama3 = split in ("llama-bpe", "llama3")
         if not llama3 and split not in ("default", "gpt-2", "smollm"):
             raise BadInput(f"{self.path}: tokenizer.ggml.pre is {split!r}; supported are default, gpt-2, smollm and"
                            " llama-bpe")
-        bpe = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=llama3))
+        try:
+            bpe = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=llama3))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise BadInput(f"{self.path}: the tokenizer's merges do not fit its tokens ({error})") from error
         if llama3:
             bpe.pre_tokenizer = pre_tokenizers.Sequence([
                 pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),

@@ -74,7 +74,7 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
         if not present:
             continue
         if missing := [name for names in wanted.values() for name in names if name not in tensors]:
-            raise BadInput(f"{folder}: tensor {missing[0]!r} is missing; adapt every layer, or merge with peft first")
+            raise BadInput(f"{folder}: tensor {missing[0]!r} is missing; an adapter of all layers is needed")
         for letter, names in wanted.items():
             flat[f"{path}/{letter.lower()}"] = np.stack([np.asarray(tensors[name]).T for name in names])
         used.update(present)

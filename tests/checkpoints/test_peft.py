@@ -1,0 +1,45 @@
+"""PEFT's adapter layout. That peft itself loads it is tested with the language model."""
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints import peft
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.language.lora import LoraConfig, init_lora
+from pav_jax.models.llama import LlamaConfig, hf
+
+CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8)
+TABLE = hf.weights(CONFIG)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    config = LoraConfig(r=3, alpha=6.0, dropout=0.1, target_modules=("q_proj", "down_proj"))
+    lora = init_lora(hf.expected_shapes(CONFIG), config, jax.random.key(0))
+    lora = jax.tree.map(lambda a: a + 1, lora)
+    peft.write_adapter(tmp_path, TABLE, lora, config.r, config.alpha, config.dropout)
+    return tmp_path, lora, config
+
+
+def test_what_is_written_is_read_back(adapter):
+    folder, lora, config = adapter
+    back, settings = peft.read_adapter(folder, TABLE)
+    jax.tree.map(np.testing.assert_array_equal, back, lora)
+    assert LoraConfig(**settings) == LoraConfig(3, 6.0, 0.1, ("down_proj", "q_proj"))
+
+
+@pytest.mark.parametrize("change", [{"peft_type": "IA3"}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}])
+def test_other_kinds_of_adapters_are_refused_by_field(adapter, change):
+    folder, *_ = adapter
+    write_json(folder / "adapter_config.json", {**read_json(folder / "adapter_config.json"), **change})
+    with pytest.raises(BadInput, match=next(iter(change))):
+        peft.read_adapter(folder, TABLE)
+
+
+def test_an_adapter_of_a_deeper_or_a_shallower_model_is_refused(adapter):
+    folder, *_ = adapter
+    for layers in (1, 3):
+        with pytest.raises(BadInput, match="layers.[12]"):
+            peft.read_adapter(folder, hf.weights(LlamaConfig(64, 32, 40, layers, 4, 2, 8)))

