@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import normalise
@@ -112,7 +113,7 @@ class Aesthetic:
           BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding width.
         """
         tower = ClipTower.load(folder, dtype)
-        head_folder = Path(head) if head else Path(folder) / HEAD_FOLDER
+        head_folder = local_folder(head) if head else tower.folder / HEAD_FOLDER
         config, params = load_head(head_folder)
         if config.input_dim != tower.config.projection_dim:
             raise BadInput(f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of {folder}"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, LEGACY_EOS
@@ -21,6 +22,7 @@ from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES, TEXTS = 32, 16  # rows in one compiled program
 REMEMBERED_TEXTS = 4096
+FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt")  # of a hub repository; others hold torch and TF copies
 LAYOUTS = ("frames", "sheet")
 
 
@@ -35,19 +37,19 @@ class ClipTower:
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; a CLIP folder carries its tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        self._folder, self._params = folder, jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
+        self.folder, self._params = folder, jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
         self.model = CLIP(self.config, dtype=jnp.dtype(dtype))
         self._texts: dict[str, np.ndarray] = {}
         self._last: tuple[tuple, np.ndarray] | None = None
 
     @staticmethod
     def load(folder: str | Path, dtype: str = "float32") -> "ClipTower":
-        """The tower of `folder`; the same object for the same folder and dtype.
+        """The tower of `folder` (or hub id); the same object for the same folder and dtype.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
         """
-        return _load(Path(folder).resolve(), dtype)
+        return _load(local_folder(folder, FILES).resolve(), dtype)
 
     @property
     def scale(self) -> float:
@@ -107,10 +109,10 @@ class ClipTower:
         for row, one in zip(ids, encoded, strict=True):
             row[: len(one)] = one
         if ids.max() >= self.config.text.vocab_size:
-            raise BadInput(f"{self._folder}: the tokenizer has ids beyond the model's {self.config.text.vocab_size};"
+            raise BadInput(f"{self.folder}: the tokenizer has ids beyond the model's {self.config.text.vocab_size};"
                            " are both from one checkpoint?")
         if eos != LEGACY_EOS and not (ids == eos).any(axis=1).all():
-            raise BadInput(f"{self._folder}: the tokenizer does not end texts with eos_token_id {eos} of config.json")
+            raise BadInput(f"{self.folder}: the tokenizer does not end texts with eos_token_id {eos} of config.json")
         return ids
 
 

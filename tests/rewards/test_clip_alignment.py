@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
+from pav_jax.errors import BadInput
 from pav_jax.rewards.aesthetic import Aesthetic
 from pav_jax.rewards.clip_alignment import ClipAlignment
+from pav_jax.rewards.clip_tower import contact_sheet
 
 
 def test_a_score_is_the_same_in_any_batch_and_reads_the_prompt(clip_folder, videos, prompts):
@@ -23,6 +26,19 @@ def test_frames_are_embedded_once_for_both_rewards_of_a_folder(clip_folder, vide
     aesthetic.score(videos, prompts)
     monkeypatch.setattr(alignment.tower, "embed_images", None)
     assert np.isfinite(alignment.score(videos, prompts)["TVA"]).all()
+
+
+def test_a_contact_sheet_shows_all_frames_at_once(clip_folder, videos, prompts):
+    sheet = contact_sheet(videos[:, :4])
+    assert sheet.shape == (5, 1, 40, 48, 3)
+    np.testing.assert_array_equal(sheet[2, 0, 20:, :24], videos[2, 2])
+    assert contact_sheet(videos[:, :3]).shape == (5, 1, 20, 72, 3)
+    reward = ClipAlignment.from_pretrained(clip_folder, frames=4, layout="sheet")
+    order = [0, 1, 2, 4, 3, 5]  # frames 0, 1, 3, 4 are taken: another order is another sheet
+    scores = reward.score(videos, prompts)["TVA"]
+    assert np.abs(reward.score(videos[:, order], prompts)["TVA"] - scores).max() > 1e-4
+    with pytest.raises(BadInput, match="layout"):
+        ClipAlignment.from_pretrained(clip_folder, layout="grid")
 
 
 def test_the_score_is_within_the_logit_scale(clip_folder, videos, prompts):
