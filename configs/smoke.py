@@ -14,5 +14,28 @@ from pav_jax.config import load
 
 def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("mini.py"))
+    config.generator.batch = 8
+    config.generator.steps = 2
     config.evolve.count = 8
+    config.evolve.rounds = 2
+    config.evolve.children = 2
+
+    for stage in (config.sft, config.dpo):
+        stage.steps = 4
+        stage.batch_size = 4
+        stage.grad_accumulation = 1
+        stage.save_every = 2
+        stage.log_every = 1
+
+    config.prefer.count = 8
+    config.prefer.samples = 3
+    config.prefer.margin = 0.0  # whatever was generated gives pairs
+    config.prefer.thresholds = {}
+    config.prefer.floors = {}
+
+    config.evaluate.count = 4
+    config.evaluate.seeds = (0,)
+    config.evaluate.suffix_prompts = 2
+    config.evaluate.resamples = 1000
+    config.report.title = "Smoke test"
     return config
