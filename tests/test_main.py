@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -179,6 +180,17 @@ def test_stages_get_configuration_work_directory_and_options(tmp_path, capsys, n
         ("report", {})]
     assert no_models[-1][1].seed == no_models[0][1].seed and no_models[0][2] == str(tmp_path)
     assert "--round=3: this configuration has rounds 1 to 2" in fails(capsys, "dpo", *base, "--round=3")
+
+
+def test_what_stages_log_goes_to_standard_error_once(tmp_path, capsys, monkeypatch):
+    def stage(config, workdir):
+        logging.getLogger("pav_jax.evolve.evolve").info("round 1: 3.5 videos/s")
+        logging.getLogger("somebody.else").info("noise")
+
+    monkeypatch.setattr(sys.modules["pav_jax.recipe"], "evolve", stage)
+    for _ in range(2):
+        _, out, err = run(capsys, "evolve", "--config=configs/mini.py", f"--workdir={tmp_path}")
+        assert (out, err) == ("", "round 1: 3.5 videos/s\n")
 
 
 def failing(error):

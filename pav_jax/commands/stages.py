@@ -1,6 +1,8 @@
 """The stages of the recipe: each reads and writes the work directory and can be stopped and run again."""
 
 import argparse
+import logging
+import sys
 from typing import Any
 
 # name -> (one line, description, does it take --round)
@@ -73,6 +75,22 @@ def run(args: argparse.Namespace) -> None:
 
     from pav_jax import recipe
 
+    show_log()
     written = getattr(recipe, args.command)(config, args.workdir, **options)
     if written is not None:
         print(written)
+
+
+class _Lines(logging.Handler):
+    """Writes to whatever standard error is at that moment: a progress bar replaces it to keep lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def show_log() -> None:
+    """What the stages log (rounds, losses, videos per second) goes to standard error; libraries stay at warnings."""
+    log = logging.getLogger("pav_jax")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Lines) for handler in log.handlers):
+        log.addHandler(_Lines())
