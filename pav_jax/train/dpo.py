@@ -103,9 +103,10 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
     """
     folder, fields, lm = Path(workdir), train_config.section(config, "dpo"), stage.merged(lm)
     loss_config(fields)
-    data = stage.read_data("dpo", preferences_path, lm, fields, folder)
-    if stage.begin("dpo", folder, fields, config.seed, lm, data.digest):
+    about = stage.identity("dpo", fields, config.seed, lm, preferences_path)
+    if stage.finished(folder, about):
         return folder / "booster"
+    data = stage.read_data("dpo", preferences_path, lm, fields, folder)
     steps, per_epoch = stage.count_steps(fields, len(data.source))
     schedule = make_schedule(fields, "dpo", steps, per_epoch)
     tx = make_optimizer(fields, schedule)
@@ -116,6 +117,7 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
         params = {**state.frozen, **state.trained}["params"]
         columns["reference"] = reference_log_probs(model, params, data, fields, mesh, folder / "reference_logps.npy")
     step_fn = compile_step(make_train_step(model, tx, schedule, fields), shardings)
+    stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed, columns)
     state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
                 stage.reporter(folder.name, steps, progress))

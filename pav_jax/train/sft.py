@@ -64,14 +64,16 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
       SystemExit: SIGTERM came; the state is saved.
     """
     folder, fields, lm = Path(workdir), train_config.section(config, "sft"), stage.merged(lm)
-    data = stage.read_data("sft", pairs_path, lm, fields, folder)
-    if stage.begin("sft", folder, fields, config.seed, lm, data.digest):
+    about = stage.identity("sft", fields, config.seed, lm, pairs_path)
+    if stage.finished(folder, about):
         return folder / "booster"
+    data = stage.read_data("sft", pairs_path, lm, fields, folder)
     steps, per_epoch = stage.count_steps(fields, len(data.source))
     schedule = make_schedule(fields, "sft", steps, per_epoch)
     tx = make_optimizer(fields, schedule)
     state, shardings, mesh = stage.make_state("sft", lm, fields, tx, config.seed)
     step_fn = compile_step(make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings)
+    stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed)
     state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
                 stage.reporter(folder.name, steps, progress))

@@ -43,7 +43,6 @@ class Data:
     encoder: batches.Encoder
     answers: tuple[str, ...]
     lengths: tuple[int, ...]
-    digest: str
 
     def batches(self, batch_size: int, seed: int | None, columns: Mapping[str, Any] | None = None):
         return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns)
@@ -66,7 +65,7 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)
     lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
-    return Data(source, encoder, answers, lengths, tfds_builders.data_digest(path))
+    return Data(source, encoder, answers, lengths)
 
 
 def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
@@ -154,26 +153,34 @@ def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
 # ------------------------------------------------------------------------------------------- beginning and finishing
 
 
-def begin(name: str, folder: Path, fields: ConfigDict, seed: int, lm: LanguageModel, digest: str) -> bool:
-    """Ties `folder` to this training; True where its booster is already there.
+def identity(name: str, fields: ConfigDict, seed: int, lm: LanguageModel, path: str | os.PathLike) -> dict:
+    """What makes a training this one and no other: its section, seed, data and the shape of its model."""
+    about = {"stage": name, "seed": seed, "data": tfds_builders.data_digest(path),
+             "model": dataclasses.asdict(lm.config)}
+    return _plain(about | {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS})
+
+
+def finished(folder: Path, about: dict) -> bool:
+    """Whether the booster of the training `about` is in `folder`.
 
     Raises:
-      BadInput: the folder belongs to a training with another configuration, data or model.
+      BadInput: checkpoints or a booster of another training are.
     """
-    about = {"stage": name, "seed": seed, "data": digest, "model": dataclasses.asdict(lm.config)}
-    about |= {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS}
-    about = _plain(about)
-    path = folder / "training.json"
-    if path.exists():
+    done, path = (folder / "booster").is_dir(), folder / "training.json"
+    if path.exists() and (done or any((folder / "checkpoints").glob("*"))):
         before = read_json(path)
         if changed := sorted(k for k in {*about, *before} if about.get(k) != before.get(k)):
             was, now = before.get(changed[0]), about.get(changed[0])
             raise BadInput(f"{path}: this folder holds a training with {changed[0]}={was!s:.80}, now it is {now!s:.80};"
-                           f" use another --workdir, or delete training.json, checkpoints and booster in {folder.name}")
-    elif jax.process_index() == 0:
+                           f" use another --workdir, or delete checkpoints and booster in {folder.name}")
+    return done
+
+
+def claim(folder: Path, about: dict) -> None:
+    """Ties `folder` to the training `about`; called when everything that could be refused was accepted."""
+    if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, about)
-    return (folder / "booster").is_dir()
+        write_json(folder / "training.json", about)
 
 
 def _plain(value: Any) -> Any:

@@ -56,6 +56,8 @@ class Preferences(_JsonLines):
 
 def data_digest(path: str | os.PathLike) -> str:
     """Names the contents of a file: 16 hexadecimal digits."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file; run the stage that writes it first")
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 

@@ -216,6 +216,17 @@ def test_folder_of_another_training_is_refused(straight, lm, pairs):
         sft.run(make_config(learning_rate=0.5), lm, pairs, straight[0])
 
 
+def test_folder_of_a_refused_configuration_can_be_used_again(lm, pairs, tmp_path):
+    with pytest.raises(BadInput, match="no_such_layer"):
+        sft.run(make_config(lora=dict(target_modules=("no_such_layer",))), lm, pairs, tmp_path)
+    assert sft.run(make_config(steps=1), lm, pairs, tmp_path).is_dir()
+
+
+def test_missing_file_is_named(lm, tmp_path):
+    with pytest.raises(BadInput, match="none.jsonl: no such file"):
+        sft.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path)
+
+
 def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
     broken = lm.with_params(jax.tree.map(lambda p: p * jnp.nan, lm.params))
     with pytest.raises(BadInput, match="loss is nan"):
