@@ -1,0 +1,75 @@
+"""Schedules and updates against transformers and torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.train.config import sft_config
+from pav_jax.train.optimizer import make_optimizer, make_schedule
+
+torch = pytest.importorskip("torch")
+
+
+def fields(**changes):
+    config = sft_config()
+    config.update(dict(learning_rate=0.01, schedule="constant") | changes)
+    return config
+
+
+@pytest.mark.parametrize("kind, theirs", [("linear", "linear"), ("cosine", "cosine"),
+                                          ("constant", "constant_with_warmup")])
+@pytest.mark.parametrize("warmup_ratio, total", [(0.0, 7), (0.1, 25), (0.3, 10)])
+def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
+    from transformers import TrainingArguments, get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    warmup = int(np.ceil(total * warmup_ratio))
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    assert TrainingArguments(output_dir="x", use_cpu=True, warmup_steps=warmup).get_warmup_steps(total) == warmup
+    want = []
+    for _ in range(total):
+        want.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    schedule = make_schedule(fields(schedule=kind, warmup_ratio=warmup_ratio), "sft", total, 5)
+    np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(total)), want, rtol=1e-5, atol=1e-9)
+
+
+def test_exponential_schedule_falls_once_per_epoch():
+    schedule = make_schedule(fields(schedule="exponential_per_epoch"), "sft", 12, 4)
+    np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(12)), 0.01 * 0.85 ** (np.arange(12) // 4), rtol=1e-5)
+
+
+def test_unknown_schedule_is_refused_by_name():
+    with pytest.raises(BadInput, match="dpo.schedule='step'"):
+        make_schedule(fields(schedule="step"), "dpo", 10, 5)
+
+
+@pytest.mark.parametrize("weight_decay, grad_clip", [(0.0, 0.0), (0.1, 0.0), (0.05, 0.5)])
+def test_updates_are_those_of_torch(weight_decay, grad_clip):
+    """AdamW after clipping; norms and biases do not decay."""
+    rng = np.random.default_rng(0)
+    start = {"q_proj": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)},
+             "input_norm": {"scale": rng.normal(size=4)}}
+    start = jax.tree.map(lambda x: x.astype(np.float32), start)
+    leaves, structure = jax.tree.flatten(start)
+    theirs = [torch.nn.Parameter(torch.tensor(x)) for x in leaves]
+    decays = jax.tree.leaves({"q_proj": {"kernel": weight_decay, "bias": 0.0}, "input_norm": {"scale": 0.0}})
+    optimizer = torch.optim.AdamW([{"params": [p], "weight_decay": d} for p, d in zip(theirs, decays, strict=True)],
+                                  lr=0.01)
+    tx = make_optimizer(fields(weight_decay=weight_decay, grad_clip=grad_clip), lambda _: 0.01)
+    ours, state = jax.tree.map(jnp.asarray, start), tx.init(start)
+    for _ in range(5):
+        grads = [rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = torch.tensor(g)
+        if grad_clip:
+            torch.nn.utils.clip_grad_norm_(theirs, grad_clip)
+        optimizer.step()
+        updates, state = tx.update(structure.unflatten(map(jnp.asarray, grads)), state, ours)
+        ours = optax.apply_updates(ours, updates)
+    for got, want in zip(jax.tree.leaves(ours), theirs, strict=True):
+        np.testing.assert_allclose(got, want.detach().numpy(), atol=2e-5)
