@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ COMMANDS = "refine generate score run evolve select sft prefer dpo evaluate repo
 def no_models(monkeypatch):
     """Modules that would load models are replaced; a test that reaches one sees what it was given."""
     calls = []
+    log = logging.getLogger("pav_jax")
+    for name, value in (("handlers", []), ("propagate", True)):  # what a command changes is put back
+        monkeypatch.setattr(log, name, value)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
 
     class Booster:
         @classmethod

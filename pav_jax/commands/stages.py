@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from typing import Any
 
 # name -> (one line, description, does it take --round)
@@ -94,3 +95,5 @@ def show_log() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
+        log.propagate = False  # a library gives the root logger a handler of its own, which would say it all again
+    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
