@@ -149,17 +149,16 @@ class LanguageModel:
                      seed: int | Sequence[int] = 0) -> list[list[list[int]]]:
         """Token ids in, `n` lists of new token ids per prompt out, each with its ending token where it came to one.
 
-        A prompt that leaves no room for `max_new_tokens` in the model's context loses tokens on the left.
+        An answer also ends where the model's context does. A prompt that leaves no room for `max_new_tokens`, or for
+        half a context where that is less, loses tokens on the left.
         """
         seeds = [seed] * len(prompt_ids) if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != len(prompt_ids):
             raise BadInput(f"seed: {len(seeds)} seeds for {len(prompt_ids)} prompts; give one, or one per prompt")
         if n < 1:
             raise BadInput(f"n={n}: must be 1 or more")
-        most = self.config.max_position_embeddings - settings.max_new_tokens
-        if most < 1:
-            raise BadInput(f"max_new_tokens={settings.max_new_tokens}: the model's context is only "
-                           f"{self.config.max_position_embeddings} tokens")
+        context = self.config.max_position_embeddings
+        most = context - min(settings.max_new_tokens, context // 2)
         # rows whose prompts share a bucket go together, in the order given
         groups: dict[int, list[tuple[int, int]]] = {}
         cut = [list(ids)[-most:] for ids in prompt_ids]

