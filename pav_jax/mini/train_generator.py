@@ -1,8 +1,8 @@
 """Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (needs its vae first).
 
 Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
-CogVideoX denoiser and the T5 are trained together on (caption, latent) pairs with the v-prediction objective, the caption
-left empty one time in ten for classifier-free guidance. It only ever reads long captions in the generator's own dialect.
+CogVideoX denoiser learns to draw, on (caption, latent) pairs with the v-prediction objective and a frozen T5, the caption
+left empty one time in ten for guidance. Both only ever read long captions in the generator's own dialect.
 About an hour on two CPU cores.
 """
 
@@ -40,9 +40,9 @@ GENERATION = {
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = fit.CHECKPOINTS / "generator"
-SCENES = 8192
-READ_STEPS, READ_BATCH = 500, 64
-STEPS, BATCH, EMPTY = 3000, 32, 0.1
+SCENES = 6144
+READ_STEPS, READ_BATCH = 150, 64
+STEPS, BATCH, EMPTY = 2000, 32, 0.1
 EMA = 0.998
 
 
@@ -110,14 +110,14 @@ def encoded_scenes() -> tuple[list[w.Scene], np.ndarray]:
 
 
 def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
-    """Stage 3: returns the moving average of {"t5", "dit"}."""
+    """Stage 3: returns the moving average of the denoiser's parameters."""
     tokenizer = t5_tokenizer()
     scenes, latents = encoded_scenes()
     dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
     noise_schedule = schedulers.load(SCHEDULER)
     shapes = (latents[:1].astype(np.float32), np.zeros((1, TEXT_TOKENS, t5.config.width), np.float32), np.zeros(1))
-    params = {"t5": t5_params, "dit": jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]}
-    print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params['dit'])):,} parameters", flush=True)
+    params = jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]
+    print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
     optimizer = fit.adamw(1.2e-3, STEPS, warmup=100)
 
     def loss(p, data, key):
@@ -127,8 +127,8 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
         t = (jax.random.uniform(k_time) + jnp.arange(BATCH)) / BATCH % 1.0
         t = jnp.clip((t * 1000).astype(jnp.int32), 0, 999)
         noise = jax.random.normal(k_noise, clean.shape)
-        text = t5.apply({"params": p["t5"]}, data["ids"])
-        out = dit.apply({"params": p["dit"]}, noise_schedule.add_noise(clean, noise, t), text, t)
+        text = t5.apply({"params": t5_params}, data["ids"])
+        out = dit.apply({"params": p}, noise_schedule.add_noise(clean, noise, t), text, t)
         return jnp.square(out - noise_schedule.velocity(clean, noise, t)).mean()
 
     def step(state, data, key):
@@ -149,10 +149,10 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
     return fit.fit("denoiser", step, state, batch, STEPS)["average"]
 
 
-def write_folder(params: dict) -> None:
-    """The diffusers folder, vae apart."""
-    transformer_hf.save(FOLDER / "transformer", DENOISER, fit.to_bf16(params["dit"]))
-    t5_hf.save(FOLDER / "text_encoder", t5_config(), fit.to_bf16(params["t5"]))
+def write_folder(t5: dict, dit: dict) -> None:
+    """The diffusers folder; its vae is there already."""
+    transformer_hf.save(FOLDER / "transformer", DENOISER, fit.to_bf16(dit))
+    t5_hf.save(FOLDER / "text_encoder", t5_config(), fit.to_bf16(t5))
     save(t5_tokenizer(), FOLDER / "tokenizer")
     write_json(FOLDER / "scheduler" / "scheduler_config.json", SCHEDULER)
     write_json(FOLDER / "pav_generation.json", GENERATION)
@@ -167,7 +167,9 @@ def write_folder(params: dict) -> None:
 def main() -> None:
     t5 = T5Encoder(t5_config(), unroll=3)
     params = jax.jit(t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
-    write_folder(train_denoiser(t5, train_reader(t5, params)))
+    # Trained as it will be shipped: the denoiser learns from a T5 that has been through bf16.
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), fit.to_bf16(train_reader(t5, params)))
+    write_folder(params, train_denoiser(t5, params))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ It has never seen a video. About 10 minutes on two cores.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +17,7 @@ from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 
 FOLDER = fit.CHECKPOINTS / "rewriter"
-STEPS, BATCH, TOKENS = 700, 64, 96
+STEPS, BATCH, TOKENS = 600, 48, 96
 
 
 def config() -> LlamaConfig:
