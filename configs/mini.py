@@ -1,4 +1,4 @@
-"""The whole recipe on the embedded models: 96 prompts to evolve, 128 new ones for each of two rounds of preferences.
+"""The whole recipe on the embedded models.
 
     pav run --config=configs/mini.py --workdir=runs/mini
 
@@ -9,16 +9,31 @@ from ml_collections import ConfigDict
 
 from pav_jax import defaults
 
+NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
+
 
 def get_config() -> ConfigDict:
     config = defaults.get_config()
+
+    config.rewriter.max_new_tokens = NEW_TOKENS
+    config.proposers.local.max_new_tokens = NEW_TOKENS
+    config.evolve.count = 48
     config.evolve.rounds = 3
-    config.evolve.keep_videos = "none"
 
-    for stage in (config.rewriter, config.prefer, config.proposers.local):
-        stage.max_new_tokens = 72  # the longest captions of the embedded world have 60 tokens
-    config.prefer.samples = 4
+    for stage in (config.sft, config.dpo):
+        stage.batch_size = 16
+        stage.grad_accumulation = 1
+        stage.max_length = 128
+        stage.remat = False
+        stage.save_every = 20
+        stage.lora.r = 16
+        stage.lora.alpha = 32.0
+        stage.lora.target_modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    config.sft.learning_rate = 1e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
+    config.sft.epochs = 10.0
+    config.dpo.learning_rate = 5e-4
+    config.dpo.epochs = 3.0
 
-    config.evaluate.seeds = (0, 1)
-    config.report.title = "Prompt booster on the embedded models"
+    config.prefer.count = 48
+    config.prefer.max_new_tokens = NEW_TOKENS
     return config

@@ -51,8 +51,8 @@ def _rewards() -> ConfigDict:
     # FAITH is scored with the others, but is a floor: it never enters the sum
     return ConfigDict(dict(
         entries=dict(  # kind -> arguments of its class's from_pretrained, `path` its folder
-            aesthetic=dict(path="mini:clip", frames=4),
-            clip_alignment=dict(path="mini:clip", frames=4),
+            aesthetic=dict(path="mini:clip", frames=4, layout="sheet"),
+            clip_alignment=dict(path="mini:clip", frames=4, layout="sheet"),
             motion=dict(),
             faithfulness=dict(),
         ),

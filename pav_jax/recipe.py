@@ -68,7 +68,8 @@ def sft(config, workdir) -> Path:
     from pav_jax.train import sft as training
 
     pairs = _made(workdir, "sft_pairs.jsonl", "select")
-    return training.run(config, load_rewriter(config), pairs, Path(workdir) / "sft")
+    with progress_bars() as bars:
+        return training.run(config, load_rewriter(config), pairs, Path(workdir) / "sft", bars)
 
 
 def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Path:
@@ -92,7 +93,8 @@ def dpo(config, workdir, round: int = 1) -> Path:
 
     preferences = _made(workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}")
     start = load_rewriter(config, booster_before(workdir, round))
-    return training.run(config, start, preferences, Path(workdir) / f"round_{round}")
+    with progress_bars() as bars:
+        return training.run(config, start, preferences, Path(workdir) / f"round_{round}", bars)
 
 
 def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = None) -> Path:
