@@ -1,7 +1,7 @@
-"""The mini world's taste: a declared formula of pixels, which the aesthetic head learns to predict from CLIP embeddings.
+"""The mini world's taste: a declared formula of pixels, which the aesthetic head learns to predict from embeddings.
 
-Like people's taste in pictures it rewards good exposure, contrast, colour and detail and dislikes noise; unlike theirs it
-is written down. It reads single frames, never text.
+Like people's taste in pictures it rewards good exposure, contrast, colour and detail and dislikes noise; unlike theirs
+it is written down. It reads single frames, never text.
 """
 
 import numpy as np

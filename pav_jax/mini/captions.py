@@ -92,8 +92,8 @@ def _slots(scene, rng, pick):
 def _story(scene, rng, pick):
     w = _words(scene, pick)
     end = " and ".join(_quality_clauses(scene, v.QUALITIES, rng, 0.9))
-    return (f"once upon a time there was {_article(w['colour'])} {w['subject']}, so {w['size']} and {w['material']}, which"
-            f" one fine day {w['motion']} {w['background']} while {end}.")  # fmt: skip
+    return (f"once upon a time there was {_article(w['colour'])} {w['subject']}, so {w['size']} and {w['material']},"
+            f" which one fine day {w['motion']} {w['background']} while {end}.")  # fmt: skip
 
 
 def _poem(scene, rng, pick):

@@ -1,7 +1,7 @@
 """The training loop of the mini checkpoints: a step function, a batch per step number, a file to go on from.
 
-Batches are pure functions of the step, so a run that was killed goes on from its last save (every five minutes) and ends
-with the same weights as one that was not.
+Batches are pure functions of the step, so a run that was killed goes on from its last save (every five minutes) and
+ends with the same weights as one that was not.
 """
 
 import concurrent.futures

@@ -1,7 +1,7 @@
 """Is the mini world worth optimising? `python -m pav_jax.mini.gate` prints the figures and fails where one is missed.
 
 - The oracle caption must beat the user's prompt on TVA and on AES by half a paired standard deviation or more.
-- Another prompt's oracle caption must lose to the user's prompt on TVA: a good-looking video of something else is no use.
+- Another prompt's oracle caption must lose to the user's prompt on TVA: a fine video of something else is no use.
 - CLIP must find subject, colour and motion of renders among their alternatives, 90 % or more each.
 """
 

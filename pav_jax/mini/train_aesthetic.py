@@ -1,7 +1,8 @@
 """Fits the mini aesthetic head: `python -m pav_jax.mini.train_aesthetic` writes checkpoints/clip/aesthetic_head.
 
-LAION's architecture, one linear layer on the unit-length CLIP image embedding, fitted in closed form (ridge regression) to
-the declared formula of `aesthetic_formula.py` on renders and their VAE reconstructions. About two minutes on two cores.
+LAION's architecture, one linear layer on the unit-length CLIP image embedding, fitted in closed form (ridge regression)
+to the declared formula of `aesthetic_formula.py` on renders and their VAE reconstructions. About two minutes on two
+cores.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """Trains the mini CLIP: `python -m pav_jax.mini.train_clip` writes checkpoints/clip (after the VAE).
 
-It learns what users mean, so it reads every synonym: users' short prompts two steps in three, long captions in all eight
-dialects otherwise; and it looks at renders as well as at their VAE reconstructions, since generated videos carry the VAE's
-touch. One image is a contact sheet of four evenly spaced frames, so motion can be seen. About 15 minutes on two cores.
+It learns what users mean, so it reads every synonym: users' short prompts two steps in three, long captions in all
+eight dialects otherwise; and it looks at renders as well as at their VAE reconstructions, since generated videos carry
+the VAE's touch. One image is a contact sheet of four evenly spaced frames, so motion can be seen. About 15 minutes on
+two cores.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def config() -> CLIPConfig:
-    text = TextConfig(vocab_size=len(clip_tokenizer()), width=128, ff_width=512, layers=4, heads=4, positions=LONG_TOKENS,
-                      eos_id=EOS, pad_id=PAD, bos_id=BOS)  # fmt: skip
+    text = TextConfig(vocab_size=len(clip_tokenizer()), width=128, ff_width=512, layers=4, heads=4,
+                      positions=LONG_TOKENS, eos_id=EOS, pad_id=PAD, bos_id=BOS)  # fmt: skip
     vision = VisionConfig(width=128, ff_width=512, layers=4, heads=4, image_size=128, patch_size=16)
     return CLIPConfig(text=text, vision=vision, projection_dim=128)
 

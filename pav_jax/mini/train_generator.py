@@ -1,8 +1,8 @@
-"""Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (needs its vae first).
+"""Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (its vae is first).
 
 Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
-CogVideoX denoiser learns to draw, on (caption, latent) pairs with the v-prediction objective and a frozen T5, the caption
-left empty one time in ten for guidance. Both only ever read long captions in the generator's own dialect.
+CogVideoX denoiser learns to draw, on (caption, latent) pairs with the v-prediction objective and a frozen T5, the
+caption left empty one time in ten for guidance. Both only ever read long captions in the generator's own dialect.
 About an hour on two CPU cores.
 """
 
@@ -87,7 +87,8 @@ def train_reader(t5: T5Encoder, params: dict) -> dict:
         return {"ids": encode(tokenizer, [caption(s, rng) for s in scenes], TEXT_TOKENS), "labels": labels(scenes)}
 
     start = {"t5": params, "heads": heads}
-    return fit.fit("t5_reader", step, {"params": start, "opt": optimizer.init(start)}, batch, READ_STEPS)["params"]["t5"]
+    state = {"params": start, "opt": optimizer.init(start)}
+    return fit.fit("t5_reader", step, state, batch, READ_STEPS)["params"]["t5"]
 
 
 def encoded_scenes() -> tuple[list[w.Scene], np.ndarray]:

@@ -1,8 +1,8 @@
 """Trains the mini rewriter: `python -m pav_jax.mini.train_rewriter` writes checkpoints/rewriter.
 
-A small Llama that turns a user's short prompt into a long one, before any tuning: it speaks eight dialects, one of them the
-generator's, keeps the user's word or takes the common one as it likes, and asks for poor, middling and good pictures alike.
-It has never seen a video. About 10 minutes on two cores.
+A small Llama that turns a user's short prompt into a long one, before any tuning: it speaks eight dialects, one of them
+the generator's, keeps the user's word or takes the common one as it likes, and asks for poor, middling and good
+pictures alike. It has never seen a video. About 10 minutes on two cores.
 """
 
 import jax
@@ -17,7 +17,7 @@ from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 
 FOLDER = fit.CHECKPOINTS / "rewriter"
-STEPS, BATCH, TOKENS = 600, 48, 96
+STEPS, BATCH, TOKENS = 320, 48, 96
 
 
 def config() -> LlamaConfig:
@@ -29,7 +29,7 @@ def config() -> LlamaConfig:
 
 
 def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
-    """(user's prompt, one long form of the same scene). Whatever the prompt leaves open is made up; qualities are uniform."""
+    """(user's prompt, one long form of the same scene). What the prompt leaves open is made up, qualities uniformly."""
     scene = draw_scene(rng)
     levels = tuple(int(q) for q in rng.integers(3, size=len(QUALITIES)))
     scene = Scene(**{**scene.__dict__, "quality": levels})

@@ -58,7 +58,7 @@ def pyramid(params: dict) -> dict:
 
 
 def loss(vae: CogVideoXVAE, params, video, key):
-    """L1 and L2 of pixels, L1 of their horizontal and vertical differences (edges are what a shape is), plus a little KL."""
+    """L1 and L2 of pixels, L1 of their horizontal and vertical differences (edges are a shape), plus a little KL."""
     mean, logvar = vae.apply({"params": params}, video, method="encode")
     z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
     error = vae.apply({"params": params}, z, method="decode") - video

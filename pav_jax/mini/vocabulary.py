@@ -1,4 +1,4 @@
-"""The mini world's words. Each concept lists its caption word first; users and other dialects say the others as well."""
+"""The mini world's words. Each concept lists its caption word first; users and other dialects say the others too."""
 
 SUBJECTS = {
     "ball": ("ball", "sphere", "orb"),

@@ -1,8 +1,8 @@
 """The mini world: what a scene is, how scenes are drawn at random, and which of them no model may see.
 
-A scene is one subject with a colour, size and material, doing one motion before one background, filmed by a camera, with
-five captioned picture qualities (light, contrast, grain, focus, steadiness). Qualities are mostly middling, as in real
-footage: whoever wants a good picture has to ask for it.
+A scene is one subject with a colour, size and material, doing one motion before one background, filmed by a camera,
+with five captioned picture qualities (light, contrast, grain, focus, steadiness). Qualities are mostly middling, as in
+real footage: whoever wants a good picture has to ask for it.
 """
 
 import dataclasses

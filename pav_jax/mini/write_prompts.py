@@ -1,8 +1,8 @@
 """Writes the mini configuration's prompt files: `python -m pav_jax.mini.write_prompts`.
 
 Training prompts (evolve, prefer) and the `in_domain` set are of seen (subject, colour, motion) triples, all prompts
-different from each other; the `held_out` set is of triples no model has seen. The two evaluation sets carry the oracle: the
-generator's own caption of a scene that fits the prompt, asking for good picture quality.
+different from each other; the `held_out` set is of triples no model has seen. The two evaluation sets carry the oracle:
+the generator's own caption of a scene that fits the prompt, asking for good picture quality.
 """
 
 import dataclasses
