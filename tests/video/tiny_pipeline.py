@@ -31,7 +31,8 @@ def random_params(shapes, rng, scale):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def random_model(seed: int, scheduler: dict, rotary: bool = False, **defaults) -> VideoModel:
+def random_model(seed: int, scheduler: dict, kind: str = "2b", **defaults) -> VideoModel:
+    """kind: "2b" sinusoidal positions, "5b" rotary, "1.5" rotary with patches of two latent frames."""
     rng = np.random.default_rng(seed)
     vae = CogVideoXVAEConfig(block_out_channels=(8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
                              temporal_compression_ratio=2, scaling_factor=float(rng.choice([0.7, 1.15])),
@@ -39,9 +40,9 @@ def random_model(seed: int, scheduler: dict, rotary: bool = False, **defaults) -
     text = t5.T5Config(vocab_size=20, width=16, head_size=4, heads=2, layers=1, ff_width=24)
     denoiser = CogVideoXConfig(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=2, time_embed_dim=8,
-        text_embed_dim=16, sample_width=8, sample_height=4, sample_frames=9, max_text_seq_length=8,
+        text_embed_dim=16, sample_width=8, sample_height=4, sample_frames=5, max_text_seq_length=8,
         temporal_compression_ratio=2,
-        use_rotary_positional_embeddings=rotary,
+        use_rotary_positional_embeddings=kind != "2b", patch_size_t=2 if kind == "1.5" else None,
     )
     family = CogVideoX(tiny_tokenizer(8), t5.T5Encoder(text), CogVideoXTransformer(denoiser), CogVideoXVAE(vae),
                        schedulers.load(scheduler))
