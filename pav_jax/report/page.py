@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -60,10 +61,13 @@ def render(contents: Contents, workdir: epath.Path) -> str:
                                      lstrip_blocks=True, loader=jinja2.PackageLoader("pav_jax.report"))
     environment.filters |= {"number": number, "signed": signed, "clear": clear}
     options = contents.config.get("report") or {}
-    style = environment.loader.get_source(environment, "style.css")[0]
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "videos.js"))
     return environment.get_template("page.html.j2").render(
         title=options.get("title") or "Prompt booster report",
         style=Markup(style),
+        script=Markup(script),
+        # no other script may run, whatever a prompt holds
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=headline(contents.evaluation),
         sets=[_set(name, entry, contents, workdir, options) for name, entry in _sets(contents.evaluation).items()],
         seeds=(contents.evaluation or {}).get("seeds", []),

@@ -81,6 +81,19 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(tmp_path, dies
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
+def test_a_record_cut_in_half_is_made_again_and_the_result_is_the_same(tmp_path):
+    sets = prompt_sets(np.random.default_rng(6))
+    run(tmp_path, sets)
+    before = (tmp_path / "evaluation.json").read_bytes()
+    for folder in ("candidates", "rewrites"):
+        last = max((tmp_path / "evaluation" / folder).glob("*.jsonl"))
+        last.write_bytes(last.read_bytes()[:-40])
+    generator = Generator()
+    run(tmp_path, sets, generator)
+    assert generator.calls == 1
+    assert (tmp_path / "evaluation.json").read_bytes() == before
+
+
 def test_running_again_makes_nothing_and_changes_nothing(tmp_path):
     sets = prompt_sets(np.random.default_rng(3))
     run(tmp_path, sets)
