@@ -65,6 +65,8 @@ def reward_gains(deltas: Mapping[str, Mapping[str, Sequence[float]]], rewards: S
                     axes.plot([low, high], [place, place], color=color_of(name), linewidth=2.2)
                     axes.plot([mean], [place], "o", color=color_of(name), markersize=5.5)
             axes.axvline(0, color=MUTED, linewidth=1)
+            if max((abs(v) for d in deltas.values() for v in d.get(reward) or () if v is not None), default=0) < 1e-9:
+                axes.set_xlim(-1, 1)  # nothing differs; without this the axis shows rounding noise
             axes.set_title(reward, fontsize=10, fontweight="bold", color=INK)
             names = list(deltas) if number % columns == 0 else [""] * len(deltas)
             axes.set_yticks(range(len(deltas)), names, color=INK)
