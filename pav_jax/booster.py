@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-import pav_jax.mini
+from pav_jax import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import SMOLLM2, LanguageModel
@@ -41,7 +41,7 @@ class Booster:
         Sampling follows the model's generation_config.json where that names a value, else the method's training:
         temperature 1, top-k 50, at most 250 tokens.
         """
-        path = embedded() if path_or_repo is None else pav_jax.mini.resolve(str(path_or_repo))
+        path = embedded.booster() if path_or_repo is None else embedded.resolve(str(path_or_repo))
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, rows=rows)
         defaults = lm.generation
         if str(path) == SMOLLM2:
@@ -69,12 +69,6 @@ class Booster:
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         return [Refinement(prompt, _without_controls(answer).strip() or prompt, int(row_seed), self.language_model.name)
                 for prompt, texts, row_seed in zip(prompts, answers, seeds, strict=True) for answer in texts]
-
-
-def embedded() -> Path:
-    """The booster that comes with the package; the untuned rewriter where there is none."""
-    folder = Path(pav_jax.mini.__file__).parent / "checkpoints"
-    return folder / "booster" if (folder / "booster").is_dir() else folder / "rewriter"
 
 
 def clean(prompt: str) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pav_jax.embedded import resolve
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.prompt_sets import read_prompt_set, read_sets
-from pav_jax.mini import resolve
 from pav_jax.records import read_segments, write_jsonl
 
 GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "batch")

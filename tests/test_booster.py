@@ -58,13 +58,11 @@ def test_control_characters_are_stripped_and_line_ends_become_blanks():
     assert clean("\x1b[31ma\x00 dog\r\nruns\ud83d\x7f") == "[31ma dog  runs"
 
 
-def test_a_saved_model_becomes_a_booster_with_its_own_sampling(tmp_path, monkeypatch):
+def test_a_saved_model_becomes_a_booster_with_its_own_sampling(tmp_path):
     import json
 
-    import pav_jax.mini
     from tests.language.conftest import tiny_language_model
 
-    monkeypatch.setattr(pav_jax.mini, "resolve", lambda path: path, raising=False)
     lm = dataclasses.replace(tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9})
     lm.save_pretrained(tmp_path / "booster")
     booster = Booster.from_pretrained(tmp_path / "booster")

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         print("pav generate: no --model given, using the embedded generator, which knows small moving pictures only",
               file=sys.stderr)
 
-    from pav_jax.mini import resolve
+    from pav_jax.embedded import resolve
     from pav_jax.video import files
     from pav_jax.video.video_model import VideoModel
 

@@ -27,7 +27,7 @@ def read_sets(files: Mapping[str, str], count: int = 0) -> dict[str, PromptSet]:
     Raises:
       BadInput: there is no set, or a file is missing, broken, empty, or names a prompt twice.
     """
-    from pav_jax.mini import resolve
+    from pav_jax.embedded import resolve
 
     if not files:
         raise BadInput("evaluate.prompts: names no prompt set; give a name and a file, as in {'mine': 'prompts.txt'}")

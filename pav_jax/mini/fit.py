@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SAVE_SECONDS = 300
 WORK = Path(os.environ.get("PAV_MINI_WORK", "runs/mini_checkpoints"))  # unfinished states and caches
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
 
 
 def adamw(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float = 0.01, b2: float = 0.99):

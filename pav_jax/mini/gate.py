@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from pav_jax import defaults
-from pav_jax.mini import ROOT
+from pav_jax.embedded import ROOT
 from pav_jax.mini import vocabulary as v
 from pav_jax.mini import world as w
 from pav_jax.mini.render import render

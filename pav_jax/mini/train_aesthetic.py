@@ -7,7 +7,7 @@ cores.
 
 import numpy as np
 
-from pav_jax.mini import fit
+from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini.aesthetic_formula import aesthetic
 from pav_jax.mini.render import render
 from pav_jax.mini.train_clip import FOLDER, FRAMES_SHOWN, rebuilder
@@ -38,7 +38,7 @@ def main() -> None:
     residual = y[test] - (x[test] @ weight + bias)
     print(f"aesthetic head: explains {1 - residual.var() / y[test].var():.3f} of the variance on {TEST} unseen renders")
     params = {"layer_0": {"kernel": weight[:, None].astype(np.float32), "bias": np.array([bias], np.float32)}}
-    save_head(fit.CHECKPOINTS / "clip" / HEAD_FOLDER, HeadConfig("linear", x.shape[1]), params)
+    save_head(CHECKPOINTS / "clip" / HEAD_FOLDER, HeadConfig("linear", x.shape[1]), params)
 
 
 if __name__ == "__main__":

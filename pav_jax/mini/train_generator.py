@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import caption
@@ -22,11 +23,11 @@ from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTrans
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.video import schedulers
+from pav_jax.video.schedulers.schedule import NoiseSchedule
 
 TEXT_TOKENS = 64
 DENOISER = CogVideoXConfig(
-    num_attention_heads=4, attention_head_dim=48, in_channels=8, out_channels=8, num_layers=6, time_embed_dim=128,
+    num_attention_heads=4, attention_head_dim=48, in_channels=8, out_channels=8, num_layers=4, time_embed_dim=128,
     text_embed_dim=128, sample_width=16, sample_height=16, sample_frames=w.FRAMES, patch_size=4,
     max_text_seq_length=TEXT_TOKENS, spatial_interpolation_scale=1.0,
 )  # fmt: skip
@@ -39,10 +40,10 @@ GENERATION = {
     "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 12, "guidance_scale": 5.0,
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
-FOLDER = fit.CHECKPOINTS / "generator"
+FOLDER = CHECKPOINTS / "generator"
 SCENES = 6144
 READ_STEPS, READ_BATCH = 150, 64
-STEPS, BATCH, EMPTY = 2000, 32, 0.1
+STEPS, BATCH, EMPTY = 4000, 16, 0.1
 EMA = 0.998
 
 
@@ -115,7 +116,7 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
     tokenizer = t5_tokenizer()
     scenes, latents = encoded_scenes()
     dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
-    noise_schedule = schedulers.load(SCHEDULER)
+    noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     shapes = (latents[:1].astype(np.float32), np.zeros((1, TEXT_TOKENS, t5.config.width), np.float32), np.zeros(1))
     params = jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]
     print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 
 from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini.captions import DIALECTS, dialect, user_prompt
 from pav_jax.mini.tokenizers import END, PAD, rewriter_tokenizer, save
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 
-FOLDER = fit.CHECKPOINTS / "rewriter"
+FOLDER = CHECKPOINTS / "rewriter"
 STEPS, BATCH, TOKENS = 320, 48, 96
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini.render import render, to_unit
 from pav_jax.mini.world import draw_scene
@@ -25,7 +26,7 @@ CONFIG = CogVideoXVAEConfig(
 SCENES = 3072
 STEPS, BATCH, CROP = 900, 8, 24
 KL_WEIGHT = 1e-5  # keeps the latent bounded; the denoiser only needs it roughly normal
-FOLDER = fit.CHECKPOINTS / "generator" / "vae"
+FOLDER = CHECKPOINTS / "generator" / "vae"
 
 
 def pyramid(params: dict) -> dict:

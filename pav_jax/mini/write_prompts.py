@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from pav_jax.mini import ROOT
+from pav_jax.embedded import ROOT
 from pav_jax.mini.captions import caption, user_prompt
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 

@@ -126,7 +126,7 @@ def build(entry: Mapping[str, Any]) -> Reward:
         options["folder"] = options.pop("path")
     for field in ("folder", "head"):
         if str(options.get(field, "")).startswith("mini:"):
-            from pav_jax.mini import resolve
+            from pav_jax.embedded import resolve
 
             options[field] = resolve(options[field])
     known = inspect.signature(make).parameters
