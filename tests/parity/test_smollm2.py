@@ -40,7 +40,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def ours(file):
-    return LanguageModel.from_pretrained(file, dtype="float32", rows=8)
+    return LanguageModel.from_pretrained(file, dtype="float32", rows=16)
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +67,32 @@ def test_the_configuration_and_every_weight_are_transformers_own(ours, theirs):
         np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)
 
 
-def greedy_of_transformers(model, ids: list[int], eos: tuple[int, ...]) -> tuple[list[int], list[float]]:
-    """New tokens and the gap between the best two logits at each."""
-    out = model.generate(torch.tensor([ids]), max_new_tokens=NEW, do_sample=False, output_logits=True,
+def greedy_of_transformers(model, rows: list[list[int]], eos: tuple[int, ...]) -> list[tuple[list[int], list[float]]]:
+    """Of each row its new tokens, with the gap between the best two logits at each. Rows are padded on the left."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, output_logits=True,
                          return_dict_in_generate=True, eos_token_id=list(eos), pad_token_id=eos[0])
-    gaps = [float(best[0] - best[1]) for best in (logits[0].topk(2).values for logits in out.logits)]
-    return out.sequences[0, len(ids):].tolist(), gaps
+    best = torch.stack([logits.topk(2).values for logits in out.logits], 1)
+    answers = []
+    for tokens, gaps in zip(out.sequences[:, longest:].tolist(), (best[..., 0] - best[..., 1]).tolist(), strict=True):
+        end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
+        answers.append((tokens[:end], gaps[:end]))
+    return answers
 
 
 def compare(ours, theirs, prompts: list[str]) -> float:
     """Asserts equality up to the first near-tie of each row; the share of rows that are wholly equal."""
     ids = [ours.prompt_ids(p) for p in prompts]
     got = ours.generate_ids(ids, Sampling(max_new_tokens=NEW, temperature=0.0))
+    parts = [ids[i : i + 16] for i in range(0, len(ids), 16)]
+    want = [answer for part in parts for answer in greedy_of_transformers(theirs, part, ours.eos)]
     whole = 0
-    for prompt, row, (tokens,) in zip(prompts, ids, got, strict=True):
-        want, gaps = greedy_of_transformers(theirs, row, ours.eos)
-        sure = next((i for i, gap in enumerate(gaps) if gap < GAP), len(want))
-        assert tokens[:sure] == want[:sure], prompt
-        whole += tokens == want
+    for prompt, (tokens,), (right, gaps) in zip(prompts, got, want, strict=True):
+        sure = next((i for i, gap in enumerate(gaps) if gap < GAP), len(right))
+        assert tokens[:sure] == right[:sure], prompt
+        whole += tokens == right
     print(f"\n{whole} of {len(prompts)} rows wholly equal over {NEW} greedy tokens")
     return whole / len(prompts)
 
