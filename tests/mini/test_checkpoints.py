@@ -1,0 +1,181 @@
+"""The shipped checkpoints: small, whole, and the same models in our classes as in transformers and diffusers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints.safetensors import read_tensors
+from pav_jax.embedded import CHECKPOINTS
+from pav_jax.mini import tokenizers, train_clip, train_generator, train_rewriter, train_vae
+from pav_jax.models.clip import hf as clip_hf
+from pav_jax.models.clip.model import CLIP
+from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.llama import Llama
+from pav_jax.models.llama import hf as llama_hf
+from pav_jax.models.t5 import T5Encoder
+from pav_jax.models.t5 import hf as t5_hf
+
+MEGABYTE = 10**6
+FOLDERS = {"text_encoder": "generator/text_encoder", "transformer": "generator/transformer", "vae": "generator/vae",
+           "clip": "clip", "head": "clip/aesthetic_head", "rewriter": "rewriter"}
+TEXTS = ["a crimson orb glides rightward", "a short video of a small matte red ball rises over the sea."]
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def folder(name):
+    path = CHECKPOINTS / FOLDERS[name]
+    if not (path / "config.json").exists():
+        pytest.skip(f"pav_jax/mini/checkpoints/{FOLDERS[name]} has not been trained yet")
+    return path
+
+
+def run(function, *args):
+    """Compiled quickly: these programs run once."""
+    return np.asarray(jax.jit(function).lower(*args).compile(QUICK)(*args))
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), rtol=0)
+
+
+def loaded(original, path):
+    """The model in its own library, float32, with every tensor of the file used and none made up."""
+    torch = pytest.importorskip("torch")
+    name = "dtype" if original.__module__.startswith("transformers") else "torch_dtype"
+    model, info = original.from_pretrained(path, output_loading_info=True, local_files_only=True,
+                                           **{name: torch.float32})
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    return model.eval()
+
+
+# ------------------------------------------------------------------------------------------------------- as they are
+
+
+def test_all_weights_together_stay_within_40_megabytes():
+    files = [p for p in CHECKPOINTS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 40 * MEGABYTE
+    assert not [p.name for p in files if p.name.endswith((".part", ".state", ".npy", ".pt", ".bin"))]
+
+
+@pytest.mark.parametrize("name", [n for n in FOLDERS if n != "head"])
+def test_weights_are_bf16_and_finite(name):
+    tensors = read_tensors(folder(name))
+    assert {str(tensors[n].dtype) for n in tensors} == {"bfloat16"}
+    assert all(np.isfinite(tensors[n].astype(np.float32)).all() for n in tensors)
+
+
+@pytest.mark.parametrize("name, load, declared", [
+    ("text_encoder", t5_hf.load, train_generator.t5_config), ("rewriter", llama_hf.load, train_rewriter.config),
+    ("transformer", transformer_hf.load, lambda: train_generator.DENOISER), ("clip", clip_hf.load, train_clip.config)])
+def test_configurations_are_those_the_trainings_declare(name, load, declared):
+    assert load(folder(name))[0] == declared()
+
+
+@pytest.mark.parametrize("place, dress", [
+    ("generator/tokenizer", tokenizers.t5_tokenizer), ("clip", tokenizers.clip_tokenizer),
+    ("rewriter", tokenizers.rewriter_tokenizer)])
+def test_tokenizers_are_those_the_package_makes(place, dress):
+    from transformers import AutoTokenizer
+
+    path = CHECKPOINTS / place
+    if not (path / "tokenizer.json").exists():
+        pytest.skip(f"pav_jax/mini/checkpoints/{place} has no tokenizer yet")
+    shipped, made = AutoTokenizer.from_pretrained(path), dress()
+    assert shipped(TEXTS)["input_ids"] == made(TEXTS)["input_ids"]
+    assert shipped.get_vocab() == made.get_vocab() and shipped.chat_template == made.chat_template
+
+
+# --------------------------------------------------------------------------------------------- in both implementations
+
+
+def test_the_text_encoder_is_the_same_in_transformers():
+    path = folder("text_encoder")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    theirs = loaded(transformers.T5EncoderModel, path)
+    config, params = t5_hf.load(path, jnp.float32)
+    ids = tokenizers.encode(tokenizers.t5_tokenizer(), TEXTS, 32)
+    ours = run(lambda p, i: T5Encoder(config).apply({"params": p}, i), params, ids)
+    with torch.no_grad():
+        close(ours, theirs(torch.tensor(ids, dtype=torch.long)).last_hidden_state.numpy())
+
+
+def test_the_clip_is_the_same_in_transformers():
+    path = folder("clip")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    theirs = loaded(transformers.CLIPModel, path)
+    config, params = clip_hf.load(path, jnp.float32)
+    ids = tokenizers.encode(tokenizers.clip_tokenizer(), TEXTS, 24)
+    size = config.vision.image_size
+    pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    text = run(lambda p, i: CLIP(config).apply({"params": p}, i, method="encode_text"), params, ids)
+    image = run(lambda p, x: CLIP(config).apply({"params": p}, x, method="encode_image"), params, pixels)
+    with torch.no_grad():
+        out = theirs(input_ids=torch.tensor(ids, dtype=torch.long),
+                     pixel_values=torch.tensor(pixels).permute(0, 3, 1, 2))
+    for mine, original in ((text, out.text_embeds), (image, out.image_embeds)):
+        close(mine / np.linalg.norm(mine, axis=-1, keepdims=True), original.numpy())
+
+
+def test_the_rewriter_is_the_same_in_transformers():
+    path = folder("rewriter")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    theirs = loaded(transformers.LlamaForCausalLM, path)
+    config, params = llama_hf.load(path, jnp.float32)
+    ids = np.asarray(tokenizers.rewriter_tokenizer()(TEXTS[1:])["input_ids"], np.int32)
+    ours = run(lambda p, i: Llama(config).apply({"params": p}, i), params, ids)
+    with torch.no_grad():
+        close(ours, theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy())
+
+
+@pytest.mark.parametrize("name, original, load", [
+    ("transformer", "CogVideoXTransformer3DModel", transformer_hf.load),
+    ("vae", "AutoencoderKLCogVideoX", vae_hf.load)])
+def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, load):
+    path = folder(name)
+    diffusers = pytest.importorskip("diffusers")
+    theirs = loaded(getattr(diffusers, original), path)
+    _, params = load(path, jnp.float32)
+    assert sum(p.size for p in jax.tree.leaves(params)) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
+    path = folder("vae")
+    from pav_jax.mini.render import to_unit
+    from pav_jax.mini.world import draw_scene
+    from pav_jax.models.cogvideox.vae import CogVideoXVAE
+    from tests.mini.test_render import render
+
+    config, params = vae_hf.load(path, jnp.float32)
+    vae = CogVideoXVAE(config)
+    rng = np.random.default_rng(30)
+    videos = np.asarray(to_unit(render([draw_scene(rng) for _ in range(8)])))[:, :, 12:52, 12:52]
+
+    @jax.jit
+    def code(params, videos):
+        mean, _ = vae.apply({"params": params}, videos, method="encode")
+        return config.scale(mean), vae.apply({"params": params}, mean, method="decode")
+
+    latents, rebuilt = map(np.asarray, code(params, videos))
+    assert latents.shape == (8, 3, 10, 10, train_vae.CONFIG.latent_channels)
+    assert 0.7 < latents.std() < 1.4
+    assert np.abs(rebuilt - videos).mean() < 0.08  # of a range of 2
+
+
+def test_the_whole_generator_loads():
+    folder("transformer")
+    folder("text_encoder")
+    if not (CHECKPOINTS / "generator" / "model_index.json").exists():
+        pytest.skip("pav_jax/mini/checkpoints/generator has no model_index.json yet")
+    from pav_jax.video.video_model import VideoModel
+
+    model = VideoModel.from_pretrained(CHECKPOINTS / "generator", dtype="float32")
+    declared = {k: v for k, v in train_generator.GENERATION.items() if v is not None}
+    assert {k: getattr(model.defaults, k) for k in declared} == declared
+
+
+def test_the_aesthetic_head_fits_its_clip():
+    from pav_jax.rewards.aesthetic import load_head
+
+    config, _ = load_head(folder("head"))
+    assert config.kind == "linear" and config.input_dim == train_clip.config().projection_dim
