@@ -17,9 +17,10 @@ import optax
 from flax import serialization
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pav_jax.errors import BadInput
+
 SAVE_SECONDS = 300
 WORK = Path(os.environ.get("PAV_MINI_WORK", "runs/mini_checkpoints"))  # unfinished states and caches
-
 
 
 def adamw(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float = 0.01, b2: float = 0.99):
@@ -43,12 +44,18 @@ def fit(
 
     `state` is a pytree of arrays; `step` is compiled here with the state donated. The next batch is made while the
     device works. Returns the last state.
+
+    Raises:
+      BadInput: the saved state is cut short, or of another training.
     """
     WORK.mkdir(parents=True, exist_ok=True)
     path = WORK / f"{name}.state"
     start = 0
     if path.exists():
-        saved = serialization.from_bytes({"step": 0, "state": state}, path.read_bytes())
+        try:
+            saved = serialization.from_bytes({"step": 0, "state": state}, path.read_bytes())
+        except (ValueError, KeyError) as error:
+            raise BadInput(f"{path}: not a whole state of this training ({error}); delete it to start anew") from error
         start, state = int(saved["step"]), jax.tree.map(jax.numpy.asarray, saved["state"])
         print(f"{name}: going on from step {start} of {steps}", flush=True)
     compiled = jax.jit(step, donate_argnums=0)
