@@ -149,7 +149,7 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
     config, params = vae_hf.load(path, jnp.float32)
     vae = CogVideoXVAE(config)
     rng = np.random.default_rng(30)
-    videos = np.asarray(to_unit(render([draw_scene(rng) for _ in range(8)])))[:, :, 12:52, 12:52]
+    videos = np.asarray(to_unit(render([draw_scene(rng) for _ in range(8)])))
 
     @jax.jit
     def code(params, videos):
@@ -157,9 +157,10 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
         return config.scale(mean), vae.apply({"params": params}, mean, method="decode")
 
     latents, rebuilt = map(np.asarray, code(params, videos))
-    assert latents.shape == (8, 3, 10, 10, train_vae.CONFIG.latent_channels)
+    assert latents.shape == (8, 3, 16, 16, train_vae.CONFIG.latent_channels)
     assert 0.7 < latents.std() < 1.4
-    assert np.abs(rebuilt - videos).mean() < 0.08  # of a range of 2
+    plain = videos.mean((1, 2, 3), keepdims=True)  # what a codec that learnt colours alone would give
+    assert np.square(rebuilt - videos).mean() < 0.6 * np.square(plain - videos).mean()
 
 
 def test_the_whole_generator_loads():
