@@ -65,8 +65,10 @@ class CogVideoX:
             settings["_class_name"] = scheduler
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(f"{folder / 'tokenizer'}: no tokenizer that transformers can load ({error})") from error
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            pieces = (folder / "tokenizer" / "spiece.model").exists()
+            hint = "; spiece.model needs the sentencepiece package" if pieces else ""
+            raise BadInput(f"{folder / 'tokenizer'}: cannot load this tokenizer ({error}){hint}") from error
         text_config, text = t5.load(folder / "text_encoder", dtype)
         config, denoiser = transformer_hf.load(folder / "transformer", dtype)
         vae_config, vae = vae_hf.load(folder / "vae", dtype)
@@ -159,7 +161,9 @@ class CogVideoX:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids, padded, and which prompts were longer than the encoder's limit and were cut."""
-        rows = self.tokenizer(list(prompts), padding="max_length", max_length=self.text_tokens, truncation=True,
+        # lone surrogates have no UTF-8 form; they become "?", as in the records
+        prompts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
+        rows = self.tokenizer(prompts, padding="max_length", max_length=self.text_tokens, truncation=True,
                               return_tensors="np", return_attention_mask=True)
         ids = rows["input_ids"].astype(np.int32)
         if ids.max(initial=0) >= self.text_encoder.config.vocab_size:

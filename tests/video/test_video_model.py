@@ -90,6 +90,11 @@ def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):
         assert model._tokenize(["a red ball a red ball a"]).shape == (1, 8)  # exactly as long as the limit
 
 
+def test_any_text_can_be_read(model):
+    odd = ["", "\ud800 a ball", "<b>\x00\x1b[31m 🎈", "\n" * 10_000]
+    assert model.family.tokenize(odd)[0].shape == (4, 8)
+
+
 @pytest.mark.parametrize("arguments, message", [
     (dict(num_frames=6), r"num_frames=6: .* nearest: 4, 5, 8"),
     (dict(height=6), "height=6: .* multiples of 4; nearest: 4 and 8"),
@@ -172,7 +177,7 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(fo
     broken = copy("tokenizer")
     for path in (broken / "tokenizer").iterdir():
         path.unlink()
-    refused(broken, "no tokenizer")
+    refused(broken, "cannot load this tokenizer")
     broken = copy("half")
     weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
