@@ -1,0 +1,80 @@
+"""`pav` under observation: counts what each stage changes in the work directory, and can end the process there.
+
+    python -m tests.recipe_witness NOTES STAGE NUMBER run --config=... --workdir=...
+
+A change is a file opened for writing, a folder made, a rename or a removal below the work directory, by whatever
+library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the process gets SIGKILL; with NUMBER 0 it
+lives. The file NOTES then holds where it died, or how many changes each stage made.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+STAGES = ("evolve", "select", "sft", "prefer", "dpo", "evaluate", "report")
+REPEATED = ("prefer", "dpo")  # once a round
+CHANGES = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "shutil.rmtree": 1}  # paths
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Witness:
+    """An audit hook of the interpreter, told by the recipe's own functions which stage is running."""
+
+    def __init__(self, notes: str, stage: str, number: int, workdir: str):
+        self.notes, self.stage, self.number = Path(notes), stage, number
+        self.inside = os.path.join(os.path.abspath(workdir), "")
+        self.running = ""
+        self.calls: dict[str, int] = {}
+        self.changes: dict[str, int] = {}
+
+    def __call__(self, event: str, args: tuple) -> None:
+        if not self.running:
+            return
+        if event == "open":
+            paths = args[:1] if (args[2] or 0) & WRITING else ()
+        else:
+            paths = args[: CHANGES.get(event, 0)]
+        if any(self._inside(path) for path in paths):
+            number = self.changes[self.running] = self.changes.get(self.running, 0) + 1
+            if (self.running, number) == (self.stage, self.number):
+                stage, self.running = self.running, ""  # what is written next is not a change
+                self.notes.write_text(json.dumps({"stage": stage, "number": number, "event": event,
+                                                  "path": os.fsdecode(paths[0]).removeprefix(self.inside)}))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _inside(self, path) -> bool:
+        named = isinstance(path, (str, bytes, os.PathLike))
+        return named and os.path.abspath(os.fsdecode(path)).startswith(self.inside)
+
+    def watch(self, name: str, function):
+        @functools.wraps(function)
+        def stage(*args, **options):
+            number = self.calls[name] = self.calls.get(name, 0) + 1
+            self.running = f"{name} {number}" if name in REPEATED else name
+            try:
+                return function(*args, **options)
+            finally:
+                self.running = ""
+
+        return stage
+
+
+def main(notes: str, stage: str, number: str, *argv: str) -> int:
+    from pav_jax import recipe
+    from pav_jax.main import main as pav
+
+    workdir = next(word.partition("=")[2] for word in argv if word.startswith("--workdir="))
+    witness = Witness(notes, stage, int(number), workdir)
+    for name in STAGES:
+        setattr(recipe, name, witness.watch(name, getattr(recipe, name)))
+    sys.addaudithook(witness)
+    status = pav(argv)
+    witness.notes.write_text(json.dumps(witness.changes))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
