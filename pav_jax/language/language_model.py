@@ -120,8 +120,8 @@ class LanguageModel:
 
     # -------------------------------------------------------------------------------------------------- computing
 
-    def logits(self, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"] | None = None
-               ) -> Float[Array, "B T V"]:
+    def logits(self, input_ids: Int[Array | np.ndarray, "B T"],
+               attention_mask: Int[Array | np.ndarray, "B T"] | None = None) -> Float[Array, "B T V"]:
         """Next-token logits, float32. Positions are counted over the tokens that `attention_mask` keeps."""
         mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
         return _logits(self.model, self.variables, jnp.asarray(input_ids), mask)

@@ -18,7 +18,7 @@ def test_agrees_with_torch_for_grouped_queries_masks_biases_and_scales(seed):
     mask[..., 0] = True
     bias = rng.normal(size=(1, k * g, t, s)).astype(np.float32)
     scale = float(rng.uniform(0.1, 1))
-    got = dot_product_attention(q, key, value, mask=mask, bias=bias, scale=scale)
+    got = dot_product_attention(*map(jnp.asarray, (q, key, value, mask, bias)), scale=scale)
     heads_first = [torch.from_numpy(np.repeat(x, r, 2)).transpose(1, 2) for x, r in ((q, 1), (key, g), (value, g))]
     additive = torch.from_numpy(np.where(mask, bias, -np.inf))
     want = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=additive, scale=scale)

@@ -17,9 +17,10 @@ def test_norms_agree_with_torch(seed):
     x, scale, bias = (rng.normal(1, 3, shape).astype(np.float32) for shape in ((2, 5, d), d, d))
     eps = float(10 ** rng.uniform(-7, -3))
     torch_x, torch_scale, torch_bias = map(torch.from_numpy, (x, scale, bias))
-    got = RMSNorm(eps).apply({"params": {"scale": scale}}, x)
+    ours_x = jnp.asarray(x)
+    got = RMSNorm(eps).apply({"params": {"scale": scale}}, ours_x)
     np.testing.assert_allclose(got, torch.nn.functional.rms_norm(torch_x, (d,), torch_scale, eps), rtol=1e-4, atol=1e-5)
-    got = LayerNorm(eps).apply({"params": {"scale": scale, "bias": bias}}, x)
+    got = LayerNorm(eps).apply({"params": {"scale": scale, "bias": bias}}, ours_x)
     want = torch.nn.functional.layer_norm(torch_x, (d,), torch_scale, torch_bias, eps)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
@@ -36,4 +37,4 @@ def test_norms_compute_in_float32_and_give_back_the_compute_dtype():
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_are_those_transformers_means_by_the_name(name):
     x = np.linspace(-6, 6, 101, dtype=np.float32)
-    np.testing.assert_allclose(ACTIVATIONS[name](x), ACT2FN[name](torch.from_numpy(x)), atol=2e-6)
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.from_numpy(x)), atol=2e-6)
