@@ -18,7 +18,7 @@ from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 
 FOLDER = CHECKPOINTS / "rewriter"
-STEPS, BATCH, TOKENS = 320, 48, 96
+STEPS, BATCH, TOKENS = 1300, 48, 96
 
 
 def config() -> LlamaConfig:
