@@ -149,7 +149,7 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
     config, params = vae_hf.load(path, jnp.float32)
     vae = CogVideoXVAE(config)
     rng = np.random.default_rng(30)
-    videos = np.asarray(to_unit(render([draw_scene(rng) for _ in range(8)])))
+    videos = np.asarray(to_unit(jnp.asarray(render([draw_scene(rng) for _ in range(8)]))))
 
     @jax.jit
     def code(params, videos):
