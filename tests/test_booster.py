@@ -1,6 +1,7 @@
 """The booster's border: what it takes, what it gives."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from pav_jax.booster import Booster, clean
 from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
+from tests.language.conftest import tiny_language_model
 
 
 class FakeLanguageModel:
@@ -58,11 +60,15 @@ def test_control_characters_are_stripped_and_line_ends_become_blanks():
     assert clean("\x1b[31ma\x00 dog\r\nruns\ud83d\x7f") == "[31ma dog  runs"
 
 
+def test_the_embedded_booster_is_the_default_and_its_name_holds_no_path(tmp_path, monkeypatch):
+    monkeypatch.setattr("pav_jax.embedded.CHECKPOINTS", tmp_path)
+    tiny_language_model().save_pretrained(tmp_path / "rewriter")
+    assert Booster.from_pretrained().language_model.name == "mini:rewriter"
+    tiny_language_model().save_pretrained(tmp_path / "booster")
+    assert Booster.from_pretrained().language_model.name == "mini:booster"
+
+
 def test_a_saved_model_becomes_a_booster_with_its_own_sampling(tmp_path):
-    import json
-
-    from tests.language.conftest import tiny_language_model
-
     lm = dataclasses.replace(tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9})
     lm.save_pretrained(tmp_path / "booster")
     booster = Booster.from_pretrained(tmp_path / "booster")
