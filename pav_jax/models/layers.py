@@ -47,7 +47,8 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# Hugging Face `hidden_act` names -> function. "gelu" there is the exact one, "gelu_new"/"gelu_pytorch_tanh" the tanh form.
+# Hugging Face `hidden_act` names -> function. "gelu" there is the exact one, "gelu_new" and "gelu_pytorch_tanh" the
+# tanh form.
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,

@@ -12,8 +12,8 @@ from flax import traverse_util
 
 from pav_jax.errors import BadInput
 
-# name -> (HF array to ours, ours to HF). torch keeps linear weights as [out, in] and convolutions as [out, in, *window];
-# Flax as [in, out] and [*window, in, out].
+# name -> (HF array to ours, ours to HF). torch keeps linear weights as [out, in] and convolutions as
+# [out, in, *window]; Flax as [in, out] and [*window, in, out].
 TRANSFORMS = {
     "same": (lambda w: w, lambda w: w),
     "linear": (lambda w: w.T, lambda w: w.T),
