@@ -63,6 +63,7 @@ class CogVideoX:
         settings = dict(scheduler) if isinstance(scheduler, Mapping) else read_json(path)
         if isinstance(scheduler, str):
             settings["_class_name"] = scheduler
+        sampler = schedulers.load(settings, str(path))
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -74,7 +75,7 @@ class CogVideoX:
         vae_config, vae = vae_hf.load(folder / "vae", dtype)
         family = cls(
             tokenizer, t5.T5Encoder(text_config, dtype), CogVideoXTransformer(config, dtype),
-            CogVideoXVAE(vae_config, dtype), schedulers.load(settings, str(path)),
+            CogVideoXVAE(vae_config, dtype), sampler,
         )
         family.check_parts(str(folder))
         return family, {"text_encoder": text, "transformer": denoiser, "vae": vae}

@@ -5,6 +5,7 @@ models with learned positions, where it is a parameter.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def weights(config: CogVideoXConfig) -> list[Weight]:
     return [*_ends(config), *_layers(config)]
 
 
+@functools.lru_cache(maxsize=8)
 def param_shapes(config: CogVideoXConfig) -> dict:
     """The parameter tree as ShapeDtypeStructs, without computing anything."""
     shape = (1, config.patch_size_t or 1, config.patch_size, config.patch_size, config.in_channels)

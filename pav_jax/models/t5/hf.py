@@ -1,5 +1,6 @@
 """T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel`."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def weights(config: T5Config) -> list[Weight]:
     ]
 
 
+@functools.lru_cache(maxsize=8)
 def param_shapes(config: T5Config) -> dict:
     """The parameter tree as ShapeDtypeStructs, without computing anything."""
     return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
