@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.evolve.rounds = 2
     config.evolve.children = 2
 
+    config.select.floors = {}  # whatever was generated gives pairs
+    config.select.min_gain = -1000.0
+
     for stage in (config.sft, config.dpo):
         stage.steps = 4
         stage.batch_size = 4
@@ -29,7 +32,7 @@ def get_config() -> ConfigDict:
 
     config.prefer.count = 8
     config.prefer.samples = 3
-    config.prefer.margin = 0.0  # whatever was generated gives pairs
+    config.prefer.margin = 0.0  # here too
     config.prefer.thresholds = {}
     config.prefer.floors = {}
 
