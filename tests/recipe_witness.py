@@ -1,10 +1,10 @@
-"""`pav` under observation: counts what each stage changes in the work directory, and can end the process there.
+"""`pav` under observation: notes what each stage changes in the work directory, and can end the process there.
 
     python -m tests.recipe_witness NOTES STAGE NUMBER run --config=... --workdir=...
 
 A change is a file opened for writing, a folder made, a rename or a removal below the work directory, by whatever
 library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the process gets SIGKILL; with NUMBER 0 it
-lives. The file NOTES then holds where it died, or how many changes each stage made.
+lives. The file NOTES then holds where it died, or the paths that each stage changed, in order.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Witness:
         self.inside = os.path.join(os.path.abspath(workdir), "")
         self.running = ""
         self.calls: dict[str, int] = {}
-        self.changes: dict[str, int] = {}
+        self.changes: dict[str, list[str]] = {}
 
     def __call__(self, event: str, args: tuple) -> None:
         if not self.running:
@@ -38,11 +38,11 @@ class Witness:
         else:
             paths = args[: CHANGES.get(event, 0)]
         if any(self._inside(path) for path in paths):
-            number = self.changes[self.running] = self.changes.get(self.running, 0) + 1
-            if (self.running, number) == (self.stage, self.number):
-                stage, self.running = self.running, ""  # what is written next is not a change
-                self.notes.write_text(json.dumps({"stage": stage, "number": number, "event": event,
-                                                  "path": os.fsdecode(paths[0]).removeprefix(self.inside)}))
+            changes = self.changes.setdefault(self.running, [])
+            changes.append(os.fsdecode(paths[0]).removeprefix(self.inside))
+            if (self.running, len(changes)) == (self.stage, self.number):
+                self.running = ""  # what is written next is not a change
+                self.notes.write_text(json.dumps({"stage": self.stage, "event": event, "path": changes[-1]}))
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _inside(self, path) -> bool:

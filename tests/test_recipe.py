@@ -125,7 +125,7 @@ def smoke(workdir, stage="none", number=0):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(work directory, stage -> number of its changes) of a run that nobody killed."""
+    """(work directory, stage -> paths it changed, in order) of a run that nobody killed."""
     missing = [name for name in NEEDED if not (CHECKPOINTS / name).exists()]
     if missing and not OVERRIDES:
         pytest.skip(f"pav_jax/mini/checkpoints has no {missing[0]} yet")
@@ -136,15 +136,27 @@ def undisturbed(tmp_path_factory):
     return workdir, changes
 
 
-@pytest.fixture(scope="module", params=[0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def telling(stage, paths):
+    """Numbers of the changes where some of the stage's work is finished and some is not."""
+    if stage.startswith(("sft", "dpo")):  # the first checkpoint is whole, the second is being written
+        return [n for n, path in enumerate(paths, 1) if "/checkpoints/4" in path]
+    return range(1 + len(paths) // 2, len(paths) + 1)
+
+
+@pytest.fixture(scope="module", params=["telling", *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3))])
 def killed(request, undisturbed):
-    """(work directory, stage -> (exit status, where it died)): killed once in every stage, then finished."""
-    rng = np.random.default_rng(request.param)
+    """(work directory, stage -> where it died): killed once in every stage, at a change drawn at random, then finished.
+
+    By default the change is a telling one, else (a seed) any.
+    """
+    rng = np.random.default_rng(0 if request.param == "telling" else request.param)
     plan = {f"{s} {rng.integers(1, 3)}" if s in REPEATED else s for s in STAGES}
     workdir = undisturbed[0].with_name(f"killed_{request.param}")
     deaths = {}
     for stage in sorted(plan, key=ORDER.index):
-        status, where, said = smoke(workdir, stage, int(rng.integers(undisturbed[1][stage])) + 1)
+        paths = undisturbed[1][stage]
+        places = telling(stage, paths) if request.param == "telling" else range(1, len(paths) + 1)
+        status, where, said = smoke(workdir, stage, int(rng.choice(places)))
         assert status == -signal.SIGKILL, f"{stage}: {where}\n{said[-3000:]}"
         deaths[stage.split()[0]] = where
     status, _, said = smoke(workdir)
