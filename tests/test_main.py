@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import pav_jax
+from pav_jax.embedded import resolve
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.records import Refinement
@@ -272,7 +273,7 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
         paths = sorted((tmp_path / kind).iterdir())
         assert out.splitlines() == [str(p) for p in paths] and len(paths) == 2
         assert paths[0].name.startswith("000-a-red-ball-9") and paths[1].name.startswith("001-etc-9")
-    assert no_models[0] == ("load", "mini:generator", "float32", 2)
+    assert no_models[0] == ("load", resolve("mini:generator"), "float32", 2)
     assert no_models[1][2]["steps"] == 3 and no_models[1][2]["seed"] == 9 and no_models[1][2]["guidance_scale"] is None
 
 
