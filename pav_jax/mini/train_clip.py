@@ -2,8 +2,7 @@
 
 It learns what users mean, so it reads every synonym: users' short prompts two steps in three, long captions in all
 eight dialects otherwise; and it looks at renders as well as at their VAE reconstructions, since generated videos carry
-the VAE's touch. One image is a contact sheet of four evenly spaced frames, so motion can be seen. About 15 minutes on
-two cores.
+the VAE's touch. One image is a contact sheet of four evenly spaced frames, so motion can be seen.
 """
 
 from collections.abc import Callable
