@@ -158,7 +158,7 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
 
     latents, rebuilt = map(np.asarray, code(params, videos))
     assert latents.shape == (8, 3, 16, 16, train_vae.CONFIG.latent_channels)
-    assert 0.7 < latents.std() < 1.4
+    assert (0.5 < latents.std((0, 1, 2, 3))).all() and (latents.std((0, 1, 2, 3)) < 2).all()  # of each channel
     plain = videos.mean((1, 2, 3), keepdims=True)  # what a codec that learnt colours alone would give
     assert np.square(rebuilt - videos).mean() < 0.6 * np.square(plain - videos).mean()
 
