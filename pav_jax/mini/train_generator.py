@@ -3,7 +3,6 @@
 Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
 CogVideoX denoiser learns to draw, on (caption, latent) pairs with the v-prediction objective and a frozen T5, the
 caption left empty one time in ten for guidance. Both only ever read long captions in the generator's own dialect.
-About an hour on two CPU cores.
 """
 
 import jax
@@ -41,7 +40,7 @@ GENERATION = {
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
-SCENES = 6144
+SCENES = 4096
 READ_STEPS, READ_BATCH = 150, 64
 STEPS, BATCH, EMPTY = 4000, 16, 0.1
 EMA = 0.998

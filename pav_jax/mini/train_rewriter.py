@@ -2,7 +2,7 @@
 
 A small Llama that turns a user's short prompt into a long one, before any tuning: it speaks eight dialects, one of them
 the generator's, keeps the user's word or takes the common one as it likes, and asks for poor, middling and good
-pictures alike. It has never seen a video. About 10 minutes on two cores.
+pictures alike. It has never seen a video.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Trains the mini generator's VAE: `python -m pav_jax.mini.train_vae` writes checkpoints/generator/vae.
 
 CogVideoX's architecture, compressing 4 x 4 x 4 into 8 channels. It is trained on 24 x 24 crops: there is no attention,
-so a codec learnt on crops works on whole pictures. About 15 minutes on two CPU cores.
+so a codec learnt on crops works on whole pictures. It took 43 minutes on two busy CPU cores.
 """
 
 import jax
