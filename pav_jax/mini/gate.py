@@ -75,7 +75,7 @@ def main() -> None:
     for name in ("in_domain", "held_out"):
         rows += [json.loads(line) for line in (ROOT / "prompts" / f"{name}.jsonl").read_text().splitlines()[:count]]
     parts = Parts(defaults.get_config())
-    found = retrieval(parts.suite.rewards[0].tower._folder)
+    found = retrieval(parts.suite.rewards[0].tower.folder)
     gains = effects(parts, [r["prompt"] for r in rows], [r["oracle"] for r in rows])
     checks = [(f"CLIP finds the {slot}", share, share >= 0.9) for slot, share in found.items()]
     checks += [(f"oracle - original, {r}: d", gains[f"oracle - original, {r}"]["d"],
