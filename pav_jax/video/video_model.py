@@ -3,19 +3,17 @@
 import functools
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Bool, Float, UInt8
 
+from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.parallel import mesh as meshes
@@ -70,7 +68,7 @@ class VideoModel:
         Raises:
           BadInput: what is there is not a whole pipeline of a known family.
         """
-        folder = _local_folder(path_or_repo)
+        folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
         index = read_json(folder / "model_index.json")
@@ -214,20 +212,6 @@ def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B
         raise BadInput(f"latents: shape {list(latents.shape)}; (videos, frames, channels, height, width) ="
                        f" {[b, t, c, h, w]} was expected")
     return latents.transpose(0, 1, 3, 4, 2)
-
-
-def _local_folder(path_or_repo: str | Path) -> Path:
-    """The folder itself, or the hub's copy of a repository named owner/name, fetched into the hub's cache."""
-    folder = Path(path_or_repo)
-    if folder.is_dir():
-        return folder
-    if isinstance(path_or_repo, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path_or_repo):
-        raise BadInput(f"{path_or_repo}: no such folder; give a diffusers folder or a hub name (THUDM/CogVideoX-2b)")
-    try:
-        return Path(huggingface_hub.snapshot_download(path_or_repo, allow_patterns=[f"*{kind}" for kind in HASHED]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError (no network) is an OSError
-        raise BadInput(f"{path_or_repo}: no such folder, and the hub did not give it ({type(error).__name__});"
-                       " check the name and the network") from error
 
 
 def _digest(folder: Path) -> str:
