@@ -21,6 +21,8 @@ def local_folder(path_or_repo: str | Path, patterns: Sequence[str] | None = None
     folder = Path(path_or_repo)
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise BadInput(f"{path_or_repo}: a file, where a checkpoint's folder is wanted")
     if isinstance(path_or_repo, Path) or not REPOSITORY.fullmatch(path_or_repo):
         raise BadInput(f"{path_or_repo}: no such folder; give a checkpoint's folder or a hub name (owner/name)")
     import huggingface_hub

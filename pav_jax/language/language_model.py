@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from transformers import AutoTokenizer
 
 from pav_jax.checkpoints import gguf, peft
+from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
@@ -79,7 +80,7 @@ class LanguageModel:
             params = params_from_hf(hf.weights(config), file.tensors(config), path, DTYPES[dtype],
                                     hf.expected_shapes(config))
         else:
-            folder = _folder(path)
+            folder = local_folder(path, HUB_FILES)
             config, params = hf.load(folder, DTYPES[dtype])
             tokenizer = _tokenizer(folder)
             file = folder / "generation_config.json"
@@ -201,23 +202,6 @@ class LanguageModel:
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array | None) -> Array:
     return model.apply(variables, input_ids_BxT, segment_ids_BxT=mask_BxT)
-
-
-def _folder(path: str) -> Path:
-    """The folder itself, or a hub id's snapshot."""
-    if Path(path).exists():
-        if not Path(path).is_dir():
-            raise BadInput(f"{path}: neither a folder in the Hugging Face layout nor a .gguf file")
-        return Path(path)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise BadInput(f"{path}: no such folder; name a Hugging Face folder, a .gguf file, a hub id or {SMOLLM2}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub client raises its own, httpx's and OS errors alike
-        raise BadInput(f"{path}: no such folder here, and the hub does not give it ({type(error).__name__}); check the "
-                       "name and the connection") from error
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What happens on one TPU host; the other scripts call it over ssh, from the home directory. By hand, on a host:
+#
+#   TPU_NAME=pav TPU_TYPE=v5litepod-16 BUCKET=gs://my-bucket/pav bash pav/launch/on_host.sh start run --config=C
+#
+#   install     Python 3.12, pav and JAX for TPU into ~/pav/.venv (the hosts' own Python may be older than pav needs)
+#   start ARGS  `pav ARGS` in the tmux session "pav"
+#   job ARGS    what that session does: log to ~/pav_state/HOST.log, copied to BUCKET/logs/TPU_NAME/ every minute
+#   status      running, the exit status of the last job, or gone (no job yet, or the host was restarted meanwhile)
+#   stop        SIGTERM, so that the job saves; SIGKILL after five minutes
+set -euo pipefail
+state=~/pav_state
+mkdir -p "$state"
+
+job() {
+  # shellcheck source=launch/tpu_settings.sh
+  source ~/pav/launch/tpu_settings.sh
+  : "${TPU_NAME:?name of the TPU}" "${BUCKET:?gs:// folder for logs and compiled programs}"
+  read_tpu_type
+  # shellcheck source=/dev/null
+  [[ ! -f ~/pav_secrets ]] || source ~/pav_secrets
+  export JAX_COMPILATION_CACHE_DIR="$BUCKET/jax_cache" LIBTPU_INIT_ARGS="$libtpu_init_args"
+  local log second code=0 pid
+  log="$state/$(hostname).log"
+  copy_log() { timeout 60 gcloud storage cp "$log" "$BUCKET/logs/$TPU_NAME/" >/dev/null 2>&1 || true; }
+  cd ~/pav
+  echo "$(date -u +%FT%TZ) pav $*" >>"$log"
+  .venv/bin/pav "$@" >>"$log" 2>&1 &
+  pid=$!
+  echo "$pid" >"$state/pid"
+  for ((second = 1; ; second++)); do
+    sleep 1
+    kill -0 "$pid" 2>/dev/null || break
+    ((second % 60)) || copy_log
+  done
+  wait "$pid" || code=$?
+  echo "$(date -u +%FT%TZ) exit status $code" >>"$log"
+  copy_log
+  echo "$code" >"$state/exit_status"
+}
+
+is_running() { tmux has-session -t =pav 2>/dev/null; }
+
+case "${1:?install, start, job, status or stop}" in
+  install)
+    command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -qy tmux; }
+    [[ -x ~/.local/bin/uv ]] || curl -LsSf https://astral.sh/uv/install.sh | sh
+    cd ~/pav
+    ~/.local/bin/uv venv --python 3.12 --allow-existing .venv
+    ~/.local/bin/uv pip install --python .venv/bin/python -e ".[tpu]" gcsfs ;;  # gcsfs: etils opens gs:// with it
+  start)
+    if is_running; then echo "on_host.sh: a job is running already on $(hostname)" >&2; exit 1; fi
+    rm -f "$state/exit_status" "$state/pid"
+    tmux new-session -d -s pav env TPU_NAME="$TPU_NAME" TPU_TYPE="$TPU_TYPE" BUCKET="$BUCKET" \
+      bash ~/pav/launch/on_host.sh job "${@:2}" ;;
+  job) job "${@:2}" ;;
+  status)
+    if is_running; then echo running; else cat "$state/exit_status" 2>/dev/null || echo gone; fi ;;
+  stop)
+    is_running || exit 0
+    kill -TERM "$(cat "$state/pid")" || true
+    for ((second = 0; second < ${STOP_SECONDS:-300}; second++)); do is_running || exit 0; sleep 1; done
+    kill -KILL "$(cat "$state/pid")" || true ;;
+  *) echo "on_host.sh: $1 is none of install, start, job, status, stop" >&2; exit 2 ;;
+esac

@@ -1,0 +1,51 @@
+# shellcheck shell=bash disable=SC2034
+# Sourced by the scripts beside it, never run: printing instead of running, what follows from the TPU's type, and
+# gcloud's two kinds of TPU resource (tpu-vm and queued-resources) behind one name.
+
+run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them as a line that can be pasted into a shell
+  [[ "${DRY_RUN:-0}" == 1 ]] || { "$@"; return; }
+  local word line=""
+  for word in "$@"; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="${word@Q}"
+    line+="${line:+ }$word"
+  done
+  echo "$line"
+}
+
+refuse() {  # one line that says what is wrong, exit status 2
+  echo "${0##*/}: $*" >&2
+  exit 2
+}
+
+# Sets runtime_version (https://cloud.google.com/tpu/docs/runtimes) and libtpu_init_args from TPU_TYPE. The flags are
+# those of MaxText's dense models (src/maxtext/configs/tpu); libtpu 0.0.42 knows all of them.
+read_tpu_type() {
+  local gather="--xla_enable_async_all_gather=true" fuse=--xla_tpu_enable_async_collective_fusion
+  local overlap="$fuse=true ${fuse}_fuse_all_gather=true ${fuse}_multiple_steps=true"
+  overlap+=" --xla_tpu_overlap_compute_collective_tc=true"
+  local slices="--xla_tpu_enable_data_parallel_all_reduce_opt=true --xla_tpu_data_parallel_opt_different_sized_ops=true"
+  local megacore="--xla_tpu_megacore_fusion_allow_ags=false --xla_enable_async_collective_permute=true"
+  megacore+=" --xla_tpu_enable_ag_backward_pipelining=true"
+  case "${TPU_TYPE:?accelerator type, such as v5litepod-16}" in
+    v4-*) runtime_version=tpu-ubuntu2204-base libtpu_init_args="$gather" ;;
+    v5litepod-*) runtime_version=v2-alpha-tpuv5-lite libtpu_init_args="$gather $overlap $slices" ;;
+    v5p-*) runtime_version=v2-alpha-tpuv5 libtpu_init_args="$gather $overlap $slices $megacore" ;;
+    v6e-*) runtime_version=v2-alpha-tpuv6e libtpu_init_args="$gather $overlap --xla_tpu_scoped_vmem_limit_kib=98304" ;;
+    *) refuse "TPU_TYPE=$TPU_TYPE is none of v4-N, v5litepod-N, v5p-N, v6e-N" ;;
+  esac
+}
+
+read_tpu_kind() {  # TPU_KIND, and the flags that only one kind has
+  TPU_KIND="${TPU_KIND:-queued-resources}"
+  case "$TPU_KIND" in
+    tpu-vm) every_slice=() first_slice=() with_nodes=() ;;
+    queued-resources) every_slice=(--node=all) first_slice=(--node=0) with_nodes=(--force) ;;
+    *) refuse "TPU_KIND=$TPU_KIND is neither tpu-vm nor queued-resources" ;;
+  esac
+}
+
+tpu() { run_or_print gcloud compute tpus "$TPU_KIND" "$@" --zone="$ZONE" --project="$PROJECT"; }
+on_every_host() { tpu ssh "$TPU_NAME" --worker=all "${every_slice[@]}" --command="$1"; }
+on_first_host() { tpu ssh "$TPU_NAME" --worker=0 "${first_slice[@]}" --command="$1"; }
+to_every_host() { tpu scp "$1" "$TPU_NAME:$2" --worker=all "${every_slice[@]}" "${@:3}"; }
+delete_tpu() { tpu delete "$TPU_NAME" --quiet "${with_nodes[@]}"; }
