@@ -24,10 +24,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pav_jax.models import t5
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
+from pav_jax.models.t5 import T5Config, T5Encoder
+from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.video import Generation, VideoModel, schedulers
 from pav_jax.video.cogvideox import CogVideoX
 
@@ -46,7 +47,7 @@ def transformer_flops(config: CogVideoXConfig, latent_shape: tuple[int, int, int
     return config.num_layers * layer + ends
 
 
-def text_flops(config: t5.T5Config, tokens: int) -> float:
+def text_flops(config: T5Config, tokens: int) -> float:
     heads = config.heads * config.head_size
     layer = 2 * tokens * config.width * (4 * heads + (3 if config.gated else 2) * config.ff_width)
     return config.layers * (layer + 4 * tokens**2 * heads)
@@ -89,9 +90,9 @@ def random_folder(folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     text, vae = mini.t5_config(), train_vae.CONFIG
-    family = CogVideoX(t5_tokenizer(), t5.T5Encoder(text), CogVideoXTransformer(mini.DENOISER), CogVideoXVAE(vae),
+    family = CogVideoX(t5_tokenizer(), T5Encoder(text), CogVideoXTransformer(mini.DENOISER), CogVideoXVAE(vae),
                        schedulers.load(mini.SCHEDULER))
-    shapes = {"text_encoder": t5.hf.param_shapes(text), "transformer": transformer_hf.param_shapes(mini.DENOISER),
+    shapes = {"text_encoder": t5_hf.param_shapes(text), "transformer": transformer_hf.param_shapes(mini.DENOISER),
               "vae": vae_hf.param_shapes(vae)}
     params = jax.tree.map(lambda s: 0.05 * rng.standard_normal(s.shape, dtype=np.float32), shapes)
     VideoModel(family, params, Generation.from_dict(mini.GENERATION)).save_pretrained(folder)

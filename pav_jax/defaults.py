@@ -9,7 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from pav_jax.evolve.config import evolve_config, proposers_config, select_config
 from pav_jax.prefer.config import prefer_config
-from pav_jax.train.config import dpo_config, sft_config
+from pav_jax.train.config import dpo_config, grpo_config, sft_config
 
 
 def get_config() -> ConfigDict:
@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         sft=sft_config(),
         prefer=prefer_config(),
         dpo=dpo_config(),
+        grpo=grpo_config(),
         evaluate=_evaluate(),
         report=_report(),
     ))

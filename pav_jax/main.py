@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pav_jax.errors import BadInput
@@ -50,11 +51,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The command line of all commands."""
-    from pav_jax.commands import export, generate, refine, score, stages
+    from pav_jax.commands import check, export, generate, refine, score, stages
 
     top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (refine, generate, score, stages, export):
+    for group in (refine, generate, score, stages, export, check):
         group.add(commands)
     return top
 
@@ -115,7 +116,12 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def console() -> None:
-    """The console script."""
+    """The console script. Sets what JAX reads when it starts, unless the environment already does."""
+    # processor cores as devices, see `parallel.mesh.rows_mesh`
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(os.cpu_count() or 1, 4)))
+    # programs compiled once serve every later stage and command
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     sys.exit(main())
 
 

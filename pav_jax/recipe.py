@@ -97,16 +97,29 @@ def dpo(config, workdir, round: int = 1) -> Path:
         return training.run(config, start, preferences, Path(workdir) / f"round_{round}", bars)
 
 
+def grpo(config, workdir, parts: "Parts | None" = None) -> Path:
+    """A booster and prompts -> grpo/booster: tuned by the scores of its own rewrites' videos. Not a part of `run`."""
+    from pav_jax.train import grpo as training
+
+    parts = parts or Parts(config)
+    start = load_rewriter(config, named_booster(config.grpo.start, workdir))
+    with progress_bars() as bars:
+        return training.run(config, start, resolve(config.grpo.prompts), parts.generator, parts.suite,
+                            Path(workdir) / "grpo", bars)  # fmt: skip
+
+
 def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = None) -> Path:
     """Every system on the evaluation prompts -> evaluation.json."""
     from pav_jax.booster import Booster
     from pav_jax.evaluate.benchmark import evaluate as benchmark
     from pav_jax.evaluate.systems import systems_named
+    from pav_jax.evolve.proposers import chat_proposers
 
     parts = parts or Parts(config)
     options = config.evaluate
     base = Booster(parts.rewriter, _sampling(config))
-    systems = systems_named(options.systems, dict(options.files), base, workdir)
+    chats = chat_proposers(config, options.systems)
+    systems = systems_named(options.systems, dict(options.files), base, workdir, chats)
     for name, system in systems.items():
         if isinstance(system, os.PathLike) and not (Path(system) / "config.json").exists():
             raise BadInput(f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first")
@@ -134,11 +147,13 @@ class Parts:
 
     @functools.cached_property
     def generator(self):
+        from pav_jax.parallel.mesh import rows_mesh
         from pav_jax.video.video_model import VideoModel
 
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
-        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, **overrides)
+        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=rows_mesh(chosen.batch),
+                                          **overrides)  # fmt: skip
 
     @functools.cached_property
     def suite(self):
@@ -164,6 +179,14 @@ def booster_before(workdir, round: int) -> Path:
     """Where round N starts: the SFT booster, or that of the round before."""
     name = "sft/booster" if round == 1 else f"round_{round - 1}/booster"
     return _made(workdir, name, "sft" if round == 1 else f"dpo --round={round - 1}")
+
+
+def named_booster(name: str, workdir) -> str | Path | None:
+    """Where "sft", "dpo_1", ... lie; None for "base", the untuned rewriter; any other name is a folder or hub id."""
+    stem, _, number = name.rpartition("_")
+    if name == "sft" or (stem == "dpo" and number.isdigit()):
+        return booster_before(workdir, 1 if name == "sft" else int(number) + 1)
+    return None if name == "base" else resolve(name)
 
 
 def prompts(path: str) -> list[str]:

@@ -19,7 +19,7 @@ from pav_jax.main import main
 from pav_jax.records import Refinement
 from tests.evaluate.fakes import Suite
 
-COMMANDS = "refine generate score run evolve select sft prefer dpo evaluate report export".split()
+COMMANDS = "refine generate score run evolve select sft prefer dpo grpo evaluate report export".split()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def no_models(monkeypatch):
             calls.append(("save", folder, max_shard_size))
 
     stages = types.SimpleNamespace()
-    for name in ("run", "evolve", "select", "sft", "prefer", "dpo", "evaluate", "report"):
+    for name in ("run", "evolve", "select", "sft", "prefer", "dpo", "grpo", "evaluate", "report"):
         def stage(config, workdir, name=name, **options):
             calls.append((name, config, workdir, options))
             return "the/result" if name == "report" else None
@@ -112,7 +112,7 @@ def test_help_names_every_command_and_gives_examples(capsys):
             assert stop.code == 0
         text = capsys.readouterr().out
         assert all(f"    {name} " in text for name in COMMANDS) and "pav run --config=configs/mini.py" in text
-        assert "grpo" not in text and "trust" not in text
+        assert "trust" not in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -176,14 +176,15 @@ def test_stages_get_configuration_work_directory_and_options(tmp_path, capsys, n
         assert run(capsys, command, *base)[0] == 0
     assert run(capsys, "prefer", *base, "--round=2")[0] == 0
     assert run(capsys, "dpo", *base)[0] == 0
+    assert run(capsys, "grpo", *base)[0] == 0
     for flags in ([], ["--controls"], ["--no-controls"]):
         assert run(capsys, "evaluate", *base, *flags)[0] == 0
     status, out, _ = run(capsys, "report", f"--workdir={tmp_path}")  # the work directory knows its configuration
     assert (status, out) == (0, "the/result\n")
     assert [(c[0], c[3]) for c in no_models] == [
         ("run", {}), ("evolve", {}), ("select", {}), ("sft", {}), ("prefer", {"round": 2}), ("dpo", {"round": 1}),
-        ("evaluate", {"controls": True}), ("evaluate", {"controls": True}), ("evaluate", {"controls": False}),
-        ("report", {})]
+        ("grpo", {}), ("evaluate", {"controls": True}), ("evaluate", {"controls": True}),
+        ("evaluate", {"controls": False}), ("report", {})]
     assert no_models[-1][1].seed == no_models[0][1].seed and no_models[0][2] == str(tmp_path)
     assert "--round=3: this configuration has rounds 1 to 2" in fails(capsys, "dpo", *base, "--round=3")
 

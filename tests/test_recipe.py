@@ -52,12 +52,13 @@ def test_a_round_starts_from_the_booster_of_the_one_before(tmp_path):
     ("prefer", {"round": 2}, ("sft/booster",), "round_1/booster: not there yet; run `pav dpo --round=1` first"),
     ("dpo", {"round": 1}, ("sft/booster",), "preferences.jsonl: not there yet; run `pav prefer --round=1` first"),
     ("dpo", {"round": 1}, ("round_1/preferences.jsonl",), "sft/booster: not there yet; run `pav sft` first"),
+    ("grpo", {}, (), "sft/booster: not there yet; run `pav sft` first"),
     ("evaluate", {}, ("sft/booster",), "evaluate.systems 'sft'; run its stage first")])
 def test_a_stage_before_its_time_says_which_one_to_run(stage, options, made, message, tmp_path):
     for name in made:
         (tmp_path / name).mkdir(parents=True)
     loaded = types.SimpleNamespace(generator=None, suite=None, rewriter=None)
-    parts = {"parts": loaded} if stage in ("select", "prefer", "evaluate") else {}
+    parts = {"parts": loaded} if stage in ("select", "prefer", "grpo", "evaluate") else {}
     with pytest.raises(BadInput, match=message):
         getattr(recipe, stage)(defaults.get_config(), tmp_path, **options, **parts)
 

@@ -24,6 +24,18 @@ STAGES = {
                "pairs better with worse ones. Writes round_N/candidates/ and round_N/preferences.jsonl."),
     "dpo": ("tune the booster on the preferences",
             "Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes round_N/booster."),
+    "grpo": ("tune a booster by the scores of its own rewrites",
+             "Group relative policy optimization with LoRA: instead of prefer and dpo or after them, not a part of\n"
+             "run. At each step the booster writes grpo.num_generations rewrites of each of a few prompts, a video is\n"
+             "made of every one and scored, and those above the mean of their prompt's group become more likely. The\n"
+             "reward is overall + grpo.faith_weight * FAITH; a rewrite below a floor comes last in its group. Starts\n"
+             "from grpo.start: sft, dpo_1, ..., base or a folder. Writes grpo/candidates/ (each step's rewrites with\n"
+             "their scores), grpo/metrics.jsonl and grpo/booster; to measure it, name grpo in evaluate.systems.\n\n"
+             "What metrics.jsonl tells: reward should rise. rewards/FAITH/mean falling, or kl above a few tenths,\n"
+             "means that the scores are being gamed: raise grpo.beta or grpo.faith_weight. frac_reward_zero_std near\n"
+             "1 means that a group's rewrites are all alike: raise grpo.temperature. completions/clipped_ratio near 1\n"
+             "means that they do not end: raise grpo.max_completion_length. Stopped, the same command goes on, and\n"
+             "videos that were finished are not made again."),
     "evaluate": ("measure every system on the evaluation prompts",
                  "Generates and scores videos for the user's prompts as they are (original), rewritten by the untuned\n"
                  "rewriter (base), and by each booster, all with the same seeds; with --controls also for a fixed\n"
@@ -36,6 +48,9 @@ EXAMPLES = {
             "pav run --config=configs/mini.py --workdir=runs/two --config.evolve.rounds=2 --config.seed=1"),
     "prefer": ("pav prefer --config=configs/mini.py --workdir=runs/mini --round=1",),
     "dpo": ("pav dpo --config=configs/mini.py --workdir=runs/mini --round=1",),
+    "grpo": ("pav grpo --config=configs/mini.py --workdir=runs/mini",
+             "pav grpo --config=configs/mini.py --workdir=runs/g --config.grpo.start=runs/mini/round_2/booster "
+             "--config.grpo.beta=0.04"),
     "evaluate": ("pav evaluate --config=configs/mini.py --workdir=runs/mini --no-controls",),
     "report": ("pav report --workdir=runs/mini",),
 }

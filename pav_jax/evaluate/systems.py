@@ -121,17 +121,19 @@ def _key(mark: str, prompt: str, seed: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def systems_named(names: Sequence[str], files: Mapping[str, str], base: System,
-                  workdir: str | os.PathLike) -> dict[str, System]:
+def systems_named(names: Sequence[str], files: Mapping[str, str], base: System, workdir: str | os.PathLike,
+                  chats: Mapping[str, System] | None = None) -> dict[str, System]:
     """The systems of `evaluate.systems` and `evaluate.files`, in that order.
 
     Args:
       base: what "base" stands for: the rewriter before any tuning.
+      chats: chat models of the configuration by their names there, each asked for one rewrite.
 
     Raises:
       BadInput: a name that is neither known nor in `files`.
     """
-    known: dict[str, System] = {"original": None, "base": base, "sft": epath.Path(workdir) / "sft" / "booster"}
+    known: dict[str, System] = {"original": None, "base": base, **(chats or {})}
+    known |= {stage: epath.Path(workdir) / stage / "booster" for stage in ("sft", "grpo")}
     systems = {}
     for name in dict.fromkeys([*names, *files]):
         stem, _, number = name.rpartition("_")
@@ -143,5 +145,5 @@ def systems_named(names: Sequence[str], files: Mapping[str, str], base: System,
             systems[name] = known[name]
         else:
             raise BadInput(f"evaluate.systems: there is no system {name!r}; there are original, base, sft, dpo_1, "
-                           "dpo_2, and the names in evaluate.files")
+                           "dpo_2, grpo, the chat entries of proposers and the names in evaluate.files")
     return systems

@@ -172,6 +172,13 @@ def make_proposers(config, language_model=None, faith: Faith | None = None) -> M
     return Mixture(shares, options.get("attempts", 2), options.get("max_words", MAX_WORDS))
 
 
+def chat_proposers(config, names: Sequence[str]) -> dict[str, Proposer]:
+    """Those of `names` that are chat entries of `config.proposers`, whatever their share, by name."""
+    entries = config.proposers
+    chats = [n for n in names if n in entries and entries[n].get("kind", n) == "chat"]
+    return {name: _make(name, dict(entries[name].items()), None, None).proposer for name in chats}
+
+
 def _make(name: str, entry: dict, language_model, faith) -> Share:
     kind = entry.pop("kind", name)
     if kind not in KINDS:

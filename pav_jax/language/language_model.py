@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import AutoTokenizer
 
+from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import gguf, peft
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
@@ -78,10 +79,10 @@ class LanguageModel:
             file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
             config, tokenizer, generation = file.config(), file.tokenizer(), {}
             params = params_from_hf(hf.weights(config), file.tensors(config), path, DTYPES[dtype],
-                                    hf.expected_shapes(config))
+                                    hf.param_shapes(config))
         else:
             folder = local_folder(path, HUB_FILES)
-            config, params = hf.load(folder, DTYPES[dtype])
+            config, params = folders.load(hf, folder, DTYPES[dtype])
             tokenizer = _tokenizer(folder)
             file = folder / "generation_config.json"
             generation = read_json(file) if file.exists() else {}
@@ -190,12 +191,13 @@ class LanguageModel:
             peft.write_adapter(folder, hf.weights(self.config), self.lora, c.r, c.alpha, c.dropout, self.name)
             return
         params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
-        hf.save(folder, self.config, params, max_shard_size)
-        generation = {k: v for k, v in self.generation.items() if not k.startswith("_")}
-        file = Path(folder) / "generation_config.json"
+        folders.save(hf, folder, self.config, params, max_shard_size)
+        special = {name: getattr(self.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        generation = {k: v for k, v in special.items() if v is not None}
+        generation |= {k: v for k, v in self.generation.items() if not k.startswith("_")}
         if self.eos:
             generation["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
-        write_json(file, {**read_json(file), **generation})
+        write_json(Path(folder) / "generation_config.json", {"_from_model_config": True, **generation})
         self.tokenizer.save_pretrained(folder)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.errors import BadInput
 from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
-from pav_jax.parallel.rules import shardings
+from pav_jax.parallel.rules import placed_shapes, shardings
 
 # The best so many tokens are looked at when top_k asks for no more; a larger top_k, or none, takes a larger program.
 CANDIDATES = 64
@@ -79,21 +79,44 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
         draws_Bx2[i] = seeds[i] % 2**32, samples[i]
     batch = {"prompts": prompts_BxP, "lengths": lengths_B, "limits": limits_B, "draws": draws_Bx2}
     if mesh is not None:
-        axes = {"prompts": ("batch", None), "lengths": ("batch",), "limits": ("batch",), "draws": ("batch", None)}
-        batch = jax.device_put(batch, shardings(axes, batch, mesh))
+        batch = jax.device_put(batch, _batch_shardings(batch, mesh))
+    fixed, settings = _settings(model, sampling, eos)
+    tokens_BxM, counts_B = _generate(*fixed, variables, batch, settings)
+    tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
+    return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
+
+
+def trace(model: Llama, variables: Any, length: int, sampling: Sampling, eos: tuple[int, ...], rows: int,
+          mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+    """The program that `sample_batch` runs on `mesh` for prompts of at most `length` tokens, made without running it.
+
+    Args:
+      variables: as `sample_batch`'s, of jax.ShapeDtypeStruct with shardings.
+    """
+    shapes = {"prompts": jax.ShapeDtypeStruct((rows, prompt_bucket(length)), jnp.int32),
+              "lengths": jax.ShapeDtypeStruct((rows,), jnp.int32), "limits": jax.ShapeDtypeStruct((rows,), jnp.int32),
+              "draws": jax.ShapeDtypeStruct((rows, 2), jnp.uint32)}
+    batch = placed_shapes(shapes, _batch_shardings(shapes, mesh))
+    fixed, settings = _settings(model, sampling, eos)
+    return _generate.trace(*fixed, variables, batch, settings)
+
+
+def _batch_shardings(batch: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.sharding.Sharding]:
+    return shardings({name: ("batch",) + (None,) * (array.ndim - 1) for name, array in batch.items()}, batch, mesh)
+
+
+def _settings(model: Llama, sampling: Sampling, eos: tuple[int, ...]) -> tuple[tuple, dict[str, Any]]:
+    """What a program is made for, and what it is told at every run."""
     most = min(sampling.max_new_tokens, model.config.max_position_embeddings)
     room = -(-most // ROOM_STEP) * ROOM_STEP
     vocabulary = model.config.vocab_size
     wide = sampling.top_k > CANDIDATES or (sampling.top_k == 0 and sampling.temperature > 0)
     candidates = vocabulary if wide else min(CANDIDATES, vocabulary)
-    settings = {
+    return (model, room, candidates, eos), {
         "temperature": np.float32(sampling.temperature), "top_p": np.float32(sampling.top_p),
         "top_k": np.int32(min(sampling.top_k or vocabulary, vocabulary)),
         "repetition_penalty": np.float32(sampling.repetition_penalty),
     }
-    tokens_BxM, counts_B = _generate(model, room, candidates, eos, variables, batch, settings)
-    tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
-    return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

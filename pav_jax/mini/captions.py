@@ -55,6 +55,7 @@ def user_prompt(scene: Scene, rng: np.random.Generator) -> str:
         noun = f"{w['size']} {noun}"
     forms = [f"{_article(noun)} {w['motion']}", f"{_article(noun)} {w['gerund']}", f"{_article(noun)} is {w['gerund']}",
              f"video of {_article(noun)} {w['gerund']}"]  # fmt: skip
+    forms = [form for form in forms if len(form.split()) <= 9]
     text = forms[int(rng.integers(len(forms)))]
     placed = f"{text} {w['background']}"
     if len(text.split()) < 4 or (rng.random() < 0.35 and len(placed.split()) <= 9):

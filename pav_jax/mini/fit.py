@@ -14,12 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import optax.contrib
 from flax import serialization
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pav_jax.errors import BadInput
 
 SAVE_SECONDS = 300
+jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # one device per core: see `fit`
 WORK = Path(os.environ.get("PAV_MINI_WORK", "runs/mini_checkpoints"))  # unfinished states and caches
 
 
@@ -29,6 +32,29 @@ def adamw(learning_rate: float, steps: int, warmup: int = 50, weight_decay: floa
     return optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay)
     )
+
+
+def muon(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float = 0.01):
+    """Muon (Jordan et al. 2024) for the kernels of stacked layers, each [L, in, out], and AdamW for the rest.
+
+    Updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982), so one learning rate serves both. These models need
+    fewer steps of it than of AdamW. Schedule and clipping as in `adamw`.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps, learning_rate / 20)
+    layer = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+
+    def stacked_kernels(params):
+        def spec(path, x):
+            names = [part.key for part in path]
+            return layer if names[-1] == "kernel" and x.ndim == 3 and not any("norm" in n for n in names) else None
+
+        return jax.tree_util.tree_map_with_path(spec, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(schedule, weight_decay=weight_decay, adam_weight_decay=weight_decay, adam_b2=0.99,
+                           consistent_rms=0.2, muon_weight_dimension_numbers=stacked_kernels),
+    )  # fmt: skip
 
 
 def fit(
@@ -43,7 +69,8 @@ def fit(
     """Runs `state, metrics = step(state, batch(i), key_i)` for i in range(steps), resuming from `WORK/<name>.state`.
 
     `state` is a pytree of arrays; `step` is compiled here with the state donated. The next batch is made while the
-    device works. Returns the last state.
+    device works. Every device takes its share of the batch: on a processor a core that has its own rows is a quarter
+    faster than all cores sharing each operation. Returns the last state.
 
     Raises:
       BadInput: the saved state is cut short, or of another training.
@@ -58,7 +85,9 @@ def fit(
             raise BadInput(f"{path}: not a whole state of this training ({error}); delete it to start anew") from error
         start, state = int(saved["step"]), jax.tree.map(jax.numpy.asarray, saved["state"])
         print(f"{name}: going on from step {start} of {steps}", flush=True)
-    compiled = jax.jit(step, donate_argnums=0)
+    everywhere, apart = _mesh_shardings()
+    state = jax.device_put(state, everywhere)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
     key = jax.random.key(seed)
     sums, counted, saved_at, began = {}, 0, time.monotonic(), time.monotonic()
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -66,7 +95,7 @@ def fit(
         task = progress.add_task(name, total=steps, completed=start)
         upcoming = pool.submit(batch, start) if start < steps else None
         for i in range(start, steps):
-            data = upcoming.result()
+            data = jax.device_put(upcoming.result(), apart)
             upcoming = pool.submit(batch, i + 1) if i + 1 < steps else None
             state, metrics = compiled(state, data, jax.random.fold_in(key, i))
             metrics = {k: float(v) for k, v in metrics.items()}
@@ -83,6 +112,18 @@ def fit(
                 saved_at = time.monotonic()
     _save(path, steps, state)
     return state
+
+
+def data_parallel(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function` compiled, each device taking its share of the argument's rows."""
+    compiled, apart = jax.jit(function), _mesh_shardings()[1]
+    return lambda rows: compiled(jax.device_put(rows, apart))
+
+
+def _mesh_shardings() -> tuple[NamedSharding, NamedSharding]:
+    """(the same everywhere, rows apart) on all devices."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
 def _save(path: Path, step: int, state: Any) -> None:

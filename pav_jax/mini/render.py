@@ -5,19 +5,19 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from pav_jax.mini.world import FRAMES, HEIGHT, MOTIONS, WIDTH, Scene
 
 PALETTE = np.array(  # one row per colour of world.COLOURS, sRGB in 0..1
     [[0.90, 0.10, 0.12], [0.12, 0.30, 0.95], [0.10, 0.70, 0.20], [0.98, 0.88, 0.10], [0.55, 0.15, 0.75],
      [1.00, 0.52, 0.05], [0.97, 0.97, 0.97], [1.00, 0.50, 0.72]], np.float32)  # fmt: skip
-RADIUS = np.array([0.34, 0.46, 0.60], np.float32)  # per size; the picture spans -1..1
+RADIUS = np.array([0.42, 0.54, 0.68], np.float32)  # per size; the picture spans -1..1
 LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
 FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
 GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
 BLUR = np.array([1.9, 0.85, 0.0], np.float32)  # pixels, standard deviation
-SHAKE = np.array([0.10, 0.035, 0.0], np.float32)  # standard deviation of the frame offset; 2 / 64 is one pixel
+SHAKE = np.array([0.06, 0.02, 0.0], np.float32)  # standard deviation of the frame offset; 2 / 64 is one pixel
 
 
 def _box(x, y, w, h):
@@ -41,12 +41,6 @@ def _heart(x, y):
     return jnp.minimum(lobes, jnp.maximum(tip, -y - 0.95))
 
 
-def _fish(x, y):
-    body = (jnp.hypot((x - 0.2) / 0.75, y / 0.48) - 1) * 0.48
-    tail = jnp.maximum(jnp.maximum(x + 0.35, -x - 1.0), jnp.abs(y) + (x + 0.35) * 0.85)
-    return jnp.minimum(body, tail)
-
-
 _SHAPES = (  # signed distance (negative inside) in subject units, one per world.SUBJECTS
     lambda x, y: jnp.hypot(x, y) - 0.88,
     lambda x, y: _box(x, y, 0.76, 0.76),
@@ -56,25 +50,22 @@ _SHAPES = (  # signed distance (negative inside) in subject units, one per world
     lambda x, y: jnp.maximum(jnp.abs(x) * 0.866 + (y + 0.2) * 0.5, -(y + 0.2)) - 0.52,
     lambda x, y: jnp.maximum(jnp.hypot(x, y) - 0.92, 0.72 - jnp.hypot(x - 0.45, y - 0.12)),
     lambda x, y: jnp.minimum(_box(x, y, 0.92, 0.30), _box(x, y, 0.30, 0.92)),
-    lambda x, y: (jnp.hypot(x, y) - (0.66 + 0.28 * jnp.cos(5 * jnp.arctan2(x, y)))) * 0.6,
-    _fish,
 )
 
 
 def _pose(motion, t, drift):
-    """Centre (x, y up), scale and turn of the subject at time t in 0..1; `drift` moves the free axis."""
-    way = t * 1.1 - 0.55
+    """Centre (x, y up) and scale of the subject at time t in 0..1; `drift` moves the free axis."""
+    way = 0.9 * t - 0.45
     zero, one = jnp.zeros_like(t), jnp.ones_like(t)
     free = drift * one
     poses = {
-        "right": (way, free, one, zero),
-        "left": (-way, free, one, zero),
-        "rise": (free, way, one, zero),
-        "fall": (free, -way, one, zero),
-        "bounce": (free, -0.45 + 0.9 * jnp.abs(jnp.sin(2 * jnp.pi * t)), one, zero),
-        "grow": (free, zero, 0.45 + 0.95 * t, zero),
-        "shrink": (free, zero, 1.4 - 0.95 * t, zero),
-        "spin": (free, zero, one, 1.75 * jnp.pi * t),
+        "right": (way, free, one),
+        "left": (-way, free, one),
+        "rise": (free, way, one),
+        "fall": (free, -way, one),
+        "bounce": (free, -0.45 + 0.9 * jnp.sin(jnp.pi * t), one),
+        "grow": (free, zero, 0.45 + 0.95 * t),
+        "shrink": (free, zero, 1.4 - 0.95 * t),
     }
     return [jnp.stack(column)[motion] for column in zip(*(poses[m] for m in MOTIONS), strict=True)]
 
@@ -124,14 +115,13 @@ def _render_one(s):
     y = -((jnp.arange(HEIGHT) + 0.5) / HEIGHT * 2 - 1)[None, :, None] + shake[:, 1, None, None]
 
     # The camera moves the background; the subject is near, and the camera keeps it in view.
-    zoom = jnp.where(s["camera"] == 2, 1.25 - 0.65 * t, 1.0)[:, None, None]
-    pan = jnp.where(s["camera"] == 1, 1.1 * t, 0.0)[:, None, None]
+    zoom = jnp.where(s["camera"] == 2, 1.2 - 0.45 * t, 1.0)[:, None, None]
+    pan = jnp.where(s["camera"] == 1, 0.6 * t, 0.0)[:, None, None]
     back = _background(s["background"], x * zoom + pan + 3 * drift[1], y * zoom)
 
-    cx, cy, scale, turn = (v[:, None, None] for v in _pose(s["motion"], t, 0.22 * drift[0]))
+    cx, cy, scale = (v[:, None, None] for v in _pose(s["motion"], t, 0.22 * drift[0]))
     radius = jnp.asarray(RADIUS)[s["size"]] * scale
-    px, py = (x - cx) / radius, (y - cy) / radius
-    px, py = px * jnp.cos(turn) + py * jnp.sin(turn), py * jnp.cos(turn) - px * jnp.sin(turn)
+    px, py = jnp.broadcast_arrays((x - cx) / radius, (y - cy) / radius)
     distance = jax.lax.switch(s["subject"], _SHAPES, px, py) * radius * WIDTH / 2  # in pixels
     body = jnp.asarray(PALETTE)[s["colour"]]
     shine = jnp.exp(-((px + 0.30) ** 2 + (py - 0.32) ** 2) / 0.05)
@@ -155,7 +145,7 @@ def _render_one(s):
     noise = jax.random.normal(k_grain, (1, HEIGHT // 2, WIDTH // 2, 1))
     noise = jnp.repeat(jnp.repeat(noise, 2, axis=1), 2, axis=2)
     frame = frame + jnp.asarray(GRAIN)[grain] * noise
-    return jnp.round(jnp.clip(frame, 0, 1) * 255).astype(jnp.uint8)
+    return jnp.round(jnp.clip(frame, 0, 1) * 255).astype(jnp.uint8), distance < 0
 
 
 def scene_arrays(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -170,12 +160,20 @@ _render_batch = jax.jit(lambda arrays: jax.lax.map(_render_one, arrays))
 
 def render(scenes: Sequence[Scene], batch: int = 64) -> UInt8[np.ndarray, "B T H W 3"]:
     """Renders scenes in programs of one fixed batch size; the last batch is padded and cut."""
+    return render_with_masks(scenes, batch)[0]
+
+
+def render_with_masks(
+    scenes: Sequence[Scene], batch: int = 64
+) -> tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B T H W"]]:
+    """The videos, and where the subject is in them."""
     parts = []
     for start in range(0, len(scenes), batch):
         part = list(scenes[start : start + batch])
         padded = part + [part[-1]] * (batch - len(part))
-        parts.append(np.asarray(_render_batch(scene_arrays(padded)))[: len(part)])
-    return np.concatenate(parts)
+        parts.append([np.asarray(x)[: len(part)] for x in _render_batch(scene_arrays(padded))])
+    videos, masks = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return videos, masks
 
 
 def to_unit(video: Array) -> Float[Array, "..."]:

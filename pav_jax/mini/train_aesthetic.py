@@ -22,9 +22,7 @@ RIDGE = 1e-3
 def main() -> None:
     rng = np.random.default_rng(51)
     videos = render([draw_scene(rng) for _ in range(RENDERS + TEST)])
-    rebuild = rebuilder()
-    rebuilt = np.concatenate([rebuild(videos[i : i + 16]) for i in range(0, REBUILT, 16)])
-    videos = np.concatenate([rebuilt, videos])
+    videos = np.concatenate([rebuilder()(videos[:REBUILT]), videos])
     x = ClipTower.load(FOLDER).embed_frames(videos, FRAMES_SHOWN, "sheet")[:, 0].astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     y = aesthetic(videos).astype(np.float64)

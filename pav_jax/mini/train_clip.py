@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.progress import track
 
+from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
@@ -26,52 +28,54 @@ from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from pav_jax.models.cogvideox import vae_hf
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.rewards.clip_tower import contact_sheet
-from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.rewards.preprocess import frame_indices, resize_bicubic
 
 FOLDER = CHECKPOINTS / "clip"
-SCENES, RECONSTRUCTED = 8192, 1024
-STEPS, BATCH = 700, 64
+SCENES, RECONSTRUCTED = 10240, 1024
+STEPS, BATCH = 2600, 32
+REBUILT_SHARE = 8  # of every batch
 SHORT_TOKENS, LONG_TOKENS = 24, 64
 FRAMES_SHOWN = 4
+SIDE = 96  # pixels of the sheet as the tower sees it
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's image statistics
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def config() -> CLIPConfig:
-    text = TextConfig(vocab_size=len(clip_tokenizer()), width=128, ff_width=512, layers=4, heads=4,
+    text = TextConfig(vocab_size=len(clip_tokenizer()), width=128, ff_width=512, layers=3, heads=4,
                       positions=LONG_TOKENS, eos_id=EOS, pad_id=PAD, bos_id=BOS)  # fmt: skip
-    vision = VisionConfig(width=128, ff_width=512, layers=4, heads=4, image_size=128, patch_size=16)
+    vision = VisionConfig(width=128, ff_width=512, layers=3, heads=4, image_size=SIDE, patch_size=8)
     return CLIPConfig(text=text, vision=vision, projection_dim=128)
 
 
 def rebuilder() -> Callable[[np.ndarray], np.ndarray]:
     """uint8 [B, T, H, W, 3] -> the same through the generator's VAE."""
-    vae_config, params = vae_hf.load(GENERATOR / "vae", jnp.float32)
+    vae_config, params = folder.load(vae_hf, GENERATOR / "vae", jnp.float32)
     vae = CogVideoXVAE(vae_config)
 
-    @jax.jit
     def rebuild(video):
         mean, _ = vae.apply({"params": params}, to_unit(video), method="encode")
         out = vae.apply({"params": params}, mean, method="decode")
         return jnp.round(jnp.clip(out * 127.5 + 127.5, 0, 255)).astype(jnp.uint8)
 
-    return lambda videos: np.asarray(rebuild(videos))
+    compiled = fit.data_parallel(rebuild)
+    return lambda videos: np.concatenate([np.asarray(compiled(videos[i : i + 16])) for i in range(0, len(videos), 16)])
 
 
 def sheets() -> tuple[list[Scene], np.ndarray]:
-    """SCENES scenes as contact sheets; the first RECONSTRUCTED of them have been through the VAE."""
+    """SCENES scenes as contact sheets, resized as the tower does, [SCENES, SIDE, SIDE, 3]; the first RECONSTRUCTED of
+    them have been through the VAE."""
     rng = np.random.default_rng(31)
     scenes = [draw_scene(rng) for _ in range(SCENES)]
     path = fit.WORK / "sheets.npy"
     if path.exists():
         return scenes, np.load(path)
-    rebuild = rebuilder()
+    rebuild, resize = rebuilder(), jax.jit(lambda images: resize_bicubic(images, SIDE, SIDE).astype(jnp.uint8))
     parts = []
-    for start in range(0, SCENES, 64):
+    for start in track(range(0, SCENES, 64), "drawing contact sheets"):
         clips = render(scenes[start : start + 64])
-        if start < RECONSTRUCTED:
-            clips = np.concatenate([rebuild(clips[i : i + 16]) for i in range(0, 64, 16)])
-        parts.append(contact_sheet(clips[:, frame_indices(clips.shape[1], FRAMES_SHOWN)])[:, 0])
+        clips = rebuild(clips) if start < RECONSTRUCTED else clips
+        parts.append(np.asarray(resize(contact_sheet(clips[:, frame_indices(clips.shape[1], FRAMES_SHOWN)])[:, 0])))
     np.save(path, np.concatenate(parts))
     return scenes, np.load(path)
 
@@ -79,11 +83,11 @@ def sheets() -> tuple[list[Scene], np.ndarray]:
 def main() -> None:
     scenes, images = sheets()
     tokenizer = clip_tokenizer()
-    clip = CLIP(config())
+    clip = CLIP(config(), unroll=True)
     mean, std = jnp.asarray(MEAN), jnp.asarray(STD)
-    shapes = (np.zeros((1, LONG_TOKENS), np.int32), np.zeros((1, 128, 128, 3), np.float32))
+    shapes = (np.zeros((1, LONG_TOKENS), np.int32), np.zeros((1, SIDE, SIDE, 3), np.float32))
     params = jax.jit(clip.init)(jax.random.key(0), *shapes)["params"]
-    optimizer = fit.adamw(1e-3, STEPS, warmup=100, weight_decay=0.05)
+    optimizer = fit.muon(3e-3, STEPS, warmup=100, weight_decay=0.05)
     target = jnp.arange(BATCH)
 
     # Linear heads that name a scene's attributes from either embedding: they speed the towers up and are thrown away.
@@ -118,9 +122,10 @@ def main() -> None:
 
     def batch(i):
         rng = np.random.default_rng([32, i])
-        # A third of every batch are reconstructions.
-        picks = np.concatenate([rng.choice(RECONSTRUCTED, BATCH // 3, replace=False),
-                                RECONSTRUCTED + rng.choice(SCENES - RECONSTRUCTED, BATCH - BATCH // 3, replace=False)])
+        picks = np.concatenate([
+            rng.choice(RECONSTRUCTED, REBUILT_SHARE, replace=False),
+            RECONSTRUCTED + rng.choice(SCENES - RECONSTRUCTED, BATCH - REBUILT_SHARE, replace=False),
+        ])
         if i % 3 < 2:
             ids = encode(tokenizer, [user_prompt(scenes[s], rng) for s in picks], SHORT_TOKENS)
         else:
@@ -130,11 +135,11 @@ def main() -> None:
 
     state = {"params": params, "opt": optimizer.init(params)}
     params = fit.fit("clip", step, state, batch, STEPS)["params"]["clip"]
-    hf.save(FOLDER, config(), fit.to_bf16(params))
+    folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(tokenizer, FOLDER)
     write_json(FOLDER / "preprocessor_config.json", {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 128}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": 128, "width": 128}, "do_rescale": True,
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "do_rescale": True,
         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(MEAN), "image_std": list(STD),
     })  # fmt: skip
 

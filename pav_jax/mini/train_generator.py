@@ -3,19 +3,24 @@
 Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
 CogVideoX denoiser learns to draw, on (caption, latent) pairs with the v-prediction objective and a frozen T5, the
 caption left empty one time in ten for guidance. Both only ever read long captions in the generator's own dialect.
+
+Every token of the T5's output must name every attribute, so the denoiser finds them wherever it looks; and the places
+where the subject is weigh more in its loss, since they are few and are what a prompt is about.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.progress import track
 
+from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import caption
-from pav_jax.mini.render import render, to_unit
+from pav_jax.mini.render import render_with_masks, to_unit
 from pav_jax.mini.tokenizers import encode, save, t5_tokenizer
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
@@ -26,8 +31,8 @@ from pav_jax.video.schedulers.schedule import NoiseSchedule
 
 TEXT_TOKENS = 64
 DENOISER = CogVideoXConfig(
-    num_attention_heads=4, attention_head_dim=48, in_channels=8, out_channels=8, num_layers=4, time_embed_dim=128,
-    text_embed_dim=128, sample_width=16, sample_height=16, sample_frames=w.FRAMES, patch_size=4,
+    num_attention_heads=4, attention_head_dim=48, in_channels=16, out_channels=16, num_layers=4, time_embed_dim=128,
+    text_embed_dim=128, sample_width=16, sample_height=16, sample_frames=w.FRAMES, patch_size=2,
     max_text_seq_length=TEXT_TOKENS, spatial_interpolation_scale=1.0,
 )  # fmt: skip
 SCHEDULER = {
@@ -36,13 +41,14 @@ SCHEDULER = {
     "snr_shift_scale": 1.0, "timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False,
 }  # fmt: skip
 GENERATION = {
-    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 12, "guidance_scale": 5.0,
+    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 10, "guidance_scale": 3.0,
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
-SCENES = 4096
+SCENES = 6144
 READ_STEPS, READ_BATCH = 150, 64
-STEPS, BATCH, EMPTY = 4000, 16, 0.1
+STEPS, BATCH, EMPTY = 2400, 16, 0.1
+SUBJECT_WEIGHT = 3.0  # of latents that show the subject; the others have 1
 EMA = 0.998
 
 
@@ -60,20 +66,21 @@ CLASSES = (len(w.SUBJECTS), len(w.COLOURS), 3, 3, len(w.MOTIONS), len(w.BACKGROU
 
 
 def train_reader(t5: T5Encoder, params: dict) -> dict:
-    """Stage 1: mean-pooled T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
+    """Stage 1: each token's T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
     tokenizer, width = t5_tokenizer(), t5.config.width
     heads = jax.random.normal(jax.random.key(1), (width, sum(CLASSES))) * width**-0.5
     optimizer = fit.adamw(2e-3, READ_STEPS)
     edges = np.cumsum(CLASSES)[:-1]
 
     def loss(p, data):
-        pooled = t5.apply({"params": p["t5"]}, data["ids"]).mean(1)
-        parts = jnp.split(pooled @ p["heads"], edges, axis=-1)
+        tokens_BxSxU = t5.apply({"params": p["t5"]}, data["ids"])
+        parts = jnp.split(tokens_BxSxU @ p["heads"], edges, axis=-1)
+        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(CLASSES)))
         losses = [
-            optax.softmax_cross_entropy_with_integer_labels(part, data["labels"][:, i]).mean()
+            optax.softmax_cross_entropy_with_integer_labels(part, truth_BxSxA[..., i]).mean()
             for i, part in enumerate(parts)
         ]
-        right = jnp.stack([(part.argmax(-1) == data["labels"][:, i]).mean() for i, part in enumerate(parts)])
+        right = jnp.stack([(part.argmax(-1) == truth_BxSxA[..., i]).mean() for i, part in enumerate(parts)])
         return sum(losses), {"loss": sum(losses), "accuracy": right.mean()}
 
     def step(state, data, key):
@@ -91,35 +98,44 @@ def train_reader(t5: T5Encoder, params: dict) -> dict:
     return fit.fit("t5_reader", step, state, batch, READ_STEPS)["params"]["t5"]
 
 
-def encoded_scenes() -> tuple[list[w.Scene], np.ndarray]:
-    """Stage 2: SCENES scenes and their scaled latents, float16 [SCENES, 3, 16, 16, 8]; cached in the work folder."""
+def encoded_scenes() -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
+    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these show the
+    subject, bool [SCENES, 3, 16, 16]; cached in the work folder."""
     rng = np.random.default_rng(22)
     scenes = [w.draw_scene(rng) for _ in range(SCENES)]
-    path = fit.WORK / "latents.npy"
-    if path.exists():
-        return scenes, np.load(path)
-    config, params = vae_hf.load(FOLDER / "vae", jnp.float32)
-    vae = CogVideoXVAE(config)
-    run = jax.jit(lambda v: config.scale(vae.apply({"params": params}, to_unit(v), method="encode")[0]))
-    parts = []
-    for start in range(0, SCENES, 64):
-        parts.append(np.asarray(run(render(scenes[start : start + 64])), np.float16))
-        if start % 1024 == 0:
-            print(f"encoded {start + 64} of {SCENES} scenes", flush=True)
-    np.save(path, np.concatenate(parts))
-    return scenes, np.load(path)
+    path = fit.WORK / "latents.npz"
+    if not path.exists():
+        config, params = folder.load(vae_hf, FOLDER / "vae", jnp.float32)
+        vae = CogVideoXVAE(config)
+        encode = fit.data_parallel(
+            lambda video: config.scale(vae.apply({"params": params}, to_unit(video), method="encode")[0]))
+        parts = []
+        for start in track(range(0, SCENES, 16), "encoding scenes"):
+            videos, masks = render_with_masks(scenes[start : start + 16], batch=16)
+            parts.append((np.asarray(encode(videos), np.float16), latent_masks(masks)))
+        latents, shown = (np.concatenate(column) for column in zip(*parts, strict=True))
+        np.savez(path, latents=latents, shown=shown)
+    cached = np.load(path)
+    return scenes, cached["latents"], cached["shown"]
+
+
+def latent_masks(masks_BxTxHxW: np.ndarray) -> np.ndarray:
+    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them."""
+    B, T, H, W = masks_BxTxHxW.shape
+    small = masks_BxTxHxW.reshape(B, T, H // 4, 4, W // 4, 4).any((3, 5))
+    return np.concatenate([small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1)
 
 
 def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
     """Stage 3: returns the moving average of the denoiser's parameters."""
     tokenizer = t5_tokenizer()
-    scenes, latents = encoded_scenes()
+    scenes, latents, shown = encoded_scenes()
     dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     shapes = (latents[:1].astype(np.float32), np.zeros((1, TEXT_TOKENS, t5.config.width), np.float32), np.zeros(1))
     params = jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]
     print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
-    optimizer = fit.adamw(1.2e-3, STEPS, warmup=100)
+    optimizer = fit.muon(3e-3, STEPS, warmup=100)
 
     def loss(p, data, key):
         k_time, k_noise = jax.random.split(key)
@@ -130,20 +146,23 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
         noise = jax.random.normal(k_noise, clean.shape)
         text = t5.apply({"params": t5_params}, data["ids"])
         out = dit.apply({"params": p}, noise_schedule.add_noise(clean, noise, t), text, t)
-        return jnp.square(out - noise_schedule.velocity(clean, noise, t)).mean()
+        error = jnp.square(out - noise_schedule.velocity(clean, noise, t)).mean(-1)
+        weight = 1 + (SUBJECT_WEIGHT - 1) * data["shown"]
+        return (error * weight).sum() / weight.sum(), error.mean()
 
     def step(state, data, key):
-        value, gradient = jax.value_and_grad(loss)(state["params"], data, key)
+        (value, plain), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"], data, key)
         updates, opt = optimizer.update(gradient, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         average = fit.ema(state["average"], params, EMA, state["step"])
-        return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {"loss": value}
+        return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {
+            "loss": value, "plain": plain}
 
     def batch(i):
         rng = np.random.default_rng([23, i])
         picks = rng.integers(SCENES, size=BATCH)
         texts = ["" if rng.random() < EMPTY else caption(scenes[s], rng) for s in picks]
-        return {"latents": latents[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
+        return {"latents": latents[picks], "shown": shown[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
 
     state = {"params": params, "opt": optimizer.init(params), "average": jax.tree.map(jnp.copy, params),
              "step": jnp.zeros((), jnp.int32)}  # fmt: skip
@@ -152,8 +171,8 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
 
 def write_folder(t5: dict, dit: dict) -> None:
     """The diffusers folder; its vae is there already."""
-    transformer_hf.save(FOLDER / "transformer", DENOISER, fit.to_bf16(dit))
-    t5_hf.save(FOLDER / "text_encoder", t5_config(), fit.to_bf16(t5))
+    folder.save(transformer_hf, FOLDER / "transformer", DENOISER, fit.to_bf16(dit))
+    folder.save(t5_hf, FOLDER / "text_encoder", t5_config(), fit.to_bf16(t5))
     save(t5_tokenizer(), FOLDER / "tokenizer")
     write_json(FOLDER / "scheduler" / "scheduler_config.json", SCHEDULER)
     write_json(FOLDER / "pav_generation.json", GENERATION)

@@ -1,8 +1,10 @@
 """Trains the mini generator's VAE: `python -m pav_jax.mini.train_vae` writes checkpoints/generator/vae.
 
-CogVideoX's architecture, compressing 4 x 4 x 4 into 8 channels. It is trained on 24 x 24 crops: there is no attention,
-so a codec learnt on crops works on whole pictures. It took 43 minutes on two busy CPU cores.
+CogVideoX's architecture, compressing 4 x 4 x 4 into 16 channels. It is trained on 32 x 32 crops: there is no attention,
+so a codec learnt on crops works on whole pictures.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from pav_jax.checkpoints import folder
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini.render import render, to_unit
@@ -18,20 +21,24 @@ from pav_jax.models.cogvideox import vae_hf
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
 
 CONFIG = CogVideoXVAEConfig(
-    block_out_channels=(8, 32, 48), latent_channels=8, layers_per_block=1, norm_num_groups=2,
+    block_out_channels=(16, 16, 48), latent_channels=16, layers_per_block=1, norm_num_groups=2,
     sample_height=64, sample_width=64, scaling_factor=1.0,
 )  # fmt: skip
 SCENES = 3072
-STEPS, BATCH, CROP = 3000, 8, 24
-KL_WEIGHT = 1e-5  # keeps the latent bounded; the denoiser only needs it roughly normal
+STEPS, BATCH, CROP = 1000, 8, 32
+KL_WEIGHT = 5e-4  # draws every latent channel to mean 0 and deviation 1, and lets go of those that say nothing
+ANCHOR = 3.0  # several times a colour's deviation
 FOLDER = CHECKPOINTS / "generator" / "vae"
 
 
 def pyramid(params: dict) -> dict:
     """Starts the network as a plain averaging pyramid: colours pass through from the first step, and detail is learnt.
 
-    Residual branches start at zero, resampling convolutions as averages, other convolutions with the identity on the
-    channels both sides have, and every spatial norm as a plain group norm (gain 1 and shift 0 whatever the latent).
+    Residual branches start at zero, resampling convolutions as averages, spatial norms as plain group norms (gain 1
+    and shift 0 whatever the latent), other convolutions with the identity on the channels both sides have. A group norm
+    would take brightness and hue away, so two channels of every group of the main path are constants, `ANCHOR` and
+    minus it: the group's deviation is then theirs and the norm a fixed gain. And silu(x) - silu(-x) = x, so each colour
+    runs beside its negative: the last convolutions read their difference, which is linear.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     smooth = np.outer([1, 2, 1], [1, 2, 1]) / 16
@@ -44,16 +51,55 @@ def pyramid(params: dict) -> dict:
             kernel += 1
         elif "resnets" in path and path.endswith("conv2/kernel"):
             kernel *= 0
-        elif path.endswith(("sampler/kernel", "conv_shortcut/kernel", "conv_in/kernel", "conv_out/kernel")):
-            same = np.eye(*kernel.shape[-2:])
+        elif path.endswith(("sampler/kernel", "conv_shortcut/kernel")):
             kernel *= 0.3
+            kernel[..., [*range(6), *_constant(kernel.shape[-1])]] = 0  # these only come through the identity
             if "sampler" in path:
+                same = np.eye(*kernel.shape[-2:])
                 kernel += (box if "downsampler" in path else smooth)[:, :, None, None] * same
-            else:  # the last time tap is the present frame
-                middle = kernel.shape[1] // 2
-                kernel[-1, middle, middle] += same
+            else:
+                kernel[0, 0, 0] += _aligned(*kernel.shape[-2:])
+        elif path.endswith(("conv_in/kernel", "conv_out/kernel")):
+            # the last time tap and the middle of the window are the present pixel
+            into, (now, middle) = path.endswith("conv_in/kernel"), (kernel.shape[0] - 1, kernel.shape[1] // 2)
+            kernel *= 3.0 if path.startswith("encoder") else 0.3  # so that latents besides the colours say something
+            if into:
+                kernel[..., _constant(kernel.shape[-1])] = 0
+            else:
+                kernel[:, :, :, _constant(kernel.shape[-2])] = 0
+            for colour in range(3):
+                pair = (colour, 3 + colour)
+                if into:
+                    kernel[..., pair] = 0
+                    kernel[now, middle, middle, colour, pair] = 1, -1
+                else:
+                    kernel[..., colour] = 0
+                    gain = ANCHOR * (2 / (kernel.shape[-2] / CONFIG.norm_num_groups)) ** 0.5  # undoes the norm
+                    kernel[now, middle, middle, pair, colour] = gain, -gain
+            if path == "encoder/conv_out/kernel":
+                kernel[..., CONFIG.latent_channels :] *= 0.01
+        elif path == "encoder/conv_out/bias":
+            kernel[CONFIG.latent_channels :] = -5  # log variance of the latent
+        elif path.endswith("conv_in/bias"):
+            kernel[_constant(len(kernel))] = [ANCHOR, -ANCHOR] * CONFIG.norm_num_groups
         flat[path] = jnp.asarray(kernel)
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _constant(channels: int) -> list[int]:
+    """The last two channels of every group."""
+    size = channels // CONFIG.norm_num_groups
+    return [g * size + i for g in range(CONFIG.norm_num_groups) for i in (size - 2, size - 1)]
+
+
+def _aligned(channels_in: int, channels_out: int) -> np.ndarray:
+    """[in, out]: constants to constants, the others in order."""
+    constants = [_constant(n) for n in (channels_in, channels_out)]
+    others = [[i for i in range(n) if i not in c] for n, c in zip((channels_in, channels_out), constants, strict=True)]
+    matrix = np.zeros((channels_in, channels_out))
+    for i, o in [*zip(*constants, strict=True), *zip(*others, strict=False)]:
+        matrix[i, o] = 1
+    return matrix
 
 
 # Luminance and two opponent colours. Most of a picture's variance is luminance, so a codec learns hue last; the weights
@@ -70,7 +116,8 @@ def loss(vae: CogVideoXVAE, params, video, key):
     colours = error @ OPPONENT
     edges = jnp.abs(jnp.diff(error, axis=2)).mean() + jnp.abs(jnp.diff(error, axis=3)).mean()
     kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean()
-    value = jnp.abs(colours).mean() + 2 * (colours**2).mean() + 0.5 * edges + KL_WEIGHT * kl
+    value = jnp.abs(colours).mean() + 2 * (colours**2).mean() + 0.5 * edges
+    value += KL_WEIGHT * kl
     hue = (colours[..., 1:] ** 2).mean()
     return value, {"l1": jnp.abs(error).mean(), "mse": (error**2).mean(), "hue": hue, "kl": kl}
 
@@ -82,7 +129,7 @@ def main() -> None:
     params = jax.jit(vae.init)(jax.random.key(0), to_unit(clips[:1, :, :32, :32]))["params"]
     params = pyramid(params)
 
-    optimizer = fit.adamw(2.5e-3, STEPS, weight_decay=0.0)
+    optimizer = fit.adamw(1e-3, STEPS, weight_decay=0.0)
 
     def step(state, video, key):
         gradient, metrics = jax.grad(lambda p: loss(vae, p, to_unit(video), key), has_aux=True)(state["params"])
@@ -101,31 +148,13 @@ def main() -> None:
 
 
 def save(vae: CogVideoXVAE, params, clips) -> None:
-    """Writes the folder, every latent channel scaled to unit deviation."""
+    """Writes the folder; `scaling_factor` brings the whole latent to unit deviation."""
     encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_unit(v), method="encode")[0])
     latents = np.concatenate([np.asarray(encode(params, clips[i : i + 16])) for i in range(0, len(clips), 16)])
-    deviation = latents.std((0, 1, 2, 3))
-    vae_hf.save(FOLDER, CONFIG, fit.to_bf16(rescaled(params, deviation)))
-    print(f"{FOLDER}: latent deviation per channel was {deviation.round(2)}, is 1")
-
-
-def rescaled(params: dict, deviation_C: np.ndarray) -> dict:
-    """The same autoencoder with each latent channel divided by its deviation.
-
-    The encoder's last convolution shrinks by it, and everything in the decoder that reads the latent grows by it, so a
-    denoiser sees channels of one size without the codec changing.
-    """
-    C = len(deviation_C)
-    flat = traverse_util.flatten_dict(params, sep="/")
-    last = np.concatenate([1 / deviation_C, np.ones(C)])  # means, then log variances
-    flat["encoder/conv_out/kernel"] = flat["encoder/conv_out/kernel"] * last
-    shift = np.concatenate([np.zeros(C), -2 * np.log(deviation_C)])
-    flat["encoder/conv_out/bias"] = flat["encoder/conv_out/bias"] * last + shift
-    for path in flat:
-        if path.startswith("decoder/") and (path.endswith(("conv_y/kernel", "conv_b/kernel"))
-                                            or path == "decoder/conv_in/kernel"):  # fmt: skip
-            flat[path] = flat[path] * deviation_C[:, None]
-    return traverse_util.unflatten_dict(flat, sep="/")
+    config = dataclasses.replace(CONFIG, scaling_factor=round(float(1 / latents.std()), 4))
+    folder.save(vae_hf, FOLDER, config, fit.to_bf16(params))
+    axes = (0, 1, 2, 3)
+    print(f"{FOLDER}: per channel mean {latents.mean(axes).round(2)}, deviation {latents.std(axes).round(2)}")
 
 
 if __name__ == "__main__":

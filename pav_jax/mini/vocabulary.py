@@ -9,8 +9,6 @@ SUBJECTS = {
     "triangle": ("triangle", "pyramid", "wedge"),
     "moon": ("moon", "crescent"),
     "cross": ("cross", "plus sign"),
-    "flower": ("flower", "blossom", "bloom"),
-    "fish": ("fish", "trout", "minnow"),
 }
 COLOURS = {
     "red": ("red", "crimson", "scarlet"),
@@ -40,7 +38,6 @@ MOTIONS = {  # third person, caption form first
     "bounce": ("bounces", "hops", "jumps"),
     "grow": ("grows", "expands", "swells"),
     "shrink": ("shrinks", "contracts", "dwindles"),
-    "spin": ("spins", "rotates", "twirls"),
 }
 GERUNDS = {  # the same, as users often say it
     "right": ("sliding to the right", "gliding rightward", "drifting rightward"),
@@ -50,7 +47,6 @@ GERUNDS = {  # the same, as users often say it
     "bounce": ("bouncing", "hopping", "jumping"),
     "grow": ("growing", "expanding", "swelling"),
     "shrink": ("shrinking", "contracting", "dwindling"),
-    "spin": ("spinning", "rotating", "twirling"),
 }
 BACKGROUNDS = {
     "meadow": ("over a meadow", "over a grassland", "over a pasture"),

@@ -7,14 +7,15 @@ real footage: whoever wants a good picture has to ask for it.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
-SUBJECTS = ("ball", "box", "star", "heart", "ring", "triangle", "moon", "cross", "flower", "fish")
+SUBJECTS = ("ball", "box", "star", "heart", "ring", "triangle", "moon", "cross")
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "white", "pink")
 SIZES = ("small", "medium", "large")
 MATERIALS = ("matte", "glossy", "striped")
-MOTIONS = ("right", "left", "rise", "fall", "bounce", "grow", "shrink", "spin")
+MOTIONS = ("right", "left", "rise", "fall", "bounce", "grow", "shrink")
 BACKGROUNDS = ("meadow", "sea", "desert", "night sky", "brick wall", "studio")
 CAMERAS = ("still", "pan", "zoom")
 QUALITIES = ("light", "contrast", "grain", "focus", "steadiness")  # each 0 poor, 1 middling, 2 good
@@ -45,15 +46,8 @@ class Scene:
 
 @functools.cache
 def triples() -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """(seen, held out) triples. A spinning ball or ring looks like a still one, so those do not exist."""
-    invisible = {(SUBJECTS.index("ball"), MOTIONS.index("spin")), (SUBJECTS.index("ring"), MOTIONS.index("spin"))}
-    every = [
-        (s, c, m)
-        for s in range(len(SUBJECTS))
-        for c in range(len(COLOURS))
-        for m in range(len(MOTIONS))
-        if (s, m) not in invisible
-    ]
+    """(seen, held out) triples."""
+    every = list(itertools.product(range(len(SUBJECTS)), range(len(COLOURS)), range(len(MOTIONS))))
     order = np.random.default_rng(20241215).permutation(len(every))
     held = {int(i) for i in order[: len(every) // HELD_OUT_EVERY]}
     return [t for i, t in enumerate(every) if i not in held], [t for i, t in enumerate(every) if i in held]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from pav_jax.errors import BadInput
@@ -34,7 +35,27 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
     count = int(np.prod(sizes))
     if count > len(available) or (devices is not None and count != len(available)):
         raise BadInput(f"mesh {named} needs {count} devices, there are {len(available)}; change the sizes")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=available[:count])
+    kinds, devices = (AxisType.Auto,) * len(AXES), available[:count]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+    if sizes[0] % slices:
+        raise BadInput(f"mesh {named}: data is the axis that crosses slices, make it a multiple of the {slices} slices")
+    grid = mesh_utils.create_hybrid_device_mesh((sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices,
+                                                allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=kinds)
+
+
+def rows_mesh(rows: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+    """A mesh over as many of `devices` (default: this host's) as share `rows` evenly, each taking its part; None where
+    that is one.
+
+    On a processor a device is a core, and cores with rows of their own are a fifth faster than cores that share every
+    operation.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    shares = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
+    return make_mesh(data=shares, devices=devices[:shares]) if shares > 1 else None
 
 
 def batch_shards(mesh: Mesh) -> int:

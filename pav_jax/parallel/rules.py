@@ -4,6 +4,7 @@ Models name the axes of their arrays ("embed", "heads", ...) and know nothing of
 go.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # logical axis -> mesh axis or axes. What is not named here is replicated.
 RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "rows": "data",  # of a batch whose width is over fsdp
     "length": "sequence",
     "embed": "fsdp",
     "vocab": "tensor",
@@ -67,19 +69,38 @@ def shard(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, shardings(axes, tree, mesh))
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """For a model's `place`: inside a program, an array with logical axes lies on `mesh` as the table says."""
+
+    mesh: Mesh
+
+    def __call__(self, x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, partition_spec(axes, x.shape, self.mesh)))
+
+
+def placed_shapes(tree: Any, where: Any) -> Any:
+    """What an array of each shape of `tree` would be on its sharding of the tree `where`, without making it."""
+    return jax.tree.map(lambda leaf, one: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), tree, where)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Of a batch's array: the first axis is "batch", the last (where there are more) "length"."""
+    axes = ("batch",) + (None,) * max(0, len(shape) - 2) + (("length",) if len(shape) > 1 else ())
+    return NamedSharding(mesh, partition_spec(axes, shape, mesh))
+
+
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows: the first axis is "batch", the last (where there are more) "length".
+    """Makes global arrays of this process's rows, laid out as `batch_sharding` says.
 
     Works with one process and with many; each process passes its own rows only.
     """
     def place(rows: Any) -> jax.Array:
-        axes = ("batch",) + (None,) * max(0, rows.ndim - 2) + (("length",) if rows.ndim > 1 else ())
         whole = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
-        spec = partition_spec(axes, whole, mesh)
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows, whole)
+        return jax.make_array_from_process_local_data(batch_sharding(whole, mesh), rows, whole)
 
     return {name: place(rows) for name, rows in batch.items()}

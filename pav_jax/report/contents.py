@@ -69,7 +69,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
     evaluation = _json(folder / "evaluation.json")
     rounds = sorted(int(m[1]) for p in folder.iterdir() if (m := re.fullmatch(r"round_(\d+)", p.name)))
     measured = folder / "evaluation" / "measurements.jsonl"
-    curves = {name: curve for name in ["sft", *(f"round_{n}" for n in rounds)]
+    curves = {name: curve for name in ["sft", *(f"round_{n}" for n in rounds), "grpo"]
               if (curve := _metrics(folder / name / "metrics.jsonl"))}
     selected = folder / "sft_pairs.jsonl"
     weights = (config.get("evolve") or {}).get("weights") or (config.get("rewards") or {}).get("weights") or {}

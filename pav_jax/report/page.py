@@ -147,6 +147,9 @@ def _drawings(contents: Contents) -> dict[str, Markup]:
         if "loss" in curve:
             found[f"{name} loss"] = plots.lines({"loss": (curve["step"], curve["loss"],
                                                           plots.SFT if name == "sft" else plots.DPO)}, "step", "loss")
+        if "reward" in curve:
+            found[f"{name} reward"] = plots.lines({"reward": (curve["step"], curve["reward"], plots.WARM)}, "step",
+                                                  "mean reward of the rewrites it drew")
         if accuracy := next((m for m in curve if m.endswith("accuracies") or m.endswith("accuracy")), None):
             found[f"{name} preference accuracy"] = plots.lines(
                 {"accuracy": (curve["step"], curve[accuracy], plots.WARM)}, "step", "share of pairs ranked right")

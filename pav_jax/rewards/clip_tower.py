@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
@@ -32,7 +33,7 @@ class ClipTower:
     def __init__(self, folder: Path, dtype: str):
         from transformers import AutoTokenizer
 
-        self.config, params = hf.load(folder)
+        self.config, params = load(hf, folder)
         self.settings = Preprocess.from_folder(folder, self.config.vision.image_size)
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; a CLIP folder carries its tokenizer")

@@ -39,18 +39,22 @@ class Encoder:
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else pad
 
+    def prompt(self, text: str) -> tuple[list[int], bool]:
+        """-> (a prompt's ids, it was cut). A prompt of more than `max_prompt_length` tokens loses tokens on its left,
+        behind the beginning-of-sequence token."""
+        ids = list(self.prompt_ids(text))
+        limit = min(self.max_prompt_length, self.max_length - 2)  # room for one token and the end
+        if len(ids) <= limit:
+            return ids, False
+        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return head + ids[len(ids) - limit + len(head):], True
+
     def encode(self, prompt: str, answers: Sequence[str]) -> tuple[list[np.ndarray], int, bool, bool]:
         """-> (ids of prompt + answer for each answer, prompt tokens, prompt was cut, an answer was cut).
 
-        A prompt of more than `max_prompt_length` tokens loses tokens on its left, behind the beginning-of-sequence
-        token; what then exceeds `max_length` is cut on the right.
+        What exceeds `max_length` is cut on the right.
         """
-        ids = list(self.prompt_ids(prompt))
-        limit = min(self.max_prompt_length, self.max_length - 2)  # room for one token and the end
-        cut_prompt = len(ids) > limit
-        if cut_prompt:
-            head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
-            ids = head + ids[len(ids) - limit + len(head):]
+        ids, cut_prompt = self.prompt(prompt)
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.eos] for text in answers]
         rows = [np.asarray(ids + tail, np.int32) for tail in tails]
         cut_answer = any(len(row) > self.max_length for row in rows)

@@ -1,4 +1,4 @@
-"""The fields of the configuration's `sft` and `dpo` sections; defaults are the constants of arXiv 2412.15156.
+"""The fields of the configuration's `sft`, `dpo` and `grpo` sections; defaults are the constants of arXiv 2412.15156.
 
 Imports nothing heavy: the command line lists these fields before any model is built.
 """
@@ -64,23 +64,63 @@ def dpo_config() -> ConfigDict:
     ))
 
 
+def grpo_config() -> ConfigDict:
+    """Defaults: TRL 1.16's GRPOConfig where it has the field; batch, adapter and completion length are the published
+    DPO run's. Steps count sampled batches, each with `num_iterations` optimizer steps."""
+    fields = _shared() | dict(
+        start="sft",  # the booster to start from: sft, dpo_1, ..., base (the rewriter untuned), or a folder
+        prompts="mini:prompts/prefer.txt",
+        count=0,  # the first so many prompts; 0 takes all
+        num_generations=8,  # completions of a prompt, among which rewards are compared
+        batch_size=32,  # completions of a step: batch_size / num_generations prompts
+        num_iterations=1,  # optimizer steps on each sampled batch
+        grad_accumulation=8,
+        # TRL's 1e-6 is for all parameters; an adapter takes about ten times that (Schulman et al. 2025, "LoRA without
+        # regret")
+        learning_rate=1e-5,
+        lora=dict(r=16, alpha=16.0, dropout=0.0, target_modules=ALL_LINEARS),
+        max_completion_length=250,  # new tokens (TRL: 512)
+        temperature=1.0,
+        top_k=0,  # off, as top_p=1: what is sampled is then what the log-probabilities are of
+        top_p=1.0,
+        beta=0.0,  # of the divergence from the start (Shao et al.: 0.04); with LoRA it is measured at 0 too
+        use_bias_correction_kl=True,
+        epsilon=0.2,  # the ratio of new to old probabilities counts within 1 - epsilon and 1 + epsilon_high
+        epsilon_high=placeholder(float),  # None: as epsilon
+        loss_type="dapo",  # grpo, dapo, bnpo, dr_grpo: see train/grpo_loss.py
+        scale_rewards="group",  # group, batch, none: what advantages are divided by the deviation of
+        mask_truncated_completions=False,  # True: a completion that was cut off is no part of the loss
+        weights=None,  # None: rewards.weights
+        faith_weight=1.0,  # added to overall per unit of FAITH: dropping all of the user's words costs 1
+        floors=None,  # None: rewards.floors; {} for none
+        floor_penalty=1.0,  # how far below its group's least reward a completion under a floor is put
+        keep_videos="none",  # none or all
+        log_every=1,  # a step makes videos: it takes its time
+        save_every=10,  # the steps since then are done again after a stop, but not their videos
+    )
+    del fields["max_length"], fields["length_buckets"]  # every batch has one shape, from prompts and completions
+    return ConfigDict(fields)
+
+
 def section(config: ConfigDict, name: str) -> ConfigDict:
     """`config[name]` over the defaults, checked.
 
     Raises:
       BadInput: an unknown field, a value of another type, or numbers that cannot work together.
     """
-    merged, given = {"sft": sft_config, "dpo": dpo_config}[name](), config[name].to_dict()
+    merged = {"sft": sft_config, "dpo": dpo_config, "grpo": grpo_config}[name]()
+    given = config[name].to_dict()
     if unknown := sorted(set(given) - set(merged)):
         raise BadInput(f"config.{name}.{unknown[0]} is not a field; the fields are {', '.join(sorted(merged))}")
-    if isinstance(given.get("loss_type"), str):
+    if name == "dpo" and isinstance(given.get("loss_type"), str):
         given["loss_type"] = (given["loss_type"],)
     try:
         merged.update(given)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"config.{name}: {error.args[0] if error.args else error}") from error
-    for field in ("batch_size", "grad_accumulation", "max_length", "max_prompt_length", "loss_chunk", "log_every"):
-        if merged[field] < 1:
+    for field in ("batch_size", "grad_accumulation", "max_length", "max_prompt_length", "loss_chunk", "log_every",
+                  "num_iterations"):
+        if field in merged and merged[field] < 1:
             raise BadInput(f"config.{name}.{field}={merged[field]} must be at least 1")
     if merged.batch_size % merged.grad_accumulation:
         raise BadInput(f"config.{name}.grad_accumulation={merged.grad_accumulation} does not divide"

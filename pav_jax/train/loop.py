@@ -24,6 +24,7 @@ from pav_jax.parallel import rules
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 Report = Callable[[int, str], None]  # steps done, a short text
+Prepare = Callable[["TrainState", Batch], tuple[Batch, dict[str, float]]]  # -> a step's batch, what was seen making it
 
 
 @flax.struct.dataclass
@@ -95,6 +96,8 @@ def compile_step(train_step: Callable[[TrainState, Batch], tuple[TrainState, Met
         new, metrics = compiled(state.replace(frozen=None), state.frozen, batch)
         return new.replace(frozen=state.frozen), metrics
 
+    # the same program from shapes alone, for those who compile without running
+    run.trace = lambda state, batch: compiled.trace(state.replace(frozen=None), state.frozen, batch)
     return run
 
 
@@ -137,7 +140,8 @@ class _Log:
         self._write("a", lines)
         if lines:
             speed = f", {rate:,.0f} tokens/s" if rate else ""
-            self._report(self._done, f"loss {lines[-1]['loss']:.4f}{speed}")
+            reward = f"reward {lines[-1]['reward']:.3f}, " if "reward" in lines[-1] else ""
+            self._report(self._done, f"{reward}loss {lines[-1]['loss']:.4f}{speed}")
         self._waiting, self._tokens, self._since = [], 0, time.perf_counter()
 
     def _lines(self) -> list[dict]:
@@ -180,11 +184,16 @@ class _StopOnSignal:
 
 def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
         batches: grain.DatasetIterator, steps: int, folder: Path, mesh: Mesh, save_every: int = 100, keep: int = 2,
-        log_every: int = 10, report: Report = lambda done, text: None) -> TrainState:
+        log_every: int = 10, report: Report = lambda done, text: None,
+        prepare: Prepare = lambda state, batch: (batch, {})) -> TrainState:
     """Trains to `steps`, from the newest checkpoint in `folder/checkpoints` where there is one.
 
     Metrics stay on the device for `log_every` steps, so that steps follow each other without waiting for the host. Each
     line of `metrics.jsonl` has the step's own values and the tokens per second of the steps logged with it.
+
+    Args:
+      prepare: makes a step's batch of what `batches` gives and the state, where the examples come from the policy
+        itself; the figures it returns join the step's metrics.
 
     Raises:
       SystemExit: SIGTERM came (status 143); the state was saved and the same call continues from it.
@@ -198,11 +207,11 @@ def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainSta
         report(done, "compiling")
         log = _Log(folder / "metrics.jsonl", done, report)
         while done < steps:
-            batch = next(batches)
+            batch, seen = prepare(state, next(batches))
             tokens = int(batch.pop("tokens")) * jax.process_count()
             state, metrics = step_fn(state, rules.shard_batch(batch, mesh))
             done += 1
-            log.add(metrics, tokens)
+            log.add(metrics | seen, tokens)
             leave = stop.asked or checkpoints.preempted(done)
             due = leave or done == steps or (save_every > 0 and done % save_every == 0)
             if due or done % log_every == 0:

@@ -1,7 +1,6 @@
 """From a model and a file of examples to a booster: what both trainings do alike around the loop."""
 
 import dataclasses
-import functools
 import math
 import os
 import shutil
@@ -26,13 +25,15 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
+from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import check_batch, make_mesh
 from pav_jax.train import batches, tfds_builders
 from pav_jax.train.loop import Report, TrainState, state_shardings
 from pav_jax.train.losses import token_log_probs
 
 # fields that may change between two runs of one training: they move no number of the loss curve
-FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "loss_chunk", "grad_accumulation", "length_buckets"}
+FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "loss_chunk", "grad_accumulation", "length_buckets",
+               "keep_videos"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +57,20 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
     """
     builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
     source = tfds_builders.data_source(builder, path, folder / "tfds")
-    eos = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id is not None else next(iter(lm.eos), None)
-    if eos is None:
-        raise BadInput(f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could not end")
-    encoder = batches.Encoder(lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, fields.max_length,
-                              fields.max_prompt_length)
+    encoder = make_encoder(lm, fields.max_length, fields.max_prompt_length)
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)
     lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
     return Data(source, encoder, answers, lengths)
+
+
+def make_encoder(lm: LanguageModel, max_length: int, max_prompt_length: int) -> batches.Encoder:
+    """Raises BadInput where nothing says how an answer ends."""
+    eos = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id is not None else next(iter(lm.eos), None)
+    if eos is None:
+        raise BadInput(f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could not end")
+    return batches.Encoder(lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, max_length, max_prompt_length)
 
 
 def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
@@ -75,19 +80,24 @@ def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
 
 
 def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T"], chunk: int,
-              dropout: jax.Array | None = None) -> Float[Array, "B T"]:
+              dropout: jax.Array | None = None, temperature: float = 1.0) -> Float[Array, "B T"]:
     """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see."""
+    def logits(x):
+        raw = unembed(variables["params"], x)
+        return raw if temperature == 1.0 else raw.astype(jnp.float32) / temperature
+
     rngs = None if dropout is None else {"dropout": dropout}
     x_BxTxD = model.apply(variables, ids_BxT, return_hidden=True, deterministic=dropout is None, rngs=rngs)
-    return token_log_probs(functools.partial(unembed, variables["params"]), x_BxTxD, ids_BxT, chunk)
+    return token_log_probs(logits, x_BxTxD, ids_BxT, chunk)
 
 
 # ------------------------------------------------------------------------------------------------- model and state
 
 
 def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
-    """The model's mathematics with this training's adapter scale, dropout and recomputation."""
-    return lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat)
+    """The model's mathematics with this training's adapter scale, dropout and recomputation, spread over its mesh."""
+    model = lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat)
+    return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 
 
 def merged(lm: LanguageModel) -> LanguageModel:

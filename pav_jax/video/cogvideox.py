@@ -19,12 +19,14 @@ import numpy as np
 import transformers
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.models import t5
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.models.t5 import T5Encoder
+from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.video import sampling, schedulers
 
@@ -36,7 +38,7 @@ class CogVideoX:
     """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}."""
 
     tokenizer: Any  # a transformers tokenizer
-    text_encoder: t5.T5Encoder
+    text_encoder: T5Encoder
     transformer: CogVideoXTransformer
     vae: CogVideoXVAE
     scheduler: schedulers.Scheduler
@@ -70,11 +72,11 @@ class CogVideoX:
             pieces = (folder / "tokenizer" / "spiece.model").exists()
             hint = "; spiece.model needs the sentencepiece package" if pieces else ""
             raise BadInput(f"{folder / 'tokenizer'}: cannot load this tokenizer ({error}){hint}") from error
-        text_config, text = t5.load(folder / "text_encoder", dtype)
-        config, denoiser = transformer_hf.load(folder / "transformer", dtype)
-        vae_config, vae = vae_hf.load(folder / "vae", dtype)
+        text_config, text = load(t5_hf, folder / "text_encoder", dtype)
+        config, denoiser = load(transformer_hf, folder / "transformer", dtype)
+        vae_config, vae = load(vae_hf, folder / "vae", dtype)
         family = cls(
-            tokenizer, t5.T5Encoder(text_config, dtype), CogVideoXTransformer(config, dtype),
+            tokenizer, T5Encoder(text_config, dtype), CogVideoXTransformer(config, dtype),
             CogVideoXVAE(vae_config, dtype), sampler,
         )
         family.check_parts(str(folder))
@@ -83,9 +85,10 @@ class CogVideoX:
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder that `diffusers.CogVideoXPipeline.from_pretrained` loads."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        t5.save(folder / "text_encoder", self.text_encoder.config, params["text_encoder"], max_shard_size)
-        transformer_hf.save(folder / "transformer", self.transformer.config, params["transformer"], max_shard_size)
-        vae_hf.save(folder / "vae", self.vae.config, params["vae"])
+        parts = {"text_encoder": (t5_hf, self.text_encoder), "transformer": (transformer_hf, self.transformer),
+                 "vae": (vae_hf, self.vae)}
+        for name, (layout, model) in parts.items():
+            save(layout, folder / name, model.config, params[name], max_shard_size)
         write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
         tokenizer = type(self.tokenizer).__name__
         write_json(folder / "model_index.json", {
@@ -101,7 +104,7 @@ class CogVideoX:
     def axes(self) -> dict:
         """Logical axis names of every parameter, for sharding."""
         return {
-            "text_encoder": logical_axes(t5.weights(self.text_encoder.config)),
+            "text_encoder": logical_axes(t5_hf.weights(self.text_encoder.config)),
             "transformer": logical_axes(transformer_hf.weights(self.transformer.config)),
             "vae": logical_axes(vae_hf.weights(self.vae.config)),
         }

@@ -40,10 +40,13 @@ def test_a_file_of_rewrites_names_its_broken_line(tmp_path):
 
 
 def test_system_names_lead_to_the_work_directory(tmp_path):
-    systems = systems_named(("original", "base", "sft", "dpo_2"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path)
-    assert list(systems) == ["original", "base", "sft", "dpo_2", "theirs"]
+    names = ("original", "base", "sft", "dpo_2", "grpo")
+    systems = systems_named((*names, "gpt"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path, {"gpt": "a chat model"})
+    assert systems.pop("gpt") == "a chat model"
+    assert list(systems) == [*names, "theirs"]
     assert systems["original"] is None and systems["base"] == "the rewriter" and systems["theirs"] == "x.jsonl"
     assert str(systems["dpo_2"]).endswith("round_2/booster")
+    assert str(systems["grpo"]).endswith("grpo/booster")
     with pytest.raises(BadInput, match="no system 'gpt'"):
         systems_named(("gpt",), {}, None, tmp_path)
     with pytest.raises(BadInput, match="sft, has its stage been run"):

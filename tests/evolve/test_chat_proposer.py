@@ -13,7 +13,7 @@ from stand_ins import PROMPTS, Generator, Suite, config
 from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
-from pav_jax.evolve.proposers import ProposalRequest, make_proposers
+from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
 from pav_jax.records import Candidate, read_segments
 
 KEY = "sk-very-secret-0123456789"
@@ -230,3 +230,13 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
     pool = evolve(settings, PROMPTS, make_proposers(settings), second, Suite(), tmp_path)
     assert kept <= {c.key for c in pool} and len(second.made) == len(pool) - len(kept)
     assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {p: 1 if "rain" in p else 7 for p in PROMPTS}
+
+
+def test_a_chat_entry_can_be_measured_as_a_system_whatever_its_share(serve):
+    endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=1)))
+    settings = config()
+    gpt = dict(kind="chat", share=0.0, base_url=endpoint.url, model="m", key_variable="TEST_KEY")
+    settings.proposers = {"gpt": gpt, "lexicon": dict(kind="lexicon")}
+    chats = chat_proposers(settings, ("original", "gpt", "lexicon"))
+    assert list(chats) == ["gpt"]
+    assert chats["gpt"](PROMPTS, seed=3) == [f"{p}, version 0" for p in PROMPTS]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import tokenizers, train_clip, train_generator, train_rewriter, train_vae
@@ -64,11 +65,11 @@ def test_weights_are_bf16_and_finite(name):
     assert all(np.isfinite(tensors[n].astype(np.float32)).all() for n in tensors)
 
 
-@pytest.mark.parametrize("name, load, declared", [
-    ("text_encoder", t5_hf.load, train_generator.t5_config), ("rewriter", llama_hf.load, train_rewriter.config),
-    ("transformer", transformer_hf.load, lambda: train_generator.DENOISER), ("clip", clip_hf.load, train_clip.config)])
-def test_configurations_are_those_the_trainings_declare(name, load, declared):
-    assert load(folder(name))[0] == declared()
+@pytest.mark.parametrize("name, layout, declared", [
+    ("text_encoder", t5_hf, train_generator.t5_config), ("rewriter", llama_hf, train_rewriter.config),
+    ("transformer", transformer_hf, lambda: train_generator.DENOISER), ("clip", clip_hf, train_clip.config)])
+def test_configurations_are_those_the_trainings_declare(name, layout, declared):
+    assert load(layout, folder(name))[0] == declared()
 
 
 @pytest.mark.parametrize("place, dress", [
@@ -90,7 +91,7 @@ def test_the_text_encoder_is_the_same_in_transformers():
     path = folder("text_encoder")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.T5EncoderModel, path)
-    config, params = t5_hf.load(path, jnp.float32)
+    config, params = load(t5_hf, path, jnp.float32)
     ids = tokenizers.encode(tokenizers.t5_tokenizer(), TEXTS, 32)
     ours = run(lambda p, i: T5Encoder(config).apply({"params": p}, i), params, ids)
     with torch.no_grad():
@@ -101,7 +102,7 @@ def test_the_clip_is_the_same_in_transformers():
     path = folder("clip")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.CLIPModel, path)
-    config, params = clip_hf.load(path, jnp.float32)
+    config, params = load(clip_hf, path, jnp.float32)
     ids = tokenizers.encode(tokenizers.clip_tokenizer(), TEXTS, 24)
     size = config.vision.image_size
     pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
@@ -118,21 +119,20 @@ def test_the_rewriter_is_the_same_in_transformers():
     path = folder("rewriter")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.LlamaForCausalLM, path)
-    config, params = llama_hf.load(path, jnp.float32)
+    config, params = load(llama_hf, path, jnp.float32)
     ids = np.asarray(tokenizers.rewriter_tokenizer()(TEXTS[1:])["input_ids"], np.int32)
     ours = run(lambda p, i: Llama(config).apply({"params": p}, i), params, ids)
     with torch.no_grad():
         close(ours, theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy())
 
 
-@pytest.mark.parametrize("name, original, load", [
-    ("transformer", "CogVideoXTransformer3DModel", transformer_hf.load),
-    ("vae", "AutoencoderKLCogVideoX", vae_hf.load)])
-def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, load):
+@pytest.mark.parametrize("name, original, layout", [
+    ("transformer", "CogVideoXTransformer3DModel", transformer_hf), ("vae", "AutoencoderKLCogVideoX", vae_hf)])
+def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
     path = folder(name)
     diffusers = pytest.importorskip("diffusers")
     theirs = loaded(getattr(diffusers, original), path)
-    _, params = load(path, jnp.float32)
+    _, params = load(layout, path, jnp.float32)
     assert sum(p.size for p in jax.tree.leaves(params)) == sum(p.numel() for p in theirs.parameters())
 
 
@@ -143,7 +143,7 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
     from pav_jax.models.cogvideox.vae import CogVideoXVAE
     from tests.mini.test_render import render
 
-    config, params = vae_hf.load(path, jnp.float32)
+    config, params = load(vae_hf, path, jnp.float32)
     vae = CogVideoXVAE(config)
     rng = np.random.default_rng(30)
     videos = np.asarray(to_unit(jnp.asarray(render([draw_scene(rng) for _ in range(8)]))))
@@ -155,9 +155,10 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
 
     latents, rebuilt = map(np.asarray, code(params, videos))
     assert latents.shape == (8, 3, 16, 16, train_vae.CONFIG.latent_channels)
-    assert (0.5 < latents.std((0, 1, 2, 3))).all() and (latents.std((0, 1, 2, 3)) < 2).all()  # of each channel
+    assert 0.8 < latents.std() < 1.25
+    assert (latents.std((0, 1, 2, 3)) > 0.1).all()  # no channel is silent
     plain = videos.mean((1, 2, 3), keepdims=True)  # what a codec that learnt colours alone would give
-    assert np.square(rebuilt - videos).mean() < 0.6 * np.square(plain - videos).mean()
+    assert np.square(rebuilt - videos).mean() < 0.3 * np.square(plain - videos).mean()
 
 
 def test_the_whole_generator_loads():

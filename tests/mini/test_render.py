@@ -76,17 +76,23 @@ def centres(masks):
     return np.stack([(masks * axis).sum((2, 3)) / area, (masks * -axis[:, None]).sum((2, 3)) / area], axis=-1)
 
 
+def test_masks_say_where_the_subject_is():
+    coloured = draw(5, 4, background=STUDIO, camera=STILL, material=0, quality=CLEAN, colour=0)
+    videos, masks = r.render_with_masks(coloured, batch=BATCH)
+    seen = subject_mask(videos)
+    assert (masks & seen).sum() > 0.9 * (masks | seen).sum()  # the outline is dark, and half of it lies outside
+
+
 @pytest.fixture(scope="module")
 def clean_shots():
     """Motion name -> (masks [8, T, H, W], centres [8, T, 2]) of eight clean studio scenes each, colours but white."""
     coloured = [i for i, name in enumerate(w.COLOURS) if name != "white"]
     scenes = []
-    for number, motion in enumerate(w.MOTIONS):
+    for number in range(len(w.MOTIONS)):
         rng = np.random.default_rng([3, number])
-        shapes = [i for i, s in enumerate(w.SUBJECTS) if motion != "spin" or s not in ("ball", "ring")]
-        scenes += [w.Scene(subject=int(rng.choice(shapes)), colour=int(rng.choice(coloured)), size=int(rng.integers(2)),
-                           material=0, motion=number, background=STUDIO, camera=STILL, quality=CLEAN,
-                           seed=int(rng.integers(2**31))) for _ in range(8)]
+        scenes += [w.Scene(subject=int(rng.integers(len(w.SUBJECTS))), colour=int(rng.choice(coloured)),
+                           size=int(rng.integers(2)), material=0, motion=number, background=STUDIO, camera=STILL,
+                           quality=CLEAN, seed=int(rng.integers(2**31))) for _ in range(8)]
     masks = subject_mask(render(scenes))
     middles = centres(masks)
     return {m: (masks[8 * i : 8 * i + 8], middles[8 * i : 8 * i + 8]) for i, m in enumerate(w.MOTIONS)}
@@ -101,11 +107,11 @@ def test_straight_motions_go_the_way_they_are_called(motion, axis, sign, clean_s
     assert (np.ptp(masks.sum((2, 3)), axis=1) < 0.25 * masks.sum((2, 3)).max(1)).all()
 
 
-def test_bouncing_goes_up_and_down_twice(clean_shots):
+def test_bouncing_goes_up_and_down(clean_shots):
     _, middles = clean_shots["bounce"]
     height = middles[..., 1]
-    assert (height[:, [2, 6]] - height[:, [0, 4, 8]].max(1, keepdims=True) > 0.5).all()
-    assert (np.abs(np.diff(np.sign(np.diff(height, axis=1)), axis=1)).sum(1) == 6).all()  # three turns
+    assert (height[:, [4]] - height[:, [0, 8]] > 0.5).all()
+    assert (np.diff(height[:, :5], axis=1) > 0).all() and (np.diff(height[:, 4:], axis=1) < 0).all()
     assert (np.ptp(middles[..., 0], axis=1) < PIXEL).all()
 
 
@@ -118,18 +124,9 @@ def test_growing_and_shrinking_change_the_area_in_place(motion, sign, clean_shot
     assert (np.ptp(middles, axis=1) < 0.25).all()  # a shape is not round about its middle, so its centroid drifts a bit
 
 
-def test_spinning_turns_the_shape_in_place(clean_shots):
-    masks, middles = clean_shots["spin"]
-    area = masks.sum((2, 3))
-    assert (np.ptp(area, axis=1) < 0.2 * area.max(1)).all()
-    assert (np.abs(middles - middles.mean(1, keepdims=True)) < 0.25).all()
-    differs = (masks[:, 1:] ^ masks[:, :1]).sum((2, 3)) / area[:, :1]
-    assert (differs.max(1) > 0.1).all()
-
-
 def test_cameras_move_the_background_and_nothing_else_does():
-    spin, brick = w.MOTIONS.index("spin"), w.BACKGROUNDS.index("brick wall")
-    scenes = [dataclasses.replace(s, camera=c) for s in draw(4, 5, motion=spin, subject=1, size=0, background=brick,
+    grow, brick = w.MOTIONS.index("grow"), w.BACKGROUNDS.index("brick wall")
+    scenes = [dataclasses.replace(s, camera=c) for s in draw(4, 5, motion=grow, subject=1, size=0, background=brick,
                                                              quality=CLEAN) for c in range(len(w.CAMERAS))]
     edge = luma(render(scenes))[:, :, :8].reshape(5, 3, w.FRAMES, -1)  # the top rows, where a small subject never is
     change = np.abs(np.diff(edge, axis=2)).mean((2, 3))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.llama.model import segment_positions, unembed
@@ -50,7 +51,7 @@ def test_gradients_are_the_same_with_and_without_recomputation(params, ids):
 
 
 def test_every_parameter_has_a_row_and_as_many_logical_axes_as_dimensions():
-    shapes = hf.expected_shapes(CONFIG)
+    shapes = hf.param_shapes(CONFIG)
     axes = logical_axes(hf.weights(CONFIG))
     jax.tree.map(lambda shape, names: len(shape.shape) == len(names) or pytest.fail(str(names)), shapes, axes,
                  is_leaf=lambda x: isinstance(x, tuple))
@@ -74,8 +75,8 @@ def test_a_config_that_cannot_be_used_is_refused_by_field(change, word):
 
 
 def test_weights_of_another_size_than_config_json_says_are_refused_by_tensor(params, tmp_path):
-    hf.save(tmp_path, CONFIG, params)
+    save(hf, tmp_path, CONFIG, params)
     config = (tmp_path / "config.json").read_text().replace('"intermediate_size": 40', '"intermediate_size": 48')
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(BadInput, match="gate_proj.weight.*shape"):
-        hf.load(tmp_path)
+        load(hf, tmp_path)

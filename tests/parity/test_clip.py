@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.folder import load, save
+from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP
@@ -72,7 +74,7 @@ def pair(request, tmp_path_factory):
     theirs = torch_clip(request.param)
     folder = tmp_path_factory.mktemp("clip")
     theirs.save_pretrained(folder)
-    config, params = hf.load(folder)
+    config, params = load(hf, folder)
     ids, pixels = batch(theirs, request.param)
     model = CLIP(config)
 
@@ -109,7 +111,7 @@ def test_all_tokens_equal_transformers(pair):
 
 def test_what_we_save_loads_in_transformers_with_equal_output(pair, tmp_path):
     theirs, config, params, *_ = pair
-    hf.save(tmp_path, config, params)
+    save(hf, tmp_path, config, params)
     again, info = transformers.CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     for name, tensor in theirs.state_dict().items():
@@ -118,7 +120,7 @@ def test_what_we_save_loads_in_transformers_with_equal_output(pair, tmp_path):
         for field in ("hidden_act", "layer_norm_eps", "num_attention_heads"):
             assert getattr(getattr(again.config, side), field) == getattr(getattr(theirs.config, side), field)
     assert again.config.text_config.eos_token_id == theirs.config.text_config.eos_token_id
-    assert hf.load(tmp_path)[0] == config
+    assert load(hf, tmp_path)[0] == config
 
 
 def test_old_config_dicts_count_with_their_defaults():
@@ -137,9 +139,9 @@ def test_a_foreign_config_is_bad_input():
 
 def test_weights_of_another_size_are_bad_input(tmp_path):
     torch_clip(0).save_pretrained(tmp_path)
-    config, _ = hf.load(tmp_path)
+    config, _ = load(hf, tmp_path)
     raw = hf.config_to_hf(config)
     raw["projection_dim"] += 1
-    hf.write_json(tmp_path / "config.json", raw)
+    write_json(tmp_path / "config.json", raw)
     with pytest.raises(BadInput, match="projection"):
-        hf.load(tmp_path)
+        load(hf, tmp_path)

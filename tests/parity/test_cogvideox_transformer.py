@@ -10,10 +10,12 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
+from pav_jax.models.cogvideox import transformer_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
-from pav_jax.models.cogvideox.transformer_hf import STEM, config_from_hf, load, save
+from pav_jax.models.cogvideox.transformer_hf import STEM, config_from_hf
 
 RELATIVE = 1e-4
 
@@ -66,7 +68,7 @@ def example(config):
 def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, tmp_path):
     original = random_original(10 * seed + len(kind), kind)
     original.save_pretrained(tmp_path / "theirs")
-    config, params = load(tmp_path / "theirs")
+    config, params = load(transformer_hf, tmp_path / "theirs")
     apply = jax.jit(CogVideoXTransformer(config).apply)
 
     rng = np.random.default_rng(200 + seed)
@@ -91,7 +93,7 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, t
         assert ours.shape == reference.shape
         assert np.abs(ours - reference).max() / np.abs(reference).max() < RELATIVE
 
-    save(tmp_path / "ours", config, params)
+    save(transformer_hf, tmp_path / "ours", config, params)
     again, report = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_a_stored_table_of_sinusoidal_positions_is_ignored(tmp_path):
     tensors = dict(read_tensors(tmp_path))
     write_tensors(tmp_path, tensors | {"patch_embed.pos_embedding": original.patch_embed.pos_embedding.numpy()},
                   stem=STEM)
-    _, params = load(tmp_path)
+    _, params = load(transformer_hf, tmp_path)
     assert "pos_embedding" not in params["patch_embed"]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.cogvideox.causal_conv import CausalConv3d
@@ -79,7 +80,7 @@ def pair(request, tmp_path_factory):
     theirs = torch_vae(request.param)
     folder = tmp_path_factory.mktemp("vae")
     theirs.save_pretrained(folder)
-    config, params = vae_hf.load(folder)
+    config, params = load(vae_hf, folder)
     return theirs, config, params
 
 
@@ -108,7 +109,7 @@ def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
 
 def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
     theirs, config, params = pair
-    vae_hf.save(tmp_path, config, params)
+    save(vae_hf, tmp_path, config, params)
     again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path).eval()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.llama import Llama, hf
 
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -51,21 +52,21 @@ def assert_close(ours, theirs, tolerance=1e-4):
 def test_random_configurations_agree_and_what_we_save_loads_back_with_equal_logits(seed, tmp_path):
     theirs = torch_model(random_config(seed), seed)
     theirs.save_pretrained(tmp_path / "theirs")
-    config, params = hf.load(tmp_path / "theirs")
+    config, params = load(hf, tmp_path / "theirs")
     ids = np.random.default_rng(seed).integers(0, config.vocab_size, (2, 40))
     want = torch_logits(theirs, ids)
     assert_close(jax.jit(Llama(config).apply)({"params": params}, jnp.asarray(ids)), want)
 
-    hf.save(tmp_path / "ours", config, params, max_shard_size="20KB" if seed % 2 else "5GB")
+    save(hf, tmp_path / "ours", config, params, max_shard_size="20KB" if seed % 2 else "5GB")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     np.testing.assert_array_equal(torch_logits(back, ids), want)
-    assert hf.load(tmp_path / "ours")[0] == config
+    assert load(hf, tmp_path / "ours")[0] == config
 
 
 def test_attention_masks_of_left_and_right_padding_agree(tmp_path):
     theirs = torch_model(random_config(11), 11)
     theirs.save_pretrained(tmp_path)
-    config, params = hf.load(tmp_path)
+    config, params = load(hf, tmp_path)
     ids = np.random.default_rng(3).integers(0, config.vocab_size, (2, 12))
     mask = np.ones((2, 12), np.int64)
     mask[0, :5] = 0
@@ -84,7 +85,7 @@ def test_positions_past_8192_agree_with_llama3_rotary_scaling(offset, tmp_path):
                          max_position_embeddings=131072, rope_parameters={"rope_theta": 500000.0, **LLAMA3_ROPE})
     theirs = torch_model(config, 1)
     theirs.save_pretrained(tmp_path)
-    ours, params = hf.load(tmp_path)
+    ours, params = load(hf, tmp_path)
     ids = np.random.default_rng(1).integers(0, 60, (1, length))
     positions = offset + np.arange(length)[None]
     want = torch_logits(theirs, ids, position_ids=torch.from_numpy(positions))[:, -64:]

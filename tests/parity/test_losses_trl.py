@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.folder import load
 from pav_jax.models.llama import Llama, hf
 from pav_jax.train import dpo, losses
 
@@ -69,7 +70,7 @@ def ours(torch_side, tmp_path_factory):
     for model in torch_side[1]:
         folder = tmp_path_factory.mktemp("saved")
         model.save_pretrained(folder)
-        loaded.append(hf.load(folder))
+        loaded.append(load(hf, folder))
     return loaded
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 import transformers
 
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
-from pav_jax.models.t5 import T5Encoder, config_from_hf, load, save
+from pav_jax.models.t5 import T5Encoder, hf
+from pav_jax.models.t5.hf import config_from_hf
 from pav_jax.models.t5.model import bucket_table
 
 RELATIVE = 1e-4
@@ -40,7 +42,7 @@ def relative_error(ours, theirs) -> float:
 def test_outputs_equal_transformers_and_saved_weights_load_back_there(seed, tmp_path):
     original = random_original(seed)
     original.save_pretrained(tmp_path / "theirs")
-    config, params = load(tmp_path / "theirs")
+    config, params = load(hf, tmp_path / "theirs")
 
     rng = np.random.default_rng(100 + seed)
     ids = rng.integers(0, original.config.vocab_size, (3, 37))
@@ -52,7 +54,7 @@ def test_outputs_equal_transformers_and_saved_weights_load_back_there(seed, tmp_
     assert relative_error(apply({"params": params}, ids), plain) < RELATIVE
     assert relative_error(apply({"params": params}, ids, mask)[mask], masked[torch.tensor(mask)]) < RELATIVE
 
-    save(tmp_path / "ours", config, params)
+    save(hf, tmp_path / "ours", config, params)
     again, report = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():

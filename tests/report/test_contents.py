@@ -37,11 +37,12 @@ def test_pairs_are_counted_per_round(tmp_path):
     assert (first.pairs, first.prompts, first.margin, first.chosen_words, first.rejected_words) == (2, 1, 1.5, 3.0, 1.5)
 
 
-def test_a_half_written_metrics_line_is_left_out(tmp_path):
-    (tmp_path / "sft").mkdir()
+@pytest.mark.parametrize("stage", ["sft", "round_1", "grpo"])
+def test_a_half_written_metrics_line_is_left_out(tmp_path, stage):
+    (tmp_path / stage).mkdir()
     lines = [json.dumps({"step": s, "loss": 1 / s, **({"late": 1.0} if s > 1 else {})}) for s in (1, 2, 3)]
-    (tmp_path / "sft" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
-    curve = read_contents(tmp_path).curves["sft"]
+    (tmp_path / stage / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
+    curve = read_contents(tmp_path).curves[stage]
     assert curve == {"step": [1, 2, 3], "loss": [1.0, 0.5, 1 / 3]}
 
 

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pav_jax.checkpoints.folder import save
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from pav_jax.rewards import aesthetic
@@ -37,7 +38,7 @@ def write_clip(folder, seed=0):
     params = jax.jit(CLIP(config).init)(jax.random.key(seed), ids, pixels)["params"]
     # larger than a fresh model's, so that pictures and words make a difference
     params = jax.tree.map(lambda a: np.asarray(a) * (3 if a.ndim > 1 else 1), params)
-    hf.save(folder, config, params)
+    save(hf, folder, config, params)
     head = aesthetic.HeadConfig("mlp", 12, (6, 4))
     made = aesthetic.AestheticHead(head).init(jax.random.key(seed), jnp.zeros((1, 12)))["params"]
     aesthetic.save_head(folder / aesthetic.HEAD_FOLDER, head, jax.tree.map(np.asarray, made))

@@ -1,17 +1,17 @@
 """CLIP checkpoints: config.json and tensor names of transformers' `CLIPModel`, both directions."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from pav_jax.models.layers import ACTIVATIONS
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight
+
+STEM = "model"
 
 # Our field -> (transformers' field, transformers' default). A config.json leaves defaults out, so they matter; they are
 # those of ViT-B/32.
@@ -142,21 +142,3 @@ def param_shapes(config: CLIPConfig) -> dict:
     side = config.vision.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, config.vision.channels), jnp.float32)
     return jax.eval_shape(CLIP(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32), pixels)["params"]
-
-
-def load(folder: str | Path, dtype: Any = None) -> tuple[CLIPConfig, dict]:
-    """Reads a transformers CLIP folder: the configuration and the parameters (numpy arrays).
-
-    Raises:
-      BadInput: a missing, half-written or foreign checkpoint.
-    """
-    folder = Path(folder)
-    config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-    tensors = read_tensors(folder, ("model",))
-    return config, params_from_hf(weights(config), tensors, str(folder), dtype, param_shapes(config))
-
-
-def save(folder: str | Path, config: CLIPConfig, params: Mapping) -> None:
-    """Writes a folder that `transformers.CLIPModel.from_pretrained` loads (tokenizer files are the caller's)."""
-    write_tensors(folder, params_to_hf(weights(config), params), "model")
-    write_json(Path(folder) / "config.json", config_to_hf(config))

@@ -97,11 +97,11 @@ class Block(nn.Module):
         return x_BxTxD + nn.Dense(x_BxTxD.shape[-1], dtype=self.dtype, name="fc2")(h_BxTxF), None
 
 
-def run_layers(config, dtype, attention_fn, remat, x_BxTxD, mask):
+def run_layers(config, dtype, attention_fn, remat, unroll, x_BxTxD, mask):
     """The tower's blocks, one scanned body; parameters are stacked on axis 0."""
     block = nn.remat(Block, prevent_cse=False) if remat else Block
     stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                    length=config.layers)
+                    length=config.layers, unroll=config.layers if unroll else 1)
     return stack(config, dtype, attention_fn, name="layers")(x_BxTxD, mask)[0]
 
 
@@ -110,6 +110,7 @@ class TextTower(nn.Module):
     dtype: Any
     attention_fn: Callable
     remat: bool
+    unroll: bool
 
     @nn.compact
     def __call__(self, input_ids_BxT, attention_mask_BxT=None):
@@ -121,7 +122,7 @@ class TextTower(nn.Module):
         mask = jnp.tril(jnp.ones((t, t), bool))[None, None]
         if attention_mask_BxT is not None:
             mask = mask & attention_mask_BxT.astype(bool)[:, None, None, :]
-        x_BxTxD = run_layers(config, self.dtype, self.attention_fn, self.remat, x_BxTxD, mask)
+        x_BxTxD = run_layers(config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxTxD, mask)
         return LayerNorm(config.norm_epsilon, dtype=self.dtype, name="final_norm")(x_BxTxD)
 
 
@@ -130,6 +131,7 @@ class VisionTower(nn.Module):
     dtype: Any
     attention_fn: Callable
     remat: bool
+    unroll: bool
 
     @nn.compact
     def __call__(self, pixels_BxHxWxC):
@@ -144,7 +146,7 @@ class VisionTower(nn.Module):
         x = x @ kernel.reshape(-1, config.width).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(classes.astype(self.dtype), (b, 1, config.width)), x], axis=1)
         x_BxSxD = LayerNorm(config.norm_epsilon, dtype=self.dtype, name="pre_norm")(x + positions.astype(self.dtype))
-        return run_layers(config, self.dtype, self.attention_fn, self.remat, x_BxSxD, None)
+        return run_layers(config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxSxD, None)
 
 
 class CLIP(nn.Module):
@@ -153,17 +155,19 @@ class CLIP(nn.Module):
     Attributes:
       dtype: compute type of the matrix products; norms, softmax and what the methods return stay in float32.
       remat: recompute each layer in the backward pass instead of keeping its activations.
+      unroll: no loop over the layers (faster on CPU, slower to compile).
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     attention_fn: Callable = dot_product_attention
     remat: bool = False
+    unroll: bool = False
 
     def setup(self):
         config = self.config
-        self.text = TextTower(config.text, self.dtype, self.attention_fn, self.remat)
-        self.vision = VisionTower(config.vision, self.dtype, self.attention_fn, self.remat)
+        self.text = TextTower(config.text, self.dtype, self.attention_fn, self.remat, self.unroll)
+        self.vision = VisionTower(config.vision, self.dtype, self.attention_fn, self.remat, self.unroll)
         self.vision_norm = LayerNorm(config.vision.norm_epsilon, dtype=self.dtype)
         self.text_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)
         self.visual_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)

@@ -7,16 +7,14 @@ models with learned positions, where it is a parameter.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "CogVideoXTransformer3DModel"
@@ -64,22 +62,6 @@ def param_shapes(config: CogVideoXConfig) -> dict:
     return jax.eval_shape(CogVideoXTransformer(config).init, jax.random.key(0), *arguments)["params"]
 
 
-def load(folder: str | Path, dtype: Any = None) -> tuple[CogVideoXConfig, dict]:
-    """Reads a diffusers `transformer` folder: the configuration and the parameters (numpy arrays).
-
-    Raises:
-      BadInput: a missing, half-written or foreign checkpoint.
-    """
-    folder = Path(folder)
-    config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-    tensors = read_tensors(folder, (STEM,))
-    return config, params_from_hf(weights(config), tensors, str(folder), dtype, param_shapes(config))
-
-
-def save(folder: str | Path, config: CogVideoXConfig, params: Mapping, max_shard_size: str = "5GB") -> None:
-    """Writes a folder that diffusers' `CogVideoXTransformer3DModel.from_pretrained` loads."""
-    write_tensors(folder, params_to_hf(weights(config), params), STEM, max_shard_size)
-    write_json(Path(folder) / "config.json", config_to_hf(config))
 
 
 def _linear(

@@ -2,38 +2,36 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox.vae import ACTIVATIONS, CogVideoXVAE, CogVideoXVAEConfig
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight
 
 CLASS_NAME = "AutoencoderKLCogVideoX"
 STEM = "diffusion_pytorch_model"
 
 
-def config_from_hf(raw: Mapping[str, Any]) -> CogVideoXVAEConfig:
+def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVideoXVAEConfig:
     """Reads config.json's fields; those we do not know are ignored.
 
     Raises:
       BadInput: the file belongs to another class, or asks for an activation or a block we do not have.
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-        raise BadInput(f"config.json: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
+        raise BadInput(f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
     known = {f.name for f in dataclasses.fields(CogVideoXVAEConfig)}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
     config = CogVideoXVAEConfig(**values)
     for field, block in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
         blocks = raw.get(field, [block] * len(config.block_out_channels))
         if len(blocks) != len(config.block_out_channels) or set(blocks) != {block}:
-            raise BadInput(f"config.json: {field} must be one {block} per entry of block_out_channels")
+            raise BadInput(f"{source}: {field} must be one {block} per entry of block_out_channels")
     if config.act_fn not in ACTIVATIONS:
-        raise BadInput(f"config.json: act_fn={config.act_fn!r} is not one of {', '.join(ACTIVATIONS)}")
+        raise BadInput(f"{source}: act_fn={config.act_fn!r} is not one of {', '.join(ACTIVATIONS)}")
     return config
 
 
@@ -102,21 +100,3 @@ def param_shapes(config: CogVideoXVAEConfig) -> dict:
     ratio = config.spatial_ratio
     video = jax.ShapeDtypeStruct((1, 1, ratio, ratio, config.in_channels), jnp.float32)
     return jax.eval_shape(CogVideoXVAE(config).init, jax.random.key(0), video)["params"]
-
-
-def load(folder: str | Path, dtype: Any = None) -> tuple[CogVideoXVAEConfig, dict]:
-    """Reads a diffusers `vae` folder: the configuration and the parameters (numpy arrays).
-
-    Raises:
-      BadInput: a missing, half-written or foreign checkpoint.
-    """
-    folder = Path(folder)
-    config = config_from_hf(read_json(folder / "config.json"))
-    tensors = read_tensors(folder, (STEM,))
-    return config, params_from_hf(weights(config), tensors, str(folder), dtype, param_shapes(config))
-
-
-def save(folder: str | Path, config: CogVideoXVAEConfig, params: Mapping) -> None:
-    """Writes a folder that diffusers' `AutoencoderKLCogVideoX.from_pretrained` loads."""
-    write_tensors(folder, params_to_hf(weights(config), params), STEM)
-    write_json(Path(folder) / "config.json", config_to_hf(config))

@@ -1,18 +1,16 @@
 """Llama between our parameters and the Hugging Face layout: config.json fields and tensor names, both ways."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.llama.model import Llama, LlamaConfig, RopeScaling
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight
 
+STEM = "model"
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -60,14 +58,14 @@ def _rope(fields: dict, source: str) -> tuple[float, RopeScaling | None]:
     return theta, RopeScaling(**{name: rope[name] for name in names})
 
 
-def config_to_hf(config: LlamaConfig, dtype: str = "float32") -> dict:
+def config_to_hf(config: LlamaConfig) -> dict:
     """The config.json that transformers reads, in the older field names that version 5 also takes."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     scaling = fields.pop("rope_scaling")
     fields["rope_scaling"] = {"rope_type": "llama3", **dataclasses.asdict(scaling)} if scaling else None
     if isinstance(config.eos_token_id, tuple):
         fields["eos_token_id"] = list(config.eos_token_id)
-    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": dtype, **fields}
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", **fields}
 
 
 def weights(config: LlamaConfig) -> list[Weight]:
@@ -94,24 +92,7 @@ def weights(config: LlamaConfig) -> list[Weight]:
     return rows
 
 
-def expected_shapes(config: LlamaConfig) -> dict:
-    """The parameter tree as shapes, nothing allocated."""
+def param_shapes(config: LlamaConfig) -> dict:
+    """The parameter tree as ShapeDtypeStructs, without computing anything."""
     ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     return jax.eval_shape(Llama(config).init, jax.random.key(0), ids)["params"]
-
-
-def load(folder: str | Path, dtype: Any = None) -> tuple[LlamaConfig, dict]:
-    """Reads config.json and the safetensors of `folder` -> (config, parameters as numpy arrays)."""
-    config = config_from_hf(read_json(Path(folder) / "config.json"), f"{folder}/config.json")
-    tensors = read_tensors(folder, stems=("model",))
-    return config, params_from_hf(weights(config), tensors, str(folder), dtype, expected_shapes(config))
-
-
-def save(folder: str | Path, config: LlamaConfig, params: dict, max_shard_size: str = "5GB") -> None:
-    """Writes config.json, generation_config.json and safetensors; transformers loads the folder."""
-    tensors = params_to_hf(weights(config), params)
-    fields = config_to_hf(config, dtype=str(tensors["model.embed_tokens.weight"].dtype))
-    write_tensors(folder, tensors, "model", max_shard_size)
-    write_json(Path(folder) / "config.json", fields)
-    generation = {k: fields[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if fields[k] is not None}
-    write_json(Path(folder) / "generation_config.json", {"_from_model_config": True, **generation})

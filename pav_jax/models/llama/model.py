@@ -203,7 +203,8 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model. `remat` recomputes each layer in the backward pass; it changes memory, never results."""
+    """The whole model. `remat` recomputes each layer in the backward pass; `unroll` leaves out the loop over the layers
+    (faster on CPU, slower to compile). Neither changes results."""
 
     config: LlamaConfig
     dtype: Any = jnp.float32
@@ -211,6 +212,8 @@ class Llama(nn.Module):
     lora_scale: float = 1.0  # alpha / r
     lora_dropout: float = 0.0  # on the input of the adapters, active with deterministic=False and rngs={"dropout": key}
     remat: bool = True
+    unroll: bool = False
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
 
     @nn.compact
     def __call__(
@@ -245,10 +248,15 @@ class Llama(nn.Module):
         if not c.tie_word_embeddings:  # declared here, used in `unembed`
             self.param("lm_head", nn.initializers.normal(c.initializer_range), (c.hidden_size, c.vocab_size),
                        jnp.float32)
-        x_BxTxD = jnp.take(embedding, input_ids_BxT, axis=0).astype(self.dtype)
+        # Where the table's width is spread over devices, each looks its part of it up for all rows of the batch, and then
+        # they exchange widths for rows. Left to itself the width would stay spread and every layer would sum over it.
+        ids = self.place(input_ids_BxT, ("rows", "length"))
+        x_BxTxD = self.place(jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed"))
+        x_BxTxD = self.place(x_BxTxD, ("batch", "length", None))
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         layers = nn.scan(block, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True, "dropout": True},
-                         in_axes=nn.broadcast, length=c.num_hidden_layers)
+                         in_axes=nn.broadcast, length=c.num_hidden_layers,
+                         unroll=c.num_hidden_layers if self.unroll else 1)
         x_BxTxD, cache = layers(c, self.dtype, self.attention_fn, self.lora_scale, self.lora_dropout, return_cache,
                                 deterministic, name="layers")(
             x_BxTxD, rotary_table(c, positions_BxT), causal_mask(t, segment_ids_BxT))

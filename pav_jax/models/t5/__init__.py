@@ -1,6 +1,5 @@
 """T5 v1.1 text encoder."""
 
-from pav_jax.models.t5.hf import config_from_hf, config_to_hf, load, save, weights
 from pav_jax.models.t5.model import T5Config, T5Encoder
 
-__all__ = ["T5Config", "T5Encoder", "config_from_hf", "config_to_hf", "load", "save", "weights"]
+__all__ = ["T5Config", "T5Encoder"]

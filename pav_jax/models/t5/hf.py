@@ -2,17 +2,15 @@
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.t5.model import T5Config, T5Encoder
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight
 
 STEM = "model"
 
@@ -102,21 +100,3 @@ def weights(config: T5Config) -> list[Weight]:
 def param_shapes(config: T5Config) -> dict:
     """The parameter tree as ShapeDtypeStructs, without computing anything."""
     return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-
-
-def load(folder: str | Path, dtype: Any = None) -> tuple[T5Config, dict]:
-    """Reads a transformers T5 encoder folder: the configuration and the parameters (numpy arrays).
-
-    Raises:
-      BadInput: a missing, half-written or foreign checkpoint.
-    """
-    folder = Path(folder)
-    config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-    tensors = read_tensors(folder, (STEM,))
-    return config, params_from_hf(weights(config), tensors, str(folder), dtype, param_shapes(config))
-
-
-def save(folder: str | Path, config: T5Config, params: Mapping, max_shard_size: str = "5GB") -> None:
-    """Writes a folder that transformers' `T5EncoderModel.from_pretrained` loads."""
-    write_tensors(folder, params_to_hf(weights(config), params), STEM, max_shard_size)
-    write_json(Path(folder) / "config.json", config_to_hf(config))

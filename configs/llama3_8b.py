@@ -1,0 +1,26 @@
+"""What the Llama-3-8B experiments share: the method's model, adapters and constants (docs: arXiv 2412.15156).
+
+    pav check --config=configs/llama3_8b.py:dpo --topology=v5e:4x4
+
+The files llama3_8b_<stage>_<TPU>.py start from this one and put it on hardware. The frozen base is bfloat16; adapters
+and the optimizer's state are float32.
+"""
+
+from ml_collections import ConfigDict
+
+from pav_jax import defaults
+
+
+def get_config(stage: str = "dpo") -> ConfigDict:
+    """`stage`: "sft" or "dpo", the one that `pav check` looks at."""
+    config = defaults.get_config()
+    config.rewriter.path = "meta-llama/Meta-Llama-3-8B-Instruct"
+    config.rewriter.dtype = "bfloat16"
+    for fields in (config.sft, config.dpo):
+        fields.length_buckets = (512, 1024)  # a short prompt and its rewrite fit the first: that is nearly all rows
+        fields.save_every = 50
+    with config.unlocked():
+        # sizes of the axes of pav_jax/parallel/mesh.py; -1: all chips that the others leave
+        config.mesh = dict(data=1, fsdp=-1, tensor=1, sequence=1)
+        config.check = dict(topology="", slices=1, programs=(stage, "sample"), examples=5000)  # see pav check --help
+    return config

@@ -1,0 +1,16 @@
+"""TODO"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pav_jax.config import load
+
+
+def get_config() -> ConfigDict:
+    config = load(f"{Path(__file__).with_name('llama3_8b.py')}:sft")
+    config.check.topology = "v5e:4x4"
+    config.mesh.fsdp = 8
+    config.mesh.tensor = 2  # the method's batch has 8 rows: a row is shared by two chips
+    config.sft.batch_size = 8
+    return config

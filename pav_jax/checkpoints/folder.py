@@ -1,0 +1,42 @@
+"""A model's folder as transformers and diffusers write it: config.json beside safetensors, read and written by the
+model's own table of names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+
+
+class Layout(Protocol):
+    """What an `hf.py` of `models` defines."""
+
+    STEM: str  # of the safetensors' names
+
+    def config_from_hf(self, fields: Mapping[str, Any], source: str) -> Any: ...
+    def config_to_hf(self, config: Any) -> dict[str, Any]: ...
+    def weights(self, config: Any) -> list[Weight]: ...
+    def param_shapes(self, config: Any) -> dict: ...
+
+
+def load(layout: Layout, folder: str | Path, dtype: Any = None) -> tuple[Any, dict]:
+    """The configuration and the parameters (numpy arrays, cast to `dtype` where given) in `folder`.
+
+    Raises:
+      BadInput: a missing, half-written or foreign checkpoint.
+    """
+    path = Path(folder) / "config.json"
+    config = layout.config_from_hf(read_json(path), str(path))
+    tensors = read_tensors(folder, (layout.STEM,))
+    return config, params_from_hf(layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config))
+
+
+def save(layout: Layout, folder: str | Path, config: Any, params: Mapping, max_shard_size: str = "5GB") -> None:
+    """Writes a folder that the original's `from_pretrained` loads."""
+    tensors = params_to_hf(layout.weights(config), params)
+    fields = layout.config_to_hf(config)
+    if "torch_dtype" in fields:
+        fields["torch_dtype"] = str(next(iter(tensors.values())).dtype)
+    write_tensors(folder, tensors, layout.STEM, max_shard_size)
+    write_json(Path(folder) / "config.json", fields)

@@ -1,0 +1,92 @@
+"""`pav check` from its command line to what it prints."""
+
+import importlib.util
+import json
+
+import pytest
+
+from pav_jax.check import media, rewriter
+from pav_jax.check.program import Assumed, config_folder
+from pav_jax.config import load
+from pav_jax.errors import BadInput
+from pav_jax.main import main
+from pav_jax.parallel.mesh import make_mesh
+from tests.check import tiny
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                                  reason="libtpu is not installed: pip install 'jax[tpu]'")
+CONFIGS = [f"llama3_8b_{name}" for name in ("sft_v5e16", "dpo_v5e16", "sft_v5p8", "dpo_v5p8", "sft_v6e8", "dpo_v6e8",
+                                            "dpo_v5e256")]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--topology=v5e:four"], "--topology=v5e:four: write a generation"),
+    ([], "--topology is missing"),
+    (["--topology=v5e:2x2", "--programs=sft,sgt"], "there is no 'sgt'; choose from sft, dpo, sample"),
+    (["--topology=v5e:2x2", "--examples=0"], "--examples=0: must be at least 1"),
+    (["--topology=v5e:2x2", "--config=nowhere.py"], "--config=nowhere.py: no such file"),
+])
+def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):
+    assert main(["check", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configurations_name_a_mesh_that_fits_their_topology(name):
+    config = load(f"configs/{name}.py")
+    sizes = [int(n) for n in config.check.topology.partition(":")[2].split("x")]
+    chips, mesh = config.check.slices, dict(config.mesh)
+    for size in sizes:
+        chips *= size
+    product = mesh["data"] * mesh["fsdp"] * mesh["tensor"] * mesh["sequence"]
+    assert product == chips and mesh["data"] % config.check.slices == 0
+    fields = config[config.check.programs[0]]
+    assert fields.batch_size // fields.grad_accumulation % (mesh["data"] * mesh["fsdp"]) == 0
+
+
+def test_published_sizes_stand_in_for_a_model_that_is_not_here(tmp_path):
+    config = load("configs/llama3_8b.py")
+    lm = rewriter.model(config, make_mesh())
+    assert sum(leaf.size for leaf in rewriter.jax.tree.leaves(lm.params)) == 8_030_261_248
+    assert rewriter.model(config, make_mesh(), tiny.write_sizes(tmp_path)).config.hidden_size == 32
+    with pytest.raises(BadInput, match="x/unheard-of: not on this disk, and its sizes are not among .*Meta-Llama-3-8B"):
+        config_folder("x/unheard-of", "config.rewriter.path")
+
+
+def test_the_runs_of_a_whole_configuration_are_counted(tmp_path):
+    config = tiny.set_sizes(load(), batch=16)
+    lm = rewriter.model(config, make_mesh(), tiny.write_sizes(tmp_path))
+    assumed = Assumed(examples=100)
+    assert rewriter.training("sft", config, lm, assumed).parts[0].runs == 12 * 100 / 16  # epochs
+    assert rewriter.training("dpo", config, lm, assumed).parts[0].runs == 2 * 19  # rounds of 3 x 100 / 16 steps
+    prefill, decode = rewriter.sample(config, lm, assumed).parts
+    assert prefill.runs == 2 * 32 and decode.runs == 2 * 32 * 250  # 5 samples of 100 prompts, 16 rows at once
+    assert media.videos(config, assumed) == 100 * (1 + 8 * 3) + 2 * 100 * 5
+
+
+def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
+    config = load("configs/mini.py")
+    generator = media.generator(config, make_mesh().devices.flatten(), Assumed())
+    assert generator.trace().jaxpr.eqns and generator.batch == "16 videos of 9 x 64 x 64, 12 steps"
+    names = [(reward.name, reward.batch) for reward in media.rewards(config, make_mesh().devices.flat[0], Assumed())]
+    assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
+                     ("motion", "a video of 9 x 64 x 64")]
+
+
+@needs_libtpu
+def test_a_tiny_rewriter_end_to_end(tmp_path, capsys):
+    sizes = tiny.write_sizes(tmp_path, num_hidden_layers=2)
+    arguments = ["check", "--topology=v5e:2x2", "--programs=sft", f"--rewriter-config={sizes}", "--examples=10",
+                 "--length=32", "--config.sft.batch_size=4", "--usd-per-chip-hour=1.2"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chips"] == 4 and found["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 1}
+    (program,) = found["programs"]
+    assert program["compiles"] and program["bytes_per_chip"]["total"] > 0 and program["compile_seconds"] > 0
+    (part,) = program["parts"]
+    assert part["runs"] == 12 * 10 / 4 and part["operations_counted"] > part["operations_formula"] > 0
+    kinds = {one["kind"]: one["count"] for one in part["collectives_per_chip"]}
+    assert kinds["all-gather"] >= 2 * 7  # every layer's weights, in the forward pass at least
+    low, high = part["estimated"]["usd"]
+    assert 0 < low <= high and 0 < part["estimated"]["mfu_at_most"] < 1

@@ -1,0 +1,311 @@
+"""Tuning by rewards on a tiny rewriter: where it starts, what it learns, what a stop changes, which rewards count."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax.errors import BadInput
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.records import Candidate, read_segments
+from pav_jax.train import grpo, rollouts, stage
+from pav_jax.train.config import grpo_config
+from pav_jax.train.grpo_loss import LOSS_TYPES, PolicyLoss, policy_loss
+from pav_jax.train.loop import compile_step
+from tests.evolve.stand_ins import Generator, Suite
+from tests.train import tiny
+
+STEPS, VIDEOS = 6, 16  # videos in a batch
+PROMPTS = ["a b", "c d e", "f", "g h i j", "k l", "m n o", "p", "q r s"]
+
+
+def make_config(**changes):
+    fields = grpo_config()
+    fields.update(dict(steps=STEPS, batch_size=32, grad_accumulation=1, num_generations=8, max_completion_length=8,
+                       learning_rate=2e-2, schedule="constant", beta=0.02, loss_chunk=16, save_every=2, remat=False))
+    fields.update(changes)
+    return ConfigDict({"seed": 0, "generator": {"batch": VIDEOS}, "grpo": fields})
+
+
+def early_letters(prompt, refined):
+    """The share of a rewrite's letters that come from the first half of the alphabet."""
+    return sum(letter < "n" for letter in refined.split()) / len(refined.split())
+
+
+def make_suite(value=early_letters, **names):
+    return Suite(value=value, **names)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def column(folder, name):
+    return np.asarray([line[name] for line in lines(folder)])
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny.make_lm()
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(lm, prompts, tmp_path_factory):
+    """A run without interruption: its folder and its generator."""
+    folder, generator = tmp_path_factory.mktemp("straight") / "grpo", Generator()
+    grpo.run(make_config(), lm, prompts, generator, make_suite(), folder)
+    return folder, generator
+
+
+# ------------------------------------------------------------------------------------------------------------ a run
+
+
+def test_it_starts_at_the_reference_and_on_the_policy_that_sampled(straight):
+    first = lines(straight[0])[0]
+    assert first["ratio"] == 1.0 and first["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first["clip_ratio/region_mean"] == 0.0
+
+
+def test_what_scores_better_becomes_more_likely(straight):
+    rewards, kl = column(straight[0], "reward"), column(straight[0], "kl")
+    assert rewards[-2:].mean() > rewards[:2].mean() + 0.15
+    assert kl[-1] > 1e-3
+
+
+def test_metrics_name_what_a_reader_asks_for(straight):
+    assert set(lines(straight[0])[0]) == {
+        "step", "loss", "ratio", "entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
+        "clip_ratio/region_mean", "grad_norm", "learning_rate", "reward", "reward_std", "frac_reward_zero_std",
+        "overall", "rewards/AES/mean", "rewards/TVA/mean", "rewards/FAITH/mean", "advantages/abs_mean",
+        "advantages/max", "completions/below_floor", "completions/without_reward", "completions/mean_length",
+        "completions/clipped_ratio", "videos_per_second", "tokens_per_second"}
+    first = lines(straight[0])[0]
+    assert first["reward"] == pytest.approx(first["overall"] + 1.0)  # FAITH is 1 here, its weight too
+    assert 1 <= first["completions/mean_length"] <= 8
+
+
+def test_every_step_leaves_its_candidates(straight):
+    folder, generator = straight
+    every = [read_segments(folder / "candidates" / f"{n:06d}", Candidate) for n in range(1, STEPS + 1)]
+    assert all({c.round for c in found} == {n} for n, found in enumerate(every, 1))
+    assert all(len({c.prompt for c in found}) == 4 for found in every)  # batch_size / num_generations
+    assert all(len({c.seed for c in found}) == 4 for found in every)  # a group shares its video's seed
+    assert not {c.seed for c in every[0]} & {c.seed for c in every[1]}
+    assert len(generator.made) == sum(map(len, every)) and set(generator.sizes) == {VIDEOS}
+
+
+def test_the_booster_loads_and_another_call_does_nothing(straight, lm, prompts):
+    folder, _ = straight
+    booster = LanguageModel.from_pretrained(folder / "booster", dtype="float32")
+    assert booster.tokenizer.chat_template == lm.tokenizer.chat_template
+    again = Generator()
+    assert grpo.run(make_config(), lm, prompts, again, make_suite(), folder) == folder / "booster"
+    assert again.made == []
+    with pytest.raises(BadInput, match="another --workdir"):
+        grpo.run(make_config(faith_weight=0.5), lm, prompts, again, make_suite(), folder)
+
+
+class Killer(Generator):
+    """Ends the process in its tenth call: within step 5, half of whose videos are on disk."""
+
+    def generate(self, prompts, seed):
+        if len(self.sizes) == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(prompts, seed)
+
+
+def test_killed_run_continues_with_the_same_curve_and_makes_no_video_twice(straight, lm, prompts, tmp_path):
+    folder, done = tmp_path / "grpo", Generator()
+    program = f"""
+from tests.train import test_grpo as t, tiny
+t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make_suite(), {str(folder)!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert killed.returncode == -signal.SIGKILL
+    kept = len(read_segments(folder / "candidates" / "000005", Candidate))
+    assert 0 < kept < len(read_segments(straight[0] / "candidates" / "000005", Candidate))
+    grpo.run(make_config(), lm, prompts, done, make_suite(), folder)
+    for name in ("step", "loss", "reward", "kl", "completions/mean_length"):
+        np.testing.assert_allclose(column(folder, name), column(straight[0], name), atol=1e-6, rtol=0)
+    for step in range(1, STEPS + 1):
+        segments = [p / "candidates" / f"{step:06d}" for p in (folder, straight[0])]
+        assert read_segments(segments[0], Candidate) == read_segments(segments[1], Candidate)
+        records = [line for path in segments[0].glob("*.jsonl") for line in path.read_text().splitlines()]
+        assert len(records) == len(read_segments(segments[0], Candidate))
+    assert len(done.made) < len(straight[1].made) / 2
+
+
+def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path):
+    """In the first step half of the videos have no score, in the second none has."""
+    def value(prompt, refined):
+        return math.nan if len(suite.sizes) > 2 or len(refined.split()) % 2 else 1.0
+
+    suite = make_suite(value)
+    grpo.run(make_config(steps=2), lm, prompts, Generator(), suite, tmp_path)
+    some, none = lines(tmp_path)
+    assert math.isfinite(some["loss"]) and some["reward"] == 2.0 and 0 < some["completions/without_reward"] < 1
+    assert none["loss"] == none["grad_norm"] == 0.0 and none["completions/without_reward"] == 1.0
+    assert "reward" not in none and "NaN" not in json.dumps([some, none])
+
+
+# ----------------------------------------------------------------------------------------------------------- a step
+
+
+def random_batch():
+    rng = np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(3, 32, (8, 16)), jnp.int32)
+    starts, ends = rng.integers(3, 6, (8, 1)), rng.integers(7, 16, (8, 1))
+    answer = (np.arange(16) >= starts) & (np.arange(16) < ends)
+    answer[5] = False  # one without reward
+    return {"ids": ids, "answer": jnp.asarray(answer), "advantage": jnp.asarray(rng.normal(size=8), jnp.float32)}
+
+
+def stepped(lm, batch, steps=1, **changes):
+    """(state, metrics, the state before the last step) after plain gradient steps."""
+    fields = make_config(**{"batch_size": 8, "loss_chunk": 5, **changes}).grpo
+    model, tx = stage.training_model(lm, fields), optax.sgd(1.0)
+    state, shardings, _ = grpo.make_state(lm, fields, tx, 0)
+    step = compile_step(grpo.make_train_step(model, tx, lambda _: 1.0, fields), shardings)
+    for _ in range(steps):
+        before = jax.tree.map(jnp.copy, state.replace(rng=None))
+        state, metrics = step(state, batch)
+    return state, metrics, before
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_losses_of_parts_add_up(loss_type):
+    rng, batch = np.random.default_rng(0), random_batch()
+    logp, old, reference = (jnp.asarray(rng.normal(size=(8, 16)), jnp.float32) for _ in range(3))
+    config, total = PolicyLoss(beta=0.1, loss_type=loss_type), jnp.sum(batch["answer"]).astype(jnp.float32)
+    rows = (logp, batch["answer"], batch["advantage"], old, reference)
+    whole = policy_loss(config, *rows)
+    parts = [policy_loss(config, *(r[i::2] for r in rows), sequences=8, tokens=total) for i in range(2)]
+    jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-5), whole, *parts)
+
+
+def test_further_iterations_measure_against_the_policy_that_sampled(lm):
+    """Two optimizer steps on one batch, in parts, are these two by hand; the second has ratios and a divergence."""
+    batch = random_batch()
+    state, metrics, before = stepped(lm, batch, num_iterations=2, grad_accumulation=4, temperature=0.7, beta=0.5)
+    fields = make_config(batch_size=8, loss_chunk=5, temperature=0.7, beta=0.5).grpo
+    model = stage.training_model(lm, fields)
+
+    @jax.jit
+    def log_probs(variables):
+        return stage.log_probs(model, variables, batch["ids"], 5, temperature=0.7)
+
+    @jax.jit
+    def loss_and_gradient(trained, start):
+        def loss(trained):
+            return policy_loss(grpo.loss_config(fields), log_probs({**before.frozen, **trained}), batch["answer"],
+                               batch["advantage"], start, start)  # a new adapter changes nothing: also the reference
+        return jax.grad(loss, has_aux=True)(trained)
+
+    start = log_probs({**before.frozen, **before.trained})
+    trained, seen = before.trained, []
+    for _ in range(2):
+        grads, found = loss_and_gradient(trained, start)
+        trained, seen = jax.tree.map(jnp.subtract, trained, grads), [*seen, found]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.trained, trained)
+    for name in ("loss", "kl", "ratio"):
+        np.testing.assert_allclose(metrics[name], (seen[0][name] + seen[1][name]) / 2, atol=1e-5)
+    assert float(seen[1]["kl"]) > 1e-6 and int(state.step) == 2
+
+
+def test_full_tuning_keeps_the_model_it_began_with_where_beta_asks_for_it(lm):
+    state, metrics, _ = stepped(lm, random_batch(), steps=2, full=True, beta=0.1)
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["params"], lm.params)
+    assert float(metrics["kl"]) > 1e-6
+    state, _, _ = grpo.make_state(lm, make_config(full=True, beta=0.0).grpo, optax.sgd(1.0), 0)
+    assert state.frozen == {}
+
+
+# -------------------------------------------------------------------------------------------- rewards and advantages
+
+
+def candidate(aes, faith=1.0, error=None):
+    return Candidate("key", "p", "r", 1, 0, (), "grpo", 1, {"AES": aes, "TVA": 0.0, "FAITH": faith}, None, error)
+
+
+def reward(rows, **changes):
+    fields = make_config(num_generations=len(rows), batch_size=len(rows), **changes).grpo
+    found, below = rollouts.rewards([candidate(*row) for row in rows], Suite(), fields)
+    return found[0].tolist(), below.tolist()
+
+
+def test_faith_is_added_and_a_floor_puts_a_rewrite_last_in_its_group():
+    rows = [(2.0, 1.0), (9.0, 0.5), (1.0, 0.8), (9.0, 0.0)]
+    assert reward(rows, faith_weight=0.0, floors={}) == ([2.0, 9.0, 1.0, 9.0], [False] * 4)
+    assert reward(rows, faith_weight=2.0, floors={})[0] == [4.0, 10.0, 2.6, 9.0]
+    # the least of 4, 10, 2.6 and 9, minus 0.5 (1 + what is missing to 0.75)
+    found, below = reward(rows, faith_weight=2.0, floors={"FAITH": 0.75}, floor_penalty=0.5)
+    assert found == pytest.approx([4.0, 2.6 - 0.5 * 1.25, 2.6, 2.6 - 0.5 * 1.75])
+    assert below == [False, True, False, True]
+    every = reward([(2.0, 0.2), (3.0, 0.4)], floors={"FAITH": 0.75})[0]
+    assert every[0] < every[1] < 2.2  # none keeps the floor: the nearer one still wins
+
+
+@pytest.mark.parametrize("scale", rollouts.SCALES)
+def test_a_missing_reward_has_no_advantage_and_moves_no_other(scale):
+    rows = np.array([[1.0, np.nan, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0], [np.nan] * 4, [7.0, np.nan, np.nan, np.nan]])
+    found = rollouts.advantages(rows, scale)
+    known = np.array([1.0, 3.0, 5.0])
+    everything = rows[np.isfinite(rows)].std(ddof=1)
+    divisor = {"group": known.std(ddof=1) + 1e-4, "batch": everything + 1e-4, "none": 1.0}[scale]
+    np.testing.assert_allclose(found[0], np.array([-2.0, 0.0, 0.0, 2.0]) / divisor, rtol=1e-6)
+    assert not found[1:].any()
+    assert reward([(math.nan, 1.0), (1.0, 1.0), (1.0, 1.0, "broken")])[0] == pytest.approx([math.nan, 2.0, math.nan],
+                                                                                         nan_ok=True)
+
+
+def test_prompts_come_in_an_order_of_seed_and_epoch():
+    def order(seed, steps):
+        stream = rollouts.prompt_batches(6, 2, seed)
+        found = [next(stream) for _ in range(steps)]
+        assert [int(f["step"]) for f in found] == list(range(steps))
+        return [f["prompts"].tolist() for f in found]
+
+    six = order(3, 6)
+    assert sorted(sum(six[:3], [])) == sorted(sum(six[3:], [])) == list(range(6))
+    assert six == order(3, 6) and six[:3] != six[3:] and six[:3] != order(4, 3)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(loss_type="gpro"), "loss_type='gpro'"), (dict(num_generations=1), "num_generations=1"),
+    (dict(num_generations=5), "num_generations=5 does not divide batch_size=32"),
+    (dict(temperature=0.0), "temperature=0.0"), (dict(epsilon=1.5), "epsilon=1.5"), (dict(beta=-1.0), "beta"),
+    (dict(scale_rewards="all"), "scale_rewards='all'"),
+    (dict(floors={"FAIT": 0.5}), "floors.FAIT"), (dict(weights={"VQ": 1.0}), "VQ"), (dict(betas=1.0), "betas"),
+    (dict(batch_size=80), "takes batch_size / num_generations = 10 prompts, .* has 8"),
+    (dict(num_iterations=0), "num_iterations=0"), (dict(floor_penalty=-1.0), "floor_penalty")])
+def test_configuration_that_cannot_work_is_refused_by_name(lm, prompts, tmp_path, changes, named):
+    config = make_config()
+    config.grpo = ConfigDict(config.grpo.to_dict() | changes)
+    with pytest.raises(BadInput, match=named):
+        grpo.run(config, lm, prompts, Generator(), make_suite(), tmp_path)
+
+
+def test_a_suite_without_faith_is_refused_where_faith_is_to_be_added(lm, prompts, tmp_path):
+    suite = make_suite()
+    suite.names = ("AES", "TVA")
+    with pytest.raises(BadInput, match="faith_weight=1.0: no entry gives FAITH"):
+        grpo.run(make_config(), lm, prompts, Generator(), suite, tmp_path)
