@@ -248,8 +248,8 @@ class Llama(nn.Module):
         if not c.tie_word_embeddings:  # declared here, used in `unembed`
             self.param("lm_head", nn.initializers.normal(c.initializer_range), (c.hidden_size, c.vocab_size),
                        jnp.float32)
-        # Where the table's width is spread over devices, each looks its part of it up for all rows of the batch, and then
-        # they exchange widths for rows. Left to itself the width would stay spread and every layer would sum over it.
+        # Where the table's width is spread over devices, each looks its part up for all rows of the batch; then they
+        # exchange widths for rows. Left to itself the width would stay spread and every layer would sum over it.
         ids = self.place(input_ids_BxT, ("rows", "length"))
         x_BxTxD = self.place(jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed"))
         x_BxTxD = self.place(x_BxTxD, ("batch", "length", None))
