@@ -147,9 +147,11 @@ def _no_cache() -> Iterator[None]:
 
 
 def _refused(message: str) -> tuple[str, dict[str, int]]:
-    """(the reason in one line, the bytes that were too many)."""
-    if used := re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message):
-        units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    """(the reason in one line, the bytes that were too many). libtpu says it in one of two ways."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    amount = r"([\d.]+)([KMGT])"
+    if used := (re.search(f"Used {amount} of {amount} hbm", message)
+                or re.search(rf"HLO temporaries \({amount}\) exceeds available HBM \({amount}\)", message)):
         return (f"needs {used[1]} {used[2]}iB of HBM per chip, {used[3]} {used[4]}iB can be used",
                 {"total": int(float(used[1]) * units[used[2]])})
     return message.strip().splitlines()[0][:300], {}
