@@ -8,10 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-MESHES = {
-    "1": {}, "8x1": dict(data=8), "4x2": dict(data=4, tensor=2), "2x4": dict(data=2, fsdp=4),
-    "2x2x2": dict(data=2, fsdp=2, tensor=2),
-}
+MESHES = {"1": {}, "2x2x2": dict(data=2, fsdp=2, tensor=2)}
 
 PROGRAM = """
 import json, pathlib, sys
