@@ -63,7 +63,7 @@ def examine(program: Program, where: Topology) -> Finding:
     # what is linear in the turns of the open loop is known from none and one
     turns = (0, 1) if len(program.parts) == 2 else (1,)
     counts = [operations.count(traced.jaxpr, n) for n in turns]
-    moves = [moved(compiled.hlo, n, where.chips_per_slice) for n in turns]
+    moves = [moved(compiled.hlo, n) for n in turns]
     if len(turns) == 2:
         counts[1], moves[1] = counts[1] - counts[0], moves[1].minus(moves[0])
     return Finding(program, compiled, tuple(

@@ -59,20 +59,20 @@ def device_groups(rest: str, partitions: int) -> np.ndarray:
     if listed := re.search(r"replica_groups=\{(\{[\d,{}]+\})\}", rest):
         return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        return _iota(iota[2], iota[3]).reshape(numbers(iota[1]))
+        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
     if mesh := MESH_GROUPS.search(rest):
         return _mesh_groups(*mesh.groups())
     return np.arange(partitions)[None]
 
 
-def numbers(text: str) -> list[int]:
+def _numbers(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-    sizes = numbers(shape)
+    sizes = _numbers(shape)
     grid = np.arange(math.prod(sizes)).reshape(sizes)
-    return grid.transpose(numbers(order)) if order else grid
+    return grid.transpose(_numbers(order)) if order else grid
 
 
 def _mesh_groups(axes: str, shape: str | None, order: str | None, chosen: str) -> np.ndarray:

@@ -9,14 +9,15 @@ import dataclasses
 import functools
 import re
 
-import numpy as np
-
-from pav_jax.parallel.hlo import Instruction, Program, array_bytes, device_groups, numbers
+from pav_jax.parallel.hlo import Instruction, Program, array_bytes, device_groups
 
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?")
+# between slices of TPUs a program is one slice's: it sends to and receives from the runtime, which does the collective
+BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x.*_xla_megascale_transfer_type="(\w+)"')
 # these move nothing, or their computations are counted in their stead
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-        "partition-id", "replica-id", "async-start", "async-update", "opt-barrier", "add-dependency"}
+        "partition-id", "replica-id", "async-start", "async-update", "opt-barrier", "add-dependency",
+        "send", "recv"}
 SLICES = {"dynamic-slice", "slice", "gather"}
 
 
@@ -44,24 +45,20 @@ def received_bytes(kind: str, result: float, n: int) -> float:
     if n == 1:
         return 0.0
     share = {"all-gather": (n - 1) / n, "all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1,
-             "all-to-all": (n - 1) / n, "collective-permute": 1.0}
-    return result * share[kind]
+             "all-to-all": (n - 1) / n}
+    return result * share.get(kind, 1.0)
 
 
-def moved(program: Program, open_trips: int = 1, chips_per_slice: int | None = None) -> Moved:
-    """What one run moves, with `open_trips` iterations of each loop whose length is not known beforehand.
-
-    Args:
-      chips_per_slice: chips are numbered slice by slice; what crosses slices goes over the data centre's network.
-    """
-    count = _Count(program, chips_per_slice or program.partitions)
-    total = Moved()
+def moved(program: Program, open_trips: int = 1) -> Moved:
+    """What one run moves, with `open_trips` iterations of each loop whose length is not known beforehand."""
+    count, total = _Count(program), Moved()
     for computation, times in program.executed(program.entry, 1, open_trips):
+        if not times:
+            continue
         for one, kind in count.collectives(computation):
+            network, size = count.received(computation, one, kind)
             total.count[kind] = total.count.get(kind, 0) + times
-            for network, size in count.received(computation, one, kind).items():
-                if size:
-                    total.received[kind, network] = total.received.get((kind, network), 0.0) + times * size
+            total.received[kind, network] = total.received.get((kind, network), 0.0) + times * size
         instructions = program.computations[computation].values()
         total.memory += times * sum(count.traffic(computation, one) for one in instructions)
     return total
@@ -70,7 +67,6 @@ def moved(program: Program, open_trips: int = 1, chips_per_slice: int | None = N
 @dataclasses.dataclass(frozen=True)
 class _Count:
     program: Program
-    chips_per_slice: int
 
     def collectives(self, computation: str) -> list[tuple[Instruction, str]]:
         """The collectives of a computation and of its fusions, with their kinds.
@@ -82,6 +78,8 @@ class _Count:
         for instruction in self.program.computations[computation].values():
             if kind := COLLECTIVE.fullmatch(instruction.op):
                 found[instruction.name, ""] = instruction, kind[1]
+            elif instruction.op == "recv" and (kind := BETWEEN_SLICES.search(instruction.rest)):
+                found[instruction.name, ""] = instruction, kind[2].lower().replace("_", "-")
             elif instruction.op == "fusion":
                 fused = instruction.computation("calls")
                 for one, kind in self.collectives(fused):
@@ -93,6 +91,8 @@ class _Count:
 
     def _result_bytes(self, computation: str, one: Instruction) -> float:
         size = array_bytes(one.type)
+        if one.op == "recv":
+            return size - array_bytes("u32[]")  # the transfer's number is in its type
         if self._holds_operands(one):
             scope = self.program.computations[computation]
             size -= sum(array_bytes(scope[name].type) for name in one.operands if name in scope)
@@ -103,20 +103,18 @@ class _Count:
         """Whether its type is a tuple of operands and results, as of what starts and is waited for later."""
         return one.op.endswith("-start") and one.op != "all-reduce-start"
 
-    def received(self, computation: str, one: Instruction, kind: str) -> dict[str, float]:
-        """Bytes that arrive at one chip over each network. Across slices, each chip of a slice carries its share."""
+    def received(self, computation: str, one: Instruction, kind: str) -> tuple[str, float]:
+        """The network, and the bytes that arrive at one chip over it."""
         result = self._result_bytes(computation, one)
+        if one.op == "recv":
+            slices = BETWEEN_SLICES.search(one.rest)[1].count(",") + 1
+            return "dcn", received_bytes(kind, result, slices)
         if kind == "collective-permute":
-            pairs = np.array([numbers(pair) for pair in re.findall(r"\{(\d+,\d+)\}", one.rest.partition("pairs=")[2])])
-            slices = pairs // self.chips_per_slice
-            return {"dcn" if (slices[:, :1] != slices).any() else "ici": result}
-        groups = device_groups(one.rest, self.program.partitions)
-        members = groups.shape[1]
+            return "ici", result
+        members = device_groups(one.rest, self.program.partitions).shape[1]
         if kind == "reduce-scatter" and one.op == "all-reduce":
             result /= members
-        slices = max(len(set(group // self.chips_per_slice)) for group in groups)
-        inside = members // slices
-        return {"ici": received_bytes(kind, result, inside), "dcn": received_bytes(kind, result / inside, slices)}
+        return "ici", received_bytes(kind, result, members)
 
     def traffic(self, computation: str, one: Instruction) -> int:
         """Bytes of the chip's memory that an instruction reads and writes."""
@@ -158,7 +156,7 @@ class _Count:
             for place, name in enumerate(one.operands):
                 if name not in names:
                     continue
-                if one.op == "bitcast":
+                if one.op == "bitcast" and not one.root:
                     names.add(one.name)
                 elif one.op in SLICES and place == 0:
                     used += array_bytes(one.type)

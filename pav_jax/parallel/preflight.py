@@ -1,7 +1,7 @@
 """Compiles for a TPU that is not here: the compiler in libtpu needs the name of a topology, not its chips.
 
 Compiling tells for certain whether a program fits; how long it would run is an estimate by roofline (Williams et al.
-2009): no step is faster than its arithmetic at the chips' peak, its memory traffic, or its communication.
+2009): a step takes as long as its arithmetic at the chips' peak, its memory traffic or its communication, or their sum.
 """
 
 import contextlib
@@ -62,10 +62,6 @@ class Topology:
     shape: tuple[int, ...]
     slices: int
     devices: Sequence[Any]
-
-    @property
-    def chips_per_slice(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def ici_rate(self) -> float:
@@ -138,12 +134,19 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
     """Programs for chips that are not here cannot be loaded, so JAX's cache of programs must not hold them."""
+    from jax.experimental.compilation_cache import compilation_cache
+
     before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
+
+    def enable(cache: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", cache)
+        compilation_cache.reset_cache()  # JAX looks at the setting once, and again after this
+
+    enable(False)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+        enable(before)
 
 
 def _refused(message: str) -> tuple[str, dict[str, int]]:
@@ -172,7 +175,7 @@ class Roofline:
 
     @property
     def overlapped(self) -> float:
-        """Everything at the same time: no run is faster."""
+        """Everything at the same time: about the least a run can take; collectives' latencies are not in it."""
         return max(dataclasses.astuple(self))
 
     @property

@@ -10,8 +10,9 @@ import pytest
 from pav_jax.parallel import hlo
 from pav_jax.parallel.moved import moved
 
-# Two slices of two chips. A scan of three turns over layers gathers a slice of stacked weights, in a chain of two
-# fusions; an open loop reduces across slices; an all-reduce of which each chip keeps its part follows.
+# One slice, of two, with four chips. A scan of three turns over layers gathers a slice of stacked weights, in a chain
+# of two fusions; an open loop sums over chips; what follows: an exchange, an all-reduce of which each chip keeps its
+# part, and a sum over both slices, which the runtime does.
 TPU = """\
 HloModule jit_step, is_scheduled=true, num_partitions=4
 
@@ -79,7 +80,13 @@ ENTRY %main (stacked: bf16[3,64,64], start: f32[8,128]) -> f32[4,128] {
   %while.2 = f32[8,128]{1,0:T(8,128)} while(%start), condition=%unknown, body=%turn
   %permute = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%while.2), channel_id=4, source_target_pairs={{0,1},{1,0},{2,3},{3,2}}
   %permuted = f32[8,128]{1,0:T(8,128)} collective-permute-done(%permute)
-  ROOT %scattered = f32[4,128]{1,0:T(4,128)} fusion(%permuted), kind=kCustom, calls=%all-reduce-scatter.1
+  %scattered = f32[4,128]{1,0:T(4,128)} fusion(%permuted), kind=kCustom, calls=%all-reduce-scatter.1
+  %token = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.9_0"}
+  %recv = (f32[4,128]{1,0:T(4,128)}, u32[], token[]) recv(%token), channel_id=8, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send = (f32[4,128]{1,0:T(4,128)}, u32[], token[]) send(%scattered, %token), channel_id=9, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done = token[] send-done(%send), channel_id=9, is_host_transfer=true
+  %recv-done = (f32[4,128]{1,0:T(4,128)}, token[]) recv-done(%recv), channel_id=8, is_host_transfer=true
+  ROOT %summed = f32[4,128]{1,0:T(4,128)} get-tuple-element(%recv-done), index=0
 }
 """  # noqa: E501
 
@@ -92,27 +99,58 @@ def tpu():
 
 
 def test_loops_count_as_often_as_they_run_and_collectives_in_several_parts_once(tpu):
-    found = moved(tpu, open_trips=10, chips_per_slice=2)
-    assert found.count == {"all-gather": 3, "all-reduce": 10, "collective-permute": 1, "reduce-scatter": 1}
-    # 16 KiB gathered from two chips, three times; 4 KiB reduced over two slices, ten times; a permutation's 4 KiB and
-    # its two flags; half of 4 KiB reduced to each of two chips
-    assert found.received == {("all-gather", "ici"): 3 * 8 * KIB, ("all-reduce", "dcn"): 10 * 4 * KIB,
-                              ("collective-permute", "ici"): 4 * KIB + 8, ("reduce-scatter", "ici"): 2 * KIB}
-    assert found.over("dcn") == 40 * KIB and found.over("ici") == 24 * KIB + 4 * KIB + 8 + 2 * KIB
+    found = moved(tpu, open_trips=10)
+    assert found.count == {"all-gather": 3, "all-reduce": 11, "collective-permute": 1, "reduce-scatter": 1}
+    # 16 KiB gathered from two chips, three times; 4 KiB summed over two, ten times; an exchange of 4 KiB and two flags;
+    # half of 4 KiB summed to each of two chips, and that over two slices
+    assert found.received == {
+        ("all-gather", "ici"): 3 * 8 * KIB, ("all-reduce", "ici"): 10 * 4 * KIB, ("all-reduce", "dcn"): 2 * KIB,
+        ("collective-permute", "ici"): 4 * KIB + 8, ("reduce-scatter", "ici"): 2 * KIB}
+    assert found.over("dcn") == 2 * KIB and found.over("ici") == (24 + 40 + 4 + 2) * KIB + 8
 
 
 def test_one_turn_of_an_open_loop_is_the_difference(tpu):
-    turn = moved(tpu, 1, 2).minus(moved(tpu, 0, 2))
-    assert turn.count == {"all-reduce": 1} and turn.received == {("all-reduce", "dcn"): 4 * KIB}
+    turn = moved(tpu, 1).minus(moved(tpu, 0))
+    assert turn.count == {"all-reduce": 1} and turn.received == {("all-reduce", "ici"): 4 * KIB}
     assert turn.memory == 2 * 4 * KIB
 
 
 def test_memory_traffic_is_what_is_read_and_written_outside_of_the_chip(tpu):
     # in a turn of the scan: a slice of 8 KiB read and written, then read again; what is gathered stays on the chip
     inside = 3 * (8 + 8 + 8) * KIB
-    # the counter is copied; the permutation has source and destination; the last fusion reads 4 KiB and writes 2
+    # the counter is copied; the exchange has source and destination; the last fusion reads 4 KiB and writes 2
     outside = 8 + 8 * KIB + (4 + 2) * KIB
     assert moved(tpu, 0).memory == inside + outside
+
+
+NESTED = """\
+HloModule jit_layer, num_partitions=1
+
+%turned (p.0: bf16[64,128]) -> bf16[128,64] {
+  %p.0 = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %flat = bf16[128,64]{0,1:T(8,128)(2,1)} bitcast(%p.0)
+}
+
+%layer (p.1: bf16[64,128], p.2: bf16[4,64,64]) -> bf16[128,64] {
+  %p.1 = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %p.2 = bf16[4,64,64]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %fusion.0 = bf16[128,64]{0,1:T(8,128)(2,1)} fusion(%p.1), kind=kLoop, calls=%turned
+  %same = bf16[4,64,64]{2,1,0:T(8,128)(2,1)} bitcast(%p.2)
+  %third = bf16[1,64,64]{2,1,0:T(8,128)(2,1)} slice(%same), slice={[2:3], [0:64], [0:64]}
+  %square = bf16[64,64]{1,0:T(8,128)(2,1)} bitcast(%third)
+  ROOT %product = bf16[128,64]{1,0:T(8,128)(2,1)} convolution(%fusion.0, %square), dim_labels=bf_io->bf
+}
+
+ENTRY %main (x: bf16[64,128], w: bf16[4,64,64]) -> bf16[128,64] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[4,64,64]{2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %fusion.1 = bf16[128,64]{1,0:T(8,128)(2,1)S(1)} fusion(%x, %w), kind=kOutput, calls=%layer
+}
+"""
+
+
+def test_a_fusion_reads_whole_operands_or_the_slices_it_uses_of_them():
+    assert moved(hlo.Program(NESTED)).memory == 64 * 128 * 2 + 64 * 64 * 2
 
 
 PROGRAM = """

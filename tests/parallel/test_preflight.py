@@ -2,6 +2,7 @@
 that pip install "pav-jax[tpu]" brings; without it the tests that need it are skipped."""
 
 import importlib.util
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ def test_a_program_that_does_not_fit_is_told_in_one_line():
                                        "\nTotal hbm usage >= 20.75G:\n")
     assert reason == "needs 20.50 GiB of HBM per chip, 15.75 GiB can be used"
     assert needs == {"total": int(20.5 * 2**30)}
+    assert preflight._refused("RESOURCE_EXHAUSTED: HLO temporaries (133.50G) exceeds available HBM (15.75G)")[0] == (
+        "needs 133.50 GiB of HBM per chip, 15.75 GiB can be used")
     assert preflight._refused("INTERNAL: the compiler broke\nand said more") == ("INTERNAL: the compiler broke", {})
 
 
@@ -67,7 +70,7 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
                                                  ("v5e:2x2", 2, 8)])
 def test_topologies_that_the_compiler_knows(name, slices, chips):
     where = preflight.topology(name, slices)
-    assert len(where.devices) == chips and where.chips_per_slice == chips // slices
+    assert len(where.devices) == chips and math.prod(where.shape) == chips // slices
 
 
 @needs_libtpu
