@@ -90,7 +90,7 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
     config = defaults.get_config()
     config.generator.path, config.generator.steps, config.generator.batch = "some/folder", 3, 4
     parts = recipe.Parts(config)
-    assert parts.generator == ("some/folder", {"dtype": "float32", "steps": 3, "batch": 4})
+    assert parts.generator == ("some/folder", {"dtype": "float32", "mesh": None, "steps": 3, "batch": 4})
     assert parts.generator is parts.generator  # loaded once
 
 
