@@ -22,8 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pav_jax.errors import BadInput
 
 SAVE_SECONDS = 300
-jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # one device per core: see `fit`
 WORK = Path(os.environ.get("PAV_MINI_WORK", "runs/mini_checkpoints"))  # unfinished states and caches
+
+
+def use_every_core() -> None:
+    """Makes each processor core a device, see `fit`. To be called before JAX has done anything."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def adamw(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float = 0.01, b2: float = 0.99):

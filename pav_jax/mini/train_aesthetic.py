@@ -8,6 +8,7 @@ cores.
 import numpy as np
 
 from pav_jax.embedded import CHECKPOINTS
+from pav_jax.mini import fit
 from pav_jax.mini.aesthetic_formula import aesthetic
 from pav_jax.mini.render import render
 from pav_jax.mini.train_clip import FOLDER, FRAMES_SHOWN, rebuilder
@@ -20,6 +21,7 @@ RIDGE = 1e-3
 
 
 def main() -> None:
+    fit.use_every_core()
     rng = np.random.default_rng(51)
     videos = render([draw_scene(rng) for _ in range(RENDERS + TEST)])
     videos = np.concatenate([rebuilder()(videos[:REBUILT]), videos])

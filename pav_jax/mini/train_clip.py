@@ -81,6 +81,7 @@ def sheets() -> tuple[list[Scene], np.ndarray]:
 
 
 def main() -> None:
+    fit.use_every_core()
     scenes, images = sheets()
     tokenizer = clip_tokenizer()
     clip = CLIP(config(), unroll=True)

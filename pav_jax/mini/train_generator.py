@@ -185,6 +185,7 @@ def write_folder(t5: dict, dit: dict) -> None:
 
 
 def main() -> None:
+    fit.use_every_core()
     t5 = T5Encoder(t5_config(), unroll=3)
     params = jax.jit(t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
     # Trained as it will be shipped: the denoiser learns from a T5 that has been through bf16.

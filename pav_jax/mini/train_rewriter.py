@@ -54,6 +54,7 @@ def token_weights() -> np.ndarray:
 
 
 def main() -> None:
+    fit.use_every_core()
     tokenizer, weights_V = rewriter_tokenizer(), token_weights()
     llama = Llama(config(), remat=False, unroll=True)
     params = jax.jit(llama.init)(jax.random.key(0), np.zeros((1, 8), np.int32))["params"]

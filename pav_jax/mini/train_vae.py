@@ -123,6 +123,7 @@ def loss(vae: CogVideoXVAE, params, video, key):
 
 
 def main() -> None:
+    fit.use_every_core()
     vae = CogVideoXVAE(CONFIG)
     rng = np.random.default_rng(11)
     clips = render([draw_scene(rng) for _ in range(SCENES)])
