@@ -20,9 +20,8 @@ def get_config(stage: str = "dpo") -> ConfigDict:
     for fields in (config.sft, config.dpo):
         fields.length_buckets = (512, 1024)  # a short prompt and its rewrite fit the first: that is nearly all rows
         fields.save_every = 50
+    config.mesh.fsdp = -1
     with config.unlocked():
-        # sizes of the axes of pav_jax/parallel/mesh.py; -1: all chips that the others leave
-        config.mesh = dict(data=1, fsdp=-1, tensor=1, sequence=1)
         # what `pav check` looks at; before a round of dpo, prefer samples
         config.check = dict(topology="", slices=1, programs=(stage,) if stage == "sft" else (stage, "sample"),
                             examples=5000)

@@ -23,12 +23,14 @@ def get_config() -> ConfigDict:
     config.select.floors = {}  # whatever was generated gives pairs
     config.select.min_gain = -1000.0
 
-    for stage in (config.sft, config.dpo):
+    for stage in (config.sft, config.dpo, config.grpo):
         stage.steps = 4
         stage.batch_size = 4
         stage.grad_accumulation = 1
         stage.save_every = 2
         stage.log_every = 1
+
+    config.grpo.num_generations = 2
 
     config.prefer.count = 8
     config.prefer.samples = 3

@@ -12,7 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import SMOLLM2, LanguageModel
 from pav_jax.language.sampling import Sampling
-from pav_jax.records import Refinement
+from pav_jax.records import Refinement, stable_seed
 
 LONGEST_PROMPT = 10_000  # characters
 ROWS = 4  # per compiled batch: people ask for a few rewrites at a time
@@ -60,15 +60,17 @@ class Booster:
         """`n` rewrites of each prompt, in order. Where the model answers nothing, the prompt itself stands.
 
         Args:
-          seed: one for all prompts or one each; a rewrite depends on its own prompt and seed only.
+          seed: one for all prompts or one each; a rewrite depends on its own prompt and seed only. With one for all,
+            each prompt still draws its own random numbers.
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters.
         """
         prompts = [clean(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-        answers = self.language_model.generate([chat.user_chat(p) for p in prompts], n=n, seed=seed,
-                                               **dataclasses.asdict(self.sampling))
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        draws = [stable_seed(s, p) for s, p in zip(seeds, prompts, strict=True)]
+        answers = self.language_model.generate([chat.user_chat(p) for p in prompts], n=n, seed=draws,
+                                               **dataclasses.asdict(self.sampling))
         return [Refinement(prompt, _without_controls(answer).strip() or prompt, int(row_seed), self.language_model.name)
                 for prompt, texts, row_seed in zip(prompts, answers, seeds, strict=True) for answer in texts]
 

@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict(dict(
         seed=0,
         rounds=2,  # of prefer and dpo; two converge
+        # sizes of the axes of the rewriter's mesh (parallel/mesh.py); one may be -1: all devices the others leave
+        mesh=dict(data=1, fsdp=1, tensor=1, sequence=1),
         generator=_generator(),
         rewards=_rewards(),
         rewriter=_rewriter(),
@@ -68,7 +70,8 @@ def _rewriter() -> ConfigDict:
         path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
         dtype="float32",
         template="",  # a chat template file; empty: the checkpoint's own
-        # how the untuned rewriter is sampled where it is measured; a booster samples as its own folder says
+        rows=16,  # answers written in one compiled program; raised to a multiple of the mesh's data * fsdp
+        # how the untuned rewriter is sampled where it is measured, and its boosters, whose folders say the same
         temperature=1.0,
         top_k=50,
         top_p=1.0,

@@ -167,11 +167,22 @@ class Parts:
 
 
 def load_rewriter(config, folder: str | os.PathLike | None = None) -> Any:
-    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names."""
+    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names, on `config.mesh`.
+
+    A booster trained from it says in its generation_config.json that it is sampled as `config.rewriter` says.
+    """
+    import dataclasses
+
     from pav_jax.language.language_model import LanguageModel
+    from pav_jax.parallel.mesh import batch_shards, make_mesh
 
     chosen = config.rewriter
-    model = LanguageModel.from_pretrained(str(folder or resolve(chosen.path)), dtype=chosen.dtype)
+    mesh = make_mesh(**config.mesh) if any(size != 1 for size in config.mesh.values()) else None
+    shards = batch_shards(mesh) if mesh else 1
+    model = LanguageModel.from_pretrained(str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh,
+                                          rows=-(-chosen.rows // shards) * shards)  # fmt: skip
+    sampled = dataclasses.asdict(_sampling(config)) | {"do_sample": chosen.temperature > 0}
+    model = dataclasses.replace(model, generation=model.generation | sampled)
     return model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
 
 

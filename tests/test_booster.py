@@ -23,6 +23,7 @@ class FakeLanguageModel:
 
     def generate(self, prompts, n=1, seed=0, **settings):
         self.calls.append((prompts, settings))
+        self.seeds = seed
         return [[self.answer(chat[-1]["content"]) for _ in range(n)] for chat in prompts]
 
 
@@ -33,6 +34,18 @@ def test_prompts_go_in_as_user_chats_and_come_out_as_refinements_in_order():
                    for p, s in (("a dog runs", 5), ("rain", 6)) for _ in range(2)]
     prompts, settings = lm.calls[0]
     assert prompts[0] == [{"role": "user", "content": "a dog runs"}] and settings["max_new_tokens"] == 30
+
+
+def test_prompts_that_share_a_seed_draw_their_own_numbers_whatever_their_company():
+    lm = FakeLanguageModel()
+    booster = Booster(lm, Sampling())
+    booster.refine(["a dog runs", "rain"], seed=5)
+    dog, rain = lm.seeds
+    assert dog != rain
+    booster.refine(["rain"], seed=[5])
+    assert lm.seeds == [rain]
+    booster.refine("rain", seed=6)
+    assert lm.seeds != [rain]
 
 
 def test_one_string_is_one_prompt():

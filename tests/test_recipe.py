@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from pav_jax import defaults, recipe
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Proposal, read_segments
+from tests.language.conftest import tiny_language_model
 from tests.recipe_witness import REPEATED, STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,6 +101,30 @@ def test_the_untuned_rewriter_is_measured_with_the_configurations_sampling():
     config.rewriter.temperature, config.rewriter.max_new_tokens = 0.5, 9
     sampling = recipe._sampling(config)
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_new_tokens) == (0.5, 50, 1.0, 9)
+
+
+def test_a_booster_is_sampled_as_the_rewriter_was_measured(tmp_path):
+    from pav_jax.booster import Booster
+
+    tiny_language_model().save_pretrained(tmp_path / "base")
+    config = defaults.get_config()
+    config.rewriter.path, config.rewriter.temperature, config.rewriter.max_new_tokens = str(tmp_path / "base"), 0.5, 9
+    recipe.load_rewriter(config).save_pretrained(tmp_path / "booster")
+    assert Booster.from_pretrained(tmp_path / "booster").sampling == recipe._sampling(config)
+
+
+def test_the_rewriter_lies_on_the_configurations_mesh(tmp_path):
+    tiny_language_model().save_pretrained(tmp_path)
+    config = defaults.get_config()
+    config.rewriter.path = str(tmp_path)
+    alone = recipe.load_rewriter(config)
+    assert alone.mesh is None and alone.rows == 16
+    config.mesh.fsdp = -1
+    spread = recipe.load_rewriter(config)
+    assert spread.mesh.size == jax.device_count()
+    config.mesh.update(data=jax.device_count(), fsdp=2)
+    with pytest.raises(BadInput, match="needs"):
+        recipe.load_rewriter(config)
 
 
 # ---------------------------------------------------------------------------------------------------- the whole of it

@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if not (name := args.topology or own.get("topology")):
         raise BadInput("--topology is missing; name a TPU, as in --topology=v5e:4x4")
     where = preflight.topology(name, args.slices or own.get("slices", 1))
-    # a configuration without a mesh is for one device; here that means: spread over all there are
-    mesh = make_mesh(**(config.get("mesh") or {"data": where.slices, "fsdp": -1}), devices=where.devices)
+    sizes = dict(config.mesh)
+    if all(size == 1 for size in sizes.values()):  # for one device; here that means: spread over all there are
+        sizes |= {"data": where.slices, "fsdp": -1}
+    mesh = make_mesh(**sizes, devices=where.devices)
     findings = _examine(_programs(config, mesh, chosen, assumed, args.rewriter_config), where, assumed, args, mesh)
     usd = args.usd_per_chip_hour
     if args.json:

@@ -19,7 +19,7 @@ from pav_jax.records import Candidate, write_jsonl, write_whole
 log = logging.getLogger(__name__)
 
 Texts = dict[tuple[str, int], str]  # (prompt, seed) -> what the generator is given
-COMPARED = {"delta": "original", "delta_vs_base": "base", "delta_vs_sft": "sft"}
+COMPARED = {"delta": "original", "delta_vs_base": "base", "delta_vs_sft": "sft", "delta_vs_suffix": "suffix"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pav_jax.evolve.proposers import Faith, ProposalRequest, Proposer, Scored
 LONGEST = 16  # words of a clause that may move to another prompt
 OFTEN, LIFT = 0.35, 4.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
 SHORT = 6  # words of a clause that reads well in a list
-FEATURES = 400  # clauses whose effect is estimated
-SHRINK = 2.0  # ridge penalty: a clause seen twice is believed by half
+FEATURES = 600  # clauses, words of clauses and openings whose effect is estimated
+SHRINK = 2.0  # ridge penalty: what is seen twice is believed by half
 TRIES = 12  # texts bred for one rewrite before giving up
 SURE = ("rewrite", "own words", "pool's words")  # bases of the first children, in order
 _OPENING = re.compile(r"^((?:[^\W_]+\s+){0,5}(?:of|showing|shows|depicting|featuring))\s+", re.IGNORECASE)
@@ -35,9 +35,10 @@ class LexiconProposer(Proposer):
     """Breeds rewrites from the scored pool.
 
     A clause is free when it holds none of the user's words; only free clauses are touched. The effect of a clause is
-    its coefficient in a ridge regression of `overall` (less the prompt's mean) on the clauses of all rewrites, so a
-    clause is not credited for its company. Free clauses with good effects move between rewrites and, if they
-    speak of the look of the video or serve several prompts, between prompts; level words are swapped by `phrases.json`.
+    its coefficient in a ridge regression of `overall` (less the prompt's mean) on the clauses of all rewrites and on
+    their words, plus those of its words: so a clause is not credited for its company, and "in sharp focus" learns from
+    "the focus is sharp". Free clauses with good effects move between rewrites and, if they speak of the look of the
+    video or serve several prompts, between prompts; level words are swapped by `phrases.json`.
 
     Args:
       phrases: a file that replaces `phrases.json`.
@@ -63,6 +64,8 @@ class LexiconProposer(Proposer):
         kept = sorted((f for f, n in count.items() if n > 1), key=lambda f: (-count[f], f))[:FEATURES]
         effects = _effects(usable, rows, kept)
         texts = {f: text for features in rows for f, text in features.items()}
+        kept = [f for f in kept if not f.startswith("word:")]
+        effects |= {f: _with_words(effects, f) for f in kept if not f.startswith("opening:")}
         clauses: dict[str, list[str]] = {}
         openings = []
         for f in sorted(kept, key=lambda f: (-effects[f], f)):
@@ -77,12 +80,13 @@ class LexiconProposer(Proposer):
         self._bank = _Bank(effects, clauses, openings, familiar, synonyms)
 
     def _features(self, s: Scored) -> dict[str, str]:
-        """The free clauses of a rewrite and its opening, by their normal form."""
+        """The free clauses of a rewrite, their words and its opening, by their normal form."""
         if s.refined == s.prompt:
             return {}
         mine = content(s.prompt)
         features = {c.norm: c.text for c in split(s.refined)
                     if c.text and len(c.text.split()) <= LONGEST and content(c.text) and not content(c.text) & mine}
+        features |= {f"word:{w}": w for norm in list(features) for w in content(norm)}
         if opening := _OPENING.match(s.refined):
             if not content(opening[1]) & mine:
                 features["opening:" + opening[1].lower()] = opening[1]
@@ -212,7 +216,13 @@ class LexiconProposer(Proposer):
         return known[int(rng.choice(len(known), p=weight / weight.sum()))]
 
     def _effect(self, text: str) -> float:
-        return self._bank.effects.get(" ".join(text.lower().split()), 0.0)
+        norm = " ".join(text.lower().split())
+        return self._bank.effects.get(norm, _with_words(self._bank.effects, norm))
+
+
+def _with_words(effects: Mapping[str, float], clause: str) -> float:
+    """The effect of a clause and of its words; of its words alone where it is new."""
+    return effects.get(clause, 0.0) + sum(effects.get(f"word:{w}", 0.0) for w in content(clause))
 
 
 def _effects(scored: Sequence[Scored], rows: Sequence[Mapping[str, str]], kept: Sequence[str]) -> dict[str, float]:

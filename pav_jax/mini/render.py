@@ -12,7 +12,7 @@ from pav_jax.mini.world import FRAMES, HEIGHT, MOTIONS, WIDTH, Scene
 PALETTE = np.array(  # one row per colour of world.COLOURS, sRGB in 0..1
     [[0.90, 0.10, 0.12], [0.12, 0.30, 0.95], [0.10, 0.70, 0.20], [0.98, 0.88, 0.10], [0.55, 0.15, 0.75],
      [1.00, 0.52, 0.05], [0.97, 0.97, 0.97], [1.00, 0.50, 0.72]], np.float32)  # fmt: skip
-RADIUS = np.array([0.42, 0.54, 0.68], np.float32)  # per size; the picture spans -1..1
+RADIUS = np.array([0.46, 0.57, 0.70], np.float32)  # per size; the picture spans -1..1
 LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
 FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
 GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
@@ -53,19 +53,18 @@ _SHAPES = (  # signed distance (negative inside) in subject units, one per world
 )
 
 
-def _pose(motion, t, drift):
-    """Centre (x, y up) and scale of the subject at time t in 0..1; `drift` moves the free axis."""
+def _pose(motion, t):
+    """Centre (x, y up) and scale of the subject at time t in 0..1; it stays on the picture's axes."""
     way = 0.9 * t - 0.45
     zero, one = jnp.zeros_like(t), jnp.ones_like(t)
-    free = drift * one
     poses = {
-        "right": (way, free, one),
-        "left": (-way, free, one),
-        "rise": (free, way, one),
-        "fall": (free, -way, one),
-        "bounce": (free, -0.45 + 0.9 * jnp.sin(jnp.pi * t), one),
-        "grow": (free, zero, 0.45 + 0.95 * t),
-        "shrink": (free, zero, 1.4 - 0.95 * t),
+        "right": (way, zero, one),
+        "left": (-way, zero, one),
+        "rise": (zero, way, one),
+        "fall": (zero, -way, one),
+        "bounce": (zero, -0.45 + 0.9 * jnp.sin(jnp.pi * t), one),
+        "grow": (zero, zero, 0.45 + 0.95 * t),
+        "shrink": (zero, zero, 1.4 - 0.95 * t),
     }
     return [jnp.stack(column)[motion] for column in zip(*(poses[m] for m in MOTIONS), strict=True)]
 
@@ -108,7 +107,7 @@ def _render_one(s):
     light, contrast, grain, focus, steadiness = (s["quality"][i] for i in range(5))
     t = jnp.linspace(0, 1, FRAMES)
     shake = jnp.asarray(SHAKE)[steadiness] * jax.random.normal(k_shake, (FRAMES, 2))
-    drift = jax.random.uniform(k_place, (3,), minval=-1, maxval=1)
+    place = jax.random.uniform(k_place, minval=-3, maxval=3)  # which part of the background is in view
 
     axis = (jnp.arange(WIDTH) + 0.5) / WIDTH * 2 - 1
     x = axis[None, None, :] + shake[:, 0, None, None]
@@ -117,9 +116,9 @@ def _render_one(s):
     # The camera moves the background; the subject is near, and the camera keeps it in view.
     zoom = jnp.where(s["camera"] == 2, 1.2 - 0.45 * t, 1.0)[:, None, None]
     pan = jnp.where(s["camera"] == 1, 0.6 * t, 0.0)[:, None, None]
-    back = _background(s["background"], x * zoom + pan + 3 * drift[1], y * zoom)
+    back = _background(s["background"], x * zoom + pan + place, y * zoom)
 
-    cx, cy, scale = (v[:, None, None] for v in _pose(s["motion"], t, 0.22 * drift[0]))
+    cx, cy, scale = (v[:, None, None] for v in _pose(s["motion"], t))
     radius = jnp.asarray(RADIUS)[s["size"]] * scale
     px, py = jnp.broadcast_arrays((x - cx) / radius, (y - cy) / radius)
     distance = jax.lax.switch(s["subject"], _SHAPES, px, py) * radius * WIDTH / 2  # in pixels

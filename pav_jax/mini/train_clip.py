@@ -31,8 +31,8 @@ from pav_jax.rewards.clip_tower import contact_sheet
 from pav_jax.rewards.preprocess import frame_indices, resize_bicubic
 
 FOLDER = CHECKPOINTS / "clip"
-SCENES, RECONSTRUCTED = 10240, 1024
-STEPS, BATCH = 2600, 32
+SCENES, RECONSTRUCTED = 24576, 1024
+STEPS, BATCH = 2200, 32
 REBUILT_SHARE = 8  # of every batch
 SHORT_TOKENS, LONG_TOKENS = 24, 64
 FRAMES_SHOWN = 4

@@ -45,9 +45,9 @@ GENERATION = {
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
-SCENES = 6144
+SCENES = 8192
 READ_STEPS, READ_BATCH = 150, 64
-STEPS, BATCH, EMPTY = 2400, 16, 0.1
+STEPS, BATCH, EMPTY = 4000, 16, 0.1
 SUBJECT_WEIGHT = 3.0  # of latents that show the subject; the others have 1
 EMA = 0.998
 

@@ -30,6 +30,7 @@ def _shared() -> dict:
         lora=dict(r=8, alpha=32.0, dropout=0.0, target_modules=ALL_LINEARS),
         loss_chunk=256,  # positions whose logits exist at a time
         remat=True,  # recompute each layer's activations in the backward pass
+        unroll=False,  # True: no loop over the layers; faster where they are small, slow to compile where they are many
         log_every=10,  # steps between lines on the screen and in metrics.jsonl (which has every step)
         save_every=100,  # steps between checkpoints; 0: only the last
         keep=2,  # checkpoints that stay

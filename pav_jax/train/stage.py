@@ -96,7 +96,7 @@ def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T
 
 def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     """The model's mathematics with this training's adapter scale, dropout and recomputation, spread over its mesh."""
-    model = lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat)
+    model = lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat, unroll=fields.unroll)
     return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 
 

@@ -146,3 +146,9 @@ def test_the_mini_world_is_not_imported(module):
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not any("mini" in name for name in names)
+
+
+def test_a_clause_never_seen_is_judged_by_its_words():
+    made = proposer(pool(7))
+    assert made._effect("bright, sharp and steady") > 0.5 > -0.5 > made._effect("dim, blurry and shaky")
+    assert made._effect("nothing known") == 0.0

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-MESHES = {"1": {}, "2x2x2": dict(data=2, fsdp=2, tensor=2)}
+MESHES = {"1": {}, "8x1": dict(data=8), "4x2": dict(fsdp=4, tensor=2), "2x4": dict(data=2, fsdp=4),
+          "2x2x2": dict(data=2, fsdp=2, tensor=2)}  # fmt: skip
 
 PROGRAM = """
 import json, pathlib, sys
@@ -22,7 +23,7 @@ curves = {}
 for name, sizes in meshes.items():
     lm = tiny.make_lm(make_mesh(**sizes))
     assert lm.mesh.size == (8 if sizes else 1)
-    common = dict(steps=3, save_every=0, batch_size=8)
+    common = dict(steps=3, save_every=0, batch_size=16)
     sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft")
     config = test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4))
     dpo.run(config, lm, preferences, folder / name / "dpo")
