@@ -67,6 +67,8 @@ def training(name: str, config: ConfigDict, lm: LanguageModel, assumed: Assumed)
         rows = (fields.batch_size,) + (answers,) * (answers > 1)
         shapes = {"ids": jax.ShapeDtypeStruct((*rows, length), jnp.int32),
                   "answer": jax.ShapeDtypeStruct((*rows, length), jnp.bool_)}
+        if fields.get("packing"):
+            shapes["segments"] = jax.ShapeDtypeStruct((*rows, length), jnp.int32)
         if computed_before:
             shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)
         batch = rules.placed_shapes(shapes, {n: rules.batch_sharding(s.shape, lm.mesh) for n, s in shapes.items()})

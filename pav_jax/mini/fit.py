@@ -54,8 +54,15 @@ def muon(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float
 
         return jax.tree_util.tree_map_with_path(spec, params)
 
+    clip = optax.clip_by_global_norm(1.0)
+
+    def clipped_and_apart(updates, state, params=None):  # each device orthogonalises its share of the layers
+        updates, state = clip.update(updates, state, params)
+        apart = _mesh_shardings()[1]
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, apart) if x.ndim == 3 else x, updates), state
+
     return optax.chain(
-        optax.clip_by_global_norm(1.0),
+        optax.GradientTransformation(clip.init, clipped_and_apart),
         optax.contrib.muon(schedule, weight_decay=weight_decay, adam_weight_decay=weight_decay, adam_b2=0.99,
                            consistent_rms=0.2, muon_weight_dimension_numbers=stacked_kernels),
     )  # fmt: skip

@@ -112,9 +112,24 @@ def buckets(configured: Sequence[int], longest: int, max_length: int) -> tuple[i
     return tuple(b for b in sorted(configured) if b < top) + (min((b for b in configured if b >= top), default=top),)
 
 
+def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Items into rows of at most `capacity`: the longest first, each into the first row with room (first fit
+    decreasing, at most 11/9 of the fewest rows; Johnson 1973). Items keep their order within a row."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((i for i, free in enumerate(room) if free >= lengths[item]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(capacity)
+        rows[place].append(item)
+        room[place] -= lengths[item]
+    return [sorted(row) for row in rows]
+
+
 def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], lengths: Sequence[int],
-                 batch_size: int, seed: int | None, columns: Mapping[str, np.ndarray] | None = None
-                 ) -> grain.DatasetIterator:
+                 batch_size: int, seed: int | None, columns: Mapping[str, np.ndarray] | None = None,
+                 pack: int = 0) -> grain.DatasetIterator:
     """An endless iterator of batches; every epoch has its own order, drawn from (seed, epoch).
 
     Each batch is {"ids": int32, "answer": bool, "tokens": int}: rows [B, T] for one answer field, [B, 2, T] for two, T
@@ -123,6 +138,8 @@ def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: 
     Args:
       seed: None keeps the file's order.
       columns: further arrays with one row per example, passed along under their names.
+      pack: of one answer field: a batch's examples share rows of the longest of `lengths`, told apart by "segments"
+        int32 [B, T] (1, 2, ... and 0 for padding); B is as small as can be, in multiples of `pack`. 0: a row each.
     """
     columns = dict(columns or {})
 
@@ -145,9 +162,25 @@ def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: 
         extra = {name: np.stack([e[name] for e in examples]) for name in columns}
         return batch | extra | {"tokens": tokens}
 
+    def collate_packed(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        shared = packed([len(e["rows"][0]) for e in examples], lengths[-1])
+        shape = (-(-len(shared) // pack) * pack, lengths[-1])
+        ids, answer = np.full(shape, encoder.padding, np.int32), np.zeros(shape, bool)
+        segments = np.zeros(shape, np.int32)
+        for i, members in enumerate(shared):
+            at = 0
+            for number, e in enumerate((examples[m] for m in members), 1):
+                row = e["rows"][0]
+                ids[i, at : at + len(row)] = row
+                answer[i, at + e["start"] : at + len(row)] = True
+                segments[i, at : at + len(row)] = number
+                at += len(row)
+        return {"ids": ids, "answer": answer, "segments": segments, "tokens": int((segments > 0).sum())}
+
     # endless, but for Grain's own repeat() without a number, whose length does not fit len() at batch size 1
     order = grain.MapDataset.range(len(source))
     order = (order if seed is None else order.seed(seed).shuffle()).repeat(1 << 31)
+    form = collate_packed if pack else collate
     # one thread: rows are short and the cores are the model's
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    return iter(order.map(example).batch(batch_size, batch_fn=collate).to_iter_dataset(options))
+    return iter(order.map(example).batch(batch_size, batch_fn=form).to_iter_dataset(options))

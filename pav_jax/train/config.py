@@ -8,6 +8,7 @@ from ml_collections.config_dict import placeholder
 
 from pav_jax.errors import BadInput
 
+REMAT_POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable")
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -30,6 +31,9 @@ def _shared() -> dict:
         lora=dict(r=8, alpha=32.0, dropout=0.0, target_modules=ALL_LINEARS),
         loss_chunk=256,  # positions whose logits exist at a time
         remat=True,  # recompute each layer's activations in the backward pass
+        # what the backward pass finds saved all the same: a name of jax.checkpoint_policies; dots_saveable keeps matrix
+        # products, which costs memory and saves a third of the forward pass
+        remat_policy="nothing_saveable",
         unroll=False,  # True: no loop over the layers; faster where they are small, slow to compile where they are many
         log_every=10,  # steps between lines on the screen and in metrics.jsonl (which has every step)
         save_every=100,  # steps between checkpoints; 0: only the last
@@ -43,6 +47,7 @@ def sft_config() -> ConfigDict:
         epochs=12.0,
         schedule="exponential_per_epoch",
         grad_clip=0.0,
+        packing=False,  # True: a batch's examples share rows of max_length tokens; same losses, less padding
         lora=dict(r=8, alpha=32.0, dropout=0.05, target_modules=("q_proj", "v_proj")),
     ))
 
@@ -126,6 +131,8 @@ def section(config: ConfigDict, name: str) -> ConfigDict:
     if merged.batch_size % merged.grad_accumulation:
         raise BadInput(f"config.{name}.grad_accumulation={merged.grad_accumulation} does not divide"
                        f" batch_size={merged.batch_size}")
+    if merged.remat_policy not in REMAT_POLICIES:
+        raise BadInput(f"config.{name}.remat_policy={merged.remat_policy!r} is none of {', '.join(REMAT_POLICIES)}")
     if merged.steps <= 0 and merged.epochs <= 0:
         raise BadInput(f"config.{name}: set epochs or steps to more than 0")
     return merged

@@ -21,21 +21,25 @@ from pav_jax.train.optimizer import make_optimizer, make_schedule
 
 def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
                     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step as a pure function. A batch is {"ids": int32 [B, T], "answer": bool [B, T]}."""
+    """The step as a pure function. A batch is {"ids": int32 [B, T], "answer": bool [B, T]}, where
+    examples share rows with "segments": int32 [B, T], the numbers of a row's examples from 1, 0 for padding."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.rng, state.step)
         answer_tokens = jnp.sum(batch["answer"]).astype(jnp.float32)
+        packed = batch.get("segments")
+        examples = batch["ids"].shape[0] if packed is None else jnp.sum(jnp.max(packed, axis=1))
 
         def loss_fn(trained, rows, key):
             dropout = key if fields.lora.dropout and not fields.full else None
-            logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout)
+            logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout,
+                                       segments_BxT=rows.get("segments"))
             loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
             return loss, {"loss": loss}
 
         grads, metrics = gradients(loss_fn, state.trained, batch, key, fields.grad_accumulation)
         metrics |= {
-            "lengths/answer": answer_tokens / batch["ids"].shape[0],
+            "lengths/answer": answer_tokens / examples,
             "grad_norm": optax.global_norm(grads),
             "learning_rate": schedule(state.step),
         }

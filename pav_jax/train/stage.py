@@ -26,14 +26,14 @@ from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import rules
-from pav_jax.parallel.mesh import check_batch, make_mesh
+from pav_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from pav_jax.train import batches, tfds_builders
 from pav_jax.train.loop import Report, TrainState, state_shardings
 from pav_jax.train.losses import token_log_probs
 
 # fields that may change between two runs of one training: they move no number of the loss curve
-FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "loss_chunk", "grad_accumulation", "length_buckets",
-               "keep_videos"}
+FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "remat_policy", "unroll", "loss_chunk", "grad_accumulation",
+               "length_buckets", "packing", "keep_videos"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,11 @@ class Data:
     encoder: batches.Encoder
     answers: tuple[str, ...]
     lengths: tuple[int, ...]
+    pack: int = 0  # batches come in multiples of so many rows, examples sharing rows; 0: a row each
 
     def batches(self, batch_size: int, seed: int | None, columns: Mapping[str, Any] | None = None):
-        return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns)
+        return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns,
+                                    self.pack)
 
 
 def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: ConfigDict, folder: Path) -> Data:
@@ -61,8 +63,10 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)
-    lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
-    return Data(source, encoder, answers, lengths)
+    if fields.get("packing"):
+        shards = batch_shards(lm.mesh) if lm.mesh is not None else 1
+        return Data(source, encoder, answers, (fields.max_length,), pack=fields.grad_accumulation * shards)
+    return Data(source, encoder, answers, batches.buckets(fields.length_buckets, found.longest, fields.max_length))
 
 
 def make_encoder(lm: LanguageModel, max_length: int, max_prompt_length: int) -> batches.Encoder:
@@ -80,14 +84,20 @@ def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
 
 
 def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T"], chunk: int,
-              dropout: jax.Array | None = None, temperature: float = 1.0) -> Float[Array, "B T"]:
-    """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see."""
+              dropout: jax.Array | None = None, temperature: float = 1.0,
+              segments_BxT: Int[Array, "B T"] | None = None) -> Float[Array, "B T"]:
+    """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see.
+
+    Args:
+      segments_BxT: numbers of the examples that share a row; none sees another.
+    """
     def logits(x):
         raw = unembed(variables["params"], x)
         return raw if temperature == 1.0 else raw.astype(jnp.float32) / temperature
 
     rngs = None if dropout is None else {"dropout": dropout}
-    x_BxTxD = model.apply(variables, ids_BxT, return_hidden=True, deterministic=dropout is None, rngs=rngs)
+    x_BxTxD = model.apply(variables, ids_BxT, segment_ids_BxT=segments_BxT, return_hidden=True,
+                          deterministic=dropout is None, rngs=rngs)
     return token_log_probs(logits, x_BxTxD, ids_BxT, chunk)
 
 
@@ -96,7 +106,8 @@ def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T
 
 def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     """The model's mathematics with this training's adapter scale, dropout and recomputation, spread over its mesh."""
-    model = lora.with_lora(lm.model, lora_config(fields)).clone(remat=fields.remat, unroll=fields.unroll)
+    how = {"remat": fields.remat, "remat_policy": fields.remat_policy, "unroll": fields.unroll}
+    model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
     return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 
 

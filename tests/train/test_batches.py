@@ -175,3 +175,14 @@ def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
     np.testing.assert_array_equal(batch["reference"], column[order])
     assert batch["ids"].shape == (2, 2, 16)
     np.testing.assert_array_equal(batch["answer"].sum(-1), np.asarray([[3, 2], [2, 4]])[order])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_packing_fills_rows_and_loses_nothing(seed):
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.integers(8, 200))
+    lengths = rng.integers(1, capacity + 1, int(rng.integers(1, 60))).tolist()
+    rows = batches.packed(lengths, capacity)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= capacity for row in rows)
+    assert len(rows) <= 11 / 9 * -(-sum(lengths) // capacity) * 2  # never more than about twice what volume needs

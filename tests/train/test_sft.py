@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, init_lora, merge
 from pav_jax.train import sft, stage
-from pav_jax.train.config import sft_config
+from pav_jax.train.config import REMAT_POLICIES, sft_config
 from pav_jax.train.loop import compile_step
 from tests.train import tiny
 
@@ -231,3 +231,23 @@ def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
     broken = lm.with_params(jax.tree.map(lambda p: p * jnp.nan, lm.params))
     with pytest.raises(BadInput, match="loss is nan"):
         sft.run(make_config(), broken, pairs, tmp_path)
+
+
+def test_packed_rows_give_the_losses_of_rows_apart(straight, lm, pairs, tmp_path):
+    sft.run(make_config(packing=True, grad_accumulation=2, save_every=0), lm, pairs, tmp_path)
+    np.testing.assert_allclose(curve(tmp_path)[1], curve(straight[0])[1], atol=1e-5)
+    lines = [[json.loads(line)["lengths/answer"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+             for folder in (tmp_path, straight[0])]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("policy", [*REMAT_POLICIES, "unroll"])
+def test_recomputing_changes_no_gradient(lm, policy):
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, lm.config.vocab_size, (2, 9)))
+
+    def gradient(**how):
+        model = lm.model.clone(**how)
+        return jax.jit(jax.grad(lambda p: stage.log_probs(model, {"params": p}, ids, 4).mean()))(lm.params)
+
+    how = {"unroll": True} if policy == "unroll" else {"remat": True, "remat_policy": policy}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient(**how), gradient(remat=False))

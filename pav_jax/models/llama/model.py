@@ -203,7 +203,8 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model. `remat` recomputes each layer in the backward pass; `unroll` leaves out the loop over the layers
+    """The whole model. `remat` recomputes each layer in the backward pass, but for what
+    `remat_policy` saves; `unroll` leaves out the loop over the layers
     (faster on CPU, slower to compile). Neither changes results."""
 
     config: LlamaConfig
@@ -212,6 +213,7 @@ class Llama(nn.Module):
     lora_scale: float = 1.0  # alpha / r
     lora_dropout: float = 0.0  # on the input of the adapters, active with deterministic=False and rngs={"dropout": key}
     remat: bool = True
+    remat_policy: str = "nothing_saveable"  # of jax.checkpoint_policies
     unroll: bool = False
     place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
 
@@ -253,7 +255,8 @@ class Llama(nn.Module):
         ids = self.place(input_ids_BxT, ("rows", "length"))
         x_BxTxD = self.place(jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed"))
         x_BxTxD = self.place(x_BxTxD, ("batch", "length", None))
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        policy = getattr(jax.checkpoint_policies, self.remat_policy)
+        block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat else Block
         layers = nn.scan(block, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True, "dropout": True},
                          in_axes=nn.broadcast, length=c.num_hidden_layers,
                          unroll=c.num_hidden_layers if self.unroll else 1)
