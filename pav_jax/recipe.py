@@ -64,10 +64,14 @@ def select(config, workdir, parts: "Parts | None" = None) -> Path:
 
 
 def sft(config, workdir) -> Path:
-    """sft_pairs.jsonl -> sft/booster."""
+    """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
     from pav_jax.train import sft as training
+    from pav_jax.train.pairs import import_pairs
 
-    pairs = _made(workdir, "sft_pairs.jsonl", "select")
+    if config.sft.pairs:
+        pairs = import_pairs(resolve(config.sft.pairs), Path(workdir) / "sft" / "pairs.jsonl")
+    else:
+        pairs = _made(workdir, "sft_pairs.jsonl", "select")
     with progress_bars() as bars:
         return training.run(config, load_rewriter(config), pairs, Path(workdir) / "sft", bars)
 

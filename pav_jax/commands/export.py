@@ -3,22 +3,31 @@
 import argparse
 from typing import Any
 
+FORMATS = ("hf", "peft", "gguf")
+QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0")  # as in checkpoints/gguf_writer.py
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "export", help="write a booster as a Hugging Face folder", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Writes a language model (a folder, a .gguf file, or a base model with an adapter) as one folder\n"
-                    "that transformers.AutoModelForCausalLM loads.",
+        "export", help="write a booster for transformers, PEFT or llama.cpp",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Writes a language model (a folder, a .gguf file, or a base model with an adapter) in the format\n"
+                    "of other programs. hf: a folder that transformers.AutoModelForCausalLM loads, with a model card.\n"
+                    "peft: the adapter alone, to be put on the model that training started from; the adapters of\n"
+                    "earlier stages are joined to it. gguf: one file for llama.cpp.",
         epilog="""\
 examples:
   pav export --from=runs/mini/round_2/booster --to=hf --out=my-booster
-  pav export --from=model.gguf --to=hf --out=model-hf
+  pav export --from=runs/mini/round_2/booster --to=peft --out=my-adapter
+  pav export --from=smollm2 --to=gguf --quantization=q8_0 --out=model.gguf
   pav export --from=meta-llama/Meta-Llama-3-8B-Instruct --adapter=adapter --to=hf --out=merged""")
     command.add_argument("--from", dest="source", required=True, help="the model: a folder, a hub id or a .gguf file")
-    command.add_argument("--to", choices=("hf",), default="hf", help="hf: config.json, tokenizer and safetensors")
-    command.add_argument("--out", required=True, help="the folder to write; must be new or empty")
+    command.add_argument("--to", choices=FORMATS, default="hf", help="default hf")
+    command.add_argument("--out", required=True, help="the folder to write, new or empty; of gguf the new file")
     command.add_argument("--adapter", help="a LoRA adapter to merge into the model")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the written weights")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16",
+                         help="of the weights that hf writes (default bfloat16)")
+    command.add_argument("--quantization", choices=QUANTIZATIONS, default="bf16", help="of gguf (default bf16)")
     command.add_argument("--max-shard-size", default="5GB", help="largest weight file (default 5GB)")
     command.set_defaults(handler=run, parser=command)
 
@@ -29,11 +38,26 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.errors import BadInput
 
     out = Path(args.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"--out={args.out}: already holds something; name a new folder")
+    if out.exists() and (args.to == "gguf" or not out.is_dir() or any(out.iterdir())):
+        kind = "file" if args.to == "gguf" else "folder"
+        raise BadInput(f"--out={args.out}: already holds something; name a new {kind}")
+    if args.to == "peft" and args.adapter:
+        raise BadInput("--adapter is merged into a model; --to=peft writes the adapter of a booster, leave it out")
 
     from pav_jax.language.language_model import LanguageModel
 
-    model = LanguageModel.from_pretrained(args.source, dtype=args.dtype, adapter=args.adapter)
-    model.save_pretrained(args.out, max_shard_size=args.max_shard_size)
+    if args.to == "peft":
+        from pav_jax.language.adapters import joined_adapter, write_joined
+
+        write_joined(out, joined_adapter(Path(args.source)))
+    else:
+        dtype = args.dtype if args.to == "hf" else "float32"
+        model = LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
+        if args.to == "gguf":
+            model.save_gguf(out, args.quantization)
+        else:
+            from pav_jax.report.model_card import write_model_card
+
+            model.save_pretrained(out, max_shard_size=args.max_shard_size)
+            write_model_card(out, args.source)
     print(args.out)

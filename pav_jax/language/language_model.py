@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, Int
 from transformers import AutoTokenizer
 
 from pav_jax.checkpoints import folder as folders
-from pav_jax.checkpoints import gguf, peft
+from pav_jax.checkpoints import gguf, gguf_writer, peft
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.llama import Llama, LlamaConfig, hf
-from pav_jax.models.weights import logical_axes, params_from_hf
+from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.parallel.rules import shard
 
@@ -39,6 +39,7 @@ class LanguageModel:
       name: what records call it; never an absolute path.
       eos: token ids that end an answer.
       generation: the fields of generation_config.json.
+      path: where it was loaded from: a hub id, an alias or an absolute path.
       rows: how many rows each compiled batch of `generate` has. Batches are filled up to it, so that a text does not
         depend on how many others are written with it; more rows are faster for many prompts, slower for one.
     """
@@ -50,6 +51,7 @@ class LanguageModel:
     lora: dict | None = None
     lora_config: LoraConfig | None = None
     name: str = "model"
+    path: str = ""
     eos: tuple[int, ...] = ()
     generation: dict = dataclasses.field(default_factory=dict)
     rows: int = 16
@@ -92,6 +94,7 @@ class LanguageModel:
         params = jax.tree.map(jnp.asarray, params) if mesh is None else shard(
             params, logical_axes(hf.weights(config)), mesh)
         lm = cls(Llama(config, DTYPES[dtype]), params, config, tokenizer, name=_name(path), rows=rows, mesh=mesh,
+                 path=str(Path(path).resolve()) if Path(path).exists() else path,
                  eos=_eos(config, tokenizer, generation), generation=generation)
         return lm if adapter is None else lm.with_lora(*_adapter(adapter, config))
 
@@ -188,7 +191,8 @@ class LanguageModel:
         """
         if self.lora is not None and not merge_adapter:
             c = self.lora_config
-            peft.write_adapter(folder, hf.weights(self.config), self.lora, c.r, c.alpha, c.dropout, self.name)
+            peft.write_adapter(folder, hf.weights(self.config), self.lora, c.r, c.alpha, c.dropout,
+                               self.path or self.name)
             return
         params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
         folders.save(hf, folder, self.config, params, max_shard_size)
@@ -199,6 +203,17 @@ class LanguageModel:
             generation["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
         write_json(Path(folder) / "generation_config.json", {"_from_model_config": True, **generation})
         self.tokenizer.save_pretrained(folder)
+
+
+    def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
+        """Writes one .gguf file, as llama.cpp and `from_pretrained` read it; an adapter is merged.
+
+        Args:
+          quantization: of the matrices: f32, f16, bf16, q8_0 or q4_0.
+        """
+        params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        tensors = params_to_hf(hf.weights(self.config), params)
+        gguf_writer.write_gguf(path, self.config, tensors, self.tokenizer, self.name, quantization)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,7 +6,7 @@ The model itself adds `(alpha / r) (x a) b`; see `models/llama/model.py`. Only t
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -97,6 +97,30 @@ def merge(params: Mapping, lora: Mapping | None, config: LoraConfig) -> dict:
         merged = jnp.asarray(kernel, jnp.float32) + config.scale * delta
         flat[(*path, "kernel")] = merged.astype(kernel.dtype)
     return traverse_util.unflatten_dict(flat)
+
+
+def concatenate(adapters: Sequence[tuple[Mapping, LoraConfig]]) -> tuple[dict, LoraConfig]:
+    """One adapter that adds what `adapters`, merged one after another, add together: ranks side by side.
+
+    A layer that one of them leaves alone gets zeros there. The scale of the result is 1: scales go into `b`.
+    """
+    flats = [(traverse_util.flatten_dict(tree), config) for tree, config in adapters]
+    layers = sorted({path[:-1] for flat, _ in flats for path in flat})
+    joined = {}
+    for layer in layers:
+        adapting = next(flat for flat, _ in flats if (*layer, "a") in flat)
+        a_LxIxR, b_LxRxO = adapting[(*layer, "a")], adapting[(*layer, "b")]
+        a_parts, b_parts = [], []
+        for flat, config in flats:
+            zeros = (np.zeros((*a_LxIxR.shape[:-1], config.r), np.float32),
+                     np.zeros((*b_LxRxO.shape[:-2], config.r, b_LxRxO.shape[-1]), np.float32))
+            a, b = (np.asarray(flat.get((*layer, n), zero), np.float32) for n, zero in zip("ab", zeros, strict=True))
+            a_parts.append(a)
+            b_parts.append(config.scale * b)
+        joined[(*layer, "a")], joined[(*layer, "b")] = np.concatenate(a_parts, -1), np.concatenate(b_parts, -2)
+    rank = sum(config.r for _, config in flats)
+    modules = tuple(sorted({layer[-1] for layer in layers}))
+    return traverse_util.unflatten_dict(joined), LoraConfig(r=rank, alpha=float(rank), target_modules=modules)
 
 
 def count(tree: Any) -> int:

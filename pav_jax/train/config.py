@@ -44,6 +44,7 @@ def _shared() -> dict:
 def sft_config() -> ConfigDict:
     """Defaults: llama-recipes' LoRA on queries and values, learning rate x 0.85 per epoch; 4 per device on 2 GPUs."""
     return ConfigDict(_shared() | dict(
+        pairs="",  # a file in place of sft_pairs.jsonl: .jsonl as that one, or .json with [[prompt, refined], ...]
         epochs=12.0,
         schedule="exponential_per_epoch",
         grad_clip=0.0,

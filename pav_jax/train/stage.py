@@ -212,7 +212,8 @@ def _plain(value: Any) -> Any:
 
 
 def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
-    """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's dtype."""
+    """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's dtype; before it, unless
+    all parameters were trained, `folder/adapter` for PEFT."""
     if fields.full:
         params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)
     else:
@@ -221,6 +222,9 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
     if jax.process_index() == 0:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped while saving
         try:
+            if not fields.full:
+                adapted = lm.with_lora(state.trained["lora"], lora_config(fields))
+                adapted.save_pretrained(folder / "adapter", merge_adapter=False)
             lm.with_params(params).save_pretrained(part)
             os.replace(part, booster)
         except OSError as error:

@@ -1,0 +1,81 @@
+"""Adapters of several trainings as one: equal logits in PEFT on the first model, and what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from pav_jax.errors import BadInput
+from pav_jax.language.adapters import joined_adapter, write_joined
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.lora import LoraConfig, init_lora
+from pav_jax.main import main
+from tests.language.conftest import tiny_language_model
+
+IDS = np.random.default_rng(0).integers(0, 200, (2, 12))
+
+
+def trained(lm: LanguageModel, config: LoraConfig, folder, seed: int) -> LanguageModel:
+    """What a training leaves in `folder`: adapter and booster."""
+    lora = init_lora(lm.params, config, jax.random.key(seed))
+    lora = jax.tree.map(lambda x: 0.2 * jax.random.normal(jax.random.key(seed), x.shape), lora)
+    adapted = lm.with_lora(lora, config)
+    adapted.save_pretrained(folder / "adapter", merge_adapter=False)
+    adapted.save_pretrained(folder / "booster")
+    return LanguageModel.from_pretrained(folder / "booster", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """(work directory with a base, sft and round_1, the last model)."""
+    work = tmp_path_factory.mktemp("chain")
+    tiny_language_model().save_pretrained(work / "base")
+    base = LanguageModel.from_pretrained(work / "base", dtype="float32")
+    first = trained(base, LoraConfig(r=2, alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1)
+    return work, trained(first, LoraConfig(r=3, alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
+                         work / "round_1", 2)
+
+
+def test_peft_gets_the_last_boosters_logits_from_the_first_model(chain, tmp_path):
+    work, last = chain
+    assert main(["export", f"--from={work}/round_1/booster", "--to=peft", f"--out={tmp_path}/adapter"]) == 0
+    base = AutoModelForCausalLM.from_pretrained(work / "base", torch_dtype=torch.float32)
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(torch.from_numpy(IDS)).logits.numpy()
+    ours = np.asarray(last.logits(IDS))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+def test_the_joined_adapter_loads_here_too_and_names_its_base(chain, tmp_path):
+    work, last = chain
+    joined = joined_adapter(work / "round_1" / "booster")
+    assert joined.base == str((work / "base").resolve()) and joined.settings.r == 5
+    write_joined(tmp_path, joined)
+    ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
+    want = np.asarray(last.logits(IDS))
+    np.testing.assert_allclose(ours.logits(IDS), want, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_booster_without_adapter_is_refused(chain, tmp_path, capsys):
+    work, _ = chain
+    with pytest.raises(BadInput, match="no adapter folder beside it"):
+        joined_adapter(work / "base")
+    assert main(["export", f"--from={work}/base", "--to=peft", f"--out={tmp_path}/x"]) == 2
+    assert "--to=hf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quantization, tolerance", [("f32", 1e-5), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 0.15)])
+def test_gguf_gives_the_same_model_back(quantization, tolerance, tmp_path):
+    lm = dataclasses.replace(tiny_language_model(seed=3, tie_word_embeddings=False, hidden_size=32), name="tiny")
+    lm.save_gguf(tmp_path / "m.gguf", quantization)
+    back = LanguageModel.from_pretrained(tmp_path / "m.gguf", dtype="float32")
+    want = np.asarray(lm.logits(IDS))
+    np.testing.assert_allclose(back.logits(IDS), want, atol=tolerance * np.abs(want).max())
+    assert back.prompt_ids("a dog") == lm.prompt_ids("a dog") and back.eos == lm.eos
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    with pytest.raises(BadInput, match="none of"):
+        lm.save_gguf(tmp_path / "n.gguf", "q2_k")
