@@ -69,6 +69,7 @@ def _rewriter() -> ConfigDict:
     return ConfigDict(dict(
         path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
         dtype="float32",
+        attention="auto",  # plain, splash (TPU), cudnn (GPU) or auto: by platform
         template="",  # a chat template file; empty: the checkpoint's own
         rows=16,  # answers written in one compiled program; raised to a multiple of the mesh's data * fsdp
         # how the untuned rewriter is sampled where it is measured, and its boosters, whose folders say the same

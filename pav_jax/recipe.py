@@ -183,8 +183,9 @@ def load_rewriter(config, folder: str | os.PathLike | None = None) -> Any:
     chosen = config.rewriter
     mesh = make_mesh(**config.mesh) if any(size != 1 for size in config.mesh.values()) else None
     shards = batch_shards(mesh) if mesh else 1
-    model = LanguageModel.from_pretrained(str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh,
-                                          rows=-(-chosen.rows // shards) * shards)  # fmt: skip
+    model = LanguageModel.from_pretrained(
+        str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh, rows=-(-chosen.rows // shards) * shards,
+        attention=chosen.attention)  # fmt: skip
     sampled = dataclasses.asdict(_sampling(config)) | {"do_sample": chosen.temperature > 0}
     model = dataclasses.replace(model, generation=model.generation | sampled)
     return model.with_template(resolve(chosen.template)) if chosen.template and not folder else model

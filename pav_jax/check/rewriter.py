@@ -18,6 +18,7 @@ from pav_jax.checkpoints import gguf
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.language import sampling
 from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
+from pav_jax.models import flash_attention
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import rules
@@ -42,7 +43,8 @@ def model(config: ConfigDict, mesh: Mesh, file: str | None = None) -> LanguageMo
         sizes = hf.config_from_hf(read_json(source), str(source))
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), hf.param_shapes(sizes))
     params = rules.placed_shapes(shapes, rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh))
-    return LanguageModel(Llama(sizes, dtype), params, sizes, tokenizer=None, mesh=mesh, eos=_eos(sizes))
+    model = Llama(sizes, dtype, flash_attention.named(config.rewriter.attention, mesh))
+    return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos(sizes))
 
 
 def _eos(sizes: LlamaConfig) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
+from pav_jax.models import flash_attention
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
 from pav_jax.parallel.mesh import batch_shards
@@ -61,13 +62,15 @@ class LanguageModel:
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh: jax.sharding.Mesh | None = None,
-                        adapter: str | Path | None = None, rows: int = 16) -> "LanguageModel":
+                        adapter: str | Path | None = None, rows: int = 16, attention: str = "auto"
+                        ) -> "LanguageModel":
         """Loads a Hugging Face folder, a .gguf file, a hub id, or "smollm2".
 
         Args:
           dtype: of the parameters and of the computation, "float32" or "bfloat16".
           mesh: parameters are laid out over it by their logical axes.
           adapter: a PEFT LoRA folder; it stays apart from the parameters, as `lora`.
+          attention: plain, splash (TPU), cudnn (GPU), or auto, which chooses by platform.
 
         Raises:
           BadInput: nothing usable there; names the file and field.
@@ -93,9 +96,9 @@ class LanguageModel:
                            "use the tokenizer that belongs to these weights")
         params = jax.tree.map(jnp.asarray, params) if mesh is None else shard(
             params, logical_axes(hf.weights(config)), mesh)
-        lm = cls(Llama(config, DTYPES[dtype]), params, config, tokenizer, name=_name(path), rows=rows, mesh=mesh,
-                 path=str(Path(path).resolve()) if Path(path).exists() else path,
-                 eos=_eos(config, tokenizer, generation), generation=generation)
+        lm = cls(Llama(config, DTYPES[dtype], flash_attention.named(attention, mesh)), params, config, tokenizer,
+                 name=_name(path), path=str(Path(path).resolve()) if Path(path).exists() else path, rows=rows,
+                 mesh=mesh, eos=_eos(config, tokenizer, generation), generation=generation)
         return lm if adapter is None else lm.with_lora(*_adapter(adapter, config))
 
     def with_params(self, params: dict) -> "LanguageModel":

@@ -5,17 +5,32 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a query with every key masked gives an average instead of NaN.
 MASKED = -1e30
+
+
+@struct.dataclass
+class Causal:
+    """A mask by its rule, for kernels that never make it: token t sees s <= t of its own segment (all: one segment)."""
+
+    segment_ids_BxT: Int[Array, "B T"] | None = None
+
+    def array(self, length: int) -> Bool[Array, "... 1 T T"]:
+        """True = attend, [1 or B, 1, T, T]."""
+        mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        if (ids := self.segment_ids_BxT) is None:
+            return mask
+        return mask & (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
 def dot_product_attention(
     q_BxTxNxH: Float[Array, "B T N H"],
     k_BxSxKxH: Float[Array, "B S K H"],
     v_BxSxKxH: Float[Array, "B S K H"],
-    mask: Bool[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | Causal | None = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -27,6 +42,7 @@ def dot_product_attention(
       scale: H ** -0.5 where None (Vaswani et al. 2017, section 3.2.1).
     """
     b, t, n, h = q_BxTxNxH.shape
+    mask = mask.array(t) if isinstance(mask, Causal) else mask
     s, k = k_BxSxKxH.shape[1:3]
     scale = h**-0.5 if scale is None else scale
     if k == n:

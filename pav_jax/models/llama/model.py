@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention import Causal, dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm
 
 
@@ -87,7 +87,7 @@ def rotate(x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]) -> F
     return turned.astype(x_BxTxNxH.dtype)
 
 
-# ------------------------------------------------------------------------------------------- masks and packed rows
+# --------------------------------------------------------------------------------------------------- packed rows
 
 
 def segment_positions(segment_ids_BxT: Int[Array, "B T"]) -> Int[Array, "B T"]:
@@ -97,15 +97,6 @@ def segment_positions(segment_ids_BxT: Int[Array, "B T"]) -> Int[Array, "B T"]:
         [jnp.ones_like(segment_ids_BxT[:, :1], bool), segment_ids_BxT[:, 1:] != segment_ids_BxT[:, :-1]], axis=1
     )
     return index_T - jax.lax.cummax(jnp.where(starts, index_T, 0), axis=1)
-
-
-def causal_mask(length: int, segment_ids_BxT: Int[Array, "B T"] | None = None) -> Array:
-    """True where token t may see token s: not later, and in the same segment. Bool [1 or B, 1, T, T]."""
-    mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-    if segment_ids_BxT is None:
-        return mask
-    same = segment_ids_BxT[:, :, None] == segment_ids_BxT[:, None, :]
-    return mask & same[:, None]
 
 
 # ----------------------------------------------------------------------------------------------------------- layers
@@ -262,7 +253,7 @@ class Llama(nn.Module):
                          unroll=c.num_hidden_layers if self.unroll else 1)
         x_BxTxD, cache = layers(c, self.dtype, self.attention_fn, self.lora_scale, self.lora_dropout, return_cache,
                                 deterministic, name="layers")(
-            x_BxTxD, rotary_table(c, positions_BxT), causal_mask(t, segment_ids_BxT))
+            x_BxTxD, rotary_table(c, positions_BxT), Causal(segment_ids_BxT))
         x_BxTxD = RMSNorm(c.rms_norm_eps, self.dtype, name="norm")(x_BxTxD)
         out = x_BxTxD if return_hidden else unembed(self.variables["params"], x_BxTxD)
         return (out, cache) if return_cache else out

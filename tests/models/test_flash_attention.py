@@ -1,0 +1,80 @@
+"""The kernels against the plain attention: values and gradients, packed rows, grouped heads, a mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.models import flash_attention as flash
+from pav_jax.models.attention import Causal, dot_product_attention
+from pav_jax.parallel.mesh import make_mesh
+
+interpreted = functools.partial(flash.splash_attention, interpret=True)
+
+
+def inputs(seed: int, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    b, t, k, h = 2, 128 * int(rng.integers(1, 3)), int(rng.integers(1, 3)), int(rng.choice([32, 64, 128]))
+    n = k * int(rng.integers(1, 3))
+    arrays = [jnp.asarray(rng.normal(size=(b, t, heads, h)), dtype) for heads in (n, k, k)]
+    cuts = np.sort(rng.integers(1, t, (b, 2)), axis=1)
+    segments = jnp.asarray(1 + (np.arange(t) >= cuts[:, :1]) + (np.arange(t) >= cuts[:, 1:]), jnp.int32)
+    return arrays, segments
+
+
+def value_and_gradients(attend, arrays, mask):
+    weights = jnp.cos(jnp.arange(arrays[0].size, dtype=jnp.float32)).reshape(arrays[0].shape)
+
+    def total(q, k, v):
+        out = attend(q, k, v, mask)
+        return (out.astype(jnp.float32) * weights).sum(), out
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*arrays)
+
+
+def assert_equal(attend, arrays, mask, tolerance):
+    ours, want = (value_and_gradients(f, arrays, mask) for f in (attend, dot_product_attention))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32),
+                                   atol=tolerance * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("seed, packed", [(0, False), (1, True), (2, True)])
+def test_splash_gives_the_plain_values_and_gradients(seed, packed):
+    arrays, segments = inputs(seed)
+    assert_equal(interpreted, arrays, Causal(segments if packed else None), 1e-4)
+
+
+def test_splash_on_a_mesh_works_on_each_devices_rows():
+    arrays, segments = inputs(3)
+    mesh = make_mesh(data=min(2, jax.device_count()))
+    out = jax.jit(functools.partial(interpreted, mesh=mesh))(*arrays, Causal(segments))
+    want = dot_product_attention(*arrays, Causal(segments))
+    np.testing.assert_allclose(out, want, atol=1e-4 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.parametrize("attend", [interpreted, flash.cudnn_attention])
+def test_what_a_kernel_does_not_do_is_done_plainly(attend):
+    (q, k, v), _ = inputs(4)
+    lower = jnp.tril(jnp.ones((q.shape[1],) * 2, bool))[None, None]
+    np.testing.assert_array_equal(attend(q, k, v, lower), dot_product_attention(q, k, v, lower))
+    short = [x[:, :50] for x in (q, k, v)]
+    np.testing.assert_array_equal(attend(*short, Causal()), dot_product_attention(*short, Causal()))
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("packed", [False, True])
+def test_cudnn_gives_the_plain_values_and_gradients(packed):
+    arrays, segments = inputs(5, jnp.bfloat16)
+    assert_equal(flash.cudnn_attention, arrays, Causal(segments if packed else None), 2e-2)
+
+
+def test_names_choose_by_platform():
+    assert flash.named("auto", platform="cpu") is dot_product_attention is flash.named("plain")
+    assert flash.named("auto", platform="gpu") is flash.cudnn_attention
+    assert flash.named("auto", platform="tpu").func is flash.splash_attention
+    with pytest.raises(BadInput, match="none of"):
+        flash.named("fast")
