@@ -65,10 +65,17 @@ class Encoder:
 class Survey:
     """What one pass over the data found."""
 
-    examples: int
-    longest: int  # tokens of the longest row
+    sizes: tuple[int, ...]  # tokens of each example's longest row
     cut_prompts: int
     cut_answers: int
+
+    @property
+    def examples(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def longest(self) -> int:
+        return max(self.sizes)
 
     def __str__(self) -> str:
         cut = f", {self.cut_prompts} prompts cut from the left" if self.cut_prompts else ""
@@ -82,7 +89,7 @@ def survey(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequen
     Raises:
       BadInput: an empty answer, or a token that the model does not have; names the file and the line.
     """
-    longest = cut_prompts = cut_answers = 0
+    sizes, cut_prompts, cut_answers = [], 0, 0
     for example in (source[i] for i in range(len(source))):
         prompt, answers = _texts(example, fields)
         where = f"{path}:{int(example['line'])}"
@@ -92,9 +99,9 @@ def survey(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequen
         if (top := max(int(row.max()) for row in rows)) >= encoder.vocabulary:
             raise BadInput(f"{where}: token {top} is outside the model's vocabulary of {encoder.vocabulary}; is the"
                            " tokenizer the model's own?")
-        longest = max(longest, *(len(row) for row in rows))
+        sizes.append(max(map(len, rows)))
         cut_prompts, cut_answers = cut_prompts + cut_prompt, cut_answers + cut_answer
-    return Survey(len(source), longest, cut_prompts, cut_answers)
+    return Survey(tuple(sizes), cut_prompts, cut_answers)
 
 
 def _texts(example: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, list[str]]:
@@ -129,7 +136,8 @@ def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], lengths: Sequence[int],
                  batch_size: int, seed: int | None, columns: Mapping[str, np.ndarray] | None = None,
-                 pack: int = 0) -> grain.DatasetIterator:
+                 pack: int = 0, sizes: Sequence[int] | None = None, share: tuple[int, int] = (0, 1)
+                 ) -> grain.DatasetIterator:
     """An endless iterator of batches; every epoch has its own order, drawn from (seed, epoch).
 
     Each batch is {"ids": int32, "answer": bool, "tokens": int}: rows [B, T] for one answer field, [B, 2, T] for two, T
@@ -140,47 +148,56 @@ def make_batches(source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: 
       columns: further arrays with one row per example, passed along under their names.
       pack: of one answer field: a batch's examples share rows of the longest of `lengths`, told apart by "segments"
         int32 [B, T] (1, 2, ... and 0 for padding); B is as small as can be, in multiples of `pack`. 0: a row each.
+      sizes: tokens of each example's longest row, as `survey` found them; None: counted here.
+      share: (i, n): of n processes that make the same batches, this is number i and reads only its rows of each, B / n
+        that follow each other.
     """
-    columns = dict(columns or {})
+    columns, (index, count) = dict(columns or {}), share
 
-    def example(index: int) -> dict[str, Any]:
-        prompt, answers = _texts(source[index], fields)
+    def example(i: int) -> tuple[list[np.ndarray], int]:
+        prompt, answers = _texts(source[int(i)], fields)
         rows, start, _, _ = encoder.encode(prompt, answers)
-        return {"rows": rows, "start": start} | {name: column[index] for name, column in columns.items()}
+        return rows, start
 
-    def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        longest = max(len(row) for e in examples for row in e["rows"])
-        length = min(bucket for bucket in lengths if bucket >= longest)
-        ids = np.full((len(examples), len(fields), length), encoder.padding, np.int32)
+    def own(rows: Sequence[Any]) -> Sequence[Any]:
+        return rows[index * len(rows) // count : (index + 1) * len(rows) // count]
+
+    if sizes is None:
+        sizes = [max(map(len, example(i)[0])) for i in range(len(source))]
+    sizes_N = np.asarray(sizes)
+
+    def apart(chosen_B: np.ndarray) -> dict[str, Any]:
+        length = min(bucket for bucket in lengths if bucket >= sizes_N[chosen_B].max())  # all processes' choice
+        chosen = own(chosen_B)
+        ids = np.full((len(chosen), len(fields), length), encoder.padding, np.int32)
         answer = np.zeros(ids.shape, bool)
-        for i, e in enumerate(examples):
-            for j, row in enumerate(e["rows"]):
-                ids[i, j, :len(row)] = row
-                answer[i, j, e["start"]:len(row)] = True
-        tokens = sum(len(row) for e in examples for row in e["rows"])
+        tokens = 0
+        for i, (rows, start) in enumerate(map(example, chosen)):
+            for j, row in enumerate(rows):
+                ids[i, j, : len(row)] = row
+                answer[i, j, start : len(row)] = True
+                tokens += len(row)
         batch = {"ids": ids, "answer": answer} if len(fields) > 1 else {"ids": ids[:, 0], "answer": answer[:, 0]}
-        extra = {name: np.stack([e[name] for e in examples]) for name in columns}
-        return batch | extra | {"tokens": tokens}
+        return batch | {name: column[chosen] for name, column in columns.items()} | {"tokens": tokens}
 
-    def collate_packed(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        shared = packed([len(e["rows"][0]) for e in examples], lengths[-1])
-        shape = (-(-len(shared) // pack) * pack, lengths[-1])
-        ids, answer = np.full(shape, encoder.padding, np.int32), np.zeros(shape, bool)
-        segments = np.zeros(shape, np.int32)
-        for i, members in enumerate(shared):
+    def shared(chosen_B: np.ndarray) -> dict[str, Any]:
+        members = packed(sizes_N[chosen_B].tolist(), lengths[-1])
+        rows = own(members + [[]] * (-len(members) % pack))
+        ids = np.full((len(rows), lengths[-1]), encoder.padding, np.int32)
+        answer, segments = np.zeros(ids.shape, bool), np.zeros(ids.shape, np.int32)
+        for i, row in enumerate(rows):
             at = 0
-            for number, e in enumerate((examples[m] for m in members), 1):
-                row = e["rows"][0]
-                ids[i, at : at + len(row)] = row
-                answer[i, at + e["start"] : at + len(row)] = True
-                segments[i, at : at + len(row)] = number
-                at += len(row)
+            for number, member in enumerate(row, 1):
+                (tokens,), start = example(chosen_B[member])
+                ids[i, at : at + len(tokens)] = tokens
+                answer[i, at + start : at + len(tokens)] = True
+                segments[i, at : at + len(tokens)] = number
+                at += len(tokens)
         return {"ids": ids, "answer": answer, "segments": segments, "tokens": int((segments > 0).sum())}
 
     # endless, but for Grain's own repeat() without a number, whose length does not fit len() at batch size 1
     order = grain.MapDataset.range(len(source))
     order = (order if seed is None else order.seed(seed).shuffle()).repeat(1 << 31)
-    form = collate_packed if pack else collate
     # one thread: rows are short and the cores are the model's
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    return iter(order.map(example).batch(batch_size, batch_fn=form).to_iter_dataset(options))
+    return iter(order.batch(batch_size).map(shared if pack else apart).to_iter_dataset(options))

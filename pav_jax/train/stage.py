@@ -44,11 +44,13 @@ class Data:
     encoder: batches.Encoder
     answers: tuple[str, ...]
     lengths: tuple[int, ...]
+    sizes: tuple[int, ...]  # tokens of each example's longest row
     pack: int = 0  # batches come in multiples of so many rows, examples sharing rows; 0: a row each
 
     def batches(self, batch_size: int, seed: int | None, columns: Mapping[str, Any] | None = None):
+        """Batches of `batch_size` examples over all processes; this one gets its rows of each."""
         return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns,
-                                    self.pack)
+                                    self.pack, self.sizes, (jax.process_index(), jax.process_count()))
 
 
 def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: ConfigDict, folder: Path) -> Data:
@@ -65,8 +67,9 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
     print(f"{name}: {found}", file=sys.stderr)
     if fields.get("packing"):
         shards = batch_shards(lm.mesh) if lm.mesh is not None else 1
-        return Data(source, encoder, answers, (fields.max_length,), pack=fields.grad_accumulation * shards)
-    return Data(source, encoder, answers, batches.buckets(fields.length_buckets, found.longest, fields.max_length))
+        return Data(source, encoder, answers, (fields.max_length,), found.sizes, fields.grad_accumulation * shards)
+    lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
+    return Data(source, encoder, answers, lengths, found.sizes)
 
 
 def make_encoder(lm: LanguageModel, max_length: int, max_prompt_length: int) -> batches.Encoder:

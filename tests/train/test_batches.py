@@ -186,3 +186,13 @@ def test_packing_fills_rows_and_loses_nothing(seed):
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= capacity for row in rows)
     assert len(rows) <= 11 / 9 * -(-sum(lengths) // capacity) * 2  # never more than about twice what volume needs
+
+
+@pytest.mark.parametrize("changes", [{}, {"lengths": (8, 16)}, {"pack": 4, "lengths": (24,)}])
+def test_processes_that_share_batches_have_one_processs_rows_between_them(source, changes):
+    whole, *parts = (make(source, batch_size=8, **changes, share=share) for share in ((0, 1), (0, 2), (1, 2)))
+    for _ in range(5):
+        want, halves = next(whole), [next(part) for part in parts]
+        assert want["tokens"] == sum(half["tokens"] for half in halves)
+        for name in want.keys() - {"tokens"}:
+            np.testing.assert_array_equal(want[name], np.concatenate([half[name] for half in halves]))
