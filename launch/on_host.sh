@@ -51,7 +51,7 @@ case "${1:?install, start, job, status or stop}" in
   start)
     if is_running; then echo "on_host.sh: a job is running already on $(hostname)" >&2; exit 1; fi
     rm -f "$state/exit_status" "$state/pid"
-    tmux new-session -d -s pav env TPU_NAME="$TPU_NAME" TPU_TYPE="$TPU_TYPE" BUCKET="$BUCKET" \
+    tmux new-session -d -s pav env PAV_DISTRIBUTED=1 TPU_NAME="$TPU_NAME" TPU_TYPE="$TPU_TYPE" BUCKET="$BUCKET" \
       bash ~/pav/launch/on_host.sh job "${@:2}" ;;
   job) job "${@:2}" ;;
   status)

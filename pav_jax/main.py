@@ -122,6 +122,10 @@ def console() -> None:
     # programs compiled once serve every later stage and command
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):  # else JAX need not load
+        from pav_jax.parallel import processes
+
+        processes.join()
     sys.exit(main())
 
 

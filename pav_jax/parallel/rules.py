@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # logical axis -> mesh axis or axes. What is not named here is replicated.
@@ -66,7 +67,23 @@ def shardings(axes: Any, tree: Any, mesh: Mesh) -> Any:
 
 def shard(tree: Any, axes: Any, mesh: Mesh) -> Any:
     """Places `tree` on `mesh` as the table says."""
-    return jax.device_put(tree, shardings(axes, tree, mesh))
+    return put(tree, shardings(axes, tree, mesh))
+
+
+def put(tree: Any, where: Any) -> Any:
+    """Places arrays that every process has on the shardings of the tree `where`; each process copies only its parts."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:  # placed before, over all processes
+            return x
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(x), replicated(sharding.mesh)))
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, where)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel import rules
+from pav_jax.parallel import processes, rules
 from pav_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from pav_jax.train import batches, tfds_builders
 from pav_jax.train.loop import Report, TrainState, state_shardings
@@ -60,7 +60,8 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
       BadInput: no example, an empty answer, a token outside the vocabulary, a tokenizer without chat template.
     """
     builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
-    source = tfds_builders.data_source(builder, path, folder / "tfds")
+    with processes.first_process_first(f"{name} data"):
+        source = tfds_builders.data_source(builder, path, folder / "tfds")
     encoder = make_encoder(lm, fields.max_length, fields.max_prompt_length)
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
@@ -154,7 +155,7 @@ def make_state(name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.Gradi
     state = TrainState(step=jnp.zeros((), jnp.int32), frozen=frozen, trained=trained, opt_state=tx.init(trained),
                        rng=key)
     shardings = state_shardings(state, frozen_axes, trained_axes, tx, mesh)
-    return jax.device_put(state, shardings), shardings, mesh
+    return rules.put(state, shardings), shardings, mesh
 
 
 def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
@@ -221,18 +222,20 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
         params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)
     else:
         params = lora.merge(lm.params, state.trained["lora"], lora_config(fields))
+    params, adapter = processes.whole((params, state.trained.get("lora")))
     booster, part = folder / "booster", folder / "booster.part"
     if jax.process_index() == 0:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped while saving
         try:
             if not fields.full:
-                adapted = lm.with_lora(state.trained["lora"], lora_config(fields))
+                adapted = lm.with_lora(adapter, lora_config(fields))
                 adapted.save_pretrained(folder / "adapter", merge_adapter=False)
             lm.with_params(params).save_pretrained(part)
             os.replace(part, booster)
         except OSError as error:
             raise BadInput(f"{booster}: could not be written ({error.strerror or error}); make room and run the same"
                            " command again, the training itself is saved") from error
+    processes.barrier("booster")
     return booster
 
 

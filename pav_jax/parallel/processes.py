@@ -1,0 +1,52 @@
+"""Many processes as one program: joining, taking turns at the shared folder, and arrays of several hosts made whole."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# Either says that other processes run the same command: the address of process 0, with the number of processes and
+# this one's beside it; or a 1 that leaves it to JAX to find the hosts of a TPU or a cluster.
+ADDRESS, NUMBER, INDEX, FOUND = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "PAV_DISTRIBUTED"
+SILENCE = 20  # seconds without a sign of life, or of waiting for others at the end, after which all end
+
+
+def join() -> None:
+    """Waits for the other processes, where the environment says that there are any; before JAX does anything else."""
+    if address := os.environ.get(ADDRESS):
+        jax.distributed.initialize(address, int(os.environ[NUMBER]), int(os.environ[INDEX]),
+                                   heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE)
+    elif os.environ.get(FOUND):
+        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE)
+
+
+def barrier(name: str) -> None:
+    """Returns when all processes have called it with the same name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+    """The block runs in process 0 and then in the others, which find what it left in the shared folder."""
+    if jax.process_index():
+        barrier(name)
+    yield
+    if jax.process_index() == 0:
+        barrier(name)
+
+
+def whole(tree: Any) -> Any:
+    """`tree` with arrays that every process has all of; all processes call it together."""
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        if x.is_fully_replicated:
+            return np.asarray(x.addressable_data(0))
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree) if jax.process_count() > 1 else tree

@@ -1,0 +1,95 @@
+"""Two processes of two devices train as one process does, and neither outlives the other."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.train import test_dpo, test_sft, tiny
+
+PROGRAM = """
+import pathlib, sys
+from pav_jax.parallel import processes
+processes.join()
+import jax
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.train import dpo, sft
+from tests.train import test_dpo, test_sft, tiny
+folder, steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+assert jax.process_count() == 2 and jax.device_count() == 4
+lm = tiny.make_lm(make_mesh(data=2, fsdp=2))
+print("joined", flush=True)
+common = dict(steps=steps, save_every=2, batch_size=8, log_every=1)
+sft.run(test_sft.make_config(**common, length_buckets=(16, 24)), lm, folder / "sft_pairs.jsonl", folder / "sft")
+dpo.run(test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4), precompute_ref_log_probs=True), lm,
+        folder / "preferences.jsonl", folder / "dpo")
+"""
+
+
+def start(folder, steps):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    env = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu",
+                        "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.getcwd(),
+                        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace("host_platform_device_count", "ignored")}
+    env.pop("XLA_FLAGS")
+    return [subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), str(steps)], text=True,
+                             env=env | {"JAX_PROCESS_ID": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for i in range(2)]
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(folder with the data, losses by stage) of one process on one device."""
+    from pav_jax.train import dpo, sft
+
+    folder = tmp_path_factory.mktemp("alone")
+    pairs = tiny.write_pairs(folder / "sft_pairs.jsonl")
+    preferences = tiny.write_preferences(folder / "preferences.jsonl")
+    common = dict(steps=3, save_every=0, batch_size=8)
+    sft.run(test_sft.make_config(**common), tiny.make_lm(), pairs, folder / "sft")
+    dpo.run(test_dpo.make_config(**common, lora=dict(r=4)), tiny.make_lm(), preferences, folder / "dpo")
+    return folder, {stage: losses(folder / stage) for stage in ("sft", "dpo")}
+
+
+def copy_data(alone, folder):
+    for name in ("sft_pairs.jsonl", "preferences.jsonl"):
+        (folder / name).write_bytes((alone[0] / name).read_bytes())
+
+
+def test_two_processes_train_as_one(alone, tmp_path):
+    copy_data(alone, tmp_path)
+    for process in start(tmp_path, 3):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    for stage, want in alone[1].items():
+        np.testing.assert_allclose(losses(tmp_path / stage), want, atol=1e-4)
+        assert (tmp_path / stage / "booster" / "model.safetensors").exists()
+
+
+def test_when_one_process_dies_the_other_ends_and_both_go_on_later(alone, tmp_path):
+    copy_data(alone, tmp_path)
+    first, second = start(tmp_path, 300)
+    metrics = tmp_path / "sft" / "metrics.jsonl"
+    while first.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 6):
+        pass
+    second.send_signal(signal.SIGKILL)
+    assert first.wait(timeout=90) != 0  # and does not wait for ever
+    before = losses(tmp_path / "sft")
+    assert 6 <= len(before) < 300 and any((tmp_path / "sft" / "checkpoints").iterdir())
+    for process in start(tmp_path, 300):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    after = losses(tmp_path / "sft")
+    assert len(after) == 300
+    np.testing.assert_allclose(after[:6], before[:6], atol=1e-4)
