@@ -15,11 +15,13 @@ NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
 def get_config() -> ConfigDict:
     config = defaults.get_config()
 
+    config.mesh.data = -1  # every core takes its share of a batch
     config.rewriter.max_new_tokens = NEW_TOKENS
     config.rewriter.temperature = 0.3  # of every rewriter that is measured; while it is trained, it explores at 1
     config.proposers.local.max_new_tokens = NEW_TOKENS
     # Among videos AES spreads by about 0.6 and TVA by about 4: these weights make them count alike.
     config.rewards.weights = {"AES": 1.0, "TVA": 0.15, "TC": 1.0, "DD": 1.0}
+    config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
     config.evolve.count = 48
     config.evolve.rounds = 3
     config.evolve.children = 4

@@ -117,8 +117,9 @@ def _disk_full(error: BaseException | None) -> bool:
 
 def console() -> None:
     """The console script. Sets what JAX reads when it starts, unless the environment already does."""
-    # processor cores as devices, see `parallel.mesh.rows_mesh`
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(os.cpu_count() or 1, 4)))
+    # processor cores as devices, see `parallel.mesh.rows_mesh`: 1, 2 or 4 of them, which divide most batches
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(next(n for n in (4, 2, 1) if n <= cores)))
     # programs compiled once serve every later stage and command
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
