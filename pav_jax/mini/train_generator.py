@@ -41,7 +41,7 @@ SCHEDULER = {
     "snr_shift_scale": 1.0, "timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False,
 }  # fmt: skip
 GENERATION = {
-    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 10, "guidance_scale": 3.0,
+    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 8, "guidance_scale": 3.0,
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
