@@ -1,0 +1,126 @@
+"""A real model on real pairs: SmolLM2 learns one video model's prompt dialect, and then to tell it from another's.
+
+    python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl --tests a.txt b.txt
+
+Prompts are split 90/10. Prints, before and after SFT, the loss of held-out rewrites and the FAITH of what the model
+writes for held-out prompts; then DPO, whose chosen rewrite is the target's and whose rejected one the other
+generator's, of like length, and the share of held-out pairs it puts right, beside "pick the longer" and "pick the
+shorter". Twenty rewrites to read go to rewrites.md. Stop it anywhere and run it again: it goes on.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pav_jax import config as configuration
+from pav_jax import recipe
+from pav_jax.booster import Booster
+from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.records import Preference, PromptPair, stable_seed, write_jsonl
+from pav_jax.rewards.faithfulness import faithfulness
+from pav_jax.train import stage
+
+ROWS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/smollm2_vbench.py")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/vbench"))
+    parser.add_argument("--tests", nargs="*", default=[], help="files of prompts to rewrite for reading")
+    words, overrides = configuration.split_overrides(sys.argv[1:])
+    args = parser.parse_args(words)
+    config = configuration.load(args.config, overrides)
+    if config.target == config.other:
+        config.other = "cogvideox" if config.target == "wan" else "wan"
+    rows = [json.loads(line) for line in Path(config.data).read_text(encoding="utf-8").splitlines()]
+    held = [r for r in rows if stable_seed("held out", r["prompt"]) % config.held_out_every == 0]
+    seen = [r for r in rows if r not in held]
+    print(f"{len(seen)} prompts to learn from, {len(held)} held out")
+
+    write_jsonl(args.workdir / "sft_pairs.jsonl", [PromptPair(r["prompt"], r[config.target]) for r in seen])
+    write_jsonl(args.workdir / "round_1" / "preferences.jsonl", preferences(seen, config))
+    models = {"base": None, "sft": recipe.sft(config, args.workdir), "dpo": recipe.dpo(config, args.workdir, 1)}
+    report = {name: measure(config, folder, held) for name, folder in models.items()}
+    pairs = preferences(held, config)
+    report["preferences"] = accuracies(config, models, pairs)
+    write_json(args.workdir / "vbench.json", report)
+    print(json.dumps(report, indent=2))
+    if args.tests:
+        read = [p for file in args.tests for p in Path(file).read_text().split("\n")[:10] if p.strip()]
+        write_examples(args.workdir / "rewrites.md", {n: booster(config, f) for n, f in models.items()}, read)
+
+
+def preferences(rows: list[dict], config) -> list[Preference]:
+    """The target's rewrite over the other generator's, where their lengths are alike."""
+    pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
+    lengths = [(len(chosen.split()), len(rejected.split())) for _, chosen, rejected in pairs]
+    return [Preference(*pair, 1.0) for pair, (a, b) in zip(pairs, lengths, strict=True)
+            if abs(a - b) <= config.length_match * max(a, b)]
+
+
+def booster(config, folder: Path | None) -> Booster:
+    return Booster(recipe.load_rewriter(config, folder), recipe._sampling(config))
+
+
+def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
+    """Loss of the target's held-out rewrites, per token, and FAITH and length of the model's own."""
+    model = booster(config, folder)
+    logps, counts = answer_log_probs(config, model.language_model, [(r["prompt"], r[config.target]) for r in held])
+    written = model.refine([r["prompt"] for r in held])
+    faith = [faithfulness(w.prompt, w.refined) for w in written]
+    return {"loss": float(-logps.sum() / counts.sum()), "FAITH": float(np.mean(faith)),
+            "words": float(np.mean([len(w.refined.split()) for w in written]))}
+
+
+def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of log-probabilities, number of tokens) of each answer."""
+    encoder = stage.make_encoder(lm, config.sft.max_length, config.sft.max_prompt_length)
+
+    @jax.jit
+    def one(params, ids, answer):
+        return (stage.log_probs(lm.model, {"params": params}, ids, 128) * answer).sum(-1)
+
+    sums, counts = [], []
+    for start in range(0, len(pairs), ROWS):
+        ids = np.full((ROWS, config.sft.max_length), encoder.padding, np.int32)
+        answer = np.zeros(ids.shape, bool)
+        some = pairs[start : start + ROWS]
+        for i, (prompt, text) in enumerate(some):
+            (row,), at, _, _ = encoder.encode(prompt, [text])
+            ids[i, : len(row)], answer[i, at : len(row)] = row, True
+        sums.append(np.asarray(one(lm.params, jnp.asarray(ids), jnp.asarray(answer)))[: len(some)])
+        counts.append(answer.sum(-1)[: len(some)])
+    return np.concatenate(sums), np.concatenate(counts)
+
+
+def accuracies(config, models: dict[str, Path | None], pairs: list[Preference]) -> dict[str, float]:
+    """Share of pairs whose chosen rewrite a rule prefers. DPO's own rule is the gain over the model it started from."""
+    sums = {}
+    for name, folder in models.items():
+        lm = recipe.load_rewriter(config, folder)
+        sums[name] = {side: answer_log_probs(config, lm, [(p.prompt, getattr(p, side)) for p in pairs])[0]
+                      for side in ("chosen", "rejected")}
+    gain = {side: sums["dpo"][side] - sums["sft"][side] for side in ("chosen", "rejected")}
+    words = np.array([[len(p.chosen.split()), len(p.rejected.split())] for p in pairs])
+    likelier = {f"likelier under {n}": float((s["chosen"] > s["rejected"]).mean()) for n, s in sums.items()}
+    return {"pairs": len(pairs), "dpo reward": float((gain["chosen"] > gain["rejected"]).mean()), **likelier,
+            "pick the longer": float((words[:, 0] > words[:, 1]).mean()),
+            "pick the shorter": float((words[:, 0] < words[:, 1]).mean())}
+
+
+def write_examples(path: Path, boosters: dict[str, Booster], prompts: list[str]) -> None:
+    answers = {name: model.refine(prompts) for name, model in boosters.items()}
+    lines = []
+    for i, prompt in enumerate(prompts):
+        lines += [f"## {prompt}", ""] + [f"- **{name}** {found[i].refined}" for name, found in answers.items()] + [""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

