@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
 
     config.mesh.data = -1  # every core takes its share of a batch
     config.rewriter.max_new_tokens = NEW_TOKENS
-    config.rewriter.temperature = 0.3  # of every rewriter that is measured; while it is trained, it explores at 1
+    config.rewriter.temperature = 0.3  # of every rewriter that is measured; while they are trained they explore more
     config.proposers.local.max_new_tokens = NEW_TOKENS
     # Among videos AES spreads by about 0.6 and TVA by about 4: these weights make them count alike.
     config.rewards.weights = {"AES": 1.0, "TVA": 0.15, "TC": 1.0, "DD": 1.0}
@@ -37,11 +37,13 @@ def get_config() -> ConfigDict:
         stage.lora.alpha = 32.0
         stage.lora.target_modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     config.sft.batch_size = 8
-    config.sft.learning_rate = 3e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
+    config.sft.learning_rate = 2e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
     config.sft.schedule = "linear"
     config.sft.grad_clip = 1.0
-    config.sft.epochs = 20.0
-    config.dpo.learning_rate = 1.5e-3
+    config.sft.epochs = 14.0
+    config.dpo.learning_rate = 1e-3
+    config.dpo.loss_type = ("sigmoid", "sft")  # the second keeps the text whole while the first moves it
+    config.dpo.loss_weights = (1.0, 0.3)
     config.dpo.epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
 
@@ -52,8 +54,10 @@ def get_config() -> ConfigDict:
     config.grpo.learning_rate = 5e-4
     config.grpo.beta = 0.04
 
-    config.prefer.count = 56
+    config.prefer.count = 80
     config.prefer.samples = 4
+    config.prefer.temperature = 0.8  # near what boosters write; at 1 most pairs teach only to avoid slips
+    config.prefer.floors_first = True
     config.prefer.margin = 0.5  # about half a deviation of overall among one prompt's candidates
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)

@@ -18,6 +18,7 @@ def prefer_config() -> ConfigDict:
         weights=None,  # None: rewards.weights
         thresholds=None,  # None: rewards.thresholds; {} for none
         floors=None,  # None: rewards.floors; {} for none
+        floors_first=False,  # True: any rewrite that keeps the floors is preferred to any that does not
         margin=1.4,  # a rejected rewrite lies at least this far below the chosen one in overall
         max_words=130,  # of a chosen rewrite
         length_match=0.0,  # largest relative difference of the word counts of a pair; 0: any

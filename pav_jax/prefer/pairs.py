@@ -35,17 +35,22 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
 
     Ranked by overall, the first and the second may be chosen if they pass every threshold, keep every floor and have
     at most `max_words` words; every candidate ranked below whose overall is lower by more than `margin` is a rejected
-    one. A candidate with an error takes no part.
+    one. A candidate with an error takes no part. With `floors_first`, candidates that keep every floor rank above all
+    that do not, and are preferred to them whatever the margin: so the words of the user outrank any picture.
 
     Args:
       config: the whole configuration; reads of `prefer`: `weights`, `thresholds`, `floors` (None: the suite's),
-        `margin`, `max_words`, `length_match` (0: off; else the largest |difference| / longer of the word counts).
+        `floors_first`, `margin`, `max_words`, `length_match` (0: off; else the largest |difference| / longer of the
+        word counts).
     """
     options = config.prefer
     thresholds = limits(options.get("thresholds"), suite.thresholds)
     floors = limits(options.get("floors"), suite.floors)
     margin, longest = options.get("margin", MARGIN), options.get("max_words", MAX_WORDS)
-    match = options.get("length_match", 0.0)
+    match, floors_first = options.get("length_match", 0.0), options.get("floors_first", False)
+
+    def falls(c: Candidate) -> bool:
+        return floors_first and not keeps_floors(c, floors)
 
     prompts: dict[str, list[tuple[float, Candidate]]] = {}
     for c, value in zip(candidates, overall(suite, candidates, options.get("weights")), strict=True):
@@ -54,14 +59,14 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
             prompts[c.prompt].append((float(value), c))
     pairs, dropped = [], Counter()
     for prompt, rows in sorted(prompts.items()):
-        ranked = sorted(rows, key=lambda row: (-row[0], row[1].key))
+        ranked = sorted(rows, key=lambda row: (falls(row[1]), -row[0], row[1].key))
         for rank, (best, chosen) in enumerate(ranked[:RANKS]):
             why = _unfit(chosen, thresholds, floors, longest)
             if why:
                 dropped[f"chosen {why}"] += 1
                 continue
             for value, rejected in ranked[rank + 1 :]:
-                if best - value <= margin:
+                if best - value <= margin and not falls(rejected):
                     dropped["margin too small"] += 1
                 elif match and _gap(chosen.refined, rejected.refined) > match:
                     dropped["lengths differ too much"] += 1
