@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from pav_jax import embedded
 from pav_jax.checkpoints import peft
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
@@ -34,7 +35,8 @@ def joined_adapter(booster: Path) -> JoinedAdapter:
         folder = Path(base).parent / "adapter"
         lora, settings = peft.read_adapter(folder, hf.weights(sizes))
         found.append((lora, LoraConfig(**settings)))
-        base = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+        base = embedded.resolve(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+        base = str((folder / base).resolve()) if base.startswith(os.pardir) else base
     if not found:
         raise BadInput(f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use --to=hf")
     lora, settings = concatenate(found[::-1])

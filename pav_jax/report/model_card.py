@@ -42,7 +42,7 @@ def render(source: Path) -> str:
 
 def _hub_name(base: str) -> str:
     """A name that means something elsewhere: paths do not."""
-    return "" if os.path.isabs(base) else base
+    return "" if os.path.isabs(base) or base.startswith((os.pardir, "mini:")) else base
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
+from pav_jax import embedded
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import lora
@@ -229,6 +230,7 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
         try:
             if not fields.full:
                 adapted = lm.with_lora(adapter, lora_config(fields))
+                adapted = dataclasses.replace(adapted, path=_base_name(lm, folder / "adapter"))
                 adapted.save_pretrained(folder / "adapter", merge_adapter=False)
             lm.with_params(params).save_pretrained(part)
             os.replace(part, booster)
@@ -237,6 +239,16 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
                            " command again, the training itself is saved") from error
     processes.barrier("booster")
     return booster
+
+
+def _base_name(lm: LanguageModel, adapter: Path) -> str:
+    """How an adapter calls the model it belongs to, so that a work directory can move: mini:NAME, a path from the
+    adapter's folder to a booster of the same work directory, a hub id; other folders by their whole path."""
+    path = Path(lm.path or lm.name)
+    if path.parent == embedded.CHECKPOINTS:
+        return embedded.PREFIX + path.name
+    work = adapter.resolve().parents[1]
+    return os.path.relpath(path, adapter.resolve()) if path.is_relative_to(work) else str(path)
 
 
 def reporter(name: str, steps: int, progress: Progress | None) -> Report:
