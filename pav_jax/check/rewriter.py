@@ -18,10 +18,10 @@ from pav_jax.checkpoints import gguf
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.language import sampling
 from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
-from pav_jax.models import flash_attention
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import rules
+from pav_jax.parallel.attention import attention as parallel_attention
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.train import config as train_config
 from pav_jax.train import dpo, sft, stage
@@ -43,7 +43,7 @@ def model(config: ConfigDict, mesh: Mesh, file: str | None = None) -> LanguageMo
         sizes = hf.config_from_hf(read_json(source), str(source))
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), hf.param_shapes(sizes))
     params = rules.placed_shapes(shapes, rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh))
-    model = Llama(sizes, dtype, flash_attention.named(config.rewriter.attention, mesh))
+    model = Llama(sizes, dtype, parallel_attention(config.rewriter.attention, mesh))
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos(sizes))
 
 

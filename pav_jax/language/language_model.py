@@ -20,9 +20,9 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
-from pav_jax.models import flash_attention
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
+from pav_jax.parallel.attention import attention as parallel_attention
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.parallel.rules import shard
 
@@ -96,7 +96,7 @@ class LanguageModel:
                            "use the tokenizer that belongs to these weights")
         params = jax.tree.map(jnp.asarray, params) if mesh is None else shard(
             params, logical_axes(hf.weights(config)), mesh)
-        lm = cls(Llama(config, DTYPES[dtype], flash_attention.named(attention, mesh)), params, config, tokenizer,
+        lm = cls(Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)), params, config, tokenizer,
                  name=_name(path), path=str(Path(path).resolve()) if Path(path).exists() else path, rows=rows,
                  mesh=mesh, eos=_eos(config, tokenizer, generation), generation=generation)
         return lm if adapter is None else lm.with_lora(*_adapter(adapter, config))
@@ -206,7 +206,6 @@ class LanguageModel:
             generation["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
         write_json(Path(folder) / "generation_config.json", {"_from_model_config": True, **generation})
         self.tokenizer.save_pretrained(folder)
-
 
     def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
         """Writes one .gguf file, as llama.cpp and `from_pretrained` read it; an adapter is merged.

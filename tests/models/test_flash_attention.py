@@ -1,4 +1,4 @@
-"""The kernels against the plain attention: values and gradients, packed rows, grouped heads, a mesh."""
+"""The kernels against the plain attention: values and gradients, packed rows, grouped heads."""
 
 import functools
 
@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.errors import BadInput
 from pav_jax.models import flash_attention as flash
 from pav_jax.models.attention import Causal, dot_product_attention
-from pav_jax.parallel.mesh import make_mesh
 
 interpreted = functools.partial(flash.splash_attention, interpret=True)
 
@@ -48,14 +46,6 @@ def test_splash_gives_the_plain_values_and_gradients(seed, packed):
     assert_equal(interpreted, arrays, Causal(segments if packed else None), 1e-4)
 
 
-def test_splash_on_a_mesh_works_on_each_devices_rows():
-    arrays, segments = inputs(3)
-    mesh = make_mesh(data=min(2, jax.device_count()))
-    out = jax.jit(functools.partial(interpreted, mesh=mesh))(*arrays, Causal(segments))
-    want = dot_product_attention(*arrays, Causal(segments))
-    np.testing.assert_allclose(out, want, atol=1e-4 * float(jnp.abs(want).max()))
-
-
 @pytest.mark.parametrize("attend", [interpreted, flash.cudnn_attention])
 def test_what_a_kernel_does_not_do_is_done_plainly(attend):
     (q, k, v), _ = inputs(4)
@@ -70,11 +60,3 @@ def test_what_a_kernel_does_not_do_is_done_plainly(attend):
 def test_cudnn_gives_the_plain_values_and_gradients(packed):
     arrays, segments = inputs(5, jnp.bfloat16)
     assert_equal(flash.cudnn_attention, arrays, Causal(segments if packed else None), 2e-2)
-
-
-def test_names_choose_by_platform():
-    assert flash.named("auto", platform="cpu") is dot_product_attention is flash.named("plain")
-    assert flash.named("auto", platform="gpu") is flash.cudnn_attention
-    assert flash.named("auto", platform="tpu").func is flash.splash_attention
-    with pytest.raises(BadInput, match="none of"):
-        flash.named("fast")
