@@ -109,6 +109,9 @@ def _vocabulary(tokenizer: Any, name: str) -> dict[str, Any]:
     kind, pre = made["model"]["type"], json.dumps(made["pre_tokenizer"] or {}, ensure_ascii=False)
     if kind != "BPE" or "ByteLevel" not in pre:
         raise BadInput(f"{name}: its tokenizer is {kind}, GGUF is written for byte-level BPE only; export --to=hf")
+    if made["normalizer"] or '"add_prefix_space": true' in pre:  # the same words would become other tokens
+        raise BadInput(f"{name}: its tokenizer changes a text before it cuts it (normalizer, prefix space), which GGUF"
+                       " cannot say; export --to=hf")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in made["model"]["merges"]]
     special = {token["id"] for token in made["added_tokens"] if token["special"]}
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))

@@ -1,7 +1,5 @@
 """Adapters of several trainings as one: equal logits in PEFT on the first model, and what is refused."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -66,16 +64,3 @@ def test_a_booster_without_adapter_is_refused(chain, tmp_path, capsys):
         joined_adapter(work / "base")
     assert main(["export", f"--from={work}/base", "--to=peft", f"--out={tmp_path}/x"]) == 2
     assert "--to=hf" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("quantization, tolerance", [("f32", 1e-5), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 0.15)])
-def test_gguf_gives_the_same_model_back(quantization, tolerance, tmp_path):
-    lm = dataclasses.replace(tiny_language_model(seed=3, tie_word_embeddings=False, hidden_size=32), name="tiny")
-    lm.save_gguf(tmp_path / "m.gguf", quantization)
-    back = LanguageModel.from_pretrained(tmp_path / "m.gguf", dtype="float32")
-    want = np.asarray(lm.logits(IDS))
-    np.testing.assert_allclose(back.logits(IDS), want, atol=tolerance * np.abs(want).max())
-    assert back.prompt_ids("a dog") == lm.prompt_ids("a dog") and back.eos == lm.eos
-    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
-    with pytest.raises(BadInput, match="none of"):
-        lm.save_gguf(tmp_path / "n.gguf", "q2_k")
