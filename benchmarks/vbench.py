@@ -21,6 +21,7 @@ from pav_jax import config as configuration
 from pav_jax import recipe
 from pav_jax.booster import Booster
 from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.prefer.pairs import length_gap
 from pav_jax.records import Preference, PromptPair, stable_seed, write_jsonl
 from pav_jax.rewards.faithfulness import faithfulness
 from pav_jax.train import stage
@@ -59,13 +60,11 @@ def main() -> None:
 def preferences(rows: list[dict], config) -> list[Preference]:
     """The target's rewrite over the other generator's, where their lengths are alike."""
     pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
-    lengths = [(len(chosen.split()), len(rejected.split())) for _, chosen, rejected in pairs]
-    return [Preference(*pair, 1.0) for pair, (a, b) in zip(pairs, lengths, strict=True)
-            if abs(a - b) <= config.length_match * max(a, b)]
+    return [Preference(*pair, 1.0) for pair in pairs if length_gap(*pair[1:]) <= config.length_match]
 
 
 def booster(config, folder: Path | None) -> Booster:
-    return Booster(recipe.load_rewriter(config, folder), recipe._sampling(config))
+    return Booster(recipe.load_rewriter(config, folder), recipe.rewriter_sampling(config))
 
 
 def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:

@@ -96,6 +96,10 @@ def _run(argv: list[str]) -> int:
     if overrides and not hasattr(args, "config"):
         raise BadInput(f"{overrides[0]}: this command takes no configuration; see pav {args.command} --help")
     args.overrides = overrides
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):  # else JAX need not load
+        from pav_jax.parallel import processes
+
+        processes.join()
     return args.handler(args) or 0
 
 
@@ -123,10 +127,6 @@ def console() -> None:
     # programs compiled once serve every later stage and command
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):  # else JAX need not load
-        from pav_jax.parallel import processes
-
-        processes.join()
     sys.exit(main())
 
 

@@ -65,11 +65,13 @@ def select(config, workdir, parts: "Parts | None" = None) -> Path:
 
 def sft(config, workdir) -> Path:
     """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
+    from pav_jax.parallel.processes import first_process_first
     from pav_jax.train import sft as training
     from pav_jax.train.pairs import import_pairs
 
     if config.sft.pairs:
-        pairs = import_pairs(resolve(config.sft.pairs), Path(workdir) / "sft" / "pairs.jsonl")
+        with first_process_first("pairs"):
+            pairs = import_pairs(resolve(config.sft.pairs), Path(workdir) / "sft" / "pairs.jsonl")
     else:
         pairs = _made(workdir, "sft_pairs.jsonl", "select")
     with progress_bars() as bars:
@@ -121,7 +123,7 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
 
     parts = parts or Parts(config)
     options = config.evaluate
-    base = Booster(parts.rewriter, _sampling(config))
+    base = Booster(parts.rewriter, rewriter_sampling(config))
     chats = chat_proposers(config, options.systems)
     systems = systems_named(options.systems, dict(options.files), base, workdir, chats)
     for name, system in systems.items():
@@ -151,9 +153,13 @@ class Parts:
 
     @functools.cached_property
     def generator(self):
+        import jax
+
         from pav_jax.parallel.mesh import rows_mesh
         from pav_jax.video.video_model import VideoModel
 
+        if jax.process_count() > 1:
+            raise BadInput("videos are made by one process; run this stage on one host, and sft and dpo on all")
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
         return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=rows_mesh(chosen.batch),
@@ -186,7 +192,7 @@ def load_rewriter(config, folder: str | os.PathLike | None = None) -> Any:
     model = LanguageModel.from_pretrained(
         str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh, rows=-(-chosen.rows // shards) * shards,
         attention=chosen.attention)  # fmt: skip
-    sampled = dataclasses.asdict(_sampling(config)) | {"do_sample": chosen.temperature > 0}
+    sampled = dataclasses.asdict(rewriter_sampling(config)) | {"do_sample": chosen.temperature > 0}
     model = dataclasses.replace(model, generation=model.generation | sampled)
     return model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
 
@@ -223,7 +229,7 @@ def _made(workdir, name: str, command: str) -> Path:
     return path
 
 
-def _sampling(config):
+def rewriter_sampling(config):
     from pav_jax.language.sampling import Sampling
 
     chosen = config.rewriter

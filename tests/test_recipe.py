@@ -96,10 +96,16 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
     assert parts.generator is parts.generator  # loaded once
 
 
+def test_videos_are_made_by_one_process_only(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(BadInput, match="one process"):
+        recipe.Parts(defaults.get_config()).generator  # noqa: B018
+
+
 def test_the_untuned_rewriter_is_measured_with_the_configurations_sampling():
     config = defaults.get_config()
     config.rewriter.temperature, config.rewriter.max_new_tokens = 0.5, 9
-    sampling = recipe._sampling(config)
+    sampling = recipe.rewriter_sampling(config)
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_new_tokens) == (0.5, 50, 1.0, 9)
 
 
@@ -110,7 +116,7 @@ def test_a_booster_is_sampled_as_the_rewriter_was_measured(tmp_path):
     config = defaults.get_config()
     config.rewriter.path, config.rewriter.temperature, config.rewriter.max_new_tokens = str(tmp_path / "base"), 0.5, 9
     recipe.load_rewriter(config).save_pretrained(tmp_path / "booster")
-    assert Booster.from_pretrained(tmp_path / "booster").sampling == recipe._sampling(config)
+    assert Booster.from_pretrained(tmp_path / "booster").sampling == recipe.rewriter_sampling(config)
 
 
 def test_the_rewriter_lies_on_the_configurations_mesh(tmp_path):

@@ -9,19 +9,30 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pav_jax.errors import BadInput
+
 # Either says that other processes run the same command: the address of process 0, with the number of processes and
 # this one's beside it; or a 1 that leaves it to JAX to find the hosts of a TPU or a cluster.
 ADDRESS, NUMBER, INDEX, FOUND = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "PAV_DISTRIBUTED"
-SILENCE = 20  # seconds without a sign of life, or of waiting for others at the end, after which all end
+SILENCE = 20  # seconds without a sign of life after which a process counts as dead, and all end
+LEAVING = 40  # seconds that a process which is done, or failed, waits for the others
 
 
 def join() -> None:
-    """Waits for the other processes, where the environment says that there are any; before JAX does anything else."""
+    """Waits for the other processes, where the environment says that there are any; before JAX does anything else.
+
+    Raises:
+      BadInput: an address without the two numbers.
+    """
+    limits = {"heartbeat_timeout_seconds": SILENCE, "shutdown_timeout_seconds": LEAVING}
     if address := os.environ.get(ADDRESS):
-        jax.distributed.initialize(address, int(os.environ[NUMBER]), int(os.environ[INDEX]),
-                                   heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE)
+        numbers = [os.environ.get(name, "") for name in (NUMBER, INDEX)]
+        for name, number in zip((NUMBER, INDEX), numbers, strict=True):
+            if not number.isdigit():
+                raise BadInput(f"{name}={number!r}: {ADDRESS} is set, so set this to a whole number too")
+        jax.distributed.initialize(address, *map(int, numbers), **limits)
     elif os.environ.get(FOUND):
-        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE)
+        jax.distributed.initialize(**limits)
 
 
 def barrier(name: str) -> None:

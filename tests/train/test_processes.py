@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_when_one_process_dies_the_other_ends_and_both_go_on_later(alone, tmp_pa
     first, second = start(tmp_path, 40)
     metrics = tmp_path / "sft" / "metrics.jsonl"
     while first.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 6):
-        pass
+        time.sleep(0.01)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=90) != 0  # and does not wait for ever
     before = losses(tmp_path / "sft")
