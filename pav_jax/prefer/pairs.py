@@ -68,7 +68,7 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
             for value, rejected in ranked[rank + 1 :]:
                 if best - value <= margin and not falls(rejected):
                     dropped["margin too small"] += 1
-                elif match and _gap(chosen.refined, rejected.refined) > match:
+                elif match and length_gap(chosen.refined, rejected.refined) > match:
                     dropped["lengths differ too much"] += 1
                 elif chosen.refined != rejected.refined:
                     pairs.append(Preference(prompt, chosen.refined, rejected.refined, best - value))
@@ -99,7 +99,7 @@ def _unfit(chosen: Candidate, thresholds, floors, longest: int) -> str | None:
     return None if passes(chosen, thresholds) else "below a threshold"
 
 
-def _gap(a: str, b: str) -> float:
+def length_gap(a: str, b: str) -> float:
     """Relative difference of the word counts, 0 to 1."""
     m, n = len(a.split()), len(b.split())
     return abs(m - n) / max(m, n, 1)

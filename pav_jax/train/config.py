@@ -31,8 +31,8 @@ def _shared() -> dict:
         lora=dict(r=8, alpha=32.0, dropout=0.0, target_modules=ALL_LINEARS),
         loss_chunk=256,  # positions whose logits exist at a time
         remat=True,  # recompute each layer's activations in the backward pass
-        # what the backward pass finds saved all the same: a name of jax.checkpoint_policies; dots_saveable keeps matrix
-        # products, which costs memory and saves a third of the forward pass
+        # what is saved all the same: a name of jax.checkpoint_policies; dots_saveable keeps matrix products, which
+        # costs memory and saves computing them again
         remat_policy="nothing_saveable",
         unroll=False,  # True: no loop over the layers; faster where they are small, slow to compile where they are many
         log_every=10,  # steps between lines on the screen and in metrics.jsonl (which has every step)

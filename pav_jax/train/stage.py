@@ -34,7 +34,7 @@ from pav_jax.train.losses import token_log_probs
 
 # fields that may change between two runs of one training: they move no number of the loss curve
 FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "remat_policy", "unroll", "loss_chunk", "grad_accumulation",
-               "length_buckets", "packing", "keep_videos"}
+               "length_buckets", "packing", "pairs", "keep_videos"}
 
 
 @dataclasses.dataclass(frozen=True)
