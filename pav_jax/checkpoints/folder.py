@@ -1,12 +1,12 @@
 """A model's folder as transformers and diffusers write it: config.json beside safetensors, read and written by the
 model's own table of names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
+from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
 
 
 class Layout(Protocol):
@@ -20,8 +20,12 @@ class Layout(Protocol):
     def param_shapes(self, config: Any) -> dict: ...
 
 
-def load(layout: Layout, folder: str | Path, dtype: Any = None) -> tuple[Any, dict]:
+def load(layout: Layout, folder: str | Path, dtype: Any = None, where: Callable | None = None) -> tuple[Any, dict]:
     """The configuration and the parameters (numpy arrays, cast to `dtype` where given) in `folder`.
+
+    Args:
+      where: logical axes and shape -> sharding; the parameters are then made there, of the parts that this process's
+        devices hold, and no other part of a file is read.
 
     Raises:
       BadInput: a missing, half-written or foreign checkpoint.
@@ -29,6 +33,9 @@ def load(layout: Layout, folder: str | Path, dtype: Any = None) -> tuple[Any, di
     path = Path(folder) / "config.json"
     config = layout.config_from_hf(read_json(path), str(path))
     tensors = read_tensors(folder, (layout.STEM,))
+    if where is not None:
+        return config, placed_params_from_hf(layout.weights(config), tensors, str(folder), dtype,
+                                             layout.param_shapes(config), where)
     return config, params_from_hf(layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config))
 
 

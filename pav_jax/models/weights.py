@@ -4,22 +4,19 @@ A table row also carries the logical axis names of our array, so loading, saving
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from pav_jax.errors import BadInput
 
-# name -> (HF array to ours, ours to HF). torch keeps linear weights as [out, in] and convolutions as
-# [out, in, *window]; Flax as [in, out] and [*window, in, out].
-TRANSFORMS = {
-    "same": (lambda w: w, lambda w: w),
-    "linear": (lambda w: w.T, lambda w: w.T),
-    "conv2d": (lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)),
-    "conv3d": (lambda w: w.transpose(2, 3, 4, 1, 0), lambda w: w.transpose(4, 3, 0, 1, 2)),
-}
+# name -> which axis of the HF array each of our axes is; None: as it is. torch keeps linear weights as [out, in] and
+# convolutions as [out, in, *window]; Flax as [in, out] and [*window, in, out].
+TRANSFORMS = {"same": None, "linear": (1, 0), "conv2d": (2, 3, 1, 0), "conv3d": (2, 3, 4, 1, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +31,24 @@ class Weight:
 
     def hf_names(self) -> list[str]:
         return [self.hf.format(layer=i) for i in range(self.layers)] if self.layers else [self.hf]
+
+    def from_hf(self, array: np.ndarray) -> np.ndarray:
+        """One tensor, or any part of one, of the HF layout to ours."""
+        order = TRANSFORMS[self.transform]
+        return array if order is None else array.transpose(order)
+
+    def to_hf(self, items: Sequence) -> tuple:
+        """What belongs to our axes of one tensor (sizes, slices), in the order of the HF axes."""
+        order = TRANSFORMS[self.transform]
+        return tuple(items) if order is None else tuple(items[i] for i in np.argsort(order))
+
+
+class Sliced(Protocol):
+    """Tensors of which parts can be read without the rest."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray: ...
 
 
 def params_from_hf(
@@ -56,23 +71,13 @@ def params_from_hf(
     shapes = traverse_util.flatten_dict(expected, sep="/") if expected is not None else None
     flat = {}
     for row in table:
-        missing = [name for name in row.hf_names() if name not in tensors]
-        if missing:
-            raise BadInput(f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?")
-        forward = TRANSFORMS[row.transform][0]
-        want = tuple(shapes[row.path].shape) if shapes is not None else None
+        _check_names(row, tensors, source)
         parts = []
         for name in row.hf_names():
             part = np.asarray(tensors[name])
-            if want is not None:
-                inner = want[1:] if row.layers else want
-                fits = TRANSFORMS[row.transform][1](np.broadcast_to(np.zeros((), np.int8), inner)).shape
-                if part.shape != fits:
-                    raise BadInput(
-                        f"{source}: tensor {name!r} has shape {list(part.shape)}, config.json says {list(fits)};"
-                        " use the config.json that belongs to these weights"
-                    )
-            part = forward(part)
+            if shapes is not None:
+                _check_shape(row, name, part.shape, shapes[row.path].shape, source)
+            part = row.from_hf(part)
             parts.append(part if dtype is None else part.astype(dtype))
         flat[row.path] = np.stack(parts) if row.layers else parts[0]
     if shapes is not None and (extra := sorted(set(shapes) - set(flat))):
@@ -80,15 +85,56 @@ def params_from_hf(
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str, dtype: Any,
+                          expected: Mapping[str, Any], where: Callable[[Sequence, Sequence[int]], jax.sharding.Sharding]
+                          ) -> dict:
+    """As `params_from_hf`, onto devices. Of each tensor only what this process's devices hold is read, once.
+
+    Args:
+      where: logical axes and shape -> sharding.
+    """
+    shapes = traverse_util.flatten_dict(expected, sep="/")
+    flat = {}
+    for row in table:
+        _check_names(row, tensors, source)
+        shape = tuple(shapes[row.path].shape)
+        for name in row.hf_names():
+            _check_shape(row, name, tensors.shape(name), shape, source)
+
+        @functools.cache  # devices with the same part share it
+        def read(*bounds: tuple[int, int], row=row) -> np.ndarray:
+            index = [slice(*b) for b in bounds]
+            layers, inner = (index[0], index[1:]) if row.layers else (slice(0, 1), index)
+            parts = [row.from_hf(tensors.part(name, row.to_hf(inner))).astype(dtype) for name in row.hf_names()[layers]]
+            return np.stack(parts) if row.layers else parts[0]
+
+        def cut(index: tuple[slice, ...], shape=shape, read=read) -> np.ndarray:
+            return read(*(s.indices(size)[:2] for s, size in zip(index, shape, strict=True)))
+
+        flat[row.path] = jax.make_array_from_callback(shape, where(row.axes, shape), cut)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _check_names(row: Weight, tensors: Any, source: str) -> None:
+    if missing := [name for name in row.hf_names() if name not in tensors]:
+        raise BadInput(f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?")
+
+
+def _check_shape(row: Weight, name: str, found: Sequence[int], ours: Sequence[int], source: str) -> None:
+    want = row.to_hf(ours[1:] if row.layers else ours)
+    if tuple(found) != want:
+        raise BadInput(f"{source}: tensor {name!r} has shape {list(found)}, config.json says {list(want)};"
+                       " use the config.json that belongs to these weights")
+
+
 def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarray]:
     """The inverse: {HF name: array in the HF layout}, contiguous, in the dtype of `params`."""
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {}
     for row in table:
-        backward = TRANSFORMS[row.transform][1]
         array = np.asarray(flat[row.path])
         for name, part in zip(row.hf_names(), array if row.layers else [array], strict=True):
-            tensors[name] = np.asarray(backward(part), order="C")
+            tensors[name] = np.asarray(part.transpose(row.to_hf(range(part.ndim))), order="C")
     return tensors
 
 

@@ -49,6 +49,11 @@ def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
     return PartitionSpec(*entries)
 
 
+def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where one array lies."""
+    return NamedSharding(mesh, partition_spec(axes, shape, mesh))
+
+
 def shardings(axes: Any, tree: Any, mesh: Mesh) -> Any:
     """The tree of shardings for `tree` (arrays or shapes).
 

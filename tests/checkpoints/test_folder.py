@@ -1,0 +1,90 @@
+"""A checkpoint read onto a mesh: the numbers that are read into memory, each once, and only those that are held."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints import folder as folders
+from pav_jax.errors import BadInput
+from pav_jax.models.llama import hf
+from pav_jax.models.weights import Weight, params_to_hf, placed_params_from_hf
+from tests.language.conftest import tiny_language_model
+
+MESHES = [dict(data=8), dict(fsdp=8), dict(fsdp=2, tensor=2), dict(tensor=4)]
+PROGRAM = """
+import functools, json, sys
+import jax, jax.numpy as jnp, numpy as np
+from pav_jax.checkpoints import folder as folders
+from pav_jax.checkpoints.safetensors import TensorFolder
+from pav_jax.models.llama import hf
+from pav_jax.models.weights import logical_axes
+from pav_jax.parallel import rules
+from pav_jax.parallel.mesh import make_mesh
+config, want = folders.load(hf, sys.argv[1], jnp.bfloat16)
+read, part = [], TensorFolder.part
+TensorFolder.__getitem__ = lambda self, name: exit(name + " was read whole")
+def counted(self, name, index):
+    read.append(part(self, name, index).size)
+    return part(self, name, index)
+TensorFolder.part = counted
+found = []
+for sizes in json.loads(sys.argv[2]):
+    read.clear()
+    mesh = make_mesh(**sizes, devices=jax.devices()[:int(np.prod(list(sizes.values())))])
+    _, params = folders.load(hf, sys.argv[1], jnp.bfloat16, functools.partial(rules.sharding, mesh=mesh))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), b), params, want)
+    assert jax.tree.map(lambda a: a.sharding, params) == rules.shardings(logical_axes(hf.weights(config)), want, mesh)
+    found.append([sum(read), sum(a.size for a in jax.tree.leaves(want))])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def saved(tmp_path):
+    tiny_language_model().save_pretrained(tmp_path, max_shard_size="20KB")
+    return tmp_path
+
+
+def test_onto_a_mesh_it_is_what_it_is_in_memory_and_each_number_is_read_once(saved):
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(saved), json.dumps(MESHES)], env=env, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for read, total in json.loads(done.stdout.splitlines()[-1]):
+        assert read == total
+
+
+@pytest.mark.parametrize("transform, shape", [
+    ("linear", (6, 4)), ("conv2d", (3, 3, 4, 8)), ("conv3d", (1, 3, 3, 4, 8))])
+def test_any_part_in_any_layout(transform, shape):
+    """Parts of a stack of layers, cut along every axis, lie where they belong."""
+    ours = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    row = Weight("w.{layer}", "w", transform, (None,) * ours.ndim, layers=2)
+    tensors = params_to_hf([row], {"w": ours})
+
+    class Sliced(dict):
+        def shape(self, name):
+            return self[name].shape
+
+        def part(self, name, index):
+            return self[name][index]
+
+    device = jax.devices()[0]
+    whole = placed_params_from_hf([row], Sliced(tensors), "here", np.float32, {"w": ours},
+                                  lambda axes, shape: jax.sharding.SingleDeviceSharding(device))
+    np.testing.assert_array_equal(whole["w"], ours)
+    cut = tuple(slice(0, size // 2 or 1) for size in shape)
+    np.testing.assert_array_equal(row.from_hf(tensors["w.1"][row.to_hf(cut)]), ours[1][cut])
+
+
+def test_a_tensor_of_another_shape_is_named(saved):
+    fields = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(fields | {"intermediate_size": fields["intermediate_size"] * 2}))
+    where = lambda axes, shape: jax.sharding.SingleDeviceSharding(jax.devices()[0])  # noqa: E731
+    with pytest.raises(BadInput, match=r"mlp.gate_proj.weight' has shape \[.*\], config.json says"):
+        folders.load(hf, saved, np.float32, where)
