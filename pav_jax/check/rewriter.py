@@ -95,8 +95,8 @@ def _state(name: str, config: ConfigDict, lm: LanguageModel, fields: ConfigDict,
     kept = {}
 
     def make(params):
-        state, kept["shardings"], _ = stage.make_state(name, dataclasses.replace(lm, params=params), fields, tx,
-                                                       config.seed)
+        started = stage.base(dataclasses.replace(lm, params=params), fields)
+        state, kept["shardings"], _ = stage.make_state(name, started, fields, tx, config.seed)
         return state
 
     shapes = jax.eval_shape(make, lm.params)

@@ -27,6 +27,8 @@ def _shared() -> dict:
         max_length=1024,  # tokens of prompt and answer
         max_prompt_length=512,  # longer prompts lose tokens on the left
         length_buckets=(),  # padded lengths, one compiled program each; empty: one, the longest example's
+        # the frozen base in few bits: int8, int4 or nf4 (needs the extra `quantize`); empty: as it was loaded
+        quantize="",
         full=False,  # True: all parameters are trained, there is no adapter
         lora=dict(r=8, alpha=32.0, dropout=0.0, target_modules=ALL_LINEARS),
         loss_chunk=256,  # positions whose logits exist at a time
@@ -134,6 +136,8 @@ def section(config: ConfigDict, name: str) -> ConfigDict:
                        f" batch_size={merged.batch_size}")
     if merged.remat_policy not in REMAT_POLICIES:
         raise BadInput(f"config.{name}.remat_policy={merged.remat_policy!r} is none of {', '.join(REMAT_POLICIES)}")
+    if merged.quantize and merged.full:
+        raise BadInput(f"config.{name}.quantize={merged.quantize!r}: full tuning has no frozen base; set full=False")
     if merged.steps <= 0 and merged.epochs <= 0:
         raise BadInput(f"config.{name}: set epochs or steps to more than 0")
     return merged

@@ -101,7 +101,8 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
     Returns:
       The folder of the booster.
     """
-    folder, fields, lm = Path(workdir), train_config.section(config, "dpo"), stage.merged(lm)
+    folder, fields = Path(workdir), train_config.section(config, "dpo")
+    lm = stage.base(lm, fields)
     loss_config(fields)
     about = stage.identity("dpo", fields, config.seed, lm, preferences_path)
     if stage.finished(folder, about):

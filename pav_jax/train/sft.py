@@ -67,7 +67,8 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
       BadInput: the data, the configuration or the work directory cannot be used.
       SystemExit: SIGTERM came; the state is saved.
     """
-    folder, fields, lm = Path(workdir), train_config.section(config, "sft"), stage.merged(lm)
+    folder, fields = Path(workdir), train_config.section(config, "sft")
+    lm = stage.base(lm, fields)
     about = stage.identity("sft", fields, config.seed, lm, pairs_path)
     if stage.finished(folder, about):
         return folder / "booster"

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from pav_jax import embedded
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.language import lora
+from pav_jax.language import lora, quantized
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
@@ -116,9 +116,12 @@ def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 
 
-def merged(lm: LanguageModel) -> LanguageModel:
-    """The model with its adapter, where it has one, made part of the parameters: what training starts from."""
-    return lm if lm.lora is None else lm.with_params(lora.merge(lm.params, lm.lora, lm.lora_config))
+def base(lm: LanguageModel, fields: ConfigDict) -> LanguageModel:
+    """What training starts from: the model with its adapter, where it has one, made part of the parameters, and these
+    in few bits where `fields.quantize` says so."""
+    if lm.lora is not None:
+        lm = lm.with_params(lora.merge(lm.params, lm.lora, lm.lora_config))
+    return lm.with_params(quantized.quantized(lm.params, fields.quantize)) if fields.quantize else lm
 
 
 def lora_config(fields: ConfigDict) -> lora.LoraConfig:
@@ -141,14 +144,14 @@ def make_state(name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.Gradi
         frozen, frozen_axes = {}, {}
         trained = {"params": jax.tree.map(lambda p: jnp.array(p, jnp.float32), lm.params)}
         trained_axes = {"params": param_axes}
-        expected = sum(p.size for p in jax.tree.leaves(lm.params))
+        expected = lora.count(lm.params)
     else:
-        frozen, frozen_axes = {"params": lm.params}, {"params": param_axes}
+        frozen, frozen_axes = {"params": lm.params}, {"params": quantized.axes(param_axes, lm.params)}
         # step numbers are folded into the key itself; this number is none of them
         adapter = lora.init_lora(lm.params, lora_config(fields), jax.random.fold_in(key, 2**31 - 1))
         trained, trained_axes = {"lora": adapter}, {"lora": lora_axes(adapter, param_axes)}
         expected = _adapter_size(lm.params, adapter, fields.lora.r)
-    count, total = lora.count(trained), sum(p.size for p in jax.tree.leaves(lm.params))
+    count, total = lora.count(trained), sum(p.size for p in traverse_util.flatten_dict(lm.params).values())
     if count != expected:
         raise AssertionError(f"{count} parameters would be trained, {expected} should be")
     what = "all parameters" if fields.full else f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
@@ -222,7 +225,8 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
     if fields.full:
         params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)
     else:
-        params = lora.merge(lm.params, state.trained["lora"], lora_config(fields))
+        params = quantized.plain(lm.params, lm.model.dtype)
+        params = lora.merge(params, state.trained["lora"], lora_config(fields))
     params, adapter = processes.whole((params, state.trained.get("lora")))
     booster, part = folder / "booster", folder / "booster.part"
     if jax.process_index() == 0:

@@ -27,8 +27,13 @@ for name, sizes in meshes.items():
     sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft")
     config = test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4))
     dpo.run(config, lm, preferences, folder / name / "dpo")
+    if name in ("1", "2x2x2"):
+        config = test_dpo.make_config(**common, lora=dict(r=4), quantize="int8")
+        dpo.run(config, lm, preferences, folder / name / "int8")
     curves[name] = {"sft": list(test_sft.curve(folder / name / "sft")[1]),
                     "dpo": list(test_sft.curve(folder / name / "dpo")[1])}
+    if (folder / name / "int8").exists():
+        curves[name]["int8"] = list(test_sft.curve(folder / name / "int8")[1])
 print(json.dumps(curves))
 """
 
@@ -48,3 +53,8 @@ def curves(tmp_path_factory):
 def test_losses_on_a_mesh_are_those_of_one_device_and_fall(curves, mesh, stage):
     np.testing.assert_allclose(curves[mesh][stage], curves["1"][stage], atol=1e-4, rtol=0)
     assert curves[mesh][stage][-1] < curves[mesh][stage][0] - 0.05
+
+
+def test_so_are_those_on_a_quantized_base(curves):
+    np.testing.assert_allclose(curves["2x2x2"]["int8"], curves["1"]["int8"], atol=1e-4, rtol=0)
+    assert abs(curves["1"]["int8"][0] - np.log(2)) < 1e-6

@@ -1,0 +1,56 @@
+"""A frozen base in few bits: close to the numbers it came from, smaller, and trained on like any other."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformers
+
+from pav_jax.errors import BadInput
+from pav_jax.language import quantized
+from pav_jax.train import sft
+from tests.train import test_sft, tiny
+
+# Largest rounding error of a kernel in units of its tile's largest magnitude: half a step of the code, which has 127
+# steps each side, 7, or NormalFloat's 15 gaps of at most 0.304.
+STEP = {"int8": 0.5 / 127, "int4": 0.5 / 7, "nf4": 0.152}
+
+
+@pytest.mark.parametrize("kind", quantized.KINDS)
+def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
+    scales = jnp.array([1.0, 100.0])[:, None, None]  # layers that differ: shared scales would ruin the first
+    kernel = jax.random.normal(jax.random.key(3), (2, 128, 24)) * scales
+    params = {"layers": {"mlp": {"up_proj": {"kernel": kernel}}}, "embed": kernel[0]}
+    small = quantized.quantized(params, kind)
+    back = quantized.plain(small, jnp.float32)
+    np.testing.assert_array_equal(back["embed"], params["embed"])
+    tiles = np.abs(kernel).reshape(2, 2, 64, 24).max(2, keepdims=True)
+    moved = np.abs(back["layers"]["mlp"]["up_proj"]["kernel"] - kernel).reshape(2, 2, 64, 24)
+    assert (moved <= STEP[kind] * tiles * 1.01 + 1e-7).all() and moved.max() > 0
+    code = small["layers"]["mlp"]["up_proj"]["kernel"].array.qvalue
+    assert code.dtype.itemsize == 1 and code.shape == kernel.shape
+
+
+@pytest.mark.parametrize("kind, near", [("int8", 0.05), ("nf4", 0.5)])
+def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind, near, tmp_path):
+    pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
+    losses = {}
+    for quantize in ("", kind):
+        folder = tmp_path / (quantize or "whole")
+        booster = sft.run(test_sft.make_config(quantize=quantize), tiny.make_lm(), pairs, folder)
+        losses[quantize] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < abs(losses[kind][0] - losses[""][0]) < near
+    assert losses[kind][-1] < losses[kind][0] - 0.2
+    saved = transformers.AutoModelForCausalLM.from_pretrained(booster)
+    assert all(p.isfinite().all() for p in saved.parameters())
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"quantize": "int3"}, "'int3' is not known; choose from int8, int4, nf4"),
+    ({"quantize": "nf4", "full": True}, "full tuning has no frozen base")])
+def test_what_cannot_be_is_refused(changes, message, tmp_path):
+    pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
+    with pytest.raises(BadInput, match=message):
+        sft.run(test_sft.make_config(**changes), tiny.make_lm(), pairs, tmp_path / "sft")
