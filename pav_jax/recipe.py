@@ -6,6 +6,7 @@ again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,13 +54,14 @@ def evolve(config, workdir, parts: "Parts | None" = None) -> None:
 def select(config, workdir, parts: "Parts | None" = None) -> Path:
     """pool/ -> sft_pairs.jsonl: the best rewrite of each prompt that passes thresholds and floors."""
     from pav_jax.evolve.select import select as selection
+    from pav_jax.parallel import processes
     from pav_jax.records import Candidate
 
     parts = parts or Parts(config)
     pool = read_segments(Path(workdir) / "pool", Candidate)
     if not pool:
         raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
-    selection(config, pool, parts.suite, workdir)
+    processes.first_only("select", lambda: selection(config, pool, parts.suite, workdir))
     return Path(workdir) / "sft_pairs.jsonl"
 
 
@@ -80,6 +82,7 @@ def sft(config, workdir) -> Path:
 
 def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Path:
     """The booster so far and new prompts -> round_N/candidates/ and round_N/preferences.jsonl."""
+    from pav_jax.parallel import processes
     from pav_jax.prefer.candidates import make_candidates
     from pav_jax.prefer.pairs import make_pairs
 
@@ -87,9 +90,10 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
     folder = Path(workdir) / f"round_{round}"
     chosen = round_prompts(prompts(config.prefer.prompts), config.prefer.count, round, config.rounds)
     with progress_bars() as bars:
-        candidates = make_candidates(config, chosen, load_rewriter(config, booster_before(workdir, round)),
+        candidates = make_candidates(config, chosen, load_rewriter(config, booster_before(workdir, round), own=True),
                                      parts.generator, parts.suite, workdir, round, bars)  # fmt: skip
-    write_jsonl(folder / "preferences.jsonl", make_pairs(candidates, parts.suite, config))
+    pairs = make_pairs(candidates, parts.suite, config)
+    processes.first_only(f"preferences {round}", lambda: write_jsonl(folder / "preferences.jsonl", pairs))
     return folder / "preferences.jsonl"
 
 
@@ -137,29 +141,30 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
 
 def report(config, workdir) -> Path:
     """Whatever is there -> report/index.html."""
+    from pav_jax.parallel import processes
     from pav_jax.report.page import write_report
 
-    return write_report(workdir)
+    processes.first_only("report", lambda: write_report(workdir))
+    return Path(workdir) / "report" / "index.html"
 
 
 # --------------------------------------------------------------------------------------------- what the stages share
 
 
 class Parts:
-    """The models a configuration names, each loaded when first used and kept for the stages that follow."""
+    """The models a configuration names, each loaded when first used and kept for the stages that follow.
+
+    Of many processes each has its own, on its own devices, and makes its share of the videos.
+    """
 
     def __init__(self, config):
         self.config = config
 
     @functools.cached_property
     def generator(self):
-        import jax
-
         from pav_jax.parallel.mesh import rows_mesh
         from pav_jax.video.video_model import VideoModel
 
-        if jax.process_count() > 1:
-            raise BadInput("videos are made by one process; run this stage on one host, and sft and dpo on all")
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
         return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=rows_mesh(chosen.batch),
@@ -173,21 +178,39 @@ class Parts:
 
     @functools.cached_property
     def rewriter(self):
-        return load_rewriter(self.config)
+        return load_rewriter(self.config, own=True)
 
 
-def load_rewriter(config, folder: str | os.PathLike | None = None) -> Any:
+def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = False) -> Any:
     """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names, on `config.mesh`.
 
     A booster trained from it says in its generation_config.json that it is sampled as `config.rewriter` says.
+
+    Args:
+      own: of many processes each writes with a copy of its own, spread over its own devices where `config.mesh` spreads
+        parameters at all.
+
+    Raises:
+      BadInput: of many processes some would have no part of the mesh.
     """
     import dataclasses
+
+    import jax
 
     from pav_jax.language.language_model import LanguageModel
     from pav_jax.parallel.mesh import batch_shards, make_mesh
 
-    chosen = config.rewriter
-    mesh = make_mesh(**config.mesh) if any(size != 1 for size in config.mesh.values()) else None
+    chosen, many = config.rewriter, jax.process_count() > 1
+    if many and own:
+        devices = jax.local_devices()
+        tensor = math.gcd(max(config.mesh.tensor, 1), len(devices))
+        fsdp = 1 if config.mesh.fsdp == 1 else len(devices) // tensor  # copies that fit one device need no gathering
+        mesh = make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=devices)
+    else:
+        mesh = make_mesh(**config.mesh) if many or any(size != 1 for size in config.mesh.values()) else None
+        if many and mesh.size < jax.device_count():
+            raise BadInput(f"config.mesh takes {mesh.size} of the {jax.device_count()} devices of"
+                           f" {jax.process_count()} processes; it must take all, as with --config.mesh.fsdp=-1")
     shards = batch_shards(mesh) if mesh else 1
     model = LanguageModel.from_pretrained(
         str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh, rows=-(-chosen.rows // shards) * shards,
@@ -239,7 +262,9 @@ def rewriter_sampling(config):
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
+    import jax
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), disable=jax.process_index() > 0) as bars:
         yield bars

@@ -77,10 +77,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from pav_jax import config as configuration
     from pav_jax.errors import BadInput
+    from pav_jax.parallel import processes
 
     if not args.workdir:
         raise BadInput(f"--workdir is missing; name a folder, as in --workdir=runs/{args.command}")
-    config = configuration.for_workdir(args.config, args.overrides, args.workdir)
+    with processes.first_process_first("configuration"):
+        config = configuration.for_workdir(args.config, args.overrides, args.workdir)
     options = {}
     if args.command in ("prefer", "dpo"):
         if not 1 <= args.round <= config.rounds:
@@ -105,9 +107,12 @@ class _Lines(logging.Handler):
 
 
 def show_log() -> None:
-    """What the stages log (rounds, losses, videos per second) goes to standard error; libraries stay at warnings."""
+    """What the stages log (rounds, losses, videos per second) goes to standard error; libraries, and all but the first
+    of many processes, stay at warnings."""
+    import jax
+
     log = logging.getLogger("pav_jax")
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if jax.process_index() else logging.INFO)
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
         log.propagate = False  # a library gives the root logger a handler of its own, which would say it all again

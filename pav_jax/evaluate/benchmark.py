@@ -14,6 +14,7 @@ from pav_jax.evaluate.measure import Cell, Measurements
 from pav_jax.evaluate.prompt_sets import PromptSet
 from pav_jax.evaluate.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate.systems import Rewrites, System
+from pav_jax.parallel import processes
 from pav_jax.records import Candidate, write_jsonl, write_whole
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,18 @@ def evaluate(config, systems: Mapping[str, System], sets: Mapping[str, PromptSet
     _measure("evaluate", measurements, cells, progress)
 
     rows = _rows(texts, measurements, suite)
-    write_jsonl(folder / "measurements.jsonl", rows)
     result = {"seeds": list(seeds), "sets": {}}
     for name in sets:
         result["sets"][name] = _summarise(name, sets[name], rows, list(texts[name]), seeds, suite, options.resamples)
         if suffix:
             result["sets"][name]["systems"]["suffix"]["suffix"] = suffix
-    write_whole(epath.Path(workdir) / "evaluation.json",
-                (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write() -> None:
+        write_jsonl(folder / "measurements.jsonl", rows)
+        write_whole(epath.Path(workdir) / "evaluation.json",
+                    (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+
+    processes.first_only("evaluation", write)
     return result
 
 

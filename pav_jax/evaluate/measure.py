@@ -6,9 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import numpy as np
 from etils import epath
 
+from pav_jax.parallel import processes
 from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments
 from pav_jax.video.files import write_mp4
 
@@ -40,8 +42,12 @@ class Measurements:
                  save_videos: bool = True):
         self.generator, self.suite, self.batch, self.save_videos = generator, suite, batch, save_videos
         self.workdir = epath.Path(workdir)
-        self._writer = SegmentWriter(folder)
-        self._known = {c.key: c for c in read_segments(folder, Candidate)}
+        self._writer = SegmentWriter(folder, jax.process_index())
+        self._known: dict[str, Candidate] = {}
+        self._read()
+
+    def _read(self) -> None:
+        self._known = {c.key: c for c in read_segments(self._writer.folder, Candidate)}
 
     def key(self, cell: Cell) -> str:
         return candidate_key(cell.prompt, cell.refined, cell.seed, self.generator.fingerprint)
@@ -50,12 +56,13 @@ class Measurements:
         return self._known[self.key(cell)]
 
     def measure(self, cells: Iterable[Cell], on_batch: Callable[[int], None] | None = None) -> None:
-        """Makes what is missing. Batches are cut from the whole list, so a restart runs the same rows together.
+        """Makes what is missing. Batches are cut from the whole list, so a restart runs the same rows together; of
+        many processes each makes its share of them.
 
         Args:
           on_batch: called with the number of cells that each batch settled.
         """
-        for batch in chunks(self._videos(cells), self.batch):
+        for batch in processes.share(chunks(self._videos(cells), self.batch)):
             rows = [cell for group in batch for cell in group]
             if any(self.key(cell) not in self._known for cell in rows):
                 records = self._make(batch)
@@ -63,6 +70,9 @@ class Measurements:
                 self._known |= {c.key: c for c in records}
             if on_batch:
                 on_batch(len(rows))
+        if jax.process_count() > 1:
+            processes.barrier("measurements")
+            self._read()
 
     def _videos(self, cells: Iterable[Cell]) -> list[list[Cell]]:
         """Groups the cells by the video they need, in the order in which each video is first asked for."""

@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from pav_jax.errors import BadInput
+from pav_jax.parallel import processes
 from pav_jax.records import SegmentWriter, read_segments
 
 BATCH = 64  # prompts between two segments on disk
@@ -34,30 +36,36 @@ class Rewrites:
     """The texts of all systems, kept in the segments of `folder`: a system is asked only for what is not there."""
 
     def __init__(self, folder: str | os.PathLike):
-        self._writer = SegmentWriter(folder)
-        self._known = {r.key: r.refined for r in read_segments(folder, Rewrite)}
+        self._writer = SegmentWriter(folder, jax.process_index())
+        self._known: dict[str, str] = {}
+        self._read()
+
+    def _read(self) -> None:
+        self._known = {r.key: r.refined for r in read_segments(self._writer.folder, Rewrite)}
 
     def of(self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], str]:
-        """(prompt, seed) -> text. An empty answer becomes the prompt itself."""
+        """(prompt, seed) -> text. An empty answer becomes the prompt itself. Many processes share the asking."""
         if system is None:
             return {(p, s): p for p in prompts for s in seeds}
         mark = fingerprint(name, system)
         keys = {(p, s): _key(mark, p, s) for p in prompts for s in seeds}
         ask: Callable | None = None
-        for seed in seeds:
-            for first in range(0, len(prompts), BATCH):
-                # whole batches, aligned from the start, so that a restart asks the same questions together
-                batch = list(prompts[first:first + BATCH])
-                if all(keys[p, seed] in self._known for p in batch):
-                    continue
-                ask = ask or _asker(name, system)
-                texts = ask(batch, seed)
-                if len(texts) != len(batch):
-                    raise BadInput(f"evaluate.systems: {name} gave {len(texts)} rewrites for {len(batch)} prompts")
-                rewrites = [Rewrite(keys[p, seed], name, p, seed, t.strip() or p)
-                            for p, t in zip(batch, texts, strict=True)]
-                self._writer.write(rewrites)
-                self._known |= {r.key: r.refined for r in rewrites}
+        # whole batches, aligned from the start, so that a restart asks the same questions together
+        for seed, first in processes.share([(s, i) for s in seeds for i in range(0, len(prompts), BATCH)]):
+            batch = list(prompts[first:first + BATCH])
+            if all(keys[p, seed] in self._known for p in batch):
+                continue
+            ask = ask or _asker(name, system)
+            texts = ask(batch, seed)
+            if len(texts) != len(batch):
+                raise BadInput(f"evaluate.systems: {name} gave {len(texts)} rewrites for {len(batch)} prompts")
+            rewrites = [Rewrite(keys[p, seed], name, p, seed, t.strip() or p)
+                        for p, t in zip(batch, texts, strict=True)]
+            self._writer.write(rewrites)
+            self._known |= {r.key: r.refined for r in rewrites}
+        if jax.process_count() > 1:
+            processes.barrier(f"rewrites of {name}")
+            self._read()
         return {pair: self._known[key] for pair, key in keys.items()}
 
 

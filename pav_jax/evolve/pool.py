@@ -6,11 +6,13 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from pav_jax.errors import BadInput
+from pav_jax.parallel import processes
 from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments, stable_seed
 from pav_jax.video.files import write_mp4
 
@@ -46,7 +48,7 @@ class Pool:
     """
 
     def __init__(self, generator, suite, folder, workdir, *, seed: int, batch: int,
-                 weights: Mapping[str, float] | None = None, keep_videos: str = "none", process: int = 0):
+                 weights: Mapping[str, float] | None = None, keep_videos: str = "none"):
         if keep_videos not in KEEP:
             raise BadInput(f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP)}")
         if batch < 1:
@@ -54,12 +56,21 @@ class Pool:
         self.generator, self.suite, self.weights = generator, suite, weights
         self.folder, self.workdir = epath.Path(folder), epath.Path(workdir)
         self.seed, self.batch, self.keep_videos = seed, batch, keep_videos
-        self._writer = SegmentWriter(folder, process)
-        self._all = {c.key: c for c in read_segments(folder, Candidate)}
+        self._writer = SegmentWriter(folder, jax.process_index())
         self.made, self.seconds = 0, 0.0  # by this process: for videos/s
+        self._read()
         for c in self._all.values():
             if c.key != self._key(c.prompt, c.refined) or c.seed != self.video_seed(c.prompt):
                 raise BadInput(f"{folder}: holds candidates of another generator or seed; choose a new --workdir")
+
+    def _read(self) -> None:
+        self._all = {c.key: c for c in read_segments(self.folder, Candidate)}
+
+    def gather(self, name: str) -> None:
+        """Waits until every process is done with its part of the work `name`, and takes in what the others made."""
+        if jax.process_count() > 1:
+            processes.barrier(name)
+            self._read()
 
     @property
     def candidates(self) -> list[Candidate]:

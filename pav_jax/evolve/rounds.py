@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+
 from pav_jax.errors import BadInput
 from pav_jax.evolve.pool import Draft, Pool
+from pav_jax.parallel import processes
 from pav_jax.records import Proposal, SegmentWriter, read_segments
 
 log = logging.getLogger(__name__)
@@ -17,12 +20,13 @@ Propose = Callable[[Sequence[str]], Sequence[Sequence[Named]]]
 
 
 def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, *,
-              parents: Callable[[str], tuple[str, ...]] = lambda prompt: (), chunk: int = 0, process: int = 0,
+              parents: Callable[[str], tuple[str, ...]] = lambda prompt: (), chunk: int = 0,
               on_batch: Callable[[int], None] = lambda drafts: None) -> None:
     """Proposes for every prompt and scores what was proposed; both are on disk as soon as they exist.
 
     A proposal is written down before its videos are made (`<pool>/proposals`), so a restart carries on from the same
     rewrites even where the proposer would answer differently. One thread proposes, in chunks, ahead of the generator.
+    Of many processes each takes its share of the prompts, with models of its own; when this returns, all are done.
 
     Args:
       propose: for some prompts, the rewrites of each, with who wrote them; may return fewer than asked.
@@ -33,7 +37,8 @@ def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, 
     every = read_segments(folder, Proposal)
     known = {p.prompt: p for p in every if p.round == round}
     worked = any(p.refined for p in every if p.round)  # this pool's proposers have been seen to work
-    writer = SegmentWriter(folder, process)
+    writer = SegmentWriter(folder, jax.process_index())
+    prompts = processes.share(prompts)
     size = chunk or 2 * pool.batch
     chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
 
@@ -64,6 +69,7 @@ def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, 
     finally:
         # after a failure nothing more is proposed; what a running call returns is still written down
         executor.shutdown(wait=True, cancel_futures=True)
+    pool.gather(f"{pool.folder.name}, round {round}")
 
 
 class Meter:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.errors import BadInput
 from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
-from pav_jax.parallel.rules import placed_shapes, shardings
+from pav_jax.parallel import processes
+from pav_jax.parallel.rules import placed_shapes, put, shardings
 
 # The best so many tokens are looked at when top_k asks for no more; a larger top_k, or none, takes a larger program.
 CANDIDATES = 64
@@ -79,9 +80,9 @@ def sample_batch(model: Llama, variables: Any, prompts: list[list[int]], seeds: 
         draws_Bx2[i] = seeds[i] % 2**32, samples[i]
     batch = {"prompts": prompts_BxP, "lengths": lengths_B, "limits": limits_B, "draws": draws_Bx2}
     if mesh is not None:
-        batch = jax.device_put(batch, _batch_shardings(batch, mesh))
+        batch = put(batch, _batch_shardings(batch, mesh))
     fixed, settings = _settings(model, sampling, eos)
-    tokens_BxM, counts_B = _generate(*fixed, variables, batch, settings)
+    tokens_BxM, counts_B = processes.whole(_generate(*fixed, variables, batch, settings))
     tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
     return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from pav_jax.errors import BadInput
 # Either says that other processes run the same command: the address of process 0, with the number of processes and
 # this one's beside it; or a 1 that leaves it to JAX to find the hosts of a TPU or a cluster.
 ADDRESS, NUMBER, INDEX, FOUND = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "PAV_DISTRIBUTED"
+Item = TypeVar("Item")
+
 SILENCE = 20  # seconds without a sign of life after which a process counts as dead, and all end
 LEAVING = 40  # seconds that a process which is done, or failed, waits for the others
 
@@ -49,6 +51,18 @@ def first_process_first(name: str) -> Iterator[None]:
     yield
     if jax.process_index() == 0:
         barrier(name)
+
+
+def first_only(name: str, work: Callable[[], Any]) -> None:
+    """Runs `work` in process 0 alone, and returns when it is done there: what it wrote is in the shared folder."""
+    if jax.process_index() == 0:
+        work()
+    barrier(name)
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This process's part of `items`: every item is one process's."""
+    return list(items[jax.process_index()::jax.process_count()])
 
 
 def whole(tree: Any) -> Any:

@@ -18,6 +18,7 @@ from pav_jax.evaluate.prompt_sets import read_prompt_set
 from pav_jax.evolve.prompts import usable_prompts
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.parallel import rules
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
@@ -93,7 +94,7 @@ def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransfor
     """`stage.make_state`; full tuning keeps the parameters it began with where beta asks for a reference."""
     state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
     if fields.full and fields.beta:
-        frozen = jax.device_put({"params": lm.params}, shardings.trained)
+        frozen = rules.put({"params": lm.params}, shardings.trained)
         state, shardings = state.replace(frozen=frozen), shardings.replace(frozen=shardings.trained)
     return state, shardings, mesh
 
@@ -115,10 +116,9 @@ def run(config: ConfigDict, lm: LanguageModel, prompts_path: str | os.PathLike, 
     Returns:
       The folder of the booster.
     """
-    folder, fields, lm = Path(workdir), train_config.section(config, "grpo"), stage.merged(lm)
+    folder, fields = Path(workdir), train_config.section(config, "grpo")
+    lm = stage.base(lm, fields)
     loss_config(fields)
-    if jax.process_count() > 1:
-        raise BadInput("grpo runs in one process: sampling and videos are not spread over hosts yet")
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
         "generator": generator.fingerprint, "weights": dict(fields.weights or suite.weights),
         "floors": limits(fields.floors, suite.floors)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float
@@ -21,6 +22,7 @@ from pav_jax.evolve.prompts import plain_text
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
+from pav_jax.parallel import processes
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.train import batches, stage
 from pav_jax.train.loop import Batch, TrainState
@@ -47,6 +49,7 @@ class Rollouts:
     A completion becomes what a user would get: one line, and the prompt itself where nothing is said. Its video is
     made with a seed of the step and the prompt, so that a group differs by its words only, and the Candidate is
     written to `<folder>/candidates/<step>` as soon as it is scored: a step that is run again makes what is missing.
+    Many processes sample as one, share the videos of a step by its prompts, and pass on their own rows of its batch.
 
     Args:
       lm: the model that training started from, without adapter.
@@ -55,7 +58,7 @@ class Rollouts:
       folder: the stage's; kept videos go to `videos` beside it.
 
     Raises:
-      BadInput: the rewards are not those of the suite, or the prompts are too few.
+      BadInput: the rewards are not those of the suite, the prompts are too few, or processes do not divide the batch.
     """
 
     def __init__(self, config: ConfigDict, fields: ConfigDict, lm: LanguageModel, mesh: Mesh, prompts: Sequence[str],
@@ -68,6 +71,8 @@ class Rollouts:
         if (size := fields.batch_size // fields.num_generations) > len(prompts):
             raise BadInput(f"grpo: a step takes batch_size / num_generations = {size} prompts, {fields.prompts} has"
                            f" {len(prompts)}; lower batch_size or give more prompts")
+        if fields.batch_size % jax.process_count():
+            raise BadInput(f"grpo.batch_size={fields.batch_size}: {jax.process_count()} processes do not divide it")
         context = lm.config.max_position_embeddings
         # as generate_ids cuts, so that a row is trained on exactly what was sampled from
         room = context - min(fields.max_completion_length, context // 2)
@@ -102,13 +107,16 @@ class Rollouts:
             ids_BxT[row, :end] = self.prompt_ids[place] + tokens
             answer_BxT[row, start:end] = kept_B[row]
         total = sum(len(self.prompt_ids[i]) + len(tokens) for i, tokens in zip(places, answers, strict=True))
-        batch = {"ids": ids_BxT, "answer": answer_BxT, "advantage": advantage_PxG.ravel().astype(np.float32)}
+        mine = np.arange(len(places)).reshape(jax.process_count(), -1)[jax.process_index()]
+        batch = {"ids": ids_BxT[mine], "answer": answer_BxT[mine],
+                 "advantage": advantage_PxG.ravel().astype(np.float32)[mine]}
         metrics = describe(candidates, self.suite, fields, reward_PxG, advantage_PxG, below_B) | {
             "completions/mean_length": float(np.mean([len(tokens) for tokens in answers])),
             "completions/clipped_ratio": float(truncated_B.mean()),
             "videos_per_second": rate,
         }
-        return batch | {"tokens": total}, {name: value for name, value in metrics.items() if np.isfinite(value)}
+        known = {name: value for name, value in metrics.items() if np.isfinite(value)}
+        return batch | {"tokens": total // jax.process_count()}, known
 
     def _sample(self, state: TrainState, number: int, prompts: Sequence[int]) -> list[list[int]]:
         """Token ids of the step's completions, drawn from the policy in `state`."""
@@ -131,13 +139,15 @@ class Rollouts:
         pool = Pool(self.generator, self.suite, self.folder / "candidates" / f"{number:06d}", self.folder.parent,
                     seed=stable_seed(self.seed, "grpo", number), batch=self.rows, weights=self.fields.weights,
                     keep_videos=self.fields.keep_videos)
-        drafts = [Draft(prompt, text, number, row, (), "grpo")
-                  for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))]
-        done = 0
+        every = [Draft(prompt, text, number, row, (), "grpo")
+                 for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))]
+        asked = set(processes.share(list(dict.fromkeys(prompts))))
+        drafts, done = [draft for draft in every if draft.prompt in asked], 0
         for settled in pool.score(drafts, number):
             done += settled
             self._videos(done, f"step {number}")
-        self._videos(len(drafts), f"step {number}")
+        pool.gather(f"step {number}")
+        self._videos(len(every), f"step {number}")
         found = {(c.prompt, c.refined): c for c in pool.candidates}
         rate = pool.made / pool.seconds if pool.made else np.nan
         return [found[prompt, text] for prompt, text in zip(prompts, texts, strict=True)], rate
