@@ -208,7 +208,7 @@ def records(folder, cls):
 
 def losses(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("tokens_per_second")} for line in lines]
 
 
 def booster(folder):

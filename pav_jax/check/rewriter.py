@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pav_jax.check import flops
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.checkpoints import gguf
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.language import sampling
 from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
-from pav_jax.models.llama import Llama, LlamaConfig, hf
+from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import rules
 from pav_jax.parallel.attention import attention as parallel_attention

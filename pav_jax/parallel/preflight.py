@@ -17,31 +17,9 @@ from typing import Any
 import jax
 
 from pav_jax.errors import BadInput
+from pav_jax.parallel.chips import CHIPS, Chip
 from pav_jax.parallel.hlo import Program
 from pav_jax.parallel.moved import Moved
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Published figures of one chip. Rates are per second."""
-
-    name: str
-    peak: float  # bfloat16 operations
-    memory: float  # bytes of HBM
-    memory_rate: float  # bytes from and to HBM
-    link_rate: float  # bytes over one link to a neighbour, in one direction
-    torus_from: int  # an axis of the topology closes to a ring when it is a multiple of this
-    dcn_rate: float  # bytes over the data centre's network, this chip's share of its host's interfaces
-    source: str
-
-
-# Links: the published bandwidth of both directions of all ports of a chip, divided by 2 and by its ports (4, 6, 4).
-# Data centre network: v5e 6.4 Tbit/s per pod of 256 chips, v5p 50 Gbit/s per chip, v6e 25.6 Tbit/s per pod of 256.
-CHIPS = {
-    "v5e": Chip("v5e", 197e12, 16 * 2**30, 819e9, 50e9, 16, 3.125e9, "https://cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip("v5p", 459e12, 95 * 2**30, 2765e9, 100e9, 4, 6.25e9, "https://cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip("v6e", 918e12, 32 * 2**30, 1638e9, 100e9, 16, 12.5e9, "https://cloud.google.com/tpu/docs/v6e"),
-}
 
 # read by libtpu when it is loaded: ask no metadata server, share the library, and believe in a host (or it complains)
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost",

@@ -121,5 +121,6 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
     stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed, columns)
     state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress))
+                stage.reporter(folder.name, steps, progress),
+                operations=stage.operations(lm, fields, state.trained, passes=0 if columns else 1))
     return stage.save_booster(lm, state, fields, folder)

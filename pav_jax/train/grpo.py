@@ -136,5 +136,7 @@ def run(config: ConfigDict, lm: LanguageModel, prompts_path: str | os.PathLike, 
     stage.claim(folder, about)
     stream = prompt_batches(len(prompts), fields.batch_size // fields.num_generations, config.seed)
     state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress), rollouts)
+                stage.reporter(folder.name, steps, progress), rollouts,
+                stage.operations(lm, fields, state.trained, bool(state.frozen) + (fields.num_iterations > 1),
+                                 fields.num_iterations))
     return stage.save_booster(lm, state, fields, folder)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from pav_jax.checkpoints.orbax import Checkpoints
 from pav_jax.errors import BadInput
-from pav_jax.parallel import rules
+from pav_jax.parallel import chips, rules
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -107,19 +107,20 @@ class _Log:
     After a restart the file continues behind the restored step, without duplicates.
     """
 
-    def __init__(self, path: Path, done: int, report: Report):
+    def __init__(self, path: Path, done: int, report: Report, chips: int, peak: float | None):
         self._path, self._done, self._report = path, done, report
+        self._chips, self._peak = chips, peak
         self._write("w", [line for line in self._lines() if line["step"] <= done])
         self._waiting: list[Metrics] = []
-        self._tokens, self._since, self._first = 0, time.perf_counter(), True
+        self._tokens, self._operations, self._since, self._first = 0, 0.0, time.perf_counter(), True
 
-    def add(self, metrics: Metrics, tokens: int) -> None:
+    def add(self, metrics: Metrics, tokens: int, operations: float) -> None:
         """Takes a step's metrics; waits for the device only at the first, whose time is mostly compilation."""
         self._waiting.append(metrics)
-        self._tokens += tokens
+        self._tokens, self._operations = self._tokens + tokens, self._operations + operations
         if self._first:
             jax.block_until_ready(metrics)
-            self._tokens, self._since = 0, time.perf_counter()
+            self._tokens, self._operations, self._since = 0, 0.0, time.perf_counter()
         self._first = False
 
     def flush(self) -> None:
@@ -129,9 +130,12 @@ class _Log:
           BadInput: the loss is not a finite number, or the disk is full.
         """
         values = jax.device_get(self._waiting)
-        rate = self._tokens / (time.perf_counter() - self._since) if self._tokens else None
+        seconds = time.perf_counter() - self._since
+        rate = self._tokens / seconds if self._tokens else None
+        speed = {"tokens_per_second": rate, "tokens_per_second_per_chip": rate and rate / self._chips,
+                 "mfu": self._operations / (seconds * self._chips * self._peak) if rate and self._peak else None}
         lines = [{"step": self._done + i} | {name: float(value) for name, value in row.items()}
-                 | {"tokens_per_second": rate} for i, row in enumerate(values, 1)]
+                 | speed for i, row in enumerate(values, 1)]
         self._done += len(lines)
         for line in lines:
             if not math.isfinite(line["loss"]):
@@ -139,10 +143,10 @@ class _Log:
                                " set grad_clip, or check the checkpoint the training starts from")
         self._write("a", lines)
         if lines:
-            speed = f", {rate:,.0f} tokens/s" if rate else ""
+            pace = f", {rate:,.0f} tokens/s" if rate else ""
             reward = f"reward {lines[-1]['reward']:.3f}, " if "reward" in lines[-1] else ""
-            self._report(self._done, f"{reward}loss {lines[-1]['loss']:.4f}{speed}")
-        self._waiting, self._tokens, self._since = [], 0, time.perf_counter()
+            self._report(self._done, f"{reward}loss {lines[-1]['loss']:.4f}{pace}")
+        self._waiting, self._tokens, self._operations, self._since = [], 0, 0.0, time.perf_counter()
 
     def _lines(self) -> list[dict]:
         lines = []
@@ -185,15 +189,19 @@ class _StopOnSignal:
 def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
         batches: grain.DatasetIterator, steps: int, folder: Path, mesh: Mesh, save_every: int = 100, keep: int = 2,
         log_every: int = 10, report: Report = lambda done, text: None,
-        prepare: Prepare = lambda state, batch: (batch, {})) -> TrainState:
+        prepare: Prepare = lambda state, batch: (batch, {}),
+        operations: Callable[[Batch], float] = lambda batch: 0.0) -> TrainState:
     """Trains to `steps`, from the newest checkpoint in `folder/checkpoints` where there is one.
 
     Metrics stay on the device for `log_every` steps, so that steps follow each other without waiting for the host. Each
-    line of `metrics.jsonl` has the step's own values and the tokens per second of the steps logged with it.
+    line of `metrics.jsonl` has the step's own values and, of the steps logged with it, the tokens per second and the
+    model FLOPs utilization: mfu = operations by formula / (seconds * chips * a chip's published peak in bfloat16), null
+    where the peak is not known.
 
     Args:
       prepare: makes a step's batch of what `batches` gives and the state, where the examples come from the policy
         itself; the figures it returns join the step's metrics.
+      operations: what a step on a batch takes over all processes, by formula.
 
     Raises:
       SystemExit: SIGTERM came (status 143); the state was saved and the same call continues from it.
@@ -205,13 +213,13 @@ def fit(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainSta
             done = saved = found[0]
             state = state.replace(**found[1])
         report(done, "compiling")
-        log = _Log(folder / "metrics.jsonl", done, report)
+        log = _Log(folder / "metrics.jsonl", done, report, mesh.size, chips.peak(mesh.devices.flat[0].device_kind))
         while done < steps:
             batch, seen = prepare(state, next(batches))
             tokens = int(batch.pop("tokens")) * jax.process_count()
             state, metrics = step_fn(state, rules.shard_batch(batch, mesh))
             done += 1
-            log.add(metrics | seen, tokens)
+            log.add(metrics | seen, tokens, operations(batch))
             leave = stop.asked or checkpoints.preempted(done)
             due = leave or done == steps or (save_every > 0 and done % save_every == 0)
             if due or done % log_every == 0:

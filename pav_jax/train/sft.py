@@ -81,5 +81,5 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
     stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed)
     state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress))
+                stage.reporter(folder.name, steps, progress), operations=stage.operations(lm, fields, state.trained))
     return stage.save_booster(lm, state, fields, folder)

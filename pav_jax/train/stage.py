@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import lora, quantized
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.models.llama import flops
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
@@ -177,6 +178,24 @@ def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
     flat = traverse_util.flatten_dict(params)
     kernels = [flat[*path[:-1], "kernel"] for path in traverse_util.flatten_dict(adapter) if path[-1] == "a"]
     return sum(k.shape[0] * rank * (k.shape[1] + k.shape[2]) for k in kernels)
+
+
+def operations(lm: LanguageModel, fields: ConfigDict, trained: Any, passes: int = 0, updates: int = 1
+               ) -> Callable[[Mapping[str, Any]], float]:
+    """Batch of this process -> floating point operations of its step over all processes, see `models.llama.flops`.
+
+    Args:
+      passes: forward passes without gradient, as a reference takes.
+      updates: optimizer steps on one batch.
+    """
+    adapter = 0 if fields.full else lora.count(trained)
+
+    def of(batch: Mapping[str, Any]) -> float:
+        *rows, T = batch["ids"].shape
+        one = flops.forward(lm.config, math.prod(rows) * jax.process_count(), T, T, T, adapter)
+        return updates * flops.train_step(one, fields.full) + passes * (one.total - one.adapters)
+
+    return of
 
 
 # ------------------------------------------------------------------------------------------- beginning and finishing

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from pav_jax import defaults
-from pav_jax.check import flops, rewriter
+from pav_jax.check import rewriter
 from pav_jax.check.program import Assumed
-from pav_jax.models.llama import Llama, hf
+from pav_jax.models.llama import Llama, flops, hf
 from pav_jax.parallel import operations
 from pav_jax.parallel.mesh import make_mesh
 from tests.check import tiny

@@ -78,7 +78,8 @@ def test_the_chosen_answers_win(straight):
 def test_metrics_name_what_a_reader_asks_for(straight):
     assert set(lines(straight)[0]) == {
         "step", "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
-        "logps/rejected", "lengths/chosen", "lengths/rejected", "grad_norm", "learning_rate", "tokens_per_second"}
+        "logps/rejected", "lengths/chosen", "lengths/rejected", "grad_norm", "learning_rate",
+        "tokens_per_second", "tokens_per_second_per_chip", "mfu"}
 
 
 @pytest.mark.parametrize("changes", [

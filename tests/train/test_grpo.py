@@ -94,7 +94,8 @@ def test_metrics_name_what_a_reader_asks_for(straight):
         "clip_ratio/region_mean", "grad_norm", "learning_rate", "reward", "reward_std", "frac_reward_zero_std",
         "overall", "rewards/AES/mean", "rewards/TVA/mean", "rewards/FAITH/mean", "advantages/abs_mean",
         "advantages/max", "completions/below_floor", "completions/without_reward", "completions/mean_length",
-        "completions/clipped_ratio", "videos_per_second", "tokens_per_second"}
+        "completions/clipped_ratio", "videos_per_second", "tokens_per_second",
+        "tokens_per_second_per_chip", "mfu"}
     first = lines(straight[0])[0]
     assert first["reward"] == pytest.approx(first["overall"] + 1.0)  # FAITH is 1 here, its weight too
     assert 1 <= first["completions/mean_length"] <= 8

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, init_lora, merge
+from pav_jax.parallel import chips
 from pav_jax.train import sft, stage
 from pav_jax.train.config import REMAT_POLICIES, sft_config
 from pav_jax.train.loop import compile_step
@@ -65,7 +66,32 @@ def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
 
 def test_metrics_name_what_a_reader_asks_for(straight):
     line = json.loads((straight[0] / "metrics.jsonl").read_text().splitlines()[0])
-    assert set(line) == {"step", "loss", "lengths/answer", "grad_norm", "learning_rate", "tokens_per_second"}
+    assert set(line) == {"step", "loss", "lengths/answer", "grad_norm", "learning_rate", "tokens_per_second",
+                         "tokens_per_second_per_chip", "mfu"}
+
+
+def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "peak", lambda kind: 5e9)
+    sft.run(make_config(length_buckets=(16,)), lm, pairs, tmp_path)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    batch = next(stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, tmp_path).batches(4, None))
+    assert batch["ids"].shape == (4, 16)
+    a_layer = 32 * (32 + 2 * 16 + 32) + 3 * 32 * 48  # q, k, v, o; gate, up, down
+    adapter = 2 * 8 * ((32 + 32) + (32 + 16))  # of q and v, both layers
+    frozen, trained = 2 * (2 * a_layer + 32 * 32), 2 * adapter + 4 * 16 * 32 * 2  # of a token; attention has no weights
+    operations = 4 * 16 * (2 * frozen + 3 * trained)
+    # both rates are of the same two steps, so their seconds cancel
+    steps = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()][-2:]
+    tokens = {line["mfu"] / line["tokens_per_second"] for line in steps}
+    assert line["tokens_per_second_per_chip"] == line["tokens_per_second"]
+    assert 2 * operations / 5e9 / tokens.pop() == pytest.approx(tokens_of(pairs, lm, tmp_path, 5, 6), rel=1e-6)
+
+
+def tokens_of(pairs, lm, folder, *steps):
+    """Tokens in the batches of some steps."""
+    stream = stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, folder).batches(4, 0)
+    counts = [next(stream)["tokens"] for _ in range(max(steps))]
+    return sum(int(counts[i - 1]) for i in steps)
 
 
 def crash_at(step):
