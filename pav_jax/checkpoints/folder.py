@@ -10,7 +10,8 @@ from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_
 
 
 class Layout(Protocol):
-    """What an `hf.py` of `models` defines."""
+    """What an `hf.py` of `models` defines. It may also define `fit_config(config, tensors)`, for what only the tensors'
+    names tell, as whether a head has a bias."""
 
     STEM: str  # of the safetensors' names
 
@@ -33,6 +34,8 @@ def load(layout: Layout, folder: str | Path, dtype: Any = None, where: Callable 
     path = Path(folder) / "config.json"
     config = layout.config_from_hf(read_json(path), str(path))
     tensors = read_tensors(folder, (layout.STEM,))
+    if hasattr(layout, "fit_config"):
+        config = layout.fit_config(config, tensors)
     if where is not None:
         return config, placed_params_from_hf(layout.weights(config), tensors, str(folder), dtype,
                                              layout.param_shapes(config), where)

@@ -7,9 +7,11 @@ _WHERE = {
     "Aesthetic": "aesthetic",
     "ClipAlignment": "clip_alignment",
     "Faithfulness": "faithfulness",
+    "MPS": "mps",
     "Motion": "motion",
     "Reward": "suite",
     "RewardSuite": "suite",
+    "VideoScore": "videoscore",
 }
 
 __all__ = sorted(_WHERE)

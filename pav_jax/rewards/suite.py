@@ -16,6 +16,8 @@ KINDS = {
     "clip_alignment": "pav_jax.rewards.clip_alignment:ClipAlignment",
     "faithfulness": "pav_jax.rewards.faithfulness:Faithfulness",
     "motion": "pav_jax.rewards.motion:Motion",
+    "mps": "pav_jax.rewards.mps:MPS",
+    "videoscore": "pav_jax.rewards.videoscore:VideoScore",
 }
 FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
 

@@ -100,18 +100,19 @@ def weights(config: CLIPConfig) -> list[Weight]:
         Weight("vision_model.embeddings.patch_embedding.weight", "vision/patch_embedding", "conv2d",
                (None, None, None, "embed")),
         Weight("vision_model.embeddings.position_embedding.weight", "vision/position_embedding", axes=(None, "embed")),
-        *_norm("vision_model.pre_layrnorm", "vision/pre_norm"),  # transformers' own spelling
-        *_layers("text_model", "text", config.text.layers),
-        *_layers("vision_model", "vision", config.vision.layers),
-        *_norm("text_model.final_layer_norm", "text/final_norm"),
-        *_norm("vision_model.post_layernorm", "vision_norm"),
+        *norm_rows("vision_model.pre_layrnorm", "vision/pre_norm"),  # transformers' own spelling
+        *layer_rows("text_model", "text", config.text.layers),
+        *layer_rows("vision_model", "vision", config.vision.layers),
+        *norm_rows("text_model.final_layer_norm", "text/final_norm"),
+        *norm_rows("vision_model.post_layernorm", "vision_norm"),
         Weight("text_projection.weight", "text_projection/kernel", "linear", ("embed", None)),
         Weight("visual_projection.weight", "visual_projection/kernel", "linear", ("embed", None)),
         Weight("logit_scale", "logit_scale"),
     ]
 
 
-def _norm(hf: str, path: str, layers: int = 0) -> list[Weight]:
+def norm_rows(hf: str, path: str, layers: int = 0) -> list[Weight]:
+    """A LayerNorm, or one of each of `layers` layers."""
     axes = ("layers", "embed") if layers else ("embed",)
     return [
         Weight(f"{hf}.weight", f"{path}/scale", "same", axes, layers),
@@ -119,11 +120,12 @@ def _norm(hf: str, path: str, layers: int = 0) -> list[Weight]:
     ]
 
 
-def _layers(hf: str, path: str, count: int) -> list[Weight]:
+def layer_rows(hf: str, path: str, count: int) -> list[Weight]:
+    """All layers of a tower whose body is `run_layers`."""
     hf, path = f"{hf}.encoder.layers.{{layer}}", f"{path}/layers"
     rows = [
-        *_norm(f"{hf}.layer_norm1", f"{path}/norm1", count),
-        *_norm(f"{hf}.layer_norm2", f"{path}/norm2", count),
+        *norm_rows(f"{hf}.layer_norm1", f"{path}/norm1", count),
+        *norm_rows(f"{hf}.layer_norm2", f"{path}/norm2", count),
     ]
     dense = {
         **{f"self_attn.{n}": (f"attention/{n}", "embed", "heads") for n in ("q_proj", "k_proj", "v_proj")},

@@ -1,0 +1,114 @@
+"""MPS: a preference learned from people's choices between pictures for one prompt, averaged over frames.
+
+Source: Zhang et al. 2024 (CVPR), "Learning Multi-dimensional Human Preference for Text-to-Image Generation"; the
+checkpoint `MPS_overall_checkpoint` of Kwai-Kolors/MPS, made a folder by `pav export --to=pav`. With it scores lie at
+about 5 to 15. What the judge looks at is a word list, the condition (see `models.mps`); the default is the published
+one for the overall preference.
+
+Shapes: V videos in one program, F frames of each, T text tokens, M those of the condition, P CLIP's space.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from pav_jax.checkpoints.folder import load
+from pav_jax.checkpoints.hub import local_folder
+from pav_jax.errors import BadInput
+from pav_jax.models.clip.model import LEGACY_EOS
+from pav_jax.models.mps import MPSModel, hf
+from pav_jax.models.mps.model import condition_mask
+from pav_jax.rewards.clip_tower import FILES, in_batches
+from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
+
+CONDITION = Path(__file__).parent / "mps_condition.txt"
+VIDEOS = 8  # in one compiled program
+
+
+class MPS:
+    """MPS behind the suite's protocol."""
+
+    names = ("MPS",)
+
+    def __init__(self, folder: Path, frames: int = 4, condition: Path = CONDITION, dtype: str = "float32"):
+        from transformers import AutoTokenizer
+
+        self.config, params = load(hf, folder)
+        self.settings = Preprocess.from_folder(folder, self.config.clip.vision.image_size)
+        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+            raise BadInput(f"{folder}: no tokenizer.json here; put the tokenizer of CLIP ViT-H/14 beside the weights")
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        if self.tokenizer.pad_token_id is None:
+            raise BadInput(f"{folder}: the tokenizer names no pad_token, and MPS reads the padding")
+        self.folder, self.frames = folder, frames
+        self._params = jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
+        self._model = MPSModel(self.config, dtype=jnp.dtype(dtype))
+        encode = jax.jit(lambda params, ids: self._call(params, "encode_text", ids)[0][0])
+        self._condition_MxP = encode(self._params, self.tokens([condition_text(condition)]))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, frames: int = 4, condition: str | Path | None = None,
+                        dtype: str = "float32") -> "MPS":
+        """`folder`: an MPS with its tokenizer; `condition`: a file with one word a line, None for the published list.
+
+        Raises:
+          BadInput: a missing, half-written or foreign checkpoint, or an empty list.
+        """
+        return cls(local_folder(folder, FILES), frames, Path(condition or CONDITION), dtype)
+
+    def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
+              refined=None) -> dict[str, Float[np.ndarray, "B"]]:
+        frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], self.frames)])
+        ids_BxT = self.tokens(prompts)
+        run = lambda rows: self._program(self._params, self._condition_MxP, frames[rows], ids_BxT[rows])  # noqa: E731
+        return {"MPS": in_batches(run, np.arange(len(videos)), VIDEOS).mean(1)}
+
+    def tokens(self, texts: Sequence[str]) -> Int[np.ndarray, "B T"]:
+        """Every position filled with the tokenizer's own padding, which the model was trained to read. Longer texts are
+        cut; the end of text stays."""
+        text = self.config.clip.text
+        ids = self.tokenizer(list(texts), truncation=True, max_length=text.positions, padding="max_length")["input_ids"]
+        ids = np.array(ids, np.int32)
+        if ids.max() >= text.vocab_size:
+            raise BadInput(f"{self.folder}: the tokenizer has ids beyond the model's {text.vocab_size}; are both from"
+                           " one checkpoint?")
+        if text.eos_id != LEGACY_EOS and not (ids == text.eos_id).any(axis=1).all():
+            raise BadInput(f"{self.folder}: the tokenizer does not end texts with eos_token_id {text.eos_id} of"
+                           " config.json")
+        return ids
+
+    def _call(self, params, method: str, *args):
+        return self._model.apply({"params": params}, *args, method=method)
+
+    @functools.cached_property
+    def _program(self):
+        def score(params, condition_MxP, frames_VxFxHxWx3, ids_VxT):
+            v, f = frames_VxFxHxWx3.shape[:2]
+            text, end = self._call(params, "encode_text", ids_VxT)
+            per_frame = (jnp.repeat(x, f, axis=0) for x in (text, end, condition_mask(text, condition_MxP)))
+            pixels = clip_pixels(frames_VxFxHxWx3.reshape(v * f, *frames_VxFxHxWx3.shape[2:]), self.settings)
+            image = self._call(params, "encode_image", pixels)
+            return self._call(params, "compare", image, *per_frame).reshape(v, f)
+
+        return jax.jit(score)
+
+
+def condition_text(path: str | Path) -> str:
+    """The list in `path` as the text the model was trained with: "light, color, ..., things."
+
+    Raises:
+      BadInput: no such file, or no word in it.
+    """
+    try:
+        words = Path(path).read_text().split("\n")
+    except OSError:
+        raise BadInput(f"{path}: no such file; condition names a list with one word a line") from None
+    words = [word.strip() for word in words if word.strip()]
+    if not words:
+        raise BadInput(f"{path}: the list is empty; write one word a line")
+    return ", ".join(words) + "."

@@ -1,0 +1,131 @@
+"""VideoScore (He et al. 2024, arXiv 2406.15252): five scores of about 1 to 4, by an Idefics2 that learned from ratings.
+
+It reads a query, the user's prompt and the frames; a linear head on the last token gives VQ visual quality, TC temporal
+consistency, DD dynamic degree, TVA text-to-video alignment and FC factual consistency.
+
+The query is a text file with `{text_prompt}` where the prompt goes; behind it one image per frame is written. The
+default is in our words. Published scores belong to the query the checkpoint was trained with: the constant
+REGRESSION_QUERY_PROMPT in TIGER-AI-Lab/VideoScore's examples, saved to a file, can be given as it is.
+
+A video is scored alone, in programs of fixed shapes, so that its score does not depend on what else is scored.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pav_jax.checkpoints.folder import load
+from pav_jax.checkpoints.hub import local_folder
+from pav_jax.errors import BadInput
+from pav_jax.models.idefics2 import hf
+from pav_jax.models.idefics2.model import Idefics2
+from pav_jax.rewards.clip_tower import in_batches
+from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
+from pav_jax.rewards.preprocess import frame_indices
+
+NAMES = ("VQ", "TC", "DD", "TVA", "FC")  # in the order of the head's outputs
+QUERY = Path(__file__).parent / "templates" / "videoscore_query.txt"
+SLOT = "{text_prompt}"
+FRAME = IMAGE + " "  # with the space: the token after the last frame is the one that is scored
+IMAGES = 4  # frames in one program: attention over 1,700 patches of a 720 x 480 frame is large
+TOKENS = 64  # texts are padded to a multiple, so that few lengths are compiled
+FILES = ("*.json", "*.safetensors", "tokenizer.model")
+DTYPES = ("float32", "bfloat16")
+
+
+class VideoScore:
+    """VQ, TC, DD, TVA and FC behind the suite's protocol.
+
+    Attributes:
+      frames: all frames of a video are read where it has at most as many, else so many evenly spaced ones.
+    """
+
+    names = NAMES
+
+    def __init__(self, model: Idefics2, params: Mapping, processor: Idefics2Processor, query: str, frames: int = 16):
+        if frames < 1:
+            raise BadInput(f"rewards.entries: videoscore's frames is {frames}; at least 1 is needed")
+        self.model, self.processor, self.query, self.frames = model, processor, query, frames
+        self._params = jax.device_put(params)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int = 16,
+                        dtype: str = "float32") -> "VideoScore":
+        """`folder`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a text file, see
+        above.
+
+        Raises:
+          BadInput: a missing, half-written or foreign checkpoint, or a query that cannot be used.
+        """
+        if dtype not in DTYPES:
+            raise BadInput(f"rewards.entries: videoscore's dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+        text = read_query(QUERY if query is None else query)
+        folder = local_folder(folder, FILES)
+        config, params = load(hf, folder, jnp.dtype(dtype))
+        if config.labels != len(NAMES):
+            raise BadInput(f"{folder}/config.json: its head gives {config.labels} numbers; VideoScore's gives"
+                           f" {len(NAMES)}, {', '.join(NAMES)}")
+        processor = Idefics2Processor.from_folder(folder, config.perceiver.latents, config.image_token_id)
+        if len(processor.tokenizer) > config.text.vocab_size:
+            raise BadInput(f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
+                           f" {config.text.vocab_size}; take both from one checkpoint")
+        return cls(Idefics2(config, jnp.dtype(dtype)), params, processor, text, frames)
+
+    def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
+              refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
+        if videos.ndim != 5 or not videos.shape[1]:
+            raise BadInput(f"videos to score: their shape is {list(videos.shape)}; frames, [B, T, H, W, 3], are needed")
+        T = videos.shape[1]
+        chosen = np.arange(T) if T <= self.frames else frame_indices(T, self.frames)
+        texts = [self.text(prompt, len(chosen)) for prompt in prompts]
+        scores = [self._score_one(video[chosen], text) for video, text in zip(videos, texts, strict=True)]
+        scores_BxK = np.array(scores, np.float32).reshape(-1, len(NAMES))
+        return {name: scores_BxK[:, k] for k, name in enumerate(NAMES)}
+
+    def text(self, prompt: str, frames: int) -> str:
+        """What is asked about a video of `prompt`.
+
+        Raises:
+          BadInput: the prompt holds a token that stands for an image.
+        """
+        if held := [token for token in (IMAGE, FENCE) if token in prompt]:
+            raise BadInput(f"prompt {prompt!r}: it holds {held[0]}, which stands for a frame; take it out")
+        return self.query.replace(SLOT, prompt) + FRAME * frames
+
+    @functools.cached_property
+    def _see(self):
+        return jax.jit(lambda params, pixels: self.model.apply({"params": params}, pixels, method="encode_images"))
+
+    @functools.cached_property
+    def _judge(self):
+        return jax.jit(lambda params, *args: self.model.apply({"params": params}, *args, method="judge"))
+
+    def _score_one(self, frames_TxHxWx3: np.ndarray, text: str) -> Float[np.ndarray, "K"]:
+        pixels_1xTxHxWx3, _ = self.processor.images([frames_TxHxWx3])  # one size, hence no padding
+        images_TxSxD = in_batches(lambda rows: self._see(self._params, rows), pixels_1xTxHxWx3[0], IMAGES)
+        ids, mask = self.processor.texts([text], TOKENS, "right")
+        images_1xIxD = images_TxSxD.reshape(1, -1, images_TxSxD.shape[-1])
+        return np.asarray(self._judge(self._params, ids, mask, images_1xIxD))[0]
+
+
+def read_query(path: str | Path) -> str:
+    """The text of a query file.
+
+    Raises:
+      BadInput: there is no such text, it has no place for the prompt, or places frames itself.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: no readable videoscore query ({type(error).__name__}); give a text file") from error
+    if text.count(SLOT) != 1:
+        raise BadInput(f"{path}: videoscore's query must hold {SLOT} once, where the prompt goes; it holds it"
+                       f" {text.count(SLOT)} times")
+    if IMAGE in text:
+        raise BadInput(f"{path}: videoscore's query holds {IMAGE}; leave it out, frames are written behind the query")
+    return text

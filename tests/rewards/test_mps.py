@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints import folder as folders
+from pav_jax.errors import BadInput
+from pav_jax.models.clip import hf as clip_hf
+from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel, hf
+from pav_jax.rewards import mps
+from pav_jax.rewards.mps import MPS
+from pav_jax.rewards.suite import RewardSuite
+
+
+@pytest.fixture(scope="module")
+def mps_folder(make_clip, tmp_path_factory):
+    """A tiny CLIP's towers and tokenizer with random cross layers."""
+    folder = make_clip(tmp_path_factory.mktemp("mps"))
+    clip, towers = folders.load(clip_hf, folder)
+    config = MPSConfig(clip, CrossConfig(layers=2, heads=2, head_dim=4, ff_width=8))
+    ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
+    params = jax.jit(MPSModel(config).init)(jax.random.key(0), ids, pixels, ids)["params"]
+    towers.pop("vision_norm")
+    folders.save(hf, folder, config, {"clip": towers, "cross": jax.tree.map(np.asarray, params["cross"])})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward(mps_folder, tmp_path_factory):
+    words = tmp_path_factory.mktemp("condition") / "words.txt"
+    words.write_text("red\nball\nsea\n")
+    return MPS.from_pretrained(mps_folder, condition=words)
+
+
+def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_pictures(reward, videos, prompts):
+    together = reward.score(videos, prompts)["MPS"]
+    assert together.shape == (5,) and together.dtype == np.float32 and np.isfinite(together).all()
+    np.testing.assert_array_equal(reward.score(videos[2:4], prompts[2:4])["MPS"], together[2:4])
+    many = np.concatenate([videos] * 3)  # more than one program's rows
+    assert len(many) > mps.VIDEOS
+    np.testing.assert_array_equal(reward.score(many, prompts * 3)["MPS"], np.tile(together, 3))
+    assert np.abs(reward.score(videos, prompts[::-1])["MPS"] - together).max() > 1e-3
+    assert np.abs(reward.score(255 - videos, prompts)["MPS"] - together).max() > 1e-3
+
+
+def test_the_rewrite_is_not_read(reward, videos, prompts):
+    np.testing.assert_array_equal(reward.score(videos, prompts, prompts[::-1])["MPS"],
+                                  reward.score(videos, prompts)["MPS"])
+
+
+def test_the_score_is_the_mean_over_four_frames_evenly_spaced(reward, videos, prompts):
+    frames = [reward.score(np.repeat(videos[:, t : t + 1], 4, axis=1), prompts)["MPS"] for t in (0, 1, 3, 4)]  # of six
+    np.testing.assert_allclose(reward.score(videos, prompts)["MPS"], np.mean(frames, 0), rtol=0, atol=1e-5)
+
+
+def test_padding_fills_every_position_and_long_prompts_keep_their_end(reward):
+    ids = reward.tokens(["a cat", "red " * 100])
+    assert ids.shape == (2, 8) and ids[0].tolist()[3:] == [3, 0, 0, 0, 0] and ids[1, -1] == 3
+
+
+def test_the_default_condition_is_the_published_list_and_another_file_may_replace_it(tmp_path):
+    text = mps.condition_text(mps.CONDITION)
+    assert text.startswith("light, color, clarity, tone,") and text.endswith("location, word, things.")
+    assert text.count(",") == 21
+    (tmp_path / "words.txt").write_text("\n  hands \nfaces\n")
+    assert mps.condition_text(tmp_path / "words.txt") == "hands, faces."
+    (tmp_path / "words.txt").write_text("\n")
+    with pytest.raises(BadInput, match="one word a line"):
+        mps.condition_text(tmp_path / "words.txt")
+    with pytest.raises(BadInput, match="gone.txt"):
+        mps.condition_text(tmp_path / "gone.txt")
+
+
+def test_the_suite_builds_it_by_its_kind(mps_folder, videos, prompts):
+    config = dict(entries=dict(mps=dict(path=str(mps_folder), frames=2)), weights=dict(MPS=0.25))
+    suite = RewardSuite.from_config(config)
+    scores = suite.score(videos[:1], prompts[:1])
+    assert suite.names == ("MPS",) and suite.overall(scores) == 0.25 * scores["MPS"]
+
+
+def test_a_plain_clip_folder_is_bad_input(clip_folder):
+    with pytest.raises(BadInput, match="model_type"):
+        MPS.from_pretrained(clip_folder)
