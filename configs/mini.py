@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
 
     config.mesh.data = -1  # every core takes its share of a batch
     config.rewriter.max_new_tokens = NEW_TOKENS
-    config.rewriter.temperature = 0.3  # of every rewriter that is measured; while they are trained they explore more
+    config.rewriter.temperature = 0.1  # of every rewriter that is measured; while they are trained they explore more
     config.proposers.local.max_new_tokens = NEW_TOKENS
     # Among videos AES spreads by about 0.6 and TVA by about 4: these weights make them count alike.
     config.rewards.weights = {"AES": 1.0, "TVA": 0.15, "TC": 1.0, "DD": 1.0}

@@ -1,0 +1,28 @@
+"""Group relative policy optimisation on the embedded models, from the SFT booster of a run of configs/mini.py.
+
+    pav run --config=configs/mini.py --workdir=runs/mini
+    pav grpo --config=configs/mini_grpo.py --workdir=runs/mini_grpo
+    pav evaluate --workdir=runs/mini_grpo && pav report --workdir=runs/mini_grpo
+
+`--config.grpo.start=FOLDER --config.evaluate.files.sft=FOLDER` start from, and compare with, another booster.
+
+Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pav_jax.config import load
+
+START = "runs/mini/sft/booster"
+
+
+def get_config() -> ConfigDict:
+    config = load(Path(__file__).with_name("mini.py"))
+    config.grpo.start = START
+    config.evaluate.systems = ("original", "grpo")
+    with config.unlocked():
+        config.evaluate.files = {"sft": START}
+    config.evaluate.controls = False
+    return config
