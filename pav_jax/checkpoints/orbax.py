@@ -47,7 +47,8 @@ class Checkpoints:
         if jax.default_backend() == "cpu":
             # on CPU the "copy to host" is a view, and the next step donates, hence overwrites, what it looks at
             state = jax.tree.map(jnp.copy, state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator))
+        # one place in the data for all processes, so that another number of them can go on from it
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state()))
         with self._clear_errors():
             self._manager.save(step, args=args, force=True)
 
@@ -61,10 +62,11 @@ class Checkpoints:
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes),
-                                      data=grain.checkpoint.CheckpointRestore(iterator))
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore())
             try:
-                return step, self._manager.restore(step, args=args)["state"]
+                found = self._manager.restore(step, args=args)
+                iterator.set_state(found["data"])
+                return step, found["state"]
             except Exception as error:  # whatever a torn file makes the readers raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warnings.warn(f"{self.folder}/{step}: not a whole checkpoint ({reason[:200]}); it is removed and the"
