@@ -6,12 +6,19 @@ caption left empty one time in ten for guidance. Both only ever read long captio
 
 Every token of the T5's output must name every attribute, so the denoiser finds them wherever it looks; and the places
 where the subject is weigh more in its loss, since they are few and are what a prompt is about.
+
+The denoiser trains in legs: each starts from the weights the one before would have shipped, with fresh moments, a
+learning rate that rises and falls again, and scenes of its own. `--continue` runs the last leg alone, from the weights
+in the folder.
 """
+
+import argparse
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.ndimage
 from rich.progress import track
 
 from pav_jax.checkpoints import folder
@@ -45,10 +52,11 @@ GENERATION = {
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
-SCENES = 8192
+SCENES = 8192  # of each leg
 READ_STEPS, READ_BATCH = 150, 64
-STEPS, BATCH, EMPTY = 4000, 16, 0.1
-SUBJECT_WEIGHT = 3.0  # of latents that show the subject; the others have 1
+LEGS = ((4000, 3e-3), (7000, 2e-3))  # steps, highest learning rate
+BATCH, EMPTY = 16, 0.1
+SUBJECT_WEIGHT = 3.0  # of latents that show the subject or touch one that does; the others have 1
 EMA = 0.998
 
 
@@ -98,12 +106,12 @@ def train_reader(t5: T5Encoder, params: dict) -> dict:
     return fit.fit("t5_reader", step, state, batch, READ_STEPS)["params"]["t5"]
 
 
-def encoded_scenes() -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
-    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these show the
-    subject, bool [SCENES, 3, 16, 16]; cached in the work folder."""
-    rng = np.random.default_rng(22)
+def encoded_scenes(leg: int) -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
+    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these the subject is
+    on or beside, bool [SCENES, 3, 16, 16]; cached in the work folder."""
+    rng = np.random.default_rng([22, leg])
     scenes = [w.draw_scene(rng) for _ in range(SCENES)]
-    path = fit.WORK / "latents.npz"
+    path = fit.WORK / f"latents_{leg}.npz"
     if not path.exists():
         config, params = folder.load(vae_hf, FOLDER / "vae", jnp.float32)
         vae = CogVideoXVAE(config)
@@ -120,22 +128,30 @@ def encoded_scenes() -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
 
 
 def latent_masks(masks_BxTxHxW: np.ndarray) -> np.ndarray:
-    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them."""
+    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them; then one latent
+    wider on each side, since an outline is as much what lies outside of it."""
     B, T, H, W = masks_BxTxHxW.shape
     small = masks_BxTxHxW.reshape(B, T, H // 4, 4, W // 4, 4).any((3, 5))
-    return np.concatenate([small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1)
+    small = np.concatenate([small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1)
+    return scipy.ndimage.maximum_filter(small, size=(1, 1, 3, 3))
 
 
-def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
-    """Stage 3: returns the moving average of the denoiser's parameters."""
+def fresh_denoiser(text_width: int) -> dict:
+    latents = np.zeros((1, (w.FRAMES - 1) // 4 + 1, w.HEIGHT // 4, w.WIDTH // 4, DENOISER.in_channels), np.float32)
+    text = np.zeros((1, TEXT_TOKENS, text_width), np.float32)
+    params = jax.jit(CogVideoXTransformer(DENOISER).init)(jax.random.key(2), latents, text, np.zeros(1))["params"]
+    print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
+    return params
+
+
+def train_denoiser(t5: T5Encoder, t5_params: dict, params: dict, leg: int) -> dict:
+    """Stage 3, one leg of it: returns the moving average of the denoiser's parameters, as it is shipped."""
     tokenizer = t5_tokenizer()
-    scenes, latents, shown = encoded_scenes()
+    scenes, latents, shown = encoded_scenes(leg)
     dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
-    shapes = (latents[:1].astype(np.float32), np.zeros((1, TEXT_TOKENS, t5.config.width), np.float32), np.zeros(1))
-    params = jax.jit(dit.init)(jax.random.key(2), *shapes)["params"]
-    print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
-    optimizer = fit.muon(3e-3, STEPS, warmup=100)
+    steps, learning_rate = LEGS[leg]
+    optimizer = fit.muon(learning_rate, steps, warmup=100)
 
     def loss(p, data, key):
         k_time, k_noise = jax.random.split(key)
@@ -159,14 +175,19 @@ def train_denoiser(t5: T5Encoder, t5_params: dict) -> dict:
             "loss": value, "plain": plain}
 
     def batch(i):
-        rng = np.random.default_rng([23, i])
+        rng = np.random.default_rng([23, leg, i])
         picks = rng.integers(SCENES, size=BATCH)
         texts = ["" if rng.random() < EMPTY else caption(scenes[s], rng) for s in picks]
         return {"latents": latents[picks], "shown": shown[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
 
     state = {"params": params, "opt": optimizer.init(params), "average": jax.tree.map(jnp.copy, params),
              "step": jnp.zeros((), jnp.int32)}  # fmt: skip
-    return fit.fit("denoiser", step, state, batch, STEPS)["average"]
+    return shipped(fit.fit(f"denoiser_{leg}", step, state, batch, steps, seed=leg)["average"])
+
+
+def shipped(params: dict) -> dict:
+    """What bfloat16 leaves of `params`, float32: what comes after learns from what users will have."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), fit.to_bf16(params))
 
 
 def write_folder(t5: dict, dit: dict) -> None:
@@ -185,12 +206,23 @@ def write_folder(t5: dict, dit: dict) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--continue", dest="go_on", action="store_true",
+                        help="only the last leg, from the weights in the folder")
     fit.use_every_core()
     t5 = T5Encoder(t5_config(), unroll=3)
-    params = jax.jit(t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
-    # Trained as it will be shipped: the denoiser learns from a T5 that has been through bf16.
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), fit.to_bf16(train_reader(t5, params)))
-    write_folder(params, train_denoiser(t5, params))
+    if parser.parse_args().go_on:
+        _, t5_params = folder.load(t5_hf, FOLDER / "text_encoder", jnp.float32)
+        _, params = folder.load(transformer_hf, FOLDER / "transformer", jnp.float32)
+        legs = [len(LEGS) - 1]
+    else:
+        t5_params = jax.jit(t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
+        t5_params = shipped(train_reader(t5, t5_params))
+        params = fresh_denoiser(t5.config.width)
+        legs = range(len(LEGS))
+    for leg in legs:
+        params = train_denoiser(t5, t5_params, params, leg)
+    write_folder(t5_params, params)
 
 
 if __name__ == "__main__":
