@@ -1,5 +1,6 @@
 """The command line with fakes in the place of models and stages: what it says, where, and with which status."""
 
+import csv
 import errno
 import io
 import json
@@ -19,13 +20,14 @@ from pav_jax.main import main
 from pav_jax.records import Refinement
 from tests.evaluate.fakes import Suite
 
-COMMANDS = "refine generate score run evolve select sft prefer dpo grpo evaluate report export".split()
+COMMANDS = "refine generate score run evolve select sft prefer dpo grpo evaluate trust calibrate report export".split()
 
 
 @pytest.fixture(autouse=True)
-def no_models(monkeypatch):
+def no_models(monkeypatch, tmp_path):
     """Modules that would load models are replaced; a test that reaches one sees what it was given."""
     calls = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     log = logging.getLogger("pav_jax")
     for name, value in (("handlers", []), ("propagate", True)):  # what a command changes is put back
         monkeypatch.setattr(log, name, value)
@@ -65,17 +67,21 @@ def no_models(monkeypatch):
             calls.append(("save", folder, max_shard_size))
 
     stages = types.SimpleNamespace()
-    for name in ("run", "evolve", "select", "sft", "prefer", "dpo", "grpo", "evaluate", "report"):
+    for name in ("run", "evolve", "select", "sft", "prefer", "dpo", "grpo", "evaluate", "trust", "calibrate", "report"):
         def stage(config, workdir, name=name, **options):
             calls.append((name, config, workdir, options))
             return "the/result" if name == "report" else None
         setattr(stages, name, stage)
 
-    suite = types.SimpleNamespace(RewardSuite=types.SimpleNamespace(from_config=lambda config: Suite()))
+    monkeypatch.setattr("pav_jax.rewards.suite.RewardSuite.from_config", lambda config, failed=None: Suite())
+    judge = dict(rewards=property(lambda self: (self,)), judges=(), held_out=(), weights={"AES": 1.0, "TVA": 1.0},
+                 fingerprint="fake", spread=lambda self: None)
+    for name, value in judge.items():
+        monkeypatch.setattr(Suite, name, value, raising=False)
     suite_with_faith = Suite.score
     monkeypatch.setattr(Suite, "score", lambda self, videos, prompts, refined=None: suite_with_faith(
         self, videos, prompts, refined or prompts))
-    fakes = {"booster": types.SimpleNamespace(Booster=Booster), "recipe": stages, "rewards.suite": suite,
+    fakes = {"booster": types.SimpleNamespace(Booster=Booster), "recipe": stages,
              "video.video_model": types.SimpleNamespace(VideoModel=VideoModel),
              "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
              "mini": types.SimpleNamespace(resolve=lambda path: path)}
@@ -112,7 +118,6 @@ def test_help_names_every_command_and_gives_examples(capsys):
             assert stop.code == 0
         text = capsys.readouterr().out
         assert all(f"    {name} " in text for name in COMMANDS) and "pav run --config=configs/mini.py" in text
-        assert "trust" not in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -179,12 +184,14 @@ def test_stages_get_configuration_work_directory_and_options(tmp_path, capsys, n
     assert run(capsys, "grpo", *base)[0] == 0
     for flags in ([], ["--controls"], ["--no-controls"]):
         assert run(capsys, "evaluate", *base, *flags)[0] == 0
+    for command in ("trust", "calibrate"):
+        assert run(capsys, command, *base)[0] == 0
     status, out, _ = run(capsys, "report", f"--workdir={tmp_path}")  # the work directory knows its configuration
     assert (status, out) == (0, "the/result\n")
     assert [(c[0], c[3]) for c in no_models] == [
         ("run", {}), ("evolve", {}), ("select", {}), ("sft", {}), ("prefer", {"round": 2}), ("dpo", {"round": 1}),
         ("grpo", {}), ("evaluate", {"controls": True}), ("evaluate", {"controls": True}),
-        ("evaluate", {"controls": False}), ("report", {})]
+        ("evaluate", {"controls": False}), ("trust", {}), ("calibrate", {}), ("report", {})]
     assert no_models[-1][1].seed == no_models[0][1].seed and no_models[0][2] == str(tmp_path)
     assert "--round=3: this configuration has rounds 1 to 2" in fails(capsys, "dpo", *base, "--round=3")
 
@@ -278,20 +285,65 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
     assert no_models[1][2]["steps"] == 3 and no_models[1][2]["seed"] == 9 and no_models[1][2]["guidance_scale"] is None
 
 
-def test_score_shows_a_table_or_json(tmp_path, capsys):
+def test_score_shows_a_table_json_or_csv(tmp_path, capsys):
     assert run(capsys, "generate", "a cat", "a dog", f"--out={tmp_path}")[0] == 0
     videos = [str(p) for p in sorted(tmp_path.glob("*.mp4"))]
     status, out, _ = run(capsys, "score", *videos, "--prompts=a [red] cat", "--rewards=AES,TVA")
     assert status == 0 and "a [red] cat" in out and "AES" in out and "overall" in out and "FAITH" not in out
-    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    (tmp_path / "p.txt").write_text("a cat\na \"big\" dog, alone\n")
     status, out, _ = run(capsys, "score", *videos, f"--prompts={tmp_path / 'p.txt'}", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [r["prompt"] for r in rows] == ["a cat", "a dog"] and set(rows[0]["scores"]) == {"AES", "TVA", "FAITH"}
+    assert [r["prompt"] for r in rows] == ["a cat", 'a "big" dog, alone']
+    assert set(rows[0]["scores"]) == {"AES", "TVA", "FAITH"}
+    status, out, _ = run(capsys, "score", *videos, f"--prompts={tmp_path / 'p.txt'}", "--csv")
+    assert status == 0 and out.count("\r\n") == 3 and ',"a ""big"" dog, alone",' in out
+    read = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [row["prompt"] for row in read] == ["a cat", 'a "big" dog, alone'] and read[1]["video"] == videos[1]
+    assert [float(row["AES"]) for row in read] == [row["scores"]["AES"] for row in rows]
     assert "2 prompts for 1 videos" in fails(capsys, "score", videos[0], f"--prompts={tmp_path / 'p.txt'}")
+    assert "not allowed with" in fails(capsys, "score", videos[0], "--prompts=x", "--json", "--csv")
 
 
-def test_score_of_a_missing_video_is_one_line(tmp_path, capsys):
-    assert "gone.mp4" in fails(capsys, "score", str(tmp_path / "gone.mp4"), "--prompts=x")
+def test_score_names_what_it_cannot_read_and_shows_the_others(tmp_path, capsys):
+    assert "gone.mp4: no such file" in fails(capsys, "score", str(tmp_path / "gone.mp4"), "--prompts=x")
+    run(capsys, "generate", "a cat", f"--out={tmp_path}")
+    (video,) = map(str, tmp_path.glob("*.mp4"))
+    (tmp_path / "text.mp4").write_text("text")
+    for form in ("--json", "--csv"):
+        status, out, err = run(capsys, "score", str(tmp_path / "text.mp4"), video, str(tmp_path / "gone.mp4"),
+                               "--prompts=x", form)
+        assert status == 2 and video in out and "text.mp4" not in out and "gone.mp4" not in out
+        first, second = err.splitlines()
+        assert first.startswith("pav score: ") and "text.mp4: not a video" in first and "gone.mp4: no such" in second
+
+
+def test_score_leaves_what_is_not_a_number_empty(tmp_path, capsys, monkeypatch):
+    run(capsys, "generate", "a cat", f"--out={tmp_path}")
+    (video,) = map(str, tmp_path.glob("*.mp4"))
+    monkeypatch.setattr(Suite, "score", lambda self, videos, prompts, refined=None: {
+        "AES": np.array([np.nan]), "TVA": np.ones(1), "FAITH": np.ones(1)})
+    status, out, _ = run(capsys, "score", video, "--prompts=x", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["scores"] == {"AES": None, "TVA": 1.0, "FAITH": 1.0} and found["overall"] is None
+    assert run(capsys, "score", video, "--prompts=x", "--csv", "--no-cache")[1].endswith(",,1.0,1.0,\r\n")
+    assert "nan" not in run(capsys, "score", video, "--prompts=x")[1]
+
+
+def test_score_keeps_scores_where_it_is_told_to(tmp_path, capsys, monkeypatch):
+    run(capsys, "generate", "a cat", f"--out={tmp_path}")
+    (video,) = map(str, tmp_path.glob("*.mp4"))
+    asked = []
+    score = Suite.score
+    monkeypatch.setattr(Suite, "score", lambda self, *args: asked.append(1) or score(self, *args))
+    line = ["score", video, "--prompts=x", "--json"]
+    for options, calls in (([f"--cache={tmp_path / 'kept'}"], 1), ([f"--cache={tmp_path / 'kept'}"], 1),
+                           (["--no-cache"], 2), (["--no-cache"], 3), ([], 4), ([], 4)):
+        status, out, _ = run(capsys, *line, *options)
+        assert status == 0 and len(asked) == calls and json.loads(out)["prompt"] == "x"
+    assert list((tmp_path / "kept").rglob("*.json")) and list((tmp_path / "home" / "pav_jax").rglob("*.json"))
+    (tmp_path / "in the way").touch()
+    status, out, err = run(capsys, *line, f"--cache={tmp_path / 'in the way'}")
+    assert status == 0 and json.loads(out) and "scores are not kept" in err
 
 
 # ---------------------------------------------------------------------------------------------------------- export

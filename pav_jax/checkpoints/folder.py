@@ -5,7 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+import jax
+import numpy as np
+
+from pav_jax.checkpoints.safetensors import STEMS, read_json, read_tensors, write_json, write_tensors
+from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
 
 
@@ -40,6 +44,26 @@ def load(layout: Layout, folder: str | Path, dtype: Any = None, where: Callable 
         return config, placed_params_from_hf(layout.weights(config), tensors, str(folder), dtype,
                                              layout.param_shapes(config), where)
     return config, params_from_hf(layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config))
+
+
+def check_finite(params: Mapping, folder: str | Path, stems: tuple[str, ...] = STEMS) -> None:
+    """Raises BadInput where a parameter read from `folder` is NaN or infinite; names the file and the tensor.
+
+    One such number makes every output NaN, which would be noticed late and far from its cause.
+    """
+    if all(_finite(leaf) for leaf in jax.tree.leaves(params)):
+        return
+    tensors = read_tensors(folder, stems)
+    for name in tensors:
+        if not _finite(tensors[name]):
+            raise BadInput(f"{tensors.file(name)}: tensor {name} holds NaN or infinity; fetch or export the checkpoint"
+                           " again")
+    raise BadInput(f"{folder}: its weights become infinite in the dtype that was asked for; choose float32")
+
+
+def _finite(array: Any) -> bool:
+    # a sum is NaN or infinite where a term is; unlike isfinite it needs no second array of that size
+    return bool(np.isfinite(np.sum(np.asarray(array), dtype=np.float64)))
 
 
 def save(layout: Layout, folder: str | Path, config: Any, params: Mapping, max_shard_size: str = "5GB") -> None:

@@ -34,6 +34,10 @@ class TensorFolder(Mapping):
         """tensor[index]; nothing else of it is read."""
         return self._file(name).get_slice(name)[index]
 
+    def file(self, name: str) -> Path:
+        """Where the tensor lies."""
+        return self._files[name]
+
     def _file(self, name: str) -> Any:
         path = self._files[name]
         if path not in self._open:

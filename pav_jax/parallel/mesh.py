@@ -1,11 +1,12 @@
 """The device mesh: four axes, any of them of size one, so that the same programs run on one device and on many."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pav_jax.errors import BadInput
 
@@ -56,6 +57,16 @@ def rows_mesh(rows: int, devices: Sequence[jax.Device] | None = None) -> Mesh | 
     devices = jax.local_devices() if devices is None else list(devices)
     shares = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
     return make_mesh(data=shares, devices=devices[:shares]) if shares > 1 else None
+
+
+def split_rows(rows: Any, mesh: Mesh | None) -> Any:
+    """Arrays with their first axis cut over `data` of a `rows_mesh`; as they are where there is none."""
+    return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def on_every_device(params: Any, mesh: Mesh | None) -> Any:
+    """Arrays copied to all devices of `mesh`; as they are where there is none."""
+    return params if mesh is None else jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
 
 def batch_shards(mesh: Mesh) -> int:

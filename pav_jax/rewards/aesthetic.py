@@ -10,6 +10,7 @@ null or a name}, and model.safetensors with the tensor names of the published .p
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pav_jax.checkpoints.folder import check_finite
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
 from pav_jax.errors import BadInput
@@ -27,6 +29,7 @@ from pav_jax.models.clip.model import normalise
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
 from pav_jax.rewards.clip_tower import ClipTower, check_layout
+from pav_jax.rewards.fingerprint import fingerprint
 
 HEAD_FOLDER = "aesthetic_head"  # inside the CLIP folder
 
@@ -79,12 +82,14 @@ def load_head(folder: str | Path) -> tuple[HeadConfig, dict]:
     """The head's configuration and parameters.
 
     Raises:
-      BadInput: a missing or half-written head, or tensors of other sizes than its config.json says.
+      BadInput: a missing, half-written or NaN head, or tensors of other sizes than its config.json says.
     """
     folder = Path(folder)
     config = HeadConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
     shapes = jax.eval_shape(AestheticHead(config).init, jax.random.key(0), jnp.zeros((1, config.input_dim)))["params"]
-    return config, params_from_hf(weights(config), read_tensors(folder, ("model",)), str(folder), np.float32, shapes)
+    params = params_from_hf(weights(config), read_tensors(folder, ("model",)), str(folder), np.float32, shapes)
+    check_finite(params, folder)
+    return config, params
 
 
 def save_head(folder: str | Path, config: HeadConfig, params: Mapping) -> None:
@@ -100,6 +105,7 @@ class Aesthetic:
     def __init__(self, tower: ClipTower, head: HeadConfig, params: Mapping, frames: int = 4,
                  layout: str = "frames"):
         self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
+        self.head, self.params = head, params
         module = AestheticHead(head)
         self._program = jax.jit(lambda x: module.apply({"params": params}, normalise(x)))
 
@@ -119,6 +125,14 @@ class Aesthetic:
             raise BadInput(f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of {folder}"
                            f" have {tower.config.projection_dim} numbers; take the head trained on this CLIP")
         return cls(tower, config, params, frames, layout)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint("aesthetic", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames,
+                           layout=self.layout, head=dataclasses.asdict(self.head), params=self.params)
+
+    def spread(self) -> None:
+        self.tower.spread()
 
     def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
         embedded_BxNxP = self.tower.embed_frames(videos, self.frames, self.layout)

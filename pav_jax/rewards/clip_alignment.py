@@ -5,12 +5,14 @@ Score = mean over n evenly spaced frames of exp(logit_scale) * cos(image, text),
 CLIPScore (Hessel et al. 2021) averaged over frames, with CLIP's own scale instead of 2.5 and without the cut at zero.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pav_jax.rewards.clip_tower import ClipTower, check_layout
+from pav_jax.rewards.fingerprint import fingerprint
 
 
 class ClipAlignment:
@@ -30,6 +32,14 @@ class ClipAlignment:
           BadInput: a missing, half-written or foreign checkpoint.
         """
         return cls(ClipTower.load(folder, dtype), frames, layout)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint("clip_alignment", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames,
+                           layout=self.layout)
+
+    def spread(self) -> None:
+        self.tower.spread()
 
     def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
         images_BxNxP = _unit(self.tower.embed_frames(videos, self.frames, self.layout))

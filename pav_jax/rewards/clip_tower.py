@@ -12,13 +12,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from pav_jax.checkpoints.folder import load
+from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, LEGACY_EOS
+from pav_jax.parallel.mesh import on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES, TEXTS = 32, 16  # rows in one compiled program
@@ -34,12 +36,14 @@ class ClipTower:
         from transformers import AutoTokenizer
 
         self.config, params = load(hf, folder)
+        check_finite(params, folder)
         self.settings = Preprocess.from_folder(folder, self.config.vision.image_size)
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; a CLIP folder carries its tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         self.folder, self._params = folder, jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
-        self.model = CLIP(self.config, dtype=jnp.dtype(dtype))
+        self.model, self.dtype = CLIP(self.config, dtype=jnp.dtype(dtype)), dtype
+        self._mesh: Mesh | None = None
         self._texts: dict[str, np.ndarray] = {}
         self._last: tuple[tuple, np.ndarray] | None = None
 
@@ -51,6 +55,12 @@ class ClipTower:
           BadInput: a missing, half-written or foreign checkpoint.
         """
         return _load(local_folder(folder, FILES).resolve(), dtype)
+
+    def spread(self) -> None:
+        """From now on the rows of a batch are shared by this host's devices. Not the default, because the last bits of
+        an embedding may change with the number of devices."""
+        self._mesh = rows_mesh(math.gcd(IMAGES, TEXTS))
+        self._params = on_every_device(self._params, self._mesh)
 
     @property
     def scale(self) -> float:
@@ -70,7 +80,7 @@ class ClipTower:
         return jax.jit(lambda params, ids: self.model.apply({"params": params}, ids, method="encode_text"))
 
     def embed_images(self, images_NxHxWx3: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N P"]:
-        return in_batches(lambda rows: self._image_program(self._params, rows), images_NxHxWx3, IMAGES)
+        return in_batches(lambda rows: self._image_program(self._params, rows), images_NxHxWx3, IMAGES, self._mesh)
 
     def embed_frames(self, videos: UInt8[np.ndarray, "B T H W 3"], count: int,
                      layout: str = "frames") -> Float[np.ndarray, "B n P"]:
@@ -96,7 +106,8 @@ class ClipTower:
             if len(self._texts) + len(new) > REMEMBERED_TEXTS:
                 self._texts.clear()
                 new = list(dict.fromkeys(texts))
-            embedded = in_batches(lambda ids: self._text_program(self._params, ids), self.tokens(new), TEXTS)
+            program = functools.partial(self._text_program, self._params)
+            embedded = in_batches(program, self.tokens(new), TEXTS, self._mesh)
             self._texts |= dict(zip(new, embedded, strict=True))
         return np.stack([self._texts[t] for t in texts])
 
@@ -136,11 +147,11 @@ def _load(folder: Path, dtype: str) -> ClipTower:
     return ClipTower(folder, dtype)
 
 
-def in_batches(program, rows: np.ndarray, size: int) -> np.ndarray:
-    """Runs `program` on `size` rows at a time, the last batch filled up with its first row."""
+def in_batches(program, rows: np.ndarray, size: int, mesh: Mesh | None = None) -> np.ndarray:
+    """Runs `program` on `size` rows at a time, the last batch filled up with its first row, each cut over `mesh`."""
     results = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)]) if len(part) < size else part
-        results.append(np.asarray(program(filled))[: len(part)])
+        results.append(np.asarray(program(split_rows(filled, mesh)))[: len(part)])
     return np.concatenate(results)

@@ -18,6 +18,7 @@ import numpy as np
 
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
+from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.lemmas import Lemmatiser, related, words
 
 LEXICON = Path(__file__).with_name("lexicon.json")
@@ -57,6 +58,7 @@ class Lexicon:
     """
 
     def __init__(self, path: str | Path = LEXICON):
+        self.path = Path(path)
         data = read_json(path)
         fields = ("concepts", "kinds", "generic", "stop", "irregular", "uninflected")
         if missing := [f for f in fields if f not in data]:
@@ -159,6 +161,10 @@ class Faithfulness:
 
     def __init__(self, words: Lexicon | None = None):
         self.lexicon = words or lexicon()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint("faithfulness", lexicon=self.lexicon.path)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Faithfulness":

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from pav_jax.rewards.fingerprint import fingerprint
+
 SIDE = 64  # pixels of the shorter side that motion is measured at
 BLOCK, STRIDE = 8, 4
 REACH = 6  # largest displacement searched, in reduced pixels: a tenth of SIDE
@@ -85,10 +87,10 @@ def match(from_CxPxhxw: Array, to_CxPxhxw: Array) -> tuple[Float[Array, "P y x"]
 
 @jax.jit
 def motion_scores(video: UInt8[Array, "T H W 3"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(TC, DD) of one video. A single frame is perfectly consistent and does not move."""
+    """(TC, DD) of one video. A single frame has no answer: both are NaN."""
     T = video.shape[0]
     if T < 2:
-        return jnp.float32(1), jnp.float32(0)
+        return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
     x = reduce(video).transpose(3, 0, 1, 2)
     forward, flow = match(x[:, :-1], x[:, 1:])  # frame t in t + 1
     backward, _ = match(x[:, 1:], x[:, :-1])  # frame t + 1 in t
@@ -107,6 +109,7 @@ class Motion:
     """TC and DD behind the suite's protocol. Videos are measured one by one, so a score never sees its batch."""
 
     names = ("TC", "DD")
+    fingerprint = fingerprint("motion")
 
     @classmethod
     def from_pretrained(cls, folder: None = None) -> "Motion":

@@ -15,15 +15,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from pav_jax.checkpoints.folder import load
+from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import LEGACY_EOS
 from pav_jax.models.mps import MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
+from pav_jax.parallel.mesh import on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.clip_tower import FILES, in_batches
+from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 CONDITION = Path(__file__).parent / "mps_condition.txt"
@@ -39,13 +42,15 @@ class MPS:
         from transformers import AutoTokenizer
 
         self.config, params = load(hf, folder)
+        check_finite(params, folder)
         self.settings = Preprocess.from_folder(folder, self.config.clip.vision.image_size)
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; put the tokenizer of CLIP ViT-H/14 beside the weights")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         if self.tokenizer.pad_token_id is None:
             raise BadInput(f"{folder}: the tokenizer names no pad_token, and MPS reads the padding")
-        self.folder, self.frames = folder, frames
+        self.folder, self.frames, self.condition, self.dtype = folder, frames, condition, dtype
+        self._mesh: Mesh | None = None
         self._params = jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
         self._model = MPSModel(self.config, dtype=jnp.dtype(dtype))
         encode = jax.jit(lambda params, ids: self._call(params, "encode_text", ids)[0][0])
@@ -61,11 +66,24 @@ class MPS:
         """
         return cls(local_folder(folder, FILES), frames, Path(condition or CONDITION), dtype)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint("mps", folder=self.folder, condition=self.condition, frames=self.frames, dtype=self.dtype)
+
+    def spread(self) -> None:
+        """See `ClipTower.spread`."""
+        self._mesh = rows_mesh(VIDEOS)
+        self._params, self._condition_MxP = on_every_device((self._params, self._condition_MxP), self._mesh)
+
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined=None) -> dict[str, Float[np.ndarray, "B"]]:
         frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], self.frames)])
         ids_BxT = self.tokens(prompts)
-        run = lambda rows: self._program(self._params, self._condition_MxP, frames[rows], ids_BxT[rows])  # noqa: E731
+        place = functools.partial(split_rows, mesh=self._mesh)
+
+        def run(rows):
+            return self._program(self._params, self._condition_MxP, place(frames[rows]), place(ids_BxT[rows]))
+
         return {"MPS": in_batches(run, np.arange(len(videos)), VIDEOS).mean(1)}
 
     def tokens(self, texts: Sequence[str]) -> Int[np.ndarray, "B T"]:

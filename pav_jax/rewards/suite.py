@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +20,22 @@ KINDS = {
     "videoscore": "pav_jax.rewards.videoscore:VideoScore",
 }
 FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
+HELD_OUT = "held_out:"  # begins the name of a score that only watches: it is recorded, and nothing is chosen by it
 
 
 class Reward(Protocol):
     """`score` gives float32 [B] for each of `names`; NaN where a video cannot be scored. A reward that reads `refined`
-    gives nothing where there is none. A row's score does not depend on the other rows."""
+    gives nothing where there is none. A row's score does not depend on the other rows.
+
+    A reward may also have `spread()`: from then on it shares rows among this host's devices.
+
+    Attributes:
+      fingerprint: changes when scores may, with kind, options and weights (`rewards.fingerprint`); scores of a reward
+        that has none are never kept.
+    """
 
     names: tuple[str, ...]
+    fingerprint: str | None = None
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]: ...
@@ -36,17 +45,18 @@ class RewardSuite:
     """Several rewards scored together.
 
     Attributes:
-      names: every score's name, in the order of the configuration.
+      names: every score's name that may be weighed, in the order of the configuration.
+      held_out: the names of the scores of held-out judges, each with `HELD_OUT` before it.
       weights: of `overall`. Scores not named there have no weight.
       thresholds, floors: least values by name, for those who choose.
     """
 
     def __init__(self, rewards: Sequence[Reward], weights: Mapping[str, float],
-                 thresholds: Mapping[str, float] | None = None, floors: Mapping[str, float] | None = None):
-        self.rewards = tuple(rewards)
-        self.names = tuple(name for reward in self.rewards for name in reward.names)
-        if twice := [n for i, n in enumerate(self.names) if n in self.names[:i]]:
-            raise BadInput(f"rewards.entries: two entries give the score {twice[0]}; keep one of them")
+                 thresholds: Mapping[str, float] | None = None, floors: Mapping[str, float] | None = None,
+                 held_out: Sequence[Reward] = ()):
+        self.rewards, self.judges = tuple(rewards), tuple(held_out)
+        self.names = _names("entries", self.rewards)
+        self.held_out = tuple(HELD_OUT + name for name in _names("held_out", self.judges))
         self.weights = self._numbers("weights", weights)
         self.thresholds = self._numbers("thresholds", thresholds or {})
         self.floors = self._numbers("floors", floors or {})
@@ -55,25 +65,31 @@ class RewardSuite:
                            f" rewards.floors.{bounded[0]} instead")
 
     @classmethod
-    def from_config(cls, config: Any) -> "RewardSuite":
+    def from_config(cls, config: Any, failed: Callable[[BadInput], None] | None = None) -> "RewardSuite":
         """Builds what a configuration's `rewards` names.
 
         Args:
-          config: `entries`, `weights`, `thresholds`, `floors`. `entries` is a mapping of kind to options, or a list of
-            options each with its kind as `name`; the other options are those of the kind's `from_pretrained`
-            (`path` is its folder).
+          config: `entries`, `weights`, `thresholds`, `floors`, `held_out`. `entries` and `held_out` are a mapping of
+            kind to options, or a list of options each with its kind as `name`; the other options are those of the
+            kind's `from_pretrained` (`path` is its folder).
+          failed: told why an entry of a known kind cannot be used; its scores are then NaN. Raised where None.
 
         Raises:
           BadInput: an unknown kind or option, or a checkpoint that cannot be used; the message names it.
         """
         plain = _plain(config)
-        entries = plain.get("entries") or {}
-        if isinstance(entries, Mapping):
-            entries = [{"name": kind, **(options or {})} for kind, options in entries.items()]
+        entries, judges = (_listed(plain.get(field) or ()) for field in ("entries", "held_out"))
         if not entries:
             raise BadInput(f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
-        return cls([build(entry) for entry in entries], plain.get("weights") or {}, plain.get("thresholds"),
-                   plain.get("floors"))
+        return cls([_built(entry, "entries", failed) for entry in entries], plain.get("weights") or {},
+                   plain.get("thresholds"), plain.get("floors"),
+                   [_built(entry, "held_out", failed) for entry in judges])
+
+    def spread(self) -> None:
+        """Shares the rows of later batches among this host's devices, in the rewards that can."""
+        for reward in (*self.rewards, *self.judges):
+            if hasattr(reward, "spread"):
+                reward.spread()
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
@@ -89,10 +105,12 @@ class RewardSuite:
             raise BadInput(f"videos to score: {len(videos)} videos, {len(prompts)} prompts"
                            + (f", {len(refined)} rewrites" if refined is not None else "") + "; give one per video")
         if not len(videos):
-            return {name: np.zeros(0, np.float32) for name in self.names}
+            return {name: np.zeros(0, np.float32) for name in (*self.names, *self.held_out)}
         scores = {}
         for reward in self.rewards:
             scores |= reward.score(videos, prompts, refined)
+        for judge in self.judges:
+            scores |= {HELD_OUT + name: value for name, value in judge.score(videos, prompts, refined).items()}
         return {name: np.asarray(value, np.float32) for name, value in scores.items()}
 
     def overall(self, scores: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Float[np.ndarray, "B"]:
@@ -112,8 +130,8 @@ class RewardSuite:
         return {name: float(value) for name, value in values.items() if name in self.names and value is not None}
 
 
-def build(entry: Mapping[str, Any]) -> Reward:
-    """The reward of one entry. An option set to None keeps its default.
+def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
+    """The reward of one entry of the configuration's `rewards.<field>`. An option set to None keeps its default.
 
     Raises:
       BadInput: an unknown kind or option, a missing path, or an unusable checkpoint.
@@ -121,23 +139,58 @@ def build(entry: Mapping[str, Any]) -> Reward:
     options = {k: v for k, v in entry.items() if v is not None}
     kind = options.pop("name", None)
     if kind not in KINDS:
-        raise BadInput(f"rewards.entries: there is no reward {kind!r}; the known ones are {', '.join(KINDS)}")
+        raise BadInput(f"rewards.{field}: there is no reward {kind!r}; the known ones are {', '.join(KINDS)}")
     module, name = KINDS[kind].split(":")
     make = getattr(importlib.import_module(module), name).from_pretrained
     if "path" in options:
         options["folder"] = options.pop("path")
-    for field in ("folder", "head"):
-        if str(options.get(field, "")).startswith("mini:"):
+    for place in ("folder", "head"):
+        if str(options.get(place, "")).startswith("mini:"):
             from pav_jax.embedded import resolve
 
-            options[field] = resolve(options[field])
+            options[place] = resolve(options[place])
     known = inspect.signature(make).parameters
     if unknown := sorted(set(options) - set(known)):
         shown = ", ".join("path" if k == "folder" else k for k in known)
-        raise BadInput(f"rewards.entries: {kind} has no option {unknown[0]!r}; it has {shown}")
+        raise BadInput(f"rewards.{field}: {kind} has no option {unknown[0]!r}; it has {shown}")
     if missing := [k for k, p in known.items() if p.default is p.empty and k not in options]:
-        raise BadInput(f"rewards.entries: {kind} needs {'path' if missing[0] == 'folder' else missing[0]!r}")
+        raise BadInput(f"rewards.{field}: {kind} needs {'path' if missing[0] == 'folder' else missing[0]!r}")
     return make(**options)
+
+
+class StandIn:
+    """Has no answer to anything: in the place of a reward that cannot be used."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+
+    def score(self, videos, prompts: Sequence[str], refined=None) -> dict[str, Float[np.ndarray, "B"]]:
+        return {name: np.full(len(videos), np.nan, np.float32) for name in self.names}
+
+
+def _built(entry: Mapping[str, Any], field: str, failed: Callable[[BadInput], None] | None) -> Reward:
+    try:
+        return build(entry, field)
+    except BadInput as error:
+        if failed is None or entry.get("name") not in KINDS:
+            raise
+        failed(error)
+        module, name = KINDS[entry["name"]].split(":")
+        return StandIn(getattr(importlib.import_module(module), name).names)
+
+
+def _names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
+    names = tuple(name for reward in rewards for name in reward.names)
+    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+        raise BadInput(f"rewards.{field}: two entries give the score {twice[0]}; keep one of them")
+    return names
+
+
+def _listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries by kind as a list of entries with names."""
+    if isinstance(entries, Mapping):
+        return [{"name": kind, **(options or {})} for kind, options in entries.items()]
+    return list(entries)
 
 
 def _plain(config: Any) -> Any:

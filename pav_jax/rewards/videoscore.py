@@ -17,18 +17,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from pav_jax.checkpoints.folder import load
+from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2
+from pav_jax.parallel.mesh import on_every_device, rows_mesh
 from pav_jax.rewards.clip_tower import in_batches
+from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
 from pav_jax.rewards.preprocess import frame_indices
 
 NAMES = ("VQ", "TC", "DD", "TVA", "FC")  # in the order of the head's outputs
+OF_MOTION = ("TC", "DD")  # have no answer for a single frame
 QUERY = Path(__file__).parent / "templates" / "videoscore_query.txt"
 SLOT = "{text_prompt}"
 FRAME = IMAGE + " "  # with the space: the token after the last frame is the one that is scored
@@ -47,11 +51,14 @@ class VideoScore:
 
     names = NAMES
 
-    def __init__(self, model: Idefics2, params: Mapping, processor: Idefics2Processor, query: str, frames: int = 16):
+    def __init__(self, model: Idefics2, params: Mapping, processor: Idefics2Processor, query: str, frames: int = 16,
+                 folder: Path | None = None):
         if frames < 1:
             raise BadInput(f"rewards.entries: videoscore's frames is {frames}; at least 1 is needed")
         self.model, self.processor, self.query, self.frames = model, processor, query, frames
-        self._params = jax.device_put(params)
+        self.folder, self._params = folder, jax.device_put(params)
+        self._eyes = {part: self._params[part] for part in ("vision", "connector")}  # what `_see` needs
+        self._mesh: Mesh | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int = 16,
@@ -67,6 +74,7 @@ class VideoScore:
         text = read_query(QUERY if query is None else query)
         folder = local_folder(folder, FILES)
         config, params = load(hf, folder, jnp.dtype(dtype))
+        check_finite(params, folder)
         if config.labels != len(NAMES):
             raise BadInput(f"{folder}/config.json: its head gives {config.labels} numbers; VideoScore's gives"
                            f" {len(NAMES)}, {', '.join(NAMES)}")
@@ -74,7 +82,17 @@ class VideoScore:
         if len(processor.tokenizer) > config.text.vocab_size:
             raise BadInput(f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
                            f" {config.text.vocab_size}; take both from one checkpoint")
-        return cls(Idefics2(config, jnp.dtype(dtype)), params, processor, text, frames)
+        return cls(Idefics2(config, jnp.dtype(dtype)), params, processor, text, frames, folder)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint("videoscore", weights=self.folder or self._params, query=self.query, frames=self.frames,
+                           dtype=jnp.dtype(self.model.dtype).name)
+
+    def spread(self) -> None:
+        """Frames are shared by this host's devices, see `ClipTower.spread`; the decoder reads one video on one."""
+        self._mesh = rows_mesh(IMAGES)
+        self._eyes = on_every_device(self._eyes, self._mesh)
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
@@ -85,6 +103,8 @@ class VideoScore:
         texts = [self.text(prompt, len(chosen)) for prompt in prompts]
         scores = [self._score_one(video[chosen], text) for video, text in zip(videos, texts, strict=True)]
         scores_BxK = np.array(scores, np.float32).reshape(-1, len(NAMES))
+        if T < 2:
+            scores_BxK[:, [NAMES.index(name) for name in OF_MOTION]] = np.nan
         return {name: scores_BxK[:, k] for k, name in enumerate(NAMES)}
 
     def text(self, prompt: str, frames: int) -> str:
@@ -107,7 +127,7 @@ class VideoScore:
 
     def _score_one(self, frames_TxHxWx3: np.ndarray, text: str) -> Float[np.ndarray, "K"]:
         pixels_1xTxHxWx3, _ = self.processor.images([frames_TxHxWx3])  # one size, hence no padding
-        images_TxSxD = in_batches(lambda rows: self._see(self._params, rows), pixels_1xTxHxWx3[0], IMAGES)
+        images_TxSxD = in_batches(lambda rows: self._see(self._eyes, rows), pixels_1xTxHxWx3[0], IMAGES, self._mesh)
         ids, mask = self.processor.texts([text], TOKENS, "right")
         images_1xIxD = images_TxSxD.reshape(1, -1, images_TxSxD.shape[-1])
         return np.asarray(self._judge(self._params, ids, mask, images_1xIxD))[0]

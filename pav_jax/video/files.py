@@ -4,6 +4,7 @@ Shapes: T frames, H, W height and width in pixels; uint8 RGB throughout.
 """
 
 import io
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from pav_jax.errors import BadInput
 from pav_jax.records import write_whole
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of Matroska's first two elements
 
 
 def mp4_bytes(
@@ -57,17 +59,72 @@ def write_mp4(
 def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
     """All frames of the first video stream, in any format that PyAV decodes.
 
+    Odd sizes stay; grey, deeper colour and other colour spaces become 8-bit RGB, and an alpha channel is left out.
+
     Raises:
-      BadInput: no such file, or nothing that decodes to frames.
+      BadInput: no such file, nothing that decodes to frames, or a file that ends before its frames do.
     """
+    if not os.path.exists(path):
+        raise BadInput(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise BadInput(f"{path}: this is a folder; give a video file")
+    if not os.path.isfile(path):
+        raise BadInput(f"{path}: not a plain file; a pipe cannot be read twice")
     try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise BadInput(f"{path}: not a video that can be read ({error})") from error
+        # the prefix, because "12:30.mp4" would be taken for an address
+        with av.open(f"file:{path}") as container:
+            if container.format.name == "tty":  # FFmpeg shows any .txt as a terminal
+                raise BadInput(f"{path}: this is a text, not a video")
+            if not container.streams.video:
+                raise BadInput(f"{path}: there is no video in it{', only sound' if container.streams.audio else ''}")
+            stream = container.streams.video[0]
+            if _ends_too_early(path, stream):
+                raise BadInput(f"{path}: the file ends before its frames do; fetch or make it again")
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    except EOFError as error:
+        raise BadInput(f"{path}: the file ends before a frame can be read") from error
+    except (OSError, ValueError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: not a video that can be read ({reason})") from error
+    except MemoryError as error:
+        raise BadInput(f"{path}: its frames do not fit into memory") from error
     if not frames:
         raise BadInput(f"{path}: the video has no frames")
+    if sizes := sorted({frame.shape[:2] for frame in frames} - {frames[0].shape[:2]}):
+        (h, w), (first_h, first_w) = sizes[0], frames[0].shape[:2]
+        raise BadInput(f"{path}: its frames change from {first_w} x {first_h} to {w} x {h} pixels; cut it into two")
     return np.stack(frames)
+
+
+def _ends_too_early(path: str | Path, stream: av.VideoStream) -> bool:
+    """Whether the container tells of bytes that the file does not have. Decoding would often give the frames before."""
+    size = os.path.getsize(path)
+    if any(entry.pos + entry.size > size for entry in stream.index_entries):
+        return True
+    with open(path, "rb") as file:
+        return _matroska_end(file.read(256)) > size
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska or WebM file ends, from the file's first bytes; 0 for other files and for streams
+    that do not say. An element is its identifier, its size, its content (RFC 8794, sections 4 to 6)."""
+
+    def number(at: int) -> tuple[int, int]:
+        """The variable-size integer at `at` and where it ends; leading zero bits tell the number of bytes."""
+        length = 9 - head[at].bit_length()
+        value = int.from_bytes(head[at:at + length], "big") & ((1 << 7 * length) - 1)
+        return (-1 if value == (1 << 7 * length) - 1 else value), at + length
+
+    try:
+        if not head.startswith(EBML):
+            return 0
+        size, at = number(len(EBML))
+        if head[at + size:at + size + len(SEGMENT)] != SEGMENT:
+            return 0
+        size, at = number(at + size + len(SEGMENT))
+        return at + size if size >= 0 else 0  # all bits set: of unknown length
+    except IndexError:
+        return 0
 
 
 def write_gif(path: str | Path, video: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:

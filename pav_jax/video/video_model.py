@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
@@ -26,8 +27,6 @@ from pav_jax.video.generation import Generation
 FAMILIES = {"CogVideoXPipeline": CogVideoX}
 HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-# files above this are hashed by sample, see `_digest`
-WHOLE_FILE_BYTES = 256 * 2**20
 
 
 class VideoModel:
@@ -215,23 +214,12 @@ def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B
 
 
 def _digest(folder: Path) -> str:
-    """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside them.
-
-    Of a file above `WHOLE_FILE_BYTES` its size and 64 even blocks of a MiB are read, the first and the last too.
-    """
+    """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside them."""
     digest = hashlib.sha256()
     parts = ("tokenizer", "text_encoder", "transformer", "vae")
     for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.suffix in HASHED):
-        size = path.stat().st_size
-        digest.update(f"{path.parent.name}/{path.name} {size}".encode())
-        with path.open("rb") as file:
-            if size <= WHOLE_FILE_BYTES:
-                while block := file.read(2**22):
-                    digest.update(block)
-                continue
-            for offset in np.linspace(0, size - 2**20, 64).astype(np.int64):
-                file.seek(int(offset))
-                digest.update(file.read(2**20))
+        digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
+        add_file(digest, path)
     return digest.hexdigest()
 
 

@@ -7,9 +7,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pav_jax.checkpoints.folder import save
+from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel
+from pav_jax.models.mps import hf as mps_hf
 from pav_jax.rewards import aesthetic
 
 WORDS = "a red blue green ball box star fish rises falls spins the over sea cat dog".split()
@@ -45,6 +47,17 @@ def write_clip(folder, seed=0):
     return folder
 
 
+def write_mps(folder):
+    """A tiny CLIP's towers and tokenizer with random cross layers."""
+    clip, towers = load(hf, write_clip(folder))
+    config = MPSConfig(clip, CrossConfig(layers=2, heads=2, head_dim=4, ff_width=8))
+    ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
+    params = jax.jit(MPSModel(config).init)(jax.random.key(0), ids, pixels, ids)["params"]
+    towers.pop("vision_norm")
+    save(mps_hf, folder, config, {"clip": towers, "cross": jax.tree.map(np.asarray, params["cross"])})
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_clip():
     """The function that writes such a folder."""
@@ -54,6 +67,19 @@ def make_clip():
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def mps_folder(tmp_path_factory):
+    return write_mps(tmp_path_factory.mktemp("mps"))
+
+
+@pytest.fixture(scope="session")
+def condition(tmp_path_factory):
+    """Words that the tiny tokenizer knows."""
+    words = tmp_path_factory.mktemp("condition") / "words.txt"
+    words.write_text("red\nball\nsea\n")
+    return words
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,15 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
-from pav_jax.models.clip import hf as clip_hf
-from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel, hf
 from pav_jax.rewards import mps
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.suite import RewardSuite
 
 
 @pytest.fixture(scope="module")
-def mps_folder(make_clip, tmp_path_factory):
-    """A tiny CLIP's towers and tokenizer with random cross layers."""
-    folder = make_clip(tmp_path_factory.mktemp("mps"))
-    clip, towers = folders.load(clip_hf, folder)
-    config = MPSConfig(clip, CrossConfig(layers=2, heads=2, head_dim=4, ff_width=8))
-    ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
-    params = jax.jit(MPSModel(config).init)(jax.random.key(0), ids, pixels, ids)["params"]
-    towers.pop("vision_norm")
-    folders.save(hf, folder, config, {"clip": towers, "cross": jax.tree.map(np.asarray, params["cross"])})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reward(mps_folder, tmp_path_factory):
-    words = tmp_path_factory.mktemp("condition") / "words.txt"
-    words.write_text("red\nball\nsea\n")
-    return MPS.from_pretrained(mps_folder, condition=words)
+def reward(mps_folder, condition):
+    return MPS.from_pretrained(mps_folder, condition=condition)
 
 
 def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_pictures(reward, videos, prompts):

@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite
 
@@ -80,6 +83,33 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
 def test_a_wrong_configuration_names_what_is_wrong(config, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config(config)
+
+
+def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, prompts):
+    config = {"entries": {"motion": {}, "clip_alignment": {"path": "/nowhere/at/all"}}, "weights": {"TC": 1.0},
+              "held_out": {"mps": {"path": str(clip_folder)}}}
+    problems = []
+    suite = RewardSuite.from_config(config, failed=problems.append)
+    assert ["nowhere" in str(problems[0]), "model_type" in str(problems[1])] == [True, True] and len(problems) == 2
+    scores = suite.score(videos, prompts)
+    assert list(scores) == ["TC", "DD", "TVA", "held_out:MPS"] and np.isfinite(scores["DD"]).all()
+    assert np.isnan(scores["TVA"]).all() and np.isnan(scores["held_out:MPS"]).all()
+    with pytest.raises(BadInput, match="'beauty'"):
+        RewardSuite.from_config({"entries": {"beauty": {}}}, failed=problems.append)
+
+
+def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps_folder, tmp_path):
+    for kind, source, part in (("aesthetic", clip_folder, ""), ("aesthetic", clip_folder, "aesthetic_head"),
+                               ("mps", mps_folder, "")):
+        folder = tmp_path / f"{kind}{part}"
+        shutil.copytree(source, folder)
+        tensors = {name: np.array(tensor) for name, tensor in read_tensors(folder / part).items()}
+        name = sorted(name for name in tensors if name.endswith("bias"))[0]
+        tensors[name].flat[-1] = np.nan
+        write_tensors(folder / part, tensors)
+        with pytest.raises(BadInput) as error:
+            RewardSuite.from_config({"entries": {kind: {"path": str(folder)}}})
+        assert f"{folder / part / 'model.safetensors'}: tensor {name} holds NaN" in str(error.value)
 
 
 def test_wrong_shapes_are_bad_input(suite, videos, prompts):

@@ -159,6 +159,11 @@ def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, p
         np.testing.assert_allclose(scores, numbers[:, k], rtol=0, atol=1e-4)
 
 
+def test_one_frame_has_scores_but_those_of_motion(reward, videos, prompts):
+    for name, scores in reward.score(videos[:2, :1], prompts[:2]).items():
+        assert np.isnan(scores).all() if name in ("TC", "DD") else np.isfinite(scores).all()
+
+
 def test_a_long_video_is_read_at_evenly_spaced_frames(folder, query, reward, videos, prompts):
     few = VideoScore.from_pretrained(folder, query, frames=3).score(videos[:2], prompts[:2])
     for name, scores in reward.score(videos[:2, [0, 2, 4]], prompts[:2]).items():

@@ -7,13 +7,8 @@ from PIL import Image
 
 from pav_jax.errors import BadInput
 from pav_jax.video import files
-
-
-def moving_square(frames=9, height=48, width=64) -> np.ndarray:
-    video = np.full((frames, height, width, 3), (30, 60, 90), np.uint8)
-    for t in range(frames):
-        video[t, 10:30, 4 * t : 4 * t + 16] = (220, 40, 30)
-    return video
+from tests.video import odd_files
+from tests.video.odd_files import moving_square
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
@@ -60,8 +55,37 @@ def test_what_is_not_a_video_is_bad_input(tmp_path):
     for wrong in (video.astype(np.float32), video[0], video[..., :2], video[:0]):
         with pytest.raises(BadInput, match="uint8"):
             files.mp4_bytes(wrong, 8)
-    with pytest.raises(BadInput, match="not a video"):
-        files.read_mp4(tmp_path / "missing.mp4")
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(BadInput, match="not a video"):
-        files.read_mp4(tmp_path / "text.mp4")
+
+
+# --------------------------------------------------------------------------------------------- files of all kinds
+
+
+def test_unusual_videos_become_eight_bit_rgb(tmp_path):
+    for path in odd_files.write_unusual(tmp_path):
+        codec, pixels, height, width = odd_files.UNUSUAL[path.name]
+        video, expected = files.read_mp4(path), moving_square(9, height, width).astype(int)
+        assert video.shape == expected.shape and video.dtype == np.uint8, path.name
+        if pixels == "gray":
+            assert np.ptp(video, axis=-1).max() == 0
+            expected = (expected @ (0.299, 0.587, 0.114))[..., None]
+        assert np.abs(video - expected).mean() < 4, path.name
+
+
+def test_broken_videos_are_one_line_with_the_name_and_the_reason(tmp_path):
+    for kind, (path, reason) in odd_files.write_broken(tmp_path).items():
+        with pytest.raises(BadInput) as error:
+            files.read_mp4(path)
+        line = str(error.value)
+        assert path.name in line and reason in line.split(path.name, 1)[1] and "\n" not in line, (kind, line)
+
+
+def test_a_matroska_stream_that_does_not_tell_its_length_is_read(tmp_path):
+    path = odd_files.write(tmp_path / "live.mkv", moving_square(), options={"live": "1"})
+    assert files.read_mp4(path).shape == (9, 48, 64, 3)
+
+
+def test_names_are_names_and_not_addresses(tmp_path):
+    for name in ("12:30 a%d.mp4", "http:a.mp4", "-[x]*?.mp4", "ü\udcff.mp4"):
+        files.write_mp4(tmp_path / "plain.mp4", moving_square(2), fps=8)
+        (tmp_path / "plain.mp4").rename(tmp_path / name)
+        assert files.read_mp4(str(tmp_path / name)).shape == (2, 48, 64, 3)

@@ -1,0 +1,54 @@
+"""Held-out judges: scored with the others under names of their own, and never weighed."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax import config as configuration
+from pav_jax.errors import BadInput
+from pav_jax.rewards import Motion, RewardSuite
+
+
+class Judge:
+    def __init__(self, *names):
+        self.names = names
+
+    def score(self, videos, prompts, refined=None):
+        return {name: np.full(len(videos), 7.0) for name in self.names}
+
+
+def test_a_held_out_score_has_a_name_of_its_own_and_no_part_in_overall(videos, prompts):
+    plain = RewardSuite([Motion()], {"TC": 1.0})
+    watched = RewardSuite([Motion()], {"TC": 1.0}, held_out=[Judge("TC", "VQ")])
+    assert watched.names == plain.names and watched.held_out == ("held_out:TC", "held_out:VQ")
+    scores, before = watched.score(videos, prompts), plain.score(videos, prompts)
+    assert set(scores) - set(before) == set(watched.held_out) and (scores["held_out:TC"] == 7).all()
+    assert scores["held_out:TC"].dtype == np.float32
+    assert watched.overall(scores).tolist() == plain.overall(before).tolist()
+    assert set(watched.score(videos[:0], [])) == set(scores)
+
+
+@pytest.mark.parametrize("field", ["weights", "thresholds", "floors"])
+def test_it_can_be_neither_weighed_nor_a_limit(field):
+    with pytest.raises(BadInput, match=f"rewards.{field}.held_out:VQ: no entry gives this score"):
+        RewardSuite([Motion()], **({"weights": {}} | {field: {"held_out:VQ": 1.0}}), held_out=[Judge("VQ")])
+    suite = RewardSuite([Motion()], {"TC": 1.0}, held_out=[Judge("VQ")])
+    with pytest.raises(BadInput, match="held_out:VQ"):
+        suite.overall({"TC": [1.0], "held_out:VQ": [1.0]}, {"held_out:VQ": 1.0})
+
+
+def test_a_configuration_names_judges_as_it_names_entries():
+    loaded = configuration.load(None, ["--config.rewards.held_out=({'name': 'motion'},)"]).rewards
+    assert RewardSuite.from_config(ConfigDict({"entries": {"faithfulness": {}}, "held_out": loaded.held_out})
+                                   ).held_out == ("held_out:TC", "held_out:DD")
+    mapping = {"entries": {"motion": {}}, "held_out": {"motion": {}}}
+    assert RewardSuite.from_config(mapping).held_out == ("held_out:TC", "held_out:DD")
+
+
+@pytest.mark.parametrize("judges, message", [
+    ([{"name": "beauty"}], "rewards.held_out: there is no reward 'beauty'"),
+    ([{"name": "motion", "speed": 3}], "rewards.held_out: motion has no option 'speed'"),
+    ([{"name": "motion"}, {"name": "motion"}], "rewards.held_out: two entries give the score TC")])
+def test_a_wrong_judge_is_named(judges, message):
+    with pytest.raises(BadInput, match=message):
+        RewardSuite.from_config({"entries": {"motion": {}}, "held_out": judges})

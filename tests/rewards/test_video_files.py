@@ -1,0 +1,236 @@
+"""Scoring files: the numbers do not depend on company, nothing is computed twice, nothing bad stops the others."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite, VideoScore, video_files
+from pav_jax.rewards.score_cache import ScoreCache
+from pav_jax.rewards.video_files import FileScorer, prefetched, rows_of
+from pav_jax.video.files import read_mp4, write_mp4
+from tests.rewards.test_videoscore import write_videoscore
+from tests.video import odd_files
+
+
+@pytest.fixture(scope="module")
+def suite(clip_folder, mps_folder, condition):
+    rewards = [Aesthetic.from_pretrained(clip_folder), ClipAlignment.from_pretrained(clip_folder), Motion(),
+               Faithfulness(), MPS.from_pretrained(mps_folder, condition=condition)]
+    return RewardSuite(rewards, {"AES": 1.0, "TVA": 0.5})
+
+
+@pytest.fixture(scope="module")
+def light_suite(clip_folder):
+    """Compiles quickly, for tests with many shapes."""
+    return RewardSuite([Aesthetic.from_pretrained(clip_folder), Motion()], {})
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory, videos):
+    folder = tmp_path_factory.mktemp("videos")
+    for i, video in enumerate(videos):
+        write_mp4(folder / f"{i}.mp4", video, fps=8)
+    return [str(folder / f"{i}.mp4") for i in range(len(videos))]
+
+
+class Counted:
+    """Scores by the first pixel; remembers what it was asked."""
+
+    names = ("N",)
+    fingerprint = "counted"
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, videos, prompts, refined=None):
+        self.asked += [len(videos)]
+        if "refuse" in prompts:
+            raise BadInput("this prompt is not for me")
+        return {"N": videos[:, 0, 0, 0, 0].astype(np.float32)}
+
+
+def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, prompts):
+    results = FileScorer(suite, batch=2, threads=3).score(paths, prompts)
+    assert [(r.path, r.prompt, r.problems) for r in results] == [(*one, ()) for one in zip(paths, prompts, strict=True)]
+    assert list(results[0].scores) == ["AES", "TVA", "TC", "DD", "MPS"]  # FAITH would need to know the rewrites
+    expected = suite.score(np.stack([read_mp4(path) for path in paths]), prompts)
+    backwards = FileScorer(suite, batch=4, threads=1).score(paths[::-1], prompts[::-1])[::-1]
+    for i, (one, other) in enumerate(zip(results, backwards, strict=True)):
+        for name, value in one.scores.items():
+            np.testing.assert_allclose([value, other.scores[name]], expected[name][i], rtol=1e-5)
+
+
+def test_only_rewards_that_are_wanted_are_asked(suite, paths, prompts):
+    assert list(FileScorer(suite, ["DD"]).score(paths[:1], prompts[:1])[0].scores) == ["TC", "DD"]
+
+
+def test_held_out_judges_are_asked_too(paths):
+    suite = RewardSuite([Motion()], {}, held_out=[Counted()])
+    assert list(FileScorer(suite).score(paths[:1], ["a"])[0].scores) == ["TC", "DD", "held_out:N"]
+
+
+def test_nothing_compiles_after_the_first_batch_of_a_shape(suite, paths, prompts, tmp_path):
+    compiled = []
+    listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+    scorer = FileScorer(suite, batch=2)
+    scorer.score(paths[:2], prompts[:2])
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        scorer.score(paths, prompts)  # batches of two, two and one
+        assert compiled == []
+        write_mp4(tmp_path / "other.mp4", odd_files.moving_square(3), fps=8)
+        scorer.score([str(tmp_path / "other.mp4")], ["a cat"])
+        assert compiled  # the listener hears
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(suite, paths, prompts, monkeypatch):
+    aesthetic, alignment = suite.rewards[:2]
+    assert aesthetic.tower is alignment.tower
+    tower, seen = aesthetic.tower, []
+    embed = tower.embed_images
+    monkeypatch.setattr(tower, "_last", None)
+    monkeypatch.setattr(tower, "embed_images", lambda images: seen.append(len(images)) or embed(images))
+    decoded = []
+    monkeypatch.setattr(video_files, "read_mp4", lambda path: decoded.append(path) or read_mp4(path))
+    FileScorer(suite, batch=5).score(paths, prompts)
+    assert seen == [5 * 4] and sorted(decoded) == paths
+
+
+def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch):
+    decoded, more = [], threading.Condition()
+
+    def read(path):
+        video = read_mp4(path)
+        with more:
+            decoded.append(path)
+            more.notify_all()
+        return video
+
+    class Busy(Counted):
+        def score(self, videos, prompts, refined=None):
+            with more:  # not before the file after this one is there
+                assert more.wait_for(lambda: len(decoded) >= min(len(self.asked) + 2, len(paths)), timeout=60)
+            return super().score(videos, prompts)
+
+    monkeypatch.setattr(video_files, "read_mp4", read)
+    reward = Busy()
+    FileScorer(RewardSuite([reward], {}), batch=1, threads=2).score(paths, ["a"] * len(paths))
+    assert reward.asked == [1] * len(paths)
+
+
+def test_threads_work_ahead_but_not_far_and_order_is_kept():
+    started, taken = [], []
+    for done in prefetched(lambda job: started.append(job) or job, iter(range(20)), threads=2):
+        taken.append(done)
+        assert len(started) <= len(taken) + 2 * 2
+    assert taken == list(range(20))
+
+
+def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_path, monkeypatch):
+    assert rows_of((49, 480, 720, 3), 32) == 16 and rows_of((9, 64, 64, 3), 32) == 32
+    assert rows_of((1000, 2160, 3840, 3), 32) == 1
+    size = read_mp4(paths[0]).nbytes
+    monkeypatch.setattr(video_files, "WAITING_BYTES", 2 * size)
+    reward = Counted()
+    FileScorer(RewardSuite([reward], {})).score(paths, prompts)
+    assert reward.asked == [2, 2, 1]
+
+
+# ------------------------------------------------------------------------------------------------------------ cache
+
+
+def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_path, monkeypatch):
+    cache = ScoreCache(tmp_path / "scores")
+    first = FileScorer(suite, cache=cache).score(paths, prompts)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_files, "read_mp4", None)
+        assert FileScorer(suite, cache=cache).score(paths, prompts) == first
+    moved = tmp_path / "elsewhere.mp4"
+    moved.write_bytes(open(paths[0], "rb").read())
+    counted = RewardSuite([*suite.rewards, Counted()], {})
+    asked = FileScorer(counted, cache=cache).score([str(moved)], prompts[:1])
+    assert {n: v for n, v in asked[0].scores.items() if n != "N"} == first[0].scores  # only the new reward is asked
+    reward = counted.rewards[-1]
+    FileScorer(counted, cache=cache).score([str(moved), paths[1]], prompts[:2])
+    assert reward.asked == [1, 1]
+    write_mp4(moved, read_mp4(paths[1]), fps=8)
+    FileScorer(counted, cache=cache).score([str(moved)], ["another prompt"])
+    assert reward.asked == [1, 1, 1]
+
+
+def test_a_broken_entry_is_computed_and_written_again(paths, tmp_path):
+    cache, reward = ScoreCache(tmp_path), Counted()
+    scorer = FileScorer(RewardSuite([reward], {}), cache=cache)
+    first = scorer.score(paths[:1], ["a"])
+    entry = next(tmp_path.rglob("*.json"))
+    entry.write_text("{")
+    assert scorer.score(paths[:1], ["a"]) == scorer.score(paths[:1], ["a"]) == first
+    assert reward.asked == [1, 1]
+
+
+def test_a_reward_without_a_fingerprint_is_always_asked(paths, tmp_path):
+    reward = Counted()
+    reward.fingerprint = None
+    scorer = FileScorer(RewardSuite([reward], {}), cache=ScoreCache(tmp_path))
+    scorer.score(paths[:2], ["a", "b"])
+    scorer.score(paths[:2], ["a", "b"])
+    assert reward.asked == [2, 2] and not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_path):
+    broken = odd_files.write_broken(tmp_path)
+    strip = odd_files.write(tmp_path / "strip.mkv", odd_files.moving_square(2, 16, 640), "ffv1")
+    one = odd_files.write(tmp_path / "one\nframe.mp4", odd_files.moving_square(1))
+    good = [paths[0], *map(str, odd_files.write_unusual(tmp_path)), paths[1], str(one)]
+    given = [str(path) for path, _ in broken.values()] + [str(strip)]
+    everything = good[:3] + given + good[3:]
+    scorer = FileScorer(light_suite, cache=ScoreCache(tmp_path / "scores"))
+    results = {result.path: result for result in scorer.score(everything, ["a cat"] * len(everything))}
+    for path in given:
+        (line,) = results[path].problems
+        assert results[path].scores is None and path in line and "\n" not in line
+    for path in good:
+        assert results[path].problems == ()
+        missing = [name for name, value in results[path].scores.items() if not np.isfinite(value)]
+        assert missing == (["TC", "DD"] if path == str(one) else [])
+
+
+def test_tiny_pictures_are_scored(light_suite, tmp_path):
+    for size in ((1, 1), (2, 3)):
+        path = odd_files.write(tmp_path / "tiny.mkv", np.full((3, *size, 3), 90, np.uint8), "ffv1", "bgra")
+        (result,) = FileScorer(light_suite).score([str(path)], ["a cat"])
+        assert result.problems == () and np.isfinite(list(result.scores.values())).all()
+
+
+def test_a_reward_that_refuses_one_video_scores_its_neighbours(paths, tmp_path):
+    suite = RewardSuite([Counted(), Motion()], {})
+    cache = ScoreCache(tmp_path)
+    results = FileScorer(suite, cache=cache).score(paths[:3], ["a", "refuse", "b"])
+    assert [r.problems for r in results] == [
+        (), (f"{paths[1]}: no N (this prompt is not for me)",), ()]
+    assert np.isnan(results[1].scores["N"]) and np.isfinite(results[1].scores["DD"])
+    assert np.isfinite([results[0].scores["N"], results[2].scores["N"]]).all()
+    assert FileScorer(suite, cache=cache).score(paths[1:2], ["refuse"])[0].problems == results[1].problems
+
+
+def test_a_prompt_that_the_judge_cannot_read_is_one_line(paths, tmp_path):
+    suite = RewardSuite([VideoScore.from_pretrained(write_videoscore(tmp_path / "judge"), frames=2)], {})
+    results = FileScorer(suite).score(paths[:2], ["a <image>", "a cat"])
+    assert "<image>" in results[0].problems[0] and np.isfinite(list(results[1].scores.values())).all()
+
+
+def test_a_video_too_large_for_memory_is_one_line(paths):
+    class Large(Counted):
+        def score(self, videos, prompts, refined=None):
+            raise MemoryError
+
+    (result,) = FileScorer(RewardSuite([Large()], {})).score(paths[:1], ["a"])
+    assert "not enough memory" in result.problems[0]
