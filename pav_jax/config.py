@@ -173,6 +173,8 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Writes `config.json` on first use; afterwards makes sure that the same configuration came back.
 
+    Sections that did not exist when the directory was made are added to it.
+
     Raises:
       BadInput: the directory was made with another configuration (names the first field that differs), or is a file.
     """
@@ -182,12 +184,15 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
             raise BadInput(f"--workdir={workdir}: this is a file; name a folder")
         write_whole(file, (json.dumps(as_json(config), indent=2) + "\n").encode())
         return
-    before, now = dict(_leaves(saved(workdir))), dict(_leaves(as_json(config)))
+    known, given = saved(workdir), as_json(config)
+    before, now = dict(_leaves(_with_new(known, given))), dict(_leaves(given))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             old, new = (json.dumps(side[name]) if name in side else "nothing" for side in (before, now))
             raise BadInput(f"{file}: this work directory was made with {name} = {old}, now it is {new}; "
                            f"give another --workdir, or go back to --config.{name}={_typed_back(before.get(name))}")
+    if given.keys() - known.keys():
+        write_whole(file, (json.dumps(given, indent=2) + "\n").encode())
 
 
 def saved(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def saved(workdir: str | os.PathLike) -> dict[str, Any]:
 def for_workdir(path: str | None, overrides: Sequence[str], workdir: str | os.PathLike) -> ConfigDict:
     """What a stage runs with: the file and overrides, or, with neither, what the work directory was made with."""
     if path is None and not overrides:
-        config = ConfigDict(_tuples(saved(workdir)))
+        config = ConfigDict(_tuples(_with_new(saved(workdir), as_json(defaults.get_config()))))
         config.lock()
         return config
     if path is None:
@@ -216,6 +221,11 @@ def for_workdir(path: str | None, overrides: Sequence[str], workdir: str | os.Pa
     config = load(path, overrides)
     claim(config, workdir)
     return config
+
+
+def _with_new(known: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`known`, and whole sections of `given` that are not in it."""
+    return {name: value for name, value in given.items() if name not in known} | known
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from ml_collections.config_dict import placeholder
 from pav_jax.evolve.config import evolve_config, proposers_config, select_config
 from pav_jax.prefer.config import prefer_config
 from pav_jax.train.config import dpo_config, grpo_config, sft_config
+from pav_jax.trust.config import calibrate_config, trust_config
 
 
 def get_config() -> ConfigDict:
@@ -31,6 +32,8 @@ def get_config() -> ConfigDict:
         dpo=dpo_config(),
         grpo=grpo_config(),
         evaluate=_evaluate(),
+        trust=trust_config(),
+        calibrate=calibrate_config(),
         report=_report(),
     ))
     return config.lock()
@@ -62,6 +65,9 @@ def _rewards() -> ConfigDict:
         weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
         thresholds=dict(),  # a rewrite may only be selected or chosen above these
         floors=dict(FAITH=0.7),
+        # entries as above, as a tuple of dict(name=kind, ...): judges whose scores are recorded under held_out:NAME and
+        # watched for signs of reward hacking; no weight, threshold, floor or proposer ever sees them
+        held_out=(),
     ))
 
 

@@ -49,11 +49,19 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message + hint)
 
 
+class CommandList(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the longest command: argparse forgets that commands are indented once more than options."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog)
+        self._action_max_length = 14
+
+
 def parser() -> Parser:
     """The command line of all commands."""
     from pav_jax.commands import check, export, generate, refine, score, stages
 
-    top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=CommandList)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for group in (refine, generate, score, stages, export, check):
         group.add(commands)

@@ -6,6 +6,7 @@ again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
 
 import contextlib
 import functools
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from pav_jax.errors import BadInput
 from pav_jax.evaluate.prompt_sets import read_prompt_set, read_sets
 from pav_jax.records import read_segments, write_jsonl
 
+log = logging.getLogger(__name__)
+
 GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "batch")
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
     """Everything, in order; returns the report's path."""
+    check_rankings(config)
     parts = Parts(config)
     evolve(config, workdir, parts)
     select(config, workdir, parts)
@@ -99,10 +103,13 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
 
 def dpo(config, workdir, round: int = 1) -> Path:
     """round_N/preferences.jsonl -> round_N/booster."""
+    from pav_jax.evaluate.signs import pair_signs
     from pav_jax.train import dpo as training
 
     preferences = _made(workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}")
     start = load_rewriter(config, booster_before(workdir, round))
+    if (signs := pair_signs(workdir, config, round)) is not None:
+        signs.warn(log)
     with progress_bars() as bars:
         return training.run(config, start, preferences, Path(workdir) / f"round_{round}", bars)
 
@@ -137,6 +144,36 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
         benchmark(config, systems, read_sets(options.prompts, options.count), parts.generator, parts.suite, workdir,
                   controls, prompts(config.evolve.prompts), bars)  # fmt: skip
     return Path(workdir) / "evaluation.json"
+
+
+def trust(config, workdir, parts: "Parts | None" = None) -> Path:
+    """Prompts -> trust.json: what each reward is worth here. Not a part of `run`."""
+    from pav_jax.parallel import processes
+    from pav_jax.trust.table import show
+    from pav_jax.trust.trust import FILE
+    from pav_jax.trust.trust import trust as measure
+
+    parts = parts or Parts(config)
+    asked = prompts(config.trust.prompts or config.evolve.prompts)
+    with progress_bars() as bars:
+        result = measure(config, asked, parts.generator, parts.suite, workdir, bars)
+    processes.first_only("table", lambda: show(result))
+    return Path(workdir) / FILE
+
+
+def calibrate(config, workdir) -> Path:
+    """pool/ -> calibration.json: thresholds and weights that fit its scores. Not a part of `run`."""
+    from pav_jax.parallel import processes
+    from pav_jax.records import Candidate
+    from pav_jax.trust.calibrate import FILE, overrides
+    from pav_jax.trust.calibrate import calibrate as fit
+
+    pool = read_segments(Path(workdir) / "pool", Candidate)
+    if not pool:
+        raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
+    result = fit(config, pool, workdir)
+    processes.first_only("overrides", lambda: print("\n".join(overrides(result))))
+    return Path(workdir) / FILE
 
 
 def report(config, workdir) -> Path:
@@ -224,6 +261,14 @@ def booster_before(workdir, round: int) -> Path:
     """Where round N starts: the SFT booster, or that of the round before."""
     name = "sft/booster" if round == 1 else f"round_{round - 1}/booster"
     return _made(workdir, name, "sft" if round == 1 else f"dpo --round={round - 1}")
+
+
+def check_rankings(config) -> None:
+    """Raises BadInput for a `ranking` that only a later stage would refuse, with its videos made in vain."""
+    from pav_jax.evolve.ranking import named_method
+
+    for section in ("evolve", "select", "prefer"):
+        named_method(config, section)
 
 
 def named_booster(name: str, workdir) -> str | Path | None:

@@ -20,7 +20,7 @@ import pytest
 from pav_jax import defaults, recipe
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
-from pav_jax.records import Candidate, Proposal, read_segments
+from pav_jax.records import Candidate, Preference, Proposal, SegmentWriter, read_segments, write_jsonl
 from tests.language.conftest import tiny_language_model
 from tests.recipe_witness import REPEATED, STAGES
 
@@ -83,6 +83,22 @@ def test_the_stages_run_in_the_methods_order_on_one_set_of_models(tmp_path, monk
     assert calls == [("evolve",), ("select",), ("sft",), ("prefer", 1), ("dpo", 1), ("prefer", 2), ("dpo", 2),
                      ("evaluate", True), ("report",)]
     assert len(given) == 5 and len(set(map(id, given))) == 1
+
+
+def test_preference_training_tells_first_what_its_pairs_teach(tmp_path, monkeypatch, caplog):
+    from pav_jax.train import dpo
+
+    monkeypatch.setattr(dpo, "run", lambda *args: caplog.text)
+    monkeypatch.setattr(recipe, "load_rewriter", lambda *args: None)
+    (tmp_path / "sft" / "booster").mkdir(parents=True)
+    texts = [(f"{i}", f"{i} and many more words") for i in range(8)]
+    rows = [Candidate(text, "p", text, 1, 0, (), "sft", 1, {n: 1.0 * long for n in ("AES", "TVA", "TC", "DD")})
+            for pair in texts for long, text in enumerate(pair)]
+    SegmentWriter(tmp_path / "round_1" / "candidates").write(rows)
+    learned = [Preference("p", long, short, 4.0) for short, long in texts]
+    write_jsonl(tmp_path / "round_1" / "preferences.jsonl", learned)
+    said = recipe.dpo(defaults.get_config(), tmp_path)
+    assert "dpo, round 1: signs of reward hacking: the chosen rewrites have 5.0 words, 5.00 times the 1.0 of" in said
 
 
 def test_the_generator_gets_the_settings_that_are_set(monkeypatch):

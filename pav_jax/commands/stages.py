@@ -40,6 +40,17 @@ STAGES = {
                  "Generates and scores videos for the user's prompts as they are (original), rewritten by the untuned\n"
                  "rewriter (base), and by each booster, all with the same seeds; with --controls also for a fixed\n"
                  "suffix, other prompts' rewrites and, where known, the oracle caption. Writes evaluation.json."),
+    "trust": ("measure how far the rewards can be trusted",
+              "Makes videos of trust.count prompts with every seed of trust.seeds, and asks of each score: does it\n"
+              "fall when the prompt is another one or empty, how much does the seed alone move it, does it follow\n"
+              "damage of growing severity, which scores go together, does it favour long prompts (or, where pool/\n"
+              "exists, rewrites), does it lie at the ends of its range. Writes trust.json with a verdict for each\n"
+              "score, and prints it; the report shows it. Stopped, the same command goes on."),
+    "calibrate": ("fit thresholds and weights to the scores of a pool",
+                  "For each score in pool/ takes as threshold the quantile calibrate.percentile, and scales the\n"
+                  "weights so that each score's weighted deviation keeps the proportions of calibrate.weights, else\n"
+                  "evolve.weights, else rewards.weights. Writes calibration.json and prints the options that use it;\n"
+                  "no stage reads it by itself."),
     "report": ("write the report as one page",
                "Writes report/index.html from whatever the work directory holds: one file, opens without a network."),
 }
@@ -52,6 +63,9 @@ EXAMPLES = {
              "pav grpo --config=configs/mini.py --workdir=runs/g --config.grpo.start=runs/mini/round_2/booster "
              "--config.grpo.beta=0.04"),
     "evaluate": ("pav evaluate --config=configs/mini.py --workdir=runs/mini --no-controls",),
+    "trust": ("pav trust --config=configs/mini.py --workdir=runs/mini",
+              "pav trust --config=configs/mini.py --workdir=runs/t --config.trust.prompts=my.txt"),
+    "calibrate": ("pav calibrate --workdir=runs/mini",),
     "report": ("pav report --workdir=runs/mini",),
 }
 

@@ -154,13 +154,14 @@ def _rows(texts: Mapping[str, Mapping[str, Texts]], measurements: Measurements, 
 
 def _summarise(name: str, prompt_set: PromptSet, rows: Sequence[Measurement], systems: Sequence[str],
                seeds: Sequence[int], suite, resamples: int) -> dict:
-    metrics = [*suite.names, "overall", "words"]
+    rewards = [*suite.names, *getattr(suite, "held_out", ())]
+    metrics = [*rewards, "overall", "words"]
     place = {p: i for i, p in enumerate(prompt_set.prompts)}
     tables = {system: np.full((len(place), len(seeds), len(metrics)), np.nan) for system in systems}
     missing = dict.fromkeys(systems, 0)
     for row in rows:
         if row.set == name:
-            scores = [row.scores.get(m) for m in suite.names] + [row.overall, len(row.refined.split())]
+            scores = [row.scores.get(m) for m in rewards] + [row.overall, len(row.refined.split())]
             values = [np.nan if v is None else v for v in scores]
             tables[row.system][place[row.prompt], seeds.index(row.seed)] = values
             missing[row.system] += row.overall is None

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, UInt8
 
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments
+from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.video.files import write_mp4
 
 FPS = 8  # where the generator does not say
@@ -87,7 +89,7 @@ class Measurements:
 
     def _make(self, batch: Sequence[list[Cell]]) -> list[Candidate]:
         padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        videos, finite = self._generate([g[0].refined for g in padded], [g[0].seed for g in padded])
+        videos, finite = generate(self.generator, [g[0].refined for g in padded], [g[0].seed for g in padded])
         rows = [(i, cell) for i, group in enumerate(batch) for cell in group]
         records = []
         for part in chunks(rows, self.batch):
@@ -101,15 +103,8 @@ class Measurements:
                     records.append(self._record(cell, videos[i], row_scores, bool(finite[i])))
         return records
 
-    def _generate(self, texts: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """-> videos [B, T, H, W, 3], and for each whether it met no NaN on the way [B]."""
-        if "return_finite" in inspect.signature(self.generator.generate).parameters:
-            videos, finite = self.generator.generate(texts, seed=seeds, return_finite=True)
-            return np.asarray(videos), np.asarray(finite, bool)
-        return np.asarray(self.generator.generate(texts, seed=seeds)), np.ones(len(texts), bool)
-
     def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float], finite: bool) -> Candidate:
-        absent = sorted(name for name, value in scores.items() if not np.isfinite(value))
+        absent = sorted(n for n, value in scores.items() if not np.isfinite(value) and not n.startswith(HELD_OUT))
         error = None if not absent else f"no score: {', '.join(absent)}" if finite else "the video is not finite"
         path = None
         if self.save_videos:
@@ -125,3 +120,13 @@ class Measurements:
 def chunks(items: Sequence, size: int) -> list[list]:
     """`items` in lists of `size`; the last may be shorter."""
     return [list(items[i:i + size]) for i in range(0, len(items), size)]
+
+
+def generate(generator, texts: Sequence[str], seeds: Sequence[int]) -> tuple[UInt8[np.ndarray, "B T H W 3"],
+                                                                            Bool[np.ndarray, "B"]]:
+    """One video for each text and seed, and for each whether it met no NaN on the way; a generator that cannot tell is
+    believed."""
+    if "return_finite" in inspect.signature(generator.generate).parameters:
+        videos, finite = generator.generate(texts, seed=seeds, return_finite=True)
+        return np.asarray(videos), np.asarray(finite, bool)
+    return np.asarray(generator.generate(texts, seed=seeds)), np.ones(len(texts), bool)

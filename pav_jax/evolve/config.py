@@ -39,6 +39,10 @@ def evolve_config() -> ConfigDict:
         children=3,  # new rewrites per prompt and round
         top=3,  # best rewrites so far that the proposer is shown
         weights=None,  # of overall while evolving; None: rewards.weights
+        # who is shown as best: sum (overall), pareto (fronts, then overall) or average_rank (mean place per reward)
+        ranking="sum",
+        # whoever keeps these is shown before whoever does not; None: none where ranking is sum, else rewards.floors
+        floors=None,
         keep_videos="none",  # none, all, or best: those that beat every earlier round of their prompt
         propose_batch=0,  # prompts proposed for at once; 0: twice the generator's batch
         attempts=2,  # how often a prompt's missing rewrites are asked for
@@ -49,9 +53,10 @@ def evolve_config() -> ConfigDict:
 def select_config() -> ConfigDict:
     return ConfigDict(dict(
         weights=None,  # None: evolve.weights, then rewards.weights
+        ranking="sum",  # who is the best: sum, pareto, average_rank, as in evolve
         thresholds=None,  # None: rewards.thresholds; {} for none
         floors=None,  # None: rewards.floors; {} for none
-        min_gain=0.0,  # of overall over the user's own prompt
+        min_gain=0.0,  # of overall over the user's own prompt, whatever the ranking
         max_words=130,
         pareto=False,  # True: no weighted reward may be below the user's own prompt's
     ))

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.evaluate import alarms
 from pav_jax.evolve.pool import Pool, overall
 from pav_jax.evolve.prompts import usable_prompts
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
+from pav_jax.evolve.ranking import Ranking, named_method
 from pav_jax.evolve.rounds import Meter, run_round
+from pav_jax.evolve.select import limits
 from pav_jax.records import Candidate, stable_seed
+from pav_jax.rewards.suite import HELD_OUT
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +31,13 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
 
     Args:
       config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`, `children`, `top`,
-        `count` (0: all prompts), `weights`, `keep_videos`, `propose_batch`.
+        `count` (0: all prompts), `weights`, `ranking` and `floors` (who is best), `keep_videos`, `propose_batch`.
       generator, suite: see `Pool`.
       progress: a `rich.progress.Progress` or None.
     """
     options = config.evolve
     rounds, children, top = options.get("rounds", 8), options.get("children", 3), options.get("top", 3)
+    ranking = _ranking(config, suite)
     prompts = usable_prompts(prompts, options.get("count", 0))
     mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
     workdir = epath.Path(workdir)
@@ -47,7 +52,7 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
         mixture.observe([scored for rows in history.values() for _, scored in rows])
 
         def request(prompt: str, rows, round=round) -> ProposalRequest:
-            shown = [rows[0], *_best(rows[1:], top)]
+            shown = [rows[0], *_best(rows[1:], top, ranking)]
             return ProposalRequest(prompt, tuple((s.refined, s.scores) for _, s in shown), children,
                                    stable_seed(config.seed, "propose", prompt, round), round,
                                    frozenset(s.refined for _, s in rows))
@@ -55,7 +60,7 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
         run_round(pool, prompts, round,
                   lambda some, history=history, request=request: mixture.named([request(p, history[p]) for p in some]),
                   parents=lambda p, history=history: tuple(key for key, _ in [history[p][0],
-                                                                              *_best(history[p][1:], top)]),
+                                                                              *_best(history[p][1:], top, ranking)]),
                   chunk=options.get("propose_batch", 0), on_batch=meter.advance)
         meter.settle(len(prompts) * (1 + round * children))
         _log_round(round, pool, meter)
@@ -63,18 +68,30 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
 
 
 def _history(pool: Pool, round: int) -> dict[str, list[tuple[str, Scored]]]:
-    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first."""
+    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first. No held-out score is in it:
+    a judge that proposers write for is held out no longer."""
     earlier = [c for c in pool.candidates if c.round < round]
     rows: dict[str, list[tuple[str, Scored]]] = {}
     for c, value in zip(earlier, overall(pool.suite, earlier, pool.weights), strict=True):
-        rows.setdefault(c.prompt, []).append((c.key, Scored(c.prompt, c.refined, float(value), c.scores)))
+        seen = {name: score for name, score in c.scores.items() if not name.startswith(HELD_OUT)}
+        rows.setdefault(c.prompt, []).append((c.key, Scored(c.prompt, c.refined, float(value), seen)))
     return rows
 
 
-def _best(rows: Sequence[tuple[str, Scored]], top: int) -> list[tuple[str, Scored]]:
+def _ranking(config, suite) -> Ranking:
+    """Who is shown as best. The published sum knows no floors unless some are given; other methods keep the suite's."""
+    options = config.evolve
+    method, floors = named_method(config, "evolve"), options.get("floors")
+    kept = {} if floors is None and method == "sum" else limits(floors, suite.floors)
+    return Ranking.from_config(config, "evolve", suite, options.get("weights"), kept)
+
+
+def _best(rows: Sequence[tuple[str, Scored]], top: int, ranking: Ranking) -> list[tuple[str, Scored]]:
     """The `top` best, best first; one that may not be selected is never shown."""
     usable = [row for row in rows if np.isfinite(row[1].overall)]
-    return sorted(usable, key=lambda row: (-row[1].overall, row[0]))[:top]
+    places = ranking.places([scored.scores for _, scored in usable], [scored.overall for _, scored in usable])
+    ordered = sorted(zip(places, usable, strict=True), key=lambda pair: (pair[0], pair[1][0]))
+    return [row for _, row in ordered[:top]]
 
 
 def _log_round(round: int, pool: Pool, meter: Meter) -> None:
@@ -88,3 +105,5 @@ def _log_round(round: int, pool: Pool, meter: Meter) -> None:
     log.info("evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d marked, %s", round,
              this.mean() if this.size else np.nan, np.mean(known) if known else np.nan, len(every),
              sum(c.error is not None for c in every), meter.rate())
+    if round:
+        alarms.evolution(round, list(zip(every, values, strict=True))).warn(log)

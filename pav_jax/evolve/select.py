@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.errors import BadInput
 from pav_jax.evolve.pool import overall
+from pav_jax.evolve.ranking import Ranking
 from pav_jax.records import Candidate, PromptPair, write_jsonl
+from pav_jax.rewards.suite import HELD_OUT
 
 log = logging.getLogger(__name__)
 
@@ -17,16 +20,18 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
     """At most one pair for each prompt, in the order of the prompts' names.
 
     The best rewrite is chosen among those without error that stay within `max_words`, keep every floor and pass every
-    threshold, by the weights evolution used; it must beat the user's own prompt by `min_gain`.
+    threshold, by the weights evolution used; its overall must beat the user's own prompt's by `min_gain`. Which of
+    those is the best, `ranking` says.
 
     Args:
       config: the whole configuration; reads of `select`: `weights` (None: `evolve.weights`, then the suite's),
-        `thresholds` and `floors` (None: the suite's), `min_gain`, `max_words`, `pareto` (True: no weighted reward may
-        be below the user's own prompt's).
+        `ranking` (see `ranking.py`), `thresholds` and `floors` (None: the suite's), `min_gain`, `max_words`, `pareto`
+        (True: no weighted reward may be below the user's own prompt's).
       workdir: where to write `sft_pairs.jsonl`; None writes nothing.
     """
     options = config.get("select", {})
     weights = options.get("weights") or config.get("evolve", {}).get("weights")
+    ranking = Ranking.from_config(config, "select", suite, weights)
     least = limits(options.get("thresholds"), suite.thresholds), limits(options.get("floors"), suite.floors)
     gain, longest = options.get("min_gain", 0.0), options.get("max_words", 130)
     dimensions = sorted(weights or suite.weights) if options.get("pareto", False) else []
@@ -55,7 +60,8 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
                 dropped[why] += 1
                 break
         else:
-            best = min(left, key=lambda row: (-row[0], row[1].key))[1]
+            places = ranking.places([c.scores for _, c in left], [v for v, _ in left])
+            best = min(zip(places, (c for _, c in left), strict=True), key=lambda row: (row[0], row[1].key))[1]
             pairs.append(PromptPair(prompt, best.refined))
     log.info("select: %d of %d prompts have a pair%s", len(pairs), len(prompts),
              "".join(f"; {n} dropped: {why}" for why, n in sorted(dropped.items())))
@@ -65,9 +71,16 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
 
 
 def limits(own: Mapping[str, float] | None, default: Mapping[str, float] | None) -> dict[str, float]:
-    """Reward name -> limit: `own` unless it is None; a limit of None is no limit."""
-    chosen = default if own is None else own
-    return {name: float(value) for name, value in dict(chosen or {}).items() if value is not None}
+    """Reward name -> limit: `own` unless it is None; a limit of None is no limit.
+
+    Raises:
+      BadInput: a held-out score is given a limit.
+    """
+    chosen = {n: float(v) for n, v in dict((default if own is None else own) or {}).items() if v is not None}
+    if held := sorted(name for name in chosen if name.startswith(HELD_OUT)):
+        raise BadInput(f"{held[0]}: a held-out score only watches, so it can be no threshold or floor; take it out, or"
+                       " move its judge to rewards.entries")
+    return chosen
 
 
 def passes(candidate: Candidate, thresholds: Mapping[str, float]) -> bool:

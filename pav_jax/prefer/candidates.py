@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.evaluate import alarms
 from pav_jax.evolve.pool import Pool, overall
 from pav_jax.evolve.prompts import plain_text, usable_prompts
+from pav_jax.evolve.ranking import named_method
 from pav_jax.evolve.rounds import Meter, run_round
-from pav_jax.records import Candidate, stable_seed
+from pav_jax.records import Candidate, read_segments, stable_seed
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ def make_candidates(config, prompts: Sequence[str], language_model, generator, s
       language_model: the rewriter tuned so far; asked through its own chat template.
     """
     options = config.prefer
+    named_method(config, "prefer")  # pairs go by it when the videos are made: too late to refuse it
     samples, size = options.get("samples", 5), options.get("sample_batch", 32)
     prompts = usable_prompts(prompts, options.get("count", 0))
     workdir = epath.Path(workdir)
@@ -48,4 +51,11 @@ def make_candidates(config, prompts: Sequence[str], language_model, generator, s
     finite = values[np.isfinite(values)]
     log.info("prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s", round, len(values),
              len(prompts), len(values) - len(finite), finite.mean() if finite.size else np.nan, meter.rate())
+
+    def valued(rows: Sequence[Candidate]) -> list[alarms.Valued]:
+        return list(zip(rows, overall(suite, rows, options.get("weights")), strict=True))
+
+    first = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
+    own = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]
+    alarms.preference(round, valued(pool.candidates), valued(first), valued(own)).warn(log)
     return pool.candidates

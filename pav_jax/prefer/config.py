@@ -16,10 +16,13 @@ def prefer_config() -> ConfigDict:
         sample_batch=32,  # prompts given to the rewriter at once
         keep_videos="none",  # none or all
         weights=None,  # None: rewards.weights
+        ranking="sum",  # who is better: sum, pareto, average_rank, as in evolve
         thresholds=None,  # None: rewards.thresholds; {} for none
         floors=None,  # None: rewards.floors; {} for none
         floors_first=False,  # True: any rewrite that keeps the floors is preferred to any that does not
-        margin=1.4,  # a rejected rewrite lies at least this far below the chosen one in overall
+        # a rejected rewrite lies more than this below the chosen one: in overall where ranking is sum; in mean places
+        # where it is average_rank; in overall, and dominated by the chosen one, where it is pareto (0: that is enough)
+        margin=1.4,
         max_words=130,  # of a chosen rewrite
         length_match=0.0,  # largest relative difference of the word counts of a pair; 0: any
     ))

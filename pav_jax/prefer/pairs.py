@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pav_jax.evolve.pool import overall
+from pav_jax.evolve.ranking import Ranking
 from pav_jax.evolve.select import keeps_floors, limits, passes
 from pav_jax.records import Candidate, Preference
 
@@ -33,24 +34,27 @@ class PairReport:
 def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preference]:
     """All pairs of every prompt.
 
-    Ranked by overall, the first and the second may be chosen if they pass every threshold, keep every floor and have
-    at most `max_words` words; every candidate ranked below whose overall is lower by more than `margin` is a rejected
-    one. A candidate with an error takes no part. With `floors_first`, candidates that keep every floor rank above all
+    Ranked by `ranking`, the first and the second may be chosen if they pass every threshold, keep every floor and have
+    at most `max_words` words; every candidate ranked below that lies lower by more than `margin` is a rejected one. A
+    candidate with an error takes no part. With `floors_first`, candidates that keep every floor rank above all
     that do not, and are preferred to them whatever the margin: so the words of the user outrank any picture.
 
+    What is measured against `margin`, and recorded as a pair's, depends on the ranking (`evolve/ranking.py`): "sum"
+    takes the difference in overall; "pareto" the same, and the chosen one must dominate the rejected one, so that 0
+    asks for dominance alone; "average_rank" the difference in mean places, of which neighbours are one apart where they
+    stand alike in every reward.
+
     Args:
-      config: the whole configuration; reads of `prefer`: `weights`, `thresholds`, `floors` (None: the suite's),
-        `floors_first`, `margin`, `max_words`, `length_match` (0: off; else the largest |difference| / longer of the
-        word counts).
+      config: the whole configuration; reads of `prefer`: `weights`, `ranking`, `thresholds`, `floors` (None: the
+        suite's), `floors_first`, `margin`, `max_words`, `length_match` (0: off; else the largest |difference| / longer
+        of the word counts).
     """
     options = config.prefer
     thresholds = limits(options.get("thresholds"), suite.thresholds)
     floors = limits(options.get("floors"), suite.floors)
     margin, longest = options.get("margin", MARGIN), options.get("max_words", MAX_WORDS)
-    match, floors_first = options.get("length_match", 0.0), options.get("floors_first", False)
-
-    def falls(c: Candidate) -> bool:
-        return floors_first and not keeps_floors(c, floors)
+    match, first = options.get("length_match", 0.0), floors if options.get("floors_first", False) else {}
+    ranking = Ranking.from_config(config, "prefer", suite, options.get("weights"), first)
 
     prompts: dict[str, list[tuple[float, Candidate]]] = {}
     for c, value in zip(candidates, overall(suite, candidates, options.get("weights")), strict=True):
@@ -59,19 +63,21 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
             prompts[c.prompt].append((float(value), c))
     pairs, dropped = [], Counter()
     for prompt, rows in sorted(prompts.items()):
-        ranked = sorted(rows, key=lambda row: (falls(row[1]), -row[0], row[1].key))
+        places = ranking.places([c.scores for _, c in rows], [v for v, _ in rows])
+        ranked = sorted(zip(places, (c for _, c in rows), strict=True), key=lambda row: (row[0], row[1].key))
         for rank, (best, chosen) in enumerate(ranked[:RANKS]):
             why = _unfit(chosen, thresholds, floors, longest)
             if why:
                 dropped[f"chosen {why}"] += 1
                 continue
-            for value, rejected in ranked[rank + 1 :]:
-                if best - value <= margin and not falls(rejected):
+            for place, rejected in ranked[rank + 1 :]:
+                gap = ranking.gap(best, place)
+                if not place.falls and not ranking.clearly(chosen.scores, rejected.scores, gap, margin):
                     dropped["margin too small"] += 1
                 elif match and length_gap(chosen.refined, rejected.refined) > match:
                     dropped["lengths differ too much"] += 1
                 elif chosen.refined != rejected.refined:
-                    pairs.append(Preference(prompt, chosen.refined, rejected.refined, best - value))
+                    pairs.append(Preference(prompt, chosen.refined, rejected.refined, gap))
     report = describe(pairs)
     log.info("pairs: %d of %d prompts (%d prompts have one), mean margin %.3f, words %.1f chosen, %.1f rejected, "
              "gap %+.1f%s", report.pairs, len(prompts), report.prompts, report.mean_margin, report.chosen_words,

@@ -13,6 +13,7 @@ from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement
+from pav_jax.evaluate.signs import overall
 from pav_jax.records import Candidate, Preference, PromptPair, read_jsonl, read_segments
 
 CONTROLS = ("suffix", "shuffled", "oracle")
@@ -29,6 +30,7 @@ class Contents:
     curves: dict[str, dict[str, list[float]]]  # "sft", "round_1", ... -> metric, "step" among them -> values
     preferences: list["PairStatistics"]
     sft_pairs: list[PromptPair]
+    trust: dict[str, Any] | None = None  # the content of trust.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +83,12 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         curves=curves,
         preferences=[found for n in rounds if (found := _pairs(folder / f"round_{n}", n, weights))],
         sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
+        trust=_json(folder / "trust.json"),
     )
-    if not any((config, evaluation, contents.evolution, curves, contents.preferences, contents.sft_pairs)):
+    if not any((config, evaluation, contents.trust, contents.evolution, curves, contents.preferences,
+                contents.sft_pairs)):
         raise BadInput(f"{workdir}: nothing to report here; run a stage with this --workdir first")
     return contents
-
-
-def overall(candidate: Candidate, weights: Mapping[str, float]) -> float:
-    """The weighted sum of a candidate's scores; NaN for one that has an error or lacks a score."""
-    if candidate.error or not weights:
-        return float("nan")
-    return float(sum(w * candidate.scores.get(name, float("nan")) for name, w in weights.items() if w))
 
 
 def evolution(pool: Sequence[Candidate], weights: Mapping[str, float]) -> list[Round]:

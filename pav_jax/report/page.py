@@ -14,7 +14,9 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
+from pav_jax.evaluate import alarms
 from pav_jax.evaluate.benchmark import Measurement
+from pav_jax.evaluate.signs import read_signs
 from pav_jax.records import write_whole
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
@@ -73,6 +75,9 @@ def render(contents: Contents, workdir: epath.Path) -> str:
         seeds=(contents.evaluation or {}).get("seeds", []),
         contents=contents,
         drawings=_drawings(contents),
+        signs=read_signs(workdir, contents.config),
+        limits=alarms,
+        held_out=bool((contents.config.get("rewards") or {}).get("held_out")),
         config=json.dumps(_without_places(contents.config), indent=2, sort_keys=True,
                           ensure_ascii=False) if contents.config else "",
     )

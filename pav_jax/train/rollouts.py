@@ -4,6 +4,7 @@ P prompts of a step, G completions of each, B = P * G rows; the rows of a prompt
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from pav_jax.errors import BadInput
+from pav_jax.evaluate import alarms
 from pav_jax.evolve.pool import Draft, Pool, overall
 from pav_jax.evolve.prompts import plain_text
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, stable_seed
+from pav_jax.records import Candidate, read_segments, stable_seed
 from pav_jax.train import batches, stage
 from pav_jax.train.loop import Batch, TrainState
+
+log = logging.getLogger(__name__)
 
 SCALES = ("group", "batch", "none")
 FAITH = "FAITH"
@@ -82,6 +86,7 @@ class Rollouts:
         longest = max(map(len, self.prompt_ids)) + fields.max_completion_length
         self.length, = batches.buckets((), longest, context)
         self.padding = encoder.padding
+        self._signs = alarms.Steps(self._read)
         self._videos = stage.reporter("grpo, videos", fields.batch_size, progress)
 
     def __call__(self, state: TrainState, chosen: Mapping[str, Any]) -> tuple[Batch, dict[str, float]]:
@@ -115,6 +120,8 @@ class Rollouts:
             "completions/clipped_ratio": float(truncated_B.mean()),
             "videos_per_second": rate,
         }
+        if jax.process_index() == 0:
+            self._signs(number).warn(log)
         known = {name: value for name, value in metrics.items() if np.isfinite(value)}
         return batch | {"tokens": total // jax.process_count()}, known
 
@@ -136,7 +143,7 @@ class Rollouts:
         decode = self.lm.tokenizer.decode
         texts = [plain_text(decode(tokens, skip_special_tokens=True)) or prompt
                  for prompt, tokens in zip(prompts, answers, strict=True)]
-        pool = Pool(self.generator, self.suite, self.folder / "candidates" / f"{number:06d}", self.folder.parent,
+        pool = Pool(self.generator, self.suite, step_folder(self.folder, number), self.folder.parent,
                     seed=stable_seed(self.seed, "grpo", number), batch=self.rows, weights=self.fields.weights,
                     keep_videos=self.fields.keep_videos)
         every = [Draft(prompt, text, number, row, (), "grpo")
@@ -151,6 +158,16 @@ class Rollouts:
         found = {(c.prompt, c.refined): c for c in pool.candidates}
         rate = pool.made / pool.seconds if pool.made else np.nan
         return [found[prompt, text] for prompt, text in zip(prompts, texts, strict=True)], rate
+
+    def _read(self, number: int) -> list[alarms.Valued]:
+        """What a finished step has written down, each candidate with its overall."""
+        candidates = read_segments(step_folder(self.folder, number), Candidate)
+        return list(zip(candidates, overall(self.suite, candidates, _weights(self.fields)), strict=True))
+
+
+def step_folder(folder: Path, number: int) -> Path:
+    """Where the candidates of a step lie in the stage's folder."""
+    return folder / "candidates" / f"{number:06d}"
 
 
 # ------------------------------------------------------------------------------------------------ rewards, advantages

@@ -42,6 +42,19 @@ def run(workdir, sets, generator=None, suite=None, **changes):
                     training_prompts=["a red cat", "a big dog", "a fish swims", "one bird", "left out"])
 
 
+def test_a_held_out_judge_is_measured_beside_the_rewards_and_never_marks_a_video(tmp_path):
+    class Watched(Suite):
+        held_out = ("held_out:VQ", "held_out:TC")
+
+        def score(self, videos, prompts, refined=None):
+            scores = super().score(videos, prompts, refined)
+            return scores | {"held_out:VQ": 2 * scores["AES"], "held_out:TC": np.full(len(videos), np.nan)}
+
+    sft = run(tmp_path, prompt_sets(np.random.default_rng(0)), suite=Watched())["sets"]["near"]["systems"]["sft"]
+    assert sft["delta"]["held_out:VQ"] == [10.0, 10.0, 10.0] and sft["scores"]["held_out:TC"] is None
+    assert sft["delta"]["overall"][0] is not None and "missing" not in sft
+
+
 def test_every_system_and_control_is_measured_on_every_prompt_and_seed(tmp_path):
     sets = prompt_sets(np.random.default_rng(0))
     result = run(tmp_path, sets)

@@ -152,7 +152,7 @@ t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make
     assert len(done.made) < len(straight[1].made) / 2
 
 
-def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path):
+def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
     """In the first step half of the videos have no score, in the second none has."""
     def value(prompt, refined):
         return math.nan if len(suite.sizes) > 2 or len(refined.split()) % 2 else 1.0
@@ -163,6 +163,10 @@ def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path):
     assert math.isfinite(some["loss"]) and some["reward"] == 2.0 and 0 < some["completions/without_reward"] < 1
     assert none["loss"] == none["grad_norm"] == 0.0 and none["completions/without_reward"] == 1.0
     assert "reward" not in none and "NaN" not in json.dumps([some, none])
+    # that a reward tells nothing apart is said in every step, from the records on disk
+    for last in (1, 2):
+        assert (f"grpo, steps 1 to {last}: signs of reward hacking: 100 % of the rewrites share the highest score of"
+                " AES") in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------------------- a step
