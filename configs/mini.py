@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     # Among videos AES spreads by about 0.6 and TVA by about 4: these weights make them count alike.
     config.rewards.weights = {"AES": 1.0, "TVA": 0.15, "TC": 1.0, "DD": 1.0}
     config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
-    config.evolve.count = 48
-    config.evolve.rounds = 3
+    config.evolve.count = 96
+    config.evolve.rounds = 2
     config.evolve.children = 4
     config.proposers.lexicon.share = 3.0  # from the second round on, three rewrites in four are bred
 

@@ -38,13 +38,14 @@ def get_config() -> ConfigDict:
         stage.schedule = "cosine"
         stage.warmup_ratio = 0.05
         stage.grad_clip = 1.0
-        stage.grad_accumulation = 1
+        stage.grad_accumulation = 2
+        stage.remat = False
         stage.log_every = 5
         stage.save_every = 20
     config.sft.batch_size = 16
     config.sft.packing = True
     config.sft.learning_rate = 1e-3
-    config.sft.epochs = 2.0
+    config.sft.epochs = 1.0
     config.dpo.batch_size = 8
     config.dpo.learning_rate = 2e-4
     config.dpo.epochs = 1.0

@@ -114,8 +114,8 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
 
 def test_of_many_processes_none_may_be_left_out(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
     config = defaults.get_config()
-    config.mesh.data = 1
     with pytest.raises(BadInput, match="it must take all, as with --config.mesh.fsdp=-1"):
         recipe.load_rewriter(config)
 

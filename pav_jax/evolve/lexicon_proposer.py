@@ -14,7 +14,7 @@ LONGEST = 16  # words of a clause that may move to another prompt
 OFTEN, LIFT = 0.35, 4.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
 SHORT = 6  # words of a clause that reads well in a list
 FEATURES = 600  # clauses, words of clauses and openings whose effect is estimated
-SHRINK = 2.0  # ridge penalty: what is seen twice is believed by half
+SHRINK = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # ridge penalties: what is seen so often is believed by half
 TRIES = 12  # texts bred for one rewrite before giving up
 SURE = ("rewrite", "own words", "pool's words")  # bases of the first children, in order
 _OPENING = re.compile(r"^((?:[^\W_]+\s+){0,5}(?:of|showing|shows|depicting|featuring))\s+", re.IGNORECASE)
@@ -240,8 +240,21 @@ def _effects(scored: Sequence[Scored], rows: Sequence[Mapping[str, str]], kept: 
             if f in place:
                 x_NxF[i, place[f]] = 1
     x_NxF -= x_NxF.mean(axis=0)
-    solved_F = np.linalg.solve(x_NxF.T @ x_NxF + SHRINK * np.eye(len(kept)), x_NxF.T @ y_N)
-    return dict(zip(kept, solved_F.tolist(), strict=True))
+    return dict(zip(kept, _ridge(x_NxF, y_N).tolist(), strict=True))
+
+
+def _ridge(x_NxF: np.ndarray, y_N: np.ndarray) -> np.ndarray:
+    """Coefficients [F] under the penalty of SHRINK whose leave-one-out error is least (Golub, Heath & Wahba 1979): the
+    noisier the scores, the less a clause seen a few times is believed."""
+    u_NxR, s_R, v_RxF = np.linalg.svd(x_NxF, full_matrices=False)
+    target_R = u_NxR.T @ y_N
+    errors = []
+    for penalty in SHRINK:
+        kept_R = s_R**2 / (s_R**2 + penalty)
+        left_N = y_N - u_NxR @ (kept_R * target_R)
+        own_N = np.minimum(np.square(u_NxR) @ kept_R, 1 - 1e-6)  # each row's pull on its own prediction
+        errors.append(np.mean(np.square(left_N / (1 - own_N))))
+    return v_RxF.T @ (s_R / (s_R**2 + SHRINK[int(np.argmin(errors))]) * target_R)
 
 
 def _synonyms(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, str]:
