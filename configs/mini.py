@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.sft.epochs = 6.0  # the generator's dialect is learnt by then; more passes learn the few pairs by heart
     config.dpo.learning_rate = 2e-3
     config.dpo.loss_type = ("sigmoid", "sft")  # the second keeps the text whole while the first moves it
-    config.dpo.loss_weights = (1.0, 0.3)
+    config.dpo.loss_weights = (1.0, 1.0)
     config.dpo.epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
 
