@@ -111,7 +111,7 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
 def measure(folder: Path, batch: int | None, repeats: int) -> list[tuple[str, float, float, float, int]]:
     """Per row: what, GFLOP of the batch, our seconds, their seconds, videos in the batch."""
     ours = VideoModel.from_pretrained(folder, dtype="float32", batch=batch)
-    theirs = diffusers.CogVideoXPipeline.from_pretrained(folder)
+    theirs = diffusers.CogVideoXPipeline.from_pretrained(folder).to(torch.float32)
     theirs.set_progress_bar_config(disable=True)
     family, defaults = ours.family, ours.defaults
     sizes = [a or b for a, b in zip((defaults.num_frames, defaults.height, defaults.width), family.default_size(),

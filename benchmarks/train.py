@@ -101,6 +101,7 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
     settings = lora_config()
     adapter = lora.init_lora(lm.params, settings, jax.random.key(0))
     lm.with_lora(adapter, settings).save_pretrained(folder / "adapter", merge_adapter=False)
+    lm.save_pretrained(folder / "model")  # Trainer takes no model out of a GGUF file
     return lora.count(lm.params), lora.count(adapter)
 
 
@@ -164,14 +165,11 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
     import torch
     from datasets import Dataset
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from pav_jax.checkpoints import gguf
-
-    file = gguf.smollm2()
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=getattr(torch, dtype))
-    tokenizer = gguf.GGUFFile(file).tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
     work = batches(name, folder)
     common = dict(output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", max_steps=len(work),
