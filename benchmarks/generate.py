@@ -11,16 +11,14 @@ those achieved on the work the model asks for. The best of `--repeats` runs afte
 
 import argparse
 import os
-import platform
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 import jax
 import numpy as np
 import torch
+from machine import cpu_model, fastest
 from rich.console import Console
 from rich.table import Table
 
@@ -98,16 +96,6 @@ def random_folder(folder: Path) -> None:
     VideoModel(family, params, Generation.from_dict(mini.GENERATION)).save_pretrained(folder)
 
 
-def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    run()  # compiles, or fills caches
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
 def measure(folder: Path, batch: int | None, repeats: int) -> list[tuple[str, float, float, float, int]]:
     """Per row: what, GFLOP of the batch, our seconds, their seconds, videos in the batch."""
     ours = VideoModel.from_pretrained(folder, dtype="float32", batch=batch)
@@ -159,7 +147,7 @@ def measure(folder: Path, batch: int | None, repeats: int) -> list[tuple[str, fl
     ]
     rows = []
     for name, flops, mine, peers in runs:
-        rows.append((name, n * flops / 1e9, best_seconds(mine, repeats), best_seconds(peers, repeats), n))
+        rows.append((name, n * flops / 1e9, fastest(mine, repeats), fastest(peers, repeats), n))
     return rows
 
 
@@ -188,14 +176,6 @@ def main() -> None:
                   f" {torch.__version__} with {torch.get_num_threads()} threads, diffusers {diffusers.__version__};"
                   f" batch {rows[0][-1]}, weights {'random' if folder != arguments.folder else 'trained'}")
     console.print(table)
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

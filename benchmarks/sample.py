@@ -11,13 +11,10 @@ the others the fastest is. Compare rows of one run only: rates depend on what el
 import argparse
 import dataclasses
 import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import torch
+from machine import cpu_model, fastest
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,28 +29,10 @@ PROMPT = "a girl is playing guitar"
 FORMULA = "FLOPs of a token = 2 * (weights, embeddings once) + 4 * layers * width * mean context"
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def flops_per_token(lm: LanguageModel, context: float) -> float:
     """See FORMULA; the tied embedding matrix counts once, as the output product it is."""
     c = lm.config
     return 2 * count(lm.params) + 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * context
-
-
-def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main() -> None:

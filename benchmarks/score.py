@@ -15,9 +15,7 @@ depend on what else the machine does.
 
 import argparse
 import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import jax
 import numpy as np
 import torch
 import transformers
+from machine import cpu_model, fastest
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -247,24 +246,6 @@ def judge_flops(config: idefics2.Idefics2Config, patches: int, frames: int, toke
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
-
-
-def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def smooth_videos(count: int, frames: int, height: int, width: int) -> np.ndarray:

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import cpu_model
 
 STAGES, SIDES = ("sft", "dpo"), ("pav_jax", "trl")
 RANK, RATE, LENGTH = 16, 1e-4, 128
@@ -70,11 +71,6 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                   f" {weights / 1e6:.1f} M weights")
     console.print(FORMULA)
     console.print(table)
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
