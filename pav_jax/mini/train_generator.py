@@ -13,6 +13,7 @@ in the folder.
 """
 
 import argparse
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,19 @@ GENERATION = {
 FOLDER = CHECKPOINTS / "generator"
 SCENES = 8192  # of each leg
 READ_STEPS, READ_BATCH = 150, 64
-LEGS = ((4000, 3e-3), (7000, 2e-3))  # steps, highest learning rate
 BATCH, EMPTY = 16, 0.1
-SUBJECT_WEIGHT = 3.0  # of latents that show the subject or touch one that does; the others have 1
+SUBJECT_WEIGHT = 3.0  # of latents that show the subject, or lie within a leg's margin of it; the others have 1
 EMA = 0.998
+
+
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    steps: int
+    learning_rate: float  # the highest
+    margin: int  # latents around the subject that weigh as much: an outline is as much what lies outside of it
+
+
+LEGS = (Leg(4000, 3e-3, 0), Leg(7000, 2e-3, 1))
 
 
 def t5_config() -> T5Config:
@@ -107,8 +117,8 @@ def train_reader(t5: T5Encoder, params: dict) -> dict:
 
 
 def encoded_scenes(leg: int) -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
-    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these the subject is
-    on or beside, bool [SCENES, 3, 16, 16]; cached in the work folder."""
+    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these show the
+    subject or its margin, bool [SCENES, 3, 16, 16]; cached in the work folder."""
     rng = np.random.default_rng([22, leg])
     scenes = [w.draw_scene(rng) for _ in range(SCENES)]
     path = fit.WORK / f"latents_{leg}.npz"
@@ -120,20 +130,20 @@ def encoded_scenes(leg: int) -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
         parts = []
         for start in track(range(0, SCENES, 16), "encoding scenes"):
             videos, masks = render_with_masks(scenes[start : start + 16], batch=16)
-            parts.append((np.asarray(encode(videos), np.float16), latent_masks(masks)))
+            parts.append((np.asarray(encode(videos), np.float16), latent_masks(masks, LEGS[leg].margin)))
         latents, shown = (np.concatenate(column) for column in zip(*parts, strict=True))
         np.savez(path, latents=latents, shown=shown)
     cached = np.load(path)
     return scenes, cached["latents"], cached["shown"]
 
 
-def latent_masks(masks_BxTxHxW: np.ndarray) -> np.ndarray:
-    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them; then one latent
-    wider on each side, since an outline is as much what lies outside of it."""
+def latent_masks(masks_BxTxHxW: np.ndarray, margin: int) -> np.ndarray:
+    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them; then `margin`
+    latents wider on each side."""
     B, T, H, W = masks_BxTxHxW.shape
     small = masks_BxTxHxW.reshape(B, T, H // 4, 4, W // 4, 4).any((3, 5))
     small = np.concatenate([small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1)
-    return scipy.ndimage.maximum_filter(small, size=(1, 1, 3, 3))
+    return scipy.ndimage.maximum_filter(small, size=(1, 1, 2 * margin + 1, 2 * margin + 1))
 
 
 def fresh_denoiser(text_width: int) -> dict:
@@ -150,8 +160,7 @@ def train_denoiser(t5: T5Encoder, t5_params: dict, params: dict, leg: int) -> di
     scenes, latents, shown = encoded_scenes(leg)
     dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
-    steps, learning_rate = LEGS[leg]
-    optimizer = fit.muon(learning_rate, steps, warmup=100)
+    optimizer = fit.muon(LEGS[leg].learning_rate, LEGS[leg].steps, warmup=100)
 
     def loss(p, data, key):
         k_time, k_noise = jax.random.split(key)
@@ -175,14 +184,14 @@ def train_denoiser(t5: T5Encoder, t5_params: dict, params: dict, leg: int) -> di
             "loss": value, "plain": plain}
 
     def batch(i):
-        rng = np.random.default_rng([23, leg, i])
+        rng = np.random.default_rng([23, *range(1, leg + 1), i])
         picks = rng.integers(SCENES, size=BATCH)
         texts = ["" if rng.random() < EMPTY else caption(scenes[s], rng) for s in picks]
         return {"latents": latents[picks], "shown": shown[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
 
     state = {"params": params, "opt": optimizer.init(params), "average": jax.tree.map(jnp.copy, params),
              "step": jnp.zeros((), jnp.int32)}  # fmt: skip
-    return shipped(fit.fit(f"denoiser_{leg}", step, state, batch, steps, seed=leg)["average"])
+    return shipped(fit.fit(f"denoiser_{leg}", step, state, batch, LEGS[leg].steps, seed=leg)["average"])
 
 
 def shipped(params: dict) -> dict:
