@@ -15,17 +15,23 @@ import pytest
 from tests.train import test_dpo, test_sft, tiny
 
 PROGRAM = """
-import pathlib, sys
-from pav_jax.parallel import processes
+import functools, pathlib, sys
+from pav_jax.parallel import processes, rules
 processes.join()
 import jax
+from pav_jax.checkpoints import folder as folders
+from pav_jax.checkpoints.safetensors import TensorFolder
+from pav_jax.models.llama import hf
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.train import dpo, sft
 from tests.train import test_dpo, test_sft, tiny
 folder, steps, mesh = pathlib.Path(sys.argv[1]), int(sys.argv[2]), [int(n) for n in sys.argv[3].split("x")]
 assert jax.device_count() == 4
 lm = tiny.make_lm(make_mesh(*mesh))
-print("joined", flush=True)
+read, part = [], TensorFolder.part
+TensorFolder.part = lambda *about: read.append(part(*about)) or read[-1]
+_, base = folders.load(hf, folder / "base", "float32", functools.partial(rules.sharding, mesh=make_mesh(fsdp=4)))
+print(sum(p.size for p in read) / sum(p.size for p in jax.tree.leaves(base)), flush=True)
 common = dict(steps=steps, save_every=2, batch_size=8, log_every=1)
 sft.run(test_sft.make_config(**common, length_buckets=(16, 24)), lm, folder / "sft_pairs.jsonl", folder / "sft")
 dpo.run(test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4), precompute_ref_log_probs=True), lm,
@@ -66,13 +72,15 @@ def alone(tmp_path_factory):
 def copy_data(alone, folder):
     for name in ("sft_pairs.jsonl", "preferences.jsonl"):
         (folder / name).write_bytes((alone[0] / name).read_bytes())
+    tiny.make_lm().save_pretrained(folder / "base")
 
 
-def test_two_processes_train_as_one(alone, tmp_path):
+def test_two_processes_train_as_one_and_read_half_of_a_checkpoint_each(alone, tmp_path):
     copy_data(alone, tmp_path)
     for process in start(tmp_path, 3):
-        _, errors = process.communicate(timeout=300)
+        said, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+        assert 0.5 <= float(said.split()[0]) < 0.51  # norms are whole everywhere
     for stage, want in alone[1].items():
         np.testing.assert_allclose(losses(tmp_path / stage), want, atol=1e-4)
         assert (tmp_path / stage / "booster" / "model.safetensors").exists()
