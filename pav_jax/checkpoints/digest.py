@@ -11,12 +11,12 @@ WHOLE_FILE_BYTES = 256 * 2**20  # files above this are hashed by sample
 SAMPLES, SAMPLE_BYTES = 64, 2**20
 
 
-def add_file(digest: Any, path: str | os.PathLike, whole_up_to: int = WHOLE_FILE_BYTES) -> None:
-    """Feeds a file to a hash of hashlib; of a file above `whole_up_to` bytes only 64 even blocks of a MiB, the first
-    and the last too: training moves every weight, so that is enough to tell checkpoints apart."""
+def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
+    """Feeds a file to a hash of hashlib. Unless `whole`, of a large file only 64 even blocks of a MiB, the first and
+    the last too: training moves every weight, so that is enough to tell checkpoints apart."""
     size = os.stat(path).st_size
     with open(path, "rb") as file:
-        if size <= whole_up_to:
+        if whole or size <= WHOLE_FILE_BYTES:
             while block := file.read(2**22):
                 digest.update(block)
             return
@@ -28,7 +28,7 @@ def add_file(digest: Any, path: str | os.PathLike, whole_up_to: int = WHOLE_FILE
 def file_digest(path: str | os.PathLike) -> str:
     """Hash of everything in one file."""
     digest = hashlib.blake2b(digest_size=16)
-    add_file(digest, path, whole_up_to=os.stat(path).st_size)
+    add_file(digest, path, whole=True)
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pav_jax.rewards.video_files import Scored
+    from pav_jax.rewards.file_scorer import Scored
 
 Row = tuple["Scored", float]  # and its overall score
 
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
                        "one for each")
     config = load(args.config, args.overrides)
 
+    from pav_jax.rewards.file_scorer import FileScorer
     from pav_jax.rewards.score_cache import ScoreCache, default_folder
     from pav_jax.rewards.suite import RewardSuite
-    from pav_jax.rewards.video_files import FileScorer
 
     problems: list[BadInput] = []
     suite = RewardSuite.from_config(config.rewards, failed=problems.append)

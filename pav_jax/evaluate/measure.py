@@ -72,9 +72,7 @@ class Measurements:
                 self._known |= {c.key: c for c in records}
             if on_batch:
                 on_batch(len(rows))
-        if jax.process_count() > 1:
-            processes.barrier("measurements")
-            self._read()
+        processes.after_all("measurements", self._read)
 
     def _videos(self, cells: Iterable[Cell]) -> list[list[Cell]]:
         """Groups the cells by the video they need, in the order in which each video is first asked for."""

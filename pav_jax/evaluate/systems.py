@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from pav_jax.checkpoints.digest import add_file
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import SegmentWriter, read_segments
@@ -63,9 +64,7 @@ class Rewrites:
                         for p, t in zip(batch, texts, strict=True)]
             self._writer.write(rewrites)
             self._known |= {r.key: r.refined for r in rewrites}
-        if jax.process_count() > 1:
-            processes.barrier(f"rewrites of {name}")
-            self._read()
+        processes.after_all(f"rewrites of {name}", self._read)
         return {pair: self._known[key] for pair, key in keys.items()}
 
 
@@ -118,9 +117,7 @@ def fingerprint(name: str, system: System) -> str:
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not file.is_dir():  # a checkpoint's files lie side by side
             digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 24):
-                    digest.update(block)
+            add_file(digest, file, whole=True)
     return digest.hexdigest()
 
 

@@ -69,9 +69,7 @@ class Pool:
 
     def gather(self, name: str) -> None:
         """Waits until every process is done with its part of the work `name`, and takes in what the others made."""
-        if jax.process_count() > 1:
-            processes.barrier(name)
-            self._read()
+        processes.after_all(name, self._read)
 
     @property
     def candidates(self) -> list[Candidate]:

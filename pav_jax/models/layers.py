@@ -1,6 +1,6 @@
 """Layers that several models share. Norms compute in float32 and give back the compute dtype.
 
-Letters: D features. Parameters are float32 unless loaded otherwise.
+Letters: D features; B rows, T tokens, N heads, H head size. Parameters are float32 unless loaded otherwise.
 """
 
 import flax.linen as nn
@@ -40,6 +40,15 @@ class LayerNorm(nn.Module):
             bias_D = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
             x = x * scale_D.astype(jnp.float32) + bias_D.astype(jnp.float32)
         return x.astype(self.dtype)
+
+
+def rotate(x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]) -> Float[Array, "B T N H"]:
+    """Rotary positions (Su et al. 2021): turns the pairs (i, i + H/2) by the angles whose cos and sin are given, in
+    float32."""
+    cos, sin = rotary
+    first, second = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BxTxNxH.dtype)
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

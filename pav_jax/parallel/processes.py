@@ -60,6 +60,14 @@ def first_only(name: str, work: Callable[[], Any]) -> None:
     barrier(name)
 
 
+def after_all(name: str, read: Callable[[], None]) -> None:
+    """Where there are other processes: waits until they have done the work `name`, then calls `read`, for what they
+    wrote."""
+    if jax.process_count() > 1:
+        barrier(name)
+        read()
+
+
 def share(items: Sequence[Item]) -> list[Item]:
     """This process's part of `items`: every item is one process's."""
     return list(items[jax.process_index()::jax.process_count()])

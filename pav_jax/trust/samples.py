@@ -97,9 +97,7 @@ class Samples:
                 on_views(sum(len(video.views) for video in batch) - len(missing))
             if missing:
                 self._make(batch, missing, on_views)
-        if jax.process_count() > 1:
-            processes.barrier("trust")
-            self._read()
+        processes.after_all("trust", self._read)
 
     def _make(self, batch: Sequence[Video], missing: Sequence[tuple[int, View]],
               on_views: Callable[[int], None] | None) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention import Causal, dot_product_attention
-from pav_jax.models.layers import ACTIVATIONS, RMSNorm
+from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +77,6 @@ def rotary_table(config: LlamaConfig, positions_BxT: Int[Array, "B T"]) -> tuple
     """cos and sin, float32 [B, T, 1, H/2]."""
     angle = positions_BxT.astype(jnp.float32)[:, :, None, None] * rotary_frequencies(config)
     return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]) -> Float[Array, "B T N H"]:
-    """Rotates the pairs (i, i + H/2), in float32."""
-    cos, sin = rotary
-    first, second = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxTxNxH.dtype)
 
 
 # --------------------------------------------------------------------------------------------------- packed rows

@@ -22,8 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.attention import dot_product_attention
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig, normalise
-from pav_jax.models.layers import LayerNorm
-from pav_jax.models.llama.model import rotate
+from pav_jax.models.layers import LayerNorm, rotate
 
 RELEVANT = 0.3  # a token stays in sight above this share of the prompt's best similarity: eval_overall_mps_on_hpdv2.py
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite, VideoScore, video_files
+from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite, VideoScore, file_scorer
+from pav_jax.rewards.file_scorer import FileScorer, prefetched, rows_of
 from pav_jax.rewards.score_cache import ScoreCache
-from pav_jax.rewards.video_files import FileScorer, prefetched, rows_of
 from pav_jax.video.files import read_mp4, write_mp4
 from tests.rewards.test_videoscore import write_videoscore
 from tests.video import odd_files
@@ -96,7 +96,7 @@ def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(suite, 
     monkeypatch.setattr(tower, "_last", None)
     monkeypatch.setattr(tower, "embed_images", lambda images: seen.append(len(images)) or embed(images))
     decoded = []
-    monkeypatch.setattr(video_files, "read_mp4", lambda path: decoded.append(path) or read_mp4(path))
+    monkeypatch.setattr(file_scorer, "read_mp4", lambda path: decoded.append(path) or read_mp4(path))
     FileScorer(suite, batch=5).score(paths, prompts)
     assert seen == [5 * 4] and sorted(decoded) == paths
 
@@ -117,7 +117,7 @@ def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch)
                 assert more.wait_for(lambda: len(decoded) >= min(len(self.asked) + 2, len(paths)), timeout=60)
             return super().score(videos, prompts)
 
-    monkeypatch.setattr(video_files, "read_mp4", read)
+    monkeypatch.setattr(file_scorer, "read_mp4", read)
     reward = Busy()
     FileScorer(RewardSuite([reward], {}), batch=1, threads=2).score(paths, ["a"] * len(paths))
     assert reward.asked == [1] * len(paths)
@@ -135,7 +135,7 @@ def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_pat
     assert rows_of((49, 480, 720, 3), 32) == 16 and rows_of((9, 64, 64, 3), 32) == 32
     assert rows_of((1000, 2160, 3840, 3), 32) == 1
     size = read_mp4(paths[0]).nbytes
-    monkeypatch.setattr(video_files, "WAITING_BYTES", 2 * size)
+    monkeypatch.setattr(file_scorer, "WAITING_BYTES", 2 * size)
     reward = Counted()
     FileScorer(RewardSuite([reward], {})).score(paths, prompts)
     assert reward.asked == [2, 2, 1]
@@ -148,7 +148,7 @@ def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_
     cache = ScoreCache(tmp_path / "scores")
     first = FileScorer(suite, cache=cache).score(paths, prompts)
     with monkeypatch.context() as patch:
-        patch.setattr(video_files, "read_mp4", None)
+        patch.setattr(file_scorer, "read_mp4", None)
         assert FileScorer(suite, cache=cache).score(paths, prompts) == first
     moved = tmp_path / "elsewhere.mp4"
     moved.write_bytes(open(paths[0], "rb").read())
