@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -57,7 +58,11 @@ def yes_to(*words):
 
 
 def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make, videos):
-    endpoint = serve(yes_to("a cat", "flicker"))
+    def behave(nth, text):
+        time.sleep(0.1)
+        return yes_to("a cat", "flicker")(nth, text)
+
+    endpoint = serve(behave)
     judge = make(endpoint, frames=3)
     scores = judge.score(videos[:2], ["a cat", "a dog"])["QA"]
     np.testing.assert_allclose(scores, [(2 - 1 - 0.5) / 3, (-2 - 1 - 0.5) / 3], rtol=1e-6)
