@@ -19,11 +19,13 @@ class Evil:
         return self.what
 
 
-@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4])
 def test_nested_arrays_are_read_under_joined_names(tmp_path, protocol):
     path = tmp_path / "x.ckpt"
-    path.write_bytes(pickle.dumps(TREE, protocol).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-                     if protocol == 2 else pickle.dumps(TREE, 4 if protocol == 5 else protocol))
+    content = pickle.dumps(TREE, protocol)
+    if protocol == 3:  # there names are lines of text: as numpy 1 wrote them
+        content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    path.write_bytes(content)
     found = read_arrays(path)
     assert set(found) == {"a/kernel", "mean"}
     np.testing.assert_array_equal(found["a/kernel"], TREE["a"]["kernel"])
@@ -31,7 +33,7 @@ def test_nested_arrays_are_read_under_joined_names(tmp_path, protocol):
 
 def test_nothing_else_is_ever_run(tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "x.ckpt"
-    for what in ((os.system, (f"touch {mark}",)), (eval, ("1",)), (np.load, ("x",)), (getattr, (np, "load"))):
+    for what in ((os.system, (f"touch {mark}",)), (eval, ("1",)), (np.load, ("x",)), (getattr, ("x", "upper"))):
         path.write_bytes(pickle.dumps({"a": Evil(what)}))
         with pytest.raises(BadInput, match="x.ckpt: not a pickle of numpy arrays .it names"):
             read_arrays(path)

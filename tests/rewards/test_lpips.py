@@ -1,5 +1,6 @@
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,8 +36,9 @@ def judge(file):
 def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
     clips = np.kron(videos, np.ones((1, 1, 4, 4, 1))).astype(np.uint8)[:2]  # 80 x 96: not enlarged
     scores = judge.score(clips, ["", ""])["PC"]
-    for clip, score in zip(clips / 127.5 - 1, scores, strict=True):
-        pairs = judge.model.apply({"params": judge._params}, clip[:-1].astype(np.float32), clip[1:].astype(np.float32))
+    distance = jax.jit(judge.model.apply)
+    for clip, score in zip(clips / np.float32(127.5) - 1, scores, strict=True):
+        pairs = distance({"params": judge._params}, clip[:-1], clip[1:])
         assert score == pytest.approx(1 - float(pairs.mean()), abs=1e-5)
     assert scores.dtype == np.float32 and scores.max() < 1 - 1e-3
 
