@@ -20,7 +20,8 @@ from pav_jax.main import main
 from pav_jax.records import Refinement
 from tests.evaluate.fakes import Suite
 
-COMMANDS = "refine generate score run evolve select sft prefer dpo grpo evaluate trust calibrate report export".split()
+COMMANDS = ("refine generate score fvd run evolve select sft prefer dpo grpo evaluate trust calibrate report"
+            " export").split()
 
 
 @pytest.fixture(autouse=True)

@@ -103,10 +103,11 @@ def rewards(config: ConfigDict, device: jax.Device, assumed: Assumed) -> list[Pr
             found.append(Program(f"a video of {frames} x {height} x {width}", (Part("motion", None, count),),
                                  lambda clip=clip: motion_scores.trace(clip), chips=1))
         path = (options or {}).get("path")
-        if path is None or path in seen:  # one tower serves all rewards that name it
+        if path is None or path in seen or kind == "lpips":  # one tower serves all rewards that name it
             continue
         seen.add(path)
-        shown = np.empty((1, options.get("frames", 4), height, width, 3), np.uint8)
+        count_shown = options.get("frames") or (frames if kind == "clip_consistency" else 4)
+        shown = np.empty((1, count_shown, height, width, 3), np.uint8)
         if options.get("layout") == "sheet":
             shown = contact_sheet(shown)
         found += _clip(config_folder(path, f"config.rewards.entries.{kind}.path"), options.get("dtype", "float32"),

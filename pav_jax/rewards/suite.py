@@ -14,10 +14,13 @@ from pav_jax.errors import BadInput
 KINDS = {
     "aesthetic": "pav_jax.rewards.aesthetic:Aesthetic",
     "clip_alignment": "pav_jax.rewards.clip_alignment:ClipAlignment",
+    "clip_consistency": "pav_jax.rewards.clip_consistency:ClipConsistency",
     "faithfulness": "pav_jax.rewards.faithfulness:Faithfulness",
+    "lpips": "pav_jax.rewards.lpips:PerceptualConsistency",
     "motion": "pav_jax.rewards.motion:Motion",
     "mps": "pav_jax.rewards.mps:MPS",
     "videoscore": "pav_jax.rewards.videoscore:VideoScore",
+    "vision_questions": "pav_jax.rewards.vision_questions:VisionQuestions",
 }
 FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
 HELD_OUT = "held_out:"  # begins the name of a score that only watches: it is recorded, and nothing is chosen by it
@@ -32,6 +35,7 @@ class Reward(Protocol):
     Attributes:
       fingerprint: changes when scores may, with kind, options and weights (`rewards.fingerprint`); scores of a reward
         that has none are never kept.
+      passing: whether a NaN may come from a failure that passes; such a one is not kept. False where absent.
     """
 
     names: tuple[str, ...]

@@ -7,6 +7,11 @@ The query is a text file with `{text_prompt}` where the prompt goes; behind it o
 default is in our words. Published scores belong to the query the checkpoint was trained with: the constant
 REGRESSION_QUERY_PROMPT in TIGER-AI-Lab/VideoScore's examples, saved to a file, can be given as it is.
 
+VideoScore-v1.1 is the same network, query and five scores; it reads up to 48 frames where version 1 reads 16, and is
+better at alignment by its authors' account. As a judge that no stage optimises:
+
+    --config.rewards.held_out="({'name': 'videoscore', 'path': 'TIGER-Lab/VideoScore-v1.1', 'version': '1.1'},)"
+
 A video is scored alone, in programs of fixed shapes, so that its score does not depend on what else is scored.
 """
 
@@ -40,6 +45,7 @@ IMAGES = 4  # frames in one program: attention over 1,700 patches of a 720 x 480
 TOKENS = 64  # texts are padded to a multiple, so that few lengths are compiled
 FILES = ("*.json", "*.safetensors", "tokenizer.model")
 DTYPES = ("float32", "bfloat16")
+FRAMES = {"1": 16, "1.1": 48}  # that a version reads at most, by its model card
 
 
 class VideoScore:
@@ -61,16 +67,19 @@ class VideoScore:
         self._mesh: Mesh | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int = 16,
-                        dtype: str = "float32") -> "VideoScore":
+    def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int | None = None,
+                        dtype: str = "float32", version: str = "1") -> "VideoScore":
         """`folder`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a text file, see
-        above.
+        above; `version`: of the checkpoint, "1" or "1.1"; it decides the number of frames where `frames` is None.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint, or a query that cannot be used.
         """
         if dtype not in DTYPES:
             raise BadInput(f"rewards.entries: videoscore's dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+        if str(version) not in FRAMES:
+            raise BadInput(f"rewards.entries: videoscore's version is {version!r}; choose one of {', '.join(FRAMES)}")
+        frames = FRAMES[str(version)] if frames is None else frames
         text = read_query(QUERY if query is None else query)
         folder = local_folder(folder, FILES)
         config, params = load(hf, folder, jnp.dtype(dtype))
