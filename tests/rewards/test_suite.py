@@ -70,7 +70,7 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
 
 
 @pytest.mark.parametrize("config,message", [
-    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, faithfulness, motion"),
+    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, lpips, motion"),
     ({"entries": {}}, "empty"),
     ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
     ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
