@@ -18,7 +18,9 @@ from pav_jax.rewards.videoscore import TOKENS
 from tests.rewards.test_videoscore import write_videoscore
 
 SCRIPT = """
+import os
 import sys
+import time
 import jax
 import numpy as np
 from pav_jax.parallel import processes
@@ -43,7 +45,8 @@ for rows in (slice(None), slice(1, 2)):
     found = suite.score(videos[rows], prompts[rows])
     scores |= {f"{key} {rows.start}": value for key, value in found.items()}
 np.savez(f"{out}/{jax.process_index()}.npz", **scores)
-processes.barrier("scored")  # the first to leave would wait a while only
+while not os.path.exists(f"{out}/{1 - jax.process_index()}.npz"):  # they have to leave together
+    time.sleep(0.1)
 """
 
 
@@ -96,7 +99,8 @@ def test_a_device_holds_its_share_of_the_weights(on_meshes):
 def test_a_score_on_a_mesh_does_not_depend_on_the_other_rows(on_meshes):
     for found in on_meshes:
         for name in ("MPS", "VQ", "TC", "DD", "TVA", "FC"):
-            np.testing.assert_array_equal(found[f"{name} 1"], found[f"{name} None"][1:2])
+            # not to the last bit: among processes, devices add up in the order in which they come
+            np.testing.assert_allclose(found[f"{name} 1"], found[f"{name} None"][1:2], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mesh, named", [(dict(rows=2), "rows"), (dict(fsdp="two"), "two"), (4, "is 4"),
