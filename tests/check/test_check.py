@@ -3,7 +3,7 @@
 import importlib.util
 import json
 
-import jax
+import jax.numpy as jnp
 import pytest
 
 from pav_jax.check import judges, media, rewriter
@@ -85,8 +85,9 @@ def test_the_full_suite_is_traced_at_its_published_sizes():
         ("VideoScore, decoder", "1 videos of 16 frames, as 1536 tokens")]
     # a video has 16 frames, 4 in a program, and is read by the decoder alone
     assert found[3].parts[0].runs == 4 * found[4].parts[0].runs == 4 * 100 * (1 + 8 * 3 + 2 * 5)
-    mps, judge = (sum(leaf.size for leaf in jax.tree.leaves(one.trace().jaxpr.in_avals)) for one in found[2::2])
-    assert mps == pytest.approx(1.1046e9, rel=2e-2) and judge == pytest.approx(8.2717e9, rel=2e-2)
+    weights = [sum(leaf.size for leaf in one.trace().jaxpr.in_avals if jnp.issubdtype(leaf.dtype, jnp.floating))
+               for one in found[2::2]]  # few other numbers go in
+    assert weights == pytest.approx([1.1046e9, 8.2717e9], rel=1e-3)
 
 
 @needs_libtpu
