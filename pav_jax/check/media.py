@@ -1,4 +1,4 @@
-"""The generator's and the rewards' programs, traced from shapes as `rewriter.py` does its own."""
+"""The generator's programs, traced from shapes as `rewriter.py` does its own, and how many videos there are."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.checkpoints.safetensors import read_json
-from pav_jax.models.clip import hf as clip_hf
-from pav_jax.models.clip.model import CLIP
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
@@ -23,9 +19,6 @@ from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import make_mesh, rows_mesh
 from pav_jax.recipe import GENERATION_FIELDS
-from pav_jax.rewards.clip_tower import IMAGES, TEXTS, contact_sheet
-from pav_jax.rewards.motion import motion_scores
-from pav_jax.rewards.preprocess import Preprocess, clip_pixels
 from pav_jax.video import generation, schedulers, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.cogvideox import CogVideoX
@@ -42,7 +35,7 @@ def _family(config: ConfigDict) -> tuple[CogVideoX, dict, generation.Generation]
     folder = config_folder(config.generator.path, "config.generator.path")
     dtype = video_model.DTYPES[config.generator.dtype]
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
-    text, denoiser, vae = (_sizes(layout, folder / part) for part, layout in layouts.items())
+    text, denoiser, vae = (sizes_of(layout, folder / part) for part, layout in layouts.items())
     path = folder / "scheduler" / "scheduler_config.json"
     family = CogVideoX(None, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
                        CogVideoXVAE(vae, dtype, conv_impl="conv3d"),  # "auto" would look at this machine's processor
@@ -56,7 +49,7 @@ def _family(config: ConfigDict) -> tuple[CogVideoX, dict, generation.Generation]
     return family, shapes, used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
 
 
-def _sizes(layout: Any, folder: Path) -> Any:
+def sizes_of(layout: Any, folder: Path) -> Any:
     """The configuration in a model's folder, read by its own `hf.py`."""
     path = folder / "config.json"
     return layout.config_from_hf(read_json(path), str(path))
@@ -90,47 +83,3 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
     batch = f"{used.batch} videos of {sizes[0]} x {sizes[1]} x {sizes[2]}, {used.steps} steps"
     runs = math.ceil(videos(config, assumed) / used.batch)
     return Program(batch, (Part("generator", None, runs),), trace, chips=mesh.size)
-
-
-def rewards(config: ConfigDict, device: jax.Device, assumed: Assumed) -> list[Program]:
-    """What scores a video, each on one chip, for rewards know no mesh. FAITH has no program: it reads words."""
-    frames, height, width = video_size(config)
-    count, here = videos(config, assumed), SingleDeviceSharding(device)
-    found, seen = [], set()
-    for kind, options in config.rewards.entries.to_dict().items():
-        if kind == "motion":
-            clip = jax.ShapeDtypeStruct((frames, height, width, 3), jnp.uint8, sharding=here)
-            found.append(Program(f"a video of {frames} x {height} x {width}", (Part("motion", None, count),),
-                                 lambda clip=clip: motion_scores.trace(clip), chips=1))
-        path = (options or {}).get("path")
-        if path is None or path in seen or kind == "lpips":  # one tower serves all rewards that name it
-            continue
-        seen.add(path)
-        count_shown = options.get("frames") or (frames if kind == "clip_consistency" else 4)
-        shown = np.empty((1, count_shown, height, width, 3), np.uint8)
-        if options.get("layout") == "sheet":
-            shown = contact_sheet(shown)
-        found += _clip(config_folder(path, f"config.rewards.entries.{kind}.path"), options.get("dtype", "float32"),
-                       shown.shape[2:4], here, count * shown.shape[1], count)
-    return found
-
-
-def _clip(folder: Path, dtype: str, size: tuple[int, int], here: SingleDeviceSharding, images: int, texts: int
-          ) -> list[Program]:
-    config = _sizes(clip_hf, folder)
-    settings, model = Preprocess.from_folder(folder, config.vision.image_size), CLIP(config, dtype=jnp.dtype(dtype))
-    params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype, sharding=here), clip_hf.param_shapes(config))
-    pixels = jax.ShapeDtypeStruct((IMAGES, *size, 3), np.uint8, sharding=here)
-    ids = jax.ShapeDtypeStruct((TEXTS, config.text.positions), np.int32, sharding=here)
-
-    def image(params, frames):
-        return model.apply({"params": params}, clip_pixels(frames, settings), method="encode_image")
-
-    def text(params, ids):
-        return model.apply({"params": params}, ids, method="encode_text")
-
-    image_part = Part("CLIP images", None, math.ceil(images / IMAGES))
-    text_part = Part("CLIP texts", None, math.ceil(texts / TEXTS))
-    return [Program(f"{IMAGES} images of {size[0]} x {size[1]}", (image_part,),
-                    lambda: jax.jit(image).trace(params, pixels), chips=1),
-            Program(f"{TEXTS} texts", (text_part,), lambda: jax.jit(text).trace(params, ids), chips=1)]

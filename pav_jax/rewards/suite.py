@@ -82,7 +82,7 @@ class RewardSuite:
           BadInput: an unknown kind or option, or a checkpoint that cannot be used; the message names it.
         """
         plain = _plain(config)
-        entries, judges = (_listed(plain.get(field) or ()) for field in ("entries", "held_out"))
+        entries, judges = (listed(plain.get(field) or ()) for field in ("entries", "held_out"))
         if not entries:
             raise BadInput(f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
         return cls([_built(entry, "entries", failed) for entry in entries], plain.get("weights") or {},
@@ -190,7 +190,7 @@ def _names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     return names
 
 
-def _listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Entries by kind as a list of entries with names."""
     if isinstance(entries, Mapping):
         return [{"name": kind, **(options or {})} for kind, options in entries.items()]

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 
+import jax.numpy as jnp
 import pytest
 
-from pav_jax.check import media, rewriter
+from pav_jax.check import judges, media, rewriter
 from pav_jax.check.program import Assumed, config_folder
 from pav_jax.config import load
 from pav_jax.errors import BadInput
@@ -70,9 +71,23 @@ def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
     config.generator.steps = 3
     generator = media.generator(config, make_mesh().devices.flatten(), Assumed())
     assert generator.trace().jaxpr.eqns and generator.batch == "16 videos of 9 x 64 x 64, 3 steps"
-    names = [(reward.name, reward.batch) for reward in media.rewards(config, make_mesh().devices.flat[0], Assumed())]
+    host = list(make_mesh().devices.flat)
+    names = [(reward.name, reward.batch) for reward in judges.rewards(config, host, Assumed())]
     assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
                      ("motion", "a video of 9 x 64 x 64")]
+
+
+def test_the_full_suite_is_traced_at_its_published_sizes():
+    found = judges.rewards(load("configs/rewards_full.py"), list(make_mesh().devices.flat), Assumed(examples=100))
+    assert [(one.name, one.batch) for one in found] == [
+        ("CLIP images", "32 images of 480 x 720"), ("CLIP texts", "16 texts"),
+        ("MPS", "8 videos, 4 frames of 480 x 720"), ("VideoScore, frames", "4 frames of 480 x 720"),
+        ("VideoScore, decoder", "1 videos of 16 frames, as 1536 tokens")]
+    # a video has 16 frames, 4 in a program, and is read by the decoder alone
+    assert found[3].parts[0].runs == 4 * found[4].parts[0].runs == 4 * 100 * (1 + 8 * 3 + 2 * 5)
+    weights = [sum(leaf.size for leaf in one.trace().jaxpr.in_avals if jnp.issubdtype(leaf.dtype, jnp.floating))
+               for one in found[2::2]]  # few other numbers go in
+    assert weights == pytest.approx([1.1046e9, 8.2717e9], rel=1e-3)
 
 
 @needs_libtpu
