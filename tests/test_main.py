@@ -47,6 +47,7 @@ def no_models(monkeypatch, tmp_path):
 
     class VideoModel:
         defaults = types.SimpleNamespace(fps=8)
+        fingerprint = "0123"
 
         @classmethod
         def from_pretrained(cls, path, dtype, batch):
@@ -55,7 +56,9 @@ def no_models(monkeypatch, tmp_path):
 
         def generate(self, prompts, **options):
             calls.append(("generate", list(prompts), options))
-            return np.full((len(prompts), 3, 16, 16, 3), 90, np.uint8)
+            self.problems = {i: "no video: status 500" for i, p in enumerate(prompts) if "impossible" in p}
+            videos = np.full((len(prompts), 1 if "picture" in prompts[0] else 3, 16, 16, 3), 90, np.uint8)
+            return videos, np.array([i not in self.problems for i in range(len(prompts))])
 
     class LanguageModel:
         @classmethod
