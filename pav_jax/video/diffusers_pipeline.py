@@ -76,7 +76,7 @@ class DiffusersPipeline:
         file = folder / generation.FILE
         saved = read_json(file) if file.exists() else {}
         try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
             pipeline.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         except torch.OutOfMemoryError as error:
             raise BadInput(f"{name}: does not fit into the memory of torch's device ({_line(error)})") from error

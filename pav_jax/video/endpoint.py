@@ -151,7 +151,7 @@ class Endpoint:
                                              f"{_size(self._shape)}")
         for request, result in made.items():
             if isinstance(result, _NoVideo):
-                log.warning("%s: no video of %r, seed %d: %s", self.source, request[0][:60], request[2], result)
+                log.info("%s: no video of %r, seed %d: %s", self.source, request[0][:60], request[2], result)
                 self.problems |= dict.fromkeys(rows_of[request], f"no video: {result}")
         if self._failed_in_a_row >= self.give_up:
             failed, self._failed_in_a_row = self._failed_in_a_row, 0  # whoever calls again after this starts afresh
