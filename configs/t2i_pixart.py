@@ -8,8 +8,8 @@
 
 CLIP-L is openai/clip-vit-large-patch14 with LAION's linear head, MPS the converted MPS_overall_checkpoint: `pav export
 --to=pav` makes both folders. Rewards: AES, MPS and CLIP's TVA, with the text-only FAITH as the floor; what judges how
-frames follow each other (TC, DD, FC) is skipped. An entry `videoscore` may be added: VQ and TVA of a single frame remain,
-but then drop clip_alignment, which gives a TVA too.
+frames follow each other (TC, DD, FC) is skipped. An entry `videoscore` may take clip_alignment's place: VQ and TVA of a
+single frame remain of it.
 
 Hardware: one GPU of 24 GB for torch's part; JAX must leave it room (XLA_PYTHON_CLIENT_PREALLOCATE=false).
 Not run on a GPU yet, and no figures are promised.
@@ -38,12 +38,11 @@ def get_config() -> ConfigDict:
         config.rewards.entries = dict(
             aesthetic=dict(path="CLIP-L", frames=1),
             clip_alignment=dict(path="CLIP-L", frames=1),
-            mps=dict(path="MPS"),
+            mps=dict(path="MPS", frames=1),
             faithfulness=dict(),
         )
         # AES as the method weighs it while evolving, MPS too; CLIP's TVA, 100 times a cosine of 0.2 to 0.35, spreads by
         # about 3 among the pictures of a prompt
         config.rewards.weights = dict(AES=5 / 8, MPS=1 / 4, TVA=1 / 10)
     config.rewards.skip = TEMPORAL
-    config.trust.kinds = ()
     return config

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.checkpoints.safetensors import read_json
+from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
@@ -28,6 +29,7 @@ from pav_jax.rewards.motion import motion_scores
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels
 from pav_jax.video import generation, schedulers, video_model
 from pav_jax.video import sampling as video_sampling
+from pav_jax.video.backends import is_back_end
 from pav_jax.video.cogvideox import CogVideoX
 
 
@@ -39,6 +41,9 @@ def videos(config: ConfigDict, assumed: Assumed) -> int:
 
 def _family(config: ConfigDict) -> tuple[CogVideoX, dict, generation.Generation]:
     """(the generator without weights, shapes of its parameters, how it is used)."""
+    if is_back_end(config.generator.path):
+        raise BadInput(f"config.generator.path={config.generator.path}: this generator runs on torch or elsewhere; pav "
+                       "check compiles only those that run in JAX")
     folder = config_folder(config.generator.path, "config.generator.path")
     dtype = video_model.DTYPES[config.generator.dtype]
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}

@@ -1,6 +1,7 @@
 """`pav generate`: prompts in, video files out."""
 
 import argparse
+import ast
 import contextlib
 import re
 import sys
@@ -41,6 +42,8 @@ examples:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
                          "generator, else bfloat16")
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a further argument of a "
+                         "diffusers pipeline's call, or field of the request to an endpoint; may be repeated")
     command.add_argument("--format", choices=FORMATS, help="mp4 (H.264), gif, a folder of PNG frames, or png "
                          "for one frame; default: mp4, and png for an image")
     command.set_defaults(handler=run, parser=command)
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     for option in ("steps", "num_frames", "height", "width", "batch"):
         at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
+    options = dict(map(_option, args.option))
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print("pav generate: no --model given, using the embedded generator, which knows small moving pictures only",
@@ -62,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.video.video_model import VideoModel
 
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
-                                       dtype=args.dtype or ("bfloat16" if args.model else "float32"))
+                                       dtype=args.dtype or ("bfloat16" if args.model else "float32"),
+                                       **({"options": options} if options else {}))
     failed = 0
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
@@ -79,6 +84,19 @@ def run(args: argparse.Namespace) -> int:
                     failed += 1
                     print(f"pav generate: {prompt!r}: {problem(model, row)}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`; the value is a Python literal where it is one, else a text."""
+    from pav_jax.errors import BadInput
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadInput(f"--option={text}: write NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _write(args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any, prompt: str) -> Path:
@@ -110,6 +128,8 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
     for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "dtype"):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)
+    if args.option:
+        said["options"] = " ".join(args.option)
     return {field: str(value) for field, value in said.items()}
 
 

@@ -153,7 +153,7 @@ def write_frames(
 
 
 def write_png(
-    path: str | Path, video: UInt8[np.ndarray, "1 H W 3"], metadata: Mapping[str, str] | None = None
+    path: str | Path, video: UInt8[np.ndarray, "T H W 3"], metadata: Mapping[str, str] | None = None
 ) -> None:
     """An image: a video of one frame. `metadata` becomes its text chunks.
 
