@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.checkpoints.safetensors import read_json
+from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
@@ -21,6 +22,7 @@ from pav_jax.parallel.mesh import make_mesh, rows_mesh
 from pav_jax.recipe import GENERATION_FIELDS
 from pav_jax.video import generation, schedulers, video_model
 from pav_jax.video import sampling as video_sampling
+from pav_jax.video.backends import is_back_end
 from pav_jax.video.cogvideox import CogVideoX
 
 
@@ -32,6 +34,9 @@ def videos(config: ConfigDict, assumed: Assumed) -> int:
 
 def _family(config: ConfigDict) -> tuple[CogVideoX, dict, generation.Generation]:
     """(the generator without weights, shapes of its parameters, how it is used)."""
+    if is_back_end(config.generator.path):
+        raise BadInput(f"config.generator.path={config.generator.path}: this generator runs on torch or elsewhere; pav "
+                       "check compiles only those that run in JAX")
     folder = config_folder(config.generator.path, "config.generator.path")
     dtype = video_model.DTYPES[config.generator.dtype]
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.parallel import mesh as meshes
 from pav_jax.parallel import rules
-from pav_jax.video import generation, sampling
+from pav_jax.video import backends, generation, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
 
@@ -55,8 +55,11 @@ class VideoModel:
     def from_pretrained(
         cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh=None,
         scheduler: Mapping[str, Any] | str | None = None, **defaults: Any,
-    ) -> "VideoModel":
+    ) -> "backends.Generator":
         """Loads a diffusers folder, or fetches one from the hub; model_index.json names the family.
+
+        `diffusers:FOLDER` and addresses of endpoints give a generator of the back end they name, see `backends`, with
+        the same `generate`.
 
         Args:
           dtype: of the weights and the matrix products; "float32" is the fast one on a CPU.
@@ -67,13 +70,17 @@ class VideoModel:
         Raises:
           BadInput: what is there is not a whole pipeline of a known family.
         """
+        if (load := backends.back_end(path_or_repo)) is not None:
+            return load(path_or_repo, dtype=dtype, **defaults)
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
         index = read_json(folder / "model_index.json")
         name = index.get("_class_name")
         if name not in FAMILIES:
-            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}")
+            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)};"
+                           f" any other pipeline of diffusers runs on torch as diffusers:{path_or_repo} (pip install"
+                           " 'pav-jax[torch]')")
         path = folder / generation.FILE
         saved = Generation.from_dict(read_json(path), str(path)) if path.exists() else Generation()
         family, params = FAMILIES[name].load(folder, DTYPES[dtype], scheduler)
@@ -145,7 +152,7 @@ class VideoModel:
         ids = self._tokenize(prompts)
 
         frames, finite = [np.zeros((0, *sizes, 3), np.uint8)], [np.zeros(0, bool)]
-        for rows, wanted in _batches(len(prompts), self.defaults.batch):
+        for rows, wanted in sampling.batches(len(prompts), self.defaults.batch):
             batch_frames, batch_finite = self._sample(
                 self.params,
                 self._placed(ids[rows]),
@@ -194,13 +201,6 @@ class VideoModel:
             raise BadInput(
                 f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or one per prompt")
         return self._tokenize(list(negative_prompt))
-
-
-def _batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
-    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are wanted."""
-    for start in range(0, count, batch):
-        rows = list(range(start, min(start + batch, count)))
-        yield rows + rows[-1:] * (batch - len(rows)), len(rows)
 
 
 def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B T H W C"]:
