@@ -31,6 +31,7 @@ from pav_jax.video import parts, sampling, schedulers
 from pav_jax.video.generation import Generation
 
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
 SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
@@ -50,6 +51,23 @@ class CogVideoX:
     # ---------------------------------------------------------------------------------------------- folders
 
     @classmethod
+    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+                tokenizer: Any = None, conv_impl: str = "auto") -> "CogVideoX":
+        """The family from the configurations in a diffusers folder.
+
+        Raises:
+          BadInput: a part is missing or foreign, or the parts do not fit each other.
+        """
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        family = cls(
+            tokenizer, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
+            CogVideoXVAE(vae, dtype, conv_impl),
+            parts.load_scheduler(folder, parts.scheduler_settings(folder, scheduler), SAMPLERS),
+        )
+        family.check_parts(str(folder))
+        return family
+
+    @classmethod
     def load(
         cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None
     ) -> tuple["CogVideoX", dict]:
@@ -62,25 +80,14 @@ class CogVideoX:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
         parts.check_components(folder, COMPONENTS, "a CogVideoX")
-        sampler = parts.load_scheduler(folder, parts.scheduler_settings(folder, scheduler), SAMPLERS)
-        tokenizer = parts.load_tokenizer(folder)
-        text_config, text = load(t5_hf, folder / "text_encoder", dtype)
-        config, denoiser = load(transformer_hf, folder / "transformer", dtype)
-        vae_config, vae = load(vae_hf, folder / "vae", dtype)
-        family = cls(
-            tokenizer, T5Encoder(text_config, dtype), CogVideoXTransformer(config, dtype),
-            CogVideoXVAE(vae_config, dtype), sampler,
-        )
-        family.check_parts(str(folder))
-        return family, {"text_encoder": text, "transformer": denoiser, "vae": vae}
+        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
+        return family, {name: load(layout, folder / name, dtype)[1] for name, layout in LAYOUTS.items()}
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder that `diffusers.CogVideoXPipeline.from_pretrained` loads."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        models = {"text_encoder": (t5_hf, self.text_encoder), "transformer": (transformer_hf, self.transformer),
-                  "vae": (vae_hf, self.vae)}
-        for name, (layout, model) in models.items():
-            save(layout, folder / name, model.config, params[name], max_shard_size)
+        for name, layout in LAYOUTS.items():
+            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
         write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
         write_json(folder / "model_index.json", {
             "_class_name": "CogVideoXPipeline",
@@ -94,11 +101,12 @@ class CogVideoX:
 
     def axes(self) -> dict:
         """Logical axis names of every parameter, for sharding."""
-        return {
-            "text_encoder": logical_axes(t5_hf.weights(self.text_encoder.config)),
-            "transformer": logical_axes(transformer_hf.weights(self.transformer.config)),
-            "vae": logical_axes(vae_hf.weights(self.vae.config)),
-        }
+        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
+
+    def param_shapes(self) -> dict:
+        """The parameters that `load` gives, as ShapeDtypeStructs."""
+        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
+                for name, layout in LAYOUTS.items()}
 
     def check_parts(self, source: str) -> None:
         config, vae = self.transformer.config, self.vae.config

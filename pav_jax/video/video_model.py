@@ -24,8 +24,9 @@ from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
 from pav_jax.video.wan import Wan
 
-# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample; its
-# generation (what `generate` uses unless told otherwise) and latent_axes (of initial noise in diffusers)
+# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample; outline
+# and param_shapes (the model without its weights); generation (what `generate` uses unless told otherwise) and
+# latent_axes (of initial noise in diffusers)
 FAMILIES = {"CogVideoXPipeline": CogVideoX, "WanPipeline": Wan}
 Family = CogVideoX | Wan
 HASHED = (".json", ".safetensors", ".model")
@@ -73,15 +74,9 @@ class VideoModel:
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        index = read_json(folder / "model_index.json")
-        name = index.get("_class_name")
-        if name not in FAMILIES:
-            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}")
-        path = folder / generation.FILE
-        saved = FAMILIES[name].generation
-        if path.exists():
-            saved = saved.replace(str(path), **read_json(path))
-        family, params = FAMILIES[name].load(folder, DTYPES[dtype], scheduler)
+        kind = family_of(folder)
+        saved = saved_defaults(kind, folder)
+        family, params = kind.load(folder, DTYPES[dtype], scheduler)
         return cls(family, params, saved.replace("generator", **defaults), mesh, _digest(folder))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
@@ -199,6 +194,24 @@ class VideoModel:
             raise BadInput(
                 f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or one per prompt")
         return self._tokenize(list(negative_prompt))
+
+
+def family_of(folder: Path) -> type[Family]:
+    """The family that model_index.json names.
+
+    Raises:
+      BadInput: it is none of ours.
+    """
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in FAMILIES:
+        raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def saved_defaults(kind: type[Family], folder: Path) -> Generation:
+    """What the folder's pav_generation.json says, over the family's own defaults."""
+    path = folder / generation.FILE
+    return kind.generation.replace(str(path), **read_json(path)) if path.exists() else kind.generation
 
 
 def _batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:

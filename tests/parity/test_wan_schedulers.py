@@ -17,7 +17,8 @@ EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 def random_unipc(rng) -> dict:
     kind = str(rng.choice(["bh2", "bh2", "bh1"]))
     return UNIPC | {
-        "num_train_timesteps": int(rng.choice([1000, 1000, 400])), "flow_shift": float(rng.choice([1.0, 3.0, 5.0, 0.7])),
+        "num_train_timesteps": int(rng.choice([1000, 1000, 400])),
+        "flow_shift": float(rng.choice([1.0, 3.0, 5.0, 0.7])),
         "solver_order": int(rng.choice([1, 2, 2, 3])), "solver_type": kind,
         # diffusers' bh1 multiplies its infinite last step by zero
         "final_sigmas_type": "sigma_min" if kind == "bh1" else str(rng.choice(["zero", "zero", "sigma_min"])),

@@ -120,7 +120,7 @@ class Conv2d(nn.Module):
 
 
 class Norm(nn.Module):
-    """x / |x| sqrt(C) scale over channels, in float32; in files, and so here, scale has `rank` axes of size one more."""
+    """x / |x| sqrt(C) scale over channels, in float32; as in files, scale has `rank` axes of size one more."""
 
     rank: int = 3
 
