@@ -74,9 +74,11 @@ def test_encode_equals_diffusers_over_several_chunks(pair):
     close(logvar, first(expected.logvar))
 
 
-@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("frames", [1, 4])
 def test_decode_equals_diffusers_with_its_feature_cache(pair, frames):
     theirs, config, params = pair
+    if frames == 1 and len(config.dim_mult) > 2:
+        pytest.skip("one frame has no cache; one small configuration is enough")
     z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.z_dim)).astype(np.float32)
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample

@@ -21,7 +21,7 @@ def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
     if not terminal:
         return sigmas
     clean = 1 - sigmas
-    return 1 - clean * (1 - terminal) / clean[-1]
+    return 1 - clean / (clean[-1] / (1 - terminal))  # in this order: timesteps are cut to whole numbers
 
 
 def check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], source: str) -> None:
