@@ -1,5 +1,6 @@
 """Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save it again."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -22,13 +23,14 @@ from pav_jax.parallel import rules
 from pav_jax.video import generation, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
+from pav_jax.video.opensora import OpenSora
 from pav_jax.video.wan import Wan
 
 # `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample; outline
 # and param_shapes (the model without its weights); generation (what `generate` uses unless told otherwise) and
-# latent_axes (of initial noise in diffusers)
-FAMILIES = {"CogVideoXPipeline": CogVideoX, "WanPipeline": Wan}
-Family = CogVideoX | Wan
+# latent_axes (of initial noise in diffusers); where there are any, conditions (what else the model is told)
+FAMILIES = {"CogVideoXPipeline": CogVideoX, "OpenSoraPipeline": OpenSora, "WanPipeline": Wan}
+Family = CogVideoX | OpenSora | Wan
 HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -37,7 +39,7 @@ class VideoModel:
     """A text-to-video generator.
 
     Attributes:
-      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX`, `pav_jax.video.wan.Wan`).
+      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX` and the others of `FAMILIES`).
       params: nested dict of arrays, one entry per part.
       defaults: what `generate` uses where a call gives None.
     """
@@ -96,6 +98,8 @@ class VideoModel:
         weights = self._weights_digest or _digest_of_arrays(self.params)
         settings = [weights, self.defaults.sampling_settings(), dict(self.family.scheduler.config),
                     jnp.dtype(self.family.transformer.dtype).name]
+        if (conditions := getattr(self.family, "conditions", None)) is not None:
+            settings.append(dataclasses.asdict(conditions))
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def generate(

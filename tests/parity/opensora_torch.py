@@ -103,7 +103,7 @@ def stdit(w, config, latent, t, text, tokens, size, fps):
             x = block(w, f"{kind}_blocks.{i}", x, text, modulation, config["num_heads"], rotary)
     shift, scale = w["final_layer.scale_shift_table"] + time
     x = linear(w, "final_layer.linear", F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-    x = x.reshape(frames, *grid, pt, ph, pw, -1).permute(7, 0, 4, 1, 5, 2, 6)
+    x = x.reshape(frames, *grid, pt, ph, pw, -1).permute(6, 0, 3, 1, 4, 2, 5)
     x = x.reshape(-1, frames * pt, grid[0] * ph, grid[1] * pw)
     return x[:, : shape[0], : shape[1], : shape[2]]
 

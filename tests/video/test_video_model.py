@@ -170,7 +170,7 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(fo
     refused(broken, "folder 'vae' is missing")
     broken = copy("class")
     write_json(broken / "model_index.json", {"_class_name": "LTXPipeline"})
-    refused(broken, "'LTXPipeline'; supported: CogVideoXPipeline, WanPipeline")
+    refused(broken, "'LTXPipeline'; supported: CogVideoXPipeline, OpenSoraPipeline, WanPipeline")
     broken = copy("json")
     (broken / "model_index.json").write_text('{"_class_name": ')
     refused(broken, "not valid JSON")

@@ -14,20 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention import attention_in_blocks
 from pav_jax.models.cogvideox.positions import rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm
 
 ZEROS = nn.initializers.zeros_init()
 FREQUENCIES = 256  # waves a timestep or a frame rate is written in
-# Frames attend to their places so many at once that their logits stay below this: 3600 places of a 720p frame are 0.8
-# GB of them for one guided video.
-LOGITS_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,27 +73,6 @@ def gelu(x: Array) -> Array:
     return nn.gelu(x, approximate=True)
 
 
-def by_frames(function: Callable[[Array], Array], x_BxTxSxNxK: Array, keys: int) -> Array:
-    """`function` of [B * frames, S, N, K], for as many frames at a time as LOGITS_BYTES allows (a divisor of T).
-
-    Args:
-      keys: how many of them each place looks at.
-    """
-    batch, frames, *rest = x_BxTxSxNxK.shape
-    logits = 4 * batch * rest[0] * rest[1] * keys
-    count = max((n for n in range(1, frames + 1) if frames % n == 0 and n * logits <= LOGITS_BYTES), default=1)
-
-    def group(x_BxGxSxNxK):
-        out = function(x_BxGxSxNxK.reshape(batch * count, *rest))
-        return out.reshape(batch, count, *out.shape[1:])
-
-    if count == frames:
-        return group(x_BxTxSxNxK)
-    groups = jnp.moveaxis(x_BxTxSxNxK.reshape(batch, frames // count, count, *rest), 1, 0)
-    out = jnp.moveaxis(jax.lax.map(group, groups), 0, 1)
-    return out.reshape(batch, frames, *out.shape[3:])
-
-
 class SelfAttention(nn.Module):
     """Among the places of each frame; with `rotary`, among the frames of each place, whose positions then turn it."""
 
@@ -115,13 +90,9 @@ class SelfAttention(nn.Module):
         norm = lambda name, x: RMSNorm(1e-6, self.dtype, name=name)(x) if config.qk_norm else x  # noqa: E731
         q, key, v = norm("q_norm", qkv[..., 0, :, :]), norm("k_norm", qkv[..., 1, :, :]), qkv[..., 2, :, :]
         if rotary is None:
-            # the three travel together, so that one loop over frames can take them apart
-            packed = jnp.concatenate([q, key, v], axis=-1)
-            attend = lambda x: self.attention_fn(*jnp.split(x, 3, axis=-1))  # noqa: E731
-            out = by_frames(attend, packed, places)
+            out = self.attention_fn(*(x.reshape(batch * frames, places, n, k) for x in (q, key, v)))
         else:
-            by_place = lambda x: x.swapaxes(1, 2).reshape(batch * places, frames, n, k)  # noqa: E731
-            q, key, v = (by_place(x) for x in (q, key, v))
+            q, key, v = (x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v))
             out = self.attention_fn(rotate(q, rotary), rotate(key, rotary), v)
             out = out.reshape(batch, places, frames, n, k).swapaxes(1, 2)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
@@ -137,18 +108,12 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxSxD: Array, text_BxMxD: Array, mask_BxM: Array) -> Array:
         config = self.config
-        batch, frames, places, width = x_BxTxSxD.shape
+        batch, tokens, width = text_BxMxD.shape
         n, k = config.num_heads, config.head_size
-        tokens = text_BxMxD.shape[1]
-        q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, frames, places, n, k)
+        q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, -1, n, k)
         kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(batch, tokens, 2, n, k)
         mask_Bx1x1xM = mask_BxM.astype(bool)[:, None, None, :]
-
-        def attend(q_GxSxNxK):  # the places of all its frames are one row of queries
-            rows = q_GxSxNxK.reshape(batch, -1, n, k)
-            return self.attention_fn(rows, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM).reshape(q_GxSxNxK.shape)
-
-        out = by_frames(attend, q, tokens)
+        out = self.attention_fn(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
@@ -209,7 +174,7 @@ class STDiT3(nn.Module):
 
     config: STDiT3Config
     dtype: Any = jnp.float32
-    attention_fn: Callable = dot_product_attention
+    attention_fn: Callable = attention_in_blocks
     remat: bool = False
     unroll: int = 1
 

@@ -52,28 +52,30 @@ def param_shapes(config: STDiT3Config) -> dict:
 
 
 def weights(config: STDiT3Config) -> list[Weight]:
+    """The table. What is computed in float32 (times, modulation, rotary frequencies) is kept so."""
     return [*_ends(), *_blocks(config, "spatial"), *_blocks(config, "temporal")]
 
 
-def _linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0) -> list[Weight]:
+def _linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
+            ) -> list[Weight]:
     lead = ("layers",) if layers else ()
-    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers),
-            Weight(f"{hf}.bias", f"{path}/bias", axes=(*lead, axes[1]), layers=layers)]
+    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
+            Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32)]
 
 
 def _ends() -> list[Weight]:
     return [
-        Weight("rope.freqs", "rotary_frequencies", axes=(None,)),
+        Weight("rope.freqs", "rotary_frequencies", axes=(None,), keep_float32=True),
         Weight("x_embedder.proj.weight", "patch_embed/kernel", "conv3d", (None, None, None, None, "embed")),
         Weight("x_embedder.proj.bias", "patch_embed/bias", axes=("embed",)),
         *(row for theirs, ours in (("t_embedder", "time_embedding"), ("fps_embedder", "fps_embedding"))
           for i, name in ((0, "fc1"), (2, "fc2"))
-          for row in _linear(f"{theirs}.mlp.{i}", f"{ours}/{name}", (None, None))),
-        *_linear("t_block.1", "modulation", (None, "embed")),
+          for row in _linear(f"{theirs}.mlp.{i}", f"{ours}/{name}", (None, None), float32=True)),
+        *_linear("t_block.1", "modulation", (None, "embed"), float32=True),
         Weight("y_embedder.y_embedding", "null_caption", axes=(None, None)),
         *_linear("y_embedder.y_proj.fc1", "caption/fc1", (None, "embed")),
         *_linear("y_embedder.y_proj.fc2", "caption/fc2", ("embed", None)),
-        Weight("final_layer.scale_shift_table", "out_table", axes=(None, "embed")),
+        Weight("final_layer.scale_shift_table", "out_table", axes=(None, "embed"), keep_float32=True),
         *_linear("final_layer.linear", "out", ("embed", None)),
     ]
 
@@ -83,7 +85,8 @@ def _blocks(config: STDiT3Config, kind: str) -> list[Weight]:
     norms = [Weight(f"{block}.attn.{name}.weight", f"{ours}/attention/{name}/scale", axes=("layers", None), layers=n)
              for name in ("q_norm", "k_norm")]
     return [
-        Weight(f"{block}.scale_shift_table", f"{ours}/scale_shift_table", axes=("layers", None, "embed"), layers=n),
+        Weight(f"{block}.scale_shift_table", f"{ours}/scale_shift_table", axes=("layers", None, "embed"), layers=n,
+               keep_float32=True),
         *_linear(f"{block}.attn.qkv", f"{ours}/attention/qkv", ("embed", "heads"), n),
         *(norms if config.qk_norm else []),
         *_linear(f"{block}.attn.proj", f"{ours}/attention/proj", ("heads", "embed"), n),

@@ -76,7 +76,7 @@ def config_to_hf(config: OpenSoraVAEConfig) -> dict[str, Any]:
 
 def weights(config: OpenSoraVAEConfig) -> list[Weight]:
     """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all of them."""
-    buffers = [Weight(name, f"latent_{name}", axes=(None,) * 5) for name in ("scale", "shift")]
+    buffers = [Weight(name, f"latent_{name}", axes=(None,) * 5, keep_float32=True) for name in ("scale", "shift")]
     return [*buffers, *_spatial(config.spatial), *_temporal(config.temporal)]
 
 
