@@ -223,9 +223,10 @@ class OpenSora:
             # the null caption is as long as the caption it stands against, as in the original
             negative_mask = negative[..., -1] > 0
             negative_null = ~negative_mask.any(axis=1)
-            mask_BxS = jnp.concatenate([jnp.where(negative_null[:, None], mask_BxS, negative_mask), mask_BxS])
-            null_B = jnp.concatenate([negative_null, null_B])
-            latents, text = jnp.concatenate([latents, latents]), jnp.concatenate([negative, text])
+            negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
+            # a video's two rows are neighbours, so they stay on one device
+            pairs = ((latents, latents), (negative, text), (negative_mask, mask_BxS), (negative_null, null_B))
+            latents, text, mask_BxS, null_B = (jnp.stack(p, axis=1).reshape(-1, *p[0].shape[1:]) for p in pairs)
         frames, *size = self.video_size(latents)
         rows = latents.shape[:1]
         fps = PICTURE_FPS if frames == 1 else self.conditions.fps
@@ -235,8 +236,8 @@ class OpenSora:
         output = output[..., : latents.shape[-1]]  # the rest is the variance of an earlier training objective
         if negative is None:
             return output
-        negative_output, positive_output = jnp.split(output, 2)
-        return negative_output + scale * (positive_output - negative_output)
+        output = output.reshape(-1, 2, *output.shape[1:])
+        return output[:, 0] + scale * (output[:, 1] - output[:, 0])
 
     def denoise(
         self, params: Mapping, latents: Float[Array, "B t h w C"], text: Array, negative: Array | None,

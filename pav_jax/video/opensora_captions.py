@@ -10,9 +10,6 @@ import html
 import re
 import urllib.parse
 
-import bs4
-import ftfy
-
 HOST = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
 FILES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk"
 DASHES = (r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0\uFE31\uFE32"
@@ -76,6 +73,9 @@ def clean(caption: str) -> str:
 
 
 def _once(caption: str) -> str:
+    import bs4  # both are slow to import
+    import ftfy
+
     caption = urllib.parse.unquote_plus(caption).strip().lower()
     caption = _apply([("<person>", "person"), *LINKS], caption)
     caption = bs4.BeautifulSoup(caption, features="html.parser").text

@@ -59,6 +59,18 @@ def test_the_wan_recipes_give_each_chip_a_video_and_know_the_published_sizes(nam
     assert family.scheduler.shift == 3.0 and family.text_tokens == 512
 
 
+def test_the_open_sora_recipe_gives_each_chip_a_video_and_knows_the_published_sizes():
+    config = load("configs/opensora_12.py")
+    chips = math.prod(int(n) for n in config.check.topology.partition(":")[2].split("x"))
+    assert config.mesh.fsdp == config.generator.batch == chips and config.sft.batch_size % chips == 0
+    family, shapes, used = media._family(config)
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    assert sizes == {"transformer": 1_208_872_772, "text_encoder": 4_762_310_656, "vae": 393_341_015}
+    assert media.video_size(config) == family.default_size() == (51, 720, 1280)
+    assert used.guidance_scale == 7.0 and used.steps == 30 and family.text_tokens == 300
+    assert family.latent_shape(51, 720, 1280)[0] == (15, 90, 160, 4)
+
+
 def test_published_sizes_stand_in_for_a_model_that_is_not_here(tmp_path):
     config = load("configs/llama3_8b.py")
     lm = rewriter.model(config, make_mesh())

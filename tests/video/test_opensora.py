@@ -67,7 +67,7 @@ def test_what_the_encoder_reads(model):
     assert model.family.caption("A  Cat (on GRASS)!") == "a cat on grass ! aesthetic score: 6.5."
     assert model.family.caption(" \n") == ""
     ids, cut = model.family.tokenize(["a cat", "", "two " * 30, "\ud800 a ball"])
-    assert ids.shape == (4, 10) and not ids[1].any() and ids[0].any() and cut == [2]
+    assert ids.shape == (4, 14) and not ids[1].any() and ids[0].any() and cut == [2]
 
 
 def test_the_published_settings_are_the_defaults(model):

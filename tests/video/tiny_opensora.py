@@ -25,8 +25,8 @@ def random_model(seed: int, scheduler: RectifiedFlow | None = None, conditions: 
                           num_groups=2), micro_batch_size=7)
     text = T5Config(vocab_size=20, width=16, head_size=4, heads=2, layers=1, ff_width=24)
     denoiser = STDiT3Config(input_sq_size=16, hidden_size=24, depth=2, num_heads=2, caption_channels=16,
-                            model_max_length=10)
-    family = OpenSora(tiny_tokenizer(10), T5Encoder(text), STDiT3(denoiser), OpenSoraVAE(vae),
+                            model_max_length=14)
+    family = OpenSora(tiny_tokenizer(14), T5Encoder(text), STDiT3(denoiser), OpenSoraVAE(vae),
                       scheduler or RectifiedFlow(), conditions or Conditions())
     scales = {"text_encoder": 0.3, "transformer": 0.2, "vae": 0.25}
     params = {name: random_params(shapes, rng, scales[name]) for name, shapes in family.param_shapes().items()}
