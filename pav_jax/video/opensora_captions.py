@@ -9,6 +9,7 @@ applied twice; some of them reach into plain prose as well (they lower the case,
 import html
 import re
 import urllib.parse
+import warnings
 
 HOST = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
 FILES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk"
@@ -76,9 +77,12 @@ def _once(caption: str) -> str:
     import bs4  # both are slow to import
     import ftfy
 
+    caption = caption.encode("utf-8", "replace").decode()  # lone surrogates become "?", as in the records
     caption = urllib.parse.unquote_plus(caption).strip().lower()
     caption = _apply([("<person>", "person"), *LINKS], caption)
-    caption = bs4.BeautifulSoup(caption, features="html.parser").text
+    with warnings.catch_warnings():  # of prompts that could be names of files
+        warnings.simplefilter("ignore", bs4.MarkupResemblesLocatorWarning)
+        caption = bs4.BeautifulSoup(caption, features="html.parser").text
     caption = _apply(MARKS, caption)
     if len(re.findall(r"[-_]", caption)) > 3:  # words-joined-by-hyphens rather than hyphenated words
         caption = re.sub(r"[-_]", " ", caption)

@@ -183,15 +183,16 @@ def decode(w, config, spatial, z, frames, micro=17):
 
 
 def sample(w, config, noise, text, tokens, size, frames, fps, steps, guidance, null=None):
-    """noise [C, T, H, W] -> clean latent. `null`: what guidance moves away from; default the learned null caption."""
-    null = w["y_embedder.y_embedding"] if null is None else null
+    """noise [C, T, H, W] -> clean latent. `null`: a text and its tokens that guidance moves away from; default:
+    the learned null caption, as many tokens of it as the caption has."""
+    null, null_tokens = (w["y_embedder.y_embedding"], tokens) if null is None else null
     ratio = (size[0] * size[1] / 512**2) ** 0.5 * (1 if frames == 1 else frames // 17 * 5) ** 0.5
     times = [1 - i / steps for i in range(steps)]
     times = [ratio * t / (1 + (ratio - 1) * t) for t in times]
     x = noise
     for t, after in zip(times, [*times[1:], 0.0], strict=True):
-        run = lambda y, x=x, t=t: stdit(w, config, x, torch.tensor(1000 * t), y, tokens, size,  # noqa: E731
-                                        torch.tensor(fps)).chunk(2)[0]
-        positive, negative = run(text), run(null)
+        run = lambda y, n, x=x, t=t: stdit(w, config, x, torch.tensor(1000 * t), y, n, size,  # noqa: E731
+                                           torch.tensor(fps)).chunk(2)[0]
+        positive, negative = run(text, tokens), run(null, null_tokens)
         x = x + (t - after) * (negative + guidance * (positive - negative))
     return x

@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
             out = self.attention_fn(*(x.reshape(batch * frames, places, n, k) for x in (q, key, v)))
         else:
             q, key, v = (x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v))
-            out = self.attention_fn(rotate(q, rotary), rotate(key, rotary), v)
+            out = attention_in_blocks(rotate(q, rotary), rotate(key, rotary), v)
             out = out.reshape(batch, places, frames, n, k).swapaxes(1, 2)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
@@ -103,7 +103,6 @@ class CrossAttention(nn.Module):
 
     config: STDiT3Config
     dtype: Any
-    attention_fn: Callable
 
     @nn.compact
     def __call__(self, x_BxTxSxD: Array, text_BxMxD: Array, mask_BxM: Array) -> Array:
@@ -113,7 +112,7 @@ class CrossAttention(nn.Module):
         q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, -1, n, k)
         kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(batch, tokens, 2, n, k)
         mask_Bx1x1xM = mask_BxM.astype(bool)[:, None, None, :]
-        out = self.attention_fn(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
+        out = attention_in_blocks(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
@@ -137,8 +136,7 @@ class Block(nn.Module):
         out = SelfAttention(config, self.dtype, self.attention_fn, name="attention")(
             norm(x_BxTxSxD, shift, scale), rotary if self.temporal else None)
         x_BxTxSxD = gated_sum(x_BxTxSxD, gate, out)
-        x_BxTxSxD += CrossAttention(config, self.dtype, self.attention_fn, name="cross_attention")(
-            x_BxTxSxD, text_BxMxD, mask_BxM)
+        x_BxTxSxD += CrossAttention(config, self.dtype, name="cross_attention")(x_BxTxSxD, text_BxMxD, mask_BxM)
         hidden = int(width * config.mlp_ratio)
         out = MLP(hidden, width, gelu, self.dtype, name="mlp")(norm(x_BxTxSxD, mlp_shift, mlp_scale))
         return gated_sum(x_BxTxSxD, mlp_gate, out)
@@ -168,6 +166,7 @@ class STDiT3(nn.Module):
 
     Attributes:
       dtype: compute type of the matrix products; norms, modulation, rotary and softmax stay in float32.
+      attention_fn: of queries, keys and values, for the places of a frame; they are many, frames and captions are not.
       remat: recompute each pair of blocks in the backward pass instead of keeping its activations.
       unroll: pairs per step of the scan.
     """
