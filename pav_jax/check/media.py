@@ -57,6 +57,8 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
                                             used.use_dynamic_cfg)
     mesh = rows_mesh(used.batch, host) or make_mesh(devices=host[:1])
 
+    family = video_model.for_devices(family, mesh)
+
     def trace() -> jax.stages.Traced:
         params = rules.placed_shapes(shapes, rules.shardings(family.axes(), shapes, mesh))
         rows = jax.ShapeDtypeStruct((used.batch, family.text_tokens), jnp.int32)

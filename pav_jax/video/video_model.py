@@ -20,6 +20,7 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.parallel import mesh as meshes
 from pav_jax.parallel import rules
+from pav_jax.parallel.attention import video_attention
 from pav_jax.video import generation, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
@@ -46,7 +47,7 @@ class VideoModel:
 
     def __init__(self, family: Family, params: Mapping, defaults: Generation | None = None, mesh=None,
                  weights_digest: str | None = None):
-        self.family = family
+        self.family = for_devices(family, mesh)
         self.defaults = defaults or family.generation
         self.mesh = mesh
         if mesh is None:
@@ -198,6 +199,11 @@ class VideoModel:
             raise BadInput(
                 f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or one per prompt")
         return self._tokenize(list(negative_prompt))
+
+
+def for_devices(family: Family, mesh: Any) -> Family:
+    """The family with the denoiser's attention that the devices of `mesh` (None: this process's first) are good at."""
+    return dataclasses.replace(family, transformer=family.transformer.clone(attention_fn=video_attention(mesh)))
 
 
 def family_of(folder: Path) -> type[Family]:

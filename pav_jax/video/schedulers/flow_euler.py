@@ -42,7 +42,7 @@ class FlowEuler:
                    flow.positive(config, "shift", 1.0, source), config.get("shift_terminal"),
                    bool(config.get("stochastic_sampling", False)), dict(config))
 
-    def sigmas(self, steps: int) -> Float[np.ndarray, "steps+1"]:
+    def sigmas(self, steps: int) -> Float[np.ndarray, "levels"]:
         """Levels before each step and after the last. diffusers spaces the shifted levels and shifts them again; so do
         we."""
         flow.check_steps(steps, self.total)
@@ -61,7 +61,7 @@ class FlowEuler:
 @dataclasses.dataclass(frozen=True)
 class FlowEulerPlan:
     timesteps: Float[np.ndarray, "steps"]
-    sigmas: Float[np.ndarray, "steps+1"]
+    sigmas: Float[np.ndarray, "levels"]
     stochastic: bool
 
     def start(self, sample: Array) -> tuple[()]:

@@ -72,7 +72,7 @@ class UniPC:
         levels[0] -= 1e-6 * (abs(levels[0] - 1) < 1e-6)  # pure noise has no logarithm of its signal
         return levels
 
-    def sigmas(self, steps: int) -> Float[np.ndarray, "steps+1"]:
+    def sigmas(self, steps: int) -> Float[np.ndarray, "levels"]:
         """Levels before each step and after the last."""
         levels = self._levels(steps)
         return np.append(levels, 0.0 if self.end_at_zero else levels[-1]).astype(np.float32)
@@ -139,8 +139,8 @@ class UniPCPlan:
 
     timesteps: Int[np.ndarray, "steps"]
     sigmas: Float[np.ndarray, "steps"]
-    predict: Float[np.ndarray, "steps 1+order"]  # of the corrected sample, of each denoised one, newest first
-    correct: Float[np.ndarray, "steps 3+order"]  # of the sample, of the last corrected, of the new and older denoised
+    predict: Float[np.ndarray, "steps weights"]  # of the corrected sample, of each denoised one, newest first
+    correct: Float[np.ndarray, "steps weights"]  # of the sample, of the last corrected, of the new and older denoised
 
     def start(self, sample: Array) -> tuple[Array, Array]:
         zeros = jnp.zeros(sample.shape, jnp.float32)
