@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pav_jax.check.media import sizes_of, video_size, videos
+from pav_jax.check.media import video_size, videos
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
@@ -30,6 +30,7 @@ from pav_jax.rewards.idefics2_processor import ImageSettings
 from pav_jax.rewards.motion import motion_scores
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels
 from pav_jax.rewards.suite import listed
+from pav_jax.video import parts
 
 LETTERS = 3  # of a query in one token: English has more, so that rows are rather too long than too short
 
@@ -81,7 +82,7 @@ def _clip(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count: int, 
     if options.get("layout") == "sheet":
         shown = contact_sheet(shown)
     images, (height, width) = shown.shape[1], shown.shape[2:4]
-    sizes = sizes_of(clip_hf, folder)
+    sizes = parts.sizes(clip_hf, folder)
     settings, model = Preprocess.from_folder(folder, sizes.vision.image_size), CLIP(sizes, dtype=jnp.dtype(dtype))
     params = _placed(clip_hf, sizes, dtype, mesh)
     frames = _rows(mesh, (IMAGES, height, width, 3), np.uint8)
@@ -100,7 +101,7 @@ def _clip(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count: int, 
 
 def _mps(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count: int, assumed: Assumed) -> list[Program]:
     folder, dtype = Path(options["folder"]), options.get("dtype", "float32")
-    sizes = sizes_of(mps_hf, folder)
+    sizes = parts.sizes(mps_hf, folder)
     clip, rows = sizes.clip, mps.rows_of(mesh)
     settings, model = Preprocess.from_folder(folder, clip.vision.image_size), MPSModel(sizes, dtype=jnp.dtype(dtype))
     params, frames = _placed(mps_hf, sizes, dtype, mesh), options.get("frames", 4)
@@ -115,7 +116,7 @@ def _mps(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count: int, a
 def _videoscore(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count: int, assumed: Assumed
                 ) -> list[Program]:
     folder, dtype = Path(options["folder"]), options.get("dtype", "float32")
-    sizes = sizes_of(idefics2_hf, folder)
+    sizes = parts.sizes(idefics2_hf, folder)
     model, params = videoscore.make_model(sizes, dtype, mesh), _placed(idefics2_hf, sizes, dtype, mesh)
     limit = options.get("frames") or videoscore.FRAMES[str(options.get("version", "1"))]
     frames, rows = min(limit, size[0]), batch_shards(mesh)

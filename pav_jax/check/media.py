@@ -2,28 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pav_jax.check.program import Assumed, Part, Program, config_folder
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
-from pav_jax.models.cogvideox import transformer_hf, vae_hf
-from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
-from pav_jax.models.cogvideox.vae import CogVideoXVAE
-from pav_jax.models.t5 import T5Encoder
-from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import make_mesh, rows_mesh
 from pav_jax.recipe import GENERATION_FIELDS
-from pav_jax.video import generation, schedulers, video_model
+from pav_jax.video import generation, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backends import is_back_end
-from pav_jax.video.cogvideox import CogVideoX
 
 
 def videos(config: ConfigDict, assumed: Assumed) -> int:
@@ -32,32 +23,18 @@ def videos(config: ConfigDict, assumed: Assumed) -> int:
     return evolved + (config.prefer.count or assumed.examples) * config.prefer.samples * config.rounds
 
 
-def _family(config: ConfigDict) -> tuple[CogVideoX, dict, generation.Generation]:
+def _family(config: ConfigDict) -> tuple[video_model.Family, dict, generation.Generation]:
     """(the generator without weights, shapes of its parameters, how it is used)."""
     if is_back_end(config.generator.path):
         raise BadInput(f"config.generator.path={config.generator.path}: this generator runs on torch or elsewhere; pav "
                        "check compiles only those that run in JAX")
     folder = config_folder(config.generator.path, "config.generator.path")
-    dtype = video_model.DTYPES[config.generator.dtype]
-    layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
-    text, denoiser, vae = (sizes_of(layout, folder / part) for part, layout in layouts.items())
-    path = folder / "scheduler" / "scheduler_config.json"
-    family = CogVideoX(None, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
-                       CogVideoXVAE(vae, dtype, conv_impl="conv3d"),  # "auto" would look at this machine's processor
-                       schedulers.load(read_json(path), str(path)))
-    family.check_parts(str(folder))
-    shapes = {part: layout.param_shapes(sizes)
-              for (part, layout), sizes in zip(layouts.items(), (text, denoiser, vae), strict=True)}
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), shapes)
-    path = folder / generation.FILE
-    used = generation.Generation.from_dict(read_json(path), str(path)) if path.exists() else generation.Generation()
-    return family, shapes, used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
-
-
-def sizes_of(layout: Any, folder: Path) -> Any:
-    """The configuration in a model's folder, read by its own `hf.py`."""
-    path = folder / "config.json"
-    return layout.config_from_hf(read_json(path), str(path))
+    kind = video_model.family_of(folder)
+    # not "auto", which would look at this machine's processor
+    family = kind.outline(folder, video_model.DTYPES[config.generator.dtype], conv_impl="conv3d")
+    used = video_model.saved_defaults(kind, folder)
+    return family, family.param_shapes(), used.replace(
+        "generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
 
 
 def video_size(config: ConfigDict) -> tuple[int, int, int]:
@@ -70,11 +47,13 @@ def video_size(config: ConfigDict) -> tuple[int, int, int]:
 def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) -> Program:
     """A batch of videos, from token ids to frames, on the chips of one host as the recipe shares them."""
     family, shapes, used = _family(config)
-    sizes = video_size(config)
-    latent_shape, keep = family.latent_shape(*sizes)
+    size = video_size(config)
+    latent_shape, keep = family.latent_shape(*size)
     scales = video_sampling.guidance_scales(family.scheduler.timesteps(used.steps), used.guidance_scale,
                                             used.use_dynamic_cfg)
     mesh = rows_mesh(used.batch, host) or make_mesh(devices=host[:1])
+
+    family = video_model.for_devices(family, mesh)
 
     def trace() -> jax.stages.Traced:
         params = rules.placed_shapes(shapes, rules.shardings(family.axes(), shapes, mesh))
@@ -85,6 +64,6 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
         return program.trace(params, rules.placed_shapes(rows, rules.shardings(("batch", None), rows, mesh)), negative,
                              None, keys, scales, latent_shape=latent_shape, keep=keep, zero_uncond=used.zero_uncond)
 
-    batch = f"{used.batch} videos of {sizes[0]} x {sizes[1]} x {sizes[2]}, {used.steps} steps"
+    batch = f"{used.batch} videos of {size[0]} x {size[1]} x {size[2]}, {used.steps} steps"
     runs = math.ceil(videos(config, assumed) / used.batch)
     return Program(batch, (Part("generator", None, runs),), trace, chips=mesh.size)

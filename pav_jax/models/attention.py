@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+# Logits that `attention_in_blocks` holds at once: a GiB in float32.
+HELD = 2**28
+
 # Finite, so that a query with every key masked gives an average instead of NaN.
 MASKED = -1e30
 
@@ -69,3 +72,29 @@ def dot_product_attention(
         out = jnp.einsum("bkgts,bskh->bkgth", grouped, v_BxSxKxH, preferred_element_type=jnp.float32)
         out_BxNxTxH = out.reshape(b, n, t, h)
     return (out_BxNxTxH / total_BxNxTx1).astype(v_BxSxKxH.dtype).transpose(0, 2, 1, 3)
+
+
+def attention_in_blocks(
+    q_BxTxNxH: Float[Array, "B T N H"],
+    k_BxSxKxH: Float[Array, "B S K H"],
+    v_BxSxKxH: Float[Array, "B S K H"],
+    mask: Bool[Array, "B #N 1 S"] | None = None,
+    scale: float | None = None,
+    held: int = HELD,
+) -> Float[Array, "B T N H"]:
+    """`dot_product_attention` with one mask for all queries, block of queries after block, so that memory stays
+    bounded: a video has tens of thousands of tokens, their logits would fill any device.
+
+    Args:
+      held: logits at once; blocks are multiples of 128 queries, at least one.
+    """
+    b, t, n, _ = q_BxTxNxH.shape
+    block = max(held // (b * n * k_BxSxKxH.shape[1]) // 128 * 128, 128)
+    if t <= block:
+        return dot_product_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask, scale=scale)
+    blocks = -(-t // block)
+    block = -(-t // blocks // 8) * 8  # equally filled, in whole tiles of 8 rows
+    padded = jnp.pad(q_BxTxNxH, ((0, 0), (0, blocks * block - t), (0, 0), (0, 0)))
+    queries = jnp.moveaxis(padded.reshape(b, blocks, block, *padded.shape[2:]), 1, 0)
+    out = jax.lax.map(lambda q: dot_product_attention(q, k_BxSxKxH, v_BxSxKxH, mask, scale=scale), queries)
+    return jnp.moveaxis(out, 0, 1).reshape(b, blocks * block, *out.shape[3:])[:, :t]

@@ -53,6 +53,41 @@ def _splash_kernel(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, int
     return out_BxNxTxH.swapaxes(1, 2).astype(v_BxTxKxH.dtype)
 
 
+def splash_full_attention(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, spread: Callable[..., jax.Array] | None = None,
+                          interpret: bool = False) -> jax.Array:
+    """Attention of every query to every key by Pallas' kernel, forward only, for lengths of any kind.
+
+    Args:
+      spread, interpret: as of `splash_attention`.
+    """
+    kernel = functools.partial(_full_kernel, interpret=interpret)
+    arrays = [q_BxTxNxH * q_BxTxNxH.shape[3] ** -0.5, k_BxSxNxH, v_BxSxNxH]
+    return kernel(*arrays) if spread is None else spread(kernel, arrays)
+
+
+def _full_kernel(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, *, interpret: bool) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash  # slow to import
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+    t, s, n = q_BxTxNxH.shape[1], k_BxSxNxH.shape[1], q_BxTxNxH.shape[2]
+    (block_q, padded_t), (block_kv, padded_s) = (_whole_blocks(length) for length in (t, s))
+    kernel = splash.make_splash_mha_single_device(
+        splash_mask.MultiHeadMask([splash_mask.FullMask((padded_t, padded_s))] * n),
+        block_sizes=splash.BlockSizes(block_q=block_q, block_kv=block_kv), interpret=interpret)
+    heads_first = [jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0))).swapaxes(1, 2)
+                   for x, padded in ((q_BxTxNxH, padded_t), (k_BxSxNxH, padded_s), (v_BxSxNxH, padded_s))]
+    # padding keys are another segment than all queries; padding queries are cut off
+    segments = splash.SegmentIds(jnp.ones(padded_t, jnp.int32), jnp.where(jnp.arange(padded_s) < s, 1, 0))
+    out_BxNxTxH = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*heads_first)
+    return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxSxNxH.dtype)
+
+
+def _whole_blocks(length: int) -> tuple[int, int]:
+    """The block's size and the length filled up to whole ones."""
+    block = min(BLOCK, -(-length // TILE) * TILE)
+    return block, -(-length // block) * block
+
+
 def cudnn_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask: Any = None, bias: Any = None,
                     scale: float | None = None) -> jax.Array:
     """Grouped-query attention of a `Causal` mask by cuDNN, which has 16-bit kernels only."""

@@ -28,6 +28,11 @@ class Weight:
     transform: str = "same"
     axes: tuple[str | None, ...] = ()  # logical axes of our array, the leading "layers" included where stacked
     layers: int = 0
+    keep_float32: bool = False  # loaded as float32 whatever type the other weights take
+
+    def cast(self, dtype: Any) -> Any:
+        """The type this weight takes where the others are loaded as `dtype`."""
+        return np.float32 if self.keep_float32 and dtype is not None else dtype
 
     def hf_names(self) -> list[str]:
         return [self.hf.format(layer=i) for i in range(self.layers)] if self.layers else [self.hf]
@@ -78,7 +83,7 @@ def params_from_hf(
             if shapes is not None:
                 _check_shape(row, name, part.shape, shapes[row.path].shape, source)
             part = row.from_hf(part)
-            parts.append(part if dtype is None else part.astype(dtype))
+            parts.append(part if dtype is None else part.astype(row.cast(dtype)))
         flat[row.path] = np.stack(parts) if row.layers else parts[0]
     if shapes is not None and (extra := sorted(set(shapes) - set(flat))):
         raise BadInput(f"{source}: the table names no tensor for parameter {extra[0]!r}")
@@ -105,7 +110,8 @@ def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str,
         def read(*bounds: tuple[int, int], row=row) -> np.ndarray:
             index = [slice(*b) for b in bounds]
             layers, inner = (index[0], index[1:]) if row.layers else (slice(0, 1), index)
-            parts = [row.from_hf(tensors.part(name, row.to_hf(inner))).astype(dtype) for name in row.hf_names()[layers]]
+            parts = [row.from_hf(tensors.part(name, row.to_hf(inner))).astype(row.cast(dtype))
+                     for name in row.hf_names()[layers]]
             return np.stack(parts) if row.layers else parts[0]
 
         def cut(index: tuple[slice, ...], shape=shape, read=read) -> np.ndarray:
@@ -141,3 +147,10 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
 def logical_axes(table: Sequence[Weight]) -> dict:
     """The tree of logical axis names, shaped like the parameters."""
     return traverse_util.unflatten_dict({row.path: row.axes for row in table}, sep="/")
+
+
+def loaded_shapes(table: Sequence[Weight], shapes: Mapping, dtype: Any) -> dict:
+    """The tree of shapes with the types that loading as `dtype` gives."""
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    return traverse_util.unflatten_dict(
+        {row.path: jax.ShapeDtypeStruct(flat[row.path].shape, row.cast(dtype)) for row in table}, sep="/")

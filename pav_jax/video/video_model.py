@@ -1,5 +1,6 @@
 """Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save it again."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,12 +20,18 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.parallel import mesh as meshes
 from pav_jax.parallel import rules
+from pav_jax.parallel.attention import video_attention
 from pav_jax.video import backends, generation, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
+from pav_jax.video.opensora import OpenSora
+from pav_jax.video.wan import Wan
 
-# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample
-FAMILIES = {"CogVideoXPipeline": CogVideoX}
+# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample; outline
+# and param_shapes (the model without its weights); generation (what `generate` uses unless told otherwise) and
+# latent_axes (of initial noise in diffusers); where there are any, conditions (what else the model is told)
+FAMILIES = {"CogVideoXPipeline": CogVideoX, "OpenSoraPipeline": OpenSora, "WanPipeline": Wan}
+Family = CogVideoX | OpenSora | Wan
 HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -33,15 +40,15 @@ class VideoModel:
     """A text-to-video generator.
 
     Attributes:
-      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX`).
+      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX` and the others of `FAMILIES`).
       params: nested dict of arrays, one entry per part.
       defaults: what `generate` uses where a call gives None.
     """
 
-    def __init__(self, family: CogVideoX, params: Mapping, defaults: Generation | None = None, mesh=None,
+    def __init__(self, family: Family, params: Mapping, defaults: Generation | None = None, mesh=None,
                  weights_digest: str | None = None):
-        self.family = family
-        self.defaults = defaults or Generation()
+        self.family = for_devices(family, mesh)
+        self.defaults = defaults or family.generation
         self.mesh = mesh
         if mesh is None:
             self.params = jax.tree.map(jnp.asarray, dict(params))
@@ -75,15 +82,9 @@ class VideoModel:
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        index = read_json(folder / "model_index.json")
-        name = index.get("_class_name")
-        if name not in FAMILIES:
-            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)};"
-                           f" any other pipeline of diffusers runs on torch as diffusers:{path_or_repo} (pip install"
-                           " 'pav-jax[torch]')")
-        path = folder / generation.FILE
-        saved = Generation.from_dict(read_json(path), str(path)) if path.exists() else Generation()
-        family, params = FAMILIES[name].load(folder, DTYPES[dtype], scheduler)
+        kind = family_of(folder)
+        saved = saved_defaults(kind, folder)
+        family, params = kind.load(folder, DTYPES[dtype], scheduler)
         return cls(family, params, saved.replace("generator", **defaults), mesh, _digest(folder))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
@@ -103,6 +104,8 @@ class VideoModel:
         weights = self._weights_digest or _digest_of_arrays(self.params)
         settings = [weights, self.defaults.sampling_settings(), dict(self.family.scheduler.config),
                     jnp.dtype(self.family.transformer.dtype).name]
+        if (conditions := getattr(self.family, "conditions", None)) is not None:
+            settings.append(dataclasses.asdict(conditions))
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def generate(
@@ -115,7 +118,7 @@ class VideoModel:
         steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
-        latents: Float[np.ndarray, "B T C H W"] | None = None,
+        latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
         return_finite: bool = False,
@@ -144,7 +147,7 @@ class VideoModel:
                  zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True)]
         latent_shape, keep = self.family.latent_shape(*sizes)
         if latents is not None:
-            latents = _channels_last(latents, (len(prompts), *latent_shape))
+            latents = _channels_last(latents, (len(prompts), *latent_shape), self.family.latent_axes)
         seeds = sampling.seeds_of(seed, len(prompts))
         negatives = self._negative_ids(negative_prompt, len(prompts)) if chosen.guidance_scale > 1 else None
         scales = sampling.guidance_scales(
@@ -203,14 +206,38 @@ class VideoModel:
         return self._tokenize(list(negative_prompt))
 
 
-def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B T H W C"]:
-    """diffusers' (B, T, C, H, W) to ours, checked against `shape` (ours)."""
-    latents = np.asarray(latents, np.float32)
-    b, t, h, w, c = shape
-    if latents.shape != (b, t, c, h, w):
-        raise BadInput(f"latents: shape {list(latents.shape)}; (videos, frames, channels, height, width) ="
-                       f" {[b, t, c, h, w]} was expected")
-    return latents.transpose(0, 1, 3, 4, 2)
+def for_devices(family: Family, mesh: Any) -> Family:
+    """The family with the denoiser's attention that the devices of `mesh` (None: this process's first) are good at."""
+    return dataclasses.replace(family, transformer=family.transformer.clone(attention_fn=video_attention(mesh)))
+
+
+def family_of(folder: Path) -> type[Family]:
+    """The family that model_index.json names.
+
+    Raises:
+      BadInput: it is none of ours.
+    """
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in FAMILIES:
+        raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)};"
+                       f" any other pipeline of diffusers runs on torch as diffusers:{folder} (pip install"
+                       " 'pav-jax[torch]')")
+    return FAMILIES[name]
+
+
+def saved_defaults(kind: type[Family], folder: Path) -> Generation:
+    """What the folder's pav_generation.json says, over the family's own defaults."""
+    path = folder / generation.FILE
+    return kind.generation.replace(str(path), **read_json(path)) if path.exists() else kind.generation
+
+
+def _channels_last(latents: Any, shape: tuple[int, ...], axes: tuple[str, ...]) -> Float[np.ndarray, "B T H W C"]:
+    """Initial noise with diffusers' `axes` to ours, checked against `shape` (ours)."""
+    ours = ("videos", "frames", "height", "width", "channels")
+    latents, expected = np.asarray(latents, np.float32), [shape[ours.index(axis)] for axis in axes]
+    if list(latents.shape) != expected:
+        raise BadInput(f"latents: shape {list(latents.shape)}; ({', '.join(axes)}) = {expected} was expected")
+    return latents.transpose([axes.index(axis) for axis in ours])
 
 
 def _digest(folder: Path) -> str:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import math
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -44,6 +46,30 @@ def test_configurations_name_a_mesh_that_fits_their_topology(name):
     assert product == chips and mesh["data"] % config.check.slices == 0
     fields = config[config.check.programs[0]]
     assert fields.batch_size // fields.grad_accumulation % (mesh["data"] * mesh["fsdp"]) == 0
+
+
+@pytest.mark.parametrize("name, chips, denoiser", [("1_3b", 8, 1_418_996_800), ("14b", 4, 14_288_491_584)])
+def test_the_wan_recipes_give_each_chip_a_video_and_know_the_published_sizes(name, chips, denoiser):
+    config = load(f"configs/wan21_{name}.py")
+    assert math.prod(int(n) for n in config.check.topology.partition(":")[2].split("x")) == chips
+    assert config.mesh.fsdp == config.generator.batch == chips and config.sft.batch_size % chips == 0
+    family, shapes, used = media._family(config)
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    assert sizes == {"transformer": denoiser, "text_encoder": 5_680_910_336, "vae": 126_892_531}
+    assert media.video_size(config) == (81, 480, 832) and used.guidance_scale == 5.0 and used.steps == 50
+    assert family.scheduler.shift == 3.0 and family.text_tokens == 512
+
+
+def test_the_open_sora_recipe_gives_each_chip_a_video_and_knows_the_published_sizes():
+    config = load("configs/opensora_12.py")
+    chips = math.prod(int(n) for n in config.check.topology.partition(":")[2].split("x"))
+    assert config.mesh.fsdp == config.generator.batch == chips and config.sft.batch_size % chips == 0
+    family, shapes, used = media._family(config)
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    assert sizes == {"transformer": 1_208_872_772, "text_encoder": 4_762_310_656, "vae": 393_341_015}
+    assert media.video_size(config) == family.default_size() == (51, 720, 1280)
+    assert used.guidance_scale == 7.0 and used.steps == 30 and family.text_tokens == 300
+    assert family.latent_shape(51, 720, 1280)[0] == (15, 90, 160, 4)
 
 
 def test_published_sizes_stand_in_for_a_model_that_is_not_here(tmp_path):
