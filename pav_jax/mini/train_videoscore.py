@@ -1,0 +1,217 @@
+"""Trains the mini VideoScore: `python -m pav_jax.mini.train_videoscore` writes checkpoints/videoscore (after the CLIP).
+
+An Idefics2 of the published shape, a thousandth of the size. Its vision tower starts from the first layers of the mini
+CLIP's and its words from the mini CLIP's; it is taught by regression on the declared labels of `damage.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pav_jax.checkpoints import folder
+from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.embedded import CHECKPOINTS
+from pav_jax.mini import clips, fit
+from pav_jax.mini.damage import COST, SAID, ask, damaged, labels, truth
+from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
+from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
+from pav_jax.mini.train_clip import MEAN, STD
+from pav_jax.mini.train_generator import CLASSES
+from pav_jax.mini.train_generator import labels as attributes
+from pav_jax.mini.world import FRAMES
+from pav_jax.models.clip import hf as clip_hf
+from pav_jax.models.idefics2 import hf
+from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
+from pav_jax.models.idefics2.perceiver import PerceiverConfig
+from pav_jax.models.idefics2.vision import VisionConfig
+from pav_jax.models.llama.model import LlamaConfig
+from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor, ImageSettings
+from pav_jax.rewards.preprocess import frame_indices, resize_bicubic
+from pav_jax.rewards.videoscore import FRAME, NAMES, SLOT
+from pav_jax.trust.degradations import SEVERITIES, miscaption
+
+FOLDER = CHECKPOINTS / "videoscore"
+QUERY = FOLDER / "query.txt"
+QUERY_TEXT = f"{SLOT}:"  # as short as can be: every token costs time
+SIDE, FRAMES_SHOWN, LATENTS = 48, 5, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
+STEPS, BATCH = 1800, 32
+TOKENS = 48
+CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
+# how often so many of the prompt's slots are wrong; 3: it is another scene's
+WRONG = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
+WRONG_CAPTION = 0.15  # of the prompts that are right: how often some of the words are another prompt's
+PLAIN_KINDS = tuple(kind for kind in COST if kind not in (*clips.TURN_KINDS, "cut"))
+
+
+def tokenizer():
+    """The mini models' words and the two tokens of a picture."""
+    made = rewriter_tokenizer()
+    made.chat_template = None
+    made.add_special_tokens({"additional_special_tokens": [IMAGE, FENCE]})
+    made.eos_token = "</s>"
+    return made
+
+
+def config() -> Idefics2Config:
+    words = tokenizer()
+    text = LlamaConfig(vocab_size=len(words), hidden_size=128, intermediate_size=256, num_hidden_layers=3,
+                       num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
+                       pad_token_id=PAD, eos_token_id=EOS)  # fmt: skip
+    vision = VisionConfig(width=128, ff_width=512, layers=2, heads=4, image_size=SIDE, patch_size=8,
+                          activation="quick_gelu", norm_epsilon=1e-5)
+    return Idefics2Config(text=text, vision=vision, labels=len(NAMES), sliding_window=None,
+                          perceiver=PerceiverConfig(latents=LATENTS, depth=2, heads=4, kv_heads=4, head_dim=32),
+                          image_token_id=words.convert_tokens_to_ids(IMAGE))
+
+
+def processor() -> Idefics2Processor:
+    return Idefics2Processor(tokenizer(), ImageSettings(SIDE, SIDE, 3, 1 / 255, MEAN, STD), LATENTS)
+
+
+def start(shapes: dict) -> dict:
+    """Random parameters, with the CLIP's first vision layers and its words where both have them.
+
+    The CLIP normalises patches before its first layer, which Idefics2 does not: the norm's gain and a typical deviation
+    go into the patch embedding.
+    """
+    model, (_, clip) = Idefics2(config()), folder.load(clip_hf, CLIP_FOLDER, jnp.float32)
+    params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0), *shapes)["params"])
+    seen, ours = clip["vision"], params["vision"]
+    n, side = config().vision.layers, SIDE // config().vision.patch_size
+    ours["layers"] = jax.tree.map(lambda a: np.array(a[:n]), seen["layers"])
+    grid = np.array(seen["position_embedding"])[1:].reshape(2 * side, 2 * side, -1)
+    positions = grid[:side, :side].reshape(side * side, -1)  # of the sheet's first frame
+    videos = clips.rendered()[1][:64, 0]
+    pixels = np.array(resize_bicubic(jnp.asarray(videos), SIDE, SIDE)) / 255
+    pixels = ((pixels - MEAN) / STD).reshape(64, side, 8, side, 8, 3).transpose(0, 1, 3, 2, 4, 5)
+    kernel = np.array(seen["patch_embedding"])
+    tokens = pixels.reshape(64, side * side, -1) @ kernel.reshape(-1, kernel.shape[-1]) + positions
+    gain = np.array(seen["pre_norm"]["scale"]) / tokens.std(-1).mean()
+    ours["patch_embedding"], ours["position_embedding"] = kernel * gain, positions * gain
+    ours["patch_bias"] = np.array(seen["pre_norm"]["bias"]) - tokens.mean() * gain
+    words = np.array(clip["text"]["token_embedding"]["embedding"])
+    params["text"]["embed"][: len(words)] = words / words.std() * 0.5
+    params["connector"]["latents"] = np.random.default_rng(1).normal(size=params["connector"]["latents"].shape)
+    params["head"]["bias"] = np.full(len(NAMES), 2.5)
+    return jax.tree.map(lambda a: np.asarray(a, np.float32), params)
+
+
+class Examples:
+    """Batches of (frames, text, labels), pure functions of the step."""
+
+    def __init__(self):
+        self.processor = processor()
+        self.sets = [clips.rendered(), clips.generated()]
+        listed, self.turns = clips.turns()
+        self.turn_of = {(i, kind): row for row, (i, kind, _) in enumerate(listed)}
+        self.shown = frame_indices(FRAMES, FRAMES_SHOWN)
+
+    def __call__(self, i: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([85, i])
+        rows = [self.one(rng) for _ in range(BATCH)]
+        frames, texts, wanted, scenes, right = (list(column) for column in zip(*rows, strict=True))
+        ids, mask = self.processor.texts(texts, TOKENS, "right")
+        return {"frames": np.stack(frames), "ids": ids, "mask": mask, "labels": np.stack(wanted),
+                "attributes": attributes(scenes), "right": np.array(right, np.float32)}
+
+    def one(self, rng: np.random.Generator):
+        made = rng.random()
+        scenes, videos = self.sets[int(made < GENERATED_SHARE)]
+        low, high = (0, len(scenes)) if made < GENERATED_SHARE else (
+            (0, clips.REBUILT) if made < GENERATED_SHARE + REBUILT_SHARE else (clips.REBUILT, len(scenes)))
+        pick = int(rng.integers(low, high))
+        video, damages = np.array(videos[pick]), []
+        for kind in self.kinds(rng, pick, videos is self.sets[0][1]):
+            severity = int(rng.integers(1, SEVERITIES))
+            other = videos[int(rng.integers(low, high))] if kind == "cut" else (
+                self.turns[self.turn_of[pick, kind]] if kind in clips.TURN_KINDS else None)
+            video = damaged(video, kind, severity, int(rng.integers(2**31)), other)
+            damages.append((kind, severity))
+        prompt, right, true = self.text(scenes[pick], rng)
+        text = QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN
+        return (video[self.shown], text, labels(scenes[pick], true, damages), scenes[pick], right)
+
+    def kinds(self, rng, pick: int, rendered: bool) -> list[str]:
+        if rng.random() < CLEAN:
+            return []
+        turns = [kind for kind in clips.TURN_KINDS if rendered and (pick, kind) in self.turn_of]
+        first = turns[0] if turns and rng.random() < 0.4 else str(rng.choice([*PLAIN_KINDS, "cut"]))
+        second = [str(rng.choice([k for k in PLAIN_KINDS if k != first]))] if rng.random() < TWICE else []
+        return [first, *second]
+
+    def text(self, scene, rng) -> tuple[str, list[bool], float]:
+        """(prompt, which of SAID are right, 0..1 how true it is)."""
+        wrong = int(rng.choice(list(WRONG), p=list(WRONG.values())))
+        slots = [str(s) for s in rng.permutation(SAID)[:wrong]] if wrong < 3 else list(SAID)
+        if rng.random() < 0.1:
+            slots.append("background")
+        prompt, right = ask(scene, slots, rng)
+        true = truth(prompt, scene, right)
+        if not wrong and rng.random() < WRONG_CAPTION:
+            other, severity = ask(scene, SAID, rng)[0], int(rng.integers(1, SEVERITIES))
+            prompt = miscaption(prompt, other, "wrong caption", severity)
+            true *= 1 - severity / (SEVERITIES - 1)
+            right = dict.fromkeys(SAID, severity < 3)
+        return prompt, [right[s] for s in SAID], true
+
+
+def main() -> None:
+    fit.use_every_core()
+    examples, model = Examples(), Idefics2(config(), unroll=True)
+    shapes = (np.zeros((1, TOKENS), np.int32), np.ones((1, TOKENS), bool),
+              np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32))
+    optimizer = fit.muon(3e-3, STEPS, warmup=60, weight_decay=0.02)
+    width, moving = config().text.hidden_size, 4
+    keys = jax.random.split(jax.random.key(1))
+    # Linear heads that are thrown away: what a frame's tokens show, and which slots of the prompt are right.
+    params = {"judge": start(shapes)} | {
+        name: np.array(jax.random.normal(k, (width, size)) * 0.05)
+        for (name, size), k in zip({"seen": sum(CLASSES), "right": len(SAID) + CLASSES[moving]}.items(), keys,
+                                   strict=True)}
+    mean, std = jnp.asarray(MEAN), jnp.asarray(STD)
+    edges = np.cumsum(CLASSES)[:-1]
+    ce = optax.softmax_cross_entropy_with_integer_labels
+
+    def loss(p, data):
+        b, n = data["frames"].shape[:2]
+        frames = resize_bicubic(data["frames"].reshape(b * n, *data["frames"].shape[2:]), SIDE, SIDE)
+        apply = lambda *args, method: model.apply({"params": p["judge"]}, *args, method=method)  # noqa: E731
+        images = apply((frames / 255 - mean) / std, method="encode_images").reshape(b, n * LATENTS, -1)
+        hidden = apply(data["ids"], data["mask"], images, method="hidden")
+        last = hidden[jnp.arange(b), data["mask"].sum(1) - 1]
+        scores = last @ p["judge"]["head"]["kernel"] + p["judge"]["head"]["bias"]
+        errors = jnp.square(scores - data["labels"]).mean(0)
+        parts = jnp.split(images.mean(1) @ p["seen"], edges, axis=-1)
+        seen = sum(ce(parts[i], data["attributes"][:, i]).mean() for i in range(len(CLASSES)) if i != moving)
+        slots, moves = jnp.split(last @ p["right"], [len(SAID)], axis=-1)
+        matched = optax.sigmoid_binary_cross_entropy(slots, data["right"]).mean(0)
+        moved = ce(moves, data["attributes"][:, moving]).mean()
+        metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | {
+            "seen": seen, "moved": moved, "subject": matched[0], "colour": matched[1], "motion": matched[2]}
+        return errors.sum() + 0.3 * seen + 0.3 * moved + matched.sum(), metrics
+
+    def step(state, data, key):
+        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
+        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
+
+    state = {"params": params, "opt": optimizer.init(params)}
+    params = fit.fit("videoscore", step, state, examples, STEPS)["params"]["judge"]
+    write(params)
+
+
+def write(params: dict) -> None:
+    folder.save(hf, FOLDER, config(), fit.to_bf16(params))
+    save(tokenizer(), FOLDER)
+    QUERY.write_text(QUERY_TEXT, encoding="utf-8")
+    write_json(FOLDER / "preprocessor_config.json", {
+        "image_processor_type": "Idefics2ImageProcessor", "do_convert_rgb": True, "do_resize": True, "resample": 3,
+        "size": {"shortest_edge": SIDE, "longest_edge": SIDE}, "do_image_splitting": False, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(MEAN), "image_std": list(STD),
+        "do_pad": True,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
