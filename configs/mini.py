@@ -12,6 +12,13 @@ from pav_jax.train.config import ALL_LINEARS
 
 NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
 
+# The published weights (arXiv 2412.15156, its code), of scores as they come.
+PUBLISHED_EVOLVE = {"VQ": 1.0, "TC": 1.0, "DD": 0.5, "TVA": 1.0, "FC": 1.0, "AES": 5 / 8, "MPS": 1 / 4}
+PUBLISHED_PREFER = {"VQ": 1.0, "TC": 1.0, "DD": 1.1, "TVA": 1.3, "FC": 1.0, "AES": 0.8, "MPS": 1 / 3}
+EVOLVE = PUBLISHED_EVOLVE
+PREFER = PUBLISHED_PREFER
+THRESHOLDS = {}
+
 
 def get_config() -> ConfigDict:
     config = defaults.get_config()
@@ -20,8 +27,17 @@ def get_config() -> ConfigDict:
     config.rewriter.max_new_tokens = NEW_TOKENS
     config.rewriter.temperature = 0.1  # of every rewriter that is measured; while they are trained they explore more
     config.proposers.local.max_new_tokens = NEW_TOKENS
-    # Among videos AES spreads by about 0.6 and TVA by about 4: these weights make them count alike.
-    config.rewards.weights = {"AES": 1.0, "TVA": 0.15, "TC": 1.0, "DD": 1.0}
+    config.rewards.entries = {
+        "videoscore": {"path": "mini:videoscore", "query": "mini:videoscore/query.txt", "frames": 5},
+        "aesthetic": {"path": "mini:clip", "frames": 4, "layout": "sheet"},
+        "mps": {"path": "mini:mps", "condition": "mini:mps/condition.txt", "frames": 4},
+        "faithfulness": {},
+    }
+    # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen by.
+    config.rewards.held_out = ({"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},)
+    config.rewards.weights = EVOLVE
+    config.rewards.thresholds = THRESHOLDS
+    config.prefer.weights = PREFER
     config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
     config.evolve.count = 96
     config.evolve.rounds = 2
@@ -68,5 +84,7 @@ def get_config() -> ConfigDict:
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
     config.trust.count = 32
     config.trust.seeds = (0, 1, 2)
-    config.calibrate.weights = {"AES": 1.0, "TVA": 1.0, "TC": 1.0, "DD": 1.0}
+    config.calibrate.weights = PUBLISHED_EVOLVE
+    # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15, the five 1 to 4.
+    config.calibrate.spreads = {"AES": 5 / 3, "MPS": 10 / 3}
     return config

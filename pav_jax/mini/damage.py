@@ -83,15 +83,16 @@ def _seen() -> set[tuple[int, int, int]]:
 _SEEN: set[tuple[int, int, int]] = set()
 
 
-def ask(scene: Scene, wrong: Sequence[str], rng: np.random.Generator) -> tuple[str, dict[str, bool]]:
-    """A user's prompt in which the slots `wrong` differ from the scene's, and which of SAID are right."""
+def ask(scene: Scene, wrong: Sequence[str], rng: np.random.Generator) -> tuple[str, Scene, dict[str, bool]]:
+    """A user's prompt for a scene that differs from this one in the slots `wrong`, that scene, and which of SAID are
+    right."""
     asked = scene
     while True:  # two changes may meet in a held-out triple
         for slot in wrong:
             asked = _altered(asked if slot != wrong[0] else scene, slot, rng)
         if asked.triple in _seen() or asked.triple == scene.triple:
             break
-    return user_prompt(asked, rng), {slot: getattr(asked, slot) == getattr(scene, slot) for slot in SAID}
+    return user_prompt(asked, rng), asked, {slot: getattr(asked, slot) == getattr(scene, slot) for slot in SAID}
 
 
 def truth(prompt: str, scene: Scene, right: dict[str, bool]) -> float:

@@ -1,10 +1,12 @@
 """Trains the mini MPS: `python -m pav_jax.mini.train_mps` writes checkpoints/mps (after the CLIP).
 
-The published shape in small: the mini CLIP's two towers, two cross layers, and the published loss, which of two pictures
-for one prompt is preferred. A picture is one frame of a video, as large as one frame of the CLIP's sheet, so that what
-the towers know still holds. Preferences are declared: the picture with the higher sum of visual quality and alignment
-by `damage.py`, or neither where they are close.
+The published shape in small: the mini CLIP's two towers, two cross layers, and the published loss: which of two
+pictures for one prompt is preferred? A picture is one frame of a video, as large as one frame of the CLIP's sheet, so
+that what the towers know still holds. Preferences are declared: the picture with the higher sum of visual quality and
+alignment by `damage.py`, or neither where they are close.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
+from pav_jax.mini import vocabulary as v
+from pav_jax.mini import world as w
 from pav_jax.mini.damage import ask, damaged, labels, truth
 from pav_jax.mini.tokenizers import clip_tokenizer, encode, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
@@ -31,7 +35,7 @@ FOLDER = CHECKPOINTS / "mps"
 CONDITION = FOLDER / "condition.txt"
 WORDS = ("light", "contrast", "grain", "focus", "subject", "shape", "colour", "size", "place", "look")
 SIDE, POSITIONS = 48, 32
-STEPS, BATCH = 1500, 32  # pairs
+STEPS, BATCH = 800, 32  # pairs
 KINDS = ("noise", "blur", "darkness", "occlusion")  # of damage to single frames
 SAME, NEIGHBOURS = 0.45, 0.2  # how often both pictures are of one video, or of one scene in two qualities
 GENERATED_SHARE = 0.35
@@ -41,8 +45,6 @@ VQ, TVA = NAMES.index("VQ"), NAMES.index("TVA")
 
 
 def config() -> MPSConfig:
-    import dataclasses
-
     clip, _ = folder.load(clip_hf, CLIP_FOLDER)
     clip = dataclasses.replace(clip, text=dataclasses.replace(clip.text, positions=POSITIONS),
                                vision=dataclasses.replace(clip.vision, image_size=SIDE))
@@ -89,7 +91,7 @@ class Pairs:
             other = int(rng.integers(len(scenes)))
         frame = int(rng.integers(videos.shape[1]))
         wrong = [str(rng.choice(["subject", "colour"]))] if rng.random() < WRONG_CLOSE else []
-        prompt, _ = ask(scenes[pick], wrong, rng)
+        prompt = ask(scenes[pick], wrong, rng)[0]
         kind = str(rng.choice(KINDS))
         grades = rng.permutation(SEVERITIES)[:2] if other == pick else rng.choice(SEVERITIES, 2, p=(0.6, *[0.1] * 4))
         pictures, worth, seed = [], [], int(rng.integers(2**31))
@@ -106,9 +108,6 @@ class Pairs:
     @staticmethod
     def right(prompt: str, scene) -> dict[str, bool]:
         """Which of subject and colour the prompt names; a frame shows no motion."""
-        from pav_jax.mini import vocabulary as v
-        from pav_jax.mini import world as w
-
         padded = f" {prompt} "
         tables = {"subject": (v.SUBJECTS, w.SUBJECTS), "colour": (v.COLOURS, w.COLOURS)}
         return {slot: any(f" {word} " in padded for word in table[names[getattr(scene, slot)]])

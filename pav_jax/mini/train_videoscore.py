@@ -4,6 +4,8 @@ An Idefics2 of the published shape, a thousandth of the size. Its vision tower s
 CLIP's and its words from the mini CLIP's; it is taught by regression on the declared labels of `damage.py`.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
 from pav_jax.mini.train_generator import CLASSES
 from pav_jax.mini.train_generator import labels as attributes
-from pav_jax.mini.world import FRAMES
+from pav_jax.mini.world import FRAMES, Scene
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
@@ -35,8 +37,22 @@ FOLDER = CHECKPOINTS / "videoscore"
 QUERY = FOLDER / "query.txt"
 QUERY_TEXT = f"{SLOT}:"  # as short as can be: every token costs time
 SIDE, FRAMES_SHOWN, LATENTS = 48, 5, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
-STEPS, BATCH = 1800, 32
+BATCH = 32
 TOKENS = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    """From the weights of the one before, with fresh moments and examples of its own."""
+
+    steps: int
+    decay: int  # steps after which the learning rate would be at its end
+    told: float  # weight of saying how severe which damage is
+
+
+# First to see and to read; then also to notice damage, which nothing is learnt from before that.
+LEGS = (Leg(427, 1100, 0.0), Leg(900, 900, 2.0))
+LEARNING_RATE = 4e-3
 CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
 # how often so many of the prompt's slots are wrong; 3: it is another scene's
 WRONG = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
@@ -100,20 +116,21 @@ def start(shapes: dict) -> dict:
 class Examples:
     """Batches of (frames, text, labels), pure functions of the step."""
 
-    def __init__(self):
-        self.processor = processor()
+    def __init__(self, leg: int):
+        self.leg, self.processor = leg, processor()
         self.sets = [clips.rendered(), clips.generated()]
         listed, self.turns = clips.turns()
         self.turn_of = {(i, kind): row for row, (i, kind, _) in enumerate(listed)}
         self.shown = frame_indices(FRAMES, FRAMES_SHOWN)
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng([85, i])
+        rng = np.random.default_rng([85, i] if self.leg == 0 else [85, i, self.leg])
         rows = [self.one(rng) for _ in range(BATCH)]
-        frames, texts, wanted, scenes, right = (list(column) for column in zip(*rows, strict=True))
+        frames, texts, wanted, scenes, asked, right, hurt = (list(column) for column in zip(*rows, strict=True))
         ids, mask = self.processor.texts(texts, TOKENS, "right")
         return {"frames": np.stack(frames), "ids": ids, "mask": mask, "labels": np.stack(wanted),
-                "attributes": attributes(scenes), "right": np.array(right, np.float32)}
+                "attributes": attributes(scenes), "asked": attributes(asked), "right": np.array(right, np.float32),
+                "hurt": np.array(hurt, np.float32)}
 
     def one(self, rng: np.random.Generator):
         made = rng.random()
@@ -128,50 +145,61 @@ class Examples:
                 self.turns[self.turn_of[pick, kind]] if kind in clips.TURN_KINDS else None)
             video = damaged(video, kind, severity, int(rng.integers(2**31)), other)
             damages.append((kind, severity))
-        prompt, right, true = self.text(scenes[pick], rng)
+        prompt, asked, right, true = self.text(scenes[pick], rng)
         text = QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN
-        return (video[self.shown], text, labels(scenes[pick], true, damages), scenes[pick], right)
+        hurt = [dict(damages).get(kind, 0) / (SEVERITIES - 1) for kind in COST]
+        return (video[self.shown], text, labels(scenes[pick], true, damages), scenes[pick], asked, right, hurt)
 
     def kinds(self, rng, pick: int, rendered: bool) -> list[str]:
         if rng.random() < CLEAN:
             return []
         turns = [kind for kind in clips.TURN_KINDS if rendered and (pick, kind) in self.turn_of]
-        first = turns[0] if turns and rng.random() < 0.4 else str(rng.choice([*PLAIN_KINDS, "cut"]))
+        often = ("flicker", "jump", "freeze") * self.leg  # what only the order of frames shows is the hardest
+        first = turns[0] if turns and rng.random() < 0.4 else str(rng.choice([*PLAIN_KINDS, "cut", *often]))
         second = [str(rng.choice([k for k in PLAIN_KINDS if k != first]))] if rng.random() < TWICE else []
         return [first, *second]
 
-    def text(self, scene, rng) -> tuple[str, list[bool], float]:
-        """(prompt, which of SAID are right, 0..1 how true it is)."""
+    def text(self, scene, rng) -> tuple[str, Scene, list[bool], float]:
+        """(prompt, the scene it asks for, which of SAID are right, 0..1 how true it is)."""
         wrong = int(rng.choice(list(WRONG), p=list(WRONG.values())))
         slots = [str(s) for s in rng.permutation(SAID)[:wrong]] if wrong < 3 else list(SAID)
         if rng.random() < 0.1:
             slots.append("background")
-        prompt, right = ask(scene, slots, rng)
+        prompt, asked, right = ask(scene, slots, rng)
         true = truth(prompt, scene, right)
         if not wrong and rng.random() < WRONG_CAPTION:
             other, severity = ask(scene, SAID, rng)[0], int(rng.integers(1, SEVERITIES))
             prompt = miscaption(prompt, other, "wrong caption", severity)
             true *= 1 - severity / (SEVERITIES - 1)
             right = dict.fromkeys(SAID, severity < 3)
-        return prompt, [right[s] for s in SAID], true
+        return prompt, asked, [right[s] for s in SAID], true
 
 
 def main() -> None:
     fit.use_every_core()
-    examples, model = Examples(), Idefics2(config(), unroll=True)
     shapes = (np.zeros((1, TOKENS), np.int32), np.ones((1, TOKENS), bool),
               np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32))
-    optimizer = fit.muon(3e-3, STEPS, warmup=60, weight_decay=0.02)
-    width, moving = config().text.hidden_size, 4
-    keys = jax.random.split(jax.random.key(1))
-    # Linear heads that are thrown away: what a frame's tokens show, and which slots of the prompt are right.
+    # Linear heads that speed it up and are thrown away: what the frames' tokens show, and at the last token what is
+    # seen there, what is asked for, where the two agree, and how severe which damage is.
+    heads = {"shown": sum(CLASSES), "seen": sum(CLASSES), "asked": sum(CLASSES), "right": len(SAID), "hurt": len(COST)}
     params = {"judge": start(shapes)} | {
-        name: np.array(jax.random.normal(k, (width, size)) * 0.05)
-        for (name, size), k in zip({"seen": sum(CLASSES), "right": len(SAID) + CLASSES[moving]}.items(), keys,
-                                   strict=True)}
+        name: np.array(jax.random.normal(jax.random.key(i), (config().text.hidden_size, size)) * 0.05)
+        for i, (name, size) in enumerate(heads.items())}
+    for number, leg in enumerate(LEGS):
+        params = run(number, leg, params)
+    write(params["judge"])
+
+
+def run(number: int, leg: Leg, params: dict) -> dict:
+    model, optimizer = Idefics2(config(), unroll=True), fit.muon(LEARNING_RATE, leg.decay, 50, 0.02)
+    said = [0, 1, 4]  # the places of SAID among the attributes
     mean, std = jnp.asarray(MEAN), jnp.asarray(STD)
     edges = np.cumsum(CLASSES)[:-1]
     ce = optax.softmax_cross_entropy_with_integer_labels
+
+    def naming(logits, wanted, slots):
+        parts = jnp.split(logits, edges, axis=-1)
+        return sum(ce(parts[i], wanted[:, i]).mean() for i in slots)
 
     def loss(p, data):
         b, n = data["frames"].shape[:2]
@@ -182,14 +210,15 @@ def main() -> None:
         last = hidden[jnp.arange(b), data["mask"].sum(1) - 1]
         scores = last @ p["judge"]["head"]["kernel"] + p["judge"]["head"]["bias"]
         errors = jnp.square(scores - data["labels"]).mean(0)
-        parts = jnp.split(images.mean(1) @ p["seen"], edges, axis=-1)
-        seen = sum(ce(parts[i], data["attributes"][:, i]).mean() for i in range(len(CLASSES)) if i != moving)
-        slots, moves = jnp.split(last @ p["right"], [len(SAID)], axis=-1)
-        matched = optax.sigmoid_binary_cross_entropy(slots, data["right"]).mean(0)
-        moved = ce(moves, data["attributes"][:, moving]).mean()
-        metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | {
-            "seen": seen, "moved": moved, "subject": matched[0], "colour": matched[1], "motion": matched[2]}
-        return errors.sum() + 0.3 * seen + 0.3 * moved + matched.sum(), metrics
+        still = [i for i in range(len(CLASSES)) if i != said[2]]
+        aids = {"shown": naming(images.mean(1) @ p["shown"], data["attributes"], still),
+                "seen": naming(last @ p["seen"], data["attributes"], said),
+                "asked": naming(last @ p["asked"], data["asked"], said)}
+        matched = optax.sigmoid_binary_cross_entropy(last @ p["right"], data["right"]).mean(0)
+        hurt = jnp.square(last @ p["hurt"] - data["hurt"]).mean(0)
+        metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | aids | dict(zip(SAID, matched, strict=True))
+        metrics |= dict(zip(COST, jnp.sqrt(hurt), strict=True))
+        return errors.sum() + 0.3 * sum(aids.values()) + matched.sum() + leg.told * hurt.sum(), metrics
 
     def step(state, data, key):
         gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
@@ -197,8 +226,7 @@ def main() -> None:
         return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
 
     state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("videoscore", step, state, examples, STEPS)["params"]["judge"]
-    write(params)
+    return jax.device_get(fit.fit(f"videoscore_{number + 1}", step, state, Examples(number), leg.steps)["params"])
 
 
 def write(params: dict) -> None:
