@@ -33,7 +33,8 @@ from pav_jax.trust.degradations import SEVERITIES
 
 FOLDER = CHECKPOINTS / "mps"
 CONDITION = FOLDER / "condition.txt"
-WORDS = ("light", "contrast", "grain", "focus", "subject", "shape", "colour", "size", "place", "look")
+WORDS = ("light", "contrast", "film", "focus", "exposure", "tones", "detail", "subject", "look", "place", "red", "blue",
+         "star", "ball")  # the condition, of words that are tokens
 SIDE, POSITIONS = 48, 32
 STEPS, BATCH = 800, 32  # pairs
 KINDS = ("noise", "blur", "darkness", "occlusion")  # of damage to single frames
