@@ -35,7 +35,9 @@ COST = {
     "colour turn": (0.0, 0.6, 0.0, 0.25, 0.9),
     "place turn": (0.0, 0.6, 0.0, 0.0, 0.9),
     "cut": (0.0, 0.6, 0.0, 0.3, 0.9),
+    "tint": (0.2, 0.9, 0.0, 0.1, 0.3),
 }
+TINTS = (0.1, 0.2, 0.35, 0.55)  # "tint": every frame's colours are off by up to so much, each frame's otherwise
 # "turn": from the middle on the video fades to that of the same scene with another colour (place, subject); "cut": to
 # that of another scene. Severity is how far.
 TURNS = {"colour turn": "colour", "place turn": "background", "shape turn": "subject"}
@@ -55,6 +57,9 @@ def damaged(video_TxHxWx3: UInt8[np.ndarray, "T H W 3"], kind: str, severity: in
     """`other`: what a turn or a cut fades to."""
     if severity == 0 or kind in VISUAL:
         return degrade(video_TxHxWx3, kind, severity, seed)
+    if kind == "tint":
+        gains = 1 + TINTS[severity - 1] * np.random.default_rng(seed).uniform(-1, 1, (len(video_TxHxWx3), 1, 1, 3))
+        return np.clip(np.rint(video_TxHxWx3 * gains.astype(np.float32)), 0, 255).astype(np.uint8)
     start, share = 1 + len(video_TxHxWx3) // 2, FADES[severity - 1]
     mixed = (1 - share) * video_TxHxWx3[start:].astype(np.float32) + share * other[start:]
     return np.concatenate([video_TxHxWx3[:start], np.rint(mixed).astype(np.uint8)])

@@ -23,11 +23,11 @@ from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.train_videoscore import FRAMES_SHOWN
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.videoscore import NAMES, VideoScore
-from pav_jax.trust.degradations import SEVERITIES, VISUAL, miscaption
+from pav_jax.trust.degradations import SEVERITIES, TEXTUAL, miscaption
 from pav_jax.trust.measures import severity_correlations
 
 FOLLOWS, PREFERS = 0.6, 0.8
-TRAINED = {"VQ": ("noise", "blur", "darkness"), "TC": ("flicker", "jump"), "DD": ("freeze",),
+TRAINED = {"VQ": ("noise", "blur", "darkness"), "TC": ("flicker", "jump", "tint"), "DD": ("freeze",),
            "TVA": ("wrong caption",), "FC": ("jump", "colour turn", "place turn")}  # fmt: skip
 PICTURES = ("low contrast", "pixelation")  # the held-out kinds that a single frame shows
 
@@ -51,7 +51,7 @@ class Fresh:
         videos, prompts = [], []
         for i, video in enumerate(self.videos):
             for severity in range(SEVERITIES):
-                seen = kind in VISUAL or kind in TURNS
+                seen = kind not in TEXTUAL
                 videos.append(damaged(video, kind, severity, i, other[i]) if seen else video)
                 prompts.append(self.prompts[i] if seen else miscaption(self.prompts[i], self.others[i], kind, severity))
         return np.stack(videos), prompts

@@ -15,7 +15,7 @@ from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
-from pav_jax.mini.damage import COST, SAID, ask, damaged, labels, truth
+from pav_jax.mini.damage import COST, FADES, SAID, ask, damaged, labels, truth
 from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
@@ -39,6 +39,7 @@ QUERY_TEXT = f"{SLOT}:"  # as short as can be: every token costs time
 SIDE, FRAMES_SHOWN, LATENTS = 48, 5, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
 BATCH = 32
 TOKENS = 48
+FRAME_TOKENS = (FENCE, FENCE, FRAME[-1])  # beside a frame's latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +49,19 @@ class Leg:
     steps: int
     decay: int  # steps after which the learning rate would be at its end
     told: float  # weight of saying how severe which damage is
+    stepped: float  # weight of saying, behind each frame, how much time has passed since the one before
 
 
-# First to see and to read; then also to notice damage, which nothing is learnt from before that.
-LEGS = (Leg(427, 1100, 0.0), Leg(900, 900, 2.0))
+# First to see and to read; then also to notice damage; at last what only the order of frames shows.
+LEGS = (Leg(427, 1100, 0.0, 0.0), Leg(900, 900, 2.0, 0.0), Leg(480, 480, 2.0, 3.0))
 LEARNING_RATE = 4e-3
 CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
 # how often so many of the prompt's slots are wrong; 3: it is another scene's
 WRONG = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
 WRONG_CAPTION = 0.15  # of the prompts that are right: how often some of the words are another prompt's
-PLAIN_KINDS = tuple(kind for kind in COST if kind not in (*clips.TURN_KINDS, "cut"))
+PLAIN_KINDS = tuple(kind for kind in COST if kind not in (*clips.TURN_KINDS, "cut", "tint"))
+NAMED_KINDS = tuple(kind for kind in COST if kind != "tint")
+ORDER_KINDS = ("freeze", "jump")
 
 
 def tokenizer():
@@ -126,11 +130,11 @@ class Examples:
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([85, i] if self.leg == 0 else [85, i, self.leg])
         rows = [self.one(rng) for _ in range(BATCH)]
-        frames, texts, wanted, scenes, asked, right, hurt = (list(column) for column in zip(*rows, strict=True))
+        frames, texts, wanted, scenes, asked, right, hurt, steps = (list(column) for column in zip(*rows, strict=True))
         ids, mask = self.processor.texts(texts, TOKENS, "right")
         return {"frames": np.stack(frames), "ids": ids, "mask": mask, "labels": np.stack(wanted),
                 "attributes": attributes(scenes), "asked": attributes(asked), "right": np.array(right, np.float32),
-                "hurt": np.array(hurt, np.float32)}
+                "hurt": np.array(hurt, np.float32), "steps": np.array(steps, np.float32)}
 
     def one(self, rng: np.random.Generator):
         made = rng.random()
@@ -139,22 +143,30 @@ class Examples:
             (0, clips.REBUILT) if made < GENERATED_SHARE + REBUILT_SHARE else (clips.REBUILT, len(scenes)))
         pick = int(rng.integers(low, high))
         video, damages = np.array(videos[pick]), []
+        clock, fade = np.arange(FRAMES, dtype=np.uint8)[:, None, None, None].repeat(3, -1), np.zeros(FRAMES)
         for kind in self.kinds(rng, pick, videos is self.sets[0][1]):
             severity = int(rng.integers(1, SEVERITIES))
             other = videos[int(rng.integers(low, high))] if kind == "cut" else (
                 self.turns[self.turn_of[pick, kind]] if kind in clips.TURN_KINDS else None)
-            video = damaged(video, kind, severity, int(rng.integers(2**31)), other)
+            seed = int(rng.integers(2**31))
+            video = damaged(video, kind, severity, seed, other)
+            if kind in ORDER_KINDS:
+                clock = damaged(clock, kind, severity, seed)
+            elif other is not None:
+                fade[1 + FRAMES // 2 :] = FADES[severity - 1]
             damages.append((kind, severity))
         prompt, asked, right, true = self.text(scenes[pick], rng)
         text = QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN
-        hurt = [dict(damages).get(kind, 0) / (SEVERITIES - 1) for kind in COST]
-        return (video[self.shown], text, labels(scenes[pick], true, damages), scenes[pick], asked, right, hurt)
+        hurt = [dict(damages).get(kind, 0) / (SEVERITIES - 1) for kind in NAMED_KINDS]
+        steps = [np.diff(clock[self.shown, 0, 0, 0].astype(float)) / 2, np.diff(fade[self.shown])]
+        wanted = labels(scenes[pick], true, damages)
+        return video[self.shown], text, wanted, scenes[pick], asked, right, hurt, np.stack(steps, -1)
 
     def kinds(self, rng, pick: int, rendered: bool) -> list[str]:
         if rng.random() < CLEAN:
             return []
         turns = [kind for kind in clips.TURN_KINDS if rendered and (pick, kind) in self.turn_of]
-        often = ("flicker", "jump", "freeze") * self.leg  # what only the order of frames shows is the hardest
+        often = ("flicker", "jump", "freeze") * self.leg + ("tint",) * (2 * (self.leg - 1))
         first = turns[0] if turns and rng.random() < 0.4 else str(rng.choice([*PLAIN_KINDS, "cut", *often]))
         second = [str(rng.choice([k for k in PLAIN_KINDS if k != first]))] if rng.random() < TWICE else []
         return [first, *second]
@@ -180,8 +192,10 @@ def main() -> None:
     shapes = (np.zeros((1, TOKENS), np.int32), np.ones((1, TOKENS), bool),
               np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32))
     # Linear heads that speed it up and are thrown away: what the frames' tokens show, and at the last token what is
-    # seen there, what is asked for, where the two agree, and how severe which damage is.
-    heads = {"shown": sum(CLASSES), "seen": sum(CLASSES), "asked": sum(CLASSES), "right": len(SAID), "hurt": len(COST)}
+    # seen there, what is asked for, where the two agree, and how severe which damage is; behind
+    # each frame the time since the one before, and how far the picture turns into another.
+    heads = {"shown": sum(CLASSES), "seen": sum(CLASSES), "asked": sum(CLASSES), "right": len(SAID),
+             "hurt": len(NAMED_KINDS), "steps": 2}
     params = {"judge": start(shapes)} | {
         name: np.array(jax.random.normal(jax.random.key(i), (config().text.hidden_size, size)) * 0.05)
         for i, (name, size) in enumerate(heads.items())}
@@ -217,8 +231,14 @@ def run(number: int, leg: Leg, params: dict) -> dict:
         matched = optax.sigmoid_binary_cross_entropy(last @ p["right"], data["right"]).mean(0)
         hurt = jnp.square(last @ p["hurt"] - data["hurt"]).mean(0)
         metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | aids | dict(zip(SAID, matched, strict=True))
-        metrics |= dict(zip(COST, jnp.sqrt(hurt), strict=True))
-        return errors.sum() + 0.3 * sum(aids.values()) + matched.sum() + leg.told * hurt.sum(), metrics
+        metrics |= dict(zip(NAMED_KINDS, jnp.sqrt(hurt), strict=True))
+        behind_n = (LATENTS + len(FRAME_TOKENS)) * np.arange(FRAMES_SHOWN - 2, -1, -1)  # from the last token back
+        at_Bxn = (data["mask"].sum(1) - 1)[:, None] - behind_n
+        passed_BxnxD = jnp.take_along_axis(hidden, at_Bxn[..., None], axis=1)
+        steps = jnp.square(passed_BxnxD @ p["steps"] - data["steps"]).mean((0, 1))
+        metrics |= {"passed": jnp.sqrt(steps[0]), "turning": jnp.sqrt(steps[1])}
+        told = 0.3 * sum(aids.values()) + matched.sum() + leg.told * hurt.sum() + leg.stepped * steps.sum()
+        return errors.sum() + told, metrics
 
     def step(state, data, key):
         gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)

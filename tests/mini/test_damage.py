@@ -71,3 +71,5 @@ def test_other_damage_is_that_of_the_trust_report():
     video = np.random.default_rng(2).integers(0, 256, (FRAMES, 16, 16, 3), np.uint8)
     for kind in set(damage.COST) & set(VISUAL):
         assert (damage.damaged(video, kind, 4, 3) != video).any()
+    tints = [np.abs(damage.damaged(video, "tint", s, 3) - video.astype(float)).mean() for s in range(SEVERITIES)]
+    assert tints[0] == 0 and np.all(np.diff(tints) > 0)
