@@ -15,9 +15,13 @@ NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
 # The published weights (arXiv 2412.15156, its code), of scores as they come.
 PUBLISHED_EVOLVE = {"VQ": 1.0, "TC": 1.0, "DD": 0.5, "TVA": 1.0, "FC": 1.0, "AES": 5 / 8, "MPS": 1 / 4}
 PUBLISHED_PREFER = {"VQ": 1.0, "TC": 1.0, "DD": 1.1, "TVA": 1.3, "FC": 1.0, "AES": 0.8, "MPS": 1 / 3}
-EVOLVE = PUBLISHED_EVOLVE
-PREFER = PUBLISHED_PREFER
-THRESHOLDS = {}
+# The same for the scores of the embedded judges, and the thresholds, written by
+#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.count=32 --config.evolve.rounds=1
+#     pav calibrate --workdir=runs/c
+# with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as calibrate.weights.
+EVOLVE = {"VQ": 0.95, "TC": 1.91, "DD": 0.82, "TVA": 0.54, "FC": 2.61, "AES": 0.59, "MPS": 0.18}
+PREFER = {"VQ": 0.97, "TC": 1.94, "DD": 1.84, "TVA": 0.72, "FC": 2.66, "AES": 0.77, "MPS": 0.24}
+THRESHOLDS = {"VQ": 2.14, "TC": 2.80, "DD": 2.47, "TVA": 1.70, "FC": 3.20, "AES": 4.97, "MPS": 1.10}
 
 
 def get_config() -> ConfigDict:
@@ -75,7 +79,7 @@ def get_config() -> ConfigDict:
     config.prefer.samples = 4
     config.prefer.temperature = 0.8  # near what boosters write; at 1 most pairs teach only to avoid slips
     config.prefer.floors_first = True
-    config.prefer.margin = 0.5  # about half a deviation of overall among one prompt's candidates
+    config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
     config.prefer.max_words = 42  # longer ones, which the generator does not read to their end, are never the better
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)
@@ -84,6 +88,7 @@ def get_config() -> ConfigDict:
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
     config.trust.count = 32
     config.trust.seeds = (0, 1, 2)
+    config.calibrate.percentile = 0.2  # so that three prompts in four have a rewrite above all seven thresholds
     config.calibrate.weights = PUBLISHED_EVOLVE
     # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15, the five 1 to 4.
     config.calibrate.spreads = {"AES": 5 / 3, "MPS": 10 / 3}
