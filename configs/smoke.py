@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.evolve.children = 2
 
     config.select.floors = {}  # whatever was generated gives pairs
+    config.select.thresholds = {}
     config.select.min_gain = -1000.0
 
     for stage in (config.sft, config.dpo, config.grpo):

@@ -54,8 +54,7 @@ class Leg:
 
 
 # First to see and to read; then also to notice damage; at last what only the order of frames shows.
-LEGS = (Leg(427, 1100, 0.0, 0.0), Leg(900, 900, 2.0, 0.0), Leg(480, 480, 2.0, 3.0),
-        Leg(300, 300, 2.0, 10.0, (1.0, 1.0, 2.0, 1.0, 3.0)))
+LEGS = (Leg(427, 1100, 0.0, 0.0), Leg(900, 900, 2.0, 0.0), Leg(480, 480, 2.0, 3.0))
 LEARNING_RATE = 4e-3
 CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
 # how often so many of the prompt's slots are wrong; 3: it is another scene's
