@@ -167,7 +167,7 @@ def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
     make = getattr(importlib.import_module(module), name).from_pretrained
     if "path" in options:
         options["folder"] = options.pop("path")
-    for place in ("folder", "head"):
+    for place in ("folder", "head", "query", "condition"):
         if str(options.get(place, "")).startswith("mini:"):
             from pav_jax.embedded import resolve
 
