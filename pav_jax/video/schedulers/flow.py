@@ -18,7 +18,7 @@ def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
 
 def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
     """Scales 1 - sigma so that the last level is `terminal`; nothing where that is None or zero."""
-    if not terminal:
+    if not terminal or sigmas[-1] == 1:  # a single step from pure noise: diffusers divides by zero there
         return sigmas
     clean = 1 - sigmas
     return 1 - clean / (clean[-1] / (1 - terminal))  # in this order: timesteps are cut to whole numbers
