@@ -39,17 +39,18 @@ def get_config() -> ConfigDict:
         stage.schedule = "cosine"
         stage.warmup_ratio = 0.05
         stage.grad_clip = 1.0
-        stage.grad_accumulation = 8  # parts of about 1000 tokens: 5 GB without recomputing
         stage.remat = False
         stage.loss_chunk = 64
         stage.log_every = 5
         stage.save_every = 20
-    config.sft.batch_size = 16
+    config.sft.batch_size = 15  # about nine packed rows of the longest example's length
+    config.sft.grad_accumulation = 5  # parts of about 700 tokens: 5 GB without recomputing
     config.sft.packing = True
     config.sft.learning_rate = 1e-3
     config.sft.epochs = 1.0
     config.dpo.batch_size = 8
+    config.dpo.grad_accumulation = 4
     config.dpo.learning_rate = 2e-4
-    config.dpo.epochs = 1.0
+    config.dpo.epochs = 0.6
     config.dpo.max_length = 256  # a few answers lose their end
     return config
