@@ -1,6 +1,7 @@
 """The fields of the configuration's `proposers`, `evolve` and `select` sections; imports nothing heavy."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def proposers_config() -> ConfigDict:
@@ -47,6 +48,12 @@ def evolve_config() -> ConfigDict:
         propose_batch=0,  # prompts proposed for at once; 0: twice the generator's batch
         attempts=2,  # how often a prompt's missing rewrites are asked for
         max_words=200,  # longer rewrites are not tried
+        draft=dict(  # cheap first: every rewrite gets a draft, and only the best ones a full video
+            keep=1.0,  # share of a prompt's rewrites of a round that get one; 1: no drafts
+            audit=0.1,  # share of prompts of which all do, to measure what drafts are worth (drafts.json)
+            steps=placeholder(int),  # of the drafts; what is not set is as in full videos
+            num_frames=placeholder(int), height=placeholder(int), width=placeholder(int),
+        ),
     ))
 
 

@@ -12,6 +12,7 @@ from pav_jax.evolve.prompts import usable_prompts
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
 from pav_jax.evolve.ranking import Ranking, named_method
 from pav_jax.evolve.rounds import Meter, run_round
+from pav_jax.evolve.screen import Screen, said
 from pav_jax.evolve.select import limits
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
@@ -31,7 +32,8 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
 
     Args:
       config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`, `children`, `top`,
-        `count` (0: all prompts), `weights`, `ranking` and `floors` (who is best), `keep_videos`, `propose_batch`.
+        `count` (0: all prompts), `weights`, `ranking` and `floors` (who is best), `keep_videos`, `propose_batch`,
+        `draft` (see `screen`).
       generator, suite: see `Pool`.
       progress: a `rich.progress.Progress` or None.
     """
@@ -43,6 +45,7 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
     workdir = epath.Path(workdir)
     pool = Pool(generator, suite, workdir / "pool", workdir, seed=config.seed, batch=config.generator.batch,
                 weights=options.get("weights"), keep_videos=options.get("keep_videos", "none"))
+    screen = Screen.from_config(config, generator, suite, workdir)
     meter = Meter("evolve", len(prompts) * (1 + rounds * children), pool, progress)
 
     run_round(pool, prompts, 0, lambda some: [[(USER, p)] for p in some], on_batch=meter.advance)
@@ -61,9 +64,11 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
                   lambda some, history=history, request=request: mixture.named([request(p, history[p]) for p in some]),
                   parents=lambda p, history=history: tuple(key for key, _ in [history[p][0],
                                                                               *_best(history[p][1:], top, ranking)]),
-                  chunk=options.get("propose_batch", 0), on_batch=meter.advance)
+                  chunk=options.get("propose_batch", 0), on_batch=meter.advance, screen=screen)
         meter.settle(len(prompts) * (1 + round * children))
         _log_round(round, pool, meter)
+    if screen is not None:
+        log.info("%s", said(screen.report(pool, workdir)))
     return pool.candidates
 
 

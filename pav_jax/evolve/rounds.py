@@ -10,6 +10,7 @@ import jax
 
 from pav_jax.errors import BadInput
 from pav_jax.evolve.pool import Draft, Pool
+from pav_jax.evolve.screen import Screen
 from pav_jax.parallel import processes
 from pav_jax.records import Proposal, SegmentWriter, read_segments
 
@@ -21,7 +22,7 @@ Propose = Callable[[Sequence[str]], Sequence[Sequence[Named]]]
 
 def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, *,
               parents: Callable[[str], tuple[str, ...]] = lambda prompt: (), chunk: int = 0,
-              on_batch: Callable[[int], None] = lambda drafts: None) -> None:
+              on_batch: Callable[[int], None] = lambda drafts: None, screen: Screen | None = None) -> None:
     """Proposes for every prompt and scores what was proposed; both are on disk as soon as they exist.
 
     A proposal is written down before its videos are made (`<pool>/proposals`), so a restart carries on from the same
@@ -32,6 +33,7 @@ def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, 
       propose: for some prompts, the rewrites of each, with who wrote them; may return fewer than asked.
       chunk: how many prompts are proposed for at once; 0 takes twice the generator's batch.
       on_batch: told how many drafts each batch settled.
+      screen: leaves out those that are not worth a video.
     """
     folder = pool.folder / "proposals"
     every = read_segments(folder, Proposal)
@@ -60,9 +62,9 @@ def run_round(pool: Pool, prompts: Sequence[str], round: int, propose: Propose, 
 
         def drafts() -> Iterator[Draft]:
             while waiting:
-                for p in waiting.popleft().result():
-                    for i, (name, text) in enumerate(zip(p.proposers, p.refined, strict=True)):
-                        yield Draft(p.prompt, text, round, i, p.parents, name)
+                some = [Draft(p.prompt, text, round, i, p.parents, name) for p in waiting.popleft().result()
+                        for i, (name, text) in enumerate(zip(p.proposers, p.refined, strict=True))]
+                yield from some if screen is None else screen.survivors(some, round)
 
         for settled in pool.score(drafts(), round):
             on_batch(settled)

@@ -1,5 +1,6 @@
 """Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save it again."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -94,6 +95,13 @@ class VideoModel:
         self.family.save(folder, jax.device_get(self.params), max_shard_size)
         settings = self.defaults.sampling_settings() | {"fps": self.defaults.fps, "batch": self.defaults.batch}
         write_json(folder / generation.FILE, {name: value for name, value in settings.items() if value is not None})
+
+    def with_defaults(self, **fields: Any) -> "VideoModel":
+        """The same model with other fields of `Generation`, as for drafts; weights and programs are shared."""
+        other = copy.copy(self)
+        other.defaults = self.defaults.replace("generator", **fields)
+        other.__dict__.pop("fingerprint", None)  # it names the settings
+        return other
 
     @functools.cached_property
     def fingerprint(self) -> str:
