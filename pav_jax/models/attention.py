@@ -26,11 +26,21 @@ class Causal:
         return mask & (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
+@struct.dataclass
+class FirstKeys:
+    """A mask by its rule: every query sees the first `count` keys; those behind them are padding."""
+
+    count: int = struct.field(pytree_node=False)
+
+    def array(self, length: int) -> Bool[Array, "1 1 1 S"]:
+        return (jnp.arange(length) < self.count)[None, None, None]
+
+
 def dot_product_attention(
     q_BxTxNxH: Float[Array, "B T N H"],
     k_BxSxKxH: Float[Array, "B S K H"],
     v_BxSxKxH: Float[Array, "B S K H"],
-    mask: Bool[Array, "..."] | Causal | None = None,
+    mask: Bool[Array, "..."] | Causal | FirstKeys | None = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -42,8 +52,8 @@ def dot_product_attention(
       scale: H ** -0.5 where None (Vaswani et al. 2017, section 3.2.1).
     """
     b, t, n, h = q_BxTxNxH.shape
-    mask = mask.array(t) if isinstance(mask, Causal) else mask
     s, k = k_BxSxKxH.shape[1:3]
+    mask = mask.array(s) if isinstance(mask, Causal | FirstKeys) else mask
     scale = h**-0.5 if scale is None else scale
     if k == n:
         logits_BxNxTxS = jnp.einsum("btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32)

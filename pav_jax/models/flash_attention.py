@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pav_jax.models.attention import Causal, dot_product_attention
+from pav_jax.models.attention import Causal, FirstKeys, dot_product_attention
 
 TILE = 128  # lengths are multiples of the TPU's lanes
 BLOCK = 512  # of queries and keys worked on at once: larger blocks read keys from memory less often
@@ -51,6 +51,27 @@ def _splash_kernel(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, int
     else:
         out_BxNxTxH = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segment_ids_BxT, segment_ids_BxT))
     return out_BxNxTxH.swapaxes(1, 2).astype(v_BxTxKxH.dtype)
+
+
+def splash_full_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, mask: FirstKeys | None = None, interpret: bool = False
+                          ) -> jax.Array:
+    """Self-attention without a causal mask by Pallas' kernel, forward only; any number of tokens: it is filled up."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash  # slow to import
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+    t, n, h = q_BxTxNxH.shape[1:]
+    block = min(BLOCK, -(-t // TILE) * TILE)
+    filled = -(-t // block) * block
+    heads_first = [jnp.pad(x, ((0, 0), (0, filled - t), (0, 0), (0, 0))).swapaxes(1, 2)
+                   for x in (q_BxTxNxH * h**-0.5, k_BxTxNxH, v_BxTxNxH)]
+    # tokens look at their own segment; what was filled up is another one
+    segment_T = (jnp.arange(filled) >= (t if mask is None else mask.count)).astype(jnp.int32)
+    kernel = splash.make_splash_mha(
+        splash_mask.MultiHeadMask([splash_mask.FullMask((filled, filled))] * n),
+        block_sizes=splash.BlockSizes(block_q=block, block_kv=block), head_shards=1, q_seq_shards=1,
+        interpret=interpret)
+    out_BxNxTxH = jax.vmap(kernel, (0, 0, 0, None))(*heads_first, splash.SegmentIds(segment_T, segment_T))
+    return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxTxNxH.dtype)
 
 
 def cudnn_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask: Any = None, bias: Any = None,

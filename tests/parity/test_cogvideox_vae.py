@@ -11,6 +11,7 @@ from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.cogvideox.causal_conv import CausalConv3d
+from pav_jax.models.weights import params_from_hf
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -105,6 +106,42 @@ def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
     close(run(config, "decode")(params, z), first(expected))
+
+
+@pytest.mark.parametrize("frames, height, width, sample", [
+    (5, 11, 13, (32, 48)),  # both axes, with remainders, also in time
+    (2, 9, 4, (24, 40)),  # one column
+    (1, 3, 17, (48, 24)),  # one row; tiles that do not meet at whole latent rows
+])
+def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sample):
+    seed = 1 + frames % 2
+    config = dict(random_config(seed), sample_height=sample[0], sample_width=sample[1])
+    blocks = len(config["block_out_channels"])
+    theirs = diffusers.AutoencoderKLCogVideoX(
+        **config, down_block_types=("CogVideoXDownBlock3D",) * blocks, up_block_types=("CogVideoXUpBlock3D",) * blocks)
+    theirs.load_state_dict(torch_vae(seed).state_dict())
+    theirs.eval().enable_tiling()
+    ours = vae_hf.config_from_hf(dict(theirs.config))
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    params = params_from_hf(vae_hf.weights(ours), state, "theirs")
+
+    z = np.random.default_rng(frames).normal(size=(2, frames, height, width, ours.latent_channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+        theirs.disable_tiling()
+        whole = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+    decode = jax.jit(functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
+                     compiler_options=QUICK)
+    close(decode({"params": params}, z), expected, 1e-3)
+    assert whole.shape != expected.shape or np.abs(whole - expected).max() > 0.01  # tiling changes the result
+
+
+def test_tiles_cover_the_published_sizes_exactly():
+    rows, columns = vae.CogVideoXVAEConfig().cuts()
+    assert (rows.tile, rows.step, columns.tile, columns.step) == (30, 25, 45, 36)
+    for cut, sizes in ((rows, (60, 96)), (columns, (90, 170))):
+        for size in sizes:
+            assert sum(min(cut.keep, 8 * (stop - start)) for start, stop in cut.spans(size)) == 8 * size
 
 
 def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
