@@ -31,6 +31,8 @@ examples:
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
     command.add_argument("--width", type=int, help="pixels; default: the model's")
+    command.add_argument("--vae-tiling", action="store_true", default=None, help="decode the video in overlapping "
+                         "tiles: less memory, a slightly different picture")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
                          "generator, else bfloat16")
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         batch = prompts[first:first + args.batch]
         videos = model.generate(batch, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
                                 height=args.height, width=args.width, steps=args.steps,
-                                guidance_scale=args.guidance_scale, seed=args.seed)
+                                guidance_scale=args.guidance_scale, seed=args.seed,
+                                vae_tiling=args.vae_tiling)
         for i, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True), first):
             path = out / f"{i:03d}-{_slug(prompt)}-{args.seed}"
             if args.format == "frames":

@@ -55,7 +55,8 @@ def _splash_kernel(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, int
 
 def splash_full_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, mask: FirstKeys | None = None, interpret: bool = False
                           ) -> jax.Array:
-    """Self-attention without a causal mask by Pallas' kernel, forward only; any number of tokens: it is filled up."""
+    """Self-attention without a causal mask by Pallas' kernel, forward only; any number of tokens: it is filled up.
+    What the rows of a mask's padding give is not defined."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash  # slow to import
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 

@@ -1,6 +1,6 @@
 """The device mesh: four axes, any of them of size one, so that the same programs run on one device and on many."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,6 +57,30 @@ def rows_mesh(rows: int, devices: Sequence[jax.Device] | None = None) -> Mesh | 
     devices = jax.local_devices() if devices is None else list(devices)
     shares = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
     return make_mesh(data=shares, devices=devices[:shares]) if shares > 1 else None
+
+
+def generator_meshes(rows: int, sizes: Mapping[str, int], side: int = 0, devices: Sequence[jax.Device] | None = None
+                     ) -> tuple[Mesh | None, Mesh | None]:
+    """Where a generator of videos works: the denoiser's mesh, and that of text encoder and VAE where they have `side`
+    devices, the last ones, to themselves. None: one device, and the denoiser's.
+
+    Args:
+      rows: videos in a batch.
+      sizes: of the denoiser's mesh; all 1: a `rows_mesh`.
+      devices: this host's by default.
+
+    Raises:
+      BadInput: the sizes do not fit the devices.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not 0 <= side < len(devices):
+        raise BadInput(f"generator.side_devices={side}: there are {len(devices)} devices, and the denoiser needs one")
+    devices, beside = devices[: len(devices) - side], devices[len(devices) - side :]
+    if any(size != 1 for size in sizes.values()):
+        mesh = make_mesh(**sizes, devices=devices)
+    else:
+        mesh = rows_mesh(rows, devices) or (make_mesh(devices=devices[:1]) if side else None)
+    return mesh, make_mesh(tensor=-1, devices=beside) if side else None
 
 
 def split_rows(rows: Any, mesh: Mesh | None) -> Any:

@@ -248,5 +248,6 @@ class CogVideoX:
         config, ratio = self.vae.config, self.vae.config.spatial_ratio
         if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):
             raise BadInput(f"vae_tiling: half of this vae's sample_height={config.sample_height} and"
-                           f" sample_width={config.sample_width} gives tiles that do not fit {latents.shape[2]} x {latents.shape[3]} latents")
+                           f" sample_width={config.sample_width} gives tiles that do not fit"
+                           f" {latents.shape[2]} x {latents.shape[3]} latents")
         return video

@@ -66,7 +66,7 @@ class Programs:
         for start in range(0, len(numbers), rows):
             some = numbers[start : start + rows]
             ids = ids_BxS[some + some[-1:] * (rows - len(some))]
-            out = self._encode(_some(params, "text_encoder"), _spread(ids, self.side))
+            out = self.encoder(_some(params, "text_encoder"), _spread(ids, self.side))
             found |= {keys[i]: out[row] for row, i in enumerate(some)}
         used = {key: found[key] if key in found else self._texts[key] for key in keys}
         for key, text in used.items():
@@ -77,7 +77,7 @@ class Programs:
         return _spread(jnp.stack([used[key] for key in keys]), self.mesh)
 
     @functools.cached_property
-    def _encode(self) -> Callable:
+    def encoder(self) -> Callable:
         return jax.jit(self.family.encode_text)
 
     # ---------------------------------------------------------------------------------------------------- denoise
@@ -90,10 +90,10 @@ class Programs:
         """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep` frames."""
         params = {name: tree for name, tree in params.items() if name not in SIDE}
         latents = None if latents is None else _spread(latents, self.mesh)
-        return self._denoise(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape, keep=keep)
+        return self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape, keep=keep)
 
     @functools.cached_property
-    def _denoise(self) -> Callable:
+    def denoiser(self) -> Callable:
         return jax.jit(functools.partial(denoise, self.family), static_argnames=("latent_shape", "keep"))
 
     # ----------------------------------------------------------------------------------------------------- decode
@@ -103,10 +103,10 @@ class Programs:
         """Frames, and of which videos every number was finite."""
         if self.side is not self.mesh:
             latents = _spread(latents, self.side)
-        return self._decode(_some(params, "vae"), latents, tiled=tiled)
+        return self.decoder(_some(params, "vae"), latents, tiled=tiled)
 
     @functools.cached_property
-    def _decode(self) -> Callable:
+    def decoder(self) -> Callable:
         return jax.jit(functools.partial(decode, self.family), static_argnames=("tiled",))
 
 

@@ -68,8 +68,10 @@ def test_the_runs_of_a_whole_configuration_are_counted(tmp_path):
 def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
     config = load("configs/mini.py")
     config.generator.steps = 3
-    generator = media.generator(config, make_mesh().devices.flatten(), Assumed())
-    assert generator.trace().jaxpr.eqns and generator.batch == "16 videos of 9 x 64 x 64, 3 steps"
+    programs = media.generator(config, make_mesh().devices.flatten(), Assumed())
+    assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
+    assert all(program.trace().jaxpr.eqns for program in programs)
+    assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
     names = [(reward.name, reward.batch) for reward in media.rewards(config, make_mesh().devices.flat[0], Assumed())]
     assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
                      ("motion", "a video of 9 x 64 x 64")]

@@ -37,7 +37,7 @@ def videos(model):
 
 
 def share_compiled(model, other):
-    for name in ("_encode", "_denoise", "_decode"):
+    for name in ("encoder", "denoiser", "decoder"):
         other.programs.__dict__[name] = getattr(model.programs, name)
 
 
