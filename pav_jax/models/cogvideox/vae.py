@@ -286,7 +286,7 @@ class CogVideoXVAE(nn.Module):
     config: CogVideoXVAEConfig
     dtype: Any = jnp.float32
     conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
-    # keeps an array where its logical axes belong; `tiles_at_once` tiles are spread by it, the others wait
+    # keeps an array where its logical axes belong; it spreads `tiles_at_once` tiles, of all clips, and the others wait
     place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
     tiles_at_once: int = 1
 
@@ -333,9 +333,9 @@ class CogVideoXVAE(nn.Module):
         return self._in_chunks(self.decoder, z, DECODE_CHUNK if chunked else z.shape[1]).astype(jnp.float32)
 
     def _one_by_one(self, tiles_nxBxtxhxwxC: Array) -> Array:
-        """Decodes tiles of one size, `tiles_at_once` of them together, as rows of a batch."""
+        """Decodes tiles of one size, as rows of a batch where there are fewer clips than `tiles_at_once`."""
         n, B = tiles_nxBxtxhxwxC.shape[:2]
-        together = math.gcd(n, self.tiles_at_once)
+        together = math.gcd(n, max(self.tiles_at_once // B, 1))
         groups = tiles_nxBxtxhxwxC.reshape(n // together, together * B, *tiles_nxBxtxhxwxC.shape[2:])
         axes = ("tiles", None, None, None, None)
 
