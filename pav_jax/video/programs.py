@@ -128,7 +128,7 @@ def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tupl
 
 def places(mesh: jax.sharding.Mesh | None, side: jax.sharding.Mesh | None) -> Callable[[str], Callable]:
     """Name of a part -> `where` of `checkpoints.folder.load`: weights are read straight to where they belong."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def where(name: str) -> Callable:
         own = (side or mesh) if name in SIDE else mesh
