@@ -45,6 +45,28 @@ def test_configurations_name_a_mesh_that_fits_their_topology(name):
     assert fields.batch_size // fields.grad_accumulation % (mesh["data"] * mesh["fsdp"]) == 0
 
 
+@pytest.mark.parametrize("name, sizes, latent", [
+    ("cogvideox_2b", (33, 480, 720), (9, 60, 90, 16)), ("cogvideox_5b", (33, 480, 720), (9, 60, 90, 16))])
+def test_video_configurations_fit_one_host_and_their_published_sizes(name, sizes, latent):
+    config = load(f"configs/{name}.py")
+    assert media.video_size(config) == sizes
+    family, _, used = media._family(config)
+    assert family.latent_shape(*sizes) == (latent, 9)
+    first, second = map(int, config.check.topology.partition(":")[2].split("x")[:2])
+    assert used.batch % (config.generator.mesh.data * config.generator.mesh.fsdp) == 0
+    assert config.generator.mesh.fsdp == first * second == config.mesh.fsdp
+
+
+def test_version_1_5_makes_its_published_size():
+    config = load("configs/cogvideox_5b.py")
+    config.generator.path, config.generator.num_frames = "THUDM/CogVideoX1.5-5B", None
+    family, _, _ = media._family(config)
+    assert media.video_size(config) == (81, 768, 1360)
+    assert family.latent_shape(81, 768, 1360) == ((22, 96, 170, 16), 21)  # two latent frames to a patch
+    with pytest.raises(BadInput, match="num_frames=79: .* nearest: "):
+        family.latent_shape(79, 768, 1360)
+
+
 def test_published_sizes_stand_in_for_a_model_that_is_not_here(tmp_path):
     config = load("configs/llama3_8b.py")
     lm = rewriter.model(config, make_mesh())
