@@ -3,9 +3,10 @@
     pav check --config=configs/llama3_8b_dpo_v5e16.py
     TPU_TYPE=v5litepod-16 launch/run.sh pav dpo --config=configs/llama3_8b_dpo_v5e16.py --workdir=$BUCKET/runs/llama3
 
-Memory, by the TPU's compiler: 5.3 of 16 GiB per chip.
-Time, estimated by `pav check`: 5000 preferences for 3 epochs are 469 steps of 32 pairs of 1024 tokens, 1.4 to 3.3 s
-each: 11 to 25 minutes a round, 6 to 14 chip-hours for both.
+Memory, by the TPU's compiler: 5.2 of 16 GiB per chip.
+Time, estimated by `pav check`: 5000 preferences for 3 epochs are 469 steps of 32 pairs of 1024 tokens, 1.2 to 2.9 s
+each: 9 to 23 minutes a round, 4.9 to 12 chip-hours for both. Their candidates, 50,000 answers of up to 250 tokens, are
+another 5.8 to 9.5 chip-hours.
 Not run on a TPU yet.
 """
 

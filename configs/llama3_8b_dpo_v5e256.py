@@ -7,6 +7,7 @@ Memory, by the TPU's compiler: 3.0 of 16 GiB per chip.
 Time, estimated by `pav check`: 100,000 preferences for 3 epochs are 1172 steps of 256 pairs of 1024 tokens, 0.74 to 1.9
 s each: 15 to 38 minutes a round, 120 to 320 chip-hours for both. Only the adapters' gradients cross slices, 2 MB per
 chip and step.
+Both are of plain attention; the splash kernel, which a TPU uses, was not compiled for these chips yet.
 Not run on a TPU yet.
 """
 

@@ -6,6 +6,7 @@
 Memory, by the TPU's compiler: 18 of 95 GiB per chip.
 Time, estimated by `pav check`: 5000 preferences for 3 epochs are 469 steps of 32 pairs of 1024 tokens, 2.1 to 3.2 s
 each: 17 to 25 minutes a round, 2.2 to 3.4 chip-hours for both.
+Both are of plain attention; the splash kernel, which a TPU uses, was not compiled for these chips yet.
 Not run on a TPU yet.
 """
 

@@ -6,6 +6,7 @@
 Memory, by the TPU's compiler: 10 of 32 GiB per chip.
 Time, estimated by `pav check`: 5000 preferences for 3 epochs are 469 steps of 32 pairs of 1024 tokens, 1.1 to 2.0 s
 each: 9 to 15 minutes a round, 2.4 to 4.1 chip-hours for both.
+Both are of plain attention; the splash kernel, which a TPU uses, was not compiled for these chips yet.
 Not run on a TPU yet.
 """
 

@@ -6,6 +6,7 @@
 Memory, by the TPU's compiler: 6.2 of 95 GiB per chip.
 Time, estimated by `pav check`: 5000 pairs for 12 epochs are 7500 steps of 8 rows of 1024 tokens, 0.19 to 0.44 s each:
 25 to 55 minutes, 1.6 to 3.7 chip-hours.
+Both are of plain attention; the splash kernel, which a TPU uses, was not compiled for these chips yet.
 Not run on a TPU yet.
 """
 

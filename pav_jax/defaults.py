@@ -41,7 +41,9 @@ def get_config() -> ConfigDict:
 
 def _generator() -> ConfigDict:
     return ConfigDict(dict(
-        path="mini:generator",  # a diffusers folder or a hub id
+        # a diffusers folder or a hub id of a family that runs here in JAX; diffusers:FOLDER-OR-ID for any pipeline of
+        # diffusers (extra `torch`); http(s)://... for any endpoint that keeps to the contract in video/endpoint.py
+        path="mini:generator",
         dtype="float32",
         batch=16,  # videos in one compiled program; the last batch is filled up
         num_frames=placeholder(int),
@@ -57,6 +59,16 @@ def _generator() -> ConfigDict:
         sequence_attention="auto",  # ring, ulysses, or auto: ulysses where the heads allow it
         cfg_parallel=placeholder(bool),  # guidance's two branches on two halves of data, instead of one doubled batch
         side_devices=0,  # the host's last so many devices have text encoder and VAE, which work beside the denoiser
+        options=dict(),  # of the two back ends: further arguments of a pipeline's call, further fields of a request
+        endpoint=dict(
+            name="",  # stands for the endpoint in the keys of records, so that it may move; empty: its address
+            key_variable="PAV_GENERATOR_API_KEY",  # the environment variable that holds the key, if there is one
+            concurrency=4,  # requests in flight at once
+            timeout=600.0,  # seconds for one whole answer
+            attempts=5,  # tries for one video
+            longest_wait=60.0,  # seconds between two tries
+            give_up=8,  # videos failed in a row: the endpoint is down
+        ),
     ))
 
 
@@ -72,6 +84,7 @@ def _rewards() -> ConfigDict:
         weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
         thresholds=dict(),  # a rewrite may only be selected or chosen above these
         floors=dict(FAITH=0.7),
+        skip=(),  # scores left out of all entries: for images, videos of one frame, ("TC", "DD", "FC")
         # entries as above, as a tuple of dict(name=kind, ...): judges whose scores are recorded under held_out:NAME and
         # watched for signs of reward hacking; no weight, threshold, floor or proposer ever sees them
         held_out=(),

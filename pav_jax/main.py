@@ -59,11 +59,11 @@ class CommandList(argparse.RawDescriptionHelpFormatter):
 
 def parser() -> Parser:
     """The command line of all commands."""
-    from pav_jax.commands import check, export, generate, refine, score, stages
+    from pav_jax.commands import check, export, fvd, generate, refine, score, stages
 
     top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=CommandList)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (refine, generate, score, stages, export, check):
+    for group in (refine, generate, score, fvd, stages, export, check):
         group.add(commands)
     return top
 

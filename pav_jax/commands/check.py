@@ -86,7 +86,7 @@ def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
 
 
 def _programs(config: Any, mesh: Any, chosen: tuple[str, ...], assumed: Any, sizes: str | None) -> list:
-    from pav_jax.check import media, rewriter
+    from pav_jax.check import judges, media, rewriter
 
     found = []
     if set(chosen) - {"generator", "rewards"}:
@@ -95,7 +95,7 @@ def _programs(config: Any, mesh: Any, chosen: tuple[str, ...], assumed: Any, siz
         found += [rewriter.sample(config, lm, assumed)] if "sample" in chosen else []
     host = [device for device in mesh.devices.flat if device.process_index == 0]
     found += media.generator(config, host, assumed) if "generator" in chosen else []
-    return found + (media.rewards(config, host[0], assumed) if "rewards" in chosen else [])
+    return found + (judges.rewards(config, host, assumed) if "rewards" in chosen else [])
 
 
 def _examine(programs: list, where: Any, assumed: Any, args: argparse.Namespace, mesh: Any) -> list:

@@ -1,28 +1,36 @@
 """`pav generate`: prompts in, video files out."""
 
 import argparse
+import ast
+import contextlib
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 EMBEDDED = "mini:generator"
-FORMATS = ("mp4", "gif", "frames")
+FORMATS = ("mp4", "gif", "frames", "png")
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "generate", help="make videos from prompts", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Generates one video per prompt and prints the path of each. A video depends on its prompt, the "
-                    "seed and the\nsampling options alone, not on the other prompts.",
+                    "seed and the\nsampling options alone, not on the other prompts. Prompt, model, seed and "
+                    "version are written\ninto the file. What could not be made is named on standard error; the exit "
+                    "status is then 2.",
         epilog="""\
 examples:
   pav generate "a red ball bounces on grass" --out=videos
   pav refine "a red ball" | pav generate - --out=videos --format=gif
-  pav generate prompts.txt --model=/data/CogVideoX-5b --steps=50 --guidance-scale=6""")
+  pav generate prompts.txt --model=/data/CogVideoX-5b --steps=50 --guidance-scale=6
+  pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS    any pipeline of diffusers
+  pav generate "a red ball" --model=http://127.0.0.1:8000/generate                     any endpoint""")
     command.add_argument("prompts", nargs="*", metavar="PROMPT", help="text, a file (one prompt a line), or - for "
                          "standard input")
-    command.add_argument("--model", help="a diffusers folder or hub id; default: the embedded generator")
+    command.add_argument("--model", help="a diffusers folder or hub id; diffusers:FOLDER-OR-ID for any pipeline of "
+                         "diffusers, on torch; the address of an endpoint; default: the embedded generator")
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
     command.add_argument("--negative-prompt", default="", help="what to steer away from")
@@ -36,43 +44,112 @@ examples:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
                          "generator, else bfloat16")
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
-    command.add_argument("--format", choices=FORMATS, default="mp4", help="mp4 (H.264), gif, or a folder of PNG frames")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a further argument of a "
+                         "diffusers pipeline's call, or field of the request to an endpoint; may be repeated")
+    command.add_argument("--format", choices=FORMATS, help="mp4 (H.264), gif, a folder of PNG frames, or png "
+                         "for one frame; default: mp4, and png for an image")
     command.set_defaults(handler=run, parser=command)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
 
     for option in ("steps", "num_frames", "height", "width", "batch"):
         at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
+    options = dict(map(_option, args.option))
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print("pav generate: no --model given, using the embedded generator, which knows small moving pictures only",
               file=sys.stderr)
 
     from pav_jax.embedded import resolve
-    from pav_jax.video import files
+    from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
-    writers = {"mp4": files.write_mp4, "gif": files.write_gif}
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
-                                       dtype=args.dtype or ("bfloat16" if args.model else "float32"))
-    out = Path(args.out)
-    for first in range(0, len(prompts), args.batch):
-        batch = prompts[first:first + args.batch]
-        videos = model.generate(batch, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
-                                height=args.height, width=args.width, steps=args.steps,
-                                guidance_scale=args.guidance_scale, seed=args.seed,
-                                vae_tiling=args.vae_tiling)
-        for i, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True), first):
-            path = out / f"{i:03d}-{_slug(prompt)}-{args.seed}"
-            if args.format == "frames":
-                files.write_frames(path, video_TxHxWx3)
-            else:
-                path = path.with_name(f"{path.name}.{args.format}")
-                writers[args.format](path, video_TxHxWx3, model.defaults.fps)
-            print(path, flush=True)
+                                       dtype=args.dtype or ("bfloat16" if args.model else "float32"),
+                                       vae_tiling=args.vae_tiling, **({"options": options} if options else {}))
+    failed = 0
+    with _progress(len(prompts)) as reached:
+        for first in range(0, len(prompts), args.batch):
+            batch = prompts[first:first + args.batch]
+            videos, finite = model.generate(
+                batch, negative_prompt=args.negative_prompt, num_frames=args.num_frames, height=args.height,
+                width=args.width, steps=args.steps, guidance_scale=args.guidance_scale, seed=args.seed,
+                return_finite=True, progress=lambda done, _, first=first: reached(first + done))
+            for row, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True)):
+                if finite[row]:
+                    path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
+                    print(_write(args, path, video_TxHxWx3, model, prompt), flush=True)
+                else:
+                    failed += 1
+                    print(f"pav generate: {prompt!r}: {problem(model, row)}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`; the value is a Python literal where it is one, else a text."""
+    from pav_jax.errors import BadInput
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadInput(f"--option={text}: write NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _write(args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any, prompt: str) -> Path:
+    """Writes one video with what made it inside; returns where."""
+    from pav_jax.video import files
+
+    kind = args.format or ("png" if len(video_TxHxWx3) == 1 else "mp4")
+    if kind != "frames":
+        path = path.with_name(f"{path.name}.{kind}")
+    said = _metadata(args, model, prompt)
+    if kind in ("mp4", "gif"):
+        (files.write_mp4 if kind == "mp4" else files.write_gif)(path, video_TxHxWx3, model.defaults.fps, said)
+    else:
+        (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, said)
+    return path
+
+
+def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, str]:
+    """What is needed to make the video again. Never an absolute path, and nothing of an address that may be secret."""
+    from pav_jax import __version__
+
+    name = args.model or EMBEDDED
+    if "://" in name:
+        name = name.partition("?")[0]
+    elif Path(name.removeprefix("diffusers:")).is_dir():
+        name = Path(name.removeprefix("diffusers:")).resolve().name
+    said = {"title": prompt, "prompt": prompt, "model": name, "fingerprint": model.fingerprint, "seed": args.seed,
+            "version": f"pav_jax {__version__}"}
+    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "vae_tiling",
+                   "dtype"):
+        if getattr(args, option) not in (None, ""):
+            said[option] = getattr(args, option)
+    if args.option:
+        said["options"] = " ".join(args.option)
+    return {field: str(value) for field, value in said.items()}
+
+
+@contextlib.contextmanager
+def _progress(videos: int) -> Iterator[Callable[[float], None]]:
+    """A bar with the time left on standard error, where that is a terminal; gives the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("generating"), BarColumn(), TextColumn("{task.fields[whole]}/{task.total}"),
+               TimeElapsedColumn(), TextColumn("time left"), TimeRemainingColumn())
+    # the bar may take standard output over only where both are the same terminal: a pipe wants its paths
+    with Progress(*columns, console=console, disable=not console.is_terminal,
+                  redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("generating", total=videos, whole=0)
+        yield lambda done: progress.update(task, completed=done, whole=int(done))
 
 
 def _slug(prompt: str) -> str:

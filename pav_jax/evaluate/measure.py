@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.video.backends import problem
 from pav_jax.video.files import write_mp4
 
 FPS = 8  # where the generator does not say
@@ -98,12 +99,14 @@ class Measurements:
                 if self.key(cell) not in self._known:
                     # what came out of NaN pixels is no score, however finite it looks
                     row_scores = {k: float(v[row]) if finite[i] else math.nan for k, v in scores.items()}
-                    records.append(self._record(cell, videos[i], row_scores, bool(finite[i])))
+                    records.append(self._record(cell, videos[i], row_scores,
+                                                None if finite[i] else problem(self.generator, i)))
         return records
 
-    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float], finite: bool) -> Candidate:
+    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float],
+                broken: str | None) -> Candidate:
         absent = sorted(n for n, value in scores.items() if not np.isfinite(value) and not n.startswith(HELD_OUT))
-        error = None if not absent else f"no score: {', '.join(absent)}" if finite else "the video is not finite"
+        error = None if not absent else broken or f"no score: {', '.join(absent)}"
         path = None
         if self.save_videos:
             # named by what made it, without the prompt it is scored against: shared by all that score it

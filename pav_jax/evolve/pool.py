@@ -16,6 +16,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.video.backends import problem
 from pav_jax.video.files import write_mp4
 
 KEEP = ("none", "best", "all")
@@ -175,7 +176,7 @@ class Pool:
             draft, key = rows[i], self._key(rows[i].prompt, rows[i].refined)
             row = {name: float(values[i]) for name, values in scores.items()}
             absent = sorted(n for n, value in row.items() if not np.isfinite(value) and not n.startswith(HELD_OUT))
-            error = "the video is not finite" if broken[i] else f"no score: {', '.join(absent)}" if absent else None
+            error = problem(self.generator, i) if broken[i] else f"no score: {', '.join(absent)}" if absent else None
             record = Candidate(key, draft.prompt, draft.refined, draft.round, draft.index, draft.parents,
                                draft.proposer, self.video_seed(draft.prompt), row, None, error)
             if self._keeps(record, best):

@@ -53,26 +53,35 @@ def _splash_kernel(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, int
     return out_BxNxTxH.swapaxes(1, 2).astype(v_BxTxKxH.dtype)
 
 
-def splash_full_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, mask: FirstKeys | None = None, interpret: bool = False
+def splash_full_attention(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, mask: FirstKeys | None = None, interpret: bool = False
                           ) -> jax.Array:
-    """Self-attention without a causal mask by Pallas' kernel, forward only; any number of tokens: it is filled up.
-    What the rows of a mask's padding give is not defined."""
+    """Attention of every query to every key, or to those of the mask, by Pallas' kernel, forward only, for lengths of
+    any kind: they are filled up to whole blocks.
+
+    Args:
+      interpret: as of `splash_attention`.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash  # slow to import
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-    t, n, h = q_BxTxNxH.shape[1:]
-    block = min(BLOCK, -(-t // TILE) * TILE)
-    filled = -(-t // block) * block
-    heads_first = [jnp.pad(x, ((0, 0), (0, filled - t), (0, 0), (0, 0))).swapaxes(1, 2)
-                   for x in (q_BxTxNxH * h**-0.5, k_BxTxNxH, v_BxTxNxH)]
-    # tokens look at their own segment; what was filled up is another one
-    segment_T = (jnp.arange(filled) >= (t if mask is None else mask.count)).astype(jnp.int32)
-    kernel = splash.make_splash_mha(
-        splash_mask.MultiHeadMask([splash_mask.FullMask((filled, filled))] * n),
-        block_sizes=splash.BlockSizes(block_q=block, block_kv=block), head_shards=1, q_seq_shards=1,
-        interpret=interpret)
-    out_BxNxTxH = jax.vmap(kernel, (0, 0, 0, None))(*heads_first, splash.SegmentIds(segment_T, segment_T))
-    return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxTxNxH.dtype)
+    t, (s, n, h) = q_BxTxNxH.shape[1], k_BxSxNxH.shape[1:]
+    (block_q, padded_t), (block_kv, padded_s) = (_whole_blocks(length) for length in (t, s))
+    kernel = splash.make_splash_mha_single_device(
+        splash_mask.MultiHeadMask([splash_mask.FullMask((padded_t, padded_s))] * n),
+        block_sizes=splash.BlockSizes(block_q=block_q, block_kv=block_kv), interpret=interpret)
+    heads_first = [jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0))).swapaxes(1, 2)
+                   for x, padded in ((q_BxTxNxH * h**-0.5, padded_t), (k_BxSxNxH, padded_s), (v_BxSxNxH, padded_s))]
+    # keys that are not seen are another segment than all queries; queries that were filled up are cut off
+    seen = s if mask is None else mask.count
+    segments = splash.SegmentIds(jnp.ones(padded_t, jnp.int32), (jnp.arange(padded_s) < seen).astype(jnp.int32))
+    out_BxNxTxH = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*heads_first)
+    return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxSxNxH.dtype)
+
+
+def _whole_blocks(length: int) -> tuple[int, int]:
+    """The block's size and the length filled up to whole ones."""
+    block = min(BLOCK, -(-length // TILE) * TILE)
+    return block, -(-length // block) * block
 
 
 def cudnn_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask: Any = None, bias: Any = None,

@@ -27,6 +27,11 @@ class Weight:
     transform: str = "same"
     axes: tuple[str | None, ...] = ()  # logical axes of our array, the leading "layers" included where stacked
     layers: int = 0
+    keep_float32: bool = False  # loaded as float32 whatever type the other weights take
+
+    def cast(self, dtype: Any) -> Any:
+        """The type this weight takes where the others are loaded as `dtype`."""
+        return np.float32 if self.keep_float32 and dtype is not None else dtype
 
     def hf_names(self) -> list[str]:
         return [self.hf.format(layer=i) for i in range(self.layers)] if self.layers else [self.hf]
@@ -77,7 +82,7 @@ def params_from_hf(
             if shapes is not None:
                 _check_shape(row, name, part.shape, shapes[row.path].shape, source)
             part = row.from_hf(part)
-            parts.append(part if dtype is None else part.astype(dtype))
+            parts.append(part if dtype is None else part.astype(row.cast(dtype)))
         flat[row.path] = np.stack(parts) if row.layers else parts[0]
     if shapes is not None and (extra := sorted(set(shapes) - set(flat))):
         raise BadInput(f"{source}: the table names no tensor for parameter {extra[0]!r}")
@@ -100,16 +105,16 @@ def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str,
         for name in row.hf_names():
             _check_shape(row, name, tensors.shape(name), shape, source)
 
-        sharding = where(row.axes, shape)
+        sharding, kind = where(row.axes, shape), row.cast(dtype)
         parts: dict[tuple, list[jax.Device]] = {}  # devices with the same part share it
         for device, index in sharding.addressable_devices_indices_map(shape).items():
             bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
             parts.setdefault(bounds, []).append(device)
         arrays = []
         for bounds, devices in parts.items():  # one after the other: no more than one part is on the host
-            part = _read(row, tensors, bounds, dtype)
+            part = _read(row, tensors, bounds, kind)
             arrays += jax.block_until_ready([jax.device_put(part, device) for device in devices])
-        flat[row.path] = jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)
+        flat[row.path] = jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=kind)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -151,3 +156,10 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
 def logical_axes(table: Sequence[Weight]) -> dict:
     """The tree of logical axis names, shaped like the parameters."""
     return traverse_util.unflatten_dict({row.path: row.axes for row in table}, sep="/")
+
+
+def loaded_shapes(table: Sequence[Weight], shapes: Mapping, dtype: Any) -> dict:
+    """The tree of shapes with the types that loading as `dtype` gives."""
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    return traverse_util.unflatten_dict(
+        {row.path: jax.ShapeDtypeStruct(flat[row.path].shape, row.cast(dtype)) for row in table}, sep="/")

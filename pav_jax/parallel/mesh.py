@@ -1,5 +1,6 @@
 """The device mesh: four axes, any of them of size one, so that the same programs run on one device and on many."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,9 +84,28 @@ def generator_meshes(rows: int, sizes: Mapping[str, int], side: int = 0, devices
     return mesh, make_mesh(tensor=-1, devices=beside) if side else None
 
 
+def local_mesh(sizes: Mesh | Mapping[str, int] | None, field: str, devices: Sequence[jax.Device] | None = None
+               ) -> Mesh | None:
+    """A mesh over as many of `devices` (default: this host's) as the sizes need, for what every process has a copy of.
+
+    Args:
+      sizes: of axes by name, as `make_mesh` takes them; a mesh is given back as it is, and so is None.
+      field: of the configuration, named in errors.
+
+    Raises:
+      BadInput: an unknown axis, or sizes that do not fit the devices.
+    """
+    if sizes is None or isinstance(sizes, Mesh):
+        return sizes
+    if not (isinstance(sizes, Mapping) and set(sizes) <= set(AXES) and all(isinstance(n, int) for n in sizes.values())):
+        raise BadInput(f"{field} is {sizes}; give whole numbers for some of {', '.join(AXES)}, as in dict(fsdp=4)")
+    devices, asked = jax.local_devices() if devices is None else list(devices), math.prod(sizes.values())
+    return make_mesh(**sizes, devices=devices[:asked] if 0 < asked < len(devices) else devices)
+
+
 def split_rows(rows: Any, mesh: Mesh | None) -> Any:
-    """Arrays with their first axis cut over `data` of a `rows_mesh`; as they are where there is none."""
-    return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    """Arrays with their first axis cut as batches are, over `data` and `fsdp`; as they are where there is no mesh."""
+    return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
 
 
 def on_every_device(params: Any, mesh: Mesh | None) -> Any:

@@ -25,6 +25,10 @@ def count(jaxpr: Jaxpr | ClosedJaxpr, open_trips: int = 1) -> float:
             total += parameters["length"] * count(parameters["jaxpr"], open_trips)
         elif kind == "while":
             total += open_trips * count(parameters["body_jaxpr"], open_trips)
+        elif kind == "shard_map":  # its program is one device's
+            total += parameters["mesh"].size * count(parameters["jaxpr"], open_trips)
+        elif kind == "pallas_call":
+            total += math.prod(parameters["grid_mapping"].grid) * count(parameters["jaxpr"], open_trips)
         elif kind == "cond":
             total += max(count(branch, open_trips) for branch in parameters["branches"])
         else:

@@ -11,7 +11,8 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from pav_jax.errors import BadInput
 from pav_jax.models.attention import FirstKeys
@@ -24,7 +25,8 @@ AXIS = "sequence"
 
 
 def full_attention(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.Array]:
-    """(q, k, v, mask) -> attention, all [B, T, N, H]; the mask is None or `FirstKeys`.
+    """(q, k, v, mask) -> attention, all [B, T, N, H], keys and values perhaps of another length; the mask is None or
+    `FirstKeys`. Memory stays bounded: by Pallas' kernel on TPU, elsewhere block after block.
 
     Args:
       name: how tokens on several devices meet: ring, ulysses, or auto, which is ulysses where heads allow it.
@@ -41,9 +43,11 @@ def full_attention(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.A
 
 def _on_mesh(mesh: Mesh, name: str, local: Callable, q: jax.Array, k: jax.Array, v: jax.Array,
              mask: FirstKeys | None = None) -> jax.Array:
-    spec = partition_spec(("batch", "length", "heads", None), q.shape, mesh)
+    spec = keys = partition_spec(("batch", "length", "heads", None), q.shape, mesh)
     devices, apart = mesh.shape[AXIS], mesh.shape["tensor"] if spec[2] else 1
-    if spec[1] is None:  # every device has all tokens of its rows and heads
+    if k.shape[1] != q.shape[1]:  # of a text: it is short, and every device has all of it
+        keys = PartitionSpec(spec[0], None, *spec[2:])
+    if keys[1] is None:  # every device has all keys of its rows and heads
         kernel = functools.partial(local, mask=mask)
     else:
         fits = q.shape[2] // apart % devices == 0
@@ -54,7 +58,7 @@ def _on_mesh(mesh: Mesh, name: str, local: Callable, q: jax.Array, k: jax.Array,
             kernel = functools.partial(_ring, devices=devices, count=q.shape[1] if mask is None else mask.count)
         else:
             kernel = functools.partial(_ulysses, local=local, mask=mask)
-    return jax.shard_map(kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    return jax.shard_map(kernel, mesh=mesh, in_specs=(spec, keys, keys), out_specs=spec, check_vma=False)(q, k, v)
 
 
 def _ulysses(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, *, local: Callable, mask: FirstKeys | None
@@ -73,7 +77,8 @@ def _ring(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, *, devices: i
     onward = [(i, (i + 1) % devices) for i in range(devices)]
 
     def add(seen: Partial, keys: tuple, turn) -> Partial:
-        return add_keys(seen, q_btnh, *keys, first=(here - turn) % devices * t, count=count)
+        numbers = (here - turn) % devices * t + jnp.arange(t)  # of these keys, among all
+        return add_keys(seen, q_btnh, *keys, (numbers < count)[None, None, None])
 
     def turn_once(carry, turn):
         seen, keys = carry
@@ -81,5 +86,5 @@ def _ring(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, *, devices: i
         return (add(seen, keys, turn), coming), None
 
     carry = (Partial.of_none(q_btnh), (k_btnh, v_btnh))
-    (seen, keys), _ = jax.lax.scan(turn_once, carry, jax.numpy.arange(devices - 1))
+    (seen, keys), _ = jax.lax.scan(turn_once, carry, jnp.arange(devices - 1))
     return add(seen, keys, devices - 1).result(v_btnh.dtype)

@@ -6,12 +6,16 @@ from typing import Any
 _WHERE = {
     "Aesthetic": "aesthetic",
     "ClipAlignment": "clip_alignment",
+    "ClipConsistency": "clip_consistency",
     "Faithfulness": "faithfulness",
+    "I3DFeatures": "i3d_features",
     "MPS": "mps",
     "Motion": "motion",
+    "PerceptualConsistency": "lpips",
     "Reward": "suite",
     "RewardSuite": "suite",
     "VideoScore": "videoscore",
+    "VisionQuestions": "vision_questions",
 }
 
 __all__ = sorted(_WHERE)

@@ -21,6 +21,7 @@ from jax.errors import JaxRuntimeError
 from jaxtyping import UInt8
 
 from pav_jax.checkpoints.digest import file_digest
+from pav_jax.endpoint import EndpointDown
 from pav_jax.errors import BadInput
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT, Reward, RewardSuite
@@ -156,7 +157,7 @@ class FileScorer:
             for work, scores in zip(works, _ask(reward, videos, works), strict=True):
                 if scores is None:
                     scores = dict.fromkeys(reward.names, math.nan)
-                elif work.digest and self._marks[i] and set(scores) == set(reward.names):
+                elif work.digest and self._marks[i] and set(scores) == set(reward.names) and _lasting(reward, scores):
                     self.cache.put(work.digest, work.prompt, self._marks[i], scores)
                 self._take(work, i, scores)
 
@@ -167,15 +168,21 @@ def _ask(reward: Reward, videos_BxTxHxWx3: UInt8[np.ndarray, "B T H W 3"],
     try:
         scores = reward.score(videos_BxTxHxWx3, [work.prompt for work in works])
     except (BadInput, MemoryError, JaxRuntimeError) as error:
-        if len(works) > 1:
+        if len(works) > 1 and not isinstance(error, EndpointDown):
             alone = (_ask(reward, videos_BxTxHxWx3[row:row + 1], [work]) for row, work in enumerate(works))
             return list(itertools.chain.from_iterable(alone))
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = error if isinstance(error, BadInput) else "not enough memory for a video of this size"
-        works[0].problems.append(f"{works[0].path}: no {', '.join(reward.names)} ({reason})")
-        return [None]
+        for work in works:
+            work.problems.append(f"{work.path}: no {', '.join(reward.names)} ({reason})")
+        return [None] * len(works)
     return [{name: float(np.float32(values[row])) for name, values in scores.items()} for row in range(len(works))]
+
+
+def _lasting(reward: Reward, scores: Mapping[str, float]) -> bool:
+    """Whether the reward would say the same another time."""
+    return not (getattr(reward, "passing", False) and any(math.isnan(value) for value in scores.values()))
 
 
 def _wide_enough(path: str, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:

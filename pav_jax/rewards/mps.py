@@ -9,7 +9,7 @@ Shapes: V videos in one program, F frames of each, T text tokens, M those of the
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,24 +24,31 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import LEGACY_EOS
 from pav_jax.models.mps import MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
-from pav_jax.parallel.mesh import on_every_device, rows_mesh, split_rows
+from pav_jax.parallel import rules
+from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.clip_tower import FILES, in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 CONDITION = Path(__file__).parent / "mps_condition.txt"
-VIDEOS = 8  # in one compiled program
+VIDEOS = 8  # in one compiled program, at least: a mesh fills all its rows
 
 
 class MPS:
-    """MPS behind the suite's protocol."""
+    """MPS behind the suite's protocol.
+
+    Attributes:
+      mesh: over which the weights are laid out by their logical axes, and a batch by its rows; None: one device.
+    """
 
     names = ("MPS",)
 
-    def __init__(self, folder: Path, frames: int = 4, condition: Path = CONDITION, dtype: str = "float32"):
+    def __init__(self, folder: Path, frames: int = 4, condition: Path = CONDITION, dtype: str = "float32",
+                 mesh: Mesh | None = None):
         from transformers import AutoTokenizer
 
-        self.config, params = load(hf, folder)
+        where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+        self.config, params = load(hf, folder, jnp.dtype(dtype), where)
         check_finite(params, folder)
         self.settings = Preprocess.from_folder(folder, self.config.clip.vision.image_size)
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
@@ -50,30 +57,35 @@ class MPS:
         if self.tokenizer.pad_token_id is None:
             raise BadInput(f"{folder}: the tokenizer names no pad_token, and MPS reads the padding")
         self.folder, self.frames, self.condition, self.dtype = folder, frames, condition, dtype
-        self._mesh: Mesh | None = None
-        self._params = jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
+        self.mesh, self._mesh, self._params = mesh, mesh, params if mesh is not None else jax.device_put(params)
+        self._rows = VIDEOS if mesh is None else rows_of(mesh)
         self._model = MPSModel(self.config, dtype=jnp.dtype(dtype))
-        encode = jax.jit(lambda params, ids: self._call(params, "encode_text", ids)[0][0])
-        self._condition_MxP = encode(self._params, self.tokens([condition_text(condition)]))
+        encode = jax.jit(lambda params, ids: self._model.apply({"params": params}, ids, method="encode_text")[0][0])
+        condition_MxP = encode(self._params, self.tokens([condition_text(condition)]))
+        self._condition_MxP = on_every_device(condition_MxP, mesh)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, frames: int = 4, condition: str | Path | None = None,
-                        dtype: str = "float32") -> "MPS":
-        """`folder`: an MPS with its tokenizer; `condition`: a file with one word a line, None for the published list.
+                        dtype: str = "float32", mesh: Mesh | Mapping[str, int] | None = None) -> "MPS":
+        """`folder`: an MPS with its tokenizer; `condition`: a file with one word a line, None for the published list;
+        `mesh`: see above, or its sizes on this host, as in dict(fsdp=4).
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint, or an empty list.
+          BadInput: a missing, half-written or foreign checkpoint, an empty list, or a mesh that does not fit the
+            devices.
         """
-        return cls(local_folder(folder, FILES), frames, Path(condition or CONDITION), dtype)
+        mesh = local_mesh(mesh, "rewards.entries: mps's mesh")
+        return cls(local_folder(folder, FILES), frames, Path(condition or CONDITION), dtype, mesh)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         return fingerprint("mps", folder=self.folder, condition=self.condition, frames=self.frames, dtype=self.dtype)
 
     def spread(self) -> None:
-        """See `ClipTower.spread`."""
-        self._mesh = rows_mesh(VIDEOS)
-        self._params, self._condition_MxP = on_every_device((self._params, self._condition_MxP), self._mesh)
+        """See `ClipTower.spread`. On a mesh all is spread already."""
+        if self.mesh is None:
+            self._mesh = rows_mesh(VIDEOS)
+            self._params, self._condition_MxP = on_every_device((self._params, self._condition_MxP), self._mesh)
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined=None) -> dict[str, Float[np.ndarray, "B"]]:
@@ -84,7 +96,7 @@ class MPS:
         def run(rows):
             return self._program(self._params, self._condition_MxP, place(frames[rows]), place(ids_BxT[rows]))
 
-        return {"MPS": in_batches(run, np.arange(len(videos)), VIDEOS).mean(1)}
+        return {"MPS": in_batches(run, np.arange(len(videos)), self._rows).mean(1)}
 
     def tokens(self, texts: Sequence[str]) -> Int[np.ndarray, "B T"]:
         """Every position filled with the tokenizer's own padding, which the model was trained to read. Longer texts are
@@ -100,20 +112,27 @@ class MPS:
                            " config.json")
         return ids
 
-    def _call(self, params, method: str, *args):
-        return self._model.apply({"params": params}, *args, method=method)
-
     @functools.cached_property
     def _program(self):
-        def score(params, condition_MxP, frames_VxFxHxWx3, ids_VxT):
-            v, f = frames_VxFxHxWx3.shape[:2]
-            text, end = self._call(params, "encode_text", ids_VxT)
-            per_frame = (jnp.repeat(x, f, axis=0) for x in (text, end, condition_mask(text, condition_MxP)))
-            pixels = clip_pixels(frames_VxFxHxWx3.reshape(v * f, *frames_VxFxHxWx3.shape[2:]), self.settings)
-            image = self._call(params, "encode_image", pixels)
-            return self._call(params, "compare", image, *per_frame).reshape(v, f)
+        return program(self._model, self.settings)
 
-        return jax.jit(score)
+
+def rows_of(mesh: Mesh) -> int:
+    """Videos in one program on `mesh`: the least multiple of its rows from VIDEOS on."""
+    return -(-VIDEOS // batch_shards(mesh)) * batch_shards(mesh)
+
+
+def program(model: MPSModel, settings: Preprocess) -> Callable:
+    """(parameters, condition [M, P], frames [V, F, H, W, 3], ids [V, T]) -> scores [V, F]."""
+    def score(params, condition_MxP, frames_VxFxHxWx3, ids_VxT):
+        call = functools.partial(model.apply, {"params": params})
+        v, f = frames_VxFxHxWx3.shape[:2]
+        text, end = call(ids_VxT, method="encode_text")
+        per_frame = (jnp.repeat(x, f, axis=0) for x in (text, end, condition_mask(text, condition_MxP)))
+        pixels = clip_pixels(frames_VxFxHxWx3.reshape(v * f, *frames_VxFxHxWx3.shape[2:]), settings)
+        return call(call(pixels, method="encode_image"), *per_frame, method="compare").reshape(v, f)
+
+    return jax.jit(score)
 
 
 def condition_text(path: str | Path) -> str:

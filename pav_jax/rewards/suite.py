@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +14,16 @@ from pav_jax.errors import BadInput
 KINDS = {
     "aesthetic": "pav_jax.rewards.aesthetic:Aesthetic",
     "clip_alignment": "pav_jax.rewards.clip_alignment:ClipAlignment",
+    "clip_consistency": "pav_jax.rewards.clip_consistency:ClipConsistency",
     "faithfulness": "pav_jax.rewards.faithfulness:Faithfulness",
+    "lpips": "pav_jax.rewards.lpips:PerceptualConsistency",
     "motion": "pav_jax.rewards.motion:Motion",
     "mps": "pav_jax.rewards.mps:MPS",
     "videoscore": "pav_jax.rewards.videoscore:VideoScore",
+    "vision_questions": "pav_jax.rewards.vision_questions:VisionQuestions",
 }
 FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
+TEMPORAL = ("TC", "DD", "FC")  # judge how frames follow each other: an image, a video of one frame, has none of them
 HELD_OUT = "held_out:"  # begins the name of a score that only watches: it is recorded, and nothing is chosen by it
 
 
@@ -32,6 +36,7 @@ class Reward(Protocol):
     Attributes:
       fingerprint: changes when scores may, with kind, options and weights (`rewards.fingerprint`); scores of a reward
         that has none are never kept.
+      passing: whether a NaN may come from a failure that passes; such a one is not kept. False where absent.
     """
 
     names: tuple[str, ...]
@@ -69,7 +74,8 @@ class RewardSuite:
         """Builds what a configuration's `rewards` names.
 
         Args:
-          config: `entries`, `weights`, `thresholds`, `floors`, `held_out`. `entries` and `held_out` are a mapping of
+          config: `entries`, `weights`, `thresholds`, `floors`, `held_out`, `skip` (names of scores that are left out,
+            with the whole reward where it gives no other). `entries` and `held_out` are a mapping of
             kind to options, or a list of options each with its kind as `name`; the other options are those of the
             kind's `from_pretrained` (`path` is its folder).
           failed: told why an entry of a known kind cannot be used; its scores are then NaN. Raised where None.
@@ -78,12 +84,28 @@ class RewardSuite:
           BadInput: an unknown kind or option, or a checkpoint that cannot be used; the message names it.
         """
         plain = _plain(config)
-        entries, judges = (_listed(plain.get(field) or ()) for field in ("entries", "held_out"))
+        entries, judges = (listed(plain.get(field) or ()) for field in ("entries", "held_out"))
         if not entries:
             raise BadInput(f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
-        return cls([_built(entry, "entries", failed) for entry in entries], plain.get("weights") or {},
-                   plain.get("thresholds"), plain.get("floors"),
-                   [_built(entry, "held_out", failed) for entry in judges])
+        skip = tuple(plain.get("skip") or ())
+        rewards, held_out = ([_built(entry, field, failed) for entry in listed]
+                             for field, listed in (("entries", entries), ("held_out", judges)))
+        known = {name for reward in (*rewards, *held_out) for name in reward.names}
+        if unknown := sorted(set(skip) - known - set(TEMPORAL)):
+            raise BadInput(f"rewards.skip: no entry gives {unknown[0]}; there are {', '.join(sorted(known))}")
+        rewards, held_out = (list(_without(skip, some)) for some in (rewards, held_out))
+        if not rewards:
+            raise BadInput(f"rewards.skip: {', '.join(skip)} are all that rewards.entries give; name an entry that "
+                           "gives more")
+        return cls(rewards, plain.get("weights") or {}, plain.get("thresholds"), plain.get("floors"), held_out)
+
+    def check_frames(self, frames: int) -> None:
+        """Raises BadInput where videos have one frame and a score would judge how frames follow each other."""
+        asked = [name for name in (*self.names, *self.held_out) if name.removeprefix(HELD_OUT) in TEMPORAL]
+        if frames == 1 and asked:
+            raise BadInput(f"rewards: {', '.join(asked)} judge how frames follow each other, and these videos have one "
+                           f"frame; leave them out with rewards.skip={TEMPORAL} and without their weights, or make more"
+                           " frames")
 
     def spread(self) -> None:
         """Shares the rows of later batches among this host's devices, in the rewards that can."""
@@ -104,6 +126,7 @@ class RewardSuite:
         if len(prompts) != len(videos) or (refined is not None and len(refined) != len(videos)):
             raise BadInput(f"videos to score: {len(videos)} videos, {len(prompts)} prompts"
                            + (f", {len(refined)} rewrites" if refined is not None else "") + "; give one per video")
+        self.check_frames(videos.shape[1])
         if not len(videos):
             return {name: np.zeros(0, np.float32) for name in (*self.names, *self.held_out)}
         scores = {}
@@ -144,7 +167,7 @@ def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
     make = getattr(importlib.import_module(module), name).from_pretrained
     if "path" in options:
         options["folder"] = options.pop("path")
-    for place in ("folder", "head"):
+    for place in ("folder", "head", "query", "condition"):
         if str(options.get(place, "")).startswith("mini:"):
             from pav_jax.embedded import resolve
 
@@ -156,6 +179,22 @@ def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
     if missing := [k for k, p in known.items() if p.default is p.empty and k not in options]:
         raise BadInput(f"rewards.{field}: {kind} needs {'path' if missing[0] == 'folder' else missing[0]!r}")
     return make(**options)
+
+
+class Part:
+    """A reward without some of its scores."""
+
+    def __init__(self, reward: Reward, names: tuple[str, ...]):
+        self.reward, self.names = reward, names
+        self.fingerprint = getattr(reward, "fingerprint", None)
+
+    def spread(self) -> None:
+        if hasattr(self.reward, "spread"):
+            self.reward.spread()
+
+    def score(self, videos, prompts: Sequence[str], refined=None) -> dict[str, Float[np.ndarray, "B"]]:
+        scores = self.reward.score(videos, prompts, refined)
+        return {name: value for name, value in scores.items() if name in self.names}
 
 
 class StandIn:
@@ -179,6 +218,13 @@ def _built(entry: Mapping[str, Any], field: str, failed: Callable[[BadInput], No
         return StandIn(getattr(importlib.import_module(module), name).names)
 
 
+def _without(skip: Sequence[str], rewards: Sequence[Reward]) -> Iterator[Reward]:
+    for reward in rewards:
+        names = tuple(name for name in reward.names if name not in skip)
+        if names:
+            yield reward if names == tuple(reward.names) else Part(reward, names)
+
+
 def _names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     names = tuple(name for reward in rewards for name in reward.names)
     if twice := [n for i, n in enumerate(names) if n in names[:i]]:
@@ -186,7 +232,7 @@ def _names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     return names
 
 
-def _listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Entries by kind as a list of entries with names."""
     if isinstance(entries, Mapping):
         return [{"name": kind, **(options or {})} for kind, options in entries.items()]

@@ -7,7 +7,14 @@ The query is a text file with `{text_prompt}` where the prompt goes; behind it o
 default is in our words. Published scores belong to the query the checkpoint was trained with: the constant
 REGRESSION_QUERY_PROMPT in TIGER-AI-Lab/VideoScore's examples, saved to a file, can be given as it is.
 
-A video is scored alone, in programs of fixed shapes, so that its score does not depend on what else is scored.
+VideoScore-v1.1 is the same network, query and five scores; it reads up to 48 frames where version 1 reads 16, and is
+better at alignment by its authors' account. As a judge that no stage optimises:
+
+    --config.rewards.held_out="({'name': 'videoscore', 'path': 'TIGER-Lab/VideoScore-v1.1', 'version': '1.1'},)"
+
+A video is scored alone, in programs of fixed shapes, so that its score does not depend on what else is scored. Where
+the model does not fit one device, a mesh takes its weights by their logical axes, and a program takes as many videos as
+the mesh has rows, all of one padded length.
 """
 
 import functools
@@ -24,8 +31,9 @@ from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
-from pav_jax.models.idefics2.model import Idefics2
-from pav_jax.parallel.mesh import on_every_device, rows_mesh
+from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
+from pav_jax.parallel import rules
+from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
@@ -36,10 +44,12 @@ OF_MOTION = ("TC", "DD")  # have no answer for a single frame
 QUERY = Path(__file__).parent / "templates" / "videoscore_query.txt"
 SLOT = "{text_prompt}"
 FRAME = IMAGE + " "  # with the space: the token after the last frame is the one that is scored
-IMAGES = 4  # frames in one program: attention over 1,700 patches of a 720 x 480 frame is large
+IMAGES = 4  # frames in one program, of a row of the mesh: attention over 1,700 patches of a 720 x 480 frame is large
 TOKENS = 64  # texts are padded to a multiple, so that few lengths are compiled
 FILES = ("*.json", "*.safetensors", "tokenizer.model")
 DTYPES = ("float32", "bfloat16")
+FRAMES = {"1": 16, "1.1": 48}  # that a version reads at most, by its model card
+EYES = ("vision", "connector")  # parts of the model that look at frames
 
 
 class VideoScore:
@@ -47,33 +57,41 @@ class VideoScore:
 
     Attributes:
       frames: all frames of a video are read where it has at most as many, else so many evenly spaced ones.
+      mesh: where `params` lie, and rows go; None: one device.
     """
 
     names = NAMES
 
     def __init__(self, model: Idefics2, params: Mapping, processor: Idefics2Processor, query: str, frames: int = 16,
-                 folder: Path | None = None):
+                 folder: Path | None = None, mesh: Mesh | None = None):
         if frames < 1:
             raise BadInput(f"rewards.entries: videoscore's frames is {frames}; at least 1 is needed")
         self.model, self.processor, self.query, self.frames = model, processor, query, frames
-        self.folder, self._params = folder, jax.device_put(params)
-        self._eyes = {part: self._params[part] for part in ("vision", "connector")}  # what `_see` needs
-        self._mesh: Mesh | None = None
+        self.folder, self.mesh, self._params = folder, mesh, jax.device_put(params) if mesh is None else params
+        self._eyes = {part: self._params[part] for part in EYES}
+        self._mesh, self._rows = mesh, 1 if mesh is None else batch_shards(mesh)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int = 16,
-                        dtype: str = "float32") -> "VideoScore":
+    def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int | None = None,
+                        dtype: str = "float32", mesh: Mesh | Mapping[str, int] | None = None, version: str = "1"
+                        ) -> "VideoScore":
         """`folder`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a text file, see
-        above.
+        above; `mesh`: over which the weights are laid out, or its sizes on this host, as in dict(fsdp=4); `version`: of
+        the checkpoint, "1" or "1.1"; it decides the number of frames where `frames` is None.
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint, or a query that cannot be used.
+          BadInput: a missing, half-written or foreign checkpoint, a query that cannot be used, or a mesh that does not
+            fit the devices.
         """
         if dtype not in DTYPES:
             raise BadInput(f"rewards.entries: videoscore's dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+        if str(version) not in FRAMES:
+            raise BadInput(f"rewards.entries: videoscore's version is {version!r}; choose one of {', '.join(FRAMES)}")
+        frames = FRAMES[str(version)] if frames is None else frames
         text = read_query(QUERY if query is None else query)
-        folder = local_folder(folder, FILES)
-        config, params = load(hf, folder, jnp.dtype(dtype))
+        mesh, folder = local_mesh(mesh, "rewards.entries: videoscore's mesh"), local_folder(folder, FILES)
+        where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+        config, params = load(hf, folder, jnp.dtype(dtype), where)
         check_finite(params, folder)
         if config.labels != len(NAMES):
             raise BadInput(f"{folder}/config.json: its head gives {config.labels} numbers; VideoScore's gives"
@@ -82,7 +100,7 @@ class VideoScore:
         if len(processor.tokenizer) > config.text.vocab_size:
             raise BadInput(f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
                            f" {config.text.vocab_size}; take both from one checkpoint")
-        return cls(Idefics2(config, jnp.dtype(dtype)), params, processor, text, frames, folder)
+        return cls(make_model(config, dtype, mesh), params, processor, text, frames, folder, mesh)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -90,9 +108,11 @@ class VideoScore:
                            dtype=jnp.dtype(self.model.dtype).name)
 
     def spread(self) -> None:
-        """Frames are shared by this host's devices, see `ClipTower.spread`; the decoder reads one video on one."""
-        self._mesh = rows_mesh(IMAGES)
-        self._eyes = on_every_device(self._eyes, self._mesh)
+        """Frames are shared by this host's devices, see `ClipTower.spread`; the decoder reads one video on one. On a
+        mesh all is spread already."""
+        if self.mesh is None:
+            self._mesh = rows_mesh(IMAGES)
+            self._eyes = on_every_device(self._eyes, self._mesh)
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
@@ -100,9 +120,16 @@ class VideoScore:
             raise BadInput(f"videos to score: their shape is {list(videos.shape)}; frames, [B, T, H, W, 3], are needed")
         T = videos.shape[1]
         chosen = np.arange(T) if T <= self.frames else frame_indices(T, self.frames)
-        texts = [self.text(prompt, len(chosen)) for prompt in prompts]
-        scores = [self._score_one(video[chosen], text) for video, text in zip(videos, texts, strict=True)]
-        scores_BxK = np.array(scores, np.float32).reshape(-1, len(NAMES))
+        asked = [self.processor.texts([self.text(prompt, len(chosen))], TOKENS, "right") for prompt in prompts]
+        scores_BxK, lengths = np.zeros((len(videos), len(NAMES)), np.float32), [ids.shape[1] for ids, _ in asked]
+        for length in sorted(set(lengths)):
+            alike = np.flatnonzero(np.equal(lengths, length))
+
+            def run(rows):
+                ids_BxL, mask_BxL = (np.concatenate([asked[b][part] for b in rows]) for part in (0, 1))
+                return self._score_some(videos[rows][:, chosen], ids_BxL, mask_BxL)
+
+            scores_BxK[alike] = in_batches(run, alike, self._rows)
         if T < 2:
             scores_BxK[:, [NAMES.index(name) for name in OF_MOTION]] = np.nan
         return {name: scores_BxK[:, k] for k, name in enumerate(NAMES)}
@@ -119,18 +146,31 @@ class VideoScore:
 
     @functools.cached_property
     def _see(self):
-        return jax.jit(lambda params, pixels: self.model.apply({"params": params}, pixels, method="encode_images"))
+        return program(self.model, "encode_images")
 
     @functools.cached_property
     def _judge(self):
-        return jax.jit(lambda params, *args: self.model.apply({"params": params}, *args, method="judge"))
+        return program(self.model, "judge")
 
-    def _score_one(self, frames_TxHxWx3: np.ndarray, text: str) -> Float[np.ndarray, "K"]:
-        pixels_1xTxHxWx3, _ = self.processor.images([frames_TxHxWx3])  # one size, hence no padding
-        images_TxSxD = in_batches(lambda rows: self._see(self._eyes, rows), pixels_1xTxHxWx3[0], IMAGES, self._mesh)
-        ids, mask = self.processor.texts([text], TOKENS, "right")
-        images_1xIxD = images_TxSxD.reshape(1, -1, images_TxSxD.shape[-1])
-        return np.asarray(self._judge(self._params, ids, mask, images_1xIxD))[0]
+    def _score_some(self, frames_BxTxHxWx3: np.ndarray, ids_BxL: np.ndarray, mask_BxL: np.ndarray
+                    ) -> Float[np.ndarray, "B K"]:
+        pixels_BxTxHxWx3, _ = self.processor.images(frames_BxTxHxWx3)  # one size, hence no padding
+        pixels_NxHxWx3 = pixels_BxTxHxWx3.reshape(-1, *pixels_BxTxHxWx3.shape[2:])
+        seen_NxSxD = in_batches(lambda rows: self._see(self._eyes, rows), pixels_NxHxWx3, IMAGES * self._rows,
+                                self._mesh)
+        images_BxIxD = seen_NxSxD.reshape(len(ids_BxL), -1, seen_NxSxD.shape[-1])
+        return np.asarray(self._judge(self._params, *split_rows((ids_BxL, mask_BxL, images_BxIxD), self.mesh)))
+
+
+def make_model(config: Idefics2Config, dtype: str, mesh: Mesh | None) -> Idefics2:
+    """The model, keeping its rows where `mesh` has them."""
+    model = Idefics2(config, jnp.dtype(dtype))
+    return model if mesh is None else model.clone(place=rules.Place(mesh))
+
+
+def program(model: Idefics2, method: str):
+    """(parameters, arguments) -> what the model's `method` gives; "encode_images" needs the parameters in EYES only."""
+    return jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=method))
 
 
 def read_query(path: str | Path) -> str:

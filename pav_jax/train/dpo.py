@@ -30,11 +30,14 @@ def loss_config(fields: ConfigDict) -> PreferenceLoss:
                           label_smoothing=fields.label_smoothing, ld_alpha=fields.ld_alpha)
 
 
-def pair_log_probs(model: Any, variables: Any, ids_Bx2xT: jax.Array, chunk: int, dropout: jax.Array | None = None
-                   ) -> jax.Array:
-    """Per-token log-probabilities [B, 2, T]; the answers of a pair are neighbours, so a pair stays on one device."""
+def pair_log_probs(model: Any, variables: Any, ids_Bx2xT: jax.Array, answer_Bx2xT: jax.Array, chunk: int,
+                   dropout: jax.Array | None = None, fixed_head: bool = False) -> jax.Array:
+    """Per-token log-probabilities [B, 2, T]; the answers of a pair are neighbours, so a pair stays on one device.
+    Where chunks hold no token of an answer they are zero."""
     B, _, T = ids_Bx2xT.shape
-    return stage.log_probs(model, variables, ids_Bx2xT.reshape(2 * B, T), chunk, dropout).reshape(B, 2, T)
+    flat = lambda array_Bx2xT: array_Bx2xT.reshape(2 * B, T)  # noqa: E731
+    return stage.log_probs(model, variables, flat(ids_Bx2xT), chunk, dropout, wanted_BxT=flat(answer_Bx2xT),
+                           fixed_head=fixed_head).reshape(B, 2, T)
 
 
 def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
@@ -52,9 +55,10 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
         def loss_fn(trained, rows, key):
             ids, answer = rows["ids"], rows["answer"]
             dropout = key if fields.lora.dropout and not fields.full else None
-            logp_Bx2xT = pair_log_probs(model, {**state.frozen, **trained}, ids, fields.loss_chunk, dropout)
+            logp_Bx2xT = pair_log_probs(model, {**state.frozen, **trained}, ids, answer, fields.loss_chunk,
+                                        dropout, fixed_head=not fields.full)
             if (reference_Bx2 := rows.get("reference")) is None:
-                base_Bx2xT = pair_log_probs(model, state.frozen, ids, fields.loss_chunk)
+                base_Bx2xT = pair_log_probs(model, state.frozen, ids, answer, fields.loss_chunk)
                 reference_Bx2 = answer_log_probs(base_Bx2xT, answer, fields.ld_alpha)
             return preference_loss(loss_fields, logp_Bx2xT, answer, reference_Bx2, pairs, chosen_tokens)
 
@@ -74,7 +78,7 @@ def reference_log_probs(model: Any, params: Any, data: stage.Data, fields: Confi
 
     @functools.partial(jax.jit, out_shardings=rules.replicated(mesh))
     def one(params, ids, answer):
-        logp_Bx2xT = pair_log_probs(model, {"params": params}, ids, fields.loss_chunk)
+        logp_Bx2xT = pair_log_probs(model, {"params": params}, ids, answer, fields.loss_chunk)
         return answer_log_probs(logp_Bx2xT, answer, fields.ld_alpha)
 
     rows, stream = fields.batch_size, data.batches(fields.batch_size, seed=None)

@@ -44,13 +44,14 @@ def loss_config(fields: ConfigDict) -> PolicyLoss:
                       use_bias_correction_kl=fields.use_bias_correction_kl)
 
 
-def fixed_log_probs(model: Any, variables: Any, ids_BxT: jax.Array, fields: ConfigDict) -> jax.Array:
+def fixed_log_probs(model: Any, variables: Any, batch: Batch, fields: ConfigDict) -> jax.Array:
     """Log-probabilities [B, T] that no gradient flows to, `grad_accumulation` equal parts of the rows at a time."""
-    B, T = ids_BxT.shape
+    B, T = batch["ids"].shape
     parts = fields.grad_accumulation
-    ids_NxPxT = ids_BxT.reshape(B // parts, parts, T).swapaxes(0, 1)  # as `gradients` takes them
-    logp_NxPxT = jax.lax.map(lambda ids: stage.log_probs(model, variables, ids, fields.loss_chunk,
-                                                         temperature=fields.temperature), ids_NxPxT)
+    split = lambda rows_BxT: rows_BxT.reshape(B // parts, parts, T).swapaxes(0, 1)  # noqa: E731  as `gradients` does
+    logp_NxPxT = jax.lax.map(
+        lambda part: stage.log_probs(model, variables, part[0], fields.loss_chunk, temperature=fields.temperature,
+                                     wanted_BxT=part[1]), (split(batch["ids"]), split(batch["answer"])))
     return jax.lax.stop_gradient(logp_NxPxT.swapaxes(0, 1).reshape(B, T))
 
 
@@ -67,14 +68,14 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
         sequences, tokens = batch["ids"].shape[0], jnp.sum(batch["answer"]).astype(jnp.float32)
         policy, batch = {**state.frozen, **state.trained}, dict(batch)
         if again:  # otherwise the policy that sampled is the one that is updated
-            batch["old"] = fixed_log_probs(model, policy, batch["ids"], fields)
+            batch["old"] = fixed_log_probs(model, policy, batch, fields)
         if state.frozen:
-            batch["reference"] = fixed_log_probs(model, state.frozen, batch["ids"], fields)
+            batch["reference"] = fixed_log_probs(model, state.frozen, batch, fields)
 
         def loss_fn(trained, rows, key):
             dropout = key if fields.lora.dropout and not fields.full else None
             logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout,
-                                       fields.temperature)
+                                       fields.temperature, wanted_BxT=rows["answer"], fixed_head=not fields.full)
             return policy_loss(loss_fields, logp_BxT, rows["answer"], rows["advantage"], rows.get("old"),
                                rows.get("reference"), sequences, tokens)
 

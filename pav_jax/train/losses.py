@@ -1,56 +1,17 @@
 """Supervised and preference losses over per-token log-probabilities, in float32.
 
-Names follow TRL 1.16's DPOConfig. B examples, T tokens, C tokens of a chunk, D model width, V vocabulary.
+Names follow TRL 1.16's DPOConfig. B examples, T tokens.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from pav_jax.errors import BadInput
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "sigmoid_norm", "sft")
-
-
-def token_log_probs(
-    unembed: Callable[[Float[Array, "B C D"]], Float[Array, "B C V"]],
-    x_BxTxD: Float[Array, "B T D"],
-    ids_BxT: Int[Array, "B T"],
-    chunk: int = 128,
-) -> Float[Array, "B T"]:
-    """log p(ids[t] | ids[:t]) for every t; zero at t = 0, which nothing predicts.
-
-    Only `chunk` positions of logits exist at a time, in the forward pass and in the backward pass: each chunk is under
-    `jax.checkpoint`, and its log-probability is logit[target] - logsumexp(logits), without a one-hot.
-
-    Args:
-      unembed: hidden states of some positions -> their logits.
-      x_BxTxD: final hidden states.
-      chunk: positions per chunk; need not divide T.
-    """
-    B, T, D = x_BxTxD.shape
-
-    @jax.checkpoint
-    def one(x_BxCxD, target_BxC):
-        logits_BxCxV = unembed(x_BxCxD).astype(jnp.float32)
-        chosen_BxC = jnp.take_along_axis(logits_BxCxV, target_BxC[..., None], axis=-1)[..., 0]
-        return chosen_BxC - jax.nn.logsumexp(logits_BxCxV, axis=-1)
-
-    # the state at t - 1 predicts the token at t
-    target_BxT = jnp.roll(ids_BxT, -1, axis=1)
-    if T <= chunk:
-        logp_BxT = one(x_BxTxD, target_BxT)
-    else:
-        n = -(-T // chunk)
-        pad = n * chunk - T
-        x_NxBxCxD = jnp.pad(x_BxTxD, ((0, 0), (0, pad), (0, 0))).reshape(B, n, chunk, D).swapaxes(0, 1)
-        target_NxBxC = jnp.pad(target_BxT, ((0, 0), (0, pad))).reshape(B, n, chunk).swapaxes(0, 1)
-        logp_NxBxC = jax.lax.map(lambda part: one(*part), (x_NxBxCxD, target_NxBxC))
-        logp_BxT = logp_NxBxC.swapaxes(0, 1).reshape(B, n * chunk)[:, :T]
-    return jnp.roll(logp_BxT, 1, axis=1).at[:, 0].set(0.0)
 
 
 def sft_loss(logp_BxT: Float[Array, "B T"], answer_BxT: Bool[Array, "B T"], tokens: Float[Array, ""]

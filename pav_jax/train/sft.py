@@ -33,7 +33,8 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
         def loss_fn(trained, rows, key):
             dropout = key if fields.lora.dropout and not fields.full else None
             logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout,
-                                       segments_BxT=rows.get("segments"))
+                                       segments_BxT=rows.get("segments"), wanted_BxT=rows["answer"],
+                                       fixed_head=not fields.full)
             loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
             return loss, {"loss": loss}
 

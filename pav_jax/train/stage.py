@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
@@ -30,8 +30,8 @@ from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import processes, rules
 from pav_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from pav_jax.train import batches, tfds_builders
+from pav_jax.train.log_probs import token_log_probs
 from pav_jax.train.loop import Report, TrainState, state_shardings
-from pav_jax.train.losses import token_log_probs
 
 # fields that may change between two runs of one training: they move no number of the loss curve
 FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "remat_policy", "unroll", "loss_chunk", "grad_accumulation",
@@ -91,20 +91,24 @@ def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
 
 def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T"], chunk: int,
               dropout: jax.Array | None = None, temperature: float = 1.0,
-              segments_BxT: Int[Array, "B T"] | None = None) -> Float[Array, "B T"]:
+              segments_BxT: Int[Array, "B T"] | None = None, wanted_BxT: Bool[Array, "B T"] | None = None,
+              fixed_head: bool = False) -> Float[Array, "B T"]:
     """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see.
 
     Args:
       segments_BxT: numbers of the examples that share a row; none sees another.
+      wanted_BxT, fixed_head: as in `token_log_probs`: tokens whose value is used; no parameter is trained.
     """
-    def logits(x):
-        raw = unembed(variables["params"], x)
+    def logits(head, x):
+        raw = unembed(head, x)
         return raw if temperature == 1.0 else raw.astype(jnp.float32) / temperature
 
     rngs = None if dropout is None else {"dropout": dropout}
     x_BxTxD = model.apply(variables, ids_BxT, segment_ids_BxT=segments_BxT, return_hidden=True,
                           deterministic=dropout is None, rngs=rngs)
-    return token_log_probs(logits, x_BxTxD, ids_BxT, chunk)
+    params = variables["params"]
+    head = {name: params[name] for name in (("lm_head",) if "lm_head" in params else ("embed",))}
+    return token_log_probs(logits, head, x_BxTxD, ids_BxT, chunk, wanted_BxT, fixed_head)
 
 
 # ------------------------------------------------------------------------------------------------- model and state
@@ -112,7 +116,8 @@ def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T
 
 def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     """The model's mathematics with this training's adapter scale, dropout and recomputation, spread over its mesh."""
-    how = {"remat": fields.remat, "remat_policy": fields.remat_policy, "unroll": fields.unroll}
+    how = {"remat": fields.remat, "remat_policy": fields.remat_policy, "unroll": fields.unroll,
+           "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1}
     model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
     return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 

@@ -38,7 +38,8 @@ DRAWS = 2000
 CLAIMS = {
     "AES": ("picture",), "VQ": ("picture", "content"), "TC": ("consistency",), "DD": ("motion",),
     "FC": ("content", "consistency"), "TVA": ("content", "text"), "CLIP": ("content", "text"),
-    "MPS": ("picture", "content", "text"), "FAITH": ("text",),
+    "MPS": ("picture", "content", "text"), "FAITH": ("text",), "CFC": ("consistency",), "PC": ("consistency",),
+    "QA": ("picture", "content", "consistency", "text"),
 }
 ANY = ("picture", "content")  # of a score that is not in the table
 

@@ -16,12 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import transformers
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
@@ -31,13 +30,16 @@ from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.rules import Place
 from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import sampling, schedulers
+from pav_jax.video import parts, sampling, schedulers
+from pav_jax.video.generation import Generation
 from pav_jax.video.programs import guided, split_guidance
 
 # Version 1.5 writes the largest grid it has positions for where the others write the size they were trained on, 768 x
 # 1360 (its model card)
 LARGEST_1_5, SIZE_1_5 = (300, 300), (768, 1360)
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
+SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +72,28 @@ class CogVideoX:
             vae = vae.clone(place=Place(side), tiles_at_once=side.size)
         return dataclasses.replace(self, transformer=transformer, vae=vae, place=place, halves=halves)
 
+    generation = Generation()
+    tiles = True  # whether the VAE can decode them
+    latent_axes = ("videos", "frames", "channels", "height", "width")  # of initial noise in diffusers
+
     # ---------------------------------------------------------------------------------------------- folders
+
+    @classmethod
+    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+                tokenizer: Any = None, conv_impl: str = "auto") -> "CogVideoX":
+        """The family from the configurations in a diffusers folder.
+
+        Raises:
+          BadInput: a part is missing or foreign, or the parts do not fit each other.
+        """
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        family = cls(
+            tokenizer, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
+            CogVideoXVAE(vae, dtype, conv_impl),
+            parts.load_scheduler(folder, parts.scheduler_settings(folder, scheduler), SAMPLERS),
+        )
+        family.check_parts(str(folder))
+        return family
 
     @classmethod
     def load(
@@ -86,58 +109,35 @@ class CogVideoX:
         Raises:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
-        for name in COMPONENTS:
-            if not (folder / name).is_dir():
-                raise BadInput(
-                    f"{folder}: the folder {name!r} is missing; a CogVideoX pipeline has {', '.join(COMPONENTS)}")
-        path = folder / "scheduler" / "scheduler_config.json"
-        settings = dict(scheduler) if isinstance(scheduler, Mapping) else read_json(path)
-        if isinstance(scheduler, str):
-            settings["_class_name"] = scheduler
-        sampler = schedulers.load(settings, str(path))
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            pieces = (folder / "tokenizer" / "spiece.model").exists()
-            hint = "; spiece.model needs the sentencepiece package" if pieces else ""
-            raise BadInput(f"{folder / 'tokenizer'}: cannot load this tokenizer ({error}){hint}") from error
+        parts.check_components(folder, COMPONENTS, "a CogVideoX")
+        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
         place = where or (lambda name: None)
-        text_config, text = load(t5_hf, folder / "text_encoder", dtype, place("text_encoder"))
-        config, denoiser = load(transformer_hf, folder / "transformer", dtype, place("transformer"))
-        vae_config, vae = load(vae_hf, folder / "vae", dtype, place("vae"))
-        family = cls(
-            tokenizer, T5Encoder(text_config, dtype), CogVideoXTransformer(config, dtype),
-            CogVideoXVAE(vae_config, dtype), sampler,
-        )
-        family.check_parts(str(folder))
-        return family, {"text_encoder": text, "transformer": denoiser, "vae": vae}
+        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder that `diffusers.CogVideoXPipeline.from_pretrained` loads."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        parts = {"text_encoder": (t5_hf, self.text_encoder), "transformer": (transformer_hf, self.transformer),
-                 "vae": (vae_hf, self.vae)}
-        for name, (layout, model) in parts.items():
-            save(layout, folder / name, model.config, params[name], max_shard_size)
+        for name, layout in LAYOUTS.items():
+            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
         write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
-        tokenizer = type(self.tokenizer).__name__
         write_json(folder / "model_index.json", {
             "_class_name": "CogVideoXPipeline",
             "_diffusers_version": "0.35.0",
             "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
             "text_encoder": ["transformers", "T5EncoderModel"],
-            "tokenizer": ["transformers", "PreTrainedTokenizerFast" if tokenizer == "TokenizersBackend" else tokenizer],
+            "tokenizer": ["transformers", parts.tokenizer_class(self.tokenizer)],
             "transformer": ["diffusers", transformer_hf.CLASS_NAME],
             "vae": ["diffusers", "AutoencoderKLCogVideoX"],
         })
 
     def axes(self) -> dict:
         """Logical axis names of every parameter, for sharding."""
-        return {
-            "text_encoder": logical_axes(t5_hf.weights(self.text_encoder.config)),
-            "transformer": logical_axes(transformer_hf.weights(self.transformer.config)),
-            "vae": logical_axes(vae_hf.weights(self.vae.config)),
-        }
+        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
+
+    def param_shapes(self) -> dict:
+        """The parameters that `load` gives, as ShapeDtypeStructs."""
+        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
+                for name, layout in LAYOUTS.items()}
 
     def check_parts(self, source: str) -> None:
         config, vae = self.transformer.config, self.vae.config
@@ -197,17 +197,7 @@ class CogVideoX:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids, padded, and which prompts were longer than the encoder's limit and were cut."""
-        # lone surrogates have no UTF-8 form; they become "?", as in the records
-        prompts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
-        rows = self.tokenizer(prompts, padding="max_length", max_length=self.text_tokens, truncation=True,
-                              return_tensors="np", return_attention_mask=True)
-        ids = rows["input_ids"].astype(np.int32)
-        if ids.max(initial=0) >= self.text_encoder.config.vocab_size:
-            raise BadInput(f"tokenizer: it makes token {ids.max()}, the text encoder knows"
-                           f" {self.text_encoder.config.vocab_size}; these parts do not belong together")
-        full = np.flatnonzero(rows["attention_mask"].all(axis=1))
-        cut = [int(i) for i in full if len(self.tokenizer(prompts[i])["input_ids"]) > self.text_tokens]
-        return ids, cut
+        return parts.tokenize(self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size)
 
     # ---------------------------------------------------------------------------------------------- sampling
 
@@ -217,7 +207,8 @@ class CogVideoX:
     def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
         """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
         if negative_BxSxU is not None:
-            latents, text_BxSxU = split_guidance(self.place, self.halves, latents, text_BxSxU, negative_BxSxU)
+            latents, text_BxSxU = split_guidance(
+                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
         output = self.transformer.apply(
             {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
         ).astype(jnp.float32)

@@ -1,9 +1,12 @@
 """Videos as files: H.264 mp4 (PyAV), gif and single frames (Pillow). Every file appears whole or not at all.
 
+What made a video travels inside the file: as container tags of an mp4, text chunks of a png, JSON in a gif's comment.
+
 Shapes: T frames, H, W height and width in pixels; uint8 RGB throughout.
 """
 
 import io
+import json
 import os
 from collections.abc import Mapping
 from fractions import Fraction
@@ -12,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pav_jax.errors import BadInput
 from pav_jax.records import write_whole
@@ -127,23 +130,73 @@ def _matroska_end(head: bytes) -> int:
         return 0
 
 
-def write_gif(path: str | Path, video: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
-    """A gif that loops for ever; its clock ticks in hundredths of a second."""
+def write_gif(
+    path: str | Path, video: UInt8[np.ndarray, "T H W 3"], fps: float, metadata: Mapping[str, str] | None = None
+) -> None:
+    """A gif that loops for ever; its clock ticks in hundredths of a second. `metadata` is its comment, as JSON."""
     first, *others = [Image.fromarray(frame) for frame in _checked(video)]
     buffer = io.BytesIO()
-    first.save(buffer, "gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+    first.save(buffer, "gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0,
+               comment=_json(metadata) if metadata else b"")
     write_whole(Path(path), buffer.getvalue())
 
 
-def write_frames(folder: str | Path, video: UInt8[np.ndarray, "T H W 3"]) -> list[Path]:
+def write_frames(
+    folder: str | Path, video: UInt8[np.ndarray, "T H W 3"], metadata: Mapping[str, str] | None = None
+) -> list[Path]:
     """One PNG per frame, 0000.png and so on; returns the paths in order."""
     paths = []
     for i, frame in enumerate(_checked(video)):
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "png")
         paths.append(Path(folder) / f"{i:04d}.png")
-        write_whole(paths[-1], buffer.getvalue())
+        write_png(paths[-1], frame[None], metadata)
     return paths
+
+
+def write_png(
+    path: str | Path, video: UInt8[np.ndarray, "T H W 3"], metadata: Mapping[str, str] | None = None
+) -> None:
+    """An image: a video of one frame. `metadata` becomes its text chunks.
+
+    Raises:
+      BadInput: it has more frames.
+    """
+    if len(video := _checked(video)) != 1:
+        raise BadInput(f"{path}: a png holds one frame, this video has {len(video)}; write an mp4, a gif or frames")
+    chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    for name, value in (metadata or {}).items():
+        chunks.add_itxt(name, str(value))
+    Image.fromarray(video[0]).save(buffer, "png", pnginfo=chunks)
+    write_whole(Path(path), buffer.getvalue())
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What an mp4, gif or png says of itself; an mp4's container adds tags of its own.
+
+    Raises:
+      BadInput: no such file, or none of these.
+    """
+    if not os.path.isfile(path):
+        raise BadInput(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            if image.format == "GIF":
+                comment = image.info.get("comment", b"")
+                try:
+                    return dict(json.loads(comment))
+                except (ValueError, TypeError):  # somebody else's comment
+                    return {"comment": comment.decode("utf-8", "replace")} if comment else {}
+            return {name: str(value) for name, value in getattr(image, "text", {}).items()}
+    except OSError:
+        pass  # not an image
+    try:
+        with av.open(f"file:{path}") as container:
+            return dict(container.metadata)
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise BadInput(f"{path}: not a video or image that can be read") from error
+
+
+def _json(metadata: Mapping[str, str]) -> bytes:
+    return json.dumps({name: str(value) for name, value in metadata.items()}, ensure_ascii=False).encode()
 
 
 def _checked(video: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ Shapes: B videos, ... the axes of one latent or text; T, H, W frames, height, wi
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -149,8 +149,8 @@ def _spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
     return jax.device_put(rows, NamedSharding(mesh, spec))
 
 
-def split_guidance(place: Callable, halves: bool, latents: Array, text: Array, negative: Array) -> tuple[Array, Array]:
-    """The doubled batch of classifier-free guidance: latents and texts [2B, ...].
+def split_guidance(place: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]) -> list[Array]:
+    """The doubled batch of classifier-free guidance, [2B, ...], of whatever both branches have, each [B, ...].
 
     A video's two rows are neighbours, so they stay on one device; with `halves` all unconditional rows come first, so
     that each half of the mesh's `data` axis works on one branch.
@@ -159,7 +159,7 @@ def split_guidance(place: Callable, halves: bool, latents: Array, text: Array, n
         pair = jnp.stack([first, second], axis=0 if halves else 1)
         return place(pair.reshape(-1, *first.shape[1:]), ("batch",) + (None,) * (first.ndim - 1))
 
-    return both(latents, latents), both(negative, text)
+    return [both(*pair) for pair in zip(negative, positive, strict=True)]
 
 
 def guided(output: Float[Array, "2B ..."], scale: Array, halves: bool) -> Float[Array, "B ..."]:
@@ -170,12 +170,6 @@ def guided(output: Float[Array, "2B ..."], scale: Array, halves: bool) -> Float[
         pairs = output.reshape(-1, 2, *output.shape[1:])
         negative, positive = pairs[:, 0], pairs[:, 1]
     return negative + scale * (positive - negative)
-
-
-def batches(count: int, batch: int) -> list[tuple[list[int], int]]:
-    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are wanted."""
-    starts = [list(range(start, min(start + batch, count))) for start in range(0, count, batch)]
-    return [(rows + rows[-1:] * (batch - len(rows)), len(rows)) for rows in starts]
 
 
 def check_rows(mesh: jax.sharding.Mesh, side: jax.sharding.Mesh | None, batch: int, halves: bool) -> None:

@@ -3,7 +3,7 @@
 Shapes: B videos, ... the axes of one latent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +79,10 @@ def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     if len(seeds) != count:
         raise BadInput(f"seed: {len(seeds)} seeds for {count} prompts; give one int, or one per prompt")
     return seeds
+
+
+def batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
+    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are wanted."""
+    for start in range(0, count, batch):
+        rows = list(range(start, min(start + batch, count)))
+        yield rows + rows[-1:] * (batch - len(rows)), len(rows)

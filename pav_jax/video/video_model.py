@@ -19,14 +19,19 @@ from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.video import generation, sampling
+from pav_jax.video import backends, generation, parts, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
-from pav_jax.video.programs import Programs, batches, check_rows, places
+from pav_jax.video.opensora import OpenSora
+from pav_jax.video.programs import Programs, check_rows, places
+from pav_jax.video.wan import Wan
 
 # `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, text_tokens, and
-# what `programs.py` runs
-FAMILIES = {"CogVideoXPipeline": CogVideoX}
+# what `programs.py` runs; outline and param_shapes (the model without its weights); generation (what `generate` uses
+# unless told otherwise), tiles (whether its VAE decodes them) and latent_axes (of initial noise in diffusers); where
+# there are any, conditions (what else the model is told)
+FAMILIES = {"CogVideoXPipeline": CogVideoX, "OpenSoraPipeline": OpenSora, "WanPipeline": Wan}
+Family = CogVideoX | OpenSora | Wan
 HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -35,14 +40,14 @@ class VideoModel:
     """A text-to-video generator.
 
     Attributes:
-      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX`).
+      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX` and the others of `FAMILIES`).
       params: nested dict of arrays, one entry per part.
       defaults: what `generate` uses where a call gives None.
     """
 
-    def __init__(self, family: CogVideoX, params: Mapping, defaults: Generation | None = None, mesh=None,
+    def __init__(self, family: Family, params: Mapping, defaults: Generation | None = None, mesh=None,
                  weights_digest: str | None = None, side=None, sequence_attention: str = "auto"):
-        self.defaults = defaults or Generation()
+        self.defaults = defaults or family.generation
         self.mesh, side = mesh, side or mesh
         if mesh is not None:
             check_rows(mesh, side, self.defaults.batch, self.defaults.cfg_parallel)
@@ -56,8 +61,11 @@ class VideoModel:
     def from_pretrained(
         cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh=None,
         scheduler: Mapping[str, Any] | str | None = None, side=None, sequence_attention: str = "auto", **defaults: Any,
-    ) -> "VideoModel":
+    ) -> "backends.Generator":
         """Loads a diffusers folder, or fetches one from the hub; model_index.json names the family.
+
+        `diffusers:FOLDER` and addresses of endpoints give a generator of the back end they name, see `backends`, with
+        the same `generate`.
 
         Args:
           dtype: of the weights and the matrix products; "float32" is the fast one on a CPU.
@@ -71,18 +79,16 @@ class VideoModel:
         Raises:
           BadInput: what is there is not a whole pipeline of a known family.
         """
+        if (load := backends.back_end(path_or_repo)) is not None:
+            return load(path_or_repo, dtype=dtype, **defaults)
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        index = read_json(folder / "model_index.json")
-        name = index.get("_class_name")
-        if name not in FAMILIES:
-            raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}")
-        path = folder / generation.FILE
-        saved = Generation.from_dict(read_json(path), str(path)) if path.exists() else Generation()
-        family, params = FAMILIES[name].load(folder, DTYPES[dtype], scheduler, places(mesh, side))
-        return cls(family, params, saved.replace("generator", **defaults), mesh, _digest(folder), side,
-                   sequence_attention)
+        kind = family_of(folder)
+        used = saved_defaults(kind, folder).replace("generator", **defaults)
+        parts.check_tiling(kind, used.vae_tiling)
+        family, params = kind.load(folder, DTYPES[dtype], scheduler, places(mesh, side))
+        return cls(family, params, used, mesh, _digest(folder), side, sequence_attention)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
         """Writes a diffusers folder that this class and diffusers load."""
@@ -101,6 +107,8 @@ class VideoModel:
         weights = self._weights_digest or _digest_of_arrays(self.params)
         settings = [weights, self.defaults.sampling_settings(), dict(self.family.scheduler.config),
                     jnp.dtype(self.family.transformer.dtype).name]
+        if (conditions := getattr(self.family, "conditions", None)) is not None:
+            settings.append(dataclasses.asdict(conditions))
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def generate(
@@ -113,7 +121,7 @@ class VideoModel:
         steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
-        latents: Float[np.ndarray, "B T C H W"] | None = None,
+        latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
         vae_tiling: bool | None = None,
@@ -145,7 +153,7 @@ class VideoModel:
             if progress is not None:
                 progress(sum(len(finite) for _, finite in made), len(prompts))
 
-        for rows, wanted in batches(len(prompts), self.defaults.batch):
+        for rows, wanted in sampling.batches(len(prompts), self.defaults.batch):
             waiting.append(self._start(asked, rows, wanted))
             if len(waiting) > 1:  # the frames of one batch are waited for when the next is on its way
                 take()
@@ -165,7 +173,7 @@ class VideoModel:
         """
         if not 0 < len(prompts) <= self.defaults.batch:
             raise BadInput(f"start: {len(prompts)} prompts, but a batch has 1 to {self.defaults.batch}")
-        ((rows, wanted),) = batches(len(prompts), self.defaults.batch)
+        ((rows, wanted),) = sampling.batches(len(prompts), self.defaults.batch)
         return self._start(self._asked(list(prompts), "", seed, None), rows, wanted)
 
     def _asked(self, prompts: list[str], negative_prompt: str | Sequence[str], seed: int | Sequence[int],
@@ -174,11 +182,12 @@ class VideoModel:
         if bad := [p for p in prompts if not isinstance(p, str)]:
             raise BadInput(f"prompts: {bad[0]!r} is not a text")
         chosen = self.defaults.replace("generate", **settings)
+        parts.check_tiling(self.family, chosen.vae_tiling)
         sizes = tuple(given or default for given, default in
                       zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True))
         latent_shape, keep = self.family.latent_shape(*sizes)
         if latents is not None:
-            latents = _channels_last(latents, (len(prompts), *latent_shape))
+            latents = _channels_last(latents, (len(prompts), *latent_shape), self.family.latent_axes)
         seeds = sampling.seeds_of(seed, len(prompts))
         guided = chosen.guidance_scale > 1
         scales = sampling.guidance_scales(
@@ -236,21 +245,40 @@ class _Asked:
     keep: int
 
 
-def _channels_last(latents: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "B T H W C"]:
-    """diffusers' (B, T, C, H, W) to ours, checked against `shape` (ours)."""
-    latents = np.asarray(latents, np.float32)
-    b, t, h, w, c = shape
-    if latents.shape != (b, t, c, h, w):
-        raise BadInput(f"latents: shape {list(latents.shape)}; (videos, frames, channels, height, width) ="
-                       f" {[b, t, c, h, w]} was expected")
-    return latents.transpose(0, 1, 3, 4, 2)
+def family_of(folder: Path) -> type[Family]:
+    """The family that model_index.json names.
+
+    Raises:
+      BadInput: it is none of ours.
+    """
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in FAMILIES:
+        raise BadInput(f"{folder / 'model_index.json'}: _class_name is {name!r}; supported: {', '.join(FAMILIES)};"
+                       f" any other pipeline of diffusers runs on torch as diffusers:{folder} (pip install"
+                       " 'pav-jax[torch]')")
+    return FAMILIES[name]
+
+
+def saved_defaults(kind: type[Family], folder: Path) -> Generation:
+    """What the folder's pav_generation.json says, over the family's own defaults."""
+    path = folder / generation.FILE
+    return kind.generation.replace(str(path), **read_json(path)) if path.exists() else kind.generation
+
+
+def _channels_last(latents: Any, shape: tuple[int, ...], axes: tuple[str, ...]) -> Float[np.ndarray, "B T H W C"]:
+    """Initial noise with diffusers' `axes` to ours, checked against `shape` (ours)."""
+    ours = ("videos", "frames", "height", "width", "channels")
+    latents, expected = np.asarray(latents, np.float32), [shape[ours.index(axis)] for axis in axes]
+    if list(latents.shape) != expected:
+        raise BadInput(f"latents: shape {list(latents.shape)}; ({', '.join(axes)}) = {expected} was expected")
+    return latents.transpose([axes.index(axis) for axis in ours])
 
 
 def _digest(folder: Path) -> str:
     """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside them."""
     digest = hashlib.sha256()
-    parts = ("tokenizer", "text_encoder", "transformer", "vae")
-    for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.suffix in HASHED):
+    folders = ("tokenizer", "text_encoder", "transformer", "vae")
+    for path in sorted(p for name in folders for p in (folder / name).iterdir() if p.suffix in HASHED):
         digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
         add_file(digest, path)
     return digest.hexdigest()

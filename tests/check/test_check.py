@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from pav_jax.check import media, rewriter
+from pav_jax.check import judges, media, rewriter
 from pav_jax.check.program import Assumed, config_folder
 from pav_jax.config import load
 from pav_jax.errors import BadInput
@@ -67,6 +70,30 @@ def test_version_1_5_makes_its_published_size():
         family.latent_shape(79, 768, 1360)
 
 
+@pytest.mark.parametrize("name, chips, denoiser", [("1_3b", 8, 1_418_996_800), ("14b", 4, 14_288_491_584)])
+def test_the_wan_recipes_give_each_chip_a_video_and_know_the_published_sizes(name, chips, denoiser):
+    config = load(f"configs/wan21_{name}.py")
+    assert math.prod(int(n) for n in config.check.topology.partition(":")[2].split("x")) == chips
+    assert config.mesh.fsdp == config.generator.batch == chips and config.sft.batch_size % chips == 0
+    family, shapes, used = media._family(config)
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    assert sizes == {"transformer": denoiser, "text_encoder": 5_680_910_336, "vae": 126_892_531}
+    assert media.video_size(config) == (81, 480, 832) and used.guidance_scale == 5.0 and used.steps == 50
+    assert family.scheduler.shift == 3.0 and family.text_tokens == 512
+
+
+def test_the_open_sora_recipe_gives_each_chip_a_video_and_knows_the_published_sizes():
+    config = load("configs/opensora_12.py")
+    chips = math.prod(int(n) for n in config.check.topology.partition(":")[2].split("x"))
+    assert config.mesh.fsdp == config.generator.batch == chips and config.sft.batch_size % chips == 0
+    family, shapes, used = media._family(config)
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    assert sizes == {"transformer": 1_208_872_772, "text_encoder": 4_762_310_656, "vae": 393_341_015}
+    assert media.video_size(config) == family.default_size() == (51, 720, 1280)
+    assert used.guidance_scale == 7.0 and used.steps == 30 and family.text_tokens == 300
+    assert family.latent_shape(51, 720, 1280)[0] == (15, 90, 160, 4)
+
+
 def test_published_sizes_stand_in_for_a_model_that_is_not_here(tmp_path):
     config = load("configs/llama3_8b.py")
     lm = rewriter.model(config, make_mesh())
@@ -90,13 +117,27 @@ def test_the_runs_of_a_whole_configuration_are_counted(tmp_path):
 def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
     config = load("configs/mini.py")
     config.generator.steps = 3
-    programs = media.generator(config, make_mesh().devices.flatten(), Assumed())
+    host = list(make_mesh().devices.flat)
+    programs = media.generator(config, host, Assumed())
     assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
     assert all(program.trace().jaxpr.eqns for program in programs)
     assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
-    names = [(reward.name, reward.batch) for reward in media.rewards(config, make_mesh().devices.flat[0], Assumed())]
+    names = [(reward.name, reward.batch) for reward in judges.rewards(config, host, Assumed())]
     assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
                      ("motion", "a video of 9 x 64 x 64")]
+
+
+def test_the_full_suite_is_traced_at_its_published_sizes():
+    found = judges.rewards(load("configs/rewards_full.py"), list(make_mesh().devices.flat), Assumed(examples=100))
+    assert [(one.name, one.batch) for one in found] == [
+        ("CLIP images", "32 images of 480 x 720"), ("CLIP texts", "16 texts"),
+        ("MPS", "8 videos, 4 frames of 480 x 720"), ("VideoScore, frames", "4 frames of 480 x 720"),
+        ("VideoScore, decoder", "1 videos of 16 frames, as 1536 tokens")]
+    # a video has 16 frames, 4 in a program, and is read by the decoder alone
+    assert found[3].parts[0].runs == 4 * found[4].parts[0].runs == 4 * 100 * (1 + 8 * 3 + 2 * 5)
+    weights = [sum(leaf.size for leaf in one.trace().jaxpr.in_avals if jnp.issubdtype(leaf.dtype, jnp.floating))
+               for one in found[2::2]]  # few other numbers go in
+    assert weights == pytest.approx([1.1046e9, 8.2717e9], rel=1e-3)
 
 
 @needs_libtpu

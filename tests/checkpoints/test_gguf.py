@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig as TorchConfig
 from transformers import LlamaForCausalLM
 
-from pav_jax.checkpoints import gguf
+from pav_jax.checkpoints import gguf, packages
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
@@ -150,6 +150,6 @@ def test_no_package_index_is_one_clear_line(fake_index, monkeypatch):
 def test_the_cache_lies_where_the_user_says(monkeypatch):
     monkeypatch.delenv("PAV_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert gguf.cache_folder() == Path("/x/pav_jax")
+    assert packages.cache_folder() == Path("/x/pav_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert gguf.cache_folder() == Path.home() / ".cache" / "pav_jax"
+    assert packages.cache_folder() == Path.home() / ".cache" / "pav_jax"

@@ -1,7 +1,5 @@
 """A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread on 127.0.0.1."""
 
-import collections
-import http.server
 import json
 import logging
 import threading
@@ -15,61 +13,13 @@ from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
 from pav_jax.records import Candidate, read_segments
+from tests.chat_server import Endpoint, completion
 
 KEY = "sk-very-secret-0123456789"
 
 
-class Endpoint:
-    """Answers by `behave(nth request for this prompt, prompt) -> (status, body)`; body None: never."""
-
-    def __init__(self, behave):
-        self.count, self.headers, self.bodies = collections.Counter(), [], []
-        self.busy = self.most_at_once = 0
-        self.release, lock = threading.Event(), threading.Lock()
-        endpoint = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                prompt = body["messages"][-1]["content"].splitlines()[0].split("(")[0].removeprefix("0. ").strip()
-                with lock:
-                    endpoint.count[prompt] += 1
-                    nth = endpoint.count[prompt]
-                    endpoint.bodies.append(body)
-                    endpoint.headers.append(dict(self.headers))
-                    endpoint.busy += 1
-                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.busy)
-                status, text = behave(nth, prompt)
-                if text is None:
-                    endpoint.release.wait(20)
-                with lock:
-                    endpoint.busy -= 1
-                if text is None:
-                    return
-                data = text.encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self):
-        self.release.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def completion(text) -> str:
-    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]})
+def prompt_of(body) -> str:
+    return body["messages"][-1]["content"].splitlines()[0].split("(")[0].removeprefix("0. ").strip()
 
 
 def tagged(prompt, n=3, note="") -> str:
@@ -82,7 +32,7 @@ def serve(monkeypatch):
     opened = []
 
     def start(behave) -> Endpoint:
-        opened.append(Endpoint(behave))
+        opened.append(Endpoint(behave, prompt_of))
         return opened[-1]
 
     yield start

@@ -8,18 +8,31 @@ import pytest
 from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.embedded import CHECKPOINTS
-from pav_jax.mini import tokenizers, train_clip, train_generator, train_rewriter, train_vae
+from pav_jax.mini import (
+    tokenizers,
+    train_clip,
+    train_generator,
+    train_mps,
+    train_rewriter,
+    train_vae,
+    train_videoscore,
+)
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.idefics2 import hf as idefics2_hf
+from pav_jax.models.idefics2.model import Idefics2
 from pav_jax.models.llama import Llama
 from pav_jax.models.llama import hf as llama_hf
+from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.rewards.videoscore import FRAME, SLOT
 
 MEGABYTE = 10**6
 FOLDERS = {"text_encoder": "generator/text_encoder", "transformer": "generator/transformer", "vae": "generator/vae",
-           "clip": "clip", "head": "clip/aesthetic_head", "rewriter": "rewriter"}
+           "clip": "clip", "head": "clip/aesthetic_head", "rewriter": "rewriter", "videoscore": "videoscore",
+           "mps": "mps"}
 TEXTS = ["a crimson orb glides rightward", "a short video of a small matte red ball rises over the sea."]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -67,14 +80,16 @@ def test_weights_are_bf16_and_finite(name):
 
 @pytest.mark.parametrize("name, layout, declared", [
     ("text_encoder", t5_hf, train_generator.t5_config), ("rewriter", llama_hf, train_rewriter.config),
-    ("transformer", transformer_hf, lambda: train_generator.DENOISER), ("clip", clip_hf, train_clip.config)])
+    ("transformer", transformer_hf, lambda: train_generator.DENOISER), ("clip", clip_hf, train_clip.config),
+    ("videoscore", idefics2_hf, train_videoscore.config), ("mps", mps_hf, train_mps.config)])
 def test_configurations_are_those_the_trainings_declare(name, layout, declared):
     assert load(layout, folder(name))[0] == declared()
 
 
 @pytest.mark.parametrize("place, dress", [
     ("generator/tokenizer", tokenizers.t5_tokenizer), ("clip", tokenizers.clip_tokenizer),
-    ("rewriter", tokenizers.rewriter_tokenizer)])
+    ("rewriter", tokenizers.rewriter_tokenizer), ("videoscore", train_videoscore.tokenizer),
+    ("mps", tokenizers.clip_tokenizer)])
 def test_tokenizers_are_those_the_package_makes(place, dress):
     from transformers import AutoTokenizer
 
@@ -124,6 +139,29 @@ def test_the_rewriter_is_the_same_in_transformers():
     ours = run(lambda p, i: Llama(config).apply({"params": p}, i), params, ids)
     with torch.no_grad():
         close(ours, theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy())
+
+
+def test_the_videoscore_is_the_same_in_transformers():
+    path = folder("videoscore")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    theirs, info = transformers.Idefics2Model.from_pretrained(path, output_loading_info=True, local_files_only=True,
+                                                              dtype=torch.float32)
+    assert not info["missing_keys"] and set(info["unexpected_keys"]) == {"score.weight", "score.bias"}
+    config, params = load(idefics2_hf, path, jnp.float32)
+    query = train_videoscore.QUERY_TEXT.replace(SLOT, TEXTS[0]) + FRAME * 2
+    ids, mask = train_videoscore.processor().texts([query])
+    side = config.vision.image_size
+    pixels = np.random.default_rng(0).normal(size=(1, 2, side, side, 3)).astype(np.float32)
+    model = Idefics2(config)
+
+    def ours(p, i, m, x):
+        images = model.apply({"params": p}, x[0], method="encode_images").reshape(1, -1, config.text.hidden_size)
+        return model.apply({"params": p}, i, m, images, method="hidden")
+
+    with torch.no_grad():
+        out = theirs.eval()(input_ids=torch.tensor(ids, dtype=torch.long), attention_mask=torch.tensor(mask).long(),
+                            pixel_values=torch.tensor(pixels).permute(0, 1, 4, 2, 3), use_cache=False)
+    close(run(ours, params, ids, mask, pixels), out.last_hidden_state.numpy())
 
 
 @pytest.mark.parametrize("name, original, layout", [

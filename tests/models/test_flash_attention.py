@@ -9,6 +9,7 @@ import pytest
 
 from pav_jax.models import flash_attention as flash
 from pav_jax.models.attention import Causal, dot_product_attention
+from pav_jax.parallel import operations
 
 interpreted = functools.partial(flash.splash_attention, interpret=True)
 
@@ -53,6 +54,16 @@ def test_what_a_kernel_does_not_do_is_done_plainly(attend):
     np.testing.assert_array_equal(attend(q, k, v, lower), dot_product_attention(q, k, v, lower))
     short = [x[:, :50] for x in (q, k, v)]
     np.testing.assert_array_equal(attend(*short, Causal()), dot_product_attention(*short, Causal()))
+
+
+@pytest.mark.parametrize("queries, keys", [(200, 70), (600, 600)])
+def test_splash_without_a_mask_takes_lengths_of_any_kind(queries, keys):
+    rng = np.random.default_rng(keys)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, n, 2, 32)), jnp.float32) for n in (queries, keys, keys))
+    attend = functools.partial(flash.splash_full_attention, interpret=True)
+    np.testing.assert_allclose(jax.jit(attend)(q, k, v), dot_product_attention(q, k, v), atol=1e-5)
+    padded = lambda n: flash._whole_blocks(n)[1]  # noqa: E731
+    assert operations.count(jax.make_jaxpr(attend)(q, k, v)) == 2 * 2 * 2 * 32 * padded(queries) * padded(keys)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")

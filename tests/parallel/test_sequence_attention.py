@@ -27,7 +27,10 @@ for sizes, name in ((dict(sequence=4), "ring"), (dict(data=2, sequence=4), "ulys
                     (dict(tensor=4, sequence=2), "auto"), (dict(data=2, tensor=2), "auto")):
     mask = FirstKeys(21)
     ours = jax.jit(full_attention(make_mesh(**sizes), name))(q, k, v, mask)
-    np.testing.assert_allclose(ours[:, :21], dot_product_attention(q, k, v, mask)[:, :21], atol=1e-5)
+    np.testing.assert_allclose(ours, dot_product_attention(q, k, v, mask), atol=1e-5)
+    assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
+    ours = jax.jit(full_attention(make_mesh(**sizes), name))(q, k[:, :7], v[:, :7])  # a text's, whole everywhere
+    np.testing.assert_allclose(ours, dot_product_attention(q, k[:, :7], v[:, :7]), atol=1e-5)
     assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
 try:
     full_attention(make_mesh(tensor=4, sequence=2), "ulysses")(q, k, v)
@@ -51,16 +54,33 @@ def test_ring_and_ulysses_give_the_values_of_one_device():
 def test_block_by_block_and_the_tpus_kernel_give_the_plain_values(mask):
     q, k, v = arrays(23)
     want = dot_product_attention(q, k, v, mask)
-    ours = jax.jit(lambda *a: blockwise_attention(*a, mask, plain=0, block=5))(q, k, v)
+    ours = jax.jit(lambda *a: blockwise_attention(*a, mask, held=1))(q, k, v)
     np.testing.assert_allclose(ours, want, atol=1e-5)
-    real = slice(0, 23 if mask is None else mask.count)  # the rows of padding are nobody's
-    ours = splash_full_attention(q, k, v, mask, interpret=True)
-    np.testing.assert_allclose(ours[:, real], want[:, real], atol=1e-5)
+    np.testing.assert_allclose(splash_full_attention(q, k, v, mask, interpret=True), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries, keys", [(300, 40), (128, 7), (515, 515)])
+def test_blocks_of_queries_and_keys_of_any_length_under_a_mask_of_their_row(queries, keys):
+    q, k, v = arrays(queries)[0], *arrays(keys)[1:]
+    mask = (np.arange(keys) < np.array([[3], [5]]))[:, None, None, :]
+    blocks = jax.jit(blockwise_attention, static_argnames="held")
+    assert ("while" in blocks.lower(q, k, v, held=2**20).as_text()) == (queries == 515)  # else all logits fit
+    for one in (None, mask):
+        np.testing.assert_allclose(blocks(q, k, v, one, held=1), dot_product_attention(q, k, v, one), atol=1e-5)
+    nothing = np.zeros((2, 1, 1, keys), bool)
+    assert not np.asarray(blocks(q, k, v, nothing, held=1)).any()  # no NaN where there is no key
+
+
+def test_memory_stays_bounded_for_a_videos_tokens():
+    """32,760 tokens of Wan at 480 x 832, two heads: all logits would take 8 GiB, and softmax as much again."""
+    q = jax.ShapeDtypeStruct((1, 32_760, 2, 8), jnp.float32)
+    held = jax.jit(blockwise_attention).lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
+    assert held < 2**32
 
 
 def test_large_logits_do_not_overflow():
-    q, k, v = arrays(9)
-    ours = blockwise_attention(200 * q, k, v, plain=0, block=4)
+    q, k, v = arrays(200)
+    ours = blockwise_attention(200 * q, k, v, held=1)
     np.testing.assert_allclose(ours, dot_product_attention(200 * q, k, v), atol=1e-4)
 
 

@@ -77,7 +77,7 @@ def ours(torch_side, tmp_path_factory):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def our_loss(config, llama_config, policy, reference, ids, answer):
     model = Llama(llama_config)
-    logp, base = (dpo.pair_log_probs(model, {"params": params}, ids, chunk=4) for params in (policy, reference))
+    logp, base = (dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk=4) for params in (policy, reference))
     reference_logps = losses.answer_log_probs(base, answer, config.ld_alpha)
     return losses.preference_loss(config, logp, answer, reference_logps)
 

@@ -70,7 +70,7 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
 
 
 @pytest.mark.parametrize("config,message", [
-    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, faithfulness, motion"),
+    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, lpips, motion"),
     ({"entries": {}}, "empty"),
     ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
     ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
@@ -120,3 +120,33 @@ def test_wrong_shapes_are_bad_input(suite, videos, prompts):
     with pytest.raises(BadInput, match="TVA"):
         suite.overall({"AES": [1.0], "TC": [1.0]})
     assert suite.score(videos[:0], [])["AES"].shape == (0,)
+
+
+# ------------------------------------------------------------------------------------------------- videos of one frame
+
+
+def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(suite, clip_folder, videos, prompts):
+    entries = {"aesthetic": {"path": str(clip_folder), "frames": 2}, "motion": {}}
+    judged = {"entries": entries, "weights": {"AES": 1.0}, "held_out": {"motion": {}}}
+    some = RewardSuite.from_config(ConfigDict(judged | {"skip": ("DD",)}))
+    assert (some.names, some.held_out) == (("AES", "TC"), ("held_out:TC",))
+    scores = some.score(videos, prompts)
+    assert set(scores) == {"AES", "TC", "held_out:TC"}
+    np.testing.assert_array_equal(scores["TC"], suite.score(videos, prompts)["TC"])
+    image = RewardSuite.from_config(ConfigDict(judged | {"skip": ("TC", "DD", "FC")}))  # motion is left out as a whole
+    assert [type(r) for r in image.rewards] == [Aesthetic] and image.judges == ()
+    assert set(image.score(videos[:, :1], prompts)) == {"AES"}
+
+
+def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts):
+    with pytest.raises(BadInput, match=r"TC, DD judge how frames follow each other.*rewards.skip=\('TC', 'DD', 'FC'\)"):
+        suite.score(videos[:, :1], prompts)
+    suite.check_frames(2)
+
+
+@pytest.mark.parametrize("skip, message", [
+    (("TC", "DD"), "all that rewards.entries give"), (("TVC",), "no entry gives TVC; there are DD, TC"),
+    (("TC",), "rewards.weights.TC: no entry gives this score")])
+def test_a_skip_that_does_not_fit_is_named(skip, message):
+    with pytest.raises(BadInput, match=message):
+        RewardSuite.from_config({"entries": {"motion": {}}, "weights": {"TC": 1.0}, "skip": skip})

@@ -170,6 +170,16 @@ def test_a_long_video_is_read_at_evenly_spaced_frames(folder, query, reward, vid
         np.testing.assert_array_equal(few[name], scores)
 
 
+def test_version_1_1_reads_up_to_48_frames(folder, query, videos, prompts):
+    newer = VideoScore.from_pretrained(folder, query, version="1.1")
+    long = np.tile(videos[:1], (1, 9, 1, 1, 1))  # 54 frames
+    chosen = np.arange(0, 54, 54 / 48).astype(int)[:48]
+    scores = newer.score(long, prompts[:1])
+    assert (newer.frames, VideoScore.from_pretrained(folder, query).frames) == (48, 16)
+    for name, value in newer.score(long[:, chosen], prompts[:1]).items():
+        assert scores[name] == value and np.isfinite(value)
+
+
 def test_the_default_query_lists_the_dimensions_in_order(folder, videos, prompts):
     text = read_query(QUERY)
     dimensions = ("visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
@@ -208,6 +218,7 @@ def one_line(call, *named):
 def test_bad_options_are_bad_input(folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(folder, frames=0), "frames")
     one_line(lambda: VideoScore.from_pretrained(folder, dtype="int7"), "int7")
+    one_line(lambda: VideoScore.from_pretrained(folder, version="2"), "version")
     one_line(lambda: VideoScore.from_pretrained(folder, tmp_path / "none.txt"), "none.txt")
     for text in ("no place", "{text_prompt} {text_prompt}", "{text_prompt} <image>"):
         (tmp_path / "query.txt").write_text(text)

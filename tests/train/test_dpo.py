@@ -108,7 +108,7 @@ def test_reference_is_the_base_and_never_moves(lm):
     for _ in range(3):
         before = jax.tree.map(jnp.copy, state.trained)
         state, metrics = step(state, batch)
-    base, policy = (jnp.sum(dpo.pair_log_probs(model, v, ids, 8) * batch["answer"], -1)
+    base, policy = (jnp.sum(dpo.pair_log_probs(model, v, ids, batch["answer"], 8) * batch["answer"], -1)
                     for v in ({"params": lm.params}, {"params": lm.params, **before}))
     want = fields.beta * (policy - base)
     np.testing.assert_allclose(metrics["rewards/chosen"], want[:, 0].mean(), atol=1e-5)

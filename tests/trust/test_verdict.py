@@ -29,7 +29,7 @@ def test_what_a_score_claims_follows_its_name_unless_told():
     assert verdict.claimed("held_out:DD", {}) == verdict.claimed("DD", {})
     assert verdict.claimed("DD", {"DD": ("text",)}) == ("wrong caption", "added caption")
     assert set(verdict.claimed("MINE", {})) < set(KINDS)
-    assert [n for n in verdict.CLAIMS if verdict.reads_prompt(n, {})] == ["TVA", "CLIP", "MPS", "FAITH"]
+    assert [n for n in verdict.CLAIMS if verdict.reads_prompt(n, {})] == ["TVA", "CLIP", "MPS", "FAITH", "QA"]
 
 
 def test_a_fall_is_measured_in_deviations_over_seeds():

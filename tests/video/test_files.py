@@ -89,3 +89,35 @@ def test_names_are_names_and_not_addresses(tmp_path):
         files.write_mp4(tmp_path / "plain.mp4", moving_square(2), fps=8)
         (tmp_path / "plain.mp4").rename(tmp_path / name)
         assert files.read_mp4(str(tmp_path / name)).shape == (2, 48, 64, 3)
+
+
+# ------------------------------------------------------------------------------------------ what a file says of itself
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "png", "frames"])
+def test_what_made_a_video_comes_back_out_of_its_file(kind, tmp_path):
+    said = {"prompt": 'a "réd" <ball> 🎈 = 2; \\ end', "model": "m", "seed": "7", "version": "pav_jax 0"}
+    video = moving_square(1 if kind == "png" else 3)
+    path = tmp_path / f"a.{kind}"
+    if kind in ("mp4", "gif"):
+        getattr(files, f"write_{kind}")(path, video, 8, said)
+    elif kind == "png":
+        files.write_png(path, video, said)
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), video[0])
+    else:
+        path = files.write_frames(path, video, said)[-1]
+    again = files.read_metadata(path)
+    assert again.items() >= said.items() and (kind == "mp4" or again == said)
+
+
+def test_files_that_say_nothing_and_files_that_are_none(tmp_path):
+    files.write_gif(tmp_path / "a.gif", moving_square(2), fps=8)
+    assert files.read_metadata(tmp_path / "a.gif") == {}
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.gif", comment=b"by hand")
+    assert files.read_metadata(tmp_path / "b.gif") == {"comment": "by hand"}
+    (tmp_path / "c.mp4").write_text("text")
+    for name, message in (("c.mp4", "not a video or image"), ("d.mp4", "no such file")):
+        with pytest.raises(BadInput, match=message):
+            files.read_metadata(tmp_path / name)
+    with pytest.raises(BadInput, match="a png holds one frame, this video has 3"):
+        files.write_png(tmp_path / "e.png", moving_square(3))

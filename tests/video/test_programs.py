@@ -17,6 +17,7 @@ class Family:
     transformer = types.SimpleNamespace(dtype=jnp.float32)
     scheduler = types.SimpleNamespace(config={}, timesteps=lambda steps: np.arange(steps))
     text_tokens = 3
+    tiles = False
 
     def __init__(self):
         self.encoded = []

@@ -21,7 +21,7 @@ def _sin_cos(positions: np.ndarray, channels: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def _over_grid(time_txA, height_hxB, width_wxC, order: str) -> Array:
+def over_grid(time_txA, height_hxB, width_wxC, order: str) -> Array:
     """Broadcasts three one-dimensional tables over the grid and joins them on channels, in `order`: [t*h*w, A+B+C]."""
     t, h, w = len(time_txA), len(height_hxB), len(width_wxC)
     tables = {
@@ -38,7 +38,7 @@ def sinusoidal_table(
 ) -> Float[Array, "L D"]:
     """The additive table of the 2B model: a quarter of the channels for time, the rest halved between w and h."""
     t, h, w = grid
-    return _over_grid(
+    return over_grid(
         _sin_cos(np.arange(t) / temporal_scale, width // 4),
         _sin_cos(np.arange(h) / spatial_scale, 3 * width // 8),
         _sin_cos(np.arange(w) / spatial_scale, 3 * width // 8),
@@ -68,7 +68,7 @@ def rotary_tables(
         np.outer(positions.astype(np.float32), 1.0 / 10000 ** (np.arange(0, channels, 2, dtype=np.float32) / channels))
         for positions, channels in ((np.arange(t), head_size // 4), (rows, spatial), (columns, spatial))
     ]
-    return tuple(_over_grid(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin))
+    return tuple(over_grid(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin))
 
 
 def fitted_region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

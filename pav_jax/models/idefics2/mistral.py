@@ -42,6 +42,7 @@ class Decoder(nn.Module):
     dtype: Any
     attention_fn: Callable
     unroll: bool
+    place: Callable
 
     @nn.compact
     def __call__(
@@ -49,7 +50,10 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         c, (b, t) = self.config, input_ids_BxT.shape
         embedding = self.param("embed", nn.initializers.normal(c.initializer_range), (c.vocab_size, c.hidden_size))
-        x_BxTxD = jnp.take(embedding, input_ids_BxT, axis=0).astype(self.dtype)
+        # Width is exchanged for rows, as in `llama.model.Llama`: then the layers' weights come to the rows.
+        ids_BxT = self.place(input_ids_BxT, ("rows", None))
+        x_BxTxD = self.place(jnp.take(embedding, ids_BxT, axis=0).astype(self.dtype), ("rows", None, "embed"))
+        x_BxTxD = self.place(x_BxTxD, ("batch", None, None))
         x_BxTxD = place_images(x_BxTxD, input_ids_BxT == self.image_token_id, images_BxIxD)
         # Only distances count in rotary positions, so padding on the left need not be counted out.
         rotary = rotary_table(c, jnp.broadcast_to(jnp.arange(t), (b, t)))

@@ -48,9 +48,10 @@ class Idefics2(nn.Module):
     dtype: Any = jnp.float32
     attention_fn: Callable = dot_product_attention
     unroll: bool = False
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
 
     def setup(self):
-        c, how = self.config, (self.dtype, self.attention_fn, self.unroll)
+        c, how = self.config, (self.dtype, self.attention_fn, self.unroll, self.place)
         self.vision = VisionTower(c.vision, *how)
         self.connector = Connector(c.perceiver, c.text.hidden_size, c.text.intermediate_size, c.text.hidden_act, *how)
         self.text = Decoder(c.text, c.sliding_window, c.image_token_id, *how)

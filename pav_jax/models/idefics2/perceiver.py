@@ -95,6 +95,7 @@ class Connector(nn.Module):
     dtype: Any
     attention_fn: Callable
     unroll: bool
+    place: Callable
 
     @nn.compact
     def __call__(
@@ -104,6 +105,7 @@ class Connector(nn.Module):
         project = GatedMLP(self.ff_width, self.width, self.activation, self.dtype, name="projection")
         start_SxD = self.param("latents", nn.initializers.ones, (c.latents, self.width))
         latents_NxSxD = jnp.broadcast_to(start_SxD.astype(self.dtype), (n, c.latents, self.width))
+        latents_NxSxD = self.place(latents_NxSxD, ("batch", None, None))
         mask = jnp.concatenate([mask_NxP, jnp.ones((n, c.latents), bool)], axis=1)[:, None, None]
         layers = nn.scan(ResamplerLayer, variable_axes={"params": 0}, split_rngs={"params": True},
                          in_axes=nn.broadcast, length=c.depth, unroll=c.depth if self.unroll else 1)

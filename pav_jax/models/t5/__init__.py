@@ -1,4 +1,4 @@
-"""T5 v1.1 text encoder."""
+"""T5 v1.1 and UMT5 text encoders."""
 
 from pav_jax.models.t5.model import T5Config, T5Encoder
 

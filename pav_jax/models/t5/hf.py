@@ -1,4 +1,4 @@
-"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel`."""
+"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel` and `UMT5EncoderModel`."""
 
 import functools
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
     Raises:
       BadInput: another architecture, or a feed-forward this encoder does not have.
     """
-    if hf.get("model_type", "t5") != "t5":
-        raise BadInput(f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5') was expected")
+    if hf.get("model_type", "t5") not in ("t5", "umt5"):
+        raise BadInput(f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5' or 'umt5') was expected")
     needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     if missing := [name for name in needed if name not in hf]:
         raise BadInput(f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?")
@@ -42,9 +42,15 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
         norm_epsilon=hf.get("layer_norm_epsilon", 1e-6),
         activation=activation,
         gated=kind.startswith("gated-"),
+        layer_bias=hf.get("model_type") == "umt5",
         pad_id=hf.get("pad_token_id", 0),
         eos_id=hf.get("eos_token_id", 1),
     )
+
+
+def class_name(config: T5Config) -> str:
+    """transformers' class for such an encoder."""
+    return "UMT5EncoderModel" if config.layer_bias else "T5EncoderModel"
 
 
 def config_to_hf(config: T5Config) -> dict[str, Any]:
@@ -53,8 +59,8 @@ def config_to_hf(config: T5Config) -> dict[str, Any]:
     else:
         kind = ("gated-" if config.gated else "") + config.activation
     return {
-        "architectures": ["T5EncoderModel"],
-        "model_type": "t5",
+        "architectures": [class_name(config)],
+        "model_type": "umt5" if config.layer_bias else "t5",
         "vocab_size": config.vocab_size,
         "d_model": config.width,
         "d_kv": config.head_size,
@@ -79,10 +85,15 @@ def weights(config: T5Config) -> list[Weight]:
     stack = config.layers
     attention, ff = "encoder.block.{layer}.layer.0.", "encoder.block.{layer}.layer.1."
     ups = ("wi_0", "wi_1") if config.gated else ("wi",)
+    if config.layer_bias:
+        bias = Weight(f"{attention}SelfAttention.relative_attention_bias.weight", "layers/attention/position_bias",
+                      axes=("layers", None, "heads"), layers=stack)
+    else:
+        bias = Weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "position_bias",
+                      axes=(None, "heads"))
     return [
         Weight("shared.weight", "embed/embedding", axes=("vocab", "embed")),
-        Weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "position_bias",
-               axes=(None, "heads")),
+        bias,
         *(Weight(f"{attention}SelfAttention.{name}.weight", f"layers/attention/{name}/kernel", "linear",
                  ("layers", "embed", "heads"), stack) for name in ("q", "k", "v")),
         Weight(f"{attention}SelfAttention.o.weight", "layers/attention/o/kernel", "linear",

@@ -1,6 +1,7 @@
 """The T5 encoder: pre-norm blocks without biases, relative position bias, no scaling of the attention scores.
 
-Sources: Raffel et al. 2020 (arXiv 1910.10683); version 1.1 (gated GELU) after Shazeer 2020 (arXiv 2002.05202).
+Sources: Raffel et al. 2020 (arXiv 1910.10683); version 1.1 (gated GELU) after Shazeer 2020 (arXiv 2002.05202); UMT5,
+whose layers have a position bias each, Chung et al. 2023 (arXiv 2304.09151).
 
 Shapes: B batch, T tokens, D width, N heads, H head size, E = N * H, F feed-forward width.
 """
@@ -34,6 +35,7 @@ class T5Config:
     norm_epsilon: float = 1e-6
     activation: str = "gelu_new"
     gated: bool = True  # False: the single up projection of T5 1.0
+    layer_bias: bool = False  # True: UMT5, a position bias of its own in every layer instead of one for all
     pad_id: int = 0
     eos_id: int = 1
 
@@ -53,6 +55,13 @@ def bucket_table(tokens: int, buckets: int, max_distance: int) -> Int[np.ndarray
     return np.where(distance_TxT < exact, distance_TxT, far_TxT) + (offset_TxT > 0) * buckets
 
 
+def position_bias(module: nn.Module, config: T5Config, tokens: int) -> Float[Array, "1 N T T"]:
+    """What is added to the attention scores; its table is a parameter of `module`."""
+    bias_KxN = module.param("position_bias", nn.initializers.normal(0.02), (config.position_buckets, config.heads))
+    buckets_TxT = bucket_table(tokens, config.position_buckets, config.position_max_distance)
+    return bias_KxN.astype(jnp.float32)[buckets_TxT].transpose(2, 0, 1)[None]
+
+
 class SelfAttention(nn.Module):
     config: T5Config
     dtype: Any
@@ -69,6 +78,8 @@ class SelfAttention(nn.Module):
             nn.Dense(inner, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x_BxTxD)
             for name, init in (("q", unscaled), ("k", lecun), ("v", lecun))
         )
+        if config.layer_bias:
+            bias_1xNxTxT = position_bias(self, config, x_BxTxD.shape[1])
         out_BxTxNxH = self.attention_fn(
             q_BxTxE.reshape(heads), k_BxTxE.reshape(heads), v_BxTxE.reshape(heads),
             mask=mask_Bx1x1xT, bias=bias_1xNxTxT, scale=1.0,
@@ -123,14 +134,12 @@ class T5Encoder(nn.Module):
     def __call__(
         self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | Int[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
-        """Without a mask padding is attended to, as CogVideoX wants it; with one, keys where it is 0 are not."""
+        """Without a mask padding is attended to, as CogVideoX wants it; with one, as Wan does, keys where it is 0 are
+        not."""
         config = self.config
-        tokens = input_ids_BxT.shape[1]
         x_BxTxD = nn.Embed(config.vocab_size, config.width, dtype=self.dtype,
                            embedding_init=nn.initializers.normal(1.0), name="embed")(input_ids_BxT)
-        bias_KxN = self.param("position_bias", nn.initializers.normal(0.02), (config.position_buckets, config.heads))
-        buckets_TxT = bucket_table(tokens, config.position_buckets, config.position_max_distance)
-        bias_1xNxTxT = bias_KxN.astype(jnp.float32)[buckets_TxT].transpose(2, 0, 1)[None]
+        bias_1xNxTxT = None if config.layer_bias else position_bias(self, config, input_ids_BxT.shape[1])
         mask = None if attention_mask_BxT is None else attention_mask_BxT.astype(bool)[:, None, None, :]
 
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block

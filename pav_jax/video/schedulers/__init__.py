@@ -1,8 +1,8 @@
 """Samplers as pure functions, for `lax.scan`.
 
 A scheduler is read from diffusers' scheduler_config.json (`load`) and offers
-  `timesteps(steps)`            training timesteps visited, int [steps], noisiest first;
-  `schedule`                    `.add_noise`, `.velocity` and `.alphas`, for training;
+  `timesteps(steps)`            training timesteps visited, [steps], noisiest first;
+  `schedule`                    `.add_noise`, `.velocity` and `.alphas`, for training (CogVideoX's only);
   `needs_noise`                 whether its steps use the noise they are given;
   `plan(steps)`                 everything that depends on the number of steps, with
     `plan.timesteps`, `plan.start(sample) -> state` and
@@ -15,14 +15,18 @@ from typing import Any
 from pav_jax.errors import BadInput
 from pav_jax.video.schedulers.ddim import DDIM
 from pav_jax.video.schedulers.dpm_sde import DPMSolverSDE
+from pav_jax.video.schedulers.flow_euler import FlowEuler
 from pav_jax.video.schedulers.schedule import NoiseSchedule
+from pav_jax.video.schedulers.unipc import UniPC
 
 SCHEDULERS = {
     "CogVideoXDDIMScheduler": DDIM,
     "CogVideoXDPMScheduler": DPMSolverSDE,
+    "FlowMatchEulerDiscreteScheduler": FlowEuler,
+    "UniPCMultistepScheduler": UniPC,
 }
 
-Scheduler = DDIM | DPMSolverSDE
+Scheduler = DDIM | DPMSolverSDE | FlowEuler | UniPC
 
 
 def load(config: Mapping[str, Any], source: str = "scheduler_config.json") -> Scheduler:
@@ -37,4 +41,4 @@ def load(config: Mapping[str, Any], source: str = "scheduler_config.json") -> Sc
     return SCHEDULERS[name].from_config(config, source)
 
 
-__all__ = ["DDIM", "SCHEDULERS", "DPMSolverSDE", "NoiseSchedule", "Scheduler", "load"]
+__all__ = ["DDIM", "SCHEDULERS", "DPMSolverSDE", "FlowEuler", "NoiseSchedule", "Scheduler", "UniPC", "load"]

@@ -1,0 +1,23 @@
+"""The whole recipe for Wan 2.1 14B with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
+
+    pav check --config=configs/wan21_14b.py
+    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py --workdir=$BUCKET/runs/wan21_14b
+
+Memory: the generator's weights take 37.7 of 95 GiB per chip, counted from the published sizes. What its activations
+add, and the time of a run: the first command prints them; 200 prompts ask for 7000 videos.
+Not run on a TPU yet.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pav_jax.config import load
+
+
+def get_config() -> ConfigDict:
+    config = load(f"{Path(__file__).with_name('wan21.py')}:14B")
+    config.check.topology = "v5p:2x2x1"  # v5p counts cores, two per chip
+    config.mesh.fsdp = 4
+    config.generator.batch = 4  # one video per chip
+    return config

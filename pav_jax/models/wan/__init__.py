@@ -1,0 +1,1 @@
+"""Wan 2.1: the denoiser and the causal video autoencoder."""

@@ -1,0 +1,313 @@
+"""Wan 2.1's causal 3-D variational autoencoder in Flax, channels last.
+
+A clip goes through in chunks: the first frame alone, then four frames (one latent frame) at a time, each chunk handing
+the last two input frames of every temporal convolution to the next. Norms are per pixel and attention is within a
+frame, so the chunks change nothing but memory, which does not grow with the clip. The first frame is no part of what
+the temporal resampling convolutions see of the past when decoding; zeros stand there.
+
+Source: Wan Team 2025 (arXiv 2503.20314), section 4.1; the arithmetic is that of diffusers' AutoencoderKLWan.
+
+Letters: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from pav_jax.models.cogvideox.causal_conv import ConvImpl, conv2d, conv2d_taps, conv3d, per_frame, resolve
+
+FRAMES = 4  # encoded at once after the first
+KEPT = 2  # frames that a temporal convolution looks back
+TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default range, 1 / sqrt(fan_in)
+ZEROS = nn.initializers.zeros_init()
+
+
+@dataclasses.dataclass(frozen=True)
+class WanVAEConfig:
+    """Sizes under diffusers' names; the defaults are those of Wan 2.1, of both sizes."""
+
+    base_dim: int = 96
+    decoder_base_dim: int | None = None  # as base_dim where None
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temperal_downsample: tuple[bool, ...] = (False, True, True)  # spelt so there
+    latents_mean: tuple[float, ...] = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+                                       0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+    latents_std: tuple[float, ...] = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                                      3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+    in_channels: int = 3
+    out_channels: int = 3
+
+    @property
+    def spatial_ratio(self) -> int:
+        return 2 ** (len(self.dim_mult) - 1)
+
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames per latent frame, the first one excepted."""
+        return 2 ** sum(self.temperal_downsample)
+
+    def scale(self, latents: Array) -> Array:
+        """Encoder output -> what the denoiser sees."""
+        return (latents - jnp.asarray(self.latents_mean)) / jnp.asarray(self.latents_std)
+
+    def unscale(self, latents: Array) -> Array:
+        """Denoiser output -> decoder input."""
+        return latents * jnp.asarray(self.latents_std) + jnp.asarray(self.latents_mean)
+
+
+class CausalConv3d(nn.Module):
+    """3-D convolution that sees the past only; before the first frame there are zeros."""
+
+    features: int
+    conv_impl: ConvImpl
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H W C"], cache: Array | None) -> tuple[Array, Array]:
+        """Returns the convolved chunk and the next cache: the last `KEPT` frames of the input so far."""
+        kernel = self.param("kernel", TORCH, (KEPT + 1, 3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", ZEROS, (self.features,))
+        x = with_past(x.astype(self.dtype), cache)
+        run = conv3d if resolve(self.conv_impl) == "conv3d" else conv2d_taps
+        return run(x, kernel.astype(self.dtype)) + bias.astype(self.dtype), x[:, -KEPT:]
+
+
+class Pointwise(nn.Module):
+    """A 1x1x1 convolution; the kernel keeps the convolution's shape, of `rank` window axes, for its name's sake."""
+
+    features: int
+    dtype: Any
+    rank: int = 3
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", TORCH, (*(1,) * self.rank, x.shape[-1], self.features))
+        bias = self.param("bias", ZEROS, (self.features,))
+        return x.astype(self.dtype) @ kernel[(0,) * self.rank].astype(self.dtype) + bias.astype(self.dtype)
+
+
+class TimeConv(nn.Module):
+    """Convolution over three frames at each pixel alone, one matrix product per frame of the window."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+        kernel = self.param("kernel", TORCH, (KEPT + 1, 1, 1, x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
+        stop = x.shape[1] - KEPT
+        return sum(x[:, k : k + stop : self.stride] @ kernel[k, 0, 0] for k in range(KEPT + 1)) + bias
+
+
+class Conv2d(nn.Module):
+    features: int
+    stride: int
+    padding: tuple
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", TORCH, (3, 3, x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
+        return per_frame(lambda frames: conv2d(frames, kernel, self.stride, self.padding), x) + bias
+
+
+class Norm(nn.Module):
+    """x / |x| sqrt(C) scale over channels, in float32; as in files, scale has `rank` axes of size one more."""
+
+    rank: int = 3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Array:
+        C = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (C, *(1,) * self.rank)).reshape(C)
+        x32 = x.astype(jnp.float32)
+        length = jnp.maximum(jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12)  # torch's normalize has this floor
+        return (x32 / length * C**0.5 * scale).astype(x.dtype)
+
+
+class ResnetBlock(nn.Module):
+    features: int
+    conv_impl: ConvImpl
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
+        h, new = x, {}
+        for n in ("1", "2"):
+            conv = CausalConv3d(self.features, self.conv_impl, self.dtype, name=f"conv{n}")
+            h, new[f"conv{n}"] = conv(nn.silu(Norm(name=f"norm{n}")(h)), cache.get(f"conv{n}"))
+        if x.shape[-1] != self.features:
+            x = Pointwise(self.features, self.dtype, name="conv_shortcut")(x)
+        return x + h, new
+
+
+class FrameAttention(nn.Module):
+    """Self-attention with one head among the pixels of each frame."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        B, T, H, W, C = x.shape
+        h = Norm(2, name="norm")(x).reshape(B * T, H * W, C)
+        q, k, v = jnp.split(Pointwise(3 * C, self.dtype, 2, name="to_qkv")(h), 3, axis=-1)
+        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * C**-0.5
+        h = jnp.einsum("bqk,bkc->bqc", nn.softmax(logits).astype(self.dtype), v)
+        return x + Pointwise(C, self.dtype, 2, name="proj")(h).reshape(x.shape)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width and halves the channels; where `time`, doubles frames too, all but the clip's first."""
+
+    time: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
+        B, T, H, W, C = x.shape
+        new = {}
+        if self.time:
+            padded = with_past(x, cache.get("time"))
+            # on the clip's first frame it is made for its parameters' sake only, and its past stays zero
+            pairs = TimeConv(2 * C, 1, self.dtype, name="time_conv")(padded)
+            new["time"] = padded[:, -KEPT:] if "time" in cache else jnp.zeros_like(padded[:, -KEPT:])
+            if "time" in cache:
+                pairs = jnp.moveaxis(pairs.reshape(B, T, H, W, 2, C), 4, 2)
+                x = pairs.reshape(B, 2 * T, H, W, C)
+        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+        return Conv2d(C // 2, 1, ((1, 1), (1, 1)), self.dtype, name="conv")(x), new
+
+
+class Downsample(nn.Module):
+    """Halves height and width; where `time`, frames too, all but the clip's first."""
+
+    time: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
+        C = x.shape[-1]
+        # padded below and to the right only, as the stride-2 grid starts at the first pixel
+        x = Conv2d(C, 2, ((0, 1), (0, 1)), self.dtype, name="conv")(x)
+        if not self.time:
+            return x, {}
+        last = x[:, -1:]
+        padded = jnp.concatenate([cache["time"], x], axis=1) if "time" in cache else with_past(x, None)
+        shorter = TimeConv(C, 2, self.dtype, name="time_conv")(padded)
+        return shorter if "time" in cache else x, {"time": last}
+
+
+def with_past(x: Array, cache: Array | None) -> Array:
+    """The frames kept from before, or zeros, in front of a chunk."""
+    past = jnp.zeros((x.shape[0], KEPT, *x.shape[2:]), x.dtype) if cache is None else cache
+    return jnp.concatenate([past, x], axis=1)
+
+
+class Coder(nn.Module):
+    """The encoder ("down") or the decoder ("up") for one chunk; the first one comes with an empty cache."""
+
+    config: WanVAEConfig
+    direction: str
+    conv_impl: ConvImpl
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
+        config, new, down = self.config, {}, self.direction == "down"
+
+        def run(name, module, h):
+            h, new[name] = module(h, cache.get(name, {}))
+            return h
+
+        def conv(name, features, h):
+            h, new[name] = CausalConv3d(features, self.conv_impl, self.dtype, name=name)(h, cache.get(name))
+            return h
+
+        def resnet(name, features, h):
+            return run(name, ResnetBlock(features, self.conv_impl, self.dtype, name=name), h)
+
+        def middle(h):
+            h = resnet("mid_resnets_0", h.shape[-1], h)
+            return resnet("mid_resnets_1", h.shape[-1], FrameAttention(self.dtype, name="mid_attention")(h))
+
+        widths = coder_widths(config, self.direction)
+        x = conv("conv_in", widths[0], x)
+        x = x if down else middle(x)
+        times = config.temperal_downsample if down else config.temperal_downsample[::-1]
+        for i, width in enumerate(widths if not down else widths[1:]):
+            for j in range(config.num_res_blocks + (not down)):
+                x = resnet(f"blocks_{i}_resnets_{j}", width, x)
+            if i < len(config.dim_mult) - 1:
+                resample = Downsample if down else Upsample
+                x = run(f"blocks_{i}_resample", resample(times[i], self.dtype, name=f"blocks_{i}_resample"), x)
+        x = middle(x) if down else x
+        features = 2 * config.z_dim if down else config.out_channels
+        return conv("conv_out", features, nn.silu(Norm(name="norm_out")(x))), new
+
+
+def coder_widths(config: WanVAEConfig, direction: str) -> tuple[int, ...]:
+    """Channels of the encoder: of its first convolution, then of each block; of the decoder: of each block."""
+    if direction == "down":
+        return tuple(config.base_dim * m for m in (1, *config.dim_mult))
+    return tuple((config.decoder_base_dim or config.base_dim) * m for m in config.dim_mult[::-1])
+
+
+class WanVAE(nn.Module):
+    """The whole autoencoder. `model.init(key, video)` makes all parameters; then
+
+    `model.apply({"params": p}, video, method="encode")`, `model.apply({"params": p}, z, method="decode")`.
+    """
+
+    config: WanVAEConfig
+    dtype: Any = jnp.float32
+    conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
+
+    def setup(self):
+        self.encoder = Coder(self.config, "down", self.conv_impl, self.dtype)
+        self.decoder = Coder(self.config, "up", self.conv_impl, self.dtype)
+        self.quant_conv = Pointwise(2 * self.config.z_dim, self.dtype)
+        self.post_quant_conv = Pointwise(self.config.z_dim, self.dtype)
+
+    def __call__(self, video: Float[Array, "B T H W 3"]) -> tuple[Array, Array, Array]:
+        """Reconstruction from the mean latent, with the mean and the log variance."""
+        mean, logvar = self.encode(video)
+        return self.decode(mean), mean, logvar
+
+    def encode(self, video: Float[Array, "B T H W 3"]) -> tuple[Array, Array]:
+        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C], unscaled.
+
+        H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are dropped, as diffusers
+        drops them.
+        """
+        moments = self.quant_conv(self._in_chunks(self.encoder, video.astype(self.dtype), FRAMES))
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
+
+    def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+        """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is still seen."""
+        return self._in_chunks(self.decoder, self.post_quant_conv(z), 1).astype(jnp.float32)
+
+    def _in_chunks(self, coder: nn.Module, x: Array, size: int) -> Array:
+        """Runs `coder` on the first frame, then on `size` frames at a time, handing on the caches."""
+        first, cache = coder(x[:, :1], {})
+        B, n = x.shape[0], (x.shape[1] - 1) // size
+        if n == 0:
+            return first
+        rest = jnp.moveaxis(x[:, 1 : 1 + n * size].reshape(B, n, size, *x.shape[2:]), 1, 0)
+
+        def body(coder, cache, chunk):
+            y, cache = coder(chunk, cache)
+            return cache, y
+
+        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+        _, ys = scan(coder, cache, rest)
+        ys = jnp.moveaxis(ys, 0, 1)
+        return jnp.concatenate([first, ys.reshape(B, -1, *ys.shape[3:])], axis=1)

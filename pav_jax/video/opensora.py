@@ -1,0 +1,279 @@
+"""The Open-Sora 1.2 family: which parts its folder holds, how they load, and how a batch of videos is sampled.
+
+Open-Sora is published as separate repositories without a model_index.json. A folder for `VideoModel` puts them side by
+side, each as it is:
+
+    model_index.json   {"_class_name": "OpenSoraPipeline"}, and optionally "conditions": the fields of `Conditions`
+    transformer/       hpcai-tech/OpenSora-STDiT-v3
+    vae/               hpcai-tech/OpenSora-VAE-v1.2
+    text_encoder/      a T5 v1.1 XXL encoder in safetensors; those of CogVideoX-5b and PixArt-Sigma are it
+    tokenizer/         its tokenizer
+    scheduler/         optional: scheduler_config.json with the fields of `RectifiedFlow`; else as published
+
+Source: hpcaitech/Open-Sora, tag v1.2.0, `scripts/inference.py`, `configs/opensora-v1-2/inference/sample.py` and
+`opensora/schedulers/rf/`.
+
+Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels; t, h, w, C those
+of the latent and its channels.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from pav_jax.checkpoints.folder import load, save
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.models.opensora import stdit_hf, vae_hf
+from pav_jax.models.opensora.stdit import STDiT3
+from pav_jax.models.opensora.vae import OpenSoraVAE
+from pav_jax.models.t5 import T5Encoder
+from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.models.weights import logical_axes
+from pav_jax.parallel.rules import Place
+from pav_jax.parallel.sequence_attention import full_attention
+from pav_jax.video import opensora_captions, parts, sampling
+from pav_jax.video.generation import Generation
+from pav_jax.video.programs import guided, split_guidance
+from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
+
+COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae")
+LAYOUTS = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
+PICTURE_FPS = 120.0  # the frame rate a single frame was trained with
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What the model is told about the video besides the prompt, as published for sampling.
+
+    Attributes:
+      fps: frames per second; a single frame has its own.
+      aesthetic_score, motion_score, camera_motion: appended to the prompt, where it does not name them; None: not.
+    """
+
+    fps: float = 24.0
+    aesthetic_score: float | None = 6.5
+    motion_score: float | None = None
+    camera_motion: str | None = None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], source: str) -> "Conditions":
+        """Raises BadInput for a field that is unknown or of another type."""
+        for name, value in fields.items():
+            if name not in cls.__dataclass_fields__:
+                raise BadInput(f"{source}: conditions.{name} is unknown; known: {', '.join(cls.__dataclass_fields__)}")
+            kind = str if name == "camera_motion" else int | float
+            fits = isinstance(value, kind) and not isinstance(value, bool)
+            if not fits and (value is not None or name == "fps"):
+                raise BadInput(f"{source}: conditions.{name} is {value!r}; "
+                               f"{'a text' if kind is str else 'a number'} was expected")
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenSora:
+    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}."""
+
+    tokenizer: Any  # a transformers tokenizer
+    text_encoder: T5Encoder
+    transformer: STDiT3
+    vae: OpenSoraVAE
+    scheduler: RectifiedFlow
+    conditions: Conditions = Conditions()
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
+    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+
+    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
+                ) -> "OpenSora":
+        """As `CogVideoX.on_mesh`; the VAE needs nothing of its mesh.
+
+        Raises:
+          BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames, never among all tokens.
+        """
+        if mesh is not None and mesh.shape["sequence"] > 1:
+            raise BadInput(f"generator.mesh.sequence={mesh.shape['sequence']}: the tokens of Open-Sora are not spread"
+                           " over devices; make it 1 and use data, fsdp or tensor")
+        transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
+        place = self.place if mesh is None else Place(mesh)
+        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
+
+    generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
+    tiles = False  # whether the VAE can decode them
+    latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in the original
+
+    # ---------------------------------------------------------------------------------------------- folders
+
+    @classmethod
+    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+                tokenizer: Any = None, conv_impl: str = "auto") -> "OpenSora":
+        """The family from the configurations in a folder.
+
+        Raises:
+          BadInput: a part is missing or foreign, or the parts do not fit each other.
+        """
+        index, path = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+        conditions = Conditions.from_dict(read_json(index).get("conditions") or {}, str(index))
+        settings = scheduler if isinstance(scheduler, Mapping) else read_json(path) if path.exists() else {}
+        if isinstance(scheduler, str):
+            settings = {**settings, "_class_name": scheduler}
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        family = cls(tokenizer, T5Encoder(text, dtype), STDiT3(denoiser, dtype), OpenSoraVAE(vae, dtype, conv_impl),
+                     RectifiedFlow.from_config(settings, str(path)), conditions)
+        family.check_parts(str(folder))
+        return family
+
+    @classmethod
+    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+             where: Callable[[str], Callable] | None = None) -> tuple["OpenSora", dict]:
+        """Reads a folder; parameters are of type `dtype`, those of times and modulation float32; numpy arrays unless
+        `where` is given.
+
+        Args:
+          scheduler: replaces the folder's; RFLOW is the only class.
+          where: name of a part -> `where` of `checkpoints.folder.load`.
+
+        Raises:
+          BadInput: a part is missing or half-written, or the parts do not fit each other.
+        """
+        parts.check_components(folder, COMPONENTS, "an Open-Sora")
+        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
+        place = where or (lambda name: None)
+        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
+
+    def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
+        """Writes a folder of which each part is one that the original loads."""
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        for name, layout in LAYOUTS.items():
+            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
+        write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler.config)
+        write_json(folder / "model_index.json", {
+            "_class_name": "OpenSoraPipeline", "conditions": dataclasses.asdict(self.conditions)})
+
+    def axes(self) -> dict:
+        """Logical axis names of every parameter, for sharding."""
+        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
+
+    def param_shapes(self) -> dict:
+        """The parameters that `load` gives, as ShapeDtypeStructs."""
+        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
+                for name, layout in LAYOUTS.items()}
+
+    def check_parts(self, source: str) -> None:
+        config, vae = self.transformer.config, self.vae.config
+        if config.in_channels != vae.latent_channels:
+            raise BadInput(f"{source}: the transformer takes {config.in_channels} channels, the vae has"
+                           f" {vae.latent_channels}; these parts do not belong together")
+        if config.caption_channels != self.text_encoder.config.width:
+            raise BadInput(f"{source}: the transformer's caption_channels is {config.caption_channels}, the text"
+                           f" encoder's d_model {self.text_encoder.config.width}; these parts do not belong together")
+        if not vae.micro_frame_size or vae.temporal.latent_frames(vae.micro_frame_size) < 2:
+            raise BadInput(f"{source}: the vae's micro_frame_size is {vae.micro_frame_size}; clips of more frames than"
+                           f" {vae.temporal.ratio} are needed")
+
+    # ---------------------------------------------------------------------------------------------- sizes
+
+    def default_size(self) -> tuple[int, int, int]:
+        """Two seconds of 720p, of the last stage of training; no configuration says it."""
+        return 3 * self.vae.config.micro_frame_size, 720, 1280
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int, int], int]:
+        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames to decode: all.
+
+        Raises:
+          BadInput: no latent does; the message names the nearest sizes that work.
+        """
+        vae, clip = self.vae.config, self.vae.config.micro_frame_size
+        for name, value in (("height", height), ("width", width)):
+            if value < vae.spatial_ratio or value % vae.spatial_ratio:
+                low = max(value // vae.spatial_ratio, 1) * vae.spatial_ratio
+                raise BadInput(f"{name}={value}: this model makes multiples of {vae.spatial_ratio}; nearest: {low} and"
+                               f" {low + vae.spatial_ratio}")
+        if frames != 1 and (frames < clip or frames % clip):
+            low = frames // clip * clip or 1
+            raise BadInput(f"num_frames={frames}: this model makes one frame or clips of {clip}; nearest: {low} and"
+                           f" {max(low // clip + 1, 1) * clip}")
+        t = vae.latent_frames(frames)
+        return (t, height // vae.spatial_ratio, width // vae.spatial_ratio, vae.latent_channels), t
+
+    def video_size(self, latents: Array) -> tuple[int, int, int]:
+        """Frames, height and width of the video that such latents are of: the inverse of `latent_shape`."""
+        _, t, h, w, _ = latents.shape
+        vae, clip = self.vae.config, self.vae.config.micro_frame_size
+        frames = 1 if t == 1 else t // vae.temporal.latent_frames(clip) * clip
+        return frames, h * vae.spatial_ratio, w * vae.spatial_ratio
+
+    # ---------------------------------------------------------------------------------------------- text
+
+    @property
+    def text_tokens(self) -> int:
+        return self.transformer.config.model_max_length
+
+    def caption(self, prompt: str) -> str:
+        """The prompt as the text encoder reads it; an empty one stays empty and stands for the null caption."""
+        if not prompt.strip():
+            return ""
+        told = self.conditions
+        return opensora_captions.clean(opensora_captions.with_scores(
+            prompt, told.aesthetic_score, told.motion_score, told.camera_motion))
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
+        """Token ids of the captions, padded, and which were longer than the limit and were cut. Of an empty prompt
+        there is padding only."""
+        captions = [self.caption(prompt) for prompt in prompts]
+        ids, cut = parts.tokenize(self.tokenizer, captions, self.text_tokens, self.text_encoder.config.vocab_size)
+        ids[[i for i, caption in enumerate(captions) if not caption]] = self.text_encoder.config.pad_id
+        return ids, cut
+
+    def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U+1"]:
+        """The embedding and, as its last channel, which tokens are the text's own; none is in the null caption."""
+        own_BxS = ids_BxS != self.text_encoder.config.pad_id
+        text_BxSxU = self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS, own_BxS)
+        return jnp.concatenate([text_BxSxU, own_BxS[..., None].astype(text_BxSxU.dtype)], axis=-1)
+
+    # ---------------------------------------------------------------------------------------------- sampling
+
+    def predict(self, params: Mapping, latents, text, negative, timestep, scale) -> Array:
+        """One guided velocity, float32. Without `negative` there is no guidance and half the work."""
+        mask_BxS = text[..., -1] > 0
+        null_B = ~mask_BxS.any(axis=1)
+        mask_BxS = mask_BxS | null_B[:, None]
+        if negative is not None:
+            # the null caption is as long as the caption it stands against, as in the original
+            negative_mask = negative[..., -1] > 0
+            negative_null = ~negative_mask.any(axis=1)
+            negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
+            latents, text, mask_BxS, null_B = split_guidance(
+                self.place, self.halves, (latents, negative, negative_mask, negative_null),
+                (latents, text, mask_BxS, null_B))
+        frames, *size = self.video_size(latents)
+        rows = latents.shape[:1]
+        fps = PICTURE_FPS if frames == 1 else self.conditions.fps
+        output = self.transformer.apply(
+            {"params": params["transformer"]}, latents, jnp.full(rows, timestep), text[..., :-1], mask_BxS,
+            jnp.full(rows, fps, jnp.float32), size=tuple(size), null_B=null_B)
+        output = output[..., : latents.shape[-1]]  # the rest is the variance of an earlier training objective
+        return output if negative is None else guided(output, scale, self.halves)
+
+    def denoise(
+        self, params: Mapping, latents: Float[Array, "B t h w C"], text: Array, negative: Array | None,
+        keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
+    ) -> Float[Array, "B t h w C"]:
+        """Noise to clean latents in one scan."""
+        frames, height, width = self.video_size(latents)
+        plan = self.scheduler.plan(scales.shape[0], height * width, latents.shape[1])
+
+        def predict(sample, index):
+            return self.predict(params, sample, text, negative, jnp.asarray(plan.timesteps)[index], scales[index])
+
+        return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
+
+    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+               ) -> Float[Array, "B T H W 3"]:
+        parts.check_tiling(self, tiled)
+        return self.vae.apply({"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode")

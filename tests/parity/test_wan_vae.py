@@ -1,0 +1,145 @@
+"""Our Wan VAE against diffusers' on random tiny configurations, the feature cache included."""
+
+import functools
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+
+from pav_jax.checkpoints.folder import load, save
+from pav_jax.errors import BadInput
+from pav_jax.models.wan import vae, vae_hf
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+CONFIGS = (
+    dict(base_dim=4, z_dim=3, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True]),
+    dict(base_dim=4, z_dim=2, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]),
+    dict(base_dim=6, z_dim=4, dim_mult=[2, 1], num_res_blocks=1, temperal_downsample=[True], decoder_base_dim=8),
+)
+
+
+@functools.cache
+def torch_vae(index):
+    torch.manual_seed(index)
+    rng = np.random.default_rng(index)
+    fields = CONFIGS[index]
+    moments = dict(latents_mean=rng.normal(size=fields["z_dim"]).tolist(),
+                   latents_std=rng.uniform(0.5, 2, fields["z_dim"]).tolist())
+    ratios = dict(scale_factor_temporal=2 ** sum(fields["temperal_downsample"]),
+                  scale_factor_spatial=2 ** (len(fields["dim_mult"]) - 1))
+    model = diffusers.AutoencoderKLWan(**fields, **moments, **ratios)
+    with torch.no_grad():  # the default affine parameters are 1 and 0, which would hide a swapped name
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+@functools.cache
+def run(config, method, conv_impl="auto"):
+    model = vae.WanVAE(config, conv_impl=conv_impl)
+    # compiling is nearly all of these tests' time, so the compiler is asked for less
+    return jax.jit(lambda params, x: model.apply({"params": params}, x, method=method), compiler_options=QUICK)
+
+
+def close(ours, theirs, tolerance=1e-4):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def first(x):
+    """diffusers' [B, C, T, H, W] -> ours."""
+    return x.detach().numpy().transpose(0, 2, 3, 4, 1)
+
+
+@pytest.fixture(scope="module", params=range(len(CONFIGS)))
+def pair(request, tmp_path_factory):
+    theirs = torch_vae(request.param)
+    folder = tmp_path_factory.mktemp("vae")
+    theirs.save_pretrained(folder)
+    config, params = load(vae_hf, folder)
+    return theirs, config, params
+
+
+def test_encode_equals_diffusers_over_several_chunks(pair):
+    theirs, config, params = pair
+    size = 2 * config.spatial_ratio
+    video = np.random.default_rng(1).uniform(-1, 1, (2, 13, size, size + config.spatial_ratio, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.encode(torch.from_numpy(video.transpose(0, 4, 1, 2, 3))).latent_dist
+    mean, logvar = run(config, "encode")(params, video)
+    close(mean, first(expected.mean))
+    close(logvar, first(expected.logvar))
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_decode_equals_diffusers_with_its_feature_cache(pair, frames):
+    theirs, config, params = pair
+    if frames == 1 and len(config.dim_mult) > 2:
+        pytest.skip("one frame has no cache; one small configuration is enough")
+    z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.z_dim)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
+    ours = run(config, "decode")(params, z)
+    assert ours.shape[1] == (frames - 1) * config.temporal_ratio + 1
+    close(np.clip(ours, -1, 1), first(expected))  # diffusers clips here, we do where frames become bytes
+    assert np.abs(ours).max() < 20 and np.abs(first(expected)).min() < 0.9  # most of it is not at the clip
+
+
+def test_latents_are_scaled_as_the_pipeline_scales_them(pair):
+    theirs, config, _ = pair
+    z = np.random.default_rng(0).normal(size=(1, 2, 2, 2, config.z_dim)).astype(np.float32)
+    mean, std = (np.asarray(theirs.config[name], np.float32) for name in ("latents_mean", "latents_std"))
+    np.testing.assert_allclose(config.unscale(z), z * std + mean, rtol=1e-5)
+    np.testing.assert_allclose(config.scale(config.unscale(z)), z, atol=1e-5)
+
+
+def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
+    theirs, config, params = pair
+    save(vae_hf, tmp_path, config, params)
+    again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path).eval()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    for field in ("latents_mean", "latents_std", "scale_factor_spatial", "scale_factor_temporal", "dim_mult"):
+        assert list(np.ravel(again.config[field])) == list(np.ravel(theirs.config[field]))
+    z = torch.randn(1, config.z_dim, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again.decode(z).sample, theirs.decode(z).sample)
+
+
+def test_both_convolution_forms_agree():
+    config = vae_hf.config_from_hf(dict(torch_vae(0).config))
+    params = load_params(config)
+    z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, config.z_dim))
+    close(run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z))
+
+
+def load_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape, dtype=np.float32), vae_hf.param_shapes(config))
+
+
+def test_memory_of_decoding_grows_with_the_clip_by_its_frames_alone():
+    config = vae_hf.config_from_hf(dict(torch_vae(0).config))
+    params = load_params(config)
+
+    def temporary(frames):
+        z = jax.ShapeDtypeStruct((1, frames, 16, 16, config.z_dim), np.float32)
+        compiled = run(config, "decode").lower(params, z).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    more = temporary(24) - temporary(8)
+    frame = 64 * 64 * 3 * 4  # bytes of a decoded frame
+    assert more <= 3 * 32 * frame  # what is stacked of 32 more frames, not their wide activations
+
+
+def test_what_wan_2_1_does_not_have_is_bad_input():
+    for fields, named in (({"_class_name": "AutoencoderKLCogVideoX"}, "is this the vae folder"),
+                          ({"is_residual": True}, "is_residual is True; only False"), ({"patch_size": 2}, "patch_size"),
+                          ({"z_dim": 8}, "latents_mean has 16 entries; 8"),
+                          ({"temperal_downsample": [True, True, True]}, "at most two"),
+                          ({"dim_mult": [1, 2]}, "temperal_downsample has 3 entries; 1")):
+        with pytest.raises(BadInput, match=named):
+            vae_hf.config_from_hf(fields)

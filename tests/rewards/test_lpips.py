@@ -1,0 +1,61 @@
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.models.lpips import NETS
+from pav_jax.models.lpips.names import PREFIX, param_shapes, weights
+from pav_jax.rewards import PerceptualConsistency, RewardSuite
+from tests.parity.random_params import random_tensors
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Random weights in the package's layout."""
+    net = NETS["alexnet"]
+    tensors = random_tensors(weights(net, PREFIX["alexnet"]), param_shapes(net), 0, positive=("/kernel",))
+    tree: dict = {}
+    for name, array in tensors.items():
+        *folders, leaf = name.split("/")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[leaf] = array.reshape(1, 1, -1, 1) if name.startswith("NetLin") else array
+    path = tmp_path_factory.mktemp("lpips") / "alexnet.ckpt"
+    path.write_bytes(pickle.dumps(tree))
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(file):
+    return PerceptualConsistency.from_pretrained(file)
+
+
+def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
+    clips = np.kron(videos, np.ones((1, 1, 4, 4, 1))).astype(np.uint8)[:2]  # 80 x 96: not enlarged
+    scores = judge.score(clips, ["", ""])["PC"]
+    distance = jax.jit(judge.model.apply)
+    for clip, score in zip(clips / np.float32(127.5) - 1, scores, strict=True):
+        pairs = distance({"params": judge._params}, clip[:-1], clip[1:])
+        assert score == pytest.approx(1 - float(pairs.mean()), abs=1e-5)
+    assert scores.dtype == np.float32 and scores.max() < 1 - 1e-3
+
+
+def test_a_still_video_has_one_small_frames_are_enlarged_and_one_frame_has_no_neighbour(judge, videos):
+    still = np.repeat(videos[:1, :1], 3, axis=1)  # 20 x 24 pixels
+    assert judge.score(still, [""])["PC"] == pytest.approx([1], abs=1e-6)
+    assert np.isfinite(judge.score(videos[:1], [""])["PC"]).all()
+    assert np.isnan(judge.score(videos[:, :1], [""] * 5)["PC"]).all()
+
+
+def test_the_configuration_names_it_and_what_is_wrong(file, tmp_path):
+    suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [{"name": "lpips", "path": str(file)}]})
+    assert suite.held_out == ("held_out:PC",) and suite.judges[0].fingerprint
+    with pytest.raises(BadInput, match="lpips has no net 'resnet'"):
+        PerceptualConsistency.from_pretrained(file, net="resnet")
+    with pytest.raises(BadInput, match="VGG16_0/Conv_0/kernel' is missing"):
+        PerceptualConsistency.from_pretrained(file, net="vgg16")
+    with pytest.raises(BadInput, match="none.ckpt: cannot be read"):
+        PerceptualConsistency.from_pretrained(tmp_path / "none.ckpt")

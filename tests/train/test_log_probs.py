@@ -1,0 +1,112 @@
+"""Log-probabilities against their definition in numpy, their gradients against automatic differentiation, and what is
+computed at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.train.log_probs import token_log_probs
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(3, 11, 8)).astype(np.float32),
+        "w": rng.normal(size=(8, 23)).astype(np.float32),
+        "ids": rng.integers(0, 23, size=(3, 11)),
+    }
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 11, 64])
+def test_token_log_probs_do_not_depend_on_the_chunk(drawn, chunk):
+    x, w, ids = drawn["x"], drawn["w"], drawn["ids"]
+    got = jax.jit(lambda: token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(ids), chunk))()
+    every = log_softmax(x.astype(np.float64) @ w)
+    want = np.take_along_axis(every[:, :-1], ids[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(got[:, 1:], want, atol=2e-5)
+    np.testing.assert_array_equal(got[:, 0], 0)
+
+
+def test_gradients_do_not_depend_on_the_chunk(drawn):
+    def loss(x, w, chunk):
+        return token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(drawn["ids"]), chunk)[:, 3:].sum()
+
+    whole = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 64)
+    parts = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 4)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_array_of_all_logits_is_made():
+    """With 8 chunks, nothing as large as [B, T, V] appears in the program, forward or backward."""
+    B, T, D, V, chunk = 2, 64, 4, 1000, 8
+    w, ids = jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32)
+    program = jax.make_jaxpr(jax.grad(lambda x: token_log_probs(lambda w, h: h @ w, w, x, ids, chunk).sum()))(
+        jnp.ones((B, T, D)))
+
+    def sizes(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.size for v in eqn.outvars)
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from sizes(inner)
+
+    assert B * chunk * V <= max(sizes(program.jaxpr)) < B * T * V
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_the_gradient_made_ahead_is_the_one_that_differentiation_makes(drawn, chunk):
+    ids, weight = jnp.asarray(drawn["ids"]), np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
+
+    def loss(x, **how):
+        return jnp.sum(weight * token_log_probs(lambda w, h: h @ w / 0.7, drawn["w"], x, ids, chunk, **how))
+
+    for x in (drawn["x"], drawn["x"].astype(jnp.bfloat16)):
+        want, got = (jax.value_and_grad(loss)(x, fixed_head=fixed) for fixed in (False, True))
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+        assert got[1].dtype == x.dtype
+        np.testing.assert_allclose(got[1].astype(np.float32), want[1].astype(np.float32),
+                                   atol=1e-5 if x.dtype == np.float32 else 0.1)
+
+
+def products_with_the_vocabulary(jaxpr, vocabulary):
+    """How many dot products of a program read or write an axis of that size."""
+    found = 0
+    for eqn in jaxpr.eqns:
+        touched = [v.aval.shape for v in (*eqn.invars, *eqn.outvars) if hasattr(v, "aval")]
+        found += eqn.primitive.name == "dot_general" and any(vocabulary in shape for shape in touched)
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            found += products_with_the_vocabulary(inner, vocabulary) if hasattr(inner, "eqns") else 0
+    return found
+
+
+def test_a_fixed_head_saves_the_second_forward_product(drawn):
+    ids = jnp.asarray(drawn["ids"])
+    programs = [jax.make_jaxpr(jax.grad(lambda x, fixed=fixed: token_log_probs(
+        lambda w, h: h @ w, drawn["w"], x, ids, 64, fixed_head=fixed).sum()))(drawn["x"]) for fixed in (False, True)]
+    assert [products_with_the_vocabulary(p.jaxpr, 23) for p in programs] == [3, 2]
+
+
+@pytest.mark.parametrize("fixed_head", [False, True])
+def test_chunks_without_a_wanted_token_are_not_computed(drawn, fixed_head):
+    """Their states are NaN here: computing with them would show."""
+    wanted = np.zeros((3, 11), bool)
+    wanted[0, 6:9], wanted[2, 5] = True, True  # predicted at 5..7 and 4, in chunks 4..7 of 4
+    x = drawn["x"].copy()
+    x[:, :4], x[:, 8:] = np.nan, np.nan
+    calls = dict(unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk=4)
+    got, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.where(
+        wanted, token_log_probs(x_BxTxD=x, wanted_BxT=jnp.asarray(wanted), fixed_head=fixed_head, **calls), 0))))(x)
+    whole, slope = jax.value_and_grad(lambda x: jnp.sum(jnp.where(wanted, token_log_probs(x_BxTxD=x, **calls), 0)))(
+        drawn["x"])
+    np.testing.assert_allclose(got, whole, rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)

@@ -1,0 +1,63 @@
+"""A stand-in for a generator's endpoint: a thread on 127.0.0.1."""
+
+import collections
+import http.server
+import json
+import threading
+
+
+class Endpoint:
+    """Answers a POST by `behave(nth request for this prompt, body) -> (status, type, bytes)`; bytes None: never.
+
+    A GET gets what `files` holds under its path.
+    """
+
+    def __init__(self, behave, files=None):
+        self.count, self.headers, self.bodies, self.gets = collections.Counter(), [], [], []
+        self.busy = self.most_at_once = 0
+        self.release, lock = threading.Event(), threading.Lock()
+        endpoint = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    endpoint.count[body["prompt"]] += 1
+                    nth = endpoint.count[body["prompt"]]
+                    endpoint.bodies.append(body)
+                    endpoint.headers.append({k.lower(): v for k, v in self.headers.items()})
+                    endpoint.busy += 1
+                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.busy)
+                status, kind, data = behave(nth, body)
+                if data is None:
+                    endpoint.release.wait(20)
+                with lock:
+                    endpoint.busy -= 1
+                if data is not None:
+                    self.answer(status, kind, data)
+
+            def do_GET(self):
+                endpoint.gets.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path})
+                self.answer(200, "application/octet-stream", (files or {})[self.path])
+
+            def answer(self, status, kind, data):
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
+                if status in (301, 302):
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/generate"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()

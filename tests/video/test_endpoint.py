@@ -1,0 +1,228 @@
+"""An endpoint that works, stumbles, answers garbage, refuses, or never answers."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pav_jax.errors import BadInput
+from pav_jax.main import main
+from pav_jax.video import VideoModel, files
+from tests.video.endpoint_server import Endpoint
+
+KEY = "sk-very-secret-0123456789"
+PROMPTS = ["a red ball", "two cats", "a blue fish"]
+
+
+def color(body) -> int:
+    """A grey level from prompt and seed, the same here and behind the endpoint."""
+    return 40 + zlib.crc32(f"{body['prompt']}|{body['seed']}".encode()) % 150
+
+
+def mp4(body, shape=(5, 16, 32)) -> bytes:
+    return files.mp4_bytes(np.full((*shape, 3), color(body), np.uint8), 8)
+
+
+def png(body) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((16, 32, 3), color(body), np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def works(nth, body):
+    return 200, "video/mp4", mp4(body)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.delenv("PAV_GENERATOR_API_KEY", raising=False)
+    opened = []
+
+    def start(behave, **options) -> Endpoint:
+        opened.append(Endpoint(behave, **options))
+        return opened[-1]
+
+    yield start
+    for endpoint in opened:
+        endpoint.close()
+
+
+def model(endpoint, options=None, **changes):
+    """With settings of `Generation` in capitals."""
+    settings = {name.lower(): changes.pop(name) for name in [*changes] if name.isupper()}
+    client = dict(timeout=20.0, attempts=3, longest_wait=0.01) | changes
+    return VideoModel.from_pretrained(endpoint.url, dtype="float32", options=options, endpoint=client, **settings)
+
+
+def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(serve, monkeypatch):
+    monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
+    endpoint = serve(lambda nth, body: time.sleep(0.05) or works(nth, body))
+    calls = []
+    videos = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate(
+        [*PROMPTS, PROMPTS[0]], "dark", seed=[1, 2, 3, 1], guidance_scale=5, progress=lambda *call: calls.append(call))
+    assert videos.shape == (4, 5, 16, 32, 3) and videos.dtype == np.uint8
+    wanted = [color({"prompt": p, "seed": s}) for p, s in zip([*PROMPTS, PROMPTS[0]], (1, 2, 3, 1), strict=True)]
+    np.testing.assert_allclose(videos.mean(axis=(1, 2, 3, 4)), wanted, atol=3)
+    assert sorted(endpoint.bodies, key=lambda body: body["seed"]) == [
+        {"prompt": p, "negative_prompt": "dark", "seed": s, "steps": 7, "height": 16, "guidance_scale": 5.0,
+         "model": "m"} for s, p in enumerate(PROMPTS, 1)]  # the repeated row was asked for once
+    assert endpoint.most_at_once == 2
+    assert {headers["authorization"] for headers in endpoint.headers} == {f"Bearer {KEY}"}
+    assert calls[-1] == (4, 4) and len(calls) == 3
+
+
+def test_without_a_key_none_is_sent_and_unset_fields_are_left_out(serve):
+    endpoint = serve(works)
+    model(endpoint).generate("a", seed=3)
+    assert endpoint.bodies == [{"prompt": "a", "negative_prompt": "", "seed": 3}]
+    assert "authorization" not in endpoint.headers[0]
+
+
+@pytest.mark.parametrize("form, frames", [("png", 1), ("video", 5), ("image", 1), ("data", 1), ("url", 5), ("gif", 2)])
+def test_every_form_of_answer_is_read(form, frames, serve, monkeypatch, tmp_path):
+    monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
+    body = {"prompt": "a", "seed": 0}
+    stripes = np.stack([np.full((16, 32, 3), value, np.uint8) for value in (color(body), 255)])
+    files.write_gif(tmp_path / "a.gif", stripes, 8)
+    encoded = base64.b64encode(png(body)).decode()
+    answer = {"png": ("image/png", png(body)), "video": {"video": base64.b64encode(mp4(body)).decode()},
+              "image": {"image": encoded}, "data": {"image": f"data:image/png;base64,{encoded}"},
+              "url": {"url": "/made/a.mp4"}, "gif": ("image/gif", (tmp_path / "a.gif").read_bytes())}[form]
+    if isinstance(answer, dict):
+        answer = ("application/json", json.dumps(answer).encode())
+    endpoint = serve(lambda nth, body: (200, *answer), files={"/made/a.mp4": mp4(body)})
+    video = model(endpoint).generate("a")[0]
+    assert video.shape == (frames, 16, 32, 3)
+    assert abs(video[0].mean() - color(body)) < 3
+    assert [get["path"] for get in endpoint.gets] == ["/made/a.mp4"] * (form == "url")
+    assert all(get["authorization"] == f"Bearer {KEY}" for get in endpoint.gets)
+
+
+def test_the_key_goes_to_no_other_host(serve, monkeypatch):
+    monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
+    store = serve(works, files={"/a.mp4": mp4({"prompt": "a", "seed": 0})})
+    there = store.url.replace("/generate", "/a.mp4")
+    endpoint = serve(lambda nth, body: (200, "application/json", json.dumps({"url": there}).encode()))
+    assert model(endpoint).generate("a").shape == (1, 5, 16, 32, 3)
+    assert len(store.gets) == 1 and "authorization" not in store.gets[0]
+
+
+def test_a_stumbling_endpoint_is_asked_again(serve):
+    stumbles = [(500, "text/plain", b""), (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
+    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= 3 else works(nth, body))
+    assert model(endpoint, attempts=4).generate("a").shape == (1, 5, 16, 32, 3)
+    assert endpoint.count["a"] == 4
+
+
+BAD = {
+    "status 500": lambda nth, body: (500, "text/plain", KEY.encode()),
+    "no video, image or JSON": lambda nth, body: (200, "video/mp4", b"#EXTM3U\nfile:///etc/passwd"),
+    "neither a video nor an image": lambda nth, body: (
+        200, "application/json", json.dumps({"video": base64.b64encode(b"#EXTM3U").decode()}).encode()),
+    "JSON without video, image or url": lambda nth, body: (200, "application/json", b'["video"]'),
+    "not base64": lambda nth, body: (200, "application/json", b'{"video": "\xc3\xa9"}'),
+    "a video that cannot be read": lambda nth, body: (200, "video/mp4", mp4(body)[:200]),
+    "an image that cannot be read": lambda nth, body: (200, "image/png", png(body)[:60]),
+    "nothing within 1.5 s": lambda nth, body: (200, "video/mp4", None),
+    "status 422": lambda nth, body: (422, "text/plain", b"no"),
+    "status 302": lambda nth, body: (302, "text/plain", b""),
+    "a video of 4 frames of 32 x 16 where the others have 5": lambda nth, body: (200, "", mp4(body, (4, 16, 32))),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(reason, serve, monkeypatch, caplog):
+    monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
+    endpoint = serve(lambda nth, body: BAD[reason](nth, body) if "cats" in body["prompt"] else works(nth, body))
+    generator = model(endpoint, timeout=1.5 if "nothing" in reason else 20.0,
+                      attempts=1 if "nothing" in reason else 2)
+    generator.generate(PROMPTS[0])  # a size is known from here on
+    with caplog.at_level(logging.INFO):
+        videos, finite = generator.generate(PROMPTS, return_finite=True)
+    assert finite.tolist() == [True, False, True] and videos.shape == (3, 5, 16, 32, 3)
+    assert videos[0].any() and not videos[1].any()
+    assert list(generator.problems) == [1] and reason in generator.problems[1]
+    assert reason in caplog.text and KEY not in caplog.text
+    asked_once = "status 422", "status 302", "a video of 4", "nothing"
+    assert endpoint.count["two cats"] == (1 if reason.startswith(asked_once) else 2)
+    with pytest.raises(BadInput, match="no video") as error:
+        generator.generate("two cats")
+    assert KEY not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("status, message", [(401, "status 401; check the address, and the key in the environment"),
+                                             (404, "status 404"), (500, "no video for 2 requests in a row")])
+def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(status, message, serve, capsys, tmp_path,
+                                                                     monkeypatch):
+    monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
+    endpoint = serve(lambda nth, body: (status, "text/plain", KEY.encode()))
+    generator = model(endpoint, give_up=2, concurrency=1)
+    with pytest.raises(BadInput, match=message) as error:
+        generator.generate(PROMPTS, return_finite=True)
+    assert KEY not in str(error.value)
+    if status != 500:
+        assert main(["generate", "a", f"--model={endpoint.url}", f"--out={tmp_path}"]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_endpoint_that_is_not_there_is_named(serve):
+    endpoint = serve(works)
+    endpoint.close()
+    with pytest.raises(BadInput, match=r"http://127.0.0.1:\d+/generate: no video: no connection \(ConnectError\)"):
+        model(endpoint, attempts=1).generate("a")
+
+
+def test_another_size_than_asked_for_is_bad_input(serve):
+    with pytest.raises(BadInput, match="height=24 was asked for and 16 came"):
+        model(serve(works), HEIGHT=24).generate("a")
+
+
+@pytest.mark.parametrize("url, options, client, message", [
+    ("http://user:secret@h/x", {}, {}, "holds a name or password"), ("http://", {}, {}, "without a host"),
+    ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"), ("http://h/x", {"steps": 3}, {}, "options.steps"),
+    ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"), ("http://h/x", {}, {"timeout": 0}, "timeout=0")])
+def test_what_cannot_be_used_is_refused_before_anything_is_sent(url, options, client, message):
+    with pytest.raises(BadInput, match=message) as error:
+        VideoModel.from_pretrained(url, options=options, endpoint=client)
+    assert "secret" not in str(error.value)
+
+
+def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move():
+    def mark(url="http://h/x", options=None, **settings):
+        named = {"name": settings.pop("name", "")}
+        return VideoModel.from_pretrained(url, options=options, endpoint=named, **settings).fingerprint
+
+    assert mark() == mark(batch=3, fps=9)
+    assert len({mark(), mark("http://other/x"), mark(steps=3), mark(options={"model": "m"}), mark(name="m")}) == 5
+    assert mark(name="m") == mark("http://other/x", name="m")
+
+
+def test_it_works_where_an_event_loop_runs_already(serve):
+    generator = model(serve(works))
+
+    async def notebook():
+        return generator.generate("a")
+
+    assert asyncio.run(notebook()).shape == (1, 5, 16, 32, 3)
+
+
+def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(serve, capsys, tmp_path):
+    endpoint = serve(lambda nth, body: (422, "", b"") if "cats" in body["prompt"] else works(nth, body))
+    assert main(["generate", *PROMPTS, f"--model={endpoint.url}?token=secret", f"--out={tmp_path}", "--seed=4",
+                 "--negative-prompt=dark", "--batch=3"]) == 2
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()
+    assert err == "pav generate: 'two cats': no video: status 422\n"
+    said = files.read_metadata(first)
+    assert said.items() >= {"prompt": "a red ball", "negative_prompt": "dark", "seed": "4", "model": endpoint.url,
+                            "title": "a red ball"}.items()
+    assert said["version"].startswith("pav_jax ") and "secret" not in str(said)
+    assert files.read_metadata(second)["prompt"] == "a blue fish" and files.read_mp4(second).shape == (5, 16, 32, 3)

@@ -1,0 +1,145 @@
+"""The Wan family behind `VideoModel`: sizes, what is refused, NaNs, samplers. For parity see tests/parity."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.errors import BadInput
+from pav_jax.parallel import rules
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.video import VideoModel
+from tests.video.test_video_model import share_compiled
+from tests.video.tiny_wan import EULER, SMALL, UNIPC, random_model
+
+PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(0)
+
+
+@pytest.fixture(scope="module")
+def videos(model):
+    return model.generate(PROMPTS, seed=[4, 5, 6])
+
+
+def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(model, videos):
+    assert videos.shape == (3, 5, 16, 32, 3) and videos.std() > 5
+    np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
+    table = model.params["text_encoder"]["embed"]["embedding"]
+    token = int(model.family.tokenize(["cats"])[0][0, 0])
+    poisoned = {**model.params, "text_encoder": {
+        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
+    sick = VideoModel(model.family, poisoned, model.defaults)
+    share_compiled(model, sick)
+    made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
+    assert finite.tolist() == [True, False, True]
+    np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
+
+
+def test_the_words_matter_and_white_space_does_not(model, videos):
+    np.testing.assert_array_equal(model.generate("  two \n cats ", seed=5), videos[1:2])
+    assert not np.array_equal(model.generate("two dark cats", seed=5), videos[1:2])
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(num_frames=6), "num_frames=6: .* nearest: 5 and 7"),
+    (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
+    (dict(height=20), "height=20: .* nearest: 16 and 24"), (dict(width=1), "width=1: .* nearest: 8$"),
+    (dict(steps=1001), "1 to 1000"), (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
+    (dict(latents=np.zeros((1, 3, 4, 4, 8))), r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,"),
+])
+def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
+    with pytest.raises(BadInput, match=message):
+        model.generate("a ball", **arguments)
+
+
+def test_published_sizes_are_81_frames_of_480_by_832(model):
+    assert model.family.default_size() == (81, 480, 832)
+    wan21 = dataclasses.replace(model.family.vae.config, dim_mult=(1, 2, 4, 4), temperal_downsample=(False, True, True))
+    denoiser = dataclasses.replace(model.family.transformer.config, rope_max_seq_len=1024)
+    family = dataclasses.replace(model.family, vae=model.family.vae.clone(config=wan21),
+                                 transformer=model.family.transformer.clone(config=denoiser))
+    assert family.latent_shape(81, 480, 832) == ((21, 60, 104, 4), 21)
+    with pytest.raises(BadInput, match="num_frames=80: .* nearest: 77 and 81"):
+        family.latent_shape(80, 480, 832)
+
+
+def test_a_sampler_can_be_replaced_by_name_and_keeps_the_shift(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    euler = VideoModel.from_pretrained(tmp_path, scheduler="FlowMatchEulerDiscreteScheduler").family.scheduler
+    assert euler.shift == 3.0 and "flow_shift" not in euler.config
+    whole = VideoModel.from_pretrained(tmp_path, scheduler=UNIPC | {"flow_shift": 5.0}).family.scheduler
+    assert whole.shift == 5.0
+    random_model(0, EULER).save_pretrained(tmp_path)
+    unipc = VideoModel.from_pretrained(tmp_path, scheduler="UniPCMultistepScheduler").family.scheduler
+    assert unipc.shift == 3.0 and unipc.config["use_flow_sigmas"]
+    with pytest.raises(BadInput, match="this model samples with FlowMatchEulerDiscreteScheduler, UniPC"):
+        VideoModel.from_pretrained(tmp_path, scheduler="CogVideoXDDIMScheduler")
+
+
+def test_bfloat16_stays_close_with_the_vae_and_the_modulation_in_float32(model, videos, tmp_path):
+    model.save_pretrained(tmp_path)
+    small = VideoModel.from_pretrained(tmp_path, dtype="bfloat16")
+    small = VideoModel(dataclasses.replace(small.family, text_tokens=8), small.params, small.defaults)
+    assert small.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16
+    assert small.params["transformer"]["layers"]["scale_shift_table"].dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(small.params["vae"])} == {jnp.dtype("float32")}
+    loaded = jax.tree.map(lambda x: (x.shape, x.dtype), small.params)
+    assert loaded == jax.tree.map(lambda x: (x.shape, x.dtype), small.family.param_shapes())
+    made, finite = small.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
+    assert finite.all() and np.abs(made.astype(int) - videos).mean() < 8
+
+
+def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, videos):
+    placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
+    share_compiled(model, placed)
+    np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
+    jax.tree.map(lambda leaf, axes: rules.partition_spec(axes, leaf.shape, make_mesh()), model.params,
+                 model.family.axes(), is_leaf=lambda x: hasattr(x, "shape"))
+    assert model.family.axes()["transformer"]["layers"]["ff_up"]["kernel"] == ("layers", "embed", "mlp")
+
+
+def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(model, tmp_path):
+    model.save_pretrained(tmp_path)
+
+    def refused(message):
+        with pytest.raises(BadInput, match=message) as error:
+            VideoModel.from_pretrained(tmp_path)
+        assert "\n" not in str(error.value)
+
+    def changed(path, **fields):
+        before = read_json(tmp_path / path)
+        write_json(tmp_path / path, before | fields)
+        return lambda: write_json(tmp_path / path, before)
+
+    (tmp_path / "vae").rename(tmp_path / "no vae")
+    refused("the folder 'vae' is missing; a Wan pipeline has tokenizer, text_encoder, transformer, vae, scheduler")
+    (tmp_path / "no vae").rename(tmp_path / "vae")
+    for path, fields, message in (
+        ("model_index.json", {"boundary_ratio": 0.875}, "boundary_ratio and expand_timesteps are of Wan 2.2"),
+        ("transformer/config.json", {"in_channels": 36}, "image-to-video"),
+        ("transformer/config.json", {"text_dim": 17}, "text_dim is 17, the text encoder's d_model 16"),
+        ("transformer/config.json", {"ffn_dim": 33}, "has shape"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "scheduler_config.json: prediction_type"),
+        ("pav_generation.json", {"stepz": 3}, "unknown field 'stepz'"),
+    ):
+        restore = changed(path, **fields)
+        refused(message)
+        restore()
+    (tmp_path / "text_encoder" / "model.safetensors").unlink()
+    refused("text_encoder")
+
+
+def test_a_folder_without_our_settings_uses_the_pipelines_defaults(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "pav_generation.json").write_text(json.dumps({"steps": 7}))
+    defaults = VideoModel.from_pretrained(tmp_path).defaults
+    assert (defaults.steps, defaults.guidance_scale, defaults.fps, defaults.num_frames) == (7, 5.0, 16, None)
+    assert model.defaults.steps == SMALL["steps"]
