@@ -52,6 +52,13 @@ def _generator() -> ConfigDict:
         steps=placeholder(int),
         guidance_scale=placeholder(float),
         use_dynamic_cfg=placeholder(bool),
+        vae_tiling=placeholder(bool),  # the VAE decodes overlapping tiles: less memory
+        # sizes of the axes of one host's mesh: rows over data, weights over fsdp, heads over tensor, tokens over
+        # sequence; all 1: rows over as many devices as share them evenly
+        mesh=dict(data=1, fsdp=1, tensor=1, sequence=1),
+        sequence_attention="auto",  # ring, ulysses, or auto: ulysses where the heads allow it
+        cfg_parallel=placeholder(bool),  # guidance's two branches on two halves of data, instead of one doubled batch
+        side_devices=0,  # the host's last so many devices have text encoder and VAE, which work beside the denoiser
         options=dict(),  # of the two back ends: further arguments of a pipeline's call, further fields of a request
         endpoint=dict(
             name="",  # stands for the endpoint in the keys of records, so that it may move; empty: its address

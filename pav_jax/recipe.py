@@ -23,7 +23,8 @@ from pav_jax.records import read_segments, write_jsonl
 
 log = logging.getLogger(__name__)
 
-GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "batch")
+GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "vae_tiling",
+                     "cfg_parallel", "batch")  # fmt: skip
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
@@ -199,7 +200,7 @@ class Parts:
 
     @functools.cached_property
     def generator(self):
-        from pav_jax.parallel.mesh import rows_mesh
+        from pav_jax.parallel.mesh import generator_meshes
         from pav_jax.video.backends import HTTP
         from pav_jax.video.video_model import VideoModel
 
@@ -209,8 +210,9 @@ class Parts:
             overrides["options"] = chosen.options.to_dict()
         if chosen.path.startswith(HTTP):
             overrides["endpoint"] = chosen.endpoint.to_dict()
-        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=rows_mesh(chosen.batch),
-                                          **overrides)  # fmt: skip
+        mesh, side = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
+        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=mesh, side=side,
+                                          sequence_attention=chosen.sequence_attention, **overrides)  # fmt: skip
 
     @functools.cached_property
     def suite(self):

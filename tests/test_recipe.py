@@ -108,7 +108,8 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
     config = defaults.get_config()
     config.generator.path, config.generator.steps, config.generator.batch = "some/folder", 3, 4
     parts = recipe.Parts(config)
-    assert parts.generator == ("some/folder", {"dtype": "float32", "mesh": None, "steps": 3, "batch": 4})
+    assert parts.generator == ("some/folder", {"dtype": "float32", "mesh": None, "side": None, "steps": 3, "batch": 4,
+                                                "sequence_attention": "auto"})
     assert parts.generator is parts.generator  # loaded once
 
 

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 from pav_jax.check.program import Assumed, Part, Program, config_folder
 from pav_jax.errors import BadInput
 from pav_jax.parallel import rules
-from pav_jax.parallel.mesh import make_mesh, rows_mesh
+from pav_jax.parallel.mesh import generator_meshes, make_mesh
 from pav_jax.recipe import GENERATION_FIELDS
-from pav_jax.video import generation, video_model
+from pav_jax.video import generation, parts, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backends import is_back_end
+from pav_jax.video.programs import SIDE, Programs, check_rows
 
 
 def videos(config: ConfigDict, assumed: Assumed) -> int:
@@ -33,8 +34,9 @@ def _family(config: ConfigDict) -> tuple[video_model.Family, dict, generation.Ge
     # not "auto", which would look at this machine's processor
     family = kind.outline(folder, video_model.DTYPES[config.generator.dtype], conv_impl="conv3d")
     used = video_model.saved_defaults(kind, folder)
-    return family, family.param_shapes(), used.replace(
-        "generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
+    used = used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
+    parts.check_tiling(family, used.vae_tiling)
+    return family, family.param_shapes(), used
 
 
 def video_size(config: ConfigDict) -> tuple[int, int, int]:
@@ -44,26 +46,52 @@ def video_size(config: ConfigDict) -> tuple[int, int, int]:
     return tuple(one or default for one, default in zip(given, family.default_size(), strict=True))
 
 
-def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) -> Program:
-    """A batch of videos, from token ids to frames, on the chips of one host as the recipe shares them."""
+def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) -> list[Program]:
+    """A batch of videos on the chips of one host as the recipe shares them: reading texts, denoising, decoding."""
     family, shapes, used = _family(config)
     size = video_size(config)
     latent_shape, keep = family.latent_shape(*size)
     scales = video_sampling.guidance_scales(family.scheduler.timesteps(used.steps), used.guidance_scale,
                                             used.use_dynamic_cfg)
-    mesh = rows_mesh(used.batch, host) or make_mesh(devices=host[:1])
+    chosen = config.generator
+    mesh, side = generator_meshes(used.batch, chosen.mesh, chosen.side_devices, host)
+    mesh = mesh or make_mesh(devices=host[:1])
+    side = side or mesh
+    family = family.on_mesh(mesh, side, chosen.sequence_attention, used.cfg_parallel)
+    check_rows(mesh, side, used.batch, used.cfg_parallel)
+    programs, axes, rows = Programs(family, mesh, side), family.axes(), used.batch
 
-    family = video_model.for_devices(family, mesh)
+    def params(name: str) -> dict:
+        where = rules.shardings(axes[name], shapes[name], side if name in SIDE else mesh)
+        return {name: rules.placed_shapes(shapes[name], where)}
 
-    def trace() -> jax.stages.Traced:
-        params = rules.placed_shapes(shapes, rules.shardings(family.axes(), shapes, mesh))
-        rows = jax.ShapeDtypeStruct((used.batch, family.text_tokens), jnp.int32)
-        negative = jax.ShapeDtypeStruct((1, family.text_tokens), jnp.int32) if used.guidance_scale > 1 else None
-        keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * used.batch))
-        program = jax.jit(family.sample, static_argnames=("latent_shape", "keep", "zero_uncond"))
-        return program.trace(params, rules.placed_shapes(rows, rules.shardings(("batch", None), rows, mesh)), negative,
-                             None, keys, scales, latent_shape=latent_shape, keep=keep, zero_uncond=used.zero_uncond)
+    def placed(shape: tuple[int, ...], dtype: Any, mesh: Any) -> jax.ShapeDtypeStruct:
+        where = rules.sharding(("batch",) + (None,) * (len(shape) - 1), shape, mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
-    batch = f"{used.batch} videos of {size[0]} x {size[1]} x {size[2]}, {used.steps} steps"
-    runs = math.ceil(videos(config, assumed) / used.batch)
-    return Program(batch, (Part("generator", None, runs),), trace, chips=mesh.size)
+    def texts() -> tuple[dict, jax.ShapeDtypeStruct]:
+        return params("text_encoder"), placed((rows, family.text_tokens), jnp.int32, side)
+
+    def encoder() -> jax.stages.Traced:
+        return programs.encoder.trace(*texts())
+
+    def denoiser() -> jax.stages.Traced:
+        text = jax.eval_shape(family.encode_text, *texts())
+        text = placed(text.shape, text.dtype, mesh)
+        keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * rows))
+        negative = text if used.guidance_scale > 1 else None
+        return programs.denoiser.trace(params("transformer"), text, negative, None, keys, scales,
+                                       latent_shape=latent_shape, keep=keep)
+
+    def vae() -> jax.stages.Traced:
+        return programs.decoder.trace(params("vae"), placed((rows, keep, *latent_shape[1:]), jnp.float32, side),
+                                      tiled=used.vae_tiling)
+
+    runs = math.ceil(videos(config, assumed) / rows)
+    batch = f"{rows} videos of {size[0]} x {size[1]} x {size[2]}, {used.steps} steps"
+    return [Program(f"{rows} texts of {family.text_tokens} tokens", (Part("text encoder", None, runs),), encoder,
+                    side.size),
+            Program(batch, (Part("denoiser", None, runs),), denoiser, mesh.size),
+            Program(f"{rows} videos of {size[0]} x {size[1]} x {size[2]}" + ", in tiles" * used.vae_tiling,
+                    (Part("VAE", None, runs),), vae, side.size)]
+

@@ -14,25 +14,30 @@ from safetensors.numpy import save_file
 
 from pav_jax.errors import BadInput
 
+MAPPED = 2**28  # bytes
 STEMS = ("model", "diffusion_pytorch_model")
 
 
 class TensorFolder(Mapping):
-    """A lazy {tensor name: array}: a tensor is read from its file when it is asked for."""
+    """A lazy {tensor name: array}: a tensor is read from its file when it is asked for.
+
+    What is read of an open file stays in this process's memory, so files are closed after `MAPPED` bytes.
+    """
 
     def __init__(self, files: dict[str, Path]):
         self._files = files  # tensor name -> file
         self._open: dict[Path, Any] = {}
+        self._read = 0
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file(name).get_tensor(name)
+        return self._counted(self._file(name).get_tensor(name))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file(name).get_slice(name).get_shape())
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """tensor[index]; nothing else of it is read."""
-        return self._file(name).get_slice(name)[index]
+        return self._counted(self._file(name).get_slice(name)[index])
 
     def file(self, name: str) -> Path:
         """Where the tensor lies."""
@@ -43,6 +48,13 @@ class TensorFolder(Mapping):
         if path not in self._open:
             self._open[path] = _open(path)
         return self._open[path]
+
+    def _counted(self, array: np.ndarray) -> np.ndarray:
+        self._read += array.nbytes
+        if self._read > MAPPED:
+            self._open.clear()
+            self._read = 0
+        return array
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self._files

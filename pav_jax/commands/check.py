@@ -94,7 +94,7 @@ def _programs(config: Any, mesh: Any, chosen: tuple[str, ...], assumed: Any, siz
         found += [rewriter.training(stage, config, lm, assumed) for stage in ("sft", "dpo") if stage in chosen]
         found += [rewriter.sample(config, lm, assumed)] if "sample" in chosen else []
     host = [device for device in mesh.devices.flat if device.process_index == 0]
-    found += [media.generator(config, host, assumed)] if "generator" in chosen else []
+    found += media.generator(config, host, assumed) if "generator" in chosen else []
     return found + (judges.rewards(config, host, assumed) if "rewards" in chosen else [])
 
 

@@ -39,6 +39,8 @@ examples:
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
     command.add_argument("--width", type=int, help="pixels; default: the model's")
+    command.add_argument("--vae-tiling", action="store_true", default=None, help="decode the video in overlapping "
+                         "tiles: less memory, a slightly different picture")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
                          "generator, else bfloat16")
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
                                        dtype=args.dtype or ("bfloat16" if args.model else "float32"),
-                                       **({"options": options} if options else {}))
+                                       vae_tiling=args.vae_tiling, **({"options": options} if options else {}))
     failed = 0
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
@@ -125,7 +127,8 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
         name = Path(name.removeprefix("diffusers:")).resolve().name
     said = {"title": prompt, "prompt": prompt, "model": name, "fingerprint": model.fingerprint, "seed": args.seed,
             "version": f"pav_jax {__version__}"}
-    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "dtype"):
+    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "vae_tiling",
+                   "dtype"):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)
     if args.option:

@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +35,24 @@ class Draft:
     proposer: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Started:
+    """A batch whose videos are being made.
+
+    Attributes:
+      drafts: how many it settles.
+      missing: places of those that are recorded; the other rows fill the batch.
+      videos: waits for them and for which are finite.
+      at: when it was started, on the clock that never goes back.
+    """
+
+    drafts: int
+    missing: list[int]
+    rows: list[Draft]
+    videos: Callable[[], Any]
+    at: float
+
+
 class Pool:
     """Makes, scores and records videos, always `batch` at a time, skipping what is already in `folder`.
 
@@ -42,7 +61,7 @@ class Pool:
 
     Args:
       generator: a `VideoModel`, or whatever has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`, `fingerprint`, and
-        perhaps `fps` (or `defaults.fps`) and `generate(..., return_finite=True)`.
+        perhaps `fps` (or `defaults.fps`), `generate(..., return_finite=True)` and `start(prompts, seed)`.
       suite: see `rewards.suite.RewardSuite`.
       folder: where the segments go; `workdir` is what recorded video paths are relative to.
       weights: of `overall` for "best" videos; None takes the suite's own.
@@ -59,6 +78,7 @@ class Pool:
         self.folder, self.workdir = epath.Path(folder), epath.Path(workdir)
         self.seed, self.batch, self.keep_videos = seed, batch, keep_videos
         self._writer = SegmentWriter(folder, jax.process_index())
+        self._settled = 0.0  # when the last batch was
         self.made, self.seconds = 0, 0.0  # by this process: for videos/s
         self._read()
         for c in self._all.values():
@@ -91,16 +111,18 @@ class Pool:
 
         `drafts` is read lazily, a batch at a time, and its order must not depend on what is finished.
         """
-        best = self._best_before(round)
+        best, waiting = self._best_before(round), None
         for batch in _batches(self._fresh(drafts), self.batch):
-            missing = [i for i, d in enumerate(batch) if d not in self]
-            if missing:
-                started = time.monotonic()
-                records = self._make(batch, missing, best)
-                self._writer.write(records)
-                self._all |= {c.key: c for c in records}
-                self.made, self.seconds = self.made + len(records), self.seconds + time.monotonic() - started
-            yield len(batch)
+            started = self._start(batch)
+            if waiting is not None:  # scored while the next one's videos are made
+                yield self._settle(waiting, best)
+                waiting = None
+            if hasattr(self.generator, "start"):
+                waiting = started
+            else:
+                yield self._settle(started, best)
+        if waiting is not None:
+            yield self._settle(waiting, best)
 
     def _fresh(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
         """Leaves out what an earlier round has made and repeats: a rule that a restart cannot change."""
@@ -112,16 +134,39 @@ class Pool:
                 seen.add(key)
                 yield draft
 
-    def _make(self, batch: Sequence[Draft], missing: Sequence[int], best: Mapping[str, float]) -> list[Candidate]:
-        """Runs the generator and the suite at the fixed batch size, missing rows in their own places."""
+    def _settle(self, started: "_Started", best: Mapping[str, float]) -> int:
+        if started.missing:
+            begun = max(started.at, self._settled)
+            records = self._make(started, best)
+            self._writer.write(records)
+            self._all |= {c.key: c for c in records}
+            self._settled = time.monotonic()
+            self.made, self.seconds = self.made + len(records), self.seconds + self._settled - begun
+        return started.drafts
+
+    def _start(self, batch: Sequence[Draft]) -> "_Started":
+        """Starts the generator at the fixed batch size, missing rows in their own places; does not wait for it."""
+        at, missing = time.monotonic(), [i for i, d in enumerate(batch) if d not in self]
+        if not missing:
+            return _Started(len(batch), missing, [], lambda: None, at)
         rows = [batch[i] if i in missing else batch[missing[0]] for i in range(len(batch))]
         rows += [batch[missing[0]]] * (self.batch - len(rows))
         asked = dict(prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows])
+        if hasattr(self.generator, "start"):
+            return _Started(len(batch), missing, rows, self.generator.start(**asked), at)
+        return _Started(len(batch), missing, rows, lambda: self._generate(asked), at)
+
+    def _generate(self, asked: Mapping) -> tuple[np.ndarray, np.ndarray]:
+        """Videos, and which of them are known to be finite."""
         if "return_finite" in inspect.signature(self.generator.generate).parameters:
-            videos, finite = self.generator.generate(**asked, return_finite=True)
-            broken = ~np.asarray(finite, bool)
-        else:
-            videos, broken = np.asarray(self.generator.generate(**asked)), np.zeros(len(rows), bool)
+            return self.generator.generate(**asked, return_finite=True)
+        return np.asarray(self.generator.generate(**asked)), np.ones(len(asked["prompts"]), bool)
+
+    def _make(self, started: "_Started", best: Mapping[str, float]) -> list[Candidate]:
+        """Waits for the videos and scores them."""
+        rows, missing = started.rows, started.missing
+        videos, finite = started.videos()
+        broken = ~np.asarray(finite, bool)
         if not np.issubdtype(videos.dtype, np.integer):
             broken |= ~np.isfinite(videos.reshape(len(rows), -1)).all(axis=1)
             videos = np.nan_to_num(videos).clip(0, 255).astype(np.uint8)

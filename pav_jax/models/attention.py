@@ -8,9 +8,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-# Logits that `attention_in_blocks` holds at once: a GiB in float32.
-HELD = 2**28
-
 # Finite, so that a query with every key masked gives an average instead of NaN.
 MASKED = -1e30
 
@@ -29,11 +26,21 @@ class Causal:
         return mask & (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
+@struct.dataclass
+class FirstKeys:
+    """A mask by its rule: every query sees the first `count` keys; those behind them are padding."""
+
+    count: int = struct.field(pytree_node=False)
+
+    def array(self, length: int) -> Bool[Array, "1 1 1 S"]:
+        return (jnp.arange(length) < self.count)[None, None, None]
+
+
 def dot_product_attention(
     q_BxTxNxH: Float[Array, "B T N H"],
     k_BxSxKxH: Float[Array, "B S K H"],
     v_BxSxKxH: Float[Array, "B S K H"],
-    mask: Bool[Array, "..."] | Causal | None = None,
+    mask: Bool[Array, "..."] | Causal | FirstKeys | None = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -45,8 +52,8 @@ def dot_product_attention(
       scale: H ** -0.5 where None (Vaswani et al. 2017, section 3.2.1).
     """
     b, t, n, h = q_BxTxNxH.shape
-    mask = mask.array(t) if isinstance(mask, Causal) else mask
     s, k = k_BxSxKxH.shape[1:3]
+    mask = mask.array(s) if isinstance(mask, Causal | FirstKeys) else mask
     scale = h**-0.5 if scale is None else scale
     if k == n:
         logits_BxNxTxS = jnp.einsum("btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32)
@@ -72,29 +79,3 @@ def dot_product_attention(
         out = jnp.einsum("bkgts,bskh->bkgth", grouped, v_BxSxKxH, preferred_element_type=jnp.float32)
         out_BxNxTxH = out.reshape(b, n, t, h)
     return (out_BxNxTxH / total_BxNxTx1).astype(v_BxSxKxH.dtype).transpose(0, 2, 1, 3)
-
-
-def attention_in_blocks(
-    q_BxTxNxH: Float[Array, "B T N H"],
-    k_BxSxKxH: Float[Array, "B S K H"],
-    v_BxSxKxH: Float[Array, "B S K H"],
-    mask: Bool[Array, "B #N 1 S"] | None = None,
-    scale: float | None = None,
-    held: int = HELD,
-) -> Float[Array, "B T N H"]:
-    """`dot_product_attention` with one mask for all queries, block of queries after block, so that memory stays
-    bounded: a video has tens of thousands of tokens, their logits would fill any device.
-
-    Args:
-      held: logits at once; blocks are multiples of 128 queries, at least one.
-    """
-    b, t, n, _ = q_BxTxNxH.shape
-    block = max(held // (b * n * k_BxSxKxH.shape[1]) // 128 * 128, 128)
-    if t <= block:
-        return dot_product_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask, scale=scale)
-    blocks = -(-t // block)
-    block = -(-t // blocks // 8) * 8  # equally filled, in whole tiles of 8 rows
-    padded = jnp.pad(q_BxTxNxH, ((0, 0), (0, blocks * block - t), (0, 0), (0, 0)))
-    queries = jnp.moveaxis(padded.reshape(b, blocks, block, *padded.shape[2:]), 1, 0)
-    out = jax.lax.map(lambda q: dot_product_attention(q, k_BxSxKxH, v_BxSxKxH, mask, scale=scale), queries)
-    return jnp.moveaxis(out, 0, 1).reshape(b, blocks * block, *out.shape[3:])[:, :t]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pav_jax.models.attention import Causal, dot_product_attention
+from pav_jax.models.attention import Causal, FirstKeys, dot_product_attention
 
 TILE = 128  # lengths are multiples of the TPU's lanes
 BLOCK = 512  # of queries and keys worked on at once: larger blocks read keys from memory less often
@@ -53,31 +53,27 @@ def _splash_kernel(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, int
     return out_BxNxTxH.swapaxes(1, 2).astype(v_BxTxKxH.dtype)
 
 
-def splash_full_attention(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, spread: Callable[..., jax.Array] | None = None,
-                          interpret: bool = False) -> jax.Array:
-    """Attention of every query to every key by Pallas' kernel, forward only, for lengths of any kind.
+def splash_full_attention(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, mask: FirstKeys | None = None, interpret: bool = False
+                          ) -> jax.Array:
+    """Attention of every query to every key, or to those of the mask, by Pallas' kernel, forward only, for lengths of
+    any kind: they are filled up to whole blocks.
 
     Args:
-      spread, interpret: as of `splash_attention`.
+      interpret: as of `splash_attention`.
     """
-    kernel = functools.partial(_full_kernel, interpret=interpret)
-    arrays = [q_BxTxNxH * q_BxTxNxH.shape[3] ** -0.5, k_BxSxNxH, v_BxSxNxH]
-    return kernel(*arrays) if spread is None else spread(kernel, arrays)
-
-
-def _full_kernel(q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, *, interpret: bool) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash  # slow to import
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-    t, s, n = q_BxTxNxH.shape[1], k_BxSxNxH.shape[1], q_BxTxNxH.shape[2]
+    t, (s, n, h) = q_BxTxNxH.shape[1], k_BxSxNxH.shape[1:]
     (block_q, padded_t), (block_kv, padded_s) = (_whole_blocks(length) for length in (t, s))
     kernel = splash.make_splash_mha_single_device(
         splash_mask.MultiHeadMask([splash_mask.FullMask((padded_t, padded_s))] * n),
         block_sizes=splash.BlockSizes(block_q=block_q, block_kv=block_kv), interpret=interpret)
     heads_first = [jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0))).swapaxes(1, 2)
-                   for x, padded in ((q_BxTxNxH, padded_t), (k_BxSxNxH, padded_s), (v_BxSxNxH, padded_s))]
-    # padding keys are another segment than all queries; padding queries are cut off
-    segments = splash.SegmentIds(jnp.ones(padded_t, jnp.int32), jnp.where(jnp.arange(padded_s) < s, 1, 0))
+                   for x, padded in ((q_BxTxNxH * h**-0.5, padded_t), (k_BxSxNxH, padded_s), (v_BxSxNxH, padded_s))]
+    # keys that are not seen are another segment than all queries; queries that were filled up are cut off
+    seen = s if mask is None else mask.count
+    segments = splash.SegmentIds(jnp.ones(padded_t, jnp.int32), (jnp.arange(padded_s) < seen).astype(jnp.int32))
     out_BxNxTxH = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*heads_first)
     return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxSxNxH.dtype)
 

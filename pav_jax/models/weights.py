@@ -4,7 +4,6 @@ A table row also carries the logical axis names of our array, so loading, saving
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -106,19 +105,29 @@ def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str,
         for name in row.hf_names():
             _check_shape(row, name, tensors.shape(name), shape, source)
 
-        @functools.cache  # devices with the same part share it
-        def read(*bounds: tuple[int, int], row=row) -> np.ndarray:
-            index = [slice(*b) for b in bounds]
-            layers, inner = (index[0], index[1:]) if row.layers else (slice(0, 1), index)
-            parts = [row.from_hf(tensors.part(name, row.to_hf(inner))).astype(row.cast(dtype))
-                     for name in row.hf_names()[layers]]
-            return np.stack(parts) if row.layers else parts[0]
-
-        def cut(index: tuple[slice, ...], shape=shape, read=read) -> np.ndarray:
-            return read(*(s.indices(size)[:2] for s, size in zip(index, shape, strict=True)))
-
-        flat[row.path] = jax.make_array_from_callback(shape, where(row.axes, shape), cut)
+        sharding, kind = where(row.axes, shape), row.cast(dtype)
+        parts: dict[tuple, list[jax.Device]] = {}  # devices with the same part share it
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+            parts.setdefault(bounds, []).append(device)
+        arrays = []
+        for bounds, devices in parts.items():  # one after the other: no more than one part is on the host
+            part = _read(row, tensors, bounds, kind)
+            arrays += jax.block_until_ready([jax.device_put(part, device) for device in devices])
+        flat[row.path] = jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=kind)
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _read(row: Weight, tensors: Sliced, bounds: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+    """The part of our array within `bounds`; of what is stacked, one layer at a time."""
+    index = [slice(*b) for b in bounds]
+    if not row.layers:
+        return row.from_hf(tensors.part(row.hf, row.to_hf(index))).astype(dtype)
+    layers, inner = index[0], index[1:]
+    part = np.empty([stop - start for start, stop in bounds], dtype)
+    for i, name in enumerate(row.hf_names()[layers]):
+        part[i] = row.from_hf(tensors.part(name, row.to_hf(inner)))
+    return part
 
 
 def _check_names(row: Weight, tensors: Any, source: str) -> None:

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import Mesh
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import attention_in_blocks, dot_product_attention
-from pav_jax.models.flash_attention import cudnn_attention, splash_attention, splash_full_attention
+from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.flash_attention import cudnn_attention, splash_attention
 from pav_jax.parallel.rules import partition_spec
 
 NAMES = ("auto", "plain", "splash", "cudnn")
@@ -30,16 +30,6 @@ def attention(name: str, mesh: Mesh | None = None) -> Callable[..., jax.Array]:
         spread = None if mesh is None or mesh.size == 1 else functools.partial(on_own_rows_and_heads, mesh)
         return functools.partial(splash_attention, spread=spread)
     return cudnn_attention if name == "cudnn" else dot_product_attention
-
-
-def video_attention(mesh: Mesh | None = None) -> Callable[..., jax.Array]:
-    """The attention, without a mask, of a video's tokens, so many that their logits never fit: by Pallas' kernel on
-    TPU, elsewhere block after block."""
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    if platform != "tpu":
-        return attention_in_blocks
-    spread = None if mesh is None or mesh.size == 1 else functools.partial(on_own_rows_and_heads, mesh)
-    return functools.partial(splash_full_attention, spread=spread)
 
 
 def on_own_rows_and_heads(mesh: Mesh, kernel: Callable[..., jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:

@@ -60,6 +60,30 @@ def rows_mesh(rows: int, devices: Sequence[jax.Device] | None = None) -> Mesh | 
     return make_mesh(data=shares, devices=devices[:shares]) if shares > 1 else None
 
 
+def generator_meshes(rows: int, sizes: Mapping[str, int], side: int = 0, devices: Sequence[jax.Device] | None = None
+                     ) -> tuple[Mesh | None, Mesh | None]:
+    """Where a generator of videos works: the denoiser's mesh, and that of text encoder and VAE where they have `side`
+    devices, the last ones, to themselves. None: one device, and the denoiser's.
+
+    Args:
+      rows: videos in a batch.
+      sizes: of the denoiser's mesh; all 1: a `rows_mesh`.
+      devices: this host's by default.
+
+    Raises:
+      BadInput: the sizes do not fit the devices.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not 0 <= side < len(devices):
+        raise BadInput(f"generator.side_devices={side}: there are {len(devices)} devices, and the denoiser needs one")
+    devices, beside = devices[: len(devices) - side], devices[len(devices) - side :]
+    if any(size != 1 for size in sizes.values()):
+        mesh = make_mesh(**sizes, devices=devices)
+    else:
+        mesh = rows_mesh(rows, devices) or (make_mesh(devices=devices[:1]) if side else None)
+    return mesh, make_mesh(tensor=-1, devices=beside) if side else None
+
+
 def local_mesh(sizes: Mesh | Mapping[str, int] | None, field: str, devices: Sequence[jax.Device] | None = None
                ) -> Mesh | None:
     """A mesh over as many of `devices` (default: this host's) as the sizes need, for what every process has a copy of.

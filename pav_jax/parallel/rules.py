@@ -5,6 +5,7 @@ go.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "rows": "data",  # of a batch whose width is over fsdp
     "length": "sequence",
+    "tiles": ("data", "fsdp", "tensor", "sequence"),  # of a picture, decoded each on its own
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",
@@ -29,8 +31,9 @@ def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
                    rules: Mapping[str, str | tuple[str, ...]] = RULES) -> PartitionSpec:
     """Where an array with logical `axes` and `shape` lies on `mesh`.
 
-    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not wrong), and a mesh axis
-    is used once per array, by the first logical axis that claims it.
+    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not wrong); of several mesh
+    axes it is spread over the first ones, as many as divide it. A mesh axis is used once per array, by the first
+    logical axis that claims it.
     """
     used: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
@@ -38,10 +41,9 @@ def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
         target = rules.get(name) if name is not None else None
         names = (target,) if isinstance(target, str) else tuple(target or ())
         names = tuple(n for n in names if n not in used and mesh.shape[n] > 1)
-        parts = 1
-        for n in names:
-            parts *= mesh.shape[n]
-        if not names or size % parts:
+        while size % math.prod(mesh.shape[n] for n in names):
+            names = names[:-1]
+        if not names:
             entries.append(None)
             continue
         used.update(names)

@@ -9,14 +9,15 @@ of the latent and its channels.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.checkpoints.safetensors import write_json
@@ -27,9 +28,15 @@ from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
+from pav_jax.parallel.rules import Place
+from pav_jax.parallel.sequence_attention import full_attention
 from pav_jax.video import parts, sampling, schedulers
 from pav_jax.video.generation import Generation
+from pav_jax.video.programs import guided, split_guidance
 
+# Version 1.5 writes the largest grid it has positions for where the others write the size they were trained on, 768 x
+# 1360 (its model card)
+LARGEST_1_5, SIZE_1_5 = (300, 300), (768, 1360)
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
 SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
@@ -44,8 +51,29 @@ class CogVideoX:
     transformer: CogVideoXTransformer
     vae: CogVideoXVAE
     scheduler: schedulers.Scheduler
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
+    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+
+    def on_mesh(
+        self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
+    ) -> "CogVideoX":
+        """The same family with what the mesh needs: attention over spread tokens, places of activations.
+
+        Args:
+          side: the mesh of the VAE.
+          sequence_attention, halves: see `VideoModel`.
+        """
+        transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
+        vae, place = self.vae, self.place
+        if mesh is not None:
+            place = Place(mesh)
+            transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
+        if side is not None:
+            vae = vae.clone(place=Place(side), tiles_at_once=side.size)
+        return dataclasses.replace(self, transformer=transformer, vae=vae, place=place, halves=halves)
 
     generation = Generation()
+    tiles = True  # whether the VAE can decode them
     latent_axes = ("videos", "frames", "channels", "height", "width")  # of initial noise in diffusers
 
     # ---------------------------------------------------------------------------------------------- folders
@@ -69,19 +97,22 @@ class CogVideoX:
 
     @classmethod
     def load(
-        cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None
+        cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+        where: Callable[[str], Callable] | None = None,
     ) -> tuple["CogVideoX", dict]:
-        """Reads a diffusers folder; parameters are numpy arrays of type `dtype`.
+        """Reads a diffusers folder; parameters are of type `dtype`, numpy arrays unless `where` is given.
 
         Args:
           scheduler: replaces the folder's; a class name keeps the folder's settings.
+          where: name of a part -> `where` of `checkpoints.folder.load`.
 
         Raises:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
         parts.check_components(folder, COMPONENTS, "a CogVideoX")
         family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        return family, {name: load(layout, folder / name, dtype)[1] for name, layout in LAYOUTS.items()}
+        place = where or (lambda name: None)
+        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder that `diffusers.CogVideoXPipeline.from_pretrained` loads."""
@@ -124,6 +155,8 @@ class CogVideoX:
     def default_size(self) -> tuple[int, int, int]:
         """Frames, height and width in pixels of the videos the model was trained on."""
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
+        if config.patch_size_t is not None and (config.sample_height, config.sample_width) == LARGEST_1_5:
+            return config.sample_frames, *SIZE_1_5
         return config.sample_frames, config.sample_height * ratio, config.sample_width * ratio
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int, int], int]:
@@ -173,17 +206,13 @@ class CogVideoX:
 
     def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
         """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
-        batch = latents.shape[0]
         if negative_BxSxU is not None:
-            latents = jnp.concatenate([latents, latents])
-            text_BxSxU = jnp.concatenate([negative_BxSxU, text_BxSxU])
+            latents, text_BxSxU = split_guidance(
+                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
         output = self.transformer.apply(
             {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
         ).astype(jnp.float32)
-        if negative_BxSxU is None:
-            return output
-        negative, positive = output[:batch], output[batch:]
-        return negative + scale * (positive - negative)
+        return output if negative_BxSxU is None else guided(output, scale, self.halves)
 
     def denoise(
         self, params: Mapping, latents: Float[Array, "B t h w C"], text_BxSxU: Array, negative_BxSxU: Array | None,
@@ -198,31 +227,18 @@ class CogVideoX:
 
         return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
-        return self.vae.apply({"params": params["vae"]}, self.vae.config.unscale(latents), method="decode")
+    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+               ) -> Float[Array, "B T H W 3"]:
+        """Clean latents to a video in about [-1, 1].
 
-    def sample(
-        self, params: Mapping, ids_BxS: Int[Array, "B S"], negative_NxS: Int[Array, "N S"] | None,
-        latents: Float[Array, "B t h w C"] | None, keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-        *, latent_shape: tuple[int, int, int, int], keep: int, zero_uncond: bool,
-    ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
-        """Everything from token ids to frames, for one `jit`.
-
-        Args:
-          negative_NxS: N is B, or 1 where all videos share it; None: no guidance.
-          latents: initial noise; drawn from `keys_B` where None.
-          latent_shape, keep: what `latent_shape()` gives.
-          zero_uncond: the unconditional branch sees zeros instead of the encoded negative prompt.
-
-        Returns:
-          the frames, and for each video whether every number on the way was finite.
+        Raises:
+          BadInput: `tiled`, and the VAE's configuration gives tiles that do not cover the picture.
         """
-        if latents is None:
-            latents = sampling.noise(keys_B, 0, latent_shape)
-        text_BxSxU = self.encode_text(params, ids_BxS)
-        negative_BxSxU = None
-        if negative_NxS is not None:
-            negative = 0.0 if zero_uncond else self.encode_text(params, negative_NxS)
-            negative_BxSxU = jnp.broadcast_to(jnp.asarray(negative, text_BxSxU.dtype), text_BxSxU.shape)
-        latents = self.denoise(params, latents, text_BxSxU, negative_BxSxU, keys_B, scales)[:, -keep:]
-        return parts.to_frames(latents, self.decode(params, latents))
+        video = self.vae.apply(
+            {"params": params["vae"]}, self.vae.config.unscale(latents), tiled=tiled, method="decode")
+        config, ratio = self.vae.config, self.vae.config.spatial_ratio
+        if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):
+            raise BadInput(f"vae_tiling: half of this vae's sample_height={config.sample_height} and"
+                           f" sample_width={config.sample_width} gives tiles that do not fit"
+                           f" {latents.shape[2]} x {latents.shape[3]} latents")
+        return video

@@ -15,7 +15,10 @@ class Generation:
 
     Attributes:
       batch: videos per program run; smaller requests are padded to it, larger ones are looped.
+      vae_tiling: the VAE decodes overlapping tiles, as after diffusers' `enable_vae_tiling()`: less memory, and a
+        slightly different picture.
       zero_uncond: the unconditional branch sees zeros instead of the encoded negative prompt.
+      cfg_parallel: the two branches of guidance lie on two halves of the mesh's `data` axis, instead of side by side.
       fps: for files; the model does not know of it.
     """
 
@@ -26,6 +29,8 @@ class Generation:
     guidance_scale: float = 6.0
     use_dynamic_cfg: bool = False
     zero_uncond: bool = False
+    vae_tiling: bool = False
+    cfg_parallel: bool = False
     fps: int = 8
     batch: int = 1
 
@@ -51,5 +56,6 @@ class Generation:
         return dataclasses.replace(self, **given)
 
     def sampling_settings(self) -> dict[str, Any]:
-        """The fields that change what is generated, not how it is batched or filed."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("batch", "fps")}
+        """The fields that change what is generated, not how it is batched, spread or filed."""
+        unseen = ("batch", "fps", "cfg_parallel") + ("vae_tiling",) * (not self.vae_tiling)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in unseen}

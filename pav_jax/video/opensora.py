@@ -18,13 +18,14 @@ of the latent and its channels.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.checkpoints.safetensors import read_json, write_json
@@ -35,8 +36,11 @@ from pav_jax.models.opensora.vae import OpenSoraVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
+from pav_jax.parallel.rules import Place
+from pav_jax.parallel.sequence_attention import full_attention
 from pav_jax.video import opensora_captions, parts, sampling
 from pav_jax.video.generation import Generation
+from pav_jax.video.programs import guided, split_guidance
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
 
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae")
@@ -82,8 +86,25 @@ class OpenSora:
     vae: OpenSoraVAE
     scheduler: RectifiedFlow
     conditions: Conditions = Conditions()
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
+    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+
+    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
+                ) -> "OpenSora":
+        """As `CogVideoX.on_mesh`; the VAE needs nothing of its mesh.
+
+        Raises:
+          BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames, never among all tokens.
+        """
+        if mesh is not None and mesh.shape["sequence"] > 1:
+            raise BadInput(f"generator.mesh.sequence={mesh.shape['sequence']}: the tokens of Open-Sora are not spread"
+                           " over devices; make it 1 and use data, fsdp or tensor")
+        transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
+        place = self.place if mesh is None else Place(mesh)
+        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
 
     generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
+    tiles = False  # whether the VAE can decode them
     latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in the original
 
     # ---------------------------------------------------------------------------------------------- folders
@@ -108,19 +129,22 @@ class OpenSora:
         return family
 
     @classmethod
-    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None
-             ) -> tuple["OpenSora", dict]:
-        """Reads a folder; parameters are numpy arrays of type `dtype`, those of times and modulation float32.
+    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+             where: Callable[[str], Callable] | None = None) -> tuple["OpenSora", dict]:
+        """Reads a folder; parameters are of type `dtype`, those of times and modulation float32; numpy arrays unless
+        `where` is given.
 
         Args:
           scheduler: replaces the folder's; RFLOW is the only class.
+          where: name of a part -> `where` of `checkpoints.folder.load`.
 
         Raises:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
         parts.check_components(folder, COMPONENTS, "an Open-Sora")
         family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        return family, {name: load(layout, folder / name, dtype)[1] for name, layout in LAYOUTS.items()}
+        place = where or (lambda name: None)
+        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder of which each part is one that the original loads."""
@@ -224,9 +248,9 @@ class OpenSora:
             negative_mask = negative[..., -1] > 0
             negative_null = ~negative_mask.any(axis=1)
             negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
-            # a video's two rows are neighbours, so they stay on one device
-            pairs = ((latents, latents), (negative, text), (negative_mask, mask_BxS), (negative_null, null_B))
-            latents, text, mask_BxS, null_B = (jnp.stack(p, axis=1).reshape(-1, *p[0].shape[1:]) for p in pairs)
+            latents, text, mask_BxS, null_B = split_guidance(
+                self.place, self.halves, (latents, negative, negative_mask, negative_null),
+                (latents, text, mask_BxS, null_B))
         frames, *size = self.video_size(latents)
         rows = latents.shape[:1]
         fps = PICTURE_FPS if frames == 1 else self.conditions.fps
@@ -234,10 +258,7 @@ class OpenSora:
             {"params": params["transformer"]}, latents, jnp.full(rows, timestep), text[..., :-1], mask_BxS,
             jnp.full(rows, fps, jnp.float32), size=tuple(size), null_B=null_B)
         output = output[..., : latents.shape[-1]]  # the rest is the variance of an earlier training objective
-        if negative is None:
-            return output
-        output = output.reshape(-1, 2, *output.shape[1:])
-        return output[:, 0] + scale * (output[:, 1] - output[:, 0])
+        return output if negative is None else guided(output, scale, self.halves)
 
     def denoise(
         self, params: Mapping, latents: Float[Array, "B t h w C"], text: Array, negative: Array | None,
@@ -252,23 +273,7 @@ class OpenSora:
 
         return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+               ) -> Float[Array, "B T H W 3"]:
+        parts.check_tiling(self, tiled)
         return self.vae.apply({"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode")
-
-    def sample(
-        self, params: Mapping, ids_BxS: Int[Array, "B S"], negative_NxS: Int[Array, "N S"] | None,
-        latents: Float[Array, "B t h w C"] | None, keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-        *, latent_shape: tuple[int, int, int, int], keep: int, zero_uncond: bool,
-    ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
-        """Everything from token ids to frames, for one `jit`; arguments and results as `CogVideoX.sample` has them.
-
-        An empty negative prompt is the learned null caption, and so is `zero_uncond`.
-        """
-        if latents is None:
-            latents = sampling.noise(keys_B, 0, latent_shape)
-        text, negative = self.encode_text(params, ids_BxS), None
-        if negative_NxS is not None:
-            negative = 0.0 if zero_uncond else self.encode_text(params, negative_NxS)
-            negative = jnp.broadcast_to(jnp.asarray(negative, text.dtype), text.shape)
-        latents = self.denoise(params, latents, text, negative, keys_B, scales)
-        return parts.to_frames(latents, self.decode(params, latents))

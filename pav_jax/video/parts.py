@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import transformers
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Int
 
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
@@ -21,6 +20,13 @@ def check_components(folder: Path, names: Sequence[str], pipeline: str) -> None:
     for name in names:
         if not (folder / name).is_dir():
             raise BadInput(f"{folder}: the folder {name!r} is missing; {pipeline} pipeline has {', '.join(names)}")
+
+
+def check_tiling(family: Any, asked: bool) -> None:
+    """Raises BadInput where the VAE is asked to decode tiles and cannot."""
+    if asked and not family.tiles:
+        name = family.__name__ if isinstance(family, type) else type(family).__name__
+        raise BadInput(f"vae_tiling: the VAE of {name} decodes whole frames only; leave it out")
 
 
 def scheduler_settings(folder: Path, scheduler: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -76,14 +82,6 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], length: int, vocab_size: in
                        " belong together")
     full = np.flatnonzero(rows["attention_mask"].all(axis=1))
     return ids, [int(i) for i in full if len(tokenizer(prompts[i])["input_ids"]) > length]
-
-
-def to_frames(latents: Float[Array, "B t h w C"], video: Float[Array, "B T H W 3"]
-              ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
-    """Frames from a video in [-1, 1], and for each video whether it and its latent are finite."""
-    finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4)) & jnp.isfinite(video).all(axis=(1, 2, 3, 4))
-    frames = jnp.round(jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
-    return frames, finite
 
 
 def sizes(layout: Any, folder: Path) -> Any:

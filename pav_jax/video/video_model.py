@@ -1,5 +1,6 @@
 """Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save it again."""
 
+import collections
 import copy
 import dataclasses
 import functools
@@ -19,18 +20,17 @@ from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.parallel import mesh as meshes
-from pav_jax.parallel import rules
-from pav_jax.parallel.attention import video_attention
-from pav_jax.video import backends, generation, sampling
+from pav_jax.video import backends, generation, parts, sampling
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.generation import Generation
 from pav_jax.video.opensora import OpenSora
+from pav_jax.video.programs import Programs, check_rows, places
 from pav_jax.video.wan import Wan
 
-# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, sample; outline
-# and param_shapes (the model without its weights); generation (what `generate` uses unless told otherwise) and
-# latent_axes (of initial noise in diffusers); where there are any, conditions (what else the model is told)
+# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, text_tokens, and
+# what `programs.py` runs; outline and param_shapes (the model without its weights); generation (what `generate` uses
+# unless told otherwise), tiles (whether its VAE decodes them) and latent_axes (of initial noise in diffusers); where
+# there are any, conditions (what else the model is told)
 FAMILIES = {"CogVideoXPipeline": CogVideoX, "OpenSoraPipeline": OpenSora, "WanPipeline": Wan}
 Family = CogVideoX | OpenSora | Wan
 HASHED = (".json", ".safetensors", ".model")
@@ -47,22 +47,21 @@ class VideoModel:
     """
 
     def __init__(self, family: Family, params: Mapping, defaults: Generation | None = None, mesh=None,
-                 weights_digest: str | None = None):
-        self.family = for_devices(family, mesh)
+                 weights_digest: str | None = None, side=None, sequence_attention: str = "auto"):
         self.defaults = defaults or family.generation
-        self.mesh = mesh
-        if mesh is None:
-            self.params = jax.tree.map(jnp.asarray, dict(params))
-        else:
-            meshes.check_batch(mesh, self.defaults.batch, "generator.batch")
-            self.params = rules.shard(dict(params), family.axes(), mesh)
+        self.mesh, side = mesh, side or mesh
+        if mesh is not None:
+            check_rows(mesh, side, self.defaults.batch, self.defaults.cfg_parallel)
+        self.family = family.on_mesh(mesh, side, sequence_attention, self.defaults.cfg_parallel)
+        self.programs = Programs(self.family, mesh, side)
+        self.params = self.programs.place_params(params)
         self._weights_digest = weights_digest
         self._warned_of_cut = False
 
     @classmethod
     def from_pretrained(
         cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh=None,
-        scheduler: Mapping[str, Any] | str | None = None, **defaults: Any,
+        scheduler: Mapping[str, Any] | str | None = None, side=None, sequence_attention: str = "auto", **defaults: Any,
     ) -> "backends.Generator":
         """Loads a diffusers folder, or fetches one from the hub; model_index.json names the family.
 
@@ -71,8 +70,11 @@ class VideoModel:
 
         Args:
           dtype: of the weights and the matrix products; "float32" is the fast one on a CPU.
-          mesh: a mesh of `pav_jax.parallel.mesh` to spread weights and batch over.
+          mesh: a mesh of `pav_jax.parallel.mesh`: rows go over `data` (and `fsdp` as far as it divides them), weights
+            over `fsdp`, heads over `tensor`, tokens over `sequence`.
           scheduler: replaces the folder's: a class name (settings stay), or a whole configuration.
+          side: a mesh of other devices for text encoder and VAE, which then work while the denoiser does.
+          sequence_attention: how tokens on several devices meet: ring, ulysses, or auto.
           defaults: fields of `Generation` that replace the folder's pav_generation.json.
 
         Raises:
@@ -84,9 +86,10 @@ class VideoModel:
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
         kind = family_of(folder)
-        saved = saved_defaults(kind, folder)
-        family, params = kind.load(folder, DTYPES[dtype], scheduler)
-        return cls(family, params, saved.replace("generator", **defaults), mesh, _digest(folder))
+        used = saved_defaults(kind, folder).replace("generator", **defaults)
+        parts.check_tiling(kind, used.vae_tiling)
+        family, params = kind.load(folder, DTYPES[dtype], scheduler, places(mesh, side))
+        return cls(family, params, used, mesh, _digest(folder), side, sequence_attention)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
         """Writes a diffusers folder that this class and diffusers load."""
@@ -129,6 +132,7 @@ class VideoModel:
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
+        vae_tiling: bool | None = None,
         return_finite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"] | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]:
@@ -146,51 +150,72 @@ class VideoModel:
           BadInput: a size or number of steps the model cannot make, or arguments that do not fit each other.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        asked = self._asked(prompts, negative_prompt, seed, latents, num_frames=num_frames, height=height, width=width,
+                            steps=steps, guidance_scale=guidance_scale, use_dynamic_cfg=use_dynamic_cfg,
+                            zero_uncond=zero_uncond, vae_tiling=vae_tiling)
+        made = [(np.zeros((0, *asked.sizes, 3), np.uint8), np.zeros(0, bool))]
+        waiting: collections.deque[Callable] = collections.deque()
+
+        def take() -> None:
+            made.append(waiting.popleft()())
+            if progress is not None:
+                progress(sum(len(finite) for _, finite in made), len(prompts))
+
+        for rows, wanted in sampling.batches(len(prompts), self.defaults.batch):
+            waiting.append(self._start(asked, rows, wanted))
+            if len(waiting) > 1:  # the frames of one batch are waited for when the next is on its way
+                take()
+        while waiting:
+            take()
+        videos, finite = map(np.concatenate, zip(*made, strict=True))
+        return (videos, finite) if return_finite else videos
+
+    def start(self, prompts: Sequence[str], seed: int | Sequence[int] = 0
+              ) -> Callable[[], tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]]:
+        """Starts one batch and does not wait: what is returned, when called, gives the videos and which are finite.
+
+        Whoever starts the next batch first has it denoised while this one is decoded.
+
+        Raises:
+          BadInput: as `generate`; also more prompts than `defaults.batch`.
+        """
+        if not 0 < len(prompts) <= self.defaults.batch:
+            raise BadInput(f"start: {len(prompts)} prompts, but a batch has 1 to {self.defaults.batch}")
+        ((rows, wanted),) = sampling.batches(len(prompts), self.defaults.batch)
+        return self._start(self._asked(list(prompts), "", seed, None), rows, wanted)
+
+    def _asked(self, prompts: list[str], negative_prompt: str | Sequence[str], seed: int | Sequence[int],
+               latents: Any, **settings: Any) -> "_Asked":
+        """A request, checked."""
         if bad := [p for p in prompts if not isinstance(p, str)]:
             raise BadInput(f"prompts: {bad[0]!r} is not a text")
-        chosen = self.defaults.replace(
-            "generate", num_frames=num_frames, height=height, width=width, steps=steps, guidance_scale=guidance_scale,
-            use_dynamic_cfg=use_dynamic_cfg, zero_uncond=zero_uncond)
-        sizes = [given or default for given, default in
-                 zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True)]
+        chosen = self.defaults.replace("generate", **settings)
+        parts.check_tiling(self.family, chosen.vae_tiling)
+        sizes = tuple(given or default for given, default in
+                      zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True))
         latent_shape, keep = self.family.latent_shape(*sizes)
         if latents is not None:
             latents = _channels_last(latents, (len(prompts), *latent_shape), self.family.latent_axes)
         seeds = sampling.seeds_of(seed, len(prompts))
-        negatives = self._negative_ids(negative_prompt, len(prompts)) if chosen.guidance_scale > 1 else None
+        guided = chosen.guidance_scale > 1
         scales = sampling.guidance_scales(
             self.family.scheduler.timesteps(chosen.steps), chosen.guidance_scale, chosen.use_dynamic_cfg)
-        ids = self._tokenize(prompts)
+        return _Asked(self._tokenize(prompts), self._negative_ids(negative_prompt, len(prompts)) if guided else None,
+                      latents, seeds, scales, chosen, sizes, latent_shape, keep)
 
-        frames, finite = [np.zeros((0, *sizes, 3), np.uint8)], [np.zeros(0, bool)]
-        for rows, wanted in sampling.batches(len(prompts), self.defaults.batch):
-            batch_frames, batch_finite = self._sample(
-                self.params,
-                self._placed(ids[rows]),
-                None if negatives is None else self._placed(negatives[rows] if len(negatives) > 1 else negatives),
-                None if latents is None else self._placed(latents[rows]),
-                sampling.video_keys([seeds[i] for i in rows]),
-                scales,
-                latent_shape=latent_shape, keep=keep, zero_uncond=chosen.zero_uncond,
-            )
-            frames.append(np.asarray(batch_frames)[:wanted])
-            finite.append(np.asarray(batch_finite)[:wanted])
-            if progress is not None:
-                progress(sum(map(len, finite)), len(prompts))
-        videos = np.concatenate(frames)
-        return (videos, np.concatenate(finite)) if return_finite else videos
-
-    @functools.cached_property
-    def _sample(self) -> Callable:
-        """The compiled program; one per combination of shapes."""
-        return jax.jit(self.family.sample, static_argnames=("latent_shape", "keep", "zero_uncond"))
-
-    def _placed(self, rows: np.ndarray) -> Any:
-        """Rows on the mesh, cut along the batch where the mesh divides it."""
-        if self.mesh is None:
-            return rows
-        spec = rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, self.mesh)
-        return jax.device_put(rows, jax.sharding.NamedSharding(self.mesh, spec))
+    def _start(self, asked: "_Asked", rows: list[int], wanted: int) -> Callable:
+        programs, params = self.programs, self.params
+        text = programs.texts(params, asked.ids[rows], len(rows))
+        negative = None
+        if asked.negative_ids is not None and asked.chosen.zero_uncond:
+            negative = jnp.zeros_like(text)
+        elif asked.negative_ids is not None:
+            negative = programs.texts(params, asked.negative_ids[rows], len(rows))
+        latents = programs.denoise(
+            params, text, negative, None if asked.latents is None else asked.latents[rows],
+            sampling.video_keys([asked.seeds[i] for i in rows]), asked.scales, asked.latent_shape, asked.keep)
+        frames, finite = programs.decode(params, latents, asked.chosen.vae_tiling)
+        return lambda: (np.asarray(frames)[:wanted], np.asarray(finite)[:wanted])
 
     def _tokenize(self, prompts: Sequence[str]) -> np.ndarray:
         if not prompts:
@@ -205,18 +230,27 @@ class VideoModel:
         return ids
 
     def _negative_ids(self, negative_prompt: str | Sequence[str], count: int) -> np.ndarray:
-        """[1, S] where all share one negative prompt (encoded once), else [B, S]."""
         if isinstance(negative_prompt, str):
-            return self._tokenize([negative_prompt])
+            return np.repeat(self._tokenize([negative_prompt]), count, axis=0)
         if len(negative_prompt) != count:
             raise BadInput(
                 f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or one per prompt")
         return self._tokenize(list(negative_prompt))
 
 
-def for_devices(family: Family, mesh: Any) -> Family:
-    """The family with the denoiser's attention that the devices of `mesh` (None: this process's first) are good at."""
-    return dataclasses.replace(family, transformer=family.transformer.clone(attention_fn=video_attention(mesh)))
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """One request to `generate`; ids, negative ids, latents and seeds have a row for each prompt."""
+
+    ids: np.ndarray
+    negative_ids: np.ndarray | None
+    latents: np.ndarray | None
+    seeds: list[int]
+    scales: np.ndarray
+    chosen: Generation
+    sizes: tuple[int, int, int]
+    latent_shape: tuple[int, int, int, int]
+    keep: int
 
 
 def family_of(folder: Path) -> type[Family]:
@@ -251,8 +285,8 @@ def _channels_last(latents: Any, shape: tuple[int, ...], axes: tuple[str, ...]) 
 def _digest(folder: Path) -> str:
     """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside them."""
     digest = hashlib.sha256()
-    parts = ("tokenizer", "text_encoder", "transformer", "vae")
-    for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.suffix in HASHED):
+    folders = ("tokenizer", "text_encoder", "transformer", "vae")
+    for path in sorted(p for name in folders for p in (folder / name).iterdir() if p.suffix in HASHED):
         digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
         add_file(digest, path)
     return digest.hexdigest()

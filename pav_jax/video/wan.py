@@ -9,13 +9,14 @@ of the latent and its channels.
 import dataclasses
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.checkpoints.safetensors import read_json, write_json
@@ -26,8 +27,11 @@ from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.models.weights import logical_axes
+from pav_jax.parallel.rules import Place
+from pav_jax.parallel.sequence_attention import full_attention
 from pav_jax.video import parts, sampling, schedulers
 from pav_jax.video.generation import Generation
+from pav_jax.video.programs import guided, split_guidance
 
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
@@ -48,8 +52,20 @@ class Wan:
     vae: WanVAE
     scheduler: schedulers.Scheduler
     text_tokens: int = TEXT_TOKENS
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
+    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+
+    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
+                ) -> "Wan":
+        """As `CogVideoX.on_mesh`; the VAE needs nothing of its mesh."""
+        transformer, place = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention)), self.place
+        if mesh is not None:
+            place = Place(mesh)
+            transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
+        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
 
     generation = Generation(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
+    tiles = False  # whether the VAE can decode them
     latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in diffusers
 
     # ---------------------------------------------------------------------------------------------- folders
@@ -76,19 +92,22 @@ class Wan:
         return family
 
     @classmethod
-    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None) -> tuple["Wan", dict]:
-        """Reads a diffusers folder; parameters are numpy arrays of type `dtype`, but float32 where the original keeps
-        that: the VAE, timestep embedding, modulation tables and affine norms.
+    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
+             where: Callable[[str], Callable] | None = None) -> tuple["Wan", dict]:
+        """Reads a diffusers folder; parameters are of type `dtype`, but float32 where the original keeps that: the VAE,
+        timestep embedding, modulation tables and affine norms; numpy arrays unless `where` is given.
 
         Args:
           scheduler: replaces the folder's; a class name keeps the folder's settings.
+          where: name of a part -> `where` of `checkpoints.folder.load`.
 
         Raises:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
         parts.check_components(folder, COMPONENTS, "a Wan")
         family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        return family, {name: load(layout, folder / name, jnp.float32 if name == "vae" else dtype)[1]
+        place = where or (lambda name: None)
+        return family, {name: load(layout, folder / name, jnp.float32 if name == "vae" else dtype, place(name))[1]
                         for name, layout in LAYOUTS.items()}
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
@@ -175,15 +194,12 @@ class Wan:
     def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
         """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
         if negative_BxSxU is not None:
-            latents = jnp.concatenate([latents, latents])
-            text_BxSxU = jnp.concatenate([negative_BxSxU, text_BxSxU])
+            latents, text_BxSxU = split_guidance(
+                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
         output = self.transformer.apply(
             {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
         ).astype(jnp.float32)
-        if negative_BxSxU is None:
-            return output
-        negative, positive = jnp.split(output, 2)
-        return negative + scale * (positive - negative)
+        return output if negative_BxSxU is None else guided(output, scale, self.halves)
 
     def denoise(
         self, params: Mapping, latents: Float[Array, "B t h w C"], text_BxSxU: Array, negative_BxSxU: Array | None,
@@ -198,24 +214,10 @@ class Wan:
 
         return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+               ) -> Float[Array, "B T H W 3"]:
+        parts.check_tiling(self, tiled)
         return self.vae.apply({"params": params["vae"]}, self.vae.config.unscale(latents), method="decode")
-
-    def sample(
-        self, params: Mapping, ids_BxS: Int[Array, "B S"], negative_NxS: Int[Array, "N S"] | None,
-        latents: Float[Array, "B t h w C"] | None, keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-        *, latent_shape: tuple[int, int, int, int], keep: int, zero_uncond: bool,
-    ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
-        """Everything from token ids to frames, for one `jit`; arguments and results as `CogVideoX.sample` has them."""
-        if latents is None:
-            latents = sampling.noise(keys_B, 0, latent_shape)
-        text_BxSxU = self.encode_text(params, ids_BxS)
-        negative_BxSxU = None
-        if negative_NxS is not None:
-            negative = 0.0 if zero_uncond else self.encode_text(params, negative_NxS)
-            negative_BxSxU = jnp.broadcast_to(jnp.asarray(negative, text_BxSxU.dtype), text_BxSxU.shape)
-        latents = self.denoise(params, latents, text_BxSxU, negative_BxSxU, keys_B, scales)
-        return parts.to_frames(latents, self.decode(params, latents))
 
 
 def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, Any]:

@@ -48,6 +48,28 @@ def test_configurations_name_a_mesh_that_fits_their_topology(name):
     assert fields.batch_size // fields.grad_accumulation % (mesh["data"] * mesh["fsdp"]) == 0
 
 
+@pytest.mark.parametrize("name, sizes, latent", [
+    ("cogvideox_2b", (33, 480, 720), (9, 60, 90, 16)), ("cogvideox_5b", (33, 480, 720), (9, 60, 90, 16))])
+def test_video_configurations_fit_one_host_and_their_published_sizes(name, sizes, latent):
+    config = load(f"configs/{name}.py")
+    assert media.video_size(config) == sizes
+    family, _, used = media._family(config)
+    assert family.latent_shape(*sizes) == (latent, 9)
+    first, second = map(int, config.check.topology.partition(":")[2].split("x")[:2])
+    assert used.batch % (config.generator.mesh.data * config.generator.mesh.fsdp) == 0
+    assert config.generator.mesh.fsdp == first * second == config.mesh.fsdp
+
+
+def test_version_1_5_makes_its_published_size():
+    config = load("configs/cogvideox_5b.py")
+    config.generator.path, config.generator.num_frames = "THUDM/CogVideoX1.5-5B", None
+    family, _, _ = media._family(config)
+    assert media.video_size(config) == (81, 768, 1360)
+    assert family.latent_shape(81, 768, 1360) == ((22, 96, 170, 16), 21)  # two latent frames to a patch
+    with pytest.raises(BadInput, match="num_frames=79: .* nearest: "):
+        family.latent_shape(79, 768, 1360)
+
+
 @pytest.mark.parametrize("name, chips, denoiser", [("1_3b", 8, 1_418_996_800), ("14b", 4, 14_288_491_584)])
 def test_the_wan_recipes_give_each_chip_a_video_and_know_the_published_sizes(name, chips, denoiser):
     config = load(f"configs/wan21_{name}.py")
@@ -95,9 +117,11 @@ def test_the_runs_of_a_whole_configuration_are_counted(tmp_path):
 def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
     config = load("configs/mini.py")
     config.generator.steps = 3
-    generator = media.generator(config, make_mesh().devices.flatten(), Assumed())
-    assert generator.trace().jaxpr.eqns and generator.batch == "16 videos of 9 x 64 x 64, 3 steps"
     host = list(make_mesh().devices.flat)
+    programs = media.generator(config, host, Assumed())
+    assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
+    assert all(program.trace().jaxpr.eqns for program in programs)
+    assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
     names = [(reward.name, reward.batch) for reward in judges.rewards(config, host, Assumed())]
     assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
                      ("motion", "a video of 9 x 64 x 64")]

@@ -28,6 +28,7 @@ def test_one_device_is_the_default_and_everything_is_whole_on_it():
     (("embed", "heads"), (15, 32), dict(fsdp=2, tensor=4), (None, "tensor")),  # 15 is not even
     (("heads", "mlp"), (8, 8), dict(tensor=2), ("tensor", None)),  # a mesh axis is used once
     (("batch", "length"), (8, 64), dict(data=2, fsdp=2, sequence=2), (("data", "fsdp"), "sequence")),
+    (("batch", None), (2, 64), dict(data=2, fsdp=4), ("data", None)),  # as far as the rows go
     (("batch", None, "length"), (8, 2, 64), dict(data=2, sequence=2), ("data", None, "sequence")),
 ])
 def test_logical_axes_follow_the_table(axes, shape, sizes, want):

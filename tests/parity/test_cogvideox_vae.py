@@ -11,6 +11,7 @@ from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.cogvideox.causal_conv import CausalConv3d
+from pav_jax.models.weights import params_from_hf
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -105,6 +106,49 @@ def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
     close(run(config, "decode")(params, z), first(expected))
+
+
+def tiny_torch_vae(seed, **sizes):
+    """Every size of tile is compiled, so the rest is small."""
+    torch.manual_seed(seed)
+    config = random_config(1) | dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2) | sizes
+    model = diffusers.AutoencoderKLCogVideoX(**config, down_block_types=("CogVideoXDownBlock3D",) * 2,
+                                             up_block_types=("CogVideoXUpBlock3D",) * 2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+@pytest.mark.parametrize("frames, height, width, sample", [
+    (5, 11, 13, (32, 40)),  # both axes, with remainders, also in time
+    (2, 9, 4, (24, 40)),  # one column
+    (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
+])
+def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sample):
+    theirs = tiny_torch_vae(frames, sample_height=sample[0], sample_width=sample[1])
+    theirs.enable_tiling()
+    ours = vae_hf.config_from_hf(dict(theirs.config))
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    params = params_from_hf(vae_hf.weights(ours), state, "theirs")
+
+    z = np.random.default_rng(frames).normal(size=(2, frames, height, width, ours.latent_channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+        theirs.disable_tiling()
+        whole = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+    decode = jax.jit(functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
+                     compiler_options=QUICK)
+    close(decode({"params": params}, z), expected, 1e-3)
+    assert whole.shape != expected.shape or np.abs(whole - expected).max() > 0.01  # tiling changes the result
+
+
+def test_tiles_cover_the_published_sizes_exactly():
+    rows, columns = vae.CogVideoXVAEConfig().cuts()
+    assert (rows.tile, rows.step, columns.tile, columns.step) == (30, 25, 45, 36)
+    for cut, sizes in ((rows, (60, 96)), (columns, (90, 170))):
+        for size in sizes:
+            assert sum(min(cut.keep, 8 * (stop - start)) for start, stop in cut.spans(size)) == 8 * size
 
 
 def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):

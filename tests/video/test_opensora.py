@@ -2,16 +2,15 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import attention_in_blocks, dot_product_attention
 from pav_jax.video import VideoModel, opensora_captions
 from pav_jax.video.opensora import Conditions
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, transform
+from tests.video.test_video_model import share_compiled
 from tests.video.tiny_opensora import random_model
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
@@ -42,7 +41,7 @@ def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(mo
     poisoned = {**model.params, "text_encoder": {
         **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
     sick = VideoModel(model.family, poisoned, model.defaults)
-    sick.__dict__["_sample"] = model._sample  # the same program
+    share_compiled(model, sick)
     made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
     assert finite.tolist() == [True, False, True]
     np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
@@ -103,6 +102,7 @@ def test_a_straight_flow_arrives_whatever_the_number_of_steps():
 @pytest.mark.parametrize("arguments, message", [
     (dict(num_frames=20), "num_frames=20: .* nearest: 17 and 34"),
     (dict(num_frames=5), "num_frames=5: .* nearest: 1 and 17"),
+    (dict(vae_tiling=True), "vae_tiling: the VAE of OpenSora decodes whole frames only"),
     (dict(height=7), "height=7: .* multiples of 2; nearest: 6 and 8"),
     (dict(latents=np.zeros((1, 3, 4, 4, 8))), r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,"),
 ])
@@ -151,10 +151,3 @@ def test_what_is_computed_in_float32_is_kept_so(folder):
     assert params["transformer"]["rotary_frequencies"].dtype == params["vae"]["latent_scale"].dtype == jnp.float32
     assert params["transformer"]["layers"]["spatial"]["scale_shift_table"].dtype == jnp.float32
     assert params["transformer"]["layers"]["spatial"]["attention"]["qkv"]["kernel"].dtype == jnp.bfloat16
-
-
-def test_blocks_of_queries_share_their_mask():
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 1, 4)) for i, n in enumerate((300, 9, 9)))
-    mask = (np.arange(9) < np.array([[3], [7]]))[:, None, None, :]
-    ours = jax.jit(lambda *x: attention_in_blocks(*x, mask=mask, held=1))(q, k, v)
-    np.testing.assert_allclose(ours, dot_product_attention(q, k, v, mask=mask), atol=1e-6)

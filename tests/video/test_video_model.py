@@ -36,6 +36,11 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
+def share_compiled(model, other):
+    for name in ("encoder", "denoiser", "decoder"):
+        other.programs.__dict__[name] = getattr(model.programs, name)
+
+
 def test_a_video_does_not_depend_on_its_neighbours_or_its_place(model, videos):
     assert videos.shape == (3, 5, 4, 8, 3) and videos.dtype == np.uint8 and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
@@ -72,7 +77,7 @@ def test_a_nan_is_reported_for_its_own_video_only(model, videos):
     poisoned = {**model.params, "text_encoder": {
         **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
     sick = VideoModel(model.family, poisoned, model.defaults)
-    sick.__dict__["_sample"] = model._sample  # the same program
+    share_compiled(model, sick)
     made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
     assert finite.tolist() == [True, False, True]
     np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
@@ -138,7 +143,7 @@ def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, mo
 
 def test_a_mesh_gives_the_same_videos(model, videos):
     placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
-    placed.__dict__["_sample"] = model._sample
+    share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
 
 

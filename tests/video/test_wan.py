@@ -10,10 +10,10 @@ import pytest
 
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import attention_in_blocks, dot_product_attention
 from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import VideoModel
+from tests.video.test_video_model import share_compiled
 from tests.video.tiny_wan import EULER, SMALL, UNIPC, random_model
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
@@ -37,7 +37,7 @@ def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(mo
     poisoned = {**model.params, "text_encoder": {
         **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
     sick = VideoModel(model.family, poisoned, model.defaults)
-    sick.__dict__["_sample"] = model._sample  # the same program
+    share_compiled(model, sick)
     made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
     assert finite.tolist() == [True, False, True]
     np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
@@ -52,7 +52,7 @@ def test_the_words_matter_and_white_space_does_not(model, videos):
     (dict(num_frames=6), "num_frames=6: .* nearest: 5 and 7"),
     (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
     (dict(height=20), "height=20: .* nearest: 16 and 24"), (dict(width=1), "width=1: .* nearest: 8$"),
-    (dict(steps=1001), "1 to 1000"),
+    (dict(steps=1001), "1 to 1000"), (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
     (dict(latents=np.zeros((1, 3, 4, 4, 8))), r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,"),
 ])
 def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
@@ -99,7 +99,7 @@ def test_bfloat16_stays_close_with_the_vae_and_the_modulation_in_float32(model, 
 
 def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, videos):
     placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
-    placed.__dict__["_sample"] = model._sample
+    share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
     jax.tree.map(lambda leaf, axes: rules.partition_spec(axes, leaf.shape, make_mesh()), model.params,
                  model.family.axes(), is_leaf=lambda x: hasattr(x, "shape"))
@@ -143,13 +143,3 @@ def test_a_folder_without_our_settings_uses_the_pipelines_defaults(model, tmp_pa
     defaults = VideoModel.from_pretrained(tmp_path).defaults
     assert (defaults.steps, defaults.guidance_scale, defaults.fps, defaults.num_frames) == (7, 5.0, 16, None)
     assert model.defaults.steps == SMALL["steps"]
-
-
-@pytest.mark.parametrize("queries, keys", [(300, 40), (128, 7), (515, 515)])
-def test_attention_in_blocks_of_queries_equals_attention_at_once(queries, keys):
-    rng = np.random.default_rng(queries)
-    q, k, v = (rng.standard_normal((2, n, 3, 4), dtype=np.float32) for n in (queries, keys, keys))
-    blocks = jax.jit(attention_in_blocks, static_argnames="held")
-    lowered = blocks.lower(q, k, v, held=1).as_text()
-    assert ("while" in lowered) == (queries > 128)
-    np.testing.assert_allclose(blocks(q, k, v, held=1), dot_product_attention(q, k, v), atol=2e-6)

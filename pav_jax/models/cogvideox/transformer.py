@@ -3,8 +3,10 @@
 Source: Yang et al. 2024 (arXiv 2408.06072), section 2.2: expert adaptive norms (text and video are shifted, scaled and
 gated apart), full 3-D attention, sinusoidal positions (2B) or 3-D rotary ones (5B), query/key norms.
 
-Shapes: B batch, T, H, W latent frames, height, width, C channels; S text tokens, L video tokens, D width, N heads,
-K head size, E timestep embedding.
+Text and video tokens are one row of tokens, text first, so that a mesh can cut it anywhere.
+
+Shapes: B batch, C channels; S text tokens, L video tokens, T = S + L (and padding), D width, N heads, K head size,
+E timestep embedding; where latents are meant, T, H, W are their frames, height and width.
 """
 
 import dataclasses
@@ -15,10 +17,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention import FirstKeys, dot_product_attention
 from pav_jax.models.cogvideox import positions
 from pav_jax.models.layers import LayerNorm
 
+TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()  # modulation starts as the identity (arXiv 2212.09748, section 3.2, adaLN-Zero)
 
 
@@ -79,31 +82,30 @@ def layer_norm(config: CogVideoXConfig, name: str) -> LayerNorm:
 
 
 class ModulatedNorm(nn.Module):
-    """Layer norm whose shift and scale come from the timestep, apart for video and text; also returns their gates."""
+    """Layer norm whose shift and scale come from the timestep, apart for text and video; also returns the gate."""
 
     config: CogVideoXConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_BxLxD, text_BxSxD, temb_BxE):
+    def __call__(self, x_BxTxD, is_text_T, temb_BxE):
         linear = nn.Dense(6 * self.config.width, dtype=jnp.float32, kernel_init=ZEROS, name="linear")
-        shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(
-            linear(nn.silu(temb_BxE))[:, None, :], 6, axis=-1)
-        norm = layer_norm(self.config, "norm")
-        x_BxLxD = norm(x_BxLxD) * (1 + scale) + shift
-        text_BxSxD = norm(text_BxSxD) * (1 + text_scale) + text_shift
-        return x_BxLxD.astype(self.dtype), text_BxSxD.astype(self.dtype), gate, text_gate
+        parts = jnp.split(linear(nn.silu(temb_BxE))[:, None, :], 6, axis=-1)
+        shift, scale, gate = (jnp.where(is_text_T[None, :, None], text, video)
+                              for video, text in zip(parts[:3], parts[3:], strict=True))
+        x_BxTxD = layer_norm(self.config, "norm")(x_BxTxD) * (1 + scale) + shift
+        return x_BxTxD.astype(self.dtype), gate
 
 
 class JointAttention(nn.Module):
-    """Self-attention over [text, video]; queries and keys are layer-normed per head; only video is rotated."""
+    """Self-attention over [text, video]; queries and keys are layer-normed per head, then rotated."""
 
     config: CogVideoXConfig
     dtype: Any
     attention_fn: Callable
 
     @nn.compact
-    def __call__(self, x_BxTxD, text_tokens: int, rotary):
+    def __call__(self, x_BxTxD, rotary, mask):
         config = self.config
         heads = (*x_BxTxD.shape[:2], config.num_attention_heads, config.attention_head_dim)
         dense = lambda name: nn.Dense(  # noqa: E731
@@ -111,11 +113,9 @@ class JointAttention(nn.Module):
         norm = lambda name, x: LayerNorm(1e-6, name=name)(x)  # noqa: E731
         q_BxTxNxK, k_BxTxNxK = norm("q_norm", dense("q_proj")), norm("k_norm", dense("k_proj"))
         if rotary is not None:
-            q_BxTxNxK, k_BxTxNxK = (
-                jnp.concatenate([x[:, :text_tokens], positions.rotate(x[:, text_tokens:], rotary)], axis=1)
-                for x in (q_BxTxNxK, k_BxTxNxK)
-            )
-        out_BxTxNxK = self.attention_fn(q_BxTxNxK.astype(self.dtype), k_BxTxNxK.astype(self.dtype), dense("v_proj"))
+            q_BxTxNxK, k_BxTxNxK = positions.rotate(q_BxTxNxK, rotary), positions.rotate(k_BxTxNxK, rotary)
+        out_BxTxNxK = self.attention_fn(
+            q_BxTxNxK.astype(self.dtype), k_BxTxNxK.astype(self.dtype), dense("v_proj"), mask)
         return nn.Dense(config.width, dtype=self.dtype, name="o_proj")(out_BxTxNxK.reshape(x_BxTxD.shape))
 
 
@@ -123,24 +123,18 @@ class Block(nn.Module):
     config: CogVideoXConfig
     dtype: Any
     attention_fn: Callable
+    place: Callable
 
     @nn.compact
-    def __call__(self, carry, temb_BxE, rotary):
-        x_BxLxD, text_BxSxD = carry
-        text_tokens, width = text_BxSxD.shape[1], self.config.width
+    def __call__(self, x_BxTxD, temb_BxE, is_text_T, rotary, mask):
+        x, gate = ModulatedNorm(self.config, self.dtype, name="norm1")(x_BxTxD, is_text_T, temb_BxE)
+        out = JointAttention(self.config, self.dtype, self.attention_fn, name="attention")(x, rotary, mask)
+        x_BxTxD = gated_sum(x_BxTxD, gate, out)
 
-        x, text, gate, text_gate = ModulatedNorm(self.config, self.dtype, name="norm1")(x_BxLxD, text_BxSxD, temb_BxE)
-        out = JointAttention(self.config, self.dtype, self.attention_fn, name="attention")(
-            jnp.concatenate([text, x], axis=1), text_tokens, rotary)
-        x_BxLxD = gated_sum(x_BxLxD, gate, out[:, text_tokens:])
-        text_BxSxD = gated_sum(text_BxSxD, text_gate, out[:, :text_tokens])
-
-        x, text, gate, text_gate = ModulatedNorm(self.config, self.dtype, name="norm2")(x_BxLxD, text_BxSxD, temb_BxE)
-        hidden = nn.Dense(4 * width, dtype=self.dtype, name="ff_up")(jnp.concatenate([text, x], axis=1))
-        out = nn.Dense(width, dtype=self.dtype, name="ff_down")(nn.gelu(hidden, approximate=True))
-        x_BxLxD = gated_sum(x_BxLxD, gate, out[:, text_tokens:])
-        text_BxSxD = gated_sum(text_BxSxD, text_gate, out[:, :text_tokens])
-        return (x_BxLxD, text_BxSxD), None
+        x, gate = ModulatedNorm(self.config, self.dtype, name="norm2")(x_BxTxD, is_text_T, temb_BxE)
+        hidden = nn.Dense(4 * self.config.width, dtype=self.dtype, name="ff_up")(x)
+        out = nn.Dense(self.config.width, dtype=self.dtype, name="ff_down")(nn.gelu(hidden, approximate=True))
+        return self.place(gated_sum(x_BxTxD, gate, out), TOKENS), None
 
 
 def gated_sum(x: Array, gate: Array, update: Array) -> Array:
@@ -203,6 +197,8 @@ class CogVideoXTransformer(nn.Module):
       dtype: compute type of the matrix products; norms, modulation, rotary and softmax stay in float32.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       unroll: layers per step of the scan; `config.num_layers` unrolls it wholly (faster on CPU, slower to compile).
+      place: keeps an array where its logical axes belong, on a mesh.
+      token_multiple: the tokens are padded to a multiple of it, for a mesh that cuts them evenly.
     """
 
     config: CogVideoXConfig
@@ -210,6 +206,8 @@ class CogVideoXTransformer(nn.Module):
     attention_fn: Callable = dot_product_attention
     remat: bool = False
     unroll: int = 1
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    token_multiple: int = 1
 
     @nn.compact
     def __call__(
@@ -234,21 +232,30 @@ class CogVideoXTransformer(nn.Module):
                 ofs_B, config.ofs_embed_dim, config.flip_sin_to_cos, config.freq_shift)
             temb_BxE += TimestepMLP(config.ofs_embed_dim, name="ofs_embedding")(features)
 
-        carry = PatchEmbed(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC, text_BxSxU)
+        x_BxLxD, text_BxSxD = PatchEmbed(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC, text_BxSxU)
+        text, video = text_BxSxD.shape[1], x_BxLxD.shape[1]
+        padding = -(text + video) % self.token_multiple
+        x_BxTxD = jnp.pad(jnp.concatenate([text_BxSxD, x_BxLxD], axis=1), ((0, 0), (0, padding), (0, 0)))
+        mask = FirstKeys(text + video) if padding else None
+        is_text_T = jnp.arange(x_BxTxD.shape[1]) < text
+        if rotary is not None:  # only video is rotated: an angle of zero changes nothing
+            rotary = tuple(jnp.pad(table, ((text, padding), (0, 0)), constant_values=still)
+                           for table, still in zip(rotary, (1.0, 0.0), strict=True))
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         stack = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast, nn.broadcast),
+            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 4,
             length=config.num_layers, unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, name="layers")
-        (x_BxLxD, _), _ = stack(carry, temb_BxE, rotary)
+        )(config, self.dtype, self.attention_fn, self.place, name="layers")
+        x_BxTxD, _ = stack(self.place(x_BxTxD, TOKENS), temb_BxE, is_text_T, rotary, mask)
 
-        x_BxLxD = layer_norm(config, "norm_final")(x_BxLxD)
+        x_BxTxD = layer_norm(config, "norm_final")(x_BxTxD)
         linear = nn.Dense(2 * config.width, dtype=jnp.float32, kernel_init=ZEROS, name="out_modulation")
         shift, scale = jnp.split(linear(nn.silu(temb_BxE))[:, None, :], 2, axis=-1)
-        x_BxLxD = layer_norm(config, "norm_out")(x_BxLxD) * (1 + scale) + shift
+        x_BxTxD = layer_norm(config, "norm_out")(x_BxTxD) * (1 + scale) + shift
         pixels = config.out_channels * config.patch_size**2 * (config.patch_size_t or 1)
-        x_BxLxP = nn.Dense(pixels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(x_BxLxD.astype(self.dtype))
-        return unpatchify(config, x_BxLxP, (frames, height, width))
+        x_BxTxP = nn.Dense(pixels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(x_BxTxD.astype(self.dtype))
+        # text and padding go last, where tokens are narrow
+        return unpatchify(config, x_BxTxP[:, text : text + video], (frames, height, width))
 
 
 def unpatchify(config: CogVideoXConfig, x_BxLxP: Array, latent_shape: tuple[int, int, int]) -> Array:

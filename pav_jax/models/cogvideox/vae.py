@@ -11,6 +11,7 @@ diffusers' AutoencoderKLCogVideoX.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.cogvideox.causal_conv import CausalConv3d, ConvImpl, conv2d, per_frame
+from pav_jax.models.cogvideox.tiling import OVERLAP_HEIGHT, OVERLAP_WIDTH, Cut, decode_tiles
 
 ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
 DECODE_CHUNK = 2  # latent frames per chunk (diffusers: num_latent_frames_batch_size)
@@ -64,6 +66,11 @@ class CogVideoXVAEConfig:
     @property
     def spatial_ratio(self) -> int:
         return 2 ** (len(self.block_out_channels) - 1)
+
+    def cuts(self) -> tuple[Cut, Cut]:
+        """How a latent's rows and columns are cut into tiles."""
+        return (Cut.of(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
+                Cut.of(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH))
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of `frames` frames encoded in chunks."""
@@ -279,6 +286,9 @@ class CogVideoXVAE(nn.Module):
     config: CogVideoXVAEConfig
     dtype: Any = jnp.float32
     conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
+    # keeps an array where its logical axes belong; it spreads `tiles_at_once` tiles, of all clips, and the others wait
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    tiles_at_once: int = 1
 
     def setup(self):
         config = self.config
@@ -306,15 +316,36 @@ class CogVideoXVAE(nn.Module):
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
 
-    def decode(self, z: Float[Array, "B t h w C"], chunked: bool = True) -> Float[Array, "B T H W 3"]:
+    def decode(
+        self, z: Float[Array, "B t h w C"], chunked: bool = True, tiled: bool = False
+    ) -> Float[Array, "B T H W 3"]:
         """Unscaled latent -> video in about [-1, 1] (not clipped), float32.
 
         `chunked=False` takes the latent as a single chunk, which equals diffusers only up to 3 latent frames.
+        `tiled=True` decodes overlapping tiles of what is larger than one, as diffusers does after `enable_tiling()`.
         """
         z = z.astype(self.dtype)
         if self.config.use_post_quant_conv:
             z, _ = self.post_quant_conv(z)
+        rows, columns = self.config.cuts()
+        if tiled and (z.shape[2] > rows.tile or z.shape[3] > columns.tile):
+            return decode_tiles(self._one_by_one, z, rows, columns)
         return self._in_chunks(self.decoder, z, DECODE_CHUNK if chunked else z.shape[1]).astype(jnp.float32)
+
+    def _one_by_one(self, tiles_nxBxtxhxwxC: Array) -> Array:
+        """Decodes tiles of one size, as rows of a batch where there are fewer clips than `tiles_at_once`."""
+        n, B = tiles_nxBxtxhxwxC.shape[:2]
+        together = math.gcd(n, max(self.tiles_at_once // B, 1))
+        groups = tiles_nxBxtxhxwxC.reshape(n // together, together * B, *tiles_nxBxtxhxwxC.shape[2:])
+        axes = ("tiles", None, None, None, None)
+
+        def body(vae, carry, z):
+            frames = vae._in_chunks(vae.decoder, vae.place(z, axes), DECODE_CHUNK)
+            return carry, vae.place(frames.astype(jnp.float32), axes)
+
+        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+        _, frames = scan(self, (), groups)
+        return frames.reshape(n, B, *frames.shape[2:])
 
     def _in_chunks(self, coder: nn.Module, x: Array, size: int) -> Array:
         """Runs `coder` chunk by chunk, handing each the convolution caches of the one before."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pav_jax.models.attention import attention_in_blocks
+from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.positions import rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm
 
@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
             out = self.attention_fn(*(x.reshape(batch * frames, places, n, k) for x in (q, key, v)))
         else:
             q, key, v = (x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v))
-            out = attention_in_blocks(rotate(q, rotary), rotate(key, rotary), v)
+            out = blockwise_attention(rotate(q, rotary), rotate(key, rotary), v)
             out = out.reshape(batch, places, frames, n, k).swapaxes(1, 2)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
@@ -112,7 +112,7 @@ class CrossAttention(nn.Module):
         q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, -1, n, k)
         kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(batch, tokens, 2, n, k)
         mask_Bx1x1xM = mask_BxM.astype(bool)[:, None, None, :]
-        out = attention_in_blocks(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
+        out = blockwise_attention(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
@@ -173,7 +173,7 @@ class STDiT3(nn.Module):
 
     config: STDiT3Config
     dtype: Any = jnp.float32
-    attention_fn: Callable = attention_in_blocks
+    attention_fn: Callable = blockwise_attention
     remat: bool = False
     unroll: int = 1
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.attention import attention_in_blocks
+from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.causal_conv import ConvImpl
 from pav_jax.models.opensora.vae_spatial import AutoencoderKL, AutoencoderKLConfig, over_frames
 from pav_jax.models.opensora.vae_temporal import TemporalVAE, TemporalVAEConfig
@@ -55,7 +55,7 @@ class OpenSoraVAE(nn.Module):
     config: OpenSoraVAEConfig
     dtype: Any = jnp.float32
     conv_impl: ConvImpl = "auto"
-    attention_fn: Callable = attention_in_blocks
+    attention_fn: Callable = blockwise_attention
 
     def setup(self):
         config = self.config

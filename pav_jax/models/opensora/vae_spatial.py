@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.attention import attention_in_blocks
+from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.vae import GroupNorm
 
 EPS = 1e-6  # of every norm
@@ -117,7 +117,7 @@ class AutoencoderKL(nn.Module):
 
     config: AutoencoderKLConfig
     dtype: Any = jnp.float32
-    attention_fn: Callable = attention_in_blocks
+    attention_fn: Callable = blockwise_attention
 
     def setup(self):
         config = self.config

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import attention_in_blocks
+from pav_jax.models.attention import FirstKeys
+from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.positions import over_grid, rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm
 
+TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()
 
 
@@ -67,7 +69,7 @@ class Attention(nn.Module):
     attention_fn: Callable
 
     @nn.compact
-    def __call__(self, x_BxLxD, context_BxSxD, rotary=None):
+    def __call__(self, x_BxLxD, context_BxSxD, rotary=None, mask=None):
         config = self.config
         dense = lambda name, x: nn.Dense(config.width, dtype=self.dtype, name=name)(x)  # noqa: E731
         norm = lambda name, x: RMSNorm(config.eps, self.dtype, name=name)(x)  # noqa: E731
@@ -78,16 +80,17 @@ class Attention(nn.Module):
         )
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        return dense("o_proj", self.attention_fn(q, k, v).reshape(x_BxLxD.shape))
+        return dense("o_proj", self.attention_fn(q, k, v, mask).reshape(x_BxLxD.shape))
 
 
 class Block(nn.Module):
     config: WanConfig
     dtype: Any
     attention_fn: Callable
+    place: Callable
 
     @nn.compact
-    def __call__(self, x_BxLxD, text_BxSxD, modulation_Bx6xD, rotary):
+    def __call__(self, x_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask):
         config = self.config
         table_1x6xD = self.param("scale_shift_table", nn.initializers.normal(config.width**-0.5), (1, 6, config.width))
         shift, scale, gate, ff_shift, ff_scale, ff_gate = jnp.split(
@@ -95,14 +98,15 @@ class Block(nn.Module):
         attention = lambda name, *args: Attention(config, self.dtype, self.attention_fn, name=name)(*args)  # noqa: E731
 
         x = modulated_norm(config, "norm1", x_BxLxD, shift, scale).astype(self.dtype)
-        x_BxLxD = gated_sum(x_BxLxD, gate, attention("self_attention", x, x, rotary))
+        x_BxLxD = gated_sum(x_BxLxD, gate, attention("self_attention", x, x, rotary, mask))
 
         x = LayerNorm(config.eps, name="norm2")(x_BxLxD).astype(self.dtype) if config.cross_attn_norm else x_BxLxD
         x_BxLxD += attention("cross_attention", x, text_BxSxD)
 
         x = modulated_norm(config, "norm3", x_BxLxD, ff_shift, ff_scale).astype(self.dtype)
         hidden = nn.gelu(nn.Dense(config.ffn_dim, dtype=self.dtype, name="ff_up")(x), approximate=True)
-        return gated_sum(x_BxLxD, ff_gate, nn.Dense(config.width, dtype=self.dtype, name="ff_down")(hidden)), None
+        out = nn.Dense(config.width, dtype=self.dtype, name="ff_down")(hidden)
+        return self.place(gated_sum(x_BxLxD, ff_gate, out), TOKENS), None
 
 
 def modulated_norm(config: WanConfig, name: str, x_BxLxD: Array, shift_Bx1xD: Array, scale_Bx1xD: Array) -> Array:
@@ -136,13 +140,17 @@ class WanTransformer(nn.Module):
         float32.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       unroll: layers per step of the scan.
+      place: keeps an array where its logical axes belong, on a mesh.
+      token_multiple: the video tokens are padded to a multiple of it, for a mesh that cuts them evenly.
     """
 
     config: WanConfig
     dtype: Any = jnp.float32
-    attention_fn: Callable = attention_in_blocks
+    attention_fn: Callable = blockwise_attention
     remat: bool = False
     unroll: int = 1
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    token_multiple: int = 1
 
     @nn.compact
     def __call__(
@@ -161,19 +169,25 @@ class WanTransformer(nn.Module):
         bias = self.param("patch_bias", ZEROS, (config.width,))
         x_BxLxD = patchify(config, latents_BxTxHxWxC).astype(self.dtype) @ kernel.astype(self.dtype)
         x_BxLxD += bias.astype(self.dtype)
+        tokens, rotary = x_BxLxD.shape[1], config.rotary(latent_shape)
+        if padding := -tokens % self.token_multiple:
+            x_BxLxD = jnp.pad(x_BxLxD, ((0, 0), (0, padding), (0, 0)))
+            rotary = tuple(jnp.pad(table, ((0, padding), (0, 0))) for table in rotary)
+        mask = FirstKeys(tokens) if padding else None
 
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         stack = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 3,
+            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 4,
             length=config.num_layers, unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, name="layers")
-        x_BxLxD, _ = stack(x_BxLxD, text_BxSxD, modulation_Bx6xD, config.rotary(latent_shape))
+        )(config, self.dtype, self.attention_fn, self.place, name="layers")
+        x_BxLxD, _ = stack(self.place(x_BxLxD, TOKENS), text_BxSxD, modulation_Bx6xD, rotary, mask)
 
         table_1x2xD = self.param("scale_shift_table", nn.initializers.normal(config.width**-0.5), (1, 2, config.width))
         shift, scale = jnp.split(table_1x2xD.astype(jnp.float32) + temb_BxD[:, None], 2, axis=1)
         x_BxLxD = modulated_norm(config, "norm_out", x_BxLxD, shift, scale).astype(self.dtype)
         pixels = config.out_channels * math.prod(config.patch_size)
-        return unpatchify(config, nn.Dense(pixels, dtype=self.dtype, name="proj_out")(x_BxLxD), latent_shape)
+        x_BxLxP = nn.Dense(pixels, dtype=self.dtype, name="proj_out")(x_BxLxD)
+        return unpatchify(config, x_BxLxP[:, :tokens], latent_shape)
 
 
 def patchify(config: WanConfig, x_BxTxHxWxC: Array) -> Float[Array, "B L P"]:

@@ -1,0 +1,127 @@
+"""The same pixels on one device and on eight, however rows, weights, heads and tokens are spread."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.parallel.mesh import generator_meshes, make_mesh
+from pav_jax.video import VideoModel, programs
+from tests.video import tiny_opensora
+from tests.video.tiny_pipeline import random_model
+
+SCHEDULER = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
+             "rescale_betas_zero_snr": True}
+# (kind, mesh, devices for text encoder and VAE, settings); 26 tokens and 2 heads in "5b"
+SPREAD = [
+    ("5b", dict(data=8), 0, dict()),
+    ("5b", dict(tensor=2, sequence=4), 0, dict(sequence_attention="ring")),  # tokens are padded
+    ("5b", dict(data=2, fsdp=2, sequence=2), 0, dict()),  # auto: ulysses
+    ("1.5", dict(data=2, fsdp=2), 4, dict(cfg_parallel=True, vae_tiling=True)),
+]
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+from pav_jax.parallel.mesh import generator_meshes
+from pav_jax.video import VideoModel
+from tests.video.test_on_meshes import SPREAD
+prompts = ["a red ball", "two cats"] * 4
+found = []
+for kind, sizes, side, settings in SPREAD:
+    mesh, side = generator_meshes(8, sizes, side)
+    model = VideoModel.from_pretrained(f"{sys.argv[1]}/{kind}", dtype="float32", mesh=mesh, side=side, **settings)
+    videos, finite = model.generate(prompts, "dark", seed=range(8), return_finite=True)
+    want = np.load(f"{sys.argv[1]}/{kind}.npy").astype(int)
+    kernel = max(jax.tree.leaves(model.params["transformer"]), key=lambda x: x.size // x.addressable_data(0).size)
+    shared = kernel.sharding.device_set & jax.tree.leaves(model.params["vae"])[0].sharding.device_set
+    found.append([int(np.abs(videos - want).max()), bool(finite.all()), kernel.size // kernel.addressable_data(0).size,
+                  len(shared)])
+print(json.dumps(found))
+"""
+
+
+def test_the_same_pixels_on_one_device_and_on_eight(tmp_path):
+    prompts = ["a red ball", "two cats"] * 4
+    for kind, tiling in (("5b", "whole"), ("1.5", "tiled")):
+        made = random_model(3, SCHEDULER, kind, num_frames=5, height=8, width=12, steps=2, guidance_scale=3.0, batch=8)
+        vae = dataclasses.replace(made.family.vae.config, sample_height=24, sample_width=20)  # tiles of 6 x 5 latents
+        family = dataclasses.replace(made.family, vae=CogVideoXVAE(vae))
+        model = VideoModel(family, made.params, made.defaults)
+        model.save_pretrained(tmp_path / kind)
+        videos = model.generate(prompts, "dark", seed=range(8), vae_tiling=tiling == "tiled")
+        assert videos.std() > 5
+        np.save(tmp_path / f"{kind}.npy", videos)
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(difference <= 2 and finite for difference, finite, *_ in found), found
+    assert [parts for *_, parts, _ in found] == [1, 2, 2, 2]  # how far the weights are spread
+    assert [shared for *_, shared in found] == [8, 8, 8, 0]  # with side devices, the VAE has its own
+
+
+DENOISED = """
+import json
+import jax, numpy as np
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.video import sampling
+from pav_jax.video.programs import Programs
+from tests.video import tiny_opensora, tiny_wan
+found = []
+for tiny, sizes, halves in ((tiny_wan, dict(tensor=2, sequence=4), False), (tiny_wan, dict(data=2, fsdp=4), True),
+                            (tiny_opensora, dict(data=2, fsdp=2, tensor=2), False)):
+    made = tiny.random_model(3)
+    family, rng, mesh = made.family, np.random.default_rng(0), make_mesh(**sizes)
+    latent_shape, keep = family.latent_shape(17 if tiny is tiny_opensora else 5, 24, 24)  # Wan: 27 tokens, padded
+    text = jax.jit(family.encode_text)(made.params, rng.integers(1, 20, (8, family.text_tokens)))
+    negative = text[::-1].at[:, -2:].set(0)  # Open-Sora: captions of other lengths
+    asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep)
+    want = Programs(family).denoise({"transformer": made.params["transformer"]}, *asked)
+    spread = Programs(family.on_mesh(mesh, mesh, halves=halves), mesh)
+    params = spread.place_params({"transformer": jax.device_get(made.params["transformer"])})
+    ours = spread.denoise(params, *asked)
+    kernel = max(jax.tree.leaves(params), key=lambda x: x.size // x.addressable_data(0).size)
+    found.append([float(np.abs(np.asarray(ours) - want).max()), float(np.std(want)),
+                  kernel.size // kernel.addressable_data(0).size])
+print(json.dumps(found))
+"""
+
+
+def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", DENOISED], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(difference < 1e-4 and spread > 0.1 for difference, spread, _ in found), found
+    assert [parts for *_, parts in found] == [2, 4, 4]
+
+
+def test_guidance_rows_are_neighbours_or_halves():
+    latents, text = np.arange(3.0)[:, None], np.arange(3.0)[:, None] + 10
+    for halves, order in ((False, [0, 10, 1, 11, 2, 12]), (True, [0, 1, 2, 10, 11, 12])):
+        rows, texts = programs.split_guidance(lambda x, axes: x, halves, (latents, text - 10), (latents, text))
+        assert texts[:, 0].tolist() == order and rows.shape == (6, 1)
+        np.testing.assert_allclose(programs.guided(texts, 3.0, halves)[:, 0], [30, 31, 32])
+
+
+def test_a_mesh_that_does_not_fit_is_bad_input():
+    mesh = jax.sharding.AbstractMesh((4, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"))
+    with pytest.raises(BadInput, match="generator.batch=6 is not a multiple of data=4"):
+        programs.check_rows(mesh, None, 6, False)
+    programs.check_rows(mesh, None, 6, True)
+    with pytest.raises(BadInput, match="cfg_parallel: data=4 .* divide 2 . generator.batch = 2"):
+        programs.check_rows(mesh, None, 1, True)
+    with pytest.raises(BadInput, match="side_devices=9"):
+        generator_meshes(1, dict(data=1), 9, jax.devices())
+    with pytest.raises(BadInput, match="sequence_attention='star' is none of auto, ring, ulysses"):
+        model = random_model(0, SCHEDULER)
+        VideoModel(model.family, model.params, mesh=make_mesh(), sequence_attention="star")
+    with pytest.raises(BadInput, match="generator.mesh.sequence=2: the tokens of Open-Sora are not spread"):
+        tiny_opensora.random_model(0).family.on_mesh(jax.sharding.AbstractMesh((1, 1, 1, 2), mesh.axis_names), None)

@@ -1,0 +1,111 @@
+"""Texts are encoded once; the programs of two batches overlap."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.video import VideoModel, generation, programs
+
+
+class Family:
+    """A stand-in that compiles at once: a video is one colour, its prompt's first letter."""
+
+    transformer = types.SimpleNamespace(dtype=jnp.float32)
+    scheduler = types.SimpleNamespace(config={}, timesteps=lambda steps: np.arange(steps))
+    text_tokens = 3
+    tiles = False
+
+    def __init__(self):
+        self.encoded = []
+
+    def axes(self):
+        return {"text_encoder": (), "transformer": (), "vae": ()}
+
+    def on_mesh(self, mesh, side, sequence_attention, halves):
+        return self
+
+    def default_size(self):
+        return 1, 2, 2
+
+    def latent_shape(self, frames, height, width):
+        return (1, 2, 2, 1), 1
+
+    def tokenize(self, prompts):
+        return np.asarray([[len(p), ord(p[0]), 1] for p in prompts], np.int32), []
+
+    def encode_text(self, params, ids):
+        jax.debug.callback(lambda ids: self.encoded.extend(ids[:, 1].tolist()), ids)
+        return ids.astype(jnp.float32)
+
+    def denoise(self, params, latents, text, negative, keys, scales):
+        return latents * 0 + text[:, 1, None, None, None, None] / 256
+
+    def decode(self, params, latents, tiled):
+        return jnp.repeat(latents, 3, axis=-1)
+
+
+def model(family, **settings):
+    params = {"text_encoder": jnp.zeros(1), "transformer": jnp.zeros(1), "vae": jnp.zeros(1)}
+    return VideoModel(family, params, generation.Generation(**{"guidance_scale": 1.0, "steps": 1} | settings))
+
+
+def test_a_text_is_encoded_once_however_often_it_is_asked_for():
+    family = Family()
+    made = model(family, batch=2)
+    first = made.generate(["a", "b", "a"])
+    again = made.generate(["b", "c"])
+    jax.effects_barrier()
+    assert [chr(c) for c in family.encoded if c] == ["a", "b", "c", "c"]  # a batch has two rows: the last is repeated
+    np.testing.assert_array_equal(again[0], first[1])
+
+
+def test_old_texts_make_room(monkeypatch):
+    monkeypatch.setattr(programs, "KEPT_TEXTS", 2)
+    family = Family()
+    made = model(family)
+    for prompt in "abac":  # a is used again, so b goes
+        made.generate([prompt])
+    made.generate(["a"])
+    made.generate(["b"])
+    jax.effects_barrier()
+    assert [chr(c) for c in family.encoded] == ["a", "b", "c", "b"]
+
+
+def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monkeypatch):
+    """Devices work on what was started while the host waits, so the order of starts and waits is what overlaps them."""
+    made, order = model(Family()), []
+
+    class Frames:
+        def __init__(self, name):
+            self.name = name
+
+        def __array__(self, dtype=None, copy=None):
+            order.append(f"wait {self.name}")
+            return np.zeros((1, 1, 2, 2, 3), np.uint8)
+
+    def denoise(params, text, *rest):
+        order.append(f"denoise {chr(int(text[0, 1]))}")
+        return text
+
+    def decode(params, latents, tiled):
+        return Frames(chr(int(latents[0, 1]))), np.ones(1, bool)
+
+    monkeypatch.setattr(made.programs, "denoise", denoise)
+    monkeypatch.setattr(made.programs, "decode", decode)
+    made.generate(["a", "b", "c"])
+    assert order == ["denoise a", "denoise b", "wait a", "denoise c", "wait b", "wait c"]
+
+
+def test_a_batch_can_be_started_and_waited_for_later():
+    made = model(Family(), batch=2)
+    waiting = made.start(["a", "b"], [1, 2])
+    other = made.start(["c"], 3)
+    videos, finite = waiting()
+    np.testing.assert_array_equal(videos, made.generate(["a", "b"], seed=[1, 2]))
+    assert finite.tolist() == [True, True] and len(other()[0]) == 1
+    with pytest.raises(BadInput, match="3 prompts, but a batch has 1 to 2"):
+        made.start(["a", "b", "c"])
