@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
+    given = {"options": options, "vae_tiling": args.vae_tiling}
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
                                        dtype=args.dtype or ("bfloat16" if args.model else "float32"),
-                                       vae_tiling=args.vae_tiling, **({"options": options} if options else {}))
+                                       **{name: value for name, value in given.items() if value})
     failed = 0
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
