@@ -47,20 +47,6 @@ class Generator(Protocol):
     ) -> UInt8[np.ndarray, "B T H W 3"] | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]: ...
 
 
-def back_end(path: Any) -> Callable[..., Generator] | None:
-    """What loads `path`; None where `VideoModel` itself does."""
-    text = str(path)
-    if text.startswith(DIFFUSERS):
-        from pav_jax.video.diffusers_pipeline import DiffusersPipeline
-
-        return DiffusersPipeline.from_pretrained
-    if text.startswith(HTTP):
-        from pav_jax.video.endpoint import Endpoint
-
-        return Endpoint.from_pretrained
-    return None
-
-
 def is_back_end(path: Any) -> bool:
     return str(path).startswith((DIFFUSERS, *HTTP))
 

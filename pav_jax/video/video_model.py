@@ -80,8 +80,8 @@ class VideoModel:
         Raises:
           BadInput: what is there is not a whole pipeline of a known family.
         """
-        if (load := backends.back_end(path_or_repo)) is not None:
-            return load(path_or_repo, dtype=dtype, **defaults)
+        if backends.is_back_end(path_or_repo):
+            return _back_end(str(path_or_repo)).from_pretrained(path_or_repo, dtype=dtype, **defaults)
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
@@ -251,6 +251,15 @@ class _Asked:
     sizes: tuple[int, int, int]
     latent_shape: tuple[int, int, int, int]
     keep: int
+
+
+def _back_end(path: str) -> Any:
+    """The class behind a path that `backends` names; torch is imported for the one that needs it only."""
+    if path.startswith(backends.DIFFUSERS):
+        from pav_jax.video.diffusers_pipeline import DiffusersPipeline as BackEnd
+    else:
+        from pav_jax.video.endpoint import Endpoint as BackEnd
+    return BackEnd
 
 
 def family_of(folder: Path) -> type[Family]:
