@@ -8,11 +8,12 @@ Three paths are to be replaced by yours: AES's head and MPS, folders that `pav e
 the query that VideoScore was trained with (`videoscore.query`, see rewards/videoscore.py).
 
 Memory, by the TPU's compiler, on a v5e-4, for videos of 480 x 720: CLIP ViT-L/14 in float32 2.0 of 16 GiB of one chip
-for 32 images and 0.54 for 16 texts; MPS in bfloat16 over four chips 0.90 GiB per chip for 8 videos of 4 frames.
-VideoScore's programs, and all of them for v6e, were not compiled yet; VideoScore's 8.27 billion numbers in bfloat16
-alone are 3.9 GiB per chip over four.
+for 32 images and 0.54 for 16 texts; in bfloat16 over four chips MPS 0.90 GiB per chip for 8 videos of 4 frames,
+VideoScore 1.4 for the 16 frames of a video and 3.8 for its decoder, four videos of 1536 tokens at once.
 Time, estimated by `pav check`: 32 images 27 to 42 ms; 16 texts 1.1 to 1.7 ms; 8 videos by MPS 93 to 142 ms, bound by
-the chips' links. For 175,000 videos, 5000 prompts through the method: CLIP 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5.
+the chips' links; a video's frames 109 to 171 ms and four videos' decoder 115 to 310 ms. For 175,000 videos, 5000 prompts
+through the method: CLIP 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5, VideoScore 27 to 48.
+For v6e not all of it was compiled yet.
 Not run on a TPU yet.
 """
 
