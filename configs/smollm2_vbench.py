@@ -52,5 +52,5 @@ def get_config() -> ConfigDict:
     config.dpo.grad_accumulation = 4
     config.dpo.learning_rate = 2e-4
     config.dpo.epochs = 0.6
-    config.dpo.max_length = 256  # a few answers lose their end
+    config.dpo.max_length = 256  # half of the answers lose their end, which saves a third of the time
     return config
