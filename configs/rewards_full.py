@@ -11,8 +11,8 @@ Memory, by the TPU's compiler, on a v5e-4, for videos of 480 x 720: CLIP ViT-L/1
 for 32 images and 0.54 for 16 texts; in bfloat16 over four chips MPS 0.90 GiB per chip for 8 videos of 4 frames,
 VideoScore 1.4 for the 16 frames of a video and 3.8 for its decoder, four videos of 1536 tokens at once.
 Time, estimated by `pav check`: 32 images 27 to 42 ms; 16 texts 1.1 to 1.7 ms; 8 videos by MPS 93 to 142 ms, bound by
-the chips' links; a video's frames 109 to 171 ms and four videos' decoder 115 to 310 ms. For 175,000 videos, 5000 prompts
-through the method: CLIP 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5, VideoScore 27 to 48.
+the chips' links; a video's frames 109 to 171 ms and four videos' decoder 115 to 310 ms. For 175,000 videos, 5000
+prompts through the method: CLIP 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5, VideoScore 27 to 48.
 For v6e not all of it was compiled yet.
 Not run on a TPU yet.
 """

@@ -40,6 +40,9 @@ class Programs:
 
     def __init__(self, family: Any, mesh: jax.sharding.Mesh | None = None, side: jax.sharding.Mesh | None = None):
         self.family, self.mesh, self.side = family, mesh, side or mesh
+        # Devices that are threads of one processor wait for each other inside a program; with two programs under way
+        # each may hold a thread that the other waits for.
+        self._one_by_one = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
         self._texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def place_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ class Programs:
             self._texts.move_to_end(key)
         while len(self._texts) > KEPT_TEXTS:
             self._texts.popitem(last=False)
-        return _spread(jnp.stack([used[key] for key in keys]), self.mesh)
+        return self._settled(_spread(jnp.stack([used[key] for key in keys]), self.mesh))
 
     @functools.cached_property
     def encoder(self) -> Callable:
@@ -90,7 +93,8 @@ class Programs:
         """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep` frames."""
         params = {name: tree for name, tree in params.items() if name not in SIDE}
         latents = None if latents is None else _spread(latents, self.mesh)
-        return self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape, keep=keep)
+        return self._settled(
+            self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape, keep=keep))
 
     @functools.cached_property
     def denoiser(self) -> Callable:
@@ -103,7 +107,10 @@ class Programs:
         """Frames, and of which videos every number was finite."""
         if self.side is not self.mesh:
             latents = _spread(latents, self.side)
-        return self.decoder(_some(params, "vae"), latents, tiled=tiled)
+        return self._settled(self.decoder(_some(params, "vae"), latents, tiled=tiled))
+
+    def _settled(self, arrays: Any) -> Any:
+        return jax.block_until_ready(arrays) if self._one_by_one else arrays
 
     @functools.cached_property
     def decoder(self) -> Callable:
