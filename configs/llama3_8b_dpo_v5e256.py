@@ -4,10 +4,9 @@
     TPU_TYPE=v5litepod-64 SLICES=4 launch/run.sh pav dpo --config=configs/llama3_8b_dpo_v5e256.py --workdir=$BUCKET/dpo
 
 Memory, by the TPU's compiler: 3.0 of 16 GiB per chip.
-Time, estimated by `pav check`: 100,000 preferences for 3 epochs are 1172 steps of 256 pairs of 1024 tokens, 0.74 to 1.9
-s each: 15 to 38 minutes a round, 120 to 320 chip-hours for both. Only the adapters' gradients cross slices, 2 MB per
+Time, estimated by `pav check`: 100,000 preferences for 3 epochs are 1172 steps of 256 pairs of 1024 tokens, 0.61 to 1.7
+s each: 12 to 33 minutes a round, 100 to 280 chip-hours for both. Only the adapters' gradients cross slices, 2 MB per
 chip and step.
-Both are of plain attention; the splash kernel, which a TPU uses, was not compiled for these chips yet.
 Not run on a TPU yet.
 """
 
