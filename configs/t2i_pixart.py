@@ -2,8 +2,8 @@
 
     pip install -e ".[torch]"
     pav generate "a girl is playing guitar" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS --out=pictures
-    pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \\
-        --config.rewards.entries.aesthetic.path=CLIP-L --config.rewards.entries.clip_alignment.path=CLIP-L \\
+    pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \
+        --config.rewards.entries.aesthetic.path=CLIP-L --config.rewards.entries.clip_alignment.path=CLIP-L \
         --config.rewards.entries.mps.path=MPS
 
 CLIP-L is openai/clip-vit-large-patch14 with LAION's linear head, MPS the converted MPS_overall_checkpoint: `pav export

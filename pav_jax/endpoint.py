@@ -107,7 +107,8 @@ class ChatEndpoint:
                 self._failed_in_a_row += 1
                 self.last_failure = str(failure)
                 return None
-        self._failed_in_a_row = 0
+        if self._failed_in_a_row < self.give_up:  # else jobs were left out by now, and `check_up` has to tell
+            self._failed_in_a_row = 0
         return result
 
     async def _once(self, client: openai.AsyncOpenAI, chat: Chat) -> Choice | None:

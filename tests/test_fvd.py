@@ -65,6 +65,13 @@ def test_a_file_that_is_short_or_broken_is_named_and_left_out(folders, capsys, t
     assert "broken.mp4" in err and json.loads(out)["videos"] == [5, 5]
 
 
+def test_a_broken_file_that_comes_first_is_left_out_too(folders, capsys, tmp_path):
+    (tmp_path / "b" / "!.mp4").write_bytes(b"nothing")
+    assert main(["fvd", folders[1], folders[0], "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "!.mp4" in err and json.loads(out).items() >= {"videos": [5, 5], "frames": 12}.items()
+
+
 def test_a_wrong_folder_is_one_line(folders, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     for wrong, said in (("none", "no such folder"), ("empty", "no videos")):

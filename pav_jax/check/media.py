@@ -95,4 +95,3 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
             Program(batch, (Part("denoiser", None, runs),), denoiser, mesh.size),
             Program(f"{rows} videos of {size[0]} x {size[1]} x {size[2]}" + ", in tiles" * used.vae_tiling,
                     (Part("VAE", None, runs),), vae, side.size)]
-

@@ -1,9 +1,10 @@
 """`pav fvd`: two folders of videos in, the Frechet video distance of the two sets out."""
 
 import argparse
+import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     from pav_jax.evaluate.frechet import frechet_distance
     from pav_jax.rewards.i3d_features import I3DFeatures
-    from pav_jax.video.files import read_mp4
 
     network = I3DFeatures.from_pretrained(args.weights)
-    frames = args.frames or min(FRAMES, len(read_mp4(folders[0][0])))
+    frames = args.frames or min(FRAMES, next(_lengths(folders[0]), FRAMES))
     seen, problems = _features(folders, network, frames)
     for line in problems:
         print(f"pav fvd: {line}", file=sys.stderr)
@@ -70,6 +70,16 @@ def _videos(folder: str) -> list[Path]:
     if not (found := sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in KINDS and p.is_file())):
         raise BadInput(f"{folder}: there are no videos in it; known endings are {', '.join(KINDS)}")
     return found
+
+
+def _lengths(paths: Sequence[Path]) -> Iterator[int]:
+    """The number of frames of each file that can be read; `_features` names the others."""
+    from pav_jax.errors import BadInput
+    from pav_jax.video.files import read_mp4
+
+    for path in paths:
+        with contextlib.suppress(BadInput, OSError):
+            yield len(read_mp4(path))
 
 
 def _features(folders: Sequence[Sequence[Path]], network: Any, frames: int) -> tuple[list, list[str]]:

@@ -6,11 +6,11 @@ rank, and how often the best rewrite was screened out.
 """
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from scipy import stats
 
 from pav_jax.checkpoints.safetensors import write_json
@@ -40,11 +40,12 @@ class Screen:
         self.drafts, self.keep, self.audit = drafts, keep, audit
 
     @classmethod
-    def from_config(cls, config: Any, generator: Any, suite: Any, workdir: Any) -> "Screen | None":
+    def from_config(cls, config: Any, generator: Any, suite: Any, workdir: epath.Path) -> "Screen | None":
         """None where `evolve.draft.keep` is 1.
 
         Raises:
-          BadInput: nothing makes the drafts cheaper, or this generator cannot change its settings.
+          BadInput: nothing makes the drafts cheaper, this generator cannot change its settings, or drafts of one frame
+            are to be judged by how frames follow each other.
         """
         options = config.evolve.get("draft")
         if options is None or options.keep == 1:
@@ -54,6 +55,8 @@ class Screen:
             raise BadInput(f"evolve.draft: set some of {', '.join(SETTINGS)}; as it is, drafts cost what videos cost")
         if not hasattr(generator, "with_defaults"):
             raise BadInput("evolve.draft: this generator has its settings elsewhere; set evolve.draft.keep=1")
+        if "num_frames" in settings:
+            suite.check_frames(settings["num_frames"])  # before a draft is made in vain
         pool = Pool(generator.with_defaults(**settings), suite, workdir / FOLDER, workdir, seed=config.seed,
                     batch=config.generator.batch, weights=config.evolve.get("weights"))
         return cls(pool, options.keep, options.audit)
@@ -83,16 +86,16 @@ class Screen:
 
     # -------------------------------------------------------------------------------------------------- how well
 
-    def report(self, pool: Pool, workdir: str | os.PathLike) -> dict[str, Any]:
+    def report(self, pool: Pool, workdir: epath.Path) -> dict[str, Any]:
         """Writes `drafts.json`: what drafts are worth by the audited prompts, and what they saved."""
         self.drafts.gather("drafts")
         made = [c for c in pool.candidates if c.round > 0]
         values, drafted = overall(pool.suite, made, pool.weights), self._values()
-        groups: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        audited: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for c, value in zip(made, values, strict=True):
             if self.is_audited(c.prompt) and (c.prompt, c.refined) in drafted:
-                groups.setdefault((c.prompt, c.round), []).append((drafted[c.prompt, c.refined], float(value)))
-        found = judge(groups.values(), self.keep)
+                audited.setdefault((c.prompt, c.round), []).append((drafted[c.prompt, c.refined], float(value)))
+        found = judge(audited.values(), self.keep)
         share = relative_cost(self.drafts.generator, pool.generator)
         result = {"keep": self.keep, "cost of a draft": share, "drafts": len(drafted), "videos": len(made),
                   "saved": saved(len(drafted), len(made), share), **found}
@@ -100,22 +103,23 @@ class Screen:
         return result
 
 
-def judge(groups: Any, keep: float) -> dict[str, float | int | None]:
+def judge(audited: Iterable[Sequence[tuple[float, float]]], keep: float) -> dict[str, float | int | None]:
     """What drafts say about full videos.
 
     Args:
-      groups: of each prompt and round, (draft's overall, full video's overall) per rewrite.
+      audited: of each prompt and round, (draft's overall, full video's overall) per rewrite. A draft that failed, which
+        is minus infinity, ranks last; a rewrite whose full video failed is left out.
 
     Returns:
-      the mean rank correlation within groups, the share of groups whose best rewrite would have survived, and the mean
-      loss of overall where it would not, over all groups.
+      how many such groups of two and more there are, the mean rank correlation within them, the share of groups whose
+      best rewrite would have survived, and the mean loss of overall where it would not, over all groups.
     """
     correlations, survived, losses = [], [], []
-    for group in groups:
-        draft, full = np.asarray([pair for pair in group if np.isfinite(pair).all()]).reshape(-1, 2).T
+    for group in audited:
+        draft, full = np.asarray([pair for pair in group if np.isfinite(pair[1])]).reshape(-1, 2).T
         if len(draft) < 2:
             continue
-        if np.ptp(draft) and np.ptp(full):
+        if len(set(draft)) > 1 and len(set(full)) > 1:
             correlations.append(stats.spearmanr(draft, full).statistic)
         chosen = np.argsort(-draft, kind="stable")[: math.ceil(keep * len(draft))]
         survived.append(full[chosen].max() >= full.max())
@@ -145,9 +149,10 @@ def saved(drafts: int, videos: int, share: float | None) -> float | None:
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """One line for the log."""
+    """One line for the log and the report."""
     text = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
-    made, audited = (f"{result['videos']} of {result['drafts']} rewrites made in full", result["audited"])
-    return (f"drafts: {made}, {text(result['saved'], '.0%')} of the work saved; by {audited} audited groups ranks "
-            f"correlate at {text(result['rank correlation'], '.2f')}, and the best survives in "
-            f"{text(result['best survives'], '.0%')}")
+    made = f"{result['videos']} of {result['drafts']} rewrites made in full, {text(result['saved'], '.0%')} of the work"
+    if not result["audited"]:
+        return f"drafts: {made} saved; none was audited"
+    return (f"drafts: {made} saved; by {result['audited']} audited groups ranks correlate at "
+            f"{text(result['rank correlation'], '.2f')}, and the best survives in {result['best survives']:.0%}")

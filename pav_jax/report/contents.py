@@ -14,6 +14,7 @@ from etils import epath
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.evaluate.signs import overall
+from pav_jax.evolve import screen
 from pav_jax.records import Candidate, Preference, PromptPair, read_jsonl, read_segments
 
 CONTROLS = ("suffix", "shuffled", "oracle")
@@ -31,6 +32,7 @@ class Contents:
     preferences: list["PairStatistics"]
     sft_pairs: list[PromptPair]
     trust: dict[str, Any] | None = None  # the content of trust.json
+    drafts: dict[str, Any] | None = None  # the content of drafts.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         preferences=[found for n in rounds if (found := _pairs(folder / f"round_{n}", n, weights))],
         sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
         trust=_json(folder / "trust.json"),
+        drafts=_json(folder / screen.FILE),
     )
     if not any((config, evaluation, contents.trust, contents.evolution, curves, contents.preferences,
                 contents.sft_pairs)):

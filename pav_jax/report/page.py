@@ -17,6 +17,7 @@ from markupsafe import Markup
 from pav_jax.evaluate import alarms
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.evaluate.signs import read_signs
+from pav_jax.evolve import screen
 from pav_jax.records import write_whole
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
@@ -75,6 +76,7 @@ def render(contents: Contents, workdir: epath.Path) -> str:
         seeds=(contents.evaluation or {}).get("seeds", []),
         contents=contents,
         drawings=_drawings(contents),
+        drafts=screen.said(contents.drafts) if contents.drafts else "",
         signs=read_signs(workdir, contents.config),
         limits=alarms,
         held_out=bool((contents.config.get("rewards") or {}).get("held_out")),

@@ -206,7 +206,8 @@ class Endpoint:
             self._failed_in_a_row += 1
             self._last_failure = str(failure)
             return failure
-        self._failed_in_a_row = 0
+        if self._failed_in_a_row < self.give_up:  # else requests were left out by now, and `generate` has to say so
+            self._failed_in_a_row = 0
         return video_TxHxWx3
 
     async def _once(self, client: httpx2.AsyncClient, headers: Mapping[str, str],

@@ -60,6 +60,13 @@ def test_video_configurations_fit_one_host_and_their_published_sizes(name, sizes
     assert config.generator.mesh.fsdp == first * second == config.mesh.fsdp
 
 
+@pytest.mark.parametrize("name", ["cogvideox_2b", "cogvideox_5b", "opensora_12", "wan21_14b", "wan21_1_3b"])
+def test_every_stage_of_a_whole_recipe_has_rows_for_all_chips(name):
+    config = load(f"configs/{name}.py")
+    for fields in (config.sft, config.dpo):
+        assert fields.batch_size // fields.grad_accumulation % (config.mesh.data * config.mesh.fsdp) == 0
+
+
 def test_version_1_5_makes_its_published_size():
     config = load("configs/cogvideox_5b.py")
     config.generator.path, config.generator.num_frames = "THUDM/CogVideoX1.5-5B", None

@@ -1,5 +1,6 @@
 """A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread on 127.0.0.1."""
 
+import asyncio
 import json
 import logging
 import threading
@@ -8,6 +9,7 @@ import time
 import pytest
 from stand_ins import PROMPTS, Generator, Suite, config
 
+from pav_jax.endpoint import ChatEndpoint, EndpointDown, NoAnswer
 from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
@@ -121,6 +123,33 @@ def test_an_endpoint_that_is_down_is_one_clear_line(serve):
     with pytest.raises(BadInput, match="no connection"):
         endpoint.close()
         proposer(endpoint, attempts=2, give_up=4).propose(requests())
+
+
+def test_a_late_answer_does_not_hide_that_jobs_were_left_out():
+    endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", "", concurrency=2, timeout=1.0, attempts=1, longest_wait=0.01,
+                            give_up=2, options={}, field="x")
+    asked, down = [], asyncio.Event()
+
+    async def slow(ask):
+        await down.wait()
+        for _ in range(20):  # turns of the others, who see by then that the endpoint is down
+            await asyncio.sleep(0)
+        return "late"
+
+    async def fails(ask):
+        asked.append("fails")
+        if len(asked) == 2:
+            down.set()
+        raise NoAnswer("status 500")
+
+    async def left_out(ask):
+        asked.append("left out")
+
+    assert endpoint.run([slow, fails, fails, left_out]) == ["late", None, None, None]
+    assert asked == ["fails", "fails"]
+    with pytest.raises(EndpointDown, match="no answer to 2 jobs in a row"):
+        endpoint.check_up("jobs")
+    endpoint.check_up("jobs")  # whoever asks again starts afresh
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

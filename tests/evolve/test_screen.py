@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 
 import numpy as np
@@ -14,6 +15,8 @@ from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.local_proposer import LocalProposer
 from pav_jax.evolve.pool import Draft, Pool
 from pav_jax.evolve.screen import Screen, judge, relative_cost, saved
+from pav_jax.report import write_report
+from pav_jax.rewards.suite import RewardSuite
 
 PROMPTS = [f"a prompt number {i}" for i in range(12)]
 
@@ -76,6 +79,8 @@ def test_half_of_a_prompts_rewrites_are_made_in_full_and_they_are_the_best_draft
         beaten = sum(overall[o.prompt, o.refined] > overall[c.prompt, c.refined]
                      for o in drafts if (o.prompt, o.round) == (c.prompt, 1))
         assert ((c.prompt, c.refined) in words(pool)) == (beaten < 2)
+    assert ("Drafts: 48 of 96 rewrites made in full, 20% of the work saved; none was audited."
+            in write_report(tmp_path).read_text())
 
 
 def test_a_stopped_run_goes_on_to_the_same_pool(tmp_path):
@@ -94,6 +99,9 @@ def test_audited_prompts_tell_good_drafts_from_bad_ones(tmp_path, noise, good):
     assert found["audited"] == 24 and found["cost of a draft"] == 0.3 and found["saved"] == pytest.approx(-0.3)
     assert (found["rank correlation"] > 0.95) == good and (found["best survives"] == 1.0) == good
     assert (found["loss of the best"] < 0.01) == good
+    page = write_report(tmp_path).read_text()
+    assert (f"by 24 audited groups ranks correlate at {found['rank correlation']:.2f}, and the best survives in "
+            f"{found['best survives']:.0%}.") in page
 
 
 def test_what_is_saved_is_counted_from_drafts_and_videos():
@@ -112,12 +120,36 @@ def test_rank_correlation_is_within_a_prompt_only():
     assert judge([[(1.0, float("nan")), (2.0, 3.0)]], 0.5)["audited"] == 0
 
 
+def test_a_best_rewrite_whose_draft_failed_counts_as_screened_out():
+    found = judge([[(-math.inf, 5.0), (2.0, 3.0), (1.0, 2.0), (0.0, 1.0)]], 0.5)
+    assert found["best survives"] == 0 and found["loss of the best"] == 2
+    assert found["rank correlation"] == pytest.approx(-0.2)  # ranks 1 4 3 2 and 4 3 2 1: 1 - 6 * 12 / 60
+
+
 @pytest.mark.parametrize("draft, named", [
     ({"keep": 0.0}, "evolve.draft.keep"), ({"audit": 2.0}, "evolve.draft.audit"), ({"steps": None}, "evolve.draft"),
 ])
 def test_settings_that_cannot_work_are_refused_by_name(tmp_path, draft, named):
     with pytest.raises(BadInput, match=named):
         Screen.from_config(settings(**draft), WithDrafts(), Suite(), tmp_path)
+
+
+def test_drafts_of_one_frame_are_refused_where_frames_are_compared(tmp_path):
+    suite = RewardSuite.from_config(ConfigDict(dict(entries=dict(motion={}), weights=dict(TC=1.0))))
+    assert Screen.from_config(settings(num_frames=2), WithDrafts(), suite, tmp_path)
+    with pytest.raises(BadInput, match="TC, DD judge how frames follow each other"):
+        Screen.from_config(settings(num_frames=1), WithDrafts(), suite, tmp_path)
+
+
+def test_processes_that_share_the_prompts_keep_what_one_would(tmp_path):
+    def kept(name, prompts):
+        pool = Pool(WithDrafts(), Suite(), tmp_path / name, tmp_path, seed=0, batch=4)
+        rows = [Draft(p, f"{p}, {i}", 1, i, (), "x") for p in prompts for i in range(4)]
+        return [(d.prompt, d.index) for d in Screen(pool, 0.5, 0.2).survivors(rows, 1)]
+
+    together = kept("one", PROMPTS)
+    assert sorted(kept("first", PROMPTS[::2]) + kept("second", PROMPTS[1::2])) == sorted(together)
+    assert sorted(kept("one", PROMPTS[::-1])) == sorted(together)  # again, with all drafts on disk
 
 
 def test_a_generator_without_settings_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import threading
 import time
 import zlib
 
@@ -171,6 +172,23 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(status, me
         assert main(["generate", "a", f"--model={endpoint.url}", f"--out={tmp_path}"]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
+    others_settled = threading.Event()
+
+    def behave(nth, body):
+        if body["prompt"] == "slow":
+            others_settled.wait(20)
+        return (500, "", b"") if "bad" in body["prompt"] else works(nth, body)
+
+    endpoint = serve(behave)
+    generator = model(endpoint, attempts=1, give_up=2, concurrency=2)
+    with pytest.raises(BadInput, match="no video for 2 requests in a row"):
+        generator.generate(["slow", "bad 1", "bad 2", "left out"], return_finite=True,
+                           progress=lambda done, _: others_settled.set() if done == 3 else None)
+    assert others_settled.is_set() and endpoint.count["left out"] == 0
+    assert generator.generate("left out").any()  # whoever calls again starts afresh
 
 
 def test_an_endpoint_that_is_not_there_is_named(serve):
