@@ -7,9 +7,14 @@ and the optimizer's state are float32. Times given there are for rows of 1024 to
 the 512 bucket take half.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
+
+# without it the untuned model chats with the prompt instead of rewriting it
+TEMPLATE = Path(defaults.__file__).parent / "language" / "templates" / "rewriter_llama3.jinja"
 
 
 def get_config(stage: str = "dpo") -> ConfigDict:
@@ -17,6 +22,7 @@ def get_config(stage: str = "dpo") -> ConfigDict:
     config = defaults.get_config()
     config.rewriter.path = "meta-llama/Meta-Llama-3-8B-Instruct"
     config.rewriter.dtype = "bfloat16"
+    config.rewriter.template = str(TEMPLATE)
     for fields in (config.sft, config.dpo):
         fields.length_buckets = (512, 1024)  # a short prompt and its rewrite fit the first: that is nearly all rows
         fields.save_every = 50

@@ -1,7 +1,7 @@
 """What the recipes for published video models share: Llama-3-8B-Instruct rewrites, CLIP and motion judge.
 
 The files wan21*.py and opensora_12.py start from this one and name a generator and hardware. The rewriter is that of
-llama3_8b.py, with a template that makes it rewrite before it is trained.
+llama3_8b.py.
 
 Files to bring, or to name with --config.evolve.prompts=... and the like:
     prompts/{evolve,prefer,test}.txt   short user prompts, one a line; `test` shares none with the others
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from pav_jax import defaults
 from pav_jax.config import load
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -21,7 +20,6 @@ CLIP = "openai/clip-vit-large-patch14"
 
 def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("llama3_8b.py"))
-    config.rewriter.template = str(Path(defaults.__file__).parent / "language" / "templates" / "rewriter_llama3.jinja")
     for fields in (config.sft, config.dpo):
         fields.batch_size = 32
         fields.grad_accumulation = 1  # a part has rows for every chip

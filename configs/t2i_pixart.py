@@ -15,17 +15,16 @@ Hardware: one GPU of 24 GB for torch's part; JAX must leave it room (XLA_PYTHON_
 Not run on a GPU yet, and no figures are promised.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from pav_jax import defaults
+from pav_jax.config import load
 from pav_jax.rewards.suite import TEMPORAL
 
 
 def get_config() -> ConfigDict:
-    config = defaults.get_config()
-    config.rewriter.path = "meta-llama/Meta-Llama-3-8B-Instruct"
-    config.rewriter.dtype = "bfloat16"
-
+    config = load(Path(__file__).with_name("llama3_8b.py"))
     config.generator.path = "diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
     config.generator.dtype = "float16"
     config.generator.batch = 8
