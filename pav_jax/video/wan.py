@@ -143,12 +143,8 @@ def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, 
 
 
 def clean(text: str) -> str:
-    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy where that is installed, HTML's character codes
-    resolved twice, white space squeezed."""
-    try:
-        import ftfy
-    except ImportError:
-        pass
-    else:
-        text = ftfy.fix_text(text)
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text)).strip()).strip()
+    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy, HTML's character codes resolved twice, white space
+    squeezed."""
+    import ftfy  # slow to import
+
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()
