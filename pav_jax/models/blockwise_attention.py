@@ -1,5 +1,5 @@
-"""Attention over many tokens in plain JAX: keys are seen block by block, so that memory stays
-bounded: a video has tens of thousands of tokens, their logits would fill any device.
+"""Attention over many tokens in plain JAX: keys are seen block by block, so that memory stays bounded: a
+video has tens of thousands of tokens, their logits would fill any device.
 
 Source: Rabe & Staats 2021 (arXiv 2112.05682); the running maximum and sum are those of Milakov & Gimelshein 2018
 (arXiv 1805.02867).

@@ -1,7 +1,8 @@
 """Attention that never holds its logits in memory: Pallas' splash kernel on TPU, cuDNN's on GPU (Dao et al. 2022).
 
-Both have the signature of `attention.dot_product_attention` and call it for what their kernel does not do: a mask that
-is not `Causal`, a bias, lengths or dtypes the kernel has no tiles for. `parallel/attention.py` chooses among them.
+`splash_attention` and `cudnn_attention` have the signature of `attention.dot_product_attention` and call it for what
+their kernel does not do: a mask that is not `Causal`, a bias, lengths or dtypes the kernel has no tiles for.
+`parallel/attention.py` chooses among them; `splash_full_attention` is for `parallel/sequence_attention.py`.
 """
 
 import functools
@@ -15,6 +16,7 @@ from pav_jax.models.attention import Causal, FirstKeys, dot_product_attention
 
 TILE = 128  # lengths are multiples of the TPU's lanes
 BLOCK = 512  # of queries and keys worked on at once: larger blocks read keys from memory less often
+
 
 def splash_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask: Any = None, bias: Any = None, scale: float | None = None,
                      spread: Callable[..., jax.Array] | None = None, interpret: bool = False) -> jax.Array:

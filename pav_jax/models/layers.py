@@ -51,6 +51,11 @@ def rotate(x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]) -> F
     return turned.astype(x_BxTxNxH.dtype)
 
 
+def gated_sum(x: Float[Array, "..."], gate: Float[Array, "..."], update: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The residual stream and what a modulated layer adds to it."""
+    return (x + gate * update).astype(x.dtype)  # the gate is float32 (modulation), the residual stream is not
+
+
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)

@@ -47,6 +47,14 @@ class Weight:
         return tuple(items) if order is None else tuple(items[i] for i in np.argsort(order))
 
 
+def linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
+           ) -> list[Weight]:
+    """The rows of a linear layer with a bias: `axes` are those of its inputs and outputs."""
+    lead = ("layers",) if layers else ()
+    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
+            Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32)]
+
+
 class Sliced(Protocol):
     """Tensors of which parts can be read without the rest."""
 

@@ -70,7 +70,7 @@ def topology(name: str, slices: int = 1) -> Topology:
     more = {"num_slices": slices} if slices > 1 else {}
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
-    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+    except jax.errors.JaxRuntimeError as error:
         raise BadInput(f"--topology={name}: libtpu has no such topology ({_first_line(error)})") from error
     if len(devices) != slices * math.prod(sizes):
         raise BadInput(f"--topology={name}: libtpu gives {len(devices)} chips for it, not {slices} x {shape}")

@@ -1,4 +1,4 @@
-"""The CogVideoX family: which parts a diffusers folder holds, how they load, and how a batch of videos is sampled.
+"""The CogVideoX family: which parts a diffusers folder holds, how they fit together, and what of sampling is its own.
 
 Source: diffusers' `CogVideoXPipeline` (folder layout, sizes, order of the guidance batch); Yang et al. 2024
 (arXiv 2408.06072).
@@ -9,72 +9,52 @@ of the latent and its channels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.rules import Place
-from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import parts, sampling, schedulers
+from pav_jax.video import parts, schedulers
+from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
-from pav_jax.video.programs import guided, split_guidance
 
 # Version 1.5 writes the largest grid it has positions for where the others write the size they were trained on, 768 x
 # 1360 (its model card)
 LARGEST_1_5, SIZE_1_5 = (300, 300), (768, 1360)
-COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
 SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CogVideoX:
-    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}."""
-
-    tokenizer: Any  # a transformers tokenizer
-    text_encoder: T5Encoder
+class CogVideoX(Family):
     transformer: CogVideoXTransformer
     vae: CogVideoXVAE
     scheduler: schedulers.Scheduler
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
-    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
 
-    def on_mesh(
-        self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
-    ) -> "CogVideoX":
-        """The same family with what the mesh needs: attention over spread tokens, places of activations.
-
-        Args:
-          side: the mesh of the VAE.
-          sequence_attention, halves: see `VideoModel`.
-        """
-        transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
-        vae, place = self.vae, self.place
-        if mesh is not None:
-            place = Place(mesh)
-            transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
-        if side is not None:
-            vae = vae.clone(place=Place(side), tiles_at_once=side.size)
-        return dataclasses.replace(self, transformer=transformer, vae=vae, place=place, halves=halves)
-
+    pipeline, called = "CogVideoXPipeline", "a CogVideoX"
+    layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
+    components = ("tokenizer", *layouts, "scheduler")
     generation = Generation()
-    tiles = True  # whether the VAE can decode them
+    tiles = True
     latent_axes = ("videos", "frames", "channels", "height", "width")  # of initial noise in diffusers
+
+    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
+                ) -> "CogVideoX":
+        """As of every family; the VAE spreads its tiles."""
+        family = super().on_mesh(mesh, side, sequence_attention, halves)
+        if side is None:
+            return family
+        return dataclasses.replace(family, vae=self.vae.clone(place=Place(side), tiles_at_once=side.size))
 
     # ---------------------------------------------------------------------------------------------- folders
 
@@ -86,7 +66,7 @@ class CogVideoX:
         Raises:
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
         family = cls(
             tokenizer, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
             CogVideoXVAE(vae, dtype, conv_impl),
@@ -94,50 +74,6 @@ class CogVideoX:
         )
         family.check_parts(str(folder))
         return family
-
-    @classmethod
-    def load(
-        cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-        where: Callable[[str], Callable] | None = None,
-    ) -> tuple["CogVideoX", dict]:
-        """Reads a diffusers folder; parameters are of type `dtype`, numpy arrays unless `where` is given.
-
-        Args:
-          scheduler: replaces the folder's; a class name keeps the folder's settings.
-          where: name of a part -> `where` of `checkpoints.folder.load`.
-
-        Raises:
-          BadInput: a part is missing or half-written, or the parts do not fit each other.
-        """
-        parts.check_components(folder, COMPONENTS, "a CogVideoX")
-        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        place = where or (lambda name: None)
-        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
-
-    def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
-        """Writes a folder that `diffusers.CogVideoXPipeline.from_pretrained` loads."""
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        for name, layout in LAYOUTS.items():
-            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
-        write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
-        write_json(folder / "model_index.json", {
-            "_class_name": "CogVideoXPipeline",
-            "_diffusers_version": "0.35.0",
-            "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
-            "text_encoder": ["transformers", "T5EncoderModel"],
-            "tokenizer": ["transformers", parts.tokenizer_class(self.tokenizer)],
-            "transformer": ["diffusers", transformer_hf.CLASS_NAME],
-            "vae": ["diffusers", "AutoencoderKLCogVideoX"],
-        })
-
-    def axes(self) -> dict:
-        """Logical axis names of every parameter, for sharding."""
-        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
-
-    def param_shapes(self) -> dict:
-        """The parameters that `load` gives, as ShapeDtypeStructs."""
-        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
-                for name, layout in LAYOUTS.items()}
 
     def check_parts(self, source: str) -> None:
         config, vae = self.transformer.config, self.vae.config
@@ -168,11 +104,7 @@ class CogVideoX:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
-        step = ratio * config.patch_size
-        for name, value in (("height", height), ("width", width)):
-            if value < step or value % step:
-                low = max(value // step, 1) * step
-                raise BadInput(f"{name}={value}: this model makes multiples of {step}; nearest: {low} and {low + step}")
+        parts.check_multiples(height, width, ratio * config.patch_size)
         if config.use_learned_positional_embeddings and (height, width) != self.default_size()[1:]:
             raise BadInput(f"height={height}, width={width}: this model makes only {self.default_size()[1:]}")
         t = max(frames - 1, 0) // int(self.vae.config.temporal_compression_ratio) + 1
@@ -195,37 +127,10 @@ class CogVideoX:
     def text_tokens(self) -> int:
         return self.transformer.config.max_text_seq_length
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids, padded, and which prompts were longer than the encoder's limit and were cut."""
-        return parts.tokenize(self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size)
-
     # ---------------------------------------------------------------------------------------------- sampling
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
-
-    def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
-        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
-        if negative_BxSxU is not None:
-            latents, text_BxSxU = split_guidance(
-                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
-        output = self.transformer.apply(
-            {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
-        ).astype(jnp.float32)
-        return output if negative_BxSxU is None else guided(output, scale, self.halves)
-
-    def denoise(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], text_BxSxU: Array, negative_BxSxU: Array | None,
-        keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-    ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan."""
-        plan = self.scheduler.plan(scales.shape[0])
-
-        def predict(sample, index):
-            timestep = jnp.asarray(plan.timesteps.astype(np.int32))[index]
-            return self.predict(params, sample, text_BxSxU, negative_BxSxU, timestep, scales[index])
-
-        return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
 
     def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
                ) -> Float[Array, "B T H W 3"]:

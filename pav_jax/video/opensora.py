@@ -1,4 +1,4 @@
-"""The Open-Sora 1.2 family: which parts its folder holds, how they load, and how a batch of videos is sampled.
+"""The Open-Sora 1.2 family: which parts its folder holds, how they fit together, and what of sampling is its own.
 
 Open-Sora is published as separate repositories without a model_index.json. A folder for `VideoModel` puts them side by
 side, each as it is:
@@ -18,33 +18,30 @@ of the latent and its channels.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
 from pav_jax.models.opensora import stdit_hf, vae_hf
 from pav_jax.models.opensora.stdit import STDiT3
 from pav_jax.models.opensora.vae import OpenSoraVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.rules import Place
 from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import opensora_captions, parts, sampling
+from pav_jax.video import opensora_captions, parts
+from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 from pav_jax.video.programs import guided, split_guidance
-from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
+from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, RectifiedFlowPlan
 
-COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae")
-LAYOUTS = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
 PICTURE_FPS = 120.0  # the frame rate a single frame was trained with
 
 
@@ -77,21 +74,22 @@ class Conditions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OpenSora:
-    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}."""
-
-    tokenizer: Any  # a transformers tokenizer
-    text_encoder: T5Encoder
+class OpenSora(Family):
     transformer: STDiT3
     vae: OpenSoraVAE
     scheduler: RectifiedFlow
     conditions: Conditions = Conditions()
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
-    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+
+    pipeline, called = "OpenSoraPipeline", "an Open-Sora"
+    layouts = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
+    components = ("tokenizer", *layouts)
+    generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
+    tiles = False
+    latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in the original
 
     def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
                 ) -> "OpenSora":
-        """As `CogVideoX.on_mesh`; the VAE needs nothing of its mesh.
+        """As `Family.on_mesh`; the VAE needs nothing of its mesh.
 
         Raises:
           BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames, never among all tokens.
@@ -102,10 +100,6 @@ class OpenSora:
         transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
         place = self.place if mesh is None else Place(mesh)
         return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
-
-    generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
-    tiles = False  # whether the VAE can decode them
-    latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in the original
 
     # ---------------------------------------------------------------------------------------------- folders
 
@@ -122,47 +116,15 @@ class OpenSora:
         settings = scheduler if isinstance(scheduler, Mapping) else read_json(path) if path.exists() else {}
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
         family = cls(tokenizer, T5Encoder(text, dtype), STDiT3(denoiser, dtype), OpenSoraVAE(vae, dtype, conv_impl),
-                     RectifiedFlow.from_config(settings, str(path)), conditions)
+                     RectifiedFlow.from_config(settings, str(path)), conditions=conditions)
         family.check_parts(str(folder))
         return family
 
-    @classmethod
-    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-             where: Callable[[str], Callable] | None = None) -> tuple["OpenSora", dict]:
-        """Reads a folder; parameters are of type `dtype`, those of times and modulation float32; numpy arrays unless
-        `where` is given.
-
-        Args:
-          scheduler: replaces the folder's; RFLOW is the only class.
-          where: name of a part -> `where` of `checkpoints.folder.load`.
-
-        Raises:
-          BadInput: a part is missing or half-written, or the parts do not fit each other.
-        """
-        parts.check_components(folder, COMPONENTS, "an Open-Sora")
-        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        place = where or (lambda name: None)
-        return family, {name: load(layout, folder / name, dtype, place(name))[1] for name, layout in LAYOUTS.items()}
-
-    def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
-        """Writes a folder of which each part is one that the original loads."""
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        for name, layout in LAYOUTS.items():
-            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
-        write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler.config)
-        write_json(folder / "model_index.json", {
-            "_class_name": "OpenSoraPipeline", "conditions": dataclasses.asdict(self.conditions)})
-
-    def axes(self) -> dict:
-        """Logical axis names of every parameter, for sharding."""
-        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
-
-    def param_shapes(self) -> dict:
-        """The parameters that `load` gives, as ShapeDtypeStructs."""
-        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
-                for name, layout in LAYOUTS.items()}
+    def index(self) -> dict[str, Any]:
+        """Each part is one that the original loads; only the conditions are said here."""
+        return {"conditions": dataclasses.asdict(self.conditions)}
 
     def check_parts(self, source: str) -> None:
         config, vae = self.transformer.config, self.vae.config
@@ -189,11 +151,7 @@ class OpenSora:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         vae, clip = self.vae.config, self.vae.config.micro_frame_size
-        for name, value in (("height", height), ("width", width)):
-            if value < vae.spatial_ratio or value % vae.spatial_ratio:
-                low = max(value // vae.spatial_ratio, 1) * vae.spatial_ratio
-                raise BadInput(f"{name}={value}: this model makes multiples of {vae.spatial_ratio}; nearest: {low} and"
-                               f" {low + vae.spatial_ratio}")
+        parts.check_multiples(height, width, vae.spatial_ratio)
         if frames != 1 and (frames < clip or frames % clip):
             low = frames // clip * clip or 1
             raise BadInput(f"num_frames={frames}: this model makes one frame or clips of {clip}; nearest: {low} and"
@@ -226,7 +184,7 @@ class OpenSora:
         """Token ids of the captions, padded, and which were longer than the limit and were cut. Of an empty prompt
         there is padding only."""
         captions = [self.caption(prompt) for prompt in prompts]
-        ids, cut = parts.tokenize(self.tokenizer, captions, self.text_tokens, self.text_encoder.config.vocab_size)
+        ids, cut = super().tokenize(captions)
         ids[[i for i, caption in enumerate(captions) if not caption]] = self.text_encoder.config.pad_id
         return ids, cut
 
@@ -260,18 +218,9 @@ class OpenSora:
         output = output[..., : latents.shape[-1]]  # the rest is the variance of an earlier training objective
         return output if negative is None else guided(output, scale, self.halves)
 
-    def denoise(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], text: Array, negative: Array | None,
-        keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-    ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan."""
-        frames, height, width = self.video_size(latents)
-        plan = self.scheduler.plan(scales.shape[0], height * width, latents.shape[1])
-
-        def predict(sample, index):
-            return self.predict(params, sample, text, negative, jnp.asarray(plan.timesteps)[index], scales[index])
-
-        return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
+    def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> RectifiedFlowPlan:
+        _, height, width = self.video_size(latents)
+        return self.scheduler.plan(steps, height * width, latents.shape[1])
 
     def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
                ) -> Float[Array, "B T H W 3"]:

@@ -29,6 +29,14 @@ def check_tiling(family: Any, asked: bool) -> None:
         raise BadInput(f"vae_tiling: the VAE of {name} decodes whole frames only; leave it out")
 
 
+def check_multiples(height: int, width: int, step: int) -> None:
+    """Raises BadInput, with the nearest sizes that work, where one of them is no multiple of `step`."""
+    for name, value in (("height", height), ("width", width)):
+        if value < step or value % step:
+            low = max(value // step, 1) * step
+            raise BadInput(f"{name}={value}: this model makes multiples of {step}; nearest: {low} and {low + step}")
+
+
 def scheduler_settings(folder: Path, scheduler: Mapping[str, Any] | str | None) -> dict[str, Any]:
     """The folder's scheduler configuration, or `scheduler`; a class name keeps the folder's settings."""
     if isinstance(scheduler, Mapping):

@@ -42,7 +42,8 @@ class Programs:
         self.family, self.mesh, self.side = family, mesh, side or mesh
         # Devices that are threads of one processor wait for each other inside a program; with two programs under way
         # each may hold a thread that the other waits for.
-        self._one_by_one = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+        self._one_by_one = any(some is not None and some.size > 1 and some.devices.flat[0].platform == "cpu"
+                               for some in (self.mesh, self.side))
         self._texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def place_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Programs:
             some = numbers[start : start + rows]
             ids = ids_BxS[some + some[-1:] * (rows - len(some))]
             out = self.encoder(_some(params, "text_encoder"), _spread(ids, self.side))
-            found |= {keys[i]: out[row] for row, i in enumerate(some)}
+            found |= {keys[i]: self._settled(out[row]) for row, i in enumerate(some)}
         used = {key: found[key] if key in found else self._texts[key] for key in keys}
         for key, text in used.items():
             self._texts[key] = text
@@ -110,6 +111,7 @@ class Programs:
         return self._settled(self.decoder(_some(params, "vae"), latents, tiled=tiled))
 
     def _settled(self, arrays: Any) -> Any:
+        """The arrays, computed before another program starts where programs must run one by one."""
         return jax.block_until_ready(arrays) if self._one_by_one else arrays
 
     @functools.cached_property

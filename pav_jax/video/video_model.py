@@ -22,17 +22,13 @@ from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.video import backends, generation, parts, sampling
 from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 from pav_jax.video.opensora import OpenSora
 from pav_jax.video.programs import Programs, check_rows, places
 from pav_jax.video.wan import Wan
 
-# `_class_name` of model_index.json -> family: load, save, axes, default_size, latent_shape, tokenize, text_tokens, and
-# what `programs.py` runs; outline and param_shapes (the model without its weights); generation (what `generate` uses
-# unless told otherwise), tiles (whether its VAE decodes them) and latent_axes (of initial noise in diffusers); where
-# there are any, conditions (what else the model is told)
-FAMILIES = {"CogVideoXPipeline": CogVideoX, "OpenSoraPipeline": OpenSora, "WanPipeline": Wan}
-Family = CogVideoX | OpenSora | Wan
+FAMILIES = {family.pipeline: family for family in (CogVideoX, OpenSora, Wan)}
 HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 

@@ -1,4 +1,4 @@
-"""The Wan 2.1 family: which parts a diffusers folder holds, how they load, and how a batch of videos is sampled.
+"""The Wan 2.1 family: which parts a diffusers folder holds, how they fit together, and what of sampling is its own.
 
 Source: diffusers' `WanPipeline` (folder layout, sizes, cleaning and masking of text); Wan Team 2025 (arXiv 2503.20314).
 
@@ -9,32 +9,25 @@ of the latent and its channels.
 import dataclasses
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
-from pav_jax.models.weights import logical_axes
-from pav_jax.parallel.rules import Place
-from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import parts, sampling, schedulers
+from pav_jax.video import parts, schedulers
+from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
-from pav_jax.video.programs import guided, split_guidance
 
-COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-LAYOUTS = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
 TEXT_TOKENS = 512  # diffusers' max_sequence_length for Wan
 # what each sampler calls the shift of its noise levels, and what else it must be told to sample a flow
 FLOW_SETTINGS = {"UniPCMultistepScheduler": ("flow_shift", dict(use_flow_sigmas=True,
@@ -43,29 +36,17 @@ FLOW_SETTINGS = {"UniPCMultistepScheduler": ("flow_shift", dict(use_flow_sigmas=
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Wan:
-    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}."""
-
-    tokenizer: Any  # a transformers tokenizer
-    text_encoder: T5Encoder
+class Wan(Family):
     transformer: WanTransformer
     vae: WanVAE
     scheduler: schedulers.Scheduler
     text_tokens: int = TEXT_TOKENS
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
-    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
 
-    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
-                ) -> "Wan":
-        """As `CogVideoX.on_mesh`; the VAE needs nothing of its mesh."""
-        transformer, place = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention)), self.place
-        if mesh is not None:
-            place = Place(mesh)
-            transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
-        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
-
+    pipeline, called = "WanPipeline", "a Wan"
+    layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
+    components = ("tokenizer", *layouts, "scheduler")
     generation = Generation(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
-    tiles = False  # whether the VAE can decode them
+    tiles = False
     latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in diffusers
 
     # ---------------------------------------------------------------------------------------------- folders
@@ -82,7 +63,7 @@ class Wan:
         if index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
             raise BadInput(f"{folder / 'model_index.json'}: boundary_ratio and expand_timesteps are of Wan 2.2; only"
                            " Wan 2.1 is supported")
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in LAYOUTS.items())
+        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
         settings = parts.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
             settings = flow_settings(settings, parts.scheduler_settings(folder, None).get("_class_name"))
@@ -90,50 +71,6 @@ class Wan:
                      WanVAE(vae, jnp.float32, conv_impl), parts.load_scheduler(folder, settings, FLOW_SETTINGS))
         family.check_parts(str(folder))
         return family
-
-    @classmethod
-    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-             where: Callable[[str], Callable] | None = None) -> tuple["Wan", dict]:
-        """Reads a diffusers folder; parameters are of type `dtype`, but float32 where the original keeps that: the VAE,
-        timestep embedding, modulation tables and affine norms; numpy arrays unless `where` is given.
-
-        Args:
-          scheduler: replaces the folder's; a class name keeps the folder's settings.
-          where: name of a part -> `where` of `checkpoints.folder.load`.
-
-        Raises:
-          BadInput: a part is missing or half-written, or the parts do not fit each other.
-        """
-        parts.check_components(folder, COMPONENTS, "a Wan")
-        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
-        place = where or (lambda name: None)
-        return family, {name: load(layout, folder / name, jnp.float32 if name == "vae" else dtype, place(name))[1]
-                        for name, layout in LAYOUTS.items()}
-
-    def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
-        """Writes a folder that `diffusers.WanPipeline.from_pretrained` loads."""
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        for name, layout in LAYOUTS.items():
-            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
-        write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
-        write_json(folder / "model_index.json", {
-            "_class_name": "WanPipeline",
-            "_diffusers_version": "0.35.0",
-            "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
-            "text_encoder": ["transformers", t5_hf.class_name(self.text_encoder.config)],
-            "tokenizer": ["transformers", parts.tokenizer_class(self.tokenizer)],
-            "transformer": ["diffusers", transformer_hf.CLASS_NAME],
-            "vae": ["diffusers", vae_hf.CLASS_NAME],
-        })
-
-    def axes(self) -> dict:
-        """Logical axis names of every parameter, for sharding."""
-        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in LAYOUTS.items()}
-
-    def param_shapes(self) -> dict:
-        """The parameters that `load` gives, as ShapeDtypeStructs."""
-        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
-                for name, layout in LAYOUTS.items()}
 
     def check_parts(self, source: str) -> None:
         config, channels = self.transformer.config, self.vae.config.z_dim
@@ -177,8 +114,7 @@ class Wan:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids of the cleaned prompts, padded, and which were longer than the limit and were cut."""
-        return parts.tokenize(self.tokenizer, [clean(prompt) for prompt in prompts], self.text_tokens,
-                              self.text_encoder.config.vocab_size)
+        return super().tokenize([clean(prompt) for prompt in prompts])
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         """Zero at the padding, which the encoder does not look at and the transformer does."""
@@ -190,29 +126,6 @@ class Wan:
         return jnp.where(mask_BxS[..., None], text_BxSxU, 0)
 
     # ---------------------------------------------------------------------------------------------- sampling
-
-    def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
-        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
-        if negative_BxSxU is not None:
-            latents, text_BxSxU = split_guidance(
-                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
-        output = self.transformer.apply(
-            {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
-        ).astype(jnp.float32)
-        return output if negative_BxSxU is None else guided(output, scale, self.halves)
-
-    def denoise(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], text_BxSxU: Array, negative_BxSxU: Array | None,
-        keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
-    ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan."""
-        plan = self.scheduler.plan(scales.shape[0])
-
-        def predict(sample, index):
-            timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return self.predict(params, sample, text_BxSxU, negative_BxSxU, timestep, scales[index])
-
-        return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
 
     def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
                ) -> Float[Array, "B T H W 3"]:
@@ -230,12 +143,8 @@ def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, 
 
 
 def clean(text: str) -> str:
-    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy where that is installed, HTML's character codes
-    resolved twice, white space squeezed."""
-    try:
-        import ftfy
-    except ImportError:
-        pass
-    else:
-        text = ftfy.fix_text(text)
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text)).strip()).strip()
+    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy, HTML's character codes resolved twice, white space
+    squeezed."""
+    import ftfy  # slow to import
+
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()

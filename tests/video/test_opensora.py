@@ -9,7 +9,8 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.video import VideoModel, opensora_captions
 from pav_jax.video.opensora import Conditions
-from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, transform
+from pav_jax.video.schedulers.flow import shifted
+from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
 from tests.video.test_video_model import share_compiled
 from tests.video.tiny_opensora import random_model
 
@@ -85,7 +86,7 @@ def test_larger_and_longer_videos_begin_with_more_noise():
     np.testing.assert_allclose(plan.timesteps[1], 1000 * ratio * 0.75 / (1 + (ratio - 1) * 0.75), rtol=1e-6)
     assert (np.diff(plan.timesteps) < 0).all() and (plan.timesteps[1:] > flow.plan(4).timesteps[1:]).all()
     np.testing.assert_allclose(plan.lengths.sum(), 1.0, rtol=1e-6)
-    assert transform(np.array([0.0, 1.0]), 5.0).tolist() == [0.0, 1.0]
+    assert shifted(np.array([0.0, 1.0]), 5.0).tolist() == [0.0, 1.0]
     assert RectifiedFlow(use_timestep_transform=False).plan(2, 10**6, 9).timesteps.tolist() == [1000, 500]
     assert RectifiedFlow(use_discrete_timesteps=True).timesteps(3).tolist() == [1000, 667, 333]
 

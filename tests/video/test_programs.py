@@ -1,5 +1,8 @@
 """Texts are encoded once; the programs of two batches overlap."""
 
+import os
+import subprocess
+import sys
 import types
 
 import jax
@@ -109,3 +112,42 @@ def test_a_batch_can_be_started_and_waited_for_later():
     assert finite.tolist() == [True, True] and len(other()[0]) == 1
     with pytest.raises(BadInput, match="3 prompts, but a batch has 1 to 2"):
         made.start(["a", "b", "c"])
+
+
+SETTLED = """
+import jax, jax.numpy as jnp, numpy as np
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.video import sampling
+from pav_jax.video.programs import Programs
+
+class Slow:
+    def slow(self, x):
+        return jax.lax.fori_loop(0, 100_000, lambda i, x: jnp.sin(x), x)
+
+    def encode_text(self, params, ids):
+        return self.slow(ids.astype(jnp.float32))
+
+    def denoise(self, params, latents, text, negative, keys, scales):
+        return self.slow(latents)
+
+    def decode(self, params, latents, tiled):
+        return self.slow(latents)
+
+devices = jax.devices()
+for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
+                   (make_mesh(devices=devices[:1]), make_mesh(tensor=2, devices=devices[1:]))):
+    programs, params = Programs(Slow(), mesh, side), {name: 0 for name in ("text_encoder", "transformer", "vae")}
+    text = programs.texts(params, np.ones((2, 3), np.int32), 2)
+    ready = [text.is_ready()]
+    latents = programs.denoise(params, text, None, None, sampling.video_keys([1, 2]), np.ones(1), (1, 2, 2, 3), 1)
+    ready.append(latents.is_ready())
+    ready += [x.is_ready() for x in programs.decode(params, latents, False)]
+    print(ready)
+"""
+
+
+def test_nothing_is_under_way_between_programs_on_devices_that_are_threads_of_one_processor():
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "3", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", SETTLED], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [str([True] * 4)] * 2

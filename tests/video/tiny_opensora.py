@@ -27,7 +27,7 @@ def random_model(seed: int, scheduler: RectifiedFlow | None = None, conditions: 
     denoiser = STDiT3Config(input_sq_size=16, hidden_size=24, depth=2, num_heads=2, caption_channels=16,
                             model_max_length=14)
     family = OpenSora(tiny_tokenizer(14), T5Encoder(text), STDiT3(denoiser), OpenSoraVAE(vae),
-                      scheduler or RectifiedFlow(), conditions or Conditions())
+                      scheduler or RectifiedFlow(), conditions=conditions or Conditions())
     scales = {"text_encoder": 0.3, "transformer": 0.2, "vae": 0.25}
     params = {name: random_params(shapes, rng, scales[name]) for name, shapes in family.param_shapes().items()}
     params["transformer"]["rotary_frequencies"] = 1 / 30 ** rng.random(6, np.float32)

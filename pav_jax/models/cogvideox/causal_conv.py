@@ -73,3 +73,25 @@ class CausalConv3d(nn.Module):
         x = jnp.concatenate([past, x], axis=1)
         run = conv3d if resolve(self.conv_impl) == "conv3d" else conv2d_taps
         return run(x, kernel.astype(self.dtype)) + bias.astype(self.dtype), x[:, 1 - k :]
+
+
+def in_chunks(coder: nn.Module, x: Array, first: int, size: int) -> Array:
+    """Runs `coder` on the `first` frames, then on `size` at a time, handing each chunk the caches of the one before.
+
+    Frames after the last whole chunk are dropped.
+    """
+    done, cache = coder(x[:, :first], {})
+    B, n = x.shape[0], (x.shape[1] - first) // size
+    if n == 0:
+        return done
+    # The remaining chunks are all alike: one scanned body, so compile time does not grow with the clip.
+    rest = jnp.moveaxis(x[:, first : first + n * size].reshape(B, n, size, *x.shape[2:]), 1, 0)
+
+    def body(coder, cache, chunk):
+        y, cache = coder(chunk, cache)
+        return cache, y
+
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+    _, ys = scan(coder, cache, rest)
+    ys = jnp.moveaxis(ys, 0, 1)
+    return jnp.concatenate([done, ys.reshape(B, -1, *ys.shape[3:])], axis=1)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention import FirstKeys, dot_product_attention
 from pav_jax.models.cogvideox import positions
-from pav_jax.models.layers import LayerNorm
+from pav_jax.models.layers import LayerNorm, gated_sum
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()  # modulation starts as the identity (arXiv 2212.09748, section 3.2, adaLN-Zero)
@@ -135,10 +135,6 @@ class Block(nn.Module):
         hidden = nn.Dense(4 * self.config.width, dtype=self.dtype, name="ff_up")(x)
         out = nn.Dense(self.config.width, dtype=self.dtype, name="ff_down")(nn.gelu(hidden, approximate=True))
         return self.place(gated_sum(x_BxTxD, gate, out), TOKENS), None
-
-
-def gated_sum(x: Array, gate: Array, update: Array) -> Array:
-    return (x + gate * update).astype(x.dtype)  # the gate is float32 (modulation), the residual stream is not
 
 
 class TimestepMLP(nn.Module):

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, linear
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "CogVideoXTransformer3DModel"
@@ -30,11 +31,8 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVid
     """
     if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise BadInput(f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected")
-    for name, value in FIXED.items():
-        if hf.get(name, value) != value:
-            raise BadInput(f"{source}: {name} is {hf[name]!r}; only {value!r} is supported")
-    known = {field.name for field in dataclasses.fields(CogVideoXConfig)}
-    config = CogVideoXConfig(**{name: value for name, value in hf.items() if name in known})
+    fields.check_fixed(hf, FIXED, source)
+    config = CogVideoXConfig(**fields.known(CogVideoXConfig, hf))
     if config.out_channels is None:
         config = dataclasses.replace(config, out_channels=config.in_channels)
     if config.attention_head_dim % 16 and config.use_rotary_positional_embeddings:
@@ -64,14 +62,6 @@ def param_shapes(config: CogVideoXConfig) -> dict:
 
 
 
-def _linear(
-    hf: str, path: str, axes: tuple[str | None, str | None], bias: bool = True, layers: int = 0
-) -> list[Weight]:
-    lead = ("layers",) if layers else ()
-    rows = [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers)]
-    return rows + [Weight(f"{hf}.bias", f"{path}/bias", axes=(*lead, axes[1]), layers=layers)] * bias
-
-
 def _norm(hf: str, path: str, axis: str | None = "embed", layers: int = 0) -> list[Weight]:
     axes = ("layers", axis) if layers else (axis,)
     return [Weight(f"{hf}.weight", f"{path}/scale", axes=axes, layers=layers),
@@ -91,13 +81,13 @@ def _ends(config: CogVideoXConfig) -> list[Weight]:
     embeddings = ["time_embedding"] + ["ofs_embedding"] * bool(config.ofs_embed_dim)
     return [
         *patch,
-        *_linear("patch_embed.text_proj", "patch_embed/text_proj", (None, "embed")),
+        *linear("patch_embed.text_proj", "patch_embed/text_proj", (None, "embed")),
         *(row for name in embeddings for i in (1, 2)
-          for row in _linear(f"{name}.linear_{i}", f"{name}/linear_{i}", (None, None))),
+          for row in linear(f"{name}.linear_{i}", f"{name}/linear_{i}", (None, None))),
         *_norm("norm_final", "norm_final") * affine,
-        *_linear("norm_out.linear", "out_modulation", (None, "embed")),
+        *linear("norm_out.linear", "out_modulation", (None, "embed")),
         *_norm("norm_out.norm", "norm_out") * affine,
-        *_linear("proj_out", "proj_out", ("embed", None)),
+        *linear("proj_out", "proj_out", ("embed", None)),
     ]
 
 
@@ -105,14 +95,14 @@ def _layers(config: CogVideoXConfig) -> list[Weight]:
     n, block = config.num_layers, "transformer_blocks.{layer}"
     rows = []
     for norm in ("norm1", "norm2"):
-        rows += _linear(f"{block}.{norm}.linear", f"layers/{norm}/linear", (None, "embed"), layers=n)
+        rows += linear(f"{block}.{norm}.linear", f"layers/{norm}/linear", (None, "embed"), layers=n)
         rows += _norm(f"{block}.{norm}.norm", f"layers/{norm}/norm", layers=n) * config.norm_elementwise_affine
     for ours in "qkv":
-        rows += _linear(f"{block}.attn1.to_{ours}", f"layers/attention/{ours}_proj", ("embed", "heads"),
-                        config.attention_bias, n)
+        kernel, bias = linear(f"{block}.attn1.to_{ours}", f"layers/attention/{ours}_proj", ("embed", "heads"), n)
+        rows += [kernel, bias] if config.attention_bias else [kernel]
     for ours in "qk":
         rows += _norm(f"{block}.attn1.norm_{ours}", f"layers/attention/{ours}_norm", None, n)
-    rows += _linear(f"{block}.attn1.to_out.0", "layers/attention/o_proj", ("heads", "embed"), layers=n)
-    rows += _linear(f"{block}.ff.net.0.proj", "layers/ff_up", ("embed", "mlp"), layers=n)
-    rows += _linear(f"{block}.ff.net.2", "layers/ff_down", ("mlp", "embed"), layers=n)
+    rows += linear(f"{block}.attn1.to_out.0", "layers/attention/o_proj", ("heads", "embed"), layers=n)
+    rows += linear(f"{block}.ff.net.0.proj", "layers/ff_up", ("embed", "mlp"), layers=n)
+    rows += linear(f"{block}.ff.net.2", "layers/ff_down", ("mlp", "embed"), layers=n)
     return rows

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.cogvideox.causal_conv import CausalConv3d, ConvImpl, conv2d, per_frame
+from pav_jax.models.cogvideox.causal_conv import CausalConv3d, ConvImpl, conv2d, in_chunks, per_frame
 from pav_jax.models.cogvideox.tiling import OVERLAP_HEIGHT, OVERLAP_WIDTH, Cut, decode_tiles
 
 ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
@@ -348,20 +348,4 @@ class CogVideoXVAE(nn.Module):
         return frames.reshape(n, B, *frames.shape[2:])
 
     def _in_chunks(self, coder: nn.Module, x: Array, size: int) -> Array:
-        """Runs `coder` chunk by chunk, handing each the convolution caches of the one before."""
-        (_, first_stop), *others = chunk_bounds(x.shape[1], size)
-        first, cache = coder(x[:, :first_stop], None)
-        if not others:
-            return first
-        # The remaining chunks are all alike: one scanned body, so compile time does not grow with the clip.
-        B, n = x.shape[0], len(others)
-        rest = jnp.moveaxis(x[:, first_stop:].reshape(B, n, size, *x.shape[2:]), 1, 0)
-
-        def body(coder, cache, chunk):
-            y, cache = coder(chunk, cache)
-            return cache, y
-
-        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
-        _, ys = scan(coder, cache, rest)
-        ys = jnp.moveaxis(ys, 0, 1)
-        return jnp.concatenate([first, ys.reshape(B, -1, *ys.shape[3:])], axis=1)
+        return in_chunks(coder, x, chunk_bounds(x.shape[1], size)[0][1], size)

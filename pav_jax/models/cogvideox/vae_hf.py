@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.cogvideox.vae import ACTIVATIONS, CogVideoXVAE, CogVideoXVAEConfig
 from pav_jax.models.weights import Weight
 
@@ -23,9 +24,7 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
         raise BadInput(f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
-    known = {f.name for f in dataclasses.fields(CogVideoXVAEConfig)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
-    config = CogVideoXVAEConfig(**values)
+    config = CogVideoXVAEConfig(**fields.known(CogVideoXVAEConfig, raw))
     for field, block in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
         blocks = raw.get(field, [block] * len(config.block_out_channels))
         if len(blocks) != len(config.block_out_channels) or set(blocks) != {block}:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.positions import rotate, timestep_features
-from pav_jax.models.layers import LayerNorm, RMSNorm
+from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
 
 ZEROS = nn.initializers.zeros_init()
 FREQUENCIES = 256  # waves a timestep or a frame rate is written in
@@ -140,10 +140,6 @@ class Block(nn.Module):
         hidden = int(width * config.mlp_ratio)
         out = MLP(hidden, width, gelu, self.dtype, name="mlp")(norm(x_BxTxSxD, mlp_shift, mlp_scale))
         return gated_sum(x_BxTxSxD, mlp_gate, out)
-
-
-def gated_sum(x: Array, gate: Array, update: Array) -> Array:
-    return (x + gate * update).astype(x.dtype)  # the gate is float32 (modulation), the residual stream is not
 
 
 class Pair(nn.Module):

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.opensora.stdit import STDiT3, STDiT3Config
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, linear
 
 STEM = "model"
 MODEL_TYPE = "STDiT3"
@@ -26,9 +27,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> STDiT3
         raise BadInput(f"{source}: model_type is {name!r}, {MODEL_TYPE!r} was expected; is this the transformer?")
     if hf.get("skip_y_embedder"):
         raise BadInput(f"{source}: skip_y_embedder is true; captions that were embedded beforehand are not supported")
-    known = {field.name for field in dataclasses.fields(STDiT3Config)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in hf.items() if name in known}
-    config = STDiT3Config(**values)
+    config = STDiT3Config(**fields.known(STDiT3Config, hf))
     if config.hidden_size % config.num_heads or config.head_size % 2:
         raise BadInput(f"{source}: hidden_size is {config.hidden_size}, num_heads {config.num_heads}; heads must have"
                        " one even size")
@@ -56,13 +55,6 @@ def weights(config: STDiT3Config) -> list[Weight]:
     return [*_ends(), *_blocks(config, "spatial"), *_blocks(config, "temporal")]
 
 
-def _linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
-            ) -> list[Weight]:
-    lead = ("layers",) if layers else ()
-    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
-            Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32)]
-
-
 def _ends() -> list[Weight]:
     return [
         Weight("rope.freqs", "rotary_frequencies", axes=(None,), keep_float32=True),
@@ -70,13 +62,13 @@ def _ends() -> list[Weight]:
         Weight("x_embedder.proj.bias", "patch_embed/bias", axes=("embed",)),
         *(row for theirs, ours in (("t_embedder", "time_embedding"), ("fps_embedder", "fps_embedding"))
           for i, name in ((0, "fc1"), (2, "fc2"))
-          for row in _linear(f"{theirs}.mlp.{i}", f"{ours}/{name}", (None, None), float32=True)),
-        *_linear("t_block.1", "modulation", (None, "embed"), float32=True),
+          for row in linear(f"{theirs}.mlp.{i}", f"{ours}/{name}", (None, None), float32=True)),
+        *linear("t_block.1", "modulation", (None, "embed"), float32=True),
         Weight("y_embedder.y_embedding", "null_caption", axes=(None, None)),
-        *_linear("y_embedder.y_proj.fc1", "caption/fc1", (None, "embed")),
-        *_linear("y_embedder.y_proj.fc2", "caption/fc2", ("embed", None)),
+        *linear("y_embedder.y_proj.fc1", "caption/fc1", (None, "embed")),
+        *linear("y_embedder.y_proj.fc2", "caption/fc2", ("embed", None)),
         Weight("final_layer.scale_shift_table", "out_table", axes=(None, "embed"), keep_float32=True),
-        *_linear("final_layer.linear", "out", ("embed", None)),
+        *linear("final_layer.linear", "out", ("embed", None)),
     ]
 
 
@@ -87,12 +79,12 @@ def _blocks(config: STDiT3Config, kind: str) -> list[Weight]:
     return [
         Weight(f"{block}.scale_shift_table", f"{ours}/scale_shift_table", axes=("layers", None, "embed"), layers=n,
                keep_float32=True),
-        *_linear(f"{block}.attn.qkv", f"{ours}/attention/qkv", ("embed", "heads"), n),
+        *linear(f"{block}.attn.qkv", f"{ours}/attention/qkv", ("embed", "heads"), n),
         *(norms if config.qk_norm else []),
-        *_linear(f"{block}.attn.proj", f"{ours}/attention/proj", ("heads", "embed"), n),
-        *_linear(f"{block}.cross_attn.q_linear", f"{ours}/cross_attention/q_linear", ("embed", "heads"), n),
-        *_linear(f"{block}.cross_attn.kv_linear", f"{ours}/cross_attention/kv_linear", ("embed", "heads"), n),
-        *_linear(f"{block}.cross_attn.proj", f"{ours}/cross_attention/proj", ("heads", "embed"), n),
-        *_linear(f"{block}.mlp.fc1", f"{ours}/mlp/fc1", ("embed", "mlp"), n),
-        *_linear(f"{block}.mlp.fc2", f"{ours}/mlp/fc2", ("mlp", "embed"), n),
+        *linear(f"{block}.attn.proj", f"{ours}/attention/proj", ("heads", "embed"), n),
+        *linear(f"{block}.cross_attn.q_linear", f"{ours}/cross_attention/q_linear", ("embed", "heads"), n),
+        *linear(f"{block}.cross_attn.kv_linear", f"{ours}/cross_attention/kv_linear", ("embed", "heads"), n),
+        *linear(f"{block}.cross_attn.proj", f"{ours}/cross_attention/proj", ("heads", "embed"), n),
+        *linear(f"{block}.mlp.fc1", f"{ours}/mlp/fc1", ("embed", "mlp"), n),
+        *linear(f"{block}.mlp.fc2", f"{ours}/mlp/fc2", ("mlp", "embed"), n),
     ]

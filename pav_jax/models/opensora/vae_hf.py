@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
 from pav_jax.models.opensora.vae_spatial import AutoencoderKLConfig
 from pav_jax.models.opensora.vae_temporal import TemporalVAEConfig
@@ -40,10 +41,10 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenS
     # that class's own default, where VAE_Temporal_SD has another
     sizes = {"temporal_downsample": (True, True, False)} if temporal["type"] == TEMPORAL else {}
     config = OpenSoraVAEConfig(
-        spatial=AutoencoderKLConfig(**_known(AutoencoderKLConfig, spatial.get("config", {}))),
-        temporal=TemporalVAEConfig(**sizes | _known(TemporalVAEConfig, temporal)),
+        spatial=AutoencoderKLConfig(**fields.known(AutoencoderKLConfig, spatial.get("config", {}))),
+        temporal=TemporalVAEConfig(**sizes | fields.known(TemporalVAEConfig, temporal)),
         micro_batch_size=spatial.get("micro_batch_size"),
-        **_known(OpenSoraVAEConfig, {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw}),
+        **fields.known(OpenSoraVAEConfig, {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw}),
     )
     if config.spatial.latent_channels != config.temporal.in_out_channels:
         raise BadInput(f"{source}: the 2-D autoencoder has {config.spatial.latent_channels} channels, the temporal one"
@@ -51,12 +52,6 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenS
     if {len(config.shift), len(config.scale)} != {config.latent_channels}:
         raise BadInput(f"{source}: shift and scale must hold one number for each of {config.latent_channels} channels")
     return config
-
-
-def _known(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in fields.items() if name in names}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def config_to_hf(config: OpenSoraVAEConfig) -> dict[str, Any]:

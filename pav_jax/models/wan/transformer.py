@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from pav_jax.models.attention import FirstKeys
 from pav_jax.models.blockwise_attention import blockwise_attention
 from pav_jax.models.cogvideox.positions import over_grid, rotate, timestep_features
-from pav_jax.models.layers import LayerNorm, RMSNorm
+from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()
@@ -112,10 +112,6 @@ class Block(nn.Module):
 def modulated_norm(config: WanConfig, name: str, x_BxLxD: Array, shift_Bx1xD: Array, scale_Bx1xD: Array) -> Array:
     """Layer norm without parameters of its own, float32."""
     return LayerNorm(config.eps, affine=False, name=name)(x_BxLxD) * (1 + scale_Bx1xD) + shift_Bx1xD
-
-
-def gated_sum(x: Array, gate: Array, update: Array) -> Array:
-    return (x + gate * update).astype(x.dtype)  # the gate is float32 (modulation), the residual stream is not
 
 
 class TimestepEmbedding(nn.Module):

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, linear
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "WanTransformer3DModel"
@@ -26,13 +27,9 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> WanCon
     """
     if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise BadInput(f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected")
-    for name, value in FIXED.items():
-        if hf.get(name, value) != value:
-            raise BadInput(f"{source}: {name} is {hf[name]!r}; only {value!r} is supported (text-to-video)")
-    known = {field.name for field in dataclasses.fields(WanConfig)}
-    config = WanConfig(**{name: value for name, value in hf.items() if name in known})
-    config = dataclasses.replace(config, patch_size=tuple(config.patch_size),
-                                 out_channels=config.out_channels or config.in_channels)
+    fields.check_fixed(hf, FIXED, source, " (text-to-video)")
+    config = WanConfig(**fields.known(WanConfig, hf))
+    config = dataclasses.replace(config, out_channels=config.out_channels or config.in_channels)
     if len(config.patch_size) != 3:
         raise BadInput(f"{source}: patch_size is {list(config.patch_size)}; [frames, height, width] was expected")
     if config.attention_head_dim % 2:
@@ -61,32 +58,25 @@ def weights(config: WanConfig) -> list[Weight]:
     rows = [
         Weight("patch_embedding.weight", "patch_kernel", "conv3d", (None, None, None, None, "embed")),
         Weight("patch_embedding.bias", "patch_bias", axes=("embed",)),
-        *_linear("condition_embedder.text_embedder.linear_1", "text_linear_1", (None, "embed")),
-        *_linear("condition_embedder.text_embedder.linear_2", "text_linear_2", ("embed", None)),
-        *_linear("condition_embedder.time_embedder.linear_1", "time_embedding/linear_1", (None, "embed"), float32=True),
-        *_linear("condition_embedder.time_embedder.linear_2", "time_embedding/linear_2", ("embed", None), float32=True),
-        *_linear("condition_embedder.time_proj", "time_embedding/modulation", ("embed", "mlp")),
+        *linear("condition_embedder.text_embedder.linear_1", "text_linear_1", (None, "embed")),
+        *linear("condition_embedder.text_embedder.linear_2", "text_linear_2", ("embed", None)),
+        *linear("condition_embedder.time_embedder.linear_1", "time_embedding/linear_1", (None, "embed"), float32=True),
+        *linear("condition_embedder.time_embedder.linear_2", "time_embedding/linear_2", ("embed", None), float32=True),
+        *linear("condition_embedder.time_proj", "time_embedding/modulation", ("embed", "mlp")),
         Weight("scale_shift_table", "scale_shift_table", axes=(None, None, "embed"), **modulation),
-        *_linear("proj_out", "proj_out", ("embed", None)),
+        *linear("proj_out", "proj_out", ("embed", None)),
         Weight(f"{block}.scale_shift_table", "layers/scale_shift_table", axes=("layers", None, None, "embed"), layers=n,
                **modulation),
     ]
     for theirs, ours in (("attn1", "self_attention"), ("attn2", "cross_attention")):
         for name in "qkv":
-            rows += _linear(f"{block}.{theirs}.to_{name}", f"layers/{ours}/{name}_proj", ("embed", "heads"), n)
-        rows += _linear(f"{block}.{theirs}.to_out.0", f"layers/{ours}/o_proj", ("heads", "embed"), n)
+            rows += linear(f"{block}.{theirs}.to_{name}", f"layers/{ours}/{name}_proj", ("embed", "heads"), n)
+        rows += linear(f"{block}.{theirs}.to_out.0", f"layers/{ours}/o_proj", ("heads", "embed"), n)
         rows += [Weight(f"{block}.{theirs}.norm_{name}.weight", f"layers/{ours}/{name}_norm/scale",
                         axes=("layers", "heads"), layers=n) for name in "qk"]
     if config.cross_attn_norm:
         rows += [Weight(f"{block}.norm2.{theirs}", f"layers/norm2/{ours}", axes=("layers", "embed"), layers=n,
                         keep_float32=True) for theirs, ours in (("weight", "scale"), ("bias", "bias"))]
-    rows += _linear(f"{block}.ffn.net.0.proj", "layers/ff_up", ("embed", "mlp"), n)
-    rows += _linear(f"{block}.ffn.net.2", "layers/ff_down", ("mlp", "embed"), n)
+    rows += linear(f"{block}.ffn.net.0.proj", "layers/ff_up", ("embed", "mlp"), n)
+    rows += linear(f"{block}.ffn.net.2", "layers/ff_down", ("mlp", "embed"), n)
     return rows
-
-
-def _linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
-            ) -> list[Weight]:
-    lead = ("layers",) if layers else ()
-    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
-            Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32)]

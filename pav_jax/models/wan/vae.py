@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.cogvideox.causal_conv import ConvImpl, conv2d, conv2d_taps, conv3d, per_frame, resolve
+from pav_jax.models.cogvideox.causal_conv import ConvImpl, conv2d_taps, conv3d, in_chunks, resolve
+from pav_jax.models.cogvideox.vae import Conv2d
 
 FRAMES = 4  # encoded at once after the first
 KEPT = 2  # frames that a temporal convolution looks back
@@ -104,19 +105,6 @@ class TimeConv(nn.Module):
         bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
         stop = x.shape[1] - KEPT
         return sum(x[:, k : k + stop : self.stride] @ kernel[k, 0, 0] for k in range(KEPT + 1)) + bias
-
-
-class Conv2d(nn.Module):
-    features: int
-    stride: int
-    padding: tuple
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", TORCH, (3, 3, x.shape[-1], self.features)).astype(self.dtype)
-        bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
-        return per_frame(lambda frames: conv2d(frames, kernel, self.stride, self.padding), x) + bias
 
 
 class Norm(nn.Module):
@@ -287,27 +275,10 @@ class WanVAE(nn.Module):
         H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are dropped, as diffusers
         drops them.
         """
-        moments = self.quant_conv(self._in_chunks(self.encoder, video.astype(self.dtype), FRAMES))
+        moments = self.quant_conv(in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES))
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
 
     def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
         """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is still seen."""
-        return self._in_chunks(self.decoder, self.post_quant_conv(z), 1).astype(jnp.float32)
-
-    def _in_chunks(self, coder: nn.Module, x: Array, size: int) -> Array:
-        """Runs `coder` on the first frame, then on `size` frames at a time, handing on the caches."""
-        first, cache = coder(x[:, :1], {})
-        B, n = x.shape[0], (x.shape[1] - 1) // size
-        if n == 0:
-            return first
-        rest = jnp.moveaxis(x[:, 1 : 1 + n * size].reshape(B, n, size, *x.shape[2:]), 1, 0)
-
-        def body(coder, cache, chunk):
-            y, cache = coder(chunk, cache)
-            return cache, y
-
-        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
-        _, ys = scan(coder, cache, rest)
-        ys = jnp.moveaxis(ys, 0, 1)
-        return jnp.concatenate([first, ys.reshape(B, -1, *ys.shape[3:])], axis=1)
+        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1).astype(jnp.float32)

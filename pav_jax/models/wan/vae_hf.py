@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig, coder_widths
 from pav_jax.models.weights import Weight
 
@@ -26,11 +27,8 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
         raise BadInput(f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
-    for name, value in FIXED.items():
-        if raw.get(name, value) != value:
-            raise BadInput(f"{source}: {name} is {raw[name]!r}; only {value!r} is supported (Wan 2.1)")
-    known = {f.name for f in dataclasses.fields(WanVAEConfig)}
-    config = WanVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known})
+    fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
+    config = WanVAEConfig(**fields.known(WanVAEConfig, raw))
     for name, count in (("temperal_downsample", len(config.dim_mult) - 1), ("latents_mean", config.z_dim),
                         ("latents_std", config.z_dim)):
         if len(getattr(config, name)) != count:

@@ -24,13 +24,6 @@ def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
     return 1 - clean / (clean[-1] / (1 - terminal))  # in this order: timesteps are cut to whole numbers
 
 
-def check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], source: str) -> None:
-    """Raises BadInput where a field has another value than the only one that is supported."""
-    for name, value in fixed.items():
-        if config.get(name, value) != value:
-            raise BadInput(f"{source}: {name} is {config[name]!r}; only {value!r} is supported")
-
-
 def check_steps(steps: int, total: int) -> None:
     if not 1 <= steps <= total:
         raise BadInput(f"steps={steps}: choose 1 to {total}, the timesteps this model was trained on")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pav_jax.models import fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
@@ -37,7 +38,7 @@ class FlowEuler:
         Raises:
           BadInput: a choice that is not supported, or a number out of range.
         """
-        flow.check_fixed(config, FIXED, source)
+        fields.check_fixed(config, FIXED, source)
         return cls(int(flow.positive(config, "num_train_timesteps", 1000, source)),
                    flow.positive(config, "shift", 1.0, source), config.get("shift_terminal"),
                    bool(config.get("stochastic_sampling", False)), dict(config))

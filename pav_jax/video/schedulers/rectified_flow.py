@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.video.schedulers import flow
 
 CLASS_NAME = "RFLOW"
 BASE_PIXELS = 512 * 512
@@ -62,14 +63,9 @@ class RectifiedFlow:
         """
         times = self.timesteps(steps) / self.num_timesteps
         if self.use_timestep_transform:
-            times = transform(times, (pixels / BASE_PIXELS * latent_frames) ** 0.5)
+            times = flow.shifted(times, (pixels / BASE_PIXELS * latent_frames) ** 0.5)
         steps_down = times - np.append(times[1:], 0.0)
         return RectifiedFlowPlan((times * self.num_timesteps).astype(np.float32), steps_down.astype(np.float32))
-
-
-def transform(times: np.ndarray, ratio: float) -> np.ndarray:
-    """Times in [0, 1] moved towards noise for ratios above 1; both ends stay."""
-    return ratio * times / (1 + (ratio - 1) * times)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.video.schedulers import flow
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
@@ -60,8 +61,7 @@ class NoiseSchedule:
           BadInput: fewer than one step, or more than the model was trained on.
         """
         total = len(self.alphas)
-        if not 1 <= steps <= total:
-            raise BadInput(f"steps={steps}: choose 1 to {total}, the timesteps this model was trained on")
+        flow.check_steps(steps, total)
         if self.timestep_spacing == "linspace":
             return np.linspace(0, total - 1, steps).round()[::-1].astype(np.int64)
         if self.timestep_spacing == "leading":

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
@@ -51,7 +52,7 @@ class UniPC:
         Raises:
           BadInput: a choice that is not supported, or a number out of range.
         """
-        flow.check_fixed(SAID | dict(config), FIXED, source)
+        fields.check_fixed(SAID | dict(config), FIXED, source)
         order, kind = config.get("solver_order", 2), config.get("solver_type", "bh2")
         if not isinstance(order, int) or order < 1:
             raise BadInput(f"{source}: solver_order is {order!r}; a whole number of at least 1 was expected")
