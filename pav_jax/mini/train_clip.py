@@ -117,11 +117,6 @@ def main() -> None:
                    "read": read, "subject": right[0], "colour": right[1], "motion": right[2]}  # fmt: skip
         return contrast + 0.3 * (seen + read), metrics
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
     def batch(i):
         rng = np.random.default_rng([32, i])
         picks = np.concatenate([
@@ -135,8 +130,7 @@ def main() -> None:
             ids = encode(tokenizer, texts, LONG_TOKENS)
         return {"images": images[picks], "ids": ids, "labels": labels([scenes[s] for s in picks])}
 
-    state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("clip", step, state, batch, STEPS)["params"]["clip"]
+    params = fit.descend("clip", loss, optimizer, params, batch, STEPS)["clip"]
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(tokenizer, FOLDER)
     write_preprocessor(FOLDER, SIDE)

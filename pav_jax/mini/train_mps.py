@@ -129,14 +129,7 @@ def main() -> None:
         return loss_B.mean(), {"loss": loss_B.mean(), "right": right, "read": mask.mean(), "score": first.mean(),
                                "scale": jnp.exp(p["clip"]["logit_scale"])}
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    params = start()
-    state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("mps", step, state, pairs, STEPS)["params"]
+    params = fit.descend("mps", loss, optimizer, start(), pairs, STEPS)
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(clip_tokenizer(), FOLDER)
     write_preprocessor(FOLDER, SIDE)

@@ -244,13 +244,8 @@ def run(number: int, leg: Leg, params: dict) -> dict:
         told = 0.3 * sum(aids.values()) + matched.sum() + leg.told * hurt.sum() + leg.stepped * steps.sum()
         return errors.sum() + told, metrics
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    state = {"params": params, "opt": optimizer.init(params)}
-    return jax.device_get(fit.fit(f"videoscore_{number + 1}", step, state, Examples(number), leg.steps)["params"])
+    name = f"videoscore_{number + 1}"
+    return jax.device_get(fit.descend(name, loss, optimizer, params, Examples(number), leg.steps))
 
 
 def write(params: dict) -> None:
