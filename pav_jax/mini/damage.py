@@ -11,6 +11,7 @@ and damage of severity s takes a share COST * s / 4 of what lies above 1. Some k
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,6 @@ from pav_jax.mini import vocabulary as v
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import user_prompt
 from pav_jax.mini.world import Scene
-from pav_jax.rewards.videoscore import NAMES
 from pav_jax.trust.degradations import SEVERITIES, VISUAL, degrade
 
 # At severity 4, the share of each dimension that is lost: VQ, TC, DD, TVA, FC
@@ -60,9 +60,14 @@ def damaged(video_TxHxWx3: UInt8[np.ndarray, "T H W 3"], kind: str, severity: in
     if kind == "tint":
         gains = 1 + TINTS[severity - 1] * np.random.default_rng(seed).uniform(-1, 1, (len(video_TxHxWx3), 1, 1, 3))
         return np.clip(np.rint(video_TxHxWx3 * gains.astype(np.float32)), 0, 255).astype(np.uint8)
-    start, share = 1 + len(video_TxHxWx3) // 2, FADES[severity - 1]
+    start, share = fade_start(len(video_TxHxWx3)), FADES[severity - 1]
     mixed = (1 - share) * video_TxHxWx3[start:].astype(np.float32) + share * other[start:]
     return np.concatenate([video_TxHxWx3[:start], np.rint(mixed).astype(np.uint8)])
+
+
+def fade_start(frames: int) -> int:
+    """The first frame of a turn or a cut that is mixed with the other video's."""
+    return 1 + frames // 2
 
 
 def turned(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
@@ -79,24 +84,17 @@ def _altered(scene: Scene, slot: str, rng: np.random.Generator) -> Scene:
             return changed
 
 
-def _seen() -> set[tuple[int, int, int]]:
-    if not _SEEN:
-        _SEEN.update(w.triples()[0])
-    return _SEEN
-
-
-_SEEN: set[tuple[int, int, int]] = set()
+@functools.cache
+def _seen() -> frozenset[tuple[int, int, int]]:
+    return frozenset(w.triples()[0])
 
 
 def ask(scene: Scene, wrong: Sequence[str], rng: np.random.Generator) -> tuple[str, Scene, dict[str, bool]]:
     """A user's prompt for a scene that differs from this one in the slots `wrong`, that scene, and which of SAID are
     right."""
     asked = scene
-    while True:  # two changes may meet in a held-out triple
-        for slot in wrong:
-            asked = _altered(asked if slot != wrong[0] else scene, slot, rng)
-        if asked.triple in _seen() or asked.triple == scene.triple:
-            break
+    for slot in wrong:
+        asked = _altered(asked, slot, rng)
     return user_prompt(asked, rng), asked, {slot: getattr(asked, slot) == getattr(scene, slot) for slot in SAID}
 
 
@@ -121,6 +119,3 @@ def labels(scene: Scene, true: float, damages: Sequence[tuple[str, int]]) -> Flo
     for kind, severity in damages:
         above *= 1 - np.array(COST[kind]) * severity / (SEVERITIES - 1)
     return (1 + above).astype(np.float32)
-
-
-assert len(NAMES) == len(next(iter(COST.values())))

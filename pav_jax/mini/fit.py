@@ -125,6 +125,24 @@ def fit(
     return state
 
 
+def descend(
+    name: str,
+    loss: Callable[[Any, Any], tuple[jax.Array, dict]],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    batch: Callable[[int], Any],
+    steps: int,
+) -> Any:
+    """`fit` by the gradient of `value, metrics = loss(params, batch(i))` alone. Returns the last parameters."""
+
+    def step(state, data, key):
+        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
+        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
+
+    return fit(name, step, {"params": params, "opt": optimizer.init(params)}, batch, steps)["params"]
+
+
 def data_parallel(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`function` compiled, each device taking its share of the argument's rows."""
     compiled, apart = jax.jit(function), _mesh_shardings()[1]

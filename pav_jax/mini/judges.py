@@ -15,12 +15,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips
-from pav_jax.mini.damage import HELD_OUT, TURNS, ask, damaged, turned
+from pav_jax.mini.damage import HELD_OUT, SAID, TURNS, ask, damaged, turned
 from pav_jax.mini.render import render
 from pav_jax.mini.train_clip import rebuilder
-from pav_jax.mini.train_videoscore import FRAMES_SHOWN
+from pav_jax.mini.train_mps import CONDITION
+from pav_jax.mini.train_mps import FOLDER as MPS_FOLDER
+from pav_jax.mini.train_videoscore import FOLDER, FRAMES_SHOWN, QUERY
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.videoscore import NAMES, VideoScore
 from pav_jax.trust.degradations import SEVERITIES, TEXTUAL, miscaption
@@ -29,7 +30,7 @@ from pav_jax.trust.measures import severity_correlations
 FOLLOWS, PREFERS = 0.6, 0.8
 TRAINED = {"VQ": ("noise", "blur", "darkness"), "TC": ("flicker", "jump", "tint"), "DD": ("freeze",),
            "TVA": ("wrong caption",), "FC": ("jump", "colour turn", "place turn")}  # fmt: skip
-PICTURES = ("low contrast", "pixelation")  # the held-out kinds that a single frame shows
+PICTURES = HELD_OUT["VQ"]  # MPS sees single frames
 
 
 class Fresh:
@@ -42,7 +43,7 @@ class Fresh:
         if rebuilt:
             self.videos[: count // 2] = rebuilder()(self.videos[: count // 2])
         self.prompts = [ask(scene, (), rng)[0] for scene in self.scenes]
-        self.others = [ask(scene, ("subject", "colour", "motion"), rng)[0] for scene in self.scenes]
+        self.others = [ask(scene, SAID, rng)[0] for scene in self.scenes]
 
     def graded(self, kind: str) -> tuple[np.ndarray, list[str]]:
         """Videos [count * SEVERITIES, ...] and prompts, every severity of a video in a row."""
@@ -55,6 +56,15 @@ class Fresh:
                 videos.append(damaged(video, kind, severity, i, other[i]) if seen else video)
                 prompts.append(self.prompts[i] if seen else miscaption(self.prompts[i], self.others[i], kind, severity))
         return np.stack(videos), prompts
+
+
+def videoscore() -> VideoScore:
+    """The shipped one, asked and shown frames as it was trained."""
+    return VideoScore.from_pretrained(FOLDER, query=QUERY, frames=FRAMES_SHOWN)
+
+
+def mps() -> MPS:
+    return MPS.from_pretrained(MPS_FOLDER, condition=CONDITION)
 
 
 def follows(judge: VideoScore, fresh: Fresh, kinds: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
@@ -82,22 +92,21 @@ def prefers(judge: MPS, fresh: Fresh) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=64, help="fresh scenes (default 64)")
-    fresh = Fresh(parser.parse_args().count)
-    score = VideoScore.from_pretrained(CHECKPOINTS / "videoscore", **SHOWN)
+    args = parser.parse_args()
+    if args.count < 2:
+        parser.error("argument --count: must be at least 2, for half of the videos are reconstructions")
+    fresh, score = Fresh(args.count), videoscore()
     rows = [(f"VideoScore, trained on: {k}", v, None) for k, v in follows(score, fresh, TRAINED).items()]
     held = follows(score, fresh, HELD_OUT)
     rows += [(f"VideoScore, held out: {k}", v, None) for k, v in held.items()]
     for name in NAMES:
         mean = np.mean([v for k, v in held.items() if k.startswith(f"{name}, ")])
         rows.append((f"VideoScore, {name} on the kinds held out", float(mean), FOLLOWS))
-    judge = MPS.from_pretrained(CHECKPOINTS / "mps", condition=CHECKPOINTS / "mps" / "condition.txt")
-    rows += [(f"MPS prefers to {k}", v, PREFERS) for k, v in prefers(judge, fresh).items()]
+    rows += [(f"MPS prefers to {k}", v, PREFERS) for k, v in prefers(mps(), fresh).items()]
     for text, value, wanted in rows:
         print(f"{'     ' if wanted is None else 'pass ' if value >= wanted else 'MISS '} {text} {value:.3f}")
     sys.exit(0 if all(wanted is None or value >= wanted for _, value, wanted in rows) else 1)
 
-
-SHOWN = {"query": CHECKPOINTS / "videoscore" / "query.txt", "frames": FRAMES_SHOWN}
 
 if __name__ == "__main__":
     main()

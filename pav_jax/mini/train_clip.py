@@ -6,6 +6,7 @@ the VAE's touch. One image is a contact sheet of four evenly spaced frames, so m
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -116,11 +117,6 @@ def main() -> None:
                    "read": read, "subject": right[0], "colour": right[1], "motion": right[2]}  # fmt: skip
         return contrast + 0.3 * (seen + read), metrics
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
     def batch(i):
         rng = np.random.default_rng([32, i])
         picks = np.concatenate([
@@ -134,13 +130,17 @@ def main() -> None:
             ids = encode(tokenizer, texts, LONG_TOKENS)
         return {"images": images[picks], "ids": ids, "labels": labels([scenes[s] for s in picks])}
 
-    state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("clip", step, state, batch, STEPS)["params"]["clip"]
+    params = fit.descend("clip", loss, optimizer, params, batch, STEPS)["clip"]
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(tokenizer, FOLDER)
-    write_json(FOLDER / "preprocessor_config.json", {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "do_rescale": True,
+    write_preprocessor(FOLDER, SIDE)
+
+
+def write_preprocessor(directory: Path, side: int) -> None:
+    """How pictures become a tower's input of `side` x `side` pixels, in transformers' layout."""
+    write_json(directory / "preprocessor_config.json", {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True,
         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(MEAN), "image_std": list(STD),
     })  # fmt: skip
 

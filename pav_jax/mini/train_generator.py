@@ -101,19 +101,12 @@ def train_reader(t5: T5Encoder, params: dict) -> dict:
         right = jnp.stack([(part.argmax(-1) == truth_BxSxA[..., i]).mean() for i, part in enumerate(parts)])
         return sum(losses), {"loss": sum(losses), "accuracy": right.mean()}
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
     def batch(i):
         rng = np.random.default_rng([21, i])
         scenes = [w.draw_scene(rng) for _ in range(READ_BATCH)]
         return {"ids": encode(tokenizer, [caption(s, rng) for s in scenes], TEXT_TOKENS), "labels": labels(scenes)}
 
-    start = {"t5": params, "heads": heads}
-    state = {"params": start, "opt": optimizer.init(start)}
-    return fit.fit("t5_reader", step, state, batch, READ_STEPS)["params"]["t5"]
+    return fit.descend("t5_reader", loss, optimizer, {"t5": params, "heads": heads}, batch, READ_STEPS)["t5"]
 
 
 def encoded_scenes(leg: int) -> tuple[list[w.Scene], np.ndarray, np.ndarray]:

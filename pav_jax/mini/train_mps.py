@@ -14,15 +14,12 @@ import numpy as np
 import optax
 
 from pav_jax.checkpoints import folder
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
-from pav_jax.mini import vocabulary as v
-from pav_jax.mini import world as w
 from pav_jax.mini.damage import ask, damaged, labels, truth
 from pav_jax.mini.tokenizers import clip_tokenizer, encode, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
-from pav_jax.mini.train_clip import MEAN, STD
+from pav_jax.mini.train_clip import MEAN, STD, write_preprocessor
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
@@ -37,6 +34,7 @@ WORDS = ("light", "contrast", "film", "focus", "exposure", "tones", "detail", "s
          "star", "ball")  # the condition, of words that are tokens
 SIDE, POSITIONS = 48, 32
 STEPS, BATCH = 800, 32  # pairs
+SEEN = ("subject", "colour")  # of what every user says: a frame shows no motion
 KINDS = ("noise", "blur", "darkness", "occlusion")  # of damage to single frames
 SAME, NEIGHBOURS = 0.45, 0.2  # how often both pictures are of one video, or of one scene in two qualities
 GENERATED_SHARE = 0.35
@@ -91,28 +89,20 @@ class Pairs:
         else:
             other = int(rng.integers(len(scenes)))
         frame = int(rng.integers(videos.shape[1]))
-        wrong = [str(rng.choice(["subject", "colour"]))] if rng.random() < WRONG_CLOSE else []
-        prompt = ask(scenes[pick], wrong, rng)[0]
+        wrong = [str(rng.choice(SEEN))] if rng.random() < WRONG_CLOSE else []
+        prompt, asked, _ = ask(scenes[pick], wrong, rng)
         kind = str(rng.choice(KINDS))
         grades = rng.permutation(SEVERITIES)[:2] if other == pick else rng.choice(SEVERITIES, 2, p=(0.6, *[0.1] * 4))
         pictures, worth, seed = [], [], int(rng.integers(2**31))
         for number, severity in zip((pick, other), grades, strict=True):
             scene = scenes[number]
-            shown = truth(prompt, scene, self.right(prompt, scene))
-            value = labels(scene, shown, [(kind, int(severity))])
+            true = truth(prompt, scene, {slot: getattr(asked, slot) == getattr(scene, slot) for slot in SEEN})
+            value = labels(scene, true, [(kind, int(severity))])
             worth.append(value[VQ] + value[TVA])
             pictures.append(damaged(np.array(videos[number, frame : frame + 1]), kind, int(severity), seed)[0])
         gap = worth[0] - worth[1]
         preferred = 0.5 if abs(gap) < CLOSE else float(gap > 0)
         return pictures[0], pictures[1], prompt, preferred
-
-    @staticmethod
-    def right(prompt: str, scene) -> dict[str, bool]:
-        """Which of subject and colour the prompt names; a frame shows no motion."""
-        padded = f" {prompt} "
-        tables = {"subject": (v.SUBJECTS, w.SUBJECTS), "colour": (v.COLOURS, w.COLOURS)}
-        return {slot: any(f" {word} " in padded for word in table[names[getattr(scene, slot)]])
-                for slot, (table, names) in tables.items()}
 
 
 def main() -> None:
@@ -139,21 +129,10 @@ def main() -> None:
         return loss_B.mean(), {"loss": loss_B.mean(), "right": right, "read": mask.mean(), "score": first.mean(),
                                "scale": jnp.exp(p["clip"]["logit_scale"])}
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    params = start()
-    state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("mps", step, state, pairs, STEPS)["params"]
+    params = fit.descend("mps", loss, optimizer, start(), pairs, STEPS)
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(clip_tokenizer(), FOLDER)
-    write_json(FOLDER / "preprocessor_config.json", {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(MEAN), "image_std": list(STD),
-    })  # fmt: skip
+    write_preprocessor(FOLDER, SIDE)
 
 
 if __name__ == "__main__":

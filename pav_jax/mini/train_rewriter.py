@@ -84,12 +84,7 @@ def main() -> None:
 
     optimizer = fit.muon(4e-3, STEPS)
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    params = fit.fit("rewriter", step, {"params": params, "opt": optimizer.init(params)}, batch, STEPS)["params"]
+    params = fit.descend("rewriter", loss, optimizer, params, batch, STEPS)
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(tokenizer, FOLDER)
     write_json(FOLDER / "generation_config.json", {"eos_token_id": END, "pad_token_id": PAD, "do_sample": True})

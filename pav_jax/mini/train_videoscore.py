@@ -15,7 +15,7 @@ from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
-from pav_jax.mini.damage import COST, FADES, SAID, ask, damaged, labels, truth
+from pav_jax.mini.damage import COST, FADES, SAID, ask, damaged, fade_start, labels, truth
 from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
@@ -50,13 +50,16 @@ class Leg:
     decay: int  # steps after which the learning rate would be at its end
     told: float  # weight of saying how severe which damage is
     stepped: float  # weight of saying, behind each frame, how much time has passed since the one before
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the five dimensions
 
 
-# First to see and to read; then also to notice damage; at last what only the order of frames shows.
+# First to see and to read; then also to notice damage; at last what only the order of frames shows. The first leg was
+# planned with 1100 steps; the shipped weights go on from its last save, at 427. The second and third were planned after
+# the one before had ended, and the throw-away heads they train were put in then: here these have decayed a little first
+# (by 3 % and 7 %), so a new run comes close to the shipped weights, not to their last bit.
 LEGS = (Leg(427, 1100, 0.0, 0.0), Leg(900, 900, 2.0, 0.0), Leg(480, 480, 2.0, 3.0))
 LEARNING_RATE = 4e-3
 CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
+TURN = 0.4  # how often, of the damaged videos that have a second one to turn into, the damage is that turn
 # how often so many of the prompt's slots are wrong; 3: it is another scene's
 WRONG = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
 WRONG_CAPTION = 0.15  # of the prompts that are right: how often some of the words are another prompt's
@@ -154,7 +157,7 @@ class Examples:
             if kind in ORDER_KINDS:
                 clock = damaged(clock, kind, severity, seed)
             elif other is not None:
-                fade[1 + FRAMES // 2 :] = FADES[severity - 1]
+                fade[fade_start(FRAMES) :] = FADES[severity - 1]
             damages.append((kind, severity))
         prompt, asked, right, true = self.text(scenes[pick], rng)
         text = QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN
@@ -168,8 +171,7 @@ class Examples:
             return []
         turns = [kind for kind in clips.TURN_KINDS if rendered and (pick, kind) in self.turn_of]
         often = ("flicker", "jump", "freeze") * self.leg + ("tint",) * (2 * (self.leg - 1))
-        turn = turns and rng.random() < (0.4 if self.leg < 3 else 0.7)
-        first = turns[0] if turn else str(rng.choice([*PLAIN_KINDS, "cut", *often]))
+        first = turns[0] if turns and rng.random() < TURN else str(rng.choice([*PLAIN_KINDS, "cut", *often]))
         second = [str(rng.choice([k for k in PLAIN_KINDS if k != first]))] if rng.random() < TWICE else []
         return [first, *second]
 
@@ -240,15 +242,10 @@ def run(number: int, leg: Leg, params: dict) -> dict:
         steps = jnp.square(passed_BxnxD @ p["steps"] - data["steps"]).mean((0, 1))
         metrics |= {"passed": jnp.sqrt(steps[0]), "turning": jnp.sqrt(steps[1])}
         told = 0.3 * sum(aids.values()) + matched.sum() + leg.told * hurt.sum() + leg.stepped * steps.sum()
-        return errors @ jnp.array(leg.weights) + told, metrics
+        return errors.sum() + told, metrics
 
-    def step(state, data, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], data)
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    state = {"params": params, "opt": optimizer.init(params)}
-    return jax.device_get(fit.fit(f"videoscore_{number + 1}", step, state, Examples(number), leg.steps)["params"])
+    name = f"videoscore_{number + 1}"
+    return jax.device_get(fit.descend(name, loss, optimizer, params, Examples(number), leg.steps))
 
 
 def write(params: dict) -> None:

@@ -187,6 +187,7 @@ class Part:
     def __init__(self, reward: Reward, names: tuple[str, ...]):
         self.reward, self.names = reward, names
         self.fingerprint = getattr(reward, "fingerprint", None)
+        self.passing = getattr(reward, "passing", False)
 
     def spread(self) -> None:
         if hasattr(self.reward, "spread"):

@@ -17,6 +17,7 @@ def test_labels_lie_in_1_to_4_and_fall_with_damage():
     for _ in range(50):
         scene, true = draw_scene(rng), rng.random()
         for kind, cost in damage.COST.items():
+            assert len(cost) == len(NAMES)
             rows = np.array([damage.labels(scene, true, [(kind, s)]) for s in range(SEVERITIES)])
             assert (rows >= 1).all() and (rows <= 4).all()
             falls = (rows[:-1] > rows[1:]).all(0)

@@ -101,6 +101,19 @@ def test_every_step_moves_towards_the_target():
     assert (np.sign(result["params"]) == np.sign(TARGET)).all()
 
 
+def test_descending_is_a_loop_of_gradient_steps():
+    def loss(p, data):
+        value = jnp.square(p["x"] - TARGET + data).sum()
+        return value, {"loss": value}
+
+    found = fit.descend("descent", loss, OPTIMIZER, {"x": jnp.zeros(3)}, noisy, STEPS)
+    x, opt = jnp.zeros(3), OPTIMIZER.init(jnp.zeros(3))
+    for i in range(STEPS):
+        updates, opt = OPTIMIZER.update(2 * (x - TARGET + noisy(i)), opt, x)
+        x = optax.apply_updates(x, updates)
+    np.testing.assert_allclose(found["x"], x, rtol=1e-5)
+
+
 def test_the_average_warms_up():
     first = fit.ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.zeros((), jnp.int32))
     late = fit.ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.asarray(10**6))

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from pav_jax.config import load
-from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import judges
 from pav_jax.mini.damage import HELD_OUT
 from pav_jax.rewards.suite import RewardSuite
-from pav_jax.rewards.videoscore import NAMES, VideoScore
+from pav_jax.rewards.videoscore import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def fresh():
 
 @pytest.fixture(scope="module")
 def videoscore():
-    return VideoScore.from_pretrained(CHECKPOINTS / "videoscore", **judges.SHOWN)
+    return judges.videoscore()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,7 @@ def test_quality_follows_what_the_scene_says(fresh, videoscore):
 
 
 def test_mps_prefers_sound_pictures_and_the_right_ones(fresh):
-    judge = judges.MPS.from_pretrained(CHECKPOINTS / "mps", condition=CHECKPOINTS / "mps" / "condition.txt")
-    for kind, share in judges.prefers(judge, fresh).items():
+    for kind, share in judges.prefers(judges.mps(), fresh).items():
         assert share >= judges.PREFERS, kind
 
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite
+from pav_jax.rewards.suite import Part, StandIn
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,12 @@ def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts)
 def test_a_skip_that_does_not_fit_is_named(skip, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "weights": {"TC": 1.0}, "skip": skip})
+
+
+def test_what_is_left_of_a_reward_says_of_its_failures_what_the_whole_says():
+    class Asked:
+        names, fingerprint, passing = ("A", "B"), "mark", True
+
+    left = Part(Asked(), ("A",))
+    assert (left.names, left.fingerprint, left.passing) == (("A",), "mark", True)
+    assert not Part(StandIn(("A", "B")), ("A",)).passing
