@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import logging
-import time
 import zlib
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.video import VideoModel, files
-from tests.video.endpoint_server import Endpoint
+from tests.endpoint_server import Endpoint
 
 KEY = "sk-very-secret-0123456789"
 PROMPTS = ["a red ball", "two cats", "a blue fish"]
@@ -63,7 +62,7 @@ def model(endpoint, options=None, **changes):
 
 def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
-    endpoint = serve(lambda nth, body: time.sleep(0.05) or works(nth, body))
+    endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
     videos = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate(
         [*PROMPTS, PROMPTS[0]], "dark", seed=[1, 2, 3, 1], guidance_scale=5, progress=lambda *call: calls.append(call))
