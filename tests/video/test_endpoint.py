@@ -114,10 +114,11 @@ def test_the_key_goes_to_no_other_host(serve, monkeypatch):
 
 
 def test_a_stumbling_endpoint_is_asked_again(serve):
-    stumbles = [(500, "text/plain", b""), (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
-    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= 3 else works(nth, body))
-    assert model(endpoint, attempts=4).generate("a").shape == (1, 5, 16, 32, 3)
-    assert endpoint.count["a"] == 4
+    stumbles = [*((status, "text/plain", b"") for status in (408, 409, 425, 429, 500, 503)),
+                (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
+    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= len(stumbles) else works(nth, body))
+    assert model(endpoint, attempts=9).generate("a").shape == (1, 5, 16, 32, 3)
+    assert endpoint.count["a"] == 9
 
 
 BAD = {
