@@ -12,9 +12,9 @@ from pav_jax.evaluate.prompt_sets import PromptSet
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import make_proposers
 from pav_jax.records import Candidate, read_segments
+from tests.endpoint_server import Endpoint
 from tests.evaluate.fakes import Suite as PixelSuite
 from tests.evolve import stand_ins
-from tests.video.endpoint_server import Endpoint
 from tests.video.test_endpoint import works
 from tests.video.tiny_diffusers import save_image_pipeline
 

@@ -51,8 +51,8 @@ def no_models(monkeypatch, tmp_path):
         fingerprint = "0123"
 
         @classmethod
-        def from_pretrained(cls, path, dtype, batch, options=None):
-            calls.append(("load", path, dtype, batch, *([options] if options else [])))
+        def from_pretrained(cls, path, dtype, batch, **given):
+            calls.append(("load", path, dtype, batch, *([given] if given else [])))
             return cls()
 
         def generate(self, prompts, **options):
@@ -300,8 +300,21 @@ def test_generate_names_what_could_not_be_made_and_writes_the_rest(tmp_path, cap
 def test_generate_hands_further_options_to_a_back_end(tmp_path, capsys, no_models):
     line = ["generate", "a cat", f"--out={tmp_path}", "--model=http://h/x"]
     assert run(capsys, *line, "--option=model=wan", "--option=eta=0.5", "--option=clean=False")[0] == 0
-    assert no_models[0] == ("load", "http://h/x", "bfloat16", 1, {"model": "wan", "eta": 0.5, "clean": False})
+    assert no_models[0] == (
+        "load", "http://h/x", "bfloat16", 1, {"options": {"model": "wan", "eta": 0.5, "clean": False}})
     assert "--option=eta: write NAME=VALUE" in fails(capsys, *line, "--option=eta")
+
+
+def test_generate_asks_for_tiles_only_where_told_and_the_file_tells(tmp_path, capsys, no_models):
+    from pav_jax.video.files import read_metadata
+
+    assert run(capsys, "generate", "a cat", f"--out={tmp_path}", "--model=m")[0] == 0
+    assert no_models[0] == ("load", "m", "bfloat16", 1) and "vae_tiling" not in read_metadata(
+        tmp_path / "000-a-cat-0.mp4")
+    no_models.clear()
+    assert run(capsys, "generate", "a cat", f"--out={tmp_path}", "--model=m", "--vae-tiling")[0] == 0
+    assert no_models[0] == ("load", "m", "bfloat16", 1, {"vae_tiling": True})
+    assert read_metadata(tmp_path / "000-a-cat-0.mp4")["vae_tiling"] == "True"
 
 
 def test_generate_writes_an_image_as_png_and_every_file_tells_what_made_it(tmp_path, capsys):

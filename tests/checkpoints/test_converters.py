@@ -1,7 +1,6 @@
 """Published reward models made folders: tiny random files of the same layouts, and the two real heads where present."""
 
 import os
-import pathlib
 import sys
 import types
 
@@ -22,12 +21,12 @@ from pav_jax.models.mps import CrossConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.rewards import aesthetic
+from tests.absent import shared_file
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-SHARED = pathlib.Path(os.environ.get("PAV_SHARED_DATA", pathlib.Path(__file__).parents[2] / ".." / "shared" / "data"))
 HEADS = {"sa_0_4_vit_l_14_linear.pth": ("linear", ()), "sac+logos+ava1-l14-linearMSE.pth": ("mlp", (1024, 128, 64, 16))}
 
 
@@ -36,9 +35,7 @@ HEADS = {"sa_0_4_vit_l_14_linear.pth": ("linear", ()), "sac+logos+ava1-l14-linea
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_published_head_becomes_a_folder_that_scores_alike(name, tmp_path, capsys):
-    file = SHARED / "aesthetic_heads" / name
-    if not file.exists():
-        pytest.skip(f"{file.name} is not here")
+    file = shared_file(f"aesthetic_heads/{name}")
     out = tmp_path / "head"
     assert main(["export", f"--from={file}", "--to=pav", f"--out={out}"]) == 0
     assert capsys.readouterr().out == f"{out}\n"

@@ -4,18 +4,17 @@ import asyncio
 import json
 import logging
 import threading
-import time
 
 import pytest
 from stand_ins import PROMPTS, Generator, Suite, config
 
-from pav_jax.endpoint import ChatEndpoint, EndpointDown, NoAnswer
+from pav_jax.chat_endpoint import ChatEndpoint, EndpointDown, NoAnswer
 from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
 from pav_jax.records import Candidate, read_segments
-from tests.chat_server import Endpoint, completion
+from tests.chat_server import ChatServer, completion
 
 KEY = "sk-very-secret-0123456789"
 
@@ -33,8 +32,8 @@ def serve(monkeypatch):
     monkeypatch.setenv("TEST_KEY", KEY)
     opened = []
 
-    def start(behave) -> Endpoint:
-        opened.append(Endpoint(behave, prompt_of))
+    def start(behave) -> ChatServer:
+        opened.append(ChatServer(behave, prompt_of))
         return opened[-1]
 
     yield start
@@ -53,24 +52,16 @@ def requests(n=3):
 
 
 def test_many_prompts_are_asked_at_once_and_each_gets_its_own_answer(serve):
-    def behave(nth, prompt):
-        time.sleep(0.05)
-        return 200, tagged(prompt)
-
-    endpoint = serve(behave)
+    endpoint = serve(lambda nth, prompt: endpoint.meet(2) or (200, tagged(prompt)))
     texts = proposer(endpoint, options={"max_tokens": 99}).propose(requests())
     assert texts == [[f"{p}, version {i}" for i in range(3)] for p in PROMPTS]
     assert endpoint.most_at_once > 1 and set(endpoint.count.values()) == {1}
     assert endpoint.bodies[0]["max_tokens"] == 99 and endpoint.bodies[0]["model"] == "m"
-    assert {k.lower(): v for k, v in endpoint.headers[0].items()}.get("authorization") == f"Bearer {KEY}"
+    assert endpoint.headers[0].get("authorization") == f"Bearer {KEY}"
 
 
 def test_no_more_than_the_permitted_number_is_in_flight(serve):
-    def behave(nth, prompt):
-        time.sleep(0.05)
-        return 200, tagged(prompt)
-
-    endpoint = serve(behave)
+    endpoint = serve(lambda nth, prompt: endpoint.meet(2) or (200, tagged(prompt)))
     proposer(endpoint, concurrency=2).propose(requests())
     assert endpoint.most_at_once == 2
 

@@ -157,6 +157,13 @@ def test_a_generator_without_settings_is_refused(tmp_path):
         Screen.from_config(settings(), Generator(), Suite(), tmp_path)
 
 
+def test_the_share_that_survives_is_rounded_up(tmp_path):
+    pool = Pool(WithDrafts(), Suite(), tmp_path / "drafts", tmp_path, seed=0, batch=4)
+    rows = [Draft("p", text, 1, i, (), "x") for i, text in enumerate(["one", "two", "three"])]
+    assert len(Screen(pool, 0.5, 0.0).survivors(rows, 1)) == 2
+    assert judge([[(3.0, 1.0), (2.0, 5.0), (1.0, 0.0)]], 0.5)["best survives"] == 1
+
+
 def test_a_draft_that_failed_survives_last(tmp_path):
     pool = Pool(WithDrafts(), Suite(nan={"bad"}), tmp_path / "drafts", tmp_path, seed=0, batch=4)
     rows = [Draft("p", text, 1, i, (), "x") for i, text in enumerate(["bad", "one", "two", "three"])]

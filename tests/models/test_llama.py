@@ -1,5 +1,7 @@
 """Llama's own promises: packed rows, adapters, hidden states, bad config.json. Parity with torch is in parity/."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,24 @@ def test_gradients_are_the_same_with_and_without_recomputation(params, ids):
 
     kept, again = (jax.grad(loss)(params, remat) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, again)
+
+
+def test_rows_and_positions_as_one_axis_change_neither_values_nor_gradients(ids):
+    config = dataclasses.replace(CONFIG, attention_bias=True)
+    rng, rows = np.random.default_rng(1), jnp.concatenate([ids, ids[:, ::-1]])
+    adapter = {"a": rng.normal(size=(2, 32, 3)).astype(np.float32), "b": rng.normal(size=(2, 3, 40)).astype(np.float32)}
+    weights = {"params": Llama(config).init(jax.random.key(1), rows)["params"],
+               "lora": {"layers": {"mlp": {"up_proj": adapter}}}}
+
+    def loss(weights, flat):
+        logits = Llama(config, lora_scale=0.3, flat_rows=flat).apply(weights, rows)
+        return jnp.square(logits).mean(), logits
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    plain, flat = gradient(weights, False), gradient(weights, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, flat)
+    adapted = plain[0]["lora"]["layers"]["mlp"]["up_proj"]
+    assert all(np.abs(gradient).max() > 1e-3 for gradient in adapted.values())
 
 
 def test_every_parameter_has_a_row_and_as_many_logical_axes_as_dimensions():

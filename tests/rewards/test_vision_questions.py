@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from pav_jax.rewards.file_scorer import FileScorer
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.vision_questions import QUESTIONS, Question, VisionQuestions, read_questions, said
 from pav_jax.video.files import write_mp4
-from tests.chat_server import Endpoint, completion
+from tests.chat_server import ChatServer, completion
 
 KEY = "sk-very-secret-0123456789"
 ASKED = [{"question": "Is there [[prompt]]?", "weight": 2.0}, {"question": "Does it flicker?", "weight": -1.0},
@@ -32,8 +31,8 @@ def serve(monkeypatch):
     monkeypatch.setenv("TEST_KEY", KEY)
     opened = []
 
-    def start(behave) -> Endpoint:
-        opened.append(Endpoint(behave, question_of))
+    def start(behave) -> ChatServer:
+        opened.append(ChatServer(behave, question_of))
         return opened[-1]
 
     yield start
@@ -58,16 +57,12 @@ def yes_to(*words):
 
 
 def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make, videos):
-    def behave(nth, text):
-        time.sleep(0.1)
-        return yes_to("a cat", "flicker")(nth, text)
-
-    endpoint = serve(behave)
+    endpoint = serve(lambda nth, text: endpoint.meet(2) or yes_to("a cat", "flicker")(nth, text))
     judge = make(endpoint, frames=3)
     scores = judge.score(videos[:2], ["a cat", "a dog"])["QA"]
     np.testing.assert_allclose(scores, [(2 - 1 - 0.5) / 3, (-2 - 1 - 0.5) / 3], rtol=1e-6)
     assert scores.dtype == np.float32 and sum(endpoint.count.values()) == 6 and endpoint.most_at_once > 1
-    assert {k.lower(): v for k, v in endpoint.headers[0].items()}["authorization"] == f"Bearer {KEY}"
+    assert endpoint.headers[0]["authorization"] == f"Bearer {KEY}"
     body = next(b for b in endpoint.bodies if question_of(b) == "Is there a cat?")
     *images, text = body["messages"][-1]["content"]
     assert body["model"] == "m" and body["temperature"] == 0 and "logprobs" not in body and text["type"] == "text"

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import threading
-import time
 import zlib
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.video import VideoModel, files
-from tests.video.endpoint_server import Endpoint
+from tests.endpoint_server import Endpoint
 
 KEY = "sk-very-secret-0123456789"
 PROMPTS = ["a red ball", "two cats", "a blue fish"]
@@ -64,7 +63,7 @@ def model(endpoint, options=None, **changes):
 
 def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
-    endpoint = serve(lambda nth, body: time.sleep(0.05) or works(nth, body))
+    endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
     videos = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate(
         [*PROMPTS, PROMPTS[0]], "dark", seed=[1, 2, 3, 1], guidance_scale=5, progress=lambda *call: calls.append(call))
@@ -116,10 +115,11 @@ def test_the_key_goes_to_no_other_host(serve, monkeypatch):
 
 
 def test_a_stumbling_endpoint_is_asked_again(serve):
-    stumbles = [(500, "text/plain", b""), (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
-    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= 3 else works(nth, body))
-    assert model(endpoint, attempts=4).generate("a").shape == (1, 5, 16, 32, 3)
-    assert endpoint.count["a"] == 4
+    stumbles = [*((status, "text/plain", b"") for status in (408, 409, 425, 429, 500, 503)),
+                (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
+    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= len(stumbles) else works(nth, body))
+    assert model(endpoint, attempts=9).generate("a").shape == (1, 5, 16, 32, 3)
+    assert endpoint.count["a"] == 9
 
 
 BAD = {

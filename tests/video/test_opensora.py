@@ -11,8 +11,8 @@ from pav_jax.video import VideoModel, opensora_captions
 from pav_jax.video.opensora import Conditions
 from pav_jax.video.schedulers.flow import shifted
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
-from tests.video.test_video_model import share_compiled
 from tests.video.tiny_opensora import random_model
+from tests.video.variants import check_a_nan_stays_in_its_own_video
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
 
@@ -37,15 +37,7 @@ def videos(model):
 def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(model, videos):
     assert videos.shape == (3, 34, 8, 4, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
-    table = model.params["text_encoder"]["embed"]["embedding"]
-    token = int(model.family.tokenize(["cats"])[0][0, 0])
-    poisoned = {**model.params, "text_encoder": {
-        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
-    sick = VideoModel(model.family, poisoned, model.defaults)
-    share_compiled(model, sick)
-    made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
-    assert finite.tolist() == [True, False, True]
-    np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
+    check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
 def test_a_negative_prompt_is_another_thing_than_the_null_caption(model, videos):

@@ -78,6 +78,18 @@ def test_old_texts_make_room(monkeypatch):
     assert [chr(c) for c in family.encoded] == ["a", "b", "c", "b"]
 
 
+def test_the_decoder_is_told_of_tiles_where_they_are_asked_for():
+    class Tiling(Family):
+        tiles = True
+
+        def decode(self, params, latents, tiled):
+            return super().decode(params, latents, tiled) * 0 + (1 if tiled else -1)
+
+    made = model(Tiling())
+    assert made.generate(["a"]).max() == 0 and made.generate(["a"], vae_tiling=True).min() == 255
+    assert model(Tiling(), vae_tiling=True).generate(["a"]).min() == 255
+
+
 def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monkeypatch):
     """Devices work on what was started while the host waits, so the order of starts and waits is what overlaps them."""
     made, order = model(Family()), []

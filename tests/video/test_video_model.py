@@ -12,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import VideoModel
 from tests.video.tiny_pipeline import random_model
+from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
 SCHEDULER = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
@@ -34,11 +35,6 @@ def model(folder):
 @pytest.fixture(scope="module")
 def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
-
-
-def share_compiled(model, other):
-    for name in ("encoder", "denoiser", "decoder"):
-        other.programs.__dict__[name] = getattr(model.programs, name)
 
 
 def test_a_video_does_not_depend_on_its_neighbours_or_its_place(model, videos):
@@ -72,15 +68,7 @@ def test_larger_requests_are_looped_with_progress_and_none_is_no_work(model):
 
 
 def test_a_nan_is_reported_for_its_own_video_only(model, videos):
-    table = model.params["text_encoder"]["embed"]["embedding"]
-    token = int(model.family.tokenize(["cats"])[0][0, 0])
-    poisoned = {**model.params, "text_encoder": {
-        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
-    sick = VideoModel(model.family, poisoned, model.defaults)
-    share_compiled(model, sick)
-    made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
-    assert finite.tolist() == [True, False, True]
-    np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
+    check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
 def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):

@@ -13,8 +13,8 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import VideoModel
-from tests.video.test_video_model import share_compiled
 from tests.video.tiny_wan import EULER, SMALL, UNIPC, random_model
+from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
 
@@ -32,15 +32,7 @@ def videos(model):
 def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(model, videos):
     assert videos.shape == (3, 5, 16, 32, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
-    table = model.params["text_encoder"]["embed"]["embedding"]
-    token = int(model.family.tokenize(["cats"])[0][0, 0])
-    poisoned = {**model.params, "text_encoder": {
-        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
-    sick = VideoModel(model.family, poisoned, model.defaults)
-    share_compiled(model, sick)
-    made, finite = sick.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
-    assert finite.tolist() == [True, False, True]
-    np.testing.assert_array_equal(made[[0, 2]], videos[[0, 2]])
+    check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
 def test_the_words_matter_and_white_space_does_not(model, videos):
