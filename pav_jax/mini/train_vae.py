@@ -6,17 +6,13 @@ so a codec learnt on crops works on whole pictures.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import traverse_util
 
 from pav_jax.checkpoints import folder
 from pav_jax.embedded import CHECKPOINTS
-from pav_jax.mini import fit
-from pav_jax.mini.render import render, to_unit
-from pav_jax.mini.world import draw_scene
+from pav_jax.mini import codec, fit
 from pav_jax.models.cogvideox import vae_hf
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
 
@@ -24,9 +20,7 @@ CONFIG = CogVideoXVAEConfig(
     block_out_channels=(16, 16, 48), latent_channels=16, layers_per_block=1, norm_num_groups=2,
     sample_height=64, sample_width=64, scaling_factor=1.0,
 )  # fmt: skip
-SCENES = 3072
-STEPS, BATCH, CROP = 1000, 8, 32
-KL_WEIGHT = 5e-4  # draws every latent channel to mean 0 and deviation 1, and lets go of those that say nothing
+STEPS = 1000
 ANCHOR = 3.0  # several times a colour's deviation
 FOLDER = CHECKPOINTS / "generator" / "vae"
 
@@ -102,56 +96,16 @@ def _aligned(channels_in: int, channels_out: int) -> np.ndarray:
     return matrix
 
 
-# Luminance and two opponent colours. Most of a picture's variance is luminance, so a codec learns hue last; the weights
-# make it learn red from orange early.
-OPPONENT = np.array([[0.33, 1.0, 0.5], [0.33, -1.0, 0.5], [0.33, 0.0, -1.0]], np.float32)
-
-
-def loss(vae: CogVideoXVAE, params, video, key):
-    """L1 and L2 of luminance and opponent colours, L1 of horizontal and vertical differences (edges are what a shape
-    is), plus a little KL."""
-    mean, logvar = vae.apply({"params": params}, video, method="encode")
-    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-    error = vae.apply({"params": params}, z, method="decode") - video
-    colours = error @ OPPONENT
-    edges = jnp.abs(jnp.diff(error, axis=2)).mean() + jnp.abs(jnp.diff(error, axis=3)).mean()
-    kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean()
-    value = jnp.abs(colours).mean() + 2 * (colours**2).mean() + 0.5 * edges
-    value += KL_WEIGHT * kl
-    hue = (colours[..., 1:] ** 2).mean()
-    return value, {"l1": jnp.abs(error).mean(), "mse": (error**2).mean(), "hue": hue, "kl": kl}
-
-
 def main() -> None:
     fit.use_every_core()
-    vae = CogVideoXVAE(CONFIG)
-    rng = np.random.default_rng(11)
-    clips = render([draw_scene(rng) for _ in range(SCENES)])
-    params = jax.jit(vae.init)(jax.random.key(0), to_unit(clips[:1, :, :32, :32]))["params"]
-    params = pyramid(params)
-
-    optimizer = fit.adamw(1e-3, STEPS, weight_decay=0.0)
-
-    def step(state, video, key):
-        gradient, metrics = jax.grad(lambda p: loss(vae, p, to_unit(video), key), has_aux=True)(state["params"])
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
-
-    def crops(i):
-        rng = np.random.default_rng([12, i])
-        picks = rng.integers(SCENES, size=BATCH)
-        corners = rng.integers(65 - CROP, size=(BATCH, 2))
-        return np.stack([clips[s, :, y : y + CROP, x : x + CROP] for s, (y, x) in zip(picks, corners, strict=True)])
-
-    state = {"params": params, "opt": optimizer.init(params)}
-    params = fit.fit("vae_crops", step, state, crops, STEPS)["params"]
+    vae, clips = CogVideoXVAE(CONFIG), codec.training_clips()
+    params = codec.train("vae_crops", vae, pyramid(codec.fresh(vae)), clips, STEPS)
     save(vae, params, clips[:256])
 
 
 def save(vae: CogVideoXVAE, params, clips) -> None:
     """Writes the folder; `scaling_factor` brings the whole latent to unit deviation."""
-    encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_unit(v), method="encode")[0])
-    latents = np.concatenate([np.asarray(encode(params, clips[i : i + 16])) for i in range(0, len(clips), 16)])
+    latents = codec.mean_latents(vae, params, clips)
     config = dataclasses.replace(CONFIG, scaling_factor=round(float(1 / latents.std()), 4))
     folder.save(vae_hf, FOLDER, config, fit.to_bf16(params))
     axes = (0, 1, 2, 3)
