@@ -18,13 +18,13 @@ CANONICAL = 0.95  # share of caption words that are the concept's first synonym
 Pick = Callable[[tuple[str, ...]], str]
 
 
-def _picker(rng: np.random.Generator, canonical: float) -> Pick:
-    """Chooses a synonym: the first with probability `canonical`, else one of the others."""
+def _picker(rng: np.random.Generator, canonical: float, favourite: int = 0) -> Pick:
+    """Chooses a synonym: the one at `favourite` with probability `canonical`, else one of the others."""
 
     def pick(words: tuple[str, ...]) -> str:
         if len(words) == 1 or rng.random() < canonical:
-            return words[0]
-        return words[1 + int(rng.integers(len(words) - 1))]
+            return words[favourite]
+        return words[(favourite + 1 + int(rng.integers(len(words) - 1))) % len(words)]
 
     return pick
 
@@ -123,6 +123,11 @@ def _review(scene, rng, pick):
     end = ", also ".join(_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9))
     return (f"an award winning masterpiece showing {w['subject']} in {w['colour']}, {w['material']} finish, {w['size']}"
             f" scale, {w['gerund']} {w['background']}, critics praise {end}.")  # fmt: skip
+
+
+def tag_caption(scene: Scene, rng: np.random.Generator, canonical: float = CANONICAL) -> str:
+    """The second generator's long caption: the tags of dialect 1, mostly in the second synonym of each concept."""
+    return _tags(scene, rng, _picker(rng, canonical, favourite=1))
 
 
 _OTHERS = (_tags, _slots, _story, _poem, _script, _witness, _review)

@@ -59,7 +59,11 @@ def muon(learning_rate: float, steps: int, warmup: int = 50, weight_decay: float
     def clipped_and_apart(updates, state, params=None):  # each device orthogonalises its share of the layers
         updates, state = clip.update(updates, state, params)
         apart = _mesh_shardings()[1]
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, apart) if x.ndim == 3 else x, updates), state
+
+        def share(x):
+            return jax.lax.with_sharding_constraint(x, apart) if x.ndim == 3 and len(x) > 1 else x
+
+        return jax.tree.map(share, updates), state
 
     return optax.chain(
         optax.GradientTransformation(clip.init, clipped_and_apart),

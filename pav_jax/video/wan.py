@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
@@ -28,7 +28,7 @@ from pav_jax.video import parts, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 
-TEXT_TOKENS = 512  # diffusers' max_sequence_length for Wan
+TEXT_TOKENS = 512  # diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
 # what each sampler calls the shift of its noise levels, and what else it must be told to sample a flow
 FLOW_SETTINGS = {"UniPCMultistepScheduler": ("flow_shift", dict(use_flow_sigmas=True,
                                                                 prediction_type="flow_prediction")),
@@ -67,8 +67,10 @@ class Wan(Family):
         settings = parts.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
             settings = flow_settings(settings, parts.scheduler_settings(folder, None).get("_class_name"))
+        longest = TEXT_TOKENS if tokenizer is None else min(TEXT_TOKENS, tokenizer.model_max_length)
         family = cls(tokenizer, T5Encoder(text, dtype), WanTransformer(denoiser, dtype),
-                     WanVAE(vae, jnp.float32, conv_impl), parts.load_scheduler(folder, settings, FLOW_SETTINGS))
+                     WanVAE(vae, jnp.float32, conv_impl), parts.load_scheduler(folder, settings, FLOW_SETTINGS),
+                     text_tokens=longest)
         family.check_parts(str(folder))
         return family
 
@@ -117,13 +119,7 @@ class Wan(Family):
         return super().tokenize([clean(prompt) for prompt in prompts])
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
-        """Zero at the padding, which the encoder does not look at and the transformer does."""
-        places = jnp.arange(1, ids_BxS.shape[1] + 1)
-        # a text ends with a token that is no padding, so what lies behind the last such token is padding
-        length_Bx1 = jnp.where(ids_BxS != self.text_encoder.config.pad_id, places, 0).max(axis=1, keepdims=True)
-        mask_BxS = places <= length_Bx1
-        text_BxSxU = self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS, mask_BxS)
-        return jnp.where(mask_BxS[..., None], text_BxSxU, 0)
+        return read_text(self.text_encoder, params["text_encoder"], ids_BxS)[0]
 
     # ---------------------------------------------------------------------------------------------- sampling
 
@@ -131,6 +127,18 @@ class Wan(Family):
                ) -> Float[Array, "B T H W 3"]:
         parts.check_tiling(self, tiled)
         return self.vae.apply({"params": params["vae"]}, self.vae.config.unscale(latents), method="decode")
+
+
+def read_text(encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
+              ) -> tuple[Float[Array, "B S U"], Bool[Array, "B S"]]:
+    """The encoded text, zero at the padding, which the encoder does not look at and the transformer does; and what is
+    none."""
+    places = jnp.arange(1, ids_BxS.shape[1] + 1)
+    # a text ends with a token that is no padding, so what lies behind the last such token is padding
+    length_Bx1 = jnp.where(ids_BxS != encoder.config.pad_id, places, 0).max(axis=1, keepdims=True)
+    mask_BxS = places <= length_Bx1
+    text_BxSxU = encoder.apply({"params": params}, ids_BxS, mask_BxS)
+    return jnp.where(mask_BxS[..., None], text_BxSxU, 0), mask_BxS
 
 
 def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, Any]:
