@@ -17,7 +17,7 @@ from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
 
 CONFIG = WanVAEConfig(base_dim=16, z_dim=16, dim_mult=(1, 2, 2), num_res_blocks=1, temperal_downsample=(True, True),
                       latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)  # fmt: skip
-STEPS = 600
+STEPS = 800
 ANCHOR = 10.0  # many times a colour, so that a pixel's length hardly depends on its colours
 COLOURS, CHANGES = range(3), range(3, 6)  # signals that pass from the first step, each with its negative beside it
 FOLDER = CHECKPOINTS / "generator_wan" / "vae"
@@ -133,7 +133,7 @@ def _aligned(channels_in: int, channels_out: int) -> np.ndarray:
 
 def main() -> None:
     fit.use_every_core()
-    vae, clips = WanVAE(CONFIG), codec.training_clips()
+    vae, clips = WanVAE(CONFIG, unroll=True), codec.training_clips()
     params = codec.train("wan_vae", vae, linear_start(codec.fresh(vae)), clips, STEPS)
     save(vae, params, clips[:256])
 

@@ -2,30 +2,34 @@
 
 Training prompts (evolve, prefer) and the `in_domain` set are of seen (subject, colour, motion) triples, all prompts
 different from each other; the `held_out` set is of triples no model has seen. The two evaluation sets carry the oracle:
-the generator's own caption of a scene that fits the prompt, asking for good picture quality.
+the generator's own caption of a scene that fits the prompt, asking for good picture quality. `wan_in_domain` and
+`wan_held_out` are the same prompts and scenes with the second generator's captions.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import numpy as np
 
 from pav_jax.embedded import ROOT
-from pav_jax.mini.captions import caption, user_prompt
+from pav_jax.mini.captions import caption, tag_caption, user_prompt
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 
 FOLDER = ROOT / "prompts"
 TRAINING = {"evolve": 96, "prefer": 256}
 EVALUATION = {"in_domain": 100, "held_out": 100}
+ORACLES = {"": caption, "wan_": tag_caption}  # before a file's name: whose captions
 
 
-def oracle(scene: Scene, rng: np.random.Generator) -> str:
+def oracle(scene: Scene, rng: np.random.Generator, speak: Callable[..., str] = caption) -> str:
     good = dataclasses.replace(scene, quality=(2,) * len(QUALITIES))
-    return caption(good, rng, canonical=1.0)
+    return speak(good, rng, canonical=1.0)
 
 
 def main() -> None:
     rng = np.random.default_rng(61)
+    rngs = {"": rng, "wan_": np.random.default_rng(62)}
     seen: set[str] = set()
 
     def draw(held_out: bool, triple=None) -> tuple[Scene, str]:
@@ -39,11 +43,13 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, count in EVALUATION.items():
         held = triples()[1] if name == "held_out" else []
-        rows = []
+        rows = {prefix: [] for prefix in ORACLES}
         for i in range(count):
             scene, prompt = draw(name == "held_out", held[i % len(held)] if held else None)
-            rows.append(json.dumps({"prompt": prompt, "oracle": oracle(scene, rng)}))
-        (FOLDER / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+            for prefix, speak in ORACLES.items():
+                rows[prefix].append(json.dumps({"prompt": prompt, "oracle": oracle(scene, rngs[prefix], speak)}))
+        for prefix, lines in rows.items():
+            (FOLDER / f"{prefix}{name}.jsonl").write_text("\n".join(lines) + "\n")
     for name, count in TRAINING.items():
         (FOLDER / f"{name}.txt").write_text("".join(draw(False)[1] + "\n" for _ in range(count)))
 

@@ -75,10 +75,11 @@ class CausalConv3d(nn.Module):
         return run(x, kernel.astype(self.dtype)) + bias.astype(self.dtype), x[:, 1 - k :]
 
 
-def in_chunks(coder: nn.Module, x: Array, first: int, size: int) -> Array:
+def in_chunks(coder: nn.Module, x: Array, first: int, size: int, unroll: bool = False) -> Array:
     """Runs `coder` on the `first` frames, then on `size` at a time, handing each chunk the caches of the one before.
 
-    Frames after the last whole chunk are dropped.
+    Frames after the last whole chunk are dropped. With `unroll` there is no loop: XLA's CPU back end runs the gradient
+    of convolutions within one many times slower.
     """
     done, cache = coder(x[:, :first], {})
     B, n = x.shape[0], (x.shape[1] - first) // size
@@ -91,7 +92,7 @@ def in_chunks(coder: nn.Module, x: Array, first: int, size: int) -> Array:
         y, cache = coder(chunk, cache)
         return cache, y
 
-    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, unroll=n if unroll else 1)
     _, ys = scan(coder, cache, rest)
     ys = jnp.moveaxis(ys, 0, 1)
     return jnp.concatenate([done, ys.reshape(B, -1, *ys.shape[3:])], axis=1)

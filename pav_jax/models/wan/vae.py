@@ -252,11 +252,15 @@ class WanVAE(nn.Module):
     """The whole autoencoder. `model.init(key, video)` makes all parameters; then
 
     `model.apply({"params": p}, video, method="encode")`, `model.apply({"params": p}, z, method="decode")`.
+
+    Attributes:
+      unroll: all chunks in one program, see `in_chunks`: for training on a CPU.
     """
 
     config: WanVAEConfig
     dtype: Any = jnp.float32
     conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
+    unroll: bool = False
 
     def setup(self):
         self.encoder = Coder(self.config, "down", self.conv_impl, self.dtype)
@@ -275,10 +279,10 @@ class WanVAE(nn.Module):
         H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are dropped, as diffusers
         drops them.
         """
-        moments = self.quant_conv(in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES))
+        moments = self.quant_conv(in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES, self.unroll))
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
 
     def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
         """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is still seen."""
-        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1).astype(jnp.float32)
+        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll).astype(jnp.float32)

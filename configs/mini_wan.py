@@ -1,0 +1,25 @@
+"""The whole recipe on the embedded models, for the second generator: a Wan 2.1 that reads lists of tags.
+
+    pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
+
+What the other generator's booster does for this one, and what this one's does for the other:
+
+    pav evaluate --config=configs/mini_wan.py --workdir=runs/mini_on_wan --config.evaluate.systems="('original',)"
+        --config.evaluate.controls=false --config.evaluate.files="{'other': 'runs/mini/sft/booster'}"
+
+Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pav_jax.config import load
+
+
+def get_config() -> ConfigDict:
+    config = load(Path(__file__).with_name("mini.py"))
+    config.generator.path = "mini:generator_wan"
+    # the same prompts, with captions in this generator's words
+    config.evaluate.prompts = {name: f"mini:prompts/wan_{name}.jsonl" for name in ("in_domain", "held_out")}
+    return config
