@@ -8,7 +8,7 @@ from scipy import stats
 
 from pav_jax.mini import captions, world
 from pav_jax.mini import vocabulary as v
-from pav_jax.mini.captions import DIALECTS, caption, dialect, user_prompt
+from pav_jax.mini.captions import DIALECTS, caption, dialect, tag_caption, user_prompt
 from pav_jax.mini.tokenizers import t5_tokenizer
 from pav_jax.mini.world import draw_scene
 from pav_jax.rewards.faithfulness import faithfulness
@@ -139,3 +139,51 @@ def test_every_dialect_keeps_what_the_user_asked_for(scenes):
         other = [faithfulness(p, text) for p, text in zip(asked, said_[1:] + said_[:1], strict=True)]
         assert np.mean(kept) > 0.97 and np.mean(np.array(kept) >= 0.7) > 0.97, number  # 0.7 is the floor
         assert np.mean(other) < 0.5, number
+
+
+# --------------------------------------------------------------------------------------------- the second generator's
+
+
+@pytest.fixture(scope="module")
+def tags(scenes):
+    rng = np.random.default_rng(12)
+    return [tag_caption(s, rng) for s in scenes]
+
+
+def read_tags(text):
+    """(concept, synonym) of the first seven tags."""
+    slots = ("subject", "colour", "size", "material", "gerund", "background", "camera")
+    return {slot: said(tag, slot) for slot, tag in zip(slots, text.split(", "), strict=False)}
+
+
+def test_tags_say_the_scene_in_the_second_synonyms_95_percent_of_the_time(scenes, tags):
+    found = [read_tags(text) for text in tags]
+    for slot in found[0]:
+        name = "motion" if slot == "gerund" else slot
+        assert [f[slot][0] for f in found] == [getattr(s, name) for s in scenes], slot
+        assert np.mean([f[slot][1] == 1 for f in found]) == pytest.approx(captions.CANONICAL, abs=0.015), slot
+
+
+def test_tags_share_hardly_a_word_with_the_first_generators_captions(scenes):
+    """Both in their favourite words: only "striped"-like words could be shared, and small ones are."""
+    rng = np.random.default_rng(13)
+    small = {"a", "an", "the", "over", "in", "before", "of", "is", "sky", "wall", "camera"}
+    for scene in scenes[:300]:
+        one, two = ({w.strip(",.") for w in text.split()} - small
+                    for text in (caption(scene, rng, 1.0), tag_caption(scene, rng, 1.0)))
+        assert len(one & two) / len(two) < 0.15, one & two
+
+
+def test_tags_fit_the_generator_and_follow_the_seed(scenes, tags):
+    lengths = [len(i) for i in t5_tokenizer()(tags)["input_ids"]]
+    assert min(lengths) >= 15 and max(lengths) <= LIMIT
+    rng, same = np.random.default_rng(1), np.random.default_rng(1)
+    words = [tag_caption(scenes[0], rng, c) for c in (1.0, 0.0)]
+    assert not set(words[0].split(", ")[:6]) & set(words[1].split(", ")[:6])
+    assert tag_caption(scenes[0], same, 1.0) == words[0]
+
+
+def test_what_the_second_generator_reads_keeps_what_the_user_asked_for(scenes):
+    rng = np.random.default_rng(14)
+    kept = [faithfulness(user_prompt(s, rng), tag_caption(s, rng)) for s in scenes[:100]]
+    assert np.mean(kept) > 0.97

@@ -9,6 +9,7 @@ from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import (
+    drawing,
     tokenizers,
     train_clip,
     train_generator,
@@ -16,10 +17,13 @@ from pav_jax.mini import (
     train_rewriter,
     train_vae,
     train_videoscore,
+    train_wan,
+    train_wan_vae,
 )
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.idefics2.model import Idefics2
 from pav_jax.models.llama import Llama
@@ -27,12 +31,16 @@ from pav_jax.models.llama import hf as llama_hf
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.models.wan import transformer_hf as wan_hf
+from pav_jax.models.wan import vae_hf as wan_vae_hf
+from pav_jax.models.wan.vae import WanVAE
 from pav_jax.rewards.videoscore import FRAME, SLOT
 
 MEGABYTE = 10**6
 FOLDERS = {"text_encoder": "generator/text_encoder", "transformer": "generator/transformer", "vae": "generator/vae",
            "clip": "clip", "head": "clip/aesthetic_head", "rewriter": "rewriter", "videoscore": "videoscore",
-           "mps": "mps"}
+           "mps": "mps", "wan_text_encoder": "generator_wan/text_encoder",
+           "wan_transformer": "generator_wan/transformer", "wan_vae": "generator_wan/vae"}
 TEXTS = ["a crimson orb glides rightward", "a short video of a small matte red ball rises over the sea."]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -81,13 +89,14 @@ def test_weights_are_bf16_and_finite(name):
 @pytest.mark.parametrize("name, layout, declared", [
     ("text_encoder", t5_hf, train_generator.t5_config), ("rewriter", llama_hf, train_rewriter.config),
     ("transformer", transformer_hf, lambda: train_generator.DENOISER), ("clip", clip_hf, train_clip.config),
-    ("videoscore", idefics2_hf, train_videoscore.config), ("mps", mps_hf, train_mps.config)])
+    ("videoscore", idefics2_hf, train_videoscore.config), ("mps", mps_hf, train_mps.config),
+    ("wan_text_encoder", t5_hf, train_wan.t5_config), ("wan_transformer", wan_hf, lambda: train_wan.DENOISER)])
 def test_configurations_are_those_the_trainings_declare(name, layout, declared):
     assert load(layout, folder(name))[0] == declared()
 
 
 @pytest.mark.parametrize("place, dress", [
-    ("generator/tokenizer", tokenizers.t5_tokenizer), ("clip", tokenizers.clip_tokenizer),
+    ("generator/tokenizer", tokenizers.t5_tokenizer), ("generator_wan/tokenizer", tokenizers.t5_tokenizer), ("clip", tokenizers.clip_tokenizer),
     ("rewriter", tokenizers.rewriter_tokenizer), ("videoscore", train_videoscore.tokenizer),
     ("mps", tokenizers.clip_tokenizer)])
 def test_tokenizers_are_those_the_package_makes(place, dress):
@@ -165,7 +174,8 @@ def test_the_videoscore_is_the_same_in_transformers():
 
 
 @pytest.mark.parametrize("name, original, layout", [
-    ("transformer", "CogVideoXTransformer3DModel", transformer_hf), ("vae", "AutoencoderKLCogVideoX", vae_hf)])
+    ("transformer", "CogVideoXTransformer3DModel", transformer_hf), ("vae", "AutoencoderKLCogVideoX", vae_hf),
+    ("wan_transformer", "WanTransformer3DModel", wan_hf), ("wan_vae", "AutoencoderKLWan", wan_vae_hf)])
 def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
     path = folder(name)
     diffusers = pytest.importorskip("diffusers")
@@ -174,15 +184,17 @@ def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
     assert sum(p.size for p in jax.tree.leaves(params)) == sum(p.numel() for p in theirs.parameters())
 
 
-def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
-    path = folder("vae")
+@pytest.mark.parametrize("name, layout, model, channels", [
+    ("vae", vae_hf, CogVideoXVAE, train_vae.CONFIG.latent_channels),
+    ("wan_vae", wan_vae_hf, WanVAE, train_wan_vae.CONFIG.z_dim)])
+def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(name, layout, model, channels):
+    path = folder(name)
     from pav_jax.mini.render import to_unit
     from pav_jax.mini.world import draw_scene
-    from pav_jax.models.cogvideox.vae import CogVideoXVAE
     from tests.mini.test_render import render
 
-    config, params = load(vae_hf, path, jnp.float32)
-    vae = CogVideoXVAE(config)
+    config, params = load(layout, path, jnp.float32)
+    vae = model(config)
     rng = np.random.default_rng(30)
     videos = np.asarray(to_unit(jnp.asarray(render([draw_scene(rng) for _ in range(8)]))))
 
@@ -192,19 +204,40 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture():
         return config.scale(mean), vae.apply({"params": params}, mean, method="decode")
 
     latents, rebuilt = map(np.asarray, code(params, videos))
-    assert latents.shape == (8, 3, 16, 16, train_vae.CONFIG.latent_channels)
+    assert latents.shape == (8, 3, 16, 16, channels)
     assert 0.8 < latents.std() < 1.25
     assert (latents.std((0, 1, 2, 3)) > 0.1).all()  # no channel is silent
     plain = videos.mean((1, 2, 3), keepdims=True)  # what a codec that learnt colours alone would give
     assert np.square(rebuilt - videos).mean() < 0.3 * np.square(plain - videos).mean()
 
 
-def test_the_whole_generator_loads():
+@pytest.mark.parametrize("name, training", [("generator", train_generator), ("generator_wan", train_wan)])
+def test_the_whole_generator_loads(name, training):
     from pav_jax.video.video_model import VideoModel
 
-    model = VideoModel.from_pretrained(CHECKPOINTS / "generator", dtype="float32")
-    declared = {k: v for k, v in train_generator.GENERATION.items() if v is not None}
+    model = VideoModel.from_pretrained(CHECKPOINTS / name, dtype="float32")
+    declared = {k: v for k, v in training.GENERATION.items() if v is not None}
     assert {k: getattr(model.defaults, k) for k in declared} == declared
+    assert model.family.text_tokens == drawing.TEXT_TOKENS
+    assert dict(model.family.scheduler.config) == training.SCHEDULER
+
+
+def test_the_second_generator_gives_the_same_video_in_diffusers():
+    from pav_jax.video.video_model import VideoModel
+
+    path = CHECKPOINTS / "generator_wan"
+    diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
+    text = "sphere, crimson, tiny, dull, hopping, over the ocean, the camera is fixed, brilliant exposure"
+    pipeline = diffusers.WanPipeline.from_pretrained(path, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    model = VideoModel.from_pretrained(path, dtype="float32", steps=2, batch=1)
+    latents = np.random.default_rng(5).standard_normal((1, 16, 3, 16, 16), dtype=np.float32)
+    theirs = pipeline(text, num_inference_steps=2, num_frames=9, height=64, width=64, guidance_scale=3.0,
+                      negative_prompt="", latents=torch.tensor(latents), max_sequence_length=drawing.TEXT_TOKENS,
+                      output_type="np").frames
+    ours = model.generate([text], latents=latents)
+    assert ours.shape == theirs.shape == (1, 9, 64, 64, 3) and ours.std() > 5
+    assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 2e-3
 
 
 def test_the_aesthetic_head_fits_its_clip():

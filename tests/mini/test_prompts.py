@@ -11,6 +11,7 @@ from tests.mini.reading import said, triple
 
 FOLDER = ROOT / "prompts"
 EVALUATION, TRAINING = ("in_domain", "held_out"), ("evolve", "prefer")
+WAN = tuple(f"wan_{name}" for name in EVALUATION)
 
 
 def rows(name):
@@ -31,7 +32,7 @@ def test_the_generator_writes_the_files_again(tmp_path, monkeypatch):
         assert file.read_bytes() == (FOLDER / file.name).read_bytes(), file.name
 
 
-@pytest.mark.parametrize("name", EVALUATION)
+@pytest.mark.parametrize("name", EVALUATION + WAN)
 def test_evaluation_sets_have_a_hundred_prompts_with_their_captions(name):
     assert len(rows(name)) >= 100
     assert all(set(row) == {"prompt", "oracle"} for row in rows(name))
@@ -62,3 +63,16 @@ def test_oracles_are_good_captions_of_the_prompts_own_scene(name):
         assert said(first, "colour")[1] == 0  # the caption's own word
         for poor in ("dim", "ordinary", "faded", "moderate", "grainy", "blurry", "soft", "shaky", "handheld"):
             assert f" {poor}" not in rest
+
+
+@pytest.mark.parametrize("name", EVALUATION)
+def test_the_second_generators_sets_are_the_same_prompts_and_scenes_in_its_own_words(name):
+    for first, second in zip(rows(name), rows(f"wan_{name}"), strict=True):
+        assert first["prompt"] == second["prompt"]
+        tags = second["oracle"].split(", ")
+        for slot, tag in zip(("subject", "colour", "size", "material", "gerund", "background"), tags, strict=False):
+            concept, synonym = said(tag, slot)
+            assert synonym == 1, tag
+            assert concept == (said(first["oracle"].split(". ")[0], "motion" if slot == "gerund" else slot))[0]
+        assert not {"underexposed", "washed out", "noisy footage", "out of focus", "wobbly framing", "some noise",
+                    "normal exposure", "natural tones", "gentle detail", "loose framing"} & set(tags)
