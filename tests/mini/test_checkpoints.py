@@ -96,7 +96,8 @@ def test_configurations_are_those_the_trainings_declare(name, layout, declared):
 
 
 @pytest.mark.parametrize("place, dress", [
-    ("generator/tokenizer", tokenizers.t5_tokenizer), ("generator_wan/tokenizer", tokenizers.t5_tokenizer), ("clip", tokenizers.clip_tokenizer),
+    ("generator/tokenizer", tokenizers.t5_tokenizer), ("generator_wan/tokenizer", tokenizers.t5_tokenizer),
+    ("clip", tokenizers.clip_tokenizer),
     ("rewriter", tokenizers.rewriter_tokenizer), ("videoscore", train_videoscore.tokenizer),
     ("mps", tokenizers.clip_tokenizer)])
 def test_tokenizers_are_those_the_package_makes(place, dress):
