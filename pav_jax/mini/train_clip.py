@@ -19,9 +19,9 @@ from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini.captions import DIALECTS, dialect, user_prompt
+from pav_jax.mini.drawing import CLASSES, labels
 from pav_jax.mini.render import render, to_unit
 from pav_jax.mini.tokenizers import BOS, EOS, PAD, clip_tokenizer, encode, save
-from pav_jax.mini.train_generator import CLASSES, labels
 from pav_jax.mini.train_generator import FOLDER as GENERATOR
 from pav_jax.mini.world import Scene, draw_scene
 from pav_jax.models.clip import hf
