@@ -37,6 +37,7 @@ GENERATION = {
     "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 8, "guidance_scale": 3.0,
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
+FOLDER = CHECKPOINTS / "generator"
 INDEX = {
     "_class_name": "CogVideoXPipeline", "_diffusers_version": "0.35.0",
     "scheduler": ["diffusers", "CogVideoXDDIMScheduler"], "text_encoder": ["transformers", "T5EncoderModel"],
@@ -50,7 +51,7 @@ def t5_config() -> T5Config:
 
 
 class Generator(Draughtsman):
-    prefix, folder = "", CHECKPOINTS / "generator"
+    prefix, folder = "", FOLDER
     legs = (Leg(4000, 3e-3, 0), Leg(7000, 2e-3, 1))
     layout, scheduler, generation, index = transformer_hf, SCHEDULER, GENERATION, INDEX
 
