@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("mini.py"))
     with config.unlocked():
         config.rewards.entries = {
-            "videoscore": {"path": "mini:videoscore", "query": "mini:videoscore/query.txt", "frames": 5},
+            "videoscore": {"path": "mini:videoscore", "query": "mini:videoscore/query.txt", "frames": 5,
+                           "batch": 16},
             "aesthetic": {"path": "mini:clip", "frames": 4, "layout": "sheet"},
             "mps": {"path": "mini:mps", "condition": "mini:mps/condition.txt", "frames": 4},
             "faithfulness": {},

@@ -19,8 +19,8 @@ from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.recipe import Parts
 
-RENDERS, REBUILT = 3072, 512  # the first REBUILT of the renders have been through the VAE
-TURNED = 512  # for each kind of turn: second videos of so many of the plain renders
+RENDERS, REBUILT = 12288, 1024  # the first REBUILT of the renders have been through the VAE
+TURNED = 2048  # for each kind of turn: second videos of so many of the plain renders
 GENERATED = 768  # pairs of neighbours show one scene, with one seed, in two sets of picture qualities
 TURN_KINDS = ("colour turn", "place turn", DOUBLE_TURN)
 

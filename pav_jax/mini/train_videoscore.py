@@ -1,7 +1,6 @@
 """Trains the mini VideoScore: `python -m pav_jax.mini.train_videoscore` writes checkpoints/videoscore (after the CLIP).
 
-An Idefics2 of the published shape, a thousandth of the size. Its vision tower starts from the first layers of the mini
-CLIP's and its words from the mini CLIP's; it is taught by regression on the declared labels of `damage.py`.
+An Idefics2 of the published shape, a thousandth of the size. Its vision tower and its words start from the mini CLIP's; it is taught by regression on the declared labels of `damage.py`.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from pav_jax.rewards.videoscore import FRAME, NAMES
 FOLDER = CHECKPOINTS / "videoscore"
 QUERY = FOLDER / "query.txt"
 SIDE, LATENTS = 48, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
-BATCH, STEPS, LEARNING_RATE = 32, 2500, 4e-3
+BATCH, STEPS, LEARNING_RATE = 32, 2200, 4e-3
 CONTINUED = 800
 FRAME_TOKENS = (FENCE, FENCE, FRAME[-1])  # beside a frame's latents
 SAID_SLOTS = (0, 1, 4)  # the places of SAID among the attributes
@@ -57,7 +56,7 @@ def config() -> Idefics2Config:
     text = LlamaConfig(vocab_size=len(words), hidden_size=128, intermediate_size=256, num_hidden_layers=3,
                        num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
                        pad_token_id=PAD, eos_token_id=EOS)  # fmt: skip
-    vision = VisionConfig(width=128, ff_width=512, layers=2, heads=4, image_size=SIDE, patch_size=8,
+    vision = VisionConfig(width=128, ff_width=512, layers=3, heads=4, image_size=SIDE, patch_size=8,
                           activation="quick_gelu", norm_epsilon=1e-5)
     return Idefics2Config(text=text, vision=vision, labels=len(NAMES), sliding_window=None,
                           perceiver=PerceiverConfig(latents=LATENTS, depth=2, heads=4, kv_heads=4, head_dim=32),
@@ -69,7 +68,7 @@ def processor() -> Idefics2Processor:
 
 
 def start(shapes: dict) -> dict:
-    """Random parameters, with the CLIP's first vision layers and its words where both have them.
+    """Random parameters, with the CLIP's vision layers and its words where both have them.
 
     The CLIP normalises patches before its first layer, which Idefics2 does not: the norm's gain and a typical deviation
     go into the patch embedding.
@@ -136,18 +135,21 @@ def train(name: str, judge: dict, steps: int) -> dict:
         last = passed_BxFxD[:, -1]
         scores = last @ p["judge"]["head"]["kernel"] + p["judge"]["head"]["bias"]
         errors = jnp.square(scores - data["labels"]).mean(0)
-        named = naming(seen_BxFxS @ p["attributes"], data["attributes"], OF_A_FRAME)
+        names = seen_BxFxS @ p["attributes"]
+        named = naming(names, data["attributes"], OF_A_FRAME)
+        shape = naming(names, data["attributes"], (0,))
         asked = naming(last @ p["asked"], data["asked"], SAID_SLOTS)
         matched = optax.sigmoid_binary_cross_entropy(last @ p["right"], data["right"]).mean(0)
-        squares = {"where": jnp.square(seen_BxFxS @ p["where"] - data["where"][..., :3]),  # the subject; the camera's start is free
+        subject_BxFx3 = data["where"][..., :3]  # what a camera has done, a single frame does not show
+        squares = {"where": jnp.square(seen_BxFxS @ p["where"] - subject_BxFx3),
                    "moved": jnp.square(passed_BxFxD @ p["moved"] - data["moved"]),
                    "changed": jnp.square(passed_BxFxD @ p["changed"] - data["changed"]),
                    "passed": jnp.square((passed_BxFxD @ p["passed"])[..., 0] - data["passed"]),
                    "hurt": jnp.square(last @ p["hurt"] - data["hurt"])}
         told = sum(TOLD[key] * value.mean() for key, value in squares.items())
         metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | dict(zip(SAID, matched, strict=True))
-        metrics |= {"named": named, "asked": asked} | {key: jnp.sqrt(value.mean()) for key, value in squares.items()}
-        return errors.sum() + 0.3 * (named + asked) + matched.sum() + told, metrics
+        metrics |= {"named": named, "shape": shape, "asked": asked} | {key: jnp.sqrt(value.mean()) for key, value in squares.items()}
+        return errors.sum() + 0.3 * (named + asked) + shape + matched.sum() + told, metrics
 
     return jax.device_get(fit.descend(name, loss, optimizer, params, Examples(processor(), BATCH), steps))["judge"]
 
