@@ -1,6 +1,7 @@
 """Trains the mini VideoScore: `python -m pav_jax.mini.train_videoscore` writes checkpoints/videoscore (after the CLIP).
 
-An Idefics2 of the published shape, a thousandth of the size. Its vision tower and its words start from the mini CLIP's; it is taught by regression on the declared labels of `damage.py`.
+An Idefics2 of the published shape, a thousandth of the size. Its vision tower and its words start from the mini CLIP's;
+it is taught by regression on the declared labels of `damage.py`.
 """
 
 import argparse
@@ -148,7 +149,8 @@ def train(name: str, judge: dict, steps: int) -> dict:
                    "hurt": jnp.square(last @ p["hurt"] - data["hurt"])}
         told = sum(TOLD[key] * value.mean() for key, value in squares.items())
         metrics = dict(zip(NAMES, jnp.sqrt(errors), strict=True)) | dict(zip(SAID, matched, strict=True))
-        metrics |= {"named": named, "shape": shape, "asked": asked} | {key: jnp.sqrt(value.mean()) for key, value in squares.items()}
+        metrics |= {"named": named, "shape": shape, "asked": asked}
+        metrics |= {key: jnp.sqrt(value.mean()) for key, value in squares.items()}
         return errors.sum() + 0.3 * (named + asked) + shape + matched.sum() + told, metrics
 
     return jax.device_get(fit.descend(name, loss, optimizer, params, Examples(processor(), BATCH), steps))["judge"]
