@@ -82,17 +82,7 @@ class Examples:
                 "labels": labels(scene, true, damages), "asked": attributes([asked])[0],
                 "right": np.array([right[s] for s in SAID], np.float32),
                 "hurt": np.array([dict(damages).get(kind, 0) / (SEVERITIES - 1) for kind in NAMED_KINDS], np.float32),
-                **self.frame_by_frame(scene, other_scene, clock[self.shown], fade[self.shown])}
-
-    def frame_by_frame(self, scene: Scene, other: Scene, clock_F: np.ndarray, fade_F: np.ndarray) -> dict:
-        """What is known of each frame, from its number in the sound video and how far it has faded to the other's."""
-        fade_Fx1 = fade_F[:, None]
-        named = np.where(fade_Fx1 > 0.5, attributes([other]), attributes([scene]))
-        where_Fx5 = (1 - fade_Fx1) * path(scene)[clock_F] + fade_Fx1 * path(other)[clock_F]
-        differs = np.array([getattr(scene, slot) != getattr(other, slot) for slot in TURNING])
-        told = {"where": where_Fx5, "moved": where_Fx5 - where_Fx5[:1], "changed": fade_Fx1 * differs,
-                "passed": (clock_F - clock_F[0]) / 4}
-        return {"attributes": named} | {name: value.astype(np.float32) for name, value in told.items()}
+                **frame_by_frame(scene, other_scene, clock[self.shown], fade[self.shown])}
 
     def kinds(self, rng: np.random.Generator, render: int | None) -> list[str]:
         """The damage of one video; `render`: its number among the renders, where it is one."""
@@ -117,3 +107,14 @@ class Examples:
             true *= 1 - severity / (SEVERITIES - 1)
             right = dict.fromkeys(SAID, severity < 3)
         return prompt, asked, right, true
+
+
+def frame_by_frame(scene: Scene, other: Scene, clock_F: np.ndarray, fade_F: np.ndarray) -> dict:
+    """What is known of each frame, from its number in the sound video and how far it has faded to the other's."""
+    fade_Fx1 = fade_F[:, None]
+    named = np.where(fade_Fx1 > 0.5, attributes([other]), attributes([scene]))
+    where_Fx5 = (1 - fade_Fx1) * path(scene)[clock_F] + fade_Fx1 * path(other)[clock_F]
+    differs = np.array([getattr(scene, slot) != getattr(other, slot) for slot in TURNING])
+    told = {"where": where_Fx5, "moved": where_Fx5 - where_Fx5[:1], "changed": fade_Fx1 * differs,
+            "passed": (clock_F - clock_F[0]) / 4}
+    return {"attributes": named} | {name: value.astype(np.float32) for name, value in told.items()}
