@@ -21,9 +21,9 @@ PUBLISHED_PREFER = {"VQ": 1.0, "TC": 1.0, "DD": 1.1, "TVA": 1.3, "FC": 1.0, "AES
 #     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.count=32 --config.evolve.rounds=1
 #     pav calibrate --workdir=runs/c
 # with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as calibrate.weights.
-EVOLVE = {"VQ": 0.95, "TC": 1.91, "DD": 0.82, "TVA": 0.54, "FC": 2.61, "AES": 0.59, "MPS": 0.18}
-PREFER = {"VQ": 0.97, "TC": 1.94, "DD": 1.84, "TVA": 0.72, "FC": 2.66, "AES": 0.77, "MPS": 0.24}
-THRESHOLDS = {"VQ": 2.14, "TC": 2.80, "DD": 2.47, "TVA": 1.70, "FC": 3.20, "AES": 4.97, "MPS": 1.10}
+EVOLVE = {"VQ": 1.00, "TC": 1.60, "DD": 0.66, "TVA": 0.61, "FC": 1.45, "AES": 0.66, "MPS": 0.20}
+PREFER = {"VQ": 1.02, "TC": 1.62, "DD": 1.47, "TVA": 0.80, "FC": 1.47, "AES": 0.85, "MPS": 0.27}
+THRESHOLDS = {"VQ": 2.08, "TC": 2.82, "DD": 2.51, "TVA": 1.78, "FC": 3.16, "AES": 4.97, "MPS": 1.10}
 
 
 def get_config() -> ConfigDict:
