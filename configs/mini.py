@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen by.
     config.rewards.held_out = ({"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},)
     config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
-    config.evolve.count = 96
+    config.evolve.count = 128
     config.evolve.rounds = 2
     config.evolve.children = 4
     config.proposers.lexicon.share = 3.0  # from the second round on, three rewrites in four are bred
