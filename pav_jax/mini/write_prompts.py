@@ -15,7 +15,7 @@ from pav_jax.mini.captions import caption, user_prompt
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 
 FOLDER = ROOT / "prompts"
-TRAINING = {"evolve": 96, "prefer": 256}
+TRAINING = {"evolve": 128, "prefer": 256}
 EVALUATION = {"in_domain": 100, "held_out": 100}
 
 
