@@ -15,7 +15,9 @@ from pathlib import Path
 LAST = "dpo_2"
 ROWS = [  # (what is shown, system, field of evaluation.json, metric)
     ("TVA, dpo_2 - original", LAST, "delta", "TVA"),
+    ("MPS, dpo_2 - original", LAST, "delta", "MPS"),
     ("AES, dpo_2 - original", LAST, "delta", "AES"),
+    ("CLIP's TVA, held out from all, dpo_2 - original", LAST, "delta", "held_out:TVA"),
     ("overall, dpo_2 - original", LAST, "delta", "overall"),
     ("overall, base - original", "base", "delta", "overall"),
     ("overall, sft - base", "sft", "delta_vs_base", "overall"),
@@ -29,7 +31,8 @@ ROWS = [  # (what is shown, system, field of evaluation.json, metric)
 ]
 # What is claimed of every run: the least lower bound of a row's interval, over the prompts of each set.
 CLAIMS = {
-    "TVA, dpo_2 - original": 0.0, "AES, dpo_2 - original": 0.0, "overall, dpo_2 - original": 0.0,
+    "TVA, dpo_2 - original": 0.0, "MPS, dpo_2 - original": 0.0, "AES, dpo_2 - original": 0.0,
+    "CLIP's TVA, held out from all, dpo_2 - original": 0.0, "overall, dpo_2 - original": 0.0,
     "overall, sft - base": 0.0, "overall, dpo_2 - sft": 0.0, "overall, dpo_2 - suffix": 0.0,
     "FAITH, dpo_2 - base": -0.02,
 }  # fmt: skip

@@ -13,16 +13,16 @@ from rich.progress import track
 from pav_jax import defaults
 from pav_jax.mini import fit
 from pav_jax.mini.captions import caption
-from pav_jax.mini.damage import turned
+from pav_jax.mini.damage import DOUBLE_TURN, turned
 from pav_jax.mini.render import render
 from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.recipe import Parts
 
-RENDERS, REBUILT = 3072, 512  # the first REBUILT of the renders have been through the VAE
-TURNED = 512  # for each kind of turn: second videos of so many of the plain renders
+RENDERS, REBUILT = 12288, 1024  # the first REBUILT of the renders have been through the VAE
+TURNED = 2048  # for each kind of turn: second videos of so many of the plain renders
 GENERATED = 768  # pairs of neighbours show one scene, with one seed, in two sets of picture qualities
-TURN_KINDS = ("colour turn", "place turn")
+TURN_KINDS = ("colour turn", "place turn", DOUBLE_TURN)
 
 Videos = UInt8[np.ndarray, "B T H W 3"]
 

@@ -32,15 +32,17 @@ COST = {
     "flicker": (0.3, 0.9, 0.0, 0.0, 0.3),
     "jump": (0.0, 0.7, 0.0, 0.2, 0.9),
     "freeze": (0.0, 0.0, 1.0, 0.3, 0.0),
-    "colour turn": (0.0, 0.6, 0.0, 0.25, 0.9),
-    "place turn": (0.0, 0.6, 0.0, 0.0, 0.9),
+    "colour turn": (0.0, 0.6, 0.0, 0.25, 0.6),
+    "place turn": (0.0, 0.6, 0.0, 0.0, 0.6),
+    "double turn": (0.0, 0.6, 0.0, 0.25, 0.8),
     "cut": (0.0, 0.6, 0.0, 0.3, 0.9),
     "tint": (0.2, 0.9, 0.0, 0.1, 0.3),
 }
 TINTS = (0.1, 0.2, 0.35, 0.55)  # "tint": every frame's colours are off by up to so much, each frame's otherwise
-# "turn": from the middle on the video fades to that of the same scene with another colour (place, subject); "cut": to
-# that of another scene. Severity is how far.
+# "turn": from the middle on the video fades to that of the same scene with another colour (place, subject), or with two
+# of these others; "cut": to that of another scene. Severity is how far.
 TURNS = {"colour turn": "colour", "place turn": "background", "shape turn": "subject"}
+DOUBLE_TURN = "double turn"
 FADES = (0.25, 0.5, 0.75, 1.0)
 # dimension -> the kinds it is measured on, which no training sees
 HELD_OUT = {"VQ": ("low contrast", "pixelation"), "TC": ("colour drift",), "DD": ("slow motion",),
@@ -71,8 +73,11 @@ def fade_start(frames: int) -> int:
 
 
 def turned(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
-    """The scene with another colour, place or subject, of no held-out triple."""
-    return _altered(scene, TURNS[kind], rng)
+    """The scene with another colour, place or subject, or two of them, of no held-out triple."""
+    slots = rng.permutation(list(TURNS.values()))[:2] if kind == DOUBLE_TURN else [TURNS[kind]]
+    for slot in slots:
+        scene = _altered(scene, str(slot), rng)
+    return scene
 
 
 def _altered(scene: Scene, slot: str, rng: np.random.Generator) -> Scene:

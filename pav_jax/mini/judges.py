@@ -21,7 +21,8 @@ from pav_jax.mini.render import render
 from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.train_mps import CONDITION
 from pav_jax.mini.train_mps import FOLDER as MPS_FOLDER
-from pav_jax.mini.train_videoscore import FOLDER, FRAMES_SHOWN, QUERY
+from pav_jax.mini.train_videoscore import FOLDER, QUERY
+from pav_jax.mini.videoscore_examples import FRAMES_SHOWN
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.videoscore import NAMES, VideoScore
 from pav_jax.trust.degradations import SEVERITIES, TEXTUAL, miscaption

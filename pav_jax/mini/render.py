@@ -1,5 +1,6 @@
 """Draws a scene as a video: signed distance fields on 64 x 64 pixels, nine frames, compiled and batched."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,7 @@ LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
 FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
 GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
 BLUR = np.array([1.9, 0.85, 0.0], np.float32)  # pixels, standard deviation
+CAMERA_PATHS = (0.0, 0.6, -0.45)  # by world.CAMERAS: how far a pan goes, and by how much a zoom scales, in the clip
 SHAKE = np.array([0.06, 0.02, 0.0], np.float32)  # standard deviation of the frame offset; 2 / 64 is one pixel
 
 
@@ -69,6 +71,19 @@ def _pose(motion, t):
     return [jnp.stack(column)[motion] for column in zip(*(poses[m] for m in MOTIONS), strict=True)]
 
 
+def path(scene: Scene) -> Float[np.ndarray, "T 5"]:
+    """What moves, at each frame: the subject's centre (x, y up) and radius, how far the camera pans and zooms."""
+    x, y, scale = _poses()[scene.motion]
+    t = np.linspace(0, 1, FRAMES)
+    pan, zoom = (CAMERA_PATHS[i] * (scene.camera == i) * t for i in (1, 2))
+    return np.stack([x, y, RADIUS[scene.size] * scale, pan, zoom], axis=-1)
+
+
+@functools.cache
+def _poses() -> Float[np.ndarray, "motions 3 T"]:
+    return np.array([_pose(motion, jnp.linspace(0, 1, FRAMES)) for motion in range(len(MOTIONS))])
+
+
 def _background(kind, x, y):
     """RGB of six places at world coordinates (x, y up); far enough apart in colour and texture to be told apart."""
     rgb = lambda *c: jnp.asarray(c, jnp.float32)  # noqa: E731
@@ -114,8 +129,8 @@ def _render_one(s):
     y = -((jnp.arange(HEIGHT) + 0.5) / HEIGHT * 2 - 1)[None, :, None] + shake[:, 1, None, None]
 
     # The camera moves the background; the subject is near, and the camera keeps it in view.
-    zoom = jnp.where(s["camera"] == 2, 1.2 - 0.45 * t, 1.0)[:, None, None]
-    pan = jnp.where(s["camera"] == 1, 0.6 * t, 0.0)[:, None, None]
+    zoom = jnp.where(s["camera"] == 2, 1.2 + CAMERA_PATHS[2] * t, 1.0)[:, None, None]
+    pan = jnp.where(s["camera"] == 1, CAMERA_PATHS[1] * t, 0.0)[:, None, None]
     back = _background(s["background"], x * zoom + pan + place, y * zoom)
 
     cx, cy, scale = (v[:, None, None] for v in _pose(s["motion"], t))

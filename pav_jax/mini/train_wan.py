@@ -46,7 +46,7 @@ def t5_config() -> T5Config:
 
 class WanGenerator(Draughtsman):
     prefix, folder = "wan_", CHECKPOINTS / "generator_wan"
-    legs = (Leg(6000, 3e-3, 1),)
+    legs = (Leg(3500, 3e-3, 1),)
     layout, scheduler, generation, index = transformer_hf, SCHEDULER, GENERATION, INDEX
 
     def __init__(self):

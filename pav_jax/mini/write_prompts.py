@@ -17,7 +17,7 @@ from pav_jax.mini.captions import caption, tag_caption, user_prompt
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 
 FOLDER = ROOT / "prompts"
-TRAINING = {"evolve": 96, "prefer": 256}
+TRAINING = {"evolve": 128, "prefer": 256}
 EVALUATION = {"in_domain": 100, "held_out": 100}
 ORACLES = {"": caption, "wan_": tag_caption}  # before a file's name: whose captions
 

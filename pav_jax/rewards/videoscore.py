@@ -12,9 +12,9 @@ better at alignment by its authors' account. As a judge that no stage optimises:
 
     --config.rewards.held_out="({'name': 'videoscore', 'path': 'TIGER-Lab/VideoScore-v1.1', 'version': '1.1'},)"
 
-A video is scored alone, in programs of fixed shapes, so that its score does not depend on what else is scored. Where
-the model does not fit one device, a mesh takes its weights by their logical axes, and a program takes as many videos as
-the mesh has rows, all of one padded length.
+Programs have fixed shapes, so that a video's score does not depend on what else is scored: `batch` videos of one padded
+length at a time, one where the model is large. Where it does not fit one device, a mesh takes its weights by their
+logical axes, and a program takes `batch` videos for each of the mesh's rows.
 """
 
 import functools
@@ -44,7 +44,7 @@ OF_MOTION = ("TC", "DD")  # have no answer for a single frame
 QUERY = Path(__file__).parent / "templates" / "videoscore_query.txt"
 SLOT = "{text_prompt}"
 FRAME = IMAGE + " "  # with the space: the token after the last frame is the one that is scored
-IMAGES = 4  # frames in one program, of a row of the mesh: attention over 1,700 patches of a 720 x 480 frame is large
+IMAGES = 4  # frames in one program, for each video in one: attention over 1,700 patches of a 720 x 480 frame is large
 TOKENS = 64  # texts are padded to a multiple, so that few lengths are compiled
 FILES = ("*.json", "*.safetensors", "tokenizer.model")
 DTYPES = ("float32", "bfloat16")
@@ -63,21 +63,24 @@ class VideoScore:
     names = NAMES
 
     def __init__(self, model: Idefics2, params: Mapping, processor: Idefics2Processor, query: str, frames: int = 16,
-                 folder: Path | None = None, mesh: Mesh | None = None):
-        if frames < 1:
-            raise BadInput(f"rewards.entries: videoscore's frames is {frames}; at least 1 is needed")
+                 folder: Path | None = None, mesh: Mesh | None = None, batch: int = 1):
+        for name, value in (("frames", frames), ("batch", batch)):
+            if value < 1:
+                raise BadInput(f"rewards.entries: videoscore's {name} is {value}; at least 1 is needed")
         self.model, self.processor, self.query, self.frames = model, processor, query, frames
         self.folder, self.mesh, self._params = folder, mesh, jax.device_put(params) if mesh is None else params
         self._eyes = {part: self._params[part] for part in EYES}
-        self._mesh, self._rows = mesh, 1 if mesh is None else batch_shards(mesh)
+        self._rows = batch * (1 if mesh is None else batch_shards(mesh))
+        self._eyes_mesh = self._judge_mesh = mesh
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, query: str | Path | None = None, frames: int | None = None,
-                        dtype: str = "float32", mesh: Mesh | Mapping[str, int] | None = None, version: str = "1"
-                        ) -> "VideoScore":
+                        dtype: str = "float32", mesh: Mesh | Mapping[str, int] | None = None, version: str = "1",
+                        batch: int = 1) -> "VideoScore":
         """`folder`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a text file, see
         above; `mesh`: over which the weights are laid out, or its sizes on this host, as in dict(fsdp=4); `version`: of
-        the checkpoint, "1" or "1.1"; it decides the number of frames where `frames` is None.
+        the checkpoint, "1" or "1.1"; it decides the number of frames where `frames` is None; `batch`: videos in
+        a program.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint, a query that cannot be used, or a mesh that does not
@@ -100,7 +103,8 @@ class VideoScore:
         if len(processor.tokenizer) > config.text.vocab_size:
             raise BadInput(f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
                            f" {config.text.vocab_size}; take both from one checkpoint")
-        return cls(make_model(config, dtype, mesh), params, processor, text, frames, folder, mesh)
+        return cls(make_model(config, dtype, mesh), params, processor, text, frames, folder, mesh,
+                   batch)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -108,11 +112,12 @@ class VideoScore:
                            dtype=jnp.dtype(self.model.dtype).name)
 
     def spread(self) -> None:
-        """Frames are shared by this host's devices, see `ClipTower.spread`; the decoder reads one video on one. On a
-        mesh all is spread already."""
+        """The rows of a program are shared by this host's devices, see `ClipTower.spread`. On a mesh all is spread
+        already."""
         if self.mesh is None:
-            self._mesh = rows_mesh(IMAGES)
-            self._eyes = on_every_device(self._eyes, self._mesh)
+            self._eyes_mesh, self._judge_mesh = rows_mesh(IMAGES * self._rows), rows_mesh(self._rows)
+            self._eyes = on_every_device(self._eyes, self._eyes_mesh)
+            self._params = on_every_device(self._params, self._judge_mesh)
 
     def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
               refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
@@ -157,9 +162,9 @@ class VideoScore:
         pixels_BxTxHxWx3, _ = self.processor.images(frames_BxTxHxWx3)  # one size, hence no padding
         pixels_NxHxWx3 = pixels_BxTxHxWx3.reshape(-1, *pixels_BxTxHxWx3.shape[2:])
         seen_NxSxD = in_batches(lambda rows: self._see(self._eyes, rows), pixels_NxHxWx3, IMAGES * self._rows,
-                                self._mesh)
+                                self._eyes_mesh)
         images_BxIxD = seen_NxSxD.reshape(len(ids_BxL), -1, seen_NxSxD.shape[-1])
-        return np.asarray(self._judge(self._params, *split_rows((ids_BxL, mask_BxL, images_BxIxD), self.mesh)))
+        return np.asarray(self._judge(self._params, *split_rows((ids_BxL, mask_BxL, images_BxIxD), self._judge_mesh)))
 
 
 def make_model(config: Idefics2Config, dtype: str, mesh: Mesh | None) -> Idefics2:

@@ -17,8 +17,12 @@ from pav_jax.mini import (
     train_rewriter,
     train_vae,
     train_videoscore,
+<<<<<<< HEAD
     train_wan,
     train_wan_vae,
+=======
+    videoscore_examples,
+>>>>>>> main
 )
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
@@ -158,7 +162,7 @@ def test_the_videoscore_is_the_same_in_transformers():
                                                               dtype=torch.float32)
     assert not info["missing_keys"] and set(info["unexpected_keys"]) == {"score.weight", "score.bias"}
     config, params = load(idefics2_hf, path, jnp.float32)
-    query = train_videoscore.QUERY_TEXT.replace(SLOT, TEXTS[0]) + FRAME * 2
+    query = videoscore_examples.QUERY_TEXT.replace(SLOT, TEXTS[0]) + FRAME * 2
     ids, mask = train_videoscore.processor().texts([query])
     side = config.vision.image_size
     pixels = np.random.default_rng(0).normal(size=(1, 2, side, side, 3)).astype(np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pav_jax.mini import damage, train_mps, train_videoscore
+from pav_jax.mini import damage, train_mps, videoscore_examples
 from pav_jax.mini.world import FRAMES, Scene, draw_scene, triples
 from pav_jax.rewards.videoscore import NAMES
 from pav_jax.trust.degradations import KINDS, SEVERITIES, VISUAL
@@ -37,7 +37,7 @@ def test_labels_mean_what_their_names_say():
 def test_no_training_sees_what_is_held_out():
     held = {kind for kinds in damage.HELD_OUT.values() for kind in kinds}
     assert set(damage.HELD_OUT) == set(NAMES) and all(damage.HELD_OUT.values())
-    assert not held & {*damage.COST, *train_videoscore.PLAIN_KINDS, *train_videoscore.clips.TURN_KINDS, "cut",
+    assert not held & {*damage.COST, *videoscore_examples.PLAIN_KINDS, *videoscore_examples.clips.TURN_KINDS, "cut",
                        *train_mps.KINDS, "wrong caption"}  # fmt: skip
     assert held <= {*KINDS, *damage.TURNS}
 

@@ -159,6 +159,16 @@ def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, p
         np.testing.assert_allclose(scores, numbers[:, k], rtol=0, atol=1e-4)
 
 
+def test_several_videos_in_a_program_score_as_each_alone(folder, query, reward, videos, prompts):
+    several = VideoScore.from_pretrained(folder, query, batch=3)
+    alone, together = reward.score(videos, prompts), several.score(videos, prompts)
+    several.spread()
+    spread = several.score(videos[::-1], prompts[::-1])
+    for name, scores in alone.items():
+        np.testing.assert_allclose(together[name], scores, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(spread[name][::-1], scores, rtol=1e-5, atol=1e-6)
+
+
 def test_one_frame_has_scores_but_those_of_motion(reward, videos, prompts):
     for name, scores in reward.score(videos[:2, :1], prompts[:2]).items():
         assert np.isnan(scores).all() if name in ("TC", "DD") else np.isfinite(scores).all()
@@ -217,6 +227,7 @@ def one_line(call, *named):
 
 def test_bad_options_are_bad_input(folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(folder, frames=0), "frames")
+    one_line(lambda: VideoScore.from_pretrained(folder, batch=0), "batch")
     one_line(lambda: VideoScore.from_pretrained(folder, dtype="int7"), "int7")
     one_line(lambda: VideoScore.from_pretrained(folder, version="2"), "version")
     one_line(lambda: VideoScore.from_pretrained(folder, tmp_path / "none.txt"), "none.txt")
