@@ -15,22 +15,12 @@ from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
-<<<<<<< HEAD
-from pav_jax.mini.damage import COST, FADES, SAID, ask, damaged, fade_start, labels, truth
-from pav_jax.mini.drawing import CLASSES
-from pav_jax.mini.drawing import labels as attributes
-from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
-from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
-from pav_jax.mini.train_clip import MEAN, STD
-from pav_jax.mini.world import FRAMES, Scene
-=======
 from pav_jax.mini.damage import SAID
+from pav_jax.mini.drawing import CLASSES
 from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
-from pav_jax.mini.train_generator import CLASSES
 from pav_jax.mini.videoscore_examples import FRAMES_SHOWN, NAMED_KINDS, QUERY_TEXT, TOKENS, TURNING, Examples
->>>>>>> main
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config

@@ -17,12 +17,9 @@ from pav_jax.mini import (
     train_rewriter,
     train_vae,
     train_videoscore,
-<<<<<<< HEAD
     train_wan,
     train_wan_vae,
-=======
     videoscore_examples,
->>>>>>> main
 )
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
