@@ -95,5 +95,7 @@ def get_config() -> ConfigDict:
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
     config.trust.count = 32
     config.trust.seeds = (0, 1, 2)
+    with config.unlocked():
+        config.trust.ranges = {"MPS": None}  # the embedded one's are about -6 to 6
     config.calibrate.percentile = 0.2  # so that three prompts in four have a rewrite above all seven thresholds
     return config
