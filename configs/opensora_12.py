@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 4
     config.generator.path = "models/OpenSora-v1.2"
     config.generator.dtype = "bfloat16"
-    config.generator.batch = 4  # one video per chip
+    config.generator.batch = 4
+    config.generator.mesh.fsdp = -1  # a chip has one video and its share of the weights
     config.generator.num_frames = 51
     config.generator.height = 720
     config.generator.width = 1280
