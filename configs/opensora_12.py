@@ -5,7 +5,7 @@
 
 Open-Sora comes in parts; put them into models/OpenSora-v1.2 as pav_jax/video/opensora.py says. It samples as published:
 30 steps of rectified flow, guidance 7, 51 frames of 720 x 1280 at 24 frames per second, aesthetic score 6.5 appended to
-every prompt. Each chip makes whole videos, so it holds all of the generator in bfloat16. The frozen rewriter is
+every prompt. Each chip makes a video; the generator's weights are spread over the chips, in bfloat16. The frozen rewriter is
 bfloat16, spread over the chips; adapters and the optimizer's state are float32.
 
 The files to bring are those of llama3_8b_video.py.
