@@ -3,8 +3,9 @@
     pav check --config=configs/wan21_14b.py
     TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py --workdir=$BUCKET/runs/wan21_14b
 
-Memory: the generator's weights take 37.7 of 95 GiB per chip, counted from the published sizes. What its activations
-add, and the time of a run: the first command prints them; 200 prompts ask for 7000 videos.
+Memory: the generator's weights are 37.7 GiB, counted from the published sizes; spread over four chips they take 9.8 of
+95 GiB each, over the eight of a v6e-8 5.1 of 32, for the VAE stays whole. What its activations add, and the time of a
+run: the first command prints them; 200 prompts ask for 7000 videos.
 Not run on a TPU yet.
 """
 
