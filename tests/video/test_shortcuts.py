@@ -194,12 +194,13 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
     family, rng = model.family, np.random.default_rng(0)
     latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
     text = rng.standard_normal((2, family.text_tokens, 16), np.float32)
+    times = np.full(2, 500)
     call = jax.jit(functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
                    static_argnames="keep_residual")
-    plain, (output, residual) = call(latents, text, [500, 500]), call(latents, text, [500, 500], keep_residual=True)
+    plain, (output, residual) = call(latents, text, times), call(latents, text, times, keep_residual=True)
     np.testing.assert_array_equal(plain, output)
-    np.testing.assert_allclose(call(latents, text, [500, 500], residual=residual), plain, atol=1e-5)
-    other = call(latents, text, [500, 500], residual=residual[::-1])
+    np.testing.assert_allclose(call(latents, text, times, residual=residual), plain, atol=1e-5)
+    other = call(latents, text, times, residual=residual[::-1])
     assert np.abs(other - plain).max() > 1e-2  # the residual is read
 
 
