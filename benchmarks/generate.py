@@ -1,181 +1,268 @@
-"""Videos per second of the mini generator, ours and diffusers', from one run on one machine in the same float32.
+"""Time of making videos, ours and diffusers' in torch, from one run on one machine: same weights, noise and type.
 
-    python benchmarks/generate.py                 # the shipped generator
-    python benchmarks/generate.py --random        # random weights of the same sizes
-    python benchmarks/generate.py --folder=...    # any CogVideoX folder
+    python benchmarks/generate.py                          # the shipped mini CogVideoX, float32 on the processor
+    python benchmarks/generate.py --model=cogvideox        # random: width 512, 8 layers, 13 x 32 x 32 latents
+    python benchmarks/generate.py --model=wan              # a Wan of these sizes
+    python benchmarks/generate.py --model=wan --gpu        # Wan 2.1 1.3B's published sizes, bfloat16, on a GPU
+    python benchmarks/generate.py --folder=...             # any folder of either family
 
-Three rows: one guided model evaluation for the batch (denoiser), the decoder, and everything from prompts to uint8
-frames. FLOPs are counted by formula (a multiplication and an addition are two), the same for both, so the GFLOP/s are
-those achieved on the work the model asks for. The best of `--repeats` runs after a warm-up is printed.
+Four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding, and everything from prompts
+to frames in `--steps` steps. FLOPs are counted by formula, the same for both sides, so FLOP/s are those achieved on the
+work the model asks for. The two sides take turns, `--repeats` times after a warm-up; the best of each is printed, and
+the largest difference of what they give. With JAX_NUM_CPU_DEVICES=2 our side spreads over two devices what torch
+spreads over two threads: videos, or the two branches of guidance where there is one video.
+
+Compiling is timed in processes of their own, apart from import and from loading, without and with JAX's persistent
+cache of programs.
 """
 
 import argparse
+import dataclasses
+import json
 import os
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU both sides need memory
 import diffusers
+import generate_models
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
-from machine import cpu_model, fastest
+from machine import cpu_model
 from rich.console import Console
 from rich.table import Table
 
-from pav_jax.models.cogvideox import transformer_hf, vae_hf
-from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
-from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
-from pav_jax.models.t5 import T5Config, T5Encoder
-from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.video import Generation, VideoModel, schedulers
+from pav_jax.parallel.chips import peak
+from pav_jax.parallel.mesh import make_mesh, rows_mesh
+from pav_jax.video import VideoModel
 from pav_jax.video.cogvideox import CogVideoX
 
 PROMPT = "a red ball bounces on green grass under soft light, the camera stays still"
+MINI = Path(__file__).parents[1] / "pav_jax/mini/checkpoints/generator"
+PIPELINES = {"CogVideoX": diffusers.CogVideoXPipeline, "Wan": diffusers.WanPipeline}
 
 
-def transformer_flops(config: CogVideoXConfig, latent_shape: tuple[int, int, int, int]) -> float:
-    """One evaluation for one video: matrix products and attention."""
-    t, h, w = config.grid(latent_shape[:3])
-    video, text, width = t * h * w, config.max_text_seq_length, config.width
-    tokens, temb = video + text, config.time_embed_dim
-    layer = 24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width  # qkvo 8, feed-forward 16; modulation
-    patch = config.patch_size**2 * (config.patch_size_t or 1)
-    ends = 2 * video * width * patch * (config.in_channels + config.out_channels)
-    ends += 2 * text * config.text_embed_dim * width + 2 * temb * (width + temb) + 4 * temb * width
-    return config.num_layers * layer + ends
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Attributes:
+      flops: of the batch.
+      ours, theirs: seconds.
+      difference: the largest, over the largest value there is; of frames in bytes, beyond rounding to them.
+    """
+
+    name: str
+    flops: float
+    ours: float
+    theirs: float
+    difference: float
 
 
-def text_flops(config: T5Config, tokens: int) -> float:
-    heads = config.heads * config.head_size
-    layer = 2 * tokens * config.width * (4 * heads + (3 if config.gated else 2) * config.ff_width)
-    return config.layers * (layer + 4 * tokens**2 * heads)
+class Ours:
+    """The four things measured, each giving a numpy array in diffusers' order of axes."""
+
+    def __init__(self, folder: Path, dtype: str, **defaults: Any):
+        loaded = VideoModel.from_pretrained(folder, dtype=dtype, **defaults)
+        n, devices = loaded.defaults.batch, jax.local_devices()
+        if n == 1 and len(devices) > 1:
+            mesh = make_mesh(data=2, devices=devices[:2])
+            loaded = VideoModel(loaded.family, loaded.params, loaded.defaults.replace("", cfg_parallel=True), mesh,
+                                side=make_mesh(devices=devices[:1]))
+        elif (mesh := rows_mesh(n, devices)) is not None:
+            loaded = VideoModel(loaded.family, loaded.params, loaded.defaults, mesh)
+        self.model, self.family, self.params = loaded, loaded.family, loaded.params
+        self.axes = ["videos", "frames", "height", "width", "channels"]
+        self.order = [self.axes.index(axis) for axis in self.family.latent_axes]
+        self._predict = jax.jit(lambda p, x, text, time: self.family.predict(p, x, text, text, time, 1.0))
+
+    def text(self, ids: np.ndarray) -> np.ndarray:
+        return np.asarray(self.model.programs.encoder({"text_encoder": self.params["text_encoder"]}, ids), np.float32)
+
+    def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
+        """Of both branches, with the same text: at scale 1 guidance gives the positive one."""
+        out = self._predict({"transformer": self.params["transformer"]}, latents, text, jnp.float32(time))
+        return np.asarray(out).transpose(self.order)
+
+    def decoding(self, latents: np.ndarray) -> np.ndarray:
+        return np.asarray(self.model.programs.decode(self.params, latents, False)[0])
+
+    def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
+        self.model.programs._texts.clear()  # or texts would be read in the first run only
+        return self.model.generate(prompts, latents=latents.transpose(self.order))
 
 
-def decoder_flops(config: CogVideoXVAEConfig, latent_shape: tuple[int, int, int, int]) -> float:
-    """Convolutions of decoding one video in one chunk; the norms' 1x1x1 convolutions at latent size, as they can be."""
-    t, h, w, channels = latent_shape
-    latent = t * h * w
+class Theirs:
+    """The same with a pipeline of diffusers."""
 
-    def conv(taps: int, fan_in: int, fan_out: int, places: int) -> float:
-        return 2.0 * taps * fan_in * fan_out * places
+    def __init__(self, folder: Path, ours: Ours, device: str, dtype: torch.dtype):
+        self.ours, self.device, self.dtype, kind = ours, device, dtype, type(ours.family).__name__
+        self.pipeline = PIPELINES[kind].from_pretrained(folder, dtype=dtype).to(device)
+        if kind == "Wan" and device != "cpu":
+            self.pipeline.vae.to(torch.float32)  # as its authors do, and we
+        self.pipeline.set_progress_bar_config(disable=True)
 
-    def resnet(fan_in: int, fan_out: int, places: int) -> float:
-        total = conv(27, fan_in, fan_out, places) + conv(27, fan_out, fan_out, places)
-        total += conv(1, channels, 2 * (fan_in + fan_out), latent)
-        return total + (conv(1, fan_in, fan_out, places) if fan_in != fan_out else 0.0)
+    def tensor(self, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.tensor(np.ascontiguousarray(array)).to(self.device, dtype or self.dtype)
 
-    widths = config.block_out_channels[::-1]
-    total = conv(27, channels, widths[0], latent) + 2 * resnet(widths[0], widths[0], latent)
-    before = widths[0]
-    for i, width in enumerate(widths):
-        for _ in range(config.layers_per_block + 1):
-            total += resnet(before, width, t * h * w)
-            before = width
-        if i < len(widths) - 1:
-            if i < config.temporal_levels and t > 1:
-                t = 2 * t - t % 2
-            h, w = 2 * h, 2 * w
-            total += conv(9, width, width, t * h * w)
-    total += conv(1, channels, 2 * widths[-1], latent)
-    return total + conv(27, widths[-1], config.out_channels, t * h * w)
+    def text(self, ids: np.ndarray) -> np.ndarray:
+        ids, encoder = self.tensor(ids, torch.int64), self.pipeline.text_encoder
+        if isinstance(self.ours.family, CogVideoX):
+            return encoder(ids)[0].float().cpu().numpy()
+        mask = (ids != self.ours.family.text_encoder.config.pad_id).long()
+        return (encoder(ids, mask).last_hidden_state * mask[..., None]).float().cpu().numpy()
+
+    def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
+        x, text = self.tensor(latents.transpose(self.ours.order)), self.tensor(text)
+        x, text, times = torch.cat([x, x]), torch.cat([text, text]), torch.full((2 * len(x),), time, device=self.device)
+        rotary = {}
+        if isinstance(self.ours.family, CogVideoX):
+            tables = self.ours.family.transformer.config.rotary(latents.shape[1:4])
+            rotary["image_rotary_emb"] = tables and tuple(
+                self.tensor(np.repeat(np.asarray(table), 2, axis=-1), torch.float32) for table in tables)
+        out = self.pipeline.transformer(hidden_states=x, encoder_hidden_states=text, timestep=times,
+                                        return_dict=False, **rotary)[0]
+        return out[len(latents):].float().cpu().numpy()
+
+    def decoding(self, latents: np.ndarray) -> np.ndarray:
+        vae, x = self.pipeline.vae, latents
+        if isinstance(self.ours.family, CogVideoX):
+            video = self.pipeline.decode_latents(self.tensor(x.transpose(self.ours.order)))
+        else:
+            x = np.asarray(self.ours.family.vae.config.unscale(x)).transpose(self.ours.order)
+            video = vae.decode(self.tensor(x, vae.dtype), return_dict=False)[0]
+        return self.pipeline.video_processor.postprocess_video(video, output_type="np")
+
+    def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
+        used, family = self.ours.model.defaults, self.ours.family
+        dynamic = {"use_dynamic_cfg": used.use_dynamic_cfg} if isinstance(family, CogVideoX) else {}
+        frames, height, width = sizes(self.ours.model)
+        latents = self.tensor(latents.transpose(self.ours.order))
+        return self.pipeline(prompts, num_frames=frames, height=height, width=width, num_inference_steps=used.steps,
+                             guidance_scale=used.guidance_scale, max_sequence_length=family.text_tokens,
+                             latents=latents, output_type="np", **dynamic).frames
 
 
-def random_folder(folder: Path) -> None:
-    """A pipeline of the mini generator's sizes with random weights."""
-    from pav_jax.mini import train_generator as mini
-    from pav_jax.mini import train_vae
-    from pav_jax.mini.tokenizers import t5_tokenizer
-
-    rng = np.random.default_rng(0)
-    text, vae = mini.t5_config(), train_vae.CONFIG
-    family = CogVideoX(t5_tokenizer(), T5Encoder(text), CogVideoXTransformer(mini.DENOISER), CogVideoXVAE(vae),
-                       schedulers.load(mini.SCHEDULER))
-    shapes = {"text_encoder": t5_hf.param_shapes(text), "transformer": transformer_hf.param_shapes(mini.DENOISER),
-              "vae": vae_hf.param_shapes(vae)}
-    params = jax.tree.map(lambda s: 0.05 * rng.standard_normal(s.shape, dtype=np.float32), shapes)
-    VideoModel(family, params, Generation.from_dict(mini.GENERATION)).save_pretrained(folder)
+def sizes(model: VideoModel) -> tuple[int, int, int]:
+    given = (model.defaults.num_frames, model.defaults.height, model.defaults.width)
+    return tuple(a or b for a, b in zip(given, model.family.default_size(), strict=True))
 
 
-def measure(folder: Path, batch: int | None, repeats: int) -> list[tuple[str, float, float, float, int]]:
-    """Per row: what, GFLOP of the batch, our seconds, their seconds, videos in the batch."""
-    ours = VideoModel.from_pretrained(folder, dtype="float32", batch=batch)
-    theirs = diffusers.CogVideoXPipeline.from_pretrained(folder).to(torch.float32)
-    theirs.set_progress_bar_config(disable=True)
-    family, defaults = ours.family, ours.defaults
-    sizes = [a or b for a, b in zip((defaults.num_frames, defaults.height, defaults.width), family.default_size(),
-                                    strict=True)]
-    shape, _ = family.latent_shape(*sizes)
-    n, config = defaults.batch, family.transformer.config
-    rng = np.random.default_rng(0)
+def in_turns(mine: Callable, peers: Callable, repeats: int) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """Fastest seconds of each, and what each gave."""
+    with torch.no_grad():
+        ours, theirs, seconds = mine(), peers(), []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            mine()
+            middle = time.perf_counter()
+            peers()
+            seconds.append((middle - start, time.perf_counter() - middle))
+    return *map(min, zip(*seconds, strict=True)), ours, theirs
+
+
+def measure(folder: Path, batch: int | None, steps: int | None, repeats: int, gpu: bool
+            ) -> tuple[list[Row], VideoModel]:
+    dtype = "bfloat16" if gpu else "float32"
+    ours = Ours(folder, dtype, batch=batch, steps=steps)
+    theirs = Theirs(folder, ours, "cuda" if gpu else "cpu", getattr(torch, dtype))
+    model, family = ours.model, ours.family
+    shape, _ = family.latent_shape(*sizes(model))
+    n, used, rng = model.defaults.batch, model.defaults, np.random.default_rng(0)
     latents = rng.standard_normal((n, *shape), dtype=np.float32)
-    doubled = np.concatenate([latents, latents])
-    text = rng.standard_normal((2 * n, config.max_text_seq_length, config.text_embed_dim), dtype=np.float32)
-    guided = 2 if defaults.guidance_scale > 1 else 1
-    times = np.full(2 * n, 500)
-
-    evaluate = jax.jit(lambda p, *a: family.transformer.apply({"params": p["transformer"]}, *a))
-    decode = jax.jit(family.decode)
-    their_order = lambda x: torch.tensor(np.ascontiguousarray(x.transpose(0, 1, 4, 2, 3)))  # noqa: E731
-    rotary = config.rotary(shape[:3])
-    their_rotary = rotary and tuple(torch.tensor(np.repeat(np.asarray(table), 2, axis=-1)) for table in rotary)
-    torch_doubled, torch_text, torch_times = their_order(doubled), torch.tensor(text), torch.tensor(times)
-    torch_latents = their_order(latents)
-
-    def their_evaluation():
-        with torch.no_grad():
-            return theirs.transformer(torch_doubled, torch_text, torch_times, image_rotary_emb=their_rotary)
-
-    def their_decoding():
-        with torch.no_grad():
-            return theirs.decode_latents(torch_latents)
-
-    def their_videos():
-        return theirs([PROMPT] * n, num_frames=sizes[0], height=sizes[1], width=sizes[2],
-                      num_inference_steps=defaults.steps, guidance_scale=defaults.guidance_scale,
-                      use_dynamic_cfg=defaults.use_dynamic_cfg, max_sequence_length=config.max_text_seq_length,
-                      output_type="np").frames
-
-    one, decoding = transformer_flops(config, shape), decoder_flops(family.vae.config, shape)
-    reading = text_flops(family.text_encoder.config, config.max_text_seq_length)
-    whole = guided * (defaults.steps * one + reading) + decoding
-    runs = [
-        ("denoiser, one guided step", 2 * one, lambda: evaluate(ours.params, doubled, text, times).block_until_ready(),
-         their_evaluation),
-        ("VAE decoder", decoding, lambda: decode(ours.params, latents).block_until_ready(), their_decoding),
-        (f"whole, {defaults.steps} steps", whole, lambda: ours.generate([PROMPT] * n, seed=list(range(n))),
-         their_videos),
-    ]
+    ids, _ = family.tokenize([PROMPT] * n)
+    text = ours.text(ids)
+    one = generate_models.Operations.of(family, shape)
+    branches = 2 if used.guidance_scale > 1 else 1
+    calls = [("text encoder", one.text, "text", (ids,)),
+             ("denoiser, guided", 2 * one.denoiser, "evaluation", (latents, text, 500.0)),
+             ("VAE decoder", one.decoder, "decoding", (latents,)),
+             (f"whole, {used.steps} steps", branches * (used.steps * one.denoiser + one.text) + one.decoder, "videos",
+              ([PROMPT] * n, latents))]
     rows = []
-    for name, flops, mine, peers in runs:
-        rows.append((name, n * flops / 1e9, fastest(mine, repeats), fastest(peers, repeats), n))
-    return rows
+    for name, flops, method, args in calls:
+        run = [lambda side=side, method=method, args=args: getattr(side, method)(*args) for side in (ours, theirs)]
+        mine, peers, a, b = in_turns(*run, repeats)
+        if a.dtype == np.uint8:
+            difference = max(np.abs(a / 255.0 - b).max() - 0.5 / 255.0, 0.0)
+        else:
+            difference = np.abs(a - b).max() / np.abs(b).max()
+        rows.append(Row(name, n * flops, mine, peers, float(difference)))
+    return rows, model
+
+
+def compiling(folder: Path, batch: int | None, steps: int, gpu: bool) -> list[dict[str, dict[str, float]]]:
+    """Seconds of every program in a process with an empty cache, and in one that finds it filled."""
+    command = [sys.executable, str(Path(__file__).with_name("generate_compile.py")), f"--folder={folder}",
+               f"--steps={steps}", f"--dtype={'bfloat16' if gpu else 'float32'}"] + [f"--batch={batch}"] * bool(batch)
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        return [json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+                for _ in range(2)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "pav_jax/mini/checkpoints/generator")
-    parser.add_argument("--random", action="store_true", help="random weights of the mini sizes")
+    parser.add_argument("--model", choices=tuple(generate_models.SMALL), default="mini")
+    parser.add_argument("--folder", type=Path, help="a pipeline with weights, instead of random ones")
+    parser.add_argument("--random", action="store_true", help="random weights also for the mini sizes")
+    parser.add_argument("--gpu", action="store_true", help="published sizes in bfloat16, on a GPU that both sides see")
     parser.add_argument("--batch", type=int, help="videos at once; the folder's own batch where not given")
+    parser.add_argument("--steps", type=int, help="of the last row; 2 where not given, of mini its own")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.gpu and (jax.default_backend() != "gpu" or not torch.cuda.is_available()):
+        parser.error("--gpu: jax and torch must both see a GPU; install 'jax[cuda12]' and a torch with CUDA")
+    if arguments.gpu and arguments.model == "mini":
+        parser.error("--gpu: choose --model=cogvideox or --model=wan")
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.folder
-        if arguments.random or not (folder / "model_index.json").exists():
-            folder = Path(scratch)
-            random_folder(folder)
-        rows = measure(folder, arguments.batch, arguments.repeats)
+        folder, model, steps = arguments.folder, arguments.model, arguments.steps
+        if folder is None and model == "mini" and not arguments.random:
+            folder = MINI
+        if folder is None:
+            folder = Path(scratch) / model
+            generate_models.write_folder(model, folder, arguments.gpu)
+        if folder.parent == Path(scratch) and model != "mini":
+            steps = steps or 2
+        rows, made = measure(folder, arguments.batch, steps, arguments.repeats, arguments.gpu)
+        compiled = compiling(folder, arguments.batch, made.defaults.steps, arguments.gpu)
+    show(rows, made, compiled, arguments.gpu)
 
-    console = Console(width=110)
-    table = Table("float32", "GFLOP/video", "ours videos/s", "diffusers videos/s", "ours/diffusers", "ours GFLOP/s",
-                  "diffusers GFLOP/s")
-    for name, gflop, mine, peers, n in rows:
-        table.add_row(name, f"{gflop / n:.3g}", f"{n / mine:.3g}", f"{n / peers:.3g}", f"{peers / mine:.2f}",
-                      f"{gflop / mine:.0f}", f"{gflop / peers:.0f}")
-    console.print(f"{cpu_model()}, {os.cpu_count()} cores; jax {jax.__version__} on {jax.devices()[0].platform}, torch"
-                  f" {torch.__version__} with {torch.get_num_threads()} threads, diffusers {diffusers.__version__};"
-                  f" batch {rows[0][-1]}, weights {'random' if folder != arguments.folder else 'trained'}")
+
+def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) -> None:
+    console, device, (frames, height, width) = Console(width=120), jax.devices()[0], sizes(model)
+    family, best = model.family, peak(device.device_kind)
+    vae = family.vae.config
+    channels = getattr(vae, "block_out_channels", None) or [vae.base_dim * m for m in vae.dim_mult]
+    console.print(
+        f"{device.device_kind if gpu else cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; jax"
+        f" {jax.__version__} on {jax.local_device_count()} {device.platform}, torch {torch.__version__} with"
+        f" {torch.get_num_threads()} threads, diffusers {diffusers.__version__}\n{type(family).__name__}, width"
+        f" {family.transformer.config.width}, {family.transformer.config.num_layers} layers; VAE of"
+        f" {', '.join(map(str, channels))} channels; {model.defaults.batch} videos of {frames} x {height} x {width}")
+    table = Table("bfloat16" if gpu else "float32", "GFLOP", "ours s", "diffusers s", "ours/diffusers", "ours GFLOP/s",
+                  "diffusers GFLOP/s", "difference", *(["ours of peak", "diffusers of peak"] if best else []))
+    for row in rows:
+        rates = row.flops / row.ours, row.flops / row.theirs
+        table.add_row(row.name, f"{row.flops / 1e9:.4g}", f"{row.ours:.3g}", f"{row.theirs:.3g}",
+                      f"{row.theirs / row.ours:.2f}", *(f"{rate / 1e9:.0f}" for rate in rates), f"{row.difference:.1e}",
+                      *(f"{rate / best:.0%}" for rate in rates if best))
     console.print(table)
+    table = Table("seconds to", *compiled[0], "all")
+    for kind in ("trace", "compile"):
+        for label, process in zip(("", ", cached"), compiled, strict=True):
+            seconds = [program[kind] for program in process.values()]
+            table.add_row(kind + label, *(f"{s:.2f}" for s in [*seconds, sum(seconds)]))
+    console.print(table)
+    cold, warm = (np.sum([[p["compile"], p["trace"]] for p in process.values()], axis=0) for process in compiled)
+    console.print(f"the persistent cache makes compiling {cold[0] / warm[0]:.1f} times faster;"
+                  f" {cold.sum() / warm.sum():.1f} times with tracing, which it cannot spare")
 
 
 if __name__ == "__main__":

@@ -82,10 +82,11 @@ def get_config() -> ConfigDict:
     config.grpo.temperature = 0.6  # at 1 what differs between completions is mostly slips, which 0.1 does not make
     config.grpo.beta = 0.04
 
-    config.prefer.count = 80
+    config.prefer.count = 96
     config.prefer.samples = 4
     config.prefer.temperature = 0.8  # near what boosters write; at 1 most pairs teach only to avoid slips
     config.prefer.floors_first = True
+    config.prefer.thresholds = {}  # they choose what is imitated; of two candidates one is the better anyway
     config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
     config.prefer.max_words = 42  # longer ones, which the generator does not read to their end, are never the better
     config.prefer.max_new_tokens = NEW_TOKENS
@@ -95,5 +96,7 @@ def get_config() -> ConfigDict:
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
     config.trust.count = 32
     config.trust.seeds = (0, 1, 2)
+    with config.unlocked():
+        config.trust.ranges = {"MPS": None}  # the embedded one's are about -6 to 6
     config.calibrate.percentile = 0.2  # so that three prompts in four have a rewrite above all seven thresholds
     return config

@@ -5,16 +5,17 @@
 
 Open-Sora comes in parts; put them into models/OpenSora-v1.2 as pav_jax/video/opensora.py says. It samples as published:
 30 steps of rectified flow, guidance 7, 51 frames of 720 x 1280 at 24 frames per second, aesthetic score 6.5 appended to
-every prompt. Each chip makes whole videos, so it holds all of the generator in bfloat16. The frozen rewriter is
-bfloat16, spread over the chips; adapters and the optimizer's state are float32.
+every prompt. Each chip makes a video; the weights of generator and frozen rewriter are bfloat16, spread over the chips;
+adapters and the optimizer's state are float32.
 
 The files to bring are those of llama3_8b_video.py.
 
-Memory, by arithmetic: the weights of the generator are 6.36 billion, 11.9 of 95 GiB per chip; a guided 720p video adds
-a few more, for attention is computed block after block.
+Memory: the generator's 6.36 billion weights take 3.5 GiB per chip, for the VAE stays whole. By the compiler for the
+smaller v5e:2x2, where it is the same, the text encoder needs 2.3 and the denoiser 6.4 of 16 GiB per chip; decoding
+720p four frames at once needed 14.1, so large frames go one at a time.
 Time, by arithmetic: a video takes 8.5 PFLOP of guided steps and 0.5 of decoding, 40 to 80 s at 25 to 50 % of a chip's
-peak; with 200 prompts the 5000 videos of evolution and 2000 of both rounds are 20 to 40 hours. These are estimates: the
-generator's program was not compiled for this slice, nor run on a TPU yet.
+peak; with 200 prompts the 5000 videos of evolution and 2000 of both rounds are 20 to 40 hours. These are estimates.
+Not run on a TPU yet.
 """
 
 from pathlib import Path
@@ -30,7 +31,8 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 4
     config.generator.path = "models/OpenSora-v1.2"
     config.generator.dtype = "bfloat16"
-    config.generator.batch = 4  # one video per chip
+    config.generator.batch = 4
+    config.generator.mesh.fsdp = -1  # a chip has one video and its share of the weights
     config.generator.num_frames = 51
     config.generator.height = 720
     config.generator.width = 1280

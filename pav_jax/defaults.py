@@ -52,6 +52,16 @@ def _generator() -> ConfigDict:
         steps=placeholder(int),
         guidance_scale=placeholder(float),
         use_dynamic_cfg=placeholder(bool),
+        # how steps are made fewer or cheaper; all off unless set, and what each costs is in README
+        scheduler=placeholder(str),  # replaces the folder's: the name of a class of its family, as diffusers has it
+        # shares of the steps, as of diffusers' guiders: outside there is no guidance and half the work
+        guidance_start=placeholder(float),
+        guidance_stop=placeholder(float),
+        # steps that add the residual of an earlier one instead of running the layers (MagCache, arXiv 2506.09045): the
+        # estimated error that may add up, how many may follow each other, the share of first steps always computed
+        cache_threshold=placeholder(float),
+        cache_max_skips=placeholder(int),
+        cache_retention=placeholder(float),
         vae_tiling=placeholder(bool),  # the VAE decodes overlapping tiles: less memory
         # sizes of the axes of one host's mesh: rows over data, weights over fsdp, heads over tensor, tokens over
         # sequence; all 1: rows over as many devices as share them evenly

@@ -24,7 +24,8 @@ from pav_jax.records import read_segments, write_jsonl
 log = logging.getLogger(__name__)
 
 GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "vae_tiling",
-                     "cfg_parallel", "batch")  # fmt: skip
+                     "cfg_parallel", "batch", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips",
+                     "cache_retention")  # fmt: skip
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
@@ -206,6 +207,8 @@ class Parts:
 
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
+        if chosen.scheduler:
+            overrides["scheduler"] = chosen.scheduler
         if chosen.options:
             overrides["options"] = chosen.options.to_dict()
         if chosen.path.startswith(HTTP):

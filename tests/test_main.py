@@ -317,6 +317,19 @@ def test_generate_asks_for_tiles_only_where_told_and_the_file_tells(tmp_path, ca
     assert read_metadata(tmp_path / "000-a-cat-0.mp4")["vae_tiling"] == "True"
 
 
+def test_generate_hands_on_what_makes_steps_cheaper_and_the_file_tells(tmp_path, capsys, no_models):
+    from pav_jax.video.files import read_metadata
+
+    line = ["generate", "a cat", f"--out={tmp_path}", "--model=m", "--scheduler=CogVideoXDPMScheduler"]
+    assert run(capsys, *line, "--guidance-start=0", "--guidance-stop=0.7", "--cache-threshold=0.3",
+               "--cache-max-skips=2", "--cache-retention=0.1")[0] == 0
+    given = {"scheduler": "CogVideoXDPMScheduler", "guidance_start": 0.0, "guidance_stop": 0.7, "cache_threshold": 0.3,
+             "cache_max_skips": 2, "cache_retention": 0.1}
+    assert no_models[0] == ("load", "m", "bfloat16", 1, given)
+    said = read_metadata(tmp_path / "000-a-cat-0.mp4")
+    assert {name: said[name] for name in given} == {name: str(value) for name, value in given.items()}
+
+
 def test_generate_writes_an_image_as_png_and_every_file_tells_what_made_it(tmp_path, capsys):
     from pav_jax.video.files import read_metadata
 

@@ -111,6 +111,10 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
     assert parts.generator == ("some/folder", {"dtype": "float32", "mesh": None, "side": None, "steps": 3, "batch": 4,
                                                 "sequence_attention": "auto"})
     assert parts.generator is parts.generator  # loaded once
+    chosen = dict(scheduler="FlowMatchEulerDiscreteScheduler", guidance_start=0.0, guidance_stop=0.7,
+                  cache_threshold=0.3, cache_max_skips=2, cache_retention=0.1)
+    config.generator.update(chosen)
+    assert chosen.items() <= recipe.Parts(config).generator[1].items()
 
 
 def test_of_many_processes_none_may_be_left_out(monkeypatch):

@@ -13,7 +13,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import rules
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
 from pav_jax.recipe import GENERATION_FIELDS
-from pav_jax.video import generation, parts, video_model
+from pav_jax.video import generation, parts, shortcuts, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backends import is_back_end
 from pav_jax.video.programs import SIDE, Programs, check_rows
@@ -33,10 +33,12 @@ def _family(config: ConfigDict) -> tuple[video_model.Family, dict, generation.Ge
     folder = config_folder(config.generator.path, "config.generator.path")
     kind = video_model.family_of(folder)
     # not "auto", which would look at this machine's processor
-    family = kind.outline(folder, video_model.DTYPES[config.generator.dtype], conv_impl="conv3d")
+    family = kind.outline(folder, video_model.DTYPES[config.generator.dtype], config.generator.scheduler,
+                          conv_impl="conv3d")
     used = video_model.saved_defaults(kind, folder)
     used = used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
     parts.check_tiling(family, used.vae_tiling)
+    shortcuts.check(used)
     return family, family.param_shapes(), used
 
 
@@ -82,7 +84,7 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
         keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * rows))
         negative = text if used.guidance_scale > 1 else None
         return programs.denoiser.trace(params("transformer"), text, negative, None, keys, scales,
-                                       latent_shape=latent_shape, keep=keep)
+                                       latent_shape=latent_shape, keep=keep, shortcuts=shortcuts.planned(used))
 
     def vae() -> jax.stages.Traced:
         return programs.decoder.trace(params("vae"), placed((rows, keep, *latent_shape[1:]), jnp.float32, side),

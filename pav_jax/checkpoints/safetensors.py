@@ -122,6 +122,7 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, part, metadata={"format": "pt"})
+        part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

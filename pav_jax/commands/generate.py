@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "mini:generator"
+SHORTCUTS = ("scheduler", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips", "cache_retention")
 FORMATS = ("mp4", "gif", "frames", "png")
 
 
@@ -36,6 +37,15 @@ examples:
     command.add_argument("--negative-prompt", default="", help="what to steer away from")
     command.add_argument("--steps", type=int, help="denoising steps; default: the model's")
     command.add_argument("--guidance-scale", type=float, help="how strictly to follow the prompt; default: the model's")
+    command.add_argument("--scheduler", help="the sampler, by the name of its class in diffusers; default: the model's")
+    command.add_argument("--guidance-start", type=float, help="share of the steps before which there is no guidance "
+                         "and half the work (default 0)")
+    command.add_argument("--guidance-stop", type=float, help="share of the steps from which there is none (default 1)")
+    command.add_argument("--cache-threshold", type=float, help="above 0, steps whose residual is foreseen to change "
+                         "little take an earlier step's; the error that may add up, such as 0.1 (default 0: off)")
+    command.add_argument("--cache-max-skips", type=int, help="how many such steps may follow each other (default 3)")
+    command.add_argument("--cache-retention", type=float, help="share of the steps, the first ones, that are always "
+                         "computed (default 0.2)")
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
     command.add_argument("--width", type=int, help="pixels; default: the model's")
@@ -67,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
-    given = {"options": options, "vae_tiling": args.vae_tiling}
+    given = {name: getattr(args, name) for name in ("vae_tiling", *SHORTCUTS)} | {"options": options or None}
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
                                        dtype=args.dtype or ("bfloat16" if args.model else "float32"),
-                                       **{name: value for name, value in given.items() if value})
+                                       **{name: value for name, value in given.items() if value is not None})
     failed = 0
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
@@ -129,7 +139,7 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
     said = {"title": prompt, "prompt": prompt, "model": name, "fingerprint": model.fingerprint, "seed": args.seed,
             "version": f"pav_jax {__version__}"}
     for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "vae_tiling",
-                   "dtype"):
+                   "dtype", *SHORTCUTS):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)
     if args.option:

@@ -24,6 +24,8 @@ from pav_jax.parallel.moved import Moved
 # read by libtpu when it is loaded: ask no metadata server, share the library, and believe in a host (or it complains)
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost",
                "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+# Chips of the only host of a slice of two axes, where it is not the 2 x 2 that libtpu takes for every host.
+ONE_HOST = {(1, 1): (1, 1, 1), (2, 4): (2, 4, 1)}  # v6e-8, https://cloud.google.com/tpu/docs/v6e
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ def topology(name: str, slices: int = 1) -> Topology:
 
     sizes = tuple(int(size) for size in shape.split("x"))
     more = {"num_slices": slices} if slices > 1 else {}
+    more |= {"chips_per_host_bounds": ONE_HOST[sizes]} if sizes in ONE_HOST else {}
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
     except jax.errors.JaxRuntimeError as error:

@@ -18,6 +18,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.attention import FirstKeys
 from pav_jax.models.blockwise_attention import Partial, add_keys, blockwise_attention
 from pav_jax.models.flash_attention import splash_full_attention
+from pav_jax.models.row_attention import row_attention
 from pav_jax.parallel.rules import partition_spec
 
 NAMES = ("auto", "ring", "ulysses")
@@ -26,7 +27,8 @@ AXIS = "sequence"
 
 def full_attention(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.Array]:
     """(q, k, v, mask) -> attention, all [B, T, N, H], keys and values perhaps of another length; the mask is None or
-    `FirstKeys`. Memory stays bounded: by Pallas' kernel on TPU, elsewhere block after block.
+    `FirstKeys`. Memory stays bounded: by Pallas' kernel on TPU, elsewhere block after block, on a processor of its
+    cache's size.
 
     Args:
       name: how tokens on several devices meet: ring, ulysses, or auto, which is ulysses where heads allow it.
@@ -37,7 +39,7 @@ def full_attention(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.A
     if name not in NAMES:
         raise BadInput(f"sequence_attention={name!r} is none of {', '.join(NAMES)}")
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    local = splash_full_attention if platform == "tpu" else blockwise_attention
+    local = {"tpu": splash_full_attention, "cpu": row_attention}.get(platform, blockwise_attention)
     return local if mesh is None or mesh.size == 1 else functools.partial(_on_mesh, mesh, name, local)
 
 

@@ -45,7 +45,7 @@ class MPS:
 
     def __init__(self, folder: Path, frames: int = 4, condition: Path = CONDITION, dtype: str = "float32",
                  mesh: Mesh | None = None):
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, CLIPConfig
 
         where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
         self.config, params = load(hf, folder, jnp.dtype(dtype), where)
@@ -53,7 +53,8 @@ class MPS:
         self.settings = Preprocess.from_folder(folder, self.config.clip.vision.image_size)
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; put the tokenizer of CLIP ViT-H/14 beside the weights")
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # transformers knows no model of config.json's type and would say so
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), config=CLIPConfig())
         if self.tokenizer.pad_token_id is None:
             raise BadInput(f"{folder}: the tokenizer names no pad_token, and MPS reads the padding")
         self.folder, self.frames, self.condition, self.dtype = folder, frames, condition, dtype

@@ -14,6 +14,7 @@ def trust_config() -> ConfigDict:
         # score name -> families of damage it ought to notice (trust/degradations.py), in place of trust/verdict.py's;
         # with "text" among them the score is one that claims to read the prompt
         claims=dict(),
+        ranges=dict(),  # score name -> (lowest, highest), in place of the published checkpoint's; None: those seen
         resamples=10_000,
     ))
 

@@ -131,6 +131,7 @@ def summarise(tables: Tables, suite, options, pool: Sequence[Candidate]) -> dict
       pool: scored rewrites, where evolution has left any: they show what length does at one prompt.
     """
     ranges = {name: PUBLISHED.get(type(reward).__name__) for names, reward in judges_of(suite) for name in names}
+    ranges |= {name: where for name, where in dict(options.ranges).items() if name in ranges}
     fixed, verified = halves()
     return {
         "prompts": len(tables.prompts), "seeds": list(options.seeds), "severities": list(options.severities),

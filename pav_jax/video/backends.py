@@ -107,7 +107,9 @@ def checked_settings(source: str, fields: Mapping[str, Any]) -> dict[str, Any]:
       BadInput: an unknown field or one of another type.
     """
     checked = Generation().replace(source, **fields)
-    return {name: getattr(checked, name) for name, value in fields.items() if value is not None and value is not False}
+    said = {name: getattr(checked, name) for name, value in fields.items() if value is not None and value is not False}
+    said.pop("cache_ratios", None)  # a measurement, not a setting
+    return said
 
 
 def nothing(settings: Mapping[str, Any]) -> UInt8[np.ndarray, "0 T H W 3"]:

@@ -132,6 +132,9 @@ class CogVideoX(Family):
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
 
+    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
+        return super().video_tokens(residual[:, self.text_tokens:], latents)
+
     def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
                ) -> Float[Array, "B T H W 3"]:
         """Clean latents to a video in about [-1, 1].

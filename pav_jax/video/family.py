@@ -4,6 +4,7 @@ Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,6 +24,7 @@ from pav_jax.parallel.sequence_attention import full_attention
 from pav_jax.video import parts, sampling
 from pav_jax.video.generation import Generation
 from pav_jax.video.programs import guided, split_guidance
+from pav_jax.video.shortcuts import Shortcuts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,15 +121,32 @@ class Family:
         """Token ids, padded, and which prompts were longer than the limit and were cut."""
         return parts.tokenize(self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size)
 
-    def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale) -> Array:
-        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work."""
+    def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale, residual=None,
+                keep_residual: bool = False) -> Array | tuple[Array, Array]:
+        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work.
+
+        Args:
+          residual, keep_residual: the transformer's own; there are rows of it for each branch of guidance.
+        """
         if negative_BxSxU is not None:
             latents, text_BxSxU = split_guidance(
                 self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
         output = self.transformer.apply(
             {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
-        ).astype(jnp.float32)
-        return output if negative_BxSxU is None else guided(output, scale, self.halves)
+            residual=residual, keep_residual=keep_residual)
+        return self.one_output(output, scale, negative_BxSxU is not None)
+
+    def one_output(self, output: Array | tuple[Array, Array], scale: Array, both: bool, channels: int | None = None
+                   ) -> Array | tuple[Array, Array]:
+        """What the transformer gave, float32 and guided where `both` branches ran; a residual beside it stays."""
+        output, *residual = output if isinstance(output, tuple) else (output,)
+        output = output[..., :channels].astype(jnp.float32)
+        output = guided(output, scale, self.halves) if both else output
+        return (output, *residual) if residual else output
+
+    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
+        """What of a transformer's residual belongs to the video: not text, not padding."""
+        return residual[:, : math.prod(self.transformer.config.grid(latents.shape[1:4]))]
 
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> Any:
         """The scheduler's plan for such latents."""
@@ -136,12 +155,16 @@ class Family:
     def denoise(
         self, params: Mapping, latents: Float[Array, "B t h w C"], text: Float[Array, "B ..."],
         negative: Float[Array, "B ..."] | None, keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
+        shortcuts: Shortcuts | None = None,
     ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan."""
+        """Noise to clean latents in one scan; with `shortcuts` in one for each part that they cut it into."""
         plan = self.plan(scales.shape[0], latents)
 
-        def predict(sample, index):
+        def predict(sample, index, guidance=True, **stack):
             timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return self.predict(params, sample, text, negative, timestep, scales[index])
+            return self.predict(params, sample, text, negative if guidance else None, timestep, scales[index], **stack)
 
-        return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
+        if shortcuts is None:
+            return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
+        return shortcuts.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise, negative is not None,
+                                 self.halves)

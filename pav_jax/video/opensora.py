@@ -39,7 +39,7 @@ from pav_jax.parallel.sequence_attention import full_attention
 from pav_jax.video import opensora_captions, parts
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
-from pav_jax.video.programs import guided, split_guidance
+from pav_jax.video.programs import split_guidance
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, RectifiedFlowPlan
 
 PICTURE_FPS = 120.0  # the frame rate a single frame was trained with
@@ -196,8 +196,9 @@ class OpenSora(Family):
 
     # ---------------------------------------------------------------------------------------------- sampling
 
-    def predict(self, params: Mapping, latents, text, negative, timestep, scale) -> Array:
-        """One guided velocity, float32. Without `negative` there is no guidance and half the work."""
+    def predict(self, params: Mapping, latents, text, negative, timestep, scale, residual=None,
+                keep_residual: bool = False) -> Array | tuple[Array, Array]:
+        """As of every family: one guided velocity."""
         mask_BxS = text[..., -1] > 0
         null_B = ~mask_BxS.any(axis=1)
         mask_BxS = mask_BxS | null_B[:, None]
@@ -214,9 +215,13 @@ class OpenSora(Family):
         fps = PICTURE_FPS if frames == 1 else self.conditions.fps
         output = self.transformer.apply(
             {"params": params["transformer"]}, latents, jnp.full(rows, timestep), text[..., :-1], mask_BxS,
-            jnp.full(rows, fps, jnp.float32), size=tuple(size), null_B=null_B)
-        output = output[..., : latents.shape[-1]]  # the rest is the variance of an earlier training objective
-        return output if negative is None else guided(output, scale, self.halves)
+            jnp.full(rows, fps, jnp.float32), size=tuple(size), null_B=null_B, residual=residual,
+            keep_residual=keep_residual)
+        # the other channels are the variance of an earlier training objective
+        return self.one_output(output, scale, negative is not None, latents.shape[-1])
+
+    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
+        return residual
 
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> RectifiedFlowPlan:
         _, height, width = self.video_size(latents)

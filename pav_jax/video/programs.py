@@ -3,7 +3,8 @@ their own; then the VAE of one batch works while the denoiser has begun with the
 
 A family offers, besides what `VideoModel` asks of it,
   `encode_text(params, ids) -> embedding`, both [B, ...];
-  `denoise(params, latents, text, negative, keys, scales) -> latents`, `negative` None where there is no guidance;
+  `denoise(params, latents, text, negative, keys, scales) -> latents`, `negative` None where there is no guidance, with
+    `shortcuts=` where steps are saved;
   `decode(params, latents, tiled) -> video` in [-1, 1], float32;
   `on_mesh(mesh, ...) -> family`, the same one with what a mesh needs.
 
@@ -89,17 +90,21 @@ class Programs:
     def denoise(
         self, params: Mapping, text: Float[Array, "B ..."], negative: Float[Array, "B ..."] | None,
         latents: Float[np.ndarray, "B ..."] | None, keys_B: Key[Array, "B"], scales: Float[np.ndarray, "steps"],
-        latent_shape: tuple[int, ...], keep: int,
+        latent_shape: tuple[int, ...], keep: int, shortcuts: Any = None,
     ) -> Float[Array, "B ..."]:
-        """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep` frames."""
+        """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep` frames.
+
+        Args:
+          shortcuts: a `shortcuts.Shortcuts`, where steps are to be saved.
+        """
         params = {name: tree for name, tree in params.items() if name not in SIDE}
         latents = None if latents is None else _spread(latents, self.mesh)
-        return self._settled(
-            self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape, keep=keep))
+        return self._settled(self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape,
+                                           keep=keep, shortcuts=shortcuts))
 
     @functools.cached_property
     def denoiser(self) -> Callable:
-        return jax.jit(functools.partial(denoise, self.family), static_argnames=("latent_shape", "keep"))
+        return jax.jit(functools.partial(denoise, self.family), static_argnames=("latent_shape", "keep", "shortcuts"))
 
     # ----------------------------------------------------------------------------------------------------- decode
 
@@ -120,11 +125,12 @@ class Programs:
 
 
 def denoise(family: Any, params: Mapping, text: Array, negative: Array | None, latents: Array | None, keys_B: Array,
-            scales: Array, *, latent_shape: tuple[int, ...], keep: int) -> Array:
+            scales: Array, *, latent_shape: tuple[int, ...], keep: int, shortcuts: Any = None) -> Array:
     """For `jit`: see `Programs.denoise`."""
     if latents is None:
         latents = sampling.noise(keys_B, 0, latent_shape)
-    return family.denoise(params, latents, text, negative, keys_B, scales)[:, -keep:]
+    more = {} if shortcuts is None else {"shortcuts": shortcuts}
+    return family.denoise(params, latents, text, negative, keys_B, scales, **more)[:, -keep:]
 
 
 def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
@@ -179,6 +185,11 @@ def guided(output: Float[Array, "2B ..."], scale: Array, halves: bool) -> Float[
         pairs = output.reshape(-1, 2, *output.shape[1:])
         negative, positive = pairs[:, 0], pairs[:, 1]
     return negative + scale * (positive - negative)
+
+
+def positive_rows(rows: Float[Array, "2B ..."], halves: bool) -> Float[Array, "B ..."]:
+    """Of what both branches of guidance have, in `split_guidance`'s order, that of the prompt."""
+    return jnp.split(rows, 2)[1] if halves else rows[1::2]
 
 
 def check_rows(mesh: jax.sharding.Mesh, side: jax.sharding.Mesh | None, batch: int, halves: bool) -> None:

@@ -56,15 +56,24 @@ def denoise(
       keys_B: where the noise of stochastic samplers comes from.
     """
 
+    step = stepper(plan, keys_B, needs_noise)
+
     def body(carry, index):
-        state, sample = carry
-        output = predict(sample, index)
-        drawn = noise(keys_B, index + 1, sample.shape[1:]) if needs_noise else None
-        return plan.step(state, output, index, sample, drawn), None
+        return step(carry, predict(carry[1], index), index), None
 
     carry = (plan.start(latents), latents)
     (_, latents), _ = jax.lax.scan(body, carry, jnp.arange(len(plan.timesteps)))
     return latents
+
+
+def stepper(plan, keys_B: Key[Array, "B"], needs_noise: bool) -> Callable:
+    """One step of the loop: ((scheduler's state, latents), model output, step index) -> (state, latents)."""
+    def step(carry, output, index):
+        state, sample = carry
+        drawn = noise(keys_B, index + 1, sample.shape[1:]) if needs_noise else None
+        return plan.step(state, output, index, sample, drawn)
+
+    return step
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:

@@ -20,7 +20,7 @@ from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.video import backends, generation, parts, sampling
+from pav_jax.video import backends, generation, parts, sampling, shortcuts
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
@@ -77,6 +77,9 @@ class VideoModel:
           BadInput: what is there is not a whole pipeline of a known family.
         """
         if backends.is_back_end(path_or_repo):
+            if scheduler is not None:
+                raise BadInput(f"generator.scheduler={scheduler}: {path_or_repo} samples as it says itself; leave it"
+                               " out")
             return _back_end(str(path_or_repo)).from_pretrained(path_or_repo, dtype=dtype, **defaults)
         folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
@@ -84,6 +87,7 @@ class VideoModel:
         kind = family_of(folder)
         used = saved_defaults(kind, folder).replace("generator", **defaults)
         parts.check_tiling(kind, used.vae_tiling)
+        shortcuts.check(used)
         family, params = kind.load(folder, DTYPES[dtype], scheduler, places(mesh, side))
         return cls(family, params, used, mesh, _digest(folder), side, sequence_attention)
 
@@ -92,8 +96,7 @@ class VideoModel:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.family.save(folder, jax.device_get(self.params), max_shard_size)
-        settings = self.defaults.sampling_settings() | {"fps": self.defaults.fps, "batch": self.defaults.batch}
-        write_json(folder / generation.FILE, {name: value for name, value in settings.items() if value is not None})
+        write_json(folder / generation.FILE, self.defaults.saved())
 
     def with_defaults(self, **fields: Any) -> "VideoModel":
         """The same model with other fields of `Generation`, as for drafts; weights and programs are shared."""
@@ -187,6 +190,7 @@ class VideoModel:
             raise BadInput(f"prompts: {bad[0]!r} is not a text")
         chosen = self.defaults.replace("generate", **settings)
         parts.check_tiling(self.family, chosen.vae_tiling)
+        shortcuts.check(chosen)
         sizes = tuple(given or default for given, default in
                       zip((chosen.num_frames, chosen.height, chosen.width), self.family.default_size(), strict=True))
         latent_shape, keep = self.family.latent_shape(*sizes)
@@ -197,7 +201,7 @@ class VideoModel:
         scales = sampling.guidance_scales(
             self.family.scheduler.timesteps(chosen.steps), chosen.guidance_scale, chosen.use_dynamic_cfg)
         return _Asked(self._tokenize(prompts), self._negative_ids(negative_prompt, len(prompts)) if guided else None,
-                      latents, seeds, scales, chosen, sizes, latent_shape, keep)
+                      latents, seeds, scales, chosen, sizes, latent_shape, keep, shortcuts.planned(chosen))
 
     def _start(self, asked: "_Asked", rows: list[int], wanted: int) -> Callable:
         programs, params = self.programs, self.params
@@ -209,7 +213,8 @@ class VideoModel:
             negative = programs.texts(params, asked.negative_ids[rows], len(rows))
         latents = programs.denoise(
             params, text, negative, None if asked.latents is None else asked.latents[rows],
-            sampling.video_keys([asked.seeds[i] for i in rows]), asked.scales, asked.latent_shape, asked.keep)
+            sampling.video_keys([asked.seeds[i] for i in rows]), asked.scales, asked.latent_shape, asked.keep,
+            asked.shortcuts)
         frames, finite = programs.decode(params, latents, asked.chosen.vae_tiling)
         return lambda: (np.asarray(frames)[:wanted], np.asarray(finite)[:wanted])
 
@@ -247,6 +252,7 @@ class _Asked:
     sizes: tuple[int, int, int]
     latent_shape: tuple[int, int, int, int]
     keep: int
+    shortcuts: shortcuts.Shortcuts | None
 
 
 def _back_end(path: str) -> Any:

@@ -66,11 +66,12 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name, slices, chips", [("v5e:4x4", 1, 16), ("v5p:2x2x1", 1, 4), ("v6e:2x4", 1, 8),
-                                                 ("v5e:2x2", 2, 8)])
-def test_topologies_that_the_compiler_knows(name, slices, chips):
+@pytest.mark.parametrize("name, slices, chips, hosts", [("v5e:4x4", 1, 16, 4), ("v5p:2x2x1", 1, 4, 1),
+                                                        ("v6e:2x4", 1, 8, 1), ("v5e:2x2", 2, 8, 2)])
+def test_topologies_that_the_compiler_knows(name, slices, chips, hosts):
     where = preflight.topology(name, slices)
     assert len(where.devices) == chips and math.prod(where.shape) == chips // slices
+    assert len({device.process_index for device in where.devices}) == hosts
 
 
 @needs_libtpu

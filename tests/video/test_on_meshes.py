@@ -73,16 +73,21 @@ import jax, numpy as np
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import sampling
 from pav_jax.video.programs import Programs
+from pav_jax.video.shortcuts import Shortcuts
 from tests.video import tiny_opensora, tiny_wan
 found = []
-for tiny, sizes, halves in ((tiny_wan, dict(tensor=2, sequence=4), False), (tiny_wan, dict(data=2, fsdp=4), True),
-                            (tiny_opensora, dict(data=2, fsdp=2, tensor=2), False)):
+short = Shortcuts((0, 1), (True, False))  # the second step has neither guidance nor layers
+for tiny, sizes, halves, shortcuts in (
+        (tiny_wan, dict(tensor=2, sequence=4), False, None), (tiny_wan, dict(data=2, fsdp=4), True, None),
+        (tiny_opensora, dict(data=2, fsdp=2, tensor=2), False, None),
+        (tiny_wan, dict(data=2, tensor=2, sequence=2), False, short)):
     made = tiny.random_model(3)
     family, rng, mesh = made.family, np.random.default_rng(0), make_mesh(**sizes)
     latent_shape, keep = family.latent_shape(17 if tiny is tiny_opensora else 5, 24, 24)  # Wan: 27 tokens, padded
     text = jax.jit(family.encode_text)(made.params, rng.integers(1, 20, (8, family.text_tokens)))
     negative = text[::-1].at[:, -2:].set(0)  # Open-Sora: captions of other lengths
-    asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep)
+    asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep,
+             shortcuts)
     want = Programs(family).denoise({"transformer": made.params["transformer"]}, *asked)
     spread = Programs(family.on_mesh(mesh, mesh, halves=halves), mesh)
     params = spread.place_params({"transformer": jax.device_get(made.params["transformer"])})
@@ -100,7 +105,7 @@ def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert all(difference < 1e-4 and spread > 0.1 for difference, spread, _ in found), found
-    assert [parts for *_, parts in found] == [2, 4, 4]
+    assert [parts for *_, parts in found] == [2, 4, 4, 2]
 
 
 def test_guidance_rows_are_neighbours_or_halves():

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
+from pav_jax.models.opensora import vae as opensora_vae
+from pav_jax.models.opensora.vae import OpenSoraVAEConfig
 from pav_jax.video import VideoModel, opensora_captions
 from pav_jax.video.opensora import Conditions
 from pav_jax.video.schedulers.flow import shifted
@@ -144,3 +146,14 @@ def test_what_is_computed_in_float32_is_kept_so(folder):
     assert params["transformer"]["rotary_frequencies"].dtype == params["vae"]["latent_scale"].dtype == jnp.float32
     assert params["transformer"]["layers"]["spatial"]["scale_shift_table"].dtype == jnp.float32
     assert params["transformer"]["layers"]["spatial"]["attention"]["qkv"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_large_frames_are_decoded_fewer_at_a_time_and_give_the_same_video(model, monkeypatch):
+    published = OpenSoraVAEConfig()
+    assert published.frames_at_once(51, 720 * 1280) == 1 and published.frames_at_once(51, 240 * 426) == 4
+    family, params = model.family, {"params": model.params["vae"]}
+    z = np.random.default_rng(0).standard_normal((1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32)
+    together = family.vae.apply(params, z, 34, method="decode")
+    monkeypatch.setattr(opensora_vae, "PIXELS", 1)
+    assert family.vae.config.frames_at_once(34, 32) == 1
+    np.testing.assert_allclose(family.vae.apply(params, z, 34, method="decode"), together, atol=1e-5)

@@ -213,8 +213,15 @@ class CogVideoXTransformer(nn.Module):
         timesteps_B: Int[Array, "B"] | Float[Array, "B"],
         rotary: tuple[Array, Array] | None = None,
         ofs_B: Float[Array, "B"] | None = None,
-    ) -> Float[Array, "B T H W O"]:
-        """`rotary` defaults to `config.rotary(latents.shape[1:4])`; `ofs_B` is read only where the model has it."""
+        residual: Float[Array, "B T D"] | None = None,
+        keep_residual: bool = False,
+    ) -> Float[Array, "B T H W O"] | tuple[Float[Array, "B T H W O"], Float[Array, "B T D"]]:
+        """`rotary` defaults to `config.rotary(latents.shape[1:4])`; `ofs_B` is read only where the model has it.
+
+        Args:
+          residual: stands for what all layers would add to the row of tokens; they are not run.
+          keep_residual: also return what they added.
+        """
         config = self.config
         batch, frames, height, width, _ = latents_BxTxHxWxC.shape
         if rotary is None:
@@ -242,7 +249,12 @@ class CogVideoXTransformer(nn.Module):
             block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 4,
             length=config.num_layers, unroll=self.unroll,
         )(config, self.dtype, self.attention_fn, self.place, name="layers")
-        x_BxTxD, _ = stack(self.place(x_BxTxD, TOKENS), temb_BxE, is_text_T, rotary, mask)
+        start_BxTxD = self.place(x_BxTxD, TOKENS)
+        if residual is None:
+            x_BxTxD, _ = stack(start_BxTxD, temb_BxE, is_text_T, rotary, mask)
+        else:
+            x_BxTxD = start_BxTxD + residual
+        added_BxTxD = x_BxTxD - start_BxTxD if keep_residual else None
 
         x_BxTxD = layer_norm(config, "norm_final")(x_BxTxD)
         linear = nn.Dense(2 * config.width, dtype=jnp.float32, kernel_init=ZEROS, name="out_modulation")
@@ -251,7 +263,8 @@ class CogVideoXTransformer(nn.Module):
         pixels = config.out_channels * config.patch_size**2 * (config.patch_size_t or 1)
         x_BxTxP = nn.Dense(pixels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(x_BxTxD.astype(self.dtype))
         # text and padding go last, where tokens are narrow
-        return unpatchify(config, x_BxTxP[:, text : text + video], (frames, height, width))
+        output = unpatchify(config, x_BxTxP[:, text : text + video], (frames, height, width))
+        return (output, added_BxTxD) if keep_residual else output
 
 
 def unpatchify(config: CogVideoXConfig, x_BxLxP: Array, latent_shape: tuple[int, int, int]) -> Array:

@@ -183,7 +183,9 @@ class STDiT3(nn.Module):
         fps_B: Float[Array, "B"],
         size: tuple[int, int],
         null_B: Bool[Array, "B"] | None = None,
-    ) -> Float[Array, "B T H W O"]:
+        residual: Float[Array, "B T S D"] | None = None,
+        keep_residual: bool = False,
+    ) -> Float[Array, "B T H W O"] | tuple[Float[Array, "B T H W O"], Float[Array, "B T S D"]]:
         """
         Args:
           timesteps_B: 1000 is noise, 0 is video; fractions are allowed.
@@ -191,6 +193,8 @@ class STDiT3(nn.Module):
           fps_B: frames per second the video is to have.
           size: height and width of the video in pixels, for the scale of the positions.
           null_B: rows that see the learned null caption instead of their text, under their own mask.
+          residual: stands for what all pairs of blocks would add to the places; they are not run.
+          keep_residual: also return what they added.
 
         Returns:
           float32; of O = `config.out_channels` the first C are the velocity.
@@ -221,14 +225,20 @@ class STDiT3(nn.Module):
         pair = nn.remat(Pair, prevent_cse=False) if self.remat else Pair
         stack = nn.scan(pair, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
                         length=config.depth, unroll=self.unroll)(config, self.dtype, self.attention_fn, name="layers")
-        x_BxTxSxD, _ = stack(x_BxTxSxD, modulation.reshape(batch, 6, width), text_BxMxD, mask_BxM, rotary)
+        start_BxTxSxD = x_BxTxSxD
+        if residual is None:
+            x_BxTxSxD, _ = stack(start_BxTxSxD, modulation.reshape(batch, 6, width), text_BxMxD, mask_BxM, rotary)
+        else:
+            x_BxTxSxD = start_BxTxSxD + residual
+        added_BxTxSxD = x_BxTxSxD - start_BxTxSxD if keep_residual else None
 
         table_2xD = self.param("out_table", nn.initializers.normal(width**-0.5), (2, width)).astype(jnp.float32)
         shift, scale = (table_2xD[i] + time_BxD[:, None, None, :] for i in range(2))
         x_BxTxSxD = LayerNorm(1e-6, affine=False)(x_BxTxSxD) * (1 + scale) + shift
         values = config.out_channels * int(np.prod(config.patch_size))
         out = nn.Dense(values, dtype=self.dtype, name="out")(x_BxTxSxD.astype(self.dtype))
-        return unpatchify(config, out, (frames, *grid), tuple(shape)).astype(jnp.float32)
+        output = unpatchify(config, out, (frames, *grid), tuple(shape)).astype(jnp.float32)
+        return (output, added_BxTxSxD) if keep_residual else output
 
 
 class Patches(nn.Module):

@@ -19,12 +19,15 @@ from pav_jax.models.cogvideox.causal_conv import ConvImpl
 from pav_jax.models.opensora.vae_spatial import AutoencoderKL, AutoencoderKLConfig, over_frames
 from pav_jax.models.opensora.vae_temporal import TemporalVAE, TemporalVAEConfig
 
+# Pixels that the 2-D autoencoder works on at once: two frames of 480p, one of 720p, which takes 3 to 4 GiB in bfloat16.
+PIXELS = 1_000_000
 SPATIAL_SCALE = 0.18215  # between the two autoencoders; the published code's, not the 2-D autoencoder's own
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenSoraVAEConfig:
-    """`micro_frame_size` None: a video is one clip. `micro_batch_size`: frames the 2-D autoencoder works on at once."""
+    """`micro_frame_size` None: a video is one clip. `micro_batch_size`: frames the 2-D autoencoder works on at once, at
+    most; fewer where they are large, for they are independent and only memory depends on it."""
 
     spatial: AutoencoderKLConfig = AutoencoderKLConfig()
     temporal: TemporalVAEConfig = TemporalVAEConfig()
@@ -44,6 +47,10 @@ class OpenSoraVAEConfig:
     def latent_frames(self, frames: int) -> int:
         clips = self.clips(frames)
         return sum(self.temporal.latent_frames(clip) for clip in clips)
+
+    def frames_at_once(self, frames: int, pixels: int) -> int:
+        """Of a video of `frames` frames of `pixels` pixels, for the 2-D autoencoder."""
+        return min(self.micro_batch_size or frames, max(PIXELS // pixels, 1))
 
     def clips(self, frames: int) -> list[int]:
         """Lengths of the clips that a video of `frames` is cut into; the last one takes what is left."""
@@ -72,7 +79,7 @@ class OpenSoraVAE(nn.Module):
 
     def encode(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w C"]:
         """Video in [-1, 1] -> the mean latent as the denoiser sees it, float32."""
-        count = self.config.micro_batch_size or video.shape[1]
+        count = self.config.frames_at_once(video.shape[1], video.shape[2] * video.shape[3])
         x = over_frames(lambda model, frames: model.encode(frames)[0], self.spatial, video, count) * SPATIAL_SCALE
         z = self._by_clips(lambda model, clip, frames: model.encode(clip)[0], x, x.shape[1], lambda frames: frames)
         return (z - self._channels("shift")) / self._channels("scale")
@@ -82,7 +89,7 @@ class OpenSoraVAE(nn.Module):
         z = z * self._channels("scale") + self._channels("shift")
         x = self._by_clips(lambda model, clip, length: model.decode(clip, length), z, frames,
                            self.config.temporal.latent_frames)
-        count = self.config.micro_batch_size or frames
+        count = self.config.frames_at_once(frames, x.shape[2] * x.shape[3] * self.config.spatial_ratio**2)
         return over_frames(lambda model, pictures: model.decode(pictures), self.spatial, x / SPATIAL_SCALE, count)
 
     def _channels(self, name: str) -> Array:

@@ -152,7 +152,14 @@ class WanTransformer(nn.Module):
     def __call__(
         self, latents_BxTxHxWxC: Float[Array, "B T H W C"], text_BxSxU: Float[Array, "B S U"],
         timesteps_B: Int[Array, "B"] | Float[Array, "B"],
-    ) -> Float[Array, "B T H W O"]:
+        residual: Float[Array, "B L D"] | None = None,
+        keep_residual: bool = False,
+    ) -> Float[Array, "B T H W O"] | tuple[Float[Array, "B T H W O"], Float[Array, "B L D"]]:
+        """
+        Args:
+          residual: stands for what all layers would add to the tokens; they are not run.
+          keep_residual: also return what they added.
+        """
         config = self.config
         latent_shape = latents_BxTxHxWxC.shape[1:4]
         dense = lambda name, x: nn.Dense(config.width, dtype=self.dtype, name=name)(x)  # noqa: E731
@@ -176,14 +183,20 @@ class WanTransformer(nn.Module):
             block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 4,
             length=config.num_layers, unroll=self.unroll,
         )(config, self.dtype, self.attention_fn, self.place, name="layers")
-        x_BxLxD, _ = stack(self.place(x_BxLxD, TOKENS), text_BxSxD, modulation_Bx6xD, rotary, mask)
+        start_BxLxD = self.place(x_BxLxD, TOKENS)
+        if residual is None:
+            x_BxLxD, _ = stack(start_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask)
+        else:
+            x_BxLxD = start_BxLxD + residual
+        added_BxLxD = x_BxLxD - start_BxLxD if keep_residual else None
 
         table_1x2xD = self.param("scale_shift_table", nn.initializers.normal(config.width**-0.5), (1, 2, config.width))
         shift, scale = jnp.split(table_1x2xD.astype(jnp.float32) + temb_BxD[:, None], 2, axis=1)
         x_BxLxD = modulated_norm(config, "norm_out", x_BxLxD, shift, scale).astype(self.dtype)
         pixels = config.out_channels * math.prod(config.patch_size)
         x_BxLxP = nn.Dense(pixels, dtype=self.dtype, name="proj_out")(x_BxLxD)
-        return unpatchify(config, x_BxLxP[:, :tokens], latent_shape)
+        output = unpatchify(config, x_BxLxP[:, :tokens], latent_shape)
+        return (output, added_BxLxD) if keep_residual else output
 
 
 def patchify(config: WanConfig, x_BxTxHxWxC: Array) -> Float[Array, "B L P"]:

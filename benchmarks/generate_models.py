@@ -1,0 +1,199 @@
+"""What benchmarks/generate.py measures: folders of random weights, and the operations of their parts by formula.
+
+Shapes: a latent is [T, H, W, C], without a batch axis. FLOPs are of one row; a multiplication and an addition are two.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pav_jax.check.program import PUBLISHED
+from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
+from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
+from pav_jax.models.t5 import T5Config, T5Encoder
+from pav_jax.models.wan.transformer import WanConfig, WanTransformer
+from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
+from pav_jax.video import Generation, VideoModel, schedulers
+from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.family import Family
+from pav_jax.video.wan import Wan
+
+SIZE = dict(num_frames=49, height=256, width=256)  # 13 x 32 x 32 latents
+PUBLISHED_NAMES = {"cogvideox": "CogVideoX-2b", "wan": "Wan2.1-T2V-1.3B-Diffusers"}
+UNIPC = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
+         "flow_shift": 3.0, "solver_order": 2}
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+def cogvideox(tokenizer: Any) -> tuple[CogVideoX, Generation]:
+    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published width."""
+    from pav_jax.mini.train_generator import SCHEDULER
+
+    text = T5Config(vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024)
+    denoiser = CogVideoXConfig(num_attention_heads=8, attention_head_dim=64, num_layers=8, text_embed_dim=512,
+                               sample_width=32, sample_height=32, use_rotary_positional_embeddings=True)
+    vae = CogVideoXVAEConfig(block_out_channels=(16, 32, 32, 64), norm_num_groups=8, sample_height=256,
+                             sample_width=256)
+    family = CogVideoX(tokenizer, T5Encoder(text), CogVideoXTransformer(denoiser), CogVideoXVAE(vae),
+                       schedulers.load(SCHEDULER))
+    return family, Generation(**SIZE, guidance_scale=6.0)
+
+
+def wan(tokenizer: Any) -> tuple[Wan, Generation]:
+    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of a sixth of the published width."""
+    text = T5Config(vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024,
+                    layer_bias=True)
+    denoiser = WanConfig(num_attention_heads=4, attention_head_dim=128, text_dim=512, ffn_dim=2048, num_layers=8)
+    family = Wan(tokenizer, T5Encoder(text), WanTransformer(denoiser), WanVAE(WanVAEConfig(base_dim=16)),
+                 schedulers.load(UNIPC))
+    return family, Generation(**SIZE, guidance_scale=5.0, fps=16)
+
+
+def mini(tokenizer: Any) -> tuple[CogVideoX, Generation]:
+    from pav_jax.mini import train_generator, train_vae
+
+    family = CogVideoX(tokenizer, T5Encoder(train_generator.t5_config()),
+                       CogVideoXTransformer(train_generator.DENOISER), CogVideoXVAE(train_vae.CONFIG),
+                       schedulers.load(train_generator.SCHEDULER))
+    return family, Generation.from_dict(train_generator.GENERATION)
+
+
+SMALL = {"cogvideox": cogvideox, "wan": wan, "mini": mini}
+
+
+def write_folder(model: str, folder: Path, published: bool) -> None:
+    """A pipeline with random weights that both sides load; `published`: bfloat16, of the sizes its authors chose."""
+    from pav_jax.mini.tokenizers import t5_tokenizer
+
+    tokenizer = t5_tokenizer()
+    tokenizer.model_max_length = 512
+    if published:
+        kind = {"cogvideox": CogVideoX, "wan": Wan}[model]
+        family = kind.outline(PUBLISHED / PUBLISHED_NAMES[model], jnp.bfloat16, tokenizer=tokenizer)
+        generation = kind.generation
+    else:
+        family, generation = SMALL[model](tokenizer)
+    VideoModel(family, random_params(family.param_shapes()), generation).save_pretrained(folder)
+
+
+def random_params(shapes: Any) -> Any:
+    """Weights by fan-in, norms near one, so that activations neither vanish nor explode in any depth."""
+    rng = np.random.default_rng(0)
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        name, stacked = path[-1].key, any(getattr(key, "key", "") == "layers" for key in path)
+        own = shape.shape[1:] if stacked else shape.shape  # without the axis of layers
+        values = rng.standard_normal(shape.shape, dtype=np.float32)
+        if name == "scale":
+            values = 1 + 0.1 * values
+        elif name in ("kernel", "patch_kernel"):
+            values *= 0.7 / math.sqrt(math.prod(own[:-1]))
+        elif name != "embedding":
+            values *= 0.05
+        return values.astype(shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+# ---------------------------------------------------------------------------------------------------------- operations
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """FLOPs of one text, of one model evaluation for one latent (half a guided one), of decoding one latent."""
+
+    text: float
+    denoiser: float
+    decoder: float
+
+    @classmethod
+    def of(cls, family: Family, latent_shape: tuple[int, int, int, int]) -> "Operations":
+        denoiser, decoder = ((cogvideox_flops, cogvideox_decoder_flops) if isinstance(family, CogVideoX)
+                             else (wan_flops, wan_decoder_flops))
+        return cls(text_flops(family.text_encoder.config, family.text_tokens),
+                   denoiser(family.transformer.config, latent_shape, family.text_tokens),
+                   decoder(family.vae.config, latent_shape))
+
+
+def text_flops(config: T5Config, tokens: int) -> float:
+    heads = config.heads * config.head_size
+    layer = 2 * tokens * config.width * (4 * heads + (3 if config.gated else 2) * config.ff_width)
+    return config.layers * (layer + 4 * tokens**2 * heads)
+
+
+def cogvideox_flops(config: CogVideoXConfig, latent_shape: tuple[int, int, int, int], text: int) -> float:
+    video, width, temb = math.prod(config.grid(latent_shape[:3])), config.width, config.time_embed_dim
+    tokens = video + text
+    layer = 24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width  # qkvo 8, feed-forward 16; modulation
+    patch = config.patch_size**2 * (config.patch_size_t or 1)
+    ends = 2 * video * width * patch * (config.in_channels + config.out_channels)
+    ends += 2 * text * config.text_embed_dim * width + 2 * temb * (width + temb) + 4 * temb * width
+    return config.num_layers * layer + ends
+
+
+def wan_flops(config: WanConfig, latent_shape: tuple[int, int, int, int], text: int) -> float:
+    video, width = math.prod(config.grid(latent_shape[:3])), config.width
+    layer = 12 * video * width**2 + 4 * text * width**2  # qkvo of the video, qo and kv of the text
+    layer += 4 * video * width * (video + text + config.ffn_dim)  # two attentions, feed-forward
+    ends = 2 * video * width * math.prod(config.patch_size) * (config.in_channels + config.out_channels)
+    ends += 2 * text * (config.text_dim + width) * width + 2 * width * (config.freq_dim + 7 * width)
+    return config.num_layers * layer + ends
+
+
+def conv(taps: int, fan_in: int, fan_out: int, places: int) -> float:
+    return 2.0 * taps * fan_in * fan_out * places
+
+
+def resnet(fan_in: int, fan_out: int, places: int) -> float:
+    """Two convolutions of 3 x 3 x 3, and one of 1 x 1 x 1 where the width changes."""
+    total = conv(27, fan_in, fan_out, places) + conv(27, fan_out, fan_out, places)
+    return total + (conv(1, fan_in, fan_out, places) if fan_in != fan_out else 0.0)
+
+
+def cogvideox_decoder_flops(config: CogVideoXVAEConfig, latent_shape: tuple[int, int, int, int]) -> float:
+    """In one chunk; the norms' 1x1x1 convolutions at latent size, as they can be."""
+    t, h, w, channels = latent_shape
+    latent, widths = t * h * w, config.block_out_channels[::-1]
+
+    def block(fan_in: int, fan_out: int, places: int) -> float:
+        return resnet(fan_in, fan_out, places) + conv(1, channels, 2 * (fan_in + fan_out), latent)
+
+    total, before = conv(27, channels, widths[0], latent) + 2 * block(widths[0], widths[0], latent), widths[0]
+    for i, width in enumerate(widths):
+        for _ in range(config.layers_per_block + 1):
+            total += block(before, width, t * h * w)
+            before = width
+        if i < len(widths) - 1:
+            if i < config.temporal_levels and t > 1:
+                t = 2 * t - t % 2
+            h, w = 2 * h, 2 * w
+            total += conv(9, width, width, t * h * w)
+    total += conv(1, channels, 2 * widths[-1], latent)
+    return total + conv(27, widths[-1], config.out_channels, t * h * w)
+
+
+def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, int]) -> float:
+    t, h, w, channels = latent_shape
+    widths = [(config.decoder_base_dim or config.base_dim) * m for m in config.dim_mult[::-1]]
+    places, before = t * h * w, widths[0]
+    total = conv(1, channels, channels, places) + conv(27, channels, before, places)
+    total += 2 * resnet(before, before, places)
+    total += conv(1, before, 4 * before, places) + 4 * t * (h * w) ** 2 * before  # attention within frames
+    for i, width in enumerate(widths):
+        for _ in range(config.num_res_blocks + 1):
+            total += resnet(before, width, t * h * w)
+            before = width
+        if i < len(widths) - 1:
+            if config.temperal_downsample[::-1][i]:
+                total += conv(3, width, 2 * width, (t - 1) * h * w)
+                t = 2 * t - 1
+            h, w, before = 2 * h, 2 * w, width // 2
+            total += conv(9, width, before, t * h * w)
+    return total + conv(27, before, config.out_channels, t * h * w)
