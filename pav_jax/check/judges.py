@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.check.media import video_size, videos
 from pav_jax.check.program import Assumed, Part, Program, config_folder
+from pav_jax.embedded import resolve
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.idefics2 import hf as idefics2_hf
@@ -119,10 +120,10 @@ def _videoscore(options: Mapping, size: tuple[int, int, int], mesh: Mesh, count:
     sizes = parts.sizes(idefics2_hf, folder)
     model, params = videoscore.make_model(sizes, dtype, mesh), _placed(idefics2_hf, sizes, dtype, mesh)
     limit = options.get("frames") or videoscore.FRAMES[str(options.get("version", "1"))]
-    frames, rows = min(limit, size[0]), batch_shards(mesh)
+    frames, rows = min(limit, size[0]), batch_shards(mesh) * options.get("batch", 1)
     height, width = ImageSettings.from_folder(folder).target(*size[1:])
     pixels = _rows(mesh, (videoscore.IMAGES * rows, height, width, 3), np.float32)
-    query = videoscore.read_query(options.get("query", videoscore.QUERY))
+    query = videoscore.read_query(resolve(str(options.get("query") or videoscore.QUERY)))
     latents = sizes.perceiver.latents
     tokens = assumed.prompt_length + len(query) // LETTERS + frames * (latents + 3)  # two fences and a space
     length = math.ceil(tokens / videoscore.TOKENS) * videoscore.TOKENS

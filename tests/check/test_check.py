@@ -14,6 +14,7 @@ from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.parallel.mesh import make_mesh
+from pav_jax.rewards.videoscore import TOKENS
 from tests.check import tiny
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -129,9 +130,13 @@ def test_the_generator_and_the_rewards_are_traced_from_their_sizes():
     assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
     assert all(program.trace().jaxpr.eqns for program in programs)
     assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
-    names = [(reward.name, reward.batch) for reward in judges.rewards(config, host, Assumed())]
-    assert names == [("CLIP images", "32 images of 128 x 128"), ("CLIP texts", "16 texts"),
-                     ("motion", "a video of 9 x 64 x 64")]
+    with config.unlocked():
+        config.rewards.entries.motion = {}
+    names = {reward.name: reward.batch for reward in judges.rewards(config, host, Assumed())}
+    assert names == {"CLIP images": "32 images of 128 x 128", "CLIP texts": "16 texts",
+                     "motion": "a video of 9 x 64 x 64", "MPS": "8 videos, 4 frames of 64 x 64",
+                     "VideoScore, frames": "64 frames of 48 x 48",
+                     "VideoScore, decoder": f"16 videos of 5 frames, as {3 * TOKENS} tokens"}
 
 
 def test_the_full_suite_is_traced_at_its_published_sizes():
