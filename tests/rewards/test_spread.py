@@ -18,11 +18,12 @@ clip, mps, condition, judge, data, out = sys.argv[1:]
 given = np.load(data)
 videos, prompts = given["videos"], given["prompts"].tolist()
 made = [Aesthetic.from_pretrained(clip), ClipAlignment.from_pretrained(clip),
-        MPS.from_pretrained(mps, condition=condition), VideoScore.from_pretrained(judge)]
+        MPS.from_pretrained(mps, condition=condition), VideoScore.from_pretrained(judge, batch=4)]
 scores = {}
 for reward in made:
     reward.spread()
-    assert (reward.tower if hasattr(reward, "tower") else reward)._mesh.shape["data"] == len(jax.devices()) == 4
+    spread = reward._judge_mesh if isinstance(reward, VideoScore) else getattr(reward, "tower", reward)._mesh
+    assert spread.shape["data"] == len(jax.devices()) == 4
     for rows in (slice(None), slice(1, 2)):
         found = reward.score(videos[rows], prompts[rows])
         scores |= {f"{type(reward).__name__} {name} {rows.start}": value for name, value in found.items()}
