@@ -67,7 +67,6 @@ MODES = {
 DRAFTS = {
     "draft of 4 steps": dict(steps=4),
     "draft of 2 steps": dict(steps=2),
-    "draft of 5 frames": dict(num_frames=5),
     "draft of 32 x 32": dict(height=32, width=32),
     "draft of 4 steps, 32 x 32": dict(steps=4, height=32, width=32),
 }
@@ -76,7 +75,7 @@ DRAFTS = {
 class Sampler:
     """One mode of the mini generator."""
 
-    def __init__(self, name: str, base: VideoModel, curve: Callable[[], tuple[float, ...]], **fields: Any):
+    def __init__(self, name: str, base: VideoModel, curve: Callable[[], tuple[float, ...]], /, **fields: Any):
         scheduler = fields.pop("scheduler", None)
         if fields.pop("curve", False):
             fields["cache_ratios"] = curve()
