@@ -41,7 +41,7 @@ from pav_jax.evolve.screen import judge
 from pav_jax.language.sampling import Sampling
 from pav_jax.recipe import Parts
 from pav_jax.records import stable_seed
-from pav_jax.video import VideoModel, residual_curve, sampling, shortcuts
+from pav_jax.video import VideoModel, residual_curve, shortcuts
 
 FULL, LUCK, KEEP = "8 steps (shipped)", "8 steps, another seed", 0.5
 REWARDS = ("TVA", "AES")
@@ -92,13 +92,9 @@ class Sampler:
         return self.model.generate(texts, seed=[seed + self.offset for seed in seeds])
 
     def denoise(self, text: str) -> None:
-        """One batch, without texts and VAE."""
-        rows = self.model.defaults.batch
-        asked = self.model._asked([text] * rows, "", list(range(rows)), None)
-        programs, params = self.model.programs, self.model.params
-        reads = [programs.texts(params, ids, rows) for ids in (asked.ids, asked.negative_ids)]
-        programs.denoise(params, *reads, None, sampling.video_keys(asked.seeds), asked.scales, asked.latent_shape,
-                         asked.keep, asked.shortcuts).block_until_ready()
+        """One batch, without VAE; its texts were read by the first run."""
+        rows = list(range(self.model.defaults.batch))
+        self.model.denoised(self.model.asked([text] * len(rows), seed=rows), rows).block_until_ready()
 
 
 def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) -> dict[str, float]:
