@@ -111,6 +111,7 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     assert of(steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
     with pytest.raises(BadInput, match="none of the 4 steps lies between"):
         of(steps=4, guidance_start=0.1, guidance_stop=0.2)
+    assert of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None  # what that message advises
 
 
 def test_a_cache_that_skips_nothing_is_full_sampling():
