@@ -99,7 +99,7 @@ def check(used: Generation) -> None:
                        " have nothing to do outside; set either")
     if used.cache_threshold > 0 and used.cache_ratios is None:
         raise BadInput(f"cache_threshold={used.cache_threshold:g}: this model has no cache_ratios in its"
-                       " pav_generation.json; measure them with `python -m pav_jax.commands.calibrate_cache FOLDER`")
+                       " pav_generation.json; measure them with `pav cache-curve FOLDER`")
 
 
 def planned(used: Generation) -> Shortcuts | None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.safetensors import read_json
-from pav_jax.commands import calibrate_cache
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
+from pav_jax.main import main
 from pav_jax.video import Generation, VideoModel, generation, residual_curve, sampling, shortcuts
 from pav_jax.video.residual_cache import interpolated, magnitude_ratio, schedule
 from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
@@ -213,7 +213,7 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
 
     model.save_pretrained(tmp_path)
     before = read_json(tmp_path / generation.FILE)
-    calibrate_cache.main([str(tmp_path), *PROMPTS, "--steps=3"])
+    assert main(["cache-curve", str(tmp_path), *PROMPTS, "--steps=3"]) == 0
     after = read_json(tmp_path / generation.FILE)
     assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
     assert {k: v for k, v in after.items() if k != "cache_ratios"} == {
