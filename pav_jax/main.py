@@ -54,7 +54,7 @@ class CommandList(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog)
-        self._action_max_length = 14
+        self._action_max_length = 15
 
 
 def parser() -> Parser:
