@@ -20,9 +20,9 @@ among the half that gets a full video, and "saved" the share of the denoiser's t
 """
 
 import argparse
-import importlib.util
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pav_jax.booster import Booster
+from pav_jax.config import load
 from pav_jax.embedded import ROOT, resolve
 from pav_jax.evaluate.statistics import paired_intervals
 from pav_jax.evolve.screen import judge
 from pav_jax.language.sampling import Sampling
 from pav_jax.recipe import Parts
 from pav_jax.records import stable_seed
-from pav_jax.video import VideoModel, residual_curve, sampling, shortcuts
+from pav_jax.video import VideoModel, residual_curve, shortcuts
 
 FULL, LUCK, KEEP = "8 steps (shipped)", "8 steps, another seed", 0.5
 REWARDS = ("TVA", "AES")
@@ -92,19 +93,13 @@ class Sampler:
         return self.model.generate(texts, seed=[seed + self.offset for seed in seeds])
 
     def denoise(self, text: str) -> None:
-        """One batch, without texts and VAE."""
-        rows = self.model.defaults.batch
-        asked = self.model._asked([text] * rows, "", list(range(rows)), None)
-        programs, params = self.model.programs, self.model.params
-        reads = [programs.texts(params, ids, rows) for ids in (asked.ids, asked.negative_ids)]
-        programs.denoise(params, *reads, None, sampling.video_keys(asked.seeds), asked.scales, asked.latent_shape,
-                         asked.keep, asked.shortcuts).block_until_ready()
+        """One batch, without VAE; its texts were read by the first run."""
+        rows = list(range(self.model.defaults.batch))
+        self.model.denoised(self.model.asked([text] * len(rows), seed=rows), rows).block_until_ready()
 
 
 def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) -> dict[str, float]:
     """The fastest run of each, all in turn, so that a busy minute hits all alike."""
-    import time
-
     best = dict.fromkeys((s.name for s in samplers), np.inf)
     for _ in range(repeats + 1):  # the first round compiles
         for sampler in samplers:
@@ -138,7 +133,7 @@ def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, flo
 
 
 def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, Any]]:
-    config = _mini_config()
+    config = load(Path(__file__).parents[1] / "configs" / "mini.py")
     parts = Parts(config)
     suite, base = parts.suite, parts.generator
     rows = [json.loads(line) for line in (ROOT / "prompts/in_domain.jsonl").read_text().splitlines()]
@@ -191,14 +186,6 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
     for entry in found.values():
         entry["share of the gain lost"] = entry["loss"] / float(spread.mean())
     return found
-
-
-def _mini_config() -> Any:
-    path = Path(__file__).parents[1] / "configs" / "mini.py"
-    spec = importlib.util.spec_from_file_location("mini_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def tables(found: dict[str, dict[str, Any]]) -> list[Table]:

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         if choice := re.search(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            names = re.findall(r"\w+", choice[2])
+            names = re.findall(r"[\w-]+", choice[2])
             near = difflib.get_close_matches(choice[1], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"There are {', '.join(names)}"
             raise BadInput(f"there is no command {choice[1]!r}; {hint}")
@@ -54,16 +54,16 @@ class CommandList(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog)
-        self._action_max_length = 14
+        self._action_max_length = 15
 
 
 def parser() -> Parser:
     """The command line of all commands."""
-    from pav_jax.commands import check, export, fvd, generate, refine, score, stages
+    from pav_jax.commands import cache_curve, check, export, fvd, generate, refine, score, stages
 
     top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=CommandList)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (refine, generate, score, fvd, stages, export, check):
+    for group in (refine, generate, score, fvd, stages, export, check, cache_curve):
         group.add(commands)
     return top
 

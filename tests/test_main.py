@@ -21,7 +21,7 @@ from pav_jax.records import Refinement
 from tests.evaluate.fakes import Suite
 
 COMMANDS = ("refine generate score fvd run evolve select sft prefer dpo grpo evaluate trust calibrate report"
-            " export").split()
+            " export check cache-curve").split()
 
 
 @pytest.fixture(autouse=True)

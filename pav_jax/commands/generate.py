@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "mini:generator"
-SHORTCUTS = ("scheduler", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips", "cache_retention")
+# what the model is loaded with, where it is given
+OF_MODEL = ("vae_tiling", "scheduler", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips",
+            "cache_retention")
 FORMATS = ("mp4", "gif", "frames", "png")
 
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
-    given = {name: getattr(args, name) for name in ("vae_tiling", *SHORTCUTS)} | {"options": options or None}
+    given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
     model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
                                        dtype=args.dtype or ("bfloat16" if args.model else "float32"),
                                        **{name: value for name, value in given.items() if value is not None})
@@ -138,8 +140,7 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
         name = Path(name.removeprefix("diffusers:")).resolve().name
     said = {"title": prompt, "prompt": prompt, "model": name, "fingerprint": model.fingerprint, "seed": args.seed,
             "version": f"pav_jax {__version__}"}
-    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "vae_tiling",
-                   "dtype", *SHORTCUTS):
+    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "dtype", *OF_MODEL):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)
     if args.option:

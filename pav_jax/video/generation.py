@@ -29,8 +29,7 @@ class Generation:
         instead of running the layers (`residual_cache`); the estimated error that is allowed to add up.
       cache_max_skips: how many such steps may follow each other.
       cache_retention: share of the steps, the first ones, that are always computed.
-      cache_ratios: the model's own curve, as `python -m pav_jax.commands.calibrate_cache` measures it; of any number of
-        steps.
+      cache_ratios: the model's own curve, as `pav cache-curve` measures it; of any number of steps.
       cfg_parallel: the two branches of guidance lie on two halves of the mesh's `data` axis, instead of side by side.
       fps: for files; the model does not know of it.
     """

@@ -3,8 +3,8 @@ their own; then the VAE of one batch works while the denoiser has begun with the
 
 A family offers, besides what `VideoModel` asks of it,
   `encode_text(params, ids) -> embedding`, both [B, ...];
-  `denoise(params, latents, text, negative, keys, scales) -> latents`, `negative` None where there is no guidance, with
-    `shortcuts=` where steps are saved;
+  `denoise(params, latents, text, negative, keys, scales, shortcuts) -> latents`, `negative` None where there is no
+    guidance, `shortcuts` None where no step is saved;
   `decode(params, latents, tiled) -> video` in [-1, 1], float32;
   `on_mesh(mesh, ...) -> family`, the same one with what a mesh needs.
 
@@ -129,8 +129,7 @@ def denoise(family: Any, params: Mapping, text: Array, negative: Array | None, l
     """For `jit`: see `Programs.denoise`."""
     if latents is None:
         latents = sampling.noise(keys_B, 0, latent_shape)
-    more = {} if shortcuts is None else {"shortcuts": shortcuts}
-    return family.denoise(params, latents, text, negative, keys_B, scales, **more)[:, -keep:]
+    return family.denoise(params, latents, text, negative, keys_B, scales, shortcuts)[:, -keep:]
 
 
 def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ Shapes: B videos, ... the axes of a residual.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +17,11 @@ from pav_jax.video.video_model import VideoModel
 
 
 def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np.ndarray, "steps"]:
-    """The curve of full samplings of `prompts`: of each step, the mean over video tokens, prompts and both branches of
-    guidance; 1 for the first step, which has none before it."""
-    batch = model.defaults.batch
-    curves = []
-    for rows, wanted in sampling.batches(len(prompts), batch):
-        asked = model._asked([prompts[i] for i in rows], "", [seed + i for i in rows], None)
-        curves += [_curve(model, asked)] * wanted
-    return np.mean(curves, axis=0)
-
-
-def _curve(model: VideoModel, asked: Any) -> Float[np.ndarray, "steps"]:
-    family, programs, params = model.family, model.programs, model.params
-    rows = len(asked.ids)
-    text = programs.texts(params, asked.ids, rows)
-    negative = None if asked.negative_ids is None else programs.texts(params, asked.negative_ids, rows)
+    """The curve of full samplings of `prompts`, all at once: of each step, the mean over video tokens, prompts and both
+    branches of guidance; 1 for the first step, which has none before it."""
+    family, rows = model.family, list(range(len(prompts)))
+    asked = model.asked(list(prompts), seed=[seed + row for row in rows])
+    text, negative = model.texts(asked, rows)
     keys_B = sampling.video_keys(asked.seeds)
 
     def run(params, text, negative, keys_B, scales):
@@ -54,5 +43,5 @@ def _curve(model: VideoModel, asked: Any) -> Float[np.ndarray, "steps"]:
         kept = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
         return jax.lax.scan(body, kept, jnp.arange(len(asked.scales)))[1]
 
-    found = np.asarray(jax.jit(run)({"transformer": params["transformer"]}, text, negative, keys_B, asked.scales))
+    found = np.asarray(jax.jit(run)({"transformer": model.params["transformer"]}, text, negative, keys_B, asked.scales))
     return np.concatenate([[1.0], found[1:]])

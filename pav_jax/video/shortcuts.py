@@ -99,7 +99,7 @@ def check(used: Generation) -> None:
                        " have nothing to do outside; set either")
     if used.cache_threshold > 0 and used.cache_ratios is None:
         raise BadInput(f"cache_threshold={used.cache_threshold:g}: this model has no cache_ratios in its"
-                       " pav_generation.json; measure them with `python -m pav_jax.commands.calibrate_cache FOLDER`")
+                       " pav_generation.json; measure them with `pav cache-curve FOLDER`")
 
 
 def planned(used: Generation) -> Shortcuts | None:
@@ -108,16 +108,15 @@ def planned(used: Generation) -> Shortcuts | None:
     The guided steps are those from floor(guidance_start * steps) up to floor(guidance_stop * steps), as in diffusers.
 
     Raises:
-      BadInput: no step is guided.
+      BadInput: there is guidance, but in none of the steps.
     """
-    steps, no_guidance = used.steps, used.guidance_scale <= 1
-    # shares such as 0.29 of 100 steps come out a hair below the whole number they mean
-    first, last = (math.floor(share * steps + 1e-9) for share in (used.guidance_start, used.guidance_stop))
-    if first >= last:
-        raise BadInput(f"guidance_start={used.guidance_start:g}, guidance_stop={used.guidance_stop:g}: none of the"
-                       f" {steps} steps lies between them; guidance_scale=1 switches guidance off")
-    if no_guidance:
-        first, last = 0, steps
+    steps, first, last = used.steps, 0, used.steps
+    if used.guidance_scale > 1:
+        # shares such as 0.29 of 100 steps come out a hair below the whole number they mean
+        first, last = (math.floor(share * steps + 1e-9) for share in (used.guidance_start, used.guidance_stop))
+        if first >= last:
+            raise BadInput(f"guidance_start={used.guidance_start:g}, guidance_stop={used.guidance_stop:g}: none of the"
+                           f" {steps} steps lies between them; guidance_scale=1 switches guidance off")
     computed = (True,) * steps
     if used.cache_threshold > 0:
         # where guidance sets in, its other branch has no residual yet

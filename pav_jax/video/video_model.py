@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
@@ -149,9 +149,9 @@ class VideoModel:
           BadInput: a size or number of steps the model cannot make, or arguments that do not fit each other.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = self._asked(prompts, negative_prompt, seed, latents, num_frames=num_frames, height=height, width=width,
-                            steps=steps, guidance_scale=guidance_scale, use_dynamic_cfg=use_dynamic_cfg,
-                            zero_uncond=zero_uncond, vae_tiling=vae_tiling)
+        asked = self.asked(prompts, negative_prompt, seed, latents, num_frames=num_frames, height=height, width=width,
+                           steps=steps, guidance_scale=guidance_scale, use_dynamic_cfg=use_dynamic_cfg,
+                           zero_uncond=zero_uncond, vae_tiling=vae_tiling)
         made = [(np.zeros((0, *asked.sizes, 3), np.uint8), np.zeros(0, bool))]
         waiting: collections.deque[Callable] = collections.deque()
 
@@ -181,11 +181,11 @@ class VideoModel:
         if not 0 < len(prompts) <= self.defaults.batch:
             raise BadInput(f"start: {len(prompts)} prompts, but a batch has 1 to {self.defaults.batch}")
         ((rows, wanted),) = sampling.batches(len(prompts), self.defaults.batch)
-        return self._start(self._asked(list(prompts), "", seed, None), rows, wanted)
+        return self._start(self.asked(list(prompts), seed=seed), rows, wanted)
 
-    def _asked(self, prompts: list[str], negative_prompt: str | Sequence[str], seed: int | Sequence[int],
-               latents: Any, **settings: Any) -> "_Asked":
-        """A request, checked."""
+    def asked(self, prompts: list[str], negative_prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0,
+              latents: Any = None, **settings: Any) -> "Asked":
+        """What `generate` would be asked for, checked; `texts` and `denoised` take it from here."""
         if bad := [p for p in prompts if not isinstance(p, str)]:
             raise BadInput(f"prompts: {bad[0]!r} is not a text")
         chosen = self.defaults.replace("generate", **settings)
@@ -200,22 +200,28 @@ class VideoModel:
         guided = chosen.guidance_scale > 1
         scales = sampling.guidance_scales(
             self.family.scheduler.timesteps(chosen.steps), chosen.guidance_scale, chosen.use_dynamic_cfg)
-        return _Asked(self._tokenize(prompts), self._negative_ids(negative_prompt, len(prompts)) if guided else None,
-                      latents, seeds, scales, chosen, sizes, latent_shape, keep, shortcuts.planned(chosen))
+        return Asked(self._tokenize(prompts), self._negative_ids(negative_prompt, len(prompts)) if guided else None,
+                     latents, seeds, scales, chosen, sizes, latent_shape, keep, shortcuts.planned(chosen))
 
-    def _start(self, asked: "_Asked", rows: list[int], wanted: int) -> Callable:
-        programs, params = self.programs, self.params
-        text = programs.texts(params, asked.ids[rows], len(rows))
-        negative = None
+    def texts(self, asked: "Asked", rows: list[int]) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."] | None]:
+        """The embeddings that the denoiser reads for those rows: the prompts', and the other branch's where there is
+        guidance."""
+        text, negative = self.programs.texts(self.params, asked.ids[rows], len(rows)), None
         if asked.negative_ids is not None and asked.chosen.zero_uncond:
             negative = jnp.zeros_like(text)
         elif asked.negative_ids is not None:
-            negative = programs.texts(params, asked.negative_ids[rows], len(rows))
-        latents = programs.denoise(
-            params, text, negative, None if asked.latents is None else asked.latents[rows],
+            negative = self.programs.texts(self.params, asked.negative_ids[rows], len(rows))
+        return text, negative
+
+    def denoised(self, asked: "Asked", rows: list[int]) -> Float[Array, "B t h w C"]:
+        """Clean latents of those rows, perhaps still being computed."""
+        return self.programs.denoise(
+            self.params, *self.texts(asked, rows), None if asked.latents is None else asked.latents[rows],
             sampling.video_keys([asked.seeds[i] for i in rows]), asked.scales, asked.latent_shape, asked.keep,
             asked.shortcuts)
-        frames, finite = programs.decode(params, latents, asked.chosen.vae_tiling)
+
+    def _start(self, asked: "Asked", rows: list[int], wanted: int) -> Callable:
+        frames, finite = self.programs.decode(self.params, self.denoised(asked, rows), asked.chosen.vae_tiling)
         return lambda: (np.asarray(frames)[:wanted], np.asarray(finite)[:wanted])
 
     def _tokenize(self, prompts: Sequence[str]) -> np.ndarray:
@@ -240,7 +246,7 @@ class VideoModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class Asked:
     """One request to `generate`; ids, negative ids, latents and seeds have a row for each prompt."""
 
     ids: np.ndarray

@@ -34,4 +34,3 @@ def test_bfloat16_stays_bfloat16_and_large_logits_stay_finite(small_blocks):
     x = 100 * jax.random.normal(jax.random.key(0), (1, 20, 2, 4))
     out = row_attention(*(x.astype(jnp.bfloat16),) * 3)
     assert out.dtype == jnp.bfloat16 and np.isfinite(np.asarray(out, np.float32)).all()
-

@@ -44,7 +44,7 @@ class Family:
         jax.debug.callback(lambda ids: self.encoded.extend(ids[:, 1].tolist()), ids)
         return ids.astype(jnp.float32)
 
-    def denoise(self, params, latents, text, negative, keys, scales):
+    def denoise(self, params, latents, text, negative, keys, scales, shortcuts):
         return latents * 0 + text[:, 1, None, None, None, None] / 256
 
     def decode(self, params, latents, tiled):
@@ -139,7 +139,7 @@ class Slow:
     def encode_text(self, params, ids):
         return self.slow(ids.astype(jnp.float32))
 
-    def denoise(self, params, latents, text, negative, keys, scales):
+    def denoise(self, params, latents, text, negative, keys, scales, shortcuts):
         return self.slow(latents)
 
     def decode(self, params, latents, tiled):

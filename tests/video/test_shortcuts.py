@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.safetensors import read_json
-from pav_jax.commands import calibrate_cache
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
+from pav_jax.main import main
 from pav_jax.video import Generation, VideoModel, generation, residual_curve, sampling, shortcuts
 from pav_jax.video.residual_cache import interpolated, magnitude_ratio, schedule
 from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
@@ -111,6 +111,7 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     assert of(steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
     with pytest.raises(BadInput, match="none of the 4 steps lies between"):
         of(steps=4, guidance_start=0.1, guidance_stop=0.2)
+    assert of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None  # what that message advises
 
 
 def test_a_cache_that_skips_nothing_is_full_sampling():
@@ -141,7 +142,7 @@ def loop(model: VideoModel, asked, planned):
     """The same sampling step by step, each branch of guidance on its own with its own residual."""
     family, params = model.family, {"transformer": model.params["transformer"]}
     full = jax.jit(functools.partial(family.predict, keep_residual=True))
-    text, negative = (model.programs.texts(model.params, ids, len(ids)) for ids in (asked.ids, asked.negative_ids))
+    text, negative = model.texts(asked, [0, 1])
     sample = sampling.noise(sampling.video_keys(asked.seeds), 0, asked.latent_shape)
     plan = family.plan(STEPS, sample)
     step = sampling.stepper(plan, sampling.video_keys(asked.seeds), family.scheduler.needs_noise)
@@ -169,18 +170,13 @@ def loop(model: VideoModel, asked, planned):
 @pytest.mark.parametrize("name, computed", [("CogVideoX", "xx.x.x"), ("Wan", "xx.x.x"), ("OpenSora", "x.x.x.")])
 def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
     model = random_model(name)
-    asked = model._asked(PROMPTS, "dark", SEEDS, None)
+    asked = model.asked(PROMPTS, "dark", SEEDS)
     planned = asked.shortcuts
     assert shown(planned.computed) == computed
     assert planned.guided == ((0, STEPS) if name == "OpenSora" else (1, 4))
     expected, _ = loop(model, asked, planned)
 
-    def denoised(rows):
-        text, negative = (model.programs.texts(model.params, ids[rows], 2) for ids in (asked.ids, asked.negative_ids))
-        keys_B = sampling.video_keys([SEEDS[i] for i in rows])
-        return np.asarray(model.programs.denoise(model.params, text, negative, None, keys_B, asked.scales,
-                                                 asked.latent_shape, asked.latent_shape[0], planned))
-
+    denoised = lambda rows: np.asarray(model.denoised(asked, rows))  # noqa: E731
     ours = denoised([0, 1])
     assert ours.std() > 0.1
     np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
@@ -205,9 +201,9 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
 
 
 def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path, capsys):
-    model = random_model("CogVideoX").with_defaults(guidance_start=0.0, guidance_stop=1.0)
-    model = model.with_defaults(cache_threshold=0.0)
-    asked = model._asked(PROMPTS, "", SEEDS, None)
+    model = random_model("CogVideoX").with_defaults(guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0,
+                                                    zero_uncond=True)
+    asked = model.asked(PROMPTS, seed=SEEDS)
     _, residuals = loop(model, asked, shortcuts.Shortcuts((0, STEPS), (True,) * STEPS))
     text = model.family.text_tokens
     length = [np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
@@ -217,7 +213,7 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
 
     model.save_pretrained(tmp_path)
     before = read_json(tmp_path / generation.FILE)
-    calibrate_cache.main([str(tmp_path), *PROMPTS, "--steps=3"])
+    assert main(["cache-curve", str(tmp_path), *PROMPTS, "--steps=3"]) == 0
     after = read_json(tmp_path / generation.FILE)
     assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
     assert {k: v for k, v in after.items() if k != "cache_ratios"} == {

@@ -61,7 +61,6 @@ def param_shapes(config: CogVideoXConfig) -> dict:
 
 
 
-
 def _norm(hf: str, path: str, axis: str | None = "embed", layers: int = 0) -> list[Weight]:
     axes = ("layers", axis) if layers else (axis,)
     return [Weight(f"{hf}.weight", f"{path}/scale", axes=axes, layers=layers),
