@@ -8,12 +8,10 @@ Every token of the T5's output must name every attribute, so the denoiser finds 
 where the subject is weigh more in its loss, since they are few and are what a prompt is about.
 
 The denoiser trains in legs: each starts from the weights the one before would have shipped, with fresh moments, a
-learning rate that rises and falls again, and scenes of its own. `--continue` runs the last leg alone, from the weights
-in the folder.
+learning rate that rises and falls again, and scenes of its own.
 """
 
 import abc
-import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -207,23 +205,13 @@ def write_folder(who: Draughtsman, t5: dict, dit: dict) -> None:
     write_json(who.folder / "model_index.json", dict(who.index))
 
 
-def main(who: Callable[[], Draughtsman], about: str) -> None:
-    """The command line of a generator's training."""
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--continue", dest="go_on", action="store_true",
-                        help="only the last leg, from the weights in the folder")
-    go_on = parser.parse_args().go_on
+def main(who: Callable[[], Draughtsman]) -> None:
+    """The whole training of a generator, and its folder."""
     fit.use_every_core()
     who = who()
-    if go_on:
-        _, t5_params = folder.load(t5_hf, who.folder / "text_encoder", jnp.float32)
-        _, params = folder.load(who.layout, who.folder / "transformer", jnp.float32)
-        legs = [len(who.legs) - 1]
-    else:
-        t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
-        t5_params = shipped(train_reader(who, t5_params))
-        params = fresh_denoiser(who)
-        legs = range(len(who.legs))
-    for leg in legs:
+    t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
+    t5_params = shipped(train_reader(who, t5_params))
+    params = fresh_denoiser(who)
+    for leg in range(len(who.legs)):
         params = train_denoiser(who, t5_params, params, leg)
     write_folder(who, t5_params, params)

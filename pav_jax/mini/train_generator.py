@@ -1,7 +1,7 @@
 """Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (its vae is first).
 
 A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction objective; how it learns is
-in `drawing.py`. `--continue` runs the last leg alone, from the weights in the folder.
+in `drawing.py`.
 """
 
 from collections.abc import Callable
@@ -77,4 +77,4 @@ class Generator(Draughtsman):
 
 
 if __name__ == "__main__":
-    drawing.main(Generator, __doc__)
+    drawing.main(Generator)

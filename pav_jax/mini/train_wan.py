@@ -2,8 +2,7 @@
 `train_wan_vae`, is first).
 
 A Wan 2.1 that reads lists of tags, in words that are rare to the first generator (`captions.tag_caption`), and learns
-the flow from noise to data; how it learns is in `drawing.py`. `--continue` runs the last leg alone, from the weights in
-the folder.
+the flow from noise to data; how it learns is in `drawing.py`.
 """
 
 import dataclasses
@@ -71,4 +70,4 @@ class WanGenerator(Draughtsman):
 
 
 if __name__ == "__main__":
-    drawing.main(WanGenerator, __doc__)
+    drawing.main(WanGenerator)
