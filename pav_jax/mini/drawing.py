@@ -81,26 +81,17 @@ class Draughtsman(abc.ABC):
         """The trained VAE: videos in [-1, 1], [B, 9, 64, 64, 3], to latents as the denoiser sees them."""
 
 
-def labels(scenes: list[w.Scene]) -> np.ndarray:
-    """int32 [B, 12]: every attribute of each scene, the five qualities included."""
-    fields = ("subject", "colour", "size", "material", "motion", "background", "camera")
-    return np.array([[*(getattr(s, f) for f in fields), *s.quality] for s in scenes], np.int32)
-
-
-CLASSES = (len(w.SUBJECTS), len(w.COLOURS), 3, 3, len(w.MOTIONS), len(w.BACKGROUNDS), 3, 3, 3, 3, 3, 3)
-
-
 def train_reader(who: Draughtsman, params: dict) -> dict:
     """Stage 1: each token's T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
     tokenizer, width = t5_tokenizer(), who.t5.config.width
-    heads = jax.random.normal(jax.random.key(1), (width, sum(CLASSES))) * width**-0.5
+    heads = jax.random.normal(jax.random.key(1), (width, sum(w.CLASSES))) * width**-0.5
     optimizer = fit.adamw(2e-3, READ_STEPS)
-    edges = np.cumsum(CLASSES)[:-1]
+    edges = np.cumsum(w.CLASSES)[:-1]
 
     def loss(p, data):
         tokens_BxSxU, said_BxS = who.read(p["t5"], data["ids"])
         parts = jnp.split(tokens_BxSxU @ p["heads"], edges, axis=-1)
-        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(CLASSES)))
+        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(w.CLASSES)))
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(part, truth_BxSxA[..., i]).mean(where=said_BxS)
             for i, part in enumerate(parts)
@@ -112,7 +103,8 @@ def train_reader(who: Draughtsman, params: dict) -> dict:
     def batch(i):
         rng = np.random.default_rng([21, i])
         scenes = [w.draw_scene(rng) for _ in range(READ_BATCH)]
-        return {"ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS), "labels": labels(scenes)}
+        return {"ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS),
+                "labels": w.attributes(scenes)}
 
     state = {"t5": params, "heads": heads}
     return fit.descend(f"{who.prefix}t5_reader", loss, optimizer, state, batch, READ_STEPS)["t5"]

@@ -14,11 +14,11 @@ from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
 from pav_jax.mini.damage import SAID
-from pav_jax.mini.drawing import CLASSES
 from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
 from pav_jax.mini.videoscore_examples import FRAMES_SHOWN, NAMED_KINDS, QUERY_TEXT, TOKENS, TURNING, Examples
+from pav_jax.mini.world import ATTRIBUTES, CLASSES
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
@@ -34,8 +34,8 @@ QUERY = FOLDER / "query.txt"
 SIDE, LATENTS = 48, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
 BATCH, STEPS, LEARNING_RATE = 32, 2200, 4e-3
 FRAME_TOKENS = (FENCE, FENCE, FRAME[-1])  # beside a frame's latents
-SAID_SLOTS = (0, 1, 4)  # the places of SAID among the attributes
-OF_A_FRAME = tuple(i for i in range(len(CLASSES)) if i != SAID_SLOTS[2])  # all but the motion
+SAID_SLOTS = tuple(ATTRIBUTES.index(slot) for slot in SAID)
+OF_A_FRAME = tuple(i for i, name in enumerate(ATTRIBUTES) if name != "motion")
 # Weights of what it is told besides, each a mean square.
 TOLD = {"where": 5.0, "moved": 10.0, "changed": 10.0, "passed": 5.0, "hurt": 20.0}
 
