@@ -56,7 +56,9 @@ class Draughtsman(abc.ABC):
     prefix: ClassVar[str]  # of its states and caches in the work folder
     folder: ClassVar[Path]
     legs: ClassVar[Sequence[Leg]]
-    layout: ClassVar[Any]  # the denoiser's `hf.py`
+    denoiser_layout: ClassVar[Any]  # its `hf.py`
+    vae_layout: ClassVar[Any]
+    vae: ClassVar[Callable[[Any], Any]]  # configuration -> the module
     scheduler: ClassVar[Mapping[str, Any]]
     generation: ClassVar[Mapping[str, Any]]
     index: ClassVar[Mapping[str, Any]]  # model_index.json
@@ -74,11 +76,20 @@ class Draughtsman(abc.ABC):
 
     @abc.abstractmethod
     def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
-        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are in [0, 1), even over it."""
+        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are spread evenly over [0, 1)."""
 
-    @abc.abstractmethod
     def encoder(self) -> Callable[[Array], Array]:
         """The trained VAE: videos in [-1, 1], [B, 9, 64, 64, 3], to latents as the denoiser sees them."""
+        config, params = folder.load(self.vae_layout, self.folder / "vae", jnp.float32)
+        vae = self.vae(config)
+        return lambda video: config.scale(vae.apply({"params": params}, video, method="encode")[0])
+
+
+def model_index(pipeline: str, scheduler: str, text_encoder: str, transformer: str, vae: str) -> dict[str, Any]:
+    """The content of `model_index.json`, from the names of classes."""
+    return {"_class_name": pipeline, "_diffusers_version": "0.35.0", "scheduler": ["diffusers", scheduler],
+            "text_encoder": ["transformers", text_encoder], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "transformer": ["diffusers", transformer], "vae": ["diffusers", vae]}
 
 
 def train_reader(who: Draughtsman, params: dict) -> dict:
@@ -189,7 +200,7 @@ def shipped(params: dict) -> dict:
 
 def write_folder(who: Draughtsman, t5: dict, dit: dict) -> None:
     """The diffusers folder; its vae is there already."""
-    folder.save(who.layout, who.folder / "transformer", who.dit.config, fit.to_bf16(dit))
+    folder.save(who.denoiser_layout, who.folder / "transformer", who.dit.config, fit.to_bf16(dit))
     folder.save(t5_hf, who.folder / "text_encoder", who.t5.config, fit.to_bf16(t5))
     save(t5_tokenizer(), who.folder / "tokenizer")
     write_json(who.folder / "scheduler" / "scheduler_config.json", dict(who.scheduler))
