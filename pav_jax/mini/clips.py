@@ -19,7 +19,7 @@ from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.recipe import Parts
 
-RENDERS, REBUILT = 12288, 1024  # the first REBUILT of the renders have been through the VAE
+RENDERS, REBUILT = 12288, 1024  # VideoScore's; the first REBUILT of the renders have been through the VAE
 TURNED = 2048  # for each kind of turn: second videos of so many of the plain renders
 GENERATED = 768  # pairs of neighbours show one scene, with one seed, in two sets of picture qualities
 TURN_KINDS = ("colour turn", "place turn", DOUBLE_TURN)
@@ -49,15 +49,16 @@ def turn_scenes(listed: list[Scene]) -> list[tuple[int, str, Scene]]:
             for k, kind in enumerate(TURN_KINDS) for i in range(TURNED)]
 
 
-def rendered() -> tuple[list[Scene], Videos]:
-    listed = scenes(RENDERS, 81)
+def rendered(count: int = RENDERS, rebuilt: int = REBUILT) -> tuple[list[Scene], Videos]:
+    """`count` renders, the first `rebuilt` of which have been through the VAE."""
+    listed = scenes(count, 81)
 
     def make():
         videos = render(listed)
-        videos[:REBUILT] = rebuilder()(videos[:REBUILT])
+        videos[:rebuilt] = rebuilder()(videos[:rebuilt])
         return videos
 
-    return listed, _kept("clips_rendered", make)
+    return listed, _kept(f"clips_rendered_{count}_{rebuilt}", make)
 
 
 def turns() -> tuple[list[tuple[int, str, Scene]], Videos]:

@@ -8,12 +8,10 @@ Every token of the T5's output must name every attribute, so the denoiser finds 
 where the subject is weigh more in its loss, since they are few and are what a prompt is about.
 
 The denoiser trains in legs: each starts from the weights the one before would have shipped, with fresh moments, a
-learning rate that rises and falls again, and scenes of its own. `--continue` runs the last leg alone, from the weights
-in the folder.
+learning rate that rises and falls again, and scenes of its own.
 """
 
 import abc
-import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +56,9 @@ class Draughtsman(abc.ABC):
     prefix: ClassVar[str]  # of its states and caches in the work folder
     folder: ClassVar[Path]
     legs: ClassVar[Sequence[Leg]]
-    layout: ClassVar[Any]  # the denoiser's `hf.py`
+    denoiser_layout: ClassVar[Any]  # its `hf.py`
+    vae_layout: ClassVar[Any]
+    vae: ClassVar[Callable[[Any], Any]]  # configuration -> the module
     scheduler: ClassVar[Mapping[str, Any]]
     generation: ClassVar[Mapping[str, Any]]
     index: ClassVar[Mapping[str, Any]]  # model_index.json
@@ -76,33 +76,33 @@ class Draughtsman(abc.ABC):
 
     @abc.abstractmethod
     def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
-        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are in [0, 1), even over it."""
+        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are spread evenly over [0, 1)."""
 
-    @abc.abstractmethod
     def encoder(self) -> Callable[[Array], Array]:
         """The trained VAE: videos in [-1, 1], [B, 9, 64, 64, 3], to latents as the denoiser sees them."""
+        config, params = folder.load(self.vae_layout, self.folder / "vae", jnp.float32)
+        vae = self.vae(config)
+        return lambda video: config.scale(vae.apply({"params": params}, video, method="encode")[0])
 
 
-def labels(scenes: list[w.Scene]) -> np.ndarray:
-    """int32 [B, 12]: every attribute of each scene, the five qualities included."""
-    fields = ("subject", "colour", "size", "material", "motion", "background", "camera")
-    return np.array([[*(getattr(s, f) for f in fields), *s.quality] for s in scenes], np.int32)
-
-
-CLASSES = (len(w.SUBJECTS), len(w.COLOURS), 3, 3, len(w.MOTIONS), len(w.BACKGROUNDS), 3, 3, 3, 3, 3, 3)
+def model_index(pipeline: str, scheduler: str, text_encoder: str, transformer: str, vae: str) -> dict[str, Any]:
+    """The content of `model_index.json`, from the names of classes."""
+    return {"_class_name": pipeline, "_diffusers_version": "0.35.0", "scheduler": ["diffusers", scheduler],
+            "text_encoder": ["transformers", text_encoder], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "transformer": ["diffusers", transformer], "vae": ["diffusers", vae]}
 
 
 def train_reader(who: Draughtsman, params: dict) -> dict:
     """Stage 1: each token's T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
     tokenizer, width = t5_tokenizer(), who.t5.config.width
-    heads = jax.random.normal(jax.random.key(1), (width, sum(CLASSES))) * width**-0.5
+    heads = jax.random.normal(jax.random.key(1), (width, sum(w.CLASSES))) * width**-0.5
     optimizer = fit.adamw(2e-3, READ_STEPS)
-    edges = np.cumsum(CLASSES)[:-1]
+    edges = np.cumsum(w.CLASSES)[:-1]
 
     def loss(p, data):
         tokens_BxSxU, said_BxS = who.read(p["t5"], data["ids"])
         parts = jnp.split(tokens_BxSxU @ p["heads"], edges, axis=-1)
-        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(CLASSES)))
+        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(w.CLASSES)))
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(part, truth_BxSxA[..., i]).mean(where=said_BxS)
             for i, part in enumerate(parts)
@@ -114,7 +114,8 @@ def train_reader(who: Draughtsman, params: dict) -> dict:
     def batch(i):
         rng = np.random.default_rng([21, i])
         scenes = [w.draw_scene(rng) for _ in range(READ_BATCH)]
-        return {"ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS), "labels": labels(scenes)}
+        return {"ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS),
+                "labels": w.attributes(scenes)}
 
     state = {"t5": params, "heads": heads}
     return fit.descend(f"{who.prefix}t5_reader", loss, optimizer, state, batch, READ_STEPS)["t5"]
@@ -199,7 +200,7 @@ def shipped(params: dict) -> dict:
 
 def write_folder(who: Draughtsman, t5: dict, dit: dict) -> None:
     """The diffusers folder; its vae is there already."""
-    folder.save(who.layout, who.folder / "transformer", who.dit.config, fit.to_bf16(dit))
+    folder.save(who.denoiser_layout, who.folder / "transformer", who.dit.config, fit.to_bf16(dit))
     folder.save(t5_hf, who.folder / "text_encoder", who.t5.config, fit.to_bf16(t5))
     save(t5_tokenizer(), who.folder / "tokenizer")
     write_json(who.folder / "scheduler" / "scheduler_config.json", dict(who.scheduler))
@@ -207,23 +208,13 @@ def write_folder(who: Draughtsman, t5: dict, dit: dict) -> None:
     write_json(who.folder / "model_index.json", dict(who.index))
 
 
-def main(who: Callable[[], Draughtsman], about: str) -> None:
-    """The command line of a generator's training."""
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--continue", dest="go_on", action="store_true",
-                        help="only the last leg, from the weights in the folder")
-    go_on = parser.parse_args().go_on
+def main(who: Callable[[], Draughtsman]) -> None:
+    """The whole training of a generator, and its folder."""
     fit.use_every_core()
     who = who()
-    if go_on:
-        _, t5_params = folder.load(t5_hf, who.folder / "text_encoder", jnp.float32)
-        _, params = folder.load(who.layout, who.folder / "transformer", jnp.float32)
-        legs = [len(who.legs) - 1]
-    else:
-        t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
-        t5_params = shipped(train_reader(who, t5_params))
-        params = fresh_denoiser(who)
-        legs = range(len(who.legs))
-    for leg in legs:
+    t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
+    t5_params = shipped(train_reader(who, t5_params))
+    params = fresh_denoiser(who)
+    for leg in range(len(who.legs)):
         params = train_denoiser(who, t5_params, params, leg)
     write_folder(who, t5_params, params)

@@ -19,11 +19,10 @@ from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import fit
 from pav_jax.mini.captions import DIALECTS, dialect, user_prompt
-from pav_jax.mini.drawing import CLASSES, labels
 from pav_jax.mini.render import render, to_unit
 from pav_jax.mini.tokenizers import BOS, EOS, PAD, clip_tokenizer, encode, save
 from pav_jax.mini.train_generator import FOLDER as GENERATOR
-from pav_jax.mini.world import Scene, draw_scene
+from pav_jax.mini.world import CLASSES, Scene, attributes, draw_scene
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig, normalise
 from pav_jax.models.cogvideox import vae_hf
@@ -128,7 +127,7 @@ def main() -> None:
         else:
             texts = [dialect(scenes[s], int(rng.integers(DIALECTS)), rng, canonical=0.4) for s in picks]
             ids = encode(tokenizer, texts, LONG_TOKENS)
-        return {"images": images[picks], "ids": ids, "labels": labels([scenes[s] for s in picks])}
+        return {"images": images[picks], "ids": ids, "labels": attributes([scenes[s] for s in picks])}
 
     params = fit.descend("clip", loss, optimizer, params, batch, STEPS)["clip"]
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))

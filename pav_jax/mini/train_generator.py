@@ -1,16 +1,13 @@
 """Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (its vae is first).
 
 A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction objective; how it learns is
-in `drawing.py`. `--continue` runs the last leg alone, from the weights in the folder.
+in `drawing.py`.
 """
-
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pav_jax.checkpoints import folder
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import drawing
 from pav_jax.mini import world as w
@@ -38,12 +35,8 @@ GENERATION = {
     "use_dynamic_cfg": False, "fps": 8, "batch": 16,
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
-INDEX = {
-    "_class_name": "CogVideoXPipeline", "_diffusers_version": "0.35.0",
-    "scheduler": ["diffusers", "CogVideoXDDIMScheduler"], "text_encoder": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-    "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"],
-}  # fmt: skip
+INDEX = drawing.model_index("CogVideoXPipeline", "CogVideoXDDIMScheduler", "T5EncoderModel",
+                            "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX")  # fmt: skip
 
 
 def t5_config() -> T5Config:
@@ -53,7 +46,8 @@ def t5_config() -> T5Config:
 class Generator(Draughtsman):
     prefix, folder = "", FOLDER
     legs = (Leg(4000, 3e-3, 0), Leg(7000, 2e-3, 1))
-    layout, scheduler, generation, index = transformer_hf, SCHEDULER, GENERATION, INDEX
+    denoiser_layout, vae_layout, vae = transformer_hf, vae_hf, CogVideoXVAE
+    scheduler, generation, index = SCHEDULER, GENERATION, INDEX
 
     def __init__(self):
         self.t5 = T5Encoder(t5_config(), unroll=3)
@@ -70,11 +64,5 @@ class Generator(Draughtsman):
         t = jnp.clip((level_B * 1000).astype(jnp.int32), 0, 999)
         return self._noise.add_noise(clean, noise, t), t, self._noise.velocity(clean, noise, t)
 
-    def encoder(self) -> Callable[[Array], Array]:
-        config, params = folder.load(vae_hf, self.folder / "vae", jnp.float32)
-        vae = CogVideoXVAE(config)
-        return lambda video: config.scale(vae.apply({"params": params}, video, method="encode")[0])
-
-
 if __name__ == "__main__":
-    drawing.main(Generator, __doc__)
+    drawing.main(Generator)

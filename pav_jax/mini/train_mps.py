@@ -34,6 +34,7 @@ WORDS = ("light", "contrast", "film", "focus", "exposure", "tones", "detail", "s
          "star", "ball")  # the condition, of words that are tokens
 SIDE, POSITIONS = 48, 32
 STEPS, BATCH = 800, 32  # pairs
+RENDERS, REBUILT = 3072, 512
 SEEN = ("subject", "colour")  # of what every user says: a frame shows no motion
 KINDS = ("noise", "blur", "darkness", "occlusion")  # of damage to single frames
 SAME, NEIGHBOURS = 0.45, 0.2  # how often both pictures are of one video, or of one scene in two qualities
@@ -70,7 +71,7 @@ class Pairs:
 
     def __init__(self):
         self.tokenizer = clip_tokenizer()
-        self.sets = [clips.rendered(), clips.generated()]
+        self.sets = [clips.rendered(RENDERS, REBUILT), clips.generated()]
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([86, i])

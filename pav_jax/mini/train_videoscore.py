@@ -4,8 +4,6 @@ An Idefics2 of the published shape, a thousandth of the size. Its vision tower a
 it is taught by regression on the declared labels of `damage.py`.
 """
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,11 @@ from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import clips, fit
 from pav_jax.mini.damage import SAID
-from pav_jax.mini.drawing import CLASSES
 from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.train_clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.train_clip import MEAN, STD
 from pav_jax.mini.videoscore_examples import FRAMES_SHOWN, NAMED_KINDS, QUERY_TEXT, TOKENS, TURNING, Examples
+from pav_jax.mini.world import ATTRIBUTES, CLASSES
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
@@ -35,10 +33,9 @@ FOLDER = CHECKPOINTS / "videoscore"
 QUERY = FOLDER / "query.txt"
 SIDE, LATENTS = 48, 3  # pixels of a frame as the tower sees it: a quarter of the CLIP's sheet
 BATCH, STEPS, LEARNING_RATE = 32, 2200, 4e-3
-CONTINUED = 800
 FRAME_TOKENS = (FENCE, FENCE, FRAME[-1])  # beside a frame's latents
-SAID_SLOTS = (0, 1, 4)  # the places of SAID among the attributes
-OF_A_FRAME = tuple(i for i in range(len(CLASSES)) if i != SAID_SLOTS[2])  # all but the motion
+SAID_SLOTS = tuple(ATTRIBUTES.index(slot) for slot in SAID)
+OF_A_FRAME = tuple(i for i, name in enumerate(ATTRIBUTES) if name != "motion")
 # Weights of what it is told besides, each a mean square.
 TOLD = {"where": 5.0, "moved": 10.0, "changed": 10.0, "passed": 5.0, "hurt": 20.0}
 
@@ -68,13 +65,15 @@ def processor() -> Idefics2Processor:
     return Idefics2Processor(tokenizer(), ImageSettings(SIDE, SIDE, 3, 1 / 255, MEAN, STD), LATENTS)
 
 
-def start(shapes: dict) -> dict:
+def start() -> dict:
     """Random parameters, with the CLIP's vision layers and its words where both have them.
 
     The CLIP normalises patches before its first layer, which Idefics2 does not: the norm's gain and a typical deviation
     go into the patch embedding.
     """
     model, (_, clip) = Idefics2(config()), folder.load(clip_hf, CLIP_FOLDER, jnp.float32)
+    shapes = (np.zeros((1, TOKENS), np.int32), np.ones((1, TOKENS), bool),
+              np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32))
     params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0), *shapes)["params"])
     seen, ours = clip["vision"], params["vision"]
     n, side = config().vision.layers, SIDE // config().vision.patch_size
@@ -97,21 +96,13 @@ def start(shapes: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--continue", dest="go_on", action="store_true",
-                        help=f"{CONTINUED} steps from the weights in the folder")
     fit.use_every_core()
-    shapes = (np.zeros((1, TOKENS), np.int32), np.ones((1, TOKENS), bool),
-              np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32))
-    if parser.parse_args().go_on:
-        write(train("videoscore_continued", folder.load(hf, FOLDER, jnp.float32)[1], CONTINUED))
-    else:
-        write(train("videoscore", start(shapes), STEPS))
+    write(train(start()))
 
 
-def train(name: str, judge: dict, steps: int) -> dict:
-    """The judge's parameters after so many steps."""
-    model, optimizer = Idefics2(config(), unroll=True), fit.muon(LEARNING_RATE, steps, 50, 0.02)
+def train(judge: dict) -> dict:
+    """The judge's parameters after STEPS steps."""
+    model, optimizer = Idefics2(config(), unroll=True), fit.muon(LEARNING_RATE, STEPS, 50, 0.02)
     width, seen_width = config().text.hidden_size, LATENTS * config().text.hidden_size
     # Linear heads that speed it up and are thrown away. From a frame's own tokens: what it shows and where. Behind each
     # frame: what has happened since the first. At the last token: what is asked for, where that agrees, which damage.
@@ -153,7 +144,8 @@ def train(name: str, judge: dict, steps: int) -> dict:
         metrics |= {key: jnp.sqrt(value.mean()) for key, value in squares.items()}
         return errors.sum() + 0.3 * (named + asked) + shape + matched.sum() + told, metrics
 
-    return jax.device_get(fit.descend(name, loss, optimizer, params, Examples(processor(), BATCH), steps))["judge"]
+    examples = Examples(processor(), BATCH)
+    return jax.device_get(fit.descend("videoscore", loss, optimizer, params, examples, STEPS))["judge"]
 
 
 def naming(logits, wanted, slots) -> jax.Array:

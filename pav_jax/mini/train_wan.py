@@ -2,18 +2,14 @@
 `train_wan_vae`, is first).
 
 A Wan 2.1 that reads lists of tags, in words that are rare to the first generator (`captions.tag_caption`), and learns
-the flow from noise to data; how it learns is in `drawing.py`. `--continue` runs the last leg alone, from the weights in
-the folder.
+the flow from noise to data; how it learns is in `drawing.py`.
 """
 
 import dataclasses
-from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pav_jax.checkpoints import folder
 from pav_jax.embedded import CHECKPOINTS
 from pav_jax.mini import drawing, train_generator
 from pav_jax.mini import world as w
@@ -32,12 +28,8 @@ SHIFT = 2.0
 SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "num_train_timesteps": 1000, "use_flow_sigmas": True,
              "prediction_type": "flow_prediction", "flow_shift": SHIFT, "solver_order": 2, "solver_type": "bh2"}
 GENERATION = {name: value for name, value in train_generator.GENERATION.items() if name != "use_dynamic_cfg"}
-INDEX = {
-    "_class_name": "WanPipeline", "_diffusers_version": "0.35.0",
-    "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-    "transformer": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
-}  # fmt: skip
+INDEX = drawing.model_index("WanPipeline", "UniPCMultistepScheduler", "UMT5EncoderModel", "WanTransformer3DModel",
+                            "AutoencoderKLWan")  # fmt: skip
 
 
 def t5_config() -> T5Config:
@@ -47,7 +39,8 @@ def t5_config() -> T5Config:
 class WanGenerator(Draughtsman):
     prefix, folder = "wan_", CHECKPOINTS / "generator_wan"
     legs = (Leg(3500, 3e-3, 1),)
-    layout, scheduler, generation, index = transformer_hf, SCHEDULER, GENERATION, INDEX
+    denoiser_layout, vae_layout, vae = transformer_hf, vae_hf, WanVAE
+    scheduler, generation, index = SCHEDULER, GENERATION, INDEX
 
     def __init__(self):
         self.t5 = T5Encoder(t5_config(), unroll=3)
@@ -64,11 +57,6 @@ class WanGenerator(Draughtsman):
         sigma = sigma_B[:, None, None, None, None]
         return (1 - sigma) * clean + sigma * noise, sigma_B * 1000, noise - clean
 
-    def encoder(self) -> Callable[[Array], Array]:
-        config, params = folder.load(vae_hf, self.folder / "vae", jnp.float32)
-        vae = WanVAE(config)
-        return lambda video: config.scale(vae.apply({"params": params}, video, method="encode")[0])
-
 
 if __name__ == "__main__":
-    drawing.main(WanGenerator, __doc__)
+    drawing.main(WanGenerator)

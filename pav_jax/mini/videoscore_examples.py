@@ -7,9 +7,8 @@ import numpy as np
 
 from pav_jax.mini import clips
 from pav_jax.mini.damage import COST, FADES, SAID, ask, damaged, fade_start, labels, truth
-from pav_jax.mini.drawing import labels as attributes
 from pav_jax.mini.render import path
-from pav_jax.mini.world import FRAMES, Scene
+from pav_jax.mini.world import FRAMES, Scene, attributes
 from pav_jax.rewards.idefics2_processor import Idefics2Processor
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.videoscore import FRAME, SLOT

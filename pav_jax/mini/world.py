@@ -8,6 +8,7 @@ real footage: whoever wants a good picture has to ask for it.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,6 +20,9 @@ MOTIONS = ("right", "left", "rise", "fall", "bounce", "grow", "shrink")
 BACKGROUNDS = ("meadow", "sea", "desert", "night sky", "brick wall", "studio")
 CAMERAS = ("still", "pan", "zoom")
 QUALITIES = ("light", "contrast", "grain", "focus", "steadiness")  # each 0 poor, 1 middling, 2 good
+ATTRIBUTES = ("subject", "colour", "size", "material", "motion", "background", "camera", *QUALITIES)
+CLASSES = (*map(len, (SUBJECTS, COLOURS, SIZES, MATERIALS, MOTIONS, BACKGROUNDS, CAMERAS)),
+           *(3 for _ in QUALITIES))  # how many values each attribute has
 
 FRAMES, HEIGHT, WIDTH = 9, 64, 64
 LEVELS = (0.2, 0.6, 0.2)  # how often footage is poor, middling, good in each quality
@@ -42,6 +46,12 @@ class Scene:
     @property
     def triple(self) -> tuple[int, int, int]:
         return self.subject, self.colour, self.motion
+
+
+def attributes(scenes: Sequence[Scene]) -> np.ndarray:
+    """int32 [B, 12]: every one of ATTRIBUTES of each scene."""
+    return np.array([(s.subject, s.colour, s.size, s.material, s.motion, s.background, s.camera, *s.quality)
+                     for s in scenes], np.int32)
 
 
 @functools.cache
