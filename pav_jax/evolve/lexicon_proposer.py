@@ -11,7 +11,8 @@ from pav_jax.evolve.lexicon import GOOD, POOR, Clause, Lexicon, content, join, s
 from pav_jax.evolve.proposers import Faith, ProposalRequest, Proposer, Scored
 
 LONGEST = 16  # words of a clause that may move to another prompt
-OFTEN, LIFT = 0.35, 4.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
+OFTEN, LIFT = 0.15, 8.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
+COMMON = 0.1  # deviations of overall that a word e times as common is expected to be better
 SHORT = 6  # words of a clause that reads well in a list
 FEATURES = 600  # clauses, words of clauses and openings whose effect is estimated
 SHRINK = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # ridge penalties: what is seen so often is believed by half
@@ -28,7 +29,7 @@ class _Bank:
     clauses: Mapping[str, Sequence[str]]  # aspect ("" for none) -> clause texts, best first
     openings: Sequence[str]
     familiar: frozenset[str]
-    synonyms: Mapping[str, str]  # a user's word -> what rewrites mostly say instead
+    synonyms: Mapping[str, str]  # a user's word -> what rewrites should say instead
 
 
 class LexiconProposer(Proposer):
@@ -42,8 +43,8 @@ class LexiconProposer(Proposer):
 
     Args:
       phrases: a file that replaces `phrases.json`.
-      faith: if given, a child may not be less faithful than its parent, and a user's word may give way to the one that
-        the pool's rewrites mostly use for it; without it every word of the user stays.
+      faith: if given, a child may not be less faithful than its parent, and a user's word may give way to the best that
+        the pool's rewrites use for it; without it every word of the user stays.
     """
 
     def __init__(self, phrases: str | None = None, faith: Faith | None = None, name: str = "lexicon"):
@@ -54,7 +55,9 @@ class LexiconProposer(Proposer):
     def observe(self, scored: Sequence[Scored]) -> None:
         usable = [s for s in scored if np.isfinite(s.overall)]
         users = frozenset().union(*(content(s.prompt) for s in usable)) - self._lexicon.stems
-        rows = [self._features(s) for s in usable]
+        said_for = _said_for(usable, self._lexicon) if self._faith else {}
+        choices = frozenset(said_for).union(*said_for.values())
+        rows = [self._features(s) | _said(s, choices) for s in usable]
         prompts_of: dict[str, set[str]] = collections.defaultdict(set)
         count: collections.Counter[str] = collections.Counter()
         for s, features in zip(usable, rows, strict=True):
@@ -64,7 +67,7 @@ class LexiconProposer(Proposer):
         kept = sorted((f for f, n in count.items() if n > 1), key=lambda f: (-count[f], f))[:FEATURES]
         effects = _effects(usable, rows, kept)
         texts = {f: text for features in rows for f, text in features.items()}
-        kept = [f for f in kept if not f.startswith("word:")]
+        kept = [f for f in kept if not f.startswith(("word:", "said:"))]
         effects |= {f: _with_words(effects, f) for f in kept if not f.startswith("opening:")}
         clauses: dict[str, list[str]] = {}
         openings = []
@@ -76,7 +79,7 @@ class LexiconProposer(Proposer):
                 for aspect in aspects:
                     clauses.setdefault(aspect, []).append(texts[f])
         familiar = frozenset(w for s in usable if s.refined != s.prompt for w in words(s.refined))
-        synonyms = _synonyms(usable, self._lexicon) if self._faith else {}
+        synonyms = _synonyms(said_for, effects, count, COMMON * float(np.std(_advantages(usable))))
         self._bank = _Bank(effects, clauses, openings, familiar, synonyms)
 
     def _features(self, s: Scored) -> dict[str, str]:
@@ -229,10 +232,7 @@ def _effects(scored: Sequence[Scored], rows: Sequence[Mapping[str, str]], kept: 
     """Ridge regression of the overall score, less its prompt's mean, on which clauses a rewrite has."""
     if not kept:
         return {}
-    of_prompt: dict[str, list[float]] = collections.defaultdict(list)
-    for s in scored:
-        of_prompt[s.prompt].append(s.overall)
-    y_N = np.asarray([s.overall - np.mean(of_prompt[s.prompt]) for s in scored])
+    y_N = _advantages(scored)
     place = {f: j for j, f in enumerate(kept)}
     x_NxF = np.zeros((len(rows), len(kept)))
     for i, features in enumerate(rows):
@@ -257,12 +257,25 @@ def _ridge(x_NxF: np.ndarray, y_N: np.ndarray) -> np.ndarray:
     return v_RxF.T @ (s_R / (s_R**2 + SHRINK[int(np.argmin(errors))]) * target_R)
 
 
-def _synonyms(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, str]:
-    """User's word -> a commoner one of the same form that stands in rewrites which lack it, and rarely in others."""
+def _advantages(scored: Sequence[Scored]) -> np.ndarray:
+    """Overall scores less their prompt's mean [N]."""
+    of_prompt: dict[str, list[float]] = collections.defaultdict(list)
+    for s in scored:
+        of_prompt[s.prompt].append(s.overall)
+    return np.asarray([s.overall - np.mean(of_prompt[s.prompt]) for s in scored])
+
+
+def _said(s: Scored, choices: frozenset[str]) -> dict[str, str]:
+    """Which of `choices` a rewrite says."""
+    return {f"said:{w}": w for w in words(s.refined) if w in choices} if s.refined != s.prompt else {}
+
+
+def _said_for(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, frozenset[str]]:
+    """User's word -> those of the same form that stand in rewrites which lack it, and rarely in others."""
     rewrites = [(frozenset(words(s.prompt)), frozenset(words(s.refined)), s.prompt) for s in scored
                 if s.refined != s.prompt]
     everywhere = collections.Counter(w for _, said, _ in rewrites for w in said)
-    found: dict[str, str] = {}
+    found: dict[str, frozenset[str]] = {}
     for user in sorted(frozenset().union(*(mine for mine, _, _ in rewrites))):
         if not content(user) or content(user) <= lexicon.stems:
             continue
@@ -271,12 +284,22 @@ def _synonyms(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, str]:
             continue  # one prompt's company is no evidence of meaning
         here = collections.Counter(w for mine, said, _ in without for w in said - mine)
         total = len(rewrites) - len(without)
-        fit = {w: n / len(without) for w, n in here.items() if content(w) and _form(w) == _form(user)
-               and not content(w) <= lexicon.stems and n >= OFTEN * len(without) and everywhere[w] > everywhere[user]
-               and n / len(without) >= LIFT * (everywhere[w] - n) / max(total, 1)}
+        fit = frozenset(w for w, n in here.items() if content(w) and _form(w) == _form(user)
+                        and not content(w) <= lexicon.stems and n >= max(OFTEN * len(without), 3)
+                        and n / len(without) >= LIFT * (everywhere[w] - n) / max(total, 1))
         if fit:
-            found[user] = min(fit, key=lambda w: (-fit[w], w))
+            found[user] = fit
     return found
+
+
+def _synonyms(said_for: Mapping[str, frozenset[str]], effects: Mapping[str, float], count: Mapping[str, int],
+              common: float) -> dict[str, str]:
+    """User's word -> the better one: by its effect, and by `common` for each time that it is e times as common."""
+    def worth(word: str) -> float:
+        return effects.get(f"said:{word}", 0.0) + common * float(np.log1p(count[f"said:{word}"]))
+
+    best = {user: max(sorted({user, *others}), key=worth) for user, others in said_for.items()}
+    return {user: word for user, word in best.items() if word != user}
 
 
 def _form(word: str) -> str:
