@@ -133,6 +133,23 @@ def test_a_users_word_gives_way_to_the_pools_word_only_where_faith_permits():
     assert all("crimson" in child for child in without)
 
 
+@pytest.mark.parametrize("better", ["scarlet", "crimson", "red"])
+def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(better):
+    rng = np.random.default_rng(3)
+    scored = []
+    for subject in ("ball", "fish", "tree", "boat", "cat", "kite", "bridge", "house"):
+        prompt = f"a red {subject}"
+        for i, word in enumerate(["scarlet"] * 4 + ["crimson"] * 2 + ["red"] * 2):  # the commonest is not the best
+            text = f"a {word} {subject}, seen from take {subject} {i}"
+            scored.append(Scored(prompt, text, (word == better) + 0.3 * rng.normal(), {}))
+        scored += [Scored(f"a blue {subject}", f"a blue {subject}, seen {i} times", 0.0, {}) for i in range(3)]
+    request = ProposalRequest("a red horse", (("a red horse", {}), ("a red horse, still", {})), 3, 0, 2,
+                              frozenset({"a red horse"}))
+    [children] = proposer(scored, faith=lambda prompt, rewrite: float("horse" in rewrite)).propose([request])
+    assert any(f"{better} horse" in child for child in children)
+    assert not any(f"{other} horse" in child for other in {"scarlet", "crimson"} - {better} for child in children)
+
+
 def test_a_candidate_without_a_score_teaches_nothing():
     scored = pool(5)
     bad = [Scored(s.prompt, s.refined.replace("bright", "blinding"), -np.inf, {}) for s in scored]
