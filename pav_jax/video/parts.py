@@ -89,7 +89,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], length: int, vocab_size: in
         raise BadInput(f"tokenizer: it makes token {ids.max()}, the text encoder knows {vocab_size}; these parts do not"
                        " belong together")
     full = np.flatnonzero(rows["attention_mask"].all(axis=1))
-    return ids, [int(i) for i in full if len(tokenizer(prompts[i])["input_ids"]) > length]
+    # not verbose: what is too long is said by whoever asked, and is not read whole as transformers fears
+    return ids, [int(i) for i in full if len(tokenizer(prompts[i], verbose=False)["input_ids"]) > length]
 
 
 def sizes(layout: Any, folder: Path) -> Any:
