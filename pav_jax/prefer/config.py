@@ -19,7 +19,7 @@ def prefer_config() -> ConfigDict:
         ranking="sum",  # who is better: sum, pareto, average_rank, as in evolve
         thresholds=None,  # None: rewards.thresholds; {} for none
         floors=None,  # None: rewards.floors; {} for none
-        floors_first=False,  # True: any rewrite that keeps the floors is preferred to any that does not
+        floors_first=False,  # True: what keeps the floors is preferred to what does not, unless that is clearly better
         # a rejected rewrite lies more than this below the chosen one: in overall where ranking is sum; in mean places
         # where it is average_rank; in overall, and dominated by the chosen one, where it is pareto (0: that is enough)
         margin=1.4,

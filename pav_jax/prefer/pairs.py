@@ -36,8 +36,9 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
 
     Ranked by `ranking`, the first and the second may be chosen if they pass every threshold, keep every floor and have
     at most `max_words` words; every candidate ranked below that lies lower by more than `margin` is a rejected one. A
-    candidate with an error takes no part. With `floors_first`, candidates that keep every floor rank above all
-    that do not, and are preferred to them whatever the margin: so the words of the user outrank any picture.
+    candidate with an error takes no part. With `floors_first`, candidates that keep every floor rank above all that do
+    not, and are preferred to them unless these lie higher by more than `margin`: so no pair teaches to forget the
+    user's words, and none to give up a clearly better video.
 
     What is measured against `margin`, and recorded as a pair's, depends on the ranking (`evolve/ranking.py`): "sum"
     takes the difference in overall; "pareto" the same, and the chosen one must dominate the rejected one, so that 0
@@ -72,7 +73,9 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
                 continue
             for place, rejected in ranked[rank + 1 :]:
                 gap = ranking.gap(best, place)
-                if not place.falls and not ranking.clearly(chosen.scores, rejected.scores, gap, margin):
+                if place.falls and gap < -margin:
+                    dropped["what falls below a floor is clearly better"] += 1
+                elif not place.falls and not ranking.clearly(chosen.scores, rejected.scores, gap, margin):
                     dropped["margin too small"] += 1
                 elif match and length_gap(chosen.refined, rejected.refined) > match:
                     dropped["lengths differ too much"] += 1

@@ -54,13 +54,15 @@ def test_a_chosen_keeps_thresholds_floors_and_the_word_limit_and_a_rejected_need
     assert pairs(values, suite) == [("best", "next"), ("best", "last")]
 
 
-def test_with_floors_first_what_keeps_the_floors_beats_what_does_not_at_any_margin():
-    values = {"best": candidate("best", 5.0, faith=0.2), "next": candidate("next", 4.0),
+def test_with_floors_first_what_keeps_the_floors_beats_what_does_not_unless_that_is_clearly_better():
+    values = {"best": candidate("best", 4.9, faith=0.2), "next": candidate("next", 4.0),
               "last": candidate("last", 3.9), "worst": candidate("worst", 3.8, faith=0.1)}
     options = dict(floors={"FAITH": 0.5}, margin=1.0)
     assert pairs(values, **options) == []
     assert pairs(values, **options, floors_first=True) == [
         ("next", "best"), ("next", "worst"), ("last", "best"), ("last", "worst")]
+    values["best"] = candidate("best", 4.95, faith=0.2)  # more than the margin above "last"
+    assert pairs(values, **options, floors_first=True) == [("next", "best"), ("next", "worst"), ("last", "worst")]
 
 
 @pytest.mark.parametrize("bad", [candidate("bad", math.nan, error="no score: AES"),
