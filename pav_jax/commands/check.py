@@ -1,8 +1,12 @@
 """`pav check`: whether a configuration fits a TPU, and what it would cost, on a machine that has none."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+LEAST_EFFORT = {"jax_optimization_level": "O0", "jax_exec_time_optimization_effort": -1.0,
+                "jax_memory_fitting_effort": -1.0}  # of the compiler
 PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")
 
 
@@ -17,7 +21,8 @@ Exit status 1: a program does not compile. LIBTPU_INIT_ARGS counts as it does on
 examples:
   pav check --config=configs/llama3_8b_dpo_v5e16.py --topology=v5e:4x4
   pav check --config=configs/llama3_8b_sft_v5p8.py --topology=v5p:2x2x1 --usd-per-chip-hour=4.2 --json
-  pav check --config=configs/llama3_8b_dpo_v5e256.py --topology=v5e:8x8 --slices=4 --config.dpo.batch_size=512""",
+  pav check --config=configs/llama3_8b_dpo_v5e256.py --topology=v5e:8x8 --slices=4 --config.dpo.batch_size=512
+  pav check --config=configs/wan21_14b.py --quick""",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--config", help="a configuration file; default: the embedded models")
     command.add_argument("--topology", help="TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8); "
@@ -29,6 +34,8 @@ examples:
     command.add_argument("--prompt-length", type=int, help="tokens of a prompt in the chat template (128)")
     command.add_argument("--rewriter-config", help="a config.json to take the rewriter's sizes from")
     command.add_argument("--usd-per-chip-hour", type=float, help="also print prices")
+    command.add_argument("--quick", action="store_true", help="compile with the compiler's least effort: seconds where "
+                         "it takes minutes (a video VAE takes many); memory and traffic are then not what a run has")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.set_defaults(handler=run, parser=command)
 
@@ -57,15 +64,33 @@ def run(args: argparse.Namespace) -> int:
     if all(size == 1 for size in sizes.values()):  # for one device; here that means: spread over all there are
         sizes |= {"data": where.slices, "fsdp": -1}
     mesh = make_mesh(**sizes, devices=where.devices)
-    findings = _examine(_programs(config, mesh, chosen, assumed, args.rewriter_config), where, assumed, args, mesh)
+    programs = _programs(config, mesh, chosen, assumed, args.rewriter_config)
+    with _options(LEAST_EFFORT if args.quick else {}):
+        findings = _examine(programs, where, assumed, args, mesh)
     usd = args.usd_per_chip_hour
     if args.json:
         import json
 
-        print(json.dumps(report.as_json(findings, where, dict(mesh.shape), assumed, usd), indent=2))
+        found = report.as_json(findings, where, dict(mesh.shape), assumed, usd)
+        print(json.dumps({"quick": args.quick} | found, indent=2))
     else:
         print("\n" + report.total(findings, usd))
     return int(any(found.compiled.reason is not None for found in findings))
+
+
+@contextlib.contextmanager
+def _options(values: dict[str, Any]) -> Iterator[None]:
+    """JAX's options, set for a while: whoever calls this from Python has its own programs to compile."""
+    import jax
+
+    before = {name: getattr(jax.config, name) for name in values}
+    try:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
@@ -105,6 +130,9 @@ def _examine(programs: list, where: Any, assumed: Any, args: argparse.Namespace,
 
     if not args.json:
         print(report.heading(where, dict(mesh.shape), assumed), flush=True)
+        if args.quick:
+            print("  quick           compiled with the least effort: memory and traffic are not what a run has",
+                  flush=True)
     findings = []
     with progress_bars() as bars:
         task = bars.add_task("compiling", total=len(programs))

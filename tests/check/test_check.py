@@ -10,9 +10,12 @@ import pytest
 
 from pav_jax.check import judges, media, rewriter
 from pav_jax.check.program import Assumed, config_folder
+from pav_jax.commands import check
 from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.main import main
+from pav_jax.parallel import preflight
+from pav_jax.parallel.chips import CHIPS
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.rewards.videoscore import TOKENS
 from tests.check import tiny
@@ -150,6 +153,19 @@ def test_the_full_suite_is_traced_at_its_published_sizes():
     weights = [sum(leaf.size for leaf in one.trace().jaxpr.in_avals if jnp.issubdtype(leaf.dtype, jnp.floating))
                for one in found[2::2]]  # few other numbers go in
     assert weights == pytest.approx([1.1046e9, 8.2717e9], rel=1e-3)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_quick_asks_for_the_least_effort_and_only_while_it_compiles(quick, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(check, "_examine", lambda *_: seen.append(jax.config.jax_optimization_level) or [])
+    monkeypatch.setattr(check, "_programs", lambda *_: [])
+    here = preflight.Topology("v5e:1x1", CHIPS["v5e"], (1, 1), 1, jax.devices()[:1])
+    monkeypatch.setattr(preflight, "topology", lambda name, slices: here)
+    before = jax.config.jax_optimization_level
+    assert main(["check", "--topology=v5e:1x1", "--json", *["--quick"] * quick]) == 0
+    assert seen == ["O0" if quick else before] and jax.config.jax_optimization_level == before
+    assert json.loads(capsys.readouterr().out)["quick"] is quick
 
 
 @needs_libtpu
