@@ -6,6 +6,7 @@ the generator's own caption of a scene that fits the prompt, asking for good pic
 `wan_held_out` are the same prompts and scenes with the second generator's captions.
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from pav_jax.mini.captions import caption, tag_caption, user_prompt
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 
 FOLDER = ROOT / "prompts"
-TRAINING = {"evolve": 128, "prefer": 256}
-EVALUATION = {"in_domain": 100, "held_out": 100}
+EVALUATION = ("in_domain", "held_out")
+# How many of which file, in the order they are drawn. The sets of evaluation have grown: what is drawn last changes
+# nothing that came before.
+DRAWN = (("in_domain", 100), ("held_out", 100), ("evolve", 128), ("prefer", 256), ("in_domain", 100), ("held_out", 100))
 ORACLES = {"": caption, "wan_": tag_caption}  # before a file's name: whose captions
 
 
@@ -40,18 +43,20 @@ def main() -> None:
                 seen.add(prompt)
                 return scene, prompt
 
-    FOLDER.mkdir(exist_ok=True)
-    for name, count in EVALUATION.items():
+    lines: dict[str, list[str]] = collections.defaultdict(list)
+    for name, count in DRAWN:
         held = triples()[1] if name == "held_out" else []
-        rows = {prefix: [] for prefix in ORACLES}
         for i in range(count):
             scene, prompt = draw(name == "held_out", held[i % len(held)] if held else None)
+            if name not in EVALUATION:
+                lines[f"{name}.txt"].append(prompt)
+                continue
             for prefix, speak in ORACLES.items():
-                rows[prefix].append(json.dumps({"prompt": prompt, "oracle": oracle(scene, rngs[prefix], speak)}))
-        for prefix, lines in rows.items():
-            (FOLDER / f"{prefix}{name}.jsonl").write_text("\n".join(lines) + "\n")
-    for name, count in TRAINING.items():
-        (FOLDER / f"{name}.txt").write_text("".join(draw(False)[1] + "\n" for _ in range(count)))
+                row = {"prompt": prompt, "oracle": oracle(scene, rngs[prefix], speak)}
+                lines[f"{prefix}{name}.jsonl"].append(json.dumps(row))
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in lines.items():
+        (FOLDER / name).write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":
