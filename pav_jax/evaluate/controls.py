@@ -42,11 +42,15 @@ def best_suffix(overall: Mapping[str, Sequence[float]]) -> str:
 
 def shuffled(prompts: Sequence[str], seeds: Sequence[int],
              rewrites: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
-    """Each prompt with the rewrite of the prompt half the set away; empty for fewer than two prompts."""
-    n = len(prompts)
-    if n < 2:
+    """Each prompt with the rewrite of the one before it in a random order; empty for fewer than two prompts.
+
+    A shift of the given order would not do: files are often made in turns, and prompts half a set apart may be alike.
+    """
+    if len(prompts) < 2:
         return {}
-    return {(prompts[i], s): rewrites[prompts[(i + n // 2) % n], s] for i in range(n) for s in seeds}
+    order = np.random.default_rng(0).permutation(len(prompts))
+    return {(prompts[i], s): rewrites[prompts[j], s] for i, j in zip(order, np.roll(order, 1), strict=True)
+            for s in seeds}
 
 
 def oracle(prompts: Sequence[str], captions: Sequence[str | None],

@@ -36,3 +36,9 @@ def test_the_shipped_suffixes_are_general_and_a_file_without_any_is_reported(tmp
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(BadInput, match="none.txt"):
         controls.suffixes(tmp_path / "none.txt")
+
+
+def test_prompts_that_come_in_turns_are_shuffled_too():
+    prompts = [f"{subject} {i}" for i in range(50) for subject in ("ball", "star", "moon", "ring")]
+    mixed = controls.shuffled(prompts, (0,), {(p, 0): p for p in prompts})
+    assert sum(text.split()[0] == p.split()[0] for (p, _), text in mixed.items()) < 100  # by chance, 50
