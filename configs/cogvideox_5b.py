@@ -9,11 +9,13 @@ The prompt files are one's own, one prompt a line. Videos are the method's: 33 f
 steps, dynamic guidance; its constants are those of arXiv 2412.15156. Two folders come out of published files, `mps` and
 `aesthetic_head`: `pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps`, and so for the linear LAION head.
 
-Memory, by the TPU's compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4; on a v5e:2x4, with 49 frames and a
-video and an eighth of the weights on each chip, 6.2 and 1.2 of 16, and the VAE, in tiles, 6.8.
-Time, estimated from operations (19.7 PFLOP a video) at an assumed 40 % of the peak: 107 s for 4 videos; 130
-hours, 520 chip-hours, for the 17500 videos of 500 prompts to evolve and 500 a round to prefer. Scoring, training and
-evaluation come on top. `pav check` prints 44 to 57 s for 4 videos: it takes the chips' whole peak for granted.
+Memory, by the TPU's compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 5.7 (with `--quick`);
+on a v5e:2x4, with 49 frames and a video and an eighth of the weights on each chip, 6.2 and 1.2 of 16, and the VAE, in
+tiles, 6.8.
+Time, estimated from operations (19.7 PFLOP a video) at an assumed 40 % of the peak: 107 s for 4 videos; 130 hours,
+520 chip-hours, for the 17500 videos of 500 prompts to evolve and 500 a round to prefer; at 4.20 USD a chip-hour 2200
+USD. Scoring, training and evaluation come on top. `pav check` prints 44 to 57 s for 4 videos: it takes the chips'
+whole peak for granted.
 Not run on a TPU yet.
 """
 

@@ -3,10 +3,10 @@
     pav check --config=configs/wan21_14b.py
     TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py --workdir=$BUCKET/runs/wan21_14b
 
-Memory: the generator's weights are 37.7 GiB, counted from the published sizes; spread over four chips they take 9.8 of
-95 GiB each, over the eight of a v6e-8 5.1 of 32, for the VAE stays whole. There, by the compiler, the text encoder
-needs 1.6 GiB per chip and the denoiser 8.3; the VAE was not compiled. For the v5p-8, and the time of a run, the first
-command prints them; 200 prompts ask for 7000 videos.
+Memory, by the TPU's compiler with `--quick`: text encoder 2.8 of 95 GiB per chip, denoiser 13.8, VAE 11.4; on a
+v6e:2x4, with an eighth of the weights on each chip, 1.6, 8.3 (both with its full effort) and 13.7 of 32.
+Time, estimated by `pav check`, which takes the chips' whole peak for granted: 180 to 200 hours, 710 to 810
+chip-hours, for the 7000 videos of 200 prompts; at 4.20 USD a chip-hour 3000 to 3400 USD. Expect twice that.
 Not run on a TPU yet.
 """
 
