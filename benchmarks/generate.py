@@ -39,6 +39,7 @@ from machine import cpu_model
 from rich.console import Console
 from rich.table import Table
 
+from pav_jax.parallel import rules
 from pav_jax.parallel.chips import peak
 from pav_jax.parallel.mesh import make_mesh, rows_mesh
 from pav_jax.video import VideoModel
@@ -90,7 +91,11 @@ class Ours:
         return np.asarray(out).transpose(self.order)
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
-        return np.asarray(self.model.programs.decode(self.params, latents, False)[0])
+        programs = self.model.programs
+        if programs.mesh is not None:  # as the denoiser hands them over
+            where = rules.sharding(("batch", *[None] * (latents.ndim - 1)), latents.shape, programs.mesh)
+            latents = jax.device_put(latents, where)
+        return np.asarray(programs.decode(self.params, latents, False)[0])
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
         self.model.programs._texts.clear()  # or texts would be read in the first run only
