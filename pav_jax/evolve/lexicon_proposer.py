@@ -12,9 +12,10 @@ from pav_jax.evolve.proposers import Faith, ProposalRequest, Proposer, Scored
 
 LONGEST = 16  # words of a clause that may move to another prompt
 OFTEN, LIFT = 0.15, 8.0  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
+FEW = 3  # prompts, or rewrites: less is no evidence that one word stands for another
 COMMON = 0.1  # deviations of overall that a word e times as common is expected to be better
 SHORT = 6  # words of a clause that reads well in a list
-FEATURES = 600  # clauses, words of clauses and openings whose effect is estimated
+FEATURES = 600  # clauses, their words, openings and words for the user's whose effect is estimated
 SHRINK = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # ridge penalties: what is seen so often is believed by half
 TRIES = 12  # texts bred for one rewrite before giving up
 SURE = ("rewrite", "own words", "pool's words")  # bases of the first children, in order
@@ -57,7 +58,7 @@ class LexiconProposer(Proposer):
         users = frozenset().union(*(content(s.prompt) for s in usable)) - self._lexicon.stems
         said_for = _said_for(usable, self._lexicon) if self._faith else {}
         choices = frozenset(said_for).union(*said_for.values())
-        rows = [self._features(s) | _said(s, choices) for s in usable]
+        rows = [self._features(s, choices) for s in usable]
         prompts_of: dict[str, set[str]] = collections.defaultdict(set)
         count: collections.Counter[str] = collections.Counter()
         for s, features in zip(usable, rows, strict=True):
@@ -65,7 +66,8 @@ class LexiconProposer(Proposer):
             for f in features:
                 prompts_of[f].add(s.prompt)
         kept = sorted((f for f, n in count.items() if n > 1), key=lambda f: (-count[f], f))[:FEATURES]
-        effects = _effects(usable, rows, kept)
+        advantages_N = _advantages(usable)
+        effects = _effects(advantages_N, rows, kept)
         texts = {f: text for features in rows for f, text in features.items()}
         kept = [f for f in kept if not f.startswith(("word:", "said:"))]
         effects |= {f: _with_words(effects, f) for f in kept if not f.startswith("opening:")}
@@ -79,17 +81,18 @@ class LexiconProposer(Proposer):
                 for aspect in aspects:
                     clauses.setdefault(aspect, []).append(texts[f])
         familiar = frozenset(w for s in usable if s.refined != s.prompt for w in words(s.refined))
-        synonyms = _synonyms(said_for, effects, count, COMMON * float(np.std(_advantages(usable))))
+        synonyms = _synonyms(said_for, effects, count, COMMON * advantages_N.std()) if said_for else {}
         self._bank = _Bank(effects, clauses, openings, familiar, synonyms)
 
-    def _features(self, s: Scored) -> dict[str, str]:
-        """The free clauses of a rewrite, their words and its opening, by their normal form."""
+    def _features(self, s: Scored, choices: frozenset[str]) -> dict[str, str]:
+        """The free clauses of a rewrite, their words, its opening and which of `choices` it says, by normal form."""
         if s.refined == s.prompt:
             return {}
         mine = content(s.prompt)
         features = {c.norm: c.text for c in split(s.refined)
                     if c.text and len(c.text.split()) <= LONGEST and content(c.text) and not content(c.text) & mine}
         features |= {f"word:{w}": w for norm in list(features) for w in content(norm)}
+        features |= {f"said:{w}": w for w in words(s.refined) if w in choices}
         if opening := _OPENING.match(s.refined):
             if not content(opening[1]) & mine:
                 features["opening:" + opening[1].lower()] = opening[1]
@@ -228,11 +231,10 @@ def _with_words(effects: Mapping[str, float], clause: str) -> float:
     return effects.get(clause, 0.0) + sum(effects.get(f"word:{w}", 0.0) for w in content(clause))
 
 
-def _effects(scored: Sequence[Scored], rows: Sequence[Mapping[str, str]], kept: Sequence[str]) -> dict[str, float]:
-    """Ridge regression of the overall score, less its prompt's mean, on which clauses a rewrite has."""
+def _effects(y_N: np.ndarray, rows: Sequence[Mapping[str, str]], kept: Sequence[str]) -> dict[str, float]:
+    """Ridge regression of the advantages on the features that a rewrite has, of those kept."""
     if not kept:
         return {}
-    y_N = _advantages(scored)
     place = {f: j for j, f in enumerate(kept)}
     x_NxF = np.zeros((len(rows), len(kept)))
     for i, features in enumerate(rows):
@@ -265,11 +267,6 @@ def _advantages(scored: Sequence[Scored]) -> np.ndarray:
     return np.asarray([s.overall - np.mean(of_prompt[s.prompt]) for s in scored])
 
 
-def _said(s: Scored, choices: frozenset[str]) -> dict[str, str]:
-    """Which of `choices` a rewrite says."""
-    return {f"said:{w}": w for w in words(s.refined) if w in choices} if s.refined != s.prompt else {}
-
-
 def _said_for(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, frozenset[str]]:
     """User's word -> those of the same form that stand in rewrites which lack it, and rarely in others."""
     rewrites = [(frozenset(words(s.prompt)), frozenset(words(s.refined)), s.prompt) for s in scored
@@ -280,12 +277,12 @@ def _said_for(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, frozenset
         if not content(user) or content(user) <= lexicon.stems:
             continue
         without = [(mine, said, prompt) for mine, said, prompt in rewrites if user in mine and user not in said]
-        if len({prompt for _, _, prompt in without}) < 3:
-            continue  # one prompt's company is no evidence of meaning
+        if len({prompt for _, _, prompt in without}) < FEW:
+            continue
         here = collections.Counter(w for mine, said, _ in without for w in said - mine)
         total = len(rewrites) - len(without)
         fit = frozenset(w for w, n in here.items() if content(w) and _form(w) == _form(user)
-                        and not content(w) <= lexicon.stems and n >= max(OFTEN * len(without), 3)
+                        and not content(w) <= lexicon.stems and n >= max(OFTEN * len(without), FEW)
                         and n / len(without) >= LIFT * (everywhere[w] - n) / max(total, 1))
         if fit:
             found[user] = fit
@@ -294,7 +291,8 @@ def _said_for(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, frozenset
 
 def _synonyms(said_for: Mapping[str, frozenset[str]], effects: Mapping[str, float], count: Mapping[str, int],
               common: float) -> dict[str, str]:
-    """User's word -> the better one: by its effect, and by `common` for each time that it is e times as common."""
+    """User's word -> the best one, where that is another: by its effect, and by `common` for each time that it is e
+    times as common."""
     def worth(word: str) -> float:
         return effects.get(f"said:{word}", 0.0) + common * float(np.log1p(count[f"said:{word}"]))
 

@@ -169,3 +169,10 @@ def test_a_clause_never_seen_is_judged_by_its_words():
     made = proposer(pool(7))
     assert made._effect("bright, sharp and steady") > 0.5 > -0.5 > made._effect("dim, blurry and shaky")
     assert made._effect("nothing known") == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pool_without_any_score_warns_of_nothing():
+    lost = [Scored("a red ball", "a scarlet ball", -np.inf, {})]
+    for scored in ([], lost):
+        proposer(scored, faith=lambda prompt, rewrite: 1.0)
