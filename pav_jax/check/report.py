@@ -74,14 +74,16 @@ def examine(program: Program, where: Topology) -> Finding:
 # ------------------------------------------------------------------------------------------------------------ in words
 
 
-def heading(where: Topology, mesh: dict[str, int], assumed: Assumed) -> str:
+def heading(where: Topology, mesh: dict[str, int], assumed: Assumed, quick: bool = False) -> str:
     chip, slices = where.chip, f"{where.slices} slices of " if where.slices > 1 else ""
+    effort = "the least effort: memory and traffic are not what a run has" if quick else "full effort"
     return "\n".join([
         f"{slices}{where.name}, {len(where.devices)} chips, mesh {', '.join(f'{k}={v}' for k, v in mesh.items())}",
         f"  per chip        {chip.peak / 1e12:.0f} TFLOP/s bfloat16, {chip.memory / GIB:.0f} GiB HBM at"
         f" {chip.memory_rate / 1e9:.0f} GB/s, ICI {where.ici_rate / 1e9:.0f} GB/s, data centre"
         f" {chip.dcn_rate / 1e9:.1f} GB/s ({chip.source})",
         f"  assumed         {assumed.examples} examples, prompts of {assumed.prompt_length} tokens",
+        f"  compiled with   {effort}",
         "  how we know     compiled: done. HBM: the compiler's figure. Operations: counted in the traced program.",
         "                  Collectives and traffic: read from the compiled one, loops as often as they run. The rest:",
         "                  estimated from these."])
@@ -156,11 +158,11 @@ def _seconds(number: float) -> str:
 # ------------------------------------------------------------------------------------------------------------- as JSON
 
 
-def as_json(findings: Sequence[Finding], where: Topology, mesh: dict[str, int], assumed: Assumed,
-            usd: float | None) -> dict[str, Any]:
+def as_json(findings: Sequence[Finding], where: Topology, mesh: dict[str, int], assumed: Assumed, usd: float | None,
+            quick: bool = False) -> dict[str, Any]:
     """Everything, in bytes, operations and seconds."""
     chip = {f.name: getattr(where.chip, f.name) for f in dataclasses.fields(where.chip)}
-    return {"topology": where.name, "slices": where.slices, "chips": len(where.devices), "mesh": mesh,
+    return {"quick": quick, "topology": where.name, "slices": where.slices, "chips": len(where.devices), "mesh": mesh,
             "chip": chip | {"ici_rate": where.ici_rate}, "assumed": dataclasses.asdict(assumed),
             "usd_per_chip_hour": usd, "programs": [_finding(found, usd) for found in findings]}
 

@@ -2,11 +2,8 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-LEAST_EFFORT = {"jax_optimization_level": "O0", "jax_exec_time_optimization_effort": -1.0,
-                "jax_memory_fitting_effort": -1.0}  # of the compiler
 PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")
 
 
@@ -65,32 +62,16 @@ def run(args: argparse.Namespace) -> int:
         sizes |= {"data": where.slices, "fsdp": -1}
     mesh = make_mesh(**sizes, devices=where.devices)
     programs = _programs(config, mesh, chosen, assumed, args.rewriter_config)
-    with _options(LEAST_EFFORT if args.quick else {}):
+    with preflight.least_effort() if args.quick else contextlib.nullcontext():
         findings = _examine(programs, where, assumed, args, mesh)
     usd = args.usd_per_chip_hour
     if args.json:
         import json
 
-        found = report.as_json(findings, where, dict(mesh.shape), assumed, usd)
-        print(json.dumps({"quick": args.quick} | found, indent=2))
+        print(json.dumps(report.as_json(findings, where, dict(mesh.shape), assumed, usd, args.quick), indent=2))
     else:
         print("\n" + report.total(findings, usd))
     return int(any(found.compiled.reason is not None for found in findings))
-
-
-@contextlib.contextmanager
-def _options(values: dict[str, Any]) -> Iterator[None]:
-    """JAX's options, set for a while: whoever calls this from Python has its own programs to compile."""
-    import jax
-
-    before = {name: getattr(jax.config, name) for name in values}
-    try:
-        for name, value in values.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
@@ -129,10 +110,7 @@ def _examine(programs: list, where: Any, assumed: Any, args: argparse.Namespace,
     from pav_jax.recipe import progress_bars
 
     if not args.json:
-        print(report.heading(where, dict(mesh.shape), assumed), flush=True)
-        if args.quick:
-            print("  quick           compiled with the least effort: memory and traffic are not what a run has",
-                  flush=True)
+        print(report.heading(where, dict(mesh.shape), assumed, args.quick), flush=True)
     findings = []
     with progress_bars() as bars:
         task = bars.add_task("compiling", total=len(programs))

@@ -113,6 +113,21 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
 
 
 @contextlib.contextmanager
+def least_effort() -> Iterator[None]:
+    """Programs compile in seconds where it takes minutes, a video VAE's many; memory and traffic are not a run's."""
+    values = {"jax_optimization_level": "O0", "jax_exec_time_optimization_effort": -1.0,
+              "jax_memory_fitting_effort": -1.0}
+    before = {name: getattr(jax.config, name) for name in values}
+    try:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        yield
+    finally:  # whoever calls this from Python has its own programs to compile
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
     """Programs for chips that are not here cannot be loaded, so JAX's cache of programs must not hold them."""
     from jax.experimental.compilation_cache import compilation_cache
