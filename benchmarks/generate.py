@@ -39,11 +39,11 @@ from machine import cpu_model
 from rich.console import Console
 from rich.table import Table
 
-from pav_jax.parallel import rules
 from pav_jax.parallel.chips import peak
 from pav_jax.parallel.mesh import make_mesh, rows_mesh
 from pav_jax.video import VideoModel
 from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.programs import spread
 
 PROMPT = "a red ball bounces on green grass under soft light, the camera stays still"
 MINI = Path(__file__).parents[1] / "pav_jax/mini/checkpoints/generator"
@@ -92,9 +92,7 @@ class Ours:
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
         programs = self.model.programs
-        if programs.mesh is not None:  # as the denoiser hands them over
-            where = rules.sharding(("batch", *[None] * (latents.ndim - 1)), latents.shape, programs.mesh)
-            latents = jax.device_put(latents, where)
+        latents = spread(latents, programs.mesh)  # as the denoiser hands them over
         return np.asarray(programs.decode(self.params, latents, False)[0])
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class Programs:
         for start in range(0, len(numbers), rows):
             some = numbers[start : start + rows]
             ids = ids_BxS[some + some[-1:] * (rows - len(some))]
-            out = self.encoder(_some(params, "text_encoder"), _spread(ids, self.side))
+            out = self.encoder(_some(params, "text_encoder"), spread(ids, self.side))
             found |= {keys[i]: self._settled(out[row]) for row, i in enumerate(some)}
         used = {key: found[key] if key in found else self._texts[key] for key in keys}
         for key, text in used.items():
@@ -79,7 +79,7 @@ class Programs:
             self._texts.move_to_end(key)
         while len(self._texts) > KEPT_TEXTS:
             self._texts.popitem(last=False)
-        return self._settled(_spread(jnp.stack([used[key] for key in keys]), self.mesh))
+        return self._settled(spread(jnp.stack([used[key] for key in keys]), self.mesh))
 
     @functools.cached_property
     def encoder(self) -> Callable:
@@ -98,7 +98,7 @@ class Programs:
           shortcuts: a `shortcuts.Shortcuts`, where steps are to be saved.
         """
         params = {name: tree for name, tree in params.items() if name not in SIDE}
-        latents = None if latents is None else _spread(latents, self.mesh)
+        latents = None if latents is None else spread(latents, self.mesh)
         return self._settled(self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape,
                                            keep=keep, shortcuts=shortcuts))
 
@@ -112,7 +112,7 @@ class Programs:
                ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
         """Frames, and of which videos every number was finite."""
         if self.side is not self.mesh:
-            latents = _spread(latents, self.side)
+            latents = spread(latents, self.side)
         return self._settled(self.decoder(_some(params, "vae"), latents, tiled=tiled))
 
     def _settled(self, arrays: Any) -> Any:
@@ -155,7 +155,7 @@ def _some(params: Mapping, name: str) -> dict[str, Any]:
     return {name: params[name]}
 
 
-def _spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
+def spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
     """Rows on the mesh, cut along the batch as far as the mesh divides it."""
     if mesh is None:
         return rows
