@@ -36,7 +36,7 @@ GENERATION = {
 }  # fmt: skip
 FOLDER = CHECKPOINTS / "generator"
 INDEX = drawing.model_index("CogVideoXPipeline", "CogVideoXDDIMScheduler", "T5EncoderModel",
-                            "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX")  # fmt: skip
+                            "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX")
 
 
 def t5_config() -> T5Config:
@@ -63,6 +63,7 @@ class Generator(Draughtsman):
     def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
         t = jnp.clip((level_B * 1000).astype(jnp.int32), 0, 999)
         return self._noise.add_noise(clean, noise, t), t, self._noise.velocity(clean, noise, t)
+
 
 if __name__ == "__main__":
     drawing.main(Generator)

@@ -29,7 +29,7 @@ SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "num_train_timesteps": 10
              "prediction_type": "flow_prediction", "flow_shift": SHIFT, "solver_order": 2, "solver_type": "bh2"}
 GENERATION = {name: value for name, value in train_generator.GENERATION.items() if name != "use_dynamic_cfg"}
 INDEX = drawing.model_index("WanPipeline", "UniPCMultistepScheduler", "UMT5EncoderModel", "WanTransformer3DModel",
-                            "AutoencoderKLWan")  # fmt: skip
+                            "AutoencoderKLWan")
 
 
 def t5_config() -> T5Config:

@@ -33,8 +33,8 @@ def test_the_generator_writes_the_files_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVALUATION + WAN)
-def test_evaluation_sets_have_a_hundred_prompts_with_their_captions(name):
-    assert len(rows(name)) >= 100
+def test_evaluation_sets_have_two_hundred_prompts_with_their_captions(name):
+    assert len(rows(name)) == 200
     assert all(set(row) == {"prompt", "oracle"} for row in rows(name))
 
 
