@@ -2,10 +2,11 @@
 
     pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
 
-What the other generator's booster does for this one, and what this one's does for the other:
+What each generator's booster does on this one (with --config=configs/mini.py, on the other):
 
-    pav evaluate --config=configs/mini_wan.py --workdir=runs/mini_on_wan --config.evaluate.systems="('original',)"
-        --config.evaluate.controls=false --config.evaluate.files="{'other': 'runs/mini/sft/booster'}"
+    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --config.evaluate.systems="('original',)"
+        --no-controls --config.evaluate.files="{'cogvideox': 'runs/mini/round_2/booster',
+        'wan': 'runs/mini_wan/round_2/booster'}"
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
 """
