@@ -1,22 +1,27 @@
-"""What cheaper sampling costs on the mini world: fewer steps, guidance in an interval, kept residuals, and drafts.
+"""What cheaper sampling costs on the mini world: fewer steps, guidance in an interval, kept
+residuals, and drafts.
 
     python benchmarks/faster_sampling.py                    # everything
     python benchmarks/faster_sampling.py --only=cache,24    # the full sampling and the modes whose names hold these
     python benchmarks/faster_sampling.py --prompts=16 --rank=8 --json=found.json
 
-Every mode makes the same videos as the shipped sampling, from the same seeds; the differences are paired.
+Every mode makes the same videos as the shipped sampling, from the same seeds; the differences are
+paired.
 
   evaluations   how often the layers run for a video, both branches of guidance counted
   speed-up      of the denoiser, the fastest of --repeats runs of a batch, all modes in turn
-  PSNR, CLIP    how far the videos are from full sampling's: dB, and 1 - the cosine of the embeddings of their frames
-  TVA, AES      minus full sampling's, with the 95 % interval, over the users' own prompts and the long captions
-  rank          what the generator is for here, choosing among --rewrites of a prompt: the rank correlation of the
-                overall reward with full sampling's, how often the same rewrite comes first, and what of the gain (the
-                best rewrite's overall over the mean's, by full sampling) is lost where another does
+  PSNR, CLIP    how far the videos are from full sampling's: dB, and 1 - the cosine of the
+  embeddings of their frames TVA, AES      minus full sampling's, with the 95 % interval, over the
+  users' own prompts and the long captions rank          what the generator is for here, choosing
+  among --rewrites of a prompt: the rank correlation of the
+                overall reward with full sampling's, how often the same rewrite comes first, and
+                what of the gain (the best rewrite's overall over the mean's, by full sampling) is
+                lost where another does
 
-"another seed" is full sampling with other noise: how much of a rank is luck. A mode that agrees less than that costs
-more than a throw of the dice. Drafts (`evolve.draft`) only rank: for them "survives" says how often the best rewrite is
-among the half that gets a full video, and "saved" the share of the denoiser's time that drafting saves.
+"another seed" is full sampling with other noise: how much of a rank is luck. A mode that agrees
+less than that costs more than a throw of the dice. Drafts (`evolve.draft`) only rank: for them
+"survives" says how often the best rewrite is among the half that gets a full video, and "saved" the
+share of the denoiser's time that drafting saves.
 """
 
 import argparse
@@ -48,7 +53,8 @@ FULL, LUCK, KEEP = "8 steps (shipped)", "8 steps, another seed", 0.5
 REWARDS = ("TVA", "AES")
 DPM = "CogVideoXDPMScheduler"
 MANY = 24  # steps of the sampling that is fuller than the shipped one
-# name -> fields of Generation, or a scheduler; "curve" asks for a curve measured at that number of steps
+# name -> fields of Generation, or a scheduler; "curve" asks for a curve measured at that number of
+# steps
 MODES = {
     FULL: {},
     LUCK: {},
@@ -76,12 +82,16 @@ DRAFTS = {
 class Sampler:
     """One mode of the mini generator."""
 
-    def __init__(self, name: str, base: VideoModel, curve: Callable[[], tuple[float, ...]], /, **fields: Any):
+    def __init__(
+        self, name: str, base: VideoModel, curve: Callable[[], tuple[float, ...]], /, **fields: Any
+    ):
         scheduler = fields.pop("scheduler", None)
         if fields.pop("curve", False):
             fields["cache_ratios"] = curve()
         if scheduler:
-            base = VideoModel.from_pretrained(resolve("mini:generator"), dtype="float32", scheduler=scheduler)
+            base = VideoModel.from_pretrained(
+                resolve("mini:generator"), dtype="float32", scheduler=scheduler
+            )
         self.name, self.model = name, base.with_defaults(**fields)
         self.offset = 10**6 * (name == LUCK)
 
@@ -95,7 +105,9 @@ class Sampler:
     def denoise(self, text: str) -> None:
         """One batch, without VAE; its texts were read by the first run."""
         rows = list(range(self.model.defaults.batch))
-        self.model.denoised(self.model.asked([text] * len(rows), seed=rows), rows).block_until_ready()
+        self.model.denoised(
+            self.model.asked([text] * len(rows), seed=rows), rows
+        ).block_until_ready()
 
 
 def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) -> dict[str, float]:
@@ -111,8 +123,11 @@ def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) ->
 
 
 def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
-    """Half by the untuned rewriter, half by the embedded booster; as varied as they come while boosters are trained."""
-    how = Sampling(temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=config.rewriter.max_new_tokens)
+    """Half by the untuned rewriter, half by the embedded booster; as varied as they come while
+    boosters are trained."""
+    how = Sampling(
+        temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=config.rewriter.max_new_tokens
+    )
     texts: list[list[str]] = [[] for _ in prompts]
     for path, n in ((resolve("mini:rewriter"), count - count // 2), (None, count // 2)):
         booster = Booster.from_pretrained(path)
@@ -124,19 +139,25 @@ def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
 
 
 def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, float]:
-    """dB of the mean squared error of each video, and the CLIP distance of its frames; means over videos."""
+    """dB of the mean squared error of each video, and the CLIP distance of its frames; means over
+    videos."""
     error = np.square(videos.astype(np.float64) - full).mean(axis=(1, 2, 3, 4))
     embed = lambda x: tower.embed_frames(x, 4, "sheet")[:, 0]  # noqa: E731
     ours, theirs = embed(videos), embed(full)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-    return {"PSNR": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3)))), "CLIP": float(np.mean(1 - cosine))}
+    return {
+        "PSNR": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3)))),
+        "CLIP": float(np.mean(1 - cosine)),
+    }
 
 
 def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, Any]]:
     config = load(Path(__file__).parents[1] / "configs" / "mini.py")
     parts = Parts(config)
     suite, base = parts.suite, parts.generator
-    rows = [json.loads(line) for line in (ROOT / "prompts/in_domain.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (ROOT / "prompts/in_domain.jsonl").read_text().splitlines()
+    ]
     half = options.prompts // 2
     users = [r["prompt"] for r in rows[:half]] + [r["prompt"] for r in rows[half : 2 * half]]
     texts = [r["prompt"] for r in rows[:half]] + [r["oracle"] for r in rows[half : 2 * half]]
@@ -146,12 +167,22 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
 
     def curve() -> tuple[float, ...]:
         if not curves:
-            curves.append(tuple(residual_curve.ratios(base.with_defaults(steps=MANY), texts[: base.defaults.batch])))
+            curves.append(
+                tuple(
+                    residual_curve.ratios(
+                        base.with_defaults(steps=MANY), texts[: base.defaults.batch]
+                    )
+                )
+            )
         return curves[0]
 
     only = [word for word in options.only.split(",") if word]
     wanted = lambda name: name == FULL or not only or any(word in name for word in only)  # noqa: E731
-    samplers = [Sampler(name, base, curve, **fields) for name, fields in (MODES | DRAFTS).items() if wanted(name)]
+    samplers = [
+        Sampler(name, base, curve, **fields)
+        for name, fields in (MODES | DRAFTS).items()
+        if wanted(name)
+    ]
     written = rewrites(config, asked, options.rewrites)
     ranked = [text for own in written for text in own]
     of = [prompt for prompt, own in zip(asked, written, strict=True) for _ in own]
@@ -162,8 +193,11 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
 
     found, scores, first, order = {}, {}, None, {}
     for sampler in samplers:
-        entry = found[sampler.name] = {"evaluations": sampler.evaluations(), "seconds": times[sampler.name],
-                                       "speed-up": times[FULL] / times[sampler.name]}
+        entry = found[sampler.name] = {
+            "evaluations": sampler.evaluations(),
+            "seconds": times[sampler.name],
+            "speed-up": times[FULL] / times[sampler.name],
+        }
         if sampler.name not in DRAFTS:
             videos = sampler.videos(texts, list(range(len(texts))))
             first = videos if first is None else first
@@ -171,16 +205,25 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
             scores[sampler.name] = suite.score(videos, users)
             for reward in REWARDS:
                 gain = scores[sampler.name][reward] - scores[FULL][reward]
-                entry[reward] = [float(scores[sampler.name][reward].mean()), *paired_intervals(gain[:, None])[0]]
+                entry[reward] = [
+                    float(scores[sampler.name][reward].mean()),
+                    *paired_intervals(gain[:, None])[0],
+                ]
         tick()
         overall = suite.overall(suite.score(sampler.videos(ranked, rank_seeds), of))
         order[sampler.name] = overall.reshape(len(asked), -1)
-        groups = [list(zip(cheap, full, strict=True))
-                  for cheap, full in zip(order[sampler.name], order[FULL], strict=True)]
+        groups = [
+            list(zip(cheap, full, strict=True))
+            for cheap, full in zip(order[sampler.name], order[FULL], strict=True)
+        ]
         best, half_kept = judge(groups, 1e-9), judge(groups, KEEP)  # one survivor, and half
-        entry |= {"rank correlation": best["rank correlation"], "same best": best["best survives"],
-                  "loss": best["loss of the best"], "survives": half_kept["best survives"],
-                  "loss of half": half_kept["loss of the best"]}
+        entry |= {
+            "rank correlation": best["rank correlation"],
+            "same best": best["best survives"],
+            "loss": best["loss of the best"],
+            "survives": half_kept["best survives"],
+            "loss of half": half_kept["loss of the best"],
+        }
         tick()
     spread = order[FULL].max(axis=1) - order[FULL].mean(axis=1)
     for entry in found.values():
@@ -190,36 +233,69 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
 
 def tables(found: dict[str, dict[str, Any]]) -> list[Table]:
     change = lambda c: f"{c[1]:+.2f} ({c[2]:+.2f}, {c[3]:+.2f})"  # noqa: E731
-    modes = Table("mode", "evaluations", "speed-up", "PSNR", "CLIP", "TVA", "AES", "rank", "same best", "gain lost")
+    modes = Table(
+        "mode",
+        "evaluations",
+        "speed-up",
+        "PSNR",
+        "CLIP",
+        "TVA",
+        "AES",
+        "rank",
+        "same best",
+        "gain lost",
+    )
     drafts = Table("drafts, half kept", "speed-up", "rank", "survives", "loss", "saved")
     for name, e in found.items():
         rank = [f"{e['rank correlation']:.2f}"]
         if name in DRAFTS:
-            drafts.add_row(name, f"{e['speed-up']:.2f}", *rank, f"{e['survives']:.0%}", f"{e['loss of half']:.3f}",
-                           f"{1 - KEEP - 1 / e['speed-up']:.0%}")
+            drafts.add_row(
+                name,
+                f"{e['speed-up']:.2f}",
+                *rank,
+                f"{e['survives']:.0%}",
+                f"{e['loss of half']:.3f}",
+                f"{1 - KEEP - 1 / e['speed-up']:.0%}",
+            )
         else:
             same = ("-", "-") if name == FULL else (f"{e['PSNR']:.1f}", f"{e['CLIP']:.3f}")
             gains = [f"{e[r][0]:.2f}" if name == FULL else change(e[r]) for r in REWARDS]
-            modes.add_row(name, str(e["evaluations"]), f"{e['speed-up']:.2f}", *same, *gains, *rank,
-                          f"{e['same best']:.0%}", f"{e['share of the gain lost']:.0%}")
+            modes.add_row(
+                name,
+                str(e["evaluations"]),
+                f"{e['speed-up']:.2f}",
+                *same,
+                *gains,
+                *rank,
+                f"{e['same best']:.0%}",
+                f"{e['share of the gain lost']:.0%}",
+            )
     return [modes, drafts] if drafts.row_count else [modes]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64, help="half users' own, half long captions")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=64, help="half users' own, half long captions"
+    )
     parser.add_argument("--rank", type=int, default=16, help="prompts whose rewrites are ranked")
     parser.add_argument("--rewrites", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="modes whose names hold one of these words; full sampling always")
+    parser.add_argument(
+        "--only", default="", help="modes whose names hold one of these words; full sampling always"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with Progress(console=Console(stderr=True)) as bars:
         found = measure(options, bars)
     console = Console(width=150)
-    console.print(f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}; jax {jax.__version__} on"
-                  f" {jax.devices()[0].platform}; {options.prompts} videos, {options.rank} prompts x {options.rewrites}"
-                  " rewrites; TVA and AES less full sampling's")
+    console.print(
+        f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}; jax"
+        f" {jax.__version__} on {jax.devices()[0].platform}; {options.prompts} videos,"
+        f" {options.rank} prompts x {options.rewrites} rewrites; TVA and AES less full sampling's"
+    )
     for table in tables(found):
         console.print(table)
     if options.json:

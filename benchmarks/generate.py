@@ -1,4 +1,5 @@
-"""Time of making videos, ours and diffusers' in torch, from one run on one machine: same weights, noise and type.
+"""Time of making videos, ours and diffusers' in torch, from one run on one machine: same weights,
+noise and type.
 
     python benchmarks/generate.py                          # the shipped mini CogVideoX, float32 on the processor
     python benchmarks/generate.py --model=cogvideox        # random: width 512, 8 layers, 13 x 32 x 32 latents
@@ -6,14 +7,15 @@
     python benchmarks/generate.py --model=wan --gpu        # Wan 2.1 1.3B's published sizes, bfloat16, on a GPU
     python benchmarks/generate.py --folder=...             # any folder of either family
 
-Four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding, and everything from prompts
-to frames in `--steps` steps. FLOPs are counted by formula, the same for both sides, so FLOP/s are those achieved on the
-work the model asks for. The two sides take turns, `--repeats` times after a warm-up; the best of each is printed, and
-the largest difference of what they give. With JAX_NUM_CPU_DEVICES=2 our side spreads over two devices what torch
-spreads over two threads: videos, or the two branches of guidance where there is one video.
+Four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding, and
+everything from prompts to frames in `--steps` steps. FLOPs are counted by formula, the same for
+both sides, so FLOP/s are those achieved on the work the model asks for. The two sides take turns,
+`--repeats` times after a warm-up; the best of each is printed, and the largest difference of what
+they give. With JAX_NUM_CPU_DEVICES=2 our side spreads over two devices what torch spreads over two
+threads: videos, or the two branches of guidance where there is one video.
 
-Compiling is timed in processes of their own, apart from import and from loading, without and with JAX's persistent
-cache of programs.
+Compiling is timed in processes of their own, apart from import and from loading, without and with
+JAX's persistent cache of programs.
 """
 
 import argparse
@@ -53,9 +55,10 @@ PIPELINES = {"CogVideoX": diffusers.CogVideoXPipeline, "Wan": diffusers.WanPipel
 @dataclasses.dataclass(frozen=True)
 class Row:
     """Attributes:
-      flops: of the batch.
-      ours, theirs: seconds.
-      difference: the largest, over the largest value there is; of frames in bytes, beyond rounding to them.
+    flops: of the batch.
+    ours, theirs: seconds.
+    difference: the largest, over the largest value there is; of frames in bytes, beyond rounding to
+      them.
     """
 
     name: str
@@ -73,21 +76,33 @@ class Ours:
         n, devices = loaded.defaults.batch, jax.local_devices()
         if n == 1 and len(devices) > 1:
             mesh = make_mesh(data=2, devices=devices[:2])
-            loaded = VideoModel(loaded.family, loaded.params, loaded.defaults.replace("", cfg_parallel=True), mesh,
-                                side=make_mesh(devices=devices[:1]))
+            loaded = VideoModel(
+                loaded.family,
+                loaded.params,
+                loaded.defaults.replace("", cfg_parallel=True),
+                mesh,
+                side=make_mesh(devices=devices[:1]),
+            )
         elif (mesh := rows_mesh(n, devices)) is not None:
             loaded = VideoModel(loaded.family, loaded.params, loaded.defaults, mesh)
         self.model, self.family, self.params = loaded, loaded.family, loaded.params
         self.axes = ["videos", "frames", "height", "width", "channels"]
         self.order = [self.axes.index(axis) for axis in self.family.latent_axes]
-        self._predict = jax.jit(lambda p, x, text, time: self.family.predict(p, x, text, text, time, 1.0))
+        self._predict = jax.jit(
+            lambda p, x, text, time: self.family.predict(p, x, text, text, time, 1.0)
+        )
 
     def text(self, ids: np.ndarray) -> np.ndarray:
-        return np.asarray(self.model.programs.encoder({"text_encoder": self.params["text_encoder"]}, ids), np.float32)
+        return np.asarray(
+            self.model.programs.encoder({"text_encoder": self.params["text_encoder"]}, ids),
+            np.float32,
+        )
 
     def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
         """Of both branches, with the same text: at scale 1 guidance gives the positive one."""
-        out = self._predict({"transformer": self.params["transformer"]}, latents, text, jnp.float32(time))
+        out = self._predict(
+            {"transformer": self.params["transformer"]}, latents, text, jnp.float32(time)
+        )
         return np.asarray(out).transpose(self.order)
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
@@ -122,15 +137,22 @@ class Theirs:
 
     def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
         x, text = self.tensor(latents.transpose(self.ours.order)), self.tensor(text)
-        x, text, times = torch.cat([x, x]), torch.cat([text, text]), torch.full((2 * len(x),), time, device=self.device)
+        x, text, times = (
+            torch.cat([x, x]),
+            torch.cat([text, text]),
+            torch.full((2 * len(x),), time, device=self.device),
+        )
         rotary = {}
         if isinstance(self.ours.family, CogVideoX):
             tables = self.ours.family.transformer.config.rotary(latents.shape[1:4])
             rotary["image_rotary_emb"] = tables and tuple(
-                self.tensor(np.repeat(np.asarray(table), 2, axis=-1), torch.float32) for table in tables)
-        out = self.pipeline.transformer(hidden_states=x, encoder_hidden_states=text, timestep=times,
-                                        return_dict=False, **rotary)[0]
-        return out[len(latents):].float().cpu().numpy()
+                self.tensor(np.repeat(np.asarray(table), 2, axis=-1), torch.float32)
+                for table in tables
+            )
+        out = self.pipeline.transformer(
+            hidden_states=x, encoder_hidden_states=text, timestep=times, return_dict=False, **rotary
+        )[0]
+        return out[len(latents) :].float().cpu().numpy()
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
         vae, x = self.pipeline.vae, latents
@@ -146,9 +168,18 @@ class Theirs:
         dynamic = {"use_dynamic_cfg": used.use_dynamic_cfg} if isinstance(family, CogVideoX) else {}
         frames, height, width = sizes(self.ours.model)
         latents = self.tensor(latents.transpose(self.ours.order))
-        return self.pipeline(prompts, num_frames=frames, height=height, width=width, num_inference_steps=used.steps,
-                             guidance_scale=used.guidance_scale, max_sequence_length=family.text_tokens,
-                             latents=latents, output_type="np", **dynamic).frames
+        return self.pipeline(
+            prompts,
+            num_frames=frames,
+            height=height,
+            width=width,
+            num_inference_steps=used.steps,
+            guidance_scale=used.guidance_scale,
+            max_sequence_length=family.text_tokens,
+            latents=latents,
+            output_type="np",
+            **dynamic,
+        ).frames
 
 
 def sizes(model: VideoModel) -> tuple[int, int, int]:
@@ -156,7 +187,9 @@ def sizes(model: VideoModel) -> tuple[int, int, int]:
     return tuple(a or b for a, b in zip(given, model.family.default_size(), strict=True))
 
 
-def in_turns(mine: Callable, peers: Callable, repeats: int) -> tuple[float, float, np.ndarray, np.ndarray]:
+def in_turns(
+    mine: Callable, peers: Callable, repeats: int
+) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Fastest seconds of each, and what each gave."""
     with torch.no_grad():
         ours, theirs, seconds = mine(), peers(), []
@@ -169,8 +202,9 @@ def in_turns(mine: Callable, peers: Callable, repeats: int) -> tuple[float, floa
     return *map(min, zip(*seconds, strict=True)), ours, theirs
 
 
-def measure(folder: Path, batch: int | None, steps: int | None, repeats: int, gpu: bool
-            ) -> tuple[list[Row], VideoModel]:
+def measure(
+    folder: Path, batch: int | None, steps: int | None, repeats: int, gpu: bool
+) -> tuple[list[Row], VideoModel]:
     dtype = "bfloat16" if gpu else "float32"
     ours = Ours(folder, dtype, batch=batch, steps=steps)
     theirs = Theirs(folder, ours, "cuda" if gpu else "cpu", getattr(torch, dtype))
@@ -182,14 +216,23 @@ def measure(folder: Path, batch: int | None, steps: int | None, repeats: int, gp
     text = ours.text(ids)
     one = generate_models.Operations.of(family, shape)
     branches = 2 if used.guidance_scale > 1 else 1
-    calls = [("text encoder", one.text, "text", (ids,)),
-             ("denoiser, guided", 2 * one.denoiser, "evaluation", (latents, text, 500.0)),
-             ("VAE decoder", one.decoder, "decoding", (latents,)),
-             (f"whole, {used.steps} steps", branches * (used.steps * one.denoiser + one.text) + one.decoder, "videos",
-              ([PROMPT] * n, latents))]
+    calls = [
+        ("text encoder", one.text, "text", (ids,)),
+        ("denoiser, guided", 2 * one.denoiser, "evaluation", (latents, text, 500.0)),
+        ("VAE decoder", one.decoder, "decoding", (latents,)),
+        (
+            f"whole, {used.steps} steps",
+            branches * (used.steps * one.denoiser + one.text) + one.decoder,
+            "videos",
+            ([PROMPT] * n, latents),
+        ),
+    ]
     rows = []
     for name, flops, method, args in calls:
-        run = [lambda side=side, method=method, args=args: getattr(side, method)(*args) for side in (ours, theirs)]
+        run = [
+            lambda side=side, method=method, args=args: getattr(side, method)(*args)
+            for side in (ours, theirs)
+        ]
         mine, peers, a, b = in_turns(*run, repeats)
         if a.dtype == np.uint8:
             difference = max(np.abs(a / 255.0 - b).max() - 0.5 / 255.0, 0.0)
@@ -199,28 +242,56 @@ def measure(folder: Path, batch: int | None, steps: int | None, repeats: int, gp
     return rows, model
 
 
-def compiling(folder: Path, batch: int | None, steps: int, gpu: bool) -> list[dict[str, dict[str, float]]]:
-    """Seconds of every program in a process with an empty cache, and in one that finds it filled."""
-    command = [sys.executable, str(Path(__file__).with_name("generate_compile.py")), f"--folder={folder}",
-               f"--steps={steps}", f"--dtype={'bfloat16' if gpu else 'float32'}"] + [f"--batch={batch}"] * bool(batch)
+def compiling(
+    folder: Path, batch: int | None, steps: int, gpu: bool
+) -> list[dict[str, dict[str, float]]]:
+    """Seconds of every program in a process with an empty cache, and in one that finds it
+    filled."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("generate_compile.py")),
+        f"--folder={folder}",
+        f"--steps={steps}",
+        f"--dtype={'bfloat16' if gpu else 'float32'}",
+    ] + [f"--batch={batch}"] * bool(batch)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-        return [json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
-                for _ in range(2)]
+        return [
+            json.loads(
+                subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+            )
+            for _ in range(2)
+        ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=tuple(generate_models.SMALL), default="mini")
-    parser.add_argument("--folder", type=Path, help="a pipeline with weights, instead of random ones")
-    parser.add_argument("--random", action="store_true", help="random weights also for the mini sizes")
-    parser.add_argument("--gpu", action="store_true", help="published sizes in bfloat16, on a GPU that both sides see")
-    parser.add_argument("--batch", type=int, help="videos at once; the folder's own batch where not given")
-    parser.add_argument("--steps", type=int, help="of the last row; 2 where not given, of mini its own")
+    parser.add_argument(
+        "--folder", type=Path, help="a pipeline with weights, instead of random ones"
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="random weights also for the mini sizes"
+    )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="published sizes in bfloat16, on a GPU that both sides see",
+    )
+    parser.add_argument(
+        "--batch", type=int, help="videos at once; the folder's own batch where not given"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="of the last row; 2 where not given, of mini its own"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.gpu and (jax.default_backend() != "gpu" or not torch.cuda.is_available()):
-        parser.error("--gpu: jax and torch must both see a GPU; install 'jax[cuda12]' and a torch with CUDA")
+        parser.error(
+            "--gpu: jax and torch must both see a GPU; install 'jax[cuda12]' and a torch with CUDA"
+        )
     if arguments.gpu and arguments.model == "mini":
         parser.error("--gpu: choose --model=cogvideox or --model=wan")
 
@@ -244,18 +315,37 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
     vae = family.vae.config
     channels = getattr(vae, "block_out_channels", None) or [vae.base_dim * m for m in vae.dim_mult]
     console.print(
-        f"{device.device_kind if gpu else cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; jax"
-        f" {jax.__version__} on {jax.local_device_count()} {device.platform}, torch {torch.__version__} with"
-        f" {torch.get_num_threads()} threads, diffusers {diffusers.__version__}\n{type(family).__name__}, width"
+        f"{device.device_kind if gpu else cpu_model()}, {os.cpu_count()} cores, load"
+        f" {os.getloadavg()[0]:.1f}; jax {jax.__version__} on {jax.local_device_count()}"
+        f" {device.platform}, torch {torch.__version__} with {torch.get_num_threads()} threads,"
+        f" diffusers {diffusers.__version__}\n{type(family).__name__}, width"
         f" {family.transformer.config.width}, {family.transformer.config.num_layers} layers; VAE of"
-        f" {', '.join(map(str, channels))} channels; {model.defaults.batch} videos of {frames} x {height} x {width}")
-    table = Table("bfloat16" if gpu else "float32", "GFLOP", "ours s", "diffusers s", "ours/diffusers", "ours GFLOP/s",
-                  "diffusers GFLOP/s", "difference", *(["ours of peak", "diffusers of peak"] if best else []))
+        f" {', '.join(map(str, channels))} channels; {model.defaults.batch} videos of {frames} x"
+        f" {height} x {width}"
+    )
+    table = Table(
+        "bfloat16" if gpu else "float32",
+        "GFLOP",
+        "ours s",
+        "diffusers s",
+        "ours/diffusers",
+        "ours GFLOP/s",
+        "diffusers GFLOP/s",
+        "difference",
+        *(["ours of peak", "diffusers of peak"] if best else []),
+    )
     for row in rows:
         rates = row.flops / row.ours, row.flops / row.theirs
-        table.add_row(row.name, f"{row.flops / 1e9:.4g}", f"{row.ours:.3g}", f"{row.theirs:.3g}",
-                      f"{row.theirs / row.ours:.2f}", *(f"{rate / 1e9:.0f}" for rate in rates), f"{row.difference:.1e}",
-                      *(f"{rate / best:.0%}" for rate in rates if best))
+        table.add_row(
+            row.name,
+            f"{row.flops / 1e9:.4g}",
+            f"{row.ours:.3g}",
+            f"{row.theirs:.3g}",
+            f"{row.theirs / row.ours:.2f}",
+            *(f"{rate / 1e9:.0f}" for rate in rates),
+            f"{row.difference:.1e}",
+            *(f"{rate / best:.0%}" for rate in rates if best),
+        )
     console.print(table)
     table = Table("seconds to", *compiled[0], "all")
     for kind in ("trace", "compile"):
@@ -263,9 +353,14 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
             seconds = [program[kind] for program in process.values()]
             table.add_row(kind + label, *(f"{s:.2f}" for s in [*seconds, sum(seconds)]))
     console.print(table)
-    cold, warm = (np.sum([[p["compile"], p["trace"]] for p in process.values()], axis=0) for process in compiled)
-    console.print(f"the persistent cache makes compiling {cold[0] / warm[0]:.1f} times faster;"
-                  f" {cold.sum() / warm.sum():.1f} times with tracing, which it cannot spare")
+    cold, warm = (
+        np.sum([[p["compile"], p["trace"]] for p in process.values()], axis=0)
+        for process in compiled
+    )
+    console.print(
+        f"the persistent cache makes compiling {cold[0] / warm[0]:.1f} times faster;"
+        f" {cold.sum() / warm.sum():.1f} times with tracing, which it cannot spare"
+    )
 
 
 if __name__ == "__main__":

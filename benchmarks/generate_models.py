@@ -1,6 +1,8 @@
-"""What benchmarks/generate.py measures: folders of random weights, and the operations of their parts by formula.
+"""What benchmarks/generate.py measures: folders of random weights, and the operations of their
+parts by formula.
 
-Shapes: a latent is [T, H, W, C], without a batch axis. FLOPs are of one row; a multiplication and an addition are two.
+Shapes: a latent is [T, H, W, C], without a batch axis. FLOPs are of one row; a multiplication and
+an addition are two.
 """
 
 import dataclasses
@@ -25,43 +27,83 @@ from pav_jax.video.wan import Wan
 
 SIZE = dict(num_frames=49, height=256, width=256)  # 13 x 32 x 32 latents
 PUBLISHED_NAMES = {"cogvideox": "CogVideoX-2b", "wan": "Wan2.1-T2V-1.3B-Diffusers"}
-UNIPC = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
-         "flow_shift": 3.0, "solver_order": 2}
+UNIPC = {
+    "_class_name": "UniPCMultistepScheduler",
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+    "flow_shift": 3.0,
+    "solver_order": 2,
+}
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 def cogvideox(tokenizer: Any) -> tuple[CogVideoX, Generation]:
-    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published width."""
+    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published
+    width."""
     from pav_jax.mini.train_generator import SCHEDULER
 
-    text = T5Config(vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024)
-    denoiser = CogVideoXConfig(num_attention_heads=8, attention_head_dim=64, num_layers=8, text_embed_dim=512,
-                               sample_width=32, sample_height=32, use_rotary_positional_embeddings=True)
-    vae = CogVideoXVAEConfig(block_out_channels=(16, 32, 32, 64), norm_num_groups=8, sample_height=256,
-                             sample_width=256)
-    family = CogVideoX(tokenizer, T5Encoder(text), CogVideoXTransformer(denoiser), CogVideoXVAE(vae),
-                       schedulers.load(SCHEDULER))
+    text = T5Config(
+        vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024
+    )
+    denoiser = CogVideoXConfig(
+        num_attention_heads=8,
+        attention_head_dim=64,
+        num_layers=8,
+        text_embed_dim=512,
+        sample_width=32,
+        sample_height=32,
+        use_rotary_positional_embeddings=True,
+    )
+    vae = CogVideoXVAEConfig(
+        block_out_channels=(16, 32, 32, 64), norm_num_groups=8, sample_height=256, sample_width=256
+    )
+    family = CogVideoX(
+        tokenizer,
+        T5Encoder(text),
+        CogVideoXTransformer(denoiser),
+        CogVideoXVAE(vae),
+        schedulers.load(SCHEDULER),
+    )
     return family, Generation(**SIZE, guidance_scale=6.0)
 
 
 def wan(tokenizer: Any) -> tuple[Wan, Generation]:
-    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of a sixth of the published width."""
-    text = T5Config(vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024,
-                    layer_bias=True)
-    denoiser = WanConfig(num_attention_heads=4, attention_head_dim=128, text_dim=512, ffn_dim=2048, num_layers=8)
-    family = Wan(tokenizer, T5Encoder(text), WanTransformer(denoiser), WanVAE(WanVAEConfig(base_dim=16)),
-                 schedulers.load(UNIPC))
+    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of a sixth of the published
+    width."""
+    text = T5Config(
+        vocab_size=len(tokenizer),
+        width=512,
+        head_size=64,
+        heads=8,
+        layers=8,
+        ff_width=1024,
+        layer_bias=True,
+    )
+    denoiser = WanConfig(
+        num_attention_heads=4, attention_head_dim=128, text_dim=512, ffn_dim=2048, num_layers=8
+    )
+    family = Wan(
+        tokenizer,
+        T5Encoder(text),
+        WanTransformer(denoiser),
+        WanVAE(WanVAEConfig(base_dim=16)),
+        schedulers.load(UNIPC),
+    )
     return family, Generation(**SIZE, guidance_scale=5.0, fps=16)
 
 
 def mini(tokenizer: Any) -> tuple[CogVideoX, Generation]:
     from pav_jax.mini import train_generator, train_vae
 
-    family = CogVideoX(tokenizer, T5Encoder(train_generator.t5_config()),
-                       CogVideoXTransformer(train_generator.DENOISER), CogVideoXVAE(train_vae.CONFIG),
-                       schedulers.load(train_generator.SCHEDULER))
+    family = CogVideoX(
+        tokenizer,
+        T5Encoder(train_generator.t5_config()),
+        CogVideoXTransformer(train_generator.DENOISER),
+        CogVideoXVAE(train_vae.CONFIG),
+        schedulers.load(train_generator.SCHEDULER),
+    )
     return family, Generation.from_dict(train_generator.GENERATION)
 
 
@@ -69,7 +111,8 @@ SMALL = {"cogvideox": cogvideox, "wan": wan, "mini": mini}
 
 
 def write_folder(model: str, folder: Path, published: bool) -> None:
-    """A pipeline with random weights that both sides load; `published`: bfloat16, of the sizes its authors chose."""
+    """A pipeline with random weights that both sides load; `published`: bfloat16, of the sizes its
+    authors chose."""
     from pav_jax.mini.tokenizers import t5_tokenizer
 
     tokenizer = t5_tokenizer()
@@ -84,7 +127,8 @@ def write_folder(model: str, folder: Path, published: bool) -> None:
 
 
 def random_params(shapes: Any) -> Any:
-    """Weights by fan-in, norms near one, so that activations neither vanish nor explode in any depth."""
+    """Weights by fan-in, norms near one, so that activations neither vanish nor explode in any
+    depth."""
     rng = np.random.default_rng(0)
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -102,12 +146,13 @@ def random_params(shapes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-# ---------------------------------------------------------------------------------------------------------- operations
+# --------------------------------------------------------------------------------------- operations
 
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """FLOPs of one text, of one model evaluation for one latent (half a guided one), of decoding one latent."""
+    """FLOPs of one text, of one model evaluation for one latent (half a guided one), of decoding
+    one latent."""
 
     text: float
     denoiser: float
@@ -115,11 +160,16 @@ class Operations:
 
     @classmethod
     def of(cls, family: Family, latent_shape: tuple[int, int, int, int]) -> "Operations":
-        denoiser, decoder = ((cogvideox_flops, cogvideox_decoder_flops) if isinstance(family, CogVideoX)
-                             else (wan_flops, wan_decoder_flops))
-        return cls(text_flops(family.text_encoder.config, family.text_tokens),
-                   denoiser(family.transformer.config, latent_shape, family.text_tokens),
-                   decoder(family.vae.config, latent_shape))
+        denoiser, decoder = (
+            (cogvideox_flops, cogvideox_decoder_flops)
+            if isinstance(family, CogVideoX)
+            else (wan_flops, wan_decoder_flops)
+        )
+        return cls(
+            text_flops(family.text_encoder.config, family.text_tokens),
+            denoiser(family.transformer.config, latent_shape, family.text_tokens),
+            decoder(family.vae.config, latent_shape),
+        )
 
 
 def text_flops(config: T5Config, tokens: int) -> float:
@@ -128,10 +178,18 @@ def text_flops(config: T5Config, tokens: int) -> float:
     return config.layers * (layer + 4 * tokens**2 * heads)
 
 
-def cogvideox_flops(config: CogVideoXConfig, latent_shape: tuple[int, int, int, int], text: int) -> float:
-    video, width, temb = math.prod(config.grid(latent_shape[:3])), config.width, config.time_embed_dim
+def cogvideox_flops(
+    config: CogVideoXConfig, latent_shape: tuple[int, int, int, int], text: int
+) -> float:
+    video, width, temb = (
+        math.prod(config.grid(latent_shape[:3])),
+        config.width,
+        config.time_embed_dim,
+    )
     tokens = video + text
-    layer = 24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width  # qkvo 8, feed-forward 16; modulation
+    layer = (
+        24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width
+    )  # qkvo 8, feed-forward 16; modulation
     patch = config.patch_size**2 * (config.patch_size_t or 1)
     ends = 2 * video * width * patch * (config.in_channels + config.out_channels)
     ends += 2 * text * config.text_embed_dim * width + 2 * temb * (width + temb) + 4 * temb * width
@@ -142,7 +200,13 @@ def wan_flops(config: WanConfig, latent_shape: tuple[int, int, int, int], text: 
     video, width = math.prod(config.grid(latent_shape[:3])), config.width
     layer = 12 * video * width**2 + 4 * text * width**2  # qkvo of the video, qo and kv of the text
     layer += 4 * video * width * (video + text + config.ffn_dim)  # two attentions, feed-forward
-    ends = 2 * video * width * math.prod(config.patch_size) * (config.in_channels + config.out_channels)
+    ends = (
+        2
+        * video
+        * width
+        * math.prod(config.patch_size)
+        * (config.in_channels + config.out_channels)
+    )
     ends += 2 * text * (config.text_dim + width) * width + 2 * width * (config.freq_dim + 7 * width)
     return config.num_layers * layer + ends
 
@@ -157,7 +221,9 @@ def resnet(fan_in: int, fan_out: int, places: int) -> float:
     return total + (conv(1, fan_in, fan_out, places) if fan_in != fan_out else 0.0)
 
 
-def cogvideox_decoder_flops(config: CogVideoXVAEConfig, latent_shape: tuple[int, int, int, int]) -> float:
+def cogvideox_decoder_flops(
+    config: CogVideoXVAEConfig, latent_shape: tuple[int, int, int, int]
+) -> float:
     """In one chunk; the norms' 1x1x1 convolutions at latent size, as they can be."""
     t, h, w, channels = latent_shape
     latent, widths = t * h * w, config.block_out_channels[::-1]
@@ -165,7 +231,10 @@ def cogvideox_decoder_flops(config: CogVideoXVAEConfig, latent_shape: tuple[int,
     def block(fan_in: int, fan_out: int, places: int) -> float:
         return resnet(fan_in, fan_out, places) + conv(1, channels, 2 * (fan_in + fan_out), latent)
 
-    total, before = conv(27, channels, widths[0], latent) + 2 * block(widths[0], widths[0], latent), widths[0]
+    total, before = (
+        conv(27, channels, widths[0], latent) + 2 * block(widths[0], widths[0], latent),
+        widths[0],
+    )
     for i, width in enumerate(widths):
         for _ in range(config.layers_per_block + 1):
             total += block(before, width, t * h * w)
@@ -185,7 +254,9 @@ def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, i
     places, before = t * h * w, widths[0]
     total = conv(1, channels, channels, places) + conv(27, channels, before, places)
     total += 2 * resnet(before, before, places)
-    total += conv(1, before, 4 * before, places) + 4 * t * (h * w) ** 2 * before  # attention within frames
+    total += (
+        conv(1, before, 4 * before, places) + 4 * t * (h * w) ** 2 * before
+    )  # attention within frames
     for i, width in enumerate(widths):
         for _ in range(config.num_res_blocks + 1):
             total += resnet(before, width, t * h * w)

@@ -14,7 +14,8 @@ def cpu_model() -> str:
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted: it compiles, or fills caches."""
+    """Seconds of the fastest of `repeats` calls, after one that is not counted: it compiles, or
+    fills caches."""
     call()
     seconds = []
     for _ in range(repeats):

@@ -1,16 +1,18 @@
-"""Videos scored per second, ours and the torch originals', from one run on the same frames and the same random weights.
+"""Videos scored per second, ours and the torch originals', from one run on the same frames and the
+same random weights.
 
     JAX_NUM_CPU_DEVICES=2 python benchmarks/score.py   # CLIP ViT-B/32; an Idefics2 of width 512 with 8 + 8 layers
     python benchmarks/score.py --tiny                  # the same steps on models that take seconds
 
-With several devices ours shares rows among them, as `pav score` does; set as many as there are cores.
-Two rows: AES, TVA and MPS, the first two on one CLIP; and VideoScore. Both sides start from uint8 frames and end with
-one number per score, in float32. Theirs is transformers' CLIPModel and Idefics2Model with their own image processors,
-one video at a time for VideoScore and all at once for CLIP; like ours it runs the tower that AES and TVA share once.
-What follows the towers (the aesthetic head, MPS's cross layers, VideoScore's head) is written with torch here, and the
-scores of both are compared. The first call, which compiles, is not counted; of the others the fastest is. FLOPs are
-counted by formula (a multiplication and an addition are two), the same for both. Compare numbers of one run only: rates
-depend on what else the machine does.
+With several devices ours shares rows among them, as `pav score` does; set as many as there are
+cores. Two rows: AES, TVA and MPS, the first two on one CLIP; and VideoScore. Both sides start from
+uint8 frames and end with one number per score, in float32. Theirs is transformers' CLIPModel and
+Idefics2Model with their own image processors, one video at a time for VideoScore and all at once
+for CLIP; like ours it runs the tower that AES and TVA share once. What follows the towers (the
+aesthetic head, MPS's cross layers, VideoScore's head) is written with torch here, and the scores of
+both are compared. The first call, which compiles, is not counted; of the others the fastest is.
+FLOPs are counted by formula (a multiplication and an addition are two), the same for both. Compare
+numbers of one run only: rates depend on what else the machine does.
 """
 
 import argparse
@@ -45,7 +47,7 @@ WORDS = "a red blue green ball star fish cat dog rises falls spins over the sea"
 RELEVANT = 0.3  # see pav_jax.models.mps
 
 
-# ---------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 def write_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
@@ -53,9 +55,15 @@ def write_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
-                                                bos_token="<bos>", eos_token="<eos>")
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+    )
     fast.add_special_tokens({"additional_special_tokens": list(extra)})
     fast.save_pretrained(folder)
 
@@ -63,41 +71,66 @@ def write_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
 def write_clip(folder: Path, tiny: bool) -> transformers.CLIPModel:
     """A CLIP with a linear aesthetic head."""
     ids = dict(bos_token_id=2, eos_token_id=3, pad_token_id=0)
-    small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2) if tiny else {}
+    small = (
+        dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        if tiny
+        else {}
+    )
     seen = dict(image_size=64) if tiny else {}
-    config = transformers.CLIPConfig(text_config=small | ids, vision_config=small | seen,
-                                     projection_dim=32 if tiny else 512)
+    config = transformers.CLIPConfig(
+        text_config=small | ids, vision_config=small | seen, projection_dim=32 if tiny else 512
+    )
     model = transformers.CLIPModel(config).eval()
     model.save_pretrained(folder)
     write_tokenizer(folder)
-    tensors = {"weight": torch.randn(1, config.projection_dim).numpy(), "bias": np.zeros(1, np.float32)}
+    tensors = {
+        "weight": torch.randn(1, config.projection_dim).numpy(),
+        "bias": np.zeros(1, np.float32),
+    }
     write_tensors(folder / HEAD_FOLDER, tensors, "model")
     head = HeadConfig("linear", config.projection_dim)
-    write_json(folder / HEAD_FOLDER / "config.json", {"kind": head.kind, "input_dim": head.input_dim})
+    write_json(
+        folder / HEAD_FOLDER / "config.json", {"kind": head.kind, "input_dim": head.input_dim}
+    )
     return model
 
 
-def write_mps(folder: Path, tiny: bool) -> tuple[transformers.CLIPModel, CrossConfig, dict[str, torch.Tensor]]:
-    """Towers of the CLIP's sizes with weights of their own, and cross layers of the published number and ratio."""
+def write_mps(
+    folder: Path, tiny: bool
+) -> tuple[transformers.CLIPModel, CrossConfig, dict[str, torch.Tensor]]:
+    """Towers of the CLIP's sizes with weights of their own, and cross layers of the published
+    number and ratio."""
     clip = write_clip(folder, tiny)
     width = clip.config.projection_dim
-    cross = CrossConfig(heads=width // 16 if tiny else width // 64, head_dim=16 if tiny else 64, ff_width=4 * width)
+    cross = CrossConfig(
+        heads=width // 16 if tiny else width // 64, head_dim=16 if tiny else 64, ff_width=4 * width
+    )
     config = MPSConfig(clip_hf.config_from_hf(clip.config.to_dict()), cross)
     inner, head, ff = cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
     matrix = lambda out, into: torch.randn(out, into) / into**0.5  # noqa: E731
-    tensors = {f"model.{name}": t for name, t in clip.state_dict().items() if "post_layernorm" not in name}
+    tensors = {
+        f"model.{name}": t for name, t in clip.state_dict().items() if "post_layernorm" not in name
+    }
     for i in range(cross.layers):
         a, b = f"cross_model.layers.{i}.0.fn.", f"cross_model.layers.{i}.1.fn."
         tensors |= {
-            f"{a}to_q.weight": matrix(inner, width), f"{a}to_kv.weight": matrix(2 * head, width),
-            f"{a}to_out.weight": matrix(width, inner), f"{a}ff.0.weight": matrix(2 * ff, width),
-            f"{a}ff.2.weight": matrix(width, ff), f"{b}attn_out.weight": matrix(width, inner),
+            f"{a}to_q.weight": matrix(inner, width),
+            f"{a}to_kv.weight": matrix(2 * head, width),
+            f"{a}to_out.weight": matrix(width, inner),
+            f"{a}ff.0.weight": matrix(2 * ff, width),
+            f"{a}ff.2.weight": matrix(width, ff),
+            f"{b}attn_out.weight": matrix(width, inner),
             f"{b}fused_attn_ff_proj.weight": matrix(inner + 2 * head + 2 * ff, width),
             f"{b}ff_out.1.weight": matrix(width, ff),
         }
-        tensors |= {f"{x}norm.{part}": make(width) for x in (a, b)
-                    for part, make in (("weight", torch.ones), ("bias", torch.zeros))}
-    write_tensors(folder, {name: t.detach().contiguous().numpy() for name, t in tensors.items()}, "model")
+        tensors |= {
+            f"{x}norm.{part}": make(width)
+            for x in (a, b)
+            for part, make in (("weight", torch.ones), ("bias", torch.zeros))
+        }
+    write_tensors(
+        folder, {name: t.detach().contiguous().numpy() for name, t in tensors.items()}, "model"
+    )
     write_json(folder / "config.json", mps_hf.config_to_hf(config))
     return clip, cross, tensors
 
@@ -121,48 +154,90 @@ def write_videoscore(folder: Path, tiny: bool) -> Judge:
     width, layers = (32, 2) if tiny else (512, 8)
     common = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=2 if tiny else 8)
     config = idefics2.Idefics2Config(
-        text_config=common | dict(model_type="mistral", vocab_size=len(tokens), intermediate_size=2 * width,
-                                  num_key_value_heads=2, pad_token_id=0),
+        text_config=common
+        | dict(
+            model_type="mistral",
+            vocab_size=len(tokens),
+            intermediate_size=2 * width,
+            num_key_value_heads=2,
+            pad_token_id=0,
+        ),
         vision_config=common | dict(intermediate_size=4 * width, patch_size=14, image_size=980),
-        perceiver_config=dict(hidden_size=width, resampler_n_latents=4 if tiny else 64, num_key_value_heads=2,
-                              resampler_n_heads=2 if tiny else 8, resampler_head_dim=16 if tiny else 64),
-        image_token_id=tokens.convert_tokens_to_ids(IMAGE))
+        perceiver_config=dict(
+            hidden_size=width,
+            resampler_n_latents=4 if tiny else 64,
+            num_key_value_heads=2,
+            resampler_n_heads=2 if tiny else 8,
+            resampler_head_dim=16 if tiny else 64,
+        ),
+        image_token_id=tokens.convert_tokens_to_ids(IMAGE),
+    )
     config.num_labels = 5
     judge = Judge(config).eval()
     judge.save_pretrained(folder)
     if tiny:
-        write_json(folder / "preprocessor_config.json", {"size": {"shortest_edge": 42, "longest_edge": 56}})
+        write_json(
+            folder / "preprocessor_config.json", {"size": {"shortest_edge": 42, "longest_edge": 56}}
+        )
     return judge
 
 
-# ------------------------------------------------------------------------------------------------- the torch originals
+# ------------------------------------------------------------------------------ the torch originals
 
 
-def clip_peer(clip, towers, cross: CrossConfig, tensors, ids: torch.Tensor, condition: torch.Tensor, head: torch.Tensor,
-              images: CLIPImageProcessorPil) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def clip_peer(
+    clip,
+    towers,
+    cross: CrossConfig,
+    tensors,
+    ids: torch.Tensor,
+    condition: torch.Tensor,
+    head: torch.Tensor,
+    images: CLIPImageProcessorPil,
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     def score(videos: np.ndarray) -> dict[str, np.ndarray]:
         b, frames = len(videos), videos[:, frame_indices(videos.shape[1], FRAMES)]
-        pixels = images(list(frames.reshape(-1, *frames.shape[2:])), return_tensors="pt")["pixel_values"]
+        pixels = images(list(frames.reshape(-1, *frames.shape[2:])), return_tensors="pt")[
+            "pixel_values"
+        ]
         unit = torch.nn.functional.normalize
         image = unit(clip.visual_projection(clip.vision_model(pixels).pooler_output), dim=-1)
         text = unit(clip.text_projection(clip.text_model(ids).pooler_output), dim=-1)
         cosines = (image.reshape(b, FRAMES, -1) * text[:, None]).sum(-1)
-        scores = {"AES": (image @ head).reshape(b, -1).mean(1), "TVA": clip.logit_scale.exp() * cosines.mean(1)}
+        scores = {
+            "AES": (image @ head).reshape(b, -1).mean(1),
+            "TVA": clip.logit_scale.exp() * cosines.mean(1),
+        }
         said = towers.text_model(ids)
-        words, end = (towers.text_projection(x) for x in (said.last_hidden_state, said.pooler_output))
+        words, end = (
+            towers.text_projection(x) for x in (said.last_hidden_state, said.pooler_output)
+        )
         listed = towers.text_projection(towers.text_model(condition).last_hidden_state)[0]
         best = (words @ listed.T).max(-1).values
         kept = best / best.max(-1, keepdim=True).values > RELEVANT
         words, end, kept = (x.repeat_interleave(FRAMES, 0) for x in (words, end, kept))
-        x = read(towers.visual_projection(towers.vision_model(pixels).last_hidden_state), words, kept, cross, tensors)
-        scores["MPS"] = (towers.logit_scale.exp() * torch.cosine_similarity(end, x[:, 0])).reshape(b, -1).mean(1)
+        x = read(
+            towers.visual_projection(towers.vision_model(pixels).last_hidden_state),
+            words,
+            kept,
+            cross,
+            tensors,
+        )
+        scores["MPS"] = (
+            (towers.logit_scale.exp() * torch.cosine_similarity(end, x[:, 0]))
+            .reshape(b, -1)
+            .mean(1)
+        )
         return {name: value.numpy() for name, value in scores.items()}
 
     return torch.inference_mode()(score)
 
 
-def read(x: torch.Tensor, words: torch.Tensor, kept: torch.Tensor, cross: CrossConfig, w: dict) -> torch.Tensor:
-    """MPS's cross layers: image tokens x [B, S, P] read the text's words [B, T, P] that are kept [B, T]."""
+def read(
+    x: torch.Tensor, words: torch.Tensor, kept: torch.Tensor, cross: CrossConfig, w: dict
+) -> torch.Tensor:
+    """MPS's cross layers: image tokens x [B, S, P] read the text's words [B, T, P] that are kept
+    [B, T]."""
     attend, linear = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.linear
     inner, size, ff = cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
     heads = lambda q: q.unflatten(-1, (-1, size)).transpose(1, 2)  # noqa: E731
@@ -173,43 +248,71 @@ def read(x: torch.Tensor, words: torch.Tensor, kept: torch.Tensor, cross: CrossC
 
     def turned(q: torch.Tensor) -> torch.Tensor:
         """Rotary positions on q [B, N, S, H]."""
-        angle = torch.outer(torch.arange(q.shape[2]), cross.rope_theta ** (-torch.arange(0, size, 2) / size))
+        angle = torch.outer(
+            torch.arange(q.shape[2]), cross.rope_theta ** (-torch.arange(0, size, 2) / size)
+        )
         first, second = q.chunk(2, -1)
-        return torch.cat([first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1)
+        return torch.cat(
+            [
+                first * angle.cos() - second * angle.sin(),
+                first * angle.sin() + second * angle.cos(),
+            ],
+            -1,
+        )
 
     for i in range(cross.layers):
         name = f"cross_model.layers.{i}.0.fn."
-        h = torch.nn.functional.layer_norm(x, x.shape[-1:], w[f"{name}norm.weight"], w[f"{name}norm.bias"])
+        h = torch.nn.functional.layer_norm(
+            x, x.shape[-1:], w[f"{name}norm.weight"], w[f"{name}norm.bias"]
+        )
         k, v = linear(words, w[f"{name}to_kv.weight"])[:, None].chunk(2, -1)
         q = heads(linear(h, w[f"{name}to_q.weight"]))
         seen = attend(q, k, v, attn_mask=kept[:, None, None]).transpose(1, 2).flatten(2)
-        x = (x + linear(seen, w[f"{name}to_out.weight"])
-             + linear(gated(linear(h, w[f"{name}ff.0.weight"])), w[f"{name}ff.2.weight"]))
+        x = (
+            x
+            + linear(seen, w[f"{name}to_out.weight"])
+            + linear(gated(linear(h, w[f"{name}ff.0.weight"])), w[f"{name}ff.2.weight"])
+        )
         name = f"cross_model.layers.{i}.1.fn."
-        h = torch.nn.functional.layer_norm(x, x.shape[-1:], w[f"{name}norm.weight"], w[f"{name}norm.bias"])
-        q, k, v, beside = linear(h, w[f"{name}fused_attn_ff_proj.weight"]).split([inner, size, size, 2 * ff], -1)
+        h = torch.nn.functional.layer_norm(
+            x, x.shape[-1:], w[f"{name}norm.weight"], w[f"{name}norm.bias"]
+        )
+        q, k, v, beside = linear(h, w[f"{name}fused_attn_ff_proj.weight"]).split(
+            [inner, size, size, 2 * ff], -1
+        )
         mixed = attend(turned(heads(q)), turned(k[:, None]), v[:, None]).transpose(1, 2).flatten(2)
-        x = x + linear(mixed, w[f"{name}attn_out.weight"]) + linear(gated(beside), w[f"{name}ff_out.1.weight"])
+        x = (
+            x
+            + linear(mixed, w[f"{name}attn_out.weight"])
+            + linear(gated(beside), w[f"{name}ff_out.1.weight"])
+        )
     return x
 
 
-def judge_peer(judge: Judge, ours: VideoScore, images: Idefics2ImageProcessorPil, prompts: list[str]
-               ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def judge_peer(
+    judge: Judge, ours: VideoScore, images: Idefics2ImageProcessorPil, prompts: list[str]
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     def score(videos: np.ndarray) -> dict[str, np.ndarray]:
         rows = []
         for video, prompt in zip(videos, prompts, strict=True):
             ids, _ = ours.processor.texts([ours.text(prompt, len(video))])
-            rows.append(judge(input_ids=torch.from_numpy(ids).long(), **images([list(video)], return_tensors="pt")))
+            rows.append(
+                judge(
+                    input_ids=torch.from_numpy(ids).long(),
+                    **images([list(video)], return_tensors="pt"),
+                )
+            )
         return dict(zip(ours.names, torch.cat(rows).numpy().T, strict=True))
 
     return torch.inference_mode()(score)
 
 
-# ------------------------------------------------------------------------------------------------------------ FLOPs
+# -------------------------------------------------------------------------------------------- FLOPs
 
 
 def tower_flops(tokens: int, width: int, ff: int, layers: int) -> float:
-    """A transformer's matrix products and attention: queries, keys, values and output 8, a feed-forward of two 4."""
+    """A transformer's matrix products and attention: queries, keys, values and output 8, a
+    feed-forward of two 4."""
     return layers * (tokens * (8 * width**2 + 4 * width * ff) + 4 * tokens**2 * width)
 
 
@@ -218,14 +321,21 @@ def clip_flops(config: transformers.CLIPConfig) -> tuple[float, float]:
     v, t = config.vision_config, config.text_config
     patches = (v.image_size // v.patch_size) ** 2
     image = tower_flops(patches + 1, v.hidden_size, v.intermediate_size, v.num_hidden_layers)
-    text = tower_flops(t.max_position_embeddings, t.hidden_size, t.intermediate_size, t.num_hidden_layers)
+    text = tower_flops(
+        t.max_position_embeddings, t.hidden_size, t.intermediate_size, t.num_hidden_layers
+    )
     return image + 6 * patches * v.patch_size**2 * v.hidden_size, text
 
 
 def cross_flops(config: transformers.CLIPConfig, cross: CrossConfig) -> float:
     """The cross layers for one frame."""
     s, t = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1, 77
-    p, inner, head, ff = config.projection_dim, cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
+    p, inner, head, ff = (
+        config.projection_dim,
+        cross.heads * cross.head_dim,
+        cross.head_dim,
+        cross.ff_width,
+    )
     dense = 2 * s * p * (4 * inner + 2 * head + 6 * ff) + 4 * t * p * head
     return cross.layers * (dense + 4 * s * (s + t) * inner)
 
@@ -235,17 +345,28 @@ def judge_flops(config: idefics2.Idefics2Config, patches: int, frames: int, toke
     v, t, r = config.vision_config, config.text_config, config.perceiver_config
     seen = tower_flops(patches, v.hidden_size, v.intermediate_size, v.num_hidden_layers)
     latents, width = r.resampler_n_latents, t.hidden_size
-    seen += 2 * patches * (3 * v.patch_size**2 * v.hidden_size + t.intermediate_size * (2 * v.hidden_size + width))
+    seen += (
+        2
+        * patches
+        * (3 * v.patch_size**2 * v.hidden_size + t.intermediate_size * (2 * v.hidden_size + width))
+    )
     both, kv = patches + latents, r.num_key_value_heads * r.resampler_head_dim
     heads = r.resampler_n_heads * r.resampler_head_dim
-    seen += r.resampler_depth * (4 * latents * width * heads + 4 * both * width * kv + 4 * latents * both * heads
-                                 + 24 * latents * width**2)
+    seen += r.resampler_depth * (
+        4 * latents * width * heads
+        + 4 * both * width * kv
+        + 4 * latents * both * heads
+        + 24 * latents * width**2
+    )
     size = width // t.num_attention_heads
-    layer = 4 * tokens * width * (width + t.num_key_value_heads * size) + 6 * tokens * width * t.intermediate_size
+    layer = (
+        4 * tokens * width * (width + t.num_key_value_heads * size)
+        + 6 * tokens * width * t.intermediate_size
+    )
     return frames * seen + t.num_hidden_layers * (layer + 4 * tokens**2 * width)
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def smooth_videos(count: int, frames: int, height: int, width: int) -> np.ndarray:
@@ -255,9 +376,13 @@ def smooth_videos(count: int, frames: int, height: int, width: int) -> np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tiny", action="store_true", help="models that take seconds")
-    parser.add_argument("--videos", type=int, default=32, help="scored together by AES, TVA and MPS")
+    parser.add_argument(
+        "--videos", type=int, default=32, help="scored together by AES, TVA and MPS"
+    )
     parser.add_argument("--judged", type=int, default=2, help="videos for VideoScore")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -266,17 +391,35 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         rows = [clip_row(args, Path(scratch)), judge_row(args, Path(scratch))]
-    table = Table("float32", "GFLOP/video", "ours videos/s", "torch videos/s", "ours/torch", "ours GFLOP/s",
-                  "torch GFLOP/s", "largest difference")
+    table = Table(
+        "float32",
+        "GFLOP/video",
+        "ours videos/s",
+        "torch videos/s",
+        "ours/torch",
+        "ours GFLOP/s",
+        "torch GFLOP/s",
+        "largest difference",
+    )
     for name, count, flops, mine, theirs, difference in rows:
         ours, peers = count / mine, count / theirs  # videos a second
-        table.add_row(name, f"{flops / 1e9:.3g}", f"{ours:.3g}", f"{peers:.3g}", f"{ours / peers:.2f}",
-                      f"{ours * flops / 1e9:.0f}", f"{peers * flops / 1e9:.0f}", f"{difference:.1e}")
+        table.add_row(
+            name,
+            f"{flops / 1e9:.3g}",
+            f"{ours:.3g}",
+            f"{peers:.3g}",
+            f"{ours / peers:.2f}",
+            f"{ours * flops / 1e9:.0f}",
+            f"{peers * flops / 1e9:.0f}",
+            f"{difference:.1e}",
+        )
     console = Console(width=120)
-    console.print(f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; jax {jax.__version__} on"
-                  f" {jax.default_backend()}, torch {torch.__version__} with {torch.get_num_threads()} threads,"
-                  f" transformers {transformers.__version__}; {len(jax.devices())} jax devices; best of {args.repeats}"
-                  f"{', tiny models' * args.tiny}")
+    console.print(
+        f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; jax {jax.__version__} on"
+        f" {jax.default_backend()}, torch {torch.__version__} with {torch.get_num_threads()}"
+        f" threads, transformers {transformers.__version__}; {len(jax.devices())} jax devices; best"
+        f" of {args.repeats}{', tiny models' * args.tiny}"
+    )
     console.print(table)
 
 
@@ -285,24 +428,41 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
     towers, cross, tensors = write_mps(scratch / "mps", args.tiny)
     (scratch / "words.txt").write_text("red\nball\nsea\n")
     videos = smooth_videos(args.videos, 16, *((64, 80) if args.tiny else (240, 320)))
-    prompts = [f"a {WORDS[1 + i % 3]} {WORDS[4 + i % 5]} {WORDS[9 + i % 3]} over the sea" for i in range(len(videos))]
-    ours = [Aesthetic.from_pretrained(scratch / "clip"), ClipAlignment.from_pretrained(scratch / "clip"),
-            MPS.from_pretrained(scratch / "mps", condition=scratch / "words.txt")]
+    prompts = [
+        f"a {WORDS[1 + i % 3]} {WORDS[4 + i % 5]} {WORDS[9 + i % 3]} over the sea"
+        for i in range(len(videos))
+    ]
+    ours = [
+        Aesthetic.from_pretrained(scratch / "clip"),
+        ClipAlignment.from_pretrained(scratch / "clip"),
+        MPS.from_pretrained(scratch / "mps", condition=scratch / "words.txt"),
+    ]
     for reward in ours:
         reward.spread()
     tower, size = ours[0].tower, clip.config.vision_config.image_size
 
     def score_ours() -> dict[str, np.ndarray]:
         tower._last, tower._texts = None, {}  # frames and texts of the call before
-        return {name: value for reward in ours for name, value in reward.score(videos, prompts).items()}
+        return {
+            name: value for reward in ours for name, value in reward.score(videos, prompts).items()
+        }
 
-    images = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    ids, condition = (torch.from_numpy(ours[2].tokens(texts)).long() for texts in (prompts, ["red, ball, sea."]))
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+    ids, condition = (
+        torch.from_numpy(ours[2].tokens(texts)).long() for texts in (prompts, ["red, ball, sea."])
+    )
     head = torch.from_numpy(np.array(ours[0].params["layer_0"]["kernel"][:, 0]))
     score_theirs = clip_peer(clip, towers, cross, tensors, ids, condition, head, images)
     image, text = clip_flops(clip.config)
     flops = 2 * (FRAMES * image + text) + FRAMES * cross_flops(clip.config, cross)
-    return ("AES + TVA + MPS", len(videos), flops, *compared(score_ours, lambda: score_theirs(videos), args.repeats))
+    return (
+        "AES + TVA + MPS",
+        len(videos),
+        flops,
+        *compared(score_ours, lambda: score_theirs(videos), args.repeats),
+    )
 
 
 def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
@@ -312,21 +472,36 @@ def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
     ours = VideoScore.from_pretrained(scratch / "videoscore")
     ours.spread()
     settings = ours.processor.settings
-    images = Idefics2ImageProcessorPil(size={"shortest_edge": settings.shortest, "longest_edge": settings.longest},
-                                       do_image_splitting=False, image_mean=settings.mean, image_std=settings.std)
+    images = Idefics2ImageProcessorPil(
+        size={"shortest_edge": settings.shortest, "longest_edge": settings.longest},
+        do_image_splitting=False,
+        image_mean=settings.mean,
+        image_std=settings.std,
+    )
     score_theirs = judge_peer(judge, ours, images, prompts)
     height, width = settings.target(*videos.shape[2:4])
     patch = judge.config.vision_config.patch_size
     ids, _ = ours.processor.texts([ours.text(prompts[0], videos.shape[1])])
-    flops = judge_flops(judge.config, (height // patch) * (width // patch), videos.shape[1], ids.shape[1])
-    return ("VideoScore", len(videos), flops,
-            *compared(lambda: ours.score(videos, prompts), lambda: score_theirs(videos), args.repeats))
+    flops = judge_flops(
+        judge.config, (height // patch) * (width // patch), videos.shape[1], ids.shape[1]
+    )
+    return (
+        "VideoScore",
+        len(videos),
+        flops,
+        *compared(lambda: ours.score(videos, prompts), lambda: score_theirs(videos), args.repeats),
+    )
 
 
-def compared(mine: Callable[[], dict], theirs: Callable[[], dict], repeats: int) -> tuple[float, float, float]:
-    """Seconds of both, and by how much their scores differ at most, relative to the largest of that score."""
+def compared(
+    mine: Callable[[], dict], theirs: Callable[[], dict], repeats: int
+) -> tuple[float, float, float]:
+    """Seconds of both, and by how much their scores differ at most, relative to the largest of that
+    score."""
     ours, peers = mine(), theirs()
-    difference = max(np.abs(ours[name] - peers[name]).max() / np.abs(peers[name]).max() for name in ours)
+    difference = max(
+        np.abs(ours[name] - peers[name]).max() / np.abs(peers[name]).max() for name in ours
+    )
     return fastest(mine, repeats), fastest(theirs, repeats), difference
 
 

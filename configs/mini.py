@@ -1,9 +1,10 @@
-"""The whole recipe on the embedded models, with all seven rewards of the method: VideoScore's five, MPS, aesthetic.
+"""The whole recipe on the embedded models, with all seven rewards of the method: VideoScore's five,
+MPS, aesthetic.
 
     pav run --config=configs/mini.py --workdir=runs/mini
 
-The embedded VideoScore and MPS are of the published architectures, trained on declared labels of damage (`python -m
-pav_jax.mini.judges` says how well they see what no training showed them).
+The embedded VideoScore and MPS are of the published architectures, trained on declared labels of
+damage (`python -m pav_jax.mini.judges` says how well they see what no training showed them).
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
 """
@@ -15,12 +16,30 @@ from pav_jax.train.config import ALL_LINEARS
 
 NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
 # The published weights (arXiv 2412.15156, its code), of scores as they come.
-PUBLISHED_EVOLVE = {"VQ": 1.0, "TC": 1.0, "DD": 0.5, "TVA": 1.0, "FC": 1.0, "AES": 5 / 8, "MPS": 1 / 4}
-PUBLISHED_PREFER = {"VQ": 1.0, "TC": 1.0, "DD": 1.1, "TVA": 1.3, "FC": 1.0, "AES": 0.8, "MPS": 1 / 3}
+PUBLISHED_EVOLVE = {
+    "VQ": 1.0,
+    "TC": 1.0,
+    "DD": 0.5,
+    "TVA": 1.0,
+    "FC": 1.0,
+    "AES": 5 / 8,
+    "MPS": 1 / 4,
+}
+PUBLISHED_PREFER = {
+    "VQ": 1.0,
+    "TC": 1.0,
+    "DD": 1.1,
+    "TVA": 1.3,
+    "FC": 1.0,
+    "AES": 0.8,
+    "MPS": 1 / 3,
+}
 # The same for the scores of the embedded judges, and the thresholds, written by
-#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.count=32 --config.evolve.rounds=1
+#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.count=32
+# --config.evolve.rounds=1
 #     pav calibrate --workdir=runs/c
-# with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as calibrate.weights.
+# with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as
+# calibrate.weights.
 EVOLVE = {"VQ": 1.00, "TC": 1.60, "DD": 0.66, "TVA": 0.61, "FC": 1.45, "AES": 0.66, "MPS": 0.20}
 PREFER = {"VQ": 1.02, "TC": 1.62, "DD": 1.47, "TVA": 0.80, "FC": 1.47, "AES": 0.85, "MPS": 0.27}
 THRESHOLDS = {"VQ": 2.08, "TC": 2.82, "DD": 2.51, "TVA": 1.78, "FC": 3.16, "AES": 4.97, "MPS": 1.10}
@@ -31,11 +50,18 @@ def get_config() -> ConfigDict:
 
     config.mesh.data = -1  # every core takes its share of a batch
     config.rewriter.max_new_tokens = NEW_TOKENS
-    config.rewriter.temperature = 0.1  # of every rewriter that is measured; while they are trained they explore more
+    config.rewriter.temperature = (
+        0.1  # of every rewriter that is measured; while they are trained they explore more
+    )
     config.proposers.local.max_new_tokens = NEW_TOKENS
     with config.unlocked():
         config.rewards.entries = {
-            "videoscore": {"path": "mini:videoscore", "query": "mini:videoscore/query.txt", "frames": 5, "batch": 16},
+            "videoscore": {
+                "path": "mini:videoscore",
+                "query": "mini:videoscore/query.txt",
+                "frames": 5,
+                "batch": 16,
+            },
             "aesthetic": {"path": "mini:clip", "frames": 4, "layout": "sheet"},
             "mps": {"path": "mini:mps", "condition": "mini:mps/condition.txt", "frames": 4},
             "faithfulness": {},
@@ -44,15 +70,21 @@ def get_config() -> ConfigDict:
         config.rewards.thresholds = THRESHOLDS
         config.prefer.weights = PREFER
         config.calibrate.weights = PUBLISHED_EVOLVE
-        # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15, the five 1 to 4.
+        # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15,
+        # the five 1 to 4.
         config.calibrate.spreads = {"AES": 5 / 3, "MPS": 10 / 3}
-    # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen by.
-    config.rewards.held_out = ({"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},)
+    # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen
+    # by.
+    config.rewards.held_out = (
+        {"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},
+    )
     config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
     config.evolve.count = 128
     config.evolve.rounds = 2
     config.evolve.children = 4
-    config.proposers.lexicon.share = 3.0  # from the second round on, three rewrites in four are bred
+    config.proposers.lexicon.share = (
+        3.0  # from the second round on, three rewrites in four are bred
+    )
 
     for stage in (config.sft, config.dpo, config.grpo):
         stage.batch_size = 16
@@ -64,12 +96,21 @@ def get_config() -> ConfigDict:
         stage.lora.alpha = 32.0
         stage.lora.target_modules = ALL_LINEARS
     config.sft.batch_size = 8
-    config.sft.learning_rate = 4e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
+    config.sft.learning_rate = (
+        4e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
+    )
     config.sft.schedule = "linear"
     config.sft.grad_clip = 1.0
-    config.sft.epochs = 6.0  # the generator's dialect is learnt by then; more passes learn the few pairs by heart
-    config.dpo.learning_rate = 1e-3  # at 2e-3 the second round learns the noise in its few hundred pairs
-    config.dpo.loss_type = ("sigmoid", "sft")  # the second keeps the text whole while the first moves it
+    config.sft.epochs = (
+        6.0  # the generator's dialect is learnt by then; more passes learn the few pairs by heart
+    )
+    config.dpo.learning_rate = (
+        1e-3  # at 2e-3 the second round learns the noise in its few hundred pairs
+    )
+    config.dpo.loss_type = (
+        "sigmoid",
+        "sft",
+    )  # the second keeps the text whole while the first moves it
     config.dpo.loss_weights = (1.0, 1.0)
     config.dpo.epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
@@ -79,15 +120,22 @@ def get_config() -> ConfigDict:
     config.grpo.batch_size = 32
     config.grpo.max_completion_length = NEW_TOKENS
     config.grpo.learning_rate = 2e-3
-    config.grpo.temperature = 0.6  # at 1 what differs between completions is mostly slips, which 0.1 does not make
+    config.grpo.temperature = (
+        0.6  # at 1 what differs between completions is mostly slips, which 0.1 does not make
+    )
     config.grpo.beta = 0.04
 
     config.prefer.samples = 4
-    config.prefer.temperature = 0.6  # near what boosters write; at 1 most pairs teach only to avoid slips
+    config.prefer.temperature = (
+        0.6  # near what boosters write; at 1 most pairs teach only to avoid slips
+    )
     config.prefer.floors_first = True
-    config.prefer.thresholds = {}  # they choose what is imitated; of two candidates one is the better anyway
+    # they choose what is imitated; of two candidates one is the better anyway
+    config.prefer.thresholds = {}
     config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
-    config.prefer.max_words = 42  # longer ones, which the generator does not read to their end, are never the better
+    config.prefer.max_words = (
+        42  # longer ones, which the generator does not read to their end, are never the better
+    )
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)
     config.evaluate.suffix_prompts = 12
@@ -97,5 +145,7 @@ def get_config() -> ConfigDict:
     config.trust.seeds = (0, 1, 2)
     with config.unlocked():
         config.trust.ranges = {"MPS": None}  # the embedded one's are about -6 to 6
-    config.calibrate.percentile = 0.2  # so that three prompts in four have a rewrite above all seven thresholds
+    config.calibrate.percentile = (
+        0.2  # so that three prompts in four have a rewrite above all seven thresholds
+    )
     return config

@@ -1,10 +1,12 @@
-"""Group relative policy optimisation on the embedded models, from the SFT booster of a run of configs/mini.py.
+"""Group relative policy optimisation on the embedded models, from the SFT booster of a run of
+configs/mini.py.
 
     pav run --config=configs/mini.py --workdir=runs/mini
     pav grpo --config=configs/mini_grpo.py --workdir=runs/mini_grpo
     pav evaluate --workdir=runs/mini_grpo && pav report --workdir=runs/mini_grpo
 
-`--config.grpo.start=FOLDER --config.evaluate.files.sft=FOLDER` start from, and compare with, another booster.
+`--config.grpo.start=FOLDER --config.evaluate.files.sft=FOLDER` start from, and compare with,
+another booster.
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
 """

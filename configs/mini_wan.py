@@ -1,4 +1,5 @@
-"""The whole recipe on the embedded models, for the second generator: a Wan 2.1 that reads lists of tags.
+"""The whole recipe on the embedded models, for the second generator: a Wan 2.1 that reads lists of
+tags.
 
     pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
 
@@ -22,5 +23,7 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("mini.py"))
     config.generator.path = "mini:generator_wan"
     # the same prompts, with captions in this generator's words
-    config.evaluate.prompts = {name: f"mini:prompts/wan_{name}.jsonl" for name in ("in_domain", "held_out")}
+    config.evaluate.prompts = {
+        name: f"mini:prompts/wan_{name}.jsonl" for name in ("in_domain", "held_out")
+    }
     return config

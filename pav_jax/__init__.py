@@ -1,6 +1,7 @@
 """pav_jax: prompt boosters for text-to-video models, evolved, tuned and measured in JAX.
 
-Importing this package loads nothing heavy; each name below is fetched from its module when it is first used.
+Importing this package loads nothing heavy; each name below is fetched from its module when it is
+first used.
 """
 
 import importlib
@@ -20,8 +21,23 @@ _WHERE = {
     "RewardSuite": "rewards.suite",
     "VideoModel": "video.video_model",
 }
-_MODULES = ("checkpoints", "config", "defaults", "evaluate", "evolve", "language", "models", "parallel", "prefer",
-            "recipe", "records", "report", "rewards", "train", "video")
+_MODULES = (
+    "checkpoints",
+    "config",
+    "defaults",
+    "evaluate",
+    "evolve",
+    "language",
+    "models",
+    "parallel",
+    "prefer",
+    "recipe",
+    "records",
+    "report",
+    "rewards",
+    "train",
+    "video",
+)
 
 __all__ = ["__version__", *_WHERE, *_MODULES]
 

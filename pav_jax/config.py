@@ -1,7 +1,9 @@
-"""Configurations: reading one from a Python file and the command line, and tying a work directory to it.
+"""Configurations: reading one from a Python file and the command line, and tying a work directory
+to it.
 
-A configuration file holds `get_config() -> ml_collections.ConfigDict` and starts from `pav_jax.defaults.get_config()`,
-which lists every field there is with its type. Whatever is not in that list is a mistake that is reported by name.
+A configuration file holds `get_config() -> ml_collections.ConfigDict` and starts from
+`pav_jax.defaults.get_config()`, which lists every field there is with its type. Whatever is not in
+that list is a mistake that is reported by name.
 """
 
 import ast
@@ -28,14 +30,16 @@ OVERRIDE = re.compile(r"--(no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOT
 
 
 def load(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The configuration in the file `path` (the embedded default when None), changed by `overrides`.
+    """The configuration in the file `path` (the embedded default when None), changed by
+    `overrides`.
 
     Args:
       path: a Python file with `get_config()`; `file.py:text` calls `get_config(text)`.
       overrides: as typed, `--config.evolve.rounds=2` each.
 
     Raises:
-      BadInput: the file cannot be used, or a field is unknown or of another type; the message names it.
+      BadInput: the file cannot be used, or a field is unknown or of another type; the message names
+        it.
     """
     config = _from_file(os.fspath(path)) if path else defaults.get_config()
     config.lock()
@@ -44,16 +48,21 @@ def load(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
-# ------------------------------------------------------------------------------------------------------ from a file
+# -------------------------------------------------------------------------------------- from a file
 
 
 def _from_file(path: str) -> ConfigDict:
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
-        raise BadInput(f"--config={path}: no such file; a configuration is a Python file such as configs/mini.py")
+        raise BadInput(
+            f"--config={path}: no such file; a configuration is a Python file such as"
+            " configs/mini.py"
+        )
     spec = importlib.util.spec_from_file_location("pav_config", file)
     if spec is None or spec.loader is None:
-        raise BadInput(f"--config={path}: not a Python file; a configuration is one such as configs/mini.py")
+        raise BadInput(
+            f"--config={path}: not a Python file; a configuration is one such as configs/mini.py"
+        )
     module = importlib.util.module_from_spec(spec)
     with _errors_of(file):
         spec.loader.exec_module(module)
@@ -61,7 +70,9 @@ def _from_file(path: str) -> ConfigDict:
             raise BadInput(f"{file}: holds no get_config(); see configs/mini.py")
         config = module.get_config(*([argument] if argument else []))
     if not isinstance(config, ConfigDict):
-        raise BadInput(f"{file}: get_config() gave {type(config).__name__}, not an ml_collections.ConfigDict")
+        raise BadInput(
+            f"{file}: get_config() gave {type(config).__name__}, not an ml_collections.ConfigDict"
+        )
     return config
 
 
@@ -84,21 +95,29 @@ def _message(error: Exception) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     if unknown := re.search(r'Key "(.+?)" does not exist', text):
         guess = re.search(r'Did you mean "(.+?)"', text)
-        return f"there is no field {unknown[1]!r}" + (f"; did you mean {guess[1]!r}?" if guess else "")
+        return f"there is no field {unknown[1]!r}" + (
+            f"; did you mean {guess[1]!r}?" if guess else ""
+        )
     return text
 
 
-# ---------------------------------------------------------------------------------------------- from the command line
+# ---------------------------------------------------------------------------- from the command line
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes the `--config.a.b=value` and `--config.a.b value` out of a command line -> (the rest, the overrides)."""
+    """Takes the `--config.a.b=value` and `--config.a.b value` out of a command line -> (the rest,
+    the overrides)."""
     rest, overrides, i = [], [], 0
     while i < len(argv):
         match = OVERRIDE.fullmatch(argv[i])
         if not match:
             rest.append(argv[i])
-        elif match["value"] is None and not match[1] and i + 1 < len(argv) and not argv[i + 1].startswith("--"):
+        elif (
+            match["value"] is None
+            and not match[1]
+            and i + 1 < len(argv)
+            and not argv[i + 1].startswith("--")
+        ):
             overrides.append(f"{argv[i]}={argv[i + 1]}")
             i += 1
         else:
@@ -110,9 +129,14 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _apply(config: ConfigDict, override: str) -> None:
     match = OVERRIDE.fullmatch(override)
     if not match:
-        raise BadInput(f"{override}: not a change of the configuration; write --config.section.field=value")
+        raise BadInput(
+            f"{override}: not a change of the configuration; write --config.section.field=value"
+        )
     holder, name = _check_known(config, match["path"])
-    if holder.get_type(name) in (dict, type(None)):  # config_flags has no parser for a mapping that may be None
+    if holder.get_type(name) in (
+        dict,
+        type(None),
+    ):  # config_flags has no parser for a mapping that may be None
         holder[name] = _mapping(override, match["value"])
         return
     argv = ["pav", override]
@@ -123,7 +147,9 @@ def _apply(config: ConfigDict, override: str) -> None:
             values(argv)
     except (flags.Error, TypeError, ValueError) as error:
         kind = _type_name(holder, name)
-        raise BadInput(f"{override}: the field {match['path']} is {kind}; this value does not fit") from error
+        raise BadInput(
+            f"{override}: the field {match['path']} is {kind}; this value does not fit"
+        ) from error
     except AttributeError as error:  # a whole section given with a field that is not in it
         raise BadInput(f"{override}: {error.args[0] if error.args else error}") from error
 
@@ -144,25 +170,35 @@ def _check_known(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     names = path.split(".")
     for depth, name in enumerate(names):
         if not isinstance(here, ConfigDict):
-            raise BadInput(f"--config.{path}: {'.'.join(names[:depth])} is a value, it has no fields")
+            raise BadInput(
+                f"--config.{path}: {'.'.join(names[:depth])} is a value, it has no fields"
+            )
         if name not in here:
             near = difflib.get_close_matches(name, list(here), n=1, cutoff=0.5)
             hint = f"did you mean {'.'.join([*names[:depth], near[0]])}? " if near else ""
             place = f"the section {'.'.join(names[:depth])}" if depth else "the configuration"
-            raise BadInput(f"--config.{path}: there is no field {name!r} in {place}; {hint}"
-                           f"It has {', '.join(sorted(here))}")
+            raise BadInput(
+                f"--config.{path}: there is no field {name!r} in {place}; {hint}"
+                f"It has {', '.join(sorted(here))}"
+            )
         holder, here = here, here[name]
     return holder, names[-1]
 
 
 def _type_name(holder: ConfigDict, name: str) -> str:
     kind, value = holder.get_type(name), holder[name]
-    english = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a tuple",
-               ConfigDict: "a section"}.get(kind, kind.__name__)
+    english = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple: "a tuple",
+        ConfigDict: "a section",
+    }.get(kind, kind.__name__)
     return english if isinstance(value, ConfigDict) else f"{english} (now {value!r})"
 
 
-# ---------------------------------------------------------------------------------------------- in the work directory
+# ---------------------------------------------------------------------------- in the work directory
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
@@ -171,12 +207,14 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Writes `config.json` on first use; afterwards makes sure that the same configuration came back.
+    """Writes `config.json` on first use; afterwards makes sure that the same configuration came
+    back.
 
     Sections that did not exist when the directory was made are added to it.
 
     Raises:
-      BadInput: the directory was made with another configuration (names the first field that differs), or is a file.
+      BadInput: the directory was made with another configuration (names the first field that
+        differs), or is a file.
     """
     file = epath.Path(workdir) / "config.json"
     if not file.exists():
@@ -188,9 +226,13 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
     before, now = dict(_leaves(_with_new(known, given))), dict(_leaves(given))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            old, new = (json.dumps(side[name]) if name in side else "nothing" for side in (before, now))
-            raise BadInput(f"{file}: this work directory was made with {name} = {old}, now it is {new}; "
-                           f"give another --workdir, or go back to --config.{name}={_typed_back(before.get(name))}")
+            old, new = (
+                json.dumps(side[name]) if name in side else "nothing" for side in (before, now)
+            )
+            raise BadInput(
+                f"{file}: this work directory was made with {name} = {old}, now it is {new}; give"
+                f" another --workdir, or go back to --config.{name}={_typed_back(before.get(name))}"
+            )
     if given.keys() - known.keys():
         write_whole(file, (json.dumps(given, indent=2) + "\n").encode())
 
@@ -203,15 +245,22 @@ def saved(workdir: str | os.PathLike) -> dict[str, Any]:
     """
     file = epath.Path(workdir) / "config.json"
     if not file.exists():
-        raise BadInput(f"{workdir}: no config.json here; give --config=... to start a work directory")
+        raise BadInput(
+            f"{workdir}: no config.json here; give --config=... to start a work directory"
+        )
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise BadInput(f"{file}: not valid JSON ({error}); delete it and give --config again") from error
+        raise BadInput(
+            f"{file}: not valid JSON ({error}); delete it and give --config again"
+        ) from error
 
 
-def for_workdir(path: str | None, overrides: Sequence[str], workdir: str | os.PathLike) -> ConfigDict:
-    """What a stage runs with: the file and overrides, or, with neither, what the work directory was made with."""
+def for_workdir(
+    path: str | None, overrides: Sequence[str], workdir: str | os.PathLike
+) -> ConfigDict:
+    """What a stage runs with: the file and overrides, or, with neither, what the work directory was
+    made with."""
     if path is None and not overrides:
         config = ConfigDict(_tuples(_with_new(saved(workdir), as_json(defaults.get_config()))))
         config.lock()

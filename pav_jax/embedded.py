@@ -1,4 +1,5 @@
-"""Where the package's own prompts and checkpoints lie: what a path that starts with `mini:` means."""
+"""Where the package's own prompts and checkpoints lie: what a path that starts with `mini:`
+means."""
 
 from pathlib import Path
 
@@ -10,7 +11,8 @@ CHECKPOINTS = ROOT / "checkpoints"
 
 
 def resolve(path: str) -> str:
-    """`mini:prompts/evolve.txt` and `mini:generator` as paths inside the package; anything else as it is.
+    """`mini:prompts/evolve.txt` and `mini:generator` as paths inside the package; anything else as
+    it is.
 
     Raises:
       BadInput: the package has no such file or checkpoint.

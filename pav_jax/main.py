@@ -1,4 +1,5 @@
-"""The `pav` command. It parses, hands over to a command, and turns what the user can mend into one line.
+"""The `pav` command. It parses, hands over to a command, and turns what the user can mend into one
+line.
 
 Exit status: 0 done, 2 bad input (one line on standard error), 130 interrupted by the user.
 """
@@ -38,19 +39,30 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **({"allow_abbrev": False} | options))
 
     def error(self, message: str) -> None:
-        if choice := re.search(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        if choice := re.search(
+            r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message
+        ):
             names = re.findall(r"[\w-]+", choice[2])
             near = difflib.get_close_matches(choice[1], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"There are {', '.join(names)}"
             raise BadInput(f"there is no command {choice[1]!r}; {hint}")
-        wrong = message.rpartition(": ")[2].split()[0].partition("=")[0] if "unrecognized" in message else ""
-        near = difflib.get_close_matches(wrong, self._option_string_actions, n=1) if wrong.startswith("-") else []
+        wrong = (
+            message.rpartition(": ")[2].split()[0].partition("=")[0]
+            if "unrecognized" in message
+            else ""
+        )
+        near = (
+            difflib.get_close_matches(wrong, self._option_string_actions, n=1)
+            if wrong.startswith("-")
+            else []
+        )
         hint = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
         raise BadInput(message + hint)
 
 
 class CommandList(argparse.RawDescriptionHelpFormatter):
-    """Leaves room for the longest command: argparse forgets that commands are indented once more than options."""
+    """Leaves room for the longest command: argparse forgets that commands are indented once more
+    than options."""
 
     def __init__(self, prog: str):
         super().__init__(prog)
@@ -62,7 +74,9 @@ def parser() -> Parser:
     from pav_jax.commands import cache_curve, check, export, fvd, generate, refine, score, stages
 
     top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=CommandList)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=Parser
+    )
     for group in (refine, generate, score, fvd, stages, export, check, cache_curve):
         group.add(commands)
     return top
@@ -77,15 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         return _say(f"{name}: {error}", 2)
     except KeyboardInterrupt:
-        return _say(f"{name}: interrupted; finished work is kept, run the same command to go on", 130)
+        return _say(
+            f"{name}: interrupted; finished work is kept, run the same command to go on", 130
+        )
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `head` does
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader left, as `head` does
         return 0
     except Exception as error:
         if not _disk_full(error):
             raise
-        return _say(f"{name}: no space left on the disk; finished work is kept, make room and run the same command to "
-                    "go on", 2)
+        return _say(
+            f"{name}: no space left on the disk; finished work is kept, make room and run the same"
+            " command to go on",
+            2,
+        )
 
 
 def _run(argv: list[str]) -> int:
@@ -102,9 +123,13 @@ def _run(argv: list[str]) -> int:
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides and not hasattr(args, "config"):
-        raise BadInput(f"{overrides[0]}: this command takes no configuration; see pav {args.command} --help")
+        raise BadInput(
+            f"{overrides[0]}: this command takes no configuration; see pav {args.command} --help"
+        )
     args.overrides = overrides
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):  # else JAX need not load
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get(
+        "PAV_DISTRIBUTED"
+    ):  # else JAX need not load
         from pav_jax.parallel import processes
 
         processes.join()
@@ -117,7 +142,8 @@ def _say(line: str, status: int) -> int:
 
 
 def _disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is at the bottom of it; some libraries keep only the text of the system's error."""
+    """Whether a full disk is at the bottom of it; some libraries keep only the text of the system's
+    error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -128,12 +154,16 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def console() -> None:
-    """The console script. Sets what JAX reads when it starts, unless the environment already does."""
-    # processor cores as devices, see `parallel.mesh.rows_mesh`: 1, 2 or 4 of them, which divide most batches
+    """The console script. Sets what JAX reads when it starts, unless the environment already
+    does."""
+    # processor cores as devices, see `parallel.mesh.rows_mesh`: 1, 2 or 4 of them, which divide
+    # most batches
     cores = os.cpu_count() or 1
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(next(n for n in (4, 2, 1) if n <= cores)))
     # programs compiled once serve every later stage and command
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
+    )
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     sys.exit(main())
 

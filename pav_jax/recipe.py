@@ -1,7 +1,8 @@
-"""The whole method, top to bottom: evolve, select, SFT, then prefer and DPO twice, evaluate, report.
+"""The whole method, top to bottom: evolve, select, SFT, then prefer and DPO twice, evaluate,
+report.
 
-Every stage reads and writes the work directory and skips what is finished, so `run` may be stopped anywhere and called
-again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
+Every stage reads and writes the work directory and skips what is finished, so `run` may be stopped
+anywhere and called again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
 """
 
 import contextlib
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pav_jax.embedded import resolve
 from pav_jax.errors import BadInput
@@ -23,9 +31,22 @@ from pav_jax.records import read_segments, write_jsonl
 
 log = logging.getLogger(__name__)
 
-GENERATION_FIELDS = ("num_frames", "height", "width", "steps", "guidance_scale", "use_dynamic_cfg", "vae_tiling",
-                     "cfg_parallel", "batch", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips",
-                     "cache_retention")  # fmt: skip
+GENERATION_FIELDS = (
+    "num_frames",
+    "height",
+    "width",
+    "steps",
+    "guidance_scale",
+    "use_dynamic_cfg",
+    "vae_tiling",
+    "cfg_parallel",
+    "batch",
+    "guidance_start",
+    "guidance_stop",
+    "cache_threshold",
+    "cache_max_skips",
+    "cache_retention",
+)
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
@@ -42,7 +63,7 @@ def run(config, workdir: str | os.PathLike) -> Path:
     return report(config, workdir)
 
 
-# ------------------------------------------------------------------------------------------------------- the stages
+# --------------------------------------------------------------------------------------- the stages
 
 
 def evolve(config, workdir, parts: "Parts | None" = None) -> None:
@@ -54,11 +75,20 @@ def evolve(config, workdir, parts: "Parts | None" = None) -> None:
     parts = parts or Parts(config)
     proposers = make_proposers(config, parts.rewriter, faith=faithfulness)
     with progress_bars() as bars:
-        evolution(config, prompts(config.evolve.prompts), proposers, parts.generator, parts.suite, workdir, bars)
+        evolution(
+            config,
+            prompts(config.evolve.prompts),
+            proposers,
+            parts.generator,
+            parts.suite,
+            workdir,
+            bars,
+        )
 
 
 def select(config, workdir, parts: "Parts | None" = None) -> Path:
-    """pool/ -> sft_pairs.jsonl: the best rewrite of each prompt that passes thresholds and floors."""
+    """pool/ -> sft_pairs.jsonl: the best rewrite of each prompt that passes thresholds and
+    floors."""
     from pav_jax.evolve.select import select as selection
     from pav_jax.parallel import processes
     from pav_jax.records import Candidate
@@ -94,12 +124,24 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
 
     parts = parts or Parts(config)
     folder = Path(workdir) / f"round_{round}"
-    chosen = round_prompts(prompts(config.prefer.prompts), config.prefer.count, round, config.rounds)
+    chosen = round_prompts(
+        prompts(config.prefer.prompts), config.prefer.count, round, config.rounds
+    )
     with progress_bars() as bars:
-        candidates = make_candidates(config, chosen, load_rewriter(config, booster_before(workdir, round), own=True),
-                                     parts.generator, parts.suite, workdir, round, bars)  # fmt: skip
+        candidates = make_candidates(
+            config,
+            chosen,
+            load_rewriter(config, booster_before(workdir, round), own=True),
+            parts.generator,
+            parts.suite,
+            workdir,
+            round,
+            bars,
+        )
     pairs = make_pairs(candidates, parts.suite, config)
-    processes.first_only(f"preferences {round}", lambda: write_jsonl(folder / "preferences.jsonl", pairs))
+    processes.first_only(
+        f"preferences {round}", lambda: write_jsonl(folder / "preferences.jsonl", pairs)
+    )
     return folder / "preferences.jsonl"
 
 
@@ -117,14 +159,22 @@ def dpo(config, workdir, round: int = 1) -> Path:
 
 
 def grpo(config, workdir, parts: "Parts | None" = None) -> Path:
-    """A booster and prompts -> grpo/booster: tuned by the scores of its own rewrites' videos. Not a part of `run`."""
+    """A booster and prompts -> grpo/booster: tuned by the scores of its own rewrites' videos. Not a
+    part of `run`."""
     from pav_jax.train import grpo as training
 
     parts = parts or Parts(config)
     start = load_rewriter(config, named_booster(config.grpo.start, workdir))
     with progress_bars() as bars:
-        return training.run(config, start, resolve(config.grpo.prompts), parts.generator, parts.suite,
-                            Path(workdir) / "grpo", bars)  # fmt: skip
+        return training.run(
+            config,
+            start,
+            resolve(config.grpo.prompts),
+            parts.generator,
+            parts.suite,
+            Path(workdir) / "grpo",
+            bars,
+        )
 
 
 def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = None) -> Path:
@@ -141,10 +191,21 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
     systems = systems_named(options.systems, dict(options.files), base, workdir, chats)
     for name, system in systems.items():
         if isinstance(system, os.PathLike) and not (Path(system) / "config.json").exists():
-            raise BadInput(f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first")
+            raise BadInput(
+                f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first"
+            )
     with progress_bars() as bars:
-        benchmark(config, systems, read_sets(options.prompts, options.count), parts.generator, parts.suite, workdir,
-                  controls, prompts(config.evolve.prompts), bars)  # fmt: skip
+        benchmark(
+            config,
+            systems,
+            read_sets(options.prompts, options.count),
+            parts.generator,
+            parts.suite,
+            workdir,
+            controls,
+            prompts(config.evolve.prompts),
+            bars,
+        )
     return Path(workdir) / "evaluation.json"
 
 
@@ -164,7 +225,8 @@ def trust(config, workdir, parts: "Parts | None" = None) -> Path:
 
 
 def calibrate(config, workdir) -> Path:
-    """pool/ -> calibration.json: thresholds and weights that fit its scores. Not a part of `run`."""
+    """pool/ -> calibration.json: thresholds and weights that fit its scores. Not a part of
+    `run`."""
     from pav_jax.parallel import processes
     from pav_jax.records import Candidate
     from pav_jax.trust.calibrate import FILE, overrides
@@ -187,11 +249,12 @@ def report(config, workdir) -> Path:
     return Path(workdir) / "report" / "index.html"
 
 
-# --------------------------------------------------------------------------------------------- what the stages share
+# ---------------------------------------------------------------------------- what the stages share
 
 
 class Parts:
-    """The models a configuration names, each loaded when first used and kept for the stages that follow.
+    """The models a configuration names, each loaded when first used and kept for the stages that
+    follow.
 
     Of many processes each has its own, on its own devices, and makes its share of the videos.
     """
@@ -214,8 +277,14 @@ class Parts:
         if chosen.path.startswith(HTTP):
             overrides["endpoint"] = chosen.endpoint.to_dict()
         mesh, side = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
-        return VideoModel.from_pretrained(resolve(chosen.path), dtype=chosen.dtype, mesh=mesh, side=side,
-                                          sequence_attention=chosen.sequence_attention, **overrides)  # fmt: skip
+        return VideoModel.from_pretrained(
+            resolve(chosen.path),
+            dtype=chosen.dtype,
+            mesh=mesh,
+            side=side,
+            sequence_attention=chosen.sequence_attention,
+            **overrides,
+        )
 
     @functools.cached_property
     def suite(self):
@@ -232,13 +301,15 @@ class Parts:
 
 
 def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = False) -> Any:
-    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names, on `config.mesh`.
+    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names, on
+    `config.mesh`.
 
-    A booster trained from it says in its generation_config.json that it is sampled as `config.rewriter` says.
+    A booster trained from it says in its generation_config.json that it is sampled as
+    `config.rewriter` says.
 
     Args:
-      own: of many processes each writes with a copy of its own, spread over its own devices where `config.mesh` spreads
-        parameters at all.
+      own: of many processes each writes with a copy of its own, spread over its own devices where
+        `config.mesh` spreads parameters at all.
 
     Raises:
       BadInput: of many processes some would have no part of the mesh.
@@ -254,20 +325,34 @@ def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = F
     if many and own:
         devices = jax.local_devices()
         tensor = math.gcd(max(config.mesh.tensor, 1), len(devices))
-        fsdp = 1 if config.mesh.fsdp == 1 else len(devices) // tensor  # copies that fit one device need no gathering
+        fsdp = (
+            1 if config.mesh.fsdp == 1 else len(devices) // tensor
+        )  # copies that fit one device need no gathering
         mesh = make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=devices)
     else:
-        mesh = make_mesh(**config.mesh) if many or any(size != 1 for size in config.mesh.values()) else None
+        mesh = (
+            make_mesh(**config.mesh)
+            if many or any(size != 1 for size in config.mesh.values())
+            else None
+        )
         if many and mesh.size < jax.device_count():
-            raise BadInput(f"config.mesh takes {mesh.size} of the {jax.device_count()} devices of"
-                           f" {jax.process_count()} processes; it must take all, as with --config.mesh.fsdp=-1")
+            raise BadInput(
+                f"config.mesh takes {mesh.size} of the {jax.device_count()} devices of"
+                f" {jax.process_count()} processes; it must take all, as with --config.mesh.fsdp=-1"
+            )
     shards = batch_shards(mesh) if mesh else 1
     model = LanguageModel.from_pretrained(
-        str(folder or resolve(chosen.path)), dtype=chosen.dtype, mesh=mesh, rows=-(-chosen.rows // shards) * shards,
-        attention=chosen.attention)  # fmt: skip
+        str(folder or resolve(chosen.path)),
+        dtype=chosen.dtype,
+        mesh=mesh,
+        rows=-(-chosen.rows // shards) * shards,
+        attention=chosen.attention,
+    )
     sampled = dataclasses.asdict(rewriter_sampling(config)) | {"do_sample": chosen.temperature > 0}
     model = dataclasses.replace(model, generation=model.generation | sampled)
-    return model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
+    return (
+        model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
+    )
 
 
 def booster_before(workdir, round: int) -> Path:
@@ -277,7 +362,8 @@ def booster_before(workdir, round: int) -> Path:
 
 
 def check_rankings(config) -> None:
-    """Raises BadInput for a `ranking` that only a later stage would refuse, with its videos made in vain."""
+    """Raises BadInput for a `ranking` that only a later stage would refuse, with its videos made in
+    vain."""
     from pav_jax.evolve.ranking import named_method
 
     for section in ("evolve", "select", "prefer"):
@@ -285,7 +371,8 @@ def check_rankings(config) -> None:
 
 
 def named_booster(name: str, workdir) -> str | Path | None:
-    """Where "sft", "dpo_1", ... lie; None for "base", the untuned rewriter; any other name is a folder or hub id."""
+    """Where "sft", "dpo_1", ... lie; None for "base", the untuned rewriter; any other name is a
+    folder or hub id."""
     stem, _, number = name.rpartition("_")
     if name == "sft" or (stem == "dpo" and number.isdigit()):
         return booster_before(workdir, 1 if name == "sft" else int(number) + 1)
@@ -314,15 +401,24 @@ def rewriter_sampling(config):
     from pav_jax.language.sampling import Sampling
 
     chosen = config.rewriter
-    return Sampling(temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
-                    max_new_tokens=chosen.max_new_tokens)  # fmt: skip
+    return Sampling(
+        temperature=chosen.temperature,
+        top_k=chosen.top_k,
+        top_p=chosen.top_p,
+        max_new_tokens=chosen.max_new_tokens,
+    )
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
     import jax
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=jax.process_index() > 0) as bars:
         yield bars

@@ -1,8 +1,9 @@
 """What flows between stages: small frozen dataclasses, one JSON object per line.
 
-A set that grows (the pool, the candidates of a round) is a folder of immutable segments `<process>-<n>.jsonl`, because
-object stores cannot append and many hosts write at once; readers see the merged set without duplicates. A set that is
-finished in one go is a single file. Either appears whole or not at all.
+A set that grows (the pool, the candidates of a round) is a folder of immutable segments
+`<process>-<n>.jsonl`, because object stores cannot append and many hosts write at once; readers see
+the merged set without duplicates. A set that is finished in one go is a single file. Either appears
+whole or not at all.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ Record = TypeVar("Record")
 Path = str | os.PathLike
 
 
-# --------------------------------------------------------------------------------------------------------- records
+# ------------------------------------------------------------------------------------------ records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """The rewrites proposed for one prompt in one round, written down before any video is made from them."""
+    """The rewrites proposed for one prompt in one round, written down before any video is made from
+    them."""
 
     key: str
     prompt: str
@@ -83,7 +85,7 @@ class Refinement:
     model: str
 
 
-# -------------------------------------------------------------------------------------------------- keys and seeds
+# ----------------------------------------------------------------------------------- keys and seeds
 
 
 def _digest(parts: Sequence[Any], size: int) -> bytes:
@@ -97,11 +99,12 @@ def candidate_key(prompt: str, refined: str, seed: int, fingerprint: str) -> str
 
 
 def stable_seed(*parts: str | int) -> int:
-    """A seed in [0, 2**31) that depends on `parts` alone; the only source of randomness of the stages."""
+    """A seed in [0, 2**31) that depends on `parts` alone; the only source of randomness of the
+    stages."""
     return int.from_bytes(_digest(parts, 8), "big") & 0x7FFFFFFF
 
 
-# ------------------------------------------------------------------------------------------------------------ JSON
+# --------------------------------------------------------------------------------------------- JSON
 
 
 def to_json(record: Any) -> str:
@@ -127,7 +130,8 @@ def from_json(cls: type[Record], line: str) -> Record:
     """Reads what `to_json` wrote; a null score is NaN.
 
     Raises:
-      ValueError: not a JSON object, or its fields are not those of `cls`. The message names the field.
+      ValueError: not a JSON object, or its fields are not those of `cls`. The message names the
+        field.
     """
     fields = json.loads(line)
     if not isinstance(fields, dict):
@@ -164,22 +168,29 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
 
 
 def _order(record: Any) -> tuple:
-    return (record.prompt, getattr(record, "round", 0), getattr(record, "index", 0), to_json(record))
+    return (
+        record.prompt,
+        getattr(record, "round", 0),
+        getattr(record, "index", 0),
+        to_json(record),
+    )
 
 
 def _merge(records: Iterable[Record]) -> list[Record]:
-    """Sorted, so that the order of writing does not matter; of two records with one key the first is kept."""
+    """Sorted, so that the order of writing does not matter; of two records with one key the first
+    is kept."""
     unique: dict[Any, Record] = {}
     for record in sorted(records, key=_order):
         unique.setdefault(getattr(record, "key", None) or record, record)
     return list(unique.values())
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all: temporary name, then rename; one PUT on an object store.
+    """Writes a file that appears whole or not at all: temporary name, then rename; one PUT on an
+    object store.
 
     Raises:
       BadInput: the disk is full or the place cannot be written. No partial file is left.
@@ -199,9 +210,15 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         if not remote:
             part.unlink(missing_ok=True)
-        reason = "no space left on device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
-        raise BadInput(f"{path}: could not be written ({reason}); nothing finished is lost, make room and run the same "
-                       "command again") from error
+        reason = (
+            "no space left on device"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else error.strerror or error
+        )
+        raise BadInput(
+            f"{path}: could not be written ({reason}); nothing finished is lost, make room and run"
+            " the same command again"
+        ) from error
 
 
 def _lines(records: Iterable[Any]) -> bytes:
@@ -215,7 +232,8 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
 
 class SegmentWriter:
-    """Adds segments `<process>-<n>.jsonl` to `folder`, one for each `write`, numbered on from those already there."""
+    """Adds segments `<process>-<n>.jsonl` to `folder`, one for each `write`, numbered on from those
+    already there."""
 
     def __init__(self, folder: Path, process: int = 0):
         self.folder = epath.Path(folder)
@@ -231,7 +249,7 @@ class SegmentWriter:
         self._next += 1
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def _segments(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
@@ -249,13 +267,15 @@ def _read(path: epath.Path, cls: type[Record], last_may_be_cut: bool) -> list[Re
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     records = []
-    for i, line in enumerate(lines[:last + 1]):
+    for i, line in enumerate(lines[: last + 1]):
         try:
             records.append(from_json(cls, line))
         except json.JSONDecodeError as error:
             if i == last and last_may_be_cut:
                 break
-            raise BadInput(f"{path}:{i + 1}: broken record ({error.msg}); delete or mend the line") from error
+            raise BadInput(
+                f"{path}:{i + 1}: broken record ({error.msg}); delete or mend the line"
+            ) from error
         except ValueError as error:
             raise BadInput(f"{path}:{i + 1}: {error}") from error
     return records

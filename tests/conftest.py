@@ -12,7 +12,9 @@ cache = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-if os.environ.get("PAV_CHECK_TYPES") == "1":  # array shapes and dtypes as annotated, checked at every call
+if (
+    os.environ.get("PAV_CHECK_TYPES") == "1"
+):  # array shapes and dtypes as annotated, checked at every call
     from jaxtyping import install_import_hook
 
     import tests.array_types  # noqa: F401  (the hook finds it by name)

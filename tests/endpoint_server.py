@@ -8,9 +8,11 @@ import time
 
 
 class Endpoint:
-    """Answers a POST by `behave(nth request about this, body) -> (status, type, bytes)`; bytes None: never.
+    """Answers a POST by `behave(nth request about this, body) -> (status, type, bytes)`; bytes
+    None: never.
 
-    A GET gets what `files` holds under its path. `about(body)`: what a request is about, by which `count` counts.
+    A GET gets what `files` holds under its path. `about(body)`: what a request is about, by which
+    `count` counts.
     """
 
     def __init__(self, behave, about=lambda body: body["prompt"], path="/generate", files=None):
@@ -39,7 +41,9 @@ class Endpoint:
                     self.answer(status, kind, data)
 
             def do_GET(self):
-                endpoint.gets.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path})
+                endpoint.gets.append(
+                    {k.lower(): v for k, v in self.headers.items()} | {"path": self.path}
+                )
                 self.answer(200, "application/octet-stream", (files or {})[self.path])
 
             def answer(self, status, kind, data):
@@ -57,11 +61,13 @@ class Endpoint:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}{path}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
     def meet(self, requests):
-        """For `behave`: holds an answer back until so many requests have been in work at once, however slow the
-        machine, and a moment longer, in which one more would show."""
+        """For `behave`: holds an answer back until so many requests have been in work at once,
+        however slow the machine, and a moment longer, in which one more would show."""
         with self.changed:
             self.changed.wait_for(lambda: self.most_at_once >= requests, timeout=20)
         time.sleep(0.05)

@@ -1,10 +1,12 @@
-"""`pav` under observation: notes what each stage changes in the work directory, and can end the process there.
+"""`pav` under observation: notes what each stage changes in the work directory, and can end the
+process there.
 
     python -m tests.recipe_witness NOTES STAGE NUMBER run --config=... --workdir=...
 
-A change is a file opened for writing, a folder made, a rename or a removal below the work directory, by whatever
-library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the process gets SIGKILL; with NUMBER 0 it
-lives. The file NOTES then holds where it died, or the paths that each stage changed, in order.
+A change is a file opened for writing, a folder made, a rename or a removal below the work
+directory, by whatever library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the
+process gets SIGKILL; with NUMBER 0 it lives. The file NOTES then holds where it died, or the paths
+that each stage changed, in order.
 """
 
 import functools
@@ -16,12 +18,20 @@ from pathlib import Path
 
 STAGES = ("evolve", "select", "sft", "prefer", "dpo", "evaluate", "report")
 REPEATED = ("prefer", "dpo")  # once a round
-CHANGES = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "shutil.rmtree": 1}  # paths
+CHANGES = {
+    "os.rename": 2,
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.truncate": 1,
+    "shutil.rmtree": 1,
+}  # paths
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Witness:
-    """An audit hook of the interpreter, told by the recipe's own functions which stage is running."""
+    """An audit hook of the interpreter, told by the recipe's own functions which stage is
+    running."""
 
     def __init__(self, notes: str, stage: str, number: int, workdir: str):
         self.notes, self.stage, self.number = Path(notes), stage, number
@@ -42,7 +52,9 @@ class Witness:
             changes.append(os.fsdecode(paths[0]).removeprefix(self.inside))
             if (self.running, len(changes)) == (self.stage, self.number):
                 self.running = ""  # what is written next is not a change
-                self.notes.write_text(json.dumps({"stage": self.stage, "event": event, "path": changes[-1]}))
+                self.notes.write_text(
+                    json.dumps({"stage": self.stage, "event": event, "path": changes[-1]})
+                )
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _inside(self, path) -> bool:

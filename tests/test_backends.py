@@ -1,4 +1,5 @@
-"""A generator of another kind is one line of a configuration: stages run on it, on videos and on images."""
+"""A generator of another kind is one line of a configuration: stages run on it, on videos and on
+images."""
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from tests.video.tiny_diffusers import save_image_pipeline
 
 
 def parts(*overrides):
-    return recipe.Parts(load(overrides=[f"--config.generator.{override}" for override in overrides]))
+    return recipe.Parts(
+        load(overrides=[f"--config.generator.{override}" for override in overrides])
+    )
 
 
 @pytest.fixture
@@ -31,32 +34,60 @@ def serve():
         endpoint.close()
 
 
-def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not_ask_twice(serve, tmp_path):
-    endpoint = serve(lambda nth, body: (422, "", b"") if "fish" in body["prompt"] else works(nth, body))
+def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not_ask_twice(
+    serve, tmp_path
+):
+    endpoint = serve(
+        lambda nth, body: (422, "", b"") if "fish" in body["prompt"] else works(nth, body)
+    )
     settings = stand_ins.config(evolve__rounds=1, evolve__keep_videos="all")
     for _ in range(2):
-        generator = parts(f"path={endpoint.url}", "steps=3", "options={'model': 'm'}", "endpoint.concurrency=2",
-                          "endpoint.give_up=99").generator
-        evolve(settings, stand_ins.PROMPTS, make_proposers(settings, stand_ins.Rewriter()), generator,
-               stand_ins.Suite(), tmp_path)
+        generator = parts(
+            f"path={endpoint.url}",
+            "steps=3",
+            "options={'model': 'm'}",
+            "endpoint.concurrency=2",
+            "endpoint.give_up=99",
+        ).generator
+        evolve(
+            settings,
+            stand_ins.PROMPTS,
+            make_proposers(settings, stand_ins.Rewriter()),
+            generator,
+            stand_ins.Suite(),
+            tmp_path,
+        )
     made = read_segments(tmp_path / "pool", Candidate)
     assert len(made) == len(stand_ins.PROMPTS) * (1 + 3)
     assert {c.error for c in made if "fish" in c.refined} == {"no video: status 422"}
-    assert all(c.error is None and (tmp_path / c.video).exists() for c in made if "fish" not in c.refined)
+    assert all(
+        c.error is None and (tmp_path / c.video).exists() for c in made if "fish" not in c.refined
+    )
     assert set(endpoint.count) == {c.refined for c in made} and set(endpoint.count.values()) == {1}
-    assert {body["model"] for body in endpoint.bodies} == {"m"} and {body["steps"] for body in endpoint.bodies} == {3}
+    assert {body["model"] for body in endpoint.bodies} == {"m"} and {
+        body["steps"] for body in endpoint.bodies
+    } == {3}
 
 
 def test_an_evaluation_of_images_from_a_pipeline_of_diffusers(tmp_path):
     folder = save_image_pipeline(tmp_path / "pipeline")
-    generator = parts(f"path=diffusers:{folder}", "batch=2", "steps=2", "height=16", "width=16", "num_frames=1",
-                      "options={'max_sequence_length': 8, 'use_resolution_binning': False, 'clean_caption': False}"
-                      ).generator
+    generator = parts(
+        f"path=diffusers:{folder}",
+        "batch=2",
+        "steps=2",
+        "height=16",
+        "width=16",
+        "num_frames=1",
+        "options={'max_sequence_length': 8, 'use_resolution_binning': False, 'clean_caption':"
+        " False}",
+    ).generator
     config = defaults.get_config()
     config.update(generator=dict(batch=2), evaluate=dict(seeds=(0,), resamples=100))
     sets = {"near": PromptSet(("a red ball", "two cats"), (None, None))}
     systems = {"original": None, "sft": lambda prompts, seed: [f"{p} on grass" for p in prompts]}
-    result = evaluate(config, systems, sets, generator, PixelSuite(), tmp_path / "run", controls=False)
+    result = evaluate(
+        config, systems, sets, generator, PixelSuite(), tmp_path / "run", controls=False
+    )
     assert result["sets"]["near"]["systems"]["sft"]["scores"]["AES"] is not None
     assert len(list((tmp_path / "run" / "videos").iterdir())) == 4
     video = generator.generate("two cats", seed=0)
@@ -69,7 +100,9 @@ def test_a_temporal_reward_for_images_is_refused_before_any_is_made():
     with config.unlocked():
         config.rewards.entries = {"motion": {}, "faithfulness": {}}
         config.rewards.weights = {}
-    with pytest.raises(BadInput, match="TC, DD judge how frames follow each other, and these videos have one frame"):
+    with pytest.raises(
+        BadInput, match="TC, DD judge how frames follow each other, and these videos have one frame"
+    ):
         _ = recipe.Parts(config).suite
     config.rewards.skip = ("TC", "DD", "FC")
     suite = recipe.Parts(config).suite

@@ -30,10 +30,16 @@ class FakeLanguageModel:
 def test_prompts_go_in_as_user_chats_and_come_out_as_refinements_in_order():
     lm = FakeLanguageModel()
     got = Booster(lm, Sampling(max_new_tokens=30)).refine(["a dog runs", "rain"], n=2, seed=[5, 6])
-    assert got == [Refinement(p, f"{p}, in soft light", s, "fake")
-                   for p, s in (("a dog runs", 5), ("rain", 6)) for _ in range(2)]
+    assert got == [
+        Refinement(p, f"{p}, in soft light", s, "fake")
+        for p, s in (("a dog runs", 5), ("rain", 6))
+        for _ in range(2)
+    ]
     prompts, settings = lm.calls[0]
-    assert prompts[0] == [{"role": "user", "content": "a dog runs"}] and settings["max_new_tokens"] == 30
+    assert (
+        prompts[0] == [{"role": "user", "content": "a dog runs"}]
+        and settings["max_new_tokens"] == 30
+    )
 
 
 def test_prompts_that_share_a_seed_draw_their_own_numbers_whatever_their_company():
@@ -63,8 +69,10 @@ def test_empty_and_endless_prompts_are_refused(prompt):
         Booster(FakeLanguageModel()).refine(["fine", prompt])
 
 
-@pytest.mark.parametrize("prompt", ["<b>a dog</b> & {{ x }} 100 %",
-                                    "a 👩‍🚀 on the moon", "ein Mädchen, 猫", "a" * 10_000])
+@pytest.mark.parametrize(
+    "prompt",
+    ["<b>a dog</b> & {{ x }} 100 %", "a 👩‍🚀 on the moon", "ein Mädchen, 猫", "a" * 10_000],
+)
 def test_markup_emoji_and_long_prompts_pass_unchanged(prompt):
     assert clean(prompt) == prompt
 
@@ -82,14 +90,23 @@ def test_the_embedded_booster_is_the_default_and_its_name_holds_no_path(tmp_path
 
 
 def test_a_saved_model_becomes_a_booster_with_its_own_sampling(tmp_path):
-    lm = dataclasses.replace(tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9})
+    lm = dataclasses.replace(
+        tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9}
+    )
     lm.save_pretrained(tmp_path / "booster")
     booster = Booster.from_pretrained(tmp_path / "booster")
     assert booster.sampling == Sampling(max_new_tokens=9, temperature=0.5)
     first = booster.refine(["a dog", "rain"], seed=3)
-    assert first == booster.refine(["a dog", "rain"], seed=3) and first[1:] == booster.refine("rain", seed=3)
-    assert json.loads((tmp_path / "booster" / "generation_config.json").read_text())["temperature"] == 0.5
+    assert first == booster.refine(["a dog", "rain"], seed=3) and first[1:] == booster.refine(
+        "rain", seed=3
+    )
+    assert (
+        json.loads((tmp_path / "booster" / "generation_config.json").read_text())["temperature"]
+        == 0.5
+    )
 
     (tmp_path / "t.jinja").write_text("rewrite: {{ messages[0]['content'] }}")
     other = Booster.from_pretrained(tmp_path / "booster", template=tmp_path / "t.jinja")
-    assert other.language_model.tokenizer.decode(other.language_model.prompt_ids("x")) == "rewrite: x"
+    assert (
+        other.language_model.tokenizer.decode(other.language_model.prompt_ids("x")) == "rewrite: x"
+    )

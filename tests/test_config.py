@@ -14,14 +14,20 @@ def write(tmp_path, body, start=START):
     return str(file)
 
 
-@pytest.mark.parametrize("override, path, value", [
-    ("--config.evolve.rounds=2", "evolve.rounds", 2), ("--config.sft.learning_rate=1", "sft.learning_rate", 1.0),
-    ("--config.evaluate.seeds=(4,5)", "evaluate.seeds", (4, 5)), ("--config.evaluate.controls=false",
-                                                                   "evaluate.controls", False),
-    ("--noconfig.evaluate.controls", "evaluate.controls", False), ("--config.generator.steps=4", "generator.steps", 4),
-    ("--config.rewriter.path=a=b c", "rewriter.path", "a=b c"), ("--config.prefer.weights={'AES': 2}", "prefer.weights",
-                                                                  {"AES": 2}),
-    ("--config.prefer.weights=None", "prefer.weights", None)])
+@pytest.mark.parametrize(
+    "override, path, value",
+    [
+        ("--config.evolve.rounds=2", "evolve.rounds", 2),
+        ("--config.sft.learning_rate=1", "sft.learning_rate", 1.0),
+        ("--config.evaluate.seeds=(4,5)", "evaluate.seeds", (4, 5)),
+        ("--config.evaluate.controls=false", "evaluate.controls", False),
+        ("--noconfig.evaluate.controls", "evaluate.controls", False),
+        ("--config.generator.steps=4", "generator.steps", 4),
+        ("--config.rewriter.path=a=b c", "rewriter.path", "a=b c"),
+        ("--config.prefer.weights={'AES': 2}", "prefer.weights", {"AES": 2}),
+        ("--config.prefer.weights=None", "prefer.weights", None),
+    ],
+)
 def test_any_field_can_be_set_on_the_command_line(override, path, value):
     found = configuration.load(None, [override])
     for name in path.split("."):
@@ -29,16 +35,25 @@ def test_any_field_can_be_set_on_the_command_line(override, path, value):
     assert (dict(found) if isinstance(value, dict) else found) == value
 
 
-@pytest.mark.parametrize("override, message", [
-    ("--config.evolve.ronds=2", "no field 'ronds' in the section evolve; did you mean evolve.rounds?"),
-    ("--config.evole.rounds=2", "no field 'evole' in the configuration; did you mean evolve?"),
-    ("--config.evolve.rounds=two", "evolve.rounds is a whole number (now 8)"),
-    ("--config.evolve.rounds=2.5", "evolve.rounds is a whole number"),
-    ("--config.sft.learning_rate=fast", "sft.learning_rate is a number"),
-    ("--config.evaluate.controls=maybe", "evaluate.controls is true or false"),
-    ("--config.generator.steps=many", "generator.steps is a whole number"),
-    ("--config.evolve=3", "evolve is a section"), ("--config.seed.x=1", "seed is a value, it has no fields"),
-    ("--config.prefer.weights=3", "give a mapping"), ("--config.seed", "seed is a whole number")])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (
+            "--config.evolve.ronds=2",
+            "no field 'ronds' in the section evolve; did you mean evolve.rounds?",
+        ),
+        ("--config.evole.rounds=2", "no field 'evole' in the configuration; did you mean evolve?"),
+        ("--config.evolve.rounds=two", "evolve.rounds is a whole number (now 8)"),
+        ("--config.evolve.rounds=2.5", "evolve.rounds is a whole number"),
+        ("--config.sft.learning_rate=fast", "sft.learning_rate is a number"),
+        ("--config.evaluate.controls=maybe", "evaluate.controls is true or false"),
+        ("--config.generator.steps=many", "generator.steps is a whole number"),
+        ("--config.evolve=3", "evolve is a section"),
+        ("--config.seed.x=1", "seed is a value, it has no fields"),
+        ("--config.prefer.weights=3", "give a mapping"),
+        ("--config.seed", "seed is a whole number"),
+    ],
+)
 def test_a_wrong_field_is_named(override, message):
     with pytest.raises(BadInput) as caught:
         configuration.load(None, [override])
@@ -46,11 +61,22 @@ def test_a_wrong_field_is_named(override, message):
     assert override.split("=")[0] in str(caught.value)
 
 
-@pytest.mark.parametrize("body, message", [
-    (["config.evolve.ronds = 3", "return config"], "mine.py:4: there is no field 'ronds'; did you mean 'rounds'?"),
-    (["config.evolve.rounds = 'x'", "return config"], "mine.py:4: Could not override field 'rounds'"),
-    (["return 3"], "gave int, not an ml_collections.ConfigDict"), (["return config +"], "mine.py:4: invalid syntax"),
-    (["return 1 / 0"], "mine.py:4: division by zero")])
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (
+            ["config.evolve.ronds = 3", "return config"],
+            "mine.py:4: there is no field 'ronds'; did you mean 'rounds'?",
+        ),
+        (
+            ["config.evolve.rounds = 'x'", "return config"],
+            "mine.py:4: Could not override field 'rounds'",
+        ),
+        (["return 3"], "gave int, not an ml_collections.ConfigDict"),
+        (["return config +"], "mine.py:4: invalid syntax"),
+        (["return 1 / 0"], "mine.py:4: division by zero"),
+    ],
+)
 def test_a_wrong_configuration_file_is_named_with_its_line(tmp_path, body, message):
     with pytest.raises(BadInput) as caught:
         configuration.load(write(tmp_path, body))
@@ -68,8 +94,11 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path):
 
 
 def test_a_file_may_replace_free_sections_and_take_an_argument(tmp_path):
-    file = write(tmp_path, ["config.evaluate.prompts = {'mine': path}", "return config"],
-                 start=START.replace("get_config()", "get_config(path)", 1))
+    file = write(
+        tmp_path,
+        ["config.evaluate.prompts = {'mine': path}", "return config"],
+        start=START.replace("get_config()", "get_config(path)", 1),
+    )
     assert configuration.load(file + ":my.txt").evaluate.prompts.to_dict() == {"mine": "my.txt"}
 
 
@@ -80,8 +109,17 @@ def test_shipped_configurations_load(request):
 
 def test_overrides_are_taken_out_of_the_command_line():
     rest, overrides = configuration.split_overrides(
-        ["run", "--config=a.py", "--config.evolve.rounds", "2", "--workdir=w", "--noconfig.x", "--config.y",
-         "--config.z=1 2"])
+        [
+            "run",
+            "--config=a.py",
+            "--config.evolve.rounds",
+            "2",
+            "--workdir=w",
+            "--noconfig.x",
+            "--config.y",
+            "--config.z=1 2",
+        ]
+    )
     assert rest == ["run", "--config=a.py", "--workdir=w"]
     assert overrides == ["--config.evolve.rounds=2", "--noconfig.x", "--config.y", "--config.z=1 2"]
 
@@ -94,7 +132,9 @@ def test_a_work_directory_belongs_to_one_configuration(tmp_path):
     configuration.claim(again, tmp_path)
     assert again.evolve.rounds == 3 and again.evaluate.seeds == (0, 1)
     with pytest.raises(BadInput) as caught:
-        configuration.claim(configuration.load(None, ["--config.evolve.rounds=4", "--config.seed=1"]), tmp_path)
+        configuration.claim(
+            configuration.load(None, ["--config.evolve.rounds=4", "--config.seed=1"]), tmp_path
+        )
     assert "made with evolve.rounds = 3, now it is 4; give another --workdir" in str(caught.value)
     assert json.loads((tmp_path / "config.json").read_text())["evolve"]["rounds"] == 3
 

@@ -9,7 +9,9 @@ from pav_jax.errors import BadInput
 def test_embedded_names_are_found_and_others_pass_or_are_refused():
     assert "mini:prompts/evolve.txt" in embedded.names()
     assert all(embedded.resolve(name) for name in embedded.names())
-    assert embedded.resolve("mini:prompts/evolve.txt") == str(embedded.ROOT / "prompts" / "evolve.txt")
+    assert embedded.resolve("mini:prompts/evolve.txt") == str(
+        embedded.ROOT / "prompts" / "evolve.txt"
+    )
     assert embedded.resolve("some/where.txt") == "some/where.txt"
     with pytest.raises(BadInput, match="mini:nothing.*prompts/evolve.txt"):
         embedded.resolve("mini:nothing")

@@ -1,4 +1,5 @@
-"""`pav fvd` on real files, with a network in the place of I3D that sees each video's mean colour and its change."""
+"""`pav fvd` on real files, with a network in the place of I3D that sees each video's mean colour
+and its change."""
 
 import json
 from pathlib import Path
@@ -41,7 +42,12 @@ def test_the_distance_of_two_folders(folders, capsys):
     assert main(["fvd", first, second, "--frames=12", "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert found["videos"] == [5, 5] and found["frames"] == 12 and found["fvd"] > 1000 and "small" in err
+    assert (
+        found["videos"] == [5, 5]
+        and found["frames"] == 12
+        and found["fvd"] > 1000
+        and "small" in err
+    )
     assert main(["fvd", second, first, "--frames=12", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fvd"] == pytest.approx(found["fvd"], rel=1e-9)
     assert main(["fvd", second, second]) == 0  # all 12 frames that the first one has
@@ -52,12 +58,15 @@ def test_it_is_the_distance_of_what_the_network_sees_in_the_first_frames(folders
     sets = [np.stack([read_mp4(p)[:3] for p in sorted(Path(f).rglob("*.mp4"))]) for f in folders]
     assert main(["fvd", *folders, "--frames=3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fvd"] == pytest.approx(
-        frechet_distance(*(Network().features(s) for s in sets)), rel=1e-9)
+        frechet_distance(*(Network().features(s) for s in sets)), rel=1e-9
+    )
 
 
 def test_a_file_that_is_short_or_broken_is_named_and_left_out(folders, capsys, tmp_path):
     (tmp_path / "b" / "broken.mp4").write_bytes(b"nothing")
-    assert main(["fvd", folders[0], folders[1], "--json"]) == 2  # 16 frames, the second folder's have 12
+    assert (
+        main(["fvd", folders[0], folders[1], "--json"]) == 2
+    )  # 16 frames, the second folder's have 12
     _, err = capsys.readouterr()
     assert "a set of 0 videos" in err
     assert main(["fvd", folders[0], folders[1], "--frames=9", "--json"]) == 2

@@ -14,8 +14,13 @@ from pav_jax.records import Candidate, read_segments
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo")] + [
-    "--config.sft.steps=3", "--config.dpo.steps=2", "--config.grpo.steps=2", "--config.evaluate.count=2",
-    "--config.rounds=1", "--config.evaluate.systems=('original','base','sft','dpo_1')"]
+    "--config.sft.steps=3",
+    "--config.dpo.steps=2",
+    "--config.grpo.steps=2",
+    "--config.evaluate.count=2",
+    "--config.rounds=1",
+    "--config.evaluate.systems=('original','base','sft','dpo_1')",
+]
 
 
 def start(command: str, workdir: pathlib.Path, count: int) -> list[subprocess.Popen]:
@@ -24,11 +29,28 @@ def start(command: str, workdir: pathlib.Path, count: int) -> list[subprocess.Po
         address = f"localhost:{free.getsockname()[1]}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
     env.pop("XLA_FLAGS", None)
-    many = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)} if count > 1 else {}
-    line = [sys.executable, "-m", "pav_jax.main", command, f"--config={ROOT}/configs/smoke.py",
-            f"--workdir={workdir}", *OVERRIDES]
-    return [subprocess.Popen(line, env=env | many | ({"JAX_PROCESS_ID": str(i)} if many else {}), text=True,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for i in range(count)]
+    many = (
+        {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)} if count > 1 else {}
+    )
+    line = [
+        sys.executable,
+        "-m",
+        "pav_jax.main",
+        command,
+        f"--config={ROOT}/configs/smoke.py",
+        f"--workdir={workdir}",
+        *OVERRIDES,
+    ]
+    return [
+        subprocess.Popen(
+            line,
+            env=env | many | ({"JAX_PROCESS_ID": str(i)} if many else {}),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +72,9 @@ def test_the_same_candidates_with_the_same_scores(workdirs, folder):
     one, two = ({c.key: c for c in read_segments(w / folder, Candidate)} for w in workdirs)
     assert one.keys() == two.keys() and len(one) >= 8
     for key, candidate in one.items():
-        assert candidate.scores == pytest.approx(two[key].scores, abs=2e-2)  # of pixels rounded to whole levels
+        assert candidate.scores == pytest.approx(
+            two[key].scores, abs=2e-2
+        )  # of pixels rounded to whole levels
 
 
 def test_both_processes_made_videos(workdirs):
@@ -60,8 +84,13 @@ def test_both_processes_made_videos(workdirs):
 
 @pytest.mark.parametrize("stage", ["sft", "round_1", "grpo"])
 def test_the_same_losses(workdirs, stage):
-    curves = [[json.loads(line)["loss"] for line in (w / stage / "metrics.jsonl").read_text().splitlines()]
-              for w in workdirs]
+    curves = [
+        [
+            json.loads(line)["loss"]
+            for line in (w / stage / "metrics.jsonl").read_text().splitlines()
+        ]
+        for w in workdirs
+    ]
     np.testing.assert_allclose(*curves, atol=1e-3 if stage == "grpo" else 1e-4)
 
 
@@ -69,5 +98,7 @@ def test_the_same_evaluation(workdirs):
     one, two = (json.loads((w / "evaluation.json").read_text())["sets"] for w in workdirs)
     for name in one:
         for system, row in one[name]["systems"].items():
-            assert row["overall"] == pytest.approx(two[name]["systems"][system]["overall"], abs=2e-2), system
+            assert row["overall"] == pytest.approx(
+                two[name]["systems"][system]["overall"], abs=2e-2
+            ), system
     assert all((w / "report" / "index.html").exists() for w in workdirs)

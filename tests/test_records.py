@@ -25,8 +25,17 @@ from pav_jax.records import (
 
 
 def candidate(i: int, **changes) -> Candidate:
-    fields = dict(key=f"key{i}", prompt=f"p{i % 3}", refined=f"r{i}", round=i // 3, index=i % 3, parents=("a", "b"),
-                  proposer="local", seed=i, scores={"AES": 0.5 * i, "TVA": 1.25})
+    fields = dict(
+        key=f"key{i}",
+        prompt=f"p{i % 3}",
+        refined=f"r{i}",
+        round=i // 3,
+        index=i % 3,
+        parents=("a", "b"),
+        proposer="local",
+        seed=i,
+        scores={"AES": 0.5 * i, "TVA": 1.25},
+    )
     return Candidate(**(fields | changes))
 
 
@@ -35,8 +44,14 @@ def same(a: Candidate, b: Candidate) -> bool:
 
 
 def test_a_record_survives_writing_and_its_keys_are_the_field_names(tmp_path):
-    odd = candidate(1, prompt="emoji 🎈 \u2028 <b>\t\x07", refined='"quoted"\nand broken', error="no score: X",
-                    scores={"AES": np.float32("nan"), "TVA": np.float32(0.1), "DD": math.inf}, video="videos/x.mp4")
+    odd = candidate(
+        1,
+        prompt="emoji 🎈 \u2028 <b>\t\x07",
+        refined='"quoted"\nand broken',
+        error="no score: X",
+        scores={"AES": np.float32("nan"), "TVA": np.float32(0.1), "DD": math.inf},
+        video="videos/x.mp4",
+    )
     SegmentWriter(tmp_path).write([odd])
     line = (tmp_path / "0-000000.jsonl").read_text(encoding="utf-8")
     assert list(json.loads(line)) == [f.name for f in dataclasses.fields(Candidate)]
@@ -56,8 +71,12 @@ def test_segments_are_numbered_on_merged_sorted_and_each_key_is_kept_once(tmp_pa
             writer.write([])
     SegmentWriter(tmp_path).write(every)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == [f"{p}-{n:06d}.jsonl" for p, n in [(0, 0), (0, 1), (0, 2), (0, 3), (3, 0), (3, 1), (3, 2)]]
-    assert read_segments(tmp_path, Candidate) == sorted(every, key=lambda c: (c.prompt, c.round, c.index))
+    assert names == [
+        f"{p}-{n:06d}.jsonl" for p, n in [(0, 0), (0, 1), (0, 2), (0, 3), (3, 0), (3, 1), (3, 2)]
+    ]
+    assert read_segments(tmp_path, Candidate) == sorted(
+        every, key=lambda c: (c.prompt, c.round, c.index)
+    )
 
 
 def test_a_record_cut_in_half_at_the_end_of_a_segment_is_left_out(tmp_path):
@@ -78,8 +97,12 @@ def test_a_broken_record_elsewhere_names_file_and_line(tmp_path):
     writer.write([candidate(i) for i in range(3)])
     path = tmp_path / "0-000000.jsonl"
     lines = path.read_text().splitlines()
-    for broken in ('{"key": "x", "pro', "[1, 2]", lines[1].replace('"seed": 1', '"seed": "one"'),
-                   lines[1].replace('"index"', '"indx"')):
+    for broken in (
+        '{"key": "x", "pro',
+        "[1, 2]",
+        lines[1].replace('"seed": 1', '"seed": "one"'),
+        lines[1].replace('"index"', '"indx"'),
+    ):
         path.write_text("\n".join([lines[0], broken, lines[2]]) + "\n")
         with pytest.raises(BadInput, match=r"0-000000\.jsonl:2: "):
             read_segments(tmp_path, Candidate)
@@ -123,8 +146,11 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
                 self.file.write(data[:5])
                 raise full
 
-        monkeypatch.setattr(type(records.epath.Path(path)), "open",
-                            fail if step == "open" else lambda self, mode="r", **k: Half(real(self, mode, **k)))
+        monkeypatch.setattr(
+            type(records.epath.Path(path)),
+            "open",
+            fail if step == "open" else lambda self, mode="r", **k: Half(real(self, mode, **k)),
+        )
     with pytest.raises(BadInput, match="no space left on device") as caught:
         write_jsonl(path, [PromptPair("new", "new")])
     assert "\n" not in str(caught.value)
@@ -134,8 +160,14 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
 
 
 def test_keys_and_seeds_depend_on_every_part_and_on_nothing_else():
-    parts = [("p", "r", 1, "f"), ("p2", "r", 1, "f"), ("p", "r2", 1, "f"), ("p", "r", 2, "f"), ("p", "r", 1, "f2"),
-             ("pr", "", 1, "f")]
+    parts = [
+        ("p", "r", 1, "f"),
+        ("p2", "r", 1, "f"),
+        ("p", "r2", 1, "f"),
+        ("p", "r", 2, "f"),
+        ("p", "r", 1, "f2"),
+        ("pr", "", 1, "f"),
+    ]
     assert len({candidate_key(*p) for p in parts}) == len(parts)
     assert candidate_key("p", "r", 1, "f") == candidate_key("p", "r", np.int64(1), "f")
     assert stable_seed("evolve", "p", 1) == stable_seed("evolve", "p", 1) == 392354638
@@ -150,6 +182,10 @@ def test_pairs_and_preferences_load_with_hugging_face_datasets(tmp_path):
     preferences = [Preference(f"p{i}", "c", "r", 0.25 * i) for i in range(5)]
     for name, rows in (("sft_pairs", pairs), ("preferences", preferences)):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
-        loaded = datasets.load_dataset("json", data_files=str(tmp_path / f"{name}.jsonl"), split="train",
-                                       cache_dir=str(tmp_path / "cache"))
+        loaded = datasets.load_dataset(
+            "json",
+            data_files=str(tmp_path / f"{name}.jsonl"),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
+        )
         assert [type(rows[0])(**row) for row in loaded] == rows

@@ -1,1 +1,2 @@
-"""What a configuration asks of the chips, without the chips and without the weights: `pav check`."""
+"""What a configuration asks of the chips, without the chips and without the weights:
+`pav check`."""

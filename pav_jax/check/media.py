@@ -1,4 +1,5 @@
-"""The generator's programs, traced from shapes as `rewriter.py` does its own, and how many videos there are."""
+"""The generator's programs, traced from shapes as `rewriter.py` does its own, and how many videos
+there are."""
 
 import math
 from collections.abc import Sequence
@@ -20,21 +21,32 @@ from pav_jax.video.programs import SIDE, Programs, check_rows
 
 
 def videos(config: ConfigDict, assumed: Assumed) -> int:
-    """How many videos the run makes: the prompts' own and their children in evolve, candidates in prefer."""
-    evolved = (config.evolve.count or assumed.examples) * (1 + config.evolve.rounds * config.evolve.children)
-    return evolved + (config.prefer.count or assumed.examples) * config.prefer.samples * config.rounds
+    """How many videos the run makes: the prompts' own and their children in evolve, candidates in
+    prefer."""
+    evolved = (config.evolve.count or assumed.examples) * (
+        1 + config.evolve.rounds * config.evolve.children
+    )
+    return (
+        evolved + (config.prefer.count or assumed.examples) * config.prefer.samples * config.rounds
+    )
 
 
 def _family(config: ConfigDict) -> tuple[video_model.Family, dict, generation.Generation]:
     """(the generator without weights, shapes of its parameters, how it is used)."""
     if is_back_end(config.generator.path):
-        raise BadInput(f"config.generator.path={config.generator.path}: this generator runs on torch or elsewhere; pav "
-                       "check compiles only those that run in JAX")
+        raise BadInput(
+            f"config.generator.path={config.generator.path}: this generator runs on torch or"
+            " elsewhere; pav check compiles only those that run in JAX"
+        )
     folder = config_folder(config.generator.path, "config.generator.path")
     kind = video_model.family_of(folder)
     # not "auto", which would look at this machine's processor
-    family = kind.outline(folder, video_model.DTYPES[config.generator.dtype], config.generator.scheduler,
-                          conv_impl="conv3d")
+    family = kind.outline(
+        folder,
+        video_model.DTYPES[config.generator.dtype],
+        config.generator.scheduler,
+        conv_impl="conv3d",
+    )
     used = video_model.saved_defaults(kind, folder)
     used = used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
     parts.check_tiling(family, used.vae_tiling)
@@ -50,12 +62,14 @@ def video_size(config: ConfigDict) -> tuple[int, int, int]:
 
 
 def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) -> list[Program]:
-    """A batch of videos on the chips of one host as the recipe shares them: reading texts, denoising, decoding."""
+    """A batch of videos on the chips of one host as the recipe shares them: reading texts,
+    denoising, decoding."""
     family, shapes, used = _family(config)
     size = video_size(config)
     latent_shape, keep = family.latent_shape(*size)
-    scales = video_sampling.guidance_scales(family.scheduler.timesteps(used.steps), used.guidance_scale,
-                                            used.use_dynamic_cfg)
+    scales = video_sampling.guidance_scales(
+        family.scheduler.timesteps(used.steps), used.guidance_scale, used.use_dynamic_cfg
+    )
     chosen = config.generator
     mesh, side = generator_meshes(used.batch, chosen.mesh, chosen.side_devices, host)
     mesh = mesh or make_mesh(devices=host[:1])
@@ -83,17 +97,39 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
         text = placed(text.shape, text.dtype, mesh)
         keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * rows))
         negative = text if used.guidance_scale > 1 else None
-        return programs.denoiser.trace(params("transformer"), text, negative, None, keys, scales,
-                                       latent_shape=latent_shape, keep=keep, shortcuts=shortcuts.planned(used))
+        return programs.denoiser.trace(
+            params("transformer"),
+            text,
+            negative,
+            None,
+            keys,
+            scales,
+            latent_shape=latent_shape,
+            keep=keep,
+            shortcuts=shortcuts.planned(used),
+        )
 
     def vae() -> jax.stages.Traced:
-        return programs.decoder.trace(params("vae"), placed((rows, keep, *latent_shape[1:]), jnp.float32, side),
-                                      tiled=used.vae_tiling)
+        return programs.decoder.trace(
+            params("vae"),
+            placed((rows, keep, *latent_shape[1:]), jnp.float32, side),
+            tiled=used.vae_tiling,
+        )
 
     runs = math.ceil(videos(config, assumed) / rows)
     batch = f"{rows} videos of {size[0]} x {size[1]} x {size[2]}, {used.steps} steps"
-    return [Program(f"{rows} texts of {family.text_tokens} tokens", (Part("text encoder", None, runs),), encoder,
-                    side.size),
-            Program(batch, (Part("denoiser", None, runs),), denoiser, mesh.size),
-            Program(f"{rows} videos of {size[0]} x {size[1]} x {size[2]}" + ", in tiles" * used.vae_tiling,
-                    (Part("VAE", None, runs),), vae, side.size)]
+    return [
+        Program(
+            f"{rows} texts of {family.text_tokens} tokens",
+            (Part("text encoder", None, runs),),
+            encoder,
+            side.size,
+        ),
+        Program(batch, (Part("denoiser", None, runs),), denoiser, mesh.size),
+        Program(
+            f"{rows} videos of {size[0]} x {size[1]} x {size[2]}" + ", in tiles" * used.vae_tiling,
+            (Part("VAE", None, runs),),
+            vae,
+            side.size,
+        ),
+    ]

@@ -1,7 +1,8 @@
-"""What a check looks at: a program that some stage runs, traced from shapes, and what is assumed about the run.
+"""What a check looks at: a program that some stage runs, traced from shapes, and what is assumed
+about the run.
 
-Sizes come from the config.json of a model that lies on this disk, or else from `published/`, copies of the sizes that
-the models' authors published under the last part of their hub names.
+Sizes come from the config.json of a model that lies on this disk, or else from `published/`, copies
+of the sizes that the models' authors published under the last part of their hub names.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ class Assumed:
     """What a run's cost depends on and no configuration says.
 
     Attributes:
-      examples: SFT pairs, preferences per round, and prompts where the configuration takes all of a file.
+      examples: SFT pairs, preferences per round, and prompts where the configuration takes all of a
+        file.
       length: padded tokens of a training row; 0: the longest of length_buckets, or else max_length.
       prompt_length: tokens of a user's prompt in the chat template.
     """
@@ -33,7 +35,8 @@ class Assumed:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What is priced on its own: a program, or the inside and the outside of its loop of unknown length.
+    """What is priced on its own: a program, or the inside and the outside of its loop of unknown
+    length.
 
     Attributes:
       operations: by formula, over all chips; None where there is no formula.
@@ -67,12 +70,15 @@ class Program:
 
 
 def config_folder(path: str, field: str) -> Path:
-    """Where the config.json of the model `path` is: its own folder, or the published sizes of that name."""
+    """Where the config.json of the model `path` is: its own folder, or the published sizes of that
+    name."""
     folder = Path(resolve(path))
     if folder.is_dir():
         return folder
     if (published := PUBLISHED / folder.name).is_dir():
         return published
     known = ", ".join(sorted(p.name for p in PUBLISHED.iterdir()))
-    raise BadInput(f"{field}={path}: not on this disk, and its sizes are not among the published ones that come with "
-                   f"pav ({known}); give a folder with its config.json")
+    raise BadInput(
+        f"{field}={path}: not on this disk, and its sizes are not among the published ones that"
+        f" come with pav ({known}); give a folder with its config.json"
+    )

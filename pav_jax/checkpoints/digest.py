@@ -12,7 +12,8 @@ SAMPLES, SAMPLE_BYTES = 64, 2**20
 
 
 def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
-    """Feeds a file to a hash of hashlib. Unless `whole`, of a large file only 64 even blocks of a MiB, the first and
+    """Feeds a file to a hash of hashlib. Unless `whole`, of a large file only 64 even blocks of a
+    MiB, the first and
     the last too: training moves every weight, so that is enough to tell checkpoints apart."""
     size = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -33,7 +34,8 @@ def file_digest(path: str | os.PathLike) -> str:
 
 
 def add_files(digest: Any, path: Path, kinds: tuple[str, ...]) -> None:
-    """Feeds names, sizes and contents of a folder's own files of these suffixes, or one file, to a hash."""
+    """Feeds names, sizes and contents of a folder's own files of these suffixes, or one file, to a
+    hash."""
     files = sorted(p for p in path.iterdir() if p.suffix in kinds) if path.is_dir() else [path]
     for file in files:
         digest.update(f"{file.name if path.is_dir() else ''} {file.stat().st_size}\n".encode())

@@ -1,5 +1,5 @@
-"""A model's folder as transformers and diffusers write it: config.json beside safetensors, read and written by the
-model's own table of names."""
+"""A model's folder as transformers and diffusers write it: config.json beside safetensors, read and
+written by the model's own table of names."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,14 +8,20 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from pav_jax.checkpoints.safetensors import STEMS, read_json, read_tensors, write_json, write_tensors
+from pav_jax.checkpoints.safetensors import (
+    STEMS,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
 
 
 class Layout(Protocol):
-    """What an `hf.py` of `models` defines. It may also define `fit_config(config, tensors)`, for what only the tensors'
-    names tell, as whether a head has a bias."""
+    """What an `hf.py` of `models` defines. It may also define `fit_config(config, tensors)`, for
+    what only the tensors' names tell, as whether a head has a bias."""
 
     STEM: str  # of the safetensors' names
 
@@ -25,12 +31,14 @@ class Layout(Protocol):
     def param_shapes(self, config: Any) -> dict: ...
 
 
-def load(layout: Layout, folder: str | Path, dtype: Any = None, where: Callable | None = None) -> tuple[Any, dict]:
+def load(
+    layout: Layout, folder: str | Path, dtype: Any = None, where: Callable | None = None
+) -> tuple[Any, dict]:
     """The configuration and the parameters (numpy arrays, cast to `dtype` where given) in `folder`.
 
     Args:
-      where: logical axes and shape -> sharding; the parameters are then made there, of the parts that this process's
-        devices hold, and no other part of a file is read.
+      where: logical axes and shape -> sharding; the parameters are then made there, of the parts
+        that this process's devices hold, and no other part of a file is read.
 
     Raises:
       BadInput: a missing, half-written or foreign checkpoint.
@@ -41,13 +49,17 @@ def load(layout: Layout, folder: str | Path, dtype: Any = None, where: Callable 
     if hasattr(layout, "fit_config"):
         config = layout.fit_config(config, tensors)
     if where is not None:
-        return config, placed_params_from_hf(layout.weights(config), tensors, str(folder), dtype,
-                                             layout.param_shapes(config), where)
-    return config, params_from_hf(layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config))
+        return config, placed_params_from_hf(
+            layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config), where
+        )
+    return config, params_from_hf(
+        layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config)
+    )
 
 
 def check_finite(params: Mapping, folder: str | Path, stems: tuple[str, ...] = STEMS) -> None:
-    """Raises BadInput where a parameter read from `folder` is NaN or infinite; names the file and the tensor.
+    """Raises BadInput where a parameter read from `folder` is NaN or infinite; names the file and
+    the tensor.
 
     One such number makes every output NaN, which would be noticed late and far from its cause.
     """
@@ -56,20 +68,30 @@ def check_finite(params: Mapping, folder: str | Path, stems: tuple[str, ...] = S
     tensors = read_tensors(folder, stems)
     for name in tensors:
         if not _finite(tensors[name]):
-            raise BadInput(f"{tensors.file(name)}: tensor {name} holds NaN or infinity; fetch or export the checkpoint"
-                           " again")
-    raise BadInput(f"{folder}: its weights become infinite in the dtype that was asked for; choose float32")
+            raise BadInput(
+                f"{tensors.file(name)}: tensor {name} holds NaN or infinity; fetch or export the"
+                " checkpoint again"
+            )
+    raise BadInput(
+        f"{folder}: its weights become infinite in the dtype that was asked for; choose float32"
+    )
 
 
 def _finite(array: Any) -> bool:
     # on a mesh part by part: the whole need not fit anywhere
-    parts = [one.data for one in array.addressable_shards if not one.replica_id] if isinstance(array, jax.Array) else [
-        array]
-    # a sum is NaN or infinite where a term is; unlike isfinite it needs no second array of that size
+    parts = (
+        [one.data for one in array.addressable_shards if not one.replica_id]
+        if isinstance(array, jax.Array)
+        else [array]
+    )
+    # a sum is NaN or infinite where a term is; unlike isfinite it needs no second array of that
+    # size
     return all(np.isfinite(np.sum(np.asarray(part), dtype=np.float64)) for part in parts)
 
 
-def save(layout: Layout, folder: str | Path, config: Any, params: Mapping, max_shard_size: str = "5GB") -> None:
+def save(
+    layout: Layout, folder: str | Path, config: Any, params: Mapping, max_shard_size: str = "5GB"
+) -> None:
     """Writes a folder that the original's `from_pretrained` loads."""
     tensors = params_to_hf(layout.weights(config), params)
     fields = layout.config_to_hf(config)

@@ -1,6 +1,8 @@
-"""A Llama-architecture model into one GGUF file, as llama.cpp's converter lays it out; `gguf.py` reads it back.
+"""A Llama-architecture model into one GGUF file, as llama.cpp's converter lays it out; `gguf.py`
+reads it back.
 
-Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which quantises and writes.
+Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which
+quantises and writes.
 """
 
 import json
@@ -20,20 +22,31 @@ QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0")
 BLOCK = 32  # numbers along a row that share a scale, in q8_0 and q4_0
 
 
-def write_gguf(path: str | os.PathLike, config: LlamaConfig, tensors: Mapping[str, np.ndarray], tokenizer: Any,
-               name: str = "model", quantization: str = "bf16") -> None:
+def write_gguf(
+    path: str | os.PathLike,
+    config: LlamaConfig,
+    tensors: Mapping[str, np.ndarray],
+    tokenizer: Any,
+    name: str = "model",
+    quantization: str = "bf16",
+) -> None:
     """Writes the file `path`, which appears whole.
 
     Args:
       tensors: {Hugging Face name: array in the Hugging Face layout}.
       tokenizer: a fast tokenizer with byte-level BPE; its chat template goes along.
-      quantization: of matrices; vectors stay float32. q8_0 and q4_0 leave matrices whose rows are no multiple of 32.
+      quantization: of matrices; vectors stay float32. q8_0 and q4_0 leave matrices whose rows are
+        no multiple of 32.
 
     Raises:
-      BadInput: rescaled rotary positions, biases, another kind of tokenizer, or no room on the disk.
+      BadInput: rescaled rotary positions, biases, another kind of tokenizer, or no room on the
+        disk.
     """
     if config.rope_scaling is not None:
-        raise BadInput(f"{name}: rope_scaling is not written to GGUF; export --to=hf and convert with llama.cpp")
+        raise BadInput(
+            f"{name}: rope_scaling is not written to GGUF; export --to=hf and convert with"
+            " llama.cpp"
+        )
     if quantization not in QUANTIZATIONS:
         raise BadInput(f"quantization={quantization!r} is none of {', '.join(QUANTIZATIONS)}")
     part = Path(f"{os.fspath(path)}.part")
@@ -56,7 +69,9 @@ def write_gguf(path: str | os.PathLike, config: LlamaConfig, tensors: Mapping[st
         writer.close()
         os.replace(part, path)
     except OSError as error:
-        raise BadInput(f"{path}: could not be written ({error.strerror or error}); make room and run again") from error
+        raise BadInput(
+            f"{path}: could not be written ({error.strerror or error}); make room and run again"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -108,11 +123,20 @@ def _vocabulary(tokenizer: Any, name: str) -> dict[str, Any]:
     made = json.loads(tokenizer.backend_tokenizer.to_str())
     kind, pre = made["model"]["type"], json.dumps(made["pre_tokenizer"] or {}, ensure_ascii=False)
     if kind != "BPE" or "ByteLevel" not in pre:
-        raise BadInput(f"{name}: its tokenizer is {kind}, GGUF is written for byte-level BPE only; export --to=hf")
-    if made["normalizer"] or '"add_prefix_space": true' in pre:  # the same words would become other tokens
-        raise BadInput(f"{name}: its tokenizer changes a text before it cuts it (normalizer, prefix space), which GGUF"
-                       " cannot say; export --to=hf")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in made["model"]["merges"]]
+        raise BadInput(
+            f"{name}: its tokenizer is {kind}, GGUF is written for byte-level BPE only; export"
+            " --to=hf"
+        )
+    if (
+        made["normalizer"] or '"add_prefix_space": true' in pre
+    ):  # the same words would become other tokens
+        raise BadInput(
+            f"{name}: its tokenizer changes a text before it cuts it (normalizer, prefix space),"
+            " which GGUF cannot say; export --to=hf"
+        )
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in made["model"]["merges"]
+    ]
     special = {token["id"] for token in made["added_tokens"] if token["special"]}
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     kinds = [TokenType.CONTROL if i in special else TokenType.NORMAL for i in range(len(tokens))]
@@ -127,10 +151,12 @@ def _tokenizer(writer: GGUFWriter, tokenizer: Any, vocabulary: Mapping[str, Any]
     writer.add_token_list(vocabulary["tokens"])
     writer.add_token_types(vocabulary["kinds"])
     writer.add_token_merges(vocabulary["merges"])
-    for token_id, add in ((tokenizer.bos_token_id, writer.add_bos_token_id),
-                          (tokenizer.eos_token_id, writer.add_eos_token_id),
-                          (tokenizer.unk_token_id, writer.add_unk_token_id),
-                          (tokenizer.pad_token_id, writer.add_pad_token_id)):
+    for token_id, add in (
+        (tokenizer.bos_token_id, writer.add_bos_token_id),
+        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (tokenizer.unk_token_id, writer.add_unk_token_id),
+        (tokenizer.pad_token_id, writer.add_pad_token_id),
+    ):
         if token_id is not None:
             add(token_id)
     starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

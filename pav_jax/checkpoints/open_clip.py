@@ -1,4 +1,5 @@
-"""CLIP as open_clip and OpenAI publish it, put into transformers' names, and a CLIP's sizes read off its tensors."""
+"""CLIP as open_clip and OpenAI publish it, put into transformers' names, and a CLIP's sizes read
+off its tensors."""
 
 import math
 import re
@@ -9,11 +10,18 @@ import numpy as np
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import CLIPConfig, TextConfig, VisionConfig
 
-MARK = "visual.transformer.resblocks.0.attn.in_proj_weight"  # where this is, the layout is open_clip's
-OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that only OpenAI's own files hold
+MARK = (  # where this is, the layout is open_clip's
+    "visual.transformer.resblocks.0.attn.in_proj_weight"
+)
+OPENAI_SIZES = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # numbers that only OpenAI's own files hold
 NOT_WEIGHTS = (*OPENAI_SIZES, "attn_mask")
 
-# open_clip's name -> (transformers' name, whether the matrix is turned: open_clip multiplies from the other side)
+# open_clip's name -> (transformers' name, whether the matrix is turned: open_clip multiplies from
+# the other side)
 SINGLE = {
     "positional_embedding": ("text_model.embeddings.position_embedding.weight", False),
     "token_embedding.weight": ("text_model.embeddings.token_embedding.weight", False),
@@ -38,10 +46,15 @@ IN_LAYER = {
     "mlp.c_proj": "mlp.fc2",
 }
 LAYER = re.compile(
-    r"(?P<visual>visual\.)?transformer\.resblocks\.(?P<number>\d+)\.(?P<module>.+)[._](?P<kind>weight|bias)")
+    r"(?P<visual>visual\.)?transformer\.resblocks\.(?P<number>\d+)\.(?P<module>.+)[._](?P<kind>weight|bias)"
+)
 
-# Width of one head. No tensor tells it: 64 everywhere but in these vision towers (open_clip's model_configs).
-HEAD_WIDTH, VISION_HEAD_WIDTHS = 64, {1280: 80, 1408: 88, 1664: 104}  # ViT-H/14, ViT-g/14, ViT-bigG/14
+# Width of one head. No tensor tells it: 64 everywhere but in these vision towers (open_clip's
+# model_configs).
+HEAD_WIDTH, VISION_HEAD_WIDTHS = (
+    64,
+    {1280: 80, 1408: 88, 1664: 104},
+)  # ViT-H/14, ViT-g/14, ViT-bigG/14
 
 
 def to_transformers(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
@@ -60,8 +73,10 @@ def to_transformers(tensors: Mapping[str, np.ndarray], source: str) -> dict[str,
             continue
         place = LAYER.fullmatch(name)
         if not place or place["module"] not in (*IN_LAYER, "attn.in_proj"):
-            raise BadInput(f"{source}: tensor {name!r} has no place in a plain CLIP, so this open_clip model is of"
-                           " another kind; ViT-L-14 and ViT-H-14 are known")
+            raise BadInput(
+                f"{source}: tensor {name!r} has no place in a plain CLIP, so this open_clip model"
+                " is of another kind; ViT-L-14 and ViT-H-14 are known"
+            )
         layer = f"{'vision' if place['visual'] else 'text'}_model.encoder.layers.{place['number']}"
         if place["module"] in IN_LAYER:
             found[f"{layer}.{IN_LAYER[place['module']]}.{place['kind']}"] = array
@@ -74,12 +89,13 @@ def to_transformers(tensors: Mapping[str, np.ndarray], source: str) -> dict[str,
 
 
 def sizes(tensors: Mapping[str, np.ndarray], activation: str, source: str) -> CLIPConfig:
-    """The configuration that fits tensors under transformers' names. The last two ids of the vocabulary begin and end a
-    text, as in CLIP's own.
+    """The configuration that fits tensors under transformers' names. The last two ids of the
+    vocabulary begin and end a text, as in CLIP's own.
 
     Raises:
       BadInput: a tensor that every CLIP has is missing, or a width is of no known model.
     """
+
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
             raise BadInput(f"{source}: tensor {name!r} is missing; is the file whole?")
@@ -87,23 +103,42 @@ def sizes(tensors: Mapping[str, np.ndarray], activation: str, source: str) -> CL
 
     def tower(side: str, width: int, head_width: int) -> dict:
         if width % head_width:
-            raise BadInput(f"{source}: the {side} tower is {width} wide, no multiple of {head_width}; no such CLIP is"
-                           " known")
+            raise BadInput(
+                f"{source}: the {side} tower is {width} wide, no multiple of {head_width}; no such"
+                " CLIP is known"
+            )
         layer = re.compile(rf"{side}_model\.encoder\.layers\.(\d+)\.layer_norm1\.weight")
-        return dict(width=width, heads=width // head_width, layers=sum(bool(layer.fullmatch(name)) for name in tensors),
-                    ff_width=shape(f"{side}_model.encoder.layers.0.mlp.fc1.weight")[0], activation=activation)
+        return dict(
+            width=width,
+            heads=width // head_width,
+            layers=sum(bool(layer.fullmatch(name)) for name in tensors),
+            ff_width=shape(f"{side}_model.encoder.layers.0.mlp.fc1.weight")[0],
+            activation=activation,
+        )
 
     vocabulary, text_width = shape("text_model.embeddings.token_embedding.weight")
     vision_width, channels, patch, _ = shape("vision_model.embeddings.patch_embedding.weight")
-    patches = shape("vision_model.embeddings.position_embedding.weight")[0] - 1  # one is the class token's
+    patches = (
+        shape("vision_model.embeddings.position_embedding.weight")[0] - 1
+    )  # one is the class token's
     if (side := math.isqrt(patches)) ** 2 != patches:
-        raise BadInput(f"{source}: positions for {patches} patches, which fill no square; no such CLIP is known")
+        raise BadInput(
+            f"{source}: positions for {patches} patches, which fill no square; no such CLIP is"
+            " known"
+        )
     return CLIPConfig(
         text=TextConfig(
-            vocab_size=vocabulary, positions=shape("text_model.embeddings.position_embedding.weight")[0],
-            bos_id=vocabulary - 2, eos_id=vocabulary - 1, **tower("text", text_width, HEAD_WIDTH)),
+            vocab_size=vocabulary,
+            positions=shape("text_model.embeddings.position_embedding.weight")[0],
+            bos_id=vocabulary - 2,
+            eos_id=vocabulary - 1,
+            **tower("text", text_width, HEAD_WIDTH),
+        ),
         vision=VisionConfig(
-            channels=channels, patch_size=patch, image_size=side * patch,
-            **tower("vision", vision_width, VISION_HEAD_WIDTHS.get(vision_width, HEAD_WIDTH))),
+            channels=channels,
+            patch_size=patch,
+            image_size=side * patch,
+            **tower("vision", vision_width, VISION_HEAD_WIDTHS.get(vision_width, HEAD_WIDTH)),
+        ),
         projection_dim=shape("text_projection.weight")[0],
     )

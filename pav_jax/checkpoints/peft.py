@@ -1,6 +1,7 @@
 """Adapters in PEFT's LoRA layout: adapter_config.json and adapter_model.safetensors.
 
-PEFT keeps `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are [L, in, R] and [L, R, out].
+PEFT keeps `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are [L, in, R] and [L,
+R, out].
 """
 
 import re
@@ -25,12 +26,22 @@ def _rows(table: list[Weight]) -> dict[str, Weight]:
 
 
 def _names(row: Weight, letter: str) -> list[str]:
-    return [f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight" for name in row.hf_names()]
+    return [
+        f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight" for name in row.hf_names()
+    ]
 
 
-def write_adapter(folder: str | Path, table: list[Weight], lora: Mapping, r: int, alpha: float, dropout: float,
-                  base: str = "") -> None:
-    """Writes `lora` (see language/lora.py) so that `peft.PeftModel.from_pretrained` loads it on the same base.
+def write_adapter(
+    folder: str | Path,
+    table: list[Weight],
+    lora: Mapping,
+    r: int,
+    alpha: float,
+    dropout: float,
+    base: str = "",
+) -> None:
+    """Writes `lora` (see language/lora.py) so that `peft.PeftModel.from_pretrained` loads it on the
+    same base.
 
     Args:
       table: the model's weight table; it names the tensors.
@@ -44,11 +55,23 @@ def write_adapter(folder: str | Path, table: list[Weight], lora: Mapping, r: int
             for name, part in zip(_names(rows[module], letter), array, strict=True):
                 tensors[name] = np.ascontiguousarray(part.T)
     write_tensors(folder, tensors, STEM)
-    write_json(Path(folder) / "adapter_config.json", {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": r, "lora_alpha": alpha,
-        "lora_dropout": dropout, "target_modules": sorted({m.rsplit("/", 1)[1] for m in modules}), "bias": "none",
-        "inference_mode": True, "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
-    })
+    write_json(
+        Path(folder) / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": r,
+            "lora_alpha": alpha,
+            "lora_dropout": dropout,
+            "target_modules": sorted({m.rsplit("/", 1)[1] for m in modules}),
+            "bias": "none",
+            "inference_mode": True,
+            "fan_in_fan_out": False,
+            "use_rslora": False,
+            "use_dora": False,
+        },
+    )
 
 
 def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[str, Any]]:
@@ -61,11 +84,20 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
     config = read_json(file)
     if (kind := config.get("peft_type")) != "LORA":
         raise BadInput(f"{file}: peft_type is {kind!r}; only 'LORA' is supported")
-    plain = {"use_dora": (False, None), "use_rslora": (False, None), "bias": ("none", None),
-             "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "modules_to_save": (None, [])}
+    plain = {
+        "use_dora": (False, None),
+        "use_rslora": (False, None),
+        "bias": ("none", None),
+        "rank_pattern": ({}, None),
+        "alpha_pattern": ({}, None),
+        "modules_to_save": (None, []),
+    }
     for name, fine in plain.items():
         if config.get(name) not in fine:
-            raise BadInput(f"{file}: {name}={config[name]!r} is not supported; merge the adapter with peft first")
+            raise BadInput(
+                f"{file}: {name}={config[name]!r} is not supported; merge the adapter with peft"
+                " first"
+            )
     tensors = read_tensors(folder, stems=(STEM,))
     flat, used = {}, set()
     for path, row in _rows(table).items():
@@ -74,13 +106,23 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
         if not present:
             continue
         if missing := [name for names in wanted.values() for name in names if name not in tensors]:
-            raise BadInput(f"{folder}: tensor {missing[0]!r} is missing; an adapter of all layers is needed")
+            raise BadInput(
+                f"{folder}: tensor {missing[0]!r} is missing; an adapter of all layers is needed"
+            )
         for letter, names in wanted.items():
-            flat[f"{path}/{letter.lower()}"] = np.stack([np.asarray(tensors[name]).T for name in names])
+            flat[f"{path}/{letter.lower()}"] = np.stack(
+                [np.asarray(tensors[name]).T for name in names]
+            )
         used.update(present)
     if extra := sorted(set(tensors) - used):
-        raise BadInput(f"{folder}: tensor {extra[0]!r} fits no layer; is it another model's adapter?")
+        raise BadInput(
+            f"{folder}: tensor {extra[0]!r} fits no layer; is it another model's adapter?"
+        )
     modules = tuple(sorted({re.sub(r".*/(\w+)/[ab]$", r"\1", path) for path in flat}))
-    settings = {"r": int(config["r"]), "alpha": float(config["lora_alpha"]),
-                "dropout": float(config.get("lora_dropout") or 0.0), "target_modules": modules}
+    settings = {
+        "r": int(config["r"]),
+        "alpha": float(config["lora_alpha"]),
+        "dropout": float(config.get("lora_dropout") or 0.0),
+        "target_modules": modules,
+    }
     return traverse_util.unflatten_dict(flat, sep="/"), settings

@@ -13,8 +13,10 @@ from pav_jax.models.weights import Weight, params_from_hf
 
 # the only names a pickle of numpy arrays needs; numpy 2 writes the second form of the first
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"), ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
 }
 
 
@@ -46,7 +48,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_params(path: str | Path, table: Sequence[Weight], expected: Mapping[str, Any]) -> dict:
-    """The parameters that `table` names, in the shapes of `expected`; axes of length one that are too many are dropped.
+    """The parameters that `table` names, in the shapes of `expected`; axes of length one that are
+    too many are dropped.
 
     Raises:
       BadInput: not such a file, or a file of another model.

@@ -1,4 +1,5 @@
-"""Reading and writing folders of safetensors files in the Hugging Face layout, one file or sharded with an index."""
+"""Reading and writing folders of safetensors files in the Hugging Face layout, one file or sharded
+with an index."""
 
 import json
 import os
@@ -21,7 +22,8 @@ STEMS = ("model", "diffusion_pytorch_model")
 class TensorFolder(Mapping):
     """A lazy {tensor name: array}: a tensor is read from its file when it is asked for.
 
-    What is read of an open file stays in this process's memory, so files are closed after `MAPPED` bytes.
+    What is read of an open file stays in this process's memory, so files are closed after `MAPPED`
+    bytes.
     """
 
     def __init__(self, files: dict[str, Path]):
@@ -70,7 +72,9 @@ def _open(path: Path):
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path}: not a whole safetensors file ({error}); fetch or export it again") from error
+        raise BadInput(
+            f"{path}: not a whole safetensors file ({error}); fetch or export it again"
+        ) from error
 
 
 def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFolder:
@@ -81,22 +85,31 @@ def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFo
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; a checkpoint in the Hugging Face layout was expected here")
+        raise BadInput(
+            f"{folder}: no such folder; a checkpoint in the Hugging Face layout was expected here"
+        )
     for stem in stems:
         index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
         if index.exists():
             files = {name: folder / shard for name, shard in read_json(index)["weight_map"].items()}
             if missing := sorted({str(f) for f in files.values() if not f.exists()}):
-                raise BadInput(f"{index}: shard {missing[0]} is missing; fetch the checkpoint again")
+                raise BadInput(
+                    f"{index}: shard {missing[0]} is missing; fetch the checkpoint again"
+                )
             return TensorFolder(files)
         if single.exists():
             return TensorFolder(dict.fromkeys(_open(single).keys(), single))
     raise BadInput(f"{folder}: no {stems[0]}.safetensors here; is the checkpoint complete?")
 
 
-def write_tensors(folder: str | Path, tensors: Mapping[str, np.ndarray], stem: str = "model",
-                  max_shard_size: str = "5GB") -> None:
-    """Writes `tensors` as one file, or as shards of at most `max_shard_size` with an index. Each file appears whole."""
+def write_tensors(
+    folder: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    stem: str = "model",
+    max_shard_size: str = "5GB",
+) -> None:
+    """Writes `tensors` as one file, or as shards of at most `max_shard_size` with an index. Each
+    file appears whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     limit, shards, used = _bytes(max_shard_size), [{}], 0
@@ -115,13 +128,20 @@ def write_tensors(folder: str | Path, tensors: Mapping[str, np.ndarray], stem: s
         _save(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(a.nbytes for a in tensors.values())
-    write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+    )
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, part, metadata={"format": "pt"})
+        save_file(
+            {k: np.asarray(v, order="C") for k, v in tensors.items()},
+            part,
+            metadata={"format": "pt"},
+        )
         part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read
         os.replace(part, path)
     finally:
@@ -142,11 +162,14 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; is the checkpoint complete?") from None
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again") from error
+        raise BadInput(
+            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again"
+        ) from error
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """Writes JSON under a temporary name, then renames: readers see the old file or the new, never a half."""
+    """Writes JSON under a temporary name, then renames: readers see the old file or the new, never
+    a half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

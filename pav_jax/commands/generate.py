@@ -11,55 +11,122 @@ from typing import Any
 
 EMBEDDED = "mini:generator"
 # what the model is loaded with, where it is given
-OF_MODEL = ("vae_tiling", "scheduler", "guidance_start", "guidance_stop", "cache_threshold", "cache_max_skips",
-            "cache_retention")
+OF_MODEL = (
+    "vae_tiling",
+    "scheduler",
+    "guidance_start",
+    "guidance_stop",
+    "cache_threshold",
+    "cache_max_skips",
+    "cache_retention",
+)
 FORMATS = ("mp4", "gif", "frames", "png")
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "generate", help="make videos from prompts", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Generates one video per prompt and prints the path of each. A video depends on its prompt, the "
-                    "seed and the\nsampling options alone, not on the other prompts. Prompt, model, seed and "
-                    "version are written\ninto the file. What could not be made is named on standard error; the exit "
-                    "status is then 2.",
+        "generate",
+        help="make videos from prompts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Generates one video per prompt and prints the path of each. A video depends on its"
+            " prompt, the seed and the\nsampling options alone, not on the other prompts. Prompt,"
+            " model, seed and version are written\ninto the file. What could not be made is named"
+            " on standard error; the exit status is then 2."
+        ),
         epilog="""\
 examples:
   pav generate "a red ball bounces on grass" --out=videos
   pav refine "a red ball" | pav generate - --out=videos --format=gif
   pav generate prompts.txt --model=/data/CogVideoX-5b --steps=50 --guidance-scale=6
   pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS    any pipeline of diffusers
-  pav generate "a red ball" --model=http://127.0.0.1:8000/generate                     any endpoint""")
-    command.add_argument("prompts", nargs="*", metavar="PROMPT", help="text, a file (one prompt a line), or - for "
-                         "standard input")
-    command.add_argument("--model", help="a diffusers folder or hub id; diffusers:FOLDER-OR-ID for any pipeline of "
-                         "diffusers, on torch; the address of an endpoint; default: the embedded generator")
+  pav generate "a red ball" --model=http://127.0.0.1:8000/generate                     any endpoint""",
+    )
+    command.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="text, a file (one prompt a line), or - for standard input",
+    )
+    command.add_argument(
+        "--model",
+        help=(
+            "a diffusers folder or hub id; diffusers:FOLDER-OR-ID for any pipeline of "
+            "diffusers, on torch; the address of an endpoint; default: the embedded generator"
+        ),
+    )
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
     command.add_argument("--negative-prompt", default="", help="what to steer away from")
     command.add_argument("--steps", type=int, help="denoising steps; default: the model's")
-    command.add_argument("--guidance-scale", type=float, help="how strictly to follow the prompt; default: the model's")
-    command.add_argument("--scheduler", help="the sampler, by the name of its class in diffusers; default: the model's")
-    command.add_argument("--guidance-start", type=float, help="share of the steps before which there is no guidance "
-                         "and half the work (default 0)")
-    command.add_argument("--guidance-stop", type=float, help="share of the steps from which there is none (default 1)")
-    command.add_argument("--cache-threshold", type=float, help="above 0, steps whose residual is foreseen to change "
-                         "little take an earlier step's; the error that may add up, such as 0.1 (default 0: off)")
-    command.add_argument("--cache-max-skips", type=int, help="how many such steps may follow each other (default 3)")
-    command.add_argument("--cache-retention", type=float, help="share of the steps, the first ones, that are always "
-                         "computed (default 0.2)")
+    command.add_argument(
+        "--guidance-scale",
+        type=float,
+        help="how strictly to follow the prompt; default: the model's",
+    )
+    command.add_argument(
+        "--scheduler",
+        help="the sampler, by the name of its class in diffusers; default: the model's",
+    )
+    command.add_argument(
+        "--guidance-start",
+        type=float,
+        help="share of the steps before which there is no guidance and half the work (default 0)",
+    )
+    command.add_argument(
+        "--guidance-stop",
+        type=float,
+        help="share of the steps from which there is none (default 1)",
+    )
+    command.add_argument(
+        "--cache-threshold",
+        type=float,
+        help=(
+            "above 0, steps whose residual is foreseen to change "
+            "little take an earlier step's; the error that may add up, such as 0.1 (default 0: off)"
+        ),
+    )
+    command.add_argument(
+        "--cache-max-skips", type=int, help="how many such steps may follow each other (default 3)"
+    )
+    command.add_argument(
+        "--cache-retention",
+        type=float,
+        help="share of the steps, the first ones, that are always computed (default 0.2)",
+    )
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
     command.add_argument("--width", type=int, help="pixels; default: the model's")
-    command.add_argument("--vae-tiling", action="store_true", default=None, help="decode the video in overlapping "
-                         "tiles: less memory, a slightly different picture")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 for the embedded "
-                         "generator, else bfloat16")
+    command.add_argument(
+        "--vae-tiling",
+        action="store_true",
+        default=None,
+        help="decode the video in overlapping tiles: less memory, a slightly different picture",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="default: float32 for the embedded generator, else bfloat16",
+    )
     command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
-    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a further argument of a "
-                         "diffusers pipeline's call, or field of the request to an endpoint; may be repeated")
-    command.add_argument("--format", choices=FORMATS, help="mp4 (H.264), gif, a folder of PNG frames, or png "
-                         "for one frame; default: mp4, and png for an image")
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=(
+            "a further argument of a "
+            "diffusers pipeline's call, or field of the request to an endpoint; may be repeated"
+        ),
+    )
+    command.add_argument(
+        "--format",
+        choices=FORMATS,
+        help=(
+            "mp4 (H.264), gif, a folder of PNG frames, or png "
+            "for one frame; default: mp4, and png for an image"
+        ),
+    )
     command.set_defaults(handler=run, parser=command)
 
 
@@ -72,25 +139,39 @@ def run(args: argparse.Namespace) -> int:
     options = dict(map(_option, args.option))
     prompts = read_prompts(args.prompts)
     if args.model is None:
-        print("pav generate: no --model given, using the embedded generator, which knows small moving pictures only",
-              file=sys.stderr)
+        print(
+            "pav generate: no --model given, using the embedded generator, which knows small moving"
+            " pictures only",
+            file=sys.stderr,
+        )
 
     from pav_jax.embedded import resolve
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
     given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
-    model = VideoModel.from_pretrained(resolve(args.model or EMBEDDED), batch=args.batch,
-                                       dtype=args.dtype or ("bfloat16" if args.model else "float32"),
-                                       **{name: value for name, value in given.items() if value is not None})
+    model = VideoModel.from_pretrained(
+        resolve(args.model or EMBEDDED),
+        batch=args.batch,
+        dtype=args.dtype or ("bfloat16" if args.model else "float32"),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     failed = 0
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
-            batch = prompts[first:first + args.batch]
+            batch = prompts[first : first + args.batch]
             videos, finite = model.generate(
-                batch, negative_prompt=args.negative_prompt, num_frames=args.num_frames, height=args.height,
-                width=args.width, steps=args.steps, guidance_scale=args.guidance_scale, seed=args.seed,
-                return_finite=True, progress=lambda done, _, first=first: reached(first + done))
+                batch,
+                negative_prompt=args.negative_prompt,
+                num_frames=args.num_frames,
+                height=args.height,
+                width=args.width,
+                steps=args.steps,
+                guidance_scale=args.guidance_scale,
+                seed=args.seed,
+                return_finite=True,
+                progress=lambda done, _, first=first: reached(first + done),
+            )
             for row, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True)):
                 if finite[row]:
                     path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
@@ -114,7 +195,9 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _write(args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any, prompt: str) -> Path:
+def _write(
+    args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any, prompt: str
+) -> Path:
     """Writes one video with what made it inside; returns where."""
     from pav_jax.video import files
 
@@ -123,14 +206,17 @@ def _write(args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any,
         path = path.with_name(f"{path.name}.{kind}")
     said = _metadata(args, model, prompt)
     if kind in ("mp4", "gif"):
-        (files.write_mp4 if kind == "mp4" else files.write_gif)(path, video_TxHxWx3, model.defaults.fps, said)
+        (files.write_mp4 if kind == "mp4" else files.write_gif)(
+            path, video_TxHxWx3, model.defaults.fps, said
+        )
     else:
         (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, said)
     return path
 
 
 def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, str]:
-    """What is needed to make the video again. Never an absolute path, and nothing of an address that may be secret."""
+    """What is needed to make the video again. Never an absolute path, and nothing of an address
+    that may be secret."""
     from pav_jax import __version__
 
     name = args.model or EMBEDDED
@@ -138,9 +224,24 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
         name = name.partition("?")[0]
     elif Path(name.removeprefix("diffusers:")).is_dir():
         name = Path(name.removeprefix("diffusers:")).resolve().name
-    said = {"title": prompt, "prompt": prompt, "model": name, "fingerprint": model.fingerprint, "seed": args.seed,
-            "version": f"pav_jax {__version__}"}
-    for option in ("negative_prompt", "num_frames", "height", "width", "steps", "guidance_scale", "dtype", *OF_MODEL):
+    said = {
+        "title": prompt,
+        "prompt": prompt,
+        "model": name,
+        "fingerprint": model.fingerprint,
+        "seed": args.seed,
+        "version": f"pav_jax {__version__}",
+    }
+    for option in (
+        "negative_prompt",
+        "num_frames",
+        "height",
+        "width",
+        "steps",
+        "guidance_scale",
+        "dtype",
+        *OF_MODEL,
+    ):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)
     if args.option:
@@ -150,16 +251,34 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
 
 @contextlib.contextmanager
 def _progress(videos: int) -> Iterator[Callable[[float], None]]:
-    """A bar with the time left on standard error, where that is a terminal; gives the function that moves it."""
+    """A bar with the time left on standard error, where that is a terminal; gives the function that
+    moves it."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("generating"), BarColumn(), TextColumn("{task.fields[whole]}/{task.total}"),
-               TimeElapsedColumn(), TextColumn("time left"), TimeRemainingColumn())
-    # the bar may take standard output over only where both are the same terminal: a pipe wants its paths
-    with Progress(*columns, console=console, disable=not console.is_terminal,
-                  redirect_stdout=sys.stdout.isatty()) as progress:
+    columns = (
+        TextColumn("generating"),
+        BarColumn(),
+        TextColumn("{task.fields[whole]}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    # the bar may take standard output over only where both are the same terminal: a pipe wants its
+    # paths
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
         task = progress.add_task("generating", total=videos, whole=0)
         yield lambda done: progress.update(task, completed=done, whole=int(done))
 

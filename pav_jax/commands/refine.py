@@ -9,23 +9,38 @@ from typing import Any
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "refine", help="rewrite prompts with a booster", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Rewrites short prompts into the long, detailed ones that video models answer best. The result "
-                    "depends on\nthe prompt and the seed alone, not on what else is in the file.",
+        "refine",
+        help="rewrite prompts with a booster",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Rewrites short prompts into the long, detailed ones that video models answer best. The"
+            " result depends on\nthe prompt and the seed alone, not on what else is in the file."
+        ),
         epilog="""\
 examples:
   pav refine "a girl is playing guitar"
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
   echo "a dog runs" | pav refine - --n=3 --seed=7
-  pav refine "a dog runs" --model=smollm2                      a general small language model, fetched once""")
-    command.add_argument("prompts", nargs="*", metavar="PROMPT", help="text, a file (one prompt a line), or - for "
-                         "standard input")
-    command.add_argument("--model", help="a booster's folder, a hub id, a .gguf file, or smollm2; default: the "
-                         "embedded booster")
+  pav refine "a dog runs" --model=smollm2                      a general small language model, fetched once""",
+    )
+    command.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="text, a file (one prompt a line), or - for standard input",
+    )
+    command.add_argument(
+        "--model",
+        help=(
+            "a booster's folder, a hub id, a .gguf file, or smollm2; default: the embedded booster"
+        ),
+    )
     command.add_argument("--n", type=int, default=1, help="rewrites per prompt (default 1)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
     command.add_argument("--template", help="a chat template file that replaces the model's own")
-    command.add_argument("--json", action="store_true", help="one JSON object a line: prompt, refined, seed, model")
+    command.add_argument(
+        "--json", action="store_true", help="one JSON object a line: prompt, refined, seed, model"
+    )
     command.set_defaults(handler=run, parser=command)
 
 
@@ -36,8 +51,11 @@ def run(args: argparse.Namespace) -> None:
     at_least(1, "--n", args.n)
     prompts = read_prompts(args.prompts)
     if args.model is None:
-        print("pav refine: no --model given, using the embedded booster, which knows small moving pictures only",
-              file=sys.stderr)
+        print(
+            "pav refine: no --model given, using the embedded booster, which knows small moving"
+            " pictures only",
+            file=sys.stderr,
+        )
 
     from pav_jax.booster import Booster
 

@@ -18,27 +18,50 @@ Row = tuple["Scored", float]  # and its overall score
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
-        "score", help="score videos with the rewards", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Scores video files against the prompts they were made for, with the rewards of a configuration. A "
-                    "file that cannot be scored is named on standard error, the others are scored, and the exit status "
-                    "is 2.",
+        "score",
+        help="score videos with the rewards",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Scores video files against the prompts they were made for, with the rewards of a"
+            " configuration. A file that cannot be scored is named on standard error, the others"
+            " are scored, and the exit status is 2."
+        ),
         epilog="""\
 examples:
   pav score videos/*.mp4 --prompts="a red ball bounces"        the same prompt for all
   pav score a.mp4 b.mp4 --prompts=prompts.txt --json           one prompt a line, in the order of the videos
   pav score a.mp4 --prompts="a red ball" --rewards=AES,TVA
-  pav score videos/*.mp4 --prompts=prompts.txt --csv > scores.csv""")
+  pav score videos/*.mp4 --prompts=prompts.txt --csv > scores.csv""",
+    )
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
-    command.add_argument("--prompts", required=True, help="the user's prompt, or a file with one a line")
-    command.add_argument("--config", help="a configuration whose rewards are used; default: the embedded ones")
-    command.add_argument("--rewards", help="names of the rewards to show, separated by commas; default: all")
+    command.add_argument(
+        "--prompts", required=True, help="the user's prompt, or a file with one a line"
+    )
+    command.add_argument(
+        "--config", help="a configuration whose rewards are used; default: the embedded ones"
+    )
+    command.add_argument(
+        "--rewards", help="names of the rewards to show, separated by commas; default: all"
+    )
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object a line: video, prompt, scores, overall")
-    form.add_argument("--csv", action="store_true", help="comma-separated values with a header (RFC 4180)")
+    form.add_argument(
+        "--json", action="store_true", help="one JSON object a line: video, prompt, scores, overall"
+    )
+    form.add_argument(
+        "--csv", action="store_true", help="comma-separated values with a header (RFC 4180)"
+    )
     kept = command.add_mutually_exclusive_group()
-    kept.add_argument("--cache", metavar="DIR", help="where scores are kept, by what is in the video, the prompt and "
-                      "the reward's weights; default: ~/.cache/pav_jax/scores")
-    kept.add_argument("--no-cache", action="store_true", help="score everything anew and keep nothing")
+    kept.add_argument(
+        "--cache",
+        metavar="DIR",
+        help=(
+            "where scores are kept, by what is in the video, the prompt and "
+            "the reward's weights; default: ~/.cache/pav_jax/scores"
+        ),
+    )
+    kept.add_argument(
+        "--no-cache", action="store_true", help="score everything anew and keep nothing"
+    )
     command.set_defaults(handler=run, parser=command)
 
 
@@ -51,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if len(prompts) == 1:
         prompts *= len(args.videos)
     if len(prompts) != len(args.videos):
-        raise BadInput(f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give one, or "
-                       "one for each")
+        raise BadInput(
+            f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give"
+            " one, or one for each"
+        )
     config = load(args.config, args.overrides)
 
     from pav_jax.rewards.file_scorer import FileScorer
@@ -65,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     if args.rewards:
         names, shown = shown, [name.strip() for name in args.rewards.split(",") if name.strip()]
         if unknown := [name for name in shown if name not in names]:
-            raise BadInput(f"--rewards: there is no reward {unknown[0]!r} here; there are {', '.join(names)}")
+            raise BadInput(
+                f"--rewards: there is no reward {unknown[0]!r} here; there are {', '.join(names)}"
+            )
     for error in problems:
         _complain(str(error))
     suite.spread()
@@ -77,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         _complain(line)
     if cache and cache.problem:
         _complain(cache.problem)
-    rows = [(result, _overall(suite, result.scores)) for result in results if result.scores is not None]
+    rows = [
+        (result, _overall(suite, result.scores)) for result in results if result.scores is not None
+    ]
     if rows:
         write = _json if args.json else _csv if args.csv else _table
         write(rows, [name for name in shown if name in rows[0][0].scores])
@@ -104,14 +133,22 @@ def _overall(suite: Any, scores: dict[str, float]) -> float:
     return float(suite.overall({name: [value] for name, value in scores.items()})[0])
 
 
-# --------------------------------------------------------------------------------------------------------- printing
+# ----------------------------------------------------------------------------------------- printing
 
 
 def _json(rows: Sequence[Row], names: Sequence[str]) -> None:
     for result, overall in rows:
-        print(json.dumps({"video": _text(result.path), "prompt": result.prompt,
-                          "scores": {name: _number(result.scores[name]) for name in names},
-                          "overall": _number(overall)}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {
+                    "video": _text(result.path),
+                    "prompt": result.prompt,
+                    "scores": {name: _number(result.scores[name]) for name in names},
+                    "overall": _number(overall),
+                },
+                ensure_ascii=False,
+            )
+        )
 
 
 def _csv(rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -119,7 +156,9 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> None:
     writer.writerow(["video", "prompt", *names, "overall"])
     for result, overall in rows:
         numbers = [_number(value) for value in (*(result.scores[name] for name in names), overall)]
-        writer.writerow([_text(result.path), result.prompt, *("" if n is None else n for n in numbers)])
+        writer.writerow(
+            [_text(result.path), result.prompt, *("" if n is None else n for n in numbers)]
+        )
 
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -132,8 +171,11 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> None:
         column.justify = "right"
     for result, overall in rows:
         numbers = (*(result.scores[name] for name in names), overall)
-        table.add_row(escape(_text(result.path)), escape(result.prompt),
-                      *(f"{n:.3f}" if math.isfinite(n) else "-" for n in numbers))
+        table.add_row(
+            escape(_text(result.path)),
+            escape(result.prompt),
+            *(f"{n:.3f}" if math.isfinite(n) else "-" for n in numbers),
+        )
     console = Console(file=sys.stdout)
     if not console.is_terminal:  # a file or a pipe wants every character, not the terminal's width
         console.width = 200

@@ -1,17 +1,21 @@
-"""Signs that a reward is gamed rather than met, read from the records of each round. Watching chooses nothing.
+"""Signs that a reward is gamed rather than met, read from the records of each round. Watching
+chooses nothing.
 
 Four signs, each in the figures of one round:
 
-- length: rewrites grow (verbosity is what preference optimisation drifts to first; Singhal et al. 2023, arXiv
-  2310.03716);
+- length: rewrites grow (verbosity is what preference optimisation drifts to first; Singhal et al.
+  2023, arXiv 2310.03716);
 - motion: DD falls, for a still picture pleases most judges of pictures;
-- judges: a held-out judge (`rewards.held_out`) does not follow overall, or falls while it rises (Gao et al. 2023, arXiv
-  2210.10760: what is optimised goes on rising after what is meant has begun to fall);
-- saturation: many rewrites share a reward's highest score, so that it can tell them apart no longer.
+- judges: a held-out judge (`rewards.held_out`) does not follow overall, or falls while it rises
+  (Gao et al. 2023, arXiv 2210.10760: what is optimised goes on rising after what is meant has begun
+  to fall);
+- saturation: many rewrites share a reward's highest score, so that it can tell them apart no
+  longer.
 
-A fall is called clear when it exceeds both two standard errors and a fifth of a standard deviation of what it is
-compared with, over at least FEW prompts on either side. Means are taken over prompts, each the mean of its rewrites, so
-that no prompt counts twice; where both sides have the same prompts their differences are taken, which is sharper.
+A fall is called clear when it exceeds both two standard errors and a fifth of a standard deviation
+of what it is compared with, over at least FEW prompts on either side. Means are taken over prompts,
+each the mean of its rewrites, so that no prompt counts twice; where both sides have the same
+prompts their differences are taken, which is sharper.
 """
 
 import dataclasses
@@ -26,13 +30,18 @@ from jaxtyping import Float
 from pav_jax.records import Candidate, Preference
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
 
-LONGER = 1.5  # mean words over the first round's (of pairs: chosen over rejected) from which rewrites are too long
+# mean words over the first round's (of pairs: chosen over rejected) from which rewrites are too
+# long
+LONGER = 1.5
 ERRORS = 2.0  # standard errors: about 95 % of what chance does
 SMALL = 0.2  # standard deviations: a small effect (Cohen 1988)
-AGREEMENT = 0.2  # a correlation within prompts, by ERRORS / sqrt(rewrites) below which a judge does not follow overall
+# a correlation within prompts, by ERRORS / sqrt(rewrites) below which a judge does not follow
+# overall
+AGREEMENT = 0.2
 SATURATED = 0.25  # the largest share of rewrites that may have a reward's highest score
 HAIR = 1e-3  # of a reward's range: how near its highest score counts as it
-FEW = 8  # prompts or rewrites from which a figure can raise an alarm; a correlation takes four times as many
+# prompts or rewrites from which a figure can raise an alarm; a correlation takes four times as many
+FEW = 8
 WINDOW = 10  # steps of GRPO that make a round: one step has too few prompts
 
 MOTION = "DD"
@@ -67,7 +76,8 @@ class Judge:
 
 @dataclasses.dataclass(frozen=True)
 class Signs:
-    """One round, as the log and the report show it. NaN, None and empty where there is nothing to say."""
+    """One round, as the log and the report show it. NaN, None and empty where there is nothing to
+    say."""
 
     round: str
     rewrites: int
@@ -87,7 +97,7 @@ class Signs:
             log.warning("%s: signs of reward hacking: %s", self.round, "; ".join(self.alarms))
 
 
-# ------------------------------------------------------------------------------------------------ the rounds there are
+# ----------------------------------------------------------------------------- the rounds there are
 
 
 def evolution(round: int, pool: Sequence[Valued]) -> Signs:
@@ -96,13 +106,18 @@ def evolution(round: int, pool: Sequence[Valued]) -> Signs:
     return signs(f"evolve, round {round}", this, own, first if round > 1 else ())
 
 
-def preference(round: int, candidates: Sequence[Valued], first: Sequence[Valued] = (),
-               own: Sequence[Valued] = ()) -> Signs:
+def preference(
+    round: int,
+    candidates: Sequence[Valued],
+    first: Sequence[Valued] = (),
+    own: Sequence[Valued] = (),
+) -> Signs:
     """A round of candidates, written by the booster that the training before it made.
 
     Args:
       first: round 1's, where this is a later one.
-      own: the user's own prompts of evolution: other prompts than these, but the only ones with videos of their own.
+      own: the user's own prompts of evolution: other prompts than these, but the only ones with
+        videos of their own.
     """
     return signs(f"prefer, round {round}", candidates, own, first)
 
@@ -110,8 +125,11 @@ def preference(round: int, candidates: Sequence[Valued], first: Sequence[Valued]
 def pairs(round: int, preferences: Sequence[Preference], candidates: Sequence[Valued]) -> Signs:
     """What a round of DPO learns: its chosen rewrites against its rejected ones."""
     found = {(c.prompt, c.refined): (c, value) for c, value in candidates}
-    known = [(found[p.prompt, p.chosen], found[p.prompt, p.rejected]) for p in preferences
-             if (p.prompt, p.chosen) in found and (p.prompt, p.rejected) in found]
+    known = [
+        (found[p.prompt, p.chosen], found[p.prompt, p.rejected])
+        for p in preferences
+        if (p.prompt, p.chosen) in found and (p.prompt, p.rejected) in found
+    ]
     chosen = {i: [pair[0]] for i, pair in enumerate(known)}
     rejected = {i: [pair[1]] for i, pair in enumerate(known)}
     return _signs(f"dpo, round {round}", chosen, rejected, REJECTED, rejected)
@@ -131,17 +149,21 @@ class Steps:
         """The window that ends with step `last`."""
         begin, early = max(last - WINDOW, 0), range(1, WINDOW + 1)
         asked = {*early, *range(begin + 1, last + 1)} if begin else set(range(1, last + 1))
-        self._known = {n: self._known[n] if n in self._known else list(self._read(n)) for n in sorted(asked)}
+        self._known = {
+            n: self._known[n] if n in self._known else list(self._read(n)) for n in sorted(asked)
+        }
         this = [row for n in range(begin + 1, last + 1) for row in self._known[n]]
         # a window that overlaps the first would be compared with itself
         first = [row for n in early for row in self._known[n]] if begin >= WINDOW else []
         return signs(f"grpo, steps {begin + 1} to {last}", this, first=first)
 
 
-# ----------------------------------------------------------------------------------------------------- what they show
+# ----------------------------------------------------------------------------------- what they show
 
 
-def signs(name: str, rewrites: Sequence[Valued], own: Sequence[Valued] = (), first: Sequence[Valued] = ()) -> Signs:
+def signs(
+    name: str, rewrites: Sequence[Valued], own: Sequence[Valued] = (), first: Sequence[Valued] = ()
+) -> Signs:
     """The signs of a round called `name`.
 
     Args:
@@ -158,15 +180,28 @@ def _signs(name: str, this: Groups, reference: Groups, against: str, first: Grou
     rows = [row for group in this.values() for row in group]
     seen = [*rows, *(row for group in reference.values() for row in group)]
     best = {prompt: [max(group, key=lambda row: row[1])] for prompt, group in this.items()}
-    motion = {which: found for which, groups in (("best", best), ("all", this))
-              if (found := _change(groups, reference, _score(MOTION)))}
+    motion = {
+        which: found
+        for which, groups in (("best", best), ("all", this))
+        if (found := _change(groups, reference, _score(MOTION)))
+    }
     judges = tuple(
         Judge(judge, *_correlation(this, _score(judge)), _change(this, reference, _score(judge)))
-        for judge in sorted({n for c, _ in rows for n in c.scores if n.startswith(HELD_OUT)}))
-    found = Signs(name, len(rows), _mean(len(c.refined.split()) for c, _ in rows),
-                  _mean(len(group[0][0].prompt.split()) for group in this.values()),
-                  _mean(len(c.refined.split()) for group in first.values() for c, _ in group), against,
-                  _change(this, reference, lambda row: row[1]), motion, judges, _saturated(rows, seen), ())
+        for judge in sorted({n for c, _ in rows for n in c.scores if n.startswith(HELD_OUT)})
+    )
+    found = Signs(
+        name,
+        len(rows),
+        _mean(len(c.refined.split()) for c, _ in rows),
+        _mean(len(group[0][0].prompt.split()) for group in this.values()),
+        _mean(len(c.refined.split()) for group in first.values() for c, _ in group),
+        against,
+        _change(this, reference, lambda row: row[1]),
+        motion,
+        judges,
+        _saturated(rows, seen),
+        (),
+    )
     return dataclasses.replace(found, alarms=_alarms(found))
 
 
@@ -175,23 +210,35 @@ def _alarms(found: Signs) -> tuple[str, ...]:
     said, learned = [], found.against == REJECTED
     what = "the chosen rewrites" if learned else "the rewrites"
     if found.rewrites >= FEW and found.words > LONGER * found.first_words:
-        said.append(f"{what} have {found.words:.1f} words, {found.words / found.first_words:.2f} times the"
-                    f" {found.first_words:.1f} of {REJECTED if learned else FIRST}")
+        said.append(
+            f"{what} have {found.words:.1f} words, {found.words / found.first_words:.2f} times the"
+            f" {found.first_words:.1f} of {REJECTED if learned else FIRST}"
+        )
     for which, change in found.motion.items():
         if change.falls:
             of = "each prompt's best rewrite" if which == "best" and not learned else what
             said.append(f"{MOTION} of {of} is {abs(change.mean):.3g} lower than of {found.against}")
             break
     for judge in found.judges:
-        if judge.rewrites >= 4 * FEW and judge.correlation + ERRORS / math.sqrt(judge.rewrites) < AGREEMENT:
-            said.append(f"{judge.name} does not follow overall: their correlation within prompts is"
-                        f" {judge.correlation:.2f}, over {judge.rewrites} rewrites")
+        if (
+            judge.rewrites >= 4 * FEW
+            and judge.correlation + ERRORS / math.sqrt(judge.rewrites) < AGREEMENT
+        ):
+            said.append(
+                f"{judge.name} does not follow overall: their correlation within prompts is"
+                f" {judge.correlation:.2f}, over {judge.rewrites} rewrites"
+            )
         if judge.change and judge.change.falls and found.overall and found.overall.mean > 0:
-            said.append(f"{judge.name} is {abs(judge.change.mean):.3g} lower than of {found.against}, while overall is"
-                        f" {found.overall.mean:.3g} higher")
+            said.append(
+                f"{judge.name} is {abs(judge.change.mean):.3g} lower than of {found.against}, while"
+                f" overall is {found.overall.mean:.3g} higher"
+            )
     if found.rewrites >= FEW:
-        said += [f"{100 * share:.0f} % of the rewrites share the highest score of {reward}"
-                 for reward, share in found.saturated.items() if share > SATURATED]
+        said += [
+            f"{100 * share:.0f} % of the rewrites share the highest score of {reward}"
+            for reward, share in found.saturated.items()
+            if share > SATURATED
+        ]
     return tuple(said)
 
 
@@ -214,7 +261,8 @@ def _means(groups: Groups, of: Callable[[Valued], float]) -> dict[Hashable, floa
 
 
 def _change(this: Groups, reference: Groups, of: Callable[[Valued], float]) -> Change | None:
-    """The mean over this round's prompts minus the mean over the reference's; paired where they share their prompts."""
+    """The mean over this round's prompts minus the mean over the reference's; paired where they
+    share their prompts."""
     mine, theirs = _means(this, of), _means(reference, of)
     if not mine or not theirs:
         return None
@@ -223,19 +271,28 @@ def _change(this: Groups, reference: Groups, of: Callable[[Valued], float]) -> C
         differences = np.asarray(list(mine.values())) - others
         return Change(float(differences.mean()), _error(differences), float(others.std()))
     values, others = np.asarray(list(mine.values())), np.asarray(list(theirs.values()))
-    return Change(float(values.mean() - others.mean()), math.hypot(_error(values), _error(others)), float(others.std()))
+    return Change(
+        float(values.mean() - others.mean()),
+        math.hypot(_error(values), _error(others)),
+        float(others.std()),
+    )
 
 
 def _error(values_N: Float[np.ndarray, "N"]) -> float:
     """The standard error of the mean."""
-    return float(values_N.std(ddof=1) / math.sqrt(len(values_N))) if len(values_N) >= FEW else math.inf
+    return (
+        float(values_N.std(ddof=1) / math.sqrt(len(values_N))) if len(values_N) >= FEW else math.inf
+    )
 
 
 def _correlation(groups: Groups, of: Callable[[Valued], float]) -> tuple[float, int]:
-    """(Pearson's correlation with overall, each prompt's means taken away first; the rewrites it is over)."""
+    """(Pearson's correlation with overall, each prompt's means taken away first; the rewrites it is
+    over)."""
     centred = []
     for group in groups.values():
-        known = np.asarray([(of(row), row[1]) for row in group if np.isfinite(of(row))]).reshape(-1, 2)
+        known = np.asarray([(of(row), row[1]) for row in group if np.isfinite(of(row))]).reshape(
+            -1, 2
+        )
         if len(known) > 1:  # one alone says nothing about within
             centred.append(known - known.mean(axis=0))
     if not centred:
@@ -246,12 +303,19 @@ def _correlation(groups: Groups, of: Callable[[Valued], float]) -> tuple[float, 
 
 
 def _saturated(rows: Sequence[Valued], seen: Sequence[Valued]) -> dict[str, float]:
-    """Reward -> the share of `rows` within a hair of its highest score among `seen`. Floors are there to be met, and a
+    """Reward -> the share of `rows` within a hair of its highest score among `seen`. Floors are
+    there to be met, and a
     held-out judge is not aimed at: neither is counted."""
     shares = {}
-    once, all_once = ({c.key: c for c, _ in some}.values() for some in (rows, seen))  # one may be in several pairs
-    for name in sorted({n for c in once for n in c.scores if n not in FLOOR_ONLY and not n.startswith(HELD_OUT)}):
-        mine, every = (np.asarray([c.scores.get(name, np.nan) for c in some]) for some in (once, all_once))
+    once, all_once = (
+        {c.key: c for c, _ in some}.values() for some in (rows, seen)
+    )  # one may be in several pairs
+    for name in sorted(
+        {n for c in once for n in c.scores if n not in FLOOR_ONLY and not n.startswith(HELD_OUT)}
+    ):
+        mine, every = (
+            np.asarray([c.scores.get(name, np.nan) for c in some]) for some in (once, all_once)
+        )
         mine, every = mine[np.isfinite(mine)], every[np.isfinite(every)]
         if len(mine):
             shares[name] = float((mine >= every.max() - HAIR * np.ptp(every)).mean())

@@ -1,4 +1,5 @@
-"""Texts in, scored videos out: each distinct (text, seed) is generated once, scored for every prompt that needs it."""
+"""Texts in, scored videos out: each distinct (text, seed) is generated once, scored for every
+prompt that needs it."""
 
 import dataclasses
 import inspect
@@ -31,19 +32,32 @@ class Cell:
 
 
 class Measurements:
-    """Scored videos, kept in the segments of `folder`; a kill loses at most the batch that was being made.
+    """Scored videos, kept in the segments of `folder`; a kill loses at most the batch that was
+    being made.
 
     Args:
-      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, and perhaps
-        `defaults.fps` and `generate(..., return_finite=True)`; see `VideoModel`.
+      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, and
+        perhaps `defaults.fps` and `generate(..., return_finite=True)`; see `VideoModel`.
       suite: see `rewards.suite.RewardSuite`.
       batch: videos in one call, always that many: the last batch is filled up.
       workdir: videos go to `videos/` in it, where `save_videos`.
     """
 
-    def __init__(self, generator, suite, folder: str | os.PathLike, workdir: str | os.PathLike, batch: int,
-                 save_videos: bool = True):
-        self.generator, self.suite, self.batch, self.save_videos = generator, suite, batch, save_videos
+    def __init__(
+        self,
+        generator,
+        suite,
+        folder: str | os.PathLike,
+        workdir: str | os.PathLike,
+        batch: int,
+        save_videos: bool = True,
+    ):
+        self.generator, self.suite, self.batch, self.save_videos = (
+            generator,
+            suite,
+            batch,
+            save_videos,
+        )
         self.workdir = epath.Path(workdir)
         self._writer = SegmentWriter(folder, jax.process_index())
         self._known: dict[str, Candidate] = {}
@@ -59,8 +73,8 @@ class Measurements:
         return self._known[self.key(cell)]
 
     def measure(self, cells: Iterable[Cell], on_batch: Callable[[int], None] | None = None) -> None:
-        """Makes what is missing. Batches are cut from the whole list, so a restart runs the same rows together; of
-        many processes each makes its share of them.
+        """Makes what is missing. Batches are cut from the whole list, so a restart runs the same
+        rows together; of many processes each makes its share of them.
 
         Args:
           on_batch: called with the number of cells that each batch settled.
@@ -76,7 +90,8 @@ class Measurements:
         processes.after_all("measurements", self._read)
 
     def _videos(self, cells: Iterable[Cell]) -> list[list[Cell]]:
-        """Groups the cells by the video they need, in the order in which each video is first asked for."""
+        """Groups the cells by the video they need, in the order in which each video is first asked
+        for."""
         groups: dict[tuple[str, int], dict[str, Cell]] = {}
         for cell in cells:
             groups.setdefault((cell.refined, cell.seed), {}).setdefault(cell.prompt, cell)
@@ -88,45 +103,76 @@ class Measurements:
 
     def _make(self, batch: Sequence[list[Cell]]) -> list[Candidate]:
         padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        videos, finite = generate(self.generator, [g[0].refined for g in padded], [g[0].seed for g in padded])
+        videos, finite = generate(
+            self.generator, [g[0].refined for g in padded], [g[0].seed for g in padded]
+        )
         rows = [(i, cell) for i, group in enumerate(batch) for cell in group]
         records = []
         for part in chunks(rows, self.batch):
             full = part + part[-1:] * (self.batch - len(part))
-            scores = self.suite.score(videos[[i for i, _ in full]], [cell.prompt for _, cell in full],
-                                      refined=[cell.refined for _, cell in full])
+            scores = self.suite.score(
+                videos[[i for i, _ in full]],
+                [cell.prompt for _, cell in full],
+                refined=[cell.refined for _, cell in full],
+            )
             for row, (i, cell) in enumerate(part):
                 if self.key(cell) not in self._known:
                     # what came out of NaN pixels is no score, however finite it looks
-                    row_scores = {k: float(v[row]) if finite[i] else math.nan for k, v in scores.items()}
-                    records.append(self._record(cell, videos[i], row_scores,
-                                                None if finite[i] else problem(self.generator, i)))
+                    row_scores = {
+                        k: float(v[row]) if finite[i] else math.nan for k, v in scores.items()
+                    }
+                    records.append(
+                        self._record(
+                            cell,
+                            videos[i],
+                            row_scores,
+                            None if finite[i] else problem(self.generator, i),
+                        )
+                    )
         return records
 
-    def _record(self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float],
-                broken: str | None) -> Candidate:
-        absent = sorted(n for n, value in scores.items() if not np.isfinite(value) and not n.startswith(HELD_OUT))
+    def _record(
+        self, cell: Cell, video_TxHxWx3: np.ndarray, scores: dict[str, float], broken: str | None
+    ) -> Candidate:
+        absent = sorted(
+            n
+            for n, value in scores.items()
+            if not np.isfinite(value) and not n.startswith(HELD_OUT)
+        )
         error = None if not absent else broken or f"no score: {', '.join(absent)}"
         path = None
         if self.save_videos:
-            # named by what made it, without the prompt it is scored against: shared by all that score it
+            # named by what made it, without the prompt it is scored against: shared by all that
+            # score it
             path = f"videos/{candidate_key('', cell.refined, cell.seed, self.generator.fingerprint)}.mp4"
             if not (self.workdir / path).exists():
                 fps = getattr(getattr(self.generator, "defaults", None), "fps", FPS)
                 write_mp4(self.workdir / path, video_TxHxWx3, fps)
-        return Candidate(self.key(cell), cell.prompt, cell.refined, round=0, index=0, parents=(), proposer=cell.system,
-                         seed=cell.seed, scores=scores, video=path, error=error)
+        return Candidate(
+            self.key(cell),
+            cell.prompt,
+            cell.refined,
+            round=0,
+            index=0,
+            parents=(),
+            proposer=cell.system,
+            seed=cell.seed,
+            scores=scores,
+            video=path,
+            error=error,
+        )
 
 
 def chunks(items: Sequence, size: int) -> list[list]:
     """`items` in lists of `size`; the last may be shorter."""
-    return [list(items[i:i + size]) for i in range(0, len(items), size)]
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def generate(generator, texts: Sequence[str], seeds: Sequence[int]) -> tuple[UInt8[np.ndarray, "B T H W 3"],
-                                                                            Bool[np.ndarray, "B"]]:
-    """One video for each text and seed, and for each whether it met no NaN on the way; a generator that cannot tell is
-    believed."""
+def generate(
+    generator, texts: Sequence[str], seeds: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]:
+    """One video for each text and seed, and for each whether it met no NaN on the way; a generator
+    that cannot tell is believed."""
     if "return_finite" in inspect.signature(generator.generate).parameters:
         videos, finite = generator.generate(texts, seed=seeds, return_finite=True)
         return np.asarray(videos), np.asarray(finite, bool)

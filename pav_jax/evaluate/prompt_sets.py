@@ -11,14 +11,15 @@ from pav_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """Prompts that are measured and reported together; `oracles` holds the caption a prompt came from, or None."""
+    """Prompts that are measured and reported together; `oracles` holds the caption a prompt came
+    from, or None."""
 
     prompts: tuple[str, ...]
     oracles: tuple[str | None, ...]
 
     def first(self, count: int) -> "PromptSet":
         """The first `count` prompts; all for 0."""
-        return PromptSet(self.prompts[:count or None], self.oracles[:count or None])
+        return PromptSet(self.prompts[: count or None], self.oracles[: count or None])
 
 
 def read_sets(files: Mapping[str, str], count: int = 0) -> dict[str, PromptSet]:
@@ -30,15 +31,23 @@ def read_sets(files: Mapping[str, str], count: int = 0) -> dict[str, PromptSet]:
     from pav_jax.embedded import resolve
 
     if not files:
-        raise BadInput("evaluate.prompts: names no prompt set; give a name and a file, as in {'mine': 'prompts.txt'}")
-    return {name: read_prompt_set(resolve(path)).first(count) for name, path in sorted(files.items())}
+        raise BadInput(
+            "evaluate.prompts: names no prompt set; give a name and a file, as in {'mine':"
+            " 'prompts.txt'}"
+        )
+    return {
+        name: read_prompt_set(resolve(path)).first(count) for name, path in sorted(files.items())
+    }
 
 
 def read_prompt_set(path: str) -> PromptSet:
-    """Reads a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and perhaps `oracle`."""
+    """Reads a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and
+    perhaps `oracle`."""
     file = epath.Path(path)
     if not file.exists():
-        raise BadInput(f"{path}: no such file; evaluate.prompts names a .txt or .jsonl file for each set")
+        raise BadInput(
+            f"{path}: no such file; evaluate.prompts names a .txt or .jsonl file for each set"
+        )
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -64,7 +73,11 @@ def _rows(path: str, lines: list[str]) -> Iterator[tuple[int, str, str | None]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path}:{number}: not valid JSON ({error.msg})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("prompt"), str)
+            or not row["prompt"].strip()
+        ):
             raise BadInput(f"{path}:{number}: needs an object with a `prompt`")
         oracle = row.get("oracle")
         if oracle is not None and not isinstance(oracle, str):

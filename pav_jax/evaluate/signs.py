@@ -13,7 +13,8 @@ from pav_jax.records import Candidate, Preference, read_jsonl, read_segments
 
 
 def read_signs(workdir: str | os.PathLike, config: Mapping[str, Any]) -> list[Signs]:
-    """Evolution, then each round of preferences and what DPO learned from it, then GRPO in windows of steps.
+    """Evolution, then each round of preferences and what DPO learned from it, then GRPO in windows
+    of steps.
 
     Args:
       config: the whole configuration; its weights make overall.
@@ -28,21 +29,27 @@ def read_signs(workdir: str | os.PathLike, config: Mapping[str, Any]) -> list[Si
     own = _valued([c for c in pool if c.round == 0], config, "prefer")
     first: list[Valued] = []
     for n in _numbers(folder, r"round_(\d+)"):
-        candidates = _valued(read_segments(folder / f"round_{n}" / "candidates", Candidate), config, "prefer")
+        candidates = _valued(
+            read_segments(folder / f"round_{n}" / "candidates", Candidate), config, "prefer"
+        )
         if candidates:
             found.append(alarms.preference(n, candidates, first, own))
         first = first or candidates
         if (learned := pair_signs(folder, config, n)) is not None:
             found.append(learned)
     steps = _numbers(folder / "grpo" / "candidates", r"(\d+)")
-    watch = alarms.Steps(lambda n: _valued(read_segments(folder / "grpo" / "candidates" / f"{n:06d}", Candidate),
-                                           config, "grpo"))
+    watch = alarms.Steps(
+        lambda n: _valued(
+            read_segments(folder / "grpo" / "candidates" / f"{n:06d}", Candidate), config, "grpo"
+        )
+    )
     ends = {*range(alarms.WINDOW, steps[-1] + 1, alarms.WINDOW), steps[-1]} if steps else ()
     return found + [watch(n) for n in sorted(ends)]
 
 
 def pair_signs(workdir: str | os.PathLike, config: Mapping[str, Any], round: int) -> Signs | None:
-    """What the pairs of a round teach; None without pairs, or where they are not of this round's candidates."""
+    """What the pairs of a round teach; None without pairs, or where they are not of this round's
+    candidates."""
     folder = epath.Path(workdir) / f"round_{round}"
     file = folder / "preferences.jsonl"
     if not file.exists():
@@ -56,12 +63,20 @@ def overall(candidate: Candidate, weights: Mapping[str, float]) -> float:
     """The weighted sum of a candidate's scores; NaN for one that has an error or lacks a score."""
     if candidate.error or not weights:
         return float("nan")
-    return float(sum(w * candidate.scores.get(name, float("nan")) for name, w in weights.items() if w))
+    return float(
+        sum(w * candidate.scores.get(name, float("nan")) for name, w in weights.items() if w)
+    )
 
 
-def _valued(candidates: Sequence[Candidate], config: Mapping[str, Any], section: str) -> list[Valued]:
+def _valued(
+    candidates: Sequence[Candidate], config: Mapping[str, Any], section: str
+) -> list[Valued]:
     """With the weights of a stage; those of the suite where it has none."""
-    weights = (config.get(section) or {}).get("weights") or (config.get("rewards") or {}).get("weights") or {}
+    weights = (
+        (config.get(section) or {}).get("weights")
+        or (config.get("rewards") or {}).get("weights")
+        or {}
+    )
     return [(c, overall(c, dict(weights))) for c in candidates]
 
 

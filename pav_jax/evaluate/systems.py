@@ -1,4 +1,5 @@
-"""Systems under comparison: each turns prompts into the texts that the generator is given, once, and records them."""
+"""Systems under comparison: each turns prompts into the texts that the generator is given, once,
+and records them."""
 
 import dataclasses
 import hashlib
@@ -17,8 +18,8 @@ from pav_jax.records import SegmentWriter, read_segments
 
 BATCH = 64  # prompts between two segments on disk
 
-# A system is None (the prompt as it is), a Booster, a callable (prompts, seed) -> texts, the folder of a booster, or a
-# .jsonl file of rewrites.
+# A system is None (the prompt as it is), a Booster, a callable (prompts, seed) -> texts, the folder
+# of a booster, or a .jsonl file of rewrites.
 System = Any
 
 
@@ -34,7 +35,8 @@ class Rewrite:
 
 
 class Rewrites:
-    """The texts of all systems, kept in the segments of `folder`: a system is asked only for what is not there."""
+    """The texts of all systems, kept in the segments of `folder`: a system is asked only for what
+    is not there."""
 
     def __init__(self, folder: str | os.PathLike):
         self._writer = SegmentWriter(folder, jax.process_index())
@@ -44,24 +46,33 @@ class Rewrites:
     def _read(self) -> None:
         self._known = {r.key: r.refined for r in read_segments(self._writer.folder, Rewrite)}
 
-    def of(self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], str]:
-        """(prompt, seed) -> text. An empty answer becomes the prompt itself. Many processes share the asking."""
+    def of(
+        self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> dict[tuple[str, int], str]:
+        """(prompt, seed) -> text. An empty answer becomes the prompt itself. Many processes share
+        the asking."""
         if system is None:
             return {(p, s): p for p in prompts for s in seeds}
         mark = fingerprint(name, system)
         keys = {(p, s): _key(mark, p, s) for p in prompts for s in seeds}
         ask: Callable | None = None
         # whole batches, aligned from the start, so that a restart asks the same questions together
-        for seed, first in processes.share([(s, i) for s in seeds for i in range(0, len(prompts), BATCH)]):
-            batch = list(prompts[first:first + BATCH])
+        for seed, first in processes.share(
+            [(s, i) for s in seeds for i in range(0, len(prompts), BATCH)]
+        ):
+            batch = list(prompts[first : first + BATCH])
             if all(keys[p, seed] in self._known for p in batch):
                 continue
             ask = ask or _asker(name, system)
             texts = ask(batch, seed)
             if len(texts) != len(batch):
-                raise BadInput(f"evaluate.systems: {name} gave {len(texts)} rewrites for {len(batch)} prompts")
-            rewrites = [Rewrite(keys[p, seed], name, p, seed, t.strip() or p)
-                        for p, t in zip(batch, texts, strict=True)]
+                raise BadInput(
+                    f"evaluate.systems: {name} gave {len(texts)} rewrites for {len(batch)} prompts"
+                )
+            rewrites = [
+                Rewrite(keys[p, seed], name, p, seed, t.strip() or p)
+                for p, t in zip(batch, texts, strict=True)
+            ]
             self._writer.write(rewrites)
             self._known |= {r.key: r.refined for r in rewrites}
         processes.after_all(f"rewrites of {name}", self._read)
@@ -79,11 +90,15 @@ def _asker(name: str, system: System) -> Callable[[Sequence[str], int], list[str
         return lambda prompts, seed: [r.refined for r in system.refine(prompts, n=1, seed=seed)]
     if callable(system):
         return system
-    raise BadInput(f"evaluate.systems: {name} is {type(system).__name__}; give a booster, its folder, or a .jsonl file")
+    raise BadInput(
+        f"evaluate.systems: {name} is {type(system).__name__}; give a booster, its folder, or a"
+        " .jsonl file"
+    )
 
 
 def _from_file(path: str | os.PathLike) -> Callable[[Sequence[str], int], list[str]]:
-    """A file of objects with `prompt` and `refined`, as `pav refine --json` prints them; the same for every seed."""
+    """A file of objects with `prompt` and `refined`, as `pav refine --json` prints them; the same
+    for every seed."""
     known: dict[str, str] = {}
     for number, line in enumerate(epath.Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -92,18 +107,23 @@ def _from_file(path: str | os.PathLike) -> Callable[[Sequence[str], int], list[s
             row = json.loads(line)
             known.setdefault(" ".join(row["prompt"].split()), row["refined"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}:{number}: needs an object with `prompt` and `refined`") from error
+            raise BadInput(
+                f"{path}:{number}: needs an object with `prompt` and `refined`"
+            ) from error
 
     def ask(prompts: Sequence[str], seed: int) -> list[str]:
         if missing := [p for p in prompts if p not in known]:
-            raise BadInput(f"{path}: holds no rewrite of {missing[0]!r}; {len(missing)} prompts are missing")
+            raise BadInput(
+                f"{path}: holds no rewrite of {missing[0]!r}; {len(missing)} prompts are missing"
+            )
         return [known[p] for p in prompts]
 
     return ask
 
 
 def fingerprint(name: str, system: System) -> str:
-    """Changes when the system's answers may change: from its files, its own `fingerprint`, or only its name.
+    """Changes when the system's answers may change: from its files, its own `fingerprint`, or only
+    its name.
 
     Raises:
       BadInput: a path that is not there.
@@ -112,7 +132,9 @@ def fingerprint(name: str, system: System) -> str:
         return f"{name}:{getattr(system, 'fingerprint', '')}"
     path = epath.Path(system)
     if not path.exists():
-        raise BadInput(f"{system}: not there; evaluate.systems names {name}, has its stage been run?")
+        raise BadInput(
+            f"{system}: not there; evaluate.systems names {name}, has its stage been run?"
+        )
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not file.is_dir():  # a checkpoint's files lie side by side
@@ -126,8 +148,13 @@ def _key(mark: str, prompt: str, seed: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def systems_named(names: Sequence[str], files: Mapping[str, str], base: System, workdir: str | os.PathLike,
-                  chats: Mapping[str, System] | None = None) -> dict[str, System]:
+def systems_named(
+    names: Sequence[str],
+    files: Mapping[str, str],
+    base: System,
+    workdir: str | os.PathLike,
+    chats: Mapping[str, System] | None = None,
+) -> dict[str, System]:
     """The systems of `evaluate.systems` and `evaluate.files`, in that order.
 
     Args:
@@ -149,6 +176,9 @@ def systems_named(names: Sequence[str], files: Mapping[str, str], base: System, 
         elif name in known:
             systems[name] = known[name]
         else:
-            raise BadInput(f"evaluate.systems: there is no system {name!r}; there are original, base, sft, dpo_1, "
-                           "dpo_2, grpo, the chat entries of proposers and the names in evaluate.files")
+            raise BadInput(
+                f"evaluate.systems: there is no system {name!r}; there are original, base, sft,"
+                " dpo_1, dpo_2, grpo, the chat entries of proposers and the names in"
+                " evaluate.files"
+            )
     return systems

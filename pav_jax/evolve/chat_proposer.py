@@ -14,23 +14,46 @@ log = logging.getLogger(__name__)
 class ChatProposer(Proposer):
     """Shows the scored history to a chat model, many prompts at once.
 
-    A prompt whose endpoint fails `attempts` times, or whose answer holds no tagged text, gets no rewrite here; the
-    mixture asks again and goes on with what there is. An endpoint that fails `give_up` prompts in a row is down.
+    A prompt whose endpoint fails `attempts` times, or whose answer holds no tagged text, gets no
+    rewrite here; the mixture asks again and goes on with what there is. An endpoint that fails
+    `give_up` prompts in a row is down.
 
     Args:
       template: a file that replaces our system message.
       The others are `ChatEndpoint`'s.
 
     Raises:
-      BadInput: the variable is not set; from `propose`: the key or address is refused, or the endpoint is down.
+      BadInput: the variable is not set; from `propose`: the key or address is refused, or the
+        endpoint is down.
     """
 
-    def __init__(self, base_url: str, model: str, key_variable: str = "OPENAI_API_KEY", template: str | None = None,
-                 concurrency: int = 16, timeout: float = 60.0, attempts: int = 5, longest_wait: float = 60.0,
-                 give_up: int = 8, options: Mapping | None = None, name: str = "chat"):
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key_variable: str = "OPENAI_API_KEY",
+        template: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 60.0,
+        attempts: int = 5,
+        longest_wait: float = 60.0,
+        give_up: int = 8,
+        options: Mapping | None = None,
+        name: str = "chat",
+    ):
         self.name = name
-        self.endpoint = ChatEndpoint(base_url, model, key_variable, concurrency, timeout, attempts, longest_wait,
-                                     give_up, {"temperature": 1.0} | dict(options or {}), f"proposers.{name}")
+        self.endpoint = ChatEndpoint(
+            base_url,
+            model,
+            key_variable,
+            concurrency,
+            timeout,
+            attempts,
+            longest_wait,
+            give_up,
+            {"temperature": 1.0} | dict(options or {}),
+            f"proposers.{name}",
+        )
         self.unanswered = self.unreadable = 0  # counted over the proposer's life
         self._template = read_template(template)
 
@@ -40,22 +63,35 @@ class ChatProposer(Proposer):
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
         refusals = self.endpoint.refusals
-        answers = self.endpoint.run([functools.partial(self._rewrites, request) for request in requests])
+        answers = self.endpoint.run(
+            [functools.partial(self._rewrites, request) for request in requests]
+        )
         unanswered = sum(texts is None for texts in answers)
         unreadable = sum(texts == [] for texts in answers)
         self.unanswered += unanswered
         self.unreadable += unreadable
         if refused := self.endpoint.refusals - refusals:
-            log.warning("%s: %d times a prompt was refused with status %d", self.name, refused,
-                        self.endpoint.last_refusal)
+            log.warning(
+                "%s: %d times a prompt was refused with status %d",
+                self.name,
+                refused,
+                self.endpoint.last_refusal,
+            )
         if unreadable or unanswered:
-            log.warning("%s: of %d prompts, %d got no answer%s and %d one without tagged rewrites", self.name,
-                        len(requests), unanswered, f" ({self.endpoint.last_failure})" if unanswered else "", unreadable)
+            log.warning(
+                "%s: of %d prompts, %d got no answer%s and %d one without tagged rewrites",
+                self.name,
+                len(requests),
+                unanswered,
+                f" ({self.endpoint.last_failure})" if unanswered else "",
+                unreadable,
+            )
         self.endpoint.check_up("prompts")
         return [texts or [] for texts in answers]
 
     async def _rewrites(self, request: ProposalRequest, ask: Ask) -> list[str]:
-        """Up to `n` rewrites; asks once more when their number is wrong, and keeps the fuller answer."""
+        """Up to `n` rewrites; asks once more when their number is wrong, and keeps the fuller
+        answer."""
         chat = messages(request.history, request.n, self._template)
         texts: list[str] = []
         for _ in range(2):

@@ -29,22 +29,33 @@ def read_template(path: str | Path | None = None) -> str:
     except OSError as error:
         raise BadInput(f"{path}: the template cannot be read ({error.strerror})") from error
     except (KeyError, ValueError) as error:
-        raise BadInput(f"{path}: a template may use $count and $rewards only, $$ is a dollar ({error})") from error
+        raise BadInput(
+            f"{path}: a template may use $count and $rewards only, $$ is a dollar ({error})"
+        ) from error
     return text
 
 
-def messages(history: Sequence[tuple[str, Mapping[str, float]]], count: int, template: str) -> list[dict[str, str]]:
-    """The chat for one prompt: number 0 is the user's own, the others are its best rewrites, each with its scores."""
+def messages(
+    history: Sequence[tuple[str, Mapping[str, float]]], count: int, template: str
+) -> list[dict[str, str]]:
+    """The chat for one prompt: number 0 is the user's own, the others are its best rewrites, each
+    with its scores."""
     names = [name for name in dict.fromkeys(n for _, scores in history for n in scores)]
     system = string.Template(template).substitute(count=count, rewards=", ".join(names))
-    return [{"role": "system", "content": system.strip()}, {"role": "user", "content": shown_history(history)}]
+    return [
+        {"role": "system", "content": system.strip()},
+        {"role": "user", "content": shown_history(history)},
+    ]
 
 
 def shown_history(history: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """One numbered line for each text; tags inside a text are taken out, so that they cannot pass for an answer."""
+    """One numbered line for each text; tags inside a text are taken out, so that they cannot pass
+    for an answer."""
     lines = []
     for i, (text, scores) in enumerate(history):
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if math.isfinite(value))
+        shown = ", ".join(
+            f"{name} {value:.2f}" for name, value in scores.items() if math.isfinite(value)
+        )
         lines.append(f"{i}. {plain_text(_TAG.sub(' ', text))}" + (f" ({shown})" if shown else ""))
     return "\n".join(lines)
 
@@ -52,8 +63,10 @@ def shown_history(history: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 def parse(answer: str) -> list[str]:
     """The texts between <PROMPT> tags, in order.
 
-    Forgiving: any case, line breaks, numbering and quotes inside, a missing closing tag before the next opening one.
-    A last text without its closing tag was cut off and is left out; an answer without tags gives nothing.
+    Forgiving: any case, line breaks, numbering and quotes inside, a missing closing tag before the
+      next opening one.
+    A last text without its closing tag was cut off and is left out; an answer without tags gives
+    nothing.
     """
     answer = _THOUGHTS.sub(" ", answer)
     tags = list(_TAG.finditer(answer))

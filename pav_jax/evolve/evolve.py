@@ -1,4 +1,5 @@
-"""Evolution: rewrites of each user prompt, bred over rounds by the scores of their videos (method sections 1 and 2)."""
+"""Evolution: rewrites of each user prompt, bred over rounds by the scores of their videos (method
+sections 1 and 2)."""
 
 import logging
 from collections.abc import Sequence
@@ -22,29 +23,49 @@ log = logging.getLogger(__name__)
 USER = "user"  # who wrote the rewrite of round 0
 
 
-def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, generator, suite, workdir,
-           progress=None) -> list[Candidate]:
+def evolve(
+    config,
+    prompts: Sequence[str],
+    proposers: Mixture | Proposer,
+    generator,
+    suite,
+    workdir,
+    progress=None,
+) -> list[Candidate]:
     """Fills `<workdir>/pool` and returns it. May be killed at any moment and called again.
 
-    Round 0 scores the user's own words; each of `rounds` rounds then asks for `children` new rewrites, showing the
-    `top` best of the rounds before. All prompts finish a round before any starts the next, so what a proposer sees
-    never depends on the order of the work.
+    Round 0 scores the user's own words; each of `rounds` rounds then asks for `children` new
+    rewrites, showing the `top` best of the rounds before. All prompts finish a round before any
+    starts the next, so what a proposer sees never depends on the order of the work.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`, `children`, `top`,
-        `count` (0: all prompts), `weights`, `ranking` and `floors` (who is best), `keep_videos`, `propose_batch`,
+      config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`,
+        `children`, `top`, `count` (0: all prompts), `weights`, `ranking` and `floors` (who is
+          best), `keep_videos`, `propose_batch`,
         `draft` (see `screen`).
       generator, suite: see `Pool`.
       progress: a `rich.progress.Progress` or None.
     """
     options = config.evolve
-    rounds, children, top = options.get("rounds", 8), options.get("children", 3), options.get("top", 3)
+    rounds, children, top = (
+        options.get("rounds", 8),
+        options.get("children", 3),
+        options.get("top", 3),
+    )
     ranking = _ranking(config, suite)
     prompts = usable_prompts(prompts, options.get("count", 0))
     mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
     workdir = epath.Path(workdir)
-    pool = Pool(generator, suite, workdir / "pool", workdir, seed=config.seed, batch=config.generator.batch,
-                weights=options.get("weights"), keep_videos=options.get("keep_videos", "none"))
+    pool = Pool(
+        generator,
+        suite,
+        workdir / "pool",
+        workdir,
+        seed=config.seed,
+        batch=config.generator.batch,
+        weights=options.get("weights"),
+        keep_videos=options.get("keep_videos", "none"),
+    )
     screen = Screen.from_config(config, generator, suite, workdir)
     meter = Meter("evolve", len(prompts) * (1 + rounds * children), pool, progress)
 
@@ -56,15 +77,29 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
 
         def request(prompt: str, rows, round=round) -> ProposalRequest:
             shown = [rows[0], *_best(rows[1:], top, ranking)]
-            return ProposalRequest(prompt, tuple((s.refined, s.scores) for _, s in shown), children,
-                                   stable_seed(config.seed, "propose", prompt, round), round,
-                                   frozenset(s.refined for _, s in rows))
+            return ProposalRequest(
+                prompt,
+                tuple((s.refined, s.scores) for _, s in shown),
+                children,
+                stable_seed(config.seed, "propose", prompt, round),
+                round,
+                frozenset(s.refined for _, s in rows),
+            )
 
-        run_round(pool, prompts, round,
-                  lambda some, history=history, request=request: mixture.named([request(p, history[p]) for p in some]),
-                  parents=lambda p, history=history: tuple(key for key, _ in [history[p][0],
-                                                                              *_best(history[p][1:], top, ranking)]),
-                  chunk=options.get("propose_batch", 0), on_batch=meter.advance, screen=screen)
+        run_round(
+            pool,
+            prompts,
+            round,
+            lambda some, history=history, request=request: mixture.named(
+                [request(p, history[p]) for p in some]
+            ),
+            parents=lambda p, history=history: tuple(
+                key for key, _ in [history[p][0], *_best(history[p][1:], top, ranking)]
+            ),
+            chunk=options.get("propose_batch", 0),
+            on_batch=meter.advance,
+            screen=screen,
+        )
         meter.settle(len(prompts) * (1 + round * children))
         _log_round(round, pool, meter)
     if screen is not None:
@@ -73,28 +108,35 @@ def evolve(config, prompts: Sequence[str], proposers: Mixture | Proposer, genera
 
 
 def _history(pool: Pool, round: int) -> dict[str, list[tuple[str, Scored]]]:
-    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first. No held-out score is in it:
-    a judge that proposers write for is held out no longer."""
+    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first. No
+    held-out score is in it: a judge that proposers write for is held out no longer."""
     earlier = [c for c in pool.candidates if c.round < round]
     rows: dict[str, list[tuple[str, Scored]]] = {}
     for c, value in zip(earlier, overall(pool.suite, earlier, pool.weights), strict=True):
         seen = {name: score for name, score in c.scores.items() if not name.startswith(HELD_OUT)}
-        rows.setdefault(c.prompt, []).append((c.key, Scored(c.prompt, c.refined, float(value), seen)))
+        rows.setdefault(c.prompt, []).append(
+            (c.key, Scored(c.prompt, c.refined, float(value), seen))
+        )
     return rows
 
 
 def _ranking(config, suite) -> Ranking:
-    """Who is shown as best. The published sum knows no floors unless some are given; other methods keep the suite's."""
+    """Who is shown as best. The published sum knows no floors unless some are given; other methods
+    keep the suite's."""
     options = config.evolve
     method, floors = named_method(config, "evolve"), options.get("floors")
     kept = {} if floors is None and method == "sum" else limits(floors, suite.floors)
     return Ranking.from_config(config, "evolve", suite, options.get("weights"), kept)
 
 
-def _best(rows: Sequence[tuple[str, Scored]], top: int, ranking: Ranking) -> list[tuple[str, Scored]]:
+def _best(
+    rows: Sequence[tuple[str, Scored]], top: int, ranking: Ranking
+) -> list[tuple[str, Scored]]:
     """The `top` best, best first; one that may not be selected is never shown."""
     usable = [row for row in rows if np.isfinite(row[1].overall)]
-    places = ranking.places([scored.scores for _, scored in usable], [scored.overall for _, scored in usable])
+    places = ranking.places(
+        [scored.scores for _, scored in usable], [scored.overall for _, scored in usable]
+    )
     ordered = sorted(zip(places, usable, strict=True), key=lambda pair: (pair[0], pair[1][0]))
     return [row for _, row in ordered[:top]]
 
@@ -105,10 +147,18 @@ def _log_round(round: int, pool: Pool, meter: Meter) -> None:
     best: dict[str, float] = {}
     for c, value in zip(every, values, strict=True):
         best[c.prompt] = max(best.get(c.prompt, -np.inf), value)
-    this = np.asarray([v for c, v in zip(every, values, strict=True) if c.round == round and np.isfinite(v)])
+    this = np.asarray(
+        [v for c, v in zip(every, values, strict=True) if c.round == round and np.isfinite(v)]
+    )
     known = [v for v in best.values() if np.isfinite(v)]
-    log.info("evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d marked, %s", round,
-             this.mean() if this.size else np.nan, np.mean(known) if known else np.nan, len(every),
-             sum(c.error is not None for c in every), meter.rate())
+    log.info(
+        "evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d marked, %s",
+        round,
+        this.mean() if this.size else np.nan,
+        np.mean(known) if known else np.nan,
+        len(every),
+        sum(c.error is not None for c in every),
+        meter.rate(),
+    )
     if round:
         alarms.evolution(round, list(zip(every, values, strict=True))).warn(log)

@@ -15,14 +15,18 @@ PHRASES = Path(__file__).parent / "phrases.json"
 POOR, GOOD = 0, 2
 NEAR = 4  # a level word belongs to an aspect's word at most this many words away
 
-_BREAK = re.compile(r"(\s*(?:[.,;!?:/]+(?=\s|$)(?:\s+(?:and|while)(?=\s))?|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)")
+_BREAK = re.compile(
+    r"(\s*(?:[.,;!?:/]+(?=\s|$)(?:\s+(?:and|while)(?=\s))?|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)"
+)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_STOP = frozenset("""
+_STOP = frozenset(
+    """
     a an the this that these those some any its his her their our my your it he she they we i you is are was
     were be been being am do does did has have had will would can could may of in on at by to from with
     without for and or but as while then so very into onto over under up down out off near there here one who
     which what where when not no it's video clip footage film shot scene
-""".split())
+""".split()
+)
 _ENDINGS = ("ings", "ing", "ies", "ied", "es", "ed", "s", "e", "y")
 
 
@@ -74,7 +78,8 @@ def _pattern(phrases: Collection[str]) -> re.Pattern[str]:
 
 
 class Lexicon:
-    """Aspects of a video's look, the words that name them, and phrases from poor to good for each."""
+    """Aspects of a video's look, the words that name them, and phrases from poor to good for
+    each."""
 
     def __init__(self, path: str | Path | None = None):
         path = Path(path or PHRASES)
@@ -88,8 +93,12 @@ class Lexicon:
         except OSError as error:
             raise BadInput(f"{path}: the phrase list cannot be read ({error.strerror})") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}: not a phrase list ({error}); see {PHRASES.name} for the form") from error
-        self._pairs = {a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._alone.items()}
+            raise BadInput(
+                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the form"
+            ) from error
+        self._pairs = {
+            a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._alone.items()
+        }
         graded = [w for levels in self._levels.values() for level in levels for w in level]
         single = [p for pairs in self._alone.values() for pair in pairs for p in pair]
         listed = [p for phrases in self.phrases.values() for p in phrases]
@@ -101,11 +110,20 @@ class Lexicon:
 
     def about(self, text: str) -> frozenset[str]:
         """The aspects that `text` speaks of."""
-        return frozenset(a for a in self.phrases if self._about[a].search(text) or self._pairs[a].search(text))
+        return frozenset(
+            a for a in self.phrases if self._about[a].search(text) or self._pairs[a].search(text)
+        )
 
-    def regrade(self, text: str, aspect: str, level: int, rng: np.random.Generator,
-                familiar: Collection[str] = frozenset()) -> str | None:
-        """`text` with what it says of `aspect` put at `level` (POOR or GOOD); None where nothing can be swapped.
+    def regrade(
+        self,
+        text: str,
+        aspect: str,
+        level: int,
+        rng: np.random.Generator,
+        familiar: Collection[str] = frozenset(),
+    ) -> str | None:
+        """`text` with what it says of `aspect` put at `level` (POOR or GOOD); None where nothing
+        can be swapped.
 
         `familiar` words are preferred: the rewrites of the pool use them.
         """

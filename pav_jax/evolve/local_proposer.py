@@ -12,8 +12,9 @@ MODES = ("rewrite", "history")
 class LocalProposer(Proposer):
     """Asks a `LanguageModel`.
 
-    In mode "rewrite" the user's prompt alone goes through the model's own chat template and `n` answers are drawn:
-    right for a small model that can only rewrite. In mode "history" the model is shown the scored rewrites and answers
+    In mode "rewrite" the user's prompt alone goes through the model's own chat template and `n`
+    answers are drawn: right for a small model that can only rewrite. In mode "history" the model is
+      shown the scored rewrites and answers
     between tags: right for one that follows instructions.
 
     Args:
@@ -21,14 +22,29 @@ class LocalProposer(Proposer):
       template: a file that replaces the system message of mode "history".
     """
 
-    def __init__(self, language_model, mode: str = "rewrite", template: str | None = None, temperature: float = 1.0,
-                 top_k: int = 50, top_p: float = 1.0, max_new_tokens: int = 250, batch: int = 32, name: str = "local"):
+    def __init__(
+        self,
+        language_model,
+        mode: str = "rewrite",
+        template: str | None = None,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        max_new_tokens: int = 250,
+        batch: int = 32,
+        name: str = "local",
+    ):
         if mode not in MODES:
             raise BadInput(f"proposers.{name}.mode={mode!r}: choose one of {', '.join(MODES)}")
         self.name, self.mode, self.batch = name, mode, batch
         self._model = language_model
         self._template = read_template(template)
-        self._sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        self._sampling = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+        }
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
         if self.mode == "rewrite":

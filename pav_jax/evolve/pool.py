@@ -1,4 +1,5 @@
-"""From rewrites to scored candidates on disk: the one place where videos are made for evolution and preference."""
+"""From rewrites to scored candidates on disk: the one place where videos are made for evolution and
+preference."""
 
 import dataclasses
 import inspect
@@ -54,22 +55,35 @@ class _Started:
 
 
 class Pool:
-    """Makes, scores and records videos, always `batch` at a time, skipping what is already in `folder`.
+    """Makes, scores and records videos, always `batch` at a time, skipping what is already in
+    `folder`.
 
-    A draft keeps its place in its batch whatever was finished before, so a restart runs the same program on the same
-    rows. All candidates of a prompt share one generator seed: they differ by their words alone.
+    A draft keeps its place in its batch whatever was finished before, so a restart runs the same
+    program on the same rows. All candidates of a prompt share one generator seed: they differ by
+    their words alone.
 
     Args:
-      generator: a `VideoModel`, or whatever has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`, `fingerprint`, and
-        perhaps `fps` (or `defaults.fps`), `generate(..., return_finite=True)` and `start(prompts, seed)`.
+      generator: a `VideoModel`, or whatever has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`,
+        `fingerprint`, and perhaps `fps` (or `defaults.fps`), `generate(..., return_finite=True)`
+        and `start(prompts, seed)`.
       suite: see `rewards.suite.RewardSuite`.
       folder: where the segments go; `workdir` is what recorded video paths are relative to.
       weights: of `overall` for "best" videos; None takes the suite's own.
       keep_videos: "none", "all", or "best": those that beat every earlier round of their prompt.
     """
 
-    def __init__(self, generator, suite, folder, workdir, *, seed: int, batch: int,
-                 weights: Mapping[str, float] | None = None, keep_videos: str = "none"):
+    def __init__(
+        self,
+        generator,
+        suite,
+        folder,
+        workdir,
+        *,
+        seed: int,
+        batch: int,
+        weights: Mapping[str, float] | None = None,
+        keep_videos: str = "none",
+    ):
         if keep_videos not in KEEP:
             raise BadInput(f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP)}")
         if batch < 1:
@@ -83,13 +97,17 @@ class Pool:
         self._read()
         for c in self._all.values():
             if c.key != self._key(c.prompt, c.refined) or c.seed != self.video_seed(c.prompt):
-                raise BadInput(f"{folder}: holds candidates of another generator or seed; choose a new --workdir")
+                raise BadInput(
+                    f"{folder}: holds candidates of another generator or seed; choose a new"
+                    " --workdir"
+                )
 
     def _read(self) -> None:
         self._all = {c.key: c for c in read_segments(self.folder, Candidate)}
 
     def gather(self, name: str) -> None:
-        """Waits until every process is done with its part of the work `name`, and takes in what the others made."""
+        """Waits until every process is done with its part of the work `name`, and takes in what the
+        others made."""
         processes.after_all(name, self._read)
 
     @property
@@ -107,9 +125,11 @@ class Pool:
         return self._key(draft.prompt, draft.refined) in self._all
 
     def score(self, drafts: Iterable[Draft], round: int) -> Iterator[int]:
-        """Makes what is missing of one round's `drafts`; yields the number of drafts that each batch settled.
+        """Makes what is missing of one round's `drafts`; yields the number of drafts that each
+        batch settled.
 
-        `drafts` is read lazily, a batch at a time, and its order must not depend on what is finished.
+        `drafts` is read lazily, a batch at a time, and its order must not depend on what is
+        finished.
         """
         best, waiting = self._best_before(round), None
         for batch in _batches(self._fresh(drafts), self.batch):
@@ -125,11 +145,15 @@ class Pool:
             yield self._settle(waiting, best)
 
     def _fresh(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Leaves out what an earlier round has made and repeats: a rule that a restart cannot change."""
+        """Leaves out what an earlier round has made and repeats: a rule that a restart cannot
+        change."""
         seen: set[str] = set()
         for draft in drafts:
             key = self._key(draft.prompt, draft.refined)
-            earlier = key in self._all and (self._all[key].round, self._all[key].index) != (draft.round, draft.index)
+            earlier = key in self._all and (self._all[key].round, self._all[key].index) != (
+                draft.round,
+                draft.index,
+            )
             if not earlier and key not in seen:
                 seen.add(key)
                 yield draft
@@ -145,13 +169,16 @@ class Pool:
         return started.drafts
 
     def _start(self, batch: Sequence[Draft]) -> "_Started":
-        """Starts the generator at the fixed batch size, missing rows in their own places; does not wait for it."""
+        """Starts the generator at the fixed batch size, missing rows in their own places; does not
+        wait for it."""
         at, missing = time.monotonic(), [i for i, d in enumerate(batch) if d not in self]
         if not missing:
             return _Started(len(batch), missing, [], lambda: None, at)
         rows = [batch[i] if i in missing else batch[missing[0]] for i in range(len(batch))]
         rows += [batch[missing[0]]] * (self.batch - len(rows))
-        asked = dict(prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows])
+        asked = dict(
+            prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows]
+        )
         if hasattr(self.generator, "start"):
             return _Started(len(batch), missing, rows, self.generator.start(**asked), at)
         return _Started(len(batch), missing, rows, lambda: self._generate(asked), at)
@@ -170,15 +197,38 @@ class Pool:
         if not np.issubdtype(videos.dtype, np.integer):
             broken |= ~np.isfinite(videos.reshape(len(rows), -1)).all(axis=1)
             videos = np.nan_to_num(videos).clip(0, 255).astype(np.uint8)
-        scores = self.suite.score(videos, [d.prompt for d in rows], refined=[d.refined for d in rows])
+        scores = self.suite.score(
+            videos, [d.prompt for d in rows], refined=[d.refined for d in rows]
+        )
         records = []
         for i in missing:
             draft, key = rows[i], self._key(rows[i].prompt, rows[i].refined)
             row = {name: float(values[i]) for name, values in scores.items()}
-            absent = sorted(n for n, value in row.items() if not np.isfinite(value) and not n.startswith(HELD_OUT))
-            error = problem(self.generator, i) if broken[i] else f"no score: {', '.join(absent)}" if absent else None
-            record = Candidate(key, draft.prompt, draft.refined, draft.round, draft.index, draft.parents,
-                               draft.proposer, self.video_seed(draft.prompt), row, None, error)
+            absent = sorted(
+                n
+                for n, value in row.items()
+                if not np.isfinite(value) and not n.startswith(HELD_OUT)
+            )
+            error = (
+                problem(self.generator, i)
+                if broken[i]
+                else f"no score: {', '.join(absent)}"
+                if absent
+                else None
+            )
+            record = Candidate(
+                key,
+                draft.prompt,
+                draft.refined,
+                draft.round,
+                draft.index,
+                draft.parents,
+                draft.proposer,
+                self.video_seed(draft.prompt),
+                row,
+                None,
+                error,
+            )
             if self._keeps(record, best):
                 path = f"videos/{key}.mp4"
                 write_mp4(self.workdir / path, videos[i], self._fps())
@@ -190,7 +240,9 @@ class Pool:
         """Prompt -> best overall of its earlier rounds."""
         earlier = [c for c in self._all.values() if c.round < round]
         best: dict[str, float] = {}
-        for candidate, value in zip(earlier, overall(self.suite, earlier, self.weights), strict=True):
+        for candidate, value in zip(
+            earlier, overall(self.suite, earlier, self.weights), strict=True
+        ):
             best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
         return best
 
@@ -204,13 +256,17 @@ class Pool:
         return overall(self.suite, [record], self.weights)[0] > best.get(record.prompt, -np.inf)
 
 
-def overall(suite, candidates: Sequence[Candidate],
-            weights: Mapping[str, float] | None = None) -> Float[np.ndarray, "N"]:
-    """The suite's weighted sum for each candidate; minus infinity for one that may not be selected."""
+def overall(
+    suite, candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None
+) -> Float[np.ndarray, "N"]:
+    """The suite's weighted sum for each candidate; minus infinity for one that may not be
+    selected."""
     if not candidates:
         return np.zeros(0)
     names = sorted(set().union(*(c.scores for c in candidates)))
-    columns = {n: np.asarray([c.scores.get(n, np.nan) for c in candidates], np.float32) for n in names}
+    columns = {
+        n: np.asarray([c.scores.get(n, np.nan) for c in candidates], np.float32) for n in names
+    }
     values = np.asarray(suite.overall(columns, dict(weights) if weights else None), np.float64)
     usable = np.isfinite(values) & np.asarray([c.error is None for c in candidates])
     return np.where(usable, values, -np.inf)

@@ -14,12 +14,14 @@ MAX_DIGITS = 2  # the published method leaves out prompts with three or more dig
 
 
 def plain_text(text: str) -> str:
-    """`text` on one line: control characters and line ends become single spaces. Emoji and markup stay."""
+    """`text` on one line: control characters and line ends become single spaces. Emoji and markup
+    stay."""
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def usable_prompts(prompts: Iterable[str], count: int = 0) -> list[str]:
-    """The first `count` (0: all) distinct prompts worth rewriting, in order; logs how many were left out and why.
+    """The first `count` (0: all) distinct prompts worth rewriting, in order; logs how many were
+    left out and why.
 
     Raises:
       BadInput: nothing is left.
@@ -39,8 +41,12 @@ def usable_prompts(prompts: Iterable[str], count: int = 0) -> list[str]:
         else:
             kept[prompt] = None
     if dropped:
-        log.info("prompts left out: %s", ", ".join(f"{n} {why}" for why, n in sorted(dropped.items())))
+        log.info(
+            "prompts left out: %s", ", ".join(f"{n} {why}" for why, n in sorted(dropped.items()))
+        )
     if not kept:
-        reasons = ", ".join(f"{n} {why}" for why, n in sorted(dropped.items())) or "the list is empty"
+        reasons = (
+            ", ".join(f"{n} {why}" for why, n in sorted(dropped.items())) or "the list is empty"
+        )
         raise BadInput(f"prompts: none can be used ({reasons}); give one prompt per line")
     return list(kept)[: count or None]

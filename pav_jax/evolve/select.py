@@ -1,4 +1,5 @@
-"""From the pool to examples for supervised tuning: the best rewrite of each prompt, where there is a good one."""
+"""From the pool to examples for supervised tuning: the best rewrite of each prompt, where there is
+a good one."""
 
 import logging
 from collections import Counter
@@ -19,20 +20,24 @@ log = logging.getLogger(__name__)
 def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[PromptPair]:
     """At most one pair for each prompt, in the order of the prompts' names.
 
-    The best rewrite is chosen among those without error that stay within `max_words`, keep every floor and pass every
-    threshold, by the weights evolution used; its overall must beat the user's own prompt's by `min_gain`. Which of
-    those is the best, `ranking` says.
+    The best rewrite is chosen among those without error that stay within `max_words`, keep every
+    floor and pass every threshold, by the weights evolution used; its overall must beat the user's
+    own prompt's by `min_gain`. Which of those is the best, `ranking` says.
 
     Args:
-      config: the whole configuration; reads of `select`: `weights` (None: `evolve.weights`, then the suite's),
-        `ranking` (see `ranking.py`), `thresholds` and `floors` (None: the suite's), `min_gain`, `max_words`, `pareto`
-        (True: no weighted reward may be below the user's own prompt's).
+      config: the whole configuration; reads of `select`: `weights` (None: `evolve.weights`, then
+        the suite's), `ranking` (see `ranking.py`), `thresholds` and `floors` (None: the suite's),
+        `min_gain`, `max_words`, `pareto` (True: no weighted reward may be below the user's own
+          prompt's).
       workdir: where to write `sft_pairs.jsonl`; None writes nothing.
     """
     options = config.get("select", {})
     weights = options.get("weights") or config.get("evolve", {}).get("weights")
     ranking = Ranking.from_config(config, "select", suite, weights)
-    least = limits(options.get("thresholds"), suite.thresholds), limits(options.get("floors"), suite.floors)
+    least = (
+        limits(options.get("thresholds"), suite.thresholds),
+        limits(options.get("floors"), suite.floors),
+    )
     gain, longest = options.get("min_gain", 0.0), options.get("max_words", 130)
     dimensions = sorted(weights or suite.weights) if options.get("pareto", False) else []
 
@@ -53,7 +58,10 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
             ("below a floor", lambda v, c: keeps_floors(c, least[1])),
             ("below a threshold", lambda v, c: passes(c, least[0])),
             (f"gain not over {gain:g}", lambda v, c, own=own[0]: v > own + gain),
-            ("a reward falls", lambda v, c, own=own[1]: all(c.scores[d] >= own.scores[d] for d in dimensions)),
+            (
+                "a reward falls",
+                lambda v, c, own=own[1]: all(c.scores[d] >= own.scores[d] for d in dimensions),
+            ),
         ):
             left = [(v, c) for v, c in left if keeps(v, c)]
             if not left:
@@ -61,25 +69,39 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
                 break
         else:
             places = ranking.places([c.scores for _, c in left], [v for v, _ in left])
-            best = min(zip(places, (c for _, c in left), strict=True), key=lambda row: (row[0], row[1].key))[1]
+            best = min(
+                zip(places, (c for _, c in left), strict=True), key=lambda row: (row[0], row[1].key)
+            )[1]
             pairs.append(PromptPair(prompt, best.refined))
-    log.info("select: %d of %d prompts have a pair%s", len(pairs), len(prompts),
-             "".join(f"; {n} dropped: {why}" for why, n in sorted(dropped.items())))
+    log.info(
+        "select: %d of %d prompts have a pair%s",
+        len(pairs),
+        len(prompts),
+        "".join(f"; {n} dropped: {why}" for why, n in sorted(dropped.items())),
+    )
     if workdir is not None:
         write_jsonl(epath.Path(workdir) / "sft_pairs.jsonl", pairs)
     return pairs
 
 
-def limits(own: Mapping[str, float] | None, default: Mapping[str, float] | None) -> dict[str, float]:
+def limits(
+    own: Mapping[str, float] | None, default: Mapping[str, float] | None
+) -> dict[str, float]:
     """Reward name -> limit: `own` unless it is None; a limit of None is no limit.
 
     Raises:
       BadInput: a held-out score is given a limit.
     """
-    chosen = {n: float(v) for n, v in dict((default if own is None else own) or {}).items() if v is not None}
+    chosen = {
+        n: float(v)
+        for n, v in dict((default if own is None else own) or {}).items()
+        if v is not None
+    }
     if held := sorted(name for name in chosen if name.startswith(HELD_OUT)):
-        raise BadInput(f"{held[0]}: a held-out score only watches, so it can be no threshold or floor; take it out, or"
-                       " move its judge to rewards.entries")
+        raise BadInput(
+            f"{held[0]}: a held-out score only watches, so it can be no threshold or floor; take it"
+            " out, or move its judge to rewards.entries"
+        )
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""The adapters of several trainings, each on the model that the one before made, as one adapter on the first model."""
+"""The adapters of several trainings, each on the model that the one before made, as one adapter on
+the first model."""
 
 import dataclasses
 import os
@@ -23,7 +24,8 @@ class JoinedAdapter:
 
 
 def joined_adapter(booster: Path) -> JoinedAdapter:
-    """The adapters in the folders beside `booster` and beside the boosters it was trained from, joined.
+    """The adapters in the folders beside `booster` and beside the boosters it was trained from,
+    joined.
 
     Raises:
       BadInput: no adapter beside it, as when all parameters were trained, or a broken one.
@@ -31,19 +33,29 @@ def joined_adapter(booster: Path) -> JoinedAdapter:
     config = booster / "config.json"
     sizes = hf.config_from_hf(read_json(config), str(config))
     found, base = [], str(booster.resolve())
-    while (Path(base).parent / "adapter" / "adapter_config.json").exists() and Path(base).name == "booster":
+    while (Path(base).parent / "adapter" / "adapter_config.json").exists() and Path(
+        base
+    ).name == "booster":
         folder = Path(base).parent / "adapter"
         lora, settings = peft.read_adapter(folder, hf.weights(sizes))
         found.append((lora, LoraConfig(**settings)))
-        base = embedded.resolve(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+        base = embedded.resolve(
+            read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+        )
         base = str((folder / base).resolve()) if base.startswith(os.pardir) else base
     if not found:
-        raise BadInput(f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use --to=hf")
+        raise BadInput(
+            f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use"
+            " --to=hf"
+        )
     lora, settings = concatenate(found[::-1])
     return JoinedAdapter(lora, settings, sizes, base)
 
 
 def write_joined(folder: str | os.PathLike, adapter: JoinedAdapter) -> None:
-    """Writes the folder that `peft.PeftModel.from_pretrained` loads on the model at `adapter.base`."""
+    """Writes the folder that `peft.PeftModel.from_pretrained` loads on the model at
+    `adapter.base`."""
     c = adapter.settings
-    peft.write_adapter(folder, hf.weights(adapter.sizes), adapter.lora, c.r, c.alpha, c.dropout, adapter.base)
+    peft.write_adapter(
+        folder, hf.weights(adapter.sizes), adapter.lora, c.r, c.alpha, c.dropout, adapter.base
+    )

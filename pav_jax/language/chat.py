@@ -18,14 +18,19 @@ def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) ->
     """The chat as the text the model reads, ending where its answer begins.
 
     Raises:
-      BadInput: the tokenizer has no chat template, the template fails, or a message lacks its role or content.
+      BadInput: the tokenizer has no chat template, the template fails, or a message lacks its role
+        or content.
     """
     if not chat or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in chat):
         raise BadInput("a chat is a list of messages, each with 'role' and 'content'")
     if not tokenizer.chat_template:
-        raise BadInput("this model's tokenizer has no chat template; give one (a jinja file), or plain text")
+        raise BadInput(
+            "this model's tokenizer has no chat template; give one (a jinja file), or plain text"
+        )
     try:
-        return tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=add_generation_prompt)
+        return tokenizer.apply_chat_template(
+            list(chat), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except jinja2.TemplateError as error:
         raise BadInput(f"the chat template fails: {error}; correct the template file") from error
 

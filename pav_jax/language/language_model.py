@@ -41,8 +41,9 @@ class LanguageModel:
       eos: token ids that end an answer.
       generation: the fields of generation_config.json.
       path: where it was loaded from: a hub id, an alias or an absolute path.
-      rows: how many rows each compiled batch of `generate` has. Batches are filled up to it, so that a text does not
-        depend on how many others are written with it; more rows are faster for many prompts, slower for one.
+      rows: how many rows each compiled batch of `generate` has. Batches are filled up to it, so
+        that a text does not depend on how many others are written with it; more rows are faster for
+        many prompts, slower for one.
     """
 
     model: Llama
@@ -58,12 +59,18 @@ class LanguageModel:
     rows: int = 16
     mesh: jax.sharding.Mesh | None = None
 
-    # ---------------------------------------------------------------------------------------------------- loading
+    # -------------------------------------------------------------------------------------- loading
 
     @classmethod
-    def from_pretrained(cls, path_or_repo: str | Path, dtype: str = "bfloat16", mesh: jax.sharding.Mesh | None = None,
-                        adapter: str | Path | None = None, rows: int = 16, attention: str = "auto"
-                        ) -> "LanguageModel":
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        dtype: str = "bfloat16",
+        mesh: jax.sharding.Mesh | None = None,
+        adapter: str | Path | None = None,
+        rows: int = 16,
+        attention: str = "auto",
+    ) -> "LanguageModel":
         """Loads a Hugging Face folder, a .gguf file, a hub id, or "smollm2".
 
         Args:
@@ -83,8 +90,13 @@ class LanguageModel:
         if path == SMOLLM2 or path.endswith(".gguf"):
             file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
             config, tokenizer, generation = file.config(), file.tokenizer(), {}
-            params = params_from_hf(hf.weights(config), file.tensors(config), path, DTYPES[dtype],
-                                    hf.param_shapes(config))
+            params = params_from_hf(
+                hf.weights(config),
+                file.tensors(config),
+                path,
+                DTYPES[dtype],
+                hf.param_shapes(config),
+            )
         else:
             folder = local_folder(path, HUB_FILES)
             where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
@@ -93,15 +105,26 @@ class LanguageModel:
             file = folder / "generation_config.json"
             generation = read_json(file) if file.exists() else {}
         if (size := len(tokenizer)) > config.vocab_size:
-            raise BadInput(f"{path}: the tokenizer has {size} tokens, the model {config.vocab_size}; "
-                           "use the tokenizer that belongs to these weights")
+            raise BadInput(
+                f"{path}: the tokenizer has {size} tokens, the model {config.vocab_size}; "
+                "use the tokenizer that belongs to these weights"
+            )
         if mesh is None:
             params = jax.tree.map(jnp.asarray, params)
         elif isinstance(jax.tree.leaves(params)[0], np.ndarray):  # out of a file that is read whole
             params = rules.shard(params, logical_axes(hf.weights(config)), mesh)
-        lm = cls(Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)), params, config, tokenizer,
-                 name=_name(path), path=str(Path(path).resolve()) if Path(path).exists() else path, rows=rows,
-                 mesh=mesh, eos=_eos(config, tokenizer, generation), generation=generation)
+        lm = cls(
+            Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)),
+            params,
+            config,
+            tokenizer,
+            name=_name(path),
+            path=str(Path(path).resolve()) if Path(path).exists() else path,
+            rows=rows,
+            mesh=mesh,
+            eos=_eos(config, tokenizer, generation),
+            generation=generation,
+        )
         return lm if adapter is None else lm.with_lora(*_adapter(adapter, config))
 
     def with_params(self, params: dict) -> "LanguageModel":
@@ -110,10 +133,13 @@ class LanguageModel:
         return dataclasses.replace(self, model=model, params=params, lora=None, lora_config=None)
 
     def with_lora(self, lora: dict, config: LoraConfig) -> "LanguageModel":
-        return dataclasses.replace(self, model=with_lora(self.model, config), lora=lora, lora_config=config)
+        return dataclasses.replace(
+            self, model=with_lora(self.model, config), lora=lora, lora_config=config
+        )
 
     def with_template(self, template: str | Path) -> "LanguageModel":
-        """The same model with the chat template in the (jinja) file `template`; it is saved with the model."""
+        """The same model with the chat template in the (jinja) file `template`; it is saved with
+        the model."""
         try:
             text = Path(template).read_text()
         except (OSError, UnicodeDecodeError) as error:
@@ -127,13 +153,21 @@ class LanguageModel:
     @property
     def variables(self) -> dict:
         """What `model.apply` takes."""
-        return {"params": self.params} if self.lora is None else {"params": self.params, "lora": self.lora}
+        return (
+            {"params": self.params}
+            if self.lora is None
+            else {"params": self.params, "lora": self.lora}
+        )
 
-    # -------------------------------------------------------------------------------------------------- computing
+    # ------------------------------------------------------------------------------------ computing
 
-    def logits(self, input_ids: Int[Array | np.ndarray, "B T"],
-               attention_mask: Int[Array | np.ndarray, "B T"] | None = None) -> Float[Array, "B T V"]:
-        """Next-token logits, float32. Positions are counted over the tokens that `attention_mask` keeps."""
+    def logits(
+        self,
+        input_ids: Int[Array | np.ndarray, "B T"],
+        attention_mask: Int[Array | np.ndarray, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Next-token logits, float32. Positions are counted over the tokens that `attention_mask`
+        keeps."""
         mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
         return _logits(self.model, self.variables, jnp.asarray(input_ids), mask)
 
@@ -142,30 +176,56 @@ class LanguageModel:
         return chat.encode(self.tokenizer, chat.user_chat(prompt))
 
     def generate(
-        self, prompts: Sequence[str | chat.Chat], max_new_tokens: int = 250, temperature: float = 1.0, top_k: int = 50,
-        top_p: float = 1.0, repetition_penalty: float = 1.0, n: int = 1, seed: int | Sequence[int] = 0,
+        self,
+        prompts: Sequence[str | chat.Chat],
+        max_new_tokens: int = 250,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        n: int = 1,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[str]]:
-        """`n` continuations of each prompt, without special tokens and what follows the end of the answer.
+        """`n` continuations of each prompt, without special tokens and what follows the end of the
+        answer.
 
         Args:
-          prompts: strings, continued as they are, or chats (lists of role/content messages), answered.
-          seed: one for all prompts or one each. A text depends on its own prompt and seed and on nothing beside it.
+          prompts: strings, continued as they are, or chats (lists of role/content messages),
+            answered.
+          seed: one for all prompts or one each. A text depends on its own prompt and seed and on
+            nothing beside it.
         """
-        ids = self.generate_ids([chat.encode(self.tokenizer, p) for p in prompts], n=n, seed=seed,
-                                settings=sampling.Sampling(max_new_tokens, temperature, top_k, top_p,
-                                                           repetition_penalty))
-        return [[self.tokenizer.decode(i, skip_special_tokens=True) for i in answers] for answers in ids]
+        ids = self.generate_ids(
+            [chat.encode(self.tokenizer, p) for p in prompts],
+            n=n,
+            seed=seed,
+            settings=sampling.Sampling(
+                max_new_tokens, temperature, top_k, top_p, repetition_penalty
+            ),
+        )
+        return [
+            [self.tokenizer.decode(i, skip_special_tokens=True) for i in answers] for answers in ids
+        ]
 
-    def generate_ids(self, prompt_ids: Sequence[Sequence[int]], settings: sampling.Sampling, n: int = 1,
-                     seed: int | Sequence[int] = 0) -> list[list[list[int]]]:
-        """Token ids in, `n` lists of new token ids per prompt out, each with its ending token where it came to one.
+    def generate_ids(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        settings: sampling.Sampling,
+        n: int = 1,
+        seed: int | Sequence[int] = 0,
+    ) -> list[list[list[int]]]:
+        """Token ids in, `n` lists of new token ids per prompt out, each with its ending token where
+        it came to one.
 
-        An answer also ends where the model's context does. A prompt that leaves no room for `max_new_tokens`, or for
-        half a context where that is less, loses tokens on the left.
+        An answer also ends where the model's context does. A prompt that leaves no room for
+        `max_new_tokens`, or for half a context where that is less, loses tokens on the left.
         """
         seeds = [seed] * len(prompt_ids) if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != len(prompt_ids):
-            raise BadInput(f"seed: {len(seeds)} seeds for {len(prompt_ids)} prompts; give one, or one per prompt")
+            raise BadInput(
+                f"seed: {len(seeds)} seeds for {len(prompt_ids)} prompts; give one, or one per"
+                " prompt"
+            )
         if n < 1:
             raise BadInput(f"n={n}: must be 1 or more")
         context = self.config.max_position_embeddings
@@ -181,33 +241,58 @@ class LanguageModel:
         for members in groups.values():
             for start in range(0, len(members), self.rows):
                 some = members[start : start + self.rows]
-                new = sampling.sample_batch(self.model, self.variables, [cut[i] for i, _ in some],
-                                            [int(seeds[i]) for i, _ in some], [j for _, j in some], settings,
-                                            self.eos, self.rows, self.mesh)
+                new = sampling.sample_batch(
+                    self.model,
+                    self.variables,
+                    [cut[i] for i, _ in some],
+                    [int(seeds[i]) for i, _ in some],
+                    [j for _, j in some],
+                    settings,
+                    self.eos,
+                    self.rows,
+                    self.mesh,
+                )
                 for (i, j), tokens in zip(some, new, strict=True):
                     answers[i][j] = tokens
         return answers
 
-    # ----------------------------------------------------------------------------------------------------- saving
+    # --------------------------------------------------------------------------------------- saving
 
-    def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB", merge_adapter: bool = True) -> None:
+    def save_pretrained(
+        self, folder: str | Path, max_shard_size: str = "5GB", merge_adapter: bool = True
+    ) -> None:
         """Writes a folder that `transformers.AutoModelForCausalLM` and `AutoTokenizer` load.
 
-        With an adapter, it is merged into the weights; `merge_adapter=False` writes the adapter alone, for PEFT.
+        With an adapter, it is merged into the weights; `merge_adapter=False` writes the adapter
+        alone, for PEFT.
         """
         if self.lora is not None and not merge_adapter:
             c = self.lora_config
-            peft.write_adapter(folder, hf.weights(self.config), self.lora, c.r, c.alpha, c.dropout,
-                               self.path or self.name)
+            peft.write_adapter(
+                folder,
+                hf.weights(self.config),
+                self.lora,
+                c.r,
+                c.alpha,
+                c.dropout,
+                self.path or self.name,
+            )
             return
-        params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        params = (
+            self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        )
         folders.save(hf, folder, self.config, params, max_shard_size)
-        special = {name: getattr(self.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        special = {
+            name: getattr(self.config, name)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
         generation = {k: v for k, v in special.items() if v is not None}
         generation |= {k: v for k, v in self.generation.items() if not k.startswith("_")}
         if self.eos:
             generation["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
-        write_json(Path(folder) / "generation_config.json", {"_from_model_config": True, **generation})
+        write_json(
+            Path(folder) / "generation_config.json", {"_from_model_config": True, **generation}
+        )
         self.tokenizer.save_pretrained(folder)
 
     def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
@@ -216,7 +301,9 @@ class LanguageModel:
         Args:
           quantization: of the matrices: f32, f16, bf16, q8_0 or q4_0.
         """
-        params = self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        params = (
+            self.params if self.lora is None else merge(self.params, self.lora, self.lora_config)
+        )
         tensors = params_to_hf(hf.weights(self.config), params)
         gguf_writer.write_gguf(path, self.config, tensors, self.tokenizer, self.name, quantization)
 
@@ -227,12 +314,16 @@ def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any(
+        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
         raise BadInput(f"{folder}: no tokenizer.json here; is the checkpoint complete?")
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare Exception on broken files
-        raise BadInput(f"{folder}/tokenizer.json: cannot be read ({error}); fetch or export it again") from error
+        raise BadInput(
+            f"{folder}/tokenizer.json: cannot be read ({error}); fetch or export it again"
+        ) from error
 
 
 def _copy_tokenizer(tokenizer: Any) -> Any:

@@ -1,7 +1,9 @@
-"""A frozen base in few bits, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the layers' kernels are kept as
-small integers with a scale for every TILE of their inputs, and are numbers again only where a layer computes with them.
+"""A frozen base in few bits, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the layers'
+kernels are kept as small integers with a scale for every TILE of their inputs, and are numbers
+again only where a layer computes with them.
 
-The integers and scales are qwix's (extra `quantize`). Embeddings, norms and the output layer stay as they are.
+The integers and scales are qwix's (extra `quantize`). Embeddings, norms and the output layer stay
+as they are.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,8 @@ TILE = 64  # inputs that share a scale (Dettmers et al., section 3: 64)
 
 @flax.struct.dataclass
 class QuantizedKernel:
-    """Stands where a kernel [in, out], or a stack of them [L, in, out], stood. A layer casts its kernel to the type it
+    """Stands where a kernel [in, out], or a stack of them [L, in, out], stood. A layer casts its
+    kernel to the type it
     computes with: here that makes the numbers.
 
     Attributes:
@@ -50,7 +53,9 @@ def quantized(params: Mapping, kind: str) -> dict:
       BadInput: an unknown kind, or qwix is not installed.
     """
     if kind not in KINDS:
-        raise BadInput(f"quantize={kind!r} is not known; choose from {', '.join(KINDS)}, or leave it empty")
+        raise BadInput(
+            f"quantize={kind!r} is not known; choose from {', '.join(KINDS)}, or leave it empty"
+        )
     try:
         import qwix
     except ImportError as error:
@@ -58,7 +63,9 @@ def quantized(params: Mapping, kind: str) -> dict:
 
     def one(kernel_IxO: jax.Array) -> Any:
         tile = TILE if kernel_IxO.shape[0] % TILE == 0 else kernel_IxO.shape[0]
-        return qwix.quantize(kernel_IxO.astype(jnp.float32), kind, channelwise_axes=(1,), tiled_axes={0: tile})
+        return qwix.quantize(
+            kernel_IxO.astype(jnp.float32), kind, channelwise_axes=(1,), tiled_axes={0: tile}
+        )
 
     def stacked(kernel_LxIxO: jax.Array) -> QuantizedKernel:
         # qwix takes a layer at a time: a stack would share scales between layers
@@ -66,22 +73,33 @@ def quantized(params: Mapping, kind: str) -> dict:
         return QuantizedKernel(jax.tree.map(lambda *parts: jnp.stack(parts), *layers))
 
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({
-        path: jax.jit(stacked)(value) if path[0] == "layers" and path[-1] == "kernel" else value
-        for path, value in flat.items()})
+    return traverse_util.unflatten_dict(
+        {
+            path: jax.jit(stacked)(value) if path[0] == "layers" and path[-1] == "kernel" else value
+            for path, value in flat.items()
+        }
+    )
 
 
 def plain(params: Mapping, dtype: Any) -> dict:
     """The inverse, but for what rounding has taken."""
-    return jax.tree.map(lambda x: x.astype(dtype) if _is_quantized(x) else x, params, is_leaf=_is_quantized)
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if _is_quantized(x) else x, params, is_leaf=_is_quantized
+    )
 
 
 def axes(names: Mapping, params: Mapping) -> dict:
-    """Logical axes of each array in `params`. A quantized kernel has several arrays; each lies as the kernel did."""
+    """Logical axes of each array in `params`. A quantized kernel has several arrays; each lies as
+    the kernel did."""
     flat, named = traverse_util.flatten_dict(params), traverse_util.flatten_dict(names)
-    return traverse_util.unflatten_dict({
-        path: [named[path]] * len(jax.tree.leaves(value)) if _is_quantized(value) else named[path]
-        for path, value in flat.items()})
+    return traverse_util.unflatten_dict(
+        {
+            path: (
+                [named[path]] * len(jax.tree.leaves(value)) if _is_quantized(value) else named[path]
+            )
+            for path, value in flat.items()
+        }
+    )
 
 
 def _is_quantized(x: Any) -> bool:

@@ -1,1 +1,2 @@
-"""The embedded default: a toy world, the trainers of its tiny checkpoints, and the gate they pass."""
+"""The embedded default: a toy world, the trainers of its tiny checkpoints, and the gate they
+pass."""

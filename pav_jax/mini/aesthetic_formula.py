@@ -1,7 +1,8 @@
-"""The mini world's taste: a declared formula of pixels, which the aesthetic head learns to predict from embeddings.
+"""The mini world's taste: a declared formula of pixels, which the aesthetic head learns to predict
+from embeddings.
 
-Like people's taste in pictures it rewards good exposure, contrast, colour and detail and dislikes noise; unlike theirs
-it is written down. It reads single frames, never text.
+Like people's taste in pictures it rewards good exposure, contrast, colour and detail and dislikes
+noise; unlike theirs it is written down. It reads single frames, never text.
 """
 
 import numpy as np
@@ -9,7 +10,8 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-# Immerkaer, "Fast noise variance estimation" (1996): a mask whose response to smooth image structure is zero.
+# Immerkaer, "Fast noise variance estimation" (1996): a mask whose response to smooth image
+# structure is zero.
 NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 # feature: (mean, deviation) over 2,000 random renders, and the weight of its standardised value.
@@ -23,8 +25,9 @@ FEATURES = {
 
 
 def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray, "N"]]:
-    """Mean luminance; its deviation; Hasler and Suesstrunk's colourfulness (2003); the 95th percentile of the slope,
-    less what noise gives it; Immerkaer's noise deviation, by the median. All on the 0..1 scale."""
+    """Mean luminance; its deviation; Hasler and Suesstrunk's colourfulness (2003); the 95th
+    percentile of the slope, less what noise gives it; Immerkaer's noise deviation, by the median.
+    All on the 0..1 scale."""
     rgb = frames.astype(np.float32) / 255
     luma = rgb @ LUMA
     red_green = rgb[..., 0] - rgb[..., 1]
@@ -33,7 +36,8 @@ def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray
     colour = np.hypot(red_green.std(axes), yellow_blue.std(axes)) + 0.3 * np.hypot(
         red_green.mean(axes), yellow_blue.mean(axes)
     )
-    # Grain is two pixels coarse, so noise is measured at half size; the median passes over edges, which are few.
+    # Grain is two pixels coarse, so noise is measured at half size; the median passes over edges,
+    # which are few.
     half = luma.reshape(len(luma), luma.shape[1] // 2, 2, luma.shape[2] // 2, 2).mean((2, 4))
     response = ndimage.convolve(half, NOISE_MASK[None], mode="nearest")[:, 1:-1, 1:-1]
     noise = np.median(np.abs(response), axis=axes) / (6 * 0.6745)
@@ -48,7 +52,8 @@ def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray
 
 
 def aesthetic(videos: UInt8[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B"]:
-    """About 3 to 8, mean over four evenly spaced frames: 5.5 plus the weighted standardised features."""
+    """About 3 to 8, mean over four evenly spaced frames: 5.5 plus the weighted standardised
+    features."""
     B, T = videos.shape[:2]
     shown = videos[:, np.arange(0, T, T / 4).astype(int)]
     values = features(shown.reshape(-1, *videos.shape[2:]))

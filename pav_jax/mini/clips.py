@@ -1,7 +1,8 @@
-"""The videos that the mini judges learn from: renders, their VAE reconstructions, and what the generator makes.
+"""The videos that the mini judges learn from: renders, their VAE reconstructions, and what the
+generator makes.
 
-They are made once, in a few minutes, and kept under `fit.WORK`. Picture qualities are drawn evenly, so that there are
-as many good and poor videos as middling ones; scenes are of seen triples only.
+They are made once, in a few minutes, and kept under `fit.WORK`. Picture qualities are drawn evenly,
+so that there are as many good and poor videos as middling ones; scenes are of seen triples only.
 """
 
 import dataclasses
@@ -19,9 +20,14 @@ from pav_jax.mini.train_clip import rebuilder
 from pav_jax.mini.world import QUALITIES, Scene, draw_scene
 from pav_jax.recipe import Parts
 
-RENDERS, REBUILT = 12288, 1024  # VideoScore's; the first REBUILT of the renders have been through the VAE
+RENDERS, REBUILT = (
+    12288,
+    1024,
+)  # VideoScore's; the first REBUILT of the renders have been through the VAE
 TURNED = 2048  # for each kind of turn: second videos of so many of the plain renders
-GENERATED = 768  # pairs of neighbours show one scene, with one seed, in two sets of picture qualities
+GENERATED = (
+    768  # pairs of neighbours show one scene, with one seed, in two sets of picture qualities
+)
 TURN_KINDS = ("colour turn", "place turn", DOUBLE_TURN)
 
 Videos = UInt8[np.ndarray, "B T H W 3"]
@@ -31,22 +37,32 @@ def scenes(count: int, seed: int, same: int = 1) -> list[Scene]:
     """Scenes with picture qualities drawn evenly; runs of `same` scenes differ in these alone."""
     rng = np.random.default_rng(seed)
     drawn = [draw_scene(rng) for _ in range(count // same)]
-    return [dataclasses.replace(scene, quality=tuple(int(q) for q in rng.integers(0, 3, len(QUALITIES))))
-            for scene in drawn for _ in range(same)]
+    return [
+        dataclasses.replace(
+            scene, quality=tuple(int(q) for q in rng.integers(0, 3, len(QUALITIES)))
+        )
+        for scene in drawn
+        for _ in range(same)
+    ]
 
 
 def generated_scenes() -> list[Scene]:
     """Every fourth scene asks for good pictures throughout, the one before it for poor ones."""
     listed = scenes(GENERATED, 83, same=2)
-    return [dataclasses.replace(s, quality=(2 * (i % 2),) * len(QUALITIES)) if i % 4 > 1 else s
-            for i, s in enumerate(listed)]
+    return [
+        dataclasses.replace(s, quality=(2 * (i % 2),) * len(QUALITIES)) if i % 4 > 1 else s
+        for i, s in enumerate(listed)
+    ]
 
 
 def turn_scenes(listed: list[Scene]) -> list[tuple[int, str, Scene]]:
     """(number of the render, kind, the scene it turns to)."""
     rng = np.random.default_rng(82)
-    return [(REBUILT + k * TURNED + i, kind, turned(listed[REBUILT + k * TURNED + i], kind, rng))
-            for k, kind in enumerate(TURN_KINDS) for i in range(TURNED)]
+    return [
+        (REBUILT + k * TURNED + i, kind, turned(listed[REBUILT + k * TURNED + i], kind, rng))
+        for k, kind in enumerate(TURN_KINDS)
+        for i in range(TURNED)
+    ]
 
 
 def rendered(count: int = RENDERS, rebuilt: int = REBUILT) -> tuple[list[Scene], Videos]:

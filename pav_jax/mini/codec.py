@@ -1,4 +1,5 @@
-"""How the VAEs of the mini generators are trained, whatever their architecture: on 32 x 32 crops of rendered clips."""
+"""How the VAEs of the mini generators are trained, whatever their architecture: on 32 x 32 crops of
+rendered clips."""
 
 from typing import Any
 
@@ -13,10 +14,11 @@ from pav_jax.mini.world import draw_scene
 
 SCENES = 3072
 BATCH, CROP = 8, 32
-KL_WEIGHT = 5e-4  # draws every latent channel to mean 0 and deviation 1, and lets go of those that say nothing
+# draws every latent channel to mean 0 and deviation 1, and lets go of those that say nothing
+KL_WEIGHT = 5e-4
 
-# Luminance and two opponent colours. Most of a picture's variance is luminance, so a codec learns hue last; the weights
-# make it learn red from orange early.
+# Luminance and two opponent colours. Most of a picture's variance is luminance, so a codec learns
+# hue last; the weights make it learn red from orange early.
 OPPONENT = np.array([[0.33, 1.0, 0.5], [0.33, -1.0, 0.5], [0.33, 0.0, -1.0]], np.float32)
 
 
@@ -28,12 +30,14 @@ def training_clips() -> np.ndarray:
 
 def fresh(vae: Any) -> dict:
     """Random parameters of a VAE for clips."""
-    return jax.jit(vae.init)(jax.random.key(0), to_unit(np.zeros((1, 9, CROP, CROP, 3), np.uint8)))["params"]
+    return jax.jit(vae.init)(jax.random.key(0), to_unit(np.zeros((1, 9, CROP, CROP, 3), np.uint8)))[
+        "params"
+    ]
 
 
 def loss(vae: Any, params, video, key):
-    """L1 and L2 of luminance and opponent colours, L1 of horizontal and vertical differences (edges are what a shape
-    is), plus a little KL."""
+    """L1 and L2 of luminance and opponent colours, L1 of horizontal and vertical differences (edges
+    are what a shape is), plus a little KL."""
     mean, logvar = vae.apply({"params": params}, video, method="encode")
     z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
     error = vae.apply({"params": params}, z, method="decode") - video
@@ -51,7 +55,9 @@ def train(name: str, vae: Any, params: dict, clips: np.ndarray, steps: int) -> d
     optimizer = fit.adamw(1e-3, steps, weight_decay=0.0)
 
     def step(state, video, key):
-        gradient, metrics = jax.grad(lambda p: loss(vae, p, to_unit(video), key), has_aux=True)(state["params"])
+        gradient, metrics = jax.grad(lambda p: loss(vae, p, to_unit(video), key), has_aux=True)(
+            state["params"]
+        )
         updates, opt = optimizer.update(gradient, state["opt"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
 
@@ -59,7 +65,12 @@ def train(name: str, vae: Any, params: dict, clips: np.ndarray, steps: int) -> d
         rng = np.random.default_rng([12, i])
         picks = rng.integers(len(clips), size=BATCH)
         corners = rng.integers(65 - CROP, size=(BATCH, 2))
-        return np.stack([clips[s, :, y : y + CROP, x : x + CROP] for s, (y, x) in zip(picks, corners, strict=True)])
+        return np.stack(
+            [
+                clips[s, :, y : y + CROP, x : x + CROP]
+                for s, (y, x) in zip(picks, corners, strict=True)
+            ]
+        )
 
     state = {"params": params, "opt": optimizer.init(params)}
     return fit.fit(name, step, state, crops, steps)["params"]
@@ -68,4 +79,6 @@ def train(name: str, vae: Any, params: dict, clips: np.ndarray, steps: int) -> d
 def mean_latents(vae: Any, params: dict, clips: np.ndarray) -> np.ndarray:
     """float32 [N, 3, 16, 16, C], unscaled, of clips [N, 9, 64, 64, 3]."""
     encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_unit(v), method="encode")[0])
-    return np.concatenate([np.asarray(encode(params, clips[i : i + 16])) for i in range(0, len(clips), 16)])
+    return np.concatenate(
+        [np.asarray(encode(params, clips[i : i + 16])) for i in range(0, len(clips), 16)]
+    )

@@ -1,14 +1,16 @@
 """How a mini generator learns to draw, whatever its architecture; its VAE is there first.
 
-Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are encoded once, then the
-denoiser learns to draw, on (caption, latent) pairs with a frozen T5, the caption left empty one time in ten for
-guidance. Both only ever read long captions in the generator's own dialect.
+Three stages: the T5 learns to read captions (which attributes does this text name?), scenes are
+encoded once, then the denoiser learns to draw, on (caption, latent) pairs with a frozen T5, the
+caption left empty one time in ten for guidance. Both only ever read long captions in the
+generator's own dialect.
 
-Every token of the T5's output must name every attribute, so the denoiser finds them wherever it looks; and the places
-where the subject is weigh more in its loss, since they are few and are what a prompt is about.
+Every token of the T5's output must name every attribute, so the denoiser finds them wherever it
+looks; and the places where the subject is weigh more in its loss, since they are few and are what a
+prompt is about.
 
-The denoiser trains in legs: each starts from the weights the one before would have shipped, with fresh moments, a
-learning rate that rises and falls again, and scenes of its own.
+The denoiser trains in legs: each starts from the weights the one before would have shipped, with
+fresh moments, a learning rate that rises and falls again, and scenes of its own.
 """
 
 import abc
@@ -39,7 +41,9 @@ LATENTS = ((w.FRAMES - 1) // 4 + 1, w.HEIGHT // 4, w.WIDTH // 4)
 SCENES = 8192  # of each leg
 READ_STEPS, READ_BATCH = 150, 64
 BATCH, EMPTY = 16, 0.1
-SUBJECT_WEIGHT = 3.0  # of latents that show the subject, or lie within a leg's margin of it; the others have 1
+SUBJECT_WEIGHT = (
+    3.0  # of latents that show the subject, or lie within a leg's margin of it; the others have 1
+)
 EMA = 0.998
 
 
@@ -47,7 +51,8 @@ EMA = 0.998
 class Leg:
     steps: int
     learning_rate: float  # the highest
-    margin: int  # latents around the subject that weigh as much: an outline is as much what lies outside of it
+    # latents around the subject that weigh as much: an outline is as much what lies outside of it
+    margin: int
 
 
 class Draughtsman(abc.ABC):
@@ -72,28 +77,40 @@ class Draughtsman(abc.ABC):
 
     @abc.abstractmethod
     def read(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, Array | None]:
-        """What the denoiser is given, [B, S, U], and which of its tokens say something, bool [B, S]; None: all."""
+        """What the denoiser is given, [B, S, U], and which of its tokens say something, bool [B,
+        S]; None: all."""
 
     @abc.abstractmethod
     def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
-        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are spread evenly over [0, 1)."""
+        """Noisy latents, timesteps [B] and what the denoiser should answer; levels are spread
+        evenly over [0, 1)."""
 
     def encoder(self) -> Callable[[Array], Array]:
-        """The trained VAE: videos in [-1, 1], [B, 9, 64, 64, 3], to latents as the denoiser sees them."""
+        """The trained VAE: videos in [-1, 1], [B, 9, 64, 64, 3], to latents as the denoiser sees
+        them."""
         config, params = folder.load(self.vae_layout, self.folder / "vae", jnp.float32)
         vae = self.vae(config)
         return lambda video: config.scale(vae.apply({"params": params}, video, method="encode")[0])
 
 
-def model_index(pipeline: str, scheduler: str, text_encoder: str, transformer: str, vae: str) -> dict[str, Any]:
+def model_index(
+    pipeline: str, scheduler: str, text_encoder: str, transformer: str, vae: str
+) -> dict[str, Any]:
     """The content of `model_index.json`, from the names of classes."""
-    return {"_class_name": pipeline, "_diffusers_version": "0.35.0", "scheduler": ["diffusers", scheduler],
-            "text_encoder": ["transformers", text_encoder], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-            "transformer": ["diffusers", transformer], "vae": ["diffusers", vae]}
+    return {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.35.0",
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", text_encoder],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", transformer],
+        "vae": ["diffusers", vae],
+    }
 
 
 def train_reader(who: Draughtsman, params: dict) -> dict:
-    """Stage 1: each token's T5 output -> one softmax per attribute. The heads are thrown away afterwards."""
+    """Stage 1: each token's T5 output -> one softmax per attribute. The heads are thrown away
+    afterwards."""
     tokenizer, width = t5_tokenizer(), who.t5.config.width
     heads = jax.random.normal(jax.random.key(1), (width, sum(w.CLASSES))) * width**-0.5
     optimizer = fit.adamw(2e-3, READ_STEPS)
@@ -102,28 +119,38 @@ def train_reader(who: Draughtsman, params: dict) -> dict:
     def loss(p, data):
         tokens_BxSxU, said_BxS = who.read(p["t5"], data["ids"])
         parts = jnp.split(tokens_BxSxU @ p["heads"], edges, axis=-1)
-        truth_BxSxA = jnp.broadcast_to(data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(w.CLASSES)))
+        truth_BxSxA = jnp.broadcast_to(
+            data["labels"][:, None], (*tokens_BxSxU.shape[:2], len(w.CLASSES))
+        )
         losses = [
-            optax.softmax_cross_entropy_with_integer_labels(part, truth_BxSxA[..., i]).mean(where=said_BxS)
+            optax.softmax_cross_entropy_with_integer_labels(part, truth_BxSxA[..., i]).mean(
+                where=said_BxS
+            )
             for i, part in enumerate(parts)
         ]
-        right = jnp.stack([
-            (part.argmax(-1) == truth_BxSxA[..., i]).mean(where=said_BxS) for i, part in enumerate(parts)])
+        right = jnp.stack(
+            [
+                (part.argmax(-1) == truth_BxSxA[..., i]).mean(where=said_BxS)
+                for i, part in enumerate(parts)
+            ]
+        )
         return sum(losses), {"loss": sum(losses), "accuracy": right.mean()}
 
     def batch(i):
         rng = np.random.default_rng([21, i])
         scenes = [w.draw_scene(rng) for _ in range(READ_BATCH)]
-        return {"ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS),
-                "labels": w.attributes(scenes)}
+        return {
+            "ids": encode(tokenizer, [who.caption(s, rng) for s in scenes], TEXT_TOKENS),
+            "labels": w.attributes(scenes),
+        }
 
     state = {"t5": params, "heads": heads}
     return fit.descend(f"{who.prefix}t5_reader", loss, optimizer, state, batch, READ_STEPS)["t5"]
 
 
 def encoded_scenes(who: Draughtsman, leg: int) -> tuple[list[w.Scene], np.ndarray, np.ndarray]:
-    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of these show the
-    subject or its margin, bool [SCENES, 3, 16, 16]; cached in the work folder."""
+    """Stage 2: SCENES scenes, their scaled latents, float16 [SCENES, 3, 16, 16, 16], and which of
+    these show the subject or its margin, bool [SCENES, 3, 16, 16]; cached in the work folder."""
     rng = np.random.default_rng([22, leg])
     scenes = [w.draw_scene(rng) for _ in range(SCENES)]
     path = fit.WORK / f"{who.prefix}latents_{leg}.npz"
@@ -133,7 +160,9 @@ def encoded_scenes(who: Draughtsman, leg: int) -> tuple[list[w.Scene], np.ndarra
         parts = []
         for start in track(range(0, SCENES, 16), "encoding scenes"):
             videos, masks = render_with_masks(scenes[start : start + 16], batch=16)
-            parts.append((np.asarray(encode(videos), np.float16), latent_masks(masks, who.legs[leg].margin)))
+            parts.append(
+                (np.asarray(encode(videos), np.float16), latent_masks(masks, who.legs[leg].margin))
+            )
         latents, shown = (np.concatenate(column) for column in zip(*parts, strict=True))
         np.savez(path, latents=latents, shown=shown)
     cached = np.load(path)
@@ -141,24 +170,29 @@ def encoded_scenes(who: Draughtsman, leg: int) -> tuple[list[w.Scene], np.ndarra
 
 
 def latent_masks(masks_BxTxHxW: np.ndarray, margin: int) -> np.ndarray:
-    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them; then `margin`
-    latents wider on each side."""
+    """Pixels to latents, bool [B, 3, 16, 16]: frames 0, 1-4 and 5-8, and 4 x 4 pixels, any of them;
+    then `margin` latents wider on each side."""
     B, T, H, W = masks_BxTxHxW.shape
     small = masks_BxTxHxW.reshape(B, T, H // 4, 4, W // 4, 4).any((3, 5))
-    small = np.concatenate([small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1)
+    small = np.concatenate(
+        [small[:, :1], small[:, 1:].reshape(B, T // 4, 4, H // 4, W // 4).any(2)], axis=1
+    )
     return scipy.ndimage.maximum_filter(small, size=(1, 1, 2 * margin + 1, 2 * margin + 1))
 
 
 def fresh_denoiser(who: Draughtsman) -> dict:
     latents = np.zeros((1, *LATENTS, who.dit.config.in_channels), np.float32)
     text = np.zeros((1, TEXT_TOKENS, who.t5.config.width), np.float32)
-    params = jax.jit(who.dit.clone(unroll=1).init)(jax.random.key(2), latents, text, np.zeros(1))["params"]
+    params = jax.jit(who.dit.clone(unroll=1).init)(jax.random.key(2), latents, text, np.zeros(1))[
+        "params"
+    ]
     print(f"denoiser: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
     return params
 
 
 def train_denoiser(who: Draughtsman, t5_params: dict, params: dict, leg: int) -> dict:
-    """Stage 3, one leg of it: returns the moving average of the denoiser's parameters, as it is shipped."""
+    """Stage 3, one leg of it: returns the moving average of the denoiser's parameters, as it is
+    shipped."""
     tokenizer = t5_tokenizer()
     scenes, latents, shown = encoded_scenes(who, leg)
     optimizer = fit.muon(who.legs[leg].learning_rate, who.legs[leg].steps, warmup=100)
@@ -175,26 +209,43 @@ def train_denoiser(who: Draughtsman, t5_params: dict, params: dict, leg: int) ->
         return (error * weight).sum() / weight.sum(), error.mean()
 
     def step(state, data, key):
-        (value, plain), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"], data, key)
+        (value, plain), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state["params"], data, key
+        )
         updates, opt = optimizer.update(gradient, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         average = fit.ema(state["average"], params, EMA, state["step"])
         return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {
-            "loss": value, "plain": plain}
+            "loss": value,
+            "plain": plain,
+        }
 
     def batch(i):
         rng = np.random.default_rng([23, *range(1, leg + 1), i])
         picks = rng.integers(SCENES, size=BATCH)
         texts = ["" if rng.random() < EMPTY else who.caption(scenes[s], rng) for s in picks]
-        return {"latents": latents[picks], "shown": shown[picks], "ids": encode(tokenizer, texts, TEXT_TOKENS)}
+        return {
+            "latents": latents[picks],
+            "shown": shown[picks],
+            "ids": encode(tokenizer, texts, TEXT_TOKENS),
+        }
 
-    state = {"params": params, "opt": optimizer.init(params), "average": jax.tree.map(jnp.copy, params),
-             "step": jnp.zeros((), jnp.int32)}  # fmt: skip
-    return shipped(fit.fit(f"{who.prefix}denoiser_{leg}", step, state, batch, who.legs[leg].steps, seed=leg)["average"])
+    state = {
+        "params": params,
+        "opt": optimizer.init(params),
+        "average": jax.tree.map(jnp.copy, params),
+        "step": jnp.zeros((), jnp.int32),
+    }
+    return shipped(
+        fit.fit(f"{who.prefix}denoiser_{leg}", step, state, batch, who.legs[leg].steps, seed=leg)[
+            "average"
+        ]
+    )
 
 
 def shipped(params: dict) -> dict:
-    """What bfloat16 leaves of `params`, float32: what comes after learns from what users will have."""
+    """What bfloat16 leaves of `params`, float32: what comes after learns from what users will
+    have."""
     return jax.tree.map(lambda x: x.astype(jnp.float32), fit.to_bf16(params))
 
 
@@ -212,7 +263,9 @@ def main(who: Callable[[], Draughtsman]) -> None:
     """The whole training of a generator, and its folder."""
     fit.use_every_core()
     who = who()
-    t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))["params"]
+    t5_params = jax.jit(who.t5.init)(jax.random.key(0), np.zeros((1, TEXT_TOKENS), np.int32))[
+        "params"
+    ]
     t5_params = shipped(train_reader(who, t5_params))
     params = fresh_denoiser(who)
     for leg in range(len(who.legs)):

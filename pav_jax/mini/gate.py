@@ -1,7 +1,10 @@
-"""Is the mini world worth optimising? `python -m pav_jax.mini.gate` prints the figures and fails where one is missed.
+"""Is the mini world worth optimising? `python -m pav_jax.mini.gate` prints the figures and fails
+where one is missed.
 
-- The oracle caption must beat the user's prompt on TVA and on AES by half a paired standard deviation or more.
-- Another prompt's oracle caption must lose to the user's prompt on TVA: a fine video of something else is no use.
+- The oracle caption must beat the user's prompt on TVA and on AES by half a paired standard
+  deviation or more.
+- Another prompt's oracle caption must lose to the user's prompt on TVA: a fine video of something
+  else is no use.
 - CLIP must find subject, colour and motion of renders among their alternatives, 90 % or more each.
 """
 
@@ -24,24 +27,37 @@ SEEDS = (0, 1)
 
 
 def effects(parts: Parts, prompts: list[str], oracles: list[str]) -> dict[str, dict[str, float]]:
-    """Mean and paired deviation units of (oracle - original) and (another's oracle - original) per reward."""
+    """Mean and paired deviation units of (oracle - original) and (another's oracle - original) per
+    reward."""
     scores = {}
-    for name, texts in (("original", prompts), ("oracle", oracles), ("shuffled", oracles[1:] + oracles[:1])):
+    for name, texts in (
+        ("original", prompts),
+        ("oracle", oracles),
+        ("shuffled", oracles[1:] + oracles[:1]),
+    ):
         runs = []
         for seed in SEEDS:
-            videos = parts.generator.generate(texts, seed=[seed * 10_000 + i for i in range(len(texts))])
+            videos = parts.generator.generate(
+                texts, seed=[seed * 10_000 + i for i in range(len(texts))]
+            )
             runs.append(parts.suite.score(videos, prompts))
-        scores[name] = {r: np.mean([run[r] for run in runs], axis=0) for r in ("TVA", "AES", "TC", "DD")}
+        scores[name] = {
+            r: np.mean([run[r] for run in runs], axis=0) for r in ("TVA", "AES", "TC", "DD")
+        }
     result = {}
     for name in ("oracle", "shuffled"):
         for reward, values in scores[name].items():
             gain = values - scores["original"][reward]
-            result[f"{name} - original, {reward}"] = {"mean": float(gain.mean()), "d": float(gain.mean() / gain.std())}
+            result[f"{name} - original, {reward}"] = {
+                "mean": float(gain.mean()),
+                "d": float(gain.mean() / gain.std()),
+            }
     return result
 
 
 def retrieval(folder: str, count: int = 512) -> dict[str, float]:
-    """Share of fresh renders whose true subject (colour, motion) CLIP ranks first, the other two being given."""
+    """Share of fresh renders whose true subject (colour, motion) CLIP ranks first, the other two
+    being given."""
     rng = np.random.default_rng(71)
     scenes = [w.draw_scene(rng) for _ in range(count)]
     tower = ClipTower.load(folder)
@@ -69,19 +85,35 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=100, help="prompts of each evaluation set (default 100)")
+    parser.add_argument(
+        "--count", type=int, default=100, help="prompts of each evaluation set (default 100)"
+    )
     count = parser.parse_args().count
     rows = []
     for name in ("in_domain", "held_out"):
-        rows += [json.loads(line) for line in (ROOT / "prompts" / f"{name}.jsonl").read_text().splitlines()[:count]]
+        rows += [
+            json.loads(line)
+            for line in (ROOT / "prompts" / f"{name}.jsonl").read_text().splitlines()[:count]
+        ]
     parts = Parts(defaults.get_config())
     found = retrieval(parts.suite.rewards[0].tower.folder)
     gains = effects(parts, [r["prompt"] for r in rows], [r["oracle"] for r in rows])
     checks = [(f"CLIP finds the {slot}", share, share >= 0.9) for slot, share in found.items()]
-    checks += [(f"oracle - original, {r}: d", gains[f"oracle - original, {r}"]["d"],
-                gains[f"oracle - original, {r}"]["d"] >= 0.5) for r in ("TVA", "AES")]  # fmt: skip
-    checks += [("shuffled - original, TVA: d", gains["shuffled - original, TVA"]["d"],
-                gains["shuffled - original, TVA"]["d"] < 0)]  # fmt: skip
+    checks += [
+        (
+            f"oracle - original, {r}: d",
+            gains[f"oracle - original, {r}"]["d"],
+            gains[f"oracle - original, {r}"]["d"] >= 0.5,
+        )
+        for r in ("TVA", "AES")
+    ]
+    checks += [
+        (
+            "shuffled - original, TVA: d",
+            gains["shuffled - original, TVA"]["d"],
+            gains["shuffled - original, TVA"]["d"] < 0,
+        )
+    ]
     for key, value in gains.items():
         print(f"{key}: mean {value['mean']:+.3f}, d {value['d']:+.2f}")
     for text, value, fine in checks:

@@ -1,7 +1,8 @@
-"""Draws README's picture of the embedded generator: `python -m pav_jax.mini.grid --out=docs/mini_grid.png`.
+"""Draws README's picture of the embedded generator:
+`python -m pav_jax.mini.grid --out=docs/mini_grid.png`.
 
-Rows are the first prompts of an evaluation set, in file order. Left: the video of the user's own words; right: that of
-the oracle caption; same seed, five frames each.
+Rows are the first prompts of an evaluation set, in file order. Left: the video of the user's own
+words; right: that of the oracle caption; same seed, five frames each.
 """
 
 import argparse
@@ -41,7 +42,9 @@ def main() -> None:
         draw.text((width + GAP + 2, top + 3), "oracle caption", fill="black")
         for videos, left in ((own, 0), (oracle, width + GAP)):
             strip = Image.fromarray(np.concatenate(list(videos[i][list(SHOWN)]), axis=1))
-            sheet.paste(strip.resize((width, height), Image.Resampling.NEAREST), (left, top + LABEL))
+            sheet.paste(
+                strip.resize((width, height), Image.Resampling.NEAREST), (left, top + LABEL)
+            )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out, optimize=True)
 

@@ -1,4 +1,5 @@
-"""Draws a scene as a video: signed distance fields on 64 x 64 pixels, nine frames, compiled and batched."""
+"""Draws a scene as a video: signed distance fields on 64 x 64 pixels, nine frames, compiled and
+batched."""
 
 import functools
 from collections.abc import Sequence
@@ -11,15 +12,31 @@ from jaxtyping import Array, Bool, Float, UInt8
 from pav_jax.mini.world import FRAMES, HEIGHT, MOTIONS, WIDTH, Scene
 
 PALETTE = np.array(  # one row per colour of world.COLOURS, sRGB in 0..1
-    [[0.90, 0.10, 0.12], [0.12, 0.30, 0.95], [0.10, 0.70, 0.20], [0.98, 0.88, 0.10], [0.55, 0.15, 0.75],
-     [1.00, 0.52, 0.05], [0.97, 0.97, 0.97], [1.00, 0.50, 0.72]], np.float32)  # fmt: skip
+    [
+        [0.90, 0.10, 0.12],
+        [0.12, 0.30, 0.95],
+        [0.10, 0.70, 0.20],
+        [0.98, 0.88, 0.10],
+        [0.55, 0.15, 0.75],
+        [1.00, 0.52, 0.05],
+        [0.97, 0.97, 0.97],
+        [1.00, 0.50, 0.72],
+    ],
+    np.float32,
+)
 RADIUS = np.array([0.46, 0.57, 0.70], np.float32)  # per size; the picture spans -1..1
 LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
 FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
 GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
 BLUR = np.array([1.9, 0.85, 0.0], np.float32)  # pixels, standard deviation
-CAMERA_PATHS = (0.0, 0.6, -0.45)  # by world.CAMERAS: how far a pan goes, and by how much a zoom scales, in the clip
-SHAKE = np.array([0.06, 0.02, 0.0], np.float32)  # standard deviation of the frame offset; 2 / 64 is one pixel
+CAMERA_PATHS = (
+    0.0,
+    0.6,
+    -0.45,
+)  # by world.CAMERAS: how far a pan goes, and by how much a zoom scales, in the clip
+SHAKE = np.array(
+    [0.06, 0.02, 0.0], np.float32
+)  # standard deviation of the frame offset; 2 / 64 is one pixel
 
 
 def _box(x, y, w, h):
@@ -27,7 +44,8 @@ def _box(x, y, w, h):
 
 
 def _star(x, y):
-    # Folds the plane into one tenth of the star, where its outline is the line from a tip (1, 0) to an inner corner.
+    # Folds the plane into one tenth of the star, where its outline is the line from a tip (1, 0) to
+    # an inner corner.
     wedge = 2 * jnp.pi / 5
     angle = jnp.abs((jnp.arctan2(x, y) + wedge / 2) % wedge - wedge / 2)
     radius = jnp.hypot(x, y)
@@ -56,7 +74,8 @@ _SHAPES = (  # signed distance (negative inside) in subject units, one per world
 
 
 def _pose(motion, t):
-    """Centre (x, y up) and scale of the subject at time t in 0..1; it stays on the picture's axes."""
+    """Centre (x, y up) and scale of the subject at time t in 0..1; it stays on the picture's
+    axes."""
     way = 0.9 * t - 0.45
     zero, one = jnp.zeros_like(t), jnp.ones_like(t)
     poses = {
@@ -72,7 +91,8 @@ def _pose(motion, t):
 
 
 def path(scene: Scene) -> Float[np.ndarray, "T 5"]:
-    """What moves, at each frame: the subject's centre (x, y up) and radius, how far the camera pans and zooms."""
+    """What moves, at each frame: the subject's centre (x, y up) and radius, how far the camera pans
+    and zooms."""
     x, y, scale = _poses()[scene.motion]
     t = np.linspace(0, 1, FRAMES)
     pan, zoom = (CAMERA_PATHS[i] * (scene.camera == i) * t for i in (1, 2))
@@ -85,7 +105,8 @@ def _poses() -> Float[np.ndarray, "motions 3 T"]:
 
 
 def _background(kind, x, y):
-    """RGB of six places at world coordinates (x, y up); far enough apart in colour and texture to be told apart."""
+    """RGB of six places at world coordinates (x, y up); far enough apart in colour and texture to
+    be told apart."""
     rgb = lambda *c: jnp.asarray(c, jnp.float32)  # noqa: E731
     hill = y < -0.15 + 0.12 * jnp.sin(2.3 * x + 1)
     meadow = jnp.where(hill[..., None], rgb(0.35, 0.62, 0.22), rgb(0.62, 0.84, 0.97))
@@ -100,7 +121,9 @@ def _background(kind, x, y):
     hashed = jnp.sin(cell_x * 12.99 + cell_y * 78.23) * 43758.5
     hashed = hashed - jnp.floor(hashed)
     spot = jnp.hypot(x * 3 - cell_x - 0.5, y * 3 - cell_y - 0.5)
-    night = jnp.where(((hashed > 0.66) & (spot < 0.2))[..., None], rgb(1.0, 0.98, 0.85), rgb(0.05, 0.06, 0.18))
+    night = jnp.where(
+        ((hashed > 0.66) & (spot < 0.2))[..., None], rgb(1.0, 0.98, 0.85), rgb(0.05, 0.06, 0.18)
+    )
     row = jnp.floor(y * 2.5)
     mortar = (y * 2.5 - row < 0.14) | ((x * 1.25 + 0.5 * (row % 2)) % 1 < 0.07)
     brick = jnp.where(mortar[..., None], rgb(0.72, 0.68, 0.64), rgb(0.52, 0.24, 0.18))
@@ -122,7 +145,9 @@ def _render_one(s):
     light, contrast, grain, focus, steadiness = (s["quality"][i] for i in range(5))
     t = jnp.linspace(0, 1, FRAMES)
     shake = jnp.asarray(SHAKE)[steadiness] * jax.random.normal(k_shake, (FRAMES, 2))
-    place = jax.random.uniform(k_place, minval=-3, maxval=3)  # which part of the background is in view
+    place = jax.random.uniform(
+        k_place, minval=-3, maxval=3
+    )  # which part of the background is in view
 
     axis = (jnp.arange(WIDTH) + 0.5) / WIDTH * 2 - 1
     x = axis[None, None, :] + shake[:, 0, None, None]
@@ -140,11 +165,13 @@ def _render_one(s):
     body = jnp.asarray(PALETTE)[s["colour"]]
     shine = jnp.exp(-((px + 0.30) ** 2 + (py - 0.32) ** 2) / 0.05)
     stripes = 0.5 + 0.5 * jnp.sign(jnp.sin(9.5 * (px + 0.35 * py)))
-    fill = jnp.stack([
-        jnp.broadcast_to(body, (*px.shape, 3)),
-        body + (1 - body) * 0.95 * shine[..., None],
-        body * (1 - 0.55 * stripes[..., None]),
-    ])[s["material"]]  # fmt: skip
+    fill = jnp.stack(
+        [
+            jnp.broadcast_to(body, (*px.shape, 3)),
+            body + (1 - body) * 0.95 * shine[..., None],
+            body * (1 - 0.55 * stripes[..., None]),
+        ]
+    )[s["material"]]
     cover = jnp.clip(0.5 - distance, 0, 1)[..., None]
     outline = jnp.clip(1.2 - jnp.abs(distance), 0, 1)[..., None] * 0.75
     frame = back * (1 - cover) + fill * cover
@@ -155,7 +182,8 @@ def _render_one(s):
     frame = jnp.einsum("kl,tilc->tikc", rows, frame)
     flat = jnp.asarray(FLATNESS)[contrast]
     frame = (frame * (1 - flat) + 0.5 * flat) * jnp.asarray(LIGHT)[light]
-    # Grain is two pixels coarse and stays on the film through the clip, so that a video codec or VAE can carry it.
+    # Grain is two pixels coarse and stays on the film through the clip, so that a video codec or
+    # VAE can carry it.
     noise = jax.random.normal(k_grain, (1, HEIGHT // 2, WIDTH // 2, 1))
     noise = jnp.repeat(jnp.repeat(noise, 2, axis=1), 2, axis=2)
     frame = frame + jnp.asarray(GRAIN)[grain] * noise
@@ -164,7 +192,17 @@ def _render_one(s):
 
 def scene_arrays(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     """The scenes as a batch of integer arrays, [B] each and `quality` [B, 5]."""
-    fields = ("subject", "colour", "size", "material", "motion", "background", "camera", "quality", "seed")
+    fields = (
+        "subject",
+        "colour",
+        "size",
+        "material",
+        "motion",
+        "background",
+        "camera",
+        "quality",
+        "seed",
+    )
     return {f: np.array([getattr(s, f) for s in scenes], np.int32) for f in fields}
 
 

@@ -1,10 +1,19 @@
-"""One byte-level BPE vocabulary for the mini models, in three dresses: T5, CLIP and the rewriter."""
+"""One byte-level BPE vocabulary for the mini models, in three dresses: T5, CLIP and the
+rewriter."""
 
 import functools
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from pav_jax.mini.captions import DIALECTS, caption, dialect, user_prompt
@@ -14,7 +23,8 @@ SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<|user|>", "<|assistant|>", "<|end
 PAD, EOS, UNK, BOS, USER, ASSISTANT, END = range(len(SPECIALS))
 VOCABULARY = 2048
 
-# The rewriter's instruction lives here, so that plain transformers' apply_chat_template gives the exact input.
+# The rewriter's instruction lives here, so that plain transformers' apply_chat_template gives the
+# exact input.
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'user' %}<|user|>describe this video in full: {{ m['content'] }}<|end|>"
@@ -29,14 +39,23 @@ def _vocabulary() -> str:
     rng = np.random.default_rng(1)
     scenes = [draw_scene(rng) for _ in range(4000)]
     texts = [user_prompt(s, rng) for s in scenes] + [caption(s, rng, canonical=0.4) for s in scenes]
-    texts += [dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)] + ["describe this video in full: "] * 50
+    texts += [dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)] + [
+        "describe this video in full: "
+    ] * 50
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIALS), show_progress=False, min_frequency=2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=list(SPECIALS),
+            show_progress=False,
+            min_frequency=2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return bpe.to_str()
 
 
@@ -44,10 +63,15 @@ def _dressed(template: str | None, **names) -> PreTrainedTokenizerFast:
     bpe = Tokenizer.from_str(_vocabulary())
     if template:
         bpe.post_processor = processors.TemplateProcessing(
-            single=template, special_tokens=[(name, SPECIALS.index(name)) for name in ("<s>", "</s>")]
+            single=template,
+            special_tokens=[(name, SPECIALS.index(name)) for name in ("<s>", "</s>")],
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>", clean_up_tokenization_spaces=False, **names
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        **names,
     )
 
 
@@ -71,5 +95,7 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int) -> np.ndarray:
     """int32 [B, length], right-padded, cut at `length`."""
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")["input_ids"]
+    ids = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=length, return_tensors="np"
+    )["input_ids"]
     return ids.astype(np.int32)

@@ -1,8 +1,9 @@
-"""Fits the mini aesthetic head: `python -m pav_jax.mini.train_aesthetic` writes checkpoints/clip/aesthetic_head.
+"""Fits the mini aesthetic head: `python -m pav_jax.mini.train_aesthetic` writes
+checkpoints/clip/aesthetic_head.
 
-LAION's architecture, one linear layer on the unit-length CLIP image embedding, fitted in closed form (ridge regression)
-to the declared formula of `aesthetic_formula.py` on renders and their VAE reconstructions. About two minutes on two
-cores.
+LAION's architecture, one linear layer on the unit-length CLIP image embedding, fitted in closed
+form (ridge regression) to the declared formula of `aesthetic_formula.py` on renders and their VAE
+reconstructions. About two minutes on two cores.
 """
 
 import numpy as np
@@ -36,8 +37,16 @@ def main() -> None:
     weight = np.linalg.solve(gram, centred.T @ (y[train] - y_mean))
     bias = y_mean - x_mean @ weight
     residual = y[test] - (x[test] @ weight + bias)
-    print(f"aesthetic head: explains {1 - residual.var() / y[test].var():.3f} of the variance on {TEST} unseen renders")
-    params = {"layer_0": {"kernel": weight[:, None].astype(np.float32), "bias": np.array([bias], np.float32)}}
+    print(
+        f"aesthetic head: explains {1 - residual.var() / y[test].var():.3f} of the variance on"
+        f" {TEST} unseen renders"
+    )
+    params = {
+        "layer_0": {
+            "kernel": weight[:, None].astype(np.float32),
+            "bias": np.array([bias], np.float32),
+        }
+    }
     save_head(CHECKPOINTS / "clip" / HEAD_FOLDER, HeadConfig("linear", x.shape[1]), params)
 
 

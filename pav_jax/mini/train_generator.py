@@ -1,7 +1,8 @@
-"""Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator (its vae is first).
+"""Trains the mini generator: `python -m pav_jax.mini.train_generator` writes checkpoints/generator
+(its vae is first).
 
-A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction objective; how it learns is
-in `drawing.py`.
+A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction
+objective; how it learns is in `drawing.py`.
 """
 
 import jax.numpy as jnp
@@ -21,26 +22,57 @@ from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.video.schedulers.schedule import NoiseSchedule
 
 DENOISER = CogVideoXConfig(
-    num_attention_heads=4, attention_head_dim=48, in_channels=16, out_channels=16, num_layers=4, time_embed_dim=128,
-    text_embed_dim=128, sample_width=16, sample_height=16, sample_frames=w.FRAMES, patch_size=2,
-    max_text_seq_length=TEXT_TOKENS, spatial_interpolation_scale=1.0,
-)  # fmt: skip
+    num_attention_heads=4,
+    attention_head_dim=48,
+    in_channels=16,
+    out_channels=16,
+    num_layers=4,
+    time_embed_dim=128,
+    text_embed_dim=128,
+    sample_width=16,
+    sample_height=16,
+    sample_frames=w.FRAMES,
+    patch_size=2,
+    max_text_seq_length=TEXT_TOKENS,
+    spatial_interpolation_scale=1.0,
+)
 SCHEDULER = {
-    "_class_name": "CogVideoXDDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
-    "snr_shift_scale": 1.0, "timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False,
-}  # fmt: skip
+    "_class_name": "CogVideoXDDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+}
 GENERATION = {
-    "num_frames": w.FRAMES, "height": w.HEIGHT, "width": w.WIDTH, "steps": 8, "guidance_scale": 3.0,
-    "use_dynamic_cfg": False, "fps": 8, "batch": 16,
-}  # fmt: skip
+    "num_frames": w.FRAMES,
+    "height": w.HEIGHT,
+    "width": w.WIDTH,
+    "steps": 8,
+    "guidance_scale": 3.0,
+    "use_dynamic_cfg": False,
+    "fps": 8,
+    "batch": 16,
+}
 FOLDER = CHECKPOINTS / "generator"
-INDEX = drawing.model_index("CogVideoXPipeline", "CogVideoXDDIMScheduler", "T5EncoderModel",
-                            "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX")
+INDEX = drawing.model_index(
+    "CogVideoXPipeline",
+    "CogVideoXDDIMScheduler",
+    "T5EncoderModel",
+    "CogVideoXTransformer3DModel",
+    "AutoencoderKLCogVideoX",
+)
 
 
 def t5_config() -> T5Config:
-    return T5Config(vocab_size=len(t5_tokenizer()), width=128, head_size=32, heads=4, layers=3, ff_width=256)
+    return T5Config(
+        vocab_size=len(t5_tokenizer()), width=128, head_size=32, heads=4, layers=3, ff_width=256
+    )
 
 
 class Generator(Draughtsman):

@@ -1,8 +1,8 @@
 """Trains the mini rewriter: `python -m pav_jax.mini.train_rewriter` writes checkpoints/rewriter.
 
-A small Llama that turns a user's short prompt into a long one, before any tuning: it speaks eight dialects, one of them
-the generator's, keeps the user's word or takes the common one as it likes, and asks for poor, middling and good
-pictures alike. It has never seen a video.
+A small Llama that turns a user's short prompt into a long one, before any tuning: it speaks eight
+dialects, one of them the generator's, keeps the user's word or takes the common one as it likes,
+and asks for poor, middling and good pictures alike. It has never seen a video.
 """
 
 import itertools
@@ -24,19 +24,32 @@ from pav_jax.models.llama import Llama, LlamaConfig, hf
 
 FOLDER = CHECKPOINTS / "rewriter"
 STEPS, BATCH, TOKENS = 1000, 32, 80
-ASKED_WEIGHT = 4.0  # in the loss, of words for subject, colour and motion: what the prompt says; most others are free
+# in the loss, of words for subject, colour and motion: what the prompt says; most others are free
+ASKED_WEIGHT = 4.0
 
 
 def config() -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(rewriter_tokenizer()), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
-        num_attention_heads=6, num_key_value_heads=3, head_dim=32, max_position_embeddings=256, rope_theta=10000.0,
-        tie_word_embeddings=True, rms_norm_eps=1e-5, eos_token_id=END, bos_token_id=None, pad_token_id=PAD,
-    )  # fmt: skip
+        vocab_size=len(rewriter_tokenizer()),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=32,
+        max_position_embeddings=256,
+        rope_theta=10000.0,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        eos_token_id=END,
+        bos_token_id=None,
+        pad_token_id=PAD,
+    )
 
 
 def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
-    """(user's prompt, one long form of the same scene). What the prompt leaves open is made up, qualities uniformly."""
+    """(user's prompt, one long form of the same scene). What the prompt leaves open is made up,
+    qualities uniformly."""
     scene = draw_scene(rng)
     levels = tuple(int(q) for q in rng.integers(3, size=len(QUALITIES)))
     scene = Scene(**{**scene.__dict__, "quality": levels})
@@ -44,7 +57,8 @@ def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def token_weights() -> np.ndarray:
-    """float32 [vocabulary]: ASKED_WEIGHT for every token of a word for a subject, a colour or a motion, else 1."""
+    """float32 [vocabulary]: ASKED_WEIGHT for every token of a word for a subject, a colour or a
+    motion, else 1."""
     tokenizer = rewriter_tokenizer()
     weights_V = np.ones(len(tokenizer), np.float32)
     for table in (v.SUBJECTS, v.COLOURS, v.MOTIONS, v.GERUNDS):
@@ -67,7 +81,10 @@ def main() -> None:
         weights = answer * jnp.asarray(weights_V)[data["ids"][:, 1:]]
         asked = answer * (weights > 1)
         value = (losses * weights).sum() / weights.sum()
-        return value, {"loss": (losses * answer).sum() / answer.sum(), "asked": (losses * asked).sum() / asked.sum()}
+        return value, {
+            "loss": (losses * answer).sum() / answer.sum(),
+            "asked": (losses * asked).sum() / asked.sum(),
+        }
 
     def batch(i):
         rng = np.random.default_rng([41, i])
@@ -87,7 +104,10 @@ def main() -> None:
     params = fit.descend("rewriter", loss, optimizer, params, batch, STEPS)
     folder.save(hf, FOLDER, config(), fit.to_bf16(params))
     save(tokenizer, FOLDER)
-    write_json(FOLDER / "generation_config.json", {"eos_token_id": END, "pad_token_id": PAD, "do_sample": True})
+    write_json(
+        FOLDER / "generation_config.json",
+        {"eos_token_id": END, "pad_token_id": PAD, "do_sample": True},
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Trains the second mini generator: `python -m pav_jax.mini.train_wan` writes checkpoints/generator_wan (its vae, of
-`train_wan_vae`, is first).
+"""Trains the second mini generator: `python -m pav_jax.mini.train_wan` writes
+checkpoints/generator_wan (its vae, of `train_wan_vae`, is first).
 
-A Wan 2.1 that reads lists of tags, in words that are rare to the first generator (`captions.tag_caption`), and learns
-the flow from noise to data; how it learns is in `drawing.py`.
+A Wan 2.1 that reads lists of tags, in words that are rare to the first generator
+(`captions.tag_caption`), and learns the flow from noise to data; how it learns is in `drawing.py`.
 """
 
 import dataclasses
@@ -22,14 +22,36 @@ from pav_jax.models.wan.vae import WanVAE
 from pav_jax.video.schedulers import flow
 from pav_jax.video.wan import read_text
 
-DENOISER = WanConfig(num_attention_heads=4, attention_head_dim=42, in_channels=16, out_channels=16, text_dim=128,
-                     freq_dim=64, ffn_dim=336, num_layers=4)  # fmt: skip
+DENOISER = WanConfig(
+    num_attention_heads=4,
+    attention_head_dim=42,
+    in_channels=16,
+    out_channels=16,
+    text_dim=128,
+    freq_dim=64,
+    ffn_dim=336,
+    num_layers=4,
+)
 SHIFT = 2.0
-SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "num_train_timesteps": 1000, "use_flow_sigmas": True,
-             "prediction_type": "flow_prediction", "flow_shift": SHIFT, "solver_order": 2, "solver_type": "bh2"}
-GENERATION = {name: value for name, value in train_generator.GENERATION.items() if name != "use_dynamic_cfg"}
-INDEX = drawing.model_index("WanPipeline", "UniPCMultistepScheduler", "UMT5EncoderModel", "WanTransformer3DModel",
-                            "AutoencoderKLWan")
+SCHEDULER = {
+    "_class_name": "UniPCMultistepScheduler",
+    "num_train_timesteps": 1000,
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+    "flow_shift": SHIFT,
+    "solver_order": 2,
+    "solver_type": "bh2",
+}
+GENERATION = {
+    name: value for name, value in train_generator.GENERATION.items() if name != "use_dynamic_cfg"
+}
+INDEX = drawing.model_index(
+    "WanPipeline",
+    "UniPCMultistepScheduler",
+    "UMT5EncoderModel",
+    "WanTransformer3DModel",
+    "AutoencoderKLWan",
+)
 
 
 def t5_config() -> T5Config:

@@ -1,4 +1,5 @@
-"""The mini world's words. Each concept lists its caption word first; users and other dialects say the others too."""
+"""The mini world's words. Each concept lists its caption word first; users and other dialects say
+the others too."""
 
 SUBJECTS = {
     "ball": ("ball", "sphere", "orb"),

@@ -1,9 +1,10 @@
 """Writes the mini configuration's prompt files: `python -m pav_jax.mini.write_prompts`.
 
-Training prompts (evolve, prefer) and the `in_domain` set are of seen (subject, colour, motion) triples, all prompts
-different from each other; the `held_out` set is of triples no model has seen. The two evaluation sets carry the oracle:
-the generator's own caption of a scene that fits the prompt, asking for good picture quality. `wan_in_domain` and
-`wan_held_out` are the same prompts and scenes with the second generator's captions.
+Training prompts (evolve, prefer) and the `in_domain` set are of seen (subject, colour, motion)
+triples, all prompts different from each other; the `held_out` set is of triples no model has seen.
+The two evaluation sets carry the oracle: the generator's own caption of a scene that fits the
+prompt, asking for good picture quality. `wan_in_domain` and `wan_held_out` are the same prompts and
+scenes with the second generator's captions.
 """
 
 import collections
@@ -19,9 +20,16 @@ from pav_jax.mini.world import QUALITIES, Scene, draw_scene, triples
 
 FOLDER = ROOT / "prompts"
 EVALUATION = ("in_domain", "held_out")
-# How many of which file, in the order they are drawn. The sets of evaluation have grown: what is drawn last changes
-# nothing that came before.
-DRAWN = (("in_domain", 100), ("held_out", 100), ("evolve", 128), ("prefer", 256), ("in_domain", 100), ("held_out", 100))
+# How many of which file, in the order they are drawn. The sets of evaluation have grown: what is
+# drawn last changes nothing that came before.
+DRAWN = (
+    ("in_domain", 100),
+    ("held_out", 100),
+    ("evolve", 128),
+    ("prefer", 256),
+    ("in_domain", 100),
+    ("held_out", 100),
+)
 ORACLES = {"": caption, "wan_": tag_caption}  # before a file's name: whose captions
 
 

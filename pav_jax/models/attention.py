@@ -1,6 +1,8 @@
-"""Attention, shared by every model. A model takes its attention function as a field, so another kernel can replace it.
+"""Attention, shared by every model. A model takes its attention function as a field, so another
+kernel can replace it.
 
-Letters: B batch, T query length, S key length, N query heads, K key/value heads (K divides N), G = N / K, H head size.
+Letters: B batch, T query length, S key length, N query heads, K key/value heads (K divides N), G =
+N / K, H head size.
 """
 
 import jax
@@ -14,7 +16,8 @@ MASKED = -1e30
 
 @struct.dataclass
 class Causal:
-    """A mask by its rule, for kernels that never make it: token t sees s <= t of its own segment (all: one segment)."""
+    """A mask by its rule, for kernels that never make it: token t sees s <= t of its own segment
+    (all: one segment)."""
 
     segment_ids_BxT: Int[Array, "B T"] | None = None
 
@@ -28,7 +31,8 @@ class Causal:
 
 @struct.dataclass
 class FirstKeys:
-    """A mask by its rule: every query sees the first `count` keys; those behind them are padding."""
+    """A mask by its rule: every query sees the first `count` keys; those behind them are
+    padding."""
 
     count: int = struct.field(pytree_node=False)
 
@@ -44,7 +48,8 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(scale * q k^T + bias) v, grouped-query; the softmax runs in float32, products in the inputs' dtype.
+    """softmax(scale * q k^T + bias) v, grouped-query; the softmax runs in float32, products in the
+    inputs' dtype.
 
     Args:
       mask: broadcastable to [B, N, T, S]; True = attend.
@@ -56,26 +61,34 @@ def dot_product_attention(
     mask = mask.array(s) if isinstance(mask, Causal | FirstKeys) else mask
     scale = h**-0.5 if scale is None else scale
     if k == n:
-        logits_BxNxTxS = jnp.einsum("btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32)
+        logits_BxNxTxS = jnp.einsum(
+            "btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32
+        )
     else:
         q_BxTxKxGxH = q_BxTxNxH.reshape(b, t, k, n // k, h)
-        logits = jnp.einsum("btkgh,bskh->bkgts", q_BxTxKxGxH, k_BxSxKxH, preferred_element_type=jnp.float32)
+        logits = jnp.einsum(
+            "btkgh,bskh->bkgts", q_BxTxKxGxH, k_BxSxKxH, preferred_element_type=jnp.float32
+        )
         logits_BxNxTxS = logits.reshape(b, n, t, s)
     logits_BxNxTxS = logits_BxNxTxS * scale
     if bias is not None:
         logits_BxNxTxS = logits_BxNxTxS + bias.astype(jnp.float32)
     if mask is not None:
         logits_BxNxTxS = jnp.where(mask, logits_BxNxTxS, MASKED)
-    # Dividing after the product with the values leaves T x H divisions instead of T x S, and keeps XLA's CPU back end
-    # from evaluating the exponential twice: three times faster there.
+    # Dividing after the product with the values leaves T x H divisions instead of T x S, and keeps
+    # XLA's CPU back end from evaluating the exponential twice: three times faster there.
     top = jax.lax.stop_gradient(logits_BxNxTxS.max(-1, keepdims=True))
     weights_BxNxTxS = jnp.exp(logits_BxNxTxS - top)
     total_BxNxTx1 = weights_BxNxTxS.sum(-1, keepdims=True)
     weights_BxNxTxS = weights_BxNxTxS.astype(v_BxSxKxH.dtype)
     if k == n:
-        out_BxNxTxH = jnp.einsum("bnts,bsnh->bnth", weights_BxNxTxS, v_BxSxKxH, preferred_element_type=jnp.float32)
+        out_BxNxTxH = jnp.einsum(
+            "bnts,bsnh->bnth", weights_BxNxTxS, v_BxSxKxH, preferred_element_type=jnp.float32
+        )
     else:
         grouped = weights_BxNxTxS.reshape(b, k, n // k, t, s)
-        out = jnp.einsum("bkgts,bskh->bkgth", grouped, v_BxSxKxH, preferred_element_type=jnp.float32)
+        out = jnp.einsum(
+            "bkgts,bskh->bkgth", grouped, v_BxSxKxH, preferred_element_type=jnp.float32
+        )
         out_BxNxTxH = out.reshape(b, n, t, h)
     return (out_BxNxTxH / total_BxNxTx1).astype(v_BxSxKxH.dtype).transpose(0, 2, 1, 3)

@@ -1,6 +1,7 @@
 """Layers that several models share. Norms compute in float32 and give back the compute dtype.
 
-Letters: D features; B rows, T tokens, N heads, H head size. Parameters are float32 unless loaded otherwise.
+Letters: D features; B rows, T tokens, N heads, H head size. Parameters are float32 unless loaded
+otherwise.
 """
 
 import flax.linen as nn
@@ -42,18 +43,24 @@ class LayerNorm(nn.Module):
         return x.astype(self.dtype)
 
 
-def rotate(x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]) -> Float[Array, "B T N H"]:
-    """Rotary positions (Su et al. 2021): turns the pairs (i, i + H/2) by the angles whose cos and sin are given, in
-    float32."""
+def rotate(
+    x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]
+) -> Float[Array, "B T N H"]:
+    """Rotary positions (Su et al. 2021): turns the pairs (i, i + H/2) by the angles whose cos and
+    sin are given, in float32."""
     cos, sin = rotary
     first, second = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BxTxNxH.dtype)
 
 
-def gated_sum(x: Float[Array, "..."], gate: Float[Array, "..."], update: Float[Array, "..."]) -> Float[Array, "..."]:
+def gated_sum(
+    x: Float[Array, "..."], gate: Float[Array, "..."], update: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """The residual stream and what a modulated layer adds to it."""
-    return (x + gate * update).astype(x.dtype)  # the gate is float32 (modulation), the residual stream is not
+    return (x + gate * update).astype(
+        x.dtype
+    )  # the gate is float32 (modulation), the residual stream is not
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -61,8 +68,8 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# Hugging Face `hidden_act` names -> function. "gelu" there is the exact one, "gelu_new" and "gelu_pytorch_tanh" the
-# tanh form.
+# Hugging Face `hidden_act` names -> function. "gelu" there is the exact one, "gelu_new" and
+# "gelu_pytorch_tanh" the tanh form.
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,

@@ -1,6 +1,7 @@
 """One table per model: Hugging Face tensor name <-> our parameter path, read in both directions.
 
-A table row also carries the logical axis names of our array, so loading, saving and sharding cannot drift apart.
+A table row also carries the logical axis names of our array, so loading, saving and sharding cannot
+drift apart.
 """
 
 import dataclasses
@@ -13,19 +14,22 @@ from flax import traverse_util
 
 from pav_jax.errors import BadInput
 
-# name -> which axis of the HF array each of our axes is; None: as it is. torch keeps linear weights as [out, in] and
-# convolutions as [out, in, *window]; Flax as [in, out] and [*window, in, out].
+# name -> which axis of the HF array each of our axes is; None: as it is. torch keeps linear weights
+# as [out, in] and convolutions as [out, in, *window]; Flax as [in, out] and [*window, in, out].
 TRANSFORMS = {"same": None, "linear": (1, 0), "conv2d": (2, 3, 1, 0), "conv3d": (2, 3, 4, 1, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One row. `hf` may hold `{layer}`; then `layers` tensors are stacked on axis 0 of the array at `path`."""
+    """One row. `hf` may hold `{layer}`; then `layers` tensors are stacked on axis 0 of the array at
+    `path`."""
 
     hf: str
     path: str  # "layers/attention/q_proj/kernel"
     transform: str = "same"
-    axes: tuple[str | None, ...] = ()  # logical axes of our array, the leading "layers" included where stacked
+    axes: tuple[
+        str | None, ...
+    ] = ()  # logical axes of our array, the leading "layers" included where stacked
     layers: int = 0
     keep_float32: bool = False  # loaded as float32 whatever type the other weights take
 
@@ -47,12 +51,15 @@ class Weight:
         return tuple(items) if order is None else tuple(items[i] for i in np.argsort(order))
 
 
-def linear(hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
-           ) -> list[Weight]:
+def linear(
+    hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
+) -> list[Weight]:
     """The rows of a linear layer with a bias: `axes` are those of its inputs and outputs."""
     lead = ("layers",) if layers else ()
-    return [Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
-            Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32)]
+    return [
+        Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
+        Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32),
+    ]
 
 
 class Sliced(Protocol):
@@ -75,7 +82,8 @@ def params_from_hf(
     Args:
       source: where the tensors come from; named in errors.
       dtype: cast to this where given.
-      expected: the tree of `jax.eval_shape(model.init, ...)["params"]`; shapes are checked against it.
+      expected: the tree of `jax.eval_shape(model.init, ...)["params"]`; shapes are checked against
+        it.
 
     Raises:
       BadInput: a tensor is missing or has another shape than the configuration says.
@@ -97,10 +105,16 @@ def params_from_hf(
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str, dtype: Any,
-                          expected: Mapping[str, Any], where: Callable[[Sequence, Sequence[int]], jax.sharding.Sharding]
-                          ) -> dict:
-    """As `params_from_hf`, onto devices. Of each tensor only what this process's devices hold is read, once.
+def placed_params_from_hf(
+    table: Sequence[Weight],
+    tensors: Sliced,
+    source: str,
+    dtype: Any,
+    expected: Mapping[str, Any],
+    where: Callable[[Sequence, Sequence[int]], jax.sharding.Sharding],
+) -> dict:
+    """As `params_from_hf`, onto devices. Of each tensor only what this process's devices hold is
+    read, once.
 
     Args:
       where: logical axes and shape -> sharding.
@@ -119,14 +133,21 @@ def placed_params_from_hf(table: Sequence[Weight], tensors: Sliced, source: str,
             bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
             parts.setdefault(bounds, []).append(device)
         arrays = []
-        for bounds, devices in parts.items():  # one after the other: no more than one part is on the host
+        for (
+            bounds,
+            devices,
+        ) in parts.items():  # one after the other: no more than one part is on the host
             part = _read(row, tensors, bounds, kind)
             arrays += jax.block_until_ready([jax.device_put(part, device) for device in devices])
-        flat[row.path] = jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=kind)
+        flat[row.path] = jax.make_array_from_single_device_arrays(
+            shape, sharding, arrays, dtype=kind
+        )
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _read(row: Weight, tensors: Sliced, bounds: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+def _read(
+    row: Weight, tensors: Sliced, bounds: Sequence[tuple[int, int]], dtype: Any
+) -> np.ndarray:
     """The part of our array within `bounds`; of what is stacked, one layer at a time."""
     index = [slice(*b) for b in bounds]
     if not row.layers:
@@ -140,14 +161,20 @@ def _read(row: Weight, tensors: Sliced, bounds: Sequence[tuple[int, int]], dtype
 
 def _check_names(row: Weight, tensors: Any, source: str) -> None:
     if missing := [name for name in row.hf_names() if name not in tensors]:
-        raise BadInput(f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?")
+        raise BadInput(
+            f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?"
+        )
 
 
-def _check_shape(row: Weight, name: str, found: Sequence[int], ours: Sequence[int], source: str) -> None:
+def _check_shape(
+    row: Weight, name: str, found: Sequence[int], ours: Sequence[int], source: str
+) -> None:
     want = row.to_hf(ours[1:] if row.layers else ours)
     if tuple(found) != want:
-        raise BadInput(f"{source}: tensor {name!r} has shape {list(found)}, config.json says {list(want)};"
-                       " use the config.json that belongs to these weights")
+        raise BadInput(
+            f"{source}: tensor {name!r} has shape {list(found)}, config.json says {list(want)};"
+            " use the config.json that belongs to these weights"
+        )
 
 
 def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarray]:
@@ -170,4 +197,6 @@ def loaded_shapes(table: Sequence[Weight], shapes: Mapping, dtype: Any) -> dict:
     """The tree of shapes with the types that loading as `dtype` gives."""
     flat = traverse_util.flatten_dict(shapes, sep="/")
     return traverse_util.unflatten_dict(
-        {row.path: jax.ShapeDtypeStruct(flat[row.path].shape, row.cast(dtype)) for row in table}, sep="/")
+        {row.path: jax.ShapeDtypeStruct(flat[row.path].shape, row.cast(dtype)) for row in table},
+        sep="/",
+    )

@@ -1,8 +1,9 @@
 """A compiled program, read from its HLO text: its computations and how often each runs.
 
-XLA's own cost analysis counts the body of a loop once. Here it counts as often as it runs: the trip count is the one
-XLA noted (CPU, GPU), or what the loop's counter and its limit give (TPU). A loop whose length is only known when it
-runs, such as decoding, is "open" and counts as often as the caller says.
+XLA's own cost analysis counts the body of a loop once. Here it counts as often as it runs: the trip
+count is the one XLA noted (CPU, GPU), or what the loop's counter and its limit give (TPU). A loop
+whose length is only known when it runs, such as decoding, is "open" and counts as often as the
+caller says.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 NAME = re.compile(r"%([\w.-]+)")
 MESH_GROUPS = re.compile(  # mesh['x'=2,'y'=4], device_ids=([4,2]T(1,0)) {'y'}
-    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}")
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +57,12 @@ def array_bytes(type_text: str, memory_only: bool = False) -> int:
 
 
 def device_groups(rest: str, partitions: int) -> np.ndarray:
-    """`replica_groups` of a collective -> device numbers [groups, members]; XLA writes them in three ways."""
+    """`replica_groups` of a collective -> device numbers [groups, members]; XLA writes them in
+    three ways."""
     if listed := re.search(r"replica_groups=\{(\{[\d,{}]+\})\}", rest):
-        return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+        return np.array(
+            [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+        )
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
     if mesh := MESH_GROUPS.search(rest):
@@ -78,8 +83,10 @@ def _iota(shape: str, order: str | None) -> np.ndarray:
 def _mesh_groups(axes: str, shape: str | None, order: str | None, chosen: str) -> np.ndarray:
     """Groups along some axes, or parts `axis:(before)size` of axes, of a named mesh."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    parts = {name: (int(before or 1), int(size or sizes[name]))
-             for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)}
+    parts = {
+        name: (int(before or 1), int(size or sizes[name]))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+    }
     dims, grouped = [], []
     for name, size in sizes.items():
         before, part = parts.get(name, (1, 1))
@@ -143,8 +150,8 @@ class Program:
                 here[name] = Instruction(name, op, kind, rest, bool(root))
 
     def executed(self, name: str, times: float, open_trips: int) -> Iterator[tuple[str, float]]:
-        """Every computation that `name` runs, itself first and fusions left out, and how often it does. Of a branch all
-        sides count."""
+        """Every computation that `name` runs, itself first and fusions left out, and how often it
+        does. Of a branch all sides count."""
         yield name, times
         for instruction in self.computations[name].values():
             if instruction.op == "while":
@@ -167,13 +174,15 @@ class Program:
     def trip_count(self, computation: str, loop: Instruction) -> int | None:
         """Of a `while`; None where it is not known before the program runs.
 
-        Where XLA left no note, a counter in the loop's tuple is looked for: the condition compares it, the body adds to
-        it. It begins at 0 where its beginning cannot be told.
+        Where XLA left no note, a counter in the loop's tuple is looked for: the condition compares
+        it, the body adds to it. It begins at 0 where its beginning cannot be told.
         """
         if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(noted[1])
         outside = self.computations[computation]
-        condition, body = (self.computations[loop.computation(part)] for part in ("condition", "body"))
+        condition, body = (
+            self.computations[loop.computation(part)] for part in ("condition", "body")
+        )
         test, end = (next(i for i in part.values() if i.root) for part in (condition, body))
         if test.op != "compare" or "direction=LT" not in test.rest or end.op != "tuple":
             return None
@@ -181,7 +190,11 @@ class Program:
         start = outside.get(loop.operands[0])
 
         def given(place: int) -> int | None:
-            return _literal(outside, start.operands[place]) if start is not None and start.op == "tuple" else None
+            return (
+                _literal(outside, start.operands[place])
+                if start is not None and start.op == "tuple"
+                else None
+            )
 
         place, carried = _tuple_index(counter), _tuple_index(limit)
         last = _literal(condition, limit.name) if carried is None else given(carried)

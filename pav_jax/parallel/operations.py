@@ -1,6 +1,8 @@
-"""Floating point operations that a traced program asks for: matrix products and convolutions, two per multiplication.
+"""Floating point operations that a traced program asks for: matrix products and convolutions, two
+per multiplication.
 
-Loops count as often as they run, recomputation and backward passes count, elementwise work does not.
+Loops count as often as they run, recomputation and backward passes count, elementwise work does
+not.
 """
 
 import math
@@ -11,15 +13,23 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def count(jaxpr: Jaxpr | ClosedJaxpr, open_trips: int = 1) -> float:
-    """Operations of one run over all devices, with `open_trips` iterations of every loop of unknown length."""
+    """Operations of one run over all devices, with `open_trips` iterations of every loop of unknown
+    length."""
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         kind, parameters = equation.primitive.name, equation.params
         if kind == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            total += 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+            total += (
+                2
+                * equation.outvars[0].aval.size
+                * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+            )
         elif kind == "conv_general_dilated":
-            kernel, features = equation.invars[1].aval.shape, parameters["dimension_numbers"].rhs_spec[0]
+            kernel, features = (
+                equation.invars[1].aval.shape,
+                parameters["dimension_numbers"].rhs_spec[0],
+            )
             total += 2 * equation.outvars[0].aval.size * math.prod(kernel) / kernel[features]
         elif kind == "scan":
             total += parameters["length"] * count(parameters["jaxpr"], open_trips)
@@ -28,7 +38,9 @@ def count(jaxpr: Jaxpr | ClosedJaxpr, open_trips: int = 1) -> float:
         elif kind == "shard_map":  # its program is one device's
             total += parameters["mesh"].size * count(parameters["jaxpr"], open_trips)
         elif kind == "pallas_call":
-            total += math.prod(parameters["grid_mapping"].grid) * count(parameters["jaxpr"], open_trips)
+            total += math.prod(parameters["grid_mapping"].grid) * count(
+                parameters["jaxpr"], open_trips
+            )
         elif kind == "cond":
             total += max(count(branch, open_trips) for branch in parameters["branches"])
         else:

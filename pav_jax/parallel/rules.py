@@ -1,7 +1,8 @@
-"""One table from logical axes to mesh axes; parameters, adapters, optimizer state and batches all follow it.
+"""One table from logical axes to mesh axes; parameters, adapters, optimizer state and batches all
+follow it.
 
-Models name the axes of their arrays ("embed", "heads", ...) and know nothing of meshes; this table decides where they
-go.
+Models name the axes of their arrays ("embed", "heads", ...) and know nothing of meshes; this table
+decides where they go.
 """
 
 import dataclasses
@@ -27,13 +28,17 @@ RULES: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
-                   rules: Mapping[str, str | tuple[str, ...]] = RULES) -> PartitionSpec:
+def partition_spec(
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh,
+    rules: Mapping[str, str | tuple[str, ...]] = RULES,
+) -> PartitionSpec:
     """Where an array with logical `axes` and `shape` lies on `mesh`.
 
-    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not wrong); of several mesh
-    axes it is spread over the first ones, as many as divide it. A mesh axis is used once per array, by the first
-    logical axis that claims it.
+    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not
+    wrong); of several mesh axes it is spread over the first ones, as many as divide it. A mesh axis
+    is used once per array, by the first logical axis that claims it.
     """
     used: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
@@ -60,10 +65,14 @@ def shardings(axes: Any, tree: Any, mesh: Mesh) -> Any:
     """The tree of shardings for `tree` (arrays or shapes).
 
     Args:
-      axes: shaped like `tree`, with a tuple of logical axis names at each leaf; an empty tuple, or None, replicates.
+      axes: shaped like `tree`, with a tuple of logical axis names at each leaf; an empty tuple, or
+        None, replicates.
     """
+
     def one(leaf: Any, names: Sequence[str | None] | None) -> NamedSharding:
-        return NamedSharding(mesh, partition_spec(names, leaf.shape, mesh) if names else PartitionSpec())
+        return NamedSharding(
+            mesh, partition_spec(names, leaf.shape, mesh) if names else PartitionSpec()
+        )
 
     leaves, structure = jax.tree.flatten(tree)
     names = jax.tree.leaves(axes, is_leaf=lambda x: x is None or isinstance(x, tuple))
@@ -78,12 +87,15 @@ def shard(tree: Any, axes: Any, mesh: Mesh) -> Any:
 
 
 def put(tree: Any, where: Any) -> Any:
-    """Places arrays that every process has on the shardings of the tree `where`; each process copies only its parts."""
+    """Places arrays that every process has on the shardings of the tree `where`; each process
+    copies only its parts."""
     if jax.process_count() == 1:
         return jax.device_put(tree, where)
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:  # placed before, over all processes
+        if (
+            isinstance(x, jax.Array) and not x.is_fully_addressable
+        ):  # placed before, over all processes
             return x
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(one(jax.random.key_data(x), replicated(sharding.mesh)))
@@ -95,17 +107,23 @@ def put(tree: Any, where: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """For a model's `place`: inside a program, an array with logical axes lies on `mesh` as the table says."""
+    """For a model's `place`: inside a program, an array with logical axes lies on `mesh` as the
+    table says."""
 
     mesh: Mesh
 
     def __call__(self, x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, partition_spec(axes, x.shape, self.mesh)))
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(self.mesh, partition_spec(axes, x.shape, self.mesh))
+        )
 
 
 def placed_shapes(tree: Any, where: Any) -> Any:
-    """What an array of each shape of `tree` would be on its sharding of the tree `where`, without making it."""
-    return jax.tree.map(lambda leaf, one: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), tree, where)
+    """What an array of each shape of `tree` would be on its sharding of the tree `where`, without
+    making it."""
+    return jax.tree.map(
+        lambda leaf, one: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), tree, where
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -123,6 +141,7 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
     Works with one process and with many; each process passes its own rows only.
     """
+
     def place(rows: Any) -> jax.Array:
         whole = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
         return jax.make_array_from_process_local_data(batch_sharding(whole, mesh), rows, whole)

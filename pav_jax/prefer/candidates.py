@@ -1,4 +1,5 @@
-"""A round of candidates: several rewrites of each new prompt, sampled from the rewriter, each with its scored video."""
+"""A round of candidates: several rewrites of each new prompt, sampled from the rewriter, each with
+its scored video."""
 
 import logging
 from collections.abc import Sequence
@@ -16,13 +17,23 @@ from pav_jax.records import Candidate, read_segments, stable_seed
 log = logging.getLogger(__name__)
 
 
-def make_candidates(config, prompts: Sequence[str], language_model, generator, suite, workdir, round: int,
-                    progress=None) -> list[Candidate]:
-    """Fills `<workdir>/round_<round>/candidates` and returns it. May be killed at any moment and called again.
+def make_candidates(
+    config,
+    prompts: Sequence[str],
+    language_model,
+    generator,
+    suite,
+    workdir,
+    round: int,
+    progress=None,
+) -> list[Candidate]:
+    """Fills `<workdir>/round_<round>/candidates` and returns it. May be killed at any moment and
+    called again.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch` and of `prefer`: `samples`, `temperature`,
-        `top_k`, `top_p`, `max_new_tokens`, `count` (0: all prompts), `sample_batch`, `keep_videos`, `weights`.
+      config: the whole configuration; reads `seed`, `generator.batch` and of `prefer`: `samples`,
+        `temperature`, `top_k`, `top_p`, `max_new_tokens`, `count` (0: all prompts), `sample_batch`,
+        `keep_videos`, `weights`.
       prompts: this round's, which no earlier stage has used.
       language_model: the rewriter tuned so far; asked through its own chat template.
     """
@@ -31,26 +42,47 @@ def make_candidates(config, prompts: Sequence[str], language_model, generator, s
     samples, size = options.get("samples", 5), options.get("sample_batch", 32)
     prompts = usable_prompts(prompts, options.get("count", 0))
     workdir = epath.Path(workdir)
-    pool = Pool(generator, suite, workdir / f"round_{round}" / "candidates", workdir, seed=config.seed,
-                batch=config.generator.batch, weights=options.get("weights"),
-                keep_videos=options.get("keep_videos", "none"))
+    pool = Pool(
+        generator,
+        suite,
+        workdir / f"round_{round}" / "candidates",
+        workdir,
+        seed=config.seed,
+        batch=config.generator.batch,
+        weights=options.get("weights"),
+        keep_videos=options.get("keep_videos", "none"),
+    )
     meter = Meter(f"prefer, round {round}", len(prompts) * samples, pool, progress)
     name = f"round_{round - 1}" if round > 1 else "sft"
 
     def sample(some: Sequence[str]) -> list[list[tuple[str, str]]]:
         answers = language_model.generate(
-            [[{"role": "user", "content": p}] for p in some], n=samples, temperature=options.get("temperature", 1.0),
-            top_k=options.get("top_k", 50), top_p=options.get("top_p", 1.0),
+            [[{"role": "user", "content": p}] for p in some],
+            n=samples,
+            temperature=options.get("temperature", 1.0),
+            top_k=options.get("top_k", 50),
+            top_p=options.get("top_p", 1.0),
             max_new_tokens=options.get("max_new_tokens", 250),
-            seed=[stable_seed(config.seed, "prefer", p, round) for p in some])
-        return [[(name, text) for text in dict.fromkeys(map(plain_text, texts)) if text] for texts in answers]
+            seed=[stable_seed(config.seed, "prefer", p, round) for p in some],
+        )
+        return [
+            [(name, text) for text in dict.fromkeys(map(plain_text, texts)) if text]
+            for texts in answers
+        ]
 
     run_round(pool, prompts, round, sample, chunk=size, on_batch=meter.advance)
     meter.settle(len(prompts) * samples)
     values = overall(suite, pool.candidates, options.get("weights"))
     finite = values[np.isfinite(values)]
-    log.info("prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s", round, len(values),
-             len(prompts), len(values) - len(finite), finite.mean() if finite.size else np.nan, meter.rate())
+    log.info(
+        "prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s",
+        round,
+        len(values),
+        len(prompts),
+        len(values) - len(finite),
+        finite.mean() if finite.size else np.nan,
+        meter.rate(),
+    )
 
     def valued(rows: Sequence[Candidate]) -> list[alarms.Valued]:
         return list(zip(rows, overall(suite, rows, options.get("weights")), strict=True))

@@ -1,4 +1,5 @@
-"""Reads a work directory into what the report shows. Whatever stage has not run yet is simply absent."""
+"""Reads a work directory into what the report shows. Whatever stage has not run yet is simply
+absent."""
 
 import dataclasses
 import json
@@ -28,7 +29,9 @@ class Contents:
     evaluation: dict[str, Any] | None  # the content of evaluation.json
     measurements: list[Measurement]
     evolution: list["Round"]
-    curves: dict[str, dict[str, list[float]]]  # "sft", "round_1", ... -> metric, "step" among them -> values
+    curves: dict[
+        str, dict[str, list[float]]
+    ]  # "sft", "round_1", ... -> metric, "step" among them -> values
     preferences: list["PairStatistics"]
     sft_pairs: list[PromptPair]
     trust: dict[str, Any] | None = None  # the content of trust.json
@@ -71,12 +74,21 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         raise BadInput(f"{workdir}: no such work directory; run a stage first")
     config = _json(folder / "config.json") or {}
     evaluation = _json(folder / "evaluation.json")
-    rounds = sorted(int(m[1]) for p in folder.iterdir() if (m := re.fullmatch(r"round_(\d+)", p.name)))
+    rounds = sorted(
+        int(m[1]) for p in folder.iterdir() if (m := re.fullmatch(r"round_(\d+)", p.name))
+    )
     measured = folder / "evaluation" / "measurements.jsonl"
-    curves = {name: curve for name in ["sft", *(f"round_{n}" for n in rounds), "grpo"]
-              if (curve := _metrics(folder / name / "metrics.jsonl"))}
+    curves = {
+        name: curve
+        for name in ["sft", *(f"round_{n}" for n in rounds), "grpo"]
+        if (curve := _metrics(folder / name / "metrics.jsonl"))
+    }
     selected = folder / "sft_pairs.jsonl"
-    weights = (config.get("evolve") or {}).get("weights") or (config.get("rewards") or {}).get("weights") or {}
+    weights = (
+        (config.get("evolve") or {}).get("weights")
+        or (config.get("rewards") or {}).get("weights")
+        or {}
+    )
     contents = Contents(
         config=config,
         evaluation=evaluation,
@@ -88,8 +100,17 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         trust=_json(folder / "trust.json"),
         drafts=_json(folder / screen.FILE),
     )
-    if not any((config, evaluation, contents.trust, contents.evolution, curves, contents.preferences,
-                contents.sft_pairs)):
+    if not any(
+        (
+            config,
+            evaluation,
+            contents.trust,
+            contents.evolution,
+            curves,
+            contents.preferences,
+            contents.sft_pairs,
+        )
+    ):
         raise BadInput(f"{workdir}: nothing to report here; run a stage with this --workdir first")
     return contents
 
@@ -106,8 +127,15 @@ def evolution(pool: Sequence[Candidate], weights: Mapping[str, float]) -> list[R
         for candidate, value in zip(candidates, values, strict=True):
             if np.isfinite(value):
                 best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
-        rounds.append(Round(number, len(candidates), int(np.sum(~np.isfinite(values))), _mean(values),
-                            _mean(list(best.values()))))
+        rounds.append(
+            Round(
+                number,
+                len(candidates),
+                int(np.sum(~np.isfinite(values))),
+                _mean(values),
+                _mean(list(best.values())),
+            )
+        )
     return rounds
 
 
@@ -118,10 +146,15 @@ def _pairs(folder: epath.Path, number: int, weights: Mapping[str, float]) -> Pai
     if not candidates and not pairs:
         return None
     return PairStatistics(
-        round=number, candidates=len(candidates), sampled=_mean([overall(c, weights) for c in candidates]),
-        pairs=len(pairs), prompts=len({p.prompt for p in pairs}), margin=_mean([p.margin for p in pairs]),
+        round=number,
+        candidates=len(candidates),
+        sampled=_mean([overall(c, weights) for c in candidates]),
+        pairs=len(pairs),
+        prompts=len({p.prompt for p in pairs}),
+        margin=_mean([p.margin for p in pairs]),
         chosen_words=_mean([len(p.chosen.split()) for p in pairs]),
-        rejected_words=_mean([len(p.rejected.split()) for p in pairs]))
+        rejected_words=_mean([len(p.rejected.split()) for p in pairs]),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -135,7 +168,9 @@ def _json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise BadInput(f"{path}: not valid JSON ({error}); delete it and run its stage again") from error
+        raise BadInput(
+            f"{path}: not valid JSON ({error}); delete it and run its stage again"
+        ) from error
 
 
 def _metrics(path: epath.Path) -> dict[str, list[float]]:

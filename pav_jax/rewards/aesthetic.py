@@ -1,12 +1,14 @@
-"""AES: LAION's aesthetic predictors, a small head on the unit-length CLIP image embedding, averaged over frames.
+"""AES: LAION's aesthetic predictors, a small head on the unit-length CLIP image embedding, averaged
+over frames.
 
-Two published heads, and any size between: `linear` is one layer (LAION-AI/aesthetic-predictor), `mlp` is the chain
-768-1024-128-64-16-1 of christophschuhmann/improved-aesthetic-predictor; its dropouts do nothing here, and between its
-layers there is no activation function.
+Two published heads, and any size between: `linear` is one layer (LAION-AI/aesthetic-predictor),
+`mlp` is the chain 768-1024-128-64-16-1 of christophschuhmann/improved-aesthetic-predictor; its
+dropouts do nothing here, and between its layers there is no activation function.
 
-A head folder holds config.json, {"kind": "linear" | "mlp", "input_dim": 768, "hidden_dims": [1024, ...], "activation":
-null or a name}, and model.safetensors with the tensor names of the published .pth files: `weight` and `bias`, or
-`layers.<i>.weight` and `layers.<i>.bias`, where i skips the dropout that follows each layer but the last two.
+A head folder holds config.json, {"kind": "linear" | "mlp", "input_dim": 768, "hidden_dims": [1024,
+...], "activation": null or a name}, and model.safetensors with the tensor names of the published
+.pth files: `weight` and `bias`, or `layers.<i>.weight` and `layers.<i>.bias`, where i skips the
+dropout that follows each layer but the last two.
 """
 
 import dataclasses
@@ -47,9 +49,13 @@ class HeadConfig:
         if kind not in ("linear", "mlp"):
             raise BadInput(f"{source}: kind is {kind!r}, expected 'linear' or 'mlp'")
         if (kind == "mlp") != bool(hidden):
-            raise BadInput(f"{source}: hidden_dims must list the mlp's inner widths, and be empty for linear")
+            raise BadInput(
+                f"{source}: hidden_dims must list the mlp's inner widths, and be empty for linear"
+            )
         if (activation := raw.get("activation")) is not None and activation not in ACTIVATIONS:
-            raise BadInput(f"{source}: activation is {activation!r}; known: null, {', '.join(ACTIVATIONS)}")
+            raise BadInput(
+                f"{source}: activation is {activation!r}; known: null, {', '.join(ACTIVATIONS)}"
+            )
         return cls(kind, raw.get("input_dim", 768), hidden, activation)
 
 
@@ -82,19 +88,27 @@ def load_head(folder: str | Path) -> tuple[HeadConfig, dict]:
     """The head's configuration and parameters.
 
     Raises:
-      BadInput: a missing, half-written or NaN head, or tensors of other sizes than its config.json says.
+      BadInput: a missing, half-written or NaN head, or tensors of other sizes than its config.json
+        says.
     """
     folder = Path(folder)
     config = HeadConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    shapes = jax.eval_shape(AestheticHead(config).init, jax.random.key(0), jnp.zeros((1, config.input_dim)))["params"]
-    params = params_from_hf(weights(config), read_tensors(folder, ("model",)), str(folder), np.float32, shapes)
+    shapes = jax.eval_shape(
+        AestheticHead(config).init, jax.random.key(0), jnp.zeros((1, config.input_dim))
+    )["params"]
+    params = params_from_hf(
+        weights(config), read_tensors(folder, ("model",)), str(folder), np.float32, shapes
+    )
     check_finite(params, folder)
     return config, params
 
 
 def save_head(folder: str | Path, config: HeadConfig, params: Mapping) -> None:
     write_tensors(folder, params_to_hf(weights(config), params), "model")
-    write_json(Path(folder) / "config.json", dataclasses.asdict(config) | {"hidden_dims": list(config.hidden_dims)})
+    write_json(
+        Path(folder) / "config.json",
+        dataclasses.asdict(config) | {"hidden_dims": list(config.hidden_dims)},
+    )
 
 
 class Aesthetic:
@@ -102,39 +116,65 @@ class Aesthetic:
 
     names = ("AES",)
 
-    def __init__(self, tower: ClipTower, head: HeadConfig, params: Mapping, frames: int = 4,
-                 layout: str = "frames"):
+    def __init__(
+        self,
+        tower: ClipTower,
+        head: HeadConfig,
+        params: Mapping,
+        frames: int = 4,
+        layout: str = "frames",
+    ):
         self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
         self.head, self.params = head, params
         module = AestheticHead(head)
         self._program = jax.jit(lambda x: module.apply({"params": params}, normalise(x)))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, head: str | Path | None = None, frames: int = 4,
-                        layout: str = "frames", dtype: str = "float32") -> "Aesthetic":
-        """`folder`: a CLIP in transformers' layout; `head`: its head's folder, `<folder>/aesthetic_head` where None.
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        head: str | Path | None = None,
+        frames: int = 4,
+        layout: str = "frames",
+        dtype: str = "float32",
+    ) -> "Aesthetic":
+        """`folder`: a CLIP in transformers' layout; `head`: its head's folder,
+        `<folder>/aesthetic_head` where None.
         `layout`: see `ClipTower.embed_frames`.
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding width.
+          BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding
+            width.
         """
         tower = ClipTower.load(folder, dtype)
         head_folder = local_folder(head) if head else tower.folder / HEAD_FOLDER
         config, params = load_head(head_folder)
         if config.input_dim != tower.config.projection_dim:
-            raise BadInput(f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of {folder}"
-                           f" have {tower.config.projection_dim} numbers; take the head trained on this CLIP")
+            raise BadInput(
+                f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of"
+                f" {folder} have {tower.config.projection_dim} numbers; take the head trained on"
+                " this CLIP"
+            )
         return cls(tower, config, params, frames, layout)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return fingerprint("aesthetic", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames,
-                           layout=self.layout, head=dataclasses.asdict(self.head), params=self.params)
+        return fingerprint(
+            "aesthetic",
+            clip=self.tower.folder,
+            dtype=self.tower.dtype,
+            frames=self.frames,
+            layout=self.layout,
+            head=dataclasses.asdict(self.head),
+            params=self.params,
+        )
 
     def spread(self) -> None:
         self.tower.spread()
 
-    def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
+    def score(
+        self, videos: np.ndarray, prompts: Sequence[str], refined=None
+    ) -> dict[str, np.ndarray]:
         embedded_BxNxP = self.tower.embed_frames(videos, self.frames, self.layout)
         # One video per call: the sum over P then always runs in one order.
         scores = [np.asarray(self._program(one)).mean() for one in embedded_BxNxP]

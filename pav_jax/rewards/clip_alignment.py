@@ -1,8 +1,9 @@
 """TVA: how well the frames match the user's prompt, by CLIP.
 
-Score = mean over n evenly spaced frames of exp(logit_scale) * cos(image, text), the logit CLIP was trained with
-(Radford et al. 2021, section 2.3), so its unit is nats: with OpenAI's scale of 100 it lies at about 15 to 35. It is
-CLIPScore (Hessel et al. 2021) averaged over frames, with CLIP's own scale instead of 2.5 and without the cut at zero.
+Score = mean over n evenly spaced frames of exp(logit_scale) * cos(image, text), the logit CLIP was
+trained with (Radford et al. 2021, section 2.3), so its unit is nats: with OpenAI's scale of 100 it
+lies at about 15 to 35. It is CLIPScore (Hessel et al. 2021) averaged over frames, with CLIP's own
+scale instead of 2.5 and without the cut at zero.
 """
 
 import functools
@@ -24,9 +25,11 @@ class ClipAlignment:
         self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, frames: int = 4, layout: str = "frames",
-                        dtype: str = "float32") -> "ClipAlignment":
-        """`folder`: a CLIP in transformers' layout with its tokenizer. `layout`: see `ClipTower.embed_frames`.
+    def from_pretrained(
+        cls, folder: str | Path, frames: int = 4, layout: str = "frames", dtype: str = "float32"
+    ) -> "ClipAlignment":
+        """`folder`: a CLIP in transformers' layout with its tokenizer. `layout`: see
+        `ClipTower.embed_frames`.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
@@ -35,13 +38,20 @@ class ClipAlignment:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return fingerprint("clip_alignment", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames,
-                           layout=self.layout)
+        return fingerprint(
+            "clip_alignment",
+            clip=self.tower.folder,
+            dtype=self.tower.dtype,
+            frames=self.frames,
+            layout=self.layout,
+        )
 
     def spread(self) -> None:
         self.tower.spread()
 
-    def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
+    def score(
+        self, videos: np.ndarray, prompts: Sequence[str], refined=None
+    ) -> dict[str, np.ndarray]:
         images_BxNxP = _unit(self.tower.embed_frames(videos, self.frames, self.layout))
         texts_BxP = _unit(self.tower.embed_texts(prompts))
         cosines_BxN = (images_BxNxP * texts_BxP[:, None]).sum(-1)

@@ -1,8 +1,8 @@
 """CFC, CLIP frame consistency: the mean cosine of neighbouring frames' CLIP embeddings.
 
-The measure is "CLIP-Temp" of EvalCrafter (Liu et al. 2023, arXiv 2310.11440, section 3.3) and the frame consistency of
-video editing papers (Esser et al. 2023, arXiv 2302.03011, section 4). At most 1, which a still picture reaches: read
-it beside DD.
+The measure is "CLIP-Temp" of EvalCrafter (Liu et al. 2023, arXiv 2310.11440, section 3.3) and the
+frame consistency of video editing papers (Esser et al. 2023, arXiv 2302.03011, section 4). At most
+1, which a still picture reaches: read it beside DD.
 """
 
 import functools
@@ -17,7 +17,8 @@ from pav_jax.rewards.fingerprint import fingerprint
 
 
 class ClipConsistency:
-    """CFC behind the suite's protocol, on the tower that the suite's other CLIP rewards of the folder use.
+    """CFC behind the suite's protocol, on the tower that the suite's other CLIP rewards of the
+    folder use.
 
     Example, as a judge that no stage optimises:
 
@@ -28,13 +29,18 @@ class ClipConsistency:
 
     def __init__(self, tower: ClipTower, frames: int | None = None):
         if frames is not None and frames < 2:
-            raise BadInput(f"rewards.entries: clip_consistency's frames is {frames}; neighbours need at least 2")
+            raise BadInput(
+                f"rewards.entries: clip_consistency's frames is {frames}; neighbours need at"
+                " least 2"
+            )
         self.tower, self.frames = tower, frames
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, frames: int | None = None,
-                        dtype: str = "float32") -> "ClipConsistency":
-        """`folder`: a CLIP in transformers' layout. `frames`: so many evenly spaced ones; all where None.
+    def from_pretrained(
+        cls, folder: str | Path, frames: int | None = None, dtype: str = "float32"
+    ) -> "ClipConsistency":
+        """`folder`: a CLIP in transformers' layout. `frames`: so many evenly spaced ones; all where
+        None.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
@@ -43,12 +49,16 @@ class ClipConsistency:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return fingerprint("clip_consistency", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames)
+        return fingerprint(
+            "clip_consistency", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames
+        )
 
     def spread(self) -> None:
         self.tower.spread()
 
-    def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
+    def score(
+        self, videos: np.ndarray, prompts: Sequence[str], refined=None
+    ) -> dict[str, np.ndarray]:
         count = min(self.frames or videos.shape[1], videos.shape[1])
         if count < 2:
             return {"CFC": np.full(len(videos), np.nan, np.float32)}

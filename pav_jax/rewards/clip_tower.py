@@ -1,6 +1,8 @@
-"""One loaded CLIP, shared by every reward that names its folder, with fixed batch shapes and a memory of its texts.
+"""One loaded CLIP, shared by every reward that names its folder, with fixed batch shapes and a
+memory of its texts.
 
-Programs always run on full batches, the last one filled up, so an embedding does not depend on what else was asked.
+Programs always run on full batches, the last one filled up, so an embedding does not depend on what
+else was asked.
 """
 
 import functools
@@ -25,12 +27,18 @@ from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES, TEXTS = 32, 16  # rows in one compiled program
 REMEMBERED_TEXTS = 4096
-FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt")  # of a hub repository; others hold torch and TF copies
+FILES = (
+    "*.json",
+    "*.safetensors",
+    "merges.txt",
+    "vocab.txt",
+)  # of a hub repository; others hold torch and TF copies
 LAYOUTS = ("frames", "sheet")
 
 
 class ClipTower:
-    """Use `ClipTower.load(folder)`. Embeddings are float32 and un-normalised; P is the projection's width."""
+    """Use `ClipTower.load(folder)`. Embeddings are float32 and un-normalised; P is the projection's
+    width."""
 
     def __init__(self, folder: Path, dtype: str):
         from transformers import AutoTokenizer
@@ -41,7 +49,10 @@ class ClipTower:
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise BadInput(f"{folder}: no tokenizer.json here; a CLIP folder carries its tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        self.folder, self._params = folder, jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
+        self.folder, self._params = (
+            folder,
+            jax.device_put(jax.tree.map(lambda a: jnp.asarray(a, dtype), params)),
+        )
         self.model, self.dtype = CLIP(self.config, dtype=jnp.dtype(dtype)), dtype
         self._mesh: Mesh | None = None
         self._texts: dict[str, np.ndarray] = {}
@@ -57,8 +68,8 @@ class ClipTower:
         return _load(local_folder(folder, FILES).resolve(), dtype)
 
     def spread(self) -> None:
-        """From now on the rows of a batch are shared by this host's devices. Not the default, because the last bits of
-        an embedding may change with the number of devices."""
+        """From now on the rows of a batch are shared by this host's devices. Not the default,
+        because the last bits of an embedding may change with the number of devices."""
         self._mesh = rows_mesh(math.gcd(IMAGES, TEXTS))
         self._params = on_every_device(self._params, self._mesh)
 
@@ -77,18 +88,27 @@ class ClipTower:
 
     @functools.cached_property
     def _text_program(self):
-        return jax.jit(lambda params, ids: self.model.apply({"params": params}, ids, method="encode_text"))
+        return jax.jit(
+            lambda params, ids: self.model.apply({"params": params}, ids, method="encode_text")
+        )
 
-    def embed_images(self, images_NxHxWx3: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N P"]:
-        return in_batches(lambda rows: self._image_program(self._params, rows), images_NxHxWx3, IMAGES, self._mesh)
+    def embed_images(
+        self, images_NxHxWx3: UInt8[np.ndarray, "N H W 3"]
+    ) -> Float[np.ndarray, "N P"]:
+        return in_batches(
+            lambda rows: self._image_program(self._params, rows), images_NxHxWx3, IMAGES, self._mesh
+        )
 
-    def embed_frames(self, videos: UInt8[np.ndarray, "B T H W 3"], count: int,
-                     layout: str = "frames") -> Float[np.ndarray, "B n P"]:
-        """Embeddings of `count` evenly spaced frames of each video. The last result is kept for the next reward.
+    def embed_frames(
+        self, videos: UInt8[np.ndarray, "B T H W 3"], count: int, layout: str = "frames"
+    ) -> Float[np.ndarray, "B n P"]:
+        """Embeddings of `count` evenly spaced frames of each video. The last result is kept for the
+        next reward.
 
         Args:
-          layout: "frames": each frame is an image, n is `count`; "sheet": the frames together are one image, laid out
-            in rows and columns in reading order, so that motion can be seen, and n is 1.
+          layout: "frames": each frame is an image, n is `count`; "sheet": the frames together are
+            one image, laid out in rows and columns in reading order, so that motion can be seen,
+            and n is 1.
         """
         frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], count)])
         if layout == "sheet":
@@ -112,19 +132,27 @@ class ClipTower:
         return np.stack([self._texts[t] for t in texts])
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [B, positions], padded on the right. Padding is out of sight of the causal attention."""
+        """int32 [B, positions], padded on the right. Padding is out of sight of the causal
+        attention."""
         length, eos = self.config.text.positions, self.config.text.eos_id
         encoded = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
         pad = self.tokenizer.pad_token_id
-        pad = 0 if pad is None or eos == LEGACY_EOS else pad  # there the largest id is taken for the end
+        pad = (
+            0 if pad is None or eos == LEGACY_EOS else pad
+        )  # there the largest id is taken for the end
         ids = np.full((len(encoded), length), pad, np.int32)
         for row, one in zip(ids, encoded, strict=True):
             row[: len(one)] = one
         if ids.max() >= self.config.text.vocab_size:
-            raise BadInput(f"{self.folder}: the tokenizer has ids beyond the model's {self.config.text.vocab_size};"
-                           " are both from one checkpoint?")
+            raise BadInput(
+                f"{self.folder}: the tokenizer has ids beyond the model's"
+                f" {self.config.text.vocab_size}; are both from one checkpoint?"
+            )
         if eos != LEGACY_EOS and not (ids == eos).any(axis=1).all():
-            raise BadInput(f"{self.folder}: the tokenizer does not end texts with eos_token_id {eos} of config.json")
+            raise BadInput(
+                f"{self.folder}: the tokenizer does not end texts with eos_token_id {eos} of"
+                " config.json"
+            )
         return ids
 
 
@@ -148,10 +176,15 @@ def _load(folder: Path, dtype: str) -> ClipTower:
 
 
 def in_batches(program, rows: np.ndarray, size: int, mesh: Mesh | None = None) -> np.ndarray:
-    """Runs `program` on `size` rows at a time, the last batch filled up with its first row, each cut over `mesh`."""
+    """Runs `program` on `size` rows at a time, the last batch filled up with its first row, each
+    cut over `mesh`."""
     results = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)]) if len(part) < size else part
+        filled = (
+            np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
+            if len(part) < size
+            else part
+        )
         results.append(np.asarray(program(split_rows(filled, mesh)))[: len(part)])
     return np.concatenate(results)

@@ -1,10 +1,11 @@
 """FAITH: how much of the user's prompt a rewrite keeps, from the two texts alone.
 
-The prompt is read as units: its subjects, attributes, counts, motions, places, styles and camera words, by longest
-match against a concept lexicon, plus every content word the lexicon does not know. The score is the weighted share of
-units the rewrite still says. A unit is kept by the same word in any inflection, by a synonym (crimson keeps red), by a
-narrower word (corgi keeps dog), by a close derivation (snowy keeps snow); a broader word (dog for corgi) counts half.
-Words such as "person" or "view" weigh less, since almost any text has them.
+The prompt is read as units: its subjects, attributes, counts, motions, places, styles and camera
+words, by longest match against a concept lexicon, plus every content word the lexicon does not
+know. The score is the weighted share of units the rewrite still says. A unit is kept by the same
+word in any inflection, by a synonym (crimson keeps red), by a narrower word (corgi keeps dog), by a
+close derivation (snowy keeps snow); a broader word (dog for corgi) counts half. Words such as
+"person" or "view" weigh less, since almost any text has them.
 
 What it does not see: which noun an attribute belongs to, and negation.
 """
@@ -30,7 +31,8 @@ Concept = tuple[str, str]  # (category, concept)
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Something the prompt asks for. `text` is as the user wrote it, `category` e.g. "colour" ("other" if unknown)."""
+    """Something the prompt asks for. `text` is as the user wrote it, `category` e.g. "colour"
+    ("other" if unknown)."""
 
     text: str
     category: str
@@ -42,7 +44,8 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What a rewrite says: its lemmas (neighbours joined, too: tea pot, teapot), the concepts it names, and the kinds
+    """What a rewrite says: its lemmas (neighbours joined, too: tea pot, teapot), the concepts it
+    names, and the kinds
     of the narrower words in it (corgi: dog)."""
 
     lemmas: frozenset[str]
@@ -62,14 +65,24 @@ class Lexicon:
         data = read_json(path)
         fields = ("concepts", "kinds", "generic", "stop", "irregular", "uninflected")
         if missing := [f for f in fields if f not in data]:
-            raise BadInput(f"{path}: field {missing[0]!r} is missing; see the lexicon.json that comes with the package")
+            raise BadInput(
+                f"{path}: field {missing[0]!r} is missing; see the lexicon.json that comes with the"
+                " package"
+            )
         concepts, kinds = data["concepts"], data["kinds"]
-        phrases = [p for group in concepts.values() for name, synonyms in group.items() for p in (name, *synonyms)]
+        phrases = [
+            p
+            for group in concepts.values()
+            for name, synonyms in group.items()
+            for p in (name, *synonyms)
+        ]
         phrases += [p for narrower in kinds.values() for p in narrower]
         known = [*phrases, *data["generic"], *data["stop"], *data["irregular"].values()]
         vocabulary = {word for phrase in known for word in words(phrase)}
         entries = frozenset(phrase for phrase in known if " " not in phrase)
-        self.lemmatise = Lemmatiser(vocabulary, entries, data["irregular"], frozenset(data["uninflected"]))
+        self.lemmatise = Lemmatiser(
+            vocabulary, entries, data["irregular"], frozenset(data["uninflected"])
+        )
         self.stop = frozenset(data["stop"])
         self.generic = frozenset(self.lemmatise.lemma(w) for w in data["generic"])
         self._meanings: dict[tuple[str, ...], set[Concept]] = {}
@@ -77,9 +90,13 @@ class Lexicon:
         for category, group in concepts.items():
             for name, synonyms in group.items():
                 for phrase in (name, *synonyms):
-                    self._meanings.setdefault(tuple(self.lemmatise(phrase)), set()).add((category, name))
+                    self._meanings.setdefault(tuple(self.lemmatise(phrase)), set()).add(
+                        (category, name)
+                    )
         for name, narrower in kinds.items():
-            own = {c for c in self._meanings.get(tuple(self.lemmatise(name)), ()) if c[1] == name} or {("kind", name)}
+            own = {
+                c for c in self._meanings.get(tuple(self.lemmatise(name)), ()) if c[1] == name
+            } or {("kind", name)}
             self._meanings.setdefault(tuple(self.lemmatise(name)), set()).update(own)
             for phrase in narrower:
                 self._broader.setdefault(tuple(self.lemmatise(phrase)), set()).update(own)
@@ -100,10 +117,13 @@ class Lexicon:
         return list(units.values())
 
     def _match(self, lemmas: list[str], at: int) -> int:
-        """Words of the longest known phrase at `at`; one that is only function words does not count."""
+        """Words of the longest known phrase at `at`; one that is only function words does not
+        count."""
         for length in range(min(self._longest, len(lemmas) - at), 0, -1):
             phrase = tuple(lemmas[at : at + length])
-            if (phrase in self._meanings or phrase in self._broader) and not all(w in self.stop for w in phrase):
+            if (phrase in self._meanings or phrase in self._broader) and not all(
+                w in self.stop for w in phrase
+            ):
                 return length
         return 0
 
@@ -112,7 +132,9 @@ class Lexicon:
 
     def _unit(self, text: str, key: tuple[str, ...]) -> Unit:
         concepts = frozenset(self._meanings.get(key, ()))
-        category = min((c for c, _ in concepts), key=lambda c: self._order.get(c, 99), default="other")
+        category = min(
+            (c for c, _ in concepts), key=lambda c: self._order.get(c, 99), default="other"
+        )
         weight = GENERIC_WEIGHT if all(w in self.generic or w in self.stop for w in key) else 1.0
         return Unit(text, category, weight, key, concepts, frozenset(self._broader.get(key, ())))
 
@@ -134,7 +156,9 @@ class Lexicon:
         if unit.concepts & (said.named | said.kinds):
             return 1.0
         content = [w for w in unit.lemmas if w not in self.stop]
-        if all(w in said.lemmas or any(related(w, other) for other in said.lemmas) for w in content):
+        if all(
+            w in said.lemmas or any(related(w, other) for other in said.lemmas) for w in content
+        ):
             return 1.0
         return BROADER_CREDIT if unit.broader & said.named else 0.0
 
@@ -145,7 +169,8 @@ def lexicon(path: str | Path = LEXICON) -> Lexicon:
 
 
 def faithfulness(prompt: str, refined: str, words: Lexicon | None = None) -> float:
-    """The share in [0, 1] of `prompt` that survives in `refined`; 1 for a prompt that asks for nothing."""
+    """The share in [0, 1] of `prompt` that survives in `refined`; 1 for a prompt that asks for
+    nothing."""
     words = words or lexicon()
     units = words.units(prompt)
     if not units:
@@ -155,7 +180,8 @@ def faithfulness(prompt: str, refined: str, words: Lexicon | None = None) -> flo
 
 
 class Faithfulness:
-    """FAITH behind the suite's protocol. Without rewrites there is nothing to measure, and no score comes back."""
+    """FAITH behind the suite's protocol. Without rewrites there is nothing to measure, and no score
+    comes back."""
 
     names = ("FAITH",)
 
@@ -168,13 +194,16 @@ class Faithfulness:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Faithfulness":
-        """`folder`: a folder with another lexicon.json, or such a file; the package's own where None."""
+        """`folder`: a folder with another lexicon.json, or such a file; the package's own where
+        None."""
         if folder is None:
             return cls()
         path = Path(folder)
         return cls(lexicon(path / "lexicon.json" if path.is_dir() else path))
 
-    def score(self, videos, prompts: Sequence[str], refined: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def score(
+        self, videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         if refined is None:
             return {}
         pairs = zip(prompts, refined, strict=True)

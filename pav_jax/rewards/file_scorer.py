@@ -1,8 +1,9 @@
 """Scores of video files: read and decoded on host threads while the device scores earlier ones.
 
-Files come back from the threads in the order they were given, and gather in batches of one shape, so what is batched
-does not depend on which thread was faster. Rewards fill their programs up to fixed sizes themselves; a shape is
-therefore compiled once. A file that cannot be read, or that one reward cannot score, does not touch the others.
+Files come back from the threads in the order they were given, and gather in batches of one shape,
+so what is batched does not depend on which thread was faster. Rewards fill their programs up to
+fixed sizes themselves; a shape is therefore compiled once. A file that cannot be read, or that one
+reward cannot score, does not touch the others.
 
 Shapes: B videos of a batch, T frames, H W pixels.
 """
@@ -27,16 +28,20 @@ from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT, Reward, RewardSuite
 from pav_jax.video.files import read_mp4
 
-VIDEOS = 32  # in a batch: the rows of a CLIP tower's program, where the frames of a video are laid out as one sheet
+# in a batch: the rows of a CLIP tower's program, where the frames of a video are laid out as one
+# sheet
+VIDEOS = 32
 WAITING_BYTES = 2**30  # of decoded videos that wait for others of their shape
 THREADS = 8  # at most; decoding is of use only as fast as scoring is
-NARROWEST = 32  # times as long as wide; with the shorter side as a tower takes it, such a picture is huge
+NARROWEST = (
+    32  # times as long as wide; with the shorter side as a tower takes it, such a picture is huge
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """`scores`: by name, NaN where there is none; None for a file that cannot be read. `problems`: one line each, with
-    the file's name and the reason."""
+    """`scores`: by name, NaN where there is none; None for a file that cannot be read. `problems`:
+    one line each, with the file's name and the reason."""
 
     path: str
     prompt: str
@@ -63,26 +68,47 @@ class FileScorer:
     """Scores files with the rewards of a suite.
 
     Attributes:
-      rewards: (what stands before its scores' names, reward) in the suite's order, held-out judges last.
+      rewards: (what stands before its scores' names, reward) in the suite's order, held-out judges
+        last.
       batch: videos scored together, at most.
     """
 
-    def __init__(self, suite: RewardSuite, names: Iterable[str] | None = None, cache: ScoreCache | None = None,
-                 batch: int = VIDEOS, threads: int | None = None):
+    def __init__(
+        self,
+        suite: RewardSuite,
+        names: Iterable[str] | None = None,
+        cache: ScoreCache | None = None,
+        batch: int = VIDEOS,
+        threads: int | None = None,
+    ):
         """`names`: only rewards that give one of these scores are asked; all where None."""
-        every = [("", reward) for reward in suite.rewards] + [(HELD_OUT, judge) for judge in suite.judges]
+        every = [("", reward) for reward in suite.rewards] + [
+            (HELD_OUT, judge) for judge in suite.judges
+        ]
         # nobody tells what a file was made from, and FAITH compares that with the prompt
-        every = [(before, reward) for before, reward in every if not set(reward.names) <= set(FLOOR_ONLY)]
+        every = [
+            (before, reward) for before, reward in every if not set(reward.names) <= set(FLOOR_ONLY)
+        ]
         wanted = None if names is None else set(names)
-        self.rewards = [(before, reward) for before, reward in every
-                        if wanted is None or wanted & {before + name for name in reward.names}]
+        self.rewards = [
+            (before, reward)
+            for before, reward in every
+            if wanted is None or wanted & {before + name for name in reward.names}
+        ]
         self.cache, self.batch = cache, batch
         self.threads = threads or min(THREADS, os.cpu_count() or 1)
-        self._marks = [getattr(reward, "fingerprint", None) if cache else None for _, reward in self.rewards]
+        self._marks = [
+            getattr(reward, "fingerprint", None) if cache else None for _, reward in self.rewards
+        ]
 
-    def score(self, paths: Sequence[str], prompts: Sequence[str],
-              progress: Callable[[int], None] | None = None) -> list[Scored]:
-        """One result per file, in order. Whatever is wrong with a file is in its result; nothing is raised.
+    def score(
+        self,
+        paths: Sequence[str],
+        prompts: Sequence[str],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Scored]:
+        """One result per file, in order. Whatever is wrong with a file is in its result; nothing is
+        raised.
 
         Args:
           progress: called with the number of files that have just been finished.
@@ -92,12 +118,17 @@ class FileScorer:
         def finish(group: Sequence[_Work]) -> None:
             for work in group:
                 scores = None if work.failed else work.scores
-                lines = tuple(" ".join(problem.split()) for problem in work.problems)  # a file's name may hold several
+                lines = tuple(
+                    " ".join(problem.split()) for problem in work.problems
+                )  # a file's name may hold several
                 finished[work.index] = Scored(work.path, work.prompt, scores, lines)
             if progress is not None and group:
                 progress(len(group))
 
-        jobs = (_Work(i, str(path), prompt) for i, (path, prompt) in enumerate(zip(paths, prompts, strict=True)))
+        jobs = (
+            _Work(i, str(path), prompt)
+            for i, (path, prompt) in enumerate(zip(paths, prompts, strict=True))
+        )
         for group in self._groups(prefetched(self._read, jobs, self.threads), finish):
             self._score_group(group)
             finish(group)
@@ -116,7 +147,9 @@ class FileScorer:
                 work.video_TxHxWx3 = _wide_enough(work.path, read_mp4(work.path))
         except (BadInput, OSError) as error:
             work.failed = True
-            work.problems.append(str(error) if isinstance(error, BadInput) else f"{work.path}: {error.strerror}")
+            work.problems.append(
+                str(error) if isinstance(error, BadInput) else f"{work.path}: {error.strerror}"
+            )
         return work
 
     def _take(self, work: _Work, reward: int, scores: Mapping[str, float]) -> None:
@@ -126,9 +159,13 @@ class FileScorer:
     def _known(self, work: _Work, reward: int) -> dict[str, float] | None:
         if work.digest is None or self._marks[reward] is None:
             return None
-        return self.cache.get(work.digest, work.prompt, self._marks[reward], self.rewards[reward][1].names)
+        return self.cache.get(
+            work.digest, work.prompt, self._marks[reward], self.rewards[reward][1].names
+        )
 
-    def _groups(self, read: Iterable[_Work], finish: Callable[[Sequence[_Work]], None]) -> Iterator[list[_Work]]:
+    def _groups(
+        self, read: Iterable[_Work], finish: Callable[[Sequence[_Work]], None]
+    ) -> Iterator[list[_Work]]:
         """Works with videos of one shape, as many as go together; the others are finished."""
         waiting: dict[tuple[int, ...], list[_Work]] = {}
         for work in read:
@@ -140,8 +177,13 @@ class FileScorer:
             group.append(work)
             if len(group) == rows_of(shape, self.batch):
                 yield waiting.pop(shape)
-            while sum(len(group) * math.prod(shape) for shape, group in waiting.items()) > WAITING_BYTES:
-                yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]) * math.prod(shape)))
+            while (
+                sum(len(group) * math.prod(shape) for shape, group in waiting.items())
+                > WAITING_BYTES
+            ):
+                yield waiting.pop(
+                    max(waiting, key=lambda shape: len(waiting[shape]) * math.prod(shape))
+                )
         yield from waiting.values()
 
     def _score_group(self, group: Sequence[_Work]) -> None:
@@ -157,52 +199,74 @@ class FileScorer:
             for work, scores in zip(works, _ask(reward, videos, works), strict=True):
                 if scores is None:
                     scores = dict.fromkeys(reward.names, math.nan)
-                elif work.digest and self._marks[i] and set(scores) == set(reward.names) and _lasting(reward, scores):
+                elif (
+                    work.digest
+                    and self._marks[i]
+                    and set(scores) == set(reward.names)
+                    and _lasting(reward, scores)
+                ):
                     self.cache.put(work.digest, work.prompt, self._marks[i], scores)
                 self._take(work, i, scores)
 
 
-def _ask(reward: Reward, videos_BxTxHxWx3: UInt8[np.ndarray, "B T H W 3"],
-         works: Sequence[_Work]) -> list[dict[str, float] | None]:
-    """The reward's scores of each video, None where it refuses. A batch that it refuses is asked about one by one."""
+def _ask(
+    reward: Reward, videos_BxTxHxWx3: UInt8[np.ndarray, "B T H W 3"], works: Sequence[_Work]
+) -> list[dict[str, float] | None]:
+    """The reward's scores of each video, None where it refuses. A batch that it refuses is asked
+    about one by one."""
     try:
         scores = reward.score(videos_BxTxHxWx3, [work.prompt for work in works])
     except (BadInput, MemoryError, JaxRuntimeError) as error:
         if len(works) > 1 and not isinstance(error, EndpointDown):
-            alone = (_ask(reward, videos_BxTxHxWx3[row:row + 1], [work]) for row, work in enumerate(works))
+            alone = (
+                _ask(reward, videos_BxTxHxWx3[row : row + 1], [work])
+                for row, work in enumerate(works)
+            )
             return list(itertools.chain.from_iterable(alone))
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = error if isinstance(error, BadInput) else "not enough memory for a video of this size"
+        reason = (
+            error if isinstance(error, BadInput) else "not enough memory for a video of this size"
+        )
         for work in works:
             work.problems.append(f"{work.path}: no {', '.join(reward.names)} ({reason})")
         return [None] * len(works)
-    return [{name: float(np.float32(values[row])) for name, values in scores.items()} for row in range(len(works))]
+    return [
+        {name: float(np.float32(values[row])) for name, values in scores.items()}
+        for row in range(len(works))
+    ]
 
 
 def _lasting(reward: Reward, scores: Mapping[str, float]) -> bool:
     """Whether the reward would say the same another time."""
-    return not (getattr(reward, "passing", False) and any(math.isnan(value) for value in scores.values()))
+    return not (
+        getattr(reward, "passing", False) and any(math.isnan(value) for value in scores.values())
+    )
 
 
-def _wide_enough(path: str, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+def _wide_enough(
+    path: str, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]
+) -> UInt8[np.ndarray, "T H W 3"]:
     _, height, width, _ = video_TxHxWx3.shape
     if max(height, width) > NARROWEST * min(height, width):
-        raise BadInput(f"{path}: {width} x {height} pixels; a strip more than {NARROWEST} times as long as wide cannot"
-                       " be scored")
+        raise BadInput(
+            f"{path}: {width} x {height} pixels; a strip more than {NARROWEST} times as long as"
+            " wide cannot be scored"
+        )
     return video_TxHxWx3
 
 
 def rows_of(shape: Sequence[int], most: int) -> int:
-    """How many videos [T, H, W, 3] go into a batch: `most`, or a half, a quarter, ... of that for large ones."""
+    """How many videos [T, H, W, 3] go into a batch: `most`, or a half, a quarter, ... of that for
+    large ones."""
     while most > 1 and most * math.prod(shape) > WAITING_BYTES:
         most //= 2
     return most
 
 
 def prefetched(do: Callable[[Any], Any], jobs: Iterable[Any], threads: int) -> Iterator[Any]:
-    """`do(job)` of each job, in order, done ahead on `threads` threads; results that nobody has taken yet are at most
-    twice as many."""
+    """`do(job)` of each job, in order, done ahead on `threads` threads; results that nobody has
+    taken yet are at most twice as many."""
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:

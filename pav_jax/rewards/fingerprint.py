@@ -1,4 +1,5 @@
-"""Names what a reward's scores depend on besides the video and its prompt, so that scores can be kept."""
+"""Names what a reward's scores depend on besides the video and its prompt, so that scores can be
+kept."""
 
 import functools
 import hashlib
@@ -12,17 +13,23 @@ import numpy as np
 
 from pav_jax.checkpoints.digest import add_files
 
-FILES = (".json", ".safetensors", ".txt", ".model")  # of a checkpoint's folder: weights, settings, tokenizer
+FILES = (
+    ".json",
+    ".safetensors",
+    ".txt",
+    ".model",
+)  # of a checkpoint's folder: weights, settings, tokenizer
 PACKAGE = Path(__file__).parents[1]
 CODE = ("rewards", "models", "video/files.py")  # of this package: what decides about a score
 
 
 def fingerprint(kind: str, **made_from: Any) -> str:
-    """32 hexadecimal digits that change with the kind, the options, the weights, and the code that scores.
+    """32 hexadecimal digits that change with the kind, the options, the weights, and the code that
+    scores.
 
     Args:
-      made_from: options by name. A Path stands for what is in the file, or in the folder's files; arrays, also nested
-        in mappings, for their numbers; anything else for its JSON.
+      made_from: options by name. A Path stands for what is in the file, or in the folder's files;
+        arrays, also nested in mappings, for their numbers; anything else for its JSON.
     """
     digest = hashlib.blake2b(digest_size=16)
     _add(digest, [_code(), kind])

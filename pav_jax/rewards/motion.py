@@ -1,18 +1,21 @@
 """TC and DD: temporal consistency and dynamic degree, from the frames alone.
 
-Both restate dimensions of VBench (Huang et al. 2024, arXiv 2311.17982, sections 3.2 and A) without its networks:
+Both restate dimensions of VBench (Huang et al. 2024, arXiv 2311.17982, sections 3.2 and A) without
+its networks:
 
-- TC follows "temporal flickering", 1 - mean |difference of neighbouring frames| / 255, and "motion smoothness". The
-  difference is taken after block matching, and a frame's block may match either neighbour, so an object that moves,
-  however sharp, or uncovers its background is no flicker. The jerk of the whole picture (how much its median
-  displacement changes from one step to the next, as a share of the picture's side) is subtracted: a shaken
-  camera is not consistent.
-- DD follows "dynamic degree", the mean of the largest 5 % of displacements, per step and as a share of the search range
-  (a tenth of the shorter side), where VBench counts videos above a threshold. In 0..1.
+- TC follows "temporal flickering", 1 - mean |difference of neighbouring frames| / 255, and "motion
+  smoothness". The difference is taken after block matching, and a frame's block may match either
+  neighbour, so an object that moves, however sharp, or uncovers its background is no flicker. The
+  jerk of the whole picture (how much its median displacement changes from one step to the next, as
+  a share of the picture's side) is subtracted: a shaken camera is not consistent.
+- DD follows "dynamic degree", the mean of the largest 5 % of displacements, per step and as a share
+  of the search range (a tenth of the shorter side), where VBench counts videos above a threshold.
+  In 0..1.
 
-Block matching: overlapping blocks of 8 x 8 pixels every 4, full search, colours compared by mean absolute difference; a
-displacement must lower the difference by a grey level per pixel of its length, or noise would look like motion.
-Videos are first reduced so that the shorter side has 64 pixels.
+Block matching: overlapping blocks of 8 x 8 pixels every 4, full search, colours compared by mean
+absolute difference; a displacement must lower the difference by a grey level per pixel of its
+length, or noise would look like motion. Videos are first reduced so that the shorter side has 64
+pixels.
 
 Shapes: T frames, P pairs of frames, h w reduced pixels, y x blocks.
 """
@@ -44,20 +47,26 @@ def block_matrix(size: int) -> np.ndarray:
 
 
 def reduce(video: UInt8[Array, "T H W 3"]) -> Float[Array, "T h w 3"]:
-    """Grey levels 0..255 with the shorter side at SIDE, averaged; smaller videos stay as they are."""
+    """Grey levels 0..255 with the shorter side at SIDE, averaged; smaller videos stay as they
+    are."""
     T, H, W, _ = video.shape
     x, factor = video.astype(jnp.float32), SIDE / min(H, W)
     if factor >= 1:
         small = [(0, 0), (0, max(BLOCK - H, 0)), (0, max(BLOCK - W, 0)), (0, 0)]
         return jnp.pad(x, small, mode="edge")
-    return jax.image.resize(x, (T, round(H * factor), round(W * factor), 3), "linear", antialias=True)
+    return jax.image.resize(
+        x, (T, round(H * factor), round(W * factor), 3), "linear", antialias=True
+    )
 
 
-def match(from_CxPxhxw: Array, to_CxPxhxw: Array) -> tuple[Float[Array, "P y x"], Float[Array, "P y x 2"]]:
-    """For every block of `from`, the smallest mean absolute difference in `to` and the displacement (dy, dx) there.
+def match(
+    from_CxPxhxw: Array, to_CxPxhxw: Array
+) -> tuple[Float[Array, "P y x"], Float[Array, "P y x 2"]]:
+    """For every block of `from`, the smallest mean absolute difference in `to` and the displacement
+    (dy, dx) there.
 
-    Colours are whole planes, added one by one, and block rows are sums of rows: on a CPU that is 8 times faster than
-    reductions over an axis of three.
+    Colours are whole planes, added one by one, and block rows are sums of rows: on a CPU that is 8
+    times faster than reductions over an axis of three.
     """
     _, P, h, w = from_CxPxhxw.shape
     columns = jnp.asarray(block_matrix(w)).T
@@ -65,19 +74,30 @@ def match(from_CxPxhxw: Array, to_CxPxhxw: Array) -> tuple[Float[Array, "P y x"]
     shape = (P, h // STRIDE - 1, columns.shape[1])
     steps = np.arange(-REACH, REACH + 1)
     shifts = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
-    shifts = shifts[np.argsort(np.hypot(*shifts.T), kind="stable")]  # short ones first, so that they win ties
+    shifts = shifts[
+        np.argsort(np.hypot(*shifts.T), kind="stable")
+    ]  # short ones first, so that they win ties
 
     def search(best, shift):
         cost, difference, flow = best
-        moved = jax.lax.dynamic_slice(padded, (0, 0, shift[0] + REACH, shift[1] + REACH), from_CxPxhxw.shape)
+        moved = jax.lax.dynamic_slice(
+            padded, (0, 0, shift[0] + REACH, shift[1] + REACH), from_CxPxhxw.shape
+        )
         pixels_Pxhxw = sum(jnp.abs(moved[c] - from_CxPxhxw[c]) for c in range(3)) / 3
-        strips = sum(pixels_Pxhxw[:, i : h - h % STRIDE : STRIDE] for i in range(STRIDE))  # [P, h / 4, w]
+        strips = sum(
+            pixels_Pxhxw[:, i : h - h % STRIDE : STRIDE] for i in range(STRIDE)
+        )  # [P, h / 4, w]
         bands = (strips[:, :-1] + strips[:, 1:]) / BLOCK
-        here = jnp.matmul(bands.reshape(-1, w), columns, precision=jax.lax.Precision.HIGHEST).reshape(shape)
+        here = jnp.matmul(
+            bands.reshape(-1, w), columns, precision=jax.lax.Precision.HIGHEST
+        ).reshape(shape)
         length = jnp.sqrt(jnp.sum(jnp.square(shift.astype(jnp.float32))))
         better = here + PENALTY * length < cost
-        new = (jnp.where(better, here + PENALTY * length, cost), jnp.where(better, here, difference),
-               jnp.where(better[..., None], shift.astype(jnp.float32), flow))
+        new = (
+            jnp.where(better, here + PENALTY * length, cost),
+            jnp.where(better, here, difference),
+            jnp.where(better[..., None], shift.astype(jnp.float32), flow),
+        )
         return new, None
 
     start = (jnp.full(shape, jnp.inf), jnp.full(shape, jnp.inf), jnp.zeros((*shape, 2)))
@@ -94,7 +114,9 @@ def motion_scores(video: UInt8[Array, "T H W 3"]) -> tuple[Float[Array, ""], Flo
     x = reduce(video).transpose(3, 0, 1, 2)
     forward, flow = match(x[:, :-1], x[:, 1:])  # frame t in t + 1
     backward, _ = match(x[:, 1:], x[:, :-1])  # frame t + 1 in t
-    inner = jnp.minimum(forward[1:], backward[:-1])  # frames that have two neighbours need to match one
+    inner = jnp.minimum(
+        forward[1:], backward[:-1]
+    )  # frames that have two neighbours need to match one
     difference_Txyx = jnp.concatenate([forward[:1], inner, backward[-1:]])
     side = min(x.shape[2:])
     whole = jnp.median(flow, axis=(1, 2))
@@ -106,7 +128,8 @@ def motion_scores(video: UInt8[Array, "T H W 3"]) -> tuple[Float[Array, ""], Flo
 
 
 class Motion:
-    """TC and DD behind the suite's protocol. Videos are measured one by one, so a score never sees its batch."""
+    """TC and DD behind the suite's protocol. Videos are measured one by one, so a score never sees
+    its batch."""
 
     names = ("TC", "DD")
     fingerprint = fingerprint("motion")
@@ -116,6 +139,10 @@ class Motion:
         """Nothing is loaded; the method is there because every reward has it."""
         return cls()
 
-    def score(self, videos: np.ndarray, prompts: Sequence[str], refined=None) -> dict[str, np.ndarray]:
-        pairs = np.array([[float(v) for v in motion_scores(video)] for video in videos], np.float32).reshape(-1, 2)
+    def score(
+        self, videos: np.ndarray, prompts: Sequence[str], refined=None
+    ) -> dict[str, np.ndarray]:
+        pairs = np.array(
+            [[float(v) for v in motion_scores(video)] for video in videos], np.float32
+        ).reshape(-1, 2)
         return {"TC": pairs[:, 0], "DD": pairs[:, 1]}

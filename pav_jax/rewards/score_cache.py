@@ -1,7 +1,7 @@
 """Scores that were computed before, kept as one small file each.
 
-The cache never stands in the way: an entry that is broken, half-written or of another form is as good as none and is
-written again, and where nothing can be written scoring goes on without.
+The cache never stands in the way: an entry that is broken, half-written or of another form is as
+good as none and is written again, and where nothing can be written scoring goes on without.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ class ScoreCache:
         self.folder = Path(folder)
         self.problem: str | None = None
 
-    def get(self, video: str, prompt: str, reward: str, names: Sequence[str]) -> dict[str, float] | None:
+    def get(
+        self, video: str, prompt: str, reward: str, names: Sequence[str]
+    ) -> dict[str, float] | None:
         """The scores of `names`, NaN where the reward had no answer; None where they are not known.
 
         Args:
@@ -38,7 +40,9 @@ class ScoreCache:
             found = json.loads(self._path(video, prompt, reward).read_bytes())
             if not isinstance(found, dict) or set(found) != set(names):
                 return None
-            return {name: math.nan if found[name] is None else _number(found[name]) for name in names}
+            return {
+                name: math.nan if found[name] is None else _number(found[name]) for name in names
+            }
         except (OSError, ValueError, TypeError):
             return None
 
@@ -47,11 +51,16 @@ class ScoreCache:
         if self.problem:
             return
         path, part = self._path(video, prompt, reward), None
-        plain = {name: float(value) if math.isfinite(value) else None for name, value in scores.items()}
+        plain = {
+            name: float(value) if math.isfinite(value) else None for name, value in scores.items()
+        }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # a name of its own, so that processes that score the same video do not write into each other's file
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
+            # a name of its own, so that processes that score the same video do not write into each
+            # other's file
+            with tempfile.NamedTemporaryFile(
+                "w", dir=path.parent, suffix=".part", delete=False
+            ) as file:
                 part = Path(file.name)
                 json.dump(plain, file)
             os.replace(part, path)
@@ -63,7 +72,9 @@ class ScoreCache:
     def _path(self, video: str, prompt: str, reward: str) -> Path:
         text = json.dumps([video, prompt, reward])
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self.folder / key[:2] / f"{key}.json"  # in 256 folders: some file systems are slow with many files
+        return (
+            self.folder / key[:2] / f"{key}.json"
+        )  # in 256 folders: some file systems are slow with many files
 
 
 def _number(value: object) -> float:

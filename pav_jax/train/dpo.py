@@ -1,5 +1,5 @@
-"""Direct preference optimisation (Rafailov et al. 2023): of two rewrites of a prompt, the one whose video scored higher
-becomes more likely, measured against the model the training began with."""
+"""Direct preference optimisation (Rafailov et al. 2023): of two rewrites of a prompt, the one whose
+video scored higher becomes more likely, measured against the model the training began with."""
 
 import functools
 import os
@@ -26,24 +26,45 @@ from pav_jax.train.optimizer import make_optimizer, make_schedule
 
 def loss_config(fields: ConfigDict) -> PreferenceLoss:
     """Raises BadInput where the fields do not fit each other."""
-    return PreferenceLoss(beta=fields.beta, loss_type=fields.loss_type, loss_weights=fields.loss_weights,
-                          label_smoothing=fields.label_smoothing, ld_alpha=fields.ld_alpha)
+    return PreferenceLoss(
+        beta=fields.beta,
+        loss_type=fields.loss_type,
+        loss_weights=fields.loss_weights,
+        label_smoothing=fields.label_smoothing,
+        ld_alpha=fields.ld_alpha,
+    )
 
 
-def pair_log_probs(model: Any, variables: Any, ids_Bx2xT: jax.Array, answer_Bx2xT: jax.Array, chunk: int,
-                   dropout: jax.Array | None = None, fixed_head: bool = False) -> jax.Array:
-    """Per-token log-probabilities [B, 2, T]; the answers of a pair are neighbours, so a pair stays on one device.
-    Where chunks hold no token of an answer they are zero."""
+def pair_log_probs(
+    model: Any,
+    variables: Any,
+    ids_Bx2xT: jax.Array,
+    answer_Bx2xT: jax.Array,
+    chunk: int,
+    dropout: jax.Array | None = None,
+    fixed_head: bool = False,
+) -> jax.Array:
+    """Per-token log-probabilities [B, 2, T]; the answers of a pair are neighbours, so a pair stays
+    on one device. Where chunks hold no token of an answer they are zero."""
     B, _, T = ids_Bx2xT.shape
     flat = lambda array_Bx2xT: array_Bx2xT.reshape(2 * B, T)  # noqa: E731
-    return stage.log_probs(model, variables, flat(ids_Bx2xT), chunk, dropout, wanted_BxT=flat(answer_Bx2xT),
-                           fixed_head=fixed_head).reshape(B, 2, T)
+    return stage.log_probs(
+        model,
+        variables,
+        flat(ids_Bx2xT),
+        chunk,
+        dropout,
+        wanted_BxT=flat(answer_Bx2xT),
+        fixed_head=fixed_head,
+    ).reshape(B, 2, T)
 
 
-def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step as a pure function. A batch is {"ids": int32 [B, 2, T], "answer": bool [B, 2, T]}, chosen first; with
-    "reference" (float32 [B, 2]) where that was computed before. Otherwise the reference is the model without adapter.
+def make_train_step(
+    model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step as a pure function. A batch is {"ids": int32 [B, 2, T], "answer": bool [B, 2, T]},
+    chosen first; with "reference" (float32 [B, 2]) where that was computed before. Otherwise the
+    reference is the model without adapter.
     """
     loss_fields = loss_config(fields)
 
@@ -55,12 +76,21 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
         def loss_fn(trained, rows, key):
             ids, answer = rows["ids"], rows["answer"]
             dropout = key if fields.lora.dropout and not fields.full else None
-            logp_Bx2xT = pair_log_probs(model, {**state.frozen, **trained}, ids, answer, fields.loss_chunk,
-                                        dropout, fixed_head=not fields.full)
+            logp_Bx2xT = pair_log_probs(
+                model,
+                {**state.frozen, **trained},
+                ids,
+                answer,
+                fields.loss_chunk,
+                dropout,
+                fixed_head=not fields.full,
+            )
             if (reference_Bx2 := rows.get("reference")) is None:
                 base_Bx2xT = pair_log_probs(model, state.frozen, ids, answer, fields.loss_chunk)
                 reference_Bx2 = answer_log_probs(base_Bx2xT, answer, fields.ld_alpha)
-            return preference_loss(loss_fields, logp_Bx2xT, answer, reference_Bx2, pairs, chosen_tokens)
+            return preference_loss(
+                loss_fields, logp_Bx2xT, answer, reference_Bx2, pairs, chosen_tokens
+            )
 
         grads, metrics = gradients(loss_fn, state.trained, batch, key, fields.grad_accumulation)
         metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(state.step)}
@@ -69,9 +99,11 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
     return train_step
 
 
-def reference_log_probs(model: Any, params: Any, data: stage.Data, fields: ConfigDict, mesh: Mesh, path: Path
-                        ) -> np.ndarray:
-    """The reference's log-probabilities of all answers, float32 [examples, 2], computed once and kept in `path`."""
+def reference_log_probs(
+    model: Any, params: Any, data: stage.Data, fields: ConfigDict, mesh: Mesh, path: Path
+) -> np.ndarray:
+    """The reference's log-probabilities of all answers, float32 [examples, 2], computed once and
+    kept in `path`."""
     examples = len(data.source)
     if path.exists() and (kept := np.load(path)).shape == (examples, 2):
         return kept
@@ -86,7 +118,9 @@ def reference_log_probs(model: Any, params: Any, data: stage.Data, fields: Confi
     for _ in range(-(-examples // rows)):
         batch = rules.shard_batch({k: v for k, v in next(stream).items() if k != "tokens"}, mesh)
         parts.append(one(params, batch["ids"], batch["answer"]))
-    logps_Nx2 = np.concatenate(jax.device_get(parts))[:examples]  # the last batch began the data again
+    logps_Nx2 = np.concatenate(jax.device_get(parts))[
+        :examples
+    ]  # the last batch began the data again
     if jax.process_index() == 0:
         part = path.with_name(path.name + ".part")
         with part.open("wb") as file:
@@ -95,12 +129,19 @@ def reference_log_probs(model: Any, params: Any, data: stage.Data, fields: Confi
     return logps_Nx2
 
 
-def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLike, workdir: str | os.PathLike,
-        progress: Progress | None = None) -> Path:
-    """Trains `lm` on the preferences in `preferences_path` as `config.dpo` says; the reference is `lm` itself.
+def run(
+    config: ConfigDict,
+    lm: LanguageModel,
+    preferences_path: str | os.PathLike,
+    workdir: str | os.PathLike,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains `lm` on the preferences in `preferences_path` as `config.dpo` says; the reference is
+    `lm` itself.
 
-    Files, continuing, arguments and errors are those of `sft.run`, with `config.dpo`. Full tuning has no adapter to
-    switch off, so it computes the reference's log-probabilities before, as `precompute_ref_log_probs` does.
+    Files, continuing, arguments and errors are those of `sft.run`, with `config.dpo`. Full tuning
+    has no adapter to switch off, so it computes the reference's log-probabilities before, as
+    `precompute_ref_log_probs` does.
 
     Returns:
       The folder of the booster.
@@ -120,11 +161,23 @@ def run(config: ConfigDict, lm: LanguageModel, preferences_path: str | os.PathLi
     columns = {}
     if fields.precompute_ref_log_probs or fields.full:
         params = {**state.frozen, **state.trained}["params"]
-        columns["reference"] = reference_log_probs(model, params, data, fields, mesh, folder / "reference_logps.npy")
+        columns["reference"] = reference_log_probs(
+            model, params, data, fields, mesh, folder / "reference_logps.npy"
+        )
     step_fn = compile_step(make_train_step(model, tx, schedule, fields), shardings)
     stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed, columns)
-    state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress),
-                operations=stage.operations(lm, fields, state.trained, passes=0 if columns else 1))
+    state = fit(
+        state,
+        step_fn,
+        stream,
+        steps,
+        folder,
+        mesh,
+        fields.save_every,
+        fields.keep,
+        fields.log_every,
+        stage.reporter(folder.name, steps, progress),
+        operations=stage.operations(lm, fields, state.trained, passes=0 if columns else 1),
+    )
     return stage.save_booster(lm, state, fields, folder)

@@ -1,5 +1,7 @@
-"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300, section 4): of several rewrites that the
-rewriter itself has just drawn for a prompt, those whose videos score above their group's mean become more likely."""
+"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300, section 4): of several
+rewrites that the rewriter itself has just drawn for a prompt, those whose videos score above their
+group's mean become more likely.
+"""
 
 import os
 import sys
@@ -30,37 +32,66 @@ from pav_jax.train.rollouts import SCALES, Rollouts, prompt_batches
 def loss_config(fields: ConfigDict) -> PolicyLoss:
     """Raises BadInput where the fields do not fit each other."""
     if fields.num_generations < 2:
-        raise BadInput(f"grpo.num_generations={fields.num_generations}: rewards are compared within a group; 2 or more")
+        raise BadInput(
+            f"grpo.num_generations={fields.num_generations}: rewards are compared within a group; 2"
+            " or more"
+        )
     if fields.batch_size % fields.num_generations:
-        raise BadInput(f"grpo.num_generations={fields.num_generations} does not divide batch_size={fields.batch_size}")
+        raise BadInput(
+            f"grpo.num_generations={fields.num_generations} does not divide"
+            f" batch_size={fields.batch_size}"
+        )
     if not fields.temperature > 0:
-        raise BadInput(f"grpo.temperature={fields.temperature}: must be above 0, or a group's completions are all one")
+        raise BadInput(
+            f"grpo.temperature={fields.temperature}: must be above 0, or a group's completions are"
+            " all one"
+        )
     if fields.scale_rewards not in SCALES:
-        raise BadInput(f"grpo.scale_rewards={fields.scale_rewards!r} is not known; choose from {', '.join(SCALES)}")
+        raise BadInput(
+            f"grpo.scale_rewards={fields.scale_rewards!r} is not known; choose from"
+            f" {', '.join(SCALES)}"
+        )
     if not fields.floor_penalty >= 0:
         raise BadInput(f"grpo.floor_penalty={fields.floor_penalty} must be 0 or more")
-    return PolicyLoss(beta=fields.beta, epsilon=fields.epsilon, epsilon_high=fields.epsilon_high,
-                      loss_type=fields.loss_type, max_completion_length=fields.max_completion_length,
-                      use_bias_correction_kl=fields.use_bias_correction_kl)
+    return PolicyLoss(
+        beta=fields.beta,
+        epsilon=fields.epsilon,
+        epsilon_high=fields.epsilon_high,
+        loss_type=fields.loss_type,
+        max_completion_length=fields.max_completion_length,
+        use_bias_correction_kl=fields.use_bias_correction_kl,
+    )
 
 
 def fixed_log_probs(model: Any, variables: Any, batch: Batch, fields: ConfigDict) -> jax.Array:
-    """Log-probabilities [B, T] that no gradient flows to, `grad_accumulation` equal parts of the rows at a time."""
+    """Log-probabilities [B, T] that no gradient flows to, `grad_accumulation` equal parts of the
+    rows at a time."""
     B, T = batch["ids"].shape
     parts = fields.grad_accumulation
     split = lambda rows_BxT: rows_BxT.reshape(B // parts, parts, T).swapaxes(0, 1)  # noqa: E731  as `gradients` does
     logp_NxPxT = jax.lax.map(
-        lambda part: stage.log_probs(model, variables, part[0], fields.loss_chunk, temperature=fields.temperature,
-                                     wanted_BxT=part[1]), (split(batch["ids"]), split(batch["answer"])))
+        lambda part: stage.log_probs(
+            model,
+            variables,
+            part[0],
+            fields.loss_chunk,
+            temperature=fields.temperature,
+            wanted_BxT=part[1],
+        ),
+        (split(batch["ids"]), split(batch["answer"])),
+    )
     return jax.lax.stop_gradient(logp_NxPxT.swapaxes(0, 1).reshape(B, T))
 
 
-def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step as a pure function: `num_iterations` optimizer steps on one sampled batch, their metrics averaged.
+def make_train_step(
+    model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step as a pure function: `num_iterations` optimizer steps on one sampled batch, their
+    metrics averaged.
 
-    A batch is {"ids": int32 [B, T], "answer": bool [B, T], "advantage": float32 [B]}, drawn from the policy in the
-    state. The reference is the frozen parameters: the model without adapter; without them there is no divergence.
+    A batch is {"ids": int32 [B, T], "answer": bool [B, T], "advantage": float32 [B]}, drawn from
+    the policy in the state. The reference is the frozen parameters: the model without adapter;
+    without them there is no divergence.
     """
     loss_fields, again = loss_config(fields), fields.num_iterations > 1
 
@@ -74,10 +105,26 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
 
         def loss_fn(trained, rows, key):
             dropout = key if fields.lora.dropout and not fields.full else None
-            logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout,
-                                       fields.temperature, wanted_BxT=rows["answer"], fixed_head=not fields.full)
-            return policy_loss(loss_fields, logp_BxT, rows["answer"], rows["advantage"], rows.get("old"),
-                               rows.get("reference"), sequences, tokens)
+            logp_BxT = stage.log_probs(
+                model,
+                {**state.frozen, **trained},
+                rows["ids"],
+                fields.loss_chunk,
+                dropout,
+                fields.temperature,
+                wanted_BxT=rows["answer"],
+                fixed_head=not fields.full,
+            )
+            return policy_loss(
+                loss_fields,
+                logp_BxT,
+                rows["answer"],
+                rows["advantage"],
+                rows.get("old"),
+                rows.get("reference"),
+                sequences,
+                tokens,
+            )
 
         def update(live, _):
             key = jax.random.fold_in(live.rng, live.step)
@@ -85,14 +132,17 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
             metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(live.step)}
             return live.apply_gradients(tx, grads), metrics
 
-        live, metrics = jax.lax.scan(update, state.replace(frozen=None), length=fields.num_iterations)
+        live, metrics = jax.lax.scan(
+            update, state.replace(frozen=None), length=fields.num_iterations
+        )
         return live.replace(frozen=state.frozen), jax.tree.map(jnp.mean, metrics)
 
     return train_step
 
 
 def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransformation, seed: int):
-    """`stage.make_state`; full tuning keeps the parameters it began with where beta asks for a reference."""
+    """`stage.make_state`; full tuning keeps the parameters it began with where beta asks for a
+    reference."""
     state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
     if fields.full and fields.beta:
         frozen = rules.put({"params": lm.params}, shardings.trained)
@@ -100,13 +150,21 @@ def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransfor
     return state, shardings, mesh
 
 
-def run(config: ConfigDict, lm: LanguageModel, prompts_path: str | os.PathLike, generator: Any, suite: Any,
-        workdir: str | os.PathLike, progress: Progress | None = None) -> Path:
-    """Trains `lm` by the rewards of its own rewrites of the prompts in `prompts_path`, as `config.grpo` says.
+def run(
+    config: ConfigDict,
+    lm: LanguageModel,
+    prompts_path: str | os.PathLike,
+    generator: Any,
+    suite: Any,
+    workdir: str | os.PathLike,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains `lm` by the rewards of its own rewrites of the prompts in `prompts_path`, as
+    `config.grpo` says.
 
-    Files, continuing and errors are those of `sft.run`; the rewrites of step N and their scores are under
-    `candidates/N` of `workdir`. A restart draws the steps since its checkpoint again, and makes only videos that are
-    not there.
+    Files, continuing and errors are those of `sft.run`; the rewrites of step N and their scores are
+    under `candidates/N` of `workdir`. A restart draws the steps since its checkpoint again, and
+    makes only videos that are not there.
 
     Args:
       config: the whole configuration; `grpo`, `seed` and `generator.batch` are read.
@@ -121,23 +179,48 @@ def run(config: ConfigDict, lm: LanguageModel, prompts_path: str | os.PathLike, 
     lm = stage.base(lm, fields)
     loss_config(fields)
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
-        "generator": generator.fingerprint, "weights": dict(fields.weights or suite.weights),
-        "floors": limits(fields.floors, suite.floors)}
+        "generator": generator.fingerprint,
+        "weights": dict(fields.weights or suite.weights),
+        "floors": limits(fields.floors, suite.floors),
+    }
     if stage.finished(folder, about):
         return folder / "booster"
     prompts = usable_prompts(read_prompt_set(os.fspath(prompts_path)).prompts, fields.count)
     steps, per_epoch = stage.count_steps(fields, len(prompts) * fields.num_generations)
-    schedule = make_schedule(fields, "grpo", steps * fields.num_iterations, per_epoch * fields.num_iterations)
+    schedule = make_schedule(
+        fields, "grpo", steps * fields.num_iterations, per_epoch * fields.num_iterations
+    )
     tx = make_optimizer(fields, schedule)
     state, shardings, mesh = make_state(lm, fields, tx, config.seed)
     rollouts = Rollouts(config, fields, lm, mesh, prompts, generator, suite, folder, progress)
     cut = f", {rollouts.cut_prompts} cut from the left" if rollouts.cut_prompts else ""
-    print(f"grpo: {len(prompts)} prompts{cut}, {steps} steps of {fields.batch_size} videos", file=sys.stderr)
-    step_fn = compile_step(make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings)
+    print(
+        f"grpo: {len(prompts)} prompts{cut}, {steps} steps of {fields.batch_size} videos",
+        file=sys.stderr,
+    )
+    step_fn = compile_step(
+        make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings
+    )
     stage.claim(folder, about)
     stream = prompt_batches(len(prompts), fields.batch_size // fields.num_generations, config.seed)
-    state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress), rollouts,
-                stage.operations(lm, fields, state.trained, bool(state.frozen) + (fields.num_iterations > 1),
-                                 fields.num_iterations))
+    state = fit(
+        state,
+        step_fn,
+        stream,
+        steps,
+        folder,
+        mesh,
+        fields.save_every,
+        fields.keep,
+        fields.log_every,
+        stage.reporter(folder.name, steps, progress),
+        rollouts,
+        stage.operations(
+            lm,
+            fields,
+            state.trained,
+            bool(state.frozen) + (fields.num_iterations > 1),
+            fields.num_iterations,
+        ),
+    )
     return stage.save_booster(lm, state, fields, folder)

@@ -1,4 +1,5 @@
-"""Per-token log-probabilities of given tokens, float32, with never more than a chunk of logits in memory.
+"""Per-token log-probabilities of given tokens, float32, with never more than a chunk of logits in
+memory.
 
 B examples, T tokens, C tokens of a chunk, D model width, V vocabulary.
 """
@@ -53,8 +54,12 @@ def token_log_probs(
         logp_NxBxC = jax.lax.map(lambda part: one(*part), parts)
     else:
         skipped = lambda x_BxCxD, _: jnp.zeros(x_BxCxD.shape[:2], jnp.float32)  # noqa: E731
-        needed_N = jnp.any(chunks(jnp.roll(wanted_BxT, -1, axis=1).at[:, -1].set(False)), axis=(1, 2))
-        logp_NxBxC = jax.lax.map(lambda part: jax.lax.cond(part[0], one, skipped, *part[1]), (needed_N, parts))
+        needed_N = jnp.any(
+            chunks(jnp.roll(wanted_BxT, -1, axis=1).at[:, -1].set(False)), axis=(1, 2)
+        )
+        logp_NxBxC = jax.lax.map(
+            lambda part: jax.lax.cond(part[0], one, skipped, *part[1]), (needed_N, parts)
+        )
     return _to_their_tokens(logp_NxBxC.swapaxes(0, 1).reshape(B, n * chunk)[:, :T])
 
 
@@ -63,18 +68,23 @@ def _to_their_tokens(logp_BxT: Float[Array, "B T"]) -> Float[Array, "B T"]:
     return jnp.roll(logp_BxT, 1, axis=1).at[:, 0].set(0.0)
 
 
-def _recomputed(unembed: Unembed, head: Any, x_BxCxD: Float[Array, "B C D"], target_BxC: Int[Array, "B C"]
-                ) -> Float[Array, "B C"]:
+def _recomputed(
+    unembed: Unembed, head: Any, x_BxCxD: Float[Array, "B C D"], target_BxC: Int[Array, "B C"]
+) -> Float[Array, "B C"]:
     """The backward pass makes the logits again, for the gradient of the head as well."""
-    return jax.checkpoint(lambda head, x, target: _log_probs(unembed(head, x), target)[0])(head, x_BxCxD, target_BxC)
+    return jax.checkpoint(lambda head, x, target: _log_probs(unembed(head, x), target)[0])(
+        head, x_BxCxD, target_BxC
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gradient_ahead(unembed: Unembed, head: Any, x_BxCxD: Float[Array, "B C D"], target_BxC: Int[Array, "B C"]
-                    ) -> Float[Array, "B C"]:
-    """The forward pass, while it has the logits, also makes d log p / dx = (onehot - p) W, as a row of `x` its own
-    gradient; the backward pass only scales it (as Liger's fused linear cross-entropy does, Hsu et al. 2024). The
-    products with the vocabulary are then two, not three. The head gets no gradient."""
+def _gradient_ahead(
+    unembed: Unembed, head: Any, x_BxCxD: Float[Array, "B C D"], target_BxC: Int[Array, "B C"]
+) -> Float[Array, "B C"]:
+    """The forward pass, while it has the logits, also makes d log p / dx = (onehot - p) W, as a row
+    of `x` its own gradient; the backward pass only scales it (as Liger's fused linear cross-entropy
+    does, Hsu et al. 2024). The products with the vocabulary are then two, not three. The head gets
+    no gradient."""
     return _log_probs(unembed(head, x_BxCxD), target_BxC)[0]
 
 
@@ -88,14 +98,19 @@ def _forward(unembed, head, x_BxCxD, target_BxC):
 
 
 def _backward(unembed, slope_BxCxD, g_BxC):
-    return None, (g_BxC[..., None] * slope_BxCxD.astype(jnp.float32)).astype(slope_BxCxD.dtype), None
+    return (
+        None,
+        (g_BxC[..., None] * slope_BxCxD.astype(jnp.float32)).astype(slope_BxCxD.dtype),
+        None,
+    )
 
 
 _gradient_ahead.defvjp(_forward, _backward)
 
 
-def _log_probs(logits_BxCxV: Float[Array, "B C V"], target_BxC: Int[Array, "B C"]
-               ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+def _log_probs(
+    logits_BxCxV: Float[Array, "B C V"], target_BxC: Int[Array, "B C"]
+) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
     """logit[target] - logsumexp(logits), without a one-hot; and the logsumexp."""
     logits_BxCxV = logits_BxCxV.astype(jnp.float32)
     chosen_BxC = jnp.take_along_axis(logits_BxCxV, target_BxC[..., None], axis=-1)[..., 0]

@@ -1,4 +1,5 @@
-"""AdamW and its learning-rate schedules, from the fields of a training section of the configuration."""
+"""AdamW and its learning-rate schedules, from the fields of a training section of the
+configuration."""
 
 import math
 
@@ -12,14 +13,20 @@ from pav_jax.errors import BadInput
 SCHEDULES = ("linear", "cosine", "constant", "exponential_per_epoch")
 
 
-def make_schedule(config: ConfigDict, section: str, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(
+    config: ConfigDict, section: str, total_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
     """step -> learning rate. Warm-up and decay are those of transformers' `get_scheduler`.
 
-    The rate climbs from 0 over ceil(warmup_ratio * total_steps) steps, then: linear to 0 at `total_steps`; half a
-    cosine to 0; constant; or times `decay_per_epoch` after every epoch (llama-recipes' StepLR, 0.85).
+    The rate climbs from 0 over ceil(warmup_ratio * total_steps) steps, then: linear to 0 at
+    `total_steps`; half a cosine to 0; constant; or times `decay_per_epoch` after every epoch
+    (llama-recipes' StepLR, 0.85).
     """
     if config.schedule not in SCHEDULES:
-        raise BadInput(f"{section}.schedule={config.schedule!r} is not known; choose from {', '.join(SCHEDULES)}")
+        raise BadInput(
+            f"{section}.schedule={config.schedule!r} is not known; choose from"
+            f" {', '.join(SCHEDULES)}"
+        )
     warmup = math.ceil(config.warmup_ratio * total_steps)
     peak, kind, decay = config.learning_rate, config.schedule, config.decay_per_epoch
 
@@ -37,16 +44,23 @@ def make_schedule(config: ConfigDict, section: str, total_steps: int, steps_per_
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW (0.9, 0.999, 1e-8: torch's defaults) on float32 state, after clipping by global norm where asked.
+    """AdamW (0.9, 0.999, 1e-8: torch's defaults) on float32 state, after clipping by global norm
+    where asked.
 
     As in transformers' Trainer, weight decay leaves norms and biases alone.
     """
+
     def decayed(params):
         def one(path, _):
             names = [str(getattr(part, "key", part)) for part in path]
             return not any("norm" in name or name == "bias" for name in names)
+
         return jax.tree_util.tree_map_with_path(one, params)
 
     clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
-    return optax.chain(*clip, optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay,
-                                    mask=decayed))
+    return optax.chain(
+        *clip,
+        optax.adamw(
+            schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay, mask=decayed
+        ),
+    )

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning: the rewriter learns to answer a user's prompt with the best rewrite that was found for it."""
+"""Supervised fine-tuning: the rewriter learns to answer a user's prompt with the best rewrite that
+was found for it."""
 
 import os
 from collections.abc import Callable
@@ -19,10 +20,13 @@ from pav_jax.train.losses import sft_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 
 
-def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(
+    model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function. A batch is {"ids": int32 [B, T], "answer": bool [B, T]}, where
-    examples share rows with "segments": int32 [B, T], the numbers of a row's examples from 1, 0 for padding."""
+    examples share rows with "segments": int32 [B, T], the numbers of a row's examples from 1, 0 for
+    padding.
+    """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.rng, state.step)
@@ -32,9 +36,16 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
 
         def loss_fn(trained, rows, key):
             dropout = key if fields.lora.dropout and not fields.full else None
-            logp_BxT = stage.log_probs(model, {**state.frozen, **trained}, rows["ids"], fields.loss_chunk, dropout,
-                                       segments_BxT=rows.get("segments"), wanted_BxT=rows["answer"],
-                                       fixed_head=not fields.full)
+            logp_BxT = stage.log_probs(
+                model,
+                {**state.frozen, **trained},
+                rows["ids"],
+                fields.loss_chunk,
+                dropout,
+                segments_BxT=rows.get("segments"),
+                wanted_BxT=rows["answer"],
+                fixed_head=not fields.full,
+            )
             loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
             return loss, {"loss": loss}
 
@@ -49,12 +60,17 @@ def make_train_step(model: Any, tx: optax.GradientTransformation, schedule: opta
     return train_step
 
 
-def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, workdir: str | os.PathLike,
-        progress: Progress | None = None) -> Path:
+def run(
+    config: ConfigDict,
+    lm: LanguageModel,
+    pairs_path: str | os.PathLike,
+    workdir: str | os.PathLike,
+    progress: Progress | None = None,
+) -> Path:
     """Trains `lm` on the pairs in `pairs_path` as `config.sft` says.
 
-    Writes checkpoints, `metrics.jsonl` and at last `booster` (a Hugging Face folder) to `workdir`; continues where an
-    earlier call stopped, and returns at once where it finished.
+    Writes checkpoints, `metrics.jsonl` and at last `booster` (a Hugging Face folder) to `workdir`;
+    continues where an earlier call stopped, and returns at once where it finished.
 
     Args:
       config: the whole configuration; `config.sft` and `config.seed` are read.
@@ -78,9 +94,22 @@ def run(config: ConfigDict, lm: LanguageModel, pairs_path: str | os.PathLike, wo
     schedule = make_schedule(fields, "sft", steps, per_epoch)
     tx = make_optimizer(fields, schedule)
     state, shardings, mesh = stage.make_state("sft", lm, fields, tx, config.seed)
-    step_fn = compile_step(make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings)
+    step_fn = compile_step(
+        make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings
+    )
     stage.claim(folder, about)
     stream = data.batches(fields.batch_size, config.seed)
-    state = fit(state, step_fn, stream, steps, folder, mesh, fields.save_every, fields.keep, fields.log_every,
-                stage.reporter(folder.name, steps, progress), operations=stage.operations(lm, fields, state.trained))
+    state = fit(
+        state,
+        step_fn,
+        stream,
+        steps,
+        folder,
+        mesh,
+        fields.save_every,
+        fields.keep,
+        fields.log_every,
+        stage.reporter(folder.name, steps, progress),
+        operations=stage.operations(lm, fields, state.trained),
+    )
     return stage.save_booster(lm, state, fields, folder)

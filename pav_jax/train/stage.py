@@ -1,4 +1,5 @@
-"""From a model and a file of examples to a booster: what both trainings do alike around the loop."""
+"""From a model and a file of examples to a booster: what both trainings do alike around the
+loop."""
 
 import dataclasses
 import math
@@ -34,8 +35,20 @@ from pav_jax.train.log_probs import token_log_probs
 from pav_jax.train.loop import Report, TrainState, state_shardings
 
 # fields that may change between two runs of one training: they move no number of the loss curve
-FREE_FIELDS = {"log_every", "save_every", "keep", "remat", "remat_policy", "unroll", "loss_chunk", "grad_accumulation",
-               "length_buckets", "packing", "pairs", "keep_videos"}
+FREE_FIELDS = {
+    "log_every",
+    "save_every",
+    "keep",
+    "remat",
+    "remat_policy",
+    "unroll",
+    "loss_chunk",
+    "grad_accumulation",
+    "length_buckets",
+    "packing",
+    "pairs",
+    "keep_videos",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +64,28 @@ class Data:
 
     def batches(self, batch_size: int, seed: int | None, columns: Mapping[str, Any] | None = None):
         """Batches of `batch_size` examples over all processes; this one gets its rows of each."""
-        return batches.make_batches(self.source, self.encoder, self.answers, self.lengths, batch_size, seed, columns,
-                                    self.pack, self.sizes, (jax.process_index(), jax.process_count()))
+        return batches.make_batches(
+            self.source,
+            self.encoder,
+            self.answers,
+            self.lengths,
+            batch_size,
+            seed,
+            columns,
+            self.pack,
+            self.sizes,
+            (jax.process_index(), jax.process_count()),
+        )
 
 
-def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: ConfigDict, folder: Path) -> Data:
+def read_data(
+    name: str, path: str | os.PathLike, lm: LanguageModel, fields: ConfigDict, folder: Path
+) -> Data:
     """Prepares the examples of `path` under `folder` and reads each once; prints what was found.
 
     Raises:
-      BadInput: no example, an empty answer, a token outside the vocabulary, a tokenizer without chat template.
+      BadInput: no example, an empty answer, a token outside the vocabulary, a tokenizer without
+        chat template.
     """
     builder = {"sft": tfds_builders.SftPairs, "dpo": tfds_builders.Preferences}[name]
     with processes.first_process_first(f"{name} data"):
@@ -70,80 +96,132 @@ def read_data(name: str, path: str | os.PathLike, lm: LanguageModel, fields: Con
     print(f"{name}: {found}", file=sys.stderr)
     if fields.get("packing"):
         shards = batch_shards(lm.mesh) if lm.mesh is not None else 1
-        return Data(source, encoder, answers, (fields.max_length,), found.sizes, fields.grad_accumulation * shards)
+        return Data(
+            source,
+            encoder,
+            answers,
+            (fields.max_length,),
+            found.sizes,
+            fields.grad_accumulation * shards,
+        )
     lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
     return Data(source, encoder, answers, lengths, found.sizes)
 
 
 def make_encoder(lm: LanguageModel, max_length: int, max_prompt_length: int) -> batches.Encoder:
     """Raises BadInput where nothing says how an answer ends."""
-    eos = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id is not None else next(iter(lm.eos), None)
+    eos = (
+        lm.tokenizer.eos_token_id
+        if lm.tokenizer.eos_token_id is not None
+        else next(iter(lm.eos), None)
+    )
     if eos is None:
-        raise BadInput(f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could not end")
-    return batches.Encoder(lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, max_length, max_prompt_length)
+        raise BadInput(
+            f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could"
+            " not end"
+        )
+    return batches.Encoder(
+        lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, max_length, max_prompt_length
+    )
 
 
 def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
-    """(optimizer steps in all, steps per epoch). A last step that an epoch fills partly takes the next one's first."""
+    """(optimizer steps in all, steps per epoch). A last step that an epoch fills partly takes the
+    next one's first."""
     per_epoch = max(1, math.ceil(examples / fields.batch_size))
-    return fields.steps or max(1, math.ceil(fields.epochs * examples / fields.batch_size)), per_epoch
+    return (
+        fields.steps or max(1, math.ceil(fields.epochs * examples / fields.batch_size)),
+        per_epoch,
+    )
 
 
-def log_probs(model: Any, variables: Mapping[str, Any], ids_BxT: Int[Array, "B T"], chunk: int,
-              dropout: jax.Array | None = None, temperature: float = 1.0,
-              segments_BxT: Int[Array, "B T"] | None = None, wanted_BxT: Bool[Array, "B T"] | None = None,
-              fixed_head: bool = False) -> Float[Array, "B T"]:
-    """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not see.
+def log_probs(
+    model: Any,
+    variables: Mapping[str, Any],
+    ids_BxT: Int[Array, "B T"],
+    chunk: int,
+    dropout: jax.Array | None = None,
+    temperature: float = 1.0,
+    segments_BxT: Int[Array, "B T"] | None = None,
+    wanted_BxT: Bool[Array, "B T"] | None = None,
+    fixed_head: bool = False,
+) -> Float[Array, "B T"]:
+    """log p(ids[t] | ids[:t]), float32. Rows are padded on the right, which a causal model does not
+    see.
 
     Args:
       segments_BxT: numbers of the examples that share a row; none sees another.
-      wanted_BxT, fixed_head: as in `token_log_probs`: tokens whose value is used; no parameter is trained.
+      wanted_BxT, fixed_head: as in `token_log_probs`: tokens whose value is used; no parameter is
+        trained.
     """
+
     def logits(head, x):
         raw = unembed(head, x)
         return raw if temperature == 1.0 else raw.astype(jnp.float32) / temperature
 
     rngs = None if dropout is None else {"dropout": dropout}
-    x_BxTxD = model.apply(variables, ids_BxT, segment_ids_BxT=segments_BxT, return_hidden=True,
-                          deterministic=dropout is None, rngs=rngs)
+    x_BxTxD = model.apply(
+        variables,
+        ids_BxT,
+        segment_ids_BxT=segments_BxT,
+        return_hidden=True,
+        deterministic=dropout is None,
+        rngs=rngs,
+    )
     params = variables["params"]
     head = {name: params[name] for name in (("lm_head",) if "lm_head" in params else ("embed",))}
     return token_log_probs(logits, head, x_BxTxD, ids_BxT, chunk, wanted_BxT, fixed_head)
 
 
-# ------------------------------------------------------------------------------------------------- model and state
+# ---------------------------------------------------------------------------------- model and state
 
 
 def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
-    """The model's mathematics with this training's adapter scale, dropout and recomputation, spread over its mesh."""
-    how = {"remat": fields.remat, "remat_policy": fields.remat_policy, "unroll": fields.unroll,
-           "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1}
+    """The model's mathematics with this training's adapter scale, dropout and recomputation, spread
+    over its mesh."""
+    how = {
+        "remat": fields.remat,
+        "remat_policy": fields.remat_policy,
+        "unroll": fields.unroll,
+        "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1,
+    }
     model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
     return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
 
 
 def base(lm: LanguageModel, fields: ConfigDict) -> LanguageModel:
-    """What training starts from: the model with its adapter, where it has one, made part of the parameters, and these
-    in few bits where `fields.quantize` says so."""
+    """What training starts from: the model with its adapter, where it has one, made part of the
+    parameters, and these in few bits where `fields.quantize` says so."""
     if lm.lora is not None:
         lm = lm.with_params(lora.merge(lm.params, lm.lora, lm.lora_config))
-    return lm.with_params(quantized.quantized(lm.params, fields.quantize)) if fields.quantize else lm
+    return (
+        lm.with_params(quantized.quantized(lm.params, fields.quantize)) if fields.quantize else lm
+    )
 
 
 def lora_config(fields: ConfigDict) -> lora.LoraConfig:
-    return lora.LoraConfig(r=fields.lora.r, alpha=fields.lora.alpha, dropout=fields.lora.dropout,
-                           target_modules=tuple(fields.lora.target_modules))
+    return lora.LoraConfig(
+        r=fields.lora.r,
+        alpha=fields.lora.alpha,
+        dropout=fields.lora.dropout,
+        target_modules=tuple(fields.lora.target_modules),
+    )
 
 
-def make_state(name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransformation, seed: int
-               ) -> tuple[TrainState, TrainState, Mesh]:
+def make_state(
+    name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransformation, seed: int
+) -> tuple[TrainState, TrainState, Mesh]:
     """(state on the mesh, its shardings, the mesh). Prints how many parameters are trained.
 
     Raises:
       BadInput: target_modules match no layer, or the mesh does not divide the batch.
     """
     mesh = lm.mesh if lm.mesh is not None else make_mesh()
-    check_batch(mesh, fields.batch_size // fields.grad_accumulation, f"config.{name}: batch_size / grad_accumulation")
+    check_batch(
+        mesh,
+        fields.batch_size // fields.grad_accumulation,
+        f"config.{name}: batch_size / grad_accumulation",
+    )
     key = jax.random.key(seed)
     param_axes = logical_axes(weights(lm.config))
     if fields.full:
@@ -152,24 +230,42 @@ def make_state(name: str, lm: LanguageModel, fields: ConfigDict, tx: optax.Gradi
         trained_axes = {"params": param_axes}
         expected = lora.count(lm.params)
     else:
-        frozen, frozen_axes = {"params": lm.params}, {"params": quantized.axes(param_axes, lm.params)}
+        frozen, frozen_axes = (
+            {"params": lm.params},
+            {"params": quantized.axes(param_axes, lm.params)},
+        )
         # step numbers are folded into the key itself; this number is none of them
         adapter = lora.init_lora(lm.params, lora_config(fields), jax.random.fold_in(key, 2**31 - 1))
         trained, trained_axes = {"lora": adapter}, {"lora": lora_axes(adapter, param_axes)}
         expected = _adapter_size(lm.params, adapter, fields.lora.r)
-    count, total = lora.count(trained), sum(p.size for p in traverse_util.flatten_dict(lm.params).values())
+    count, total = (
+        lora.count(trained),
+        sum(p.size for p in traverse_util.flatten_dict(lm.params).values()),
+    )
     if count != expected:
         raise AssertionError(f"{count} parameters would be trained, {expected} should be")
-    what = "all parameters" if fields.full else f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
-    print(f"{name}: training {count:,} parameters ({what}) of a model of {total:,}", file=sys.stderr)
-    state = TrainState(step=jnp.zeros((), jnp.int32), frozen=frozen, trained=trained, opt_state=tx.init(trained),
-                       rng=key)
+    what = (
+        "all parameters"
+        if fields.full
+        else f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
+    )
+    print(
+        f"{name}: training {count:,} parameters ({what}) of a model of {total:,}", file=sys.stderr
+    )
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        frozen=frozen,
+        trained=trained,
+        opt_state=tx.init(trained),
+        rng=key,
+    )
     shardings = state_shardings(state, frozen_axes, trained_axes, tx, mesh)
     return rules.put(state, shardings), shardings, mesh
 
 
 def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
-    """Logical axes of an adapter: `a` keeps the input axis of its kernel, `b` the output axis; the rank is whole."""
+    """Logical axes of an adapter: `a` keeps the input axis of its kernel, `b` the output axis; the
+    rank is whole."""
     kernels = traverse_util.flatten_dict(param_axes)
     axes = {}
     for path in traverse_util.flatten_dict(adapter):
@@ -181,13 +277,19 @@ def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
 def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
     """r (in + out) for every adapted kernel of every layer (Hu et al. 2021, section 4.2)."""
     flat = traverse_util.flatten_dict(params)
-    kernels = [flat[*path[:-1], "kernel"] for path in traverse_util.flatten_dict(adapter) if path[-1] == "a"]
+    kernels = [
+        flat[*path[:-1], "kernel"]
+        for path in traverse_util.flatten_dict(adapter)
+        if path[-1] == "a"
+    ]
     return sum(k.shape[0] * rank * (k.shape[1] + k.shape[2]) for k in kernels)
 
 
-def operations(lm: LanguageModel, fields: ConfigDict, trained: Any, passes: int = 0, updates: int = 1
-               ) -> Callable[[Mapping[str, Any]], float]:
-    """Batch of this process -> floating point operations of its step over all processes, see `models.llama.flops`.
+def operations(
+    lm: LanguageModel, fields: ConfigDict, trained: Any, passes: int = 0, updates: int = 1
+) -> Callable[[Mapping[str, Any]], float]:
+    """Batch of this process -> floating point operations of its step over all processes, see
+    `models.llama.flops`.
 
     Args:
       passes: forward passes without gradient, as a reference takes.
@@ -203,14 +305,24 @@ def operations(lm: LanguageModel, fields: ConfigDict, trained: Any, passes: int 
     return of
 
 
-# ------------------------------------------------------------------------------------------- beginning and finishing
+# -------------------------------------------------------------------------- beginning and finishing
 
 
-def identity(name: str, fields: ConfigDict, seed: int, lm: LanguageModel, path: str | os.PathLike) -> dict:
-    """What makes a training this one and no other: its section, seed, data and the shape of its model."""
-    about = {"stage": name, "seed": seed, "data": tfds_builders.data_digest(path),
-             "model": dataclasses.asdict(lm.config)}
-    return _plain(about | {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS})
+def identity(
+    name: str, fields: ConfigDict, seed: int, lm: LanguageModel, path: str | os.PathLike
+) -> dict:
+    """What makes a training this one and no other: its section, seed, data and the shape of its
+    model."""
+    about = {
+        "stage": name,
+        "seed": seed,
+        "data": tfds_builders.data_digest(path),
+        "model": dataclasses.asdict(lm.config),
+    }
+    return _plain(
+        about
+        | {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS}
+    )
 
 
 def finished(folder: Path, about: dict) -> bool:
@@ -224,13 +336,17 @@ def finished(folder: Path, about: dict) -> bool:
         before = read_json(path)
         if changed := sorted(k for k in {*about, *before} if about.get(k) != before.get(k)):
             was, now = before.get(changed[0]), about.get(changed[0])
-            raise BadInput(f"{path}: this folder holds a training with {changed[0]}={was!s:.80}, now it is {now!s:.80};"
-                           f" use another --workdir, or delete checkpoints and booster in {folder.name}")
+            raise BadInput(
+                f"{path}: this folder holds a training with {changed[0]}={was!s:.80}, now it is"
+                f" {now!s:.80}; use another --workdir, or delete checkpoints and booster in"
+                f" {folder.name}"
+            )
     return done
 
 
 def claim(folder: Path, about: dict) -> None:
-    """Ties `folder` to the training `about`; called when everything that could be refused was accepted."""
+    """Ties `folder` to the training `about`; called when everything that could be refused was
+    accepted."""
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "training.json", about)
@@ -244,10 +360,12 @@ def _plain(value: Any) -> Any:
 
 
 def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
-    """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's dtype; before it, unless
-    all parameters were trained, `folder/adapter` for PEFT."""
+    """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's
+    dtype; before it, unless all parameters were trained, `folder/adapter` for PEFT."""
     if fields.full:
-        params = jax.tree.map(lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params)
+        params = jax.tree.map(
+            lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params
+        )
     else:
         params = quantized.plain(lm.params, lm.model.dtype)
         params = lora.merge(params, state.trained["lora"], lora_config(fields))
@@ -263,15 +381,19 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
             lm.with_params(params).save_pretrained(part)
             os.replace(part, booster)
         except OSError as error:
-            raise BadInput(f"{booster}: could not be written ({error.strerror or error}); make room and run the same"
-                           " command again, the training itself is saved") from error
+            raise BadInput(
+                f"{booster}: could not be written ({error.strerror or error}); make room and run"
+                " the same command again, the training itself is saved"
+            ) from error
     processes.barrier("booster")
     return booster
 
 
 def _base_name(lm: LanguageModel, adapter: Path) -> str:
-    """How an adapter calls the model it belongs to, so that a work directory can move: mini:NAME, a path from the
-    adapter's folder to a booster of the same work directory, a hub id; other folders by their whole path."""
+    """How an adapter calls the model it belongs to, so that a work directory can move: mini:NAME, a
+    path from the adapter's folder to a booster of the same work directory, a hub id; other folders
+    by their whole path.
+    """
     path = Path(lm.path or lm.name)
     if path.parent == embedded.CHECKPOINTS:
         return embedded.PREFIX + path.name

@@ -1,4 +1,5 @@
-"""TFDS builders over the JSON Lines that training reads, prepared as ArrayRecord and read without TensorFlow."""
+"""TFDS builders over the JSON Lines that training reads, prepared as ArrayRecord and read without
+TensorFlow."""
 
 import contextlib
 import hashlib
@@ -15,7 +16,8 @@ from pav_jax.records import Preference, PromptPair, read_jsonl
 
 
 class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One example per line, in the file's order. `source` is the file; `RECORD` the dataclass of a line."""
+    """One example per line, in the file's order. `source` is the file; `RECORD` the dataclass of a
+    line."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None  # where TFDS would look for checksums of downloads; there are none
@@ -27,7 +29,9 @@ class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(self.FEATURES | {"line": np.int64})  # counted from 1, for messages
+        features = tfds.features.FeaturesDict(
+            self.FEATURES | {"line": np.int64}
+        )  # counted from 1, for messages
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -47,11 +51,16 @@ class SftPairs(_JsonLines):
 
 
 class Preferences(_JsonLines):
-    """`preferences.jsonl`: what a user typed, the better rewrite, the worse one, and by how much."""
+    """`preferences.jsonl`: what a user typed, the better rewrite, the worse one, and by how
+    much."""
 
     RECORD = Preference
-    FEATURES = {"prompt": tfds.features.Text(), "chosen": tfds.features.Text(), "rejected": tfds.features.Text(),
-                "margin": np.float32}
+    FEATURES = {
+        "prompt": tfds.features.Text(),
+        "chosen": tfds.features.Text(),
+        "rejected": tfds.features.Text(),
+        "margin": np.float32,
+    }
 
 
 def data_digest(path: str | os.PathLike) -> str:
@@ -62,20 +71,25 @@ def data_digest(path: str | os.PathLike) -> str:
 
 
 def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path):
-    """Random access to the examples of the file `path`, prepared once under `folder` and named by its contents.
+    """Random access to the examples of the file `path`, prepared once under `folder` and named by
+    its contents.
 
     Raises:
       BadInput: the file is missing, broken or has no line.
     """
     if not read_jsonl(path, builder.RECORD):
-        raise BadInput(f"{path}: holds no {builder.RECORD.__name__}; lower select's and prefer's thresholds, floors and"
-                       " margin, or give more prompts, and run the stage before again")
+        raise BadInput(
+            f"{path}: holds no {builder.RECORD.__name__}; lower select's and prefer's thresholds,"
+            " floors and margin, or give more prompts, and run the stage before again"
+        )
     tfds.disable_progress_bar()
     made = builder(source=path, data_dir=folder / data_digest(path), file_format="array_record")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it tells of downloads; there are none
             made.download_and_prepare()  # returns at once where it was prepared; renames when done
     except OSError as error:
-        raise BadInput(f"{folder}: the examples of {path} could not be written ({error.strerror or error}); make room"
-                       " and run the same command again") from error
+        raise BadInput(
+            f"{folder}: the examples of {path} could not be written ({error.strerror or error});"
+            " make room and run the same command again"
+        ) from error
     return made.as_data_source(split="train")

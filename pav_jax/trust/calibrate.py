@@ -1,15 +1,17 @@
 """Thresholds and weights for the scores that a pool really holds.
 
-The published thresholds and weights belong to one generator and seven checkpoints; which percentile a threshold had
-there was not published. So here
+The published thresholds and weights belong to one generator and seven checkpoints; which percentile
+a threshold had there was not published. So here
 
     threshold_i = the `percentile` quantile of score i in the pool,
-    weight_i    = c * published_i * spread_i / deviation_i,    c = sum(published * deviation) / sum(published * spread)
+    weight_i    = c * published_i * spread_i / deviation_i,    c = sum(published * deviation) /
+    sum(published * spread)
 
-over the scores that are weighed. deviation_i is score i's standard deviation in the pool, and spread_i the one it had
-where the published weights come from (1 where `calibrate.spreads` does not say). Then weight_i * deviation_i, what one
-typical difference of score i adds to overall, keeps the proportions of published_i * spread_i; c leaves the sum of
-these terms as the published weights would have it on this pool, so that margins keep their scale.
+over the scores that are weighed. deviation_i is score i's standard deviation in the pool, and
+spread_i the one it had where the published weights come from (1 where `calibrate.spreads` does not
+say). Then weight_i * deviation_i, what one typical difference of score i adds to overall, keeps the
+proportions of published_i * spread_i; c leaves the sum of these terms as the published weights
+would have it on this pool, so that margins keep their scale.
 """
 
 import json
@@ -38,7 +40,8 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
       config: the whole configuration; reads `calibrate`, and `evolve.weights` or `rewards.weights`.
 
     Raises:
-      BadInput: a percentile or spread out of range, or a weight of a score that the pool does not hold.
+      BadInput: a percentile or spread out of range, or a weight of a score that the pool does not
+        hold.
     """
     options = config.calibrate
     if not 0 <= options.percentile < 1:
@@ -56,11 +59,19 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
     deviations = {name: float(np.std(values)) for name, values in scores.items()}
     result = {
         "thresholds": {name: rounded(value) for name, value in limits.items()},
-        "weights": {name: rounded(w) for name, w in weights(published, deviations, dict(options.spreads)).items()},
-        "from": {"percentile": options.percentile, "candidates": len(usable),
-                 "prompts": len({c.prompt for c in usable}), "prompts_passing": len(passing), "weights": published,
-                 "spreads": {name: float(s) for name, s in options.spreads.items()},
-                 "deviations": {name: rounded(d) for name, d in deviations.items()}},
+        "weights": {
+            name: rounded(w)
+            for name, w in weights(published, deviations, dict(options.spreads)).items()
+        },
+        "from": {
+            "percentile": options.percentile,
+            "candidates": len(usable),
+            "prompts": len({c.prompt for c in usable}),
+            "prompts_passing": len(passing),
+            "weights": published,
+            "spreads": {name: float(s) for name, s in options.spreads.items()},
+            "deviations": {name: rounded(d) for name, d in deviations.items()},
+        },
     }
     data = (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     processes.first_only("calibrate", lambda: write_whole(epath.Path(workdir) / FILE, data))
@@ -68,15 +79,20 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
 
 
 def threshold(values_V: Float[np.ndarray, "V"], percentile: float) -> float | None:
-    """A value of the pool that about a share of 1 - `percentile` lies above. Where that is the highest of all, as with
-    a score that is often at its end, the next one below, since what passes is above the threshold; None where all are
-    equal."""
+    """A value of the pool that about a share of 1 - `percentile` lies above. Where that is the
+    highest of all, as with a score that is often at its end, the next one below, since what passes
+    is above the threshold; None where all are equal."""
     lower = values_V[values_V < values_V.max()]
-    return float(min(np.quantile(values_V, percentile, method="lower"), lower.max())) if len(lower) else None
+    return (
+        float(min(np.quantile(values_V, percentile, method="lower"), lower.max()))
+        if len(lower)
+        else None
+    )
 
 
-def weights(published: Mapping[str, float], deviations: Mapping[str, float],
-            spreads: Mapping[str, float]) -> dict[str, float]:
+def weights(
+    published: Mapping[str, float], deviations: Mapping[str, float], spreads: Mapping[str, float]
+) -> dict[str, float]:
     """The weights of this module's formula.
 
     Raises:
@@ -84,16 +100,22 @@ def weights(published: Mapping[str, float], deviations: Mapping[str, float],
     """
     for name in published:
         if name not in deviations:
-            raise BadInput(f"calibrate: the pool holds no score {name}, but it is weighed; there are"
-                           f" {', '.join(deviations) or 'none'}")
+            raise BadInput(
+                f"calibrate: the pool holds no score {name}, but it is weighed; there are"
+                f" {', '.join(deviations) or 'none'}"
+            )
         if not deviations[name] > 0:
-            raise BadInput(f"calibrate: every {name} in the pool is the same, so it has no weight to fit; leave it out"
-                           " of calibrate.weights")
+            raise BadInput(
+                f"calibrate: every {name} in the pool is the same, so it has no weight to fit;"
+                " leave it out of calibrate.weights"
+            )
         if not spreads.get(name, 1.0) > 0:
             raise BadInput(f"calibrate.spreads.{name}={spreads[name]}: must be above 0")
     wanted = {name: w * spreads.get(name, 1.0) for name, w in published.items()}
     total = sum(abs(w) for w in wanted.values())
-    scale = sum(abs(w) * deviations[name] for name, w in published.items()) / total if total else 0.0
+    scale = (
+        sum(abs(w) * deviations[name] for name, w in published.items()) / total if total else 0.0
+    )
     return {name: scale * w / deviations[name] for name, w in wanted.items()}
 
 

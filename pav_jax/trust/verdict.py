@@ -1,19 +1,22 @@
 """From figures to a word: may this score be optimised?
 
-    does not read the prompt   it claims to, but other people's prompts do it no harm: the interval of true minus
+    does not read the prompt   it claims to, but other people's prompts do it no harm: the interval
+    of true minus
                                permuted holds zero, or the AUC stays below READS
-    noisy                      damage it claims to notice does not lower it: on the kinds that verify, the median rank
-                               correlation does not fall below minus the threshold, or the median fall of the heaviest
-                               damage is less than SEEDS deviations over seeds
+    noisy                      damage it claims to notice does not lower it: on the kinds that
+    verify, the median rank
+                               correlation does not fall below minus the threshold, or the median
+                               fall of the heaviest damage is less than SEEDS deviations over seeds
     usable                     neither
     no scores                  there is nothing to judge
 
-Beside the word stand the sentences behind it, and warnings: a score that rises with some damage, which optimising it
-would then bring about, or one that is mostly at an end of its range.
+Beside the word stand the sentences behind it, and warnings: a score that rises with some damage,
+which optimising it would then bring about, or one that is mostly at an end of its range.
 
-The threshold of the rank correlation is fixed on one half of the kinds of damage: what chance reaches there in one of
-a hundred draws when severities are dealt out at random, and at least LEAST. It is verified on the other half: there
-chance should again pass it in at most about one of a hundred draws, and the kinds that are claimed should pass it.
+The threshold of the rank correlation is fixed on one half of the kinds of damage: what chance
+reaches there in one of a hundred draws when severities are dealt out at random, and at least LEAST.
+It is verified on the other half: there chance should again pass it in at most about one of a
+hundred draws, and the kinds that are claimed should pass it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,17 +31,27 @@ from pav_jax.trust.degradations import FAMILIES, VISUAL, halves
 
 USABLE, NOISY, DEAF, NOTHING = "usable", "noisy", "does not read the prompt", "no scores"
 READS = 0.6  # least AUC of true against permuted prompts
-LEAST = 0.2  # of the rank correlation's threshold: with many videos chance alone would ask for almost nothing
+# of the rank correlation's threshold: with many videos chance alone would ask for almost nothing
+LEAST = 0.2
 CHANCE = 0.01
 RISES = 0.5  # rank correlation from which damage is said to raise a score
 SEEDS = 1.0  # deviations over seeds that the heaviest damage must cost
 DRAWS = 2000
 
-# What a score says it is about: families of damage. "text" is there for those that claim to read the prompt.
+# What a score says it is about: families of damage. "text" is there for those that claim to read
+# the prompt.
 CLAIMS = {
-    "AES": ("picture",), "VQ": ("picture", "content"), "TC": ("consistency",), "DD": ("motion",),
-    "FC": ("content", "consistency"), "TVA": ("content", "text"), "CLIP": ("content", "text"),
-    "MPS": ("picture", "content", "text"), "FAITH": ("text",), "CFC": ("consistency",), "PC": ("consistency",),
+    "AES": ("picture",),
+    "VQ": ("picture", "content"),
+    "TC": ("consistency",),
+    "DD": ("motion",),
+    "FC": ("content", "consistency"),
+    "TVA": ("content", "text"),
+    "CLIP": ("content", "text"),
+    "MPS": ("picture", "content", "text"),
+    "FAITH": ("text",),
+    "CFC": ("consistency",),
+    "PC": ("consistency",),
     "QA": ("picture", "content", "consistency", "text"),
 }
 ANY = ("picture", "content")  # of a score that is not in the table
@@ -55,31 +68,49 @@ def reads_prompt(name: str, claims: Mapping[str, Sequence[str]]) -> bool:
     return any(kind not in VISUAL for kind in claimed(name, claims))
 
 
-def responses(name: str, scores: Mapping[str, Float[np.ndarray, "D G"]], severities: Sequence[int], seed_noise: float,
-              claims: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float | None]]:
-    """How the score answers the damage it claims to notice, on the half that fixes the threshold and the other.
+def responses(
+    name: str,
+    scores: Mapping[str, Float[np.ndarray, "D G"]],
+    severities: Sequence[int],
+    seed_noise: float,
+    claims: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, float | None]]:
+    """How the score answers the damage it claims to notice, on the half that fixes the threshold
+    and the other.
 
     Args:
       scores: kind -> scores of each damaged video at each severity.
 
     Returns:
-      "fixed" and "verified", each with the median `correlation` and median `fall` (heaviest damage, in deviations over
-      seeds) of its kinds, the share of kinds `noticed`, the `threshold`, and how often `chance` passes that. NaN where
-      there is nothing to measure, infinity where seeds make no difference.
+      "fixed" and "verified", each with the median `correlation` and median `fall` (heaviest damage,
+      in deviations over seeds) of its kinds, the share of kinds `noticed`, the `threshold`, and how
+      often `chance` passes that. NaN where there is nothing to measure, infinity where seeds make
+      no difference.
     """
     rng = np.random.default_rng(stable_seed("trust", name))
     found, threshold = {}, float("nan")
     for half, kinds in zip(("fixed", "verified"), halves(), strict=True):
         mine = [kind for kind in kinds if kind in claimed(name, claims)]
-        chance = np.concatenate([measures.chance_correlations(scores[k], severities, DRAWS, rng) for k in mine] or [[]])
+        chance = np.concatenate(
+            [measures.chance_correlations(scores[k], severities, DRAWS, rng) for k in mine] or [[]]
+        )
         if half == "fixed":
-            threshold = max(LEAST, float(np.quantile(-chance, 1 - CHANCE))) if len(chance) else LEAST
-        followed = [_mean(measures.severity_correlations(scores[kind], severities)) for kind in mine]
+            threshold = (
+                max(LEAST, float(np.quantile(-chance, 1 - CHANCE))) if len(chance) else LEAST
+            )
+        followed = [
+            _mean(measures.severity_correlations(scores[kind], severities)) for kind in mine
+        ]
         falls = [fall(scores[kind], seed_noise) for kind in mine]
-        found[half] = {"correlation": _median(followed), "fall": _median(falls),
-                       "noticed": float(np.mean([-r >= threshold for r in followed])) if mine else float("nan"),
-                       "threshold": threshold,
-                       "chance": float((-chance >= threshold).mean()) if len(chance) else float("nan")}
+        found[half] = {
+            "correlation": _median(followed),
+            "fall": _median(falls),
+            "noticed": (
+                float(np.mean([-r >= threshold for r in followed])) if mine else float("nan")
+            ),
+            "threshold": threshold,
+            "chance": float((-chance >= threshold).mean()) if len(chance) else float("nan"),
+        }
     return found
 
 
@@ -93,8 +124,14 @@ def fall(scores_DxG: Float[np.ndarray, "D G"], seed_noise: float) -> float:
     return float(np.sign(cost) * np.inf) if cost else 0.0
 
 
-def judge(reads: bool, difference: Sequence[float], area: float, verified: Mapping[str, float | None],
-          saturated: Sequence[float], rising: Sequence[str] = ()) -> tuple[str, list[str]]:
+def judge(
+    reads: bool,
+    difference: Sequence[float],
+    area: float,
+    verified: Mapping[str, float | None],
+    saturated: Sequence[float],
+    rising: Sequence[str] = (),
+) -> tuple[str, list[str]]:
     """-> (verdict, the sentences behind it).
 
     Args:

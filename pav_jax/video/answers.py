@@ -1,7 +1,8 @@
-"""What an endpoint may answer with, as frames: a video, an image, or JSON that holds or points to one.
+"""What an endpoint may answer with, as frames: a video, an image, or JSON that holds or points to
+one.
 
-What the bytes are is read from their beginning, never from what the endpoint says of them: FFmpeg would follow a
-playlist wherever it leads.
+What the bytes are is read from their beginning, never from what the endpoint says of them: FFmpeg
+would follow a playlist wherever it leads.
 
 Shapes: T frames, H, W height and width in pixels.
 """
@@ -25,7 +26,8 @@ FIELDS = ("video", "image", "url")  # of a JSON answer
 
 
 class Garbage(Exception):
-    """Bytes that are no video, image or JSON answer. Its text is ours: an endpoint's own may repeat the key."""
+    """Bytes that are no video, image or JSON answer. Its text is ours: an endpoint's own may repeat
+    the key."""
 
 
 def is_picture(data: bytes) -> bool:
@@ -33,7 +35,8 @@ def is_picture(data: bytes) -> bool:
 
 
 def json_answer(data: bytes) -> tuple[bytes | None, str | None]:
-    """(the bytes in `video` or `image`, base64, perhaps as a data: URL) or (None, the address in `url`).
+    """(the bytes in `video` or `image`, base64, perhaps as a data: URL) or (None, the address in
+    `url`).
 
     Raises:
       Garbage: it is not JSON with one of these.
@@ -42,7 +45,11 @@ def json_answer(data: bytes) -> tuple[bytes | None, str | None]:
         answer = json.loads(data)
     except (ValueError, RecursionError):  # bytes that are no UTF-8 are a ValueError too
         raise Garbage("an answer that is no video, image or JSON") from None
-    field = next((name for name in FIELDS if answer.get(name)), None) if isinstance(answer, dict) else None
+    field = (
+        next((name for name in FIELDS if answer.get(name)), None)
+        if isinstance(answer, dict)
+        else None
+    )
     if field is None or not isinstance(value := answer[field], str):
         raise Garbage(f"JSON without {', '.join(FIELDS[:-1])} or {FIELDS[-1]}")
     if field == "url":
@@ -65,7 +72,9 @@ def frames_of(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
         raise Garbage("bytes that are neither a video nor an image")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
+            return np.stack(
+                [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+            )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise Garbage("an image that cannot be read") from None
 
@@ -77,7 +86,9 @@ def _video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
             file.write(data)
         return read_mp4(path)
     except BadInput as error:
-        raise Garbage(f"a video that cannot be read ({str(error).removeprefix(f'{path}: ')})") from None
+        raise Garbage(
+            f"a video that cannot be read ({str(error).removeprefix(f'{path}: ')})"
+        ) from None
     finally:
         os.unlink(path)
 

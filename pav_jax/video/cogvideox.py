@@ -1,10 +1,11 @@
-"""The CogVideoX family: which parts a diffusers folder holds, how they fit together, and what of sampling is its own.
+"""The CogVideoX family: which parts a diffusers folder holds, how they fit together, and what of
+sampling is its own.
 
-Source: diffusers' `CogVideoXPipeline` (folder layout, sizes, order of the guidance batch); Yang et al. 2024
-(arXiv 2408.06072).
+Source: diffusers' `CogVideoXPipeline` (folder layout, sizes, order of the guidance batch); Yang et
+al. 2024 (arXiv 2408.06072).
 
-Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels; t, h, w, C those
-of the latent and its channels.
+Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels;
+t, h, w, C those of the latent and its channels.
 """
 
 import dataclasses
@@ -29,8 +30,8 @@ from pav_jax.video import parts, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 
-# Version 1.5 writes the largest grid it has positions for where the others write the size they were trained on, 768 x
-# 1360 (its model card)
+# Version 1.5 writes the largest grid it has positions for where the others write the size they were
+# trained on, 768 x 1360 (its model card)
 LARGEST_1_5, SIZE_1_5 = (300, 300), (768, 1360)
 SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
@@ -46,29 +47,52 @@ class CogVideoX(Family):
     components = ("tokenizer", *layouts, "scheduler")
     generation = Generation()
     tiles = True
-    latent_axes = ("videos", "frames", "channels", "height", "width")  # of initial noise in diffusers
+    latent_axes = (
+        "videos",
+        "frames",
+        "channels",
+        "height",
+        "width",
+    )  # of initial noise in diffusers
 
-    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
-                ) -> "CogVideoX":
+    def on_mesh(
+        self,
+        mesh: Mesh | None,
+        side: Mesh | None,
+        sequence_attention: str = "auto",
+        halves: bool = False,
+    ) -> "CogVideoX":
         """As of every family; the VAE spreads its tiles."""
         family = super().on_mesh(mesh, side, sequence_attention, halves)
         if side is None:
             return family
-        return dataclasses.replace(family, vae=self.vae.clone(place=Place(side), tiles_at_once=side.size))
+        return dataclasses.replace(
+            family, vae=self.vae.clone(place=Place(side), tiles_at_once=side.size)
+        )
 
-    # ---------------------------------------------------------------------------------------------- folders
+    # -------------------------------------------------------------------------------------- folders
 
     @classmethod
-    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-                tokenizer: Any = None, conv_impl: str = "auto") -> "CogVideoX":
+    def outline(
+        cls,
+        folder: Path,
+        dtype: Any,
+        scheduler: Mapping[str, Any] | str | None = None,
+        tokenizer: Any = None,
+        conv_impl: str = "auto",
+    ) -> "CogVideoX":
         """The family from the configurations in a diffusers folder.
 
         Raises:
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
+        text, denoiser, vae = (
+            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+        )
         family = cls(
-            tokenizer, T5Encoder(text, dtype), CogVideoXTransformer(denoiser, dtype),
+            tokenizer,
+            T5Encoder(text, dtype),
+            CogVideoXTransformer(denoiser, dtype),
             CogVideoXVAE(vae, dtype, conv_impl),
             parts.load_scheduler(folder, parts.scheduler_settings(folder, scheduler), SAMPLERS),
         )
@@ -79,26 +103,37 @@ class CogVideoX(Family):
         config, vae = self.transformer.config, self.vae.config
         if config.in_channels != vae.latent_channels or config.out_channels != vae.latent_channels:
             raise BadInput(
-                f"{source}: the transformer takes {config.in_channels} channels and gives {config.out_channels}, the"
-                f" vae has {vae.latent_channels}; image-to-video checkpoints are not supported")
+                f"{source}: the transformer takes {config.in_channels} channels and gives"
+                f" {config.out_channels}, the vae has {vae.latent_channels}; image-to-video"
+                " checkpoints are not supported"
+            )
         if config.text_embed_dim != self.text_encoder.config.width:
             raise BadInput(
-                f"{source}: the transformer's text_embed_dim is {config.text_embed_dim}, the text encoder's d_model"
-                f" {self.text_encoder.config.width}; these parts do not belong together")
+                f"{source}: the transformer's text_embed_dim is {config.text_embed_dim}, the text"
+                f" encoder's d_model {self.text_encoder.config.width}; these parts do not belong"
+                " together"
+            )
 
-    # ---------------------------------------------------------------------------------------------- sizes
+    # ---------------------------------------------------------------------------------------- sizes
 
     def default_size(self) -> tuple[int, int, int]:
         """Frames, height and width in pixels of the videos the model was trained on."""
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
-        if config.patch_size_t is not None and (config.sample_height, config.sample_width) == LARGEST_1_5:
+        if (
+            config.patch_size_t is not None
+            and (config.sample_height, config.sample_width) == LARGEST_1_5
+        ):
             return config.sample_frames, *SIZE_1_5
         return config.sample_frames, config.sample_height * ratio, config.sample_width * ratio
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int, int], int]:
-        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames to decode.
+    def latent_shape(
+        self, frames: int, height: int, width: int
+    ) -> tuple[tuple[int, int, int, int], int]:
+        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames
+        to decode.
 
-        Version 1.5 denoises whole temporal patches; what that adds in front is dropped before decoding.
+        Version 1.5 denoises whole temporal patches; what that adds in front is dropped before
+        decoding.
 
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
@@ -106,47 +141,64 @@ class CogVideoX(Family):
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
         parts.check_multiples(height, width, ratio * config.patch_size)
         if config.use_learned_positional_embeddings and (height, width) != self.default_size()[1:]:
-            raise BadInput(f"height={height}, width={width}: this model makes only {self.default_size()[1:]}")
+            raise BadInput(
+                f"height={height}, width={width}: this model makes only {self.default_size()[1:]}"
+            )
         t = max(frames - 1, 0) // int(self.vae.config.temporal_compression_ratio) + 1
         if self.decoded_frames(t) != frames:
             around = sorted({self.decoded_frames(n) for n in (t - 1, t, t + 1) if n > 0})
-            raise BadInput(f"num_frames={frames}: not a length of this model; nearest: {', '.join(map(str, around))}")
+            raise BadInput(
+                f"num_frames={frames}: not a length of this model; nearest:"
+                f" {', '.join(map(str, around))}"
+            )
         patch = config.patch_size_t or 1
         return (-(-t // patch) * patch, height // ratio, width // ratio, config.in_channels), t
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  (a handful of families per process)
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that so many latent frames decode to; the decoder's chunks make this uneven, so it is asked."""
-        latent = jax.ShapeDtypeStruct((1, latent_frames, 1, 1, self.vae.config.latent_channels), jnp.float32)
+        """Frames that so many latent frames decode to; the decoder's chunks make this uneven, so it
+        is asked."""
+        latent = jax.ShapeDtypeStruct(
+            (1, latent_frames, 1, 1, self.vae.config.latent_channels), jnp.float32
+        )
         decode = functools.partial(self.vae.apply, method="decode")
-        return jax.eval_shape(decode, {"params": vae_hf.param_shapes(self.vae.config)}, latent).shape[1]
+        return jax.eval_shape(
+            decode, {"params": vae_hf.param_shapes(self.vae.config)}, latent
+        ).shape[1]
 
-    # ---------------------------------------------------------------------------------------------- text
+    # ----------------------------------------------------------------------------------------- text
 
     @property
     def text_tokens(self) -> int:
         return self.transformer.config.max_text_seq_length
 
-    # ---------------------------------------------------------------------------------------------- sampling
+    # ------------------------------------------------------------------------------------- sampling
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
 
     def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
-        return super().video_tokens(residual[:, self.text_tokens:], latents)
+        return super().video_tokens(residual[:, self.text_tokens :], latents)
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-               ) -> Float[Array, "B T H W 3"]:
+    def decode(
+        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+    ) -> Float[Array, "B T H W 3"]:
         """Clean latents to a video in about [-1, 1].
 
         Raises:
           BadInput: `tiled`, and the VAE's configuration gives tiles that do not cover the picture.
         """
         video = self.vae.apply(
-            {"params": params["vae"]}, self.vae.config.unscale(latents), tiled=tiled, method="decode")
+            {"params": params["vae"]},
+            self.vae.config.unscale(latents),
+            tiled=tiled,
+            method="decode",
+        )
         config, ratio = self.vae.config, self.vae.config.spatial_ratio
         if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):
-            raise BadInput(f"vae_tiling: half of this vae's sample_height={config.sample_height} and"
-                           f" sample_width={config.sample_width} gives tiles that do not fit"
-                           f" {latents.shape[2]} x {latents.shape[3]} latents")
+            raise BadInput(
+                f"vae_tiling: half of this vae's sample_height={config.sample_height} and"
+                f" sample_width={config.sample_width} gives tiles that do not fit"
+                f" {latents.shape[2]} x {latents.shape[3]} latents"
+            )
         return video

@@ -1,8 +1,10 @@
-"""Any text-to-video or text-to-image pipeline of diffusers as a generator, on torch's own device (extra `torch`).
+"""Any text-to-video or text-to-image pipeline of diffusers as a generator, on torch's own device
+(extra `torch`).
 
-Every video has its own `torch.Generator` on the processor, so that its noise depends on its seed alone, and batches
-always have the same number of rows. What nobody sets is the pipeline's own default. Pipelines name their arguments
-alike but for the number of frames; one whose call has none of those names makes images, which are videos of one frame.
+Every video has its own `torch.Generator` on the processor, so that its noise depends on its seed
+alone, and batches always have the same number of rows. What nobody sets is the pipeline's own
+default. Pipelines name their arguments alike but for the number of frames; one whose call has none
+of those names makes images, which are videos of one frame.
 
 Shapes: B videos, T frames, H, W height and width in pixels.
 """
@@ -32,7 +34,9 @@ HASHED = (".json", ".safetensors", ".bin", ".model", ".txt")
 DTYPES = ("float32", "bfloat16", "float16")
 FRAMES = ("num_frames", "video_length")  # Latte and Text2Video-Zero have the second
 OUTPUTS = ("frames", "videos", "images")  # where a pipeline's answer holds its pictures
-FLAGGED = "nsfw_content_detected"  # of pipelines with a safety checker, which blackens what it flags
+FLAGGED = (  # of pipelines with a safety checker, which blackens what it flags
+    "nsfw_content_detected"
+)
 STEP = "callback_on_step_end"
 
 
@@ -45,8 +49,14 @@ class DiffusersPipeline:
       problems: why rows of the last call cannot be used.
     """
 
-    def __init__(self, pipeline: Any, settings: Mapping[str, Any] | None = None,
-                 options: Mapping[str, Any] | None = None, source: str = "pipeline", weights_digest: str = ""):
+    def __init__(
+        self,
+        pipeline: Any,
+        settings: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        source: str = "pipeline",
+        weights_digest: str = "",
+    ):
         self.pipeline, self.source, self.options = pipeline, source, dict(options or {})
         self.settings = backends.checked_settings(source, settings or {})
         self.defaults = Generation().replace(source, **self.settings)
@@ -56,16 +66,23 @@ class DiffusersPipeline:
         self._check_call()
 
     @classmethod
-    def from_pretrained(cls, path: str, dtype: str = "bfloat16", options: Mapping[str, Any] | None = None,
-                        **settings: Any) -> "DiffusersPipeline":
-        """Loads `diffusers:FOLDER` or `diffusers:owner/name` onto torch's accelerator, or the processor without one.
+    def from_pretrained(
+        cls,
+        path: str,
+        dtype: str = "bfloat16",
+        options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> "DiffusersPipeline":
+        """Loads `diffusers:FOLDER` or `diffusers:owner/name` onto torch's accelerator, or the
+        processor without one.
 
         Args:
           options: further arguments of the pipeline's call, such as max_sequence_length.
           settings: fields of `Generation`; they replace those of the folder's pav_generation.json.
 
         Raises:
-          BadInput: torch or diffusers is not installed, or what is there is not a whole pipeline that reads prompts.
+          BadInput: torch or diffusers is not installed, or what is there is not a whole pipeline
+            that reads prompts.
         """
         torch, diffusers = _libraries()
         if dtype not in DTYPES:
@@ -76,45 +93,81 @@ class DiffusersPipeline:
         file = folder / generation.FILE
         saved = read_json(file) if file.exists() else {}
         try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
-            pipeline.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                folder, dtype=getattr(torch, dtype)
+            )
+            pipeline.to(
+                torch.accelerator.current_accelerator()
+                if torch.accelerator.is_available()
+                else "cpu"
+            )
         except torch.OutOfMemoryError as error:
-            raise BadInput(f"{name}: does not fit into the memory of torch's device ({_line(error)})") from error
+            raise BadInput(
+                f"{name}: does not fit into the memory of torch's device ({_line(error)})"
+            ) from error
         except Exception as error:  # whatever a library raises over a broken checkpoint
-            raise BadInput(f"{name}: diffusers cannot load this pipeline ({_line(error)})") from error
+            raise BadInput(
+                f"{name}: diffusers cannot load this pipeline ({_line(error)})"
+            ) from error
         pipeline.set_progress_bar_config(disable=True)
         settings = saved | {name: value for name, value in settings.items() if value is not None}
         return cls(pipeline, settings, options, name, _digest(folder))
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with weights, configurations, number format and whatever is set of how they are used."""
-        used = {name: value for name, value in self.settings.items() if name not in ("batch", "fps")}
+        """Changes with weights, configurations, number format and whatever is set of how they are
+        used."""
+        used = {
+            name: value for name, value in self.settings.items() if name not in ("batch", "fps")
+        }
         parts = [self._weights_digest, used, self.options, str(self.pipeline.dtype)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[
+            :16
+        ]
 
     def generate(
-        self, prompts: str | Sequence[str], negative_prompt: str | Sequence[str] = "", num_frames: int | None = None,
-        height: int | None = None, width: int | None = None, steps: int | None = None,
-        guidance_scale: float | None = None, seed: int | Sequence[int] = 0,
-        latents: Float[np.ndarray, "B ..."] | None = None, use_dynamic_cfg: bool | None = None,
-        return_finite: bool = False, progress: backends.Progress | None = None,
-    ) -> UInt8[np.ndarray, "B T H W 3"] | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]:
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+        latents: Float[np.ndarray, "B ..."] | None = None,
+        use_dynamic_cfg: bool | None = None,
+        return_finite: bool = False,
+        progress: backends.Progress | None = None,
+    ) -> (
+        UInt8[np.ndarray, "B T H W 3"]
+        | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]
+    ):
         """As `VideoModel.generate`; `latents` are the pipeline's own.
 
         Raises:
           BadInput: something the pipeline does not take, or cannot make.
         """
         asked = backends.asked(
-            self.settings, prompts, negative_prompt, seed, num_frames=num_frames, height=height, width=width,
-            steps=steps, guidance_scale=guidance_scale, use_dynamic_cfg=use_dynamic_cfg)
+            self.settings,
+            prompts,
+            negative_prompt,
+            seed,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            use_dynamic_cfg=use_dynamic_cfg,
+        )
         self._arguments(asked)
         total, parts, self.problems = len(asked.prompts), [], {}
         for rows, wanted in sampling.batches(total, self.defaults.batch):
             done = sum(map(len, parts))
             step = functools.partial(_tell, progress, done, wanted, total) if progress else None
-            frames_BxTxHxWx3 = self._call(asked.rows(rows), None if latents is None else latents[rows], done, wanted,
-                                          step)
+            frames_BxTxHxWx3 = self._call(
+                asked.rows(rows), None if latents is None else latents[rows], done, wanted, step
+            )
             asked.check_size(self._name, frames_BxTxHxWx3.shape[1:])
             parts.append(frames_BxTxHxWx3)
             if progress:
@@ -123,7 +176,7 @@ class DiffusersPipeline:
         finite = np.asarray([row not in self.problems for row in range(total)], bool)
         return (videos, finite) if return_finite else videos
 
-    # ---------------------------------------------------------------------------------------------------- the call
+    # ------------------------------------------------------------------------------------- the call
 
     @property
     def _name(self) -> str:
@@ -134,18 +187,24 @@ class DiffusersPipeline:
         return next((name for name in FRAMES if name in self._parameters), None)
 
     def _check_call(self) -> None:
-        parameters = {n: p for n, p in self._parameters.items() if n != "self" and p.kind is not p.VAR_KEYWORD}
+        parameters = {
+            n: p for n, p in self._parameters.items() if n != "self" and p.kind is not p.VAR_KEYWORD
+        }
         needed = [n for n, p in parameters.items() if p.default is p.empty and n != "prompt"]
         missing = [n for n in ("prompt", "generator", "output_type") if n not in parameters]
         if missing or needed:
             wants = f"it needs {', '.join(needed)}" if needed else f"its call takes no {missing[0]}"
-            raise BadInput(f"{self._name}: {wants}; a generator makes videos or images from a prompt alone")
+            raise BadInput(
+                f"{self._name}: {wants}; a generator makes videos or images from a prompt alone"
+            )
         if any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()):
             return
         if unknown := sorted(set(self.options) - set(parameters)):
             near = difflib.get_close_matches(unknown[0], parameters, n=1)
-            raise BadInput(f"generator.options.{unknown[0]}: {self._name} takes no such argument"
-                           + (f"; did you mean {near[0]}?" if near else ""))
+            raise BadInput(
+                f"generator.options.{unknown[0]}: {self._name} takes no such argument"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
 
     def _arguments(self, asked: backends.Asked) -> dict[str, Any]:
         """The named arguments that the settings mean for this pipeline."""
@@ -154,8 +213,10 @@ class DiffusersPipeline:
         if frames is not None and self._frames_argument:
             given[self._frames_argument] = frames
         elif frames not in (None, 1):
-            raise BadInput(f"num_frames={frames}: {self._name} makes images, which are videos of one frame; set it to "
-                           "1 or leave it out")
+            raise BadInput(
+                f"num_frames={frames}: {self._name} makes images, which are videos of one frame;"
+                " set it to 1 or leave it out"
+            )
         if "steps" in given:
             given["num_inference_steps"] = given.pop("steps")
         if any(asked.negatives):
@@ -164,9 +225,11 @@ class DiffusersPipeline:
             raise BadInput(f"{unknown[0]}: {self._name} has no such setting; leave it out")
         return self.options | given
 
-    def _call(self, asked: backends.Asked, latents: np.ndarray | None, first: int, wanted: int,
-              step: Any) -> UInt8[np.ndarray, "B T H W 3"]:
-        """The first `wanted` rows of one batch. `first`: the row of the whole request it begins with."""
+    def _call(
+        self, asked: backends.Asked, latents: np.ndarray | None, first: int, wanted: int, step: Any
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """The first `wanted` rows of one batch. `first`: the row of the whole request it begins
+        with."""
         torch, _ = _libraries()
         arguments = self._arguments(asked) | {"prompt": asked.prompts, "output_type": "np"}
         arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in asked.seeds]
@@ -177,12 +240,18 @@ class DiffusersPipeline:
         try:
             output = self.pipeline(**arguments)
         except torch.OutOfMemoryError as error:
-            raise BadInput(f"{self._name}: {len(asked.prompts)} videos at once do not fit into memory; lower "
-                           "generator.batch or the sizes") from error
+            raise BadInput(
+                f"{self._name}: {len(asked.prompts)} videos at once do not fit into memory; lower "
+                "generator.batch or the sizes"
+            ) from error
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             sizes = ", ".join(f"{n}={v}" for n, v in asked.settings.items() if n in backends.SIZES)
-            if isinstance(error, ValueError) or sizes:  # its own checks; a shape that some layer cannot take
-                raise BadInput(f"{self._name} refuses{' ' + sizes + ':' if sizes else ''} {_line(error)}") from error
+            if (
+                isinstance(error, ValueError) or sizes
+            ):  # its own checks; a shape that some layer cannot take
+                raise BadInput(
+                    f"{self._name} refuses{' ' + sizes + ':' if sizes else ''} {_line(error)}"
+                ) from error
             raise
         values = _pictures(output, self._name)[:wanted]
         flagged = getattr(output, FLAGGED, None) or [False] * wanted
@@ -196,29 +265,46 @@ class DiffusersPipeline:
         return (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _tell(progress: backends.Progress, done: int, rows: int, total: int, pipeline: Any, step: int, _timestep: Any,
-          tensors: dict) -> dict:
+def _tell(
+    progress: backends.Progress,
+    done: int,
+    rows: int,
+    total: int,
+    pipeline: Any,
+    step: int,
+    _timestep: Any,
+    tensors: dict,
+) -> dict:
     """diffusers calls this after every denoising step."""
     if steps := getattr(pipeline, "num_timesteps", None):
-        progress(done + rows * min((step + 1) / steps, 1) * 0.99, total)  # decoding is still to come
+        progress(
+            done + rows * min((step + 1) / steps, 1) * 0.99, total
+        )  # decoding is still to come
     return tensors
 
 
 def _pictures(output: Any, name: str) -> np.ndarray:
     """[B, T, H, W, 3], float in 0..1 or uint8, from a pipeline's answer to output_type "np"."""
-    found = next((value for field in OUTPUTS if (value := getattr(output, field, None)) is not None), None)
+    found = next(
+        (value for field in OUTPUTS if (value := getattr(output, field, None)) is not None), None
+    )
     if found is None:
-        raise BadInput(f"{name}: its answer holds none of {', '.join(OUTPUTS)}; it makes neither videos nor images")
+        raise BadInput(
+            f"{name}: its answer holds none of {', '.join(OUTPUTS)}; it makes neither videos nor"
+            " images"
+        )
     values = np.asarray(found)
     if values.ndim == 4:
         values = values[:, None]
     if values.ndim != 5 or values.shape[-1] not in (1, 3, 4):
-        raise BadInput(f"{name}: its answer has the shape {list(values.shape)}; videos [B, T, H, W, 3] or images "
-                       "[B, H, W, 3] are wanted")
+        raise BadInput(
+            f"{name}: its answer has the shape {list(values.shape)}; videos [B, T, H, W, 3] or"
+            " images [B, H, W, 3] are wanted"
+        )
     return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values[..., :3]
 
 
-# ------------------------------------------------------------------------------------------------------- the folder
+# --------------------------------------------------------------------------------------- the folder
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -226,22 +312,30 @@ def _libraries() -> tuple[Any, Any]:
         import diffusers
         import torch
     except ImportError as error:
-        raise BadInput(f"the diffusers back end needs torch and diffusers ({error}); pip install 'pav-jax[torch]'"
-                       ) from error
+        raise BadInput(
+            f"the diffusers back end needs torch and diffusers ({error}); pip install"
+            " 'pav-jax[torch]'"
+        ) from error
     return torch, diffusers
 
 
 def _folder(diffusers: Any, name: str) -> Path:
-    """The folder `name`, or the hub's pipeline of that name: only the files that diffusers would load."""
+    """The folder `name`, or the hub's pipeline of that name: only the files that diffusers would
+    load."""
     if (folder := Path(name)).is_dir():
         return folder
     if not REPOSITORY.fullmatch(name):
-        raise BadInput(f"{name}: no such folder; give a diffusers pipeline's folder or its hub name (owner/name)")
+        raise BadInput(
+            f"{name}: no such folder; give a diffusers pipeline's folder or its hub name"
+            " (owner/name)"
+        )
     try:
         return Path(diffusers.DiffusionPipeline.download(name))
     except Exception as error:  # the hub's and the network's many ways
-        raise BadInput(f"{name}: no such folder, and the hub did not give it ({type(error).__name__}); check the name "
-                       "and the network") from error
+        raise BadInput(
+            f"{name}: no such folder, and the hub did not give it ({type(error).__name__}); check"
+            " the name and the network"
+        ) from error
 
 
 def _check_whole(diffusers: Any, folder: Path) -> None:
@@ -253,16 +347,24 @@ def _check_whole(diffusers: Any, folder: Path) -> None:
         known = [n for n in dir(diffusers) if n.endswith("Pipeline")]
         near = difflib.get_close_matches(str(name), known, n=3)
         version = importlib.metadata.version("diffusers")
-        raise BadInput(f"{file}: _class_name is {name!r}, which diffusers {version} does not have"
-                       + (f"; it has {', '.join(near)}" if near else "; a newer diffusers may"))
+        raise BadInput(
+            f"{file}: _class_name is {name!r}, which diffusers {version} does not have"
+            + (f"; it has {', '.join(near)}" if near else "; a newer diffusers may")
+        )
     parts = _components(index)
     if missing := [n for n in parts if not (folder / n).is_dir()]:
-        raise BadInput(f"{folder}: the folder {missing[0]!r} is missing; this {name} has {', '.join(parts)}")
+        raise BadInput(
+            f"{folder}: the folder {missing[0]!r} is missing; this {name} has {', '.join(parts)}"
+        )
 
 
 def _components(index: Mapping[str, Any]) -> list[str]:
     """The folders that a model_index.json names; a component may be left out as [null, null]."""
-    return [n for n, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1] is not None]
+    return [
+        n
+        for n, kind in index.items()
+        if isinstance(kind, list) and len(kind) == 2 and kind[1] is not None
+    ]
 
 
 def _digest(folder: Path) -> str:

@@ -1,6 +1,8 @@
-"""What the families of models do alike: how their folders are read and written, and how they are guided and sampled.
+"""What the families of models do alike: how their folders are read and written, and how they are
+guided and sampled.
 
-Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width and channels of the latent.
+Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width and channels of the
+latent.
 """
 
 import dataclasses
@@ -29,11 +31,12 @@ from pav_jax.video.shortcuts import Shortcuts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}.
+    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer":
+    ..., "vae": ...}.
 
-    A family adds `outline` (the model without its weights), `default_size`, `latent_shape`, `text_tokens`,
-    `encode_text`, `decode`, the class attributes below, what it does in a way of its own, and, where there are any,
-    `conditions` (what else the model is told).
+    A family adds `outline` (the model without its weights), `default_size`, `latent_shape`,
+    `text_tokens`, `encode_text`, `decode`, the class attributes below, what it does in a way of its
+    own, and, where there are any, `conditions` (what else the model is told).
     """
 
     pipeline: ClassVar[str]  # `_class_name` of model_index.json
@@ -49,30 +52,46 @@ class Family:
     transformer: Any
     vae: Any
     scheduler: Any
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x  # keeps x where its logical axes belong
+    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
+        x
+    )  # keeps x where its logical axes belong
     halves: bool = False  # the two branches of guidance lie on two halves of the mesh
 
-    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
-                ) -> Self:
-        """The same family with what the mesh needs: attention over spread tokens, places of activations.
+    def on_mesh(
+        self,
+        mesh: Mesh | None,
+        side: Mesh | None,
+        sequence_attention: str = "auto",
+        halves: bool = False,
+    ) -> Self:
+        """The same family with what the mesh needs: attention over spread tokens, places of
+        activations.
 
         Args:
           side: the mesh of the VAE.
           sequence_attention, halves: see `VideoModel`.
         """
-        transformer, place = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention)), self.place
+        transformer, place = (
+            self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention)),
+            self.place,
+        )
         if mesh is not None:
             place = Place(mesh)
             transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
         return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
 
-    # ---------------------------------------------------------------------------------------------- folders
+    # -------------------------------------------------------------------------------------- folders
 
     @classmethod
-    def load(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-             where: Callable[[str], Callable] | None = None) -> tuple[Self, dict]:
-        """Reads a folder; parameters are of type `dtype`, but float32 where a part or its table says so; numpy arrays
-        unless `where` is given.
+    def load(
+        cls,
+        folder: Path,
+        dtype: Any,
+        scheduler: Mapping[str, Any] | str | None = None,
+        where: Callable[[str], Callable] | None = None,
+    ) -> tuple[Self, dict]:
+        """Reads a folder; parameters are of type `dtype`, but float32 where a part or its table
+        says so; numpy arrays unless `where` is given.
 
         Args:
           scheduler: replaces the folder's; a class name keeps the folder's settings.
@@ -84,8 +103,10 @@ class Family:
         parts.check_components(folder, cls.components, cls.called)
         family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
         place = where or (lambda name: None)
-        return family, {name: load(layout, folder / name, getattr(family, name).dtype, place(name))[1]
-                        for name, layout in cls.layouts.items()}
+        return family, {
+            name: load(layout, folder / name, getattr(family, name).dtype, place(name))[1]
+            for name, layout in cls.layouts.items()
+        }
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
         """Writes a folder that `load` reads, and diffusers where it knows the family."""
@@ -108,37 +129,67 @@ class Family:
 
     def axes(self) -> dict:
         """Logical axis names of every parameter, for sharding."""
-        return {name: logical_axes(layout.weights(getattr(self, name).config)) for name, layout in self.layouts.items()}
+        return {
+            name: logical_axes(layout.weights(getattr(self, name).config))
+            for name, layout in self.layouts.items()
+        }
 
     def param_shapes(self) -> dict:
         """The parameters that `load` gives, as ShapeDtypeStructs."""
-        return {name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
-                for name, layout in self.layouts.items()}
+        return {
+            name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
+            for name, layout in self.layouts.items()
+        }
 
-    # ---------------------------------------------------------------------------------------------- sampling
+    # ------------------------------------------------------------------------------------- sampling
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids, padded, and which prompts were longer than the limit and were cut."""
-        return parts.tokenize(self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size)
+        return parts.tokenize(
+            self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size
+        )
 
-    def predict(self, params: Mapping, latents, text_BxSxU, negative_BxSxU, timestep, scale, residual=None,
-                keep_residual: bool = False) -> Array | tuple[Array, Array]:
-        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half the work.
+    def predict(
+        self,
+        params: Mapping,
+        latents,
+        text_BxSxU,
+        negative_BxSxU,
+        timestep,
+        scale,
+        residual=None,
+        keep_residual: bool = False,
+    ) -> Array | tuple[Array, Array]:
+        """One guided model output, float32. Without `negative_BxSxU` there is no guidance and half
+        the work.
 
         Args:
-          residual, keep_residual: the transformer's own; there are rows of it for each branch of guidance.
+          residual, keep_residual: the transformer's own; there are rows of it for each branch of
+            guidance.
         """
         if negative_BxSxU is not None:
             latents, text_BxSxU = split_guidance(
-                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU))
+                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU)
+            )
         output = self.transformer.apply(
-            {"params": params["transformer"]}, latents, text_BxSxU, jnp.full(latents.shape[:1], timestep),
-            residual=residual, keep_residual=keep_residual)
+            {"params": params["transformer"]},
+            latents,
+            text_BxSxU,
+            jnp.full(latents.shape[:1], timestep),
+            residual=residual,
+            keep_residual=keep_residual,
+        )
         return self.one_output(output, scale, negative_BxSxU is not None)
 
-    def one_output(self, output: Array | tuple[Array, Array], scale: Array, both: bool, channels: int | None = None
-                   ) -> Array | tuple[Array, Array]:
-        """What the transformer gave, float32 and guided where `both` branches ran; a residual beside it stays."""
+    def one_output(
+        self,
+        output: Array | tuple[Array, Array],
+        scale: Array,
+        both: bool,
+        channels: int | None = None,
+    ) -> Array | tuple[Array, Array]:
+        """What the transformer gave, float32 and guided where `both` branches ran; a residual
+        beside it stays."""
         output, *residual = output if isinstance(output, tuple) else (output,)
         output = output[..., :channels].astype(jnp.float32)
         output = guided(output, scale, self.halves) if both else output
@@ -153,18 +204,39 @@ class Family:
         return self.scheduler.plan(steps)
 
     def denoise(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], text: Float[Array, "B ..."],
-        negative: Float[Array, "B ..."] | None, keys_B: Key[Array, "B"], scales: Float[Array, "steps"],
+        self,
+        params: Mapping,
+        latents: Float[Array, "B t h w C"],
+        text: Float[Array, "B ..."],
+        negative: Float[Array, "B ..."] | None,
+        keys_B: Key[Array, "B"],
+        scales: Float[Array, "steps"],
         shortcuts: Shortcuts | None = None,
     ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan; with `shortcuts` in one for each part that they cut it into."""
+        """Noise to clean latents in one scan; with `shortcuts` in one for each part that they cut
+        it into."""
         plan = self.plan(scales.shape[0], latents)
 
         def predict(sample, index, guidance=True, **stack):
             timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return self.predict(params, sample, text, negative if guidance else None, timestep, scales[index], **stack)
+            return self.predict(
+                params,
+                sample,
+                text,
+                negative if guidance else None,
+                timestep,
+                scales[index],
+                **stack,
+            )
 
         if shortcuts is None:
             return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
-        return shortcuts.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise, negative is not None,
-                                 self.halves)
+        return shortcuts.denoise(
+            plan,
+            predict,
+            latents,
+            keys_B,
+            self.scheduler.needs_noise,
+            negative is not None,
+            self.halves,
+        )

@@ -1,20 +1,22 @@
-"""The Open-Sora 1.2 family: which parts its folder holds, how they fit together, and what of sampling is its own.
+"""The Open-Sora 1.2 family: which parts its folder holds, how they fit together, and what of
+sampling is its own.
 
-Open-Sora is published as separate repositories without a model_index.json. A folder for `VideoModel` puts them side by
-side, each as it is:
+Open-Sora is published as separate repositories without a model_index.json. A folder for
+`VideoModel` puts them side by side, each as it is:
 
-    model_index.json   {"_class_name": "OpenSoraPipeline"}, and optionally "conditions": the fields of `Conditions`
-    transformer/       hpcai-tech/OpenSora-STDiT-v3
+    model_index.json   {"_class_name": "OpenSoraPipeline"}, and optionally "conditions": the fields
+    of `Conditions` transformer/       hpcai-tech/OpenSora-STDiT-v3
     vae/               hpcai-tech/OpenSora-VAE-v1.2
-    text_encoder/      a T5 v1.1 XXL encoder in safetensors; those of CogVideoX-5b and PixArt-Sigma are it
-    tokenizer/         its tokenizer
-    scheduler/         optional: scheduler_config.json with the fields of `RectifiedFlow`; else as published
+    text_encoder/      a T5 v1.1 XXL encoder in safetensors; those of CogVideoX-5b and PixArt-Sigma
+    are it tokenizer/         its tokenizer
+    scheduler/         optional: scheduler_config.json with the fields of `RectifiedFlow`; else as
+      published
 
-Source: hpcaitech/Open-Sora, tag v1.2.0, `scripts/inference.py`, `configs/opensora-v1-2/inference/sample.py` and
-`opensora/schedulers/rf/`.
+Source: hpcaitech/Open-Sora, tag v1.2.0, `scripts/inference.py`,
+`configs/opensora-v1-2/inference/sample.py` and `opensora/schedulers/rf/`.
 
-Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels; t, h, w, C those
-of the latent and its channels.
+Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels;
+t, h, w, C those of the latent and its channels.
 """
 
 import dataclasses
@@ -51,7 +53,8 @@ class Conditions:
 
     Attributes:
       fps: frames per second; a single frame has its own.
-      aesthetic_score, motion_score, camera_motion: appended to the prompt, where it does not name them; None: not.
+      aesthetic_score, motion_score, camera_motion: appended to the prompt, where it does not name
+      them; None: not.
     """
 
     fps: float = 24.0
@@ -64,12 +67,17 @@ class Conditions:
         """Raises BadInput for a field that is unknown or of another type."""
         for name, value in fields.items():
             if name not in cls.__dataclass_fields__:
-                raise BadInput(f"{source}: conditions.{name} is unknown; known: {', '.join(cls.__dataclass_fields__)}")
+                raise BadInput(
+                    f"{source}: conditions.{name} is unknown; known:"
+                    f" {', '.join(cls.__dataclass_fields__)}"
+                )
             kind = str if name == "camera_motion" else int | float
             fits = isinstance(value, kind) and not isinstance(value, bool)
             if not fits and (value is not None or name == "fps"):
-                raise BadInput(f"{source}: conditions.{name} is {value!r}; "
-                               f"{'a text' if kind is str else 'a number'} was expected")
+                raise BadInput(
+                    f"{source}: conditions.{name} is {value!r}; "
+                    f"{'a text' if kind is str else 'a number'} was expected"
+                )
         return cls(**fields)
 
 
@@ -85,27 +93,47 @@ class OpenSora(Family):
     components = ("tokenizer", *layouts)
     generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
     tiles = False
-    latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in the original
+    latent_axes = (
+        "videos",
+        "channels",
+        "frames",
+        "height",
+        "width",
+    )  # of initial noise in the original
 
-    def on_mesh(self, mesh: Mesh | None, side: Mesh | None, sequence_attention: str = "auto", halves: bool = False
-                ) -> "OpenSora":
+    def on_mesh(
+        self,
+        mesh: Mesh | None,
+        side: Mesh | None,
+        sequence_attention: str = "auto",
+        halves: bool = False,
+    ) -> "OpenSora":
         """As `Family.on_mesh`; the VAE needs nothing of its mesh.
 
         Raises:
-          BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames, never among all tokens.
+          BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames,
+            never among all tokens.
         """
         if mesh is not None and mesh.shape["sequence"] > 1:
-            raise BadInput(f"generator.mesh.sequence={mesh.shape['sequence']}: the tokens of Open-Sora are not spread"
-                           " over devices; make it 1 and use data, fsdp or tensor")
+            raise BadInput(
+                f"generator.mesh.sequence={mesh.shape['sequence']}: the tokens of Open-Sora are not"
+                " spread over devices; make it 1 and use data, fsdp or tensor"
+            )
         transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
         place = self.place if mesh is None else Place(mesh)
         return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
 
-    # ---------------------------------------------------------------------------------------------- folders
+    # -------------------------------------------------------------------------------------- folders
 
     @classmethod
-    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-                tokenizer: Any = None, conv_impl: str = "auto") -> "OpenSora":
+    def outline(
+        cls,
+        folder: Path,
+        dtype: Any,
+        scheduler: Mapping[str, Any] | str | None = None,
+        tokenizer: Any = None,
+        conv_impl: str = "auto",
+    ) -> "OpenSora":
         """The family from the configurations in a folder.
 
         Raises:
@@ -113,12 +141,26 @@ class OpenSora(Family):
         """
         index, path = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
         conditions = Conditions.from_dict(read_json(index).get("conditions") or {}, str(index))
-        settings = scheduler if isinstance(scheduler, Mapping) else read_json(path) if path.exists() else {}
+        settings = (
+            scheduler
+            if isinstance(scheduler, Mapping)
+            else read_json(path)
+            if path.exists()
+            else {}
+        )
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
-        family = cls(tokenizer, T5Encoder(text, dtype), STDiT3(denoiser, dtype), OpenSoraVAE(vae, dtype, conv_impl),
-                     RectifiedFlow.from_config(settings, str(path)), conditions=conditions)
+        text, denoiser, vae = (
+            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+        )
+        family = cls(
+            tokenizer,
+            T5Encoder(text, dtype),
+            STDiT3(denoiser, dtype),
+            OpenSoraVAE(vae, dtype, conv_impl),
+            RectifiedFlow.from_config(settings, str(path)),
+            conditions=conditions,
+        )
         family.check_parts(str(folder))
         return family
 
@@ -129,23 +171,33 @@ class OpenSora(Family):
     def check_parts(self, source: str) -> None:
         config, vae = self.transformer.config, self.vae.config
         if config.in_channels != vae.latent_channels:
-            raise BadInput(f"{source}: the transformer takes {config.in_channels} channels, the vae has"
-                           f" {vae.latent_channels}; these parts do not belong together")
+            raise BadInput(
+                f"{source}: the transformer takes {config.in_channels} channels, the vae has"
+                f" {vae.latent_channels}; these parts do not belong together"
+            )
         if config.caption_channels != self.text_encoder.config.width:
-            raise BadInput(f"{source}: the transformer's caption_channels is {config.caption_channels}, the text"
-                           f" encoder's d_model {self.text_encoder.config.width}; these parts do not belong together")
+            raise BadInput(
+                f"{source}: the transformer's caption_channels is {config.caption_channels}, the"
+                f" text encoder's d_model {self.text_encoder.config.width}; these parts do not"
+                " belong together"
+            )
         if not vae.micro_frame_size or vae.temporal.latent_frames(vae.micro_frame_size) < 2:
-            raise BadInput(f"{source}: the vae's micro_frame_size is {vae.micro_frame_size}; clips of more frames than"
-                           f" {vae.temporal.ratio} are needed")
+            raise BadInput(
+                f"{source}: the vae's micro_frame_size is {vae.micro_frame_size}; clips of more"
+                f" frames than {vae.temporal.ratio} are needed"
+            )
 
-    # ---------------------------------------------------------------------------------------------- sizes
+    # ---------------------------------------------------------------------------------------- sizes
 
     def default_size(self) -> tuple[int, int, int]:
         """Two seconds of 720p, of the last stage of training; no configuration says it."""
         return 3 * self.vae.config.micro_frame_size, 720, 1280
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int, int], int]:
-        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames to decode: all.
+    def latent_shape(
+        self, frames: int, height: int, width: int
+    ) -> tuple[tuple[int, int, int, int], int]:
+        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames
+        to decode: all.
 
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
@@ -154,50 +206,69 @@ class OpenSora(Family):
         parts.check_multiples(height, width, vae.spatial_ratio)
         if frames != 1 and (frames < clip or frames % clip):
             low = frames // clip * clip or 1
-            raise BadInput(f"num_frames={frames}: this model makes one frame or clips of {clip}; nearest: {low} and"
-                           f" {max(low // clip + 1, 1) * clip}")
+            raise BadInput(
+                f"num_frames={frames}: this model makes one frame or clips of {clip}; nearest:"
+                f" {low} and {max(low // clip + 1, 1) * clip}"
+            )
         t = vae.latent_frames(frames)
         return (t, height // vae.spatial_ratio, width // vae.spatial_ratio, vae.latent_channels), t
 
     def video_size(self, latents: Array) -> tuple[int, int, int]:
-        """Frames, height and width of the video that such latents are of: the inverse of `latent_shape`."""
+        """Frames, height and width of the video that such latents are of: the inverse of
+        `latent_shape`."""
         _, t, h, w, _ = latents.shape
         vae, clip = self.vae.config, self.vae.config.micro_frame_size
         frames = 1 if t == 1 else t // vae.temporal.latent_frames(clip) * clip
         return frames, h * vae.spatial_ratio, w * vae.spatial_ratio
 
-    # ---------------------------------------------------------------------------------------------- text
+    # ----------------------------------------------------------------------------------------- text
 
     @property
     def text_tokens(self) -> int:
         return self.transformer.config.model_max_length
 
     def caption(self, prompt: str) -> str:
-        """The prompt as the text encoder reads it; an empty one stays empty and stands for the null caption."""
+        """The prompt as the text encoder reads it; an empty one stays empty and stands for the null
+        caption."""
         if not prompt.strip():
             return ""
         told = self.conditions
-        return opensora_captions.clean(opensora_captions.with_scores(
-            prompt, told.aesthetic_score, told.motion_score, told.camera_motion))
+        return opensora_captions.clean(
+            opensora_captions.with_scores(
+                prompt, told.aesthetic_score, told.motion_score, told.camera_motion
+            )
+        )
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids of the captions, padded, and which were longer than the limit and were cut. Of an empty prompt
-        there is padding only."""
+        """Token ids of the captions, padded, and which were longer than the limit and were cut. Of
+        an empty prompt there is padding only."""
         captions = [self.caption(prompt) for prompt in prompts]
         ids, cut = super().tokenize(captions)
-        ids[[i for i, caption in enumerate(captions) if not caption]] = self.text_encoder.config.pad_id
+        ids[[i for i, caption in enumerate(captions) if not caption]] = (
+            self.text_encoder.config.pad_id
+        )
         return ids, cut
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U+1"]:
-        """The embedding and, as its last channel, which tokens are the text's own; none is in the null caption."""
+        """The embedding and, as its last channel, which tokens are the text's own; none is in the
+        null caption."""
         own_BxS = ids_BxS != self.text_encoder.config.pad_id
         text_BxSxU = self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS, own_BxS)
         return jnp.concatenate([text_BxSxU, own_BxS[..., None].astype(text_BxSxU.dtype)], axis=-1)
 
-    # ---------------------------------------------------------------------------------------------- sampling
+    # ------------------------------------------------------------------------------------- sampling
 
-    def predict(self, params: Mapping, latents, text, negative, timestep, scale, residual=None,
-                keep_residual: bool = False) -> Array | tuple[Array, Array]:
+    def predict(
+        self,
+        params: Mapping,
+        latents,
+        text,
+        negative,
+        timestep,
+        scale,
+        residual=None,
+        keep_residual: bool = False,
+    ) -> Array | tuple[Array, Array]:
         """As of every family: one guided velocity."""
         mask_BxS = text[..., -1] > 0
         null_B = ~mask_BxS.any(axis=1)
@@ -208,15 +279,26 @@ class OpenSora(Family):
             negative_null = ~negative_mask.any(axis=1)
             negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
             latents, text, mask_BxS, null_B = split_guidance(
-                self.place, self.halves, (latents, negative, negative_mask, negative_null),
-                (latents, text, mask_BxS, null_B))
+                self.place,
+                self.halves,
+                (latents, negative, negative_mask, negative_null),
+                (latents, text, mask_BxS, null_B),
+            )
         frames, *size = self.video_size(latents)
         rows = latents.shape[:1]
         fps = PICTURE_FPS if frames == 1 else self.conditions.fps
         output = self.transformer.apply(
-            {"params": params["transformer"]}, latents, jnp.full(rows, timestep), text[..., :-1], mask_BxS,
-            jnp.full(rows, fps, jnp.float32), size=tuple(size), null_B=null_B, residual=residual,
-            keep_residual=keep_residual)
+            {"params": params["transformer"]},
+            latents,
+            jnp.full(rows, timestep),
+            text[..., :-1],
+            mask_BxS,
+            jnp.full(rows, fps, jnp.float32),
+            size=tuple(size),
+            null_B=null_B,
+            residual=residual,
+            keep_residual=keep_residual,
+        )
         # the other channels are the variance of an earlier training objective
         return self.one_output(output, scale, negative is not None, latents.shape[-1])
 
@@ -227,7 +309,10 @@ class OpenSora(Family):
         _, height, width = self.video_size(latents)
         return self.scheduler.plan(steps, height * width, latents.shape[1])
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-               ) -> Float[Array, "B T H W 3"]:
+    def decode(
+        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+    ) -> Float[Array, "B T H W 3"]:
         parts.check_tiling(self, tiled)
-        return self.vae.apply({"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode")
+        return self.vae.apply(
+            {"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode"
+        )

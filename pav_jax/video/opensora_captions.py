@@ -1,9 +1,10 @@
-"""What Open-Sora's T5 reads: scores appended to the prompt, then the cleaning its training captions went through.
+"""What Open-Sora's T5 reads: scores appended to the prompt, then the cleaning its training captions
+went through.
 
-Source: hpcaitech/Open-Sora, tag v1.2.0, `opensora/utils/inference_utils.py` and `opensora/models/text_encoder/t5.py`;
-the cleaning is DeepFloyd IF's, which PixArt and diffusers share. The rules work on web captions, in this order, and are
-applied twice; some of them reach into plain prose as well (they lower the case, drop brackets and most of "3x3" or
-"#1").
+Source: hpcaitech/Open-Sora, tag v1.2.0, `opensora/utils/inference_utils.py` and
+`opensora/models/text_encoder/t5.py`; the cleaning is DeepFloyd IF's, which PixArt and diffusers
+share. The rules work on web captions, in this order, and are applied twice; some of them reach into
+plain prose as well (they lower the case, drop brackets and most of "3x3" or "#1").
 """
 
 import html
@@ -13,11 +14,15 @@ import warnings
 
 HOST = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
 FILES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk"
-DASHES = (r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0\uFE31\uFE32"
-          r"\uFE58\uFE63\uFF0D")
+DASHES = (
+    r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0\uFE31\uFE32"
+    r"\uFE58\uFE63\uFF0D"
+)
 
 # (pattern, replacement) in the order of the original
-LINKS = [(rf"\b((?:{scheme}:(?:\/{{1,3}}|[a-zA-Z0-9%])|{HOST}))", "") for scheme in ("https?", "www")]
+LINKS = [
+    (rf"\b((?:{scheme}:(?:\/{{1,3}}|[a-zA-Z0-9%])|{HOST}))", "") for scheme in ("https?", "www")
+]
 MARKS = [
     (r"@[\w\d]+\b", ""),  # nicknames
     (r"[\u31c0-\u9fff]+", ""),  # CJK strokes to unified ideographs, seven blocks in a row
@@ -59,12 +64,22 @@ WORDS = [
 ]
 
 
-def with_scores(prompt: str, aesthetic: float | None = None, motion: float | None = None, camera: str | None = None
-                ) -> str:
+def with_scores(
+    prompt: str,
+    aesthetic: float | None = None,
+    motion: float | None = None,
+    camera: str | None = None,
+) -> str:
     """The prompt with the scores a video is to have, each unless the prompt names one itself."""
-    for name, value in (("aesthetic score", aesthetic), ("motion score", motion), ("camera motion", camera)):
+    for name, value in (
+        ("aesthetic score", aesthetic),
+        ("motion score", motion),
+        ("camera motion", camera),
+    ):
         if value is not None and f"{name}:" not in prompt:
-            prompt = f"{prompt} {name}: {value if isinstance(value, str) else format(value, '.1f')}."
+            prompt = (
+                f"{prompt} {name}: {value if isinstance(value, str) else format(value, '.1f')}."
+            )
     return prompt
 
 
@@ -77,14 +92,18 @@ def _once(caption: str) -> str:
     import bs4  # both are slow to import
     import ftfy
 
-    caption = caption.encode("utf-8", "replace").decode()  # lone surrogates become "?", as in the records
+    caption = caption.encode(
+        "utf-8", "replace"
+    ).decode()  # lone surrogates become "?", as in the records
     caption = urllib.parse.unquote_plus(caption).strip().lower()
     caption = _apply([("<person>", "person"), *LINKS], caption)
     with warnings.catch_warnings():  # of prompts that could be names of files
         warnings.simplefilter("ignore", bs4.MarkupResemblesLocatorWarning)
         caption = bs4.BeautifulSoup(caption, features="html.parser").text
     caption = _apply(MARKS, caption)
-    if len(re.findall(r"[-_]", caption)) > 3:  # words-joined-by-hyphens rather than hyphenated words
+    if (
+        len(re.findall(r"[-_]", caption)) > 3
+    ):  # words-joined-by-hyphens rather than hyphenated words
         caption = re.sub(r"[-_]", " ", caption)
     caption = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
     return _apply(WORDS, caption).strip()

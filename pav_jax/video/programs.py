@@ -1,9 +1,11 @@
-"""What a family runs on devices, as three programs: read texts, denoise, decode. Encoder and VAE may have devices of
-their own; then the VAE of one batch works while the denoiser has begun with the next.
+"""What a family runs on devices, as three programs: read texts, denoise, decode. Encoder and VAE
+may have devices of their own; then the VAE of one batch works while the denoiser has begun with the
+next.
 
 A family offers, besides what `VideoModel` asks of it,
   `encode_text(params, ids) -> embedding`, both [B, ...];
-  `denoise(params, latents, text, negative, keys, scales, shortcuts) -> latents`, `negative` None where there is no
+  `denoise(params, latents, text, negative, keys, scales, shortcuts) -> latents`, `negative` None
+  where there is no
     guidance, `shortcuts` None where no step is saved;
   `decode(params, latents, tiled) -> video` in [-1, 1], float32;
   `on_mesh(mesh, ...) -> family`, the same one with what a mesh needs.
@@ -39,12 +41,19 @@ class Programs:
       side: of the parts in `SIDE`; None: the same as `mesh`.
     """
 
-    def __init__(self, family: Any, mesh: jax.sharding.Mesh | None = None, side: jax.sharding.Mesh | None = None):
+    def __init__(
+        self,
+        family: Any,
+        mesh: jax.sharding.Mesh | None = None,
+        side: jax.sharding.Mesh | None = None,
+    ):
         self.family, self.mesh, self.side = family, mesh, side or mesh
-        # Devices that are threads of one processor wait for each other inside a program; with two programs under way
-        # each may hold a thread that the other waits for.
-        self._one_by_one = any(some is not None and some.size > 1 and some.devices.flat[0].platform == "cpu"
-                               for some in (self.mesh, self.side))
+        # Devices that are threads of one processor wait for each other inside a program; with two
+        # programs under way each may hold a thread that the other waits for.
+        self._one_by_one = any(
+            some is not None and some.size > 1 and some.devices.flat[0].platform == "cpu"
+            for some in (self.mesh, self.side)
+        )
         self._texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def place_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,12 +62,18 @@ class Programs:
         placed = {}
         for name, tree in params.items():
             mesh = self.side if name in SIDE else self.mesh
-            placed[name] = jax.tree.map(jnp.asarray, tree) if mesh is None else rules.shard(tree, axes[name], mesh)
+            placed[name] = (
+                jax.tree.map(jnp.asarray, tree)
+                if mesh is None
+                else rules.shard(tree, axes[name], mesh)
+            )
         return placed
 
-    # ------------------------------------------------------------------------------------------------------- text
+    # ----------------------------------------------------------------------------------------- text
 
-    def texts(self, params: Mapping, ids_BxS: Int[np.ndarray, "B S"], rows: int) -> Float[Array, "B ..."]:
+    def texts(
+        self, params: Mapping, ids_BxS: Int[np.ndarray, "B S"], rows: int
+    ) -> Float[Array, "B ..."]:
         """Embeddings, of which none is computed twice while it is kept: `KEPT_TEXTS` last used.
 
         Args:
@@ -85,31 +100,54 @@ class Programs:
     def encoder(self) -> Callable:
         return jax.jit(self.family.encode_text)
 
-    # ---------------------------------------------------------------------------------------------------- denoise
+    # -------------------------------------------------------------------------------------- denoise
 
     def denoise(
-        self, params: Mapping, text: Float[Array, "B ..."], negative: Float[Array, "B ..."] | None,
-        latents: Float[np.ndarray, "B ..."] | None, keys_B: Key[Array, "B"], scales: Float[np.ndarray, "steps"],
-        latent_shape: tuple[int, ...], keep: int, shortcuts: Any = None,
+        self,
+        params: Mapping,
+        text: Float[Array, "B ..."],
+        negative: Float[Array, "B ..."] | None,
+        latents: Float[np.ndarray, "B ..."] | None,
+        keys_B: Key[Array, "B"],
+        scales: Float[np.ndarray, "steps"],
+        latent_shape: tuple[int, ...],
+        keep: int,
+        shortcuts: Any = None,
     ) -> Float[Array, "B ..."]:
-        """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep` frames.
+        """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep`
+        frames.
 
         Args:
           shortcuts: a `shortcuts.Shortcuts`, where steps are to be saved.
         """
         params = {name: tree for name, tree in params.items() if name not in SIDE}
         latents = None if latents is None else spread(latents, self.mesh)
-        return self._settled(self.denoiser(params, text, negative, latents, keys_B, scales, latent_shape=latent_shape,
-                                           keep=keep, shortcuts=shortcuts))
+        return self._settled(
+            self.denoiser(
+                params,
+                text,
+                negative,
+                latents,
+                keys_B,
+                scales,
+                latent_shape=latent_shape,
+                keep=keep,
+                shortcuts=shortcuts,
+            )
+        )
 
     @functools.cached_property
     def denoiser(self) -> Callable:
-        return jax.jit(functools.partial(denoise, self.family), static_argnames=("latent_shape", "keep", "shortcuts"))
+        return jax.jit(
+            functools.partial(denoise, self.family),
+            static_argnames=("latent_shape", "keep", "shortcuts"),
+        )
 
-    # ----------------------------------------------------------------------------------------------------- decode
+    # --------------------------------------------------------------------------------------- decode
 
-    def decode(self, params: Mapping, latents: Float[Array, "B ..."], tiled: bool
-               ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
+    def decode(
+        self, params: Mapping, latents: Float[Array, "B ..."], tiled: bool
+    ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
         """Frames, and of which videos every number was finite."""
         if self.side is not self.mesh:
             latents = spread(latents, self.side)
@@ -124,8 +162,19 @@ class Programs:
         return jax.jit(functools.partial(decode, self.family), static_argnames=("tiled",))
 
 
-def denoise(family: Any, params: Mapping, text: Array, negative: Array | None, latents: Array | None, keys_B: Array,
-            scales: Array, *, latent_shape: tuple[int, ...], keep: int, shortcuts: Any = None) -> Array:
+def denoise(
+    family: Any,
+    params: Mapping,
+    text: Array,
+    negative: Array | None,
+    latents: Array | None,
+    keys_B: Array,
+    scales: Array,
+    *,
+    latent_shape: tuple[int, ...],
+    keep: int,
+    shortcuts: Any = None,
+) -> Array:
     """For `jit`: see `Programs.denoise`."""
     if latents is None:
         latents = sampling.noise(keys_B, 0, latent_shape)
@@ -135,18 +184,29 @@ def denoise(family: Any, params: Mapping, text: Array, negative: Array | None, l
 def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
     """For `jit`: see `Programs.decode`."""
     video = family.decode(params, latents, tiled)
-    finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4)) & jnp.isfinite(video).all(axis=(1, 2, 3, 4))
-    frames = jnp.round(jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+    finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4)) & jnp.isfinite(video).all(
+        axis=(1, 2, 3, 4)
+    )
+    frames = jnp.round(jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(
+        jnp.uint8
+    )
     return frames, finite
 
 
-def places(mesh: jax.sharding.Mesh | None, side: jax.sharding.Mesh | None) -> Callable[[str], Callable]:
-    """Name of a part -> `where` of `checkpoints.folder.load`: weights are read straight to where they belong."""
+def places(
+    mesh: jax.sharding.Mesh | None, side: jax.sharding.Mesh | None
+) -> Callable[[str], Callable]:
+    """Name of a part -> `where` of `checkpoints.folder.load`: weights are read straight to where
+    they belong."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def where(name: str) -> Callable:
         own = (side or mesh) if name in SIDE else mesh
-        return (lambda axes, shape: here) if own is None else functools.partial(rules.sharding, mesh=own)
+        return (
+            (lambda axes, shape: here)
+            if own is None
+            else functools.partial(rules.sharding, mesh=own)
+        )
 
     return where
 
@@ -163,12 +223,16 @@ def spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
     return jax.device_put(rows, NamedSharding(mesh, spec))
 
 
-def split_guidance(place: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]) -> list[Array]:
-    """The doubled batch of classifier-free guidance, [2B, ...], of whatever both branches have, each [B, ...].
+def split_guidance(
+    place: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]
+) -> list[Array]:
+    """The doubled batch of classifier-free guidance, [2B, ...], of whatever both branches have,
+    each [B, ...].
 
-    A video's two rows are neighbours, so they stay on one device; with `halves` all unconditional rows come first, so
-    that each half of the mesh's `data` axis works on one branch.
+    A video's two rows are neighbours, so they stay on one device; with `halves` all unconditional
+    rows come first, so that each half of the mesh's `data` axis works on one branch.
     """
+
     def both(first: Array, second: Array) -> Array:
         pair = jnp.stack([first, second], axis=0 if halves else 1)
         return place(pair.reshape(-1, *first.shape[1:]), ("batch",) + (None,) * (first.ndim - 1))
@@ -191,14 +255,23 @@ def positive_rows(rows: Float[Array, "2B ..."], halves: bool) -> Float[Array, "B
     return jnp.split(rows, 2)[1] if halves else rows[1::2]
 
 
-def check_rows(mesh: jax.sharding.Mesh, side: jax.sharding.Mesh | None, batch: int, halves: bool) -> None:
-    """Raises BadInput where the mesh's `data` axis does not divide the batch, or the doubled one."""
+def check_rows(
+    mesh: jax.sharding.Mesh, side: jax.sharding.Mesh | None, batch: int, halves: bool
+) -> None:
+    """Raises BadInput where the mesh's `data` axis does not divide the batch, or the doubled
+    one."""
     data = mesh.shape["data"]
     if halves and (data % 2 or 2 * batch % data):
-        raise BadInput(f"generator.cfg_parallel: data={data} of the mesh must be even and divide 2 * generator.batch ="
-                       f" {2 * batch}; change either")
+        raise BadInput(
+            f"generator.cfg_parallel: data={data} of the mesh must be even and divide 2 *"
+            f" generator.batch = {2 * batch}; change either"
+        )
     if not halves and batch % data:
-        raise BadInput(f"generator.batch={batch} is not a multiple of data={data} of the mesh; change either")
+        raise BadInput(
+            f"generator.batch={batch} is not a multiple of data={data} of the mesh; change either"
+        )
     if side is not None and batch % side.shape["data"]:
-        raise BadInput(f"generator.batch={batch} is not a multiple of data={side.shape['data']} of the VAE's mesh")
-
+        raise BadInput(
+            f"generator.batch={batch} is not a multiple of data={side.shape['data']} of the VAE's"
+            " mesh"
+        )

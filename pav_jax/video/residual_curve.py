@@ -1,6 +1,8 @@
-"""The curve by which `generator.cache_threshold` foresees which steps may keep an earlier residual, measured.
+"""The curve by which `generator.cache_threshold` foresees which steps may keep an earlier residual,
+measured.
 
-One prompt does for large models (arXiv 2506.09045, section 3.3). The curve belongs to the weights and the scheduler.
+One prompt does for large models (arXiv 2506.09045, section 3.3). The curve belongs to the weights
+and the scheduler.
 
 Shapes: B videos, ... the axes of a residual.
 """
@@ -17,8 +19,9 @@ from pav_jax.video.video_model import VideoModel
 
 
 def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np.ndarray, "steps"]:
-    """The curve of full samplings of `prompts`, all at once: of each step, the mean over video tokens, prompts and both
-    branches of guidance; 1 for the first step, which has none before it."""
+    """The curve of full samplings of `prompts`, all at once: of each step, the mean over video
+    tokens, prompts and both branches of guidance; 1 for the first step, which has none before
+    it."""
     family, rows = model.family, list(range(len(prompts)))
     asked = model.asked(list(prompts), seed=[seed + row for row in rows])
     text, negative = model.texts(asked, rows)
@@ -31,7 +34,9 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
 
         def predict(sample, index):
             timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return family.predict(params, sample, text, negative, timestep, scales[index], keep_residual=True)
+            return family.predict(
+                params, sample, text, negative, timestep, scales[index], keep_residual=True
+            )
 
         def body(kept, index):
             carry, before = kept
@@ -43,5 +48,9 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
         kept = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
         return jax.lax.scan(body, kept, jnp.arange(len(asked.scales)))[1]
 
-    found = np.asarray(jax.jit(run)({"transformer": model.params["transformer"]}, text, negative, keys_B, asked.scales))
+    found = np.asarray(
+        jax.jit(run)(
+            {"transformer": model.params["transformer"]}, text, negative, keys_B, asked.scales
+        )
+    )
     return np.concatenate([[1.0], found[1:]])

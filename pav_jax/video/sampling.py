@@ -1,4 +1,5 @@
-"""What every sampler shares: noise that belongs to one video, the guidance scale of each step, and the denoising loop.
+"""What every sampler shares: noise that belongs to one video, the guidance scale of each step, and
+the denoising loop.
 
 Shapes: B videos, ... the axes of one latent.
 """
@@ -14,25 +15,32 @@ from pav_jax.errors import BadInput
 
 
 def video_keys(seeds: Sequence[int]) -> Key[Array, "B"]:
-    """One key per video from a seed of up to 64 bits; equal to `jax.random.key(seed)` for seeds of 32 bits."""
+    """One key per video from a seed of up to 64 bits; equal to `jax.random.key(seed)` for seeds of
+    32 bits."""
     words = [[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF] for seed in seeds]
     return jax.random.wrap_key_data(jnp.asarray(np.asarray(words, np.uint32)), impl="threefry2x32")
 
 
-def noise(keys_B: Key[Array, "B"], index: Array | int, shape: tuple[int, ...]) -> Float[Array, "B ..."]:
+def noise(
+    keys_B: Key[Array, "B"], index: Array | int, shape: tuple[int, ...]
+) -> Float[Array, "B ..."]:
     """Draw number `index` of each video: 0 is the initial latent, i + 1 the noise of step i.
 
     Each video draws from its own key, so what it gets does not depend on the others in the batch.
     """
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32))(keys_B)
+    return jax.vmap(
+        lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+    )(keys_B)
 
 
-def guidance_scales(timesteps: np.ndarray, scale: float, dynamic: bool) -> Float[np.ndarray, "steps"]:
+def guidance_scales(
+    timesteps: np.ndarray, scale: float, dynamic: bool
+) -> Float[np.ndarray, "steps"]:
     """The guidance scale of each step.
 
-    Dynamic guidance is 1 + s (1 - cos(pi ((steps - t) / steps)^5)) / 2 with t the training timestep, as CogVideoX's
-    own sampler and diffusers have it. t is mostly larger than `steps`, so this swings rather than ramps; the power is
-    large, so it needs float64.
+    Dynamic guidance is 1 + s (1 - cos(pi ((steps - t) / steps)^5)) / 2 with t the training
+    timestep, as CogVideoX's own sampler and diffusers have it. t is mostly larger than `steps`, so
+    this swings rather than ramps; the power is large, so it needs float64.
     """
     if not dynamic:
         return np.full(len(timesteps), scale, np.float32)
@@ -67,7 +75,9 @@ def denoise(
 
 
 def stepper(plan, keys_B: Key[Array, "B"], needs_noise: bool) -> Callable:
-    """One step of the loop: ((scheduler's state, latents), model output, step index) -> (state, latents)."""
+    """One step of the loop: ((scheduler's state, latents), model output, step index) -> (state,
+    latents)."""
+
     def step(carry, output, index):
         state, sample = carry
         drawn = noise(keys_B, index + 1, sample.shape[1:]) if needs_noise else None
@@ -86,12 +96,15 @@ def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
         return [int(seed)] * count
     seeds = [int(s) for s in seed]
     if len(seeds) != count:
-        raise BadInput(f"seed: {len(seeds)} seeds for {count} prompts; give one int, or one per prompt")
+        raise BadInput(
+            f"seed: {len(seeds)} seeds for {count} prompts; give one int, or one per prompt"
+        )
     return seeds
 
 
 def batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
-    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are wanted."""
+    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are
+    wanted."""
     for start in range(0, count, batch):
         rows = list(range(start, min(start + batch, count)))
         yield rows + rows[-1:] * (batch - len(rows)), len(rows)

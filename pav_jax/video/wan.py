@@ -1,9 +1,11 @@
-"""The Wan 2.1 family: which parts a diffusers folder holds, how they fit together, and what of sampling is its own.
+"""The Wan 2.1 family: which parts a diffusers folder holds, how they fit together, and what of
+sampling is its own.
 
-Source: diffusers' `WanPipeline` (folder layout, sizes, cleaning and masking of text); Wan Team 2025 (arXiv 2503.20314).
+Source: diffusers' `WanPipeline` (folder layout, sizes, cleaning and masking of text); Wan Team 2025
+(arXiv 2503.20314).
 
-Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels; t, h, w, C those
-of the latent and its channels.
+Shapes: B videos, S text tokens, U text width; T, H, W frames, height, width of the video in pixels;
+t, h, w, C those of the latent and its channels.
 """
 
 import dataclasses
@@ -28,11 +30,17 @@ from pav_jax.video import parts, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 
-TEXT_TOKENS = 512  # diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
-# what each sampler calls the shift of its noise levels, and what else it must be told to sample a flow
-FLOW_SETTINGS = {"UniPCMultistepScheduler": ("flow_shift", dict(use_flow_sigmas=True,
-                                                                prediction_type="flow_prediction")),
-                 "FlowMatchEulerDiscreteScheduler": ("shift", {})}
+# diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
+TEXT_TOKENS = 512
+# what each sampler calls the shift of its noise levels, and what else it must be told to sample a
+# flow
+FLOW_SETTINGS = {
+    "UniPCMultistepScheduler": (
+        "flow_shift",
+        dict(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ),
+    "FlowMatchEulerDiscreteScheduler": ("shift", {}),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,30 +55,54 @@ class Wan(Family):
     components = ("tokenizer", *layouts, "scheduler")
     generation = Generation(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
     tiles = False
-    latent_axes = ("videos", "channels", "frames", "height", "width")  # of initial noise in diffusers
+    latent_axes = (
+        "videos",
+        "channels",
+        "frames",
+        "height",
+        "width",
+    )  # of initial noise in diffusers
 
-    # ---------------------------------------------------------------------------------------------- folders
+    # -------------------------------------------------------------------------------------- folders
 
     @classmethod
-    def outline(cls, folder: Path, dtype: Any, scheduler: Mapping[str, Any] | str | None = None,
-                tokenizer: Any = None, conv_impl: str = "auto") -> "Wan":
-        """The family from the configurations in a diffusers folder. The VAE computes in float32, as the original does.
+    def outline(
+        cls,
+        folder: Path,
+        dtype: Any,
+        scheduler: Mapping[str, Any] | str | None = None,
+        tokenizer: Any = None,
+        conv_impl: str = "auto",
+    ) -> "Wan":
+        """The family from the configurations in a diffusers folder. The VAE computes in float32, as
+        the original does.
 
         Raises:
           BadInput: a part is missing or not Wan 2.1's, or the parts do not fit each other.
         """
         index = read_json(folder / "model_index.json")
         if index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
-            raise BadInput(f"{folder / 'model_index.json'}: boundary_ratio and expand_timesteps are of Wan 2.2; only"
-                           " Wan 2.1 is supported")
-        text, denoiser, vae = (parts.sizes(layout, folder / name) for name, layout in cls.layouts.items())
+            raise BadInput(
+                f"{folder / 'model_index.json'}: boundary_ratio and expand_timesteps are of Wan"
+                " 2.2; only Wan 2.1 is supported"
+            )
+        text, denoiser, vae = (
+            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+        )
         settings = parts.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
-            settings = flow_settings(settings, parts.scheduler_settings(folder, None).get("_class_name"))
+            settings = flow_settings(
+                settings, parts.scheduler_settings(folder, None).get("_class_name")
+            )
         longest = TEXT_TOKENS if tokenizer is None else min(TEXT_TOKENS, tokenizer.model_max_length)
-        family = cls(tokenizer, T5Encoder(text, dtype), WanTransformer(denoiser, dtype),
-                     WanVAE(vae, jnp.float32, conv_impl), parts.load_scheduler(folder, settings, FLOW_SETTINGS),
-                     text_tokens=longest)
+        family = cls(
+            tokenizer,
+            T5Encoder(text, dtype),
+            WanTransformer(denoiser, dtype),
+            WanVAE(vae, jnp.float32, conv_impl),
+            parts.load_scheduler(folder, settings, FLOW_SETTINGS),
+            text_tokens=longest,
+        )
         family.check_parts(str(folder))
         return family
 
@@ -78,63 +110,83 @@ class Wan(Family):
         config, channels = self.transformer.config, self.vae.config.z_dim
         if config.in_channels != channels or config.out_channels != channels:
             raise BadInput(
-                f"{source}: the transformer takes {config.in_channels} channels and gives {config.out_channels}, the"
-                f" vae has {channels}; image-to-video checkpoints are not supported")
+                f"{source}: the transformer takes {config.in_channels} channels and gives"
+                f" {config.out_channels}, the vae has {channels}; image-to-video checkpoints are"
+                " not supported"
+            )
         if config.text_dim != self.text_encoder.config.width:
             raise BadInput(
-                f"{source}: the transformer's text_dim is {config.text_dim}, the text encoder's d_model"
-                f" {self.text_encoder.config.width}; these parts do not belong together")
+                f"{source}: the transformer's text_dim is {config.text_dim}, the text encoder's"
+                f" d_model {self.text_encoder.config.width}; these parts do not belong together"
+            )
 
-    # ---------------------------------------------------------------------------------------------- sizes
+    # ---------------------------------------------------------------------------------------- sizes
 
     def default_size(self) -> tuple[int, int, int]:
-        """Frames, height and width in pixels: diffusers' defaults; no configuration says what Wan was trained on."""
+        """Frames, height and width in pixels: diffusers' defaults; no configuration says what Wan
+        was trained on."""
         return 81, 480, 832
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int, int], int]:
-        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames to decode: all.
+    def latent_shape(
+        self, frames: int, height: int, width: int
+    ) -> tuple[tuple[int, int, int, int], int]:
+        """[t, h, w, C] of the latent to denoise for such a video, and how many of its last frames
+        to decode: all.
 
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         config, vae = self.transformer.config, self.vae.config
-        asked = (("num_frames", frames, vae.temporal_ratio, 1), ("height", height, vae.spatial_ratio, 0),
-                 ("width", width, vae.spatial_ratio, 0))
+        asked = (
+            ("num_frames", frames, vae.temporal_ratio, 1),
+            ("height", height, vae.spatial_ratio, 0),
+            ("width", width, vae.spatial_ratio, 0),
+        )
         latent = []
         for (name, value, ratio, extra), patch in zip(asked, config.patch_size, strict=True):
-            # latent frames are one for the first frame and one for each `ratio` more; they fill whole patches
+            # latent frames are one for the first frame and one for each `ratio` more; they fill
+            # whole patches
             of = lambda n, ratio=ratio, extra=extra: (n - extra) * ratio + extra  # noqa: E731
             most = config.rope_max_seq_len * patch
             n = min(max(value - extra, 0) // ratio + extra, most) // patch * patch
             if n < 1 or of(n) != value:
                 around = [of(m) for m in (n, n + patch) if 1 <= m <= most]
-                raise BadInput(f"{name}={value}: not a size of this model; nearest: {' and '.join(map(str, around))}")
+                raise BadInput(
+                    f"{name}={value}: not a size of this model; nearest:"
+                    f" {' and '.join(map(str, around))}"
+                )
             latent.append(n)
         return (*latent, config.in_channels), latent[0]
 
-    # ---------------------------------------------------------------------------------------------- text
+    # ----------------------------------------------------------------------------------------- text
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids of the cleaned prompts, padded, and which were longer than the limit and were cut."""
+        """Token ids of the cleaned prompts, padded, and which were longer than the limit and were
+        cut."""
         return super().tokenize([clean(prompt) for prompt in prompts])
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return read_text(self.text_encoder, params["text_encoder"], ids_BxS)[0]
 
-    # ---------------------------------------------------------------------------------------------- sampling
+    # ------------------------------------------------------------------------------------- sampling
 
-    def decode(self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-               ) -> Float[Array, "B T H W 3"]:
+    def decode(
+        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+    ) -> Float[Array, "B T H W 3"]:
         parts.check_tiling(self, tiled)
-        return self.vae.apply({"params": params["vae"]}, self.vae.config.unscale(latents), method="decode")
+        return self.vae.apply(
+            {"params": params["vae"]}, self.vae.config.unscale(latents), method="decode"
+        )
 
 
-def read_text(encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
-              ) -> tuple[Float[Array, "B S U"], Bool[Array, "B S"]]:
-    """The encoded text, zero at the padding, which the encoder does not look at and the transformer does; and what is
-    none."""
+def read_text(
+    encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
+) -> tuple[Float[Array, "B S U"], Bool[Array, "B S"]]:
+    """The encoded text, zero at the padding, which the encoder does not look at and the transformer
+    does; and what is none."""
     places = jnp.arange(1, ids_BxS.shape[1] + 1)
-    # a text ends with a token that is no padding, so what lies behind the last such token is padding
+    # a text ends with a token that is no padding, so what lies behind the last such token is
+    # padding
     length_Bx1 = jnp.where(ids_BxS != encoder.config.pad_id, places, 0).max(axis=1, keepdims=True)
     mask_BxS = places <= length_Bx1
     text_BxSxU = encoder.apply({"params": params}, ids_BxS, mask_BxS)
@@ -142,7 +194,8 @@ def read_text(encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
 
 
 def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, Any]:
-    """`settings` written for the sampler `before`, under the names that the sampler they now name has for them."""
+    """`settings` written for the sampler `before`, under the names that the sampler they now name
+    has for them."""
     old, new = FLOW_SETTINGS.get(before), FLOW_SETTINGS.get(settings["_class_name"])
     if old is None or new is None or before == settings["_class_name"]:
         return dict(settings)
@@ -151,8 +204,8 @@ def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, 
 
 
 def clean(text: str) -> str:
-    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy, HTML's character codes resolved twice, white space
-    squeezed."""
+    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy, HTML's character codes resolved
+    twice, white space squeezed."""
     import ftfy  # slow to import
 
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()

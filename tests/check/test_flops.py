@@ -27,7 +27,9 @@ def test_a_count_by_hand(lm):
     assert f.adapters == 2 * 5 * 7 * 100
     assert f.unembed == 2 * 5 * 2 * 32 * 64
     # frozen products once more, for the gradient of their input; the others twice more
-    assert flops.train_step(f, full=False) == 2 * (f.layers + f.unembed) + 3 * (f.attention + f.adapters)
+    assert flops.train_step(f, full=False) == 2 * (f.layers + f.unembed) + 3 * (
+        f.attention + f.adapters
+    )
     assert flops.train_step(f, full=True) == 3 * f.total
 
 
@@ -50,7 +52,9 @@ def test_accumulation_changes_no_count(lm):
     config.dpo.remat = False
     counts = []
     for config.dpo.grad_accumulation in (1, 4):
-        counts.append(operations.count(rewriter.training("dpo", config, lm, Assumed()).trace().jaxpr))
+        counts.append(
+            operations.count(rewriter.training("dpo", config, lm, Assumed()).trace().jaxpr)
+        )
     assert counts[0] == counts[1]
 
 
@@ -62,10 +66,16 @@ def test_reading_and_writing_ask_for_what_the_formula_says(lm):
 
 
 def test_xla_counts_the_same_where_no_loop_hides_anything(tmp_path):
-    sizes = hf.config_from_hf(tiny.SIZES | dict(hidden_size=128, intermediate_size=256, num_hidden_layers=1))
+    sizes = hf.config_from_hf(
+        tiny.SIZES | dict(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    )
     shapes, ids = hf.param_shapes(sizes), jax.ShapeDtypeStruct((2, 64), jnp.int32)
     model = Llama(sizes, remat=False)
-    compiled = jax.jit(lambda params, ids: model.apply({"params": params}, ids)).lower(shapes, ids).compile()
+    compiled = (
+        jax.jit(lambda params, ids: model.apply({"params": params}, ids))
+        .lower(shapes, ids)
+        .compile()
+    )
     ours = flops.forward(sizes, rows=2, tokens=64, keys=64, logits=64).total
     # XLA also counts norms, rotations and softmax
     assert ours <= compiled.cost_analysis()["flops"] <= 1.1 * ours

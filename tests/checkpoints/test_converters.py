@@ -1,4 +1,5 @@
-"""Published reward models made folders: tiny random files of the same layouts, and the two real heads where present."""
+"""Published reward models made folders: tiny random files of the same layouts, and the two real
+heads where present."""
 
 import os
 import sys
@@ -27,10 +28,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-HEADS = {"sa_0_4_vit_l_14_linear.pth": ("linear", ()), "sac+logos+ava1-l14-linearMSE.pth": ("mlp", (1024, 128, 64, 16))}
+HEADS = {
+    "sa_0_4_vit_l_14_linear.pth": ("linear", ()),
+    "sac+logos+ava1-l14-linearMSE.pth": ("mlp", (1024, 128, 64, 16)),
+}
 
 
-# ----------------------------------------------------------------------------------------------------- aesthetic heads
+# ---------------------------------------------------------------------------------- aesthetic heads
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -54,24 +58,38 @@ def test_a_published_head_becomes_a_folder_that_scores_alike(name, tmp_path, cap
 def test_a_head_that_is_no_chain_is_bad_input(tmp_path):
     file = tmp_path / "head.pth"
     for shapes, reason in (({0: (5, 6), 1: (1, 4)}, "chain"), ({0: (1, 6), 3: (1, 1)}, "numbered")):
-        torch.save({f"layers.{i}.{kind}": torch.zeros(shape if kind == "weight" else shape[:1])
-                    for i, shape in shapes.items() for kind in ("weight", "bias")}, file)
+        torch.save(
+            {
+                f"layers.{i}.{kind}": torch.zeros(shape if kind == "weight" else shape[:1])
+                for i, shape in shapes.items()
+                for kind in ("weight", "bias")
+            },
+            file,
+        )
         with pytest.raises(BadInput, match=reason):
             convert(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-# -------------------------------------------------------------------------------------------------------- CLIP and MPS
+# ------------------------------------------------------------------------------------- CLIP and MPS
 
 
 def tiny_clip(activation="gelu"):
     """transformers' CLIP with the real models' head widths, and vocabulary ends."""
     torch.manual_seed(0)
     tower = dict(num_hidden_layers=2, intermediate_size=24, hidden_act=activation)
-    text = tower | dict(hidden_size=64, num_attention_heads=1, vocab_size=20, max_position_embeddings=7,
-                        bos_token_id=18, eos_token_id=19)
+    text = tower | dict(
+        hidden_size=64,
+        num_attention_heads=1,
+        vocab_size=20,
+        max_position_embeddings=7,
+        bos_token_id=18,
+        eos_token_id=19,
+    )
     vision = tower | dict(hidden_size=128, num_attention_heads=2, image_size=12, patch_size=4)
-    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=10))
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=10)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -79,23 +97,38 @@ def tiny_clip(activation="gelu"):
 
 
 def as_open_clip(state):
-    """A state dict of transformers' names in open_clip's: the projections turned, query, key and value in one."""
-    found = {"logit_scale": state["logit_scale"], "attn_mask": torch.zeros(7, 7),
-             "text_projection": state["text_projection.weight"].T, "visual.proj": state["visual_projection.weight"].T}
+    """A state dict of transformers' names in open_clip's: the projections turned, query, key and
+    value in one."""
+    found = {
+        "logit_scale": state["logit_scale"],
+        "attn_mask": torch.zeros(7, 7),
+        "text_projection": state["text_projection.weight"].T,
+        "visual.proj": state["visual_projection.weight"].T,
+    }
     for side, prefix in (("text", ""), ("vision", "visual.")):
         model = f"{side}_model."
-        found[f"{prefix}positional_embedding"] = state[f"{model}embeddings.position_embedding.weight"]
+        found[f"{prefix}positional_embedding"] = state[
+            f"{model}embeddings.position_embedding.weight"
+        ]
         for i in range(2):
             layer, block = f"{model}encoder.layers.{i}.", f"{prefix}transformer.resblocks.{i}."
             for kind in ("weight", "bias"):
                 found[f"{block}attn.in_proj_{kind}"] = torch.cat(
-                    [state[f"{layer}self_attn.{part}_proj.{kind}"] for part in "qkv"])
-                for theirs, hf in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"),
-                                   ("mlp.c_proj", "mlp.fc2"), ("attn.out_proj", "self_attn.out_proj")):
+                    [state[f"{layer}self_attn.{part}_proj.{kind}"] for part in "qkv"]
+                )
+                for theirs, hf in (
+                    ("ln_1", "layer_norm1"),
+                    ("ln_2", "layer_norm2"),
+                    ("mlp.c_fc", "mlp.fc1"),
+                    ("mlp.c_proj", "mlp.fc2"),
+                    ("attn.out_proj", "self_attn.out_proj"),
+                ):
                     found[f"{block}{theirs}.{kind}"] = state[f"{layer}{hf}.{kind}"]
-    for theirs, hf in (("visual.ln_pre", "vision_model.pre_layrnorm"),
-                       ("visual.ln_post", "vision_model.post_layernorm"),
-                       ("ln_final", "text_model.final_layer_norm")):
+    for theirs, hf in (
+        ("visual.ln_pre", "vision_model.pre_layrnorm"),
+        ("visual.ln_post", "vision_model.post_layernorm"),
+        ("ln_final", "text_model.final_layer_norm"),
+    ):
         found |= {f"{theirs}.{kind}": state[f"{hf}.{kind}"] for kind in ("weight", "bias")}
     found["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
     found["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
@@ -106,35 +139,50 @@ def as_open_clip(state):
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_an_open_clip_file_embeds_as_transformers_does(activation, tmp_path):
     theirs = tiny_clip(activation)
-    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in as_open_clip(theirs.state_dict()).items()}},
-               tmp_path / "open_clip.pt")
+    torch.save(
+        {
+            "epoch": 3,
+            "state_dict": {f"module.{k}": v for k, v in as_open_clip(theirs.state_dict()).items()},
+        },
+        tmp_path / "open_clip.pt",
+    )
     (tmp_path / "tokenizer.json").write_text("{}")
     assert convert(tmp_path / "open_clip.pt", tmp_path / "out", activation=activation) == []
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
     config, params = folders.load(clip_hf, tmp_path / "out")
     theirs.save_pretrained(tmp_path / "theirs")
-    jax.tree.map(np.testing.assert_array_equal, params, folders.load(clip_hf, tmp_path / "theirs")[1])
+    jax.tree.map(
+        np.testing.assert_array_equal, params, folders.load(clip_hf, tmp_path / "theirs")[1]
+    )
     ids = np.array([[18, 4, 5, 19, 0, 0, 0], [18, 7, 8, 9, 10, 11, 19]])
     pixels = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
     text, image, scale = jax.jit(CLIP(config).apply)({"params": params}, ids, pixels)
     unit = lambda x: np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(ids), torch.from_numpy(pixels.transpose(0, 3, 1, 2))).logits_per_text
-    np.testing.assert_allclose(float(scale) * unit(text) @ unit(image).T, expected.numpy(), rtol=0, atol=1e-4)
+        expected = theirs(
+            torch.from_numpy(ids), torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+        ).logits_per_text
+    np.testing.assert_allclose(
+        float(scale) * unit(text) @ unit(image).T, expected.numpy(), rtol=0, atol=1e-4
+    )
 
 
 def test_what_no_tensor_tells_is_read_beside_the_file_or_said_to_be_a_guess(tmp_path):
     tensors = as_open_clip(tiny_clip().state_dict())
     torch.save(tensors, tmp_path / "a.pt")
     remarks = convert(tmp_path / "a.pt", tmp_path / "guessed")
-    assert len(remarks) == 2 and "--activation=quick_gelu" in remarks[0] and "tokenizer" in remarks[1]
+    assert (
+        len(remarks) == 2 and "--activation=quick_gelu" in remarks[0] and "tokenizer" in remarks[1]
+    )
     sizes = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save(tensors | sizes, tmp_path / "openai.pt")
     assert len(convert(tmp_path / "openai.pt", tmp_path / "openai")) == 1
     write_json(tmp_path / "open_clip_config.json", {"model_cfg": {"quick_gelu": True}})
     assert len(convert(tmp_path / "a.pt", tmp_path / "told")) == 1
-    activations = [read_json(tmp_path / name / "config.json")["vision_config"]["hidden_act"]
-                   for name in ("guessed", "openai", "told")]
+    activations = [
+        read_json(tmp_path / name / "config.json")["vision_config"]["hidden_act"]
+        for name in ("guessed", "openai", "told")
+    ]
     assert activations == ["gelu", "quick_gelu", "quick_gelu"]
 
 
@@ -149,15 +197,27 @@ def test_another_open_clip_model_is_bad_input(tmp_path):
 
 
 def tiny_mps(clip):
-    """The tensors of a whole MPS on `clip`: two layers, 3 heads of 4, feed-forward 6; buffers included."""
+    """The tensors of a whole MPS on `clip`: two layers, 3 heads of 4, feed-forward 6; buffers
+    included."""
     width, inner, head, ff = 10, 12, 4, 6
     tensors = {f"model.{name}": tensor for name, tensor in clip.state_dict().items()}
-    shapes = {"0.fn.to_q": (inner, width), "0.fn.to_kv": (2 * head, width), "0.fn.to_out": (width, inner),
-              "0.fn.ff.0": (2 * ff, width), "0.fn.ff.2": (width, ff), "1.fn.attn_out": (width, inner),
-              "1.fn.fused_attn_ff_proj": (inner + 2 * head + 2 * ff, width), "1.fn.ff_out.1": (width, ff),
-              "0.fn.norm": (width,), "1.fn.norm": (width,)}
+    shapes = {
+        "0.fn.to_q": (inner, width),
+        "0.fn.to_kv": (2 * head, width),
+        "0.fn.to_out": (width, inner),
+        "0.fn.ff.0": (2 * ff, width),
+        "0.fn.ff.2": (width, ff),
+        "1.fn.attn_out": (width, inner),
+        "1.fn.fused_attn_ff_proj": (inner + 2 * head + 2 * ff, width),
+        "1.fn.ff_out.1": (width, ff),
+        "0.fn.norm": (width,),
+        "1.fn.norm": (width,),
+    }
     for i in range(2):
-        tensors |= {f"cross_model.layers.{i}.{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+        tensors |= {
+            f"cross_model.layers.{i}.{name}.weight": torch.randn(shape)
+            for name, shape in shapes.items()
+        }
         tensors |= {f"cross_model.layers.{i}.{j}.fn.norm.bias": torch.zeros(width) for j in (0, 1)}
         tensors[f"cross_model.layers.{i}.1.fn.rotary_emb.inv_freq"] = torch.ones(head // 2)
     return tensors
@@ -218,7 +278,9 @@ def test_a_whole_pickled_mps_is_read_without_its_code(tmp_path, monkeypatch):
                 if step not in inner._modules:
                     inner.add_module(step, Part())
                 inner = inner._modules[step]
-            keep = inner.register_buffer if leaf in ("inv_freq", "bias") else inner.register_parameter
+            keep = (
+                inner.register_buffer if leaf in ("inv_freq", "bias") else inner.register_parameter
+            )
             keep(leaf, tensor if leaf in ("inv_freq", "bias") else torch.nn.Parameter(tensor))
     model.add_module("model", clip)
     model.trace = Runs()
@@ -231,23 +293,44 @@ def test_a_whole_pickled_mps_is_read_without_its_code(tmp_path, monkeypatch):
     assert not RAN and set(torch.serialization.get_safe_globals()) == allowed
 
 
-# ---------------------------------------------------------------------------------------------------------- VideoScore
+# --------------------------------------------------------------------------------------- VideoScore
 
 
 @pytest.fixture(scope="module")
 def videoscore(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videoscore")
     fields = {
-        "model_type": "idefics2", "num_labels": 5,
-        "text_config": dict(hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-                            num_key_value_heads=1, vocab_size=11, max_position_embeddings=32),
-        "vision_config": dict(hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-                              image_size=8, patch_size=4),
-        "perceiver_config": dict(resampler_n_latents=2, resampler_depth=1, resampler_n_heads=2, resampler_head_dim=4,
-                                 num_key_value_heads=1),
+        "model_type": "idefics2",
+        "num_labels": 5,
+        "text_config": dict(
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            vocab_size=11,
+            max_position_embeddings=32,
+        ),
+        "vision_config": dict(
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        ),
+        "perceiver_config": dict(
+            resampler_n_latents=2,
+            resampler_depth=1,
+            resampler_n_heads=2,
+            resampler_head_dim=4,
+            num_key_value_heads=1,
+        ),
     }
     config, rng = idefics2_hf.config_from_hf(fields), np.random.default_rng(0)
-    params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), idefics2_hf.param_shapes(config))
+    params = jax.tree.map(
+        lambda a: rng.normal(size=a.shape).astype(np.float32), idefics2_hf.param_shapes(config)
+    )
     folders.save(idefics2_hf, folder, config, params)
     (folder / "tokenizer.json").write_text("{}")
     return folder, params
@@ -256,7 +339,9 @@ def videoscore(tmp_path_factory):
 def test_a_videoscore_folder_is_checked_and_copied(videoscore, tmp_path):
     folder, params = videoscore
     assert convert(folder, tmp_path / "out") == []
-    jax.tree.map(np.testing.assert_array_equal, folders.load(idefics2_hf, tmp_path / "out")[1], params)
+    jax.tree.map(
+        np.testing.assert_array_equal, folders.load(idefics2_hf, tmp_path / "out")[1], params
+    )
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
@@ -273,8 +358,11 @@ def test_torch_shards_become_safetensors_shards(videoscore, tmp_path):
     write_json(source / "pytorch_model.bin.index.json", {"weight_map": names})
     convert(source, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json"]
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
     read = folders.load(idefics2_hf, tmp_path / "out")[1]
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)), read, params)
 
@@ -289,12 +377,15 @@ def test_an_idefics2_without_a_head_is_bad_input(videoscore, tmp_path):
         convert(tmp_path, tmp_path / "out")
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_what_is_not_known_is_refused_in_one_line_that_says_what_it_is(tmp_path, capsys):
     def refused(source, *options):
-        assert main(["export", f"--from={source}", "--to=pav", f"--out={tmp_path / 'out'}", *options]) == 2
+        assert (
+            main(["export", f"--from={source}", "--to=pav", f"--out={tmp_path / 'out'}", *options])
+            == 2
+        )
         line = capsys.readouterr().err
         assert line.count("\n") == 1 and not (tmp_path / "out").exists()
         return line
@@ -309,10 +400,14 @@ def test_what_is_not_known_is_refused_in_one_line_that_says_what_it_is(tmp_path,
     assert "no weights in it" in refused(file)
     torch.save({"weight": torch.zeros(1, 3), "bias": torch.zeros(1), "also": Blocked()}, file)
     assert "blocked" in refused(file)
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), file)  # as OpenAI publishes CLIP
+    torch.jit.save(
+        torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), file
+    )  # as OpenAI publishes CLIP
     assert "TorchScript" in refused(file)
     write_json(tmp_path / "config.json", {"model_type": "siglip"})
     assert "'siglip'" in refused(tmp_path)
     assert "no such folder" in refused(tmp_path / "gone.pth")
     torch.save({"weight": torch.zeros(1, 3), "bias": torch.zeros(1)}, file)
-    assert "--activation" in refused(file, "--activation=gelu") and "--adapter" in refused(file, "--adapter=a")
+    assert "--activation" in refused(file, "--activation=gelu") and "--adapter" in refused(
+        file, "--adapter=a"
+    )

@@ -1,4 +1,5 @@
-"""A checkpoint read onto a mesh: the numbers that are read into memory, each once, and only those that are held."""
+"""A checkpoint read onto a mesh: the numbers that are read into memory, each once, and only those
+that are held."""
 
 import json
 import os
@@ -52,15 +53,20 @@ def saved(tmp_path):
 
 def test_onto_a_mesh_it_is_what_it_is_in_memory_and_each_number_is_read_once(saved):
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(saved), json.dumps(MESHES)], env=env, text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(saved), json.dumps(MESHES)],
+        env=env,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     for read, total in json.loads(done.stdout.splitlines()[-1]):
         assert read == total
 
 
-@pytest.mark.parametrize("transform, shape", [
-    ("linear", (6, 4)), ("conv2d", (3, 3, 4, 8)), ("conv3d", (1, 3, 3, 4, 8))])
+@pytest.mark.parametrize(
+    "transform, shape", [("linear", (6, 4)), ("conv2d", (3, 3, 4, 8)), ("conv3d", (1, 3, 3, 4, 8))]
+)
 def test_any_part_in_any_layout(transform, shape):
     """Parts of a stack of layers, cut along every axis, lie where they belong."""
     ours = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
@@ -75,8 +81,14 @@ def test_any_part_in_any_layout(transform, shape):
             return self[name][index]
 
     device = jax.devices()[0]
-    whole = placed_params_from_hf([row], Sliced(tensors), "here", np.float32, {"w": ours},
-                                  lambda axes, shape: jax.sharding.SingleDeviceSharding(device))
+    whole = placed_params_from_hf(
+        [row],
+        Sliced(tensors),
+        "here",
+        np.float32,
+        {"w": ours},
+        lambda axes, shape: jax.sharding.SingleDeviceSharding(device),
+    )
     np.testing.assert_array_equal(whole["w"], ours)
     cut = tuple(slice(0, size // 2 or 1) for size in shape)
     np.testing.assert_array_equal(row.from_hf(tensors["w.1"][row.to_hf(cut)]), ours[1][cut])
@@ -84,7 +96,9 @@ def test_any_part_in_any_layout(transform, shape):
 
 def test_a_tensor_of_another_shape_is_named(saved):
     fields = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps(fields | {"intermediate_size": fields["intermediate_size"] * 2}))
+    (saved / "config.json").write_text(
+        json.dumps(fields | {"intermediate_size": fields["intermediate_size"] * 2})
+    )
     where = lambda axes, shape: jax.sharding.SingleDeviceSharding(jax.devices()[0])  # noqa: E731
     with pytest.raises(BadInput, match=r"mlp.gate_proj.weight' has shape \[.*\], config.json says"):
         folders.load(hf, saved, np.float32, where)

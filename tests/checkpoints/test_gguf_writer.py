@@ -31,7 +31,9 @@ def lm():
     return dataclasses.replace(tiny_language_model(seed=3, tie_word_embeddings=False), name="tiny")
 
 
-@pytest.mark.parametrize("quantization, tolerance", [("f32", 1e-5), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 0.15)])
+@pytest.mark.parametrize(
+    "quantization, tolerance", [("f32", 1e-5), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 0.15)]
+)
 def test_the_same_model_comes_back(lm, quantization, tolerance, tmp_path):
     lm.save_gguf(tmp_path / "m.gguf", quantization)
     back = LanguageModel.from_pretrained(tmp_path / "m.gguf", dtype="float32")
@@ -43,9 +45,21 @@ def test_the_same_model_comes_back(lm, quantization, tolerance, tmp_path):
 
 def test_transformers_reads_the_same_model(lm, tmp_path):
     lm.save_pretrained(tmp_path / "folder")
-    assert main(["export", f"--from={tmp_path}/folder", "--to=gguf", "--quantization=f32",
-                 f"--out={tmp_path}/m.gguf"]) == 0
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32).eval()
+    assert (
+        main(
+            [
+                "export",
+                f"--from={tmp_path}/folder",
+                "--to=gguf",
+                "--quantization=f32",
+                f"--out={tmp_path}/m.gguf",
+            ]
+        )
+        == 0
+    )
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32
+    ).eval()
     with torch.no_grad():
         got = theirs(torch.from_numpy(IDS)).logits.numpy()
     want = np.asarray(lm.logits(IDS))
@@ -55,8 +69,14 @@ def test_transformers_reads_the_same_model(lm, tmp_path):
 def test_what_gguf_does_not_hold_is_refused_and_nothing_is_left(lm, tmp_path):
     for changed, quantization, message in (
         (lm, "q2_k", "none of"),
-        (dataclasses.replace(lm, config=dataclasses.replace(lm.config, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64))),
-         "f32", "rope_scaling"),
+        (
+            dataclasses.replace(
+                lm,
+                config=dataclasses.replace(lm.config, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64)),
+            ),
+            "f32",
+            "rope_scaling",
+        ),
         (dataclasses.replace(lm, tokenizer=rewriter_tokenizer()), "f32", "changes a text"),
         (dataclasses.replace(lm, tokenizer=word_tokenizer()), "f32", "byte-level BPE only"),
     ):

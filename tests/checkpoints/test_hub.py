@@ -13,8 +13,11 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
 
 def test_a_repository_is_fetched_by_name(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.append(
-        (name, allow_patterns)) or str(tmp_path))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path),
+    )
     assert local_folder("openai/clip-vit", ["*.json"]) == tmp_path
     assert asked == [("openai/clip-vit", ["*.json"])]
 

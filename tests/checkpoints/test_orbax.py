@@ -15,7 +15,10 @@ def make_iterator():
 
 
 def make_state(value):
-    return {"step": jnp.int32(value), "trained": {"lora": {"a": jnp.full((2, 3), value, jnp.float32)}}}
+    return {
+        "step": jnp.int32(value),
+        "trained": {"lora": {"a": jnp.full((2, 3), value, jnp.float32)}},
+    }
 
 
 @pytest.fixture

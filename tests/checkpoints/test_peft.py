@@ -30,10 +30,14 @@ def test_what_is_written_is_read_back(adapter):
     assert LoraConfig(**settings) == LoraConfig(3, 6.0, 0.1, ("down_proj", "q_proj"))
 
 
-@pytest.mark.parametrize("change", [{"peft_type": "IA3"}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}])
+@pytest.mark.parametrize(
+    "change", [{"peft_type": "IA3"}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}]
+)
 def test_other_kinds_of_adapters_are_refused_by_field(adapter, change):
     folder, *_ = adapter
-    write_json(folder / "adapter_config.json", {**read_json(folder / "adapter_config.json"), **change})
+    write_json(
+        folder / "adapter_config.json", {**read_json(folder / "adapter_config.json"), **change}
+    )
     with pytest.raises(BadInput, match=next(iter(change))):
         peft.read_adapter(folder, TABLE)
 

@@ -8,7 +8,10 @@ from pav_jax.checkpoints.pickles import read_arrays, read_params
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight
 
-TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(1, 2, 3)}, "mean": np.ones((1, 1, 4), np.float32)}
+TREE = {
+    "a": {"kernel": np.arange(6, dtype=np.float32).reshape(1, 2, 3)},
+    "mean": np.ones((1, 1, 4), np.float32),
+}
 
 
 class Evil:
@@ -33,15 +36,28 @@ def test_nested_arrays_are_read_under_joined_names(tmp_path, protocol):
 
 def test_nothing_else_is_ever_run(tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "x.ckpt"
-    for what in ((os.system, (f"touch {mark}",)), (eval, ("1",)), (np.load, ("x",)), (getattr, ("x", "upper"))):
+    for what in (
+        (os.system, (f"touch {mark}",)),
+        (eval, ("1",)),
+        (np.load, ("x",)),
+        (getattr, ("x", "upper")),
+    ):
         path.write_bytes(pickle.dumps({"a": Evil(what)}))
         with pytest.raises(BadInput, match="x.ckpt: not a pickle of numpy arrays .it names"):
             read_arrays(path)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("content", [pickle.dumps({"a": [1]}), pickle.dumps({"a": np.array([None])}),
-                                     pickle.dumps(TREE)[:60], b"", b"no pickle"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"a": [1]}),
+        pickle.dumps({"a": np.array([None])}),
+        pickle.dumps(TREE)[:60],
+        b"",
+        b"no pickle",
+    ],
+)
 def test_what_holds_no_arrays_is_named(tmp_path, content):
     (tmp_path / "x.ckpt").write_bytes(content)
     with pytest.raises(BadInput, match="x.ckpt"):

@@ -1,4 +1,5 @@
-"""A generator and a suite without models: a video is its text's numbers, scores are read back from the pixels."""
+"""A generator and a suite without models: a video is its text's numbers, scores are read back from
+the pixels."""
 
 import types
 import zlib
@@ -22,8 +23,13 @@ class Generator:
         self.shapes.add(len(prompts))
         self.made += list(zip(prompts, seed, strict=True))
         numbers = [zlib.crc32(f"{p}|{s}".encode()) for p, s in zip(prompts, seed, strict=True)]
-        pixels = np.asarray([[n >> 8 & 255, min(9 * len(p.split()), 255), s] for n, p, s in
-                             zip(numbers, prompts, seed, strict=True)], np.uint8)
+        pixels = np.asarray(
+            [
+                [n >> 8 & 255, min(9 * len(p.split()), 255), s]
+                for n, p, s in zip(numbers, prompts, seed, strict=True)
+            ],
+            np.uint8,
+        )
         return np.broadcast_to(pixels[:, None, None, None], (len(prompts), 2, 16, 16, 3)).copy()
 
 
@@ -38,8 +44,10 @@ class Suite:
     def score(self, videos, prompts, refined=None):
         self.shapes.add(len(videos))
         flat = videos[:, 0, 0, 0].astype(np.float32)
-        faith = [len(set(p.split()) & set(r.split())) / len(set(p.split()))
-                 for p, r in zip(prompts, refined, strict=True)]
+        faith = [
+            len(set(p.split()) & set(r.split())) / len(set(p.split()))
+            for p, r in zip(prompts, refined, strict=True)
+        ]
         aes = flat[:, 1] / 9
         aes[[p == self.broken for p in prompts]] = np.nan
         return {"AES": aes, "TVA": flat[:, 0] / 255, "FAITH": np.asarray(faith, np.float32)}

@@ -20,8 +20,10 @@ def config(**changes):
 
 def prompt_sets(rng, n=9):
     prompts = [" ".join(rng.choice(WORDS, 3, replace=False)) + f" {i}" for i in range(2 * n)]
-    return {"near": PromptSet(tuple(prompts[:n]), tuple(f"a film of {p}" for p in prompts[:n])),
-            "far": PromptSet(tuple(prompts[n:]), (None,) * n)}
+    return {
+        "near": PromptSet(tuple(prompts[:n]), tuple(f"a film of {p}" for p in prompts[:n])),
+        "far": PromptSet(tuple(prompts[n:]), (None,) * n),
+    }
 
 
 class Booster:
@@ -34,12 +36,23 @@ class Booster:
 
 
 def systems():
-    return {"original": None, "base": lambda prompts, seed: [f"{p} now" for p in prompts], "sft": Booster()}
+    return {
+        "original": None,
+        "base": lambda prompts, seed: [f"{p} now" for p in prompts],
+        "sft": Booster(),
+    }
 
 
 def run(workdir, sets, generator=None, suite=None, **changes):
-    return evaluate(config(**changes), systems(), sets, generator or Generator(), suite or Suite(), workdir,
-                    training_prompts=["a red cat", "a big dog", "a fish swims", "one bird", "left out"])
+    return evaluate(
+        config(**changes),
+        systems(),
+        sets,
+        generator or Generator(),
+        suite or Suite(),
+        workdir,
+        training_prompts=["a red cat", "a big dog", "a fish swims", "one bird", "left out"],
+    )
 
 
 def test_a_held_out_judge_is_measured_beside_the_rewards_and_never_marks_a_video(tmp_path):
@@ -48,18 +61,38 @@ def test_a_held_out_judge_is_measured_beside_the_rewards_and_never_marks_a_video
 
         def score(self, videos, prompts, refined=None):
             scores = super().score(videos, prompts, refined)
-            return scores | {"held_out:VQ": 2 * scores["AES"], "held_out:TC": np.full(len(videos), np.nan)}
+            return scores | {
+                "held_out:VQ": 2 * scores["AES"],
+                "held_out:TC": np.full(len(videos), np.nan),
+            }
 
-    sft = run(tmp_path, prompt_sets(np.random.default_rng(0)), suite=Watched())["sets"]["near"]["systems"]["sft"]
-    assert sft["delta"]["held_out:VQ"] == [10.0, 10.0, 10.0] and sft["scores"]["held_out:TC"] is None
+    sft = run(tmp_path, prompt_sets(np.random.default_rng(0)), suite=Watched())["sets"]["near"][
+        "systems"
+    ]["sft"]
+    assert (
+        sft["delta"]["held_out:VQ"] == [10.0, 10.0, 10.0] and sft["scores"]["held_out:TC"] is None
+    )
     assert sft["delta"]["overall"][0] is not None and "missing" not in sft
 
 
 def test_every_system_and_control_is_measured_on_every_prompt_and_seed(tmp_path):
     sets = prompt_sets(np.random.default_rng(0))
     result = run(tmp_path, sets)
-    assert list(result["sets"]["near"]["systems"]) == ["original", "base", "sft", "suffix", "shuffled", "oracle"]
-    assert list(result["sets"]["far"]["systems"]) == ["original", "base", "sft", "suffix", "shuffled"]
+    assert list(result["sets"]["near"]["systems"]) == [
+        "original",
+        "base",
+        "sft",
+        "suffix",
+        "shuffled",
+        "oracle",
+    ]
+    assert list(result["sets"]["far"]["systems"]) == [
+        "original",
+        "base",
+        "sft",
+        "suffix",
+        "shuffled",
+    ]
     assert result["seeds"] == [0, 1]
     sft = result["sets"]["near"]["systems"]["sft"]
     assert sft["words"] == 4 + 5
@@ -76,7 +109,8 @@ def test_one_batch_shape_and_no_video_made_twice(tmp_path):
     run(tmp_path, prompt_sets(np.random.default_rng(1)), generator, suite)
     assert generator.shapes == suite.shapes == {5}
     needed = set(generator.made)
-    # what fills up the last batch of the two passes is all that repeats; shuffled texts cost no video
+    # what fills up the last batch of the two passes is all that repeats; shuffled texts cost no
+    # video
     assert len(generator.made) - len(needed) <= 2 * 4
 
 
@@ -89,7 +123,11 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(tmp_path, dies
         run(tmp_path / "killed", sets, first)
     second = Generator()
     run(tmp_path / "killed", sets, second)
-    assert not set(first.made) & set(second.made) or dies_after == 0 or len(set(first.made) & set(second.made)) <= 5
+    assert (
+        not set(first.made) & set(second.made)
+        or dies_after == 0
+        or len(set(first.made) & set(second.made)) <= 5
+    )
     for name in ("evaluation.json", "evaluation/measurements.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
@@ -135,7 +173,11 @@ def test_a_video_of_nan_pixels_has_no_score(tmp_path):
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
     result = evaluate(config(), systems(), sets, Broken(), Suite(), tmp_path, controls=False)
     found = result["sets"]["one"]["systems"]
-    assert found["base"]["missing"] == 4 and found["base"]["overall"] is None and found["sft"]["words"] == 7.0
+    assert (
+        found["base"]["missing"] == 4
+        and found["base"]["overall"] is None
+        and found["sft"]["words"] == 7.0
+    )
     assert found["base"]["delta"]["overall"] == [None, None, None] and "missing" not in found["sft"]
 
 
@@ -148,7 +190,15 @@ def test_controls_can_be_left_out(tmp_path):
 def test_videos_are_kept_with_paths_inside_the_work_directory(tmp_path):
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
     longer = {"base": lambda prompts, seed: [p + " runs" for p in prompts]}
-    evaluate(config(save_videos=True, seeds=(3,)), longer, sets, Generator(), Suite(), tmp_path, controls=False)
+    evaluate(
+        config(save_videos=True, seeds=(3,)),
+        longer,
+        sets,
+        Generator(),
+        Suite(),
+        tmp_path,
+        controls=False,
+    )
     rows = read_jsonl(tmp_path / "evaluation" / "measurements.jsonl", Measurement)
     assert len(rows) == 4
     for row in rows:
@@ -157,16 +207,33 @@ def test_videos_are_kept_with_paths_inside_the_work_directory(tmp_path):
 
 def test_a_file_of_rewrites_is_a_system(tmp_path):
     file = tmp_path / "others.jsonl"
-    file.write_text("".join(json.dumps({"prompt": p, "refined": f"{p} by others"}) + "\n" for p in ("a cat", "a dog")))
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": p, "refined": f"{p} by others"}) + "\n"
+            for p in ("a cat", "a dog")
+        )
+    )
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
-    result = evaluate(config(), {"others": str(file)}, sets, Generator(), Suite(), tmp_path / "w", controls=False)
+    result = evaluate(
+        config(), {"others": str(file)}, sets, Generator(), Suite(), tmp_path / "w", controls=False
+    )
     assert result["sets"]["one"]["systems"]["others"]["words"] == 4
     more = {"one": PromptSet(("a cat", "a wolf"), (None, None))}
     with pytest.raises(BadInput, match="holds no rewrite of 'a wolf'"):
-        evaluate(config(), {"others": str(file)}, more, Generator(), Suite(), tmp_path / "v", controls=False)
+        evaluate(
+            config(),
+            {"others": str(file)},
+            more,
+            Generator(),
+            Suite(),
+            tmp_path / "v",
+            controls=False,
+        )
 
 
 def test_an_empty_answer_becomes_the_prompt(tmp_path):
     sets = {"one": PromptSet(("a cat",), (None,))}
-    result = evaluate(config(), {"mute": lambda p, seed: [""] * len(p)}, sets, Generator(), Suite(), tmp_path)
+    result = evaluate(
+        config(), {"mute": lambda p, seed: [""] * len(p)}, sets, Generator(), Suite(), tmp_path
+    )
     assert result["sets"]["one"]["systems"]["mute"]["delta"]["overall"] == [0.0, 0.0, 0.0]

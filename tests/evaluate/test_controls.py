@@ -41,4 +41,6 @@ def test_the_shipped_suffixes_are_general_and_a_file_without_any_is_reported(tmp
 def test_prompts_that_come_in_turns_are_shuffled_too():
     prompts = [f"{subject} {i}" for i in range(50) for subject in ("ball", "star", "moon", "ring")]
     mixed = controls.shuffled(prompts, (0,), {(p, 0): p for p in prompts})
-    assert sum(text.split()[0] == p.split()[0] for (p, _), text in mixed.items()) < 100  # by chance, 50
+    assert (
+        sum(text.split()[0] == p.split()[0] for (p, _), text in mixed.items()) < 100
+    )  # by chance, 50

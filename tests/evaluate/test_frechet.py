@@ -34,7 +34,9 @@ def test_it_is_symmetric_and_nothing_between_a_set_and_itself(n):
 
 def test_means_apart_by_d_are_d_squared_apart_and_it_is_float64():
     a = 1e4 + features(20)
-    assert frechet_distance(a.astype(np.float64), a + np.array([3, 0, 0, 0, 4, 0])) == pytest.approx(25, rel=1e-6)
+    assert frechet_distance(
+        a.astype(np.float64), a + np.array([3, 0, 0, 0, 4, 0])
+    ) == pytest.approx(25, rel=1e-6)
 
 
 def test_sets_without_spread_or_numbers_are_refused():

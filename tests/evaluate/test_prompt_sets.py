@@ -12,14 +12,23 @@ def test_text_files_have_one_prompt_a_line(tmp_path):
 
 
 def test_json_lines_may_know_the_oracle(tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a cat", "oracle": "a film of a cat"}\n{"prompt": "a dog"}\n')
+    (tmp_path / "p.jsonl").write_text(
+        '{"prompt": "a cat", "oracle": "a film of a cat"}\n{"prompt": "a dog"}\n'
+    )
     assert read_prompt_set(str(tmp_path / "p.jsonl")).oracles == ("a film of a cat", None)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "no prompt in it"), ('{"prompt": "x"}\n{"prompt"', r"p.jsonl:2: not valid JSON"),
-    ('{"text": "x"}', "needs an object with a `prompt`"), ('["x"]', "needs an object"),
-    ('{"prompt": "x", "oracle": 3}', "`oracle` must be text"), ('{"prompt": "x"}\n{"prompt": " x "}', ":2: .* twice")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no prompt in it"),
+        ('{"prompt": "x"}\n{"prompt"', r"p.jsonl:2: not valid JSON"),
+        ('{"text": "x"}', "needs an object with a `prompt`"),
+        ('["x"]', "needs an object"),
+        ('{"prompt": "x", "oracle": 3}', "`oracle` must be text"),
+        ('{"prompt": "x"}\n{"prompt": " x "}', ":2: .* twice"),
+    ],
+)
 def test_a_broken_set_is_named_with_its_line(tmp_path, text, message):
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(BadInput, match=message):

@@ -1,7 +1,14 @@
 import numpy as np
 import scipy.stats
 
-from pav_jax.evaluate.statistics import column_mean, paired_intervals, rounded, seed_mean, summary, win_rate
+from pav_jax.evaluate.statistics import (
+    column_mean,
+    paired_intervals,
+    rounded,
+    seed_mean,
+    summary,
+    win_rate,
+)
 
 
 def test_a_missing_seed_is_left_out_of_its_prompt():
@@ -18,7 +25,9 @@ def test_intervals_agree_with_scipys_percentile_bootstrap():
         difference = rng.normal(shift, 1.0, (n, 2))
         ours = paired_intervals(difference, resamples=10_000)
         for m in range(2):
-            theirs = scipy.stats.bootstrap((difference[:, m],), np.mean, n_resamples=10_000, method="percentile", rng=4)
+            theirs = scipy.stats.bootstrap(
+                (difference[:, m],), np.mean, n_resamples=10_000, method="percentile", rng=4
+            )
             interval = theirs.confidence_interval
             np.testing.assert_allclose(ours[m, 0], difference[:, m].mean())
             # two random sets of resamples: their quantiles differ by a few hundredths of the width
@@ -59,7 +68,12 @@ def test_rounding_hides_the_last_bits_and_negative_zero():
 def test_summary_has_the_published_form():
     rng = np.random.default_rng(2)
     values = {name: rng.normal(size=(20, 3)) for name in ("original", "base", "sft", "dpo_1")}
-    result = summary(values, ["AES", "overall", "words"], {"delta": "original", "delta_vs_sft": "sft"}, resamples=100)
+    result = summary(
+        values,
+        ["AES", "overall", "words"],
+        {"delta": "original", "delta_vs_sft": "sft"},
+        resamples=100,
+    )
     entry = result["dpo_1"]
     assert set(entry) == {"scores", "overall", "words", "win_rate", "delta", "delta_vs_sft"}
     assert set(entry["scores"]) == {"AES"}

@@ -41,10 +41,16 @@ def test_a_file_of_rewrites_names_its_broken_line(tmp_path):
 
 def test_system_names_lead_to_the_work_directory(tmp_path):
     names = ("original", "base", "sft", "dpo_2", "grpo")
-    systems = systems_named((*names, "gpt"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path, {"gpt": "a chat model"})
+    systems = systems_named(
+        (*names, "gpt"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path, {"gpt": "a chat model"}
+    )
     assert systems.pop("gpt") == "a chat model"
     assert list(systems) == [*names, "theirs"]
-    assert systems["original"] is None and systems["base"] == "the rewriter" and systems["theirs"] == "x.jsonl"
+    assert (
+        systems["original"] is None
+        and systems["base"] == "the rewriter"
+        and systems["theirs"] == "x.jsonl"
+    )
     assert str(systems["dpo_2"]).endswith("round_2/booster")
     assert str(systems["grpo"]).endswith("grpo/booster")
     with pytest.raises(BadInput, match="no system 'gpt'"):

@@ -1,4 +1,5 @@
-"""A generator, a suite and a rewriter that answer at once, each from the words alone, and count what they are asked."""
+"""A generator, a suite and a rewriter that answer at once, each from the words alone, and count
+what they are asked."""
 
 import hashlib
 
@@ -22,7 +23,9 @@ class Generator:
         self.sizes.append(len(prompts))
         self.made += list(dict.fromkeys(zip(prompts, seed, strict=True)))
         values = [int(256 * number("video", p, s)) for p, s in zip(prompts, seed, strict=True)]
-        videos = np.ones((len(values), 2, 8, 8, 3), self.dtype) * np.asarray(values, self.dtype).reshape(-1, 1, 1, 1, 1)
+        videos = np.ones((len(values), 2, 8, 8, 3), self.dtype) * np.asarray(
+            values, self.dtype
+        ).reshape(-1, 1, 1, 1, 1)
         for i, p in enumerate(prompts):
             if p in self.broken:
                 videos[i] = np.nan
@@ -42,11 +45,20 @@ class Suite:
         self.sizes.append(len(videos))
         aes = videos.reshape(len(videos), -1).mean(axis=1).astype(np.float32) / 255
         if self.value:
-            aes = np.asarray([self.value(p, r) for p, r in zip(prompts, refined, strict=True)], np.float32)
-        tva = np.asarray([np.nan if r in self.nan else number("tva", p, r)
-                          for p, r in zip(prompts, refined, strict=True)])
-        return {"AES": aes, "TVA": tva.astype(np.float32) * (0 if self.value else 1),
-                "FAITH": np.ones(len(videos), np.float32)}
+            aes = np.asarray(
+                [self.value(p, r) for p, r in zip(prompts, refined, strict=True)], np.float32
+            )
+        tva = np.asarray(
+            [
+                np.nan if r in self.nan else number("tva", p, r)
+                for p, r in zip(prompts, refined, strict=True)
+            ]
+        )
+        return {
+            "AES": aes,
+            "TVA": tva.astype(np.float32) * (0 if self.value else 1),
+            "FAITH": np.ones(len(videos), np.float32),
+        }
 
     def overall(self, scores, weights=None):
         return sum(w * np.asarray(scores[n]) for n, w in (weights or self.weights).items())
@@ -55,29 +67,48 @@ class Suite:
 class Rewriter:
     """The part of a LanguageModel that stages use."""
 
-    def __init__(self, answer=lambda prompt, k, seed: f"{prompt}, take {k}, {int(1e6 * number(prompt, k, seed))}"):
+    def __init__(
+        self,
+        answer=lambda prompt, k, seed: f"{prompt}, take {k}, {int(1e6 * number(prompt, k, seed))}",
+    ):
         self.asked, self.answer = [], answer
 
     def generate(self, prompts, n=1, seed=0, **sampling):
         assert all(isinstance(chat, list) and chat[-1]["role"] == "user" for chat in prompts)
         self.asked += [(chat[-1]["content"], s) for chat, s in zip(prompts, seed, strict=True)]
-        return [[self.answer(chat[-1]["content"], k, s) for k in range(n)]
-                for chat, s in zip(prompts, seed, strict=True)]
+        return [
+            [self.answer(chat[-1]["content"], k, s) for k in range(n)]
+            for chat, s in zip(prompts, seed, strict=True)
+        ]
 
 
 def config(**changes) -> ConfigDict:
-    settings = ConfigDict({
-        "seed": 7,
-        "generator": {"batch": 4},
-        "proposers": {"local": {"kind": "local"}},
-        "evolve": {"rounds": 2, "children": 3, "top": 2, "keep_videos": "none", "propose_batch": 2},
-        "select": {"min_gain": 0.0},
-        "prefer": {"samples": 3, "margin": 0.1, "sample_batch": 2},
-    })
+    settings = ConfigDict(
+        {
+            "seed": 7,
+            "generator": {"batch": 4},
+            "proposers": {"local": {"kind": "local"}},
+            "evolve": {
+                "rounds": 2,
+                "children": 3,
+                "top": 2,
+                "keep_videos": "none",
+                "propose_batch": 2,
+            },
+            "select": {"min_gain": 0.0},
+            "prefer": {"samples": 3, "margin": 0.1, "sample_batch": 2},
+        }
+    )
     for key, value in changes.items():
         room, _, field = key.partition("__")
         settings[room][field] = value
     return settings
 
 
-PROMPTS = ["a red ball bouncing", "a blue fish swims", "two dogs run", "a girl is playing guitar", "rain on a window"]
+PROMPTS = [
+    "a red ball bouncing",
+    "a blue fish swims",
+    "two dogs run",
+    "a girl is playing guitar",
+    "rain on a window",
+]

@@ -1,4 +1,5 @@
-"""A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread on 127.0.0.1."""
+"""A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread
+on 127.0.0.1."""
 
 import asyncio
 import json
@@ -42,8 +43,14 @@ def serve(monkeypatch):
 
 
 def proposer(endpoint, **changes) -> ChatProposer:
-    settings = dict(base_url=endpoint.url, model="m", key_variable="TEST_KEY", timeout=5.0, attempts=3,
-                    longest_wait=0.01)
+    settings = dict(
+        base_url=endpoint.url,
+        model="m",
+        key_variable="TEST_KEY",
+        timeout=5.0,
+        attempts=3,
+        longest_wait=0.01,
+    )
     return ChatProposer(**(settings | changes))
 
 
@@ -75,7 +82,9 @@ def test_passing_failures_are_retried(serve, status):
 
 def test_a_body_that_is_not_the_protocols_is_retried(serve):
     bodies = ["<html>busy</html>", "[1, 2", "{}", '"text"', json.dumps({"choices": []})]
-    endpoint = serve(lambda nth, prompt: (200, bodies[nth - 1]) if nth <= len(bodies) else (200, tagged(prompt)))
+    endpoint = serve(
+        lambda nth, prompt: (200, bodies[nth - 1]) if nth <= len(bodies) else (200, tagged(prompt))
+    )
     assert all(len(texts) == 3 for texts in proposer(endpoint, attempts=6).propose(requests()[:2]))
 
 
@@ -88,8 +97,16 @@ def test_a_wrong_number_of_rewrites_is_asked_for_again_then_what_parsed_is_kept(
 
 
 def test_garbage_gives_no_rewrite_and_a_counted_warning(serve, caplog):
-    endpoint = serve(lambda nth, prompt: (200, completion("I cannot help with that" if "dogs" in prompt else None)
-                                          if "dogs" in prompt or "rain" in prompt else tagged(prompt)))
+    endpoint = serve(
+        lambda nth, prompt: (
+            200,
+            (
+                completion("I cannot help with that" if "dogs" in prompt else None)
+                if "dogs" in prompt or "rain" in prompt
+                else tagged(prompt)
+            ),
+        )
+    )
     chat = proposer(endpoint)
     texts = chat.propose(requests())
     assert [len(t) for t in texts] == [3, 3, 0, 3, 0]
@@ -97,16 +114,25 @@ def test_garbage_gives_no_rewrite_and_a_counted_warning(serve, caplog):
 
 
 def test_a_prompt_that_the_endpoint_refuses_does_not_stop_the_others(serve):
-    endpoint = serve(lambda nth, prompt: (400, '{"error": "policy"}') if "girl" in prompt else (200, tagged(prompt)))
+    endpoint = serve(
+        lambda nth, prompt: (
+            (400, '{"error": "policy"}') if "girl" in prompt else (200, tagged(prompt))
+        )
+    )
     assert [len(t) for t in proposer(endpoint).propose(requests())] == [3, 3, 3, 0, 3]
     assert endpoint.count["a girl is playing guitar"] == 2
 
 
 def test_an_endpoint_that_is_down_is_one_clear_line(serve):
-    for behave, said in ((lambda nth, p: (500, "{}"), "status 500"), (lambda nth, p: (200, "garbage"), "not JSON"),
-                         (lambda nth, p: (200, None), "nothing within 0.2 s")):
+    for behave, said in (
+        (lambda nth, p: (500, "{}"), "status 500"),
+        (lambda nth, p: (200, "garbage"), "not JSON"),
+        (lambda nth, p: (200, None), "nothing within 0.2 s"),
+    ):
         endpoint = serve(behave)
-        chat = proposer(endpoint, attempts=2, give_up=4, concurrency=2, timeout=0.2 if "within" in said else 5.0)
+        chat = proposer(
+            endpoint, attempts=2, give_up=4, concurrency=2, timeout=0.2 if "within" in said else 5.0
+        )
         with pytest.raises(BadInput, match=said) as caught:
             chat.propose(requests())
         assert endpoint.url in str(caught.value) and "\n" not in str(caught.value)
@@ -117,8 +143,18 @@ def test_an_endpoint_that_is_down_is_one_clear_line(serve):
 
 
 def test_a_late_answer_does_not_hide_that_jobs_were_left_out():
-    endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", "", concurrency=2, timeout=1.0, attempts=1, longest_wait=0.01,
-                            give_up=2, options={}, field="x")
+    endpoint = ChatEndpoint(
+        "http://127.0.0.1:9/v1",
+        "m",
+        "",
+        concurrency=2,
+        timeout=1.0,
+        attempts=1,
+        longest_wait=0.01,
+        give_up=2,
+        options={},
+        field="x",
+    )
     asked, down = [], asyncio.Event()
 
     async def slow(ask):
@@ -145,7 +181,9 @@ def test_a_late_answer_does_not_hide_that_jobs_were_left_out():
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_or_address_is_bad_input_at_once(serve, status):
-    endpoint = serve(lambda nth, prompt: (status, json.dumps({"error": {"message": f"bad key {KEY}"}})))
+    endpoint = serve(
+        lambda nth, prompt: (status, json.dumps({"error": {"message": f"bad key {KEY}"}}))
+    )
     with pytest.raises(BadInput, match=f"status {status}.*TEST_KEY") as caught:
         proposer(endpoint).propose(requests())
     assert KEY not in str(caught.value)
@@ -162,28 +200,52 @@ def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
 
     def behave(nth, prompt):
         echo = json.dumps({"error": {"message": f"bad key {KEY}"}})
-        return [(429, echo), (500, echo), (400, echo), (200, tagged(prompt, note=f" {nth}"))][(nth - 1) % 4]
+        return [(429, echo), (500, echo), (400, echo), (200, tagged(prompt, note=f" {nth}"))][
+            (nth - 1) % 4
+        ]
 
     settings = config(evolve__rounds=1)
-    settings.proposers = {"chat": {"kind": "chat", "base_url": serve(behave).url, "model": "m",
-                                   "key_variable": "TEST_KEY", "longest_wait": 0.01}}
+    settings.proposers = {
+        "chat": {
+            "kind": "chat",
+            "base_url": serve(behave).url,
+            "model": "m",
+            "key_variable": "TEST_KEY",
+            "longest_wait": 0.01,
+        }
+    }
     evolve(settings, PROMPTS, make_proposers(settings), Generator(), Suite(), tmp_path)
     out, err = capfd.readouterr()
     assert KEY not in caplog.text + out + err + repr(settings)
     assert all(KEY not in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
 
 
-def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_outage(serve, tmp_path):
+def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_outage(
+    serve, tmp_path
+):
     down = threading.Event()
 
     def behave(nth, prompt):
         if down.is_set():
             return 500, "{}"
-        return (200, completion("nothing")) if "rain" in prompt else (200, tagged(prompt, note=f" {nth}"))
+        return (
+            (200, completion("nothing"))
+            if "rain" in prompt
+            else (200, tagged(prompt, note=f" {nth}"))
+        )
 
     settings = config()
-    settings.proposers = {"chat": {"kind": "chat", "base_url": serve(behave).url, "model": "m", "attempts": 2,
-                                   "key_variable": "TEST_KEY", "longest_wait": 0.01, "give_up": 2}}
+    settings.proposers = {
+        "chat": {
+            "kind": "chat",
+            "base_url": serve(behave).url,
+            "model": "m",
+            "attempts": 2,
+            "key_variable": "TEST_KEY",
+            "longest_wait": 0.01,
+            "give_up": 2,
+        }
+    }
 
     class Failing(Generator):
         def generate(self, prompts, seed):
@@ -199,7 +261,9 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
     second = Generator()
     pool = evolve(settings, PROMPTS, make_proposers(settings), second, Suite(), tmp_path)
     assert kept <= {c.key for c in pool} and len(second.made) == len(pool) - len(kept)
-    assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {p: 1 if "rain" in p else 7 for p in PROMPTS}
+    assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {
+        p: 1 if "rain" in p else 7 for p in PROMPTS
+    }
 
 
 def test_a_chat_entry_can_be_measured_as_a_system_whatever_its_share(serve):

@@ -20,13 +20,25 @@ from pav_jax.prefer.pairs import make_pairs
 def test_an_entry_has_every_argument_of_its_proposer():
     kinds = {"local": LocalProposer, "lexicon": LexiconProposer, "chat": ChatProposer}
     for name, entry in proposers_config().items():
-        arguments = set(inspect.signature(kinds[name]).parameters) - {"name", "language_model", "faith"}
+        arguments = set(inspect.signature(kinds[name]).parameters) - {
+            "name",
+            "language_model",
+            "faith",
+        }
         assert set(entry) == arguments | {"kind", "share", "first_round", "last_round"}
 
 
 def test_the_default_sections_run_locked_and_take_weights_and_limits_later(tmp_path):
-    settings = ConfigDict(dict(seed=0, generator=dict(batch=4), proposers=proposers_config(), evolve=evolve_config(),
-                               select=select_config(), prefer=prefer_config())).lock()
+    settings = ConfigDict(
+        dict(
+            seed=0,
+            generator=dict(batch=4),
+            proposers=proposers_config(),
+            evolve=evolve_config(),
+            select=select_config(),
+            prefer=prefer_config(),
+        )
+    ).lock()
     settings.evolve.rounds, settings.evolve.children, settings.prefer.margin = 2, 2, 0.1
     settings.select.floors, settings.prefer.thresholds = {"FAITH": 0.5}, {"AES": 0.1}
     settings.evolve.weights = {"AES": 1.0}

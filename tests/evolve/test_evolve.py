@@ -19,10 +19,24 @@ from pav_jax.evolve.proposers import Proposer, make_proposers
 from pav_jax.records import Candidate, Proposal, read_segments
 
 
-def run(workdir, generator=None, suite=None, rewriter=None, proposers=None, settings=None, prompts=PROMPTS):
+def run(
+    workdir,
+    generator=None,
+    suite=None,
+    rewriter=None,
+    proposers=None,
+    settings=None,
+    prompts=PROMPTS,
+):
     settings = settings or config()
-    return evolve(settings, prompts, proposers or make_proposers(settings, rewriter or Rewriter()),
-                  generator or Generator(), suite or Suite(), workdir)
+    return evolve(
+        settings,
+        prompts,
+        proposers or make_proposers(settings, rewriter or Rewriter()),
+        generator or Generator(),
+        suite or Suite(),
+        workdir,
+    )
 
 
 def lines(workdir) -> list[str]:
@@ -80,7 +94,10 @@ def test_every_round_breeds_from_the_best_of_the_rounds_before(tmp_path):
             assert [text for text, _ in request.history] == [prompt, *(c.refined for c in best)]
             assert request.history[0][1] == next(c.scores for c in rows.values() if c.round == 0)
             for child in (c for c in rows.values() if c.round == round):
-                assert [rows[k].refined for k in child.parents] == [prompt, *(c.refined for c in best)]
+                assert [rows[k].refined for k in child.parents] == [
+                    prompt,
+                    *(c.refined for c in best),
+                ]
     assert len({c.seed for c in pool}) == len(PROMPTS)
 
 
@@ -98,7 +115,9 @@ def test_videos_are_scored_against_the_users_prompt_at_one_batch_size(tmp_path):
     assert {(c.prompt, c.refined) for c in pool} == set(asked)
 
 
-def test_stopped_at_every_write_the_pool_ends_the_same_and_nothing_is_made_twice(tmp_path, monkeypatch, undisturbed):
+def test_stopped_at_every_write_the_pool_ends_the_same_and_nothing_is_made_twice(
+    tmp_path, monkeypatch, undisturbed
+):
     total = sum(1 for _ in _segments_of_a_whole_run(tmp_path / "count"))
     for k in range(total):
         folder, first, second = tmp_path / str(k), Generator(), Generator()
@@ -149,7 +168,9 @@ def test_rewrites_of_an_endpoint_that_never_says_the_same_twice_are_kept(tmp_pat
         after = {p.key: p for p in read_segments(folder / "pool" / "proposals", Proposal)}
         assert proposed.items() <= after.items()
         pool = read_segments(folder / "pool", Candidate)
-        assert {(c.prompt, c.refined) for c in pool} == {(p.prompt, r) for p in after.values() for r in p.refined}
+        assert {(c.prompt, c.refined) for c in pool} == {
+            (p.prompt, r) for p in after.values() for r in p.refined
+        }
 
 
 def test_a_record_cut_in_half_is_made_again_and_only_that(tmp_path, undisturbed):
@@ -172,7 +193,9 @@ def test_a_finished_pool_is_left_alone(tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "pool").rglob("*.jsonl")} == before
 
 
-def test_a_full_disk_at_any_write_is_bad_input_and_loses_nothing(tmp_path, monkeypatch, undisturbed):
+def test_a_full_disk_at_any_write_is_bad_input_and_loses_nothing(
+    tmp_path, monkeypatch, undisturbed
+):
     total = sum(1 for _ in _segments_of_a_whole_run(tmp_path / "count"))
     for k in range(0, total, 2):
         folder, left, real = tmp_path / str(k), [k], os.fsync
@@ -218,9 +241,13 @@ def test_a_video_that_is_not_finite_marks_its_candidate_alone(tmp_path):
 
 
 @pytest.mark.parametrize("keep", ["all", "best", "none"])
-def test_kept_videos_are_the_same_after_a_restart_and_paths_are_relative(tmp_path, monkeypatch, keep):
+def test_kept_videos_are_the_same_after_a_restart_and_paths_are_relative(
+    tmp_path, monkeypatch, keep
+):
     written = []
-    monkeypatch.setattr(pool_module, "write_mp4", lambda path, video, fps, **_: written.append((str(path), fps)))
+    monkeypatch.setattr(
+        pool_module, "write_mp4", lambda path, video, fps, **_: written.append((str(path), fps))
+    )
     settings = config(evolve__keep_videos=keep)
     run(tmp_path / "a", settings=settings)
     with monkeypatch.context() as patch:
@@ -231,13 +258,18 @@ def test_kept_videos_are_the_same_after_a_restart_and_paths_are_relative(tmp_pat
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
     pool = read_segments(tmp_path / "b" / "pool", Candidate)
     kept = [c for c in pool if c.video]
-    assert all(c.video == f"videos/{c.key}.mp4" and (str(tmp_path / "b" / c.video), 8) in written for c in kept)
+    assert all(
+        c.video == f"videos/{c.key}.mp4" and (str(tmp_path / "b" / c.video), 8) in written
+        for c in kept
+    )
     count = {"all": len(pool), "none": 0}.get(keep)
     assert len(kept) == count if count is not None else len(PROMPTS) <= len(kept) < len(pool)
     if keep == "best":
         suite = Suite()
         for prompt in PROMPTS:
-            best = max((c for c in pool if c.prompt == prompt), key=lambda c: suite.overall(c.scores))
+            best = max(
+                (c for c in pool if c.prompt == prompt), key=lambda c: suite.overall(c.scores)
+            )
             assert best.video
 
 
@@ -248,7 +280,9 @@ def test_proposals_are_made_while_a_batch_generates(tmp_path):
         def generate(self, prompts, seed):
             if any("take" in p for p in prompts):
                 generating.set()
-                assert asked_twice.wait(30), "no later proposal was asked for while this batch was being made"
+                assert asked_twice.wait(30), (
+                    "no later proposal was asked for while this batch was being made"
+                )
             return super().generate(prompts, seed)
 
     class Slow(Rewriter):
@@ -286,7 +320,12 @@ def test_progress_reaches_its_end_and_each_round_is_logged(tmp_path, caplog):
     assert all(task.finished and task.total == len(PROMPTS) * 7 for task in progress.tasks)
     assert len(progress.tasks) == 2
     rounds = [r.message for r in caplog.records if r.message.startswith("evolve round")]
-    assert len(rounds) == 6 and "best so far" in rounds[1] and "videos/s" in rounds[1] and "s left" in rounds[1]
+    assert (
+        len(rounds) == 6
+        and "best so far" in rounds[1]
+        and "videos/s" in rounds[1]
+        and "s left" in rounds[1]
+    )
 
 
 def test_records_hold_no_absolute_path(tmp_path, monkeypatch):

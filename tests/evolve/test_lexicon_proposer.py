@@ -12,9 +12,21 @@ from pav_jax.evolve.lexicon import content
 from pav_jax.evolve.lexicon_proposer import LexiconProposer
 from pav_jax.evolve.proposers import ProposalRequest, Scored
 
-SUBJECTS = ["red ball", "blue fish", "old man", "tall tree", "wooden boat", "black cat", "paper kite", "stone bridge"]
-LOOKS = {"light": ("the light is dim", "the light is bright"), "focus": ("the focus is blurry", "the focus is sharp"),
-         "steadiness": ("the shot is shaky", "the shot is steady")}
+SUBJECTS = [
+    "red ball",
+    "blue fish",
+    "old man",
+    "tall tree",
+    "wooden boat",
+    "black cat",
+    "paper kite",
+    "stone bridge",
+]
+LOOKS = {
+    "light": ("the light is dim", "the light is bright"),
+    "focus": ("the focus is blurry", "the focus is sharp"),
+    "steadiness": ("the shot is shaky", "the shot is steady"),
+}
 
 
 def pool(seed: int, rewrites: int = 6) -> list[Scored]:
@@ -27,10 +39,19 @@ def pool(seed: int, rewrites: int = 6) -> list[Scored]:
         for _ in range(rewrites):
             levels = rng.integers(0, 2, len(LOOKS))
             opening = rng.choice(["a movie of", "people showing"])
-            text = (f"{opening} a {subject} moving over a floor. "
-                    + ", ".join(look[k] for look, k in zip(LOOKS.values(), levels, strict=True)) + ".")
-            scored.append(Scored(prompt, text, float(levels.sum() - 1.5 + (opening == "a movie of")
-                                                     + 0.3 * rng.normal()), {}))
+            text = (
+                f"{opening} a {subject} moving over a floor. "
+                + ", ".join(look[k] for look, k in zip(LOOKS.values(), levels, strict=True))
+                + "."
+            )
+            scored.append(
+                Scored(
+                    prompt,
+                    text,
+                    float(levels.sum() - 1.5 + (opening == "a movie of") + 0.3 * rng.normal()),
+                    {},
+                )
+            )
     return scored
 
 
@@ -38,8 +59,17 @@ def requests(scored, n=3, round=2) -> list[ProposalRequest]:
     rows = {}
     for s in scored:
         rows.setdefault(s.prompt, []).append(s)
-    return [ProposalRequest(p, ((p, {}), *((s.refined, {}) for s in sorted(r[1:], key=lambda s: -s.overall)[:3])), n,
-                            1000 + i, round, frozenset(s.refined for s in r)) for i, (p, r) in enumerate(rows.items())]
+    return [
+        ProposalRequest(
+            p,
+            ((p, {}), *((s.refined, {}) for s in sorted(r[1:], key=lambda s: -s.overall)[:3])),
+            n,
+            1000 + i,
+            round,
+            frozenset(s.refined for s in r),
+        )
+        for i, (p, r) in enumerate(rows.items())
+    ]
 
 
 def proposer(scored, **arguments) -> LexiconProposer:
@@ -51,11 +81,14 @@ def proposer(scored, **arguments) -> LexiconProposer:
 def test_children_carry_what_scored_well_in_the_pool():
     scored = pool(0)
     perfect = Counter()
-    for request, children in zip(requests(scored), proposer(scored).propose(requests(scored)), strict=True):
+    for request, children in zip(
+        requests(scored), proposer(scored).propose(requests(scored)), strict=True
+    ):
         assert len(children) == 3
         for child in children:
-            perfect[request.prompt] += (child.startswith("a movie of a ")
-                                        and all(good in child and poor not in child for poor, good in LOOKS.values()))
+            perfect[request.prompt] += child.startswith("a movie of a ") and all(
+                good in child and poor not in child for poor, good in LOOKS.values()
+            )
     assert len(perfect) == len(SUBJECTS) and all(perfect.values())
 
 
@@ -63,8 +96,16 @@ def test_an_opening_moves_to_another_rewrite_but_never_over_the_users_words():
     scored = pool(6)
     made = proposer(scored)
     for prompt, rewrite, wanted in (
-        ("a grey goose", "people showing a grey goose. the light is dim.", "a movie of a grey goose. the light is br"),
-        ("a bowl of rice", "A bowl of rice. The light is dim.", "A movie of a bowl of rice. The light is bright"),
+        (
+            "a grey goose",
+            "people showing a grey goose. the light is dim.",
+            "a movie of a grey goose. the light is br",
+        ),
+        (
+            "a bowl of rice",
+            "A bowl of rice. The light is dim.",
+            "A movie of a bowl of rice. The light is bright",
+        ),
     ):
         request = ProposalRequest(prompt, ((prompt, {}), (rewrite, {})), 1, 0)
         assert made.propose([request])[0][0].startswith(wanted)
@@ -72,7 +113,9 @@ def test_an_opening_moves_to_another_rewrite_but_never_over_the_users_words():
 
 def test_children_are_new_and_keep_every_word_of_the_user():
     scored = pool(1)
-    for request, children in zip(requests(scored, n=5), proposer(scored).propose(requests(scored, n=5)), strict=True):
+    for request, children in zip(
+        requests(scored, n=5), proposer(scored).propose(requests(scored, n=5)), strict=True
+    ):
         assert len(children) == len(set(children)) == 5
         assert not set(children) & request.taken
         assert all(content(request.prompt) <= content(child) for child in children)
@@ -85,13 +128,18 @@ def test_the_same_seed_gives_the_same_children_whatever_else_is_asked():
     together = proposer(scored).propose(requests(scored))
     assert together == proposer(scored[::-1]).propose(requests(scored))
     assert together[3:4] == proposer(scored).propose(requests(scored)[3:4])
-    other = [ProposalRequest(r.prompt, r.history, r.n, r.seed + 1, r.round, r.taken) for r in requests(scored)]
+    other = [
+        ProposalRequest(r.prompt, r.history, r.n, r.seed + 1, r.round, r.taken)
+        for r in requests(scored)
+    ]
     assert proposer(scored).propose(other) != together
 
 
 def test_what_the_user_says_of_the_look_stands():
     prompt = "a fox in dim light"
-    request = ProposalRequest(prompt, ((prompt, {}), ("a movie of a fox in dim light, the shot is shaky", {})), 6, 3)
+    request = ProposalRequest(
+        prompt, ((prompt, {}), ("a movie of a fox in dim light, the shot is shaky", {})), 6, 3
+    )
     (children,) = proposer(pool(3)).propose([request])
     assert children and all("dim light" in child and "bright" not in child for child in children)
 
@@ -111,7 +159,9 @@ def test_an_unfaithful_child_is_not_proposed():
     children = proposer(scored, faith=faith).propose(requests(scored))
     texts = [text for row in children for text in row]
     parents = [text for r in requests(scored) for text, _ in r.history]
-    assert texts and all("steady" not in text or any("steady" in p for p in parents) for text in texts)
+    assert texts and all(
+        "steady" not in text or any("steady" in p for p in parents) for text in texts
+    )
     own = [text for text in texts if "moving over" not in text]
     assert own and all("steady" not in text for text in own)
 
@@ -126,7 +176,9 @@ def test_a_users_word_gives_way_to_the_pools_word_only_where_faith_permits():
             scored += [Scored(prompt, f"{text} {k}", 1.0 + i, {}) for k in range(2)]
     request = ProposalRequest("a crimson bird waits", (("a crimson bird waits", {}),), 6, 0)
     (free,) = proposer(scored, faith=lambda p, r: 1.0).propose([request])
-    assert any("a red bird waits" in child for child in free) and any("crimson" in child for child in free)
+    assert any("a red bird waits" in child for child in free) and any(
+        "crimson" in child for child in free
+    )
     (strict,) = proposer(scored, faith=lambda p, r: float("crimson" in r)).propose([request])
     assert all("a crimson bird waits" in child for child in strict)
     (without,) = proposer(scored).propose([request])
@@ -139,15 +191,32 @@ def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(bett
     scored = []
     for subject in ("ball", "fish", "tree", "boat", "cat", "kite", "bridge", "house"):
         prompt = f"a red {subject}"
-        for i, word in enumerate(["scarlet"] * 4 + ["crimson"] * 2 + ["red"] * 2):  # the commonest is not the best
+        for i, word in enumerate(
+            ["scarlet"] * 4 + ["crimson"] * 2 + ["red"] * 2
+        ):  # the commonest is not the best
             text = f"a {word} {subject}, seen from take {subject} {i}"
             scored.append(Scored(prompt, text, (word == better) + 0.3 * rng.normal(), {}))
-        scored += [Scored(f"a blue {subject}", f"a blue {subject}, seen {i} times", 0.0, {}) for i in range(3)]
-    request = ProposalRequest("a red horse", (("a red horse", {}), ("a red horse, still", {})), 3, 0, 2,
-                              frozenset({"a red horse"}))
-    [children] = proposer(scored, faith=lambda prompt, rewrite: float("horse" in rewrite)).propose([request])
+        scored += [
+            Scored(f"a blue {subject}", f"a blue {subject}, seen {i} times", 0.0, {})
+            for i in range(3)
+        ]
+    request = ProposalRequest(
+        "a red horse",
+        (("a red horse", {}), ("a red horse, still", {})),
+        3,
+        0,
+        2,
+        frozenset({"a red horse"}),
+    )
+    [children] = proposer(scored, faith=lambda prompt, rewrite: float("horse" in rewrite)).propose(
+        [request]
+    )
     assert any(f"{better} horse" in child for child in children)
-    assert not any(f"{other} horse" in child for other in {"scarlet", "crimson"} - {better} for child in children)
+    assert not any(
+        f"{other} horse" in child
+        for other in {"scarlet", "crimson"} - {better}
+        for child in children
+    )
 
 
 def test_a_candidate_without_a_score_teaches_nothing():
@@ -167,7 +236,12 @@ def test_the_mini_world_is_not_imported(module):
 
 def test_a_clause_never_seen_is_judged_by_its_words():
     made = proposer(pool(7))
-    assert made._effect("bright, sharp and steady") > 0.5 > -0.5 > made._effect("dim, blurry and shaky")
+    assert (
+        made._effect("bright, sharp and steady")
+        > 0.5
+        > -0.5
+        > made._effect("dim, blurry and shaky")
+    )
     assert made._effect("nothing known") == 0.0
 
 

@@ -9,8 +9,10 @@ from pav_jax.evolve.proposers import ProposalRequest
 
 
 def requests(n=2):
-    return [ProposalRequest(p, ((p, {"AES": 1.0}), (f"better {p}", {"AES": 2.0})), n + i % 2, 100 + i)
-            for i, p in enumerate(PROMPTS)]
+    return [
+        ProposalRequest(p, ((p, {"AES": 1.0}), (f"better {p}", {"AES": 2.0})), n + i % 2, 100 + i)
+        for i, p in enumerate(PROMPTS)
+    ]
 
 
 def test_rewrites_do_not_depend_on_what_else_is_asked():

@@ -10,7 +10,17 @@ from pav_jax.evolve.prompts import plain_text, usable_prompts
 
 def test_empty_long_repeated_and_numeric_prompts_are_left_out_and_reported(caplog):
     caplog.set_level(logging.INFO)
-    prompts = ["a dog", "", "  \t", "\x00\x07", "in 1999 a cat", "a cat 12", "a  dog", "x" * 10_000, "a bird"]
+    prompts = [
+        "a dog",
+        "",
+        "  \t",
+        "\x00\x07",
+        "in 1999 a cat",
+        "a cat 12",
+        "a  dog",
+        "x" * 10_000,
+        "a bird",
+    ]
     assert usable_prompts(prompts) == ["a dog", "a cat 12", "a bird"]
     assert usable_prompts(prompts, 2) == ["a dog", "a cat 12"]
     for part in ("3 empty", "1 over 2 digits", "1 repeated", "1 over 2000 characters"):

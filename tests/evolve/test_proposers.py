@@ -18,7 +18,10 @@ class Counting(Proposer):
 
     def propose(self, requests):
         self.asked += requests
-        return [self.answer(r) if self.answer else [f"{self.name} {r.seed} {i}" for i in range(r.n)] for r in requests]
+        return [
+            self.answer(r) if self.answer else [f"{self.name} {r.seed} {i}" for i in range(r.n)]
+            for r in requests
+        ]
 
 
 def request(prompt="a dog", n=3, seed=0, round=1, taken=()):
@@ -43,8 +46,9 @@ def test_a_proposer_works_only_in_its_rounds():
 
 
 def test_what_one_proposer_fails_to_write_is_asked_for_again():
-    rows = Mixture([Share(Counting("dumb", lambda r: [])), Share(Counting("able"))], attempts=3).named(
-        [request(seed=i) for i in range(10)])
+    rows = Mixture(
+        [Share(Counting("dumb", lambda r: [])), Share(Counting("able"))], attempts=3
+    ).named([request(seed=i) for i in range(10)])
     assert all(len(row) == 3 and {name for name, _ in row} == {"able"} for row in rows)
 
 
@@ -64,24 +68,36 @@ def test_each_attempt_has_another_seed_and_knows_what_is_taken():
 
 
 def test_a_configuration_makes_a_mixture_from_a_mapping_or_a_list():
-    entries = {"early": {"kind": "local", "share": 2.0, "last_round": 1, "temperature": 0.5},
-               "lexicon": {"share": 1.0}}
+    entries = {
+        "early": {"kind": "local", "share": 2.0, "last_round": 1, "temperature": 0.5},
+        "lexicon": {"share": 1.0},
+    }
     settings = ConfigDict({"proposers": entries, "evolve": {"attempts": 4}})
     mixture = make_proposers(settings, Rewriter(), lambda p, r: 1.0)
     early, lexicon = mixture.shares
-    assert isinstance(early.proposer, LocalProposer) and isinstance(lexicon.proposer, LexiconProposer)
-    assert (early.proposer.name, early.share, early.last_round, mixture.attempts) == ("early", 2.0, 1, 4)
+    assert isinstance(early.proposer, LocalProposer) and isinstance(
+        lexicon.proposer, LexiconProposer
+    )
+    assert (early.proposer.name, early.share, early.last_round, mixture.attempts) == (
+        "early",
+        2.0,
+        1,
+        4,
+    )
     listed = make_proposers(ConfigDict({"proposers": [{"kind": "lexicon", "share": 0.5}]}))
     assert (listed.shares[0].proposer.name, listed.shares[0].share) == ("lexicon", 0.5)
 
 
-@pytest.mark.parametrize("entries, said", [
-    ({"x": {"kind": "oracle"}}, r"proposers\.x\.kind='oracle'"),
-    ({"x": {"kind": "lexicon", "temprature": 1}}, r"proposers\.x\.temprature: unknown"),
-    ({"local": {}}, "needs a rewriter"),
-    ({"x": {"kind": "chat", "model": "m"}}, r"proposers\.x\.base_url: missing"),
-    ({}, "none is configured"),
-])
+@pytest.mark.parametrize(
+    "entries, said",
+    [
+        ({"x": {"kind": "oracle"}}, r"proposers\.x\.kind='oracle'"),
+        ({"x": {"kind": "lexicon", "temprature": 1}}, r"proposers\.x\.temprature: unknown"),
+        ({"local": {}}, "needs a rewriter"),
+        ({"x": {"kind": "chat", "model": "m"}}, r"proposers\.x\.base_url: missing"),
+        ({}, "none is configured"),
+    ],
+)
 def test_a_wrong_configuration_is_bad_input_that_names_the_field(entries, said):
     with pytest.raises(BadInput, match=said):
         make_proposers(ConfigDict({"proposers": entries}))

@@ -39,7 +39,9 @@ class WithDrafts(Generator):
         self.variants = []
 
     def with_defaults(self, **fields):
-        other = WithDrafts(self.noise, dataclasses.replace(self.defaults, **fields), self.stop_after)
+        other = WithDrafts(
+            self.noise, dataclasses.replace(self.defaults, **fields), self.stop_after
+        )
         self.variants.append(other)
         return other
 
@@ -48,7 +50,9 @@ class WithDrafts(Generator):
             raise KeyboardInterrupt
         videos = super().generate(prompts, seed).astype(float)
         if self.defaults.steps < 10 and self.noise:
-            videos += self.noise * np.asarray([number("draft", p) - 0.5 for p in prompts]).reshape(-1, 1, 1, 1, 1)
+            videos += self.noise * np.asarray([number("draft", p) - 0.5 for p in prompts]).reshape(
+                -1, 1, 1, 1, 1
+            )
         return videos.clip(0, 255).astype(np.uint8)
 
 
@@ -59,7 +63,9 @@ def settings(**draft):
 
 
 def run(workdir, generator, **draft):
-    return evolve(settings(**draft), PROMPTS, LocalProposer(Rewriter()), generator, Suite(), workdir)
+    return evolve(
+        settings(**draft), PROMPTS, LocalProposer(Rewriter()), generator, Suite(), workdir
+    )
 
 
 def words(candidates):
@@ -72,15 +78,22 @@ def test_half_of_a_prompts_rewrites_are_made_in_full_and_they_are_the_best_draft
     for prompt in PROMPTS:
         for round in (1, 2):
             assert sum(c.prompt == prompt and c.round == round for c in pool) == 2
-    drafts = Pool(generator.variants[0], Suite(), tmp_path / "drafts", tmp_path, seed=7, batch=4).candidates
+    drafts = Pool(
+        generator.variants[0], Suite(), tmp_path / "drafts", tmp_path, seed=7, batch=4
+    ).candidates
     assert len(drafts) == len(PROMPTS) * 8 and {c.round for c in drafts} == {1, 2}
     overall = {(c.prompt, c.refined): c.scores["AES"] + c.scores["TVA"] for c in drafts}
     for c in (c for c in drafts if c.round == 1):
-        beaten = sum(overall[o.prompt, o.refined] > overall[c.prompt, c.refined]
-                     for o in drafts if (o.prompt, o.round) == (c.prompt, 1))
+        beaten = sum(
+            overall[o.prompt, o.refined] > overall[c.prompt, c.refined]
+            for o in drafts
+            if (o.prompt, o.round) == (c.prompt, 1)
+        )
         assert ((c.prompt, c.refined) in words(pool)) == (beaten < 2)
-    assert ("Drafts: 48 of 96 rewrites made in full, 20% of the work saved; none was audited."
-            in write_report(tmp_path).read_text())
+    assert (
+        "Drafts: 48 of 96 rewrites made in full, 20% of the work saved; none was audited."
+        in write_report(tmp_path).read_text()
+    )
 
 
 def test_a_stopped_run_goes_on_to_the_same_pool(tmp_path):
@@ -88,7 +101,9 @@ def test_a_stopped_run_goes_on_to_the_same_pool(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", WithDrafts(100.0, stop_after=5))
     assert run(tmp_path / "cut", WithDrafts(100.0)) == whole
-    assert (tmp_path / "cut/drafts.json").read_text() == (tmp_path / "whole/drafts.json").read_text()
+    assert (tmp_path / "cut/drafts.json").read_text() == (
+        tmp_path / "whole/drafts.json"
+    ).read_text()
 
 
 @pytest.mark.parametrize("noise, good", [(0.0, True), (3000.0, False)])
@@ -96,23 +111,32 @@ def test_audited_prompts_tell_good_drafts_from_bad_ones(tmp_path, noise, good):
     pool = run(tmp_path, WithDrafts(noise), audit=1.0)
     assert len(pool) == len(PROMPTS) * 9  # all were made in full
     found = json.loads((tmp_path / "drafts.json").read_text())
-    assert found["audited"] == 24 and found["cost of a draft"] == 0.3 and found["saved"] == pytest.approx(-0.3)
+    assert (
+        found["audited"] == 24
+        and found["cost of a draft"] == 0.3
+        and found["saved"] == pytest.approx(-0.3)
+    )
     assert (found["rank correlation"] > 0.95) == good and (found["best survives"] == 1.0) == good
     assert (found["loss of the best"] < 0.01) == good
     page = write_report(tmp_path).read_text()
-    assert (f"by 24 audited groups ranks correlate at {found['rank correlation']:.2f}, and the best survives in "
-            f"{found['best survives']:.0%}.") in page
+    assert (
+        f"by 24 audited groups ranks correlate at {found['rank correlation']:.2f}, and the best"
+        f" survives in {found['best survives']:.0%}." in page
+    )
 
 
 def test_what_is_saved_is_counted_from_drafts_and_videos():
     assert saved(100, 50, 0.25) == pytest.approx(0.25)
     assert saved(100, 50, None) is None and saved(0, 0, 0.25) is None
     full = types.SimpleNamespace(defaults=Settings())
-    assert relative_cost(types.SimpleNamespace(defaults=Settings(5, 4, 4, 4)), full) == 5 * 4 * 16 / (10 * 8 * 64)
+    assert relative_cost(
+        types.SimpleNamespace(defaults=Settings(5, 4, 4, 4)), full
+    ) == 5 * 4 * 16 / (10 * 8 * 64)
 
 
 def test_rank_correlation_is_within_a_prompt_only():
-    """Drafts that know the prompt but not the rewrite are worth nothing, though they correlate over all."""
+    """Drafts that know the prompt but not the rewrite are worth nothing, though they correlate over
+    all."""
     groups = [[(10.0 * g + d, 10.0 * g - d) for d in range(4)] for g in range(5)]
     found = judge(groups, 0.5)
     assert found["rank correlation"] == pytest.approx(-1) and found["best survives"] == 0
@@ -123,12 +147,19 @@ def test_rank_correlation_is_within_a_prompt_only():
 def test_a_best_rewrite_whose_draft_failed_counts_as_screened_out():
     found = judge([[(-math.inf, 5.0), (2.0, 3.0), (1.0, 2.0), (0.0, 1.0)]], 0.5)
     assert found["best survives"] == 0 and found["loss of the best"] == 2
-    assert found["rank correlation"] == pytest.approx(-0.2)  # ranks 1 4 3 2 and 4 3 2 1: 1 - 6 * 12 / 60
+    assert found["rank correlation"] == pytest.approx(
+        -0.2
+    )  # ranks 1 4 3 2 and 4 3 2 1: 1 - 6 * 12 / 60
 
 
-@pytest.mark.parametrize("draft, named", [
-    ({"keep": 0.0}, "evolve.draft.keep"), ({"audit": 2.0}, "evolve.draft.audit"), ({"steps": None}, "evolve.draft"),
-])
+@pytest.mark.parametrize(
+    "draft, named",
+    [
+        ({"keep": 0.0}, "evolve.draft.keep"),
+        ({"audit": 2.0}, "evolve.draft.audit"),
+        ({"steps": None}, "evolve.draft"),
+    ],
+)
 def test_settings_that_cannot_work_are_refused_by_name(tmp_path, draft, named):
     with pytest.raises(BadInput, match=named):
         Screen.from_config(settings(**draft), WithDrafts(), Suite(), tmp_path)
@@ -166,5 +197,7 @@ def test_the_share_that_survives_is_rounded_up(tmp_path):
 
 def test_a_draft_that_failed_survives_last(tmp_path):
     pool = Pool(WithDrafts(), Suite(nan={"bad"}), tmp_path / "drafts", tmp_path, seed=0, batch=4)
-    rows = [Draft("p", text, 1, i, (), "x") for i, text in enumerate(["bad", "one", "two", "three"])]
+    rows = [
+        Draft("p", text, 1, i, (), "x") for i, text in enumerate(["bad", "one", "two", "three"])
+    ]
     assert "bad" not in [d.refined for d in Screen(pool, 0.5, 0.0).survivors(rows, 1)]

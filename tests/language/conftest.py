@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama import Llama, LlamaConfig
 
-TEMPLATE = ("{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -20,21 +22,39 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(["<pad>", "<|end|>", "<|user|>", "<|assistant|>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<|end|>",
-                                        clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        eos_token="<|end|>",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
 def tiny_language_model(rows: int = 4, seed: int = 0, **sizes) -> LanguageModel:
     tokenizer = tiny_tokenizer()
-    config = LlamaConfig(**{
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-        "tie_word_embeddings": True, "initializer_range": 0.3, "eos_token_id": tokenizer.eos_token_id, **sizes})
+    config = LlamaConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+            "initializer_range": 0.3,
+            "eos_token_id": tokenizer.eos_token_id,
+            **sizes,
+        }
+    )
     model = Llama(config)
     params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
-    return LanguageModel(model, params, config, tokenizer, name="tiny", eos=(tokenizer.eos_token_id,), rows=rows)
+    return LanguageModel(
+        model, params, config, tokenizer, name="tiny", eos=(tokenizer.eos_token_id,), rows=rows
+    )
 
 
 @pytest.fixture(scope="session")

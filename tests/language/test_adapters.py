@@ -1,4 +1,5 @@
-"""Adapters of several trainings as one: equal logits in PEFT on the first model, and what is refused."""
+"""Adapters of several trainings as one: equal logits in PEFT on the first model, and what is
+refused."""
 
 import jax
 import numpy as np
@@ -33,17 +34,30 @@ def chain(tmp_path_factory):
     work = tmp_path_factory.mktemp("chain")
     tiny_language_model().save_pretrained(work / "base")
     base = LanguageModel.from_pretrained(work / "base", dtype="float32")
-    first = trained(base, LoraConfig(r=2, alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1)
-    return work, trained(first, LoraConfig(r=3, alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
-                         work / "round_1", 2)
+    first = trained(
+        base, LoraConfig(r=2, alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1
+    )
+    return work, trained(
+        first,
+        LoraConfig(r=3, alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
+        work / "round_1",
+        2,
+    )
 
 
 def test_peft_gets_the_last_boosters_logits_from_the_first_model(chain, tmp_path):
     work, last = chain
-    assert main(["export", f"--from={work}/round_1/booster", "--to=peft", f"--out={tmp_path}/adapter"]) == 0
+    assert (
+        main(["export", f"--from={work}/round_1/booster", "--to=peft", f"--out={tmp_path}/adapter"])
+        == 0
+    )
     base = AutoModelForCausalLM.from_pretrained(work / "base", torch_dtype=torch.float32)
     with torch.no_grad():
-        theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(torch.from_numpy(IDS)).logits.numpy()
+        theirs = (
+            PeftModel.from_pretrained(base, tmp_path / "adapter")
+            .eval()(torch.from_numpy(IDS))
+            .logits.numpy()
+        )
     ours = np.asarray(last.logits(IDS))
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
 

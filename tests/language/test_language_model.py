@@ -75,7 +75,9 @@ def test_an_adapter_is_merged_when_saved_or_saved_alone_for_peft(lm, tmp_path):
         base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
         beside = PeftModel.from_pretrained(base, tmp_path / "adapter")
         np.testing.assert_allclose(beside(torch.from_numpy(IDS)).logits.numpy(), want, atol=2e-4)
-    ours = LanguageModel.from_pretrained(tmp_path / "base", dtype="float32", adapter=tmp_path / "adapter")
+    ours = LanguageModel.from_pretrained(
+        tmp_path / "base", dtype="float32", adapter=tmp_path / "adapter"
+    )
     np.testing.assert_allclose(ours.logits(IDS), want, atol=1e-5)
 
 
@@ -95,8 +97,11 @@ def test_generation_over_a_mesh_gives_the_same_texts(lm, folder):
 
 
 def test_missing_and_broken_checkpoints_are_refused_with_the_file(folder, tmp_path):
-    cases = {"config.json": "config.json", "tokenizer.json": "tokenizer.json",
-             "model-00001-of-00003.safetensors": "model-00001"}
+    cases = {
+        "config.json": "config.json",
+        "tokenizer.json": "tokenizer.json",
+        "model-00001-of-00003.safetensors": "model-00001",
+    }
     for i, (file, word) in enumerate(cases.items()):
         broken = tmp_path / str(i)
         broken.mkdir()
@@ -117,7 +122,9 @@ def test_a_tokenizer_larger_than_the_model_is_refused(lm, folder, tmp_path):
     for source in folder.iterdir():
         (tmp_path / source.name).write_bytes(source.read_bytes())
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": lm.config.vocab_size, "content": "<more>"})
+    tokenizer["added_tokens"].append(
+        {**tokenizer["added_tokens"][0], "id": lm.config.vocab_size, "content": "<more>"}
+    )
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(BadInput, match="tokenizer"):
         LanguageModel.from_pretrained(tmp_path)

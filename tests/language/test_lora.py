@@ -17,7 +17,9 @@ def trained(lm, config, seed=1):
     return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(seed), a.shape), lora)
 
 
-@pytest.mark.parametrize("modules", [("q_proj", "v_proj"), (".*_proj",), ("layers/mlp/.*", "o_proj")])
+@pytest.mark.parametrize(
+    "modules", [("q_proj", "v_proj"), (".*_proj",), ("layers/mlp/.*", "o_proj")]
+)
 def test_a_fresh_adapter_changes_nothing_and_a_trained_one_equals_its_merge(lm, modules):
     config = LoraConfig(r=3, alpha=7.0, target_modules=modules)
     model = with_lora(lm.model, config)
@@ -41,7 +43,9 @@ def test_generation_reads_the_adapter_without_a_merge(lm):
     config = LoraConfig(r=2, alpha=8.0, target_modules=(".*_proj",))
     lora = trained(lm, config)
     beside = lm.with_lora(lora, config).generate(["a dog"], max_new_tokens=8, temperature=0.0)
-    assert beside == lm.with_params(merge(lm.params, lora, config)).generate(["a dog"], max_new_tokens=8, temperature=0)
+    assert beside == lm.with_params(merge(lm.params, lora, config)).generate(
+        ["a dog"], max_new_tokens=8, temperature=0
+    )
 
 
 def test_dropout_acts_on_the_adapter_in_training_only(lm):
@@ -52,13 +56,21 @@ def test_dropout_acts_on_the_adapter_in_training_only(lm):
     dropped = model.apply(variables, IDS, deterministic=False, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_array_equal(calm, model.apply(variables, IDS))
     assert np.abs(calm - dropped).max() > 0
-    bare = model.apply({"params": lm.params}, IDS, deterministic=False, rngs={"dropout": jax.random.key(0)})
+    bare = model.apply(
+        {"params": lm.params}, IDS, deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
     np.testing.assert_array_equal(bare, lm.model.apply({"params": lm.params}, IDS))
 
 
 def test_the_trainable_count_is_that_of_the_formula(lm):
     r, d, f, kv, layers = 3, 32, 48, 16, 2
-    sizes = {"q_proj": d + d, "k_proj": d + kv, "o_proj": d + d, "gate_proj": d + f, "down_proj": f + d}
+    sizes = {
+        "q_proj": d + d,
+        "k_proj": d + kv,
+        "o_proj": d + d,
+        "gate_proj": d + f,
+        "down_proj": f + d,
+    }
     lora = init_lora(lm.params, LoraConfig(r=r, target_modules=tuple(sizes)), jax.random.key(0))
     assert count(lora) == layers * r * sum(sizes.values())
 

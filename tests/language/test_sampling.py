@@ -21,8 +21,13 @@ from pav_jax.language import sampling
 from pav_jax.language.sampling import Sampling
 from tests.language.conftest import tiny_language_model
 
-PROMPTS = ["a girl", "two dogs run along the beach", "x", "the quick brown fox jumps over the lazy dog, twice",
-           "rain" * 20]
+PROMPTS = [
+    "a girl",
+    "two dogs run along the beach",
+    "x",
+    "the quick brown fox jumps over the lazy dog, twice",
+    "rain" * 20,
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +46,15 @@ def test_greedy_tokens_equal_transformers_for_prompts_of_every_length(lm, theirs
     settings = Sampling(max_new_tokens=20, temperature=0.0, repetition_penalty=penalty)
     ours = lm.generate_ids(ids_of(lm, PROMPTS), settings)
     for ids, (got,) in zip(ids_of(lm, PROMPTS), ours, strict=True):
-        want = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, repetition_penalty=penalty,
-                               eos_token_id=list(lm.eos), pad_token_id=0)
-        assert got == want[0, len(ids):].tolist()
+        want = theirs.generate(
+            torch.tensor([ids]),
+            max_new_tokens=20,
+            do_sample=False,
+            repetition_penalty=penalty,
+            eos_token_id=list(lm.eos),
+            pad_token_id=0,
+        )
+        assert got == want[0, len(ids) :].tolist()
 
 
 def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
@@ -51,7 +62,9 @@ def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
     ids, seeds = ids_of(lm, PROMPTS), [3, 1, 4, 1, 5]
     together = lm.generate_ids(ids, settings, seed=seeds, n=2)
     order = [4, 2, 0, 3, 1]
-    shuffled = lm.generate_ids([ids[i] for i in order], settings, seed=[seeds[i] for i in order], n=3)
+    shuffled = lm.generate_ids(
+        [ids[i] for i in order], settings, seed=[seeds[i] for i in order], n=3
+    )
     for place, i in enumerate(order):
         assert shuffled[place][:2] == together[i]
     assert lm.generate_ids(ids[1:2], settings, seed=1)[0] == together[1][:1]
@@ -89,17 +102,27 @@ def test_the_distribution_is_that_of_transformers_processors(seed):
     vocabulary, draws = 40, 20_000
     logits = rng.normal(0, 2, (1, vocabulary)).astype(np.float32)
     prompt = rng.integers(0, vocabulary, (1, 6))
-    settings = {"temperature": float(rng.uniform(0.4, 1.5)), "top_k": int(rng.integers(1, vocabulary)),
-                "top_p": float(rng.uniform(0.3, 1.0)), "repetition_penalty": float(rng.uniform(1.0, 1.6))}
-    processors = LogitsProcessorList([
-        RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]),
-        TemperatureLogitsWarper(settings["temperature"]), TopKLogitsWarper(settings["top_k"]),
-        TopPLogitsWarper(settings["top_p"])])
+    settings = {
+        "temperature": float(rng.uniform(0.4, 1.5)),
+        "top_k": int(rng.integers(1, vocabulary)),
+        "top_p": float(rng.uniform(0.3, 1.0)),
+        "repetition_penalty": float(rng.uniform(1.0, 1.6)),
+    }
+    processors = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]),
+            TemperatureLogitsWarper(settings["temperature"]),
+            TopKLogitsWarper(settings["top_k"]),
+            TopPLogitsWarper(settings["top_p"]),
+        ]
+    )
     want = torch.softmax(processors(torch.tensor(prompt), torch.tensor(logits)), -1)[0].numpy()
 
     seen = jnp.zeros((draws, vocabulary), bool).at[:, prompt[0]].set(True)
     keys = jax.random.split(jax.random.key(seed), draws)
-    tokens = sampling.pick(jnp.broadcast_to(logits, (draws, vocabulary)), seen, keys, vocabulary, **settings)
+    tokens = sampling.pick(
+        jnp.broadcast_to(logits, (draws, vocabulary)), seen, keys, vocabulary, **settings
+    )
     got = np.bincount(np.asarray(tokens), minlength=vocabulary) / draws
     assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / draws))
@@ -121,8 +144,16 @@ def test_an_answer_ends_where_the_context_does_and_a_short_prompt_is_not_cut_for
     assert dataclasses.replace(longer, eos=()).generate_ids([ids], Sampling(44, 0.0))[0][0] == got
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0},
-                                   {"repetition_penalty": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"repetition_penalty": 0},
+    ],
+)
 def test_impossible_numbers_are_named(wrong):
     with pytest.raises(BadInput, match=next(iter(wrong))):
         Sampling(**wrong)

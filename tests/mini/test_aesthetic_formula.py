@@ -16,8 +16,11 @@ def by_level(quality, count=10):
     rng = np.random.default_rng(20)
     place = QUALITIES.index(quality)
     scenes = [draw_scene(rng) for _ in range(count)]
-    changed = [dataclasses.replace(s, quality=(*s.quality[:place], level, *s.quality[place + 1 :]))
-               for s in scenes for level in range(3)]
+    changed = [
+        dataclasses.replace(s, quality=(*s.quality[:place], level, *s.quality[place + 1 :]))
+        for s in scenes
+        for level in range(3)
+    ]
     return a.aesthetic(render(changed)).reshape(count, 3)
 
 
@@ -50,7 +53,9 @@ def test_a_video_scores_the_same_in_any_company():
 def test_features_of_plain_frames():
     grey = np.full((1, 64, 64, 3), 51, np.uint8)
     got = {name: float(value[0]) for name, value in a.features(grey).items()}
-    assert got == pytest.approx({"exposure": 0.2, "contrast": 0, "colourfulness": 0, "detail": 0, "noise": 0}, abs=1e-6)
+    assert got == pytest.approx(
+        {"exposure": 0.2, "contrast": 0, "colourfulness": 0, "detail": 0, "noise": 0}, abs=1e-6
+    )
     assert set(got) == set(a.FEATURES)
 
 

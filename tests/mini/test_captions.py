@@ -1,4 +1,5 @@
-"""What is said about scenes: lengths, synonyms, dialects, and that dialects keep what the user asked for."""
+"""What is said about scenes: lengths, synonyms, dialects, and that dialects keep what the user
+asked for."""
 
 import itertools
 
@@ -36,13 +37,14 @@ def firsts(scenes):
     return [caption(s, rng).split(". ")[0] for s in scenes]
 
 
-# --------------------------------------------------------------------------------------------------------- user prompts
+# ------------------------------------------------------------------------------------- user prompts
 
 
 def test_users_type_four_to_nine_words(prompts):
     lengths = [len(p.split()) for p in prompts]
     assert set(lengths) >= set(range(4, 10)) and min(lengths) == 4
-    # "video of a jade plus sign sliding to the left": the longest form of the longest names, two prompts in a thousand
+    # "video of a jade plus sign sliding to the left": the longest form of the longest names, two
+    # prompts in a thousand
     assert max(lengths) <= 10 and np.mean(np.array(lengths) == 10) < 0.005
 
 
@@ -78,7 +80,7 @@ def test_articles_fit_the_next_word(prompts):
             assert (word == "an") == (following[0] in "aeiou")
 
 
-# ------------------------------------------------------------------------------------------------------------ captions
+# ----------------------------------------------------------------------------------------- captions
 
 
 @pytest.mark.parametrize("slot", ["subject", "colour", "size", "material", "motion", "background"])
@@ -109,7 +111,7 @@ def test_captions_state_the_scenes_own_qualities_nearly_always(scenes):
     assert np.mean(stated) == pytest.approx(0.95, abs=0.02)
 
 
-# ------------------------------------------------------------------------------------------------------------ dialects
+# ----------------------------------------------------------------------------------------- dialects
 
 
 def test_there_are_eight_dialects_and_the_first_is_the_generators(scenes):
@@ -136,12 +138,16 @@ def test_every_dialect_keeps_what_the_user_asked_for(scenes):
         asked = [user_prompt(s, rng) for s in some]
         said_ = [dialect(s, number, rng) for s in some]
         kept = [faithfulness(p, text) for p, text in zip(asked, said_, strict=True)]
-        other = [faithfulness(p, text) for p, text in zip(asked, said_[1:] + said_[:1], strict=True)]
-        assert np.mean(kept) > 0.97 and np.mean(np.array(kept) >= 0.7) > 0.97, number  # 0.7 is the floor
+        other = [
+            faithfulness(p, text) for p, text in zip(asked, said_[1:] + said_[:1], strict=True)
+        ]
+        assert np.mean(kept) > 0.97 and np.mean(np.array(kept) >= 0.7) > 0.97, (
+            number
+        )  # 0.7 is the floor
         assert np.mean(other) < 0.5, number
 
 
-# --------------------------------------------------------------------------------------------- the second generator's
+# --------------------------------------------------------------------------- the second generator's
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +167,21 @@ def test_tags_say_the_scene_in_the_second_synonyms_95_percent_of_the_time(scenes
     for slot in found[0]:
         name = "motion" if slot == "gerund" else slot
         assert [f[slot][0] for f in found] == [getattr(s, name) for s in scenes], slot
-        assert np.mean([f[slot][1] == 1 for f in found]) == pytest.approx(captions.CANONICAL, abs=0.015), slot
+        assert np.mean([f[slot][1] == 1 for f in found]) == pytest.approx(
+            captions.CANONICAL, abs=0.015
+        ), slot
 
 
 def test_tags_share_hardly_a_word_with_the_first_generators_captions(scenes):
-    """Both in their favourite words: only "striped"-like words could be shared, and small ones are."""
+    """Both in their favourite words: only "striped"-like words could be shared, and small ones
+    are."""
     rng = np.random.default_rng(13)
     small = {"a", "an", "the", "over", "in", "before", "of", "is", "sky", "wall", "camera"}
     for scene in scenes[:300]:
-        one, two = ({w.strip(",.") for w in text.split()} - small
-                    for text in (caption(scene, rng, 1.0), tag_caption(scene, rng, 1.0)))
+        one, two = (
+            {w.strip(",.") for w in text.split()} - small
+            for text in (caption(scene, rng, 1.0), tag_caption(scene, rng, 1.0))
+        )
         assert len(one & two) / len(two) < 0.15, one & two
 
 

@@ -1,4 +1,5 @@
-"""The shipped checkpoints: small, whole, and the same models in our classes as in transformers and diffusers."""
+"""The shipped checkpoints: small, whole, and the same models in our classes as in transformers and
+diffusers."""
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,23 @@ from pav_jax.models.wan.vae import WanVAE
 from pav_jax.rewards.videoscore import FRAME, SLOT
 
 MEGABYTE = 10**6
-FOLDERS = {"text_encoder": "generator/text_encoder", "transformer": "generator/transformer", "vae": "generator/vae",
-           "clip": "clip", "head": "clip/aesthetic_head", "rewriter": "rewriter", "videoscore": "videoscore",
-           "mps": "mps", "wan_text_encoder": "generator_wan/text_encoder",
-           "wan_transformer": "generator_wan/transformer", "wan_vae": "generator_wan/vae"}
-TEXTS = ["a crimson orb glides rightward", "a short video of a small matte red ball rises over the sea."]
+FOLDERS = {
+    "text_encoder": "generator/text_encoder",
+    "transformer": "generator/transformer",
+    "vae": "generator/vae",
+    "clip": "clip",
+    "head": "clip/aesthetic_head",
+    "rewriter": "rewriter",
+    "videoscore": "videoscore",
+    "mps": "mps",
+    "wan_text_encoder": "generator_wan/text_encoder",
+    "wan_transformer": "generator_wan/transformer",
+    "wan_vae": "generator_wan/vae",
+}
+TEXTS = [
+    "a crimson orb glides rightward",
+    "a short video of a small matte red ball rises over the sea.",
+]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -62,22 +75,26 @@ def close(ours, theirs):
 
 
 def loaded(original, path):
-    """The model in its own library, float32, with every tensor of the file used and none made up."""
+    """The model in its own library, float32, with every tensor of the file used and none made
+    up."""
     torch = pytest.importorskip("torch")
     name = "dtype" if original.__module__.startswith("transformers") else "torch_dtype"
-    model, info = original.from_pretrained(path, output_loading_info=True, local_files_only=True,
-                                           **{name: torch.float32})
+    model, info = original.from_pretrained(
+        path, output_loading_info=True, local_files_only=True, **{name: torch.float32}
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     return model.eval()
 
 
-# ------------------------------------------------------------------------------------------------------- as they are
+# -------------------------------------------------------------------------------------- as they are
 
 
 def test_all_weights_together_stay_within_40_megabytes():
     files = [p for p in CHECKPOINTS.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 40 * MEGABYTE
-    assert not [p.name for p in files if p.name.endswith((".part", ".state", ".npy", ".pt", ".bin"))]
+    assert not [
+        p.name for p in files if p.name.endswith((".part", ".state", ".npy", ".pt", ".bin"))
+    ]
 
 
 @pytest.mark.parametrize("name", [n for n in FOLDERS if n != "head"])
@@ -87,20 +104,34 @@ def test_weights_are_bf16_and_finite(name):
     assert all(np.isfinite(tensors[n].astype(np.float32)).all() for n in tensors)
 
 
-@pytest.mark.parametrize("name, layout, declared", [
-    ("text_encoder", t5_hf, train_generator.t5_config), ("rewriter", llama_hf, train_rewriter.config),
-    ("transformer", transformer_hf, lambda: train_generator.DENOISER), ("clip", clip_hf, train_clip.config),
-    ("videoscore", idefics2_hf, train_videoscore.config), ("mps", mps_hf, train_mps.config),
-    ("wan_text_encoder", t5_hf, train_wan.t5_config), ("wan_transformer", wan_hf, lambda: train_wan.DENOISER)])
+@pytest.mark.parametrize(
+    "name, layout, declared",
+    [
+        ("text_encoder", t5_hf, train_generator.t5_config),
+        ("rewriter", llama_hf, train_rewriter.config),
+        ("transformer", transformer_hf, lambda: train_generator.DENOISER),
+        ("clip", clip_hf, train_clip.config),
+        ("videoscore", idefics2_hf, train_videoscore.config),
+        ("mps", mps_hf, train_mps.config),
+        ("wan_text_encoder", t5_hf, train_wan.t5_config),
+        ("wan_transformer", wan_hf, lambda: train_wan.DENOISER),
+    ],
+)
 def test_configurations_are_those_the_trainings_declare(name, layout, declared):
     assert load(layout, folder(name))[0] == declared()
 
 
-@pytest.mark.parametrize("place, dress", [
-    ("generator/tokenizer", tokenizers.t5_tokenizer), ("generator_wan/tokenizer", tokenizers.t5_tokenizer),
-    ("clip", tokenizers.clip_tokenizer),
-    ("rewriter", tokenizers.rewriter_tokenizer), ("videoscore", train_videoscore.tokenizer),
-    ("mps", tokenizers.clip_tokenizer)])
+@pytest.mark.parametrize(
+    "place, dress",
+    [
+        ("generator/tokenizer", tokenizers.t5_tokenizer),
+        ("generator_wan/tokenizer", tokenizers.t5_tokenizer),
+        ("clip", tokenizers.clip_tokenizer),
+        ("rewriter", tokenizers.rewriter_tokenizer),
+        ("videoscore", train_videoscore.tokenizer),
+        ("mps", tokenizers.clip_tokenizer),
+    ],
+)
 def test_tokenizers_are_those_the_package_makes(place, dress):
     from transformers import AutoTokenizer
 
@@ -110,7 +141,7 @@ def test_tokenizers_are_those_the_package_makes(place, dress):
     assert shipped.get_vocab() == made.get_vocab() and shipped.chat_template == made.chat_template
 
 
-# --------------------------------------------------------------------------------------------- in both implementations
+# -------------------------------------------------------------------------- in both implementations
 
 
 def test_the_text_encoder_is_the_same_in_transformers():
@@ -133,10 +164,14 @@ def test_the_clip_is_the_same_in_transformers():
     size = config.vision.image_size
     pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     text = run(lambda p, i: CLIP(config).apply({"params": p}, i, method="encode_text"), params, ids)
-    image = run(lambda p, x: CLIP(config).apply({"params": p}, x, method="encode_image"), params, pixels)
+    image = run(
+        lambda p, x: CLIP(config).apply({"params": p}, x, method="encode_image"), params, pixels
+    )
     with torch.no_grad():
-        out = theirs(input_ids=torch.tensor(ids, dtype=torch.long),
-                     pixel_values=torch.tensor(pixels).permute(0, 3, 1, 2))
+        out = theirs(
+            input_ids=torch.tensor(ids, dtype=torch.long),
+            pixel_values=torch.tensor(pixels).permute(0, 3, 1, 2),
+        )
     for mine, original in ((text, out.text_embeds), (image, out.image_embeds)):
         close(mine / np.linalg.norm(mine, axis=-1, keepdims=True), original.numpy())
 
@@ -155,9 +190,13 @@ def test_the_rewriter_is_the_same_in_transformers():
 def test_the_videoscore_is_the_same_in_transformers():
     path = folder("videoscore")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    theirs, info = transformers.Idefics2Model.from_pretrained(path, output_loading_info=True, local_files_only=True,
-                                                              dtype=torch.float32)
-    assert not info["missing_keys"] and set(info["unexpected_keys"]) == {"score.weight", "score.bias"}
+    theirs, info = transformers.Idefics2Model.from_pretrained(
+        path, output_loading_info=True, local_files_only=True, dtype=torch.float32
+    )
+    assert not info["missing_keys"] and set(info["unexpected_keys"]) == {
+        "score.weight",
+        "score.bias",
+    }
     config, params = load(idefics2_hf, path, jnp.float32)
     query = videoscore_examples.QUERY_TEXT.replace(SLOT, TEXTS[0]) + FRAME * 2
     ids, mask = train_videoscore.processor().texts([query])
@@ -166,30 +205,50 @@ def test_the_videoscore_is_the_same_in_transformers():
     model = Idefics2(config)
 
     def ours(p, i, m, x):
-        images = model.apply({"params": p}, x[0], method="encode_images").reshape(1, -1, config.text.hidden_size)
+        images = model.apply({"params": p}, x[0], method="encode_images").reshape(
+            1, -1, config.text.hidden_size
+        )
         return model.apply({"params": p}, i, m, images, method="hidden")
 
     with torch.no_grad():
-        out = theirs.eval()(input_ids=torch.tensor(ids, dtype=torch.long), attention_mask=torch.tensor(mask).long(),
-                            pixel_values=torch.tensor(pixels).permute(0, 1, 4, 2, 3), use_cache=False)
+        out = theirs.eval()(
+            input_ids=torch.tensor(ids, dtype=torch.long),
+            attention_mask=torch.tensor(mask).long(),
+            pixel_values=torch.tensor(pixels).permute(0, 1, 4, 2, 3),
+            use_cache=False,
+        )
     close(run(ours, params, ids, mask, pixels), out.last_hidden_state.numpy())
 
 
-@pytest.mark.parametrize("name, original, layout", [
-    ("transformer", "CogVideoXTransformer3DModel", transformer_hf), ("vae", "AutoencoderKLCogVideoX", vae_hf),
-    ("wan_transformer", "WanTransformer3DModel", wan_hf), ("wan_vae", "AutoencoderKLWan", wan_vae_hf)])
+@pytest.mark.parametrize(
+    "name, original, layout",
+    [
+        ("transformer", "CogVideoXTransformer3DModel", transformer_hf),
+        ("vae", "AutoencoderKLCogVideoX", vae_hf),
+        ("wan_transformer", "WanTransformer3DModel", wan_hf),
+        ("wan_vae", "AutoencoderKLWan", wan_vae_hf),
+    ],
+)
 def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
     path = folder(name)
     diffusers = pytest.importorskip("diffusers")
     theirs = loaded(getattr(diffusers, original), path)
     _, params = load(layout, path, jnp.float32)
-    assert sum(p.size for p in jax.tree.leaves(params)) == sum(p.numel() for p in theirs.parameters())
+    assert sum(p.size for p in jax.tree.leaves(params)) == sum(
+        p.numel() for p in theirs.parameters()
+    )
 
 
-@pytest.mark.parametrize("name, layout, model, channels", [
-    ("vae", vae_hf, CogVideoXVAE, train_vae.CONFIG.latent_channels),
-    ("wan_vae", wan_vae_hf, WanVAE, train_wan_vae.CONFIG.z_dim)])
-def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(name, layout, model, channels):
+@pytest.mark.parametrize(
+    "name, layout, model, channels",
+    [
+        ("vae", vae_hf, CogVideoXVAE, train_vae.CONFIG.latent_channels),
+        ("wan_vae", wan_vae_hf, WanVAE, train_wan_vae.CONFIG.z_dim),
+    ],
+)
+def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(
+    name, layout, model, channels
+):
     path = folder(name)
     from pav_jax.mini.render import to_unit
     from pav_jax.mini.world import draw_scene
@@ -209,11 +268,15 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(name, 
     assert latents.shape == (8, 3, 16, 16, channels)
     assert 0.8 < latents.std() < 1.25
     assert (latents.std((0, 1, 2, 3)) > 0.1).all()  # no channel is silent
-    plain = videos.mean((1, 2, 3), keepdims=True)  # what a codec that learnt colours alone would give
+    plain = videos.mean(
+        (1, 2, 3), keepdims=True
+    )  # what a codec that learnt colours alone would give
     assert np.square(rebuilt - videos).mean() < 0.3 * np.square(plain - videos).mean()
 
 
-@pytest.mark.parametrize("name, training", [("generator", train_generator), ("generator_wan", train_wan)])
+@pytest.mark.parametrize(
+    "name, training", [("generator", train_generator), ("generator_wan", train_wan)]
+)
 def test_the_whole_generator_loads(name, training):
     from pav_jax.video.video_model import VideoModel
 
@@ -229,14 +292,26 @@ def test_the_second_generator_gives_the_same_video_in_diffusers():
 
     path = CHECKPOINTS / "generator_wan"
     diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
-    text = "sphere, crimson, tiny, dull, hopping, over the ocean, the camera is fixed, brilliant exposure"
+    text = (
+        "sphere, crimson, tiny, dull, hopping, over the ocean, the camera is fixed, brilliant"
+        " exposure"
+    )
     pipeline = diffusers.WanPipeline.from_pretrained(path, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     model = VideoModel.from_pretrained(path, dtype="float32", steps=2, batch=1)
     latents = np.random.default_rng(5).standard_normal((1, 16, 3, 16, 16), dtype=np.float32)
-    theirs = pipeline(text, num_inference_steps=2, num_frames=9, height=64, width=64, guidance_scale=3.0,
-                      negative_prompt="", latents=torch.tensor(latents), max_sequence_length=drawing.TEXT_TOKENS,
-                      output_type="np").frames
+    theirs = pipeline(
+        text,
+        num_inference_steps=2,
+        num_frames=9,
+        height=64,
+        width=64,
+        guidance_scale=3.0,
+        negative_prompt="",
+        latents=torch.tensor(latents),
+        max_sequence_length=drawing.TEXT_TOKENS,
+        output_type="np",
+    ).frames
     ours = model.generate([text], latents=latents)
     assert ours.shape == theirs.shape == (1, 9, 64, 64, 3) and ours.std() > 5
     assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 2e-3

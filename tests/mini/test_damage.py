@@ -1,4 +1,5 @@
-"""What the mini judges are taught: labels that fall with damage, and nothing of what is held out."""
+"""What the mini judges are taught: labels that fall with damage, and nothing of what is held
+out."""
 
 import numpy as np
 import pytest
@@ -37,8 +38,14 @@ def test_labels_mean_what_their_names_say():
 def test_no_training_sees_what_is_held_out():
     held = {kind for kinds in damage.HELD_OUT.values() for kind in kinds}
     assert set(damage.HELD_OUT) == set(NAMES) and all(damage.HELD_OUT.values())
-    assert not held & {*damage.COST, *videoscore_examples.PLAIN_KINDS, *videoscore_examples.clips.TURN_KINDS, "cut",
-                       *train_mps.KINDS, "wrong caption"}  # fmt: skip
+    assert not held & {
+        *damage.COST,
+        *videoscore_examples.PLAIN_KINDS,
+        *videoscore_examples.clips.TURN_KINDS,
+        "cut",
+        *train_mps.KINDS,
+        "wrong caption",
+    }
     assert held <= {*KINDS, *damage.TURNS}
 
 
@@ -63,14 +70,24 @@ def test_the_place_counts_where_it_is_said():
 
 @pytest.mark.parametrize("kind", [*damage.TURNS, "cut"])
 def test_a_turn_fades_further_with_severity(kind):
-    video, other = np.full((FRAMES, 4, 4, 3), 200, np.uint8), np.full((FRAMES, 4, 4, 3), 100, np.uint8)
-    levels = [damage.damaged(video, kind, s, 0, other)[:, 0, 0, 0].tolist() for s in range(SEVERITIES)]
-    assert [row[-1] for row in levels] == [200, 175, 150, 125, 100] and all(row[:5] == [200] * 5 for row in levels)
+    video, other = (
+        np.full((FRAMES, 4, 4, 3), 200, np.uint8),
+        np.full((FRAMES, 4, 4, 3), 100, np.uint8),
+    )
+    levels = [
+        damage.damaged(video, kind, s, 0, other)[:, 0, 0, 0].tolist() for s in range(SEVERITIES)
+    ]
+    assert [row[-1] for row in levels] == [200, 175, 150, 125, 100] and all(
+        row[:5] == [200] * 5 for row in levels
+    )
 
 
 def test_other_damage_is_that_of_the_trust_report():
     video = np.random.default_rng(2).integers(0, 256, (FRAMES, 16, 16, 3), np.uint8)
     for kind in set(damage.COST) & set(VISUAL):
         assert (damage.damaged(video, kind, 4, 3) != video).any()
-    tints = [np.abs(damage.damaged(video, "tint", s, 3) - video.astype(float)).mean() for s in range(SEVERITIES)]
+    tints = [
+        np.abs(damage.damaged(video, "tint", s, 3) - video.astype(float)).mean()
+        for s in range(SEVERITIES)
+    ]
     assert tints[0] == 0 and np.all(np.diff(tints) > 0)

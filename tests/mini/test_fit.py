@@ -20,11 +20,17 @@ class Killed(Exception):
 
 def fresh():
     params = jnp.zeros(3)
-    return {"params": params, "opt": OPTIMIZER.init(params), "average": jnp.zeros(3), "step": jnp.zeros((), jnp.int32)}
+    return {
+        "params": params,
+        "opt": OPTIMIZER.init(params),
+        "average": jnp.zeros(3),
+        "step": jnp.zeros((), jnp.int32),
+    }
 
 
 def step(state, data, key):
     """A quadratic, seen through noise from the batch and from the key."""
+
     def loss(p):
         return jnp.square(p - TARGET + data + 0.1 * jax.random.normal(key, (3,))).sum()
 
@@ -32,7 +38,9 @@ def step(state, data, key):
     updates, opt = OPTIMIZER.update(gradient, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     average = fit.ema(state["average"], params, 0.9, state["step"])
-    return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {"loss": value}
+    return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {
+        "loss": value
+    }
 
 
 def noisy(i):
@@ -51,7 +59,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("killed_at", [1, 6, 11])
 @pytest.mark.parametrize("every", [-1, 300])  # a save after every step, or none before the kill
-def test_an_interrupted_fit_ends_with_the_same_weights(killed_at, every, folder, monkeypatch, capsys):
+def test_an_interrupted_fit_ends_with_the_same_weights(
+    killed_at, every, folder, monkeypatch, capsys
+):
     whole = train()
     (folder / "quadratic.state").unlink()
     monkeypatch.setattr(fit, "SAVE_SECONDS", every)
@@ -77,7 +87,9 @@ def test_a_finished_fit_is_not_done_again(folder):
     assert [p.name for p in folder.iterdir()] == ["quadratic.state"]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"x"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"x"]
+)
 def test_a_half_written_state_is_reported_and_kept(damage, folder):
     train()
     path = folder / "quadratic.state"

@@ -1,4 +1,5 @@
-"""The shipped judges on scenes and kinds of damage that no training saw; `python -m pav_jax.mini.judges` says more."""
+"""The shipped judges on scenes and kinds of damage that no training saw;
+`python -m pav_jax.mini.judges` says more."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""The prompt files that come with the package are what `write_prompts` writes, and keep the sets apart."""
+"""The prompt files that come with the package are what `write_prompts` writes, and keep the sets
+apart."""
 
 import json
 
@@ -61,7 +62,17 @@ def test_oracles_are_good_captions_of_the_prompts_own_scene(name):
             if asked := said(row["prompt"], slot):
                 assert said(first, slot)[0] == asked[0]
         assert said(first, "colour")[1] == 0  # the caption's own word
-        for poor in ("dim", "ordinary", "faded", "moderate", "grainy", "blurry", "soft", "shaky", "handheld"):
+        for poor in (
+            "dim",
+            "ordinary",
+            "faded",
+            "moderate",
+            "grainy",
+            "blurry",
+            "soft",
+            "shaky",
+            "handheld",
+        ):
             assert f" {poor}" not in rest
 
 
@@ -70,9 +81,24 @@ def test_the_second_generators_sets_are_the_same_prompts_and_scenes_in_its_own_w
     for first, second in zip(rows(name), rows(f"wan_{name}"), strict=True):
         assert first["prompt"] == second["prompt"]
         tags = second["oracle"].split(", ")
-        for slot, tag in zip(("subject", "colour", "size", "material", "gerund", "background"), tags, strict=False):
+        for slot, tag in zip(
+            ("subject", "colour", "size", "material", "gerund", "background"), tags, strict=False
+        ):
             concept, synonym = said(tag, slot)
             assert synonym == 1, tag
-            assert concept == (said(first["oracle"].split(". ")[0], "motion" if slot == "gerund" else slot))[0]
-        assert not {"underexposed", "washed out", "noisy footage", "out of focus", "wobbly framing", "some noise",
-                    "normal exposure", "natural tones", "gentle detail", "loose framing"} & set(tags)
+            assert (
+                concept
+                == (said(first["oracle"].split(". ")[0], "motion" if slot == "gerund" else slot))[0]
+            )
+        assert not {
+            "underexposed",
+            "washed out",
+            "noisy footage",
+            "out of focus",
+            "wobbly framing",
+            "some noise",
+            "normal exposure",
+            "natural tones",
+            "gentle detail",
+            "loose framing",
+        } & set(tags)

@@ -30,7 +30,7 @@ def luma(videos):
     return videos.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-# ------------------------------------------------------------------------------------------------------ reproduction
+# ------------------------------------------------------------------------------------- reproduction
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_to_unit_spans_minus_one_to_one():
     np.testing.assert_allclose(r.to_unit(jnp.array([0, 255], jnp.uint8)), [-1, 1], atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ motions
+# ------------------------------------------------------------------------------------------ motions
 
 
 def subject_mask(videos):
@@ -73,36 +73,58 @@ def centres(masks):
     """Centroids (x, y up) in the picture's units, [B, T, 2]."""
     axis = (np.arange(w.WIDTH) + 0.5) * PIXEL - 1
     area = masks.sum((2, 3))
-    return np.stack([(masks * axis).sum((2, 3)) / area, (masks * -axis[:, None]).sum((2, 3)) / area], axis=-1)
+    return np.stack(
+        [(masks * axis).sum((2, 3)) / area, (masks * -axis[:, None]).sum((2, 3)) / area], axis=-1
+    )
 
 
 def test_masks_say_where_the_subject_is():
     coloured = draw(5, 4, background=STUDIO, camera=STILL, material=0, quality=CLEAN, colour=0)
     videos, masks = r.render_with_masks(coloured, batch=BATCH)
     seen = subject_mask(videos)
-    assert (masks & seen).sum() > 0.9 * (masks | seen).sum()  # the outline is dark, and half of it lies outside
+    assert (masks & seen).sum() > 0.9 * (
+        masks | seen
+    ).sum()  # the outline is dark, and half of it lies outside
 
 
 @pytest.fixture(scope="module")
 def clean_shots():
-    """Motion name -> (masks [8, T, H, W], centres [8, T, 2]) of eight clean studio scenes each, colours but white."""
+    """Motion name -> (masks [8, T, H, W], centres [8, T, 2]) of eight clean studio scenes each,
+    colours but white."""
     coloured = [i for i, name in enumerate(w.COLOURS) if name != "white"]
     scenes = []
     for number in range(len(w.MOTIONS)):
         rng = np.random.default_rng([3, number])
-        scenes += [w.Scene(subject=int(rng.integers(len(w.SUBJECTS))), colour=int(rng.choice(coloured)),
-                           size=int(rng.integers(2)), material=0, motion=number, background=STUDIO, camera=STILL,
-                           quality=CLEAN, seed=int(rng.integers(2**31))) for _ in range(8)]
+        scenes += [
+            w.Scene(
+                subject=int(rng.integers(len(w.SUBJECTS))),
+                colour=int(rng.choice(coloured)),
+                size=int(rng.integers(2)),
+                material=0,
+                motion=number,
+                background=STUDIO,
+                camera=STILL,
+                quality=CLEAN,
+                seed=int(rng.integers(2**31)),
+            )
+            for _ in range(8)
+        ]
     masks = subject_mask(render(scenes))
     middles = centres(masks)
-    return {m: (masks[8 * i : 8 * i + 8], middles[8 * i : 8 * i + 8]) for i, m in enumerate(w.MOTIONS)}
+    return {
+        m: (masks[8 * i : 8 * i + 8], middles[8 * i : 8 * i + 8]) for i, m in enumerate(w.MOTIONS)
+    }
 
 
-@pytest.mark.parametrize("motion, axis, sign", [("right", 0, 1), ("left", 0, -1), ("rise", 1, 1), ("fall", 1, -1)])
+@pytest.mark.parametrize(
+    "motion, axis, sign", [("right", 0, 1), ("left", 0, -1), ("rise", 1, 1), ("fall", 1, -1)]
+)
 def test_straight_motions_go_the_way_they_are_called(motion, axis, sign, clean_shots):
     masks, middles = clean_shots[motion]
     steps = sign * np.diff(middles[..., axis], axis=1)
-    assert (steps > PIXEL).all() and (steps.sum(1) > 0.7).all()  # frame by frame, over a third of the picture
+    assert (steps > PIXEL).all() and (
+        steps.sum(1) > 0.7
+    ).all()  # frame by frame, over a third of the picture
     assert (np.ptp(middles[..., 1 - axis], axis=1) < PIXEL).all()
     assert (np.ptp(masks.sum((2, 3)), axis=1) < 0.25 * masks.sum((2, 3)).max(1)).all()
 
@@ -121,25 +143,35 @@ def test_growing_and_shrinking_change_the_area_in_place(motion, sign, clean_shot
     area = masks.sum((2, 3)).astype(float)
     assert (sign * np.diff(area, axis=1) > 0).all()
     assert (area.max(1) > 4 * area.min(1)).all()
-    assert (np.ptp(middles, axis=1) < 0.25).all()  # a shape is not round about its middle, so its centroid drifts a bit
+    assert (
+        np.ptp(middles, axis=1) < 0.25
+    ).all()  # a shape is not round about its middle, so its centroid drifts a bit
 
 
 def test_cameras_move_the_background_and_nothing_else_does():
     grow, brick = w.MOTIONS.index("grow"), w.BACKGROUNDS.index("brick wall")
-    scenes = [dataclasses.replace(s, camera=c) for s in draw(4, 5, motion=grow, subject=1, size=0, background=brick,
-                                                             quality=CLEAN) for c in range(len(w.CAMERAS))]
-    edge = luma(render(scenes))[:, :, :8].reshape(5, 3, w.FRAMES, -1)  # the top rows, where a small subject never is
+    scenes = [
+        dataclasses.replace(s, camera=c)
+        for s in draw(4, 5, motion=grow, subject=1, size=0, background=brick, quality=CLEAN)
+        for c in range(len(w.CAMERAS))
+    ]
+    edge = luma(render(scenes))[:, :, :8].reshape(
+        5, 3, w.FRAMES, -1
+    )  # the top rows, where a small subject never is
     change = np.abs(np.diff(edge, axis=2)).mean((2, 3))
     assert (change[:, STILL] == 0).all() and (change[:, 1:] > 1).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- qualities
+# ---------------------------------------------------------------------------------------- qualities
 
 
 def levels(quality, seed, count=5, **fixed):
     """Videos [count, 3, T, H, W, 3] of clean scenes in the three levels of one quality."""
-    scenes = [dataclasses.replace(s, quality=(*CLEAN[:quality], level, *CLEAN[quality + 1 :]))
-              for s in draw(seed, count, **fixed) for level in range(3)]
+    scenes = [
+        dataclasses.replace(s, quality=(*CLEAN[:quality], level, *CLEAN[quality + 1 :]))
+        for s in draw(seed, count, **fixed)
+        for level in range(3)
+    ]
     return render(scenes).reshape(count, 3, w.FRAMES, w.HEIGHT, w.WIDTH, 3)
 
 
@@ -162,7 +194,9 @@ def test_grain_is_the_declared_noise():
     videos = luma(levels(GRAIN, 12, background=STUDIO))
     noise = (videos - videos[:, 2:]).std((2, 3, 4)) / 255
     assert rises(-noise)
-    np.testing.assert_allclose(noise, np.tile(r.GRAIN, (5, 1)), rtol=0.15)  # a little is lost where pixels saturate
+    np.testing.assert_allclose(
+        noise, np.tile(r.GRAIN, (5, 1)), rtol=0.15
+    )  # a little is lost where pixels saturate
 
 
 def test_better_focus_has_steeper_edges():
@@ -173,8 +207,12 @@ def test_better_focus_has_steeper_edges():
 
 def test_a_steadier_shot_wanders_less():
     right = w.MOTIONS.index("right")
-    videos = levels(STEADINESS, 14, background=STUDIO, camera=STILL, motion=right, colour=0, material=0, size=0)
-    heights = centres(subject_mask(videos.reshape(-1, *videos.shape[2:])))[..., 1].reshape(5, 3, w.FRAMES)
+    videos = levels(
+        STEADINESS, 14, background=STUDIO, camera=STILL, motion=right, colour=0, material=0, size=0
+    )
+    heights = centres(subject_mask(videos.reshape(-1, *videos.shape[2:])))[..., 1].reshape(
+        5, 3, w.FRAMES
+    )
     wander = heights.std(2)
     assert rises(-wander) and (wander[:, 2] < PIXEL / 4).all()
     np.testing.assert_allclose(wander[:, 0] / wander[:, 1], r.SHAKE[0] / r.SHAKE[1], rtol=0.25)

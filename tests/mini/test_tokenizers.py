@@ -1,4 +1,5 @@
-"""One vocabulary in three dresses: texts survive, files give the same ids, the template is what the rewriter reads."""
+"""One vocabulary in three dresses: texts survive, files give the same ids, the template is what the
+rewriter reads."""
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ DRESSES = {"t5": t.t5_tokenizer, "clip": t.clip_tokenizer, "rewriter": t.rewrite
 def texts():
     rng = np.random.default_rng(12)
     scenes = [draw_scene(rng) for _ in range(200)]
-    return [user_prompt(s, rng) for s in scenes] + [dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)]
+    return [user_prompt(s, rng) for s in scenes] + [
+        dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)
+    ]
 
 
 @pytest.fixture(scope="module", params=DRESSES)
@@ -44,7 +47,10 @@ def test_saved_files_give_the_same_ids_in_plain_transformers(dressed, texts, tmp
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again(texts)["input_ids"] == tokenizer(texts)["input_ids"]
     assert (again.pad_token_id, again.eos_token_id, again.chat_template) == (
-        tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.chat_template)
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.chat_template,
+    )
 
 
 def test_each_dress_brings_its_own_special_tokens(dressed):
@@ -67,7 +73,10 @@ def test_encode_pads_and_cuts_and_keeps_the_end(texts):
     assert ids.shape == (len(texts) + 1, 24) and ids.dtype == np.int32
     assert (ids[:, 0] == t.BOS).all() and ((ids == t.EOS).sum(1) == 1).all()
     ends = (ids == t.EOS).argmax(1)
-    assert all((row[end + 1 :] == t.PAD).all() for row, end in zip(ids, ends, strict=True)) and ends[-1] == 23
+    assert (
+        all((row[end + 1 :] == t.PAD).all() for row, end in zip(ids, ends, strict=True))
+        and ends[-1] == 23
+    )
 
 
 def test_the_chat_template_carries_the_instruction():

@@ -1,4 +1,5 @@
-"""What the mini VideoScore is told of each frame: where things are, and what has changed since the first."""
+"""What the mini VideoScore is told of each frame: where things are, and what has changed since the
+first."""
 
 import dataclasses
 
@@ -8,7 +9,17 @@ import pytest
 from pav_jax.mini import damage, render, videoscore_examples
 from pav_jax.mini.world import CAMERAS, FRAMES, MOTIONS, Scene
 
-SCENE = Scene(subject=0, colour=1, size=1, material=0, motion=0, background=0, camera=0, quality=(2,) * 5, seed=0)
+SCENE = Scene(
+    subject=0,
+    colour=1,
+    size=1,
+    material=0,
+    motion=0,
+    background=0,
+    camera=0,
+    quality=(2,) * 5,
+    seed=0,
+)
 SOUND = np.arange(FRAMES)
 
 

@@ -44,4 +44,6 @@ def test_clips_lose_what_blocks_of_their_mean_colours_lose(through):
     blocks = np.broadcast_to(blocks, (16, 2, 4, 16, 4, 16, 4, 3)).reshape(16, 8, 64, 64, 3)
     lost = np.square(through(video) - video)[:, 1:]
     assert lost.mean() < 1.1 * np.square(blocks - video[:, 1:]).mean()
-    assert np.abs(through(video).mean((1, 2, 3)) - video.mean((1, 2, 3))).max() < 0.1  # every clip's own colour
+    assert (
+        np.abs(through(video).mean((1, 2, 3)) - video.mean((1, 2, 3))).max() < 0.1
+    )  # every clip's own colour

@@ -48,18 +48,39 @@ def test_qualities_come_as_often_as_declared():
 
 def test_every_value_of_every_attribute_is_drawn():
     drawn = scenes(2000)
-    sizes = {"subject": world.SUBJECTS, "colour": world.COLOURS, "size": world.SIZES, "material": world.MATERIALS,
-             "motion": world.MOTIONS, "background": world.BACKGROUNDS, "camera": world.CAMERAS}
+    sizes = {
+        "subject": world.SUBJECTS,
+        "colour": world.COLOURS,
+        "size": world.SIZES,
+        "material": world.MATERIALS,
+        "motion": world.MOTIONS,
+        "background": world.BACKGROUNDS,
+        "camera": world.CAMERAS,
+    }
     for field, names in sizes.items():
         assert {getattr(s, field) for s in drawn} == set(range(len(names))), field
 
 
 def test_equal_seeds_draw_equal_scenes():
     assert scenes(50, seed=7) == scenes(50, seed=7) != scenes(50, seed=8)
-    assert len({dataclasses.replace(s, seed=0) for s in scenes(500)}) > 450  # and the scenes themselves differ
+    assert (
+        len({dataclasses.replace(s, seed=0) for s in scenes(500)}) > 450
+    )  # and the scenes themselves differ
 
 
 def test_the_vocabulary_names_what_the_world_has_in_its_order():
-    for name in ("SUBJECTS", "COLOURS", "SIZES", "MATERIALS", "MOTIONS", "BACKGROUNDS", "CAMERAS", "QUALITIES"):
+    for name in (
+        "SUBJECTS",
+        "COLOURS",
+        "SIZES",
+        "MATERIALS",
+        "MOTIONS",
+        "BACKGROUNDS",
+        "CAMERAS",
+        "QUALITIES",
+    ):
         assert tuple(getattr(vocabulary, name)) == getattr(world, name)
-    assert tuple(vocabulary.GERUNDS) == world.MOTIONS and tuple(vocabulary.QUALITY_TAGS) == world.QUALITIES
+    assert (
+        tuple(vocabulary.GERUNDS) == world.MOTIONS
+        and tuple(vocabulary.QUALITY_TAGS) == world.QUALITIES
+    )

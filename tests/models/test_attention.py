@@ -12,16 +12,23 @@ from pav_jax.models.attention import dot_product_attention
 def test_agrees_with_torch_for_grouped_queries_masks_biases_and_scales(seed):
     rng = np.random.default_rng(seed)
     b, t, s, k, g, h = (int(n) for n in rng.integers(1, 6, 6))
-    q, key, value = (rng.normal(size=shape).astype(np.float32)
-                     for shape in ((b, t, k * g, h), (b, s, k, h), (b, s, k, h)))
+    q, key, value = (
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((b, t, k * g, h), (b, s, k, h), (b, s, k, h))
+    )
     mask = rng.random((b, 1, t, s)) < 0.7
     mask[..., 0] = True
     bias = rng.normal(size=(1, k * g, t, s)).astype(np.float32)
     scale = float(rng.uniform(0.1, 1))
     got = dot_product_attention(*map(jnp.asarray, (q, key, value, mask, bias)), scale=scale)
-    heads_first = [torch.from_numpy(np.repeat(x, r, 2)).transpose(1, 2) for x, r in ((q, 1), (key, g), (value, g))]
+    heads_first = [
+        torch.from_numpy(np.repeat(x, r, 2)).transpose(1, 2)
+        for x, r in ((q, 1), (key, g), (value, g))
+    ]
     additive = torch.from_numpy(np.where(mask, bias, -np.inf))
-    want = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=additive, scale=scale)
+    want = torch.nn.functional.scaled_dot_product_attention(
+        *heads_first, attn_mask=additive, scale=scale
+    )
     np.testing.assert_allclose(got, want.transpose(1, 2).numpy(), atol=1e-5)
 
 

@@ -16,11 +16,18 @@ interpreted = functools.partial(flash.splash_attention, interpret=True)
 
 def inputs(seed: int, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
-    b, t, k, h = 2, 128 * int(rng.integers(1, 3)), int(rng.integers(1, 3)), int(rng.choice([32, 64, 128]))
+    b, t, k, h = (
+        2,
+        128 * int(rng.integers(1, 3)),
+        int(rng.integers(1, 3)),
+        int(rng.choice([32, 64, 128])),
+    )
     n = k * int(rng.integers(1, 3))
     arrays = [jnp.asarray(rng.normal(size=(b, t, heads, h)), dtype) for heads in (n, k, k)]
     cuts = np.sort(rng.integers(1, t, (b, 2)), axis=1)
-    segments = jnp.asarray(1 + (np.arange(t) >= cuts[:, :1]) + (np.arange(t) >= cuts[:, 1:]), jnp.int32)
+    segments = jnp.asarray(
+        1 + (np.arange(t) >= cuts[:, :1]) + (np.arange(t) >= cuts[:, 1:]), jnp.int32
+    )
     return arrays, segments
 
 
@@ -37,8 +44,11 @@ def value_and_gradients(attend, arrays, mask):
 def assert_equal(attend, arrays, mask, tolerance):
     ours, want = (value_and_gradients(f, arrays, mask) for f in (attend, dot_product_attention))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32),
-                                   atol=tolerance * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32),
+            np.asarray(b, np.float32),
+            atol=tolerance * float(jnp.abs(b).max()),
+        )
 
 
 @pytest.mark.parametrize("seed, packed", [(0, False), (1, True), (2, True)])
@@ -59,11 +69,15 @@ def test_what_a_kernel_does_not_do_is_done_plainly(attend):
 @pytest.mark.parametrize("queries, keys", [(200, 70), (600, 600)])
 def test_splash_without_a_mask_takes_lengths_of_any_kind(queries, keys):
     rng = np.random.default_rng(keys)
-    q, k, v = (jnp.asarray(rng.normal(size=(1, n, 2, 32)), jnp.float32) for n in (queries, keys, keys))
+    q, k, v = (
+        jnp.asarray(rng.normal(size=(1, n, 2, 32)), jnp.float32) for n in (queries, keys, keys)
+    )
     attend = functools.partial(flash.splash_full_attention, interpret=True)
     np.testing.assert_allclose(jax.jit(attend)(q, k, v), dot_product_attention(q, k, v), atol=1e-5)
     padded = lambda n: flash._whole_blocks(n)[1]  # noqa: E731
-    assert operations.count(jax.make_jaxpr(attend)(q, k, v)) == 2 * 2 * 2 * 32 * padded(queries) * padded(keys)
+    assert operations.count(jax.make_jaxpr(attend)(q, k, v)) == 2 * 2 * 2 * 32 * padded(
+        queries
+    ) * padded(keys)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")

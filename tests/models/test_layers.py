@@ -19,7 +19,9 @@ def test_norms_agree_with_torch(seed):
     torch_x, torch_scale, torch_bias = map(torch.from_numpy, (x, scale, bias))
     ours_x = jnp.asarray(x)
     got = RMSNorm(eps).apply({"params": {"scale": scale}}, ours_x)
-    np.testing.assert_allclose(got, torch.nn.functional.rms_norm(torch_x, (d,), torch_scale, eps), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got, torch.nn.functional.rms_norm(torch_x, (d,), torch_scale, eps), rtol=1e-4, atol=1e-5
+    )
     got = LayerNorm(eps).apply({"params": {"scale": scale, "bias": bias}}, ours_x)
     want = torch.nn.functional.layer_norm(torch_x, (d,), torch_scale, torch_bias, eps)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -31,10 +33,15 @@ def test_a_norm_without_parameters_has_none():
 
 def test_norms_compute_in_float32_and_give_back_the_compute_dtype():
     x = jnp.full((1, 64), 300.0, jnp.bfloat16)
-    assert RMSNorm(dtype=jnp.bfloat16).apply({"params": {"scale": jnp.ones(64)}}, x).dtype == jnp.bfloat16
+    assert (
+        RMSNorm(dtype=jnp.bfloat16).apply({"params": {"scale": jnp.ones(64)}}, x).dtype
+        == jnp.bfloat16
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_are_those_transformers_means_by_the_name(name):
     x = np.linspace(-6, 6, 101, dtype=np.float32)
-    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.from_numpy(x)), atol=2e-6)
+    np.testing.assert_allclose(
+        ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.from_numpy(x)), atol=2e-6
+    )

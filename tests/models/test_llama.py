@@ -1,4 +1,5 @@
-"""Llama's own promises: packed rows, adapters, hidden states, bad config.json. Parity with torch is in parity/."""
+"""Llama's own promises: packed rows, adapters, hidden states, bad config.json. Parity with torch is
+in parity/."""
 
 import dataclasses
 
@@ -14,8 +15,14 @@ from pav_jax.models.llama.model import segment_positions, unembed
 from pav_jax.models.weights import logical_axes
 
 CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8, initializer_range=0.3)
-FIELDS = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-          "num_attention_heads": 4}
+FIELDS = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,9 @@ def ids():
 
 def test_documents_packed_into_a_row_give_the_logits_they_give_alone(params, ids):
     segments = jnp.asarray([[1] * 5 + [2] * 4 + [3] * 3])
-    np.testing.assert_array_equal(segment_positions(segments)[0], [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2])
+    np.testing.assert_array_equal(
+        segment_positions(segments)[0], [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2]
+    )
     packed = Llama(CONFIG).apply({"params": params}, ids, segment_ids_BxT=segments)
     for part in (slice(0, 5), slice(5, 9), slice(9, 12)):
         alone = Llama(CONFIG).apply({"params": params}, ids[:, part])
@@ -55,9 +64,14 @@ def test_gradients_are_the_same_with_and_without_recomputation(params, ids):
 def test_rows_and_positions_as_one_axis_change_neither_values_nor_gradients(ids):
     config = dataclasses.replace(CONFIG, attention_bias=True)
     rng, rows = np.random.default_rng(1), jnp.concatenate([ids, ids[:, ::-1]])
-    adapter = {"a": rng.normal(size=(2, 32, 3)).astype(np.float32), "b": rng.normal(size=(2, 3, 40)).astype(np.float32)}
-    weights = {"params": Llama(config).init(jax.random.key(1), rows)["params"],
-               "lora": {"layers": {"mlp": {"up_proj": adapter}}}}
+    adapter = {
+        "a": rng.normal(size=(2, 32, 3)).astype(np.float32),
+        "b": rng.normal(size=(2, 3, 40)).astype(np.float32),
+    }
+    weights = {
+        "params": Llama(config).init(jax.random.key(1), rows)["params"],
+        "lora": {"layers": {"mlp": {"up_proj": adapter}}},
+    }
 
     def loss(weights, flat):
         logits = Llama(config, lora_scale=0.3, flat_rows=flat).apply(weights, rows)
@@ -73,22 +87,41 @@ def test_rows_and_positions_as_one_axis_change_neither_values_nor_gradients(ids)
 def test_every_parameter_has_a_row_and_as_many_logical_axes_as_dimensions():
     shapes = hf.param_shapes(CONFIG)
     axes = logical_axes(hf.weights(CONFIG))
-    jax.tree.map(lambda shape, names: len(shape.shape) == len(names) or pytest.fail(str(names)), shapes, axes,
-                 is_leaf=lambda x: isinstance(x, tuple))
+    jax.tree.map(
+        lambda shape, names: len(shape.shape) == len(names) or pytest.fail(str(names)),
+        shapes,
+        axes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
 
 
 def test_both_generations_of_rotary_fields_are_read():
-    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    old = hf.config_from_hf({**FIELDS, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **llama3}})
-    new = hf.config_from_hf({**FIELDS, "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **llama3}})
+    llama3 = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    old = hf.config_from_hf(
+        {**FIELDS, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **llama3}}
+    )
+    new = hf.config_from_hf(
+        {**FIELDS, "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **llama3}}
+    )
     assert old == new and old.rope_theta == 5e5 and old.rope_scaling.factor == 8.0
 
 
-@pytest.mark.parametrize("change, word", [
-    ({"model_type": "gpt2"}, "model_type"), ({"hidden_size": None}, "hidden_size"),
-    ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"), ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
-    ({"hidden_act": "tanhexp"}, "hidden_act"), ({"num_key_value_heads": 3}, "num_key_value_heads"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
+        ({"hidden_act": "tanhexp"}, "hidden_act"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+    ],
+)
 def test_a_config_that_cannot_be_used_is_refused_by_field(change, word):
     with pytest.raises(BadInput, match=word):
         hf.config_from_hf({**FIELDS, **change})
@@ -96,7 +129,11 @@ def test_a_config_that_cannot_be_used_is_refused_by_field(change, word):
 
 def test_weights_of_another_size_than_config_json_says_are_refused_by_tensor(params, tmp_path):
     save(hf, tmp_path, CONFIG, params)
-    config = (tmp_path / "config.json").read_text().replace('"intermediate_size": 40', '"intermediate_size": 48')
+    config = (
+        (tmp_path / "config.json")
+        .read_text()
+        .replace('"intermediate_size": 40', '"intermediate_size": 48')
+    )
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(BadInput, match="gate_proj.weight.*shape"):
         load(hf, tmp_path)

@@ -16,8 +16,10 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, name, value)
 
 
-@pytest.mark.parametrize("t, s, kind", [(16, 16, None), (21, 21, "first"), (21, 5, None), (3, 9, "rows"),
-                                        (17, 17, "one")])
+@pytest.mark.parametrize(
+    "t, s, kind",
+    [(16, 16, None), (21, 21, "first"), (21, 5, None), (3, 9, "rows"), (17, 17, "one")],
+)
 def test_equals_attention_all_at_once(small_blocks, t, s, kind):
     rng = np.random.default_rng(t + s)
     q, k, v = (rng.normal(size=(2, length, 3, 4)).astype(np.float32) for length in (t, s, s))

@@ -1,4 +1,5 @@
-"""Attention on a mesh: each device its rows and heads, with the values and gradients of one device."""
+"""Attention on a mesh: each device its rows and heads, with the values and gradients of one
+device."""
 
 import os
 import subprocess
@@ -41,14 +42,22 @@ print("equal")
 
 
 def test_splash_on_a_mesh_gives_the_values_and_gradients_of_one_device():
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300)
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.stdout == "equal\n", done.stderr
 
 
 def test_names_choose_and_auto_goes_by_platform(monkeypatch):
     assert attention("plain") is dot_product_attention is attention("auto")
-    assert attention("splash").func is splash_attention and attention("splash").keywords == {"spread": None}
+    assert attention("splash").func is splash_attention and attention("splash").keywords == {
+        "spread": None
+    }
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert attention("auto") is cudnn_attention
     with pytest.raises(BadInput, match="none of"):

@@ -37,40 +37,56 @@ ENTRY %main (x: s32[]) -> (s32[], s32[]) {{
 """
 
 
-@pytest.mark.parametrize("fields, want", [
-    (dict(), 8),
-    (dict(start=3), 5),
-    (dict(counter="second"), 4),  # two at a time
-    (dict(counter="second", start=1), 4),  # 1, 3, 5, 7
-    (dict(limit="carried"), 20),
-    (dict(limit="carried", given="x"), None),  # known when it runs
-    (dict(note=', backend_config={"known_trip_count":{"n":"77"}}'), 77),
-])
+@pytest.mark.parametrize(
+    "fields, want",
+    [
+        (dict(), 8),
+        (dict(start=3), 5),
+        (dict(counter="second"), 4),  # two at a time
+        (dict(counter="second", start=1), 4),  # 1, 3, 5, 7
+        (dict(limit="carried"), 20),
+        (dict(limit="carried", given="x"), None),  # known when it runs
+        (dict(note=', backend_config={"known_trip_count":{"n":"77"}}'), 77),
+    ],
+)
 def test_how_often_a_loop_runs(fields, want):
-    program = hlo.Program(LOOP.format(**dict(start=0, limit="fixed", counter="first", given="upto", note="") | fields))
+    program = hlo.Program(
+        LOOP.format(**dict(start=0, limit="fixed", counter="first", given="upto", note="") | fields)
+    )
     assert program.trip_count("main", program.computations["main"]["loop"]) == want
-    assert list(program.executed("main", 2, open_trips=5)) == [("main", 2), ("body", 2 * (want or 5))]
+    assert list(program.executed("main", 2, open_trips=5)) == [
+        ("main", 2),
+        ("body", 2 * (want or 5)),
+    ]
 
 
-@pytest.mark.parametrize("text, want", [
-    ("replica_groups={{0,2},{1,3}}, x", [[0, 2], [1, 3]]),
-    ("replica_groups=[2,2]<=[4], x", [[0, 1], [2, 3]]),
-    ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
-    ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", [[0, 1], [2, 3]]),
-    ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x", [[0, 2], [1, 3]]),
-    ("replica_groups=mesh['a'=1,'b'=4] {'b':(2)2}, x", [[0, 1], [2, 3]]),
-    ("replica_groups=mesh['a'=1,'b'=4] {'b':(1)2}, x", [[0, 2], [1, 3]]),
-    ("replica_groups={}, x", [[0, 1, 2, 3]]),
-])
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("replica_groups={{0,2},{1,3}}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=[2,2]<=[4], x", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=1,'b'=4] {'b':(2)2}, x", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=1,'b'=4] {'b':(1)2}, x", [[0, 2], [1, 3]]),
+        ("replica_groups={}, x", [[0, 1, 2, 3]]),
+    ],
+)
 def test_all_ways_to_write_groups(text, want):
     np.testing.assert_array_equal(hlo.device_groups(text, 4), want)
 
 
-@pytest.mark.parametrize("text, want, outside", [
-    ("bf16[8,128]{1,0:T(8,128)(2,1)}", 2048, 2048),
-    ("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}", 2048, 0),
-    ("(f32[2,3]{1,0}, pred[4]{0}, u32[]{:S(2)})", 32, 28),
-    ("f8e4m3fn[16]", 16, 16), ("s4[16]", 8, 8), ("token[]", 0, 0),
-])
+@pytest.mark.parametrize(
+    "text, want, outside",
+    [
+        ("bf16[8,128]{1,0:T(8,128)(2,1)}", 2048, 2048),
+        ("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}", 2048, 0),
+        ("(f32[2,3]{1,0}, pred[4]{0}, u32[]{:S(2)})", 32, 28),
+        ("f8e4m3fn[16]", 16, 16),
+        ("s4[16]", 8, 8),
+        ("token[]", 0, 0),
+    ],
+)
 def test_bytes_of_types(text, want, outside):
     assert hlo.array_bytes(text) == want and hlo.array_bytes(text, memory_only=True) == outside

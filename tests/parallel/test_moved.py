@@ -1,4 +1,5 @@
-"""Collectives and memory traffic of a program as a TPU has it, and of programs for eight devices."""
+"""Collectives and memory traffic of a program as a TPU has it, and of programs for eight
+devices."""
 
 import json
 import os
@@ -10,9 +11,9 @@ import pytest
 from pav_jax.parallel import hlo
 from pav_jax.parallel.moved import moved
 
-# One slice, of two, with four chips. A scan of three turns over layers gathers a slice of stacked weights, in a chain
-# of two fusions; an open loop sums over chips; what follows: an exchange, an all-reduce of which each chip keeps its
-# part, and a sum over both slices, which the runtime does.
+# One slice, of two, with four chips. A scan of three turns over layers gathers a slice of stacked
+# weights, in a chain of two fusions; an open loop sums over chips; what follows: an exchange, an
+# all-reduce of which each chip keeps its part, and a sum over both slices, which the runtime does.
 TPU = """\
 HloModule jit_step, is_scheduled=true, num_partitions=4
 
@@ -100,12 +101,21 @@ def tpu():
 
 def test_loops_count_as_often_as_they_run_and_collectives_in_several_parts_once(tpu):
     found = moved(tpu, open_trips=10)
-    assert found.count == {"all-gather": 3, "all-reduce": 11, "collective-permute": 1, "reduce-scatter": 1}
-    # 16 KiB gathered from two chips, three times; 4 KiB summed over two, ten times; an exchange of 4 KiB and two flags;
-    # half of 4 KiB summed to each of two chips, and that over two slices
+    assert found.count == {
+        "all-gather": 3,
+        "all-reduce": 11,
+        "collective-permute": 1,
+        "reduce-scatter": 1,
+    }
+    # 16 KiB gathered from two chips, three times; 4 KiB summed over two, ten times; an exchange of
+    # 4 KiB and two flags; half of 4 KiB summed to each of two chips, and that over two slices
     assert found.received == {
-        ("all-gather", "ici"): 3 * 8 * KIB, ("all-reduce", "ici"): 10 * 4 * KIB, ("all-reduce", "dcn"): 2 * KIB,
-        ("collective-permute", "ici"): 4 * KIB + 8, ("reduce-scatter", "ici"): 2 * KIB}
+        ("all-gather", "ici"): 3 * 8 * KIB,
+        ("all-reduce", "ici"): 10 * 4 * KIB,
+        ("all-reduce", "dcn"): 2 * KIB,
+        ("collective-permute", "ici"): 4 * KIB + 8,
+        ("reduce-scatter", "ici"): 2 * KIB,
+    }
     assert found.over("dcn") == 2 * KIB and found.over("ici") == (24 + 40 + 4 + 2) * KIB + 8
 
 
@@ -116,9 +126,11 @@ def test_one_turn_of_an_open_loop_is_the_difference(tpu):
 
 
 def test_memory_traffic_is_what_is_read_and_written_outside_of_the_chip(tpu):
-    # in a turn of the scan: a slice of 8 KiB read and written, then read again; what is gathered stays on the chip
+    # in a turn of the scan: a slice of 8 KiB read and written, then read again; what is gathered
+    # stays on the chip
     inside = 3 * (8 + 8 + 8) * KIB
-    # the counter is copied; the exchange has source and destination; the last fusion reads 4 KiB and writes 2
+    # the counter is copied; the exchange has source and destination; the last fusion reads 4 KiB
+    # and writes 2
     outside = 8 + 8 * KIB + (4 + 2) * KIB
     assert moved(tpu, 0).memory == inside + outside
 
@@ -187,7 +199,9 @@ print(json.dumps(found))
 def test_collectives_of_programs_for_eight_devices():
     flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, check=True, stdout=subprocess.PIPE, text=True
+    )
     # every device holds 8 x 4 numbers, 128 bytes
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "scanned": [{"all-reduce": 5}, {"all-reduce": 5 * 2 * 128 * 3 / 4}],

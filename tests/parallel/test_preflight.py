@@ -1,5 +1,6 @@
-"""Topologies, what compiling for them tells, and the roofline. The compiler for TPUs is in libtpu, a package of its own
-that pip install "pav-jax[tpu]" brings; without it the tests that need it are skipped."""
+"""Topologies, what compiling for them tells, and the roofline. The compiler for TPUs is in libtpu,
+a package of its own that pip install "pav-jax[tpu]" brings; without it the tests that need it are
+skipped."""
 
 import importlib.util
 import math
@@ -14,21 +15,29 @@ from pav_jax.parallel import preflight
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.parallel.moved import Moved, moved
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                  reason="libtpu is not installed: pip install 'jax[tpu]'")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'jax[tpu]'",
+)
 
 
 def described(name, shape, slices=1):
     return preflight.Topology(name, preflight.CHIPS[name], shape, slices, ())
 
 
-@pytest.mark.parametrize("name, shape, links", [
-    ("v5e", (4, 4), 2),  # no ring below 16: a corner has two neighbours
-    ("v5e", (16, 16), 4), ("v5e", (8, 16), 3), ("v5e", (1, 1), 0),
-    ("v6e", (2, 4), 2),
-    ("v5p", (2, 2, 1), 2), ("v5p", (4, 4, 4), 6),
-    ("v5p", (4, 4, 2), 3),  # not a whole cube
-])
+@pytest.mark.parametrize(
+    "name, shape, links",
+    [
+        ("v5e", (4, 4), 2),  # no ring below 16: a corner has two neighbours
+        ("v5e", (16, 16), 4),
+        ("v5e", (8, 16), 3),
+        ("v5e", (1, 1), 0),
+        ("v6e", (2, 4), 2),
+        ("v5p", (2, 2, 1), 2),
+        ("v5p", (4, 4, 4), 6),
+        ("v5p", (4, 4, 2), 3),  # not a whole cube
+    ],
+)
 def test_rate_over_a_chips_links(name, shape, links):
     assert described(name, shape).ici_rate == links * preflight.CHIPS[name].link_rate
 
@@ -43,19 +52,30 @@ def test_roofline_takes_the_slowest_or_all_after_each_other():
 
 
 def test_a_program_that_does_not_fit_is_told_in_one_line():
-    reason, needs = preflight._refused("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
-                                       "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n"
-                                       "\nTotal hbm usage >= 20.75G:\n")
+    reason, needs = preflight._refused(
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+        "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n"
+        "\nTotal hbm usage >= 20.75G:\n"
+    )
     assert reason == "needs 20.50 GiB of HBM per chip, 15.75 GiB can be used"
     assert needs == {"total": int(20.5 * 2**30)}
-    assert preflight._refused("RESOURCE_EXHAUSTED: HLO temporaries (133.50G) exceeds available HBM (15.75G)")[0] == (
-        "needs 133.50 GiB of HBM per chip, 15.75 GiB can be used")
-    assert preflight._refused("INTERNAL: the compiler broke\nand said more") == ("INTERNAL: the compiler broke", {})
+    assert (
+        preflight._refused(
+            "RESOURCE_EXHAUSTED: HLO temporaries (133.50G) exceeds available HBM (15.75G)"
+        )[0]
+        == "needs 133.50 GiB of HBM per chip, 15.75 GiB can be used"
+    )
+    assert preflight._refused("INTERNAL: the compiler broke\nand said more") == (
+        "INTERNAL: the compiler broke",
+        {},
+    )
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:4", "v9z:2x2", "v5e:4x4x4x4", ""])
 def test_a_topology_that_is_not_one_is_refused(name):
-    with pytest.raises(BadInput, match="write a generation .v5e, v5p, v6e. and its chips, as in v5e:4x4"):
+    with pytest.raises(
+        BadInput, match="write a generation .v5e, v5p, v6e. and its chips, as in v5e:4x4"
+    ):
         preflight.topology(name)
 
 
@@ -66,8 +86,10 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name, slices, chips, hosts", [("v5e:4x4", 1, 16, 4), ("v5p:2x2x1", 1, 4, 1),
-                                                        ("v6e:2x4", 1, 8, 1), ("v5e:2x2", 2, 8, 2)])
+@pytest.mark.parametrize(
+    "name, slices, chips, hosts",
+    [("v5e:4x4", 1, 16, 4), ("v5p:2x2x1", 1, 4, 1), ("v6e:2x4", 1, 8, 1), ("v5e:2x2", 2, 8, 2)],
+)
 def test_topologies_that_the_compiler_knows(name, slices, chips, hosts):
     where = preflight.topology(name, slices)
     assert len(where.devices) == chips and math.prod(where.shape) == chips // slices
@@ -85,7 +107,9 @@ def test_the_data_axis_goes_over_slices():
     where = preflight.topology("v5e:2x2", slices=2)
     mesh = make_mesh(data=2, fsdp=4, devices=where.devices)
     assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
-    with pytest.raises(BadInput, match="data is the axis that crosses slices, make it a multiple of the 2 slices"):
+    with pytest.raises(
+        BadInput, match="data is the axis that crosses slices, make it a multiple of the 2 slices"
+    ):
         make_mesh(data=1, fsdp=8, devices=where.devices)
 
 
@@ -93,10 +117,14 @@ def test_the_data_axis_goes_over_slices():
 def test_a_program_for_chips_that_are_not_here():
     where = preflight.topology("v5e:2x2")
     mesh = make_mesh(fsdp=4, devices=where.devices)
-    rows, columns = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp",), (None, "fsdp")))
+    rows, columns = (
+        NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp",), (None, "fsdp"))
+    )
     x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=rows)
     program = jax.jit(lambda x, w: x @ w, out_shardings=rows)
-    done = preflight.compile_program(program.lower(x, jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=columns)))
+    done = preflight.compile_program(
+        program.lower(x, jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=columns))
+    )
     assert done.reason is None and done.seconds > 0
     # a quarter of each operand and of the result, 2 MiB each
     assert done.needs["arguments"] == 2**20 and done.needs["results"] == 2**19
@@ -105,4 +133,8 @@ def test_a_program_for_chips_that_are_not_here():
 
     huge = jax.ShapeDtypeStruct((2**18, 2**17), jnp.bfloat16, sharding=rows)  # 16 GiB on each chip
     refused = preflight.compile_program(jax.jit(lambda x: x + 1).lower(huge))
-    assert refused.hlo is None and "GiB of HBM per chip" in refused.reason and refused.needs["total"] > 16 * 2**30
+    assert (
+        refused.hlo is None
+        and "GiB of HBM per chip" in refused.reason
+        and refused.needs["total"] > 16 * 2**30
+    )

@@ -1,4 +1,5 @@
-"""What the environment may say of other processes; two real ones are in tests/train/test_processes.py."""
+"""What the environment may say of other processes; two real ones are in
+tests/train/test_processes.py."""
 
 import pytest
 
@@ -15,8 +16,12 @@ def test_one_process_joins_nobody_and_has_everything(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("number, index, wrong", [(None, "0", "JAX_NUM_PROCESSES"), ("2", "x", "JAX_PROCESS_ID")])
-def test_an_address_without_numbers_is_one_line(number, index, wrong, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "number, index, wrong", [(None, "0", "JAX_NUM_PROCESSES"), ("2", "x", "JAX_PROCESS_ID")]
+)
+def test_an_address_without_numbers_is_one_line(
+    number, index, wrong, monkeypatch, capsys, tmp_path
+):
     monkeypatch.setenv(processes.ADDRESS, "localhost:1")
     for name, value in ((processes.NUMBER, number), (processes.INDEX, index)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)

@@ -11,7 +11,9 @@ from pav_jax.parallel import rules
 
 
 def abstract(data=1, fsdp=1, tensor=1, sequence=1):
-    return AbstractMesh((data, fsdp, tensor, sequence), meshes.AXES, axis_types=(AxisType.Auto,) * 4)
+    return AbstractMesh(
+        (data, fsdp, tensor, sequence), meshes.AXES, axis_types=(AxisType.Auto,) * 4
+    )
 
 
 def test_one_device_is_the_default_and_everything_is_whole_on_it():
@@ -21,16 +23,29 @@ def test_one_device_is_the_default_and_everything_is_whole_on_it():
     assert rules.partition_spec(("vocab", "embed"), (32, 16), mesh) == PartitionSpec(None, None)
 
 
-@pytest.mark.parametrize("axes, shape, sizes, want", [
-    (("vocab", "embed"), (32, 16), dict(fsdp=2, tensor=4), ("tensor", "fsdp")),
-    ((None, "embed", "heads"), (3, 16, 32), dict(fsdp=2, tensor=4), (None, "fsdp", "tensor")),
-    ((None, "heads", "embed"), (3, 32, 16), dict(data=8), (None, None, None)),
-    (("embed", "heads"), (15, 32), dict(fsdp=2, tensor=4), (None, "tensor")),  # 15 is not even
-    (("heads", "mlp"), (8, 8), dict(tensor=2), ("tensor", None)),  # a mesh axis is used once
-    (("batch", "length"), (8, 64), dict(data=2, fsdp=2, sequence=2), (("data", "fsdp"), "sequence")),
-    (("batch", None), (2, 64), dict(data=2, fsdp=4), ("data", None)),  # as far as the rows go
-    (("batch", None, "length"), (8, 2, 64), dict(data=2, sequence=2), ("data", None, "sequence")),
-])
+@pytest.mark.parametrize(
+    "axes, shape, sizes, want",
+    [
+        (("vocab", "embed"), (32, 16), dict(fsdp=2, tensor=4), ("tensor", "fsdp")),
+        ((None, "embed", "heads"), (3, 16, 32), dict(fsdp=2, tensor=4), (None, "fsdp", "tensor")),
+        ((None, "heads", "embed"), (3, 32, 16), dict(data=8), (None, None, None)),
+        (("embed", "heads"), (15, 32), dict(fsdp=2, tensor=4), (None, "tensor")),  # 15 is not even
+        (("heads", "mlp"), (8, 8), dict(tensor=2), ("tensor", None)),  # a mesh axis is used once
+        (
+            ("batch", "length"),
+            (8, 64),
+            dict(data=2, fsdp=2, sequence=2),
+            (("data", "fsdp"), "sequence"),
+        ),
+        (("batch", None), (2, 64), dict(data=2, fsdp=4), ("data", None)),  # as far as the rows go
+        (
+            ("batch", None, "length"),
+            (8, 2, 64),
+            dict(data=2, sequence=2),
+            ("data", None, "sequence"),
+        ),
+    ],
+)
 def test_logical_axes_follow_the_table(axes, shape, sizes, want):
     assert rules.partition_spec(axes, shape, abstract(**sizes)) == PartitionSpec(*want)
 
@@ -43,7 +58,9 @@ def test_trees_of_axes_and_arrays_must_match():
         rules.shardings({"a": ("embed", "heads")}, tree, meshes.make_mesh())
 
 
-@pytest.mark.parametrize("sizes", [dict(data=1000), dict(data=0), dict(data=-1, fsdp=-1), dict(data=-1, fsdp=1000)])
+@pytest.mark.parametrize(
+    "sizes", [dict(data=1000), dict(data=0), dict(data=-1, fsdp=-1), dict(data=-1, fsdp=1000)]
+)
 def test_mesh_that_does_not_fit_the_devices_is_refused(sizes):
     with pytest.raises(BadInput, match="mesh data="):
         meshes.make_mesh(**sizes)

@@ -45,7 +45,11 @@ def arrays(tokens):
 
 
 def test_ring_and_ulysses_give_the_values_of_one_device():
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)
     assert done.stdout.startswith("sequence_attention='ulysses': 4 heads"), done.stderr[-3000:]
 
@@ -56,7 +60,9 @@ def test_block_by_block_and_the_tpus_kernel_give_the_plain_values(mask):
     want = dot_product_attention(q, k, v, mask)
     ours = jax.jit(lambda *a: blockwise_attention(*a, mask, held=1))(q, k, v)
     np.testing.assert_allclose(ours, want, atol=1e-5)
-    np.testing.assert_allclose(splash_full_attention(q, k, v, mask, interpret=True), want, atol=1e-5)
+    np.testing.assert_allclose(
+        splash_full_attention(q, k, v, mask, interpret=True), want, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("queries, keys", [(300, 40), (128, 7), (515, 515)])
@@ -64,17 +70,24 @@ def test_blocks_of_queries_and_keys_of_any_length_under_a_mask_of_their_row(quer
     q, k, v = arrays(queries)[0], *arrays(keys)[1:]
     mask = (np.arange(keys) < np.array([[3], [5]]))[:, None, None, :]
     blocks = jax.jit(blockwise_attention, static_argnames="held")
-    assert ("while" in blocks.lower(q, k, v, held=2**20).as_text()) == (queries == 515)  # else all logits fit
+    assert ("while" in blocks.lower(q, k, v, held=2**20).as_text()) == (
+        queries == 515
+    )  # else all logits fit
     for one in (None, mask):
-        np.testing.assert_allclose(blocks(q, k, v, one, held=1), dot_product_attention(q, k, v, one), atol=1e-5)
+        np.testing.assert_allclose(
+            blocks(q, k, v, one, held=1), dot_product_attention(q, k, v, one), atol=1e-5
+        )
     nothing = np.zeros((2, 1, 1, keys), bool)
     assert not np.asarray(blocks(q, k, v, nothing, held=1)).any()  # no NaN where there is no key
 
 
 def test_memory_stays_bounded_for_a_videos_tokens():
-    """32,760 tokens of Wan at 480 x 832, two heads: all logits would take 8 GiB, and softmax as much again."""
+    """32,760 tokens of Wan at 480 x 832, two heads: all logits would take 8 GiB, and softmax as
+    much again."""
     q = jax.ShapeDtypeStruct((1, 32_760, 2, 8), jnp.float32)
-    held = jax.jit(blockwise_attention).lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
+    held = (
+        jax.jit(blockwise_attention).lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
+    )
     assert held < 2**32
 
 

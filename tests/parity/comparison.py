@@ -1,4 +1,5 @@
-"""What parity tests of video models share: originals without idle parameters, their layout, how near is equal."""
+"""What parity tests of video models share: originals without idle parameters, their layout, how
+near is equal."""
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def shaken(model, scale=0.1):
-    """The torch module for evaluation, noise added to every parameter: the default affine ones are 1 and 0, which would
-    hide a swapped name."""
+    """The torch module for evaluation, noise added to every parameter: the default affine ones are
+    1 and 0, which would hide a swapped name."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(scale * torch.randn_like(parameter))

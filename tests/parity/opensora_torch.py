@@ -1,7 +1,8 @@
-"""Open-Sora 1.2 said again in plain torch, as functions of {published tensor name: tensor}, one sample at a time.
+"""Open-Sora 1.2 said again in plain torch, as functions of {published tensor name: tensor}, one
+sample at a time.
 
-Written from the published code's arithmetic (hpcaitech/Open-Sora, tag v1.2.0), without its classes, so that both its
-numbers and its names are tested. Layouts are the original's: [B, C, T, H, W].
+Written from the published code's arithmetic (hpcaitech/Open-Sora, tag v1.2.0), without its classes,
+so that both its numbers and its names are tested. Layouts are the original's: [B, C, T, H, W].
 """
 
 import math
@@ -14,7 +15,7 @@ def linear(w, name, x):
     return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
 
-# ------------------------------------------------------------------------------------------------------------- STDiT3
+# ------------------------------------------------------------------------------------------- STDiT3
 
 
 def waves(t, channels=256):
@@ -35,7 +36,9 @@ def positions(grid, size, width, input_sq_size):
     table = []
     for row in range(h):
         for column in range(w):
-            angles = [frequencies * (n / scale * base / count) for n, count in ((column, w), (row, h))]
+            angles = [
+                frequencies * (n / scale * base / count) for n, count in ((column, w), (row, h))
+            ]
             table.append(torch.cat([part for a in angles for part in (a.sin(), a.cos())]))
     return torch.stack(table)
 
@@ -43,7 +46,9 @@ def positions(grid, size, width, input_sq_size):
 def rotated(x, frequencies):
     """x [N, T, K], neighbouring pairs turned by position times frequency."""
     angles = torch.arange(x.shape[1])[:, None] * frequencies
-    z = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * torch.polar(torch.ones_like(angles), angles)
+    z = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * torch.polar(
+        torch.ones_like(angles), angles
+    )
     return torch.view_as_real(z).reshape(x.shape)
 
 
@@ -55,8 +60,10 @@ def self_attention(w, name, x, heads, rotary=None):
     """x [T, D] of one frame or one place."""
     q, k, v = linear(w, f"{name}.qkv", x).reshape(len(x), 3, heads, -1).permute(1, 2, 0, 3)
     if f"{name}.q_norm.weight" in w:
-        q, k = (z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.{n}_norm.weight"]
-                for z, n in ((q, "q"), (k, "k")))
+        q, k = (
+            z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.{n}_norm.weight"]
+            for z, n in ((q, "q"), (k, "k"))
+        )
     if rotary is not None:
         q, k = rotated(q, rotary), rotated(k, rotary)
     return linear(w, f"{name}.proj", attend(q, k, v).transpose(0, 1).reshape(len(x), -1))
@@ -70,13 +77,17 @@ def cross_attention(w, name, x, text, heads):
 
 def block(w, name, x, text, modulation, heads, rotary):
     """x [T, S, D]. Spatial where `rotary` is None, else temporal."""
-    shift, scale, gate, shift2, scale2, gate2 = w[f"{name}.scale_shift_table"] + modulation.reshape(6, -1)
+    shift, scale, gate, shift2, scale2, gate2 = w[f"{name}.scale_shift_table"] + modulation.reshape(
+        6, -1
+    )
     norm = lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6)  # noqa: E731
     h = norm(x) * (1 + scale) + shift
     if rotary is None:
         h = torch.stack([self_attention(w, f"{name}.attn", frame, heads) for frame in h])
     else:
-        places = [self_attention(w, f"{name}.attn", h[:, s], heads, rotary) for s in range(h.shape[1])]
+        places = [
+            self_attention(w, f"{name}.attn", h[:, s], heads, rotary) for s in range(h.shape[1])
+        ]
         h = torch.stack(places, dim=1)
     x = x + gate * h
     x = x + cross_attention(w, f"{name}.cross_attn", x.flatten(0, 1), text, heads).reshape(x.shape)
@@ -90,7 +101,9 @@ def stdit(w, config, latent, t, text, tokens, size, fps):
     channels, *shape = latent.shape
     padding = [-length % patch for length, patch in zip(shape, (pt, ph, pw), strict=True)]
     x = F.pad(latent, (0, padding[2], 0, padding[1], 0, padding[0]))
-    x = F.conv3d(x[None], w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=(pt, ph, pw))[0]
+    x = F.conv3d(
+        x[None], w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=(pt, ph, pw)
+    )[0]
     frames, *grid = x.shape[1:]
     x = x.permute(1, 2, 3, 0).flatten(1, 2)
     x = x + positions(grid, size, x.shape[-1], config["input_sq_size"])
@@ -102,17 +115,20 @@ def stdit(w, config, latent, t, text, tokens, size, fps):
         for kind, rotary in (("spatial", None), ("temporal", w["rope.freqs"])):
             x = block(w, f"{kind}_blocks.{i}", x, text, modulation, config["num_heads"], rotary)
     shift, scale = w["final_layer.scale_shift_table"] + time
-    x = linear(w, "final_layer.linear", F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+    x = linear(
+        w, "final_layer.linear", F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    )
     x = x.reshape(frames, *grid, pt, ph, pw, -1).permute(6, 0, 3, 1, 4, 2, 5)
     x = x.reshape(-1, frames * pt, grid[0] * ph, grid[1] * pw)
     return x[:, : shape[0], : shape[1], : shape[2]]
 
 
-# ----------------------------------------------------------------------------------------------------- temporal VAE
+# ------------------------------------------------------------------------------------- temporal VAE
 
 
 def conv(w, name, x, stride=1):
-    """A causal convolution of [B, C, T, H, W]: zeros before the first frame and around the picture."""
+    """A causal convolution of [B, C, T, H, W]: zeros before the first frame and around the
+    picture."""
     kernel = w[f"{name}.conv.weight"]
     k, side = kernel.shape[2], kernel.shape[3] // 2
     x = F.pad(x, (side, side, side, side, k - stride, 0))
@@ -131,7 +147,11 @@ def norm(w, name, x, groups):
 
 def encode_time(w, config, x):
     """[B, C, T, H, W] -> mean of the latent."""
-    p, groups, levels = "temporal_vae.encoder", config["num_groups"], len(config["channel_multipliers"])
+    p, groups, levels = (
+        "temporal_vae.encoder",
+        config["num_groups"],
+        len(config["channel_multipliers"]),
+    )
     x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % 2 ** sum(config["temporal_downsample"]), 0))
     x = conv(w, f"{p}.conv_in", x)
     for i in range(levels):
@@ -146,7 +166,11 @@ def encode_time(w, config, x):
 
 
 def decode_time(w, config, z, frames):
-    p, groups, levels = "temporal_vae.decoder", config["num_groups"], len(config["channel_multipliers"])
+    p, groups, levels = (
+        "temporal_vae.decoder",
+        config["num_groups"],
+        len(config["channel_multipliers"]),
+    )
     x = conv(w, f"{p}.conv1", conv(w, "temporal_vae.post_quant_conv", z))
     for j in range(config["num_res_blocks"]):
         x = residual(w, f"{p}.res_blocks.{j}", x, groups)
@@ -155,17 +179,24 @@ def decode_time(w, config, z, frames):
             x = residual(w, f"{p}.block_res_blocks.{i}.{j}", x, groups)
         if i and config["temporal_downsample"][i - 1]:
             x = conv(w, f"{p}.conv_blocks.{i - 1}", x)
-            x = torch.stack([x[:, 0::2], x[:, 1::2]], dim=3).flatten(2, 3)  # channels 2c and 2c + 1 are two frames
+            x = torch.stack([x[:, 0::2], x[:, 1::2]], dim=3).flatten(
+                2, 3
+            )  # channels 2c and 2c + 1 are two frames
     x = conv(w, f"{p}.conv_out", F.silu(norm(w, f"{p}.norm1", x, groups)))
-    return x[:, :, -frames % 2 ** sum(config["temporal_downsample"]):]
+    return x[:, :, -frames % 2 ** sum(config["temporal_downsample"]) :]
 
 
-# ------------------------------------------------------------------------------------------------------ whole decoder
+# ------------------------------------------------------------------------------------ whole decoder
 
 
 def encode(w, config, spatial, video, micro=17):
     """Mean latents; `spatial` is a diffusers AutoencoderKL."""
-    x = torch.cat([spatial.encode(frame).latent_dist.mean[:, :, None] for frame in video.unbind(2)], dim=2) * 0.18215
+    x = (
+        torch.cat(
+            [spatial.encode(frame).latent_dist.mean[:, :, None] for frame in video.unbind(2)], dim=2
+        )
+        * 0.18215
+    )
     z = torch.cat([encode_time(w, config, part) for part in x.split(micro, dim=2)], dim=2)
     return (z - w["shift"]) / w["scale"]
 
@@ -174,25 +205,35 @@ def decode(w, config, spatial, z, frames, micro=17):
     z = z * w["scale"] + w["shift"]
     step = -(-micro // 2 ** sum(config["temporal_downsample"]))
     lengths = [min(micro, frames - start) for start in range(0, frames, micro)]
-    parts = [decode_time(w, config, *clip) for clip in zip(z.split(step, dim=2), lengths, strict=True)]
+    parts = [
+        decode_time(w, config, *clip) for clip in zip(z.split(step, dim=2), lengths, strict=True)
+    ]
     x = torch.cat(parts, dim=2) / 0.18215
     return torch.stack([spatial.decode(frame).sample for frame in x.unbind(2)], dim=2)
 
 
-# ---------------------------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def sample(w, config, noise, text, tokens, size, frames, fps, steps, guidance, null=None):
-    """noise [C, T, H, W] -> clean latent. `null`: a text and its tokens that guidance moves away from; default:
-    the learned null caption, as many tokens of it as the caption has."""
+    """noise [C, T, H, W] -> clean latent. `null`: a text and its tokens that guidance moves away
+    from; default: the learned null caption, as many tokens of it as the caption has."""
     null, null_tokens = (w["y_embedder.y_embedding"], tokens) if null is None else null
     ratio = (size[0] * size[1] / 512**2) ** 0.5 * (1 if frames == 1 else frames // 17 * 5) ** 0.5
     times = [1 - i / steps for i in range(steps)]
     times = [ratio * t / (1 + (ratio - 1) * t) for t in times]
     x = noise
     for t, after in zip(times, [*times[1:], 0.0], strict=True):
-        run = lambda y, n, x=x, t=t: stdit(w, config, x, torch.tensor(1000 * t), y, n, size,  # noqa: E731
-                                           torch.tensor(fps)).chunk(2)[0]
+        run = lambda y, n, x=x, t=t: stdit(
+            w,
+            config,
+            x,
+            torch.tensor(1000 * t),
+            y,
+            n,
+            size,  # noqa: E731
+            torch.tensor(fps),
+        ).chunk(2)[0]
         positive, negative = run(text, tokens), run(null, null_tokens)
         x = x + (t - after) * (negative + guidance * (positive - negative))
     return x

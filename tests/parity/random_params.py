@@ -1,4 +1,5 @@
-"""Random tensors under a table's names: none of them 0 or 1 throughout, which would hide a swapped name."""
+"""Random tensors under a table's names: none of them 0 or 1 throughout, which would hide a swapped
+name."""
 
 import numpy as np
 from flax import traverse_util

@@ -33,11 +33,21 @@ def random_config(seed):
         )
 
     patch = int(rng.integers(3, 7))
-    text = tower() | dict(vocab_size=int(rng.integers(30, 60)), max_position_embeddings=int(rng.integers(9, 20)),
-                          bos_token_id=3, pad_token_id=1)
-    text["eos_token_id"] = 2 if seed % 2 else text["vocab_size"] - 5  # 2: the legacy rule, the largest id ends
-    vision = tower() | dict(patch_size=patch, image_size=patch * int(rng.integers(2, 5)) + int(rng.integers(0, 2)))
-    return transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=int(rng.integers(5, 20)))
+    text = tower() | dict(
+        vocab_size=int(rng.integers(30, 60)),
+        max_position_embeddings=int(rng.integers(9, 20)),
+        bos_token_id=3,
+        pad_token_id=1,
+    )
+    text["eos_token_id"] = (
+        2 if seed % 2 else text["vocab_size"] - 5
+    )  # 2: the legacy rule, the largest id ends
+    vision = tower() | dict(
+        patch_size=patch, image_size=patch * int(rng.integers(2, 5)) + int(rng.integers(0, 2))
+    )
+    return transformers.CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=int(rng.integers(5, 20))
+    )
 
 
 @functools.cache
@@ -82,13 +92,19 @@ def pair(request, tmp_path_factory):
     def everything(params, ids, pixels):
         call = lambda method, *args: model.apply({"params": params}, *args, method=method)  # noqa: E731
         return dict(
-            text=call("encode_text", ids), image=call("encode_image", pixels),
-            text_tokens=call("text_tokens", ids), vision_tokens=call("vision_tokens", pixels),
-            masked=call("text_tokens", ids, ids != 1), scale=model.apply({"params": params}, ids, pixels)[2],
+            text=call("encode_text", ids),
+            image=call("encode_image", pixels),
+            text_tokens=call("text_tokens", ids),
+            vision_tokens=call("vision_tokens", pixels),
+            masked=call("text_tokens", ids, ids != 1),
+            scale=model.apply({"params": params}, ids, pixels)[2],
         )
 
     with torch.no_grad():
-        expected = theirs(input_ids=torch.from_numpy(ids), pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2)))
+        expected = theirs(
+            input_ids=torch.from_numpy(ids),
+            pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2)),
+        )
     return theirs, config, params, ids, everything(params, ids, pixels), expected
 
 
@@ -105,7 +121,9 @@ def test_all_tokens_equal_transformers(pair):
     close(ours["text_tokens"], expected.text_model_output.last_hidden_state)
     close(ours["vision_tokens"], expected.vision_model_output.last_hidden_state)
     with torch.no_grad():
-        masked = theirs.text_model(torch.from_numpy(ids), attention_mask=torch.from_numpy(ids != 1).long())
+        masked = theirs.text_model(
+            torch.from_numpy(ids), attention_mask=torch.from_numpy(ids != 1).long()
+        )
     close(ours["masked"], masked.last_hidden_state)
 
 
@@ -118,16 +136,25 @@ def test_what_we_save_loads_in_transformers_with_equal_output(pair, tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
     for side in ("text_config", "vision_config"):
         for field in ("hidden_act", "layer_norm_eps", "num_attention_heads"):
-            assert getattr(getattr(again.config, side), field) == getattr(getattr(theirs.config, side), field)
+            assert getattr(getattr(again.config, side), field) == getattr(
+                getattr(theirs.config, side), field
+            )
     assert again.config.text_config.eos_token_id == theirs.config.text_config.eos_token_id
     assert load(hf, tmp_path)[0] == config
 
 
 def test_old_config_dicts_count_with_their_defaults():
-    raw = {"text_config": {"hidden_size": 64, "hidden_act": "gelu"}, "text_config_dict": {"hidden_size": 128}}
+    raw = {
+        "text_config": {"hidden_size": 64, "hidden_act": "gelu"},
+        "text_config_dict": {"hidden_size": 128},
+    }
     text = hf.config_from_hf(raw).text
     theirs = transformers.CLIPConfig(**raw).text_config
-    assert (text.width, text.activation) == (theirs.hidden_size, theirs.hidden_act) == (128, "quick_gelu")
+    assert (
+        (text.width, text.activation)
+        == (theirs.hidden_size, theirs.hidden_act)
+        == (128, "quick_gelu")
+    )
 
 
 def test_a_foreign_config_is_bad_input():

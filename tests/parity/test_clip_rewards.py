@@ -1,4 +1,5 @@
-"""AES and TVA against the same steps with Pillow and transformers' CLIP: from uint8 frames to the score."""
+"""AES and TVA against the same steps with Pillow and transformers' CLIP: from uint8 frames to the
+score."""
 
 import numpy as np
 import pytest
@@ -16,19 +17,38 @@ PROMPTS = ["a red ball", "the sea over a red box and a cat and a ball and a dog"
 
 
 def write_folder(folder, seed):
-    vocabulary = {w: i for i, w in enumerate("<pad> <unk> <bos> <eos> a red ball box sea cat dog and the over".split())}
+    vocabulary = {
+        w: i
+        for i, w in enumerate(
+            "<pad> <unk> <bos> <eos> a red ball box sea cat dog and the over".split()
+        )
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
-                                         bos_token="<bos>", eos_token="<eos>").save_pretrained(folder)
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+    ).save_pretrained(folder)
     rng = np.random.default_rng(seed)
     tower = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
     config = transformers.CLIPConfig(
-        text_config=tower | dict(vocab_size=len(vocabulary), max_position_embeddings=9, bos_token_id=2, eos_token_id=3,
-                                 pad_token_id=0, hidden_act=str(rng.choice(["gelu", "quick_gelu"]))),
-        vision_config=tower | dict(image_size=int(rng.integers(18, 26)), patch_size=int(rng.integers(5, 9))),
+        text_config=tower
+        | dict(
+            vocab_size=len(vocabulary),
+            max_position_embeddings=9,
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+            hidden_act=str(rng.choice(["gelu", "quick_gelu"])),
+        ),
+        vision_config=tower
+        | dict(image_size=int(rng.integers(18, 26)), patch_size=int(rng.integers(5, 9))),
         projection_dim=12,
     )
     torch.manual_seed(seed)
@@ -40,9 +60,13 @@ def write_folder(folder, seed):
     hidden = (7, 5) if seed % 2 else ()
     head = aesthetic.HeadConfig("mlp" if hidden else "linear", 12, hidden)
     widths = (12, *hidden, 1)
-    params = {f"layer_{i}": {"kernel": (rng.normal(size=(a, b)) / a**0.5).astype(np.float32),
-                             "bias": rng.normal(size=b).astype(np.float32)}
-              for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))}  # fmt: skip
+    params = {
+        f"layer_{i}": {
+            "kernel": (rng.normal(size=(a, b)) / a**0.5).astype(np.float32),
+            "bias": rng.normal(size=b).astype(np.float32),
+        }
+        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+    }
     aesthetic.save_head(folder / aesthetic.HEAD_FOLDER, head, params)
     return model, tokenizer, params
 
@@ -57,7 +81,10 @@ def test_scores_equal_pillow_and_transformers(seed, tmp_path):
 
     def pixels(frame):
         picture = Image.fromarray(frame)
-        for step in ((wide, 36), (wide, size)):  # in this order: recent versions of Pillow sometimes swap the passes
+        for step in (
+            (wide, 36),
+            (wide, size),
+        ):  # in this order: recent versions of Pillow sometimes swap the passes
             picture = picture.resize(step, Image.Resampling.BICUBIC)
         left = (wide - size) // 2
         x = np.asarray(picture.crop((left, 0, left + size, size)), np.float32) / 255
@@ -68,14 +95,24 @@ def test_scores_equal_pillow_and_transformers(seed, tmp_path):
         encoding = tokenizer.encode(prompt).ids
         ids = encoding if len(encoding) <= 9 else [*encoding[:8], 3]
         with torch.no_grad():
-            out = model(input_ids=torch.tensor([ids]),
-                        pixel_values=torch.from_numpy(np.stack([pixels(f) for f in video[frame_indices(7, 4)]])))
+            out = model(
+                input_ids=torch.tensor([ids]),
+                pixel_values=torch.from_numpy(
+                    np.stack([pixels(f) for f in video[frame_indices(7, 4)]])
+                ),
+            )
         x = out.image_embeds.numpy()
         tva.append(out.logits_per_image.mean().item())
         for layer in params.values():
             x = x @ layer["kernel"] + layer["bias"]
         aes.append(x.mean())
     ours = aesthetic.Aesthetic.from_pretrained(tmp_path).score(videos, PROMPTS)["AES"]
-    np.testing.assert_allclose(ours, aes, rtol=2e-3, atol=2e-3)  # a grey level in 255 goes another way now and then
-    np.testing.assert_allclose(ClipAlignment.from_pretrained(tmp_path).score(videos, PROMPTS)["TVA"], tva, rtol=2e-3,
-                               atol=2e-3)
+    np.testing.assert_allclose(
+        ours, aes, rtol=2e-3, atol=2e-3
+    )  # a grey level in 255 goes another way now and then
+    np.testing.assert_allclose(
+        ClipAlignment.from_pretrained(tmp_path).score(videos, PROMPTS)["TVA"],
+        tva,
+        rtol=2e-3,
+        atol=2e-3,
+    )

@@ -1,4 +1,5 @@
-"""The CogVideoX transformer against diffusers' `CogVideoXTransformer3DModel`, both ways, on random configurations."""
+"""The CogVideoX transformer against diffusers' `CogVideoXTransformer3DModel`, both ways, on random
+configurations."""
 
 from types import SimpleNamespace
 
@@ -21,29 +22,42 @@ RELATIVE = 1e-4
 
 
 def random_original(seed: int, kind: str) -> diffusers.CogVideoXTransformer3DModel:
-    """kind: "2b" sinusoidal, "5b" rotary, "learned" rotary and a stored table, "1.5" rotary, temporal patches, ofs."""
+    """kind: "2b" sinusoidal, "5b" rotary, "learned" rotary and a stored table, "1.5" rotary,
+    temporal patches, ofs."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     sizes = dict(
         num_attention_heads=int(rng.choice([2, 4])),
         attention_head_dim=int(rng.choice([8, 24] if kind == "2b" else [16, 32])),
-        in_channels=int(rng.choice([3, 4])), out_channels=int(rng.choice([2, 4])),
+        in_channels=int(rng.choice([3, 4])),
+        out_channels=int(rng.choice([2, 4])),
         time_embed_dim=int(rng.choice([8, 12])),
-        text_embed_dim=int(rng.choice([6, 10])), num_layers=int(rng.integers(1, 4)),
-        sample_width=8, sample_height=int(rng.choice([4, 8])), sample_frames=int(rng.choice([9, 5])),
-        patch_size=int(rng.choice([1, 2])), max_text_seq_length=int(rng.choice([5, 7])),
-        attention_bias=bool(rng.random() < 0.7), patch_bias=bool(rng.random() < 0.7),
-        norm_elementwise_affine=bool(rng.random() < 0.7), norm_eps=float(rng.choice([1e-5, 1e-4])),
+        text_embed_dim=int(rng.choice([6, 10])),
+        num_layers=int(rng.integers(1, 4)),
+        sample_width=8,
+        sample_height=int(rng.choice([4, 8])),
+        sample_frames=int(rng.choice([9, 5])),
+        patch_size=int(rng.choice([1, 2])),
+        max_text_seq_length=int(rng.choice([5, 7])),
+        attention_bias=bool(rng.random() < 0.7),
+        patch_bias=bool(rng.random() < 0.7),
+        norm_elementwise_affine=bool(rng.random() < 0.7),
+        norm_eps=float(rng.choice([1e-5, 1e-4])),
         spatial_interpolation_scale=float(rng.choice([1.0, 1.875])),
         temporal_interpolation_scale=float(rng.choice([1.0, 1.5])),
-        flip_sin_to_cos=bool(rng.random() < 0.5), freq_shift=int(rng.choice([0, 1])),
-        use_rotary_positional_embeddings=kind != "2b", use_learned_positional_embeddings=kind == "learned",
+        flip_sin_to_cos=bool(rng.random() < 0.5),
+        freq_shift=int(rng.choice([0, 1])),
+        use_rotary_positional_embeddings=kind != "2b",
+        use_learned_positional_embeddings=kind == "learned",
     )
     if kind == "1.5":
         sizes |= dict(patch_size_t=2, ofs_embed_dim=sizes["time_embed_dim"])
     model = diffusers.CogVideoXTransformer3DModel(**sizes).eval()
     with torch.no_grad():
-        for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if kind == "learned")]:
+        for tensor in [
+            *model.parameters(),
+            *(b for n, b in model.named_buffers() if kind == "learned"),
+        ]:
             tensor.add_(0.2 * torch.randn_like(tensor))
     return model
 
@@ -58,9 +72,17 @@ def their_rotary(model, frames, height, width):
 
 
 def example(config):
-    shape = (1, config.patch_size_t or config.sample_latent_frames, config.sample_height, config.sample_width)
-    return (jnp.zeros((*shape, config.in_channels)), jnp.zeros((1, config.max_text_seq_length, config.text_embed_dim)),
-            jnp.zeros((1,), jnp.int32))
+    shape = (
+        1,
+        config.patch_size_t or config.sample_latent_frames,
+        config.sample_height,
+        config.sample_width,
+    )
+    return (
+        jnp.zeros((*shape, config.in_channels)),
+        jnp.zeros((1, config.max_text_seq_length, config.text_embed_dim)),
+        jnp.zeros((1,), jnp.int32),
+    )
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "learned", "1.5"])
@@ -73,17 +95,23 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, t
 
     rng = np.random.default_rng(200 + seed)
     frames = 4 if kind == "1.5" else config.sample_latent_frames
-    shapes = [(frames, config.sample_height, config.sample_width)]  # the size the model was made for, and another
+    shapes = [
+        (frames, config.sample_height, config.sample_width)
+    ]  # the size the model was made for, and another
     if kind in ("2b", "5b"):
         shapes.append((frames + 1, 6, 10))
     for t, h, w in shapes:
         latents = rng.standard_normal((2, t, h, w, config.in_channels), dtype=np.float32)
-        text = rng.standard_normal((2, config.max_text_seq_length, config.text_embed_dim), dtype=np.float32)
+        text = rng.standard_normal(
+            (2, config.max_text_seq_length, config.text_embed_dim), dtype=np.float32
+        )
         timesteps = np.array([17, 940])
         ofs = np.array([2.0, 0.5], np.float32) if kind == "1.5" else None
         arguments = dict(
-            hidden_states=torch.tensor(latents.transpose(0, 1, 4, 2, 3)), encoder_hidden_states=torch.tensor(text),
-            timestep=torch.tensor(timesteps), ofs=None if ofs is None else torch.tensor(ofs),
+            hidden_states=torch.tensor(latents.transpose(0, 1, 4, 2, 3)),
+            encoder_hidden_states=torch.tensor(text),
+            timestep=torch.tensor(timesteps),
+            ofs=None if ofs is None else torch.tensor(ofs),
             image_rotary_emb=their_rotary(original, t, h, w),
         )
         with torch.no_grad():
@@ -94,7 +122,9 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, t
         assert np.abs(ours - reference).max() / np.abs(reference).max() < RELATIVE
 
     save(transformer_hf, tmp_path / "ours", config, params)
-    again, report = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = diffusers.CogVideoXTransformer3DModel.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():
         assert torch.equal(again.eval()(**arguments).sample, theirs)
@@ -104,8 +134,11 @@ def test_a_stored_table_of_sinusoidal_positions_is_ignored(tmp_path):
     original = random_original(3, "2b")
     original.save_pretrained(tmp_path)
     tensors = dict(read_tensors(tmp_path))
-    write_tensors(tmp_path, tensors | {"patch_embed.pos_embedding": original.patch_embed.pos_embedding.numpy()},
-                  stem=STEM)
+    write_tensors(
+        tmp_path,
+        tensors | {"patch_embed.pos_embedding": original.patch_embed.pos_embedding.numpy()},
+        stem=STEM,
+    )
     _, params = load(transformer_hf, tmp_path)
     assert "pos_embedding" not in params["patch_embed"]
 
@@ -114,7 +147,9 @@ def test_gradients_flow_and_remat_and_unrolling_change_nothing():
     config = config_from_hf(dict(random_original(4, "2b").config))
     latents, text, timesteps = example(config)
     latents = jax.random.normal(jax.random.key(1), latents.shape)
-    shapes = jax.eval_shape(CogVideoXTransformer(config).init, jax.random.key(0), latents, text, timesteps)["params"]
+    shapes = jax.eval_shape(
+        CogVideoXTransformer(config).init, jax.random.key(0), latents, text, timesteps
+    )["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, dtype=np.float32), shapes)
 
@@ -124,9 +159,14 @@ def test_gradients_flow_and_remat_and_unrolling_change_nothing():
         return jax.jit(jax.grad(loss))(params)
 
     plain = gradient(False, 1)
-    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(plain["layers"]["attention"]["v_proj"]))
+    assert all(
+        float(jnp.abs(leaf).max()) > 0
+        for leaf in jax.tree.leaves(plain["layers"]["attention"]["v_proj"])
+    )
     for other in (gradient(True, 1), gradient(False, config.num_layers)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), plain, other)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), plain, other
+        )
 
 
 def test_choices_the_model_does_not_have_are_bad_input():

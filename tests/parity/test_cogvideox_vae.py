@@ -35,7 +35,9 @@ def random_config(seed):
         sample_width=48,
         invert_scale_latents=bool(rng.integers(2)),
     )
-    if seed == 0:  # the 1x1 convolutions around the latent exist in the published class for latent = output channels
+    if (
+        seed == 0
+    ):  # the 1x1 convolutions around the latent exist in the published class for latent = output channels
         config |= dict(latent_channels=3, use_quant_conv=True, use_post_quant_conv=True)
     return config
 
@@ -44,18 +46,22 @@ def random_config(seed):
 def torch_vae(seed):
     torch.manual_seed(seed)
     blocks = len(random_config(seed)["block_out_channels"])
-    return shaken(diffusers.AutoencoderKLCogVideoX(
-        **random_config(seed),
-        down_block_types=("CogVideoXDownBlock3D",) * blocks,
-        up_block_types=("CogVideoXUpBlock3D",) * blocks,
-    ))
+    return shaken(
+        diffusers.AutoencoderKLCogVideoX(
+            **random_config(seed),
+            down_block_types=("CogVideoXDownBlock3D",) * blocks,
+            up_block_types=("CogVideoXUpBlock3D",) * blocks,
+        )
+    )
 
 
 @functools.cache
 def run(config, method, conv_impl="auto", chunked=True):
     model = vae.CogVideoXVAE(config, conv_impl=conv_impl)
-    return jax.jit(lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method),
-                   compiler_options=QUICK)
+    return jax.jit(
+        lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method),
+        compiler_options=QUICK,
+    )
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -71,7 +77,9 @@ def pair(request, tmp_path_factory):
 def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio
-    video = np.random.default_rng(frames).uniform(-1, 1, (2, frames, size, size + config.spatial_ratio, 3))
+    video = np.random.default_rng(frames).uniform(
+        -1, 1, (2, frames, size, size + config.spatial_ratio, 3)
+    )
     video = video.astype(np.float32)
     with torch.no_grad():
         expected = theirs.encode(torch.from_numpy(video.transpose(0, 4, 1, 2, 3))).latent_dist
@@ -84,7 +92,11 @@ def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
 @pytest.mark.parametrize("frames", [1, 7])
 def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
     theirs, config, params = pair
-    z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.latent_channels)).astype(np.float32)
+    z = (
+        np.random.default_rng(frames)
+        .normal(size=(2, frames, 3, 2, config.latent_channels))
+        .astype(np.float32)
+    )
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
     close(run(config, "decode")(params, z), channels_last(expected))
@@ -93,16 +105,28 @@ def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
 def tiny_torch_vae(seed, **sizes):
     """Every size of tile is compiled, so the rest is small."""
     torch.manual_seed(seed)
-    config = random_config(1) | dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2) | sizes
-    return shaken(diffusers.AutoencoderKLCogVideoX(**config, down_block_types=("CogVideoXDownBlock3D",) * 2,
-                                                   up_block_types=("CogVideoXUpBlock3D",) * 2))
+    config = (
+        random_config(1)
+        | dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2)
+        | sizes
+    )
+    return shaken(
+        diffusers.AutoencoderKLCogVideoX(
+            **config,
+            down_block_types=("CogVideoXDownBlock3D",) * 2,
+            up_block_types=("CogVideoXUpBlock3D",) * 2,
+        )
+    )
 
 
-@pytest.mark.parametrize("frames, height, width, sample", [
-    (5, 11, 13, (32, 40)),  # both axes, with remainders, also in time
-    (2, 9, 4, (24, 40)),  # one column
-    (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
-])
+@pytest.mark.parametrize(
+    "frames, height, width, sample",
+    [
+        (5, 11, 13, (32, 40)),  # both axes, with remainders, also in time
+        (2, 9, 4, (24, 40)),  # one column
+        (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
+    ],
+)
 def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sample):
     theirs = tiny_torch_vae(frames, sample_height=sample[0], sample_width=sample[1])
     theirs.enable_tiling()
@@ -110,15 +134,23 @@ def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sa
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     params = params_from_hf(vae_hf.weights(ours), state, "theirs")
 
-    z = np.random.default_rng(frames).normal(size=(2, frames, height, width, ours.latent_channels)).astype(np.float32)
+    z = (
+        np.random.default_rng(frames)
+        .normal(size=(2, frames, height, width, ours.latent_channels))
+        .astype(np.float32)
+    )
     with torch.no_grad():
         expected = channels_last(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
         theirs.disable_tiling()
         whole = channels_last(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
-    decode = jax.jit(functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
-                     compiler_options=QUICK)
+    decode = jax.jit(
+        functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
+        compiler_options=QUICK,
+    )
     close(decode({"params": params}, z), expected, 1e-3)
-    assert whole.shape != expected.shape or np.abs(whole - expected).max() > 0.01  # tiling changes the result
+    assert (
+        whole.shape != expected.shape or np.abs(whole - expected).max() > 0.01
+    )  # tiling changes the result
 
 
 def test_tiles_cover_the_published_sizes_exactly():
@@ -126,7 +158,10 @@ def test_tiles_cover_the_published_sizes_exactly():
     assert (rows.tile, rows.step, columns.tile, columns.step) == (30, 25, 45, 36)
     for cut, sizes in ((rows, (60, 96)), (columns, (90, 170))):
         for size in sizes:
-            assert sum(min(cut.keep, 8 * (stop - start)) for start, stop in cut.spans(size)) == 8 * size
+            assert (
+                sum(min(cut.keep, 8 * (stop - start)) for start, stop in cut.spans(size))
+                == 8 * size
+            )
 
 
 def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
@@ -135,7 +170,13 @@ def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
     again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path).eval()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-    for field in ("scaling_factor", "invert_scale_latents", "temporal_compression_ratio", "norm_eps", "act_fn"):
+    for field in (
+        "scaling_factor",
+        "invert_scale_latents",
+        "temporal_compression_ratio",
+        "norm_eps",
+        "act_fn",
+    ):
         assert again.config[field] == theirs.config[field]
     z = torch.randn(1, config.latent_channels, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -143,8 +184,13 @@ def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
 
 
 def small():
-    return vae.CogVideoXVAEConfig(block_out_channels=(4, 8), latent_channels=2, layers_per_block=1, norm_num_groups=2,
-                                  temporal_compression_ratio=2)
+    return vae.CogVideoXVAEConfig(
+        block_out_channels=(4, 8),
+        latent_channels=2,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=2,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +218,9 @@ def test_both_convolution_forms_agree_with_their_gradients():
 def test_the_whole_model_takes_either_convolution_form(ours):
     config, params = ours
     z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, 2))
-    close(run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z))
+    close(
+        run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z)
+    )
 
 
 def test_training_gradients_reach_every_parameter(ours):
@@ -192,7 +240,11 @@ def test_training_gradients_reach_every_parameter(ours):
 def test_one_chunk_clips_do_not_depend_on_chunking(ours):
     config, params = ours
     video = jax.random.uniform(jax.random.key(2), (1, 9, 4, 4, 3))
-    close(run(config, "encode")(params, video)[0], run(config, "encode", chunked=False)(params, video)[0], 1e-6)
+    close(
+        run(config, "encode")(params, video)[0],
+        run(config, "encode", chunked=False)(params, video)[0],
+        1e-6,
+    )
     z = jax.random.normal(jax.random.key(2), (1, 3, 2, 2, 2))
     close(run(config, "decode")(params, z), run(config, "decode", chunked=False)(params, z), 1e-6)
 

@@ -1,4 +1,5 @@
-"""The diffusers back end: what it makes is what diffusers makes, each video of its own seed; what it refuses."""
+"""The diffusers back end: what it makes is what diffusers makes, each video of its own seed; what
+it refuses."""
 
 import json
 import shutil
@@ -35,8 +36,9 @@ def video_model(folders):
 
 @pytest.fixture(scope="module")
 def image_model(folders):
-    return VideoModel.from_pretrained(f"diffusers:{folders[1]}", dtype="float32", options=IMAGE, steps=2, batch=2,
-                                      **SIZE)
+    return VideoModel.from_pretrained(
+        f"diffusers:{folders[1]}", dtype="float32", options=IMAGE, steps=2, batch=2, **SIZE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +57,44 @@ def theirs(model, kind, field, seed, **arguments):
 def test_videos_are_those_of_diffusers_at_the_folders_settings(folders, video_model, videos):
     assert videos.shape == (3, 5, 8, 16, 3) and videos.std() > 5 and video_model.defaults.fps == 6
     for prompt, seed, ours in zip(PROMPTS, SEEDS, videos, strict=True):
-        made = theirs(folders[0], "CogVideoXPipeline", "frames", seed, prompt=prompt, negative_prompt="dark",
-                      num_frames=5, height=8, width=16, num_inference_steps=2, guidance_scale=3.0, **VIDEO)
+        made = theirs(
+            folders[0],
+            "CogVideoXPipeline",
+            "frames",
+            seed,
+            prompt=prompt,
+            negative_prompt="dark",
+            num_frames=5,
+            height=8,
+            width=16,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            **VIDEO,
+        )
         assert np.abs(made.astype(int) - ours).max() <= 1  # they made it alone, we beside another
 
 
 def test_images_are_videos_of_one_frame(folders, image_model):
     ours = image_model.generate(PROMPTS[:2], seed=SEEDS[:2], guidance_scale=4)
     assert ours.shape == (2, 1, 16, 16, 3) and ours.std() > 5
-    made = theirs(folders[1], "PixArtSigmaPipeline", "images", 5, prompt=PROMPTS[1], num_inference_steps=2,
-                  guidance_scale=4.0, **SIZE, **IMAGE)
+    made = theirs(
+        folders[1],
+        "PixArtSigmaPipeline",
+        "images",
+        5,
+        prompt=PROMPTS[1],
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        **SIZE,
+        **IMAGE,
+    )
     assert np.abs(made.astype(int) - ours[1, 0]).max() <= 1
 
 
 def test_a_video_does_not_depend_on_its_neighbours_or_its_place(video_model, videos):
-    np.testing.assert_array_equal(video_model.generate(PROMPTS[::-1], "dark", seed=SEEDS[::-1]), videos[::-1])
+    np.testing.assert_array_equal(
+        video_model.generate(PROMPTS[::-1], "dark", seed=SEEDS[::-1]), videos[::-1]
+    )
     np.testing.assert_array_equal(video_model.generate(PROMPTS[1], "dark", seed=5), videos[1:2])
     assert not np.array_equal(video_model.generate(PROMPTS[1], "dark", seed=6), videos[1:2])
     assert not np.array_equal(video_model.generate(PROMPTS[1], seed=5), videos[1:2])
@@ -87,10 +112,25 @@ def test_a_nan_or_a_flag_is_reported_for_its_own_video_only(image_model, monkeyp
     pipeline = image_model.pipeline
 
     class Sick:
-        def __call__(self, prompt=None, generator=None, output_type=None, height=None, width=None,
-                     num_inference_steps=20, **others):
-            output = pipeline(prompt=prompt, generator=generator, output_type=output_type, height=height, width=width,
-                              num_inference_steps=num_inference_steps, **others)
+        def __call__(
+            self,
+            prompt=None,
+            generator=None,
+            output_type=None,
+            height=None,
+            width=None,
+            num_inference_steps=20,
+            **others,
+        ):
+            output = pipeline(
+                prompt=prompt,
+                generator=generator,
+                output_type=output_type,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                **others,
+            )
             output.images[[i for i, p in enumerate(prompt) if "cats" in p]] = np.nan
             output.nsfw_content_detected = ["grass" in p for p in prompt]
             return output
@@ -98,28 +138,42 @@ def test_a_nan_or_a_flag_is_reported_for_its_own_video_only(image_model, monkeyp
     sick = DiffusersPipeline(Sick(), image_model.settings, IMAGE)
     made, finite = sick.generate(PROMPTS, seed=SEEDS, return_finite=True)
     assert finite.tolist() == [True, False, False]
-    assert sick.problems == {1: "the video is not finite", 2: "its safety checker blackened the picture"}
+    assert sick.problems == {
+        1: "the video is not finite",
+        2: "its safety checker blackened the picture",
+    }
     np.testing.assert_array_equal(made[0], image_model.generate(PROMPTS, seed=SEEDS)[0])
 
 
 def test_the_fingerprint_follows_weights_settings_and_number_format(folders, video_model, tmp_path):
     def mark(folder=folders[0], dtype="float32", options=VIDEO, **settings):
-        return VideoModel.from_pretrained(f"diffusers:{folder}", dtype=dtype, options=options, **settings).fingerprint
+        return VideoModel.from_pretrained(
+            f"diffusers:{folder}", dtype=dtype, options=options, **settings
+        ).fingerprint
 
     assert mark() == mark(batch=1, fps=3) == video_model.fingerprint
     other = shutil.copytree(folders[0], tmp_path / "other")
     assert mark(other) == mark()
     (other / "scheduler" / "scheduler_config.json").write_text(
-        (other / "scheduler" / "scheduler_config.json").read_text().replace("trailing", "leading"))
+        (other / "scheduler" / "scheduler_config.json").read_text().replace("trailing", "leading")
+    )
     assert len({mark(), mark(other), mark(steps=3), mark(dtype="bfloat16"), mark(options={})}) == 5
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(height=15), "refuses height=15, width=16: `height` and `width` have to be divisible by 8"),
-    (dict(num_frames=5), r"num_frames=5: .*PixArtSigmaPipeline\) makes images"),
-    (dict(use_dynamic_cfg=True), "use_dynamic_cfg: .* has no such setting"),
-    (dict(steps="3"), "steps='3'"), (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
-    (dict(negative_prompt=["", ""]), "negative_prompt: 2 texts for 1 prompts")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            dict(height=15),
+            "refuses height=15, width=16: `height` and `width` have to be divisible by 8",
+        ),
+        (dict(num_frames=5), r"num_frames=5: .*PixArtSigmaPipeline\) makes images"),
+        (dict(use_dynamic_cfg=True), "use_dynamic_cfg: .* has no such setting"),
+        (dict(steps="3"), "steps='3'"),
+        (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
+        (dict(negative_prompt=["", ""]), "negative_prompt: 2 texts for 1 prompts"),
+    ],
+)
 def test_what_the_pipeline_cannot_make_is_one_line(image_model, arguments, message):
     with pytest.raises(BadInput, match=message) as error:
         image_model.generate("a ball", **arguments)
@@ -127,11 +181,15 @@ def test_what_the_pipeline_cannot_make_is_one_line(image_model, arguments, messa
 
 
 def test_a_length_that_it_would_change_silently_is_one_line(video_model):
-    with pytest.raises(BadInput, match="num_frames=6 was asked for and 5 came; set generator.num_frames to a size"):
+    with pytest.raises(
+        BadInput, match="num_frames=6 was asked for and 5 came; set generator.num_frames to a size"
+    ):
         video_model.generate("a ball", num_frames=6)
 
 
-def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(folders, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
+    folders, tmp_path, monkeypatch, capsys
+):
     def refused(broken, message, **arguments):
         with pytest.raises(BadInput, match=message) as error:
             VideoModel.from_pretrained(f"diffusers:{broken}", **arguments)
@@ -142,30 +200,55 @@ def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
     refused(tmp_path, "model_index.json: no such file")
     refused(folders[1], "dtype='int8'", dtype="int8")
     refused(folders[1], "unknown field 'stepz'", stepz=3)
-    refused(folders[0], r"options.max_sequence_lenght: .* did you mean max_sequence_length\?",
-            options={"max_sequence_lenght": 8})
+    refused(
+        folders[0],
+        r"options.max_sequence_lenght: .* did you mean max_sequence_length\?",
+        options={"max_sequence_lenght": 8},
+    )
     broken = shutil.copytree(folders[1], tmp_path / "broken")
     (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
     refused(broken, "diffusers cannot load this pipeline")
     shutil.rmtree(broken / "vae")
     refused(broken, "the folder 'vae' is missing; this PixArtSigmaPipeline has .*tokenizer")
     index = json.loads((broken / "model_index.json").read_text())
-    for name, message in (("PixartSigmaPipeline", "does not have; it has PixArtSigmaPipeline"), (None, "is None")):
+    for name, message in (
+        ("PixartSigmaPipeline", "does not have; it has PixArtSigmaPipeline"),
+        (None, "is None"),
+    ):
         (broken / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
         refused(broken, message)
-    with pytest.raises(BadInput, match=r"needs image; a generator makes videos or images from a prompt alone"):
-        DiffusersPipeline(diffusers.CogVideoXImageToVideoPipeline.__new__(diffusers.CogVideoXImageToVideoPipeline))
+    with pytest.raises(
+        BadInput, match=r"needs image; a generator makes videos or images from a prompt alone"
+    ):
+        DiffusersPipeline(
+            diffusers.CogVideoXImageToVideoPipeline.__new__(diffusers.CogVideoXImageToVideoPipeline)
+        )
     # the families' own loader says how to get there
     assert main(["generate", "a", f"--model={folders[1]}", f"--out={tmp_path / 'out'}"]) == 2
-    assert f"any other pipeline of diffusers runs on torch as diffusers:{folders[1]}" in capsys.readouterr().err
+    assert (
+        f"any other pipeline of diffusers runs on torch as diffusers:{folders[1]}"
+        in capsys.readouterr().err
+    )
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(folders[1], r"needs torch and diffusers .*pip install 'pav-jax\[torch\]'")
 
 
-def test_the_command_writes_an_image_as_a_png_that_tells_what_made_it(image_model, folders, tmp_path, monkeypatch,
-                                                                     capsys):
+def test_the_command_writes_an_image_as_a_png_that_tells_what_made_it(
+    image_model, folders, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(VideoModel, "from_pretrained", lambda path, **options: image_model)
-    assert main(["generate", "a réd ball 🎈", f"--model=diffusers:{folders[1]}", f"--out={tmp_path}", "--seed=5"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "a réd ball 🎈",
+                f"--model=diffusers:{folders[1]}",
+                f"--out={tmp_path}",
+                "--seed=5",
+            ]
+        )
+        == 0
+    )
     (path,) = tmp_path.iterdir()
     assert capsys.readouterr().out == f"{path}\n" and path.suffix == ".png"
     said = files.read_metadata(path)

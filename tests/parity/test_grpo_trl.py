@@ -1,4 +1,5 @@
-"""The policy loss against TRL's own trainer, on one tiny Llama and one batch, and advantages against its formula."""
+"""The policy loss against TRL's own trainer, on one tiny Llama and one batch, and advantages
+against its formula."""
 
 import functools
 
@@ -32,64 +33,113 @@ def trainer(tmp_path_factory):
     from trl import GRPOConfig, GRPOTrainer
 
     vocabulary = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(vocabulary), pad_token="<pad>",
-                                        eos_token="</s>", unk_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(vocabulary),
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<pad>",
+    )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        initializer_range=0.3)).eval()
-    args = GRPOConfig(output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, report_to="none", bf16=False,
-                      num_generations=2, per_device_train_batch_size=2, temperature=TEMPERATURE,
-                      max_completion_length=LONGEST)
-    made = GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args,
-                       train_dataset=Dataset.from_list([{"prompt": "a"}]), processing_class=tokenizer)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=False,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            initializer_range=0.3,
+        )
+    ).eval()
+    args = GRPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("trl")),
+        use_cpu=True,
+        report_to="none",
+        bf16=False,
+        num_generations=2,
+        per_device_train_batch_size=2,
+        temperature=TEMPERATURE,
+        max_completion_length=LONGEST,
+    )
+    made = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": "a"}]),
+        processing_class=tokenizer,
+    )
     made.model.eval()
     return made
 
 
 @pytest.fixture(scope="module")
 def batch(trainer, tmp_path_factory):
-    """(rows as ours, rows as TRL's); old and reference log-probabilities lie at random around the policy's."""
+    """(rows as ours, rows as TRL's); old and reference log-probabilities lie at random around the
+    policy's."""
     folder = tmp_path_factory.mktemp("saved")
     trainer.model.save_pretrained(folder)
     config, params = folders.load(hf, folder)
     length, prompt_length = 12, max(map(len, PROMPTS))
     ids, answer = np.zeros((4, length), np.int32), np.zeros((4, length), bool)
-    theirs = {name: np.zeros((4, prompt_length if "prompt" in name else LONGEST), np.int64)
-              for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+    theirs = {
+        name: np.zeros((4, prompt_length if "prompt" in name else LONGEST), np.int64)
+        for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    }
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        ids[i, :len(prompt) + len(tokens)] = prompt + tokens
-        answer[i, len(prompt):len(prompt) + len(tokens)] = COUNTS[i]
-        theirs["prompt_ids"][i, prompt_length - len(prompt):] = prompt
-        theirs["prompt_mask"][i, prompt_length - len(prompt):] = 1
-        theirs["completion_ids"][i, :len(tokens)] = tokens
-        theirs["completion_mask"][i, :len(tokens)] = COUNTS[i]
-    logp = np.array(jax.jit(functools.partial(
-        stage.log_probs, Llama(config), chunk=5, temperature=TEMPERATURE))({"params": params}, ids))
+        ids[i, : len(prompt) + len(tokens)] = prompt + tokens
+        answer[i, len(prompt) : len(prompt) + len(tokens)] = COUNTS[i]
+        theirs["prompt_ids"][i, prompt_length - len(prompt) :] = prompt
+        theirs["prompt_mask"][i, prompt_length - len(prompt) :] = 1
+        theirs["completion_ids"][i, : len(tokens)] = tokens
+        theirs["completion_mask"][i, : len(tokens)] = COUNTS[i]
+    logp = np.array(
+        jax.jit(
+            functools.partial(stage.log_probs, Llama(config), chunk=5, temperature=TEMPERATURE)
+        )({"params": params}, ids)
+    )
     rng = np.random.default_rng(8)  # clips at both ends
-    columns = {name: (logp + rng.normal(0, 0.4, logp.shape)).astype(np.float32) for name in ("old", "ref")}
+    columns = {
+        name: (logp + rng.normal(0, 0.4, logp.shape)).astype(np.float32) for name in ("old", "ref")
+    }
     theirs = {name: torch.from_numpy(value) for name, value in theirs.items()} | {
-        "advantages": torch.tensor(ADVANTAGES), "num_items_in_batch": torch.tensor(theirs["completion_mask"].sum())}
+        "advantages": torch.tensor(ADVANTAGES),
+        "num_items_in_batch": torch.tensor(theirs["completion_mask"].sum()),
+    }
     for name, values in columns.items():
         column = np.zeros((4, LONGEST), np.float32)
         for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-            column[i, :len(tokens)] = values[i, len(prompt):len(prompt) + len(tokens)]
+            column[i, : len(tokens)] = values[i, len(prompt) : len(prompt) + len(tokens)]
         theirs[f"{name}_per_token_logps"] = torch.from_numpy(column)
     return (logp, answer, columns["old"], columns["ref"]), theirs
 
 
-@pytest.mark.parametrize("fields", [
-    dict(loss_type="grpo"), dict(loss_type="dapo"), dict(loss_type="bnpo"), dict(loss_type="dr_grpo"),
-    dict(loss_type="grpo", beta=0.3), dict(loss_type="dapo", beta=0.3, use_bias_correction_kl=False),
-    dict(loss_type="dr_grpo", beta=0.04, epsilon=0.1, epsilon_high=0.28)],
-    ids=lambda f: "-".join(f"{v}" for v in f.values()))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(loss_type="grpo"),
+        dict(loss_type="dapo"),
+        dict(loss_type="bnpo"),
+        dict(loss_type="dr_grpo"),
+        dict(loss_type="grpo", beta=0.3),
+        dict(loss_type="dapo", beta=0.3, use_bias_correction_kl=False),
+        dict(loss_type="dr_grpo", beta=0.04, epsilon=0.1, epsilon_high=0.28),
+    ],
+    ids=lambda f: "-".join(f"{v}" for v in f.values()),
+)
 def test_policy_loss_equals_trl(trainer, batch, fields):
     config = PolicyLoss(max_completion_length=LONGEST, **fields)
     (logp, answer, old, reference), theirs = batch
     got, metrics = policy_loss(config, logp, answer, jnp.asarray(ADVANTAGES), old, reference)
 
-    trainer.loss_type, trainer.beta, trainer.max_completion_length = config.loss_type, config.beta, LONGEST
+    trainer.loss_type, trainer.beta, trainer.max_completion_length = (
+        config.loss_type,
+        config.beta,
+        LONGEST,
+    )
     trainer.epsilon_low, trainer.epsilon_high = config.epsilon, config.epsilon_high
     trainer.args.use_bias_correction_kl = config.use_bias_correction_kl
     with torch.no_grad():
@@ -99,7 +149,9 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
     for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"):
         np.testing.assert_allclose(metrics[name], logged[name], atol=1e-5, err_msg=name)
     assert metrics["clip_ratio/low_mean"] > 0 and metrics["clip_ratio/high_mean"] > 0
-    if config.beta and not config.use_bias_correction_kl:  # TRL logs what it adds, the ratio included
+    if (
+        config.beta and not config.use_bias_correction_kl
+    ):  # TRL logs what it adds, the ratio included
         np.testing.assert_allclose(metrics["kl"], logged["kl"], rtol=1e-5)
 
 
@@ -107,27 +159,40 @@ def test_gradients_equal_trl(trainer, batch):
     """Of the loss by the log-probabilities: the clipped and the masked tokens have none."""
     (logp, answer, old, reference), theirs = batch
     config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)
-    trainer.loss_type, trainer.beta, trainer.epsilon_low, trainer.epsilon_high = "dapo", 0.3, 0.2, 0.2
+    trainer.loss_type, trainer.beta, trainer.epsilon_low, trainer.epsilon_high = (
+        "dapo",
+        0.3,
+        0.2,
+        0.2,
+    )
     trainer.args.use_bias_correction_kl = True
-    got = np.asarray(jax.grad(lambda x: policy_loss(config, x, answer, jnp.asarray(ADVANTAGES), old, reference)[0])(
-        jnp.asarray(logp)))
+    got = np.asarray(
+        jax.grad(
+            lambda x: policy_loss(config, x, answer, jnp.asarray(ADVANTAGES), old, reference)[0]
+        )(jnp.asarray(logp))
+    )
     given = torch.zeros(4, LONGEST)
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        given[i, :len(tokens)] = torch.from_numpy(logp[i, len(prompt):len(prompt) + len(tokens)])
+        given[i, : len(tokens)] = torch.from_numpy(logp[i, len(prompt) : len(prompt) + len(tokens)])
     given.requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *_, **__: (given, torch.zeros(4, LONGEST),
-                                                                                      None))
+        patch.setattr(
+            trainer,
+            "_get_per_token_logps_and_entropies",
+            lambda *_, **__: (given, torch.zeros(4, LONGEST), None),
+        )
         trainer._compute_loss(trainer.model, theirs).backward()
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        np.testing.assert_allclose(got[i, len(prompt):len(prompt) + len(tokens)], given.grad[i, :len(tokens)],
-                                   atol=1e-6)
+        np.testing.assert_allclose(
+            got[i, len(prompt) : len(prompt) + len(tokens)], given.grad[i, : len(tokens)], atol=1e-6
+        )
     assert not got[~answer].any() and got.any()
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_equal_trl(scale):
-    """TRL computes them in the middle of sampling; these are its lines (`_generate_and_score_completions`)."""
+    """TRL computes them in the middle of sampling; these are its lines
+    (`_generate_and_score_completions`)."""
     from trl.trainer.utils import nanstd
 
     rewards = np.random.default_rng(1).normal(2.0, 3.0, (5, 4))
@@ -135,6 +200,10 @@ def test_advantages_equal_trl(scale):
     rewards[4] = 1.5
     flat = torch.from_numpy(rewards).reshape(-1)
     mean = torch.nanmean(flat.view(-1, 4), dim=1).repeat_interleave(4)
-    deviation = nanstd(flat.view(-1, 4), dim=1).repeat_interleave(4) if scale != "batch" else nanstd(flat)
+    deviation = (
+        nanstd(flat.view(-1, 4), dim=1).repeat_interleave(4) if scale != "batch" else nanstd(flat)
+    )
     want = flat - mean if scale == "none" else (flat - mean) / (deviation + 1e-4)
-    np.testing.assert_allclose(advantages(rewards, scale).ravel(), torch.nan_to_num(want, nan=0.0), atol=1e-6)
+    np.testing.assert_allclose(
+        advantages(rewards, scale).ravel(), torch.nan_to_num(want, nan=0.0), atol=1e-6
+    )

@@ -34,14 +34,20 @@ def torch_i3d(config, tensors, videos):
         kernel = get(f"params/{name}/Conv_0/kernel").permute(4, 3, 0, 1, 2)
         x = F.conv3d(same(x, kernel.shape[2:], (stride,) * 3), kernel, stride=stride)
         mean, var = (get(f"batch_stats/{name}/BatchNorm_0/{s}").flatten() for s in ("mean", "var"))
-        return F.relu(F.batch_norm(x, mean, var, None, get(f"params/{name}/BatchNorm_0/bias"), eps=1e-3))
+        return F.relu(
+            F.batch_norm(x, mean, var, None, get(f"params/{name}/BatchNorm_0/bias"), eps=1e-3)
+        )
 
     def mixed(x, name):
-        return torch.cat([
-            unit(x, f"{name}/Branch_0/Conv3d_0a_1x1"),
-            unit(unit(x, f"{name}/Branch_1/Conv3d_0a_1x1"), f"{name}/Branch_1/Conv3d_0b_3x3"),
-            unit(unit(x, f"{name}/Branch_2/Conv3d_0a_1x1"), f"{name}/Branch_2/Conv3d_0b_3x3"),
-            unit(pool(x, (3, 3, 3), (1, 1, 1)), f"{name}/Branch_3/Conv3d_0b_1x1")], 1)
+        return torch.cat(
+            [
+                unit(x, f"{name}/Branch_0/Conv3d_0a_1x1"),
+                unit(unit(x, f"{name}/Branch_1/Conv3d_0a_1x1"), f"{name}/Branch_1/Conv3d_0b_3x3"),
+                unit(unit(x, f"{name}/Branch_2/Conv3d_0a_1x1"), f"{name}/Branch_2/Conv3d_0b_3x3"),
+                unit(pool(x, (3, 3, 3), (1, 1, 1)), f"{name}/Branch_3/Conv3d_0b_1x1"),
+            ],
+            1,
+        )
 
     x = unit(torch.tensor(videos).permute(0, 4, 1, 2, 3), "Conv3d_1a_7x7", 2)
     x = unit(pool(x, (1, 3, 3), (1, 2, 2)), "Conv3d_2b_1x1")
@@ -58,7 +64,10 @@ def torch_i3d(config, tensors, videos):
 @pytest.mark.parametrize("frames, side", [(17, 70)])
 def test_logits_are_torchs(frames, side):
     rng = np.random.default_rng(0)
-    stages = tuple(tuple(tuple(int(n) for n in rng.integers(2, 6, 6)) for _ in blocks) for blocks in I3DConfig().stages)
+    stages = tuple(
+        tuple(tuple(int(n) for n in rng.integers(2, 6, 6)) for _ in blocks)
+        for blocks in I3DConfig().stages
+    )
     config = I3DConfig((4, 5, 6), stages, 7, (2, 2, 2))
     shapes = param_shapes(config)
     tensors = random_tensors(weights(config), shapes, 1, positive=("/var",))
@@ -74,4 +83,6 @@ def test_the_published_sizes_and_names():
     assert shapes["block_1_4"]["branch_1"]["conv"]["kernel"].shape == (3, 3, 3, 160, 320)
     assert shapes["logits"]["kernel"].shape == (1024, 400)
     assert "params/Mixed_4f/Branch_3/Conv3d_0b_1x1/Conv_0/kernel" in {row.hf for row in table}
-    assert len(table) == len({row.path for row in table}) == len(jax.tree.leaves(shapes)) == 57 * 4 + 2
+    assert (
+        len(table) == len({row.path for row in table}) == len(jax.tree.leaves(shapes)) == 57 * 4 + 2
+    )

@@ -1,4 +1,5 @@
-"""Our Idefics2 with a head against transformers' `Idefics2Model` and a torch head: random, tiny, loaded and saved."""
+"""Our Idefics2 with a head against transformers' `Idefics2Model` and a torch head: random, tiny,
+loaded and saved."""
 
 import dataclasses
 
@@ -23,7 +24,8 @@ SIDES = ("left", "right")
 
 
 class Judge(idefics2.Idefics2PreTrainedModel):
-    """The published class's shape: the whole model, and a linear head on each row's last real token."""
+    """The published class's shape: the whole model, and a linear head on each row's last real
+    token."""
 
     def __init__(self, config, bias):
         super().__init__(config)
@@ -42,23 +44,45 @@ def random_config(seed):
     rng = np.random.default_rng(seed)
     pick = lambda *values: values[int(rng.integers(len(values)))]  # noqa: E731
     patch, heads = pick(2, 3, 4), pick(1, 2)
-    vision = dict(hidden_size=heads * pick(4, 8), num_attention_heads=heads, intermediate_size=pick(9, 16),
-                  num_hidden_layers=pick(1, 2, 3), patch_size=patch, image_size=patch * int(rng.integers(3, 8)) + 1,
-                  hidden_act=pick("gelu_pytorch_tanh", "gelu"), layer_norm_eps=pick(1e-6, 1e-3))
+    vision = dict(
+        hidden_size=heads * pick(4, 8),
+        num_attention_heads=heads,
+        intermediate_size=pick(9, 16),
+        num_hidden_layers=pick(1, 2, 3),
+        patch_size=patch,
+        image_size=patch * int(rng.integers(3, 8)) + 1,
+        hidden_act=pick("gelu_pytorch_tanh", "gelu"),
+        layer_norm_eps=pick(1e-6, 1e-3),
+    )
     kv = pick(1, 2)
-    text = dict(model_type="mistral", vocab_size=int(rng.integers(30, 50)), hidden_size=kv * 2 * pick(4, 6),
-                num_attention_heads=kv * 2, num_key_value_heads=kv, intermediate_size=pick(10, 24),
-                num_hidden_layers=pick(1, 2, 3), rms_norm_eps=pick(1e-5, 1e-3), pad_token_id=PAD,
-                rope_parameters={"rope_type": "default", "rope_theta": pick(100.0, 10000.0)},
-                sliding_window=(4, None, 7, 4096)[seed])  # texts have 15 to 22 tokens
+    text = dict(
+        model_type="mistral",
+        vocab_size=int(rng.integers(30, 50)),
+        hidden_size=kv * 2 * pick(4, 6),
+        num_attention_heads=kv * 2,
+        num_key_value_heads=kv,
+        intermediate_size=pick(10, 24),
+        num_hidden_layers=pick(1, 2, 3),
+        rms_norm_eps=pick(1e-5, 1e-3),
+        pad_token_id=PAD,
+        rope_parameters={"rope_type": "default", "rope_theta": pick(100.0, 10000.0)},
+        sliding_window=(4, None, 7, 4096)[seed],
+    )  # texts have 15 to 22 tokens
     if seed == 2:
         text["head_dim"] = 10
     kv = pick(1, 2)
-    perceiver = dict(hidden_size=text["hidden_size"], rms_norm_eps=pick(1e-4, text["rms_norm_eps"]),
-                     resampler_n_latents=pick(2, 3), resampler_depth=pick(1, 2), resampler_n_heads=kv * pick(1, 2),
-                     num_key_value_heads=kv, resampler_head_dim=pick(4, 6))
-    config = idefics2.Idefics2Config(text_config=text, vision_config=vision, perceiver_config=perceiver,
-                                     image_token_id=IMAGE)
+    perceiver = dict(
+        hidden_size=text["hidden_size"],
+        rms_norm_eps=pick(1e-4, text["rms_norm_eps"]),
+        resampler_n_latents=pick(2, 3),
+        resampler_depth=pick(1, 2),
+        resampler_n_heads=kv * pick(1, 2),
+        num_key_value_heads=kv,
+        resampler_head_dim=pick(4, 6),
+    )
+    config = idefics2.Idefics2Config(
+        text_config=text, vision_config=vision, perceiver_config=perceiver, image_token_id=IMAGE
+    )
     config.num_labels = int(rng.integers(2, 6))
     return config
 
@@ -66,17 +90,23 @@ def random_config(seed):
 def make(seed):
     torch.manual_seed(seed)
     model = Judge(random_config(seed), bias=seed % 2 == 0)
-    with torch.no_grad():  # initial biases are 0, scales and latents 1, which would hide a swapped name
+    with (
+        torch.no_grad()
+    ):  # initial biases are 0, scales and latents 1, which would hide a swapped name
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
     return model.eval()
 
 
 def batch(config, seed):
-    """Two rows: one has an image, one has two, all of other sizes, and not of whole patches; texts of other lengths."""
+    """Two rows: one has an image, one has two, all of other sizes, and not of whole patches; texts
+    of other lengths."""
     rng = np.random.default_rng(seed)
     patch, latents = config.vision_config.patch_size, config.perceiver_config.resampler_n_latents
-    sizes = [[(5 * patch + 1, 3 * patch)], [(2 * patch, 6 * patch + 1), (4 * patch - 1, 4 * patch + 1)]]
+    sizes = [
+        [(5 * patch + 1, 3 * patch)],
+        [(2 * patch, 6 * patch + 1), (4 * patch - 1, 4 * patch + 1)],
+    ]
     pixels = np.zeros((2, 2, 5 * patch + 1, 6 * patch + 1, 3), np.float32)
     seen = np.zeros(pixels.shape[:-1], bool)
     for i, row in enumerate(sizes):
@@ -107,10 +137,15 @@ def run_torch(model, padded, pixels, seen):
     found = {}
     with torch.no_grad():
         for side, (ids, mask) in padded.items():
-            found[side] = [x.numpy() for x in model(
-                torch.from_numpy(mask).long(), input_ids=torch.from_numpy(ids),
-                pixel_values=torch.from_numpy(pixels.transpose(0, 1, 4, 2, 3).copy()),
-                pixel_attention_mask=torch.from_numpy(seen).long())]
+            found[side] = [
+                x.numpy()
+                for x in model(
+                    torch.from_numpy(mask).long(),
+                    input_ids=torch.from_numpy(ids),
+                    pixel_values=torch.from_numpy(pixels.transpose(0, 1, 4, 2, 3).copy()),
+                    pixel_attention_mask=torch.from_numpy(seen).long(),
+                )
+            ]
     return found
 
 
@@ -131,8 +166,14 @@ def test_numbers_and_hidden_states_equal_transformers(pair):
     @jax.jit
     def everything(params, ids, mask, pixels, seen):
         call = lambda *args, method=None: model.apply({"params": params}, *args, method=method)  # noqa: E731
-        images = call(pixels.reshape(-1, *pixels.shape[2:]), seen.reshape(-1, *seen.shape[2:]), method="encode_images")
-        return call(ids, mask, pixels, seen), call(ids, mask, images.reshape(2, -1, images.shape[-1]), method="hidden")
+        images = call(
+            pixels.reshape(-1, *pixels.shape[2:]),
+            seen.reshape(-1, *seen.shape[2:]),
+            method="encode_images",
+        )
+        return call(ids, mask, pixels, seen), call(
+            ids, mask, images.reshape(2, -1, images.shape[-1]), method="hidden"
+        )
 
     for side, (ids, mask) in padded.items():
         numbers, hidden = everything(params, ids, mask, pixels, seen)
@@ -159,12 +200,15 @@ def test_positions_equal_transformers_at_the_published_size(side):
     patches = np.zeros((len(sizes), 70, 70), bool)
     for one, (h, w) in zip(patches, sizes, strict=True):
         one[:h, :w] = True
-    embeddings = idefics2.Idefics2VisionEmbeddings(idefics2.Idefics2VisionConfig(
-        hidden_size=1, patch_size=1, image_size=side))
+    embeddings = idefics2.Idefics2VisionEmbeddings(
+        idefics2.Idefics2VisionConfig(hidden_size=1, patch_size=1, image_size=side)
+    )
     with torch.no_grad():  # the patches are nothing, so what comes out is the position's own number
         embeddings.patch_embedding.bias.zero_()
         embeddings.position_embedding.weight.copy_(torch.arange(side**2)[:, None])
-        expected = embeddings(torch.zeros(len(sizes), 3, 70, 70), torch.from_numpy(patches))[:, :, 0].numpy()
+        expected = embeddings(torch.zeros(len(sizes), 3, 70, 70), torch.from_numpy(patches))[
+            :, :, 0
+        ].numpy()
     np.testing.assert_array_equal(position_ids(jnp.asarray(patches), side), expected)
 
 
@@ -175,12 +219,18 @@ def test_a_picture_as_large_as_the_grid_takes_every_position_once():
 def test_a_patch_that_is_partly_padding_is_padding():
     pixels = np.zeros((1, 7, 9), bool)
     pixels[0, :5, :6] = True
-    np.testing.assert_array_equal(patch_mask(jnp.asarray(pixels), 3), [[[True, True, False], [False, False, False]]])
+    np.testing.assert_array_equal(
+        patch_mask(jnp.asarray(pixels), 3), [[[True, True, False], [False, False, False]]]
+    )
 
 
 def test_an_old_config_leaves_the_epsilon_to_the_text():
-    raw = {"model_type": "idefics2", "text_config": {"rms_norm_eps": 1e-3}, "perceiver_config": {"resampler_depth": 2},
-           "id2label": {str(i): str(i) for i in range(5)}}
+    raw = {
+        "model_type": "idefics2",
+        "text_config": {"rms_norm_eps": 1e-3},
+        "perceiver_config": {"resampler_depth": 2},
+        "id2label": {str(i): str(i) for i in range(5)},
+    }
     config = hf.config_from_hf(raw)
     assert config.perceiver.norm_epsilon == 1e-3 and config.perceiver.depth == 2
     assert (config.labels, config.sliding_window, config.text.intermediate_size) == (5, 4096, 14336)
@@ -188,10 +238,16 @@ def test_an_old_config_leaves_the_epsilon_to_the_text():
     assert hf.config_from_hf(raw).sliding_window is None
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"model_type": "idefics3"}, "idefics3"), ({"text_config": {"model_type": "llama"}}, "mistral"),
-    ({"vision_config": {"hidden_act": "sine"}}, "hidden_act"), ({"vision_config": {"image_size": [4, 5]}}, "squares"),
-    ({"perceiver_config": {"num_key_value_heads": 5}}, "num_key_value_heads")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"model_type": "idefics3"}, "idefics3"),
+        ({"text_config": {"model_type": "llama"}}, "mistral"),
+        ({"vision_config": {"hidden_act": "sine"}}, "hidden_act"),
+        ({"vision_config": {"image_size": [4, 5]}}, "squares"),
+        ({"perceiver_config": {"num_key_value_heads": 5}}, "num_key_value_heads"),
+    ],
+)
 def test_a_foreign_config_is_bad_input(change, named):
     with pytest.raises(BadInput, match=named) as error:
         hf.config_from_hf({"model_type": "idefics2"} | change)
@@ -201,6 +257,9 @@ def test_a_foreign_config_is_bad_input(change, named):
 def test_weights_of_another_size_are_bad_input(pair, tmp_path):
     _, config, params, *_ = pair
     save(hf, tmp_path, config, params)
-    write_json(tmp_path / "config.json", hf.config_to_hf(dataclasses.replace(config, labels=config.labels + 1)))
+    write_json(
+        tmp_path / "config.json",
+        hf.config_to_hf(dataclasses.replace(config, labels=config.labels + 1)),
+    )
     with pytest.raises(BadInput, match=r"score\.weight"):
         load(hf, tmp_path)

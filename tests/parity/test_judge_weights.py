@@ -1,4 +1,5 @@
-"""The real weights of LPIPS and I3D, out of their packages, on videos of the mini world. Needs a package index once."""
+"""The real weights of LPIPS and I3D, out of their packages, on videos of the mini world. Needs a
+package index once."""
 
 import numpy as np
 import pytest
@@ -35,9 +36,13 @@ def test_fvd_is_nothing_for_one_set_and_grows_with_damage(worlds):
     network, (first, second) = I3DFeatures.from_pretrained(), worlds
     a, b = network.features(first), network.features(second)
     assert a.shape == (24, 400)
-    assert frechet_distance(a, a) < 1e-6 and frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
-    found = {kind: [frechet_distance(a, network.features(damaged(first, kind, s))) for s in (1, 2, 4)]
-             for kind in ("blur", "noise", "flicker")}
+    assert frechet_distance(a, a) < 1e-6 and frechet_distance(a, b) == pytest.approx(
+        frechet_distance(b, a), rel=1e-9
+    )
+    found = {
+        kind: [frechet_distance(a, network.features(damaged(first, kind, s))) for s in (1, 2, 4)]
+        for kind in ("blur", "noise", "flicker")
+    }
     print("FVD", {"other scenes": frechet_distance(a, b)} | found)
     assert all(0 < low < middle < high for low, middle, high in found.values())
 
@@ -45,7 +50,11 @@ def test_fvd_is_nothing_for_one_set_and_grows_with_damage(worlds):
 def test_lpips_notices_flicker_and_jumps(worlds):
     judge, videos = PerceptualConsistency.from_pretrained(), worlds[0][:12]
     prompts = [""] * len(videos)
-    found = {kind: [float(judge.score(damaged(videos, kind, s), prompts)["PC"].mean()) for s in (0, 1, 2, 4)]
-             for kind in ("flicker", "jump")}
+    found = {
+        kind: [
+            float(judge.score(damaged(videos, kind, s), prompts)["PC"].mean()) for s in (0, 1, 2, 4)
+        ]
+        for kind in ("flicker", "jump")
+    }
     print("PC", found)
     assert all(a > b > d for a, b, _, d in found.values())

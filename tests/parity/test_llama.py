@@ -1,4 +1,5 @@
-"""Llama agrees with transformers' torch implementation, in both directions of the checkpoint table."""
+"""Llama agrees with transformers' torch implementation, in both directions of the checkpoint
+table."""
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,38 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.llama import Llama, hf
 
-LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def random_config(seed: int) -> LlamaConfig:
     rng = np.random.default_rng(seed)
     kv_heads, groups = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     scaled = bool(rng.integers(2))
-    rope = {**LLAMA3_ROPE, "original_max_position_embeddings": 16} if scaled else {"rope_type": "default"}
+    rope = (
+        {**LLAMA3_ROPE, "original_max_position_embeddings": 16}
+        if scaled
+        else {"rope_type": "default"}
+    )
     return LlamaConfig(
-        vocab_size=int(rng.integers(50, 130)), hidden_size=kv_heads * groups * int(rng.integers(6, 12)),
-        intermediate_size=int(rng.integers(20, 70)), num_hidden_layers=int(rng.integers(1, 4)),
-        num_attention_heads=kv_heads * groups, num_key_value_heads=kv_heads, head_dim=2 * int(rng.integers(2, 9)),
+        vocab_size=int(rng.integers(50, 130)),
+        hidden_size=kv_heads * groups * int(rng.integers(6, 12)),
+        intermediate_size=int(rng.integers(20, 70)),
+        num_hidden_layers=int(rng.integers(1, 4)),
+        num_attention_heads=kv_heads * groups,
+        num_key_value_heads=kv_heads,
+        head_dim=2 * int(rng.integers(2, 9)),
         rope_parameters={"rope_theta": float(rng.choice([10000.0, 100000.0, 500000.0])), **rope},
-        tie_word_embeddings=bool(rng.integers(2)), attention_bias=bool(rng.integers(2)),
-        mlp_bias=bool(rng.integers(2)), initializer_range=0.2, max_position_embeddings=64,
+        tie_word_embeddings=bool(rng.integers(2)),
+        attention_bias=bool(rng.integers(2)),
+        mlp_bias=bool(rng.integers(2)),
+        initializer_range=0.2,
+        max_position_embeddings=64,
     )
 
 
@@ -33,7 +50,12 @@ def torch_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
-        for name, p in model.named_parameters():  # biases and norms start at constants that would hide mistakes
+        for (
+            name,
+            p,
+        ) in (
+            model.named_parameters()
+        ):  # biases and norms start at constants that would hide mistakes
             if "bias" in name or "norm" in name:
                 p.add_(0.2 * torch.randn_like(p))
     return model
@@ -72,7 +94,9 @@ def test_attention_masks_of_left_and_right_padding_agree(tmp_path):
     mask[0, :5] = 0
     mask[1, 8:] = 0
     positions = np.maximum(mask.cumsum(1) - 1, 0)
-    want = torch_logits(theirs, ids, attention_mask=torch.from_numpy(mask), position_ids=torch.from_numpy(positions))
+    want = torch_logits(
+        theirs, ids, attention_mask=torch.from_numpy(mask), position_ids=torch.from_numpy(positions)
+    )
     got = Llama(config).apply({"params": params}, jnp.asarray(ids), None, jnp.asarray(mask))
     assert_close(np.where(mask[..., None], got, 0), np.where(mask[..., None], want, 0))
 
@@ -80,14 +104,25 @@ def test_attention_masks_of_left_and_right_padding_agree(tmp_path):
 @pytest.mark.parametrize("offset", [0, 100_000])
 def test_positions_past_8192_agree_with_llama3_rotary_scaling(offset, tmp_path):
     length = 8300 if offset == 0 else 64
-    config = LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=8,
-                         num_attention_heads=2, num_key_value_heads=1, initializer_range=0.2,
-                         max_position_embeddings=131072, rope_parameters={"rope_theta": 500000.0, **LLAMA3_ROPE})
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.2,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_theta": 500000.0, **LLAMA3_ROPE},
+    )
     theirs = torch_model(config, 1)
     theirs.save_pretrained(tmp_path)
     ours, params = load(hf, tmp_path)
     ids = np.random.default_rng(1).integers(0, 60, (1, length))
     positions = offset + np.arange(length)[None]
     want = torch_logits(theirs, ids, position_ids=torch.from_numpy(positions))[:, -64:]
-    got = jax.jit(Llama(ours).apply)({"params": params}, jnp.asarray(ids), jnp.asarray(positions))[:, -64:]
+    got = jax.jit(Llama(ours).apply)({"params": params}, jnp.asarray(ids), jnp.asarray(positions))[
+        :, -64:
+    ]
     assert_close(got, want)

@@ -30,10 +30,22 @@ def torch_side():
     vocabulary = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
     plain = tokenizers.Tokenizer(vocabulary)
     plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<pad>")
-    config = LlamaConfig(vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
-                         pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.3)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        initializer_range=0.3,
+    )
     models = []
     for seed in (0, 1):  # policy, reference
         torch.manual_seed(seed)
@@ -51,10 +63,22 @@ def trl_loss(torch_side, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trl")
 
     def run(**fields):
-        args = DPOConfig(output_dir=str(folder), use_cpu=True, report_to="none", bf16=False, disable_dropout=False,
-                         per_device_train_batch_size=len(PAIRS), **fields)
-        trainer = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=Dataset.from_list(PAIRS),
-                             processing_class=tokenizer)
+        args = DPOConfig(
+            output_dir=str(folder),
+            use_cpu=True,
+            report_to="none",
+            bf16=False,
+            disable_dropout=False,
+            per_device_train_batch_size=len(PAIRS),
+            **fields,
+        )
+        trainer = DPOTrainer(
+            model=policy,
+            ref_model=reference,
+            args=args,
+            train_dataset=Dataset.from_list(PAIRS),
+            processing_class=tokenizer,
+        )
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
         with torch.no_grad():
             loss = trainer._compute_loss(policy, batch, return_outputs=False)
@@ -77,7 +101,10 @@ def ours(torch_side, tmp_path_factory):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def our_loss(config, llama_config, policy, reference, ids, answer):
     model = Llama(llama_config)
-    logp, base = (dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk=4) for params in (policy, reference))
+    logp, base = (
+        dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk=4)
+        for params in (policy, reference)
+    )
     reference_logps = losses.answer_log_probs(base, answer, config.ld_alpha)
     return losses.preference_loss(config, logp, answer, reference_logps)
 
@@ -102,10 +129,21 @@ def test_preference_loss_equals_trl(ours, trl_loss, fields):
     want, want_metrics, batch = trl_loss(**fields)
     config = losses.PreferenceLoss(**{"loss_type": ("sigmoid",)} | fields)
     # TRL stacks all chosen answers, then all rejected ones
-    ids, answer = (jnp.stack(jnp.split(jnp.asarray(batch[k].numpy()), 2), 1) for k in ("input_ids", "completion_mask"))
+    ids, answer = (
+        jnp.stack(jnp.split(jnp.asarray(batch[k].numpy()), 2), 1)
+        for k in ("input_ids", "completion_mask")
+    )
     (llama_config, policy), (_, reference) = ours
     got, metrics = our_loss(config, llama_config, policy, reference, ids, answer.astype(bool))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
-                 "logps/rejected"):
-        np.testing.assert_allclose(metrics[name], want_metrics[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    for name in (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    ):
+        np.testing.assert_allclose(
+            metrics[name], want_metrics[name], rtol=1e-5, atol=1e-5, err_msg=name
+        )

@@ -1,4 +1,5 @@
-"""Our LPIPS against a plain torch statement of richzhang/PerceptualSimilarity's, on random narrow networks."""
+"""Our LPIPS against a plain torch statement of richzhang/PerceptualSimilarity's, on random narrow
+networks."""
 
 import jax
 import numpy as np
@@ -16,19 +17,29 @@ F = torch.nn.functional
 
 def narrow(net: Net, seed) -> Net:
     rng = np.random.default_rng(seed)
-    return Net(tuple((int(rng.integers(2, 9)), *rest) for _, *rest in net.convs), net.pools, net.window, net.seen)
+    return Net(
+        tuple((int(rng.integers(2, 9)), *rest) for _, *rest in net.convs),
+        net.pools,
+        net.window,
+        net.seen,
+    )
 
 
 def torch_lpips(net: Net, tensors, prefix, a, b):
     def see(x):
-        x = (torch.tensor(x).permute(0, 3, 1, 2) - torch.tensor(SHIFT).view(1, 3, 1, 1)) / torch.tensor(SCALE).view(
-            1, 3, 1, 1)
+        x = (
+            torch.tensor(x).permute(0, 3, 1, 2) - torch.tensor(SHIFT).view(1, 3, 1, 1)
+        ) / torch.tensor(SCALE).view(1, 3, 1, 1)
         found = []
         for i, (_, _, stride, padding) in enumerate(net.convs):
             if i in net.pools:
                 x = F.max_pool2d(x, net.window, 2)
             kernel = torch.tensor(tensors[f"{prefix}/Conv_{i}/kernel"]).permute(3, 2, 0, 1)
-            x = F.relu(F.conv2d(x, kernel, torch.tensor(tensors[f"{prefix}/Conv_{i}/bias"]), stride, padding))
+            x = F.relu(
+                F.conv2d(
+                    x, kernel, torch.tensor(tensors[f"{prefix}/Conv_{i}/bias"]), stride, padding
+                )
+            )
             if i in net.seen:
                 found.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
         return found
@@ -55,5 +66,7 @@ def test_distances_are_torchs(name):
 
 def test_the_published_sizes():
     shapes = param_shapes(NETS["vgg16"])
-    assert shapes["conv_12"]["kernel"].shape == (3, 3, 512, 512) and shapes["channels_1"].shape == (128,)
+    assert shapes["conv_12"]["kernel"].shape == (3, 3, 512, 512) and shapes["channels_1"].shape == (
+        128,
+    )
     assert param_shapes(NETS["alexnet"])["conv_0"]["kernel"].shape == (11, 11, 3, 64)

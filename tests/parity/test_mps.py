@@ -1,6 +1,8 @@
-"""Our MPS against the same steps written with torch, one image and one prompt at a time, on random tiny sizes.
+"""Our MPS against the same steps written with torch, one image and one prompt at a time, on random
+tiny sizes.
 
-The towers are transformers' CLIP; what follows them is stated below on tensors with the published names.
+The towers are transformers' CLIP; what follows them is stated below on tensors with the published
+names.
 """
 
 import functools
@@ -25,24 +27,36 @@ LEFT_OUT = ("post_layernorm", "position_ids")  # CLIP's, without a part in MPS
 
 def random_cross(seed):
     rng = np.random.default_rng(100 + seed)
-    return CrossConfig(layers=int(rng.integers(1, 4)), heads=int(rng.integers(1, 4)),
-                       head_dim=2 * int(rng.integers(2, 6)), ff_width=int(rng.integers(5, 30)))
+    return CrossConfig(
+        layers=int(rng.integers(1, 4)),
+        heads=int(rng.integers(1, 4)),
+        head_dim=2 * int(rng.integers(2, 6)),
+        ff_width=int(rng.integers(5, 30)),
+    )
 
 
 @functools.cache
 def checkpoint(seed):
     """(transformers' CLIP, the cross layers' sizes, all tensors under their published names)."""
     clip, cross = clips.torch_clip(seed), random_cross(seed)
-    width, inner, head, ff = clip.config.projection_dim, cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
+    width, inner, head, ff = (
+        clip.config.projection_dim,
+        cross.heads * cross.head_dim,
+        cross.head_dim,
+        cross.ff_width,
+    )
     torch.manual_seed(seed)
     matrix = lambda out, into: torch.randn(out, into) / into**0.5  # noqa: E731
     tensors = {f"model.{name}": tensor for name, tensor in clip.state_dict().items()}
     for i in range(cross.layers):
         reading, parallel = f"cross_model.layers.{i}.0.fn.", f"cross_model.layers.{i}.1.fn."
         tensors |= {
-            f"{reading}to_q.weight": matrix(inner, width), f"{reading}to_kv.weight": matrix(2 * head, width),
-            f"{reading}to_out.weight": matrix(width, inner), f"{reading}ff.0.weight": matrix(2 * ff, width),
-            f"{reading}ff.2.weight": matrix(width, ff), f"{parallel}attn_out.weight": matrix(width, inner),
+            f"{reading}to_q.weight": matrix(inner, width),
+            f"{reading}to_kv.weight": matrix(2 * head, width),
+            f"{reading}to_out.weight": matrix(width, inner),
+            f"{reading}ff.0.weight": matrix(2 * ff, width),
+            f"{reading}ff.2.weight": matrix(width, ff),
+            f"{parallel}attn_out.weight": matrix(width, inner),
             f"{parallel}fused_attn_ff_proj.weight": matrix(inner + 2 * head + 2 * ff, width),
             f"{parallel}ff_out.1.weight": matrix(width, ff),
         }
@@ -52,11 +66,13 @@ def checkpoint(seed):
     return clip, cross, tensors
 
 
-# ------------------------------------------------------------------------------------------------ the torch statement
+# ------------------------------------------------------------------------------ the torch statement
 
 
 def norm(x, weights, name):
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], weights[f"{name}norm.weight"], weights[f"{name}norm.bias"])
+    return torch.nn.functional.layer_norm(
+        x, x.shape[-1:], weights[f"{name}norm.weight"], weights[f"{name}norm.bias"]
+    )
 
 
 def gated(x):
@@ -65,10 +81,15 @@ def gated(x):
 
 
 def turn(x):
-    """Position s turns the pair (i, i + H/2) of x [S, H] by s / 10000^(2i/H), as a complex number."""
+    """Position s turns the pair (i, i + H/2) of x [S, H] by s / 10000^(2i/H), as a complex
+    number."""
     length, size = x.shape
-    angle = torch.outer(torch.arange(length).double(), 10000.0 ** (-torch.arange(0, size, 2).double() / size))
-    pairs = torch.complex(*x.double().tensor_split(2, -1)) * torch.polar(torch.ones_like(angle), angle)
+    angle = torch.outer(
+        torch.arange(length).double(), 10000.0 ** (-torch.arange(0, size, 2).double() / size)
+    )
+    pairs = torch.complex(*x.double().tensor_split(2, -1)) * torch.polar(
+        torch.ones_like(angle), angle
+    )
     return torch.cat([pairs.real, pairs.imag], -1).float()
 
 
@@ -77,7 +98,9 @@ def heads(q, k, v, count, hidden=None, rotary=False):
     found = []
     for one in q.tensor_split(count, -1):
         logits = (turn(one) @ turn(k).T if rotary else one @ k.T) / k.shape[-1] ** 0.5
-        found.append((logits if hidden is None else logits.masked_fill(hidden, -torch.inf)).softmax(-1) @ v)
+        found.append(
+            (logits if hidden is None else logits.masked_fill(hidden, -torch.inf)).softmax(-1) @ v
+        )
     return torch.cat(found, -1)
 
 
@@ -94,14 +117,19 @@ def torch_score(seed, ids, pixels, kept):
     """The score of one prompt [T] and one image [3, H, W]."""
     clip, cross, w = checkpoint(seed)
     prompt = clip.text_model(ids[None])
-    text, end = (clip.text_projection(x)[0] for x in (prompt.last_hidden_state, prompt.pooler_output))
+    text, end = (
+        clip.text_projection(x)[0] for x in (prompt.last_hidden_state, prompt.pooler_output)
+    )
     x = clip.visual_projection(clip.vision_model(pixels[None]).last_hidden_state)[0]
     inner, head = cross.heads * cross.head_dim, cross.head_dim
     for i in range(cross.layers):
         name = f"cross_model.layers.{i}.0.fn."
         h = norm(x, w, name)
         k, v = (text @ w[f"{name}to_kv.weight"].T).tensor_split(2, -1)
-        read = heads(h @ w[f"{name}to_q.weight"].T, k, v, cross.heads, ~kept) @ w[f"{name}to_out.weight"].T
+        read = (
+            heads(h @ w[f"{name}to_q.weight"].T, k, v, cross.heads, ~kept)
+            @ w[f"{name}to_out.weight"].T
+        )
         x = x + read + gated(h @ w[f"{name}ff.0.weight"].T) @ w[f"{name}ff.2.weight"].T
         name = f"cross_model.layers.{i}.1.fn."
         fused = norm(x, w, name) @ w[f"{name}fused_attn_ff_proj.weight"].T
@@ -111,7 +139,7 @@ def torch_score(seed, ids, pixels, kept):
     return (clip.logit_scale.exp() * torch.cosine_similarity(end, x[0], dim=0)).item()
 
 
-# ------------------------------------------------------------------------------------------------------ the comparison
+# ----------------------------------------------------------------------------------- the comparison
 
 
 @functools.cache
@@ -119,7 +147,9 @@ def ours(seed):
     clip, cross, tensors = checkpoint(seed)
     config = MPSConfig(clips.hf.config_from_hf(clip.config.to_dict()), cross)
     tensors = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return config, params_from_hf(hf.weights(config), tensors, "test", expected=hf.param_shapes(config))
+    return config, params_from_hf(
+        hf.weights(config), tensors, "test", expected=hf.param_shapes(config)
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -139,7 +169,9 @@ def test_scores_and_the_tokens_in_sight_equal_torch(seed):
     @jax.jit
     def both(params, ids, pixels, condition):
         text = lambda ids: model.apply({"params": params}, ids, method="encode_text")[0]  # noqa: E731
-        return model.apply({"params": params}, ids, pixels, condition), condition_mask(text(ids), text(condition)[0])
+        return model.apply({"params": params}, ids, pixels, condition), condition_mask(
+            text(ids), text(condition)[0]
+        )
 
     scores, kept = both(params, ids, pixels, condition)
     np.testing.assert_array_equal(kept, torch.stack(expected).numpy())
@@ -149,8 +181,12 @@ def test_scores_and_the_tokens_in_sight_equal_torch(seed):
 
 
 def test_a_token_is_hidden_at_a_share_of_the_best_similarity_and_the_best_never_is():
-    best = jnp.array([[[1.0], [0.3], [0.31], [-2.0]], [[-1.0], [-3.0], [-1.5], [-1.2]]])  # 0.3 is out
-    np.testing.assert_array_equal(condition_mask(best, jnp.ones((1, 1))), [[1, 0, 1, 0], [1, 1, 1, 1]])
+    best = jnp.array(
+        [[[1.0], [0.3], [0.31], [-2.0]], [[-1.0], [-3.0], [-1.5], [-1.2]]]
+    )  # 0.3 is out
+    np.testing.assert_array_equal(
+        condition_mask(best, jnp.ones((1, 1))), [[1, 0, 1, 0], [1, 1, 1, 1]]
+    )
 
 
 def test_the_table_is_read_in_both_directions(tmp_path):

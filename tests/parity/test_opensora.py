@@ -1,4 +1,5 @@
-"""Open-Sora 1.2's denoiser and autoencoders against plain torch, on random tiny configurations and published names."""
+"""Open-Sora 1.2's denoiser and autoencoders against plain torch, on random tiny configurations and
+published names."""
 
 import functools
 
@@ -23,11 +24,16 @@ from tests.video.tiny_pipeline import random_params
 
 
 def torch_tensors(folder) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(np.asarray(tensor)) for name, tensor in dict(read_tensors(folder)).items()}
+    return {
+        name: torch.tensor(np.asarray(tensor))
+        for name, tensor in dict(read_tensors(folder)).items()
+    }
 
 
-@pytest.mark.parametrize("part, layout, config", [
-    ("transformer", stdit_hf, STDiT3Config()), ("vae", vae_hf, OpenSoraVAEConfig())])
+@pytest.mark.parametrize(
+    "part, layout, config",
+    [("transformer", stdit_hf, STDiT3Config()), ("vae", vae_hf, OpenSoraVAEConfig())],
+)
 def test_every_published_tensor_is_read_and_none_is_left_over(part, layout, config):
     shapes = traverse_util.flatten_dict(layout.param_shapes(config), sep="/")
     read = {}
@@ -39,17 +45,25 @@ def test_every_published_tensor_is_read_and_none_is_left_over(part, layout, conf
     assert layout.config_from_hf(layout.config_to_hf(config)) == config
 
 
-# ------------------------------------------------------------------------------------------------------------- STDiT3
+# ------------------------------------------------------------------------------------------- STDiT3
 
 
 def random_stdit(seed: int) -> tuple[STDiT3Config, dict]:
     rng = np.random.default_rng(seed)
     heads = int(rng.choice([2, 3]))
     config = STDiT3Config(
-        input_sq_size=int(rng.choice([32, 64])), in_channels=int(rng.choice([3, 4])),
-        patch_size=((1, 2, 2), (1, 2, 2), (2, 1, 2))[seed % 3], hidden_size=heads * int(rng.choice([8, 12])),
-        depth=int(rng.integers(1, 4)), num_heads=heads, mlp_ratio=float(rng.choice([2.0, 4.0])),
-        pred_sigma=seed != 2, caption_channels=int(rng.choice([6, 10])), model_max_length=7, qk_norm=seed != 1)
+        input_sq_size=int(rng.choice([32, 64])),
+        in_channels=int(rng.choice([3, 4])),
+        patch_size=((1, 2, 2), (1, 2, 2), (2, 1, 2))[seed % 3],
+        hidden_size=heads * int(rng.choice([8, 12])),
+        depth=int(rng.integers(1, 4)),
+        num_heads=heads,
+        mlp_ratio=float(rng.choice([2.0, 4.0])),
+        pred_sigma=seed != 2,
+        caption_channels=int(rng.choice([6, 10])),
+        model_max_length=7,
+        qk_norm=seed != 1,
+    )
     params = random_params(stdit_hf.param_shapes(config), rng, 0.2)
     params["rotary_frequencies"] = 1 / 30 ** rng.random(config.head_size // 2, np.float32)
     return config, params
@@ -71,14 +85,24 @@ def test_the_denoiser_gives_what_torch_gives(seed, tmp_path):
     lengths, null = [3, 6], [False, True]
     times, fps, size = np.float32([875.3, 12.5]), np.float32([24, 120]), (40, 32)
     arguments = (latents, times, text, np.arange(7) < np.asarray(lengths)[:, None], fps)
-    ours = jax.jit(functools.partial(STDiT3(config).apply, size=size))({"params": again}, *arguments,
-                                                                       null_B=np.asarray(null))
+    ours = jax.jit(functools.partial(STDiT3(config).apply, size=size))(
+        {"params": again}, *arguments, null_B=np.asarray(null)
+    )
     rows = []
     for i in range(2):
         caption = tensors["y_embedder.y_embedding"] if null[i] else torch.tensor(text[i])
-        rows.append(opensora_torch.stdit(
-            tensors, vars(config), torch.tensor(latents[i]).permute(3, 0, 1, 2), torch.tensor(times[i]), caption,
-            lengths[i], size, torch.tensor(fps[i])).permute(1, 2, 3, 0))
+        rows.append(
+            opensora_torch.stdit(
+                tensors,
+                vars(config),
+                torch.tensor(latents[i]).permute(3, 0, 1, 2),
+                torch.tensor(times[i]),
+                caption,
+                lengths[i],
+                size,
+                torch.tensor(fps[i]),
+            ).permute(1, 2, 3, 0)
+        )
     close(ours, torch.stack(rows))
 
 
@@ -89,10 +113,20 @@ def test_gradients_reach_every_parameter_and_remat_and_unrolling_change_nothing(
 
     def gradient(**options):
         model = STDiT3(config, **options)
+
         def loss(params):
-            out = model.apply({"params": params}, latents, jnp.ones(2) * 500, text, jnp.ones((2, 7), bool),
-                              jnp.ones(2) * 24, (32, 32), jnp.asarray([True, False]))
+            out = model.apply(
+                {"params": params},
+                latents,
+                jnp.ones(2) * 500,
+                text,
+                jnp.ones((2, 7), bool),
+                jnp.ones(2) * 24,
+                (32, 32),
+                jnp.asarray([True, False]),
+            )
             return jnp.mean(out**2)
+
         return jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
 
     plain = gradient()
@@ -101,24 +135,41 @@ def test_gradients_reach_every_parameter_and_remat_and_unrolling_change_nothing(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), plain, other)
 
 
-# ---------------------------------------------------------------------------------------------------------------- VAE
+# ---------------------------------------------------------------------------------------------- VAE
 
 
 def random_vae(seed: int) -> tuple[dict, diffusers.AutoencoderKL]:
     """A config.json in the original's fields, and diffusers' 2-D autoencoder of those sizes."""
     rng = np.random.default_rng(seed)
-    spatial = dict(block_out_channels=[(8, 8), (4, 8)][seed], layers_per_block=1 + seed, latent_channels=4,
-                   norm_num_groups=2)
-    temporal = dict(type="VAE_Temporal", filters=4, num_res_blocks=1 + seed, num_groups=2,
-                    channel_multipliers=[[1, 2, 2, 3], [2, 1]][seed],
-                    temporal_downsample=[[False, True, True], [True]][seed])
-    raw = dict(model_type="VideoAutoencoderPipeline", vae_temporal=temporal, micro_frame_size=[5, 3][seed],
-               vae_2d=dict(type="VideoAutoencoderKL", micro_batch_size=2, config=spatial),
-               shift=rng.standard_normal(4).tolist(), scale=rng.uniform(1, 3, 4).tolist())
+    spatial = dict(
+        block_out_channels=[(8, 8), (4, 8)][seed],
+        layers_per_block=1 + seed,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+    temporal = dict(
+        type="VAE_Temporal",
+        filters=4,
+        num_res_blocks=1 + seed,
+        num_groups=2,
+        channel_multipliers=[[1, 2, 2, 3], [2, 1]][seed],
+        temporal_downsample=[[False, True, True], [True]][seed],
+    )
+    raw = dict(
+        model_type="VideoAutoencoderPipeline",
+        vae_temporal=temporal,
+        micro_frame_size=[5, 3][seed],
+        vae_2d=dict(type="VideoAutoencoderKL", micro_batch_size=2, config=spatial),
+        shift=rng.standard_normal(4).tolist(),
+        scale=rng.uniform(1, 3, 4).tolist(),
+    )
     torch.manual_seed(seed)
     blocks = len(spatial["block_out_channels"])
-    model = diffusers.AutoencoderKL(**spatial, down_block_types=("DownEncoderBlock2D",) * blocks,
-                                    up_block_types=("UpDecoderBlock2D",) * blocks).eval()
+    model = diffusers.AutoencoderKL(
+        **spatial,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+    ).eval()
     return raw, model
 
 
@@ -129,20 +180,31 @@ def test_the_autoencoders_give_what_torch_and_diffusers_give(seed, tmp_path):
     config = vae_hf.config_from_hf(raw)
     assert vae_hf.config_from_hf(vae_hf.config_to_hf(config)) == config
     params = random_params(vae_hf.param_shapes(config), np.random.default_rng(seed + 5), 0.2)
-    params |= {f"latent_{name}": np.float32(raw[name]).reshape(1, 4, 1, 1, 1) for name in ("shift", "scale")}
+    params |= {
+        f"latent_{name}": np.float32(raw[name]).reshape(1, 4, 1, 1, 1)
+        for name in ("shift", "scale")
+    }
     save(vae_hf, tmp_path, config, params)
     tensors = torch_tensors(tmp_path)
     prefix = "spatial_vae.module."
-    spatial.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-    sizes = dict(num_groups=2, **{n: raw["vae_temporal"][n] for n in
-                                  ("num_res_blocks", "channel_multipliers", "temporal_downsample")})
+    spatial.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
+    sizes = dict(
+        num_groups=2,
+        **{
+            n: raw["vae_temporal"][n]
+            for n in ("num_res_blocks", "channel_multipliers", "temporal_downsample")
+        },
+    )
 
     frames = [12, 3][seed]  # two whole clips and a shorter one; one clip
     video = np.random.default_rng(seed).uniform(-1, 1, (2, frames, 8, 4, 3)).astype(np.float32)
     loaded, again = load(vae_hf, tmp_path)
     model = OpenSoraVAE(loaded)
     run = lambda method, x, *rest: jax.jit(  # noqa: E731
-        lambda p, x: model.apply({"params": p}, x, *rest, method=method), compiler_options=QUICK)(again, x)
+        lambda p, x: model.apply({"params": p}, x, *rest, method=method), compiler_options=QUICK
+    )(again, x)
 
     z = run("encode", video)
     assert z.shape == (2, config.latent_frames(frames), 4, 2, 4)
@@ -150,8 +212,14 @@ def test_the_autoencoders_give_what_torch_and_diffusers_give(seed, tmp_path):
     theirs = opensora_torch.encode(tensors, sizes, spatial, channels_first, raw["micro_frame_size"])
     close(z, theirs.permute(0, 2, 3, 4, 1))
     noise = np.random.default_rng(seed + 9).standard_normal(z.shape, dtype=np.float32)
-    theirs = opensora_torch.decode(tensors, sizes, spatial, torch.tensor(noise).permute(0, 4, 1, 2, 3), frames,
-                                   raw["micro_frame_size"])
+    theirs = opensora_torch.decode(
+        tensors,
+        sizes,
+        spatial,
+        torch.tensor(noise).permute(0, 4, 1, 2, 3),
+        frames,
+        raw["micro_frame_size"],
+    )
     close(run("decode", noise, frames), theirs.permute(0, 2, 3, 4, 1))
 
 
@@ -161,16 +229,23 @@ def test_clips_of_seventeen_frames_become_five_latent_frames():
     assert config.clips(40) == [17, 17, 6] and config.clips(16) == [16]
 
 
-@pytest.mark.parametrize("layout, fields, message", [
-    (stdit_hf, {"model_type": "STDiT2"}, "model_type is 'STDiT2'"),
-    (stdit_hf, {"hidden_size": 20, "num_heads": 3}, "heads must have one even size"),
-    (stdit_hf, {"skip_y_embedder": True}, "skip_y_embedder"),
-    (vae_hf, {"model_type": "Other"}, "model_type is 'Other'"),
-    (vae_hf, {"vae_2d": {"type": "Other"}}, "vae_2d.type is 'Other'"),
-    (vae_hf, {"vae_temporal": {"type": "Other"}}, "vae_temporal.type is 'Other'"),
-    (vae_hf, {"vae_temporal": {"type": "VAE_Temporal", "in_out_channels": 3}}, "the temporal one takes 3"),
-    (vae_hf, {"shift": [0.0], "scale": [1.0]}, "one number for each of 4 channels"),
-])
+@pytest.mark.parametrize(
+    "layout, fields, message",
+    [
+        (stdit_hf, {"model_type": "STDiT2"}, "model_type is 'STDiT2'"),
+        (stdit_hf, {"hidden_size": 20, "num_heads": 3}, "heads must have one even size"),
+        (stdit_hf, {"skip_y_embedder": True}, "skip_y_embedder"),
+        (vae_hf, {"model_type": "Other"}, "model_type is 'Other'"),
+        (vae_hf, {"vae_2d": {"type": "Other"}}, "vae_2d.type is 'Other'"),
+        (vae_hf, {"vae_temporal": {"type": "Other"}}, "vae_temporal.type is 'Other'"),
+        (
+            vae_hf,
+            {"vae_temporal": {"type": "VAE_Temporal", "in_out_channels": 3}},
+            "the temporal one takes 3",
+        ),
+        (vae_hf, {"shift": [0.0], "scale": [1.0]}, "one number for each of 4 channels"),
+    ],
+)
 def test_choices_the_models_do_not_have_are_bad_input(layout, fields, message):
     with pytest.raises(BadInput, match=message):
         layout.config_from_hf(fields)

@@ -1,4 +1,5 @@
-"""A whole Open-Sora pipeline saved by `VideoModel` and sampled in plain torch; captions against diffusers' cleaning."""
+"""A whole Open-Sora pipeline saved by `VideoModel` and sampled in plain torch; captions against
+diffusers' cleaning."""
 
 import diffusers
 import jax
@@ -25,24 +26,47 @@ def their_video(folder, model, noise, guidance, negative, steps):
     stdit, vae = torch_tensors(folder / "transformer"), torch_tensors(folder / "vae")
     sizes = family.vae.config.spatial
     spatial = diffusers.AutoencoderKL(
-        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
-        norm_num_groups=sizes.norm_num_groups, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2).eval()
+        block_out_channels=sizes.block_out_channels,
+        layers_per_block=sizes.layers_per_block,
+        norm_num_groups=sizes.norm_num_groups,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()
     prefix = "spatial_vae.module."
-    spatial.load_state_dict({n.removeprefix(prefix): t for n, t in vae.items() if n.startswith(prefix)})
+    spatial.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in vae.items() if n.startswith(prefix)}
+    )
 
     def encode(text):
-        rows = model.family.tokenizer([text], padding="max_length", max_length=14, truncation=True, return_tensors="pt")
+        rows = model.family.tokenizer(
+            [text], padding="max_length", max_length=14, truncation=True, return_tensors="pt"
+        )
         mask = rows["attention_mask"]
-        return encoder(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state[0], int(mask.sum())
+        return encoder(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state[0], int(
+            mask.sum()
+        )
 
     videos, temporal = [], vars(family.vae.config.temporal)
     for prompt, latent in zip(PROMPTS, torch.tensor(noise), strict=True):
         text, tokens = encode(f"{prompt} aesthetic score: 6.5.")
         null = None if negative == "" else encode(negative)
-        z = opensora_torch.sample(stdit, vars(family.transformer.config), latent, text, tokens, (8, 4), frames, 24.0,
-                                  steps, guidance, null)
-        videos.append(opensora_torch.decode(vae, temporal, spatial, z[None], frames)[0].permute(1, 2, 3, 0))
+        z = opensora_torch.sample(
+            stdit,
+            vars(family.transformer.config),
+            latent,
+            text,
+            tokens,
+            (8, 4),
+            frames,
+            24.0,
+            steps,
+            guidance,
+            null,
+        )
+        videos.append(
+            opensora_torch.decode(vae, temporal, spatial, z[None], frames)[0].permute(1, 2, 3, 0)
+        )
     return torch.stack(videos).numpy()
 
 
@@ -56,28 +80,50 @@ def test_the_saved_pipeline_gives_the_same_video_in_torch(negative, tmp_path):
     ours = model.generate(PROMPTS, negative, latents=noise)
     assert ours.shape == theirs.shape == (2, 34, 8, 4, 3)
     assert ours.std() > 5  # a grey picture would prove nothing
-    assert np.abs(ours - (theirs + 1) * 127.5).max() <= 0.5 + 255 * 1e-4  # rounding to bytes, and 1e-4
+    assert (
+        np.abs(ours - (theirs + 1) * 127.5).max() <= 0.5 + 255 * 1e-4
+    )  # rounding to bytes, and 1e-4
 
 
 def test_the_folder_comes_back_as_it_was(tmp_path):
-    model = random_model(4, conditions=Conditions(fps=12.0, aesthetic_score=None, camera_motion="pan left"))
+    model = random_model(
+        4, conditions=Conditions(fps=12.0, aesthetic_score=None, camera_motion="pan left")
+    )
     model.save_pretrained(tmp_path)
     again = VideoModel.from_pretrained(tmp_path, dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    assert again.family.conditions == model.family.conditions and again.family.scheduler == model.family.scheduler
+    assert (
+        again.family.conditions == model.family.conditions
+        and again.family.scheduler == model.family.scheduler
+    )
     assert again.family.vae.config == model.family.vae.config
 
 
 WEB = [
-    "A Girl is playing  guitar, in the Park.", "see https://a.b.com/x?y=1 and www.cats.org/pets !",
-    "<b>bold</b> &lt;i&gt; &amp;", "<person> at @nick's #12 #123456 1234567",
-    "日本語 cat – dash—dash “quote” ‘single’", "mail me at 192.168.1.10 12:30 ",
-    "file.png holiday_photo.jpg and a.mp4", "***wow*** (brackets) [x] {y} / | \\ ~", "this-is-my-cute-cat_photo",
-    "jc6640 jc6640vc 6640vc231 j2d1a2a", "free shipping worldwide free shipping download free",
-    "click on this page 12 png image", "a 3x3 grid, 4.5x6 cm , 12х13", "word : word ;end-", "'quoted'", ".hidden",
-    "caf\u00c3\u00a9 &amp;quot;x&amp;quot;", "a cat%20on+grass\\nnew line...", "", "  ",
+    "A Girl is playing  guitar, in the Park.",
+    "see https://a.b.com/x?y=1 and www.cats.org/pets !",
+    "<b>bold</b> &lt;i&gt; &amp;",
+    "<person> at @nick's #12 #123456 1234567",
+    "日本語 cat – dash—dash “quote” ‘single’",
+    "mail me at 192.168.1.10 12:30 ",
+    "file.png holiday_photo.jpg and a.mp4",
+    "***wow*** (brackets) [x] {y} / | \\ ~",
+    "this-is-my-cute-cat_photo",
+    "jc6640 jc6640vc 6640vc231 j2d1a2a",
+    "free shipping worldwide free shipping download free",
+    "click on this page 12 png image",
+    "a 3x3 grid, 4.5x6 cm , 12х13",
+    "word : word ;end-",
+    "'quoted'",
+    ".hidden",
+    "caf\u00c3\u00a9 &amp;quot;x&amp;quot;",
+    "a cat%20on+grass\\nnew line...",
+    "",
+    "  ",
     "a red ball aesthetic score: 6.5. motion score: 10.0. camera motion: pan left.",
-    "\"double\"\"quotes\" ''x''", "tempo 1:23  ", "x\u3000wide ①②③ ㎏ ㋀",
+    "\"double\"\"quotes\" ''x''",
+    "tempo 1:23  ",
+    "x\u3000wide ①②③ ㎏ ㋀",
 ]
 
 

@@ -27,15 +27,30 @@ def test_the_same_steps_are_skipped_as_in_diffusers(seed):
         def forward(self, hidden_states):
             return self.blocks[1](self.blocks[0](hidden_states))
 
-    TransformerBlockRegistry.register(Block, TransformerBlockMetadata(
-        return_hidden_states_index=0, hidden_states_argument_name="hidden_states"))
+    TransformerBlockRegistry.register(
+        Block,
+        TransformerBlockMetadata(
+            return_hidden_states_index=0, hidden_states_argument_name="hidden_states"
+        ),
+    )
     rng = np.random.default_rng(seed)
     steps, curve = int(rng.integers(6, 30)), [1.0, *rng.normal(1, 0.05, 11)]
-    threshold, retention, skips = rng.uniform(0, 0.3), rng.uniform(0.05, 0.4), int(rng.integers(1, 5))
+    threshold, retention, skips = (
+        rng.uniform(0, 0.3),
+        rng.uniform(0.05, 0.4),
+        int(rng.integers(1, 5)),
+    )
     model = Model()
-    hooks.apply_mag_cache(model, hooks.MagCacheConfig(
-        threshold=threshold, max_skip_steps=skips, retention_ratio=retention, num_inference_steps=steps,
-        mag_ratios=curve))
+    hooks.apply_mag_cache(
+        model,
+        hooks.MagCacheConfig(
+            threshold=threshold,
+            max_skip_steps=skips,
+            retention_ratio=retention,
+            num_inference_steps=steps,
+            mag_ratios=curve,
+        ),
+    )
     theirs = []
     for _ in range(steps):
         before = Block.calls

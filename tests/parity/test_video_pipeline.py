@@ -1,4 +1,5 @@
-"""A whole pipeline saved by `VideoModel` and run by diffusers: same prompt and noise, same video."""
+"""A whole pipeline saved by `VideoModel` and run by diffusers: same prompt and noise, same
+video."""
 
 import inspect
 
@@ -33,28 +34,62 @@ def their_video(folder, model, latents, seeds, monkeypatch, **arguments) -> np.n
 
     step.__signature__ = inspect.signature(step_of_scheduler)  # the pipeline reads it
     monkeypatch.setattr(pipeline.scheduler, "step", step)
-    frames = pipeline(PROMPTS, negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, latents=torch.tensor(latents),
-                      max_sequence_length=8, output_type="np", **arguments).frames
+    frames = pipeline(
+        PROMPTS,
+        negative_prompt=[NEGATIVE] * 2,
+        num_inference_steps=STEPS,
+        latents=torch.tensor(latents),
+        max_sequence_length=8,
+        output_type="np",
+        **arguments,
+    ).frames
     return (frames * 255).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize("name, kind, scales, dynamic", [
-    ("CogVideoXDDIMScheduler", "2b", (3.0, 1.0), False),  # 1: no guidance, in diffusers too
-    ("CogVideoXDPMScheduler", "5b", (3.0,), True),
-    ("CogVideoXDPMScheduler", "1.5", (3.0,), False)])
-def test_the_saved_pipeline_gives_the_same_video_in_diffusers(name, kind, scales, dynamic, tmp_path, monkeypatch):
-    scheduler = {"_class_name": name, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
-                 "timestep_spacing": "trailing", "snr_shift_scale": 3.0 if kind == "2b" else 1.0, "clip_sample": False}
+@pytest.mark.parametrize(
+    "name, kind, scales, dynamic",
+    [
+        ("CogVideoXDDIMScheduler", "2b", (3.0, 1.0), False),  # 1: no guidance, in diffusers too
+        ("CogVideoXDPMScheduler", "5b", (3.0,), True),
+        ("CogVideoXDPMScheduler", "1.5", (3.0,), False),
+    ],
+)
+def test_the_saved_pipeline_gives_the_same_video_in_diffusers(
+    name, kind, scales, dynamic, tmp_path, monkeypatch
+):
+    scheduler = {
+        "_class_name": name,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "snr_shift_scale": 3.0 if kind == "2b" else 1.0,
+        "clip_sample": False,
+    }
     model = random_model(3, scheduler, kind, steps=STEPS, guidance_scale=3.0, batch=2)
     model.save_pretrained(tmp_path)
     again = VideoModel.from_pretrained(tmp_path, dtype="float32")
 
-    latents = np.random.default_rng(5).standard_normal((2, 4 if kind == "1.5" else 3, 4, 4, 8), dtype=np.float32)
+    latents = np.random.default_rng(5).standard_normal(
+        (2, 4 if kind == "1.5" else 3, 4, 4, 8), dtype=np.float32
+    )
     for guidance in scales:
-        ours = again.generate(PROMPTS, NEGATIVE, guidance_scale=guidance, latents=latents, seed=[7, 8],
-                              use_dynamic_cfg=dynamic)
-        theirs = their_video(tmp_path, again, latents, [7, 8], monkeypatch, guidance_scale=guidance,
-                             use_dynamic_cfg=dynamic)
+        ours = again.generate(
+            PROMPTS,
+            NEGATIVE,
+            guidance_scale=guidance,
+            latents=latents,
+            seed=[7, 8],
+            use_dynamic_cfg=dynamic,
+        )
+        theirs = their_video(
+            tmp_path,
+            again,
+            latents,
+            [7, 8],
+            monkeypatch,
+            guidance_scale=guidance,
+            use_dynamic_cfg=dynamic,
+        )
         assert ours.shape == theirs.shape == (2, 5, 8, 16, 3)
         assert ours.std() > 5  # a grey picture would prove nothing
         assert np.abs(ours.astype(int) - theirs).max() <= 2
@@ -63,8 +98,13 @@ def test_the_saved_pipeline_gives_the_same_video_in_diffusers(name, kind, scales
 def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
     model = random_model(4, {"_class_name": "CogVideoXDDIMScheduler"})
     model.save_pretrained(tmp_path / "ours")
-    diffusers.CogVideoXPipeline.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    diffusers.CogVideoXPipeline.from_pretrained(tmp_path / "ours").save_pretrained(
+        tmp_path / "theirs"
+    )
     again = VideoModel.from_pretrained(tmp_path / "theirs", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
     assert again.family.tokenize(PROMPTS)[0].tolist() == model.family.tokenize(PROMPTS)[0].tolist()
-    assert again.family.scheduler.schedule.alphas.tolist() == model.family.scheduler.schedule.alphas.tolist()
+    assert (
+        again.family.scheduler.schedule.alphas.tolist()
+        == model.family.scheduler.schedule.alphas.tolist()
+    )

@@ -1,4 +1,5 @@
-"""A whole Wan pipeline saved by `VideoModel` and run by diffusers: same prompt and noise, same video."""
+"""A whole Wan pipeline saved by `VideoModel` and run by diffusers: same prompt and noise, same
+video."""
 
 import diffusers
 import jax
@@ -29,9 +30,18 @@ def test_the_saved_pipeline_gives_the_same_video_in_diffusers(scheduler, scales,
     pipeline.set_progress_bar_config(disable=True)
     latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 8), dtype=np.float32)
     for guidance in scales:
-        theirs = pipeline(PROMPTS, negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, num_frames=5, height=16,
-                          width=32, guidance_scale=guidance, latents=torch.tensor(latents), max_sequence_length=8,
-                          output_type="np").frames
+        theirs = pipeline(
+            PROMPTS,
+            negative_prompt=[NEGATIVE] * 2,
+            num_inference_steps=STEPS,
+            num_frames=5,
+            height=16,
+            width=32,
+            guidance_scale=guidance,
+            latents=torch.tensor(latents),
+            max_sequence_length=8,
+            output_type="np",
+        ).frames
         ours = model.generate(PROMPTS, NEGATIVE, guidance_scale=guidance, latents=latents)
         assert ours.shape == theirs.shape == (2, 5, 16, 32, 3)
         assert ours.std() > 5  # a grey picture would prove nothing
@@ -43,11 +53,15 @@ def test_the_encoded_text_equals_the_pipelines(tmp_path):
     model = reloaded(tmp_path)
     pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
     prompts = [*PROMPTS, "", "a red ball " * 9]
-    theirs, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=8)
+    theirs, _ = pipeline.encode_prompt(
+        prompts, do_classifier_free_guidance=False, max_sequence_length=8
+    )
     ids, cut = model.family.tokenize(prompts)
     ours = np.asarray(model.family.encode_text(model.params, ids))
     assert np.abs(ours - theirs.detach().numpy()).max() < 1e-4 * np.abs(ours).max()
-    assert cut == [0, 3] and (ours[1, 3:] == 0).all() and ours[1, 2].any()  # two words, the end, padding
+    assert (
+        cut == [0, 3] and (ours[1, 3:] == 0).all() and ours[1, 2].any()
+    )  # two words, the end, padding
 
 
 def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
@@ -56,11 +70,25 @@ def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
     diffusers.WanPipeline.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     again = VideoModel.from_pretrained(tmp_path / "theirs", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    assert again.family.text_tokens == 8 and again.defaults.guidance_scale == 5.0 and again.defaults.fps == 16
+    assert (
+        again.family.text_tokens == 8
+        and again.defaults.guidance_scale == 5.0
+        and again.defaults.fps == 16
+    )
     assert again.family.scheduler.sigmas(7).tolist() == model.family.scheduler.sigmas(7).tolist()
 
 
-@pytest.mark.parametrize("text", ["  a\t cat \n\n on   grass ", "&lt;b&gt; &amp;amp; &amp;eacute;",
-                                  "\u3000wide\u00a0space", "", " \n", "猫と&nbsp;犬 🎈", "control \x1c here"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  a\t cat \n\n on   grass ",
+        "&lt;b&gt; &amp;amp; &amp;eacute;",
+        "\u3000wide\u00a0space",
+        "",
+        " \n",
+        "猫と&nbsp;犬 🎈",
+        "control \x1c here",
+    ],
+)
 def test_prompts_are_cleaned_as_the_pipeline_cleans_them(text):
     assert clean(text) == pipeline_wan.prompt_clean(text)

@@ -1,4 +1,5 @@
-"""The samplers of flow models against diffusers: the same outputs and noise give the same trajectory."""
+"""The samplers of flow models against diffusers: the same outputs and noise give the same
+trajectory."""
 
 import diffusers
 import numpy as np
@@ -10,7 +11,11 @@ from pav_jax.errors import BadInput
 from pav_jax.video import schedulers
 from tests.parity.test_schedulers import SHAPE, trajectory
 
-UNIPC = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+UNIPC = {
+    "_class_name": "UniPCMultistepScheduler",
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+}
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 
 
@@ -19,9 +24,12 @@ def random_unipc(rng) -> dict:
     return UNIPC | {
         "num_train_timesteps": int(rng.choice([1000, 1000, 400])),
         "flow_shift": float(rng.choice([1.0, 3.0, 5.0, 0.7])),
-        "solver_order": int(rng.choice([1, 2, 2, 3])), "solver_type": kind,
+        "solver_order": int(rng.choice([1, 2, 2, 3])),
+        "solver_type": kind,
         # diffusers' bh1 multiplies its infinite last step by zero
-        "final_sigmas_type": "sigma_min" if kind == "bh1" else str(rng.choice(["zero", "zero", "sigma_min"])),
+        "final_sigmas_type": (
+            "sigma_min" if kind == "bh1" else str(rng.choice(["zero", "zero", "sigma_min"]))
+        ),
         "disable_corrector": [[], [], [0], [1, 2]][rng.integers(4)],
         "shift_terminal": [None, None, 0.1][rng.integers(3)],
     }
@@ -29,8 +37,10 @@ def random_unipc(rng) -> dict:
 
 def random_euler(rng) -> dict:
     return EULER | {
-        "num_train_timesteps": int(rng.choice([1000, 1000, 400])), "shift": float(rng.choice([1.0, 3.0, 5.0, 0.7])),
-        "shift_terminal": [None, None, 0.1][rng.integers(3)], "stochastic_sampling": bool(rng.random() < 0.3),
+        "num_train_timesteps": int(rng.choice([1000, 1000, 400])),
+        "shift": float(rng.choice([1.0, 3.0, 5.0, 0.7])),
+        "shift_terminal": [None, None, 0.1][rng.integers(3)],
+        "stochastic_sampling": bool(rng.random() < 0.3),
     }
 
 
@@ -40,24 +50,34 @@ def test_a_whole_trajectory_equals_diffusers(seed, monkeypatch):
     config = random_unipc(rng) if seed % 3 else random_euler(rng)
     steps = int(rng.choice([1, 2, 7, 20, 50]))
     if steps == 1:
-        config["shift_terminal"] = None  # one step from pure noise to a terminal level: diffusers divides by zero
+        config["shift_terminal"] = (
+            None  # one step from pure noise to a terminal level: diffusers divides by zero
+        )
     start = rng.standard_normal(SHAPE, dtype=np.float32)
     directions, noises = rng.standard_normal((2, steps, *SHAPE), dtype=np.float32)
 
-    original = getattr(diffusers, config["_class_name"])(**{k: v for k, v in config.items() if k[0] != "_"})
+    original = getattr(diffusers, config["_class_name"])(
+        **{k: v for k, v in config.items() if k[0] != "_"}
+    )
     original.set_timesteps(steps)
     timesteps, ours = trajectory(config, steps, start, directions, noises)
     np.testing.assert_allclose(timesteps, original.timesteps.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(schedulers.load(config).sigmas(steps), original.sigmas.numpy(), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        schedulers.load(config).sigmas(steps), original.sigmas.numpy(), rtol=0, atol=1e-7
+    )
 
     sample = torch.tensor(start)
     original.set_begin_index(0)
     for i, t in enumerate(original.timesteps):
-        monkeypatch.setattr(flow_euler_module, "randn_tensor", lambda *_, i=i, **__: torch.tensor(noises[i]))
+        monkeypatch.setattr(
+            flow_euler_module, "randn_tensor", lambda *_, i=i, **__: torch.tensor(noises[i])
+        )
         output = 0.5 * sample + torch.tensor(directions[i])
         sample = original.step(output, t, sample, return_dict=False)[0]
         scale = max(1.0, float(sample.abs().max()))
-        np.testing.assert_allclose(ours[i], sample.numpy(), rtol=0, atol=1e-4 * scale, err_msg=f"step {i} of {steps}")
+        np.testing.assert_allclose(
+            ours[i], sample.numpy(), rtol=0, atol=1e-4 * scale, err_msg=f"step {i} of {steps}"
+        )
 
 
 def test_the_published_settings_visit_the_published_timesteps():
@@ -73,15 +93,25 @@ def test_steps_to_zero_are_finite_where_diffusers_are_not():
 
 
 def test_a_choice_that_is_not_supported_is_bad_input_that_names_the_field():
-    for fields, named in (({"use_flow_sigmas": False}, "use_flow_sigmas is False; only True"),
-                          ({"prediction_type": "epsilon"}, "prediction_type"), ({"solver_type": "heun"}, "solver_type"),
-                          ({"use_karras_sigmas": True}, "use_karras_sigmas"), ({"flow_shift": 0}, "flow_shift is 0"),
-                          ({"solver_order": 0}, "solver_order"), ({"final_sigmas_type": "one"}, "final_sigmas_type")):
+    for fields, named in (
+        ({"use_flow_sigmas": False}, "use_flow_sigmas is False; only True"),
+        ({"prediction_type": "epsilon"}, "prediction_type"),
+        ({"solver_type": "heun"}, "solver_type"),
+        ({"use_karras_sigmas": True}, "use_karras_sigmas"),
+        ({"flow_shift": 0}, "flow_shift is 0"),
+        ({"solver_order": 0}, "solver_order"),
+        ({"final_sigmas_type": "one"}, "final_sigmas_type"),
+    ):
         with pytest.raises(BadInput, match=named):
             schedulers.load(UNIPC | fields)
-    with pytest.raises(BadInput, match="use_flow_sigmas is False"):  # what diffusers takes where nothing is said
+    with pytest.raises(
+        BadInput, match="use_flow_sigmas is False"
+    ):  # what diffusers takes where nothing is said
         schedulers.load({"_class_name": "UniPCMultistepScheduler"})
-    for fields, named in (({"use_dynamic_shifting": True}, "use_dynamic_shifting"), ({"shift": "3"}, "shift is '3'")):
+    for fields, named in (
+        ({"use_dynamic_shifting": True}, "use_dynamic_shifting"),
+        ({"shift": "3"}, "shift is '3'"),
+    ):
         with pytest.raises(BadInput, match=named):
             schedulers.load(EULER | fields)
     for config in (UNIPC, EULER):

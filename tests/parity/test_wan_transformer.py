@@ -1,4 +1,5 @@
-"""The Wan transformer against diffusers' `WanTransformer3DModel`, both ways, on random configurations."""
+"""The Wan transformer against diffusers' `WanTransformer3DModel`, both ways, on random
+configurations."""
 
 import diffusers
 import jax
@@ -19,13 +20,23 @@ RELATIVE = 1e-4
 def random_original(seed: int, **sizes) -> diffusers.WanTransformer3DModel:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    sizes = dict(
-        patch_size=[(1, 2, 2), (1, 2, 1), (2, 1, 2), (1, 1, 1)][seed % 4],
-        num_attention_heads=int(rng.choice([2, 3])), attention_head_dim=int(rng.choice([12, 14, 16, 22])),
-        in_channels=int(rng.choice([3, 4])), out_channels=int(rng.choice([2, 4])), text_dim=int(rng.choice([6, 10])),
-        freq_dim=int(rng.choice([8, 12])), ffn_dim=int(rng.choice([20, 36])), num_layers=int(rng.integers(1, 4)),
-        cross_attn_norm=bool(seed % 3), eps=float(rng.choice([1e-6, 1e-4])), rope_max_seq_len=32,
-    ) | sizes
+    sizes = (
+        dict(
+            patch_size=[(1, 2, 2), (1, 2, 1), (2, 1, 2), (1, 1, 1)][seed % 4],
+            num_attention_heads=int(rng.choice([2, 3])),
+            attention_head_dim=int(rng.choice([12, 14, 16, 22])),
+            in_channels=int(rng.choice([3, 4])),
+            out_channels=int(rng.choice([2, 4])),
+            text_dim=int(rng.choice([6, 10])),
+            freq_dim=int(rng.choice([8, 12])),
+            ffn_dim=int(rng.choice([20, 36])),
+            num_layers=int(rng.integers(1, 4)),
+            cross_attn_norm=bool(seed % 3),
+            eps=float(rng.choice([1e-6, 1e-4])),
+            rope_max_seq_len=32,
+        )
+        | sizes
+    )
     model = diffusers.WanTransformer3DModel(**sizes).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,8 +53,11 @@ def arguments(config, seed):
 
 def theirs_of(original, latents, text, timesteps, dtype=torch.float32):
     with torch.no_grad():
-        sample = original(hidden_states=torch.tensor(latents.transpose(0, 4, 1, 2, 3)).to(dtype),
-                          encoder_hidden_states=torch.tensor(text).to(dtype), timestep=torch.tensor(timesteps)).sample
+        sample = original(
+            hidden_states=torch.tensor(latents.transpose(0, 4, 1, 2, 3)).to(dtype),
+            encoder_hidden_states=torch.tensor(text).to(dtype),
+            timestep=torch.tensor(timesteps),
+        ).sample
     return sample.float().numpy().transpose(0, 2, 3, 4, 1)
 
 
@@ -59,14 +73,18 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(seed, tmp_pat
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < RELATIVE
 
     save(transformer_hf, tmp_path / "ours", config, params)
-    again, report = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = diffusers.WanTransformer3DModel.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     np.testing.assert_array_equal(theirs_of(again.eval(), *inputs), theirs)
 
 
 def test_bfloat16_keeps_in_float32_what_diffusers_keeps_there(tmp_path):
     random_original(1).save_pretrained(tmp_path)
-    original = diffusers.WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).eval()
+    original = diffusers.WanTransformer3DModel.from_pretrained(
+        tmp_path, torch_dtype=torch.bfloat16
+    ).eval()
     config, params = load(transformer_hf, tmp_path, jnp.bfloat16)
     state = original.state_dict()
     for row in transformer_hf.weights(config):
@@ -81,15 +99,19 @@ def test_bfloat16_keeps_in_float32_what_diffusers_keeps_there(tmp_path):
     ours = jax.jit(WanTransformer(config, jnp.bfloat16).apply)({"params": params}, *inputs)
     theirs = theirs_of(original, *inputs, dtype=torch.bfloat16)
     error = lambda x: np.sqrt(np.mean((np.asarray(x, np.float32) - exact) ** 2))  # noqa: E731
-    assert error(ours) < 1.5 * error(theirs) < 0.1 * exact.std()  # the original's own rounding is the yardstick
+    assert (
+        error(ours) < 1.5 * error(theirs) < 0.1 * exact.std()
+    )  # the original's own rounding is the yardstick
 
 
 def test_gradients_flow_and_remat_and_unrolling_change_nothing():
     config = config_from_hf(dict(random_original(4, num_layers=2).config))
     latents, text, timesteps = arguments(config, 1)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, dtype=np.float32),
-                          transformer_hf.param_shapes(config))
+    params = jax.tree.map(
+        lambda x: 0.3 * rng.standard_normal(x.shape, dtype=np.float32),
+        transformer_hf.param_shapes(config),
+    )
 
     def gradient(remat, unroll):
         model = WanTransformer(config, remat=remat, unroll=unroll)
@@ -102,9 +124,12 @@ def test_gradients_flow_and_remat_and_unrolling_change_nothing():
 
 
 def test_choices_the_model_does_not_have_are_bad_input():
-    for fields, named in (({"_class_name": "CogVideoXTransformer3DModel"}, "_class_name"),
-                          ({"image_dim": 1280}, "image_dim is 1280; only None is supported"),
-                          ({"qk_norm": "rms_norm"}, "qk_norm"), ({"patch_size": [2, 2]}, "patch_size"),
-                          ({"attention_head_dim": 13}, "attention_head_dim")):
+    for fields, named in (
+        ({"_class_name": "CogVideoXTransformer3DModel"}, "_class_name"),
+        ({"image_dim": 1280}, "image_dim is 1280; only None is supported"),
+        ({"qk_norm": "rms_norm"}, "qk_norm"),
+        ({"patch_size": [2, 2]}, "patch_size"),
+        ({"attention_head_dim": 13}, "attention_head_dim"),
+    ):
         with pytest.raises(BadInput, match=named):
             config_from_hf(fields)

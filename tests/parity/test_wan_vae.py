@@ -14,9 +14,24 @@ from pav_jax.models.wan import vae, vae_hf
 from tests.parity.comparison import QUICK, channels_last, close, shaken
 
 CONFIGS = (
-    dict(base_dim=4, z_dim=3, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True]),
-    dict(base_dim=4, z_dim=2, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]),
-    dict(base_dim=6, z_dim=4, dim_mult=[2, 1], num_res_blocks=1, temperal_downsample=[True], decoder_base_dim=8),
+    dict(
+        base_dim=4, z_dim=3, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True]
+    ),
+    dict(
+        base_dim=4,
+        z_dim=2,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        temperal_downsample=[False, True, True],
+    ),
+    dict(
+        base_dim=6,
+        z_dim=4,
+        dim_mult=[2, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        decoder_base_dim=8,
+    ),
 )
 
 
@@ -25,17 +40,23 @@ def torch_vae(index):
     torch.manual_seed(index)
     rng = np.random.default_rng(index)
     fields = CONFIGS[index]
-    moments = dict(latents_mean=rng.normal(size=fields["z_dim"]).tolist(),
-                   latents_std=rng.uniform(0.5, 2, fields["z_dim"]).tolist())
-    ratios = dict(scale_factor_temporal=2 ** sum(fields["temperal_downsample"]),
-                  scale_factor_spatial=2 ** (len(fields["dim_mult"]) - 1))
+    moments = dict(
+        latents_mean=rng.normal(size=fields["z_dim"]).tolist(),
+        latents_std=rng.uniform(0.5, 2, fields["z_dim"]).tolist(),
+    )
+    ratios = dict(
+        scale_factor_temporal=2 ** sum(fields["temperal_downsample"]),
+        scale_factor_spatial=2 ** (len(fields["dim_mult"]) - 1),
+    )
     return shaken(diffusers.AutoencoderKLWan(**fields, **moments, **ratios))
 
 
 @functools.cache
 def run(config, method, conv_impl="auto"):
     model = vae.WanVAE(config, conv_impl=conv_impl)
-    return jax.jit(lambda params, x: model.apply({"params": params}, x, method=method), compiler_options=QUICK)
+    return jax.jit(
+        lambda params, x: model.apply({"params": params}, x, method=method), compiler_options=QUICK
+    )
 
 
 @pytest.fixture(scope="module", params=range(len(CONFIGS)))
@@ -50,7 +71,11 @@ def pair(request, tmp_path_factory):
 def test_encode_equals_diffusers_over_several_chunks(pair):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio
-    video = np.random.default_rng(1).uniform(-1, 1, (2, 13, size, size + config.spatial_ratio, 3)).astype(np.float32)
+    video = (
+        np.random.default_rng(1)
+        .uniform(-1, 1, (2, 13, size, size + config.spatial_ratio, 3))
+        .astype(np.float32)
+    )
     with torch.no_grad():
         expected = theirs.encode(torch.from_numpy(video.transpose(0, 4, 1, 2, 3))).latent_dist
     mean, logvar = run(config, "encode")(params, video)
@@ -62,19 +87,29 @@ def test_encode_equals_diffusers_over_several_chunks(pair):
 @pytest.mark.parametrize("pair, frames", [(0, 4), (1, 4), (2, 4), (2, 1)], indirect=["pair"])
 def test_decode_equals_diffusers_with_its_feature_cache(pair, frames):
     theirs, config, params = pair
-    z = np.random.default_rng(frames).normal(size=(2, frames, 3, 2, config.z_dim)).astype(np.float32)
+    z = (
+        np.random.default_rng(frames)
+        .normal(size=(2, frames, 3, 2, config.z_dim))
+        .astype(np.float32)
+    )
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
     ours = run(config, "decode")(params, z)
     assert ours.shape[1] == (frames - 1) * config.temporal_ratio + 1
-    close(np.clip(ours, -1, 1), channels_last(expected))  # diffusers clips here, we do where frames become bytes
-    assert np.abs(ours).max() < 20 and np.abs(channels_last(expected)).min() < 0.9  # most of it is not at the clip
+    close(
+        np.clip(ours, -1, 1), channels_last(expected)
+    )  # diffusers clips here, we do where frames become bytes
+    assert (
+        np.abs(ours).max() < 20 and np.abs(channels_last(expected)).min() < 0.9
+    )  # most of it is not at the clip
 
 
 def test_latents_are_scaled_as_the_pipeline_scales_them(pair):
     theirs, config, _ = pair
     z = np.random.default_rng(0).normal(size=(1, 2, 2, 2, config.z_dim)).astype(np.float32)
-    mean, std = (np.asarray(theirs.config[name], np.float32) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        np.asarray(theirs.config[name], np.float32) for name in ("latents_mean", "latents_std")
+    )
     np.testing.assert_allclose(config.unscale(z), z * std + mean, rtol=1e-5)
     np.testing.assert_allclose(config.scale(config.unscale(z)), z, atol=1e-5)
 
@@ -85,7 +120,13 @@ def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
     again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path).eval()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-    for field in ("latents_mean", "latents_std", "scale_factor_spatial", "scale_factor_temporal", "dim_mult"):
+    for field in (
+        "latents_mean",
+        "latents_std",
+        "scale_factor_spatial",
+        "scale_factor_temporal",
+        "dim_mult",
+    ):
         assert list(np.ravel(again.config[field])) == list(np.ravel(theirs.config[field]))
     z = torch.randn(1, config.z_dim, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -96,12 +137,16 @@ def test_both_convolution_forms_agree():
     config = vae_hf.config_from_hf(dict(torch_vae(0).config))
     params = load_params(config)
     z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, config.z_dim))
-    close(run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z))
+    close(
+        run(config, "decode", "conv3d")(params, z), run(config, "decode", "conv2d_taps")(params, z)
+    )
 
 
 def load_params(config):
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape, dtype=np.float32), vae_hf.param_shapes(config))
+    return jax.tree.map(
+        lambda x: 0.2 * rng.standard_normal(x.shape, dtype=np.float32), vae_hf.param_shapes(config)
+    )
 
 
 def test_memory_of_decoding_grows_with_the_clip_by_its_frames_alone():
@@ -119,10 +164,13 @@ def test_memory_of_decoding_grows_with_the_clip_by_its_frames_alone():
 
 
 def test_what_wan_2_1_does_not_have_is_bad_input():
-    for fields, named in (({"_class_name": "AutoencoderKLCogVideoX"}, "is this the vae folder"),
-                          ({"is_residual": True}, "is_residual is True; only False"), ({"patch_size": 2}, "patch_size"),
-                          ({"z_dim": 8}, "latents_mean has 16 entries; 8"),
-                          ({"temperal_downsample": [True, True, True]}, "at most two"),
-                          ({"dim_mult": [1, 2]}, "temperal_downsample has 3 entries; 1")):
+    for fields, named in (
+        ({"_class_name": "AutoencoderKLCogVideoX"}, "is this the vae folder"),
+        ({"is_residual": True}, "is_residual is True; only False"),
+        ({"patch_size": 2}, "patch_size"),
+        ({"z_dim": 8}, "latents_mean has 16 entries; 8"),
+        ({"temperal_downsample": [True, True, True]}, "at most two"),
+        ({"dim_mult": [1, 2]}, "temperal_downsample has 3 entries; 1"),
+    ):
         with pytest.raises(BadInput, match=named):
             vae_hf.config_from_hf(fields)

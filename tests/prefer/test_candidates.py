@@ -14,8 +14,15 @@ class Stop(Exception):
 
 
 def run(workdir, generator=None, rewriter=None, round=1, **options):
-    return make_candidates(config(**options), PROMPTS, rewriter or Rewriter(), generator or Generator(), Suite(),
-                           workdir, round)
+    return make_candidates(
+        config(**options),
+        PROMPTS,
+        rewriter or Rewriter(),
+        generator or Generator(),
+        Suite(),
+        workdir,
+        round,
+    )
 
 
 def test_every_prompt_gets_its_samples_and_their_scores(tmp_path):
@@ -26,15 +33,21 @@ def test_every_prompt_gets_its_samples_and_their_scores(tmp_path):
     assert {c.round for c in rows} == {1} and {c.proposer for c in rows} == {"sft"}
     assert len({seed for _, seed in rewriter.asked}) == len(PROMPTS)
     again = run(tmp_path, round=2)
-    assert {c.proposer for c in again} == {"round_1"} and not {c.refined for c in again} & {c.refined for c in rows}
+    assert {c.proposer for c in again} == {"round_1"} and not {c.refined for c in again} & {
+        c.refined for c in rows
+    }
 
 
 def test_equal_and_empty_samples_are_left_out(tmp_path):
-    rows = run(tmp_path, rewriter=Rewriter(lambda prompt, k, seed: ["  ", "same\none", "same one"][k]))
+    rows = run(
+        tmp_path, rewriter=Rewriter(lambda prompt, k, seed: ["  ", "same\none", "same one"][k])
+    )
     assert [c.refined for c in rows] == ["same one"] * len(PROMPTS)
 
 
-def test_stopped_at_every_write_the_candidates_end_the_same_and_nothing_is_made_twice(tmp_path, monkeypatch):
+def test_stopped_at_every_write_the_candidates_end_the_same_and_nothing_is_made_twice(
+    tmp_path, monkeypatch
+):
     whole = Generator()
     expected = [records.to_json(c) for c in run(tmp_path / "whole", whole)]
     total = len(list((tmp_path / "whole").rglob("*.jsonl")))

@@ -12,20 +12,37 @@ from pav_jax.records import Candidate, Preference
 
 
 def candidate(refined, value, faith=1.0, prompt="p", error=None):
-    return Candidate(f"key {refined}", prompt, refined, 1, 0, (), "sft", 1, {"AES": value, "TVA": 0.0, "FAITH": faith},
-                     None, error)
+    return Candidate(
+        f"key {refined}",
+        prompt,
+        refined,
+        1,
+        0,
+        (),
+        "sft",
+        1,
+        {"AES": value, "TVA": 0.0, "FAITH": faith},
+        None,
+        error,
+    )
 
 
 def pairs(values: dict, suite=None, **options):
     rows = [c if isinstance(c, Candidate) else candidate(name, c) for name, c in values.items()]
-    made = make_pairs(rows, suite or Suite(), config(**{f"prefer__{k}": v for k, v in options.items()}))
+    made = make_pairs(
+        rows, suite or Suite(), config(**{f"prefer__{k}": v for k, v in options.items()})
+    )
     return [(p.chosen, p.rejected) for p in made]
 
 
 def test_first_and_second_are_chosen_against_all_that_lie_a_margin_below():
     values = {"c": 3.0, "a": 5.0, "e": 0.0, "b": 4.0, "d": 2.5}
     assert pairs(values, margin=1.4) == [("a", "c"), ("a", "d"), ("a", "e"), ("b", "d"), ("b", "e")]
-    assert pairs(values, margin=2.0) == [("a", "d"), ("a", "e"), ("b", "e")]  # exactly the margin is not enough
+    assert pairs(values, margin=2.0) == [
+        ("a", "d"),
+        ("a", "e"),
+        ("b", "e"),
+    ]  # exactly the margin is not enough
     assert pairs(values, margin=9.0) == [] and pairs({"a": 1.0}) == [] and pairs({}) == []
 
 
@@ -34,14 +51,22 @@ def test_the_published_rule_on_random_scores_equals_a_direct_reading_of_it():
     for _ in range(20):
         scores = dict(zip("abcde", rng.normal(0, 2, 5).astype(np.float32).tolist(), strict=True))
         order = sorted(scores, key=scores.get, reverse=True)
-        expected = [(order[k], other) for k in (0, 1) if scores[order[k]] > 0.5 for other in order[k + 1 :]
-                    if scores[order[k]] - scores[other] > 1.4]
+        expected = [
+            (order[k], other)
+            for k in (0, 1)
+            if scores[order[k]] > 0.5
+            for other in order[k + 1 :]
+            if scores[order[k]] - scores[other] > 1.4
+        ]
         assert pairs(scores, margin=1.4, thresholds={"AES": 0.5}) == expected
 
 
 def test_a_chosen_keeps_thresholds_floors_and_the_word_limit_and_a_rejected_need_not():
-    values = {"best": candidate("best", 5.0, faith=0.2), "next": candidate("next", 4.0),
-              "last": candidate("last", 0.0, faith=0.1)}
+    values = {
+        "best": candidate("best", 5.0, faith=0.2),
+        "next": candidate("next", 4.0),
+        "last": candidate("last", 0.0, faith=0.1),
+    }
     assert pairs(values, floors={"FAITH": 0.5}) == [("next", "last")]
     assert pairs(values, floors={}) == [("best", "next"), ("best", "last"), ("next", "last")]
     assert pairs(values, floors=None) == pairs(values, floors={})
@@ -55,29 +80,51 @@ def test_a_chosen_keeps_thresholds_floors_and_the_word_limit_and_a_rejected_need
 
 
 def test_with_floors_first_what_keeps_the_floors_beats_what_does_not_unless_that_is_clearly_better():
-    values = {"best": candidate("best", 4.9, faith=0.2), "next": candidate("next", 4.0),
-              "last": candidate("last", 3.9), "worst": candidate("worst", 3.8, faith=0.1)}
+    values = {
+        "best": candidate("best", 4.9, faith=0.2),
+        "next": candidate("next", 4.0),
+        "last": candidate("last", 3.9),
+        "worst": candidate("worst", 3.8, faith=0.1),
+    }
     options = dict(floors={"FAITH": 0.5}, margin=1.0)
     assert pairs(values, **options) == []
     assert pairs(values, **options, floors_first=True) == [
-        ("next", "best"), ("next", "worst"), ("last", "best"), ("last", "worst")]
+        ("next", "best"),
+        ("next", "worst"),
+        ("last", "best"),
+        ("last", "worst"),
+    ]
     values["best"] = candidate("best", 4.95, faith=0.2)  # more than the margin above "last"
-    assert pairs(values, **options, floors_first=True) == [("next", "best"), ("next", "worst"), ("last", "worst")]
+    assert pairs(values, **options, floors_first=True) == [
+        ("next", "best"),
+        ("next", "worst"),
+        ("last", "worst"),
+    ]
 
 
-@pytest.mark.parametrize("bad", [candidate("bad", math.nan, error="no score: AES"),
-                                 candidate("bad", 99.0, error="broken")])
+@pytest.mark.parametrize(
+    "bad",
+    [candidate("bad", math.nan, error="no score: AES"), candidate("bad", 99.0, error="broken")],
+)
 def test_a_marked_candidate_is_in_no_pair_and_takes_no_rank(bad):
-    assert pairs({"bad": bad, "a": 5.0, "b": 3.0, "c": 1.0}) == pairs({"a": 5.0, "b": 3.0, "c": 1.0})
+    assert pairs({"bad": bad, "a": 5.0, "b": 3.0, "c": 1.0}) == pairs(
+        {"a": 5.0, "b": 3.0, "c": 1.0}
+    )
 
 
 def test_prompts_are_paired_apart_and_margins_recorded():
-    rows = [candidate("a", 5.0, prompt="p"), candidate("b", 1.0, prompt="q"), candidate("c", 3.5, prompt="p")]
+    rows = [
+        candidate("a", 5.0, prompt="p"),
+        candidate("b", 1.0, prompt="q"),
+        candidate("c", 3.5, prompt="p"),
+    ]
     assert make_pairs(rows, Suite(), config()) == [Preference("p", "a", "c", 1.5)]
 
 
 def test_the_order_of_candidates_does_not_matter_even_with_ties():
-    rows = [candidate(n, v) for n, v in [("a", 2.0), ("b", 2.0), ("c", 0.0), ("d", 2.0), ("e", 0.0)]]
+    rows = [
+        candidate(n, v) for n, v in [("a", 2.0), ("b", 2.0), ("c", 0.0), ("d", 2.0), ("e", 0.0)]
+    ]
     assert make_pairs(rows, Suite(), config()) == make_pairs(rows[::-1], Suite(), config())
 
 

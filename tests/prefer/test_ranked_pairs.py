@@ -12,10 +12,17 @@ from pav_jax.records import Candidate, Preference
 
 
 def candidate(refined, aes, tva, faith=1.0):
-    return Candidate(f"key {refined}", "p", refined, 1, 0, (), "sft", 1, {"AES": aes, "TVA": tva, "FAITH": faith})
+    return Candidate(
+        f"key {refined}", "p", refined, 1, 0, (), "sft", 1, {"AES": aes, "TVA": tva, "FAITH": faith}
+    )
 
 
-ROWS = [candidate("a", 5.0, 5.0), candidate("b", 9.0, 0.0), candidate("c", 4.0, 4.9), candidate("d", 0.0, 0.0)]
+ROWS = [
+    candidate("a", 5.0, 5.0),
+    candidate("b", 9.0, 0.0),
+    candidate("c", 4.0, 4.9),
+    candidate("d", 0.0, 0.0),
+]
 
 
 def pairs(rows, **options):
@@ -24,17 +31,29 @@ def pairs(rows, **options):
 
 def test_under_pareto_the_chosen_dominates_the_rejected_and_the_margin_is_of_overall():
     assert pairs(ROWS, ranking="pareto", margin=0.0) == [  # b does not dominate c
-        Preference("p", "a", "c", pytest.approx(1.1)), Preference("p", "a", "d", 10.0), Preference("p", "b", "d", 9.0)]
-    assert [(p.chosen, p.rejected) for p in pairs(ROWS, ranking="pareto", margin=2.0)] == [("a", "d"), ("b", "d")]
+        Preference("p", "a", "c", pytest.approx(1.1)),
+        Preference("p", "a", "d", 10.0),
+        Preference("p", "b", "d", 9.0),
+    ]
+    assert [(p.chosen, p.rejected) for p in pairs(ROWS, ranking="pareto", margin=2.0)] == [
+        ("a", "d"),
+        ("b", "d"),
+    ]
     assert [(p.chosen, p.rejected) for p in pairs(ROWS, margin=0.0)][:2] == [("a", "b"), ("a", "c")]
 
 
 def test_under_average_rank_the_margin_is_in_places():
     # AES: b a c d; TVA: a c b and d share places 3 and 4
     assert pairs(ROWS, ranking="average_rank", margin=0.5) == [
-        Preference("p", "a", "b", 2.25 - 1.5), Preference("p", "a", "c", 1.0), Preference("p", "a", "d", 3.75 - 1.5),
-        Preference("p", "b", "d", 1.5)]
-    assert [(p.chosen, p.rejected) for p in pairs(ROWS, ranking="average_rank", margin=1.4)] == [("a", "d"), ("b", "d")]
+        Preference("p", "a", "b", 2.25 - 1.5),
+        Preference("p", "a", "c", 1.0),
+        Preference("p", "a", "d", 3.75 - 1.5),
+        Preference("p", "b", "d", 1.5),
+    ]
+    assert [(p.chosen, p.rejected) for p in pairs(ROWS, ranking="average_rank", margin=1.4)] == [
+        ("a", "d"),
+        ("b", "d"),
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -42,7 +61,9 @@ def test_floors_come_first_and_nobody_without_a_score_or_dominated_is_chosen(met
     rng = np.random.default_rng(0)
     for _ in range(30):
         values = np.round(rng.normal(0, 2, (6, 2)), 1)
-        rows = [candidate(str(i), a, t, float(rng.uniform() > 0.4)) for i, (a, t) in enumerate(values)]
+        rows = [
+            candidate(str(i), a, t, float(rng.uniform() > 0.4)) for i, (a, t) in enumerate(values)
+        ]
         rows.append(candidate("lost", np.nan, 99.0))
         made = pairs(rows, ranking=method, margin=0.3, floors={"FAITH": 0.5}, floors_first=True)
         found = {c.refined: c for c in rows}
@@ -51,7 +72,9 @@ def test_floors_come_first_and_nobody_without_a_score_or_dominated_is_chosen(met
             assert chosen.scores["FAITH"] == 1 and "lost" not in (p.chosen, p.rejected)
             if rejected.scores["FAITH"] == 1:
                 assert p.margin > 0.3
-                a, b = (np.asarray([c.scores[n] for n in ("AES", "TVA")]) for c in (chosen, rejected))
+                a, b = (
+                    np.asarray([c.scores[n] for n in ("AES", "TVA")]) for c in (chosen, rejected)
+                )
                 assert dominates(a, b) if method == "pareto" else not dominates(b, a)
 
 
@@ -59,11 +82,15 @@ def test_a_later_round_is_compared_with_the_first_and_says_so(tmp_path, caplog):
     for round, words in ((1, 4), (2, 16)):
         rewriter = Rewriter(lambda prompt, k, seed, words=words: f"{prompt} {k} " + "w " * words)
         make_candidates(config(), PROMPTS, rewriter, Generator(), Suite(), tmp_path, round)
-        assert ("prefer, round 2: signs of reward hacking: the rewrites have" in caplog.text) == (round == 2)
+        assert ("prefer, round 2: signs of reward hacking: the rewrites have" in caplog.text) == (
+            round == 2
+        )
 
 
 def test_an_unknown_ranking_is_refused_before_a_video_is_made(tmp_path):
     generator = Generator()
     with pytest.raises(BadInput, match="prefer.ranking='best' is not known"):
-        make_candidates(config(prefer__ranking="best"), ["p"], Rewriter(), generator, Suite(), tmp_path, 1)
+        make_candidates(
+            config(prefer__ranking="best"), ["p"], Rewriter(), generator, Suite(), tmp_path, 1
+        )
     assert not generator.made

@@ -4,11 +4,20 @@ from pav_jax.report import plots
 
 
 def drawings():
-    yield plots.gains({"base": (0.1, -0.1, 0.3), "<b>&$x$": (0.5, 0.4, 0.6), "lost": (None, None, None)}, "gain & more")
-    for rewards in (["AES"], ["AES", "TVA", "FAITH"], ["VQ", "TC", "DD", "TVA", "FC", "AES", "MPS", "FAITH"]):
+    yield plots.gains(
+        {"base": (0.1, -0.1, 0.3), "<b>&$x$": (0.5, 0.4, 0.6), "lost": (None, None, None)},
+        "gain & more",
+    )
+    for rewards in (
+        ["AES"],
+        ["AES", "TVA", "FAITH"],
+        ["VQ", "TC", "DD", "TVA", "FC", "AES", "MPS", "FAITH"],
+    ):
         base = {reward: (0.1, 0.0, 0.2) for reward in rewards}
         yield plots.reward_gains({"base": base, "sft": {rewards[0]: [None] * 3}}, rewards)
-    yield plots.lines({"loss": ([1, 2, 3], [3.0, 2.0, 1.0], plots.SFT)}, "step", "loss", whole_steps=True)
+    yield plots.lines(
+        {"loss": ([1, 2, 3], [3.0, 2.0, 1.0], plots.SFT)}, "step", "loss", whole_steps=True
+    )
     yield plots.lines({"one point": ([1], [3.0], plots.SFT)}, "step", "loss")
 
 

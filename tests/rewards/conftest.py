@@ -22,17 +22,32 @@ def write_tokenizer(folder):
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>",
-                            eos_token="<eos>").save_pretrained(folder)
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+    ).save_pretrained(folder)
     return len(vocabulary)
 
 
 def write_clip(folder, seed=0):
     size = write_tokenizer(folder)
     config = CLIPConfig(
-        text=TextConfig(vocab_size=size, width=16, ff_width=32, layers=2, heads=2, positions=8, bos_id=2, eos_id=3,
-                        pad_id=0),
+        text=TextConfig(
+            vocab_size=size,
+            width=16,
+            ff_width=32,
+            layers=2,
+            heads=2,
+            positions=8,
+            bos_id=2,
+            eos_id=3,
+            pad_id=0,
+        ),
         vision=VisionConfig(width=16, ff_width=32, layers=2, heads=2, image_size=16, patch_size=8),
         projection_dim=12,
     )
@@ -54,7 +69,9 @@ def write_mps(folder):
     ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
     params = jax.jit(MPSModel(config).init)(jax.random.key(0), ids, pixels, ids)["params"]
     towers.pop("vision_norm")
-    save(mps_hf, folder, config, {"clip": towers, "cross": jax.tree.map(np.asarray, params["cross"])})
+    save(
+        mps_hf, folder, config, {"clip": towers, "cross": jax.tree.map(np.asarray, params["cross"])}
+    )
     return folder
 
 
@@ -85,7 +102,9 @@ def condition(tmp_path_factory):
 @pytest.fixture(scope="session")
 def videos():
     coarse = np.random.default_rng(0).integers(0, 256, (5, 6, 5, 6, 3))
-    return np.kron(coarse, np.ones((1, 1, 4, 4, 1))).astype(np.uint8)  # 5 videos, 6 frames of 20 x 24 pixels
+    return np.kron(coarse, np.ones((1, 1, 4, 4, 1))).astype(
+        np.uint8
+    )  # 5 videos, 6 frames of 20 x 24 pixels
 
 
 PROMPTS = ["a red ball rises", "the blue fish", "a green star spins over the sea", "a cat", "dog"]

@@ -22,16 +22,24 @@ def test_a_score_is_the_same_in_any_batch_and_moves_with_the_pictures(clip_folde
 
 def test_an_explicit_head_replaces_the_one_in_the_folder(clip_folder, videos, prompts, tmp_path):
     config = aesthetic.HeadConfig("linear", 12)
-    params = {"layer_0": {"kernel": np.zeros((12, 1), np.float32), "bias": np.array([7.5], np.float32)}}
+    params = {
+        "layer_0": {"kernel": np.zeros((12, 1), np.float32), "bias": np.array([7.5], np.float32)}
+    }
     aesthetic.save_head(tmp_path, config, params)
     reward = aesthetic.Aesthetic.from_pretrained(clip_folder, head=tmp_path, frames=2)
     np.testing.assert_array_equal(reward.score(videos, prompts)["AES"], np.full(5, 7.5, np.float32))
 
 
-@pytest.mark.parametrize("hidden,names", [
-    ((), ["weight", "bias"]),
-    ((1024, 128, 64, 16), [f"layers.{i}.{part}" for i in (0, 2, 4, 6, 7) for part in ("weight", "bias")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "hidden,names",
+    [
+        ((), ["weight", "bias"]),
+        (
+            (1024, 128, 64, 16),
+            [f"layers.{i}.{part}" for i in (0, 2, 4, 6, 7) for part in ("weight", "bias")],
+        ),
+    ],
+)
 def test_tensor_names_are_those_of_the_published_heads(hidden, names):
     config = aesthetic.HeadConfig("mlp" if hidden else "linear", 768, hidden)
     assert [row.hf for row in aesthetic.weights(config)] == names

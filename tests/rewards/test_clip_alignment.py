@@ -16,12 +16,18 @@ def test_a_score_is_the_same_in_any_batch_and_reads_the_prompt(clip_folder, vide
 
 def test_the_rewrite_is_not_read(clip_folder, videos, prompts):
     reward = ClipAlignment.from_pretrained(clip_folder)
-    np.testing.assert_array_equal(reward.score(videos, prompts, prompts[::-1])["TVA"],
-                                  reward.score(videos, prompts)["TVA"])
+    np.testing.assert_array_equal(
+        reward.score(videos, prompts, prompts[::-1])["TVA"], reward.score(videos, prompts)["TVA"]
+    )
 
 
-def test_frames_are_embedded_once_for_both_rewards_of_a_folder(clip_folder, videos, prompts, monkeypatch):
-    alignment, aesthetic = ClipAlignment.from_pretrained(clip_folder), Aesthetic.from_pretrained(clip_folder)
+def test_frames_are_embedded_once_for_both_rewards_of_a_folder(
+    clip_folder, videos, prompts, monkeypatch
+):
+    alignment, aesthetic = (
+        ClipAlignment.from_pretrained(clip_folder),
+        Aesthetic.from_pretrained(clip_folder),
+    )
     assert alignment.tower is aesthetic.tower
     aesthetic.score(videos, prompts)
     monkeypatch.setattr(alignment.tower, "embed_images", None)

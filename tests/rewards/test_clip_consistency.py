@@ -10,25 +10,42 @@ def test_it_is_the_mean_cosine_of_neighbours(clip_folder, videos, prompts):
     scores = judge.score(videos, prompts)["CFC"]
     for video, score in zip(videos, scores, strict=True):
         x = judge.tower.embed_images(video)
-        cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(x, x[1:], strict=False)]
+        cosines = [
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(x, x[1:], strict=False)
+        ]
         assert score == pytest.approx(np.mean(cosines), abs=1e-5)
     assert scores.max() < 1 - 1e-4
 
 
-def test_a_still_video_is_wholly_consistent_and_one_frame_has_no_neighbour(clip_folder, videos, prompts):
+def test_a_still_video_is_wholly_consistent_and_one_frame_has_no_neighbour(
+    clip_folder, videos, prompts
+):
     judge = ClipConsistency.from_pretrained(clip_folder)
     still = np.repeat(videos[:, :1], 4, axis=1)
     np.testing.assert_allclose(judge.score(still, prompts)["CFC"], 1, atol=1e-6)
     assert np.isnan(judge.score(videos[:, :1], prompts)["CFC"]).all()
     few = ClipConsistency.from_pretrained(clip_folder, frames=3)
-    np.testing.assert_array_equal(few.score(videos, prompts)["CFC"], judge.score(videos[:, [0, 2, 4]], prompts)["CFC"])
+    np.testing.assert_array_equal(
+        few.score(videos, prompts)["CFC"], judge.score(videos[:, [0, 2, 4]], prompts)["CFC"]
+    )
     with pytest.raises(BadInput, match="frames is 1"):
         ClipConsistency.from_pretrained(clip_folder, frames=1)
 
 
 def test_it_shares_the_tower_and_can_be_a_held_out_judge(clip_folder, videos, prompts):
-    suite = RewardSuite.from_config({"entries": {"clip_alignment": {"path": str(clip_folder)}}, "weights": {"TVA": 1},
-                                     "held_out": [{"name": "clip_consistency", "path": str(clip_folder)}]})
-    assert isinstance(suite.rewards[0], ClipAlignment) and suite.rewards[0].tower is suite.judges[0].tower
+    suite = RewardSuite.from_config(
+        {
+            "entries": {"clip_alignment": {"path": str(clip_folder)}},
+            "weights": {"TVA": 1},
+            "held_out": [{"name": "clip_consistency", "path": str(clip_folder)}],
+        }
+    )
+    assert (
+        isinstance(suite.rewards[0], ClipAlignment)
+        and suite.rewards[0].tower is suite.judges[0].tower
+    )
     assert np.isfinite(suite.score(videos, prompts)["held_out:CFC"]).all()
-    assert suite.judges[0].fingerprint != ClipConsistency.from_pretrained(clip_folder, frames=3).fingerprint
+    assert (
+        suite.judges[0].fingerprint
+        != ClipConsistency.from_pretrained(clip_folder, frames=3).fingerprint
+    )

@@ -57,7 +57,12 @@ def test_the_prompt_itself_is_wholly_faithful_and_an_empty_rewrite_is_not():
 
 
 def test_a_prompt_that_asks_for_nothing_is_kept():
-    assert faithfulness("", "anything") == faithfulness("the of and", "") == faithfulness("🎈 <b>", "") == 1
+    assert (
+        faithfulness("", "anything")
+        == faithfulness("the of and", "")
+        == faithfulness("🎈 <b>", "")
+        == 1
+    )
 
 
 def test_words_that_any_text_has_weigh_less():
@@ -66,9 +71,19 @@ def test_words_that_any_text_has_weigh_less():
 
 
 def test_units_carry_their_category():
-    found = {u.text: u.category for u in lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")}
-    assert found == {"two": "count", "crimson": "colour", "balls": "thing", "hop": "motion", "sea": "thing",
-                     "slow motion": "camera", "hokusai": "style"} | {k: v for k, v in found.items() if k == "sea"}
+    found = {
+        u.text: u.category
+        for u in lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")
+    }
+    assert found == {
+        "two": "count",
+        "crimson": "colour",
+        "balls": "thing",
+        "hop": "motion",
+        "sea": "thing",
+        "slow motion": "camera",
+        "hokusai": "style",
+    } | {k: v for k, v in found.items() if k == "sea"}
 
 
 def test_mini_world_synonyms_are_kept_and_its_concepts_told_apart():
@@ -79,18 +94,25 @@ def test_mini_world_synonyms_are_kept_and_its_concepts_told_apart():
             for said in (*synonyms, *(vocabulary.GERUNDS[concept] if table == "MOTIONS" else ())):
                 assert faithfulness(said, synonyms[0]) == 1, (said, synonyms[0])
                 for other, theirs in concepts.items():
-                    assert other == concept or faithfulness(said, theirs[0]) <= 0.5, (said, theirs[0])
+                    assert other == concept or faithfulness(said, theirs[0]) <= 0.5, (
+                        said,
+                        theirs[0],
+                    )
 
 
 def test_true_rewrites_are_told_from_permuted_ones():
-    rows = [json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()
+    ]
     words, permutation = lexicon(), np.random.default_rng(0).permutation(len(rows))
     units = [words.units(row["prompt"]) for row in rows]
 
     def share(units, said):
         return sum(u.weight * words.kept(u, said) for u in units) / sum(u.weight for u in units)
 
-    assert share(units[0], words.said(rows[0]["wan"])) == faithfulness(rows[0]["prompt"], rows[0]["wan"])
+    assert share(units[0], words.said(rows[0]["wan"])) == faithfulness(
+        rows[0]["prompt"], rows[0]["wan"]
+    )
     for target in ("cogvideox", "wan", "hunyuan"):
         said = [words.said(row[target]) for row in rows]
         true = [share(u, s) for u, s in zip(units, said, strict=True)]
@@ -108,8 +130,14 @@ def test_the_reward_reads_texts_only_and_needs_rewrites():
 
 
 def test_another_lexicon_can_be_given_and_a_broken_one_is_bad_input(tmp_path):
-    data = {"concepts": {"thing": {"ball": ["pilota"]}}, "kinds": {}, "generic": [], "stop": [], "irregular": {},
-            "uninflected": []}
+    data = {
+        "concepts": {"thing": {"ball": ["pilota"]}},
+        "kinds": {},
+        "generic": [],
+        "stop": [],
+        "irregular": {},
+        "uninflected": [],
+    }
     (tmp_path / "lexicon.json").write_text(json.dumps(data))
     reward = Faithfulness.from_pretrained(tmp_path)
     assert reward.score(None, ["pilota"], ["ball"])["FAITH"][0] == 1

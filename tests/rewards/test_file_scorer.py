@@ -1,4 +1,5 @@
-"""Scoring files: the numbers do not depend on company, nothing is computed twice, nothing bad stops the others."""
+"""Scoring files: the numbers do not depend on company, nothing is computed twice, nothing bad stops
+the others."""
 
 import threading
 
@@ -7,7 +8,16 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite, VideoScore, file_scorer
+from pav_jax.rewards import (
+    MPS,
+    Aesthetic,
+    ClipAlignment,
+    Faithfulness,
+    Motion,
+    RewardSuite,
+    VideoScore,
+    file_scorer,
+)
 from pav_jax.rewards.file_scorer import FileScorer, prefetched, rows_of
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.video.files import read_mp4, write_mp4
@@ -17,8 +27,13 @@ from tests.video import odd_files
 
 @pytest.fixture(scope="module")
 def suite(clip_folder, mps_folder, condition):
-    rewards = [Aesthetic.from_pretrained(clip_folder), ClipAlignment.from_pretrained(clip_folder), Motion(),
-               Faithfulness(), MPS.from_pretrained(mps_folder, condition=condition)]
+    rewards = [
+        Aesthetic.from_pretrained(clip_folder),
+        ClipAlignment.from_pretrained(clip_folder),
+        Motion(),
+        Faithfulness(),
+        MPS.from_pretrained(mps_folder, condition=condition),
+    ]
     return RewardSuite(rewards, {"AES": 1.0, "TVA": 0.5})
 
 
@@ -54,8 +69,16 @@ class Counted:
 
 def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, prompts):
     results = FileScorer(suite, batch=2, threads=3).score(paths, prompts)
-    assert [(r.path, r.prompt, r.problems) for r in results] == [(*one, ()) for one in zip(paths, prompts, strict=True)]
-    assert list(results[0].scores) == ["AES", "TVA", "TC", "DD", "MPS"]  # FAITH would need to know the rewrites
+    assert [(r.path, r.prompt, r.problems) for r in results] == [
+        (*one, ()) for one in zip(paths, prompts, strict=True)
+    ]
+    assert list(results[0].scores) == [
+        "AES",
+        "TVA",
+        "TC",
+        "DD",
+        "MPS",
+    ]  # FAITH would need to know the rewrites
     expected = suite.score(np.stack([read_mp4(path) for path in paths]), prompts)
     backwards = FileScorer(suite, batch=4, threads=1).score(paths[::-1], prompts[::-1])[::-1]
     for i, (one, other) in enumerate(zip(results, backwards, strict=True)):
@@ -88,15 +111,21 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(suite, paths, prompts
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(suite, paths, prompts, monkeypatch):
+def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(
+    suite, paths, prompts, monkeypatch
+):
     aesthetic, alignment = suite.rewards[:2]
     assert aesthetic.tower is alignment.tower
     tower, seen = aesthetic.tower, []
     embed = tower.embed_images
     monkeypatch.setattr(tower, "_last", None)
-    monkeypatch.setattr(tower, "embed_images", lambda images: seen.append(len(images)) or embed(images))
+    monkeypatch.setattr(
+        tower, "embed_images", lambda images: seen.append(len(images)) or embed(images)
+    )
     decoded = []
-    monkeypatch.setattr(file_scorer, "read_mp4", lambda path: decoded.append(path) or read_mp4(path))
+    monkeypatch.setattr(
+        file_scorer, "read_mp4", lambda path: decoded.append(path) or read_mp4(path)
+    )
     FileScorer(suite, batch=5).score(paths, prompts)
     assert seen == [5 * 4] and sorted(decoded) == paths
 
@@ -114,7 +143,9 @@ def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch)
     class Busy(Counted):
         def score(self, videos, prompts, refined=None):
             with more:  # not before the file after this one is there
-                assert more.wait_for(lambda: len(decoded) >= min(len(self.asked) + 2, len(paths)), timeout=60)
+                assert more.wait_for(
+                    lambda: len(decoded) >= min(len(self.asked) + 2, len(paths)), timeout=60
+                )
             return super().score(videos, prompts)
 
     monkeypatch.setattr(file_scorer, "read_mp4", read)
@@ -141,7 +172,7 @@ def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_pat
     assert reward.asked == [2, 2, 1]
 
 
-# ------------------------------------------------------------------------------------------------------------ cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_path, monkeypatch):
@@ -154,7 +185,9 @@ def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_
     moved.write_bytes(open(paths[0], "rb").read())
     counted = RewardSuite([*suite.rewards, Counted()], {})
     asked = FileScorer(counted, cache=cache).score([str(moved)], prompts[:1])
-    assert {n: v for n, v in asked[0].scores.items() if n != "N"} == first[0].scores  # only the new reward is asked
+    assert {n: v for n, v in asked[0].scores.items() if n != "N"} == first[
+        0
+    ].scores  # only the new reward is asked
     reward = counted.rewards[-1]
     FileScorer(counted, cache=cache).score([str(moved), paths[1]], prompts[:2])
     assert reward.asked == [1, 1]
@@ -182,7 +215,7 @@ def test_a_reward_without_a_fingerprint_is_always_asked(paths, tmp_path):
     assert reward.asked == [2, 2] and not list(tmp_path.iterdir())
 
 
-# -------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_path):
@@ -193,7 +226,9 @@ def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_p
     given = [str(path) for path, _ in broken.values()] + [str(strip)]
     everything = good[:3] + given + good[3:]
     scorer = FileScorer(light_suite, cache=ScoreCache(tmp_path / "scores"))
-    results = {result.path: result for result in scorer.score(everything, ["a cat"] * len(everything))}
+    results = {
+        result.path: result for result in scorer.score(everything, ["a cat"] * len(everything))
+    }
     for path in given:
         (line,) = results[path].problems
         assert results[path].scores is None and path in line and "\n" not in line
@@ -205,7 +240,9 @@ def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_p
 
 def test_tiny_pictures_are_scored(light_suite, tmp_path):
     for size in ((1, 1), (2, 3)):
-        path = odd_files.write(tmp_path / "tiny.mkv", np.full((3, *size, 3), 90, np.uint8), "ffv1", "bgra")
+        path = odd_files.write(
+            tmp_path / "tiny.mkv", np.full((3, *size, 3), 90, np.uint8), "ffv1", "bgra"
+        )
         (result,) = FileScorer(light_suite).score([str(path)], ["a cat"])
         assert result.problems == () and np.isfinite(list(result.scores.values())).all()
 
@@ -215,16 +252,26 @@ def test_a_reward_that_refuses_one_video_scores_its_neighbours(paths, tmp_path):
     cache = ScoreCache(tmp_path)
     results = FileScorer(suite, cache=cache).score(paths[:3], ["a", "refuse", "b"])
     assert [r.problems for r in results] == [
-        (), (f"{paths[1]}: no N (this prompt is not for me)",), ()]
+        (),
+        (f"{paths[1]}: no N (this prompt is not for me)",),
+        (),
+    ]
     assert np.isnan(results[1].scores["N"]) and np.isfinite(results[1].scores["DD"])
     assert np.isfinite([results[0].scores["N"], results[2].scores["N"]]).all()
-    assert FileScorer(suite, cache=cache).score(paths[1:2], ["refuse"])[0].problems == results[1].problems
+    assert (
+        FileScorer(suite, cache=cache).score(paths[1:2], ["refuse"])[0].problems
+        == results[1].problems
+    )
 
 
 def test_a_prompt_that_the_judge_cannot_read_is_one_line(paths, tmp_path):
-    suite = RewardSuite([VideoScore.from_pretrained(write_videoscore(tmp_path / "judge"), frames=2)], {})
+    suite = RewardSuite(
+        [VideoScore.from_pretrained(write_videoscore(tmp_path / "judge"), frames=2)], {}
+    )
     results = FileScorer(suite).score(paths[:2], ["a <image>", "a cat"])
-    assert "<image>" in results[0].problems[0] and np.isfinite(list(results[1].scores.values())).all()
+    assert (
+        "<image>" in results[0].problems[0] and np.isfinite(list(results[1].scores.values())).all()
+    )
 
 
 def test_a_video_too_large_for_memory_is_one_line(paths):

@@ -18,11 +18,17 @@ def test_options_and_contents_count_and_places_do_not(tmp_path):
     assert first == fingerprint("kind", frames=4, folder=tmp_path / "b") and len(first) == 32
     (tmp_path / "b" / "README.md").write_text("not read by any reward")
     assert first == fingerprint("kind", folder=tmp_path / "b", frames=4)
-    others = [fingerprint(kind, folder=tmp_path / "a", frames=frames) for kind, frames in (("other", 4), ("kind", 5))]
+    others = [
+        fingerprint(kind, folder=tmp_path / "a", frames=frames)
+        for kind, frames in (("other", 4), ("kind", 5))
+    ]
     (tmp_path / "b" / "config.json").write_text("{ }")
     others += [fingerprint("kind", folder=tmp_path / "b", frames=4), fingerprint("kind", frames=4)]
-    others += [fingerprint("kind", weights=np.zeros(2)), fingerprint("kind", weights={"w": np.zeros(2)}),
-               fingerprint("kind", weights=np.array([0.0, 1]))]
+    others += [
+        fingerprint("kind", weights=np.zeros(2)),
+        fingerprint("kind", weights={"w": np.zeros(2)}),
+        fingerprint("kind", weights=np.array([0.0, 1])),
+    ]
     assert len({first, *others}) == 1 + len(others)
 
 
@@ -36,11 +42,17 @@ def test_every_reward_has_one_of_its_own(clip_folder, mps_folder, condition, tmp
     tmp_path.joinpath("query.txt").write_text('Rate "{text_prompt}":\n')
     judge = write_videoscore(tmp_path / "judge")
     made = [
-        Aesthetic.from_pretrained(clip_folder), Aesthetic.from_pretrained(clip_folder, frames=2),
-        Aesthetic.from_pretrained(clip_folder, layout="sheet"), ClipAlignment.from_pretrained(clip_folder),
-        ClipAlignment.from_pretrained(clip_folder, dtype="bfloat16"), Motion(), Faithfulness(),
-        MPS.from_pretrained(mps_folder), MPS.from_pretrained(mps_folder, condition=condition),
-        VideoScore.from_pretrained(judge), VideoScore.from_pretrained(judge, tmp_path / "query.txt"),
+        Aesthetic.from_pretrained(clip_folder),
+        Aesthetic.from_pretrained(clip_folder, frames=2),
+        Aesthetic.from_pretrained(clip_folder, layout="sheet"),
+        ClipAlignment.from_pretrained(clip_folder),
+        ClipAlignment.from_pretrained(clip_folder, dtype="bfloat16"),
+        Motion(),
+        Faithfulness(),
+        MPS.from_pretrained(mps_folder),
+        MPS.from_pretrained(mps_folder, condition=condition),
+        VideoScore.from_pretrained(judge),
+        VideoScore.from_pretrained(judge, tmp_path / "query.txt"),
         VideoScore.from_pretrained(judge, frames=3),
     ]
     assert len({reward.fingerprint for reward in made}) == len(made)

@@ -31,7 +31,9 @@ def test_a_held_out_score_has_a_name_of_its_own_and_no_part_in_overall(videos, p
 @pytest.mark.parametrize("field", ["weights", "thresholds", "floors"])
 def test_it_can_be_neither_weighed_nor_a_limit(field):
     with pytest.raises(BadInput, match=f"rewards.{field}.held_out:VQ: no entry gives this score"):
-        RewardSuite([Motion()], **({"weights": {}} | {field: {"held_out:VQ": 1.0}}), held_out=[Judge("VQ")])
+        RewardSuite(
+            [Motion()], **({"weights": {}} | {field: {"held_out:VQ": 1.0}}), held_out=[Judge("VQ")]
+        )
     suite = RewardSuite([Motion()], {"TC": 1.0}, held_out=[Judge("VQ")])
     with pytest.raises(BadInput, match="held_out:VQ"):
         suite.overall({"TC": [1.0], "held_out:VQ": [1.0]}, {"held_out:VQ": 1.0})
@@ -39,16 +41,24 @@ def test_it_can_be_neither_weighed_nor_a_limit(field):
 
 def test_a_configuration_names_judges_as_it_names_entries():
     loaded = configuration.load(None, ["--config.rewards.held_out=({'name': 'motion'},)"]).rewards
-    assert RewardSuite.from_config(ConfigDict({"entries": {"faithfulness": {}}, "held_out": loaded.held_out})
-                                   ).held_out == ("held_out:TC", "held_out:DD")
+    assert RewardSuite.from_config(
+        ConfigDict({"entries": {"faithfulness": {}}, "held_out": loaded.held_out})
+    ).held_out == ("held_out:TC", "held_out:DD")
     mapping = {"entries": {"motion": {}}, "held_out": {"motion": {}}}
     assert RewardSuite.from_config(mapping).held_out == ("held_out:TC", "held_out:DD")
 
 
-@pytest.mark.parametrize("judges, message", [
-    ([{"name": "beauty"}], "rewards.held_out: there is no reward 'beauty'"),
-    ([{"name": "motion", "speed": 3}], "rewards.held_out: motion has no option 'speed'"),
-    ([{"name": "motion"}, {"name": "motion"}], "rewards.held_out: two entries give the score TC")])
+@pytest.mark.parametrize(
+    "judges, message",
+    [
+        ([{"name": "beauty"}], "rewards.held_out: there is no reward 'beauty'"),
+        ([{"name": "motion", "speed": 3}], "rewards.held_out: motion has no option 'speed'"),
+        (
+            [{"name": "motion"}, {"name": "motion"}],
+            "rewards.held_out: two entries give the score TC",
+        ),
+    ],
+)
 def test_a_wrong_judge_is_named(judges, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "held_out": judges})

@@ -12,18 +12,27 @@ def tiny() -> I3DFeatures:
     block = (2, 2, 3, 2, 2, 3)
     model = I3D(I3DConfig((4, 4, 4), ((block,),) * 3, 5, (2, 1, 1)))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: rng.uniform(0.1, 0.5, s.shape).astype(np.float32), param_shapes(model.config))
+    params = jax.tree.map(
+        lambda s: rng.uniform(0.1, 0.5, s.shape).astype(np.float32), param_shapes(model.config)
+    )
     return I3DFeatures(model, params)
 
 
 def test_a_video_is_seen_the_same_alone_and_frames_are_resized_and_scaled():
     network, videos = tiny(), np.random.default_rng(0).integers(0, 256, (3, 9, 20, 24, 3), np.uint8)
     features = network.features(videos)
-    assert features.shape == (3, 5) and np.isfinite(features).all() and np.ptp(features, axis=0).max() > 1e-4
+    assert (
+        features.shape == (3, 5)
+        and np.isfinite(features).all()
+        and np.ptp(features, axis=0).max() > 1e-4
+    )
     np.testing.assert_array_equal(network.features(videos[1:2])[0], features[1])
     x = np.asarray(resize_bilinear(videos[1].astype(np.float32), 32, 32)) / 127.5 - 1
-    np.testing.assert_allclose(jax.jit(network.model.apply)({"params": network._params}, x[None])[0], features[1],
-                               rtol=1e-3)
+    np.testing.assert_allclose(
+        jax.jit(network.model.apply)({"params": network._params}, x[None])[0],
+        features[1],
+        rtol=1e-3,
+    )
     with pytest.raises(BadInput, match="8 frames: FVD's network needs at least 9"):
         network.features(videos[:, :8])
 
@@ -37,5 +46,8 @@ def test_the_resize_is_tensorflows_first_rule(size, target):
             y, z = i * size[0] / target[0], j * size[1] / target[1]
             (a, b), (fy, fz) = (int(y), int(z)), (y % 1, z % 1)
             c, d = min(a + 1, size[0] - 1), min(b + 1, size[1] - 1)
-            top, low = x[0, a, b, 0] * (1 - fz) + x[0, a, d, 0] * fz, x[0, c, b, 0] * (1 - fz) + x[0, c, d, 0] * fz
+            top, low = (
+                x[0, a, b, 0] * (1 - fz) + x[0, a, d, 0] * fz,
+                x[0, c, b, 0] * (1 - fz) + x[0, c, d, 0] * fz,
+            )
             assert ours[0, i, j, 0] == pytest.approx(top * (1 - fy) + low * fy, abs=1e-2)

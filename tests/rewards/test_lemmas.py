@@ -4,14 +4,36 @@ from pav_jax.rewards.faithfulness import lexicon
 from pav_jax.rewards.lemmas import related, words
 
 FORMS = {
-    "glide": "glides gliding glided", "hop": "hops hopping hopped", "hope": "hoping hoped", "run": "ran running runs",
-    "fall": "fell falling fallen falls", "carry": "carries carried carrying", "box": "boxes", "church": "churches",
-    "wolf": "wolves", "child": "children", "city": "cities", "bus": "buses", "make": "making makes", "fill": "filling",
-    "pass": "passing passed passes", "visit": "visited visiting", "float": "floating", "big": "bigger biggest",
-    "happy": "happier", "slow": "slowly slower", "colour": "colors coloured", "dance": "dancing",
+    "glide": "glides gliding glided",
+    "hop": "hops hopping hopped",
+    "hope": "hoping hoped",
+    "run": "ran running runs",
+    "fall": "fell falling fallen falls",
+    "carry": "carries carried carrying",
+    "box": "boxes",
+    "church": "churches",
+    "wolf": "wolves",
+    "child": "children",
+    "city": "cities",
+    "bus": "buses",
+    "make": "making makes",
+    "fill": "filling",
+    "pass": "passing passed passes",
+    "visit": "visited visiting",
+    "float": "floating",
+    "big": "bigger biggest",
+    "happy": "happier",
+    "slow": "slowly slower",
+    "colour": "colors coloured",
+    "dance": "dancing",
     "spin": "spun spinning",
-    "glass": "glass", "building": "buildings", "sheep": "sheep", "lie": "lying", "drag": "dragged", "sing": "singing",
-}  # fmt: skip
+    "glass": "glass",
+    "building": "buildings",
+    "sheep": "sheep",
+    "lie": "lying",
+    "drag": "dragged",
+    "sing": "singing",
+}
 
 
 @pytest.mark.parametrize("base", FORMS)
@@ -21,16 +43,34 @@ def test_inflected_forms_come_back_to_their_base(base):
 
 def test_words_are_split_at_hyphens_and_lose_possessives():
     assert words("The Dog’s slow-motion run, at 8 o'clock; dogs' 2nd") == [
-        "the", "dog", "slow", "motion", "run", "at", "8", "o'clock", "dogs", "2nd"]  # fmt: skip
+        "the",
+        "dog",
+        "slow",
+        "motion",
+        "run",
+        "at",
+        "8",
+        "o'clock",
+        "dogs",
+        "2nd",
+    ]
 
 
-@pytest.mark.parametrize("a,b", [
-    ("snow", "snowy"), ("celebrate", "celebration"), ("paint", "painter"), ("rain", "rainfall"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "a,b",
+    [
+        ("snow", "snowy"),
+        ("celebrate", "celebration"),
+        ("paint", "painter"),
+        ("rain", "rainfall"),
+    ],
+)
 def test_derived_words_are_related(a, b):
     assert related(a, b) and related(b, a)
 
 
-@pytest.mark.parametrize("a,b", [("car", "carpet"), ("cat", "category"), ("star", "starve"), ("pan", "panda")])
+@pytest.mark.parametrize(
+    "a,b", [("car", "carpet"), ("cat", "category"), ("star", "starve"), ("pan", "panda")]
+)
 def test_words_that_only_begin_alike_are_not(a, b):
     assert not related(a, b)

@@ -15,7 +15,9 @@ from tests.parity.random_params import random_tensors
 def file(tmp_path_factory):
     """Random weights in the package's layout."""
     net = NETS["alexnet"]
-    tensors = random_tensors(weights(net, PREFIX["alexnet"]), param_shapes(net), 0, positive=("/kernel",))
+    tensors = random_tensors(
+        weights(net, PREFIX["alexnet"]), param_shapes(net), 0, positive=("/kernel",)
+    )
     tree: dict = {}
     for name, array in tensors.items():
         *folders, leaf = name.split("/")
@@ -43,7 +45,9 @@ def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
     assert scores.dtype == np.float32 and scores.max() < 1 - 1e-3
 
 
-def test_a_still_video_has_one_small_frames_are_enlarged_and_one_frame_has_no_neighbour(judge, videos):
+def test_a_still_video_has_one_small_frames_are_enlarged_and_one_frame_has_no_neighbour(
+    judge, videos
+):
     still = np.repeat(videos[:1, :1], 3, axis=1)  # 20 x 24 pixels
     assert judge.score(still, [""])["PC"] == pytest.approx([1], abs=1e-6)
     assert np.isfinite(judge.score(videos[:1], [""])["PC"]).all()
@@ -51,7 +55,9 @@ def test_a_still_video_has_one_small_frames_are_enlarged_and_one_frame_has_no_ne
 
 
 def test_the_configuration_names_it_and_what_is_wrong(file, tmp_path):
-    suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [{"name": "lpips", "path": str(file)}]})
+    suite = RewardSuite.from_config(
+        {"entries": {"motion": {}}, "held_out": [{"name": "lpips", "path": str(file)}]}
+    )
     assert suite.held_out == ("held_out:PC",) and suite.judges[0].fingerprint
     with pytest.raises(BadInput, match="lpips has no net 'resnet'"):
         PerceptualConsistency.from_pretrained(file, net="resnet")

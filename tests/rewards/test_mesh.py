@@ -1,5 +1,5 @@
-"""Weights laid out over a process's eight devices, 8 x 1 in one process and 2 x 4 in another that runs with it: the
-scores of one device, to 1e-5."""
+"""Weights laid out over a process's eight devices, 8 x 1 in one process and 2 x 4 in another that
+runs with it: the scores of one device, to 1e-5."""
 
 import os
 import socket
@@ -62,32 +62,57 @@ def made(mps_folder, condition, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_meshes(made, mps_folder, condition, videos, prompts, tmp_path_factory):
-    """What each process found on its mesh: scores by name and the first row, and the share of the weights held."""
+    """What each process found on its mesh: scores by name and the first row, and the share of the
+    weights held."""
     folder = tmp_path_factory.mktemp("meshes")
     np.savez(folder / "data.npz", videos=videos, prompts=prompts)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd(),
-                        "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
     env.pop("XLA_FLAGS", None)
-    line = [sys.executable, "-c", SCRIPT, *map(str, [mps_folder, condition, *made, folder / "data.npz", folder])]
-    running = [subprocess.Popen(line, env=env | {"JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True)
-               for i in range(2)]
+    line = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        *map(str, [mps_folder, condition, *made, folder / "data.npz", folder]),
+    ]
+    running = [
+        subprocess.Popen(
+            line, env=env | {"JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
     for process in running:
         _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
     return [dict(np.load(folder / f"{i}.npz")) for i in range(2)]
 
 
-def test_scores_depend_on_neither_the_mesh_nor_other_processes(on_meshes, made, mps_folder, condition, videos, prompts):
-    rewards = MPS.from_pretrained(mps_folder, condition=condition), VideoScore.from_pretrained(*made)
-    lengths = {rewards[1].processor.texts([rewards[1].text(prompt, 6)], TOKENS)[0].shape for prompt in prompts}
+def test_scores_depend_on_neither_the_mesh_nor_other_processes(
+    on_meshes, made, mps_folder, condition, videos, prompts
+):
+    rewards = (
+        MPS.from_pretrained(mps_folder, condition=condition),
+        VideoScore.from_pretrained(*made),
+    )
+    lengths = {
+        rewards[1].processor.texts([rewards[1].text(prompt, 6)], TOKENS)[0].shape
+        for prompt in prompts
+    }
     assert len(lengths) == 2  # so programs of two shapes share the five videos
     for reward in rewards:
         for name, expected in reward.score(videos, prompts).items():
             for found in on_meshes:
-                np.testing.assert_allclose(found[f"{name} None"], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(
+                    found[f"{name} None"], expected, rtol=1e-5, atol=1e-5, err_msg=name
+                )
 
 
 def test_a_device_holds_its_share_of_the_weights(on_meshes):
@@ -100,11 +125,20 @@ def test_a_score_on_a_mesh_does_not_depend_on_the_other_rows(on_meshes):
     for found in on_meshes:
         for name in ("MPS", "VQ", "TC", "DD", "TVA", "FC"):
             # not to the last bit: among processes, devices add up in the order in which they come
-            np.testing.assert_allclose(found[f"{name} 1"], found[f"{name} None"][1:2], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(
+                found[f"{name} 1"], found[f"{name} None"][1:2], rtol=1e-5, atol=1e-5
+            )
 
 
-@pytest.mark.parametrize("mesh, named", [(dict(rows=2), "rows"), (dict(fsdp="two"), "two"), (4, "is 4"),
-                                         (dict(fsdp=4096), "4096 devices")])
+@pytest.mark.parametrize(
+    "mesh, named",
+    [
+        (dict(rows=2), "rows"),
+        (dict(fsdp="two"), "two"),
+        (4, "is 4"),
+        (dict(fsdp=4096), "4096 devices"),
+    ],
+)
 def test_a_mesh_that_cannot_be_is_bad_input(mesh, named, made):
     with pytest.raises(BadInput, match=named):
         VideoScore.from_pretrained(*made, mesh=mesh)

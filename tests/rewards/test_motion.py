@@ -29,14 +29,19 @@ def scores():
         "slow object": clip(lambda t: disc(still, 15 + 2 * t, 32)),
         "fast object": clip(lambda t: disc(still, 12 + 5 * t, 32)),
         "pan": clip(lambda t: TEXTURE[2 * t : 2 * t + H, t : t + H]),
-        "shake": clip(lambda t: TEXTURE[shaken[t, 0] : shaken[t, 0] + H, shaken[t, 1] : shaken[t, 1] + H]),
+        "shake": clip(
+            lambda t: TEXTURE[shaken[t, 0] : shaken[t, 0] + H, shaken[t, 1] : shaken[t, 1] + H]
+        ),
         "some grain": clip(lambda t: still + 6 * noise[t]),
         "much grain": clip(lambda t: still + 20 * noise[t]),
         "flicker": clip(lambda t: still * (0.8 if t % 2 else 1)),
         "object flickers": clip(lambda t: disc(still, 32, 32) if t % 2 else still),
     }
     result = Motion().score(np.stack(list(clips.values())), [""] * len(clips))
-    return {name: (float(tc), float(dd)) for name, tc, dd in zip(clips, result["TC"], result["DD"], strict=True)}
+    return {
+        name: (float(tc), float(dd))
+        for name, tc, dd in zip(clips, result["TC"], result["DD"], strict=True)
+    }
 
 
 def test_a_still_clip_is_wholly_consistent_and_does_not_move(scores):
@@ -46,7 +51,9 @@ def test_a_still_clip_is_wholly_consistent_and_does_not_move(scores):
 def test_motion_of_a_sharp_object_or_of_the_camera_is_no_flicker(scores):
     for name in ("slow object", "fast object", "pan"):
         assert scores[name][0] > 0.985
-        assert scores[name][0] > max(scores[bad][0] for bad in ("flicker", "shake", "some grain", "object flickers"))
+        assert scores[name][0] > max(
+            scores[bad][0] for bad in ("flicker", "shake", "some grain", "object flickers")
+        )
 
 
 def test_more_grain_is_less_consistent_and_is_not_motion(scores):
@@ -67,7 +74,10 @@ def test_a_score_is_the_same_alone_and_in_company():
 
 
 def test_one_frame_has_no_motion_to_judge():
-    assert all(np.isnan(v).all() for v in Motion().score(np.zeros((2, 1, 8, 8, 3), np.uint8), ["", ""]).values())
+    assert all(
+        np.isnan(v).all()
+        for v in Motion().score(np.zeros((2, 1, 8, 8, 3), np.uint8), ["", ""]).values()
+    )
 
 
 def test_tiny_and_large_pictures_are_scored():

@@ -24,13 +24,19 @@ def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_pictures(reward, 
 
 
 def test_the_rewrite_is_not_read(reward, videos, prompts):
-    np.testing.assert_array_equal(reward.score(videos, prompts, prompts[::-1])["MPS"],
-                                  reward.score(videos, prompts)["MPS"])
+    np.testing.assert_array_equal(
+        reward.score(videos, prompts, prompts[::-1])["MPS"], reward.score(videos, prompts)["MPS"]
+    )
 
 
 def test_the_score_is_the_mean_over_four_frames_evenly_spaced(reward, videos, prompts):
-    frames = [reward.score(np.repeat(videos[:, t : t + 1], 4, axis=1), prompts)["MPS"] for t in (0, 1, 3, 4)]  # of six
-    np.testing.assert_allclose(reward.score(videos, prompts)["MPS"], np.mean(frames, 0), rtol=0, atol=1e-5)
+    frames = [
+        reward.score(np.repeat(videos[:, t : t + 1], 4, axis=1), prompts)["MPS"]
+        for t in (0, 1, 3, 4)
+    ]  # of six
+    np.testing.assert_allclose(
+        reward.score(videos, prompts)["MPS"], np.mean(frames, 0), rtol=0, atol=1e-5
+    )
 
 
 def test_padding_fills_every_position_and_long_prompts_keep_their_end(reward):
@@ -40,7 +46,9 @@ def test_padding_fills_every_position_and_long_prompts_keep_their_end(reward):
 
 def test_the_default_condition_is_the_published_list_and_another_file_may_replace_it(tmp_path):
     text = mps.condition_text(mps.CONDITION)
-    assert text.startswith("light, color, clarity, tone,") and text.endswith("location, word, things.")
+    assert text.startswith("light, color, clarity, tone,") and text.endswith(
+        "location, word, things."
+    )
     assert text.count(",") == 21
     (tmp_path / "words.txt").write_text("\n  hands \nfaces\n")
     assert mps.condition_text(tmp_path / "words.txt") == "hands, faces."

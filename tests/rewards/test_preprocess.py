@@ -6,17 +6,29 @@ import pytest
 from PIL import Image
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess, clip_pixels, frame_indices, resize_bicubic
+from pav_jax.rewards.preprocess import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Preprocess,
+    clip_pixels,
+    frame_indices,
+    resize_bicubic,
+)
 
-SIZES = [(tuple(map(int, rng.integers(9, 90, 2))), tuple(map(int, rng.integers(7, 70, 2))))
-         for rng in map(np.random.default_rng, range(5))] + [((64, 64), (224, 224)), ((50, 30), (50, 17))]  # fmt: skip
+SIZES = [
+    (tuple(map(int, rng.integers(9, 90, 2))), tuple(map(int, rng.integers(7, 70, 2))))
+    for rng in map(np.random.default_rng, range(5))
+] + [((64, 64), (224, 224)), ((50, 30), (50, 17))]
 
 
 @pytest.mark.parametrize("source,target", SIZES)
 def test_resize_equals_pillow_within_one_grey_level(source, target):
     image = np.random.default_rng(sum(source)).integers(0, 256, (*source, 3), np.uint8)
     picture = Image.fromarray(image)
-    for size in ((target[1], source[0]), target[::-1]):  # recent versions swap the passes where the shape changes much
+    for size in (
+        (target[1], source[0]),
+        target[::-1],
+    ):  # recent versions swap the passes where the shape changes much
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     theirs = np.asarray(picture, np.float32)
     ours = np.asarray(jax.jit(resize_bicubic, static_argnums=(1, 2))(image[None], *target))[0]
@@ -32,14 +44,20 @@ def test_pixels_are_those_of_pillow_resize_crop_and_normalise(height, width):
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - 16) // 2, (size[1] - 16) // 2
     cut = np.asarray(picture.crop((left, top, left + 16, top + 16)), np.float32) / 255
-    ours = np.asarray(clip_pixels(image[None], Preprocess(16, (16, 16))))[0] * OPENAI_STD + OPENAI_MEAN
+    ours = (
+        np.asarray(clip_pixels(image[None], Preprocess(16, (16, 16))))[0] * OPENAI_STD + OPENAI_MEAN
+    )
     assert np.abs(ours - cut).max() <= 1 / 255 + 1e-6
 
 
 def test_settings_come_from_the_folder_where_it_has_them(tmp_path):
     assert Preprocess.from_folder(tmp_path, 16) == Preprocess(16, (16, 16))
-    raw = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "image_mean": [0, 0, 0],
-           "image_std": [1, 1, 1]}
+    raw = {
+        "size": {"shortest_edge": 20},
+        "crop_size": {"height": 16, "width": 16},
+        "image_mean": [0, 0, 0],
+        "image_std": [1, 1, 1],
+    }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(raw))
     assert Preprocess.from_folder(tmp_path, 16) == Preprocess(20, (16, 16), (0, 0, 0), (1, 1, 1))
     with pytest.raises(BadInput, match="crop_size"):

@@ -17,13 +17,29 @@ def test_what_was_put_comes_back_for_that_video_prompt_and_reward_only(tmp_path)
     cache.put("video", "prompt", "reward", SCORES)
     found = ScoreCache(tmp_path / "scores").get("video", "prompt", "reward", ("TC", "DD"))
     assert found["TC"] == 0.1 and math.isnan(found["DD"])
-    for other in (("other", "prompt", "reward"), ("video", "other", "reward"), ("video", "prompt", "other")):
+    for other in (
+        ("other", "prompt", "reward"),
+        ("video", "other", "reward"),
+        ("video", "prompt", "other"),
+    ):
         assert cache.get(*other, ("TC", "DD")) is None
     assert [path.suffix for path in files(tmp_path)] == [".json"]  # nothing half-written is left
 
 
-@pytest.mark.parametrize("content", [b"", b'{"TC": 0.', b"[1, 2]", b'{"TC": 1.0}', b'{"TC": "a", "DD": 1}', b"\xff\xfe",
-                                     b'{"TC": NaN, "DD": 1}', b'{"TC": true, "DD": 1}', b'{"TC": 1, "DD": 1, "X": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"TC": 0.',
+        b"[1, 2]",
+        b'{"TC": 1.0}',
+        b'{"TC": "a", "DD": 1}',
+        b"\xff\xfe",
+        b'{"TC": NaN, "DD": 1}',
+        b'{"TC": true, "DD": 1}',
+        b'{"TC": 1, "DD": 1, "X": 1}',
+    ],
+)
 def test_a_broken_entry_is_as_good_as_none_and_is_written_again(content, tmp_path):
     cache = ScoreCache(tmp_path)
     cache.put("video", "prompt", "reward", SCORES)

@@ -31,16 +31,39 @@ np.savez(out, **scores)
 """
 
 
-def test_scores_do_not_depend_on_the_number_of_devices(clip_folder, mps_folder, condition, videos, prompts, tmp_path):
+def test_scores_do_not_depend_on_the_number_of_devices(
+    clip_folder, mps_folder, condition, videos, prompts, tmp_path
+):
     judge = write_videoscore(tmp_path / "judge")
     np.savez(tmp_path / "data.npz", videos=videos, prompts=prompts)
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    paths = [clip_folder, mps_folder, condition, judge, tmp_path / "data.npz", tmp_path / "scores.npz"]
-    subprocess.run([sys.executable, "-c", SCRIPT, *map(str, paths)], env=env, check=True, timeout=500)
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
+    paths = [
+        clip_folder,
+        mps_folder,
+        condition,
+        judge,
+        tmp_path / "data.npz",
+        tmp_path / "scores.npz",
+    ]
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, paths)], env=env, check=True, timeout=500
+    )
     spread = np.load(tmp_path / "scores.npz")
-    for reward in (Aesthetic.from_pretrained(clip_folder), ClipAlignment.from_pretrained(clip_folder),
-                   MPS.from_pretrained(mps_folder, condition=condition), VideoScore.from_pretrained(judge)):
+    for reward in (
+        Aesthetic.from_pretrained(clip_folder),
+        ClipAlignment.from_pretrained(clip_folder),
+        MPS.from_pretrained(mps_folder, condition=condition),
+        VideoScore.from_pretrained(judge),
+    ):
         for name, expected in reward.score(videos, prompts).items():
             kind = type(reward).__name__
-            np.testing.assert_allclose(spread[f"{kind} {name} None"], expected, rtol=1e-5, err_msg=f"{kind} {name}")
-            np.testing.assert_allclose(spread[f"{kind} {name} 1"], expected[1:2], rtol=1e-5, err_msg=f"{kind} {name}")
+            np.testing.assert_allclose(
+                spread[f"{kind} {name} None"], expected, rtol=1e-5, err_msg=f"{kind} {name}"
+            )
+            np.testing.assert_allclose(
+                spread[f"{kind} {name} 1"], expected[1:2], rtol=1e-5, err_msg=f"{kind} {name}"
+            )

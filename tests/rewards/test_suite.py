@@ -12,13 +12,21 @@ from pav_jax.rewards.suite import Part, StandIn
 
 @pytest.fixture(scope="module")
 def suite(clip_folder):
-    return RewardSuite.from_config(ConfigDict({
-        "entries": {"aesthetic": {"path": str(clip_folder), "frames": 2}, "clip_alignment": {"path": str(clip_folder)},
-                    "motion": {}, "faithfulness": {}},
-        "weights": {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
-        "thresholds": {"AES": -10.0},
-        "floors": {"FAITH": 0.7},
-    }))  # fmt: skip
+    return RewardSuite.from_config(
+        ConfigDict(
+            {
+                "entries": {
+                    "aesthetic": {"path": str(clip_folder), "frames": 2},
+                    "clip_alignment": {"path": str(clip_folder)},
+                    "motion": {},
+                    "faithfulness": {},
+                },
+                "weights": {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
+                "thresholds": {"AES": -10.0},
+                "floors": {"FAITH": 0.7},
+            }
+        )
+    )
 
 
 def test_a_configuration_becomes_a_suite(suite):
@@ -26,12 +34,19 @@ def test_a_configuration_becomes_a_suite(suite):
     assert [type(r) for r in suite.rewards] == [Aesthetic, ClipAlignment, Faithfulness, Motion]
     assert suite.rewards[0].tower is suite.rewards[1].tower and suite.rewards[0].frames == 2
     assert (suite.weights, suite.thresholds, suite.floors) == (
-        {"AES": 1.0, "TVA": 0.5, "TC": 2.0}, {"AES": -10.0}, {"FAITH": 0.7})
+        {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
+        {"AES": -10.0},
+        {"FAITH": 0.7},
+    )
 
 
 def test_entries_may_be_a_list_with_names(clip_folder):
-    config = ConfigDict({"entries": (dict(name="motion"), dict(name="clip_alignment", path=str(clip_folder))),
-                         "weights": {"TVA": 1.0, "AES": 0.0}})  # fmt: skip
+    config = ConfigDict(
+        {
+            "entries": (dict(name="motion"), dict(name="clip_alignment", path=str(clip_folder))),
+            "weights": {"TVA": 1.0, "AES": 0.0},
+        }
+    )
     suite = RewardSuite.from_config(config)
     assert suite.names == ("TC", "DD", "TVA") and suite.weights == {"TVA": 1.0}
 
@@ -48,7 +63,13 @@ def test_every_score_is_there_and_a_row_does_not_depend_on_the_others(suite, vid
 
 
 def test_overall_is_the_weighted_sum_without_the_floor(suite):
-    scores = {"AES": [1.0, 2.0], "TVA": [4.0, 0.0], "TC": [0.5, 1.0], "DD": [9.0, 9.0], "FAITH": [0.0, np.nan]}
+    scores = {
+        "AES": [1.0, 2.0],
+        "TVA": [4.0, 0.0],
+        "TC": [0.5, 1.0],
+        "DD": [9.0, 9.0],
+        "FAITH": [0.0, np.nan],
+    }
     assert suite.overall(scores).tolist() == [4.0, 4.0]
     assert suite.overall(scores, {"DD": 2.0, "FAITH": 5.0}).tolist() == [18.0, 18.0]
 
@@ -70,28 +91,40 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
     assert np.isnan(scores["VQ"]).all()
 
 
-@pytest.mark.parametrize("config,message", [
-    ({"entries": {"beauty": {}}}, "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, lpips, motion"),
-    ({"entries": {}}, "empty"),
-    ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
-    ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
-    ({"entries": {"motion": {}}, "weights": {"VQ": 1.0}}, "weights.VQ.*TC, DD"),
-    ({"entries": {"motion": {}}, "floors": {"FAITH": 0.7}}, "floors.FAITH"),
-    ({"entries": {"faithfulness": {}}, "weights": {"FAITH": 1.0}}, "weights.FAITH.*floor"),
-    ({"entries": [{"name": "motion"}, {"name": "motion"}]}, "two entries give the score TC"),
-    ({"entries": {"clip_alignment": {"path": "/nowhere/at/all"}}}, "nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config,message",
+    [
+        (
+            {"entries": {"beauty": {}}},
+            "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, lpips, motion",
+        ),
+        ({"entries": {}}, "empty"),
+        ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
+        ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
+        ({"entries": {"motion": {}}, "weights": {"VQ": 1.0}}, "weights.VQ.*TC, DD"),
+        ({"entries": {"motion": {}}, "floors": {"FAITH": 0.7}}, "floors.FAITH"),
+        ({"entries": {"faithfulness": {}}, "weights": {"FAITH": 1.0}}, "weights.FAITH.*floor"),
+        ({"entries": [{"name": "motion"}, {"name": "motion"}]}, "two entries give the score TC"),
+        ({"entries": {"clip_alignment": {"path": "/nowhere/at/all"}}}, "nowhere"),
+    ],
+)
 def test_a_wrong_configuration_names_what_is_wrong(config, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config(config)
 
 
 def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, prompts):
-    config = {"entries": {"motion": {}, "clip_alignment": {"path": "/nowhere/at/all"}}, "weights": {"TC": 1.0},
-              "held_out": {"mps": {"path": str(clip_folder)}}}
+    config = {
+        "entries": {"motion": {}, "clip_alignment": {"path": "/nowhere/at/all"}},
+        "weights": {"TC": 1.0},
+        "held_out": {"mps": {"path": str(clip_folder)}},
+    }
     problems = []
     suite = RewardSuite.from_config(config, failed=problems.append)
-    assert ["nowhere" in str(problems[0]), "model_type" in str(problems[1])] == [True, True] and len(problems) == 2
+    assert ["nowhere" in str(problems[0]), "model_type" in str(problems[1])] == [
+        True,
+        True,
+    ] and len(problems) == 2
     scores = suite.score(videos, prompts)
     assert list(scores) == ["TC", "DD", "TVA", "held_out:MPS"] and np.isfinite(scores["DD"]).all()
     assert np.isnan(scores["TVA"]).all() and np.isnan(scores["held_out:MPS"]).all()
@@ -100,8 +133,11 @@ def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, p
 
 
 def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps_folder, tmp_path):
-    for kind, source, part in (("aesthetic", clip_folder, ""), ("aesthetic", clip_folder, "aesthetic_head"),
-                               ("mps", mps_folder, "")):
+    for kind, source, part in (
+        ("aesthetic", clip_folder, ""),
+        ("aesthetic", clip_folder, "aesthetic_head"),
+        ("mps", mps_folder, ""),
+    ):
         folder = tmp_path / f"{kind}{part}"
         shutil.copytree(source, folder)
         tensors = {name: np.array(tensor) for name, tensor in read_tensors(folder / part).items()}
@@ -123,10 +159,12 @@ def test_wrong_shapes_are_bad_input(suite, videos, prompts):
     assert suite.score(videos[:0], [])["AES"].shape == (0,)
 
 
-# ------------------------------------------------------------------------------------------------- videos of one frame
+# ------------------------------------------------------------------------------ videos of one frame
 
 
-def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(suite, clip_folder, videos, prompts):
+def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(
+    suite, clip_folder, videos, prompts
+):
     entries = {"aesthetic": {"path": str(clip_folder), "frames": 2}, "motion": {}}
     judged = {"entries": entries, "weights": {"AES": 1.0}, "held_out": {"motion": {}}}
     some = RewardSuite.from_config(ConfigDict(judged | {"skip": ("DD",)}))
@@ -134,20 +172,30 @@ def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(suite, clip_fol
     scores = some.score(videos, prompts)
     assert set(scores) == {"AES", "TC", "held_out:TC"}
     np.testing.assert_array_equal(scores["TC"], suite.score(videos, prompts)["TC"])
-    image = RewardSuite.from_config(ConfigDict(judged | {"skip": ("TC", "DD", "FC")}))  # motion is left out as a whole
+    image = RewardSuite.from_config(
+        ConfigDict(judged | {"skip": ("TC", "DD", "FC")})
+    )  # motion is left out as a whole
     assert [type(r) for r in image.rewards] == [Aesthetic] and image.judges == ()
     assert set(image.score(videos[:, :1], prompts)) == {"AES"}
 
 
 def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts):
-    with pytest.raises(BadInput, match=r"TC, DD judge how frames follow each other.*rewards.skip=\('TC', 'DD', 'FC'\)"):
+    with pytest.raises(
+        BadInput,
+        match=r"TC, DD judge how frames follow each other.*rewards.skip=\('TC', 'DD', 'FC'\)",
+    ):
         suite.score(videos[:, :1], prompts)
     suite.check_frames(2)
 
 
-@pytest.mark.parametrize("skip, message", [
-    (("TC", "DD"), "all that rewards.entries give"), (("TVC",), "no entry gives TVC; there are DD, TC"),
-    (("TC",), "rewards.weights.TC: no entry gives this score")])
+@pytest.mark.parametrize(
+    "skip, message",
+    [
+        (("TC", "DD"), "all that rewards.entries give"),
+        (("TVC",), "no entry gives TVC; there are DD, TC"),
+        (("TC",), "rewards.weights.TC: no entry gives this score"),
+    ],
+)
 def test_a_skip_that_does_not_fit_is_named(skip, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "weights": {"TC": 1.0}, "skip": skip})

@@ -22,18 +22,37 @@ from pav_jax.rewards.suite import RewardSuite
 from pav_jax.rewards.videoscore import NAMES, QUERY, VideoScore, read_query
 
 LATENTS = 2
-PREPROCESSOR = {"do_image_splitting": False, "size": {"shortest_edge": 12, "longest_edge": 20}, "resample": 2,
-                "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7], "rescale_factor": 1 / 255}
+PREPROCESSOR = {
+    "do_image_splitting": False,
+    "size": {"shortest_edge": 12, "longest_edge": 20},
+    "resample": 2,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.6, 0.7],
+    "rescale_factor": 1 / 255,
+}
 
 
 def write_tokenizer(folder, added=(FENCE, IMAGE, "<end_of_utterance>")):
-    """One token per byte, spaces included, as the published one has a token for a space at the end."""
-    vocabulary = {t: i for i, t in enumerate(["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    """One token per byte, spaces included, as the published one has a token for a space at the
+    end."""
+    vocabulary = {
+        t: i
+        for i, t in enumerate(
+            ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        )
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-                                   padding_side="left")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
+    )
     fast.add_special_tokens({"additional_special_tokens": list(added)})
     fast.save_pretrained(folder)
     return fast
@@ -45,12 +64,19 @@ def write_videoscore(folder, labels=5):
         text=LlamaConfig(len(tokenizer), 16, 24, 2, 4, 2, 4, pad_token_id=0),
         vision=VisionConfig(width=8, ff_width=12, layers=2, heads=2, image_size=24, patch_size=4),
         perceiver=PerceiverConfig(latents=LATENTS, depth=2, heads=2, kv_heads=1, head_dim=4),
-        sliding_window=30, image_token_id=tokenizer.convert_tokens_to_ids(IMAGE), labels=labels)
+        sliding_window=30,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        labels=labels,
+    )
     ids = jnp.zeros((1, 2), jnp.int32)
-    params = jax.jit(Idefics2(config).init)(jax.random.key(0), ids, ids == 0, jnp.zeros((1, 1, 4, 4, 3)))["params"]
+    params = jax.jit(Idefics2(config).init)(
+        jax.random.key(0), ids, ids == 0, jnp.zeros((1, 1, 4, 4, 3))
+    )["params"]
     # a fresh model's latents are all one, and its words hardly differ
     noise = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.asarray(a + 0.15 * noise.normal(size=a.shape), np.float32), params)
+    params = jax.tree.map(
+        lambda a: np.asarray(a + 0.15 * noise.normal(size=a.shape), np.float32), params
+    )
     save(hf, folder, config, params)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     return folder
@@ -77,10 +103,12 @@ def reward(folder, query):
 def theirs(folder):
     idefics2 = pytest.importorskip("transformers.models.idefics2")
     images = idefics2.image_processing_pil_idefics2.Idefics2ImageProcessorPil(**PREPROCESSOR)
-    return idefics2.processing_idefics2.Idefics2Processor(images, AutoTokenizer.from_pretrained(folder), LATENTS)
+    return idefics2.processing_idefics2.Idefics2Processor(
+        images, AutoTokenizer.from_pretrained(folder), LATENTS
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- processor
+# ---------------------------------------------------------------------------------------- processor
 
 
 def pictures(*sizes):
@@ -94,7 +122,9 @@ def test_pixels_equal_the_original_processor(reward, theirs):
     expected = theirs.image_processor(rows, return_tensors="np")
     pixels, mask = reward.processor.images(rows)
     assert pixels.shape == (2, 4, 20, 20, 3)
-    np.testing.assert_allclose(pixels, expected["pixel_values"].transpose(0, 1, 3, 4, 2), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        pixels, expected["pixel_values"].transpose(0, 1, 3, 4, 2), rtol=0, atol=1e-3
+    )
     np.testing.assert_array_equal(mask, expected["pixel_attention_mask"])
 
 
@@ -111,7 +141,10 @@ def test_sizes_after_the_resize_equal_the_original(theirs):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_token_ids_equal_the_original_processor(reward, theirs, side):
     texts = [f"a {IMAGE} cat", f"{IMAGE}{IMAGE}{IMAGE}sits {IMAGE}\n", f"in rows: {IMAGE} {IMAGE} "]
-    images = [[Image.fromarray(one) for one in pictures(*[(13, 15)] * text.count(IMAGE))] for text in texts]
+    images = [
+        [Image.fromarray(one) for one in pictures(*[(13, 15)] * text.count(IMAGE))]
+        for text in texts
+    ]
     theirs.tokenizer.padding_side = side
     expected = theirs(text=texts, images=images, padding=True, return_tensors="np")
     ids, mask = reward.processor.texts(texts, side=side)
@@ -125,21 +158,29 @@ def test_settings_are_read_where_transformers_5_writes_them(theirs, tmp_path):
     assert (settings.shortest, settings.longest, settings.mean) == (12, 20, (0.5, 0.4, 0.3))
 
 
-@pytest.mark.parametrize("raw, named", [
-    ({"do_image_splitting": True}, "do_image_splitting"), ({"do_resize": False}, "do_resize"),
-    ({"size": {"height": 3, "width": 3}}, "shortest_edge")])
+@pytest.mark.parametrize(
+    "raw, named",
+    [
+        ({"do_image_splitting": True}, "do_image_splitting"),
+        ({"do_resize": False}, "do_resize"),
+        ({"size": {"height": 3, "width": 3}}, "shortest_edge"),
+    ],
+)
 def test_steps_that_are_not_done_are_bad_input(raw, named):
     with pytest.raises(BadInput, match=named):
         ImageSettings.from_json(raw, "preprocessor_config.json")
 
 
-# ------------------------------------------------------------------------------------------------------------ score
+# -------------------------------------------------------------------------------------------- score
 
 
 def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_frames(reward, videos, prompts):
     together = reward.score(videos, prompts)
     assert tuple(together) == NAMES == ("VQ", "TC", "DD", "TVA", "FC")
-    assert all(v.shape == (5,) and v.dtype == np.float32 and np.isfinite(v).all() for v in together.values())
+    assert all(
+        v.shape == (5,) and v.dtype == np.float32 and np.isfinite(v).all()
+        for v in together.values()
+    )
     some = reward.score(videos[2:4], prompts[2:4], refined=["x", "y"])  # a rewrite is not read
     others = reward.score(videos[::-1], prompts)
     swapped = reward.score(videos[:2], prompts[1::-1])
@@ -152,7 +193,10 @@ def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_frames(reward, vi
 def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, prompts):
     processor = reward.processor
     ids, mask = processor.texts([reward.text(prompt, 6) for prompt in prompts])
-    assert not mask.all() and (ids == reward.model.config.image_token_id).sum(1).tolist() == [6 * LATENTS] * 5
+    assert (
+        not mask.all()
+        and (ids == reward.model.config.image_token_id).sum(1).tolist() == [6 * LATENTS] * 5
+    )
     pixels, seen = processor.images(videos)
     numbers = jax.jit(reward.model.apply)({"params": reward._params}, ids, mask, pixels, seen)
     for k, scores in enumerate(reward.score(videos, prompts).values()):
@@ -192,8 +236,13 @@ def test_version_1_1_reads_up_to_48_frames(folder, query, videos, prompts):
 
 def test_the_default_query_lists_the_dimensions_in_order(folder, videos, prompts):
     text = read_query(QUERY)
-    dimensions = ("visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
-                  "factual consistency")
+    dimensions = (
+        "visual quality",
+        "temporal consistency",
+        "dynamic degree",
+        "text-to-video alignment",
+        "factual consistency",
+    )
     places = [text.index(f"({i}) {name}") for i, name in enumerate(dimensions, 1)]
     assert places == sorted(places)
     reward = VideoScore.from_pretrained(folder)
@@ -203,20 +252,26 @@ def test_the_default_query_lists_the_dimensions_in_order(folder, videos, prompts
 
 
 def test_the_suite_knows_it_by_its_kind(folder, query, reward, videos, prompts):
-    suite = RewardSuite.from_config({"entries": {"videoscore": {"path": str(folder), "query": str(query)}},
-                                     "weights": {"VQ": 1.0, "DD": 0.5}})
+    suite = RewardSuite.from_config(
+        {
+            "entries": {"videoscore": {"path": str(folder), "query": str(query)}},
+            "weights": {"VQ": 1.0, "DD": 0.5},
+        }
+    )
     scores = suite.score(videos[:2], prompts[:2])
     np.testing.assert_array_equal(scores["VQ"], reward.score(videos[:2], prompts[:2])["VQ"])
     np.testing.assert_allclose(suite.overall(scores), scores["VQ"] + 0.5 * scores["DD"], rtol=1e-6)
 
 
 def test_bfloat16_stays_near(folder, query, reward, videos, prompts):
-    half = VideoScore.from_pretrained(folder, query, dtype="bfloat16").score(videos[:2], prompts[:2])
+    half = VideoScore.from_pretrained(folder, query, dtype="bfloat16").score(
+        videos[:2], prompts[:2]
+    )
     for name, scores in reward.score(videos[:2], prompts[:2]).items():
         np.testing.assert_allclose(half[name], scores, rtol=0, atol=0.1)
 
 
-# -------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def one_line(call, *named):
@@ -244,7 +299,10 @@ def test_bad_videos_and_prompts_are_bad_input(reward, videos):
 def test_foreign_or_broken_folders_are_bad_input(folder, clip_folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(tmp_path / "nowhere"), "nowhere")
     one_line(lambda: VideoScore.from_pretrained(clip_folder), "idefics2")
-    one_line(lambda: VideoScore.from_pretrained(write_videoscore(tmp_path / "three", labels=3)), "3 numbers")
+    one_line(
+        lambda: VideoScore.from_pretrained(write_videoscore(tmp_path / "three", labels=3)),
+        "3 numbers",
+    )
     load = lambda token_id: Idefics2Processor.from_folder(tmp_path, LATENTS, token_id)  # noqa: E731
     one_line(lambda: load(5), "tokenizer.json")
     write_tokenizer(tmp_path, added=(FENCE,))

@@ -1,4 +1,5 @@
-"""A vision endpoint that answers yes, no, garbage, or nothing. The server is a thread on 127.0.0.1."""
+"""A vision endpoint that answers yes, no, garbage, or nothing. The server is a thread on
+127.0.0.1."""
 
 import base64
 import io
@@ -13,13 +14,22 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards import RewardSuite
 from pav_jax.rewards.file_scorer import FileScorer
 from pav_jax.rewards.score_cache import ScoreCache
-from pav_jax.rewards.vision_questions import QUESTIONS, Question, VisionQuestions, read_questions, said
+from pav_jax.rewards.vision_questions import (
+    QUESTIONS,
+    Question,
+    VisionQuestions,
+    read_questions,
+    said,
+)
 from pav_jax.video.files import write_mp4
 from tests.chat_server import ChatServer, completion
 
 KEY = "sk-very-secret-0123456789"
-ASKED = [{"question": "Is there [[prompt]]?", "weight": 2.0}, {"question": "Does it flicker?", "weight": -1.0},
-         {"question": "Is it sharp?", "weight": 0.5}]
+ASKED = [
+    {"question": "Is there [[prompt]]?", "weight": 2.0},
+    {"question": "Does it flicker?", "weight": -1.0},
+    {"question": "Is it sharp?", "weight": 0.5},
+]
 
 
 def question_of(body) -> str:
@@ -45,15 +55,29 @@ def make(tmp_path):
     (tmp_path / "questions.json").write_text(json.dumps(ASKED))
 
     def judge(endpoint, **changes) -> VisionQuestions:
-        return VisionQuestions.from_pretrained(**(dict(
-            model="m", base_url=endpoint.url, key_variable="TEST_KEY", timeout=5.0, attempts=2, longest_wait=0.01,
-            questions=tmp_path / "questions.json") | changes))
+        return VisionQuestions.from_pretrained(
+            **(
+                dict(
+                    model="m",
+                    base_url=endpoint.url,
+                    key_variable="TEST_KEY",
+                    timeout=5.0,
+                    attempts=2,
+                    longest_wait=0.01,
+                    questions=tmp_path / "questions.json",
+                )
+                | changes
+            )
+        )
 
     return judge
 
 
 def yes_to(*words):
-    return lambda nth, text: (200, completion("Yes." if any(w in text for w in words) else "**No**, it is not."))
+    return lambda nth, text: (
+        200,
+        completion("Yes." if any(w in text for w in words) else "**No**, it is not."),
+    )
 
 
 def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make, videos):
@@ -61,48 +85,90 @@ def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make,
     judge = make(endpoint, frames=3)
     scores = judge.score(videos[:2], ["a cat", "a dog"])["QA"]
     np.testing.assert_allclose(scores, [(2 - 1 - 0.5) / 3, (-2 - 1 - 0.5) / 3], rtol=1e-6)
-    assert scores.dtype == np.float32 and sum(endpoint.count.values()) == 6 and endpoint.most_at_once > 1
+    assert (
+        scores.dtype == np.float32
+        and sum(endpoint.count.values()) == 6
+        and endpoint.most_at_once > 1
+    )
     assert endpoint.headers[0]["authorization"] == f"Bearer {KEY}"
     body = next(b for b in endpoint.bodies if question_of(b) == "Is there a cat?")
     *images, text = body["messages"][-1]["content"]
-    assert body["model"] == "m" and body["temperature"] == 0 and "logprobs" not in body and text["type"] == "text"
+    assert (
+        body["model"] == "m"
+        and body["temperature"] == 0
+        and "logprobs" not in body
+        and text["type"] == "text"
+    )
     assert len(images) == 3
     for part, frame in zip(images, videos[0][[0, 2, 4]], strict=True):
         head, data = part["image_url"]["url"].split(",")
         seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
         assert head == "data:image/jpeg;base64" and seen.shape == frame.shape
-        assert np.abs(seen.astype(int) - frame).mean() < 6 < np.abs(seen.astype(int) - videos[1][0]).mean()
+        assert (
+            np.abs(seen.astype(int) - frame).mean()
+            < 6
+            < np.abs(seen.astype(int) - videos[1][0]).mean()
+        )
 
 
 def test_large_frames_are_reduced_and_short_videos_shown_whole(serve, make):
     endpoint = serve(yes_to())
     make(endpoint, side=20).score(np.zeros((1, 2, 30, 40, 3), np.uint8), ["x"])
     urls = [part["image_url"]["url"] for part in endpoint.bodies[0]["messages"][-1]["content"][:-1]]
-    assert [Image.open(io.BytesIO(base64.b64decode(u.split(",")[1]))).size for u in urls] == [(20, 15)] * 2
+    assert [Image.open(io.BytesIO(base64.b64decode(u.split(",")[1]))).size for u in urls] == [
+        (20, 15)
+    ] * 2
 
 
 def test_probabilities_are_taken_where_the_endpoint_tells_them(serve, make, videos):
     def token(word, p):
         return {"token": word, "logprob": float(np.log(p)), "bytes": None}
 
-    told = {"content": [token("Yes", 0.5) | {"top_logprobs": [token("Yes", 0.5), token(" yes", 0.1), token("No", 0.2),
-                                                              token("The", 0.2)]}], "refusal": None}
-    endpoint = serve(lambda nth, text: (200, completion("Yes", logprobs=told if "sharp" in text else None)))
+    told = {
+        "content": [
+            token("Yes", 0.5)
+            | {
+                "top_logprobs": [
+                    token("Yes", 0.5),
+                    token(" yes", 0.1),
+                    token("No", 0.2),
+                    token("The", 0.2),
+                ]
+            }
+        ],
+        "refusal": None,
+    }
+    endpoint = serve(
+        lambda nth, text: (200, completion("Yes", logprobs=told if "sharp" in text else None))
+    )
     score = make(endpoint, probabilities=True).score(videos[:1], ["x"])["QA"]
     np.testing.assert_allclose(score, (2 - 1 + 0.5 * (2 * 0.6 / 0.8 - 1)) / 3, rtol=1e-6)
     assert endpoint.bodies[0]["logprobs"] is True and endpoint.bodies[0]["top_logprobs"] == 10
 
 
 def test_passing_failures_and_one_unreadable_answer_are_asked_again(serve, make, videos):
-    endpoint = serve(lambda nth, text: (503, "{}") if nth == 1 else (200, completion("Maybe" if nth == 2 else "yes")))
-    assert np.isfinite(make(endpoint).score(videos[:1], ["x"])["QA"]).all() and set(endpoint.count.values()) == {3}
+    endpoint = serve(
+        lambda nth, text: (
+            (503, "{}") if nth == 1 else (200, completion("Maybe" if nth == 2 else "yes"))
+        )
+    )
+    assert np.isfinite(make(endpoint).score(videos[:1], ["x"])["QA"]).all() and set(
+        endpoint.count.values()
+    ) == {3}
 
 
-@pytest.mark.parametrize("answer, why", [
-    ((200, completion("I cannot tell")), "1 were answered neither yes nor no"),
-    ((200, completion(None)), "1 were answered neither yes nor no"),
-    ((400, '{"error": "policy"}'), r"1 were refused \(status 400\)"), ((500, "{}"), r"1 got no answer \(status 500\)")])
-def test_a_video_without_an_answer_is_nan_and_one_line_says_why(serve, make, videos, caplog, answer, why):
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        ((200, completion("I cannot tell")), "1 were answered neither yes nor no"),
+        ((200, completion(None)), "1 were answered neither yes nor no"),
+        ((400, '{"error": "policy"}'), r"1 were refused \(status 400\)"),
+        ((500, "{}"), r"1 got no answer \(status 500\)"),
+    ],
+)
+def test_a_video_without_an_answer_is_nan_and_one_line_says_why(
+    serve, make, videos, caplog, answer, why
+):
     endpoint = serve(lambda nth, text: answer if "a cat" in text else (200, completion("yes")))
     scores = make(endpoint).score(videos[:3], ["a dog", "a cat", "a cow"])["QA"]
     assert np.isnan(scores).tolist() == [False, True, False]
@@ -111,9 +177,13 @@ def test_a_video_without_an_answer_is_nan_and_one_line_says_why(serve, make, vid
     assert re.search(why, record.getMessage()), record.getMessage()
 
 
-def test_an_endpoint_that_is_down_or_refuses_the_key_is_one_clear_line_without_the_key(serve, make, videos):
+def test_an_endpoint_that_is_down_or_refuses_the_key_is_one_clear_line_without_the_key(
+    serve, make, videos
+):
     with pytest.raises(BadInput, match="no answer to 2 questions in a row"):
-        make(serve(lambda nth, text: (500, "{}")), give_up=2, concurrency=1).score(videos[:1], ["x"])
+        make(serve(lambda nth, text: (500, "{}")), give_up=2, concurrency=1).score(
+            videos[:1], ["x"]
+        )
     refusing = serve(lambda nth, text: (401, json.dumps({"error": {"message": f"bad key {KEY}"}})))
     with pytest.raises(BadInput, match="status 401.*TEST_KEY") as caught:
         make(refusing).score(videos[:1], ["x"])
@@ -127,14 +197,18 @@ def test_a_failure_that_passes_is_not_kept_in_the_cache(serve, make, tmp_path):
     suite = RewardSuite([make(endpoint, concurrency=1)], {})
 
     def score():
-        return FileScorer(suite, cache=ScoreCache(tmp_path / "kept")).score([str(tmp_path / "a.mp4")], ["x"])[0]
+        return FileScorer(suite, cache=ScoreCache(tmp_path / "kept")).score(
+            [str(tmp_path / "a.mp4")], ["x"]
+        )[0]
 
     assert np.isnan(score().scores["QA"])
     assert score().scores["QA"] == pytest.approx(0.5) == score().scores["QA"]
     assert sum(endpoint.count.values()) == 9
 
 
-def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_down(serve, make, tmp_path):
+def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_down(
+    serve, make, tmp_path
+):
     paths = [str(tmp_path / f"{i}.mp4") for i in range(3)]
     for path in paths:
         write_mp4(path, np.zeros((3, 16, 16, 3), np.uint8), 8)
@@ -145,7 +219,9 @@ def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_do
     assert sum(endpoint.count.values()) == 2  # one question, asked twice
 
 
-def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_the_questions(serve, make, tmp_path):
+def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_the_questions(
+    serve, make, tmp_path
+):
     endpoint = serve(yes_to())
     entry = dict(name="vision_questions", model="m", base_url=endpoint.url, key_variable="TEST_KEY")
     suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [entry]})
@@ -153,7 +229,9 @@ def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_th
     assert suite.judges[0].fingerprint != make(endpoint).fingerprint == make(endpoint).fingerprint
     with pytest.raises(BadInput, match="vision_questions needs 'model'"):
         RewardSuite.from_config({"entries": {"vision_questions": {}}})
-    with pytest.raises(BadInput, match="rewards.vision_questions.key_variable.*ABSENT_KEY is not set"):
+    with pytest.raises(
+        BadInput, match="rewards.vision_questions.key_variable.*ABSENT_KEY is not set"
+    ):
         make(endpoint, key_variable="ABSENT_KEY")
     with pytest.raises(BadInput, match="frames is 0"):
         make(endpoint, frames=0)
@@ -166,13 +244,23 @@ def test_our_questions_can_be_read_and_so_can_lines_with_weights_beside_them(tmp
     (tmp_path / "lines.txt").write_text("Is it red?\n\nIs it [[prompt]]?\n")
     (tmp_path / "weights.json").write_text("[0.5, -1]")
     assert read_questions(tmp_path / "lines.txt", tmp_path / "weights.json") == [
-        Question("Is it red?", 0.5), Question("Is it [[prompt]]?", -1.0)]
+        Question("Is it red?", 0.5),
+        Question("Is it [[prompt]]?", -1.0),
+    ]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "not JSON"), ("[]", "at least one"), ('{"question": "x"}', "JSON list"), ('["x"]', "entry 0 lacks"),
-    ('[{"question": "x", "weight": 1}, {"question": "", "weight": 1}]', "entry 1 lacks"),
-    ('[{"question": "x", "weight": NaN}]', "entry 0 lacks"), ('[{"question": "x", "weight": true}]', "entry 0 lacks")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("[]", "at least one"),
+        ('{"question": "x"}', "JSON list"),
+        ('["x"]', "entry 0 lacks"),
+        ('[{"question": "x", "weight": 1}, {"question": "", "weight": 1}]', "entry 1 lacks"),
+        ('[{"question": "x", "weight": NaN}]', "entry 0 lacks"),
+        ('[{"question": "x", "weight": true}]', "entry 0 lacks"),
+    ],
+)
 def test_a_wrong_question_file_is_named(tmp_path, text, message):
     (tmp_path / "q.json").write_text(text)
     with pytest.raises(BadInput, match=f"q.json.*{message}"):
@@ -188,7 +276,9 @@ def test_another_number_of_weights_is_named(tmp_path):
         read_questions(tmp_path / "none.txt", tmp_path / "weights.json")
 
 
-@pytest.mark.parametrize("text, value", [("yes", 1), ("YES!", 1), (" No, because", -1), ("**no**", -1), ("'Yes'", 1)])
+@pytest.mark.parametrize(
+    "text, value", [("yes", 1), ("YES!", 1), (" No, because", -1), ("**no**", -1), ("'Yes'", 1)]
+)
 def test_the_first_word_is_the_answer(text, value):
     assert said(text) == value
 

@@ -16,8 +16,14 @@ from tests.train.tiny import WORDS
 
 def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
     tokenizer = tokenizer or tiny.make_tokenizer()
-    return batches.Encoder(tokenizer, lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)), 2, vocabulary,
-                           max_length, max_prompt_length)
+    return batches.Encoder(
+        tokenizer,
+        lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)),
+        2,
+        vocabulary,
+        max_length,
+        max_prompt_length,
+    )
 
 
 def ids(text):
@@ -26,14 +32,16 @@ def ids(text):
 
 def pairs(count):
     letters = WORDS[5:]
-    return [PromptPair(letters[i % 26], " ".join(letters[:1 + i % 7])) for i in range(count)]
+    return [PromptPair(letters[i % 26], " ".join(letters[: 1 + i % 7])) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_jsonl(folder / "pairs.jsonl", pairs(10))
-    return tfds_builders.data_source(tfds_builders.SftPairs, folder / "pairs.jsonl", folder / "tfds")
+    return tfds_builders.data_source(
+        tfds_builders.SftPairs, folder / "pairs.jsonl", folder / "tfds"
+    )
 
 
 def make(source, **changes):
@@ -44,8 +52,13 @@ def make(source, **changes):
 def test_builder_keeps_texts_and_line_numbers(tmp_path):
     records = [Preference("ä 🎬 <b>", "c\nc", "r", 0.5), Preference("p", "\u2028", "q", -1.0)]
     write_jsonl(tmp_path / "p.jsonl", records)
-    source = tfds_builders.data_source(tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds")
-    got = [(e["prompt"].decode(), e["chosen"].decode(), e["rejected"].decode(), e["margin"], e["line"]) for e in source]
+    source = tfds_builders.data_source(
+        tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds"
+    )
+    got = [
+        (e["prompt"].decode(), e["chosen"].decode(), e["rejected"].decode(), e["margin"], e["line"])
+        for e in source
+    ]
     assert got == [("ä 🎬 <b>", "c\nc", "r", 0.5, 1), ("p", "\u2028", "q", -1.0, 2)]
 
 
@@ -55,7 +68,7 @@ def test_reading_does_not_import_tensorflow(tmp_path):
 import sys
 from pathlib import Path
 from pav_jax.train import batches, tfds_builders
-source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / 'p.jsonl')!r}, Path({str(tmp_path)!r}))
+source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / "p.jsonl")!r}, Path({str(tmp_path)!r}))
 assert len(source) == 3 and source[2]["line"] == 3
 assert "tensorflow" not in sys.modules and "torch" not in sys.modules
 """
@@ -67,7 +80,9 @@ def test_a_changed_file_is_prepared_anew(tmp_path):
     path = tmp_path / "p.jsonl"
     for count in (3, 5):
         write_jsonl(path, pairs(count))
-        assert len(tfds_builders.data_source(tfds_builders.SftPairs, path, tmp_path / "tfds")) == count
+        assert (
+            len(tfds_builders.data_source(tfds_builders.SftPairs, path, tmp_path / "tfds")) == count
+        )
 
 
 def test_no_pairs_says_what_to_do(tmp_path):
@@ -79,7 +94,10 @@ def test_no_pairs_says_what_to_do(tmp_path):
 def test_row_is_template_then_answer_then_end_of_sequence():
     rows, start, cut_prompt, cut_answer = make_encoder().encode("a b", ["c d", "e"])
     assert start == 5 and not cut_prompt and not cut_answer
-    assert [list(r) for r in rows] == [ids("<s> <user> a b <booster> c d </s>"), ids("<s> <user> a b <booster> e </s>")]
+    assert [list(r) for r in rows] == [
+        ids("<s> <user> a b <booster> c d </s>"),
+        ids("<s> <user> a b <booster> e </s>"),
+    ]
 
 
 def test_prompt_that_writes_the_template_s_markers_moves_no_boundary():
@@ -102,12 +120,17 @@ def test_survey_counts_cuts_and_longest(source):
     found = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
     assert (found.examples, found.longest, found.cut_prompts, found.cut_answers) == (10, 9, 0, 3)
     assert "3 answers cut" in str(found)
-    assert batches.survey(source, make_encoder(max_prompt_length=3), ("refined",), "x").cut_prompts == 10
+    assert (
+        batches.survey(source, make_encoder(max_prompt_length=3), ("refined",), "x").cut_prompts
+        == 10
+    )
 
 
 def test_empty_answer_names_file_and_line(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [*pairs(2), PromptPair("a", " ")])
-    source = tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds")
+    source = tfds_builders.data_source(
+        tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds"
+    )
     with pytest.raises(BadInput, match=r"p\.jsonl:3: 'refined' is empty"):
         batches.survey(source, make_encoder(), ("refined",), tmp_path / "p.jsonl")
 
@@ -119,7 +142,9 @@ def test_token_outside_the_vocabulary_is_refused(source):
 
 def test_every_epoch_holds_every_example_in_its_own_order(source):
     stream = make(source, batch_size=10)
-    firsts = [tuple(next(stream)["ids"][:, 2]) for _ in range(3)]  # the user's word names the example
+    firsts = [
+        tuple(next(stream)["ids"][:, 2]) for _ in range(3)
+    ]  # the user's word names the example
     assert all(sorted(f) == list(range(5, 15)) for f in firsts)
     assert len(set(firsts)) == 3
 
@@ -152,7 +177,11 @@ def test_mask_covers_answer_and_one_end_whatever_fills_the_row(source, pad):
 
 
 def test_batch_is_padded_to_the_smallest_bucket(source):
-    shapes = {next(stream)["ids"].shape for stream in [make(source, lengths=(8, 16), batch_size=1)] for _ in range(10)}
+    shapes = {
+        next(stream)["ids"].shape
+        for stream in [make(source, lengths=(8, 16), batch_size=1)]
+        for _ in range(10)
+    }
     assert shapes == {(1, 8), (1, 16)}
 
 
@@ -160,17 +189,25 @@ def test_batch_larger_than_the_data_repeats_it(source):
     assert next(make(source, batch_size=25))["ids"].shape == (25, 16)
 
 
-@pytest.mark.parametrize("configured, longest, want", [
-    ((), 17, (32,)), ((), 63, (64,)), ((8, 16, 64), 12, (8, 16)), ((8, 16), 40, (8, 16, 40))])
+@pytest.mark.parametrize(
+    "configured, longest, want",
+    [((), 17, (32,)), ((), 63, (64,)), ((8, 16, 64), 12, (8, 16)), ((8, 16), 40, (8, 16, 40))],
+)
 def test_buckets_hold_the_longest_row(configured, longest, want):
     assert batches.buckets(configured, longest, 64) == want
 
 
 def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
-    write_jsonl(tmp_path / "p.jsonl", [Preference("a", "b c", "d", 1.0), Preference("e", "f", "g h i", 1.0)])
-    source = tfds_builders.data_source(tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds")
+    write_jsonl(
+        tmp_path / "p.jsonl", [Preference("a", "b c", "d", 1.0), Preference("e", "f", "g h i", 1.0)]
+    )
+    source = tfds_builders.data_source(
+        tfds_builders.Preferences, tmp_path / "p.jsonl", tmp_path / "tfds"
+    )
     column = np.asarray([[1, 2], [3, 4]], np.float32)
-    batch = next(make(source, fields=("chosen", "rejected"), batch_size=2, columns={"reference": column}))
+    batch = next(
+        make(source, fields=("chosen", "rejected"), batch_size=2, columns={"reference": column})
+    )
     order = [0, 1] if batch["ids"][0, 0, 2] == WORDS.index("a") else [1, 0]
     np.testing.assert_array_equal(batch["reference"], column[order])
     assert batch["ids"].shape == (2, 2, 16)
@@ -186,14 +223,20 @@ def test_packing_fills_rows_and_loses_nothing(seed):
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= capacity for row in rows)
     loads = [sum(lengths[i] for i in row) for row in rows]
-    assert all(a + b > capacity for i, a in enumerate(loads) for b in loads[i + 1 :])  # no two rows would fit in one
+    assert all(
+        a + b > capacity for i, a in enumerate(loads) for b in loads[i + 1 :]
+    )  # no two rows would fit in one
 
 
 @pytest.mark.parametrize("changes", [{}, {"lengths": (8, 16)}, {"pack": 4, "lengths": (24,)}])
 def test_processes_that_share_batches_have_one_processs_rows_between_them(source, changes):
-    whole, *parts = (make(source, batch_size=8, **changes, share=share) for share in ((0, 1), (0, 2), (1, 2)))
+    whole, *parts = (
+        make(source, batch_size=8, **changes, share=share) for share in ((0, 1), (0, 2), (1, 2))
+    )
     for _ in range(5):
         want, halves = next(whole), [next(part) for part in parts]
         assert want["tokens"] == sum(half["tokens"] for half in halves)
         for name in want.keys() - {"tokens"}:
-            np.testing.assert_array_equal(want[name], np.concatenate([half[name] for half in halves]))
+            np.testing.assert_array_equal(
+                want[name], np.concatenate([half[name] for half in halves])
+            )

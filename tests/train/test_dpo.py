@@ -26,8 +26,20 @@ LN_2 = float(np.float32(np.log(2)))
 
 def make_config(**changes):
     fields = dpo_config()
-    fields.update(dict(steps=6, batch_size=4, grad_accumulation=1, learning_rate=1e-2, schedule="constant",
-                       warmup_ratio=0.0, max_length=32, save_every=3, log_every=1, loss_chunk=8))
+    fields.update(
+        dict(
+            steps=6,
+            batch_size=4,
+            grad_accumulation=1,
+            learning_rate=1e-2,
+            schedule="constant",
+            warmup_ratio=0.0,
+            max_length=32,
+            save_every=3,
+            log_every=1,
+            loss_chunk=8,
+        )
+    )
     fields.update(changes)
     return ConfigDict({"seed": 0, "dpo": fields})
 
@@ -77,14 +89,34 @@ def test_the_chosen_answers_win(straight):
 
 def test_metrics_name_what_a_reader_asks_for(straight):
     assert set(lines(straight)[0]) == {
-        "step", "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
-        "logps/rejected", "lengths/chosen", "lengths/rejected", "grad_norm", "learning_rate",
-        "tokens_per_second", "tokens_per_second_per_chip", "mfu"}
+        "step",
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+        "lengths/chosen",
+        "lengths/rejected",
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "tokens_per_second_per_chip",
+        "mfu",
+    }
 
 
-@pytest.mark.parametrize("changes", [
-    dict(precompute_ref_log_probs=True), dict(grad_accumulation=2), dict(loss_chunk=512, remat=False),
-    dict(length_buckets=(8, 12, 16))], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(precompute_ref_log_probs=True),
+        dict(grad_accumulation=2),
+        dict(loss_chunk=512, remat=False),
+        dict(length_buckets=(8, 12, 16)),
+    ],
+    ids=lambda c: next(iter(c)),
+)
 def test_ways_to_compute_the_same_thing_agree(straight, lm, preferences, tmp_path, changes):
     dpo.run(make_config(**changes), lm, preferences, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=2e-5)
@@ -97,7 +129,8 @@ def test_full_tuning_measures_against_the_model_it_began_with(lm, preferences, t
 
 
 def test_reference_is_the_base_and_never_moves(lm):
-    """After steps that change the adapter, the reference's term is still the base model's log-probability."""
+    """After steps that change the adapter, the reference's term is still the base model's
+    log-probability."""
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(0, 32, (4, 2, 12)), jnp.int32)
     batch = {"ids": ids, "answer": jnp.broadcast_to(jnp.arange(12) >= 5, ids.shape)}
@@ -108,11 +141,15 @@ def test_reference_is_the_base_and_never_moves(lm):
     for _ in range(3):
         before = jax.tree.map(jnp.copy, state.trained)
         state, metrics = step(state, batch)
-    base, policy = (jnp.sum(dpo.pair_log_probs(model, v, ids, batch["answer"], 8) * batch["answer"], -1)
-                    for v in ({"params": lm.params}, {"params": lm.params, **before}))
+    base, policy = (
+        jnp.sum(dpo.pair_log_probs(model, v, ids, batch["answer"], 8) * batch["answer"], -1)
+        for v in ({"params": lm.params}, {"params": lm.params, **before})
+    )
     want = fields.beta * (policy - base)
     np.testing.assert_allclose(metrics["rewards/chosen"], want[:, 0].mean(), atol=1e-5)
-    np.testing.assert_allclose(metrics["rewards/margins"], (want[:, 0] - want[:, 1]).mean(), atol=1e-5)
+    np.testing.assert_allclose(
+        metrics["rewards/margins"], (want[:, 0] - want[:, 1]).mean(), atol=1e-5
+    )
     assert abs(float(metrics["rewards/margins"])) > 1e-3
 
 
@@ -127,7 +164,9 @@ def kill(done):
         os.kill(os.getpid(), signal.SIGKILL)
 dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_path)!r}, tiny.Watch(kill))
 """
-    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    killed = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "booster").exists()
     dpo.run(make_config(), tiny.make_lm(), preferences, tmp_path)
@@ -142,10 +181,18 @@ def test_second_round_starts_from_the_first_round_s_booster(straight, lm, prefer
     assert lines(tmp_path)[0]["logps/chosen"] > lines(straight)[0]["logps/chosen"] - 1e-3
 
 
-@pytest.mark.parametrize("changes, named", [
-    (dict(loss_type=("sigmod",)), "sigmod"), (dict(label_smoothing=0.1), "robust"), (dict(beta=-1.0), "beta"),
-    (dict(lora=dict(target_modules=("nothing",))), "nothing")])
-def test_configuration_that_cannot_work_is_refused_by_name(lm, preferences, tmp_path, changes, named):
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(loss_type=("sigmod",)), "sigmod"),
+        (dict(label_smoothing=0.1), "robust"),
+        (dict(beta=-1.0), "beta"),
+        (dict(lora=dict(target_modules=("nothing",))), "nothing"),
+    ],
+)
+def test_configuration_that_cannot_work_is_refused_by_name(
+    lm, preferences, tmp_path, changes, named
+):
     with pytest.raises(BadInput, match=named):
         dpo.run(make_config(**changes), lm, preferences, tmp_path)
 
@@ -154,6 +201,8 @@ def test_no_preferences_and_empty_answers_are_refused(lm, tmp_path):
     write_jsonl(tmp_path / "none.jsonl", [])
     with pytest.raises(BadInput, match="none.jsonl: holds no Preference; lower .* margin"):
         dpo.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path / "a")
-    write_jsonl(tmp_path / "p.jsonl", [Preference("a", "b", "c", 1.0), Preference("a", "b", "", 1.0)])
+    write_jsonl(
+        tmp_path / "p.jsonl", [Preference("a", "b", "c", 1.0), Preference("a", "b", "", 1.0)]
+    )
     with pytest.raises(BadInput, match=r"p.jsonl:2: 'rejected' is empty"):
         dpo.run(make_config(), lm, tmp_path / "p.jsonl", tmp_path / "b")

@@ -1,4 +1,5 @@
-"""Tuning by rewards on a tiny rewriter: where it starts, what it learns, what a stop changes, which rewards count."""
+"""Tuning by rewards on a tiny rewriter: where it starts, what it learns, what a stop changes, which
+rewards count."""
 
 import json
 import math
@@ -30,8 +31,21 @@ PROMPTS = ["a b", "c d e", "f", "g h i j", "k l", "m n o", "p", "q r s"]
 
 def make_config(**changes):
     fields = grpo_config()
-    fields.update(dict(steps=STEPS, batch_size=32, grad_accumulation=1, num_generations=8, max_completion_length=8,
-                       learning_rate=2e-2, schedule="constant", beta=0.02, loss_chunk=16, save_every=2, remat=False))
+    fields.update(
+        dict(
+            steps=STEPS,
+            batch_size=32,
+            grad_accumulation=1,
+            num_generations=8,
+            max_completion_length=8,
+            learning_rate=2e-2,
+            schedule="constant",
+            beta=0.02,
+            loss_chunk=16,
+            save_every=2,
+            remat=False,
+        )
+    )
     fields.update(changes)
     return ConfigDict({"seed": 0, "generator": {"batch": VIDEOS}, "grpo": fields})
 
@@ -73,7 +87,7 @@ def straight(lm, prompts, tmp_path_factory):
     return folder, generator
 
 
-# ------------------------------------------------------------------------------------------------------------ a run
+# -------------------------------------------------------------------------------------------- a run
 
 
 def test_it_starts_at_the_reference_and_on_the_policy_that_sampled(straight):
@@ -90,23 +104,53 @@ def test_what_scores_better_becomes_more_likely(straight):
 
 def test_metrics_name_what_a_reader_asks_for(straight):
     assert set(lines(straight[0])[0]) == {
-        "step", "loss", "ratio", "entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
-        "clip_ratio/region_mean", "grad_norm", "learning_rate", "reward", "reward_std", "frac_reward_zero_std",
-        "overall", "rewards/AES/mean", "rewards/TVA/mean", "rewards/FAITH/mean", "advantages/abs_mean",
-        "advantages/max", "completions/below_floor", "completions/without_reward", "completions/mean_length",
-        "completions/clipped_ratio", "videos_per_second", "tokens_per_second",
-        "tokens_per_second_per_chip", "mfu"}
+        "step",
+        "loss",
+        "ratio",
+        "entropy",
+        "kl",
+        "clip_ratio/low_mean",
+        "clip_ratio/high_mean",
+        "clip_ratio/region_mean",
+        "grad_norm",
+        "learning_rate",
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "overall",
+        "rewards/AES/mean",
+        "rewards/TVA/mean",
+        "rewards/FAITH/mean",
+        "advantages/abs_mean",
+        "advantages/max",
+        "completions/below_floor",
+        "completions/without_reward",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "videos_per_second",
+        "tokens_per_second",
+        "tokens_per_second_per_chip",
+        "mfu",
+    }
     first = lines(straight[0])[0]
-    assert first["reward"] == pytest.approx(first["overall"] + 1.0)  # FAITH is 1 here, its weight too
+    assert first["reward"] == pytest.approx(
+        first["overall"] + 1.0
+    )  # FAITH is 1 here, its weight too
     assert 1 <= first["completions/mean_length"] <= 8
 
 
 def test_every_step_leaves_its_candidates(straight):
     folder, generator = straight
-    every = [read_segments(folder / "candidates" / f"{n:06d}", Candidate) for n in range(1, STEPS + 1)]
+    every = [
+        read_segments(folder / "candidates" / f"{n:06d}", Candidate) for n in range(1, STEPS + 1)
+    ]
     assert all({c.round for c in found} == {n} for n, found in enumerate(every, 1))
-    assert all(len({c.prompt for c in found}) == 4 for found in every)  # batch_size / num_generations
-    assert all(len({c.seed for c in found}) == 4 for found in every)  # a group shares its video's seed
+    assert all(
+        len({c.prompt for c in found}) == 4 for found in every
+    )  # batch_size / num_generations
+    assert all(
+        len({c.seed for c in found}) == 4 for found in every
+    )  # a group shares its video's seed
     assert not {c.seed for c in every[0]} & {c.seed for c in every[1]}
     assert len(generator.made) == sum(map(len, every)) and set(generator.sizes) == {VIDEOS}
 
@@ -131,45 +175,60 @@ class Killer(Generator):
         return super().generate(prompts, seed)
 
 
-def test_killed_run_continues_with_the_same_curve_and_makes_no_video_twice(straight, lm, prompts, tmp_path):
+def test_killed_run_continues_with_the_same_curve_and_makes_no_video_twice(
+    straight, lm, prompts, tmp_path
+):
     folder, done = tmp_path / "grpo", Generator()
     program = f"""
 from tests.train import test_grpo as t, tiny
 t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make_suite(), {str(folder)!r})
 """
-    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    killed = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
     assert killed.returncode == -signal.SIGKILL
     kept = len(read_segments(folder / "candidates" / "000005", Candidate))
     assert 0 < kept < len(read_segments(straight[0] / "candidates" / "000005", Candidate))
     grpo.run(make_config(), lm, prompts, done, make_suite(), folder)
     for name in ("step", "loss", "reward", "kl", "completions/mean_length"):
-        np.testing.assert_allclose(column(folder, name), column(straight[0], name), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(
+            column(folder, name), column(straight[0], name), atol=1e-6, rtol=0
+        )
     for step in range(1, STEPS + 1):
         segments = [p / "candidates" / f"{step:06d}" for p in (folder, straight[0])]
         assert read_segments(segments[0], Candidate) == read_segments(segments[1], Candidate)
-        records = [line for path in segments[0].glob("*.jsonl") for line in path.read_text().splitlines()]
+        records = [
+            line for path in segments[0].glob("*.jsonl") for line in path.read_text().splitlines()
+        ]
         assert len(records) == len(read_segments(segments[0], Candidate))
     assert len(done.made) < len(straight[1].made) / 2
 
 
 def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
     """In the first step half of the videos have no score, in the second none has."""
+
     def value(prompt, refined):
         return math.nan if len(suite.sizes) > 2 or len(refined.split()) % 2 else 1.0
 
     suite = make_suite(value)
     grpo.run(make_config(steps=2), lm, prompts, Generator(), suite, tmp_path)
     some, none = lines(tmp_path)
-    assert math.isfinite(some["loss"]) and some["reward"] == 2.0 and 0 < some["completions/without_reward"] < 1
+    assert (
+        math.isfinite(some["loss"])
+        and some["reward"] == 2.0
+        and 0 < some["completions/without_reward"] < 1
+    )
     assert none["loss"] == none["grad_norm"] == 0.0 and none["completions/without_reward"] == 1.0
     assert "reward" not in none and "NaN" not in json.dumps([some, none])
     # that a reward tells nothing apart is said in every step, from the records on disk
     for last in (1, 2):
-        assert (f"grpo, steps 1 to {last}: signs of reward hacking: 100 % of the rewrites share the highest score of"
-                " AES") in caplog.text
+        assert (
+            f"grpo, steps 1 to {last}: signs of reward hacking: 100 % of the rewrites share the"
+            " highest score of AES" in caplog.text
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------- a step
+# ------------------------------------------------------------------------------------------- a step
 
 
 def random_batch():
@@ -178,7 +237,11 @@ def random_batch():
     starts, ends = rng.integers(3, 6, (8, 1)), rng.integers(7, 16, (8, 1))
     answer = (np.arange(16) >= starts) & (np.arange(16) < ends)
     answer[5] = False  # one without reward
-    return {"ids": ids, "answer": jnp.asarray(answer), "advantage": jnp.asarray(rng.normal(size=8), jnp.float32)}
+    return {
+        "ids": ids,
+        "answer": jnp.asarray(answer),
+        "advantage": jnp.asarray(rng.normal(size=8), jnp.float32),
+    }
 
 
 def stepped(lm, batch, steps=1, **changes):
@@ -197,17 +260,25 @@ def stepped(lm, batch, steps=1, **changes):
 def test_losses_of_parts_add_up(loss_type):
     rng, batch = np.random.default_rng(0), random_batch()
     logp, old, reference = (jnp.asarray(rng.normal(size=(8, 16)), jnp.float32) for _ in range(3))
-    config, total = PolicyLoss(beta=0.1, loss_type=loss_type), jnp.sum(batch["answer"]).astype(jnp.float32)
+    config, total = (
+        PolicyLoss(beta=0.1, loss_type=loss_type),
+        jnp.sum(batch["answer"]).astype(jnp.float32),
+    )
     rows = (logp, batch["answer"], batch["advantage"], old, reference)
     whole = policy_loss(config, *rows)
-    parts = [policy_loss(config, *(r[i::2] for r in rows), sequences=8, tokens=total) for i in range(2)]
+    parts = [
+        policy_loss(config, *(r[i::2] for r in rows), sequences=8, tokens=total) for i in range(2)
+    ]
     jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-5), whole, *parts)
 
 
 def test_further_iterations_measure_against_the_policy_that_sampled(lm):
-    """Two optimizer steps on one batch, in parts, are these two by hand; the second has ratios and a divergence."""
+    """Two optimizer steps on one batch, in parts, are these two by hand; the second has ratios and
+    a divergence."""
     batch = random_batch()
-    state, metrics, before = stepped(lm, batch, num_iterations=2, grad_accumulation=4, temperature=0.7, beta=0.5)
+    state, metrics, before = stepped(
+        lm, batch, num_iterations=2, grad_accumulation=4, temperature=0.7, beta=0.5
+    )
     fields = make_config(batch_size=8, loss_chunk=5, temperature=0.7, beta=0.5).grpo
     model = stage.training_model(lm, fields)
 
@@ -218,8 +289,15 @@ def test_further_iterations_measure_against_the_policy_that_sampled(lm):
     @jax.jit
     def loss_and_gradient(trained, start):
         def loss(trained):
-            return policy_loss(grpo.loss_config(fields), log_probs({**before.frozen, **trained}), batch["answer"],
-                               batch["advantage"], start, start)  # a new adapter changes nothing: also the reference
+            return policy_loss(
+                grpo.loss_config(fields),
+                log_probs({**before.frozen, **trained}),
+                batch["answer"],
+                batch["advantage"],
+                start,
+                start,
+            )  # a new adapter changes nothing: also the reference
+
         return jax.grad(loss, has_aux=True)(trained)
 
     start = log_probs({**before.frozen, **before.trained})
@@ -241,11 +319,13 @@ def test_full_tuning_keeps_the_model_it_began_with_where_beta_asks_for_it(lm):
     assert state.frozen == {}
 
 
-# -------------------------------------------------------------------------------------------- rewards and advantages
+# --------------------------------------------------------------------------- rewards and advantages
 
 
 def candidate(aes, faith=1.0, error=None):
-    return Candidate("key", "p", "r", 1, 0, (), "grpo", 1, {"AES": aes, "TVA": 0.0, "FAITH": faith}, None, error)
+    return Candidate(
+        "key", "p", "r", 1, 0, (), "grpo", 1, {"AES": aes, "TVA": 0.0, "FAITH": faith}, None, error
+    )
 
 
 def reward(rows, **changes):
@@ -268,15 +348,18 @@ def test_faith_is_added_and_a_floor_puts_a_rewrite_last_in_its_group():
 
 @pytest.mark.parametrize("scale", rollouts.SCALES)
 def test_a_missing_reward_has_no_advantage_and_moves_no_other(scale):
-    rows = np.array([[1.0, np.nan, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0], [np.nan] * 4, [7.0, np.nan, np.nan, np.nan]])
+    rows = np.array(
+        [[1.0, np.nan, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0], [np.nan] * 4, [7.0, np.nan, np.nan, np.nan]]
+    )
     found = rollouts.advantages(rows, scale)
     known = np.array([1.0, 3.0, 5.0])
     everything = rows[np.isfinite(rows)].std(ddof=1)
     divisor = {"group": known.std(ddof=1) + 1e-4, "batch": everything + 1e-4, "none": 1.0}[scale]
     np.testing.assert_allclose(found[0], np.array([-2.0, 0.0, 0.0, 2.0]) / divisor, rtol=1e-6)
     assert not found[1:].any()
-    assert reward([(math.nan, 1.0), (1.0, 1.0), (1.0, 1.0, "broken")])[0] == pytest.approx([math.nan, 2.0, math.nan],
-                                                                                         nan_ok=True)
+    assert reward([(math.nan, 1.0), (1.0, 1.0), (1.0, 1.0, "broken")])[0] == pytest.approx(
+        [math.nan, 2.0, math.nan], nan_ok=True
+    )
 
 
 def test_prompts_come_in_an_order_of_seed_and_epoch():
@@ -291,17 +374,27 @@ def test_prompts_come_in_an_order_of_seed_and_epoch():
     assert six == order(3, 6) and six[:3] != six[3:] and six[:3] != order(4, 3)
 
 
-# ------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("changes, named", [
-    (dict(loss_type="gpro"), "loss_type='gpro'"), (dict(num_generations=1), "num_generations=1"),
-    (dict(num_generations=5), "num_generations=5 does not divide batch_size=32"),
-    (dict(temperature=0.0), "temperature=0.0"), (dict(epsilon=1.5), "epsilon=1.5"), (dict(beta=-1.0), "beta"),
-    (dict(scale_rewards="all"), "scale_rewards='all'"),
-    (dict(floors={"FAIT": 0.5}), "floors.FAIT"), (dict(weights={"VQ": 1.0}), "VQ"), (dict(betas=1.0), "betas"),
-    (dict(batch_size=80), "takes batch_size / num_generations = 10 prompts, .* has 8"),
-    (dict(num_iterations=0), "num_iterations=0"), (dict(floor_penalty=-1.0), "floor_penalty")])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(loss_type="gpro"), "loss_type='gpro'"),
+        (dict(num_generations=1), "num_generations=1"),
+        (dict(num_generations=5), "num_generations=5 does not divide batch_size=32"),
+        (dict(temperature=0.0), "temperature=0.0"),
+        (dict(epsilon=1.5), "epsilon=1.5"),
+        (dict(beta=-1.0), "beta"),
+        (dict(scale_rewards="all"), "scale_rewards='all'"),
+        (dict(floors={"FAIT": 0.5}), "floors.FAIT"),
+        (dict(weights={"VQ": 1.0}), "VQ"),
+        (dict(betas=1.0), "betas"),
+        (dict(batch_size=80), "takes batch_size / num_generations = 10 prompts, .* has 8"),
+        (dict(num_iterations=0), "num_iterations=0"),
+        (dict(floor_penalty=-1.0), "floor_penalty"),
+    ],
+)
 def test_configuration_that_cannot_work_is_refused_by_name(lm, prompts, tmp_path, changes, named):
     config = make_config()
     config.grpo = ConfigDict(config.grpo.to_dict() | changes)

@@ -1,5 +1,5 @@
-"""Log-probabilities against their definition in numpy, their gradients against automatic differentiation, and what is
-computed at all."""
+"""Log-probabilities against their definition in numpy, their gradients against automatic
+differentiation, and what is computed at all."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ def test_token_log_probs_do_not_depend_on_the_chunk(drawn, chunk):
 
 def test_gradients_do_not_depend_on_the_chunk(drawn):
     def loss(x, w, chunk):
-        return token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(drawn["ids"]), chunk)[:, 3:].sum()
+        return token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(drawn["ids"]), chunk)[
+            :, 3:
+        ].sum()
 
     whole = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 64)
     parts = jax.grad(loss, argnums=(0, 1))(drawn["x"], drawn["w"], 4)
@@ -48,8 +50,9 @@ def test_no_array_of_all_logits_is_made():
     """With 8 chunks, nothing as large as [B, T, V] appears in the program, forward or backward."""
     B, T, D, V, chunk = 2, 64, 4, 1000, 8
     w, ids = jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32)
-    program = jax.make_jaxpr(jax.grad(lambda x: token_log_probs(lambda w, h: h @ w, w, x, ids, chunk).sum()))(
-        jnp.ones((B, T, D)))
+    program = jax.make_jaxpr(
+        jax.grad(lambda x: token_log_probs(lambda w, h: h @ w, w, x, ids, chunk).sum())
+    )(jnp.ones((B, T, D)))
 
     def sizes(jaxpr):
         for eqn in jaxpr.eqns:
@@ -64,17 +67,25 @@ def test_no_array_of_all_logits_is_made():
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
 def test_the_gradient_made_ahead_is_the_one_that_differentiation_makes(drawn, chunk):
-    ids, weight = jnp.asarray(drawn["ids"]), np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
+    ids, weight = (
+        jnp.asarray(drawn["ids"]),
+        np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32),
+    )
 
     def loss(x, **how):
-        return jnp.sum(weight * token_log_probs(lambda w, h: h @ w / 0.7, drawn["w"], x, ids, chunk, **how))
+        return jnp.sum(
+            weight * token_log_probs(lambda w, h: h @ w / 0.7, drawn["w"], x, ids, chunk, **how)
+        )
 
     for x in (drawn["x"], drawn["x"].astype(jnp.bfloat16)):
         want, got = (jax.value_and_grad(loss)(x, fixed_head=fixed) for fixed in (False, True))
         np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
         assert got[1].dtype == x.dtype
-        np.testing.assert_allclose(got[1].astype(np.float32), want[1].astype(np.float32),
-                                   atol=1e-5 if x.dtype == np.float32 else 0.1)
+        np.testing.assert_allclose(
+            got[1].astype(np.float32),
+            want[1].astype(np.float32),
+            atol=1e-5 if x.dtype == np.float32 else 0.1,
+        )
 
 
 def products_with_the_vocabulary(jaxpr, vocabulary):
@@ -82,17 +93,29 @@ def products_with_the_vocabulary(jaxpr, vocabulary):
     found = 0
     for eqn in jaxpr.eqns:
         touched = [v.aval.shape for v in (*eqn.invars, *eqn.outvars) if hasattr(v, "aval")]
-        found += eqn.primitive.name == "dot_general" and any(vocabulary in shape for shape in touched)
+        found += eqn.primitive.name == "dot_general" and any(
+            vocabulary in shape for shape in touched
+        )
         for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "jaxpr")):
             inner = getattr(value, "jaxpr", value)
-            found += products_with_the_vocabulary(inner, vocabulary) if hasattr(inner, "eqns") else 0
+            found += (
+                products_with_the_vocabulary(inner, vocabulary) if hasattr(inner, "eqns") else 0
+            )
     return found
 
 
 def test_a_fixed_head_saves_the_second_forward_product(drawn):
     ids = jnp.asarray(drawn["ids"])
-    programs = [jax.make_jaxpr(jax.grad(lambda x, fixed=fixed: token_log_probs(
-        lambda w, h: h @ w, drawn["w"], x, ids, 64, fixed_head=fixed).sum()))(drawn["x"]) for fixed in (False, True)]
+    programs = [
+        jax.make_jaxpr(
+            jax.grad(
+                lambda x, fixed=fixed: token_log_probs(
+                    lambda w, h: h @ w, drawn["w"], x, ids, 64, fixed_head=fixed
+                ).sum()
+            )
+        )(drawn["x"])
+        for fixed in (False, True)
+    ]
     assert [products_with_the_vocabulary(p.jaxpr, 23) for p in programs] == [3, 2]
 
 
@@ -103,10 +126,24 @@ def test_chunks_without_a_wanted_token_are_not_computed(drawn, fixed_head):
     wanted[0, 6:9], wanted[2, 5] = True, True  # predicted at 5..7 and 4, in chunks 4..7 of 4
     x = drawn["x"].copy()
     x[:, :4], x[:, 8:] = np.nan, np.nan
-    calls = dict(unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk=4)
-    got, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.where(
-        wanted, token_log_probs(x_BxTxD=x, wanted_BxT=jnp.asarray(wanted), fixed_head=fixed_head, **calls), 0))))(x)
-    whole, slope = jax.value_and_grad(lambda x: jnp.sum(jnp.where(wanted, token_log_probs(x_BxTxD=x, **calls), 0)))(
-        drawn["x"])
+    calls = dict(
+        unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk=4
+    )
+    got, gradient = jax.jit(
+        jax.value_and_grad(
+            lambda x: jnp.sum(
+                jnp.where(
+                    wanted,
+                    token_log_probs(
+                        x_BxTxD=x, wanted_BxT=jnp.asarray(wanted), fixed_head=fixed_head, **calls
+                    ),
+                    0,
+                )
+            )
+        )
+    )(x)
+    whole, slope = jax.value_and_grad(
+        lambda x: jnp.sum(jnp.where(wanted, token_log_probs(x_BxTxD=x, **calls), 0))
+    )(drawn["x"])
     np.testing.assert_allclose(got, whole, rtol=1e-6)
     np.testing.assert_allclose(gradient, slope, atol=1e-6)

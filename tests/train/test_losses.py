@@ -24,24 +24,43 @@ def test_sft_loss_is_the_mean_over_answer_tokens(drawn):
     np.testing.assert_allclose(got, -logp[answer].mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kinds", [("sigmoid",), ("hinge",), ("ipo",), ("robust",), ("exo_pair",), ("sigmoid_norm",),
-                                   ("sigmoid", "sft")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("sigmoid",),
+        ("hinge",),
+        ("ipo",),
+        ("robust",),
+        ("exo_pair",),
+        ("sigmoid_norm",),
+        ("sigmoid", "sft"),
+    ],
+)
 def test_parts_of_a_batch_add_up(drawn, kinds):
-    config = losses.PreferenceLoss(loss_type=kinds, label_smoothing=0.2 if kinds[0] in ("robust", "exo_pair") else 0.0)
+    config = losses.PreferenceLoss(
+        loss_type=kinds, label_smoothing=0.2 if kinds[0] in ("robust", "exo_pair") else 0.0
+    )
     logp, answer, reference = (jnp.asarray(drawn[k]) for k in ("logp", "answer", "reference"))
     whole, metrics = losses.preference_loss(config, logp, answer, reference)
     tokens = answer[:, 0].sum()
-    parts = [losses.preference_loss(config, logp[i:i + 2], answer[i:i + 2], reference[i:i + 2], 4, tokens)
-             for i in (0, 2)]
+    parts = [
+        losses.preference_loss(
+            config, logp[i : i + 2], answer[i : i + 2], reference[i : i + 2], 4, tokens
+        )
+        for i in (0, 2)
+    ]
     np.testing.assert_allclose(whole, parts[0][0] + parts[1][0], rtol=1e-5)
     for name, value in metrics.items():
-        np.testing.assert_allclose(value, parts[0][1][name] + parts[1][1][name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            value, parts[0][1][name] + parts[1][1][name], rtol=1e-5, err_msg=name
+        )
 
 
 def test_sigmoid_loss_of_a_policy_equal_to_its_reference_is_ln_2(drawn):
     logp, answer = jnp.asarray(drawn["logp"]), jnp.asarray(drawn["answer"])
-    loss, metrics = losses.preference_loss(losses.PreferenceLoss(), logp, answer,
-                                           losses.answer_log_probs(logp, answer))
+    loss, metrics = losses.preference_loss(
+        losses.PreferenceLoss(), logp, answer, losses.answer_log_probs(logp, answer)
+    )
     assert float(loss) == pytest.approx(np.log(2), abs=1e-7)
     assert float(metrics["rewards/margins"]) == 0
 
@@ -53,11 +72,19 @@ def test_ld_alpha_weights_only_what_exceeds_the_shorter_answer():
     np.testing.assert_allclose(losses.answer_log_probs(logp, answer, 1.0), [[-4, -2]])
 
 
-@pytest.mark.parametrize("fields, named", [
-    ({"loss_type": "sigmod"}, "sigmod"), ({"beta": 0.0}, "beta"), ({"loss_weights": (1.0, 2.0)}, "loss_weights"),
-    ({"label_smoothing": 0.1}, "label_smoothing"), ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing"),
-    ({"loss_type": "exo_pair"}, "label_smoothing"), ({"ld_alpha": 2.0}, "ld_alpha"), ({"loss_type": ()}, "loss_type"),
-])
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"loss_type": "sigmod"}, "sigmod"),
+        ({"beta": 0.0}, "beta"),
+        ({"loss_weights": (1.0, 2.0)}, "loss_weights"),
+        ({"label_smoothing": 0.1}, "label_smoothing"),
+        ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing"),
+        ({"loss_type": "exo_pair"}, "label_smoothing"),
+        ({"ld_alpha": 2.0}, "ld_alpha"),
+        ({"loss_type": ()}, "loss_type"),
+    ],
+)
 def test_settings_that_cannot_work_are_refused_by_name(fields, named):
     with pytest.raises(BadInput, match=named):
         losses.PreferenceLoss(**fields)

@@ -19,8 +19,10 @@ def fields(**changes):
     return config
 
 
-@pytest.mark.parametrize("kind, theirs", [("linear", "linear"), ("cosine", "cosine"),
-                                          ("constant", "constant_with_warmup")])
+@pytest.mark.parametrize(
+    "kind, theirs",
+    [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")],
+)
 @pytest.mark.parametrize("warmup_ratio, total", [(0.0, 7), (0.1, 25), (0.3, 10)])
 def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
     from transformers import TrainingArguments, get_scheduler
@@ -28,7 +30,10 @@ def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
     warmup = int(np.ceil(total * warmup_ratio))
     scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=total)
-    assert TrainingArguments(output_dir="x", use_cpu=True, warmup_steps=warmup).get_warmup_steps(total) == warmup
+    assert (
+        TrainingArguments(output_dir="x", use_cpu=True, warmup_steps=warmup).get_warmup_steps(total)
+        == warmup
+    )
     want = []
     for _ in range(total):
         want.append(scheduler.get_last_lr()[0])
@@ -40,7 +45,9 @@ def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
 
 def test_exponential_schedule_falls_once_per_epoch():
     schedule = make_schedule(fields(schedule="exponential_per_epoch"), "sft", 12, 4)
-    np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(12)), 0.01 * 0.85 ** (np.arange(12) // 4), rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.vmap(schedule)(jnp.arange(12)), 0.01 * 0.85 ** (np.arange(12) // 4), rtol=1e-5
+    )
 
 
 def test_unknown_schedule_is_refused_by_name():
@@ -52,14 +59,19 @@ def test_unknown_schedule_is_refused_by_name():
 def test_updates_are_those_of_torch(weight_decay, grad_clip):
     """AdamW after clipping; norms and biases do not decay."""
     rng = np.random.default_rng(0)
-    start = {"q_proj": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)},
-             "input_norm": {"scale": rng.normal(size=4)}}
+    start = {
+        "q_proj": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)},
+        "input_norm": {"scale": rng.normal(size=4)},
+    }
     start = jax.tree.map(lambda x: x.astype(np.float32), start)
     leaves, structure = jax.tree.flatten(start)
     theirs = [torch.nn.Parameter(torch.tensor(x)) for x in leaves]
-    decays = jax.tree.leaves({"q_proj": {"kernel": weight_decay, "bias": 0.0}, "input_norm": {"scale": 0.0}})
-    optimizer = torch.optim.AdamW([{"params": [p], "weight_decay": d} for p, d in zip(theirs, decays, strict=True)],
-                                  lr=0.01)
+    decays = jax.tree.leaves(
+        {"q_proj": {"kernel": weight_decay, "bias": 0.0}, "input_norm": {"scale": 0.0}}
+    )
+    optimizer = torch.optim.AdamW(
+        [{"params": [p], "weight_decay": d} for p, d in zip(theirs, decays, strict=True)], lr=0.01
+    )
     tx = make_optimizer(fields(weight_decay=weight_decay, grad_clip=grad_clip), lambda _: 0.01)
     ours, state = jax.tree.map(jnp.asarray, start), tx.init(start)
     for _ in range(5):

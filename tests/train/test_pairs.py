@@ -8,19 +8,32 @@ from pav_jax.errors import BadInput
 from pav_jax.records import PromptPair, read_jsonl, write_jsonl
 from pav_jax.train.pairs import import_pairs
 
-PAIRS = [PromptPair("a dog", "A brown dog, seen from afar."), PromptPair("ein Mädchen", "Ein Mädchen, im Regen.")]
+PAIRS = [
+    PromptPair("a dog", "A brown dog, seen from afar."),
+    PromptPair("ein Mädchen", "Ein Mädchen, im Regen."),
+]
 
 
 def test_a_list_of_lists_and_json_lines_give_the_same_pairs(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([[p.prompt, p.refined] for p in PAIRS]))
     write_jsonl(tmp_path / "p.jsonl", PAIRS)
     for name in ("p.json", "p.jsonl"):
-        assert read_jsonl(import_pairs(tmp_path / name, tmp_path / "out" / name), PromptPair) == PAIRS
+        assert (
+            read_jsonl(import_pairs(tmp_path / name, tmp_path / "out" / name), PromptPair) == PAIRS
+        )
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "not JSON"), ("{}", "holds no list"), ("[]", "holds no list"), ('[["a", "b"], ["a"]]', "item 1 "),
-    ('[["a", 3]]', "item 0 "), ('[["a", " "]]', "item 0 ")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("{}", "holds no list"),
+        ("[]", "holds no list"),
+        ('[["a", "b"], ["a"]]', "item 1 "),
+        ('[["a", 3]]', "item 0 "),
+        ('[["a", " "]]', "item 0 "),
+    ],
+)
 def test_what_is_no_list_of_pairs_is_refused(text, message, tmp_path):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(BadInput, match=message):

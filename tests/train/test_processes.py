@@ -1,4 +1,5 @@
-"""Two processes of two devices train as one process does, neither outlives the other, and any number can go on."""
+"""Two processes of two devices train as one process does, neither outlives the other, and any
+number can go on."""
 
 import json
 import os
@@ -43,16 +44,30 @@ def start(folder, steps, count=2, mesh="2x2x1x1"):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    env = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PLATFORMS": "cpu",
-                        "JAX_NUM_CPU_DEVICES": str(4 // count), "PYTHONPATH": os.getcwd()}
+    env = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(4 // count),
+        "PYTHONPATH": os.getcwd(),
+    }
     env.pop("XLA_FLAGS", None)
-    return [subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), str(steps), mesh], text=True,
-                             env=env | {"JAX_PROCESS_ID": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            for i in range(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(folder), str(steps), mesh],
+            text=True,
+            env=env | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]
 
 
 def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +80,9 @@ def alone(tmp_path_factory):
     preferences = tiny.write_preferences(folder / "preferences.jsonl")
     common = dict(steps=3, save_every=0, batch_size=8)
     sft.run(test_sft.make_config(**common), tiny.make_lm(), pairs, folder / "sft")
-    dpo.run(test_dpo.make_config(**common, lora=dict(r=4)), tiny.make_lm(), preferences, folder / "dpo")
+    dpo.run(
+        test_dpo.make_config(**common, lora=dict(r=4)), tiny.make_lm(), preferences, folder / "dpo"
+    )
     return folder, {stage: losses(folder / stage) for stage in ("sft", "dpo")}
 
 
@@ -90,7 +107,9 @@ def test_when_one_process_dies_the_other_ends_and_both_go_on_later(alone, tmp_pa
     copy_data(alone, tmp_path)
     first, second = start(tmp_path, 40)
     metrics = tmp_path / "sft" / "metrics.jsonl"
-    while first.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 6):
+    while first.poll() is None and (
+        not metrics.exists() or len(metrics.read_text().splitlines()) < 6
+    ):
         time.sleep(0.01)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=90) != 0  # and does not wait for ever
@@ -105,6 +124,9 @@ def test_when_one_process_dies_the_other_ends_and_both_go_on_later(alone, tmp_pa
     after = losses(tmp_path / "sft")
     assert len(after) == 40
     np.testing.assert_allclose(after[:6], before[:6], atol=1e-4)
-    # one process on another mesh, from the checkpoints of two; at this learning rate rounding grows from step to step
+    # one process on another mesh, from the checkpoints of two; at this learning rate rounding grows
+    # from step to step
     for stage in ("sft", "dpo"):
-        np.testing.assert_allclose(losses(copy / stage)[:18], losses(tmp_path / stage)[:18], atol=1e-4)
+        np.testing.assert_allclose(
+            losses(copy / stage)[:18], losses(tmp_path / stage)[:18], atol=1e-4
+        )

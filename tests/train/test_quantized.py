@@ -1,4 +1,5 @@
-"""A frozen base in few bits: close to the numbers it came from, smaller, and trained on like any other."""
+"""A frozen base in few bits: close to the numbers it came from, smaller, and trained on like any
+other."""
 
 import json
 
@@ -13,14 +14,16 @@ from pav_jax.language import quantized
 from pav_jax.train import sft
 from tests.train import test_sft, tiny
 
-# Largest rounding error of a kernel in units of its tile's largest magnitude: half a step of the code, which has 127
-# steps each side, 7, or NormalFloat's 15 gaps of at most 0.304.
+# Largest rounding error of a kernel in units of its tile's largest magnitude: half a step of the
+# code, which has 127 steps each side, 7, or NormalFloat's 15 gaps of at most 0.304.
 STEP = {"int8": 0.5 / 127, "int4": 0.5 / 7, "nf4": 0.152}
 
 
 @pytest.mark.parametrize("kind", quantized.KINDS)
 def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
-    scales = jnp.array([1.0, 100.0])[:, None, None]  # layers that differ: shared scales would ruin the first
+    scales = jnp.array([1.0, 100.0])[
+        :, None, None
+    ]  # layers that differ: shared scales would ruin the first
     kernel = jax.random.normal(jax.random.key(3), (2, 128, 24)) * scales
     params = {"layers": {"mlp": {"up_proj": {"kernel": kernel}}}, "embed": kernel[0]}
     small = quantized.quantized(params, kind)
@@ -40,16 +43,22 @@ def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind
     for quantize in ("", kind):
         folder = tmp_path / (quantize or "whole")
         booster = sft.run(test_sft.make_config(quantize=quantize), tiny.make_lm(), pairs, folder)
-        losses[quantize] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses[quantize] = [
+            json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
     assert 0 < abs(losses[kind][0] - losses[""][0]) < near
     assert losses[kind][-1] < losses[kind][0] - 0.2
     saved = transformers.AutoModelForCausalLM.from_pretrained(booster)
     assert all(p.isfinite().all() for p in saved.parameters())
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"quantize": "int3"}, "'int3' is not known; choose from int8, int4, nf4"),
-    ({"quantize": "nf4", "full": True}, "full tuning has no frozen base")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"quantize": "int3"}, "'int3' is not known; choose from int8, int4, nf4"),
+        ({"quantize": "nf4", "full": True}, "full tuning has no frozen base"),
+    ],
+)
 def test_what_cannot_be_is_refused(changes, message, tmp_path):
     pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
     with pytest.raises(BadInput, match=message):

@@ -23,8 +23,18 @@ from tests.train import tiny
 
 def make_config(**changes):
     fields = sft_config()
-    fields.update(dict(steps=6, batch_size=4, learning_rate=3e-2, schedule="constant", max_length=32, save_every=2,
-                       log_every=2, loss_chunk=8))
+    fields.update(
+        dict(
+            steps=6,
+            batch_size=4,
+            learning_rate=3e-2,
+            schedule="constant",
+            max_length=32,
+            save_every=2,
+            log_every=2,
+            loss_chunk=8,
+        )
+    )
     fields.lora.dropout = 0.0
     fields.update(changes)
     return ConfigDict({"seed": 0, "sft": fields})
@@ -66,30 +76,51 @@ def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
 
 def test_metrics_name_what_a_reader_asks_for(straight):
     line = json.loads((straight[0] / "metrics.jsonl").read_text().splitlines()[0])
-    assert set(line) == {"step", "loss", "lengths/answer", "grad_norm", "learning_rate", "tokens_per_second",
-                         "tokens_per_second_per_chip", "mfu"}
+    assert set(line) == {
+        "step",
+        "loss",
+        "lengths/answer",
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "tokens_per_second_per_chip",
+        "mfu",
+    }
 
 
 def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(chips, "peak", lambda kind: 5e9)
     sft.run(make_config(length_buckets=(16,)), lm, pairs, tmp_path)
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    batch = next(stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, tmp_path).batches(4, None))
+    batch = next(
+        stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, tmp_path).batches(
+            4, None
+        )
+    )
     assert batch["ids"].shape == (4, 16)
     a_layer = 32 * (32 + 2 * 16 + 32) + 3 * 32 * 48  # q, k, v, o; gate, up, down
     adapter = 2 * 8 * ((32 + 32) + (32 + 16))  # of q and v, both layers
-    frozen, trained = 2 * (2 * a_layer + 32 * 32), 2 * adapter + 4 * 16 * 32 * 2  # of a token; attention has no weights
+    frozen, trained = (
+        2 * (2 * a_layer + 32 * 32),
+        2 * adapter + 4 * 16 * 32 * 2,
+    )  # of a token; attention has no weights
     operations = 4 * 16 * (2 * frozen + 3 * trained)
     # both rates are of the same two steps, so their seconds cancel
-    steps = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()][-2:]
+    steps = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()][
+        -2:
+    ]
     tokens = {line["mfu"] / line["tokens_per_second"] for line in steps}
     assert line["tokens_per_second_per_chip"] == line["tokens_per_second"]
-    assert 2 * operations / 5e9 / tokens.pop() == pytest.approx(tokens_of(pairs, lm, tmp_path, 5, 6), rel=1e-6)
+    assert 2 * operations / 5e9 / tokens.pop() == pytest.approx(
+        tokens_of(pairs, lm, tmp_path, 5, 6), rel=1e-6
+    )
 
 
 def tokens_of(pairs, lm, folder, *steps):
     """Tokens in the batches of some steps."""
-    stream = stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, folder).batches(4, 0)
+    stream = stage.read_data(
+        "sft", pairs, lm, make_config(length_buckets=(16,)).sft, folder
+    ).batches(4, 0)
     counts = [next(stream)["tokens"] for _ in range(max(steps))]
     return sum(int(counts[i - 1]) for i in steps)
 
@@ -98,6 +129,7 @@ def crash_at(step):
     def seen(done):
         if done >= step:
             raise KeyboardInterrupt
+
     return tiny.Watch(seen)
 
 
@@ -105,12 +137,16 @@ def signal_at(step):
     def seen(done):
         if done == step:
             os.kill(os.getpid(), signal.SIGTERM)
+
     return tiny.Watch(seen)
 
 
 @pytest.mark.parametrize("stop", [crash_at, signal_at])
-@pytest.mark.parametrize("changes", [dict(), dict(lora=dict(dropout=0.2)), dict(full=True, learning_rate=1e-3)],
-                         ids=["lora", "dropout", "full"])
+@pytest.mark.parametrize(
+    "changes",
+    [dict(), dict(lora=dict(dropout=0.2)), dict(full=True, learning_rate=1e-3)],
+    ids=["lora", "dropout", "full"],
+)
 def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
     config = make_config(log_every=1, save_every=3, **changes)
     sft.run(config, lm, pairs, tmp_path / "straight")
@@ -118,7 +154,9 @@ def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_pa
         sft.run(config, lm, pairs, tmp_path / "stopped", stop(4))
     if stop is signal_at:
         assert stopped.value.code == 143
-        assert (tmp_path / "stopped" / "checkpoints" / "5").is_dir()  # the step that ran while the signal came
+        assert (
+            tmp_path / "stopped" / "checkpoints" / "5"
+        ).is_dir()  # the step that ran while the signal came
     assert not (tmp_path / "stopped" / "booster").exists()
     sft.run(config, lm, pairs, tmp_path / "stopped")
     (steps, want), (again, got) = curve(tmp_path / "straight"), curve(tmp_path / "stopped")
@@ -145,7 +183,10 @@ def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_pa
     with pytest.warns(UserWarning) as warned:
         sft.run(config, lm, pairs, tmp_path)
     texts = " ".join(str(w.message) for w in warned)
-    assert "checkpoints/6: not a whole checkpoint" in texts and "8.orbax-checkpoint-tmp-1 was being written" in texts
+    assert (
+        "checkpoints/6: not a whole checkpoint" in texts
+        and "8.orbax-checkpoint-tmp-1 was being written" in texts
+    )
     np.testing.assert_allclose(curve(tmp_path)[1], want, atol=1e-6, rtol=0)
 
 
@@ -161,11 +202,15 @@ def test_booster_computes_what_was_trained(straight, lm):
     folder, booster, _, _ = straight
     loaded = transformers.AutoModelForCausalLM.from_pretrained(booster, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(booster)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "a b"}], add_generation_prompt=True,
-                                        return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a b"}], add_generation_prompt=True, return_dict=False
+    )
     assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "<user>", "a", "b", "<booster>"]
     import orbax.checkpoint as ocp
-    adapter = ocp.StandardCheckpointer().restore((folder / "checkpoints" / "6" / "state").absolute())["trained"]
+
+    adapter = ocp.StandardCheckpointer().restore(
+        (folder / "checkpoints" / "6" / "state").absolute()
+    )["trained"]
     model = stage.training_model(lm, make_config().sft)
     want = model.apply({"params": lm.params, **adapter}, jnp.asarray([ids]))
     with torch.no_grad():
@@ -179,7 +224,12 @@ def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path
     adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
     with_adapter = lm.with_lora(adapter, config)
     sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter")
-    sft.run(make_config(steps=1), lm.with_params(merge(lm.params, adapter, config)), pairs, tmp_path / "merged")
+    sft.run(
+        make_config(steps=1),
+        lm.with_params(merge(lm.params, adapter, config)),
+        pairs,
+        tmp_path / "merged",
+    )
     sft.run(make_config(steps=1), lm, pairs, tmp_path / "base")
     got, want, base = (curve(tmp_path / name)[1] for name in ("adapter", "merged", "base"))
     np.testing.assert_allclose(got, want, atol=1e-6)
@@ -188,25 +238,35 @@ def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
     rng = np.random.default_rng(1)
-    batch = {"ids": jnp.asarray(rng.integers(0, 32, (8, 16)), jnp.int32),
-             "answer": jnp.asarray(rng.random((8, 16)) < rng.random((8, 1)))}
+    batch = {
+        "ids": jnp.asarray(rng.integers(0, 32, (8, 16)), jnp.int32),
+        "answer": jnp.asarray(rng.random((8, 16)) < rng.random((8, 1))),
+    }
     results = []
     for parts in (1, 4):
         fields = make_config(batch_size=8, grad_accumulation=parts).sft
         tx = optax.sgd(1.0)
         state, shardings, _ = stage.make_state("sft", lm, fields, tx, 0)
-        step = compile_step(sft.make_train_step(stage.training_model(lm, fields), tx, lambda _: 1.0, fields), shardings)
+        step = compile_step(
+            sft.make_train_step(stage.training_model(lm, fields), tx, lambda _: 1.0, fields),
+            shardings,
+        )
         results.append(step(state, batch))
     (one, metrics_one), (four, metrics_four) = results
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.trained, four.trained)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.trained, four.trained
+    )
     assert float(metrics_one["loss"]) == pytest.approx(float(metrics_four["loss"]), rel=1e-5)
 
 
 def test_one_program_serves_all_steps(lm, pairs, tmp_path):
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         import logging
+
         names = []
-        patch.setattr(logging.Logger, "handle", lambda self, record: names.append(record.getMessage()))
+        patch.setattr(
+            logging.Logger, "handle", lambda self, record: names.append(record.getMessage())
+        )
         sft.run(make_config(steps=5), lm, pairs, tmp_path)
     assert sum("Compiling jit(step)" in name for name in names) == 1
 
@@ -215,16 +275,21 @@ def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys)
     config = make_config(steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
     sft.run(config, lm, pairs, tmp_path)
     count = 2 * 4 * ((32 + 32) + (48 + 32))  # layers, rank, in + out
-    assert f"training {count:,} parameters (LoRA r=4 on q_proj, down_proj)" in capsys.readouterr().err
+    assert (
+        f"training {count:,} parameters (LoRA r=4 on q_proj, down_proj)" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("changes, named", [
-    (dict(lora=dict(target_modules=("no_such_layer",))), "no_such_layer"),
-    (dict(grad_accumulation=3), "grad_accumulation"),
-    (dict(schedule="cosin"), "cosin"),
-    (dict(batch_size=0), "batch_size"),
-    (dict(steps=0, epochs=0.0), "epochs"),
-])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(lora=dict(target_modules=("no_such_layer",))), "no_such_layer"),
+        (dict(grad_accumulation=3), "grad_accumulation"),
+        (dict(schedule="cosin"), "cosin"),
+        (dict(batch_size=0), "batch_size"),
+        (dict(steps=0, epochs=0.0), "epochs"),
+    ],
+)
 def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, changes, named):
     with pytest.raises(BadInput, match=named):
         sft.run(make_config(**changes), lm, pairs, tmp_path)
@@ -262,8 +327,13 @@ def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
 def test_packed_rows_give_the_losses_of_rows_apart(straight, lm, pairs, tmp_path):
     sft.run(make_config(packing=True, grad_accumulation=2, save_every=0), lm, pairs, tmp_path)
     np.testing.assert_allclose(curve(tmp_path)[1], curve(straight[0])[1], atol=1e-5)
-    lines = [[json.loads(line)["lengths/answer"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-             for folder in (tmp_path, straight[0])]
+    lines = [
+        [
+            json.loads(line)["lengths/answer"]
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (tmp_path, straight[0])
+    ]
     assert lines[0] == lines[1]
 
 
@@ -273,7 +343,13 @@ def test_recomputing_changes_no_gradient(lm, policy):
 
     def gradient(**how):
         model = lm.model.clone(**how)
-        return jax.jit(jax.grad(lambda p: stage.log_probs(model, {"params": p}, ids, 4).mean()))(lm.params)
+        return jax.jit(jax.grad(lambda p: stage.log_probs(model, {"params": p}, ids, 4).mean()))(
+            lm.params
+        )
 
     how = {"unroll": True} if policy == "unroll" else {"remat": True, "remat_policy": policy}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient(**how), gradient(remat=False))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        gradient(**how),
+        gradient(remat=False),
+    )

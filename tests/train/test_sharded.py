@@ -1,4 +1,5 @@
-"""The same losses on one device and on a mesh of eight simulated ones, in processes of their own."""
+"""The same losses on one device and on a mesh of eight simulated ones, in processes of their
+own."""
 
 import json
 import os
@@ -8,8 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-MESHES = {"1": {}, "8x1": dict(data=8), "4x2": dict(fsdp=4, tensor=2), "2x4": dict(data=2, fsdp=4),
-          "2x2x2": dict(data=2, fsdp=2, tensor=2)}  # fmt: skip
+MESHES = {
+    "1": {},
+    "8x1": dict(data=8),
+    "4x2": dict(fsdp=4, tensor=2),
+    "2x4": dict(data=2, fsdp=4),
+    "2x2x2": dict(data=2, fsdp=2, tensor=2),
+}
 
 PROGRAM = """
 import json, pathlib, sys
@@ -43,8 +49,13 @@ def curves(tmp_path_factory):
     flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
     folder = str(tmp_path_factory.mktemp("sharded"))
-    done = subprocess.run([sys.executable, "-c", PROGRAM, folder, json.dumps(MESHES)], env=env, check=True,
-                          stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, folder, json.dumps(MESHES)],
+        env=env,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

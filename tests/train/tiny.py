@@ -10,19 +10,38 @@ from pav_jax.models.llama.model import Llama, LlamaConfig
 from pav_jax.records import Preference, PromptPair, write_jsonl
 
 WORDS = ["<pad>", "<s>", "</s>", "<user>", "<booster>", *"abcdefghijklmnopqrstuvwxyz"]
-TEMPLATE = ("<s>{% for m in messages %}<user> {{ m['content'] }} {% endfor %}"
-            "{% if add_generation_prompt %}<booster>{% endif %}")
-CONFIG = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                     num_key_value_heads=2, head_dim=8, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
-                     pad_token_id=0)
+TEMPLATE = (
+    "<s>{% for m in messages %}<user> {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}<booster>{% endif %}"
+)
+CONFIG = LlamaConfig(
+    vocab_size=32,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    initializer_range=0.2,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
 
 
 def make_tokenizer(pad="<pad>"):
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
+    plain = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
+    )
     plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token=pad, bos_token="<s>", eos_token="</s>", unk_token="<pad>",
-        additional_special_tokens=["<user>", "<booster>"])
+        tokenizer_object=plain,
+        pad_token=pad,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<pad>",
+        additional_special_tokens=["<user>", "<booster>"],
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -35,16 +54,32 @@ def make_lm(mesh=None, dtype=jnp.float32):
 
 def write_pairs(path, count=12):
     letters = WORDS[5:]
-    write_jsonl(path, [PromptPair(letters[i % 26], " ".join(letters[(3 * i + j) % 26] for j in range(1 + i % 5)))
-                       for i in range(count)])
+    write_jsonl(
+        path,
+        [
+            PromptPair(
+                letters[i % 26], " ".join(letters[(3 * i + j) % 26] for j in range(1 + i % 5))
+            )
+            for i in range(count)
+        ],
+    )
     return path
 
 
 def write_preferences(path, count=12):
     letters = WORDS[5:]
-    write_jsonl(path, [Preference(letters[i % 26], " ".join(letters[(3 * i + j) % 26] for j in range(2 + i % 4)),
-                                  " ".join(letters[(7 * i + j) % 26] for j in range(1 + i % 5)), 1.0)
-                       for i in range(count)])
+    write_jsonl(
+        path,
+        [
+            Preference(
+                letters[i % 26],
+                " ".join(letters[(3 * i + j) % 26] for j in range(2 + i % 4)),
+                " ".join(letters[(7 * i + j) % 26] for j in range(1 + i % 5)),
+                1.0,
+            )
+            for i in range(count)
+        ],
+    )
     return path
 
 

@@ -1,4 +1,5 @@
-"""A generator and rewards without models: videos show one pattern that the rewards know, a little off by the seed."""
+"""A generator and rewards without models: videos show one pattern that the rewards know, a little
+off by the seed."""
 
 import zlib
 
@@ -14,7 +15,7 @@ def pattern() -> np.ndarray:
     """float [T, SIDE, SIDE, 3]: a bright and coloured square that walks over a dark ground."""
     video = np.full((T, SIDE, SIDE, 3), 60.0)
     for t in range(T):
-        video[t, 8:24, 2 + 2 * t:14 + 2 * t] = (220, 180, 120)
+        video[t, 8:24, 2 + 2 * t : 14 + 2 * t] = (220, 180, 120)
     return video
 
 
@@ -32,7 +33,9 @@ class Generator:
         self.calls += 1
         self.made += list(zip(prompts, seed, strict=True))
         off = [zlib.crc32(f"{p} {s}".encode()) % 7 - 3 for p, s in zip(prompts, seed, strict=True)]
-        return (pattern() + np.reshape(off, (-1, 1, 1, 1, 1))).astype(np.uint8), [p not in self.broken for p in prompts]
+        return (pattern() + np.reshape(off, (-1, 1, 1, 1, 1))).astype(np.uint8), [
+            p not in self.broken for p in prompts
+        ]
 
 
 def likeness(videos) -> np.ndarray:
@@ -52,7 +55,11 @@ class Reward:
             raise KeyboardInterrupt
         self.calls += 1
         self.shapes.add(len(videos))
-        return {self.names[0]: np.asarray(self.function(videos.astype(float), prompts, refined), np.float32)}
+        return {
+            self.names[0]: np.asarray(
+                self.function(videos.astype(float), prompts, refined), np.float32
+            )
+        }
 
 
 def watches(videos, prompts, refined):
@@ -60,13 +67,17 @@ def watches(videos, prompts, refined):
 
 
 def gambles(videos, prompts, refined):
-    return [zlib.crc32(video.tobytes() + prompt.encode()) / 2 ** 32 for video, prompt in
-            zip(videos, prompts, strict=True)]
+    return [
+        zlib.crc32(video.tobytes() + prompt.encode()) / 2**32
+        for video, prompt in zip(videos, prompts, strict=True)
+    ]
 
 
 def reads(videos, prompts, refined):
-    shared = [len(set(p.split()) & set(r.split())) / max(len(set(p.split())), 1)
-              for p, r in zip(prompts, refined, strict=True)]
+    shared = [
+        len(set(p.split()) & set(r.split())) / max(len(set(p.split())), 1)
+        for p, r in zip(prompts, refined, strict=True)
+    ]
     return likeness(videos) / 20 + 8 * np.asarray(shared)
 
 
@@ -78,6 +89,10 @@ def refuses_empty(videos, prompts, refined):
 
 def suite(dies_after=None) -> RewardSuite:
     """AES is good, VQ noise, TVA good and reads, MPS claims to read and does not."""
-    rewards = [Reward("AES", watches, dies_after), Reward("VQ", gambles), Reward("TVA", reads),
-               Reward("MPS", refuses_empty)]
+    rewards = [
+        Reward("AES", watches, dies_after),
+        Reward("VQ", gambles),
+        Reward("TVA", reads),
+        Reward("MPS", refuses_empty),
+    ]
     return RewardSuite(rewards, {"AES": 1.0})

@@ -1,13 +1,24 @@
 import numpy as np
 import pytest
 
-from pav_jax.trust.degradations import FAMILIES, KINDS, SEVERITIES, TEXTUAL, VISUAL, degrade, halves, miscaption
+from pav_jax.trust.degradations import (
+    FAMILIES,
+    KINDS,
+    SEVERITIES,
+    TEXTUAL,
+    VISUAL,
+    degrade,
+    halves,
+    miscaption,
+)
 
 
 def video(T=9, H=64, W=80, seed=0):
     """A textured picture that drifts to the right over a coloured ground, uint8 [T, H, W, 3]."""
     rng = np.random.default_rng(seed)
-    texture = np.kron(rng.integers(40, 220, (H // 4 + 1, W // 4 + 1, 3)), np.ones((4, 4, 1)))[:H, :W]
+    texture = np.kron(rng.integers(40, 220, (H // 4 + 1, W // 4 + 1, 3)), np.ones((4, 4, 1)))[
+        :H, :W
+    ]
     texture = texture + rng.integers(-15, 15, (H, W, 3))
     return np.stack([np.roll(texture, 2 * t, axis=1) for t in range(T)]).astype(np.uint8)
 
@@ -17,7 +28,11 @@ def test_no_severity_is_no_damage_and_more_is_more(kind):
     seeds = range(12)
     damage = []
     for severity in range(SEVERITIES):
-        moved = [np.abs(degrade(x, kind, severity, s).astype(float) - x).mean() for s in seeds for x in [video(seed=s)]]
+        moved = [
+            np.abs(degrade(x, kind, severity, s).astype(float) - x).mean()
+            for s in seeds
+            for x in [video(seed=s)]
+        ]
         damage.append(np.mean(moved))
     assert damage[0] == 0 and np.all(np.diff(damage) > 0)
 
@@ -49,7 +64,10 @@ def test_each_kind_does_what_its_name_says():
     jumped = degrade(x, "jump", 4, 1)
     assert sorted(map(bytes, jumped)) == sorted(map(bytes, x)) and (jumped != x).any()
     assert len(np.unique(degrade(x, "pixelation", 4)[0, :8, :8].reshape(-1, 3), axis=0)) == 1
-    assert degrade(x, "low contrast", 4).std() < 0.2 * x.std() and degrade(x, "darkness", 4).mean() < 0.15 * x.mean()
+    assert (
+        degrade(x, "low contrast", 4).std() < 0.2 * x.std()
+        and degrade(x, "darkness", 4).mean() < 0.15 * x.mean()
+    )
     hidden = (degrade(x, "occlusion", 4)[0] == 128).all(-1).mean()
     assert 0.6 < hidden < 0.8
     drift = degrade(x, "colour drift", 4)

@@ -20,23 +20,32 @@ def test_the_noise_floor_tells_seeds_from_prompts():
     values = 3 * rng.standard_normal((4000, 1)) + 0.5 * rng.standard_normal((4000, 3))
     assert measures.noise_floor(values) == pytest.approx((0.5, 3.0), rel=0.05)
     assert measures.noise_floor(0.5 * rng.standard_normal((4000, 3)))[1] < 0.1
-    assert measures.noise_floor(np.array([[1.0, 3.0], [NAN, 2.0]])) == (pytest.approx(2 ** 0.5), pytest.approx(NAN,
-                                                                                                           nan_ok=True))
+    assert measures.noise_floor(np.array([[1.0, 3.0], [NAN, 2.0]])) == (
+        pytest.approx(2**0.5),
+        pytest.approx(NAN, nan_ok=True),
+    )
 
 
 def test_severity_correlations_are_spearmans():
     rows = np.array([[5.0, 4, 3, 2, 1], [1, 1, 1, 1, 1], [1, 3, 2, 2, 5], [NAN, 1, 2, 3, 4]])
     found = measures.severity_correlations(rows, (0, 1, 2, 3, 4))
-    assert found[:3] == pytest.approx([-1, 0, stats.spearmanr(rows[2], range(5)).statistic]) and np.isnan(found[3])
+    assert found[:3] == pytest.approx(
+        [-1, 0, stats.spearmanr(rows[2], range(5)).statistic]
+    ) and np.isnan(found[3])
     chance = measures.chance_correlations(rows, (0, 1, 2, 3, 4), 500, np.random.default_rng(0))
     assert len(chance) == 500 and abs(chance.mean()) < 0.05
-    assert len(measures.chance_correlations(rows[3:], (0, 1, 2, 3, 4), 5, np.random.default_rng(0))) == 0
+    assert (
+        len(measures.chance_correlations(rows[3:], (0, 1, 2, 3, 4), 5, np.random.default_rng(0)))
+        == 0
+    )
 
 
 def test_scores_are_compared_where_both_are_known():
     a, b = np.array([1.0, 2, 3, NAN, 5]), np.array([2.0, 1, 5, 9, 9])
     matrix = measures.correlation_matrix({"A": a, "B": b, "C": np.ones(5)})
-    assert matrix["A"]["B"] == matrix["B"]["A"] == pytest.approx(0.8) and matrix["A"]["A"] == pytest.approx(1)
+    assert matrix["A"]["B"] == matrix["B"]["A"] == pytest.approx(0.8) and matrix["A"][
+        "A"
+    ] == pytest.approx(1)
     assert np.isnan(matrix["A"]["C"])
 
 

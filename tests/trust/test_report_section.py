@@ -13,7 +13,7 @@ def test_the_report_shows_the_verdicts_and_escapes_them(tmp_path):
 
     result = trust(config(), PROMPTS, Generator(), suite(), tmp_path)
     text = write_report(tmp_path).read_text()
-    section = text[text.index('<section id="trust">'):]
+    section = text[text.index('<section id="trust">') :]
     for words in ("does not read the prompt", "noisy", "usable", "low contrast", "AUC 0.50"):
         assert words in section
     assert '<a href="#trust">' in text
@@ -21,7 +21,9 @@ def test_the_report_shows_the_verdicts_and_escapes_them(tmp_path):
     result["correlation"] = {EVIL: {EVIL: None}}
     (tmp_path / "trust.json").write_text(json.dumps(result))
     text = write_report(tmp_path).read_text()
-    assert EVIL not in text and "&lt;script&gt;alert" in text and text.count("<script") == 1  # our own
+    assert (
+        EVIL not in text and "&lt;script&gt;alert" in text and text.count("<script") == 1
+    )  # our own
 
 
 def test_a_report_without_it_has_no_such_section(tmp_path):

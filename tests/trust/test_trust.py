@@ -31,9 +31,19 @@ def whole(tmp_path_factory):
 def test_each_reward_gets_the_verdict_it_deserves(whole):
     rewards = whole[1]["rewards"]
     assert {name: entry["verdict"] for name, entry in rewards.items()} == {
-        "AES": "usable", "VQ": "noisy", "TVA": "usable", "MPS": "does not read the prompt"}
-    assert rewards["TVA"]["shuffle"]["auc"] == 1.0 and rewards["TVA"]["shuffle"]["minus_permuted"][1] > 0
-    assert rewards["AES"]["shuffle"]["minus_permuted"] == [0, 0, 0] and not rewards["AES"]["reads_prompt"]
+        "AES": "usable",
+        "VQ": "noisy",
+        "TVA": "usable",
+        "MPS": "does not read the prompt",
+    }
+    assert (
+        rewards["TVA"]["shuffle"]["auc"] == 1.0
+        and rewards["TVA"]["shuffle"]["minus_permuted"][1] > 0
+    )
+    assert (
+        rewards["AES"]["shuffle"]["minus_permuted"] == [0, 0, 0]
+        and not rewards["AES"]["reads_prompt"]
+    )
     assert "need not read the prompt" in rewards["AES"]["why"]
     assert rewards["MPS"]["reads_prompt"] and "AUC 0.50" in rewards["MPS"]["why"][0]
 
@@ -42,7 +52,9 @@ def test_a_reward_that_refuses_the_empty_prompt_is_recorded(whole):
     shuffle = {name: entry["shuffle"] for name, entry in whole[1]["rewards"].items()}
     assert shuffle["MPS"]["empty_refused"] == "nothing to read: <b>"
     assert shuffle["MPS"]["minus_empty"] == [None] * 3
-    assert shuffle["TVA"]["empty_refused"] is None and shuffle["TVA"]["minus_empty"][0] == pytest.approx(8)
+    assert shuffle["TVA"]["empty_refused"] is None and shuffle["TVA"]["minus_empty"][
+        0
+    ] == pytest.approx(8)
 
 
 def test_thresholds_are_fixed_on_one_half_and_verified_on_the_other(whole):
@@ -54,20 +66,34 @@ def test_thresholds_are_fixed_on_one_half_and_verified_on_the_other(whole):
         assert halves["fixed"]["threshold"] == halves["verified"]["threshold"] >= verdict.LEAST
         assert halves["verified"]["chance"] < 0.05, name
     good = result["rewards"]["AES"]
-    assert good["halves"]["verified"]["correlation"] < -0.9 and good["halves"]["verified"]["noticed"] == 1
-    assert [k for k, r in good["response"].items() if r["claimed"]] == ["blur", "noise", "darkness", "low contrast"]
+    assert (
+        good["halves"]["verified"]["correlation"] < -0.9
+        and good["halves"]["verified"]["noticed"] == 1
+    )
+    assert [k for k, r in good["response"].items() if r["claimed"]] == [
+        "blur",
+        "noise",
+        "darkness",
+        "low contrast",
+    ]
 
 
 def test_videos_are_made_once_in_one_shape(tmp_path):
     generator, rewards = Generator(), suite()
     run(tmp_path, generator, rewards, batch=5)
-    assert len(set(generator.made)) == 36 and len(generator.made) == 40  # the last batch is filled up
+    assert (
+        len(set(generator.made)) == 36 and len(generator.made) == 40
+    )  # the last batch is filled up
     assert all(reward.shapes == {5} for reward in rewards.rewards)
 
 
 @pytest.mark.parametrize("where", ["generator", "reward"])
 def test_a_kill_loses_at_most_what_was_being_made(whole, tmp_path, where):
-    died = (Generator(dies_after=4), suite()) if where == "generator" else (Generator(), suite(dies_after=30))
+    died = (
+        (Generator(dies_after=4), suite())
+        if where == "generator"
+        else (Generator(), suite(dies_after=30))
+    )
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, *died)
     assert not (tmp_path / "trust.json").exists()
@@ -99,11 +125,21 @@ def test_what_came_out_as_nan_is_no_score(tmp_path):
 
 
 def test_rewrites_in_the_pool_show_what_length_does(tmp_path):
-    SegmentWriter(tmp_path / "pool").write([
-        Candidate(f"{p}{n}", p, "word " * n, 1, n, (), "local", 0, {"AES": -float(n), "TVA": float(n)})
-        for p in "ab" for n in range(1, 5)])
+    SegmentWriter(tmp_path / "pool").write(
+        [
+            Candidate(
+                f"{p}{n}", p, "word " * n, 1, n, (), "local", 0, {"AES": -float(n), "TVA": float(n)}
+            )
+            for p in "ab"
+            for n in range(1, 5)
+        ]
+    )
     lengths = {name: entry["length"] for name, entry in run(tmp_path)["rewards"].items()}
-    assert (lengths["AES"]["rewrites"], lengths["TVA"]["rewrites"], lengths["VQ"]["rewrites"]) == (-1, 1, None)
+    assert (lengths["AES"]["rewrites"], lengths["TVA"]["rewrites"], lengths["VQ"]["rewrites"]) == (
+        -1,
+        1,
+        None,
+    )
     assert lengths["AES"]["pool"] == 8
 
 
@@ -113,11 +149,19 @@ def test_claims_may_be_ones_own(tmp_path):
     assert result["rewards"]["VQ"]["verdict"] == "does not read the prompt"
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(count=1), "at least 2 are needed, so that they can be permuted"), (dict(seeds=(3,)), "trust.seeds"),
-    (dict(severities=(1, 2, 3)), "give 0 and at least two others"), (dict(severities=(0, 2, 5)), "up to 4, rising"),
-    (dict(degraded=0), "at least one video"), (dict(claims={"XX": ("text",)}), "trust.claims.XX: no entry"),
-    (dict(claims={"AES": ("taste",)}), "'taste'] is no family"), (dict(batch=0), "generator.batch=0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(count=1), "at least 2 are needed, so that they can be permuted"),
+        (dict(seeds=(3,)), "trust.seeds"),
+        (dict(severities=(1, 2, 3)), "give 0 and at least two others"),
+        (dict(severities=(0, 2, 5)), "up to 4, rising"),
+        (dict(degraded=0), "at least one video"),
+        (dict(claims={"XX": ("text",)}), "trust.claims.XX: no entry"),
+        (dict(claims={"AES": ("taste",)}), "'taste'] is no family"),
+        (dict(batch=0), "generator.batch=0"),
+    ],
+)
 def test_what_cannot_be_measured_is_said(tmp_path, options, message):
     with pytest.raises(BadInput) as caught:
         run(tmp_path, **options)

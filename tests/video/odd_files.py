@@ -24,7 +24,9 @@ def moving_square(frames: int = 9, height: int = 48, width: int = 64) -> np.ndar
     return video
 
 
-def write(path: Path, video: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", options=None) -> Path:
+def write(
+    path: Path, video: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", options=None
+) -> Path:
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=8)
         stream.height, stream.width = video.shape[1:3]
@@ -37,15 +39,19 @@ def write(path: Path, video: np.ndarray, codec: str = "libx264", pixels: str = "
 
 
 def write_unusual(folder: Path) -> list[Path]:
-    return [write(folder / name, moving_square(9, height, width), codec, pixels)
-            for name, (codec, pixels, height, width) in UNUSUAL.items()]
+    return [
+        write(folder / name, moving_square(9, height, width), codec, pixels)
+        for name, (codec, pixels, height, width) in UNUSUAL.items()
+    ]
 
 
 def write_sound(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -59,14 +65,24 @@ def cut(path: Path, whole: Path, share: float) -> Path:
 
 def write_broken(folder: Path) -> dict[str, tuple[Path, str]]:
     """Kind -> (file, a part of the reason)."""
-    whole = {name: write(folder / f"whole_{name}", moving_square(30), options=options) for name, options in
-             {"end.mp4": {}, "start.mp4": {"movflags": "+faststart"}, "a.mkv": {}}.items()}
+    whole = {
+        name: write(folder / f"whole_{name}", moving_square(30), options=options)
+        for name, options in {
+            "end.mp4": {},
+            "start.mp4": {"movflags": "+faststart"},
+            "a.mkv": {},
+        }.items()
+    }
     text = folder / "text.mp4"
     text.write_text("no video " * 100)
     (folder / "prompts.txt").write_text("a red ball " * 99)
     (folder / "empty.mp4").touch()
     (folder / "folder.mp4").mkdir()
-    start, nothing, fragments = whole["start.mp4"], moving_square(1)[:0], {"movflags": "+empty_moov+frag_keyframe"}
+    start, nothing, fragments = (
+        whole["start.mp4"],
+        moving_square(1)[:0],
+        {"movflags": "+empty_moov+frag_keyframe"},
+    )
     return {
         "missing": (folder / "missing.mp4", "no such file"),
         "text": (text, "not a video"),
@@ -75,17 +91,24 @@ def write_broken(folder: Path) -> dict[str, tuple[Path, str]]:
         "folder": (folder / "folder.mp4", "folder"),
         "sound": (write_sound(folder / "sound.mp4"), "only sound"),
         "no frames": (write(folder / "none.mkv", nothing), "before a frame"),
-        "no frames in an mp4": (write(folder / "none.mp4", nothing, options=fragments), "no frames"),
+        "no frames in an mp4": (
+            write(folder / "none.mp4", nothing, options=fragments),
+            "no frames",
+        ),
         "index lost": (cut(folder / "cut_end.mp4", whole["end.mp4"], 0.8), "ends before"),
         "end lost": (cut(folder / "cut_start.mp4", start, 0.8), "ends before"),
-        "end lost at a frame": (cut(folder / "cut_frame.mp4", start, _frame_end(start, 20)), "ends before"),
+        "end lost at a frame": (
+            cut(folder / "cut_frame.mp4", start, _frame_end(start, 20)),
+            "ends before",
+        ),
         "matroska cut": (cut(folder / "cut.mkv", whole["a.mkv"], 0.7), "ends before"),
         "size changes": (write_growing(folder / "grows.mjpeg"), "its frames change from"),
     }
 
 
 def _frame_end(path: Path, frame: int) -> float:
-    """The share of the file up to and with a frame; cut there, every frame that is left is whole."""
+    """The share of the file up to and with a frame; cut there, every frame that is left is
+    whole."""
     with av.open(str(path)) as container:
         entry = container.streams.video[0].index_entries[frame]
         return (entry.pos + entry.size) / os.path.getsize(path)
@@ -93,7 +116,11 @@ def _frame_end(path: Path, frame: int) -> float:
 
 def write_growing(path: Path) -> Path:
     """A stream of pictures has no size of its own: two JPEG streams one behind the other."""
-    parts = [write(path.with_name(f"{side}.mjpeg"), moving_square(2, side, 64), "mjpeg", "yuvj420p").read_bytes()
-             for side in (48, 32)]
+    parts = [
+        write(
+            path.with_name(f"{side}.mjpeg"), moving_square(2, side, 64), "mjpeg", "yuvj420p"
+        ).read_bytes()
+        for side in (48, 32)
+    ]
     path.write_bytes(b"".join(parts))
     return path

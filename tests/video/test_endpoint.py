@@ -58,21 +58,42 @@ def model(endpoint, options=None, **changes):
     """With settings of `Generation` in capitals."""
     settings = {name.lower(): changes.pop(name) for name in [*changes] if name.isupper()}
     client = dict(timeout=20.0, attempts=3, longest_wait=0.01) | changes
-    return VideoModel.from_pretrained(endpoint.url, dtype="float32", options=options, endpoint=client, **settings)
+    return VideoModel.from_pretrained(
+        endpoint.url, dtype="float32", options=options, endpoint=client, **settings
+    )
 
 
-def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(serve, monkeypatch):
+def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(
+    serve, monkeypatch
+):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
     videos = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate(
-        [*PROMPTS, PROMPTS[0]], "dark", seed=[1, 2, 3, 1], guidance_scale=5, progress=lambda *call: calls.append(call))
+        [*PROMPTS, PROMPTS[0]],
+        "dark",
+        seed=[1, 2, 3, 1],
+        guidance_scale=5,
+        progress=lambda *call: calls.append(call),
+    )
     assert videos.shape == (4, 5, 16, 32, 3) and videos.dtype == np.uint8
-    wanted = [color({"prompt": p, "seed": s}) for p, s in zip([*PROMPTS, PROMPTS[0]], (1, 2, 3, 1), strict=True)]
+    wanted = [
+        color({"prompt": p, "seed": s})
+        for p, s in zip([*PROMPTS, PROMPTS[0]], (1, 2, 3, 1), strict=True)
+    ]
     np.testing.assert_allclose(videos.mean(axis=(1, 2, 3, 4)), wanted, atol=3)
     assert sorted(endpoint.bodies, key=lambda body: body["seed"]) == [
-        {"prompt": p, "negative_prompt": "dark", "seed": s, "steps": 7, "height": 16, "guidance_scale": 5.0,
-         "model": "m"} for s, p in enumerate(PROMPTS, 1)]  # the repeated row was asked for once
+        {
+            "prompt": p,
+            "negative_prompt": "dark",
+            "seed": s,
+            "steps": 7,
+            "height": 16,
+            "guidance_scale": 5.0,
+            "model": "m",
+        }
+        for s, p in enumerate(PROMPTS, 1)
+    ]  # the repeated row was asked for once
     assert endpoint.most_at_once == 2
     assert {headers["authorization"] for headers in endpoint.headers} == {f"Bearer {KEY}"}
     assert calls[-1] == (4, 4) and len(calls) == 3
@@ -85,16 +106,23 @@ def test_without_a_key_none_is_sent_and_unset_fields_are_left_out(serve):
     assert "authorization" not in endpoint.headers[0]
 
 
-@pytest.mark.parametrize("form, frames", [("png", 1), ("video", 5), ("image", 1), ("data", 1), ("url", 5), ("gif", 2)])
+@pytest.mark.parametrize(
+    "form, frames", [("png", 1), ("video", 5), ("image", 1), ("data", 1), ("url", 5), ("gif", 2)]
+)
 def test_every_form_of_answer_is_read(form, frames, serve, monkeypatch, tmp_path):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     body = {"prompt": "a", "seed": 0}
     stripes = np.stack([np.full((16, 32, 3), value, np.uint8) for value in (color(body), 255)])
     files.write_gif(tmp_path / "a.gif", stripes, 8)
     encoded = base64.b64encode(png(body)).decode()
-    answer = {"png": ("image/png", png(body)), "video": {"video": base64.b64encode(mp4(body)).decode()},
-              "image": {"image": encoded}, "data": {"image": f"data:image/png;base64,{encoded}"},
-              "url": {"url": "/made/a.mp4"}, "gif": ("image/gif", (tmp_path / "a.gif").read_bytes())}[form]
+    answer = {
+        "png": ("image/png", png(body)),
+        "video": {"video": base64.b64encode(mp4(body)).decode()},
+        "image": {"image": encoded},
+        "data": {"image": f"data:image/png;base64,{encoded}"},
+        "url": {"url": "/made/a.mp4"},
+        "gif": ("image/gif", (tmp_path / "a.gif").read_bytes()),
+    }[form]
     if isinstance(answer, dict):
         answer = ("application/json", json.dumps(answer).encode())
     endpoint = serve(lambda nth, body: (200, *answer), files={"/made/a.mp4": mp4(body)})
@@ -109,15 +137,22 @@ def test_the_key_goes_to_no_other_host(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     store = serve(works, files={"/a.mp4": mp4({"prompt": "a", "seed": 0})})
     there = store.url.replace("/generate", "/a.mp4")
-    endpoint = serve(lambda nth, body: (200, "application/json", json.dumps({"url": there}).encode()))
+    endpoint = serve(
+        lambda nth, body: (200, "application/json", json.dumps({"url": there}).encode())
+    )
     assert model(endpoint).generate("a").shape == (1, 5, 16, 32, 3)
     assert len(store.gets) == 1 and "authorization" not in store.gets[0]
 
 
 def test_a_stumbling_endpoint_is_asked_again(serve):
-    stumbles = [*((status, "text/plain", b"") for status in (408, 409, 425, 429, 500, 503)),
-                (200, "text/html", b"<html>busy"), (200, "video/mp4", b"\0\0\0\x18ftypmp42")]
-    endpoint = serve(lambda nth, body: stumbles[nth - 1] if nth <= len(stumbles) else works(nth, body))
+    stumbles = [
+        *((status, "text/plain", b"") for status in (408, 409, 425, 429, 500, 503)),
+        (200, "text/html", b"<html>busy"),
+        (200, "video/mp4", b"\0\0\0\x18ftypmp42"),
+    ]
+    endpoint = serve(
+        lambda nth, body: stumbles[nth - 1] if nth <= len(stumbles) else works(nth, body)
+    )
     assert model(endpoint, attempts=9).generate("a").shape == (1, 5, 16, 32, 3)
     assert endpoint.count["a"] == 9
 
@@ -126,7 +161,10 @@ BAD = {
     "status 500": lambda nth, body: (500, "text/plain", KEY.encode()),
     "no video, image or JSON": lambda nth, body: (200, "video/mp4", b"#EXTM3U\nfile:///etc/passwd"),
     "neither a video nor an image": lambda nth, body: (
-        200, "application/json", json.dumps({"video": base64.b64encode(b"#EXTM3U").decode()}).encode()),
+        200,
+        "application/json",
+        json.dumps({"video": base64.b64encode(b"#EXTM3U").decode()}).encode(),
+    ),
     "JSON without video, image or url": lambda nth, body: (200, "application/json", b'["video"]'),
     "not base64": lambda nth, body: (200, "application/json", b'{"video": "\xc3\xa9"}'),
     "a video that cannot be read": lambda nth, body: (200, "video/mp4", mp4(body)[:200]),
@@ -134,16 +172,27 @@ BAD = {
     "nothing within 1.5 s": lambda nth, body: (200, "video/mp4", None),
     "status 422": lambda nth, body: (422, "text/plain", b"no"),
     "status 302": lambda nth, body: (302, "text/plain", b""),
-    "a video of 4 frames of 32 x 16 where the others have 5": lambda nth, body: (200, "", mp4(body, (4, 16, 32))),
+    "a video of 4 frames of 32 x 16 where the others have 5": lambda nth, body: (
+        200,
+        "",
+        mp4(body, (4, 16, 32)),
+    ),
 }
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(reason, serve, monkeypatch, caplog):
+def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(
+    reason, serve, monkeypatch, caplog
+):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
-    endpoint = serve(lambda nth, body: BAD[reason](nth, body) if "cats" in body["prompt"] else works(nth, body))
-    generator = model(endpoint, timeout=1.5 if "nothing" in reason else 20.0,
-                      attempts=1 if "nothing" in reason else 2)
+    endpoint = serve(
+        lambda nth, body: BAD[reason](nth, body) if "cats" in body["prompt"] else works(nth, body)
+    )
+    generator = model(
+        endpoint,
+        timeout=1.5 if "nothing" in reason else 20.0,
+        attempts=1 if "nothing" in reason else 2,
+    )
     generator.generate(PROMPTS[0])  # a size is known from here on
     with caplog.at_level(logging.INFO):
         videos, finite = generator.generate(PROMPTS, return_finite=True)
@@ -158,10 +207,17 @@ def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(reason, s
     assert KEY not in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("status, message", [(401, "status 401; check the address, and the key in the environment"),
-                                             (404, "status 404"), (500, "no video for 2 requests in a row")])
-def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(status, message, serve, capsys, tmp_path,
-                                                                     monkeypatch):
+@pytest.mark.parametrize(
+    "status, message",
+    [
+        (401, "status 401; check the address, and the key in the environment"),
+        (404, "status 404"),
+        (500, "no video for 2 requests in a row"),
+    ],
+)
+def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(
+    status, message, serve, capsys, tmp_path, monkeypatch
+):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: (status, "text/plain", KEY.encode()))
     generator = model(endpoint, give_up=2, concurrency=1)
@@ -185,8 +241,11 @@ def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
     endpoint = serve(behave)
     generator = model(endpoint, attempts=1, give_up=2, concurrency=2)
     with pytest.raises(BadInput, match="no video for 2 requests in a row"):
-        generator.generate(["slow", "bad 1", "bad 2", "left out"], return_finite=True,
-                           progress=lambda done, _: others_settled.set() if done == 3 else None)
+        generator.generate(
+            ["slow", "bad 1", "bad 2", "left out"],
+            return_finite=True,
+            progress=lambda done, _: others_settled.set() if done == 3 else None,
+        )
     assert others_settled.is_set() and endpoint.count["left out"] == 0
     assert generator.generate("left out").any()  # whoever calls again starts afresh
 
@@ -194,7 +253,9 @@ def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
 def test_an_endpoint_that_is_not_there_is_named(serve):
     endpoint = serve(works)
     endpoint.close()
-    with pytest.raises(BadInput, match=r"http://127.0.0.1:\d+/generate: no video: no connection \(ConnectError\)"):
+    with pytest.raises(
+        BadInput, match=r"http://127.0.0.1:\d+/generate: no video: no connection \(ConnectError\)"
+    ):
         model(endpoint, attempts=1).generate("a")
 
 
@@ -203,10 +264,17 @@ def test_another_size_than_asked_for_is_bad_input(serve):
         model(serve(works), HEIGHT=24).generate("a")
 
 
-@pytest.mark.parametrize("url, options, client, message", [
-    ("http://user:secret@h/x", {}, {}, "holds a name or password"), ("http://", {}, {}, "without a host"),
-    ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"), ("http://h/x", {"steps": 3}, {}, "options.steps"),
-    ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"), ("http://h/x", {}, {"timeout": 0}, "timeout=0")])
+@pytest.mark.parametrize(
+    "url, options, client, message",
+    [
+        ("http://user:secret@h/x", {}, {}, "holds a name or password"),
+        ("http://", {}, {}, "without a host"),
+        ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"),
+        ("http://h/x", {"steps": 3}, {}, "options.steps"),
+        ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"),
+        ("http://h/x", {}, {"timeout": 0}, "timeout=0"),
+    ],
+)
 def test_what_cannot_be_used_is_refused_before_anything_is_sent(url, options, client, message):
     with pytest.raises(BadInput, match=message) as error:
         VideoModel.from_pretrained(url, options=options, endpoint=client)
@@ -216,10 +284,23 @@ def test_what_cannot_be_used_is_refused_before_anything_is_sent(url, options, cl
 def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move():
     def mark(url="http://h/x", options=None, **settings):
         named = {"name": settings.pop("name", "")}
-        return VideoModel.from_pretrained(url, options=options, endpoint=named, **settings).fingerprint
+        return VideoModel.from_pretrained(
+            url, options=options, endpoint=named, **settings
+        ).fingerprint
 
     assert mark() == mark(batch=3, fps=9)
-    assert len({mark(), mark("http://other/x"), mark(steps=3), mark(options={"model": "m"}), mark(name="m")}) == 5
+    assert (
+        len(
+            {
+                mark(),
+                mark("http://other/x"),
+                mark(steps=3),
+                mark(options={"model": "m"}),
+                mark(name="m"),
+            }
+        )
+        == 5
+    )
     assert mark(name="m") == mark("http://other/x", name="m")
 
 
@@ -232,15 +313,41 @@ def test_it_works_where_an_event_loop_runs_already(serve):
     assert asyncio.run(notebook()).shape == (1, 5, 16, 32, 3)
 
 
-def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(serve, capsys, tmp_path):
-    endpoint = serve(lambda nth, body: (422, "", b"") if "cats" in body["prompt"] else works(nth, body))
-    assert main(["generate", *PROMPTS, f"--model={endpoint.url}?token=secret", f"--out={tmp_path}", "--seed=4",
-                 "--negative-prompt=dark", "--batch=3"]) == 2
+def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(
+    serve, capsys, tmp_path
+):
+    endpoint = serve(
+        lambda nth, body: (422, "", b"") if "cats" in body["prompt"] else works(nth, body)
+    )
+    assert (
+        main(
+            [
+                "generate",
+                *PROMPTS,
+                f"--model={endpoint.url}?token=secret",
+                f"--out={tmp_path}",
+                "--seed=4",
+                "--negative-prompt=dark",
+                "--batch=3",
+            ]
+        )
+        == 2
+    )
     out, err = capsys.readouterr()
     first, second = out.splitlines()
     assert err == "pav generate: 'two cats': no video: status 422\n"
     said = files.read_metadata(first)
-    assert said.items() >= {"prompt": "a red ball", "negative_prompt": "dark", "seed": "4", "model": endpoint.url,
-                            "title": "a red ball"}.items()
+    assert (
+        said.items()
+        >= {
+            "prompt": "a red ball",
+            "negative_prompt": "dark",
+            "seed": "4",
+            "model": endpoint.url,
+            "title": "a red ball",
+        }.items()
+    )
     assert said["version"].startswith("pav_jax ") and "secret" not in str(said)
-    assert files.read_metadata(second)["prompt"] == "a blue fish" and files.read_mp4(second).shape == (5, 16, 32, 3)
+    assert files.read_metadata(second)["prompt"] == "a blue fish" and files.read_mp4(
+        second
+    ).shape == (5, 16, 32, 3)

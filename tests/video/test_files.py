@@ -17,15 +17,23 @@ def test_an_mp4_comes_back_nearly_unchanged_with_odd_sizes_filled_up(size, tmp_p
     files.write_mp4(tmp_path / "a.mp4", video, fps=8)
     again = files.read_mp4(tmp_path / "a.mp4")
     assert again.shape == (9, 48, 64, 3)
-    assert np.abs(again[:, : size[0], : size[1]].astype(int) - video).mean() < 3  # colour has half the resolution
+    assert (
+        np.abs(again[:, : size[0], : size[1]].astype(int) - video).mean() < 3
+    )  # colour has half the resolution
 
 
 def test_an_mp4_is_h264_yuv420p_with_its_frame_rate_and_metadata(tmp_path):
-    files.write_mp4(tmp_path / "a.mp4", moving_square(), fps=8, metadata={"title": "a <b> & \"ü\"", "seed": "7"})
+    files.write_mp4(
+        tmp_path / "a.mp4", moving_square(), fps=8, metadata={"title": 'a <b> & "ü"', "seed": "7"}
+    )
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 8)
-        assert container.metadata["title"] == "a <b> & \"ü\"" and container.metadata["seed"] == "7"
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == (
+            "h264",
+            "yuv420p",
+            8,
+        )
+        assert container.metadata["title"] == 'a <b> & "ü"' and container.metadata["seed"] == "7"
 
 
 def test_one_frame_is_a_video_too(tmp_path):
@@ -57,7 +65,7 @@ def test_what_is_not_a_video_is_bad_input(tmp_path):
             files.mp4_bytes(wrong, 8)
 
 
-# --------------------------------------------------------------------------------------------- files of all kinds
+# ------------------------------------------------------------------------------- files of all kinds
 
 
 def test_unusual_videos_become_eight_bit_rgb(tmp_path):
@@ -76,7 +84,10 @@ def test_broken_videos_are_one_line_with_the_name_and_the_reason(tmp_path):
         with pytest.raises(BadInput) as error:
             files.read_mp4(path)
         line = str(error.value)
-        assert path.name in line and reason in line.split(path.name, 1)[1] and "\n" not in line, (kind, line)
+        assert path.name in line and reason in line.split(path.name, 1)[1] and "\n" not in line, (
+            kind,
+            line,
+        )
 
 
 def test_a_matroska_stream_that_does_not_tell_its_length_is_read(tmp_path):
@@ -91,12 +102,17 @@ def test_names_are_names_and_not_addresses(tmp_path):
         assert files.read_mp4(str(tmp_path / name)).shape == (2, 48, 64, 3)
 
 
-# ------------------------------------------------------------------------------------------ what a file says of itself
+# ----------------------------------------------------------------------- what a file says of itself
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif", "png", "frames"])
 def test_what_made_a_video_comes_back_out_of_its_file(kind, tmp_path):
-    said = {"prompt": 'a "réd" <ball> 🎈 = 2; \\ end', "model": "m", "seed": "7", "version": "pav_jax 0"}
+    said = {
+        "prompt": 'a "réd" <ball> 🎈 = 2; \\ end',
+        "model": "m",
+        "seed": "7",
+        "version": "pav_jax 0",
+    }
     video = moving_square(1 if kind == "png" else 3)
     path = tmp_path / f"a.{kind}"
     if kind in ("mp4", "gif"):

@@ -8,12 +8,22 @@ from pav_jax.video import Generation
 
 def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
     saved = Generation.from_dict({"steps": 12, "guidance_scale": 5, "batch": 16})
-    assert saved.replace("call", steps=None, fps=4) == Generation(steps=12, guidance_scale=5.0, batch=16, fps=4)
+    assert saved.replace("call", steps=None, fps=4) == Generation(
+        steps=12, guidance_scale=5.0, batch=16, fps=4
+    )
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("stepz", 3, "unknown field 'stepz'"), ("steps", "3", "type int"), ("steps", True, "type int"),
-    ("num_frames", 0, "at least 1"), ("use_dynamic_cfg", 1, "type bool"), ("guidance_scale", "6", "type float")])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("stepz", 3, "unknown field 'stepz'"),
+        ("steps", "3", "type int"),
+        ("steps", True, "type int"),
+        ("num_frames", 0, "at least 1"),
+        ("use_dynamic_cfg", 1, "type bool"),
+        ("guidance_scale", "6", "type float"),
+    ],
+)
 def test_a_wrong_field_is_bad_input_that_names_it(field, value, message):
     with pytest.raises(BadInput, match=message) as error:
         Generation.from_dict({field: value}, "a/pav_generation.json")

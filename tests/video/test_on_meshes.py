@@ -1,4 +1,5 @@
-"""The same pixels on one device and on eight, however rows, weights, heads and tokens are spread."""
+"""The same pixels on one device and on eight, however rows, weights, heads and tokens are
+spread."""
 
 import dataclasses
 import json
@@ -17,8 +18,12 @@ from pav_jax.video import VideoModel, programs
 from tests.video import tiny_opensora
 from tests.video.tiny_pipeline import random_model
 
-SCHEDULER = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
-             "rescale_betas_zero_snr": True}
+SCHEDULER = {
+    "_class_name": "CogVideoXDPMScheduler",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
 # (kind, mesh, devices for text encoder and VAE, settings); 26 tokens and 2 heads in "5b"
 SPREAD = [
     ("5b", dict(data=8), 0, dict()),
@@ -50,21 +55,44 @@ print(json.dumps(found))
 def test_the_same_pixels_on_one_device_and_on_eight(tmp_path):
     prompts = ["a red ball", "two cats"] * 4
     for kind, tiling in (("5b", "whole"), ("1.5", "tiled")):
-        made = random_model(3, SCHEDULER, kind, num_frames=5, height=8, width=12, steps=2, guidance_scale=3.0, batch=8)
-        vae = dataclasses.replace(made.family.vae.config, sample_height=24, sample_width=20)  # tiles of 6 x 5 latents
+        made = random_model(
+            3,
+            SCHEDULER,
+            kind,
+            num_frames=5,
+            height=8,
+            width=12,
+            steps=2,
+            guidance_scale=3.0,
+            batch=8,
+        )
+        vae = dataclasses.replace(
+            made.family.vae.config, sample_height=24, sample_width=20
+        )  # tiles of 6 x 5 latents
         family = dataclasses.replace(made.family, vae=CogVideoXVAE(vae))
         model = VideoModel(family, made.params, made.defaults)
         model.save_pretrained(tmp_path / kind)
         videos = model.generate(prompts, "dark", seed=range(8), vae_tiling=tiling == "tiled")
         assert videos.std() > 5
         np.save(tmp_path / f"{kind}.npy", videos)
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True)
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert all(difference <= 2 and finite for difference, finite, *_ in found), found
     assert [parts for *_, parts, _ in found] == [1, 2, 2, 2]  # how far the weights are spread
-    assert [shared for *_, shared in found] == [8, 8, 8, 0]  # with side devices, the VAE has its own
+    assert [shared for *_, shared in found] == [
+        8,
+        8,
+        8,
+        0,
+    ]  # with side devices, the VAE has its own
 
 
 DENOISED = """
@@ -100,7 +128,11 @@ print(json.dumps(found))
 
 
 def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
     done = subprocess.run([sys.executable, "-c", DENOISED], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -111,7 +143,9 @@ def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
 def test_guidance_rows_are_neighbours_or_halves():
     latents, text = np.arange(3.0)[:, None], np.arange(3.0)[:, None] + 10
     for halves, order in ((False, [0, 10, 1, 11, 2, 12]), (True, [0, 1, 2, 10, 11, 12])):
-        rows, texts = programs.split_guidance(lambda x, axes: x, halves, (latents, text - 10), (latents, text))
+        rows, texts = programs.split_guidance(
+            lambda x, axes: x, halves, (latents, text - 10), (latents, text)
+        )
         assert texts[:, 0].tolist() == order and rows.shape == (6, 1)
         np.testing.assert_allclose(programs.guided(texts, 3.0, halves)[:, 0], [30, 31, 32])
 
@@ -128,5 +162,9 @@ def test_a_mesh_that_does_not_fit_is_bad_input():
     with pytest.raises(BadInput, match="sequence_attention='star' is none of auto, ring, ulysses"):
         model = random_model(0, SCHEDULER)
         VideoModel(model.family, model.params, mesh=make_mesh(), sequence_attention="star")
-    with pytest.raises(BadInput, match="generator.mesh.sequence=2: the tokens of Open-Sora are not spread"):
-        tiny_opensora.random_model(0).family.on_mesh(jax.sharding.AbstractMesh((1, 1, 1, 2), mesh.axis_names), None)
+    with pytest.raises(
+        BadInput, match="generator.mesh.sequence=2: the tokens of Open-Sora are not spread"
+    ):
+        tiny_opensora.random_model(0).family.on_mesh(
+            jax.sharding.AbstractMesh((1, 1, 1, 2), mesh.axis_names), None
+        )

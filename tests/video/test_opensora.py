@@ -1,4 +1,5 @@
-"""The Open-Sora family behind `VideoModel`: captions, sizes, timesteps, what is refused. Parity is in tests/parity."""
+"""The Open-Sora family behind `VideoModel`: captions, sizes, timesteps, what is refused. Parity is
+in tests/parity."""
 
 import json
 
@@ -51,9 +52,14 @@ def test_a_negative_prompt_is_another_thing_than_the_null_caption(model, videos)
 def test_scores_are_appended_unless_the_prompt_names_them():
     told = opensora_captions.with_scores
     assert told("a cat", 6.5) == "a cat aesthetic score: 6.5."
-    assert told("a cat", 6, 10.04, "pan left") == (
-        "a cat aesthetic score: 6.0. motion score: 10.0. camera motion: pan left.")
-    assert told("a cat aesthetic score: 4.", 6.5, 3.0) == "a cat aesthetic score: 4. motion score: 3.0."
+    assert (
+        told("a cat", 6, 10.04, "pan left")
+        == "a cat aesthetic score: 6.0. motion score: 10.0. camera motion: pan left."
+    )
+    assert (
+        told("a cat aesthetic score: 4.", 6.5, 3.0)
+        == "a cat aesthetic score: 4. motion score: 3.0."
+    )
     assert told("a cat") == "a cat"
 
 
@@ -77,11 +83,18 @@ def test_larger_and_longer_videos_begin_with_more_noise():
     # 51 frames of 720 x 1280 are 15 latent frames: r = sqrt(921600 / 262144 * 15)
     ratio = (720 * 1280 / 512**2 * 15) ** 0.5
     plan = flow.plan(4, 720 * 1280, 15)
-    np.testing.assert_allclose(plan.timesteps[1], 1000 * ratio * 0.75 / (1 + (ratio - 1) * 0.75), rtol=1e-6)
-    assert (np.diff(plan.timesteps) < 0).all() and (plan.timesteps[1:] > flow.plan(4).timesteps[1:]).all()
+    np.testing.assert_allclose(
+        plan.timesteps[1], 1000 * ratio * 0.75 / (1 + (ratio - 1) * 0.75), rtol=1e-6
+    )
+    assert (np.diff(plan.timesteps) < 0).all() and (
+        plan.timesteps[1:] > flow.plan(4).timesteps[1:]
+    ).all()
     np.testing.assert_allclose(plan.lengths.sum(), 1.0, rtol=1e-6)
     assert shifted(np.array([0.0, 1.0]), 5.0).tolist() == [0.0, 1.0]
-    assert RectifiedFlow(use_timestep_transform=False).plan(2, 10**6, 9).timesteps.tolist() == [1000, 500]
+    assert RectifiedFlow(use_timestep_transform=False).plan(2, 10**6, 9).timesteps.tolist() == [
+        1000,
+        500,
+    ]
     assert RectifiedFlow(use_discrete_timesteps=True).timesteps(3).tolist() == [1000, 667, 333]
 
 
@@ -94,27 +107,48 @@ def test_a_straight_flow_arrives_whatever_the_number_of_steps():
         np.testing.assert_allclose(x, video, rtol=1e-5)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(num_frames=20), "num_frames=20: .* nearest: 17 and 34"),
-    (dict(num_frames=5), "num_frames=5: .* nearest: 1 and 17"),
-    (dict(vae_tiling=True), "vae_tiling: the VAE of OpenSora decodes whole frames only"),
-    (dict(height=7), "height=7: .* multiples of 2; nearest: 6 and 8"),
-    (dict(latents=np.zeros((1, 3, 4, 4, 8))), r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_frames=20), "num_frames=20: .* nearest: 17 and 34"),
+        (dict(num_frames=5), "num_frames=5: .* nearest: 1 and 17"),
+        (dict(vae_tiling=True), "vae_tiling: the VAE of OpenSora decodes whole frames only"),
+        (dict(height=7), "height=7: .* multiples of 2; nearest: 6 and 8"),
+        (
+            dict(latents=np.zeros((1, 3, 4, 4, 8))),
+            r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,",
+        ),
+    ],
+)
 def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
 
 
-@pytest.mark.parametrize("part, fields, message", [
-    (".", {"conditions": {"aes": 6.5}}, "conditions.aes is unknown; known: fps, aesthetic_score"),
-    (".", {"conditions": {"fps": None}}, "conditions.fps is None; a number was expected"),
-    (".", {"conditions": {"camera_motion": 3}}, "conditions.camera_motion is 3; a text"),
-    ("scheduler", {"_class_name": "UniPC"}, "_class_name is 'UniPC'; Open-Sora samples with 'RFLOW' only"),
-    ("transformer", {"in_channels": 3}, "the transformer takes 3 channels, the vae has 4"),
-    ("transformer", {"caption_channels": 8}, "caption_channels is 8, the text encoder's d_model 16"),
-    ("vae", {"micro_frame_size": None}, "micro_frame_size is None"),
-])
+@pytest.mark.parametrize(
+    "part, fields, message",
+    [
+        (
+            ".",
+            {"conditions": {"aes": 6.5}},
+            "conditions.aes is unknown; known: fps, aesthetic_score",
+        ),
+        (".", {"conditions": {"fps": None}}, "conditions.fps is None; a number was expected"),
+        (".", {"conditions": {"camera_motion": 3}}, "conditions.camera_motion is 3; a text"),
+        (
+            "scheduler",
+            {"_class_name": "UniPC"},
+            "_class_name is 'UniPC'; Open-Sora samples with 'RFLOW' only",
+        ),
+        ("transformer", {"in_channels": 3}, "the transformer takes 3 channels, the vae has 4"),
+        (
+            "transformer",
+            {"caption_channels": 8},
+            "caption_channels is 8, the text encoder's d_model 16",
+        ),
+        ("vae", {"micro_frame_size": None}, "micro_frame_size is None"),
+    ],
+)
 def test_parts_that_do_not_fit_are_bad_input(part, fields, message, tmp_path, folder):
     for path in folder.rglob("*.json"):
         copy = tmp_path / path.relative_to(folder)
@@ -128,7 +162,9 @@ def test_parts_that_do_not_fit_are_bad_input(part, fields, message, tmp_path, fo
     assert "\n" not in str(error.value)
 
 
-def test_a_scheduler_folder_is_optional_and_conditions_are_part_of_the_fingerprint(folder, model, tmp_path):
+def test_a_scheduler_folder_is_optional_and_conditions_are_part_of_the_fingerprint(
+    folder, model, tmp_path
+):
     for path in folder.rglob("*.*"):
         if path.is_file() and path.parent.name != "scheduler":
             copy = tmp_path / path.relative_to(folder)
@@ -137,23 +173,38 @@ def test_a_scheduler_folder_is_optional_and_conditions_are_part_of_the_fingerpri
     (tmp_path / "model_index.json").write_text('{"_class_name": "OpenSoraPipeline"}')
     assert VideoModel.from_pretrained(tmp_path, dtype="float32").fingerprint == model.fingerprint
     (tmp_path / "model_index.json").write_text(
-        '{"_class_name": "OpenSoraPipeline", "conditions": {"aesthetic_score": 5}}')
+        '{"_class_name": "OpenSoraPipeline", "conditions": {"aesthetic_score": 5}}'
+    )
     assert VideoModel.from_pretrained(tmp_path, dtype="float32").fingerprint != model.fingerprint
 
 
 def test_what_is_computed_in_float32_is_kept_so(folder):
     params = VideoModel.from_pretrained(folder, dtype="bfloat16").params
-    assert params["transformer"]["rotary_frequencies"].dtype == params["vae"]["latent_scale"].dtype == jnp.float32
+    assert (
+        params["transformer"]["rotary_frequencies"].dtype
+        == params["vae"]["latent_scale"].dtype
+        == jnp.float32
+    )
     assert params["transformer"]["layers"]["spatial"]["scale_shift_table"].dtype == jnp.float32
-    assert params["transformer"]["layers"]["spatial"]["attention"]["qkv"]["kernel"].dtype == jnp.bfloat16
+    assert (
+        params["transformer"]["layers"]["spatial"]["attention"]["qkv"]["kernel"].dtype
+        == jnp.bfloat16
+    )
 
 
 def test_large_frames_are_decoded_fewer_at_a_time_and_give_the_same_video(model, monkeypatch):
     published = OpenSoraVAEConfig()
-    assert published.frames_at_once(51, 720 * 1280) == 1 and published.frames_at_once(51, 240 * 426) == 4
+    assert (
+        published.frames_at_once(51, 720 * 1280) == 1
+        and published.frames_at_once(51, 240 * 426) == 4
+    )
     family, params = model.family, {"params": model.params["vae"]}
-    z = np.random.default_rng(0).standard_normal((1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32)
+    z = np.random.default_rng(0).standard_normal(
+        (1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32
+    )
     together = family.vae.apply(params, z, 34, method="decode")
     monkeypatch.setattr(opensora_vae, "PIXELS", 1)
     assert family.vae.config.frames_at_once(34, 32) == 1
-    np.testing.assert_allclose(family.vae.apply(params, z, 34, method="decode"), together, atol=1e-5)
+    np.testing.assert_allclose(
+        family.vae.apply(params, z, 34, method="decode"), together, atol=1e-5
+    )

@@ -53,7 +53,9 @@ class Family:
 
 def model(family, **settings):
     params = {"text_encoder": jnp.zeros(1), "transformer": jnp.zeros(1), "vae": jnp.zeros(1)}
-    return VideoModel(family, params, generation.Generation(**{"guidance_scale": 1.0, "steps": 1} | settings))
+    return VideoModel(
+        family, params, generation.Generation(**{"guidance_scale": 1.0, "steps": 1} | settings)
+    )
 
 
 def test_a_text_is_encoded_once_however_often_it_is_asked_for():
@@ -62,7 +64,12 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for():
     first = made.generate(["a", "b", "a"])
     again = made.generate(["b", "c"])
     jax.effects_barrier()
-    assert [chr(c) for c in family.encoded if c] == ["a", "b", "c", "c"]  # a batch has two rows: the last is repeated
+    assert [chr(c) for c in family.encoded if c] == [
+        "a",
+        "b",
+        "c",
+        "c",
+    ]  # a batch has two rows: the last is repeated
     np.testing.assert_array_equal(again[0], first[1])
 
 
@@ -91,7 +98,8 @@ def test_the_decoder_is_told_of_tiles_where_they_are_asked_for():
 
 
 def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monkeypatch):
-    """Devices work on what was started while the host waits, so the order of starts and waits is what overlaps them."""
+    """Devices work on what was started while the host waits, so the order of starts and waits is
+    what overlaps them."""
     made, order = model(Family()), []
 
     class Frames:
@@ -159,7 +167,11 @@ for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
 
 
 def test_nothing_is_under_way_between_programs_on_devices_that_are_threads_of_one_processor():
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "3", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "3",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
     done = subprocess.run([sys.executable, "-c", SETTLED], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [str([True] * 4)] * 2

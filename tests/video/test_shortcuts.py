@@ -1,4 +1,5 @@
-"""Guidance in an interval and kept residuals: the schedule's formula, and the sampling against a plain loop."""
+"""Guidance in an interval and kept residuals: the schedule's formula, and the sampling against a
+plain loop."""
 
 import functools
 
@@ -14,11 +15,23 @@ from pav_jax.video import Generation, VideoModel, generation, residual_curve, sa
 from pav_jax.video.residual_cache import interpolated, magnitude_ratio, schedule
 from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
 
-DPM = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
-       "rescale_betas_zero_snr": True}
+DPM = {
+    "_class_name": "CogVideoXDPMScheduler",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
 STEPS = 6
-SETTINGS = dict(steps=STEPS, guidance_start=0.2, guidance_stop=0.7, cache_threshold=0.5, cache_max_skips=1,
-                cache_retention=0.1, cache_ratios=(1.0,) + (0.9,) * 5, batch=2)
+SETTINGS = dict(
+    steps=STEPS,
+    guidance_start=0.2,
+    guidance_stop=0.7,
+    cache_threshold=0.5,
+    cache_max_skips=1,
+    cache_retention=0.1,
+    cache_ratios=(1.0,) + (0.9,) * 5,
+    batch=2,
+)
 PROMPTS, SEEDS = ["a red ball", "two cats"], [4, 5]
 
 
@@ -26,21 +39,31 @@ def shown(computed):
     return "".join("x" if step else "." for step in computed)
 
 
-# -------------------------------------------------------------------------------------------------------- the schedule
+# ------------------------------------------------------------------------------------- the schedule
 
 
-@pytest.mark.parametrize("ratios, threshold, retention, skips, expected", [
-    ([1] * 8, 0.0, 0.0, 3, "x...x..."),  # nothing changes: only the longest run ends a skip
-    ([1] * 8, 0.0, 0.5, 3, "xxxx...x"),
-    ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.05, 0.0, 3, "xxxxxx"),  # |1 - .9| is already more
-    ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.1001, 0.0, 3, "x.x.x."),  # .1, then .1 + |1 - .81| = .29
-    ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.2901, 0.0, 3, "x..x.."),  # then .29 + |1 - .729|
-    ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 9.0, 0.0, 1, "x.x.x."),
-    ([1, 1.2, 1 / 1.2, 1, 1], 0.2001, 0.0, 9, "x...."),  # the product returns to 1 and adds no more error
-    ([0.5], 9.0, 0.0, 9, "x"),
-])
+@pytest.mark.parametrize(
+    "ratios, threshold, retention, skips, expected",
+    [
+        ([1] * 8, 0.0, 0.0, 3, "x...x..."),  # nothing changes: only the longest run ends a skip
+        ([1] * 8, 0.0, 0.5, 3, "xxxx...x"),
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.05, 0.0, 3, "xxxxxx"),  # |1 - .9| is already more
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.1001, 0.0, 3, "x.x.x."),  # .1, then .1 + |1 - .81| = .29
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.2901, 0.0, 3, "x..x.."),  # then .29 + |1 - .729|
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 9.0, 0.0, 1, "x.x.x."),
+        (
+            [1, 1.2, 1 / 1.2, 1, 1],
+            0.2001,
+            0.0,
+            9,
+            "x....",
+        ),  # the product returns to 1 and adds no more error
+        ([0.5], 9.0, 0.0, 9, "x"),
+    ],
+)
 def test_a_step_is_skipped_while_the_errors_since_the_last_computed_one_stay_small(
-        ratios, threshold, retention, skips, expected):
+    ratios, threshold, retention, skips, expected
+):
     assert shown(schedule(ratios, threshold, retention, skips)) == expected
 
 
@@ -52,7 +75,17 @@ def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
     curve = [1.0, 0.9, 0.8, 0.7, 0.6]
     assert interpolated(curve, 5).tolist() == curve
     assert interpolated(curve, 3).tolist() == [1.0, 0.8, 0.6]
-    assert interpolated(curve, 9).tolist() == [1.0, 1.0, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6]  # halves go to the even
+    assert interpolated(curve, 9).tolist() == [
+        1.0,
+        1.0,
+        0.9,
+        0.8,
+        0.8,
+        0.8,
+        0.7,
+        0.6,
+        0.6,
+    ]  # halves go to the even
     assert interpolated(curve, 1).tolist() == [0.6]
 
 
@@ -62,38 +95,65 @@ def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
     np.testing.assert_allclose(magnitude_ratio(after, before), (2 + 0.5) / 2, rtol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------------- the settings
+# ------------------------------------------------------------------------------------- the settings
 
 
 def test_what_is_off_leaves_the_keys_of_records_as_they_were():
-    off = Generation(guidance_start=0.0, guidance_stop=1.0, cache_max_skips=5, cache_retention=0.5,
-                     cache_ratios=(1.0, 0.9))
+    off = Generation(
+        guidance_start=0.0,
+        guidance_stop=1.0,
+        cache_max_skips=5,
+        cache_retention=0.5,
+        cache_ratios=(1.0, 0.9),
+    )
     assert off.sampling_settings() == Generation().sampling_settings()
     assert not any(name.startswith(("cache", "guidance_st")) for name in off.sampling_settings())
-    on = [Generation(guidance_stop=0.8), Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.9)),
-          Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.8)), Generation(cache_threshold=0.2)]
+    on = [
+        Generation(guidance_stop=0.8),
+        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.9)),
+        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.8)),
+        Generation(cache_threshold=0.2),
+    ]
     assert len({str(used.sampling_settings()) for used in [off, *on]}) == 5
     assert off.saved()["cache_ratios"] == (1.0, 0.9) and "cache_ratios" not in Generation().saved()
 
 
-@pytest.mark.parametrize("fields, message", [
-    (dict(guidance_start=-0.1), "generator: guidance_start=-0.1; it must be 0 or more, and 1 at most"),
-    (dict(guidance_stop=1.5), "guidance_stop=1.5"), (dict(cache_threshold=-1), "cache_threshold=-1.0; .* 0 or more$"),
-    (dict(cache_threshold=float("nan")), "cache_threshold=nan"),
-    (dict(cache_retention=2), "cache_retention=2.0"), (dict(cache_max_skips=0), "cache_max_skips=0"),
-    (dict(cache_ratios=[1.0, "x"]), "cache_ratios=.* a list of two or more positive numbers"),
-    (dict(cache_ratios=[1.0, 0]), "cache_ratios="), (dict(cache_ratios=1.0), "cache_ratios=1.0"),
-])
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            dict(guidance_start=-0.1),
+            "generator: guidance_start=-0.1; it must be 0 or more, and 1 at most",
+        ),
+        (dict(guidance_stop=1.5), "guidance_stop=1.5"),
+        (dict(cache_threshold=-1), "cache_threshold=-1.0; .* 0 or more$"),
+        (dict(cache_threshold=float("nan")), "cache_threshold=nan"),
+        (dict(cache_retention=2), "cache_retention=2.0"),
+        (dict(cache_max_skips=0), "cache_max_skips=0"),
+        (dict(cache_ratios=[1.0, "x"]), "cache_ratios=.* a list of two or more positive numbers"),
+        (dict(cache_ratios=[1.0, 0]), "cache_ratios="),
+        (dict(cache_ratios=1.0), "cache_ratios=1.0"),
+    ],
+)
 def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, message):
     with pytest.raises(BadInput, match=message):
         Generation().replace("generator", **fields)
 
 
-@pytest.mark.parametrize("fields, message", [
-    (dict(guidance_start=0.5, guidance_stop=0.5), "guidance_start=0.5, guidance_stop=0.5: the first must be below"),
-    (dict(guidance_stop=0.5, cfg_parallel=True), "guidance_stop=0.5: with cfg_parallel half of the mesh"),
-    (dict(cache_threshold=0.1), "cache_threshold=0.1: this model has no cache_ratios"),
-])
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            dict(guidance_start=0.5, guidance_stop=0.5),
+            "guidance_start=0.5, guidance_stop=0.5: the first must be below",
+        ),
+        (
+            dict(guidance_stop=0.5, cfg_parallel=True),
+            "guidance_stop=0.5: with cfg_parallel half of the mesh",
+        ),
+        (dict(cache_threshold=0.1), "cache_threshold=0.1: this model has no cache_ratios"),
+    ],
+)
 def test_settings_that_do_not_fit_each_other_are_bad_input(fields, message):
     with pytest.raises(BadInput, match=message) as error:
         shortcuts.check(Generation(**fields))
@@ -111,7 +171,9 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     assert of(steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
     with pytest.raises(BadInput, match="none of the 4 steps lies between"):
         of(steps=4, guidance_start=0.1, guidance_stop=0.2)
-    assert of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None  # what that message advises
+    assert (
+        of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None
+    )  # what that message advises
 
 
 def test_a_cache_that_skips_nothing_is_full_sampling():
@@ -127,12 +189,14 @@ def test_the_embedded_generator_has_a_curve_and_full_sampling():
     assert shortcuts.planned(used) is None
 
 
-# -------------------------------------------------------------------------------------------------------- the sampling
+# ------------------------------------------------------------------------------------- the sampling
 
 
 def random_model(name: str) -> VideoModel:
     if name == "CogVideoX":
-        return tiny_pipeline.random_model(0, DPM, num_frames=5, height=4, width=8, guidance_scale=3.0, **SETTINGS)
+        return tiny_pipeline.random_model(
+            0, DPM, num_frames=5, height=4, width=8, guidance_scale=3.0, **SETTINGS
+        )
     if name == "Wan":
         return tiny_wan.random_model(0, **SETTINGS)
     return tiny_opensora.random_model(0, **SETTINGS | dict(guidance_start=0.0, guidance_stop=1.0))
@@ -167,7 +231,9 @@ def loop(model: VideoModel, asked, planned):
     return np.asarray(carry[1]), residuals
 
 
-@pytest.mark.parametrize("name, computed", [("CogVideoX", "xx.x.x"), ("Wan", "xx.x.x"), ("OpenSora", "x.x.x.")])
+@pytest.mark.parametrize(
+    "name, computed", [("CogVideoX", "xx.x.x"), ("Wan", "xx.x.x"), ("OpenSora", "x.x.x.")]
+)
 def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
     model = random_model(name)
     asked = model.asked(PROMPTS, "dark", SEEDS)
@@ -191,9 +257,14 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
     latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
     text = rng.standard_normal((2, family.text_tokens, 16), np.float32)
     times = np.full(2, 500)
-    call = jax.jit(functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
-                   static_argnames="keep_residual")
-    plain, (output, residual) = call(latents, text, times), call(latents, text, times, keep_residual=True)
+    call = jax.jit(
+        functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
+        static_argnames="keep_residual",
+    )
+    plain, (output, residual) = (
+        call(latents, text, times),
+        call(latents, text, times, keep_residual=True),
+    )
     np.testing.assert_array_equal(plain, output)
     np.testing.assert_allclose(call(latents, text, times, residual=residual), plain, atol=1e-5)
     other = call(latents, text, times, residual=residual[::-1])
@@ -201,15 +272,22 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
 
 
 def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path, capsys):
-    model = random_model("CogVideoX").with_defaults(guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0,
-                                                    zero_uncond=True)
+    model = random_model("CogVideoX").with_defaults(
+        guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0, zero_uncond=True
+    )
     asked = model.asked(PROMPTS, seed=SEEDS)
     _, residuals = loop(model, asked, shortcuts.Shortcuts((0, STEPS), (True,) * STEPS))
     text = model.family.text_tokens
-    length = [np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
-              for kept in residuals]
-    expected = [1.0] + [(now / before).mean() for before, now in zip(length[:-1], length[1:], strict=True)]
-    np.testing.assert_allclose(residual_curve.ratios(model, PROMPTS, seed=SEEDS[0]), expected, rtol=1e-3)
+    length = [
+        np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
+        for kept in residuals
+    ]
+    expected = [1.0] + [
+        (now / before).mean() for before, now in zip(length[:-1], length[1:], strict=True)
+    ]
+    np.testing.assert_allclose(
+        residual_curve.ratios(model, PROMPTS, seed=SEEDS[0]), expected, rtol=1e-3
+    )
 
     model.save_pretrained(tmp_path)
     before = read_json(tmp_path / generation.FILE)
@@ -217,9 +295,13 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
     after = read_json(tmp_path / generation.FILE)
     assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
     assert {k: v for k, v in after.items() if k != "cache_ratios"} == {
-        k: v for k, v in before.items() if k != "cache_ratios"}
+        k: v for k, v in before.items() if k != "cache_ratios"
+    }
 
 
 def test_a_back_end_is_told_no_scheduler():
-    with pytest.raises(BadInput, match="generator.scheduler=DDIM: http://h/x samples as it says itself; leave it out"):
+    with pytest.raises(
+        BadInput,
+        match="generator.scheduler=DDIM: http://h/x samples as it says itself; leave it out",
+    ):
         VideoModel.from_pretrained("http://h/x", scheduler="DDIM")

@@ -15,8 +15,17 @@ from tests.video.tiny_pipeline import random_model
 
 SHARDS = 3
 # CogVideoX-2B with six more layers; the parts beside it are tiny
-SIZES = CogVideoXConfig(num_layers=36, in_channels=4, out_channels=4, text_embed_dim=16, max_text_seq_length=8,
-                        sample_width=8, sample_height=4, sample_frames=5, temporal_compression_ratio=2)
+SIZES = CogVideoXConfig(
+    num_layers=36,
+    in_channels=4,
+    out_channels=4,
+    text_embed_dim=16,
+    max_text_seq_length=8,
+    sample_width=8,
+    sample_height=4,
+    sample_frames=5,
+    temporal_compression_ratio=2,
+)
 PROGRAM = """
 import json, resource, sys
 import jax
@@ -29,30 +38,41 @@ print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, hel
 
 
 def write_sparse(folder, config, shards):
-    """Zeros under the names of a checkpoint, as files of holes that take no room on the disk; returns their sizes."""
+    """Zeros under the names of a checkpoint, as files of holes that take no room on the disk;
+    returns their sizes."""
     shapes = transformer_hf.param_shapes(config)
     tensors = {}
     for row in transformer_hf.weights(config):
         leaf = shapes
         for key in row.path.split("/"):
             leaf = leaf[key]
-        tensors |= dict.fromkeys(row.hf_names(), row.to_hf(leaf.shape[1:] if row.layers else leaf.shape))
+        tensors |= dict.fromkeys(
+            row.hf_names(), row.to_hf(leaf.shape[1:] if row.layers else leaf.shape)
+        )
     total = sum(2 * int(np.prod(shape)) for shape in tensors.values())
     files, headers, used = {}, [{} for _ in range(shards)], [0] * shards
     for name, shape in tensors.items():
         i = min(shards * sum(used) // total, shards - 1)
         size = 2 * int(np.prod(shape))
-        headers[i][name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [used[i], used[i] + size]}
+        headers[i][name] = {
+            "dtype": "BF16",
+            "shape": list(shape),
+            "data_offsets": [used[i], used[i] + size],
+        }
         used[i] += size
         files[name] = f"{transformer_hf.STEM}-{i + 1:05d}-of-{shards:05d}.safetensors"
     for i, (header, size) in enumerate(zip(headers, used, strict=True), 1):
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        with open(folder / f"{transformer_hf.STEM}-{i:05d}-of-{shards:05d}.safetensors", "wb") as file:
+        with open(
+            folder / f"{transformer_hf.STEM}-{i:05d}-of-{shards:05d}.safetensors", "wb"
+        ) as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + size)
-    write_json(folder / f"{transformer_hf.STEM}.safetensors.index.json",
-               {"metadata": {"total_size": total}, "weight_map": files})
+    write_json(
+        folder / f"{transformer_hf.STEM}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": files},
+    )
     return used
 
 
@@ -64,10 +84,19 @@ def test_the_host_never_holds_more_than_a_shard_beside_what_the_devices_hold(tmp
     write_json(tmp_path / "transformer" / "config.json", transformer_hf.config_to_hf(SIZES))
     sizes = write_sparse(tmp_path / "transformer", SIZES, SHARDS)
     assert sum(sizes) > 4e9
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True)
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     peak, held = json.loads(done.stdout.splitlines()[-1])
-    print(f"peak {peak / 1e9:.2f} GB, on devices {held / 1e9:.2f} GB, largest shard {max(sizes) / 1e9:.2f} GB")
+    print(
+        f"peak {peak / 1e9:.2f} GB, on devices {held / 1e9:.2f} GB, largest shard"
+        f" {max(sizes) / 1e9:.2f} GB"
+    )
     assert held >= sum(sizes)
     assert peak - held < 1.3 * max(sizes)

@@ -1,4 +1,5 @@
-"""`VideoModel`: batches, seeds, sizes, what is refused, what a NaN does. Parity with diffusers is in tests/parity."""
+"""`VideoModel`: batches, seeds, sizes, what is refused, what a NaN does. Parity with diffusers is
+in tests/parity."""
 
 import json
 import warnings
@@ -15,8 +16,12 @@ from tests.video.tiny_pipeline import random_model
 from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
-SCHEDULER = {"_class_name": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
-             "rescale_betas_zero_snr": True}
+SCHEDULER = {
+    "_class_name": "CogVideoXDPMScheduler",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
 DEFAULTS = dict(num_frames=5, height=4, width=8, steps=2, guidance_scale=3.0, batch=2)
 
 
@@ -80,7 +85,10 @@ def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model._tokenize([long])
-        assert model._tokenize(["a red ball a red ball a"]).shape == (1, 8)  # exactly as long as the limit
+        assert model._tokenize(["a red ball a red ball a"]).shape == (
+            1,
+            8,
+        )  # exactly as long as the limit
 
 
 def test_any_text_can_be_read(model):
@@ -88,14 +96,18 @@ def test_any_text_can_be_read(model):
     assert model.family.tokenize(odd)[0].shape == (4, 8)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(num_frames=6), r"num_frames=6: .* nearest: 4, 5, 8"),
-    (dict(height=6), "height=6: .* multiples of 4; nearest: 4 and 8"),
-    (dict(width=1), "width=1: .* nearest: 4 and 8"),
-    (dict(steps=0), "steps=0"), (dict(steps=1001), "1 to 1000"),
-    (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
-    (dict(latents=np.zeros((1, 3, 2, 4, 4))), r"latents: shape \[1, 3, 2, 4, 4\]"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_frames=6), r"num_frames=6: .* nearest: 4, 5, 8"),
+        (dict(height=6), "height=6: .* multiples of 4; nearest: 4 and 8"),
+        (dict(width=1), "width=1: .* nearest: 4 and 8"),
+        (dict(steps=0), "steps=0"),
+        (dict(steps=1001), "1 to 1000"),
+        (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
+        (dict(latents=np.zeros((1, 3, 2, 4, 4))), r"latents: shape \[1, 3, 2, 4, 4\]"),
+    ],
+)
 def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
@@ -107,9 +119,13 @@ def test_a_prompt_that_is_no_text_is_bad_input(model):
 
 
 def test_a_scheduler_can_be_replaced_by_name_or_whole(folder):
-    named = VideoModel.from_pretrained(folder, dtype="float32", scheduler="CogVideoXDDIMScheduler").family.scheduler
+    named = VideoModel.from_pretrained(
+        folder, dtype="float32", scheduler="CogVideoXDDIMScheduler"
+    ).family.scheduler
     assert named.config["prediction_type"] == "v_prediction" and not named.needs_noise
-    whole = VideoModel.from_pretrained(folder, dtype="float32", scheduler={"_class_name": "CogVideoXDDIMScheduler"})
+    whole = VideoModel.from_pretrained(
+        folder, dtype="float32", scheduler={"_class_name": "CogVideoXDDIMScheduler"}
+    )
     assert whole.family.scheduler.config == {"_class_name": "CogVideoXDDIMScheduler"}
     with pytest.raises(BadInput, match="CogVideoXDDIMScheduler, CogVideoXDPMScheduler"):
         VideoModel.from_pretrained(folder, scheduler="UniPC")
@@ -120,13 +136,23 @@ def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, mo
         return VideoModel.from_pretrained(folder, **{"dtype": "float32"} | arguments).fingerprint
 
     assert fingerprint() == fingerprint(batch=5, fps=3) == model.fingerprint
-    changed = [fingerprint(steps=3), fingerprint(guidance_scale=2.0), fingerprint(dtype="bfloat16"),
-               fingerprint(scheduler="CogVideoXDDIMScheduler")]
+    changed = [
+        fingerprint(steps=3),
+        fingerprint(guidance_scale=2.0),
+        fingerprint(dtype="bfloat16"),
+        fingerprint(scheduler="CogVideoXDDIMScheduler"),
+    ]
     assert len({model.fingerprint, *changed}) == 5
     random_model(1, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / "other")
-    assert VideoModel.from_pretrained(tmp_path / "other", dtype="float32").fingerprint != model.fingerprint
+    assert (
+        VideoModel.from_pretrained(tmp_path / "other", dtype="float32").fingerprint
+        != model.fingerprint
+    )
     random_model(0, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / "same elsewhere")
-    assert VideoModel.from_pretrained(tmp_path / "same elsewhere", dtype="float32").fingerprint == model.fingerprint
+    assert (
+        VideoModel.from_pretrained(tmp_path / "same elsewhere", dtype="float32").fingerprint
+        == model.fingerprint
+    )
 
 
 def test_a_mesh_gives_the_same_videos(model, videos):

@@ -1,4 +1,5 @@
-"""The Wan family behind `VideoModel`: sizes, what is refused, NaNs, samplers. For parity see tests/parity."""
+"""The Wan family behind `VideoModel`: sizes, what is refused, NaNs, samplers. For parity see
+tests/parity."""
 
 import dataclasses
 import json
@@ -40,13 +41,21 @@ def test_the_words_matter_and_white_space_does_not(model, videos):
     assert not np.array_equal(model.generate("two dark cats", seed=5), videos[1:2])
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(num_frames=6), "num_frames=6: .* nearest: 5 and 7"),
-    (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
-    (dict(height=20), "height=20: .* nearest: 16 and 24"), (dict(width=1), "width=1: .* nearest: 8$"),
-    (dict(steps=1001), "1 to 1000"), (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
-    (dict(latents=np.zeros((1, 3, 4, 4, 8))), r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_frames=6), "num_frames=6: .* nearest: 5 and 7"),
+        (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
+        (dict(height=20), "height=20: .* nearest: 16 and 24"),
+        (dict(width=1), "width=1: .* nearest: 8$"),
+        (dict(steps=1001), "1 to 1000"),
+        (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
+        (
+            dict(latents=np.zeros((1, 3, 4, 4, 8))),
+            r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,",
+        ),
+    ],
+)
 def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
@@ -54,10 +63,15 @@ def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, a
 
 def test_published_sizes_are_81_frames_of_480_by_832(model):
     assert model.family.default_size() == (81, 480, 832)
-    wan21 = dataclasses.replace(model.family.vae.config, dim_mult=(1, 2, 4, 4), temperal_downsample=(False, True, True))
+    wan21 = dataclasses.replace(
+        model.family.vae.config, dim_mult=(1, 2, 4, 4), temperal_downsample=(False, True, True)
+    )
     denoiser = dataclasses.replace(model.family.transformer.config, rope_max_seq_len=1024)
-    family = dataclasses.replace(model.family, vae=model.family.vae.clone(config=wan21),
-                                 transformer=model.family.transformer.clone(config=denoiser))
+    family = dataclasses.replace(
+        model.family,
+        vae=model.family.vae.clone(config=wan21),
+        transformer=model.family.transformer.clone(config=denoiser),
+    )
     assert family.latent_shape(81, 480, 832) == ((21, 60, 104, 4), 21)
     with pytest.raises(BadInput, match="num_frames=80: .* nearest: 77 and 81"):
         family.latent_shape(80, 480, 832)
@@ -65,14 +79,22 @@ def test_published_sizes_are_81_frames_of_480_by_832(model):
 
 def test_a_sampler_can_be_replaced_by_name_and_keeps_the_shift(model, tmp_path):
     model.save_pretrained(tmp_path)
-    euler = VideoModel.from_pretrained(tmp_path, scheduler="FlowMatchEulerDiscreteScheduler").family.scheduler
+    euler = VideoModel.from_pretrained(
+        tmp_path, scheduler="FlowMatchEulerDiscreteScheduler"
+    ).family.scheduler
     assert euler.shift == 3.0 and "flow_shift" not in euler.config
-    whole = VideoModel.from_pretrained(tmp_path, scheduler=UNIPC | {"flow_shift": 5.0}).family.scheduler
+    whole = VideoModel.from_pretrained(
+        tmp_path, scheduler=UNIPC | {"flow_shift": 5.0}
+    ).family.scheduler
     assert whole.shift == 5.0
     random_model(0, EULER).save_pretrained(tmp_path)
-    unipc = VideoModel.from_pretrained(tmp_path, scheduler="UniPCMultistepScheduler").family.scheduler
+    unipc = VideoModel.from_pretrained(
+        tmp_path, scheduler="UniPCMultistepScheduler"
+    ).family.scheduler
     assert unipc.shift == 3.0 and unipc.config["use_flow_sigmas"]
-    with pytest.raises(BadInput, match="this model samples with FlowMatchEulerDiscreteScheduler, UniPC"):
+    with pytest.raises(
+        BadInput, match="this model samples with FlowMatchEulerDiscreteScheduler, UniPC"
+    ):
         VideoModel.from_pretrained(tmp_path, scheduler="CogVideoXDDIMScheduler")
 
 
@@ -92,9 +114,17 @@ def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, vi
     placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
-    jax.tree.map(lambda leaf, axes: rules.partition_spec(axes, leaf.shape, make_mesh()), model.params,
-                 model.family.axes(), is_leaf=lambda x: hasattr(x, "shape"))
-    assert model.family.axes()["transformer"]["layers"]["ff_up"]["kernel"] == ("layers", "embed", "mlp")
+    jax.tree.map(
+        lambda leaf, axes: rules.partition_spec(axes, leaf.shape, make_mesh()),
+        model.params,
+        model.family.axes(),
+        is_leaf=lambda x: hasattr(x, "shape"),
+    )
+    assert model.family.axes()["transformer"]["layers"]["ff_up"]["kernel"] == (
+        "layers",
+        "embed",
+        "mlp",
+    )
 
 
 def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(model, tmp_path):
@@ -111,14 +141,29 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(mo
         return lambda: write_json(tmp_path / path, before)
 
     (tmp_path / "vae").rename(tmp_path / "no vae")
-    refused("the folder 'vae' is missing; a Wan pipeline has tokenizer, text_encoder, transformer, vae, scheduler")
+    refused(
+        "the folder 'vae' is missing; a Wan pipeline has tokenizer, text_encoder, transformer, vae,"
+        " scheduler"
+    )
     (tmp_path / "no vae").rename(tmp_path / "vae")
     for path, fields, message in (
-        ("model_index.json", {"boundary_ratio": 0.875}, "boundary_ratio and expand_timesteps are of Wan 2.2"),
+        (
+            "model_index.json",
+            {"boundary_ratio": 0.875},
+            "boundary_ratio and expand_timesteps are of Wan 2.2",
+        ),
         ("transformer/config.json", {"in_channels": 36}, "image-to-video"),
-        ("transformer/config.json", {"text_dim": 17}, "text_dim is 17, the text encoder's d_model 16"),
+        (
+            "transformer/config.json",
+            {"text_dim": 17},
+            "text_dim is 17, the text encoder's d_model 16",
+        ),
         ("transformer/config.json", {"ffn_dim": 33}, "has shape"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "scheduler_config.json: prediction_type"),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "epsilon"},
+            "scheduler_config.json: prediction_type",
+        ),
         ("pav_generation.json", {"stepz": 3}, "unknown field 'stepz'"),
     ):
         restore = changed(path, **fields)
@@ -132,5 +177,10 @@ def test_a_folder_without_our_settings_uses_the_pipelines_defaults(model, tmp_pa
     model.save_pretrained(tmp_path)
     (tmp_path / "pav_generation.json").write_text(json.dumps({"steps": 7}))
     defaults = VideoModel.from_pretrained(tmp_path).defaults
-    assert (defaults.steps, defaults.guidance_scale, defaults.fps, defaults.num_frames) == (7, 5.0, 16, None)
+    assert (defaults.steps, defaults.guidance_scale, defaults.fps, defaults.num_frames) == (
+        7,
+        5.0,
+        16,
+        None,
+    )
     assert model.defaults.steps == SMALL["steps"]

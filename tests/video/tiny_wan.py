@@ -9,21 +9,53 @@ from pav_jax.video import VideoModel, schedulers
 from pav_jax.video.wan import Wan
 from tests.video.tiny_pipeline import random_params, tiny_tokenizer
 
-UNIPC = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
-         "flow_shift": 3.0, "solver_order": 2}
+UNIPC = {
+    "_class_name": "UniPCMultistepScheduler",
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+    "flow_shift": 3.0,
+    "solver_order": 2,
+}
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 SMALL = dict(num_frames=5, height=16, width=32, steps=2, guidance_scale=3.0, batch=2)
 
 
 def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
     rng = np.random.default_rng(seed)
-    vae = WanVAEConfig(base_dim=4, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1, temperal_downsample=(False, True),
-                       latents_mean=tuple(rng.normal(size=4)), latents_std=tuple(rng.uniform(0.5, 2.0, 4)))
-    text = T5Config(vocab_size=20, width=16, head_size=4, heads=2, layers=2, ff_width=24, layer_bias=True)
-    denoiser = WanConfig(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-                         freq_dim=8, ffn_dim=32, num_layers=2, rope_max_seq_len=64)
-    family = Wan(tiny_tokenizer(8), T5Encoder(text), WanTransformer(denoiser), WanVAE(vae), schedulers.load(scheduler),
-                 text_tokens=8)
+    vae = WanVAEConfig(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=(1, 2, 2),
+        num_res_blocks=1,
+        temperal_downsample=(False, True),
+        latents_mean=tuple(rng.normal(size=4)),
+        latents_std=tuple(rng.uniform(0.5, 2.0, 4)),
+    )
+    text = T5Config(
+        vocab_size=20, width=16, head_size=4, heads=2, layers=2, ff_width=24, layer_bias=True
+    )
+    denoiser = WanConfig(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=8,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=64,
+    )
+    family = Wan(
+        tiny_tokenizer(8),
+        T5Encoder(text),
+        WanTransformer(denoiser),
+        WanVAE(vae),
+        schedulers.load(scheduler),
+        text_tokens=8,
+    )
     scales = {"text_encoder": 0.3, "transformer": 0.15, "vae": 0.25}
-    params = {name: random_params(shapes, rng, scales[name]) for name, shapes in family.param_shapes().items()}
+    params = {
+        name: random_params(shapes, rng, scales[name])
+        for name, shapes in family.param_shapes().items()
+    }
     return VideoModel(family, params, family.generation.replace("test", **SMALL | defaults))

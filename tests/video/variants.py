@@ -15,8 +15,13 @@ def poisoned(model: VideoModel, word: str) -> VideoModel:
     """The same model, but a prompt with this word gives NaN."""
     table = model.params["text_encoder"]["embed"]["embedding"]
     token = int(model.family.tokenize([word])[0][0, 0])
-    params = {**model.params, "text_encoder": {
-        **model.params["text_encoder"], "embed": {"embedding": table.at[token].set(jnp.nan)}}}
+    params = {
+        **model.params,
+        "text_encoder": {
+            **model.params["text_encoder"],
+            "embed": {"embedding": table.at[token].set(jnp.nan)},
+        },
+    }
     sick = VideoModel(model.family, params, model.defaults)
     share_compiled(model, sick)
     return sick

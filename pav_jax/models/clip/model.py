@@ -1,10 +1,10 @@
 """CLIP: a text and a vision transformer whose pooled, projected outputs share one space.
 
-Source: Radford et al. 2021 (arXiv 2103.00020), section 2.4; which position is pooled and where norms stand follow
-transformers' `CLIPModel`.
+Source: Radford et al. 2021 (arXiv 2103.00020), section 2.4; which position is pooled and where
+norms stand follow transformers' `CLIPModel`.
 
-Shapes: B batch, T text tokens, S image tokens (class token first), H W pixels, D width, N heads, F feed-forward width,
-P the shared space.
+Shapes: B batch, T text tokens, S image tokens (class token first), H W pixels, D width, N heads, F
+feed-forward width, P the shared space.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.models.attention import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, LayerNorm
 
-LEGACY_EOS = 2  # checkpoints converted before 2023 carry this wrong id; their end of text is the largest id instead
+# checkpoints converted before 2023 carry this wrong id; their end of text is the largest id instead
+LEGACY_EOS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the vision tower; `image_size` and `patch_size` are the sides of squares, in pixels."""
+    """Sizes of the vision tower; `image_size` and `patch_size` are the sides of squares, in
+    pixels."""
 
     width: int = 1024
     ff_width: int = 4096
@@ -91,7 +93,9 @@ class Block(nn.Module):
     def __call__(self, x_BxTxD, mask):
         config = self.config
         norm = lambda name: LayerNorm(config.norm_epsilon, dtype=self.dtype, name=name)  # noqa: E731
-        x_BxTxD += Attention(config, self.dtype, self.attention_fn, name="attention")(norm("norm1")(x_BxTxD), mask)
+        x_BxTxD += Attention(config, self.dtype, self.attention_fn, name="attention")(
+            norm("norm1")(x_BxTxD), mask
+        )
         h_BxTxF = nn.Dense(config.ff_width, dtype=self.dtype, name="fc1")(norm("norm2")(x_BxTxD))
         h_BxTxF = ACTIVATIONS[config.activation](h_BxTxF)
         return x_BxTxD + nn.Dense(x_BxTxD.shape[-1], dtype=self.dtype, name="fc2")(h_BxTxF), None
@@ -100,8 +104,14 @@ class Block(nn.Module):
 def run_layers(config, dtype, attention_fn, remat, unroll, x_BxTxD, mask):
     """The tower's blocks, one scanned body; parameters are stacked on axis 0."""
     block = nn.remat(Block, prevent_cse=False) if remat else Block
-    stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                    length=config.layers, unroll=config.layers if unroll else 1)
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=config.layers,
+        unroll=config.layers if unroll else 1,
+    )
     return stack(config, dtype, attention_fn, name="layers")(x_BxTxD, mask)[0]
 
 
@@ -115,14 +125,23 @@ class TextTower(nn.Module):
     @nn.compact
     def __call__(self, input_ids_BxT, attention_mask_BxT=None):
         config, t = self.config, input_ids_BxT.shape[1]
-        embed = nn.Embed(config.vocab_size, config.width, dtype=self.dtype, name="token_embedding",
-                         embedding_init=nn.initializers.normal(0.02))
-        positions = self.param("position_embedding", nn.initializers.normal(0.02), (config.positions, config.width))
+        embed = nn.Embed(
+            config.vocab_size,
+            config.width,
+            dtype=self.dtype,
+            name="token_embedding",
+            embedding_init=nn.initializers.normal(0.02),
+        )
+        positions = self.param(
+            "position_embedding", nn.initializers.normal(0.02), (config.positions, config.width)
+        )
         x_BxTxD = embed(input_ids_BxT) + positions[:t].astype(self.dtype)
         mask = jnp.tril(jnp.ones((t, t), bool))[None, None]
         if attention_mask_BxT is not None:
             mask = mask & attention_mask_BxT.astype(bool)[:, None, None, :]
-        x_BxTxD = run_layers(config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxTxD, mask)
+        x_BxTxD = run_layers(
+            config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxTxD, mask
+        )
         return LayerNorm(config.norm_epsilon, dtype=self.dtype, name="final_norm")(x_BxTxD)
 
 
@@ -137,23 +156,41 @@ class VisionTower(nn.Module):
     def __call__(self, pixels_BxHxWxC):
         config, p = self.config, self.config.patch_size
         b, side = pixels_BxHxWxC.shape[0], config.image_size // p
-        kernel = self.param("patch_embedding", nn.initializers.normal(0.02), (p, p, config.channels, config.width))
-        classes = self.param("class_embedding", nn.initializers.normal(config.width**-0.5), (config.width,))
-        positions = self.param("position_embedding", nn.initializers.normal(0.02), (config.tokens, config.width))
+        kernel = self.param(
+            "patch_embedding", nn.initializers.normal(0.02), (p, p, config.channels, config.width)
+        )
+        classes = self.param(
+            "class_embedding", nn.initializers.normal(config.width**-0.5), (config.width,)
+        )
+        positions = self.param(
+            "position_embedding", nn.initializers.normal(0.02), (config.tokens, config.width)
+        )
         # Patches do not overlap, so the convolution is one matrix product over flattened patches.
         x = pixels_BxHxWxC[:, : side * p, : side * p].astype(self.dtype)
-        x = x.reshape(b, side, p, side, p, config.channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, side * side, -1)
+        x = (
+            x.reshape(b, side, p, side, p, config.channels)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(b, side * side, -1)
+        )
         x = x @ kernel.reshape(-1, config.width).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(classes.astype(self.dtype), (b, 1, config.width)), x], axis=1)
-        x_BxSxD = LayerNorm(config.norm_epsilon, dtype=self.dtype, name="pre_norm")(x + positions.astype(self.dtype))
-        return run_layers(config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxSxD, None)
+        x = jnp.concatenate(
+            [jnp.broadcast_to(classes.astype(self.dtype), (b, 1, config.width)), x], axis=1
+        )
+        x_BxSxD = LayerNorm(config.norm_epsilon, dtype=self.dtype, name="pre_norm")(
+            x + positions.astype(self.dtype)
+        )
+        return run_layers(
+            config, self.dtype, self.attention_fn, self.remat, self.unroll, x_BxSxD, None
+        )
 
 
 class CLIP(nn.Module):
-    """Both towers. `model.init(key, input_ids, pixels)`; then the methods below through `apply(..., method=name)`.
+    """Both towers. `model.init(key, input_ids, pixels)`; then the methods below through
+    `apply(..., method=name)`.
 
     Attributes:
-      dtype: compute type of the matrix products; norms, softmax and what the methods return stay in float32.
+      dtype: compute type of the matrix products; norms, softmax and what the methods return stay in
+        float32.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       unroll: no loop over the layers (faster on CPU, slower to compile).
     """
@@ -167,30 +204,42 @@ class CLIP(nn.Module):
     def setup(self):
         config = self.config
         self.text = TextTower(config.text, self.dtype, self.attention_fn, self.remat, self.unroll)
-        self.vision = VisionTower(config.vision, self.dtype, self.attention_fn, self.remat, self.unroll)
+        self.vision = VisionTower(
+            config.vision, self.dtype, self.attention_fn, self.remat, self.unroll
+        )
         self.vision_norm = LayerNorm(config.vision.norm_epsilon, dtype=self.dtype)
         self.text_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)
         self.visual_projection = nn.Dense(config.projection_dim, use_bias=False, dtype=self.dtype)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init), ())
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(config.logit_scale_init), ()
+        )
 
     def __call__(
         self, input_ids_BxT: Int[Array, "B T"], pixels_BxHxWxC: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B P"], Float[Array, "B P"], Float[Array, ""]]:
-        """Projected, un-normalised text and image embeddings, and exp(logit_scale): all a contrastive loss needs."""
-        return self.encode_text(input_ids_BxT), self.encode_image(pixels_BxHxWxC), jnp.exp(self.logit_scale)
+        """Projected, un-normalised text and image embeddings, and exp(logit_scale): all a
+        contrastive loss needs."""
+        return (
+            self.encode_text(input_ids_BxT),
+            self.encode_image(pixels_BxHxWxC),
+            jnp.exp(self.logit_scale),
+        )
 
     def text_tokens(
         self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
-        """Every position's output after the final norm. Attention is causal, so right padding needs no mask."""
+        """Every position's output after the final norm. Attention is causal, so right padding needs
+        no mask."""
         return self.text(input_ids_BxT, attention_mask_BxT).astype(jnp.float32)
 
     def vision_tokens(self, pixels_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
-        """Class token and patches as the last layer leaves them, before the post norm. Pixels are normalised."""
+        """Class token and patches as the last layer leaves them, before the post norm. Pixels are
+        normalised."""
         return self.vision(pixels_BxHxWxC).astype(jnp.float32)
 
     def pool_text(self, tokens_BxTxD: Array, input_ids_BxT: Array) -> Float[Array, "B D"]:
-        """The output at the end-of-text position: the first `eos_id`, or the largest id under the legacy setting."""
+        """The output at the end-of-text position: the first `eos_id`, or the largest id under the
+        legacy setting."""
         eos = self.config.text.eos_id
         end_B = jnp.argmax(input_ids_BxT if eos == LEGACY_EOS else input_ids_BxT == eos, axis=1)
         return jnp.take_along_axis(tokens_BxTxD, end_B[:, None, None], axis=1)[:, 0]
@@ -208,11 +257,15 @@ class CLIP(nn.Module):
     def encode_text(
         self, input_ids_BxT: Int[Array, "B T"], attention_mask_BxT: Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B P"]:
-        """Projected embedding of each text, not normalised. T is at most `config.text.positions`."""
-        return self.project_text(self.pool_text(self.text_tokens(input_ids_BxT, attention_mask_BxT), input_ids_BxT))
+        """Projected embedding of each text, not normalised. T is at most
+        `config.text.positions`."""
+        return self.project_text(
+            self.pool_text(self.text_tokens(input_ids_BxT, attention_mask_BxT), input_ids_BxT)
+        )
 
     def encode_image(self, pixels_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B P"]:
-        """Projected embedding of each image (already resized and normalised), not normalised itself."""
+        """Projected embedding of each image (already resized and normalised), not normalised
+        itself."""
         return self.project_image(self.pool_image(self.vision_tokens(pixels_BxHxWxC)))
 
 

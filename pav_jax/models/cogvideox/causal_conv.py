@@ -1,6 +1,8 @@
-"""Causal 3-D convolution, [B, T, H, W, C], in the two forms that are fast on accelerators and on CPUs.
+"""Causal 3-D convolution, [B, T, H, W, C], in the two forms that are fast on accelerators and on
+CPUs.
 
-Axis letters in this room: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
+Axis letters in this room: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in
+latent space.
 """
 
 from typing import Literal
@@ -30,11 +32,14 @@ def per_frame(function, x_BxTxHxWxC: Array) -> Array:
 def conv3d(x: Array, kernel: Array) -> Array:
     """The convolution as XLA's own 3-D operation; no padding in time, "same" in space."""
     pads = ((0, 0), *(((k - 1) // 2,) * 2 for k in kernel.shape[1:3]))
-    return lax.conv_general_dilated(x, kernel, (1, 1, 1), pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
 
 
 def conv2d_taps(x: Array, kernel: Array) -> Array:
-    """The same sum as one 2-D convolution per time tap; XLA's CPU back end runs these several times faster."""
+    """The same sum as one 2-D convolution per time tap; XLA's CPU back end runs these several times
+    faster."""
     T = x.shape[1] - kernel.shape[0] + 1
     pads = tuple(((k - 1) // 2,) * 2 for k in kernel.shape[1:3])
     return sum(
@@ -50,8 +55,8 @@ def resolve(impl: ConvImpl) -> ConvImpl:
 
 
 class CausalConv3d(nn.Module):
-    """3-D convolution that sees the past only: the time axis is padded with the two frames kept from the chunk
-    before, or with copies of the first frame where there is none.
+    """3-D convolution that sees the past only: the time axis is padded with the two frames kept
+    from the chunk before, or with copies of the first frame where there is none.
     """
 
     features: int
@@ -60,11 +65,17 @@ class CausalConv3d(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"], cache: Array | None = None) -> tuple[Array, Array | None]:
-        """Returns the convolved clip and the last `kernel_size - 1` frames of the padded input, the next cache."""
+    def __call__(
+        self, x: Float[Array, "B T H W C"], cache: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        """Returns the convolved clip and the last `kernel_size - 1` frames of the padded input, the
+        next cache."""
         k = self.kernel_size
-        kernel = self.param("kernel", nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-                            (k, k, k, x.shape[-1], self.features))  # torch's default range, 1 / sqrt(fan_in)
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            (k, k, k, x.shape[-1], self.features),
+        )  # torch's default range, 1 / sqrt(fan_in)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x.astype(self.dtype)
         if k == 1:
@@ -76,23 +87,27 @@ class CausalConv3d(nn.Module):
 
 
 def in_chunks(coder: nn.Module, x: Array, first: int, size: int, unroll: bool = False) -> Array:
-    """Runs `coder` on the `first` frames, then on `size` at a time, handing each chunk the caches of the one before.
+    """Runs `coder` on the `first` frames, then on `size` at a time, handing each chunk the caches
+    of the one before.
 
-    Frames after the last whole chunk are dropped. With `unroll` there is no loop: XLA's CPU back end runs the gradient
-    of convolutions within one many times slower.
+    Frames after the last whole chunk are dropped. With `unroll` there is no loop: XLA's CPU back
+    end runs the gradient of convolutions within one many times slower.
     """
     done, cache = coder(x[:, :first], {})
     B, n = x.shape[0], (x.shape[1] - first) // size
     if n == 0:
         return done
-    # The remaining chunks are all alike: one scanned body, so compile time does not grow with the clip.
+    # The remaining chunks are all alike: one scanned body, so compile time does not grow with the
+    # clip.
     rest = jnp.moveaxis(x[:, first : first + n * size].reshape(B, n, size, *x.shape[2:]), 1, 0)
 
     def body(coder, cache, chunk):
         y, cache = coder(chunk, cache)
         return cache, y
 
-    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, unroll=n if unroll else 1)
+    scan = nn.scan(
+        body, variable_broadcast="params", split_rngs={"params": False}, unroll=n if unroll else 1
+    )
     _, ys = scan(coder, cache, rest)
     ys = jnp.moveaxis(ys, 0, 1)
     return jnp.concatenate([done, ys.reshape(B, -1, *ys.shape[3:])], axis=1)

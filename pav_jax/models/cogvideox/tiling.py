@@ -1,7 +1,8 @@
 """Decoding a latent in overlapping spatial tiles, so that memory does not grow with the picture.
 
-Group norms see one tile at a time, so the result is not that of the whole picture: it is what diffusers'
-AutoencoderKLCogVideoX gives after `enable_tiling()`, whose sizes and order of blending this follows.
+Group norms see one tile at a time, so the result is not that of the whole picture: it is what
+diffusers' AutoencoderKLCogVideoX gives after `enable_tiling()`, whose sizes and order of blending
+this follows.
 
 Axis letters: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
 """
@@ -34,7 +35,8 @@ class Cut:
 
     @classmethod
     def of(cls, sample: int, ratio: int, overlap: float) -> "Cut":
-        """`sample`: the axis' size in pixels of the videos the VAE was trained on; a tile is half of it."""
+        """`sample`: the axis' size in pixels of the videos the VAE was trained on; a tile is half
+        of it."""
         pixels = sample // 2
         tile, blend = int(pixels / ratio), int(pixels * overlap)
         return cls(tile, max(int(tile * (1 - overlap)), 1), blend, pixels - blend)
@@ -45,8 +47,10 @@ class Cut:
 
 
 def decode_tiles(
-    decode: Callable[[Float[Array, "n B t h w C"]], Float[Array, "n B T H W 3"]], z: Float[Array, "B t h w C"],
-    rows: Cut, columns: Cut,
+    decode: Callable[[Float[Array, "n B t h w C"]], Float[Array, "n B T H W 3"]],
+    z: Float[Array, "B t h w C"],
+    rows: Cut,
+    columns: Cut,
 ) -> Float[Array, "B T H W 3"]:
     """Cuts, decodes and joins.
 
@@ -65,8 +69,11 @@ def decode_tiles(
     return join(tiles, len(height), len(width), rows, columns)
 
 
-def join(tiles: dict[tuple[int, int], Array], height: int, width: int, rows: Cut, columns: Cut) -> Array:
-    """Fades each tile into the one above, then into the one on its left, both as already blended, and cuts it off."""
+def join(
+    tiles: dict[tuple[int, int], Array], height: int, width: int, rows: Cut, columns: Cut
+) -> Array:
+    """Fades each tile into the one above, then into the one on its left, both as already blended,
+    and cuts it off."""
     blended: dict[tuple[int, int], Array] = {}
     lines = []
     for i in range(height):
@@ -82,7 +89,8 @@ def join(tiles: dict[tuple[int, int], Array], height: int, width: int, rows: Cut
 
 
 def fade(before: Array, tile: Array, extent: int, axis: int) -> Array:
-    """`tile` with its first `extent` rows of `axis` mixed linearly with the last ones of `before`."""
+    """`tile` with its first `extent` rows of `axis` mixed linearly with the last ones of
+    `before`."""
     extent = min(before.shape[axis], tile.shape[axis], extent)
     if not extent:
         return tile

@@ -1,9 +1,10 @@
 """CogVideoX's causal 3-D variational autoencoder in Flax, channels last.
 
-The published model never sees a whole clip: it works in temporal chunks (8 frames, or 2 latent frames), each handing
-the last two frames of every causal convolution to the next. GroupNorm takes its statistics per chunk, so chunks are
-part of the model's definition, and `chunked=True` is the default. The remainder joins the first chunk: 9 frames are
-one chunk of 9 (3 latent frames, one chunk), 17 frames are 9 + 8, 13 latent frames are 3 + 2 + 2 + 2 + 2 + 2.
+The published model never sees a whole clip: it works in temporal chunks (8 frames, or 2 latent
+frames), each handing the last two frames of every causal convolution to the next. GroupNorm takes
+its statistics per chunk, so chunks are part of the model's definition, and `chunked=True` is the
+default. The remainder joins the first chunk: 9 frames are one chunk of 9 (3 latent frames, one
+chunk), 17 frames are 9 + 8, 13 latent frames are 3 + 2 + 2 + 2 + 2 + 2.
 
 Source: Yang et al., CogVideoX (arXiv 2408.06072), section 2.1; the arithmetic is that of
 diffusers' AutoencoderKLCogVideoX.
@@ -19,7 +20,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.cogvideox.causal_conv import CausalConv3d, ConvImpl, conv2d, in_chunks, per_frame
+from pav_jax.models.cogvideox.causal_conv import (
+    CausalConv3d,
+    ConvImpl,
+    conv2d,
+    in_chunks,
+    per_frame,
+)
 from pav_jax.models.cogvideox.tiling import OVERLAP_HEIGHT, OVERLAP_WIDTH, Cut, decode_tiles
 
 ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
@@ -60,8 +67,11 @@ class CogVideoXVAEConfig:
 
     @property
     def temporal_levels(self) -> int:
-        """How many blocks compress time: log2 of the temporal ratio, at most one per resampling block."""
-        return min(int(math.log2(self.temporal_compression_ratio)), len(self.block_out_channels) - 1)
+        """How many blocks compress time: log2 of the temporal ratio, at most one per resampling
+        block."""
+        return min(
+            int(math.log2(self.temporal_compression_ratio)), len(self.block_out_channels) - 1
+        )
 
     @property
     def spatial_ratio(self) -> int:
@@ -69,8 +79,10 @@ class CogVideoXVAEConfig:
 
     def cuts(self) -> tuple[Cut, Cut]:
         """How a latent's rows and columns are cut into tiles."""
-        return (Cut.of(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
-                Cut.of(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH))
+        return (
+            Cut.of(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
+            Cut.of(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH),
+        )
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of `frames` frames encoded in chunks."""
@@ -83,18 +95,27 @@ class CogVideoXVAEConfig:
         return count
 
     def scale(self, latents: Array) -> Array:
-        """Encoder output -> what the denoiser sees. `invert_scale_latents` is the image-to-video models' inverse."""
-        return latents / self.scaling_factor if self.invert_scale_latents else latents * self.scaling_factor
+        """Encoder output -> what the denoiser sees. `invert_scale_latents` is the image-to-video
+        models' inverse."""
+        return (
+            latents / self.scaling_factor
+            if self.invert_scale_latents
+            else latents * self.scaling_factor
+        )
 
     def unscale(self, latents: Array) -> Array:
-        """Denoiser output -> decoder input. diffusers' pipeline always divides here, whatever the inverse flag says."""
+        """Denoiser output -> decoder input. diffusers' pipeline always divides here, whatever the
+        inverse flag says."""
         return latents / self.scaling_factor
 
 
 def chunk_bounds(frames: int, size: int) -> list[tuple[int, int]]:
-    """[start, stop) of each temporal chunk; frames left over by `size` are part of the first one."""
+    """[start, stop) of each temporal chunk; frames left over by `size` are part of the first
+    one."""
     count, rest = max(frames // size, 1), frames % size
-    return [(size * i + (rest if i else 0), min(size * (i + 1) + rest, frames)) for i in range(count)]
+    return [
+        (size * i + (rest if i else 0), min(size * (i + 1) + rest, frames)) for i in range(count)
+    ]
 
 
 class GroupNorm(nn.Module):
@@ -111,9 +132,13 @@ class GroupNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         # Pixels first, with channels kept apart: the reduction then runs along contiguous channels.
         mean = _group_mean(x32.mean((1, 2, 3)), self.groups)
-        variance = _group_mean(jnp.square(x32 - mean[:, None, None, None]).mean((1, 2, 3)), self.groups)
+        variance = _group_mean(
+            jnp.square(x32 - mean[:, None, None, None]).mean((1, 2, 3)), self.groups
+        )
         gain = jax.lax.rsqrt(variance + self.eps) * scale
-        return ((x32 - mean[:, None, None, None]) * gain[:, None, None, None] + bias).astype(x.dtype)
+        return ((x32 - mean[:, None, None, None]) * gain[:, None, None, None] + bias).astype(
+            x.dtype
+        )
 
 
 def _group_mean(x_BxC: Array, groups: int) -> Array:
@@ -123,8 +148,9 @@ def _group_mean(x_BxC: Array, groups: int) -> Array:
 
 
 class SpatialNorm(nn.Module):
-    """Group norm whose gain and shift are 1x1 convolutions of the latent, repeated to the size of `x`
-    (Zheng et al., MoVQ, arXiv 2209.09002, equation 5). Its epsilon is 1e-6 whatever the configuration says.
+    """Group norm whose gain and shift are 1x1 convolutions of the latent, repeated to the size of
+    `x` (Zheng et al., MoVQ, arXiv 2209.09002, equation 5). Its epsilon is 1e-6 whatever the
+    configuration says.
     """
 
     groups: int
@@ -140,7 +166,8 @@ class SpatialNorm(nn.Module):
 
 
 def _repeat_to(z: Array, shape: tuple[int, ...]) -> Array:
-    """Nearest-neighbour enlargement of [B, t, h, w, C] to T, H, W; of an odd T the first frame stays single."""
+    """Nearest-neighbour enlargement of [B, t, h, w, C] to T, H, W; of an odd T the first frame
+    stays single."""
     T, H, W = shape[1:4]
     z = jnp.repeat(jnp.repeat(z, H // z.shape[2], axis=2), W // z.shape[3], axis=3)
     if T > 1 and T % 2:
@@ -153,7 +180,8 @@ def _repeat_time(z: Array, T: int) -> Array:
 
 
 class ResnetBlock(nn.Module):
-    """norm, activation, convolution, twice, plus the input. With `z` the norms are spatial norms."""
+    """norm, activation, convolution, twice, plus the input. With `z` the norms are spatial
+    norms."""
 
     config: CogVideoXVAEConfig
     features: int
@@ -204,10 +232,15 @@ def pool_time(x: Array) -> Array:
 
 
 def double(x: Array, time: bool) -> Array:
-    """Nearest-neighbour doubling of height and width, and of time where asked: an odd T becomes 2T - 1."""
+    """Nearest-neighbour doubling of height and width, and of time where asked: an odd T becomes 2T
+    - 1."""
     B, T, H, W, C = x.shape
     frames = T if not time or T == 1 else 2 * T - T % 2
-    return _repeat_to(x, (B, frames, 2 * H, 2 * W, C)) if time else jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+    return (
+        _repeat_to(x, (B, frames, 2 * H, 2 * W, C))
+        if time
+        else jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+    )
 
 
 class Block(nn.Module):
@@ -233,12 +266,15 @@ class Block(nn.Module):
             # Padded below and to the right only, as the stride-2 grid starts at the first pixel.
             x = Conv2d(self.features, 2, ((0, 1), (0, 1)), self.dtype, name="downsampler")(x)
         elif self.resample == "up":
-            x = Conv2d(self.features, 1, ((1, 1), (1, 1)), self.dtype, name="upsampler")(double(x, self.compress_time))
+            x = Conv2d(self.features, 1, ((1, 1), (1, 1)), self.dtype, name="upsampler")(
+                double(x, self.compress_time)
+            )
         return x, new
 
 
 class Coder(nn.Module):
-    """The encoder ("down") or the decoder ("up") for one chunk. The decoder's norms also read the latent itself."""
+    """The encoder ("down") or the decoder ("up") for one chunk. The decoder's norms also read the
+    latent itself."""
 
     config: CogVideoXVAEConfig
     direction: str
@@ -253,11 +289,15 @@ class Coder(nn.Module):
         z = None if down else x
 
         def conv(name, features, h):
-            h, new[name] = CausalConv3d(features, 3, self.conv_impl, self.dtype, name=name)(h, cache.get(name))
+            h, new[name] = CausalConv3d(features, 3, self.conv_impl, self.dtype, name=name)(
+                h, cache.get(name)
+            )
             return h
 
         def block(name, h, *sizes):
-            h, new[name] = Block(config, *sizes, self.conv_impl, self.dtype, name=name)(h, z, cache.get(name))
+            h, new[name] = Block(config, *sizes, self.conv_impl, self.dtype, name=name)(
+                h, z, cache.get(name)
+            )
             return h
 
         def middle(h, features):
@@ -280,13 +320,15 @@ class Coder(nn.Module):
 class CogVideoXVAE(nn.Module):
     """The whole autoencoder. `model.init(key, video)` makes all parameters; then
 
-    `model.apply({"params": p}, video, method="encode")`, `model.apply({"params": p}, z, method="decode")`.
+    `model.apply({"params": p}, video, method="encode")`,
+    `model.apply({"params": p}, z, method="decode")`.
     """
 
     config: CogVideoXVAEConfig
     dtype: Any = jnp.float32
     conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
-    # keeps an array where its logical axes belong; it spreads `tiles_at_once` tiles, of all clips, and the others wait
+    # keeps an array where its logical axes belong; it spreads `tiles_at_once` tiles, of all clips,
+    # and the others wait
     place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
     tiles_at_once: int = 1
 
@@ -305,24 +347,30 @@ class CogVideoXVAE(nn.Module):
         return self.decode(mean), mean, logvar
 
     def encode(self, video: Float[Array, "B T H W 3"], chunked: bool = True) -> tuple[Array, Array]:
-        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C], unscaled.
+        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C],
+        unscaled.
 
-        H and W must be multiples of `config.spatial_ratio`. `chunked=False` takes the clip as a single chunk, which
-        equals diffusers only where there is one chunk (fewer than 16 frames).
+        H and W must be multiples of `config.spatial_ratio`. `chunked=False` takes the clip as a
+        single chunk, which equals diffusers only where there is one chunk (fewer than 16 frames).
         """
-        moments = self._in_chunks(self.encoder, video.astype(self.dtype), ENCODE_CHUNK if chunked else video.shape[1])
+        moments = self._in_chunks(
+            self.encoder, video.astype(self.dtype), ENCODE_CHUNK if chunked else video.shape[1]
+        )
         if self.config.use_quant_conv:
             moments, _ = self.quant_conv(moments)
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
+        return mean, jnp.clip(
+            logvar, -30.0, 20.0
+        )  # the range diffusers' DiagonalGaussianDistribution keeps
 
     def decode(
         self, z: Float[Array, "B t h w C"], chunked: bool = True, tiled: bool = False
     ) -> Float[Array, "B T H W 3"]:
         """Unscaled latent -> video in about [-1, 1] (not clipped), float32.
 
-        `chunked=False` takes the latent as a single chunk, which equals diffusers only up to 3 latent frames.
-        `tiled=True` decodes overlapping tiles of what is larger than one, as diffusers does after `enable_tiling()`.
+        `chunked=False` takes the latent as a single chunk, which equals diffusers only up to 3
+        latent frames. `tiled=True` decodes overlapping tiles of what is larger than one, as
+        diffusers does after `enable_tiling()`.
         """
         z = z.astype(self.dtype)
         if self.config.use_post_quant_conv:
@@ -330,13 +378,18 @@ class CogVideoXVAE(nn.Module):
         rows, columns = self.config.cuts()
         if tiled and (z.shape[2] > rows.tile or z.shape[3] > columns.tile):
             return decode_tiles(self._one_by_one, z, rows, columns)
-        return self._in_chunks(self.decoder, z, DECODE_CHUNK if chunked else z.shape[1]).astype(jnp.float32)
+        return self._in_chunks(self.decoder, z, DECODE_CHUNK if chunked else z.shape[1]).astype(
+            jnp.float32
+        )
 
     def _one_by_one(self, tiles_nxBxtxhxwxC: Array) -> Array:
-        """Decodes tiles of one size, as rows of a batch where there are fewer clips than `tiles_at_once`."""
+        """Decodes tiles of one size, as rows of a batch where there are fewer clips than
+        `tiles_at_once`."""
         n, B = tiles_nxBxtxhxwxC.shape[:2]
         together = math.gcd(n, max(self.tiles_at_once // B, 1))
-        groups = tiles_nxBxtxhxwxC.reshape(n // together, together * B, *tiles_nxBxtxhxwxC.shape[2:])
+        groups = tiles_nxBxtxhxwxC.reshape(
+            n // together, together * B, *tiles_nxBxtxhxwxC.shape[2:]
+        )
         axes = ("tiles", None, None, None, None)
 
         def body(vae, carry, z):

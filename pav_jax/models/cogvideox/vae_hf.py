@@ -20,12 +20,18 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
     """Reads config.json's fields; those we do not know are ignored.
 
     Raises:
-      BadInput: the file belongs to another class, or asks for an activation or a block we do not have.
+      BadInput: the file belongs to another class, or asks for an activation or a block we do not
+        have.
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-        raise BadInput(f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
+        raise BadInput(
+            f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
+        )
     config = CogVideoXVAEConfig(**fields.known(CogVideoXVAEConfig, raw))
-    for field, block in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
+    for field, block in (
+        ("down_block_types", "CogVideoXDownBlock3D"),
+        ("up_block_types", "CogVideoXUpBlock3D"),
+    ):
         blocks = raw.get(field, [block] * len(config.block_out_channels))
         if len(blocks) != len(config.block_out_channels) or set(blocks) != {block}:
             raise BadInput(f"{source}: {field} must be one {block} per entry of block_out_channels")
@@ -46,11 +52,14 @@ def config_to_hf(config: CogVideoXVAEConfig) -> dict[str, Any]:
 
 
 def weights(config: CogVideoXVAEConfig) -> list[Weight]:
-    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all of them."""
+    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all
+    of them."""
     rows: list[Weight] = []
 
     def conv(hf, path, kind="conv3d"):
-        rows.append(Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4)))
+        rows.append(
+            Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4))
+        )
         rows.append(Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)))
 
     def group_norm(hf, path):

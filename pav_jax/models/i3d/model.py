@@ -1,7 +1,9 @@
-"""I3D: Inception v1 with its windows inflated to three dimensions (Carreira and Zisserman 2017, arXiv 1705.07750).
+"""I3D: Inception v1 with its windows inflated to three dimensions (Carreira and Zisserman 2017,
+arXiv 1705.07750).
 
-Source: deepmind/kinetics-i3d, i3d.py, as it is used for scoring: batch normalisation by the running statistics, no
-dropout. Shapes: B videos, T frames, H W pixels, C channels; convolutions and pools are padded as TensorFlow's "SAME".
+Source: deepmind/kinetics-i3d, i3d.py, as it is used for scoring: batch normalisation by the running
+statistics, no dropout. Shapes: B videos, T frames, H W pixels, C channels; convolutions and pools
+are padded as TensorFlow's "SAME".
 """
 
 import dataclasses
@@ -29,8 +31,13 @@ class I3DConfig:
     stem: tuple[int, int, int] = (64, 64, 192)
     stages: tuple[tuple[Block, ...], ...] = (
         ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
-        ((192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64),
-         (112, 144, 288, 32, 64, 64), (256, 160, 320, 32, 128, 128)),
+        (
+            (192, 96, 208, 16, 48, 64),
+            (160, 112, 224, 24, 64, 64),
+            (128, 128, 256, 24, 64, 64),
+            (112, 144, 288, 32, 64, 64),
+            (256, 160, 320, 32, 128, 128),
+        ),
         ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
     )
     classes: int = 400  # of Kinetics
@@ -46,9 +53,17 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Conv(self.width, (self.window,) * 3, self.stride, "SAME", use_bias=False, name="conv")(x)
-        mean, var, bias = (self.param(name, init, (self.width,)) for name, init in (
-            ("mean", nn.initializers.zeros), ("var", nn.initializers.ones), ("bias", nn.initializers.zeros)))
+        x = nn.Conv(
+            self.width, (self.window,) * 3, self.stride, "SAME", use_bias=False, name="conv"
+        )(x)
+        mean, var, bias = (
+            self.param(name, init, (self.width,))
+            for name, init in (
+                ("mean", nn.initializers.zeros),
+                ("var", nn.initializers.ones),
+                ("bias", nn.initializers.zeros),
+            )
+        )
         return nn.relu((x - mean) * jax.lax.rsqrt(var + EPSILON) + bias)
 
 
@@ -61,12 +76,15 @@ class Inception(nn.Module):
     def __call__(self, x: Array) -> Array:
         a, b_in, b, c_in, c, d = self.widths
         pooled = _pool(x, (3, 3, 3), (1, 1, 1))
-        return jnp.concatenate([
-            Unit(a, name="branch_0")(x),
-            Unit(b, 3, name="branch_1")(Unit(b_in, name="branch_1_in")(x)),
-            Unit(c, 3, name="branch_2")(Unit(c_in, name="branch_2_in")(x)),
-            Unit(d, name="branch_3")(pooled),
-        ], axis=-1)
+        return jnp.concatenate(
+            [
+                Unit(a, name="branch_0")(x),
+                Unit(b, 3, name="branch_1")(Unit(b_in, name="branch_1_in")(x)),
+                Unit(c, 3, name="branch_2")(Unit(c_in, name="branch_2_in")(x)),
+                Unit(d, name="branch_3")(pooled),
+            ],
+            axis=-1,
+        )
 
 
 class I3D(nn.Module):
@@ -81,7 +99,14 @@ class I3D(nn.Module):
         x = Unit(second, name="stem_1")(_pool(x, (1, 3, 3), (1, 2, 2)))
         x = Unit(third, 3, name="stem_2")(x)
         for i, blocks in enumerate(self.config.stages):
-            x = _pool(x, *(((1, 3, 3), (1, 2, 2)) if i == 0 else ((3, 3, 3) if i == 1 else (2, 2, 2), (2, 2, 2))))
+            x = _pool(
+                x,
+                *(
+                    ((1, 3, 3), (1, 2, 2))
+                    if i == 0
+                    else ((3, 3, 3) if i == 1 else (2, 2, 2), (2, 2, 2))
+                ),
+            )
             for j, widths in enumerate(blocks):
                 x = Inception(widths, name=f"block_{i}_{j}")(x)
         x = nn.avg_pool(x, self.config.window, (1, 1, 1), "VALID")

@@ -1,4 +1,5 @@
-"""Idefics2 checkpoints with a head: config.json and tensor names of `Idefics2ForSequenceClassification`, both ways.
+"""Idefics2 checkpoints with a head: config.json and tensor names of
+`Idefics2ForSequenceClassification`, both ways.
 
 Below the head they are those of transformers' `Idefics2Model`.
 """
@@ -22,7 +23,8 @@ from pav_jax.models.weights import Weight
 STEM = "model"
 HEAD_BIAS = "score.bias"
 
-# Our field -> (transformers' field, transformers' default). A config.json leaves defaults out, so they matter.
+# Our field -> (transformers' field, transformers' default). A config.json leaves defaults out, so
+# they matter.
 VISION_FIELDS = {
     "width": ("hidden_size", 768),
     "ff_width": ("intermediate_size", 3072),
@@ -44,11 +46,24 @@ PERCEIVER_FIELDS = {
     "norm_epsilon": ("rms_norm_eps", None),
 }
 TEXT_DEFAULTS = {  # Mistral's
-    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
-    "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
-NOT_MISTRAL = ("architectures", "torch_dtype", "attention_bias", "mlp_bias")  # of a Llama config, to leave out
+NOT_MISTRAL = (
+    "architectures",
+    "torch_dtype",
+    "attention_bias",
+    "mlp_bias",
+)  # of a Llama config, to leave out
 
 
 def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Idefics2Config:
@@ -58,17 +73,24 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Id
       BadInput: another architecture, an unknown activation, or a size this model does not have.
     """
     if (kind := fields.get("model_type")) != "idefics2":
-        raise BadInput(f"{source}: model_type is {kind!r}; an Idefics2 checkpoint ('idefics2') is needed")
+        raise BadInput(
+            f"{source}: model_type is {kind!r}; an Idefics2 checkpoint ('idefics2') is needed"
+        )
     text = TEXT_DEFAULTS | dict(fields.get("text_config") or {})
     if (kind := text.get("model_type", "mistral")) != "mistral":
         raise BadInput(f"{source}: text_config.model_type is {kind!r}; only 'mistral' is supported")
     vision = _read(fields, "vision_config", VISION_FIELDS, source)
     if vision["width"] % vision["heads"]:
-        raise BadInput(f"{source}: vision_config.hidden_size is not a multiple of num_attention_heads")
+        raise BadInput(
+            f"{source}: vision_config.hidden_size is not a multiple of num_attention_heads"
+        )
     perceiver = _read(fields, "perceiver_config", PERCEIVER_FIELDS, source)
     if perceiver["heads"] % perceiver["kv_heads"]:
-        raise BadInput(f"{source}: perceiver_config.num_key_value_heads does not divide resampler_n_heads")
-    # The code the published checkpoints were trained with took it from the text; a config.json of that time has none.
+        raise BadInput(
+            f"{source}: perceiver_config.num_key_value_heads does not divide resampler_n_heads"
+        )
+    # The code the published checkpoints were trained with took it from the text; a config.json of
+    # that time has none.
     if perceiver["norm_epsilon"] is None:
         perceiver["norm_epsilon"] = text["rms_norm_eps"]
     return Idefics2Config(
@@ -77,19 +99,29 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Id
         perceiver=PerceiverConfig(**perceiver),
         sliding_window=text["sliding_window"],
         image_token_id=fields.get("image_token_id", 32001),
-        labels=fields.get("num_labels") or len(fields.get("id2label") or ()) or 2,  # 2: transformers' default
+        labels=fields.get("num_labels")
+        or len(fields.get("id2label") or ())
+        or 2,  # 2: transformers' default
     )
 
 
-def _read(fields: Mapping[str, Any], block: str, names: Mapping[str, tuple[str, Any]], source: str) -> dict[str, Any]:
+def _read(
+    fields: Mapping[str, Any], block: str, names: Mapping[str, tuple[str, Any]], source: str
+) -> dict[str, Any]:
     raw = fields.get(block) or {}
     values = {ours: raw.get(theirs, default) for ours, (theirs, default) in names.items()}
     if values["activation"] not in ACTIVATIONS:
-        raise BadInput(f"{source}: {block}.hidden_act is {values['activation']!r}; known: {', '.join(ACTIVATIONS)}")
+        raise BadInput(
+            f"{source}: {block}.hidden_act is {values['activation']!r}; known:"
+            f" {', '.join(ACTIVATIONS)}"
+        )
     for ours, value in values.items():
         if isinstance(value, list | tuple):  # a side may be written as [height, width]
             if len(set(value)) != 1:
-                raise BadInput(f"{source}: {block}.{names[ours][0]} is {list(value)}; only squares are supported")
+                raise BadInput(
+                    f"{source}: {block}.{names[ours][0]} is {list(value)}; only squares are"
+                    " supported"
+                )
             values[ours] = value[0]
     return values
 
@@ -103,7 +135,9 @@ def config_to_hf(config: Idefics2Config) -> dict[str, Any]:
     """A config.json that transformers' `Idefics2Config` reads."""
     text = {k: v for k, v in llama_hf.config_to_hf(config.text).items() if k not in NOT_MISTRAL}
     names = [f"LABEL_{i}" for i in range(config.labels)]
-    write = lambda part, fields: {theirs: getattr(part, ours) for ours, (theirs, _) in fields.items()}  # noqa: E731
+    write = lambda part, fields: {
+        theirs: getattr(part, ours) for ours, (theirs, _) in fields.items()
+    }  # noqa: E731
     return {
         "architectures": ["Idefics2ForSequenceClassification"],
         "model_type": "idefics2",
@@ -114,8 +148,13 @@ def config_to_hf(config: Idefics2Config) -> dict[str, Any]:
         "text_config": text | {"model_type": "mistral", "sliding_window": config.sliding_window},
         "vision_config": write(config.vision, VISION_FIELDS) | {"model_type": "idefics2_vision"},
         # transformers replaces the epsilon where the width is not the text's
-        "perceiver_config": write(config.perceiver, PERCEIVER_FIELDS)
-        | {"model_type": "idefics2_perceiver", "hidden_size": config.text.hidden_size},
+        "perceiver_config": (
+            write(config.perceiver, PERCEIVER_FIELDS)
+            | {
+                "model_type": "idefics2_perceiver",
+                "hidden_size": config.text.hidden_size,
+            }
+        ),
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
     }
@@ -125,12 +164,23 @@ def weights(config: Idefics2Config) -> list[Weight]:
     """The table: HF name, our path, transform, logical axes."""
     seen, joined = "model.vision_model", "model.connector"
     n = config.perceiver.depth
-    resampler, layer = f"{joined}.perceiver_resampler", f"{joined}.perceiver_resampler.layers.{{layer}}"
+    resampler, layer = (
+        f"{joined}.perceiver_resampler",
+        f"{joined}.perceiver_resampler.layers.{{layer}}",
+    )
     rows = [
-        Weight(f"{seen}.embeddings.patch_embedding.weight", "vision/patch_embedding", "conv2d",
-               (None, None, None, "embed")),
+        Weight(
+            f"{seen}.embeddings.patch_embedding.weight",
+            "vision/patch_embedding",
+            "conv2d",
+            (None, None, None, "embed"),
+        ),
         Weight(f"{seen}.embeddings.patch_embedding.bias", "vision/patch_bias", axes=("embed",)),
-        Weight(f"{seen}.embeddings.position_embedding.weight", "vision/position_embedding", axes=(None, "embed")),
+        Weight(
+            f"{seen}.embeddings.position_embedding.weight",
+            "vision/position_embedding",
+            axes=(None, "embed"),
+        ),
         *layer_rows(seen, "vision", config.vision.layers),
         *norm_rows(f"{seen}.post_layernorm", "vision/final_norm"),
         *_dense(f"{joined}.modality_projection", "connector/projection", MLP),
@@ -139,13 +189,25 @@ def weights(config: Idefics2Config) -> list[Weight]:
         *_dense(f"{layer}.mlp", "connector/layers/mlp", MLP, n),
         Weight(f"{resampler}.norm.weight", "connector/norm/scale", axes=(None,)),
     ]
-    for hf, ours in (("input_latents_norm", "latents_norm"), ("input_context_norm", "patches_norm"),
-                     ("post_attention_layernorm", "post_norm")):
-        rows.append(Weight(f"{layer}.{hf}.weight", f"connector/layers/{ours}/scale", "same", (None, None), n))
+    for hf, ours in (
+        ("input_latents_norm", "latents_norm"),
+        ("input_context_norm", "patches_norm"),
+        ("post_attention_layernorm", "post_norm"),
+    ):
+        rows.append(
+            Weight(
+                f"{layer}.{hf}.weight", f"connector/layers/{ours}/scale", "same", (None, None), n
+            )
+        )
     for row in llama_hf.weights(config.text):
         if row.path != "lm_head":  # the head of numbers stands in its place
-            rows.append(dataclasses.replace(row, hf=row.hf.replace("model.", "model.text_model.", 1),
-                                            path=f"text/{row.path}"))
+            rows.append(
+                dataclasses.replace(
+                    row,
+                    hf=row.hf.replace("model.", "model.text_model.", 1),
+                    path=f"text/{row.path}",
+                )
+            )
     rows.append(Weight("score.weight", "head/kernel", "linear", ("embed", None)))
     if config.score_bias:
         rows.append(Weight(HEAD_BIAS, "head/bias", axes=(None,)))
@@ -153,15 +215,23 @@ def weights(config: Idefics2Config) -> list[Weight]:
 
 
 MLP = {"gate_proj": ("embed", "mlp"), "up_proj": ("embed", "mlp"), "down_proj": ("mlp", "embed")}
-ATTENTION = {"q_proj": ("embed", "heads"), "k_proj": ("embed", "kv_heads"), "v_proj": ("embed", "kv_heads"),
-             "o_proj": ("heads", "embed")}
+ATTENTION = {
+    "q_proj": ("embed", "heads"),
+    "k_proj": ("embed", "kv_heads"),
+    "v_proj": ("embed", "kv_heads"),
+    "o_proj": ("heads", "embed"),
+}
 
 
-def _dense(hf: str, path: str, axes: Mapping[str, tuple[str, str]], layers: int = 0) -> list[Weight]:
+def _dense(
+    hf: str, path: str, axes: Mapping[str, tuple[str, str]], layers: int = 0
+) -> list[Weight]:
     """Dense layers without bias, by the names both sides use."""
     lead = (None,) if layers else ()
-    return [Weight(f"{hf}.{name}.weight", f"{path}/{name}/kernel", "linear", (*lead, *both), layers)
-            for name, both in axes.items()]
+    return [
+        Weight(f"{hf}.{name}.weight", f"{path}/{name}/kernel", "linear", (*lead, *both), layers)
+        for name, both in axes.items()
+    ]
 
 
 def param_shapes(config: Idefics2Config) -> dict:

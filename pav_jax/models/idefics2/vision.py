@@ -1,8 +1,10 @@
-"""Idefics2's vision tower: SigLIP (Zhai et al. 2023, arXiv 2303.15343) for pictures of any size and shape.
+"""Idefics2's vision tower: SigLIP (Zhai et al. 2023, arXiv 2303.15343) for pictures of any size and
+shape.
 
-Nothing is resized to a square. A picture is cut into as many whole patches as it has, and the learned square grid of
-positions is read at the place a patch has within its own picture, as a fraction of it (fractional positions of NaViT,
-Dehghani et al. 2023, arXiv 2307.06304). Pictures of one batch are padded, and padding is masked.
+Nothing is resized to a square. A picture is cut into as many whole patches as it has, and the
+learned square grid of positions is read at the place a patch has within its own picture, as a
+fraction of it (fractional positions of NaViT, Dehghani et al. 2023, arXiv 2307.06304). Pictures of
+one batch are padded, and padding is masked.
 
 Shapes: N images, H W pixels, C colours, h w patches, P = h w, D width.
 """
@@ -24,8 +26,8 @@ from pav_jax.models.layers import LayerNorm
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the tower; defaults: SigLIP-SO400M as Idefics2-8B has it. `image_size` and `patch_size` are in pixels;
-    together they give the side of the learned grid of positions."""
+    """Sizes of the tower; defaults: SigLIP-SO400M as Idefics2-8B has it. `image_size` and
+    `patch_size` are in pixels; together they give the side of the learned grid of positions."""
 
     width: int = 1152
     ff_width: int = 4304
@@ -43,8 +45,8 @@ class VisionConfig:
 
 
 def patch_mask(pixels_NxHxW: Bool[Array, "N H W"], patch_size: int) -> Bool[Array, "N h w"]:
-    """Which patches are wholly picture: the rule of transformers 5. (Older code also took patches that are partly
-    padding; without padding between pictures of different sizes there are none.)"""
+    """Which patches are wholly picture: the rule of transformers 5. (Older code also took patches
+    that are partly padding; without padding between pictures of different sizes there are none.)"""
     n, height, width = pixels_NxHxW.shape
     h, w = height // patch_size, width // patch_size
     whole = pixels_NxHxW[:, : h * patch_size, : w * patch_size]
@@ -53,10 +55,12 @@ def patch_mask(pixels_NxHxW: Bool[Array, "N H W"], patch_size: int) -> Bool[Arra
 
 @functools.cache
 def bucket_table(longest: int, side: int) -> Int[np.ndarray, "n i"]:
-    """[longest + 1, longest]: for a picture that is n patches long, which of `side` positions patch i takes.
+    """[longest + 1, longest]: for a picture that is n patches long, which of `side` positions patch
+    i takes.
 
-    A table, because patch i = n / side * k lies exactly between two positions: float32 rounding decides there, and a
-    compiler may round otherwise than the original, which takes i * (1 / n) against bounds 1 / side + k / side.
+    A table, because patch i = n / side * k lies exactly between two positions: float32 rounding
+    decides there, and a compiler may round otherwise than the original, which takes i * (1 / n)
+    against bounds 1 / side + k / side.
     """
     step = np.float32(1) / np.maximum(np.arange(longest + 1), 1).astype(np.float32)
     places = np.minimum(np.arange(longest, dtype=np.float32) * step[:, None], np.float32(1 - 1e-6))
@@ -75,7 +79,8 @@ def position_ids(patches_Nxhxw: Bool[Array, "N h w"], side: int) -> Int[Array, "
 
 
 class VisionTower(nn.Module):
-    """Normalised pixels to one vector per patch, after the last norm; those of padding mean nothing."""
+    """Normalised pixels to one vector per patch, after the last norm; those of padding mean
+    nothing."""
 
     config: VisionConfig
     dtype: Any
@@ -88,11 +93,19 @@ class VisionTower(nn.Module):
         self, pixels_NxHxWxC: Float[Array, "N H W C"], patches_Nxhxw: Bool[Array, "N h w"]
     ) -> Float[Array, "N P D"]:
         c, p, (n, h, w) = self.config, self.config.patch_size, patches_Nxhxw.shape
-        kernel = self.param("patch_embedding", nn.initializers.normal(0.02), (p, p, c.channels, c.width))
+        kernel = self.param(
+            "patch_embedding", nn.initializers.normal(0.02), (p, p, c.channels, c.width)
+        )
         bias_D = self.param("patch_bias", nn.initializers.zeros, (c.width,))
-        positions = self.param("position_embedding", nn.initializers.normal(0.02), (c.side**2, c.width))
+        positions = self.param(
+            "position_embedding", nn.initializers.normal(0.02), (c.side**2, c.width)
+        )
         # Patches do not overlap, so the convolution is one matrix product over flattened patches.
-        x = pixels_NxHxWxC[:, : h * p, : w * p].astype(self.dtype).reshape(n, h, p, w, p, c.channels)
+        x = (
+            pixels_NxHxWxC[:, : h * p, : w * p]
+            .astype(self.dtype)
+            .reshape(n, h, p, w, p, c.channels)
+        )
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * w, -1)
         x_NxPxD = x @ kernel.reshape(-1, c.width).astype(self.dtype) + bias_D.astype(self.dtype)
         x_NxPxD += positions.astype(self.dtype)[position_ids(patches_Nxhxw, c.side)]

@@ -10,10 +10,16 @@ PREFIX = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}
 
 
 def weights(net: Net, prefix: str) -> list[Weight]:
-    """The layout there is Flax's own; the channels' weights are there 1 x 1 convolutions to one channel."""
-    convs = [Weight(f"{prefix}/Conv_{i}/{leaf}", f"conv_{i}/{leaf}")
-             for i in range(len(net.convs)) for leaf in ("kernel", "bias")]
-    return convs + [Weight(f"NetLinLayer_{k}/Conv_0/kernel", f"channels_{k}") for k in range(len(net.seen))]
+    """The layout there is Flax's own; the channels' weights are there 1 x 1 convolutions to one
+    channel."""
+    convs = [
+        Weight(f"{prefix}/Conv_{i}/{leaf}", f"conv_{i}/{leaf}")
+        for i in range(len(net.convs))
+        for leaf in ("kernel", "bias")
+    ]
+    return convs + [
+        Weight(f"NetLinLayer_{k}/Conv_0/kernel", f"channels_{k}") for k in range(len(net.seen))
+    ]
 
 
 def param_shapes(net: Net) -> dict:

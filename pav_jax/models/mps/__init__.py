@@ -1,4 +1,5 @@
-"""MPS, the multi-dimensional preference score: a CLIP whose image tokens read the prompt's tokens."""
+"""MPS, the multi-dimensional preference score: a CLIP whose image tokens read the prompt's
+tokens."""
 
 from pav_jax.models.mps.model import CrossConfig, MPSConfig, MPSModel
 

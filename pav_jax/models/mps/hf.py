@@ -1,5 +1,5 @@
-"""MPS checkpoints: the tensor names of the published MPS_overall_checkpoint, and a config.json that is a CLIP's with a
-`cross_config` beside the two towers."""
+"""MPS checkpoints: the tensor names of the published MPS_overall_checkpoint, and a config.json that
+is a CLIP's with a `cross_config` beside the two towers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ STEM = "model"
 KIND = "mps"
 CLIP_PREFIX, CROSS_PREFIX = "model.", "cross_model.layers.{layer}."
 
-# Our field -> config.json's, in the words of transformers' configs. The defaults are the published sizes.
+# Our field -> config.json's, in the words of transformers' configs. The defaults are the published
+# sizes.
 CROSS_FIELDS = {
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
@@ -35,25 +36,40 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> MPSCon
       BadInput: another architecture, or a size this model does not have.
     """
     if (kind := hf.get("model_type")) != KIND:
-        raise BadInput(f"{source}: model_type is {kind!r}, {KIND!r} was expected; `pav export --to=pav` makes such a"
-                       " folder from the published file")
+        raise BadInput(
+            f"{source}: model_type is {kind!r}, {KIND!r} was expected; `pav export --to=pav` makes"
+            " such a folder from the published file"
+        )
     clip = clip_hf.config_from_hf({**hf, "model_type": "clip"}, source)
     raw = hf.get("cross_config") or {}
-    cross = CrossConfig(**{ours: raw[theirs] for ours, theirs in CROSS_FIELDS.items() if theirs in raw})
+    cross = CrossConfig(
+        **{ours: raw[theirs] for ours, theirs in CROSS_FIELDS.items() if theirs in raw}
+    )
     if cross.head_dim % 2:
-        raise BadInput(f"{source}: cross_config.head_dim is {cross.head_dim}; rotary positions need an even one")
+        raise BadInput(
+            f"{source}: cross_config.head_dim is {cross.head_dim}; rotary positions need an"
+            " even one"
+        )
     return MPSConfig(clip, cross)
 
 
 def config_to_hf(config: MPSConfig) -> dict[str, Any]:
     cross = {theirs: getattr(config.cross, ours) for ours, theirs in CROSS_FIELDS.items()}
-    return clip_hf.config_to_hf(config.clip) | {"architectures": ["MPS"], "model_type": KIND, "cross_config": cross}
+    return clip_hf.config_to_hf(config.clip) | {
+        "architectures": ["MPS"],
+        "model_type": KIND,
+        "cross_config": cross,
+    }
 
 
 def weights(config: MPSConfig) -> list[Weight]:
-    """CLIP's rows without the vision tower's post norm, which MPS does not use, then the cross layers'."""
-    rows = [dataclasses.replace(row, hf=CLIP_PREFIX + row.hf, path=f"clip/{row.path}")
-            for row in clip_hf.weights(config.clip) if not row.path.startswith("vision_norm/")]
+    """CLIP's rows without the vision tower's post norm, which MPS does not use, then the cross
+    layers'."""
+    rows = [
+        dataclasses.replace(row, hf=CLIP_PREFIX + row.hf, path=f"clip/{row.path}")
+        for row in clip_hf.weights(config.clip)
+        if not row.path.startswith("vision_norm/")
+    ]
     dense = {
         "0.fn.to_q": ("reading/to_q", "embed", "heads"),
         "0.fn.to_kv": ("reading/to_kv", "embed", None),  # one head cannot be shared out
@@ -66,11 +82,29 @@ def weights(config: MPSConfig) -> list[Weight]:
     }
     layers = config.cross.layers
     for name, (path, *axes) in dense.items():
-        rows.append(Weight(f"{CROSS_PREFIX}{name}.weight", f"cross/{path}/kernel", "linear", ("layers", *axes), layers))
+        rows.append(
+            Weight(
+                f"{CROSS_PREFIX}{name}.weight",
+                f"cross/{path}/kernel",
+                "linear",
+                ("layers", *axes),
+                layers,
+            )
+        )
     for name, path in (("0.fn.norm", "reading/norm"), ("1.fn.norm", "parallel/norm")):
-        for theirs, ours in (("weight", "scale"), ("bias", "bias")):  # the bias is a buffer of zeros there
-            rows.append(Weight(f"{CROSS_PREFIX}{name}.{theirs}", f"cross/{path}/{ours}", "same", ("layers", "embed"),
-                               layers))
+        for theirs, ours in (
+            ("weight", "scale"),
+            ("bias", "bias"),
+        ):  # the bias is a buffer of zeros there
+            rows.append(
+                Weight(
+                    f"{CROSS_PREFIX}{name}.{theirs}",
+                    f"cross/{path}/{ours}",
+                    "same",
+                    ("layers", "embed"),
+                    layers,
+                )
+            )
     return rows
 
 

@@ -1,12 +1,13 @@
-"""STDiT3, Open-Sora 1.2's denoiser: pairs of a spatial block (attention among the places of one frame) and a temporal
-one (attention among the frames at one place), each with cross attention to the caption, modulated by the timestep.
+"""STDiT3, Open-Sora 1.2's denoiser: pairs of a spatial block (attention among the places of one
+frame) and a temporal one (attention among the frames at one place), each with cross attention to
+the caption, modulated by the timestep.
 
-Source of the arithmetic: hpcaitech/Open-Sora, tag v1.2.0, `opensora/models/stdit/stdit3.py`; of its design,
-docs/report_03.md there; adaptive norms with one shared projection and a table per block, Chen et al. 2023
-(arXiv 2310.00426, section 2.3).
+Source of the arithmetic: hpcaitech/Open-Sora, tag v1.2.0, `opensora/models/stdit/stdit3.py`; of its
+design, docs/report_03.md there; adaptive norms with one shared projection and a table per block,
+Chen et al. 2023 (arXiv 2310.00426, section 2.3).
 
-Shapes: B batch, T, H, W latent frames, height, width, C channels; M caption tokens, U their width; S places of a frame
-in patches, D width, N heads, K head size.
+Shapes: B batch, T, H, W latent frames, height, width, C channels; M caption tokens, U their width;
+S places of a frame in patches, D width, N heads, K head size.
 """
 
 import dataclasses
@@ -52,7 +53,9 @@ class STDiT3Config:
 
     def grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Patches (t, h, w) of latents [T, H, W]; sizes that patches do not divide are padded."""
-        return tuple(-(-size // patch) for size, patch in zip(latent_shape, self.patch_size, strict=True))
+        return tuple(
+            -(-size // patch) for size, patch in zip(latent_shape, self.patch_size, strict=True)
+        )
 
 
 class MLP(nn.Module):
@@ -74,7 +77,8 @@ def gelu(x: Array) -> Array:
 
 
 class SelfAttention(nn.Module):
-    """Among the places of each frame; with `rotary`, among the frames of each place, whose positions then turn it."""
+    """Among the places of each frame; with `rotary`, among the frames of each place, whose
+    positions then turn it."""
 
     config: STDiT3Config
     dtype: Any
@@ -88,11 +92,17 @@ class SelfAttention(nn.Module):
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x_BxTxSxD)
         qkv = qkv.reshape(batch, frames, places, 3, n, k)
         norm = lambda name, x: RMSNorm(1e-6, self.dtype, name=name)(x) if config.qk_norm else x  # noqa: E731
-        q, key, v = norm("q_norm", qkv[..., 0, :, :]), norm("k_norm", qkv[..., 1, :, :]), qkv[..., 2, :, :]
+        q, key, v = (
+            norm("q_norm", qkv[..., 0, :, :]),
+            norm("k_norm", qkv[..., 1, :, :]),
+            qkv[..., 2, :, :],
+        )
         if rotary is None:
             out = self.attention_fn(*(x.reshape(batch * frames, places, n, k) for x in (q, key, v)))
         else:
-            q, key, v = (x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v))
+            q, key, v = (
+                x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v)
+            )
             out = blockwise_attention(rotate(q, rotary), rotate(key, rotary), v)
             out = out.reshape(batch, places, frames, n, k).swapaxes(1, 2)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
@@ -110,14 +120,17 @@ class CrossAttention(nn.Module):
         batch, tokens, width = text_BxMxD.shape
         n, k = config.num_heads, config.head_size
         q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, -1, n, k)
-        kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(batch, tokens, 2, n, k)
+        kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(
+            batch, tokens, 2, n, k
+        )
         mask_Bx1x1xM = mask_BxM.astype(bool)[:, None, None, :]
         out = blockwise_attention(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
 class Block(nn.Module):
-    """Modulated self-attention, cross attention, modulated feed-forward. `temporal`: over frames instead of places."""
+    """Modulated self-attention, cross attention, modulated feed-forward. `temporal`: over frames
+    instead of places."""
 
     config: STDiT3Config
     dtype: Any
@@ -131,14 +144,20 @@ class Block(nn.Module):
         rows = (modulation_Bx6xD + table_6xD.astype(jnp.float32))[:, :, None, None, :]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (rows[:, i] for i in range(6))
         norm = lambda x, shift, scale: (  # noqa: E731
-            LayerNorm(1e-6, affine=False)(x) * (1 + scale) + shift).astype(self.dtype)
+            LayerNorm(1e-6, affine=False)(x) * (1 + scale) + shift
+        ).astype(self.dtype)
 
         out = SelfAttention(config, self.dtype, self.attention_fn, name="attention")(
-            norm(x_BxTxSxD, shift, scale), rotary if self.temporal else None)
+            norm(x_BxTxSxD, shift, scale), rotary if self.temporal else None
+        )
         x_BxTxSxD = gated_sum(x_BxTxSxD, gate, out)
-        x_BxTxSxD += CrossAttention(config, self.dtype, name="cross_attention")(x_BxTxSxD, text_BxMxD, mask_BxM)
+        x_BxTxSxD += CrossAttention(config, self.dtype, name="cross_attention")(
+            x_BxTxSxD, text_BxMxD, mask_BxM
+        )
         hidden = int(width * config.mlp_ratio)
-        out = MLP(hidden, width, gelu, self.dtype, name="mlp")(norm(x_BxTxSxD, mlp_shift, mlp_scale))
+        out = MLP(hidden, width, gelu, self.dtype, name="mlp")(
+            norm(x_BxTxSxD, mlp_shift, mlp_scale)
+        )
         return gated_sum(x_BxTxSxD, mlp_gate, out)
 
 
@@ -161,8 +180,10 @@ class STDiT3(nn.Module):
     """Noisy latents, caption and timestep to the velocity from noise to video.
 
     Attributes:
-      dtype: compute type of the matrix products; norms, modulation, rotary and softmax stay in float32.
-      attention_fn: of queries, keys and values, for the places of a frame; they are many, frames and captions are not.
+      dtype: compute type of the matrix products; norms, modulation, rotary and softmax stay in
+        float32.
+      attention_fn: of queries, keys and values, for the places of a frame; they are many, frames
+        and captions are not.
       remat: recompute each pair of blocks in the backward pass instead of keeping its activations.
       unroll: pairs per step of the scan.
     """
@@ -192,7 +213,8 @@ class STDiT3(nn.Module):
           mask_BxM: the caption's own tokens; the others are not looked at.
           fps_B: frames per second the video is to have.
           size: height and width of the video in pixels, for the scale of the positions.
-          null_B: rows that see the learned null caption instead of their text, under their own mask.
+          null_B: rows that see the learned null caption instead of their text, under their own
+            mask.
           residual: stands for what all pairs of blocks would add to the places; they are not run.
           keep_residual: also return what they added.
 
@@ -204,35 +226,51 @@ class STDiT3(nn.Module):
         frames, *grid = config.grid(tuple(shape))
 
         embed = lambda name, x_B: MLP(width, width, nn.silu, jnp.float32, name=name)(  # noqa: E731
-            timestep_features(x_B, FREQUENCIES))
+            timestep_features(x_B, FREQUENCIES)
+        )
         time_BxD = embed("time_embedding", timesteps_B) + embed("fps_embedding", fps_B)
         modulation = nn.Dense(6 * width, dtype=jnp.float32, name="modulation")(nn.silu(time_BxD))
 
-        null_MxU = self.param("null_caption", nn.initializers.normal(config.caption_channels**-0.5),
-                              (config.model_max_length, config.caption_channels))
+        null_MxU = self.param(
+            "null_caption",
+            nn.initializers.normal(config.caption_channels**-0.5),
+            (config.model_max_length, config.caption_channels),
+        )
         if null_B is not None:
             null_MxU = null_MxU[: text_BxMxU.shape[1]].astype(text_BxMxU.dtype)
             text_BxMxU = jnp.where(null_B[:, None, None], null_MxU, text_BxMxU)
         text_BxMxD = MLP(width, width, gelu, self.dtype, name="caption")(text_BxMxU)
 
         k = config.head_size
-        frequencies = self.param("rotary_frequencies", lambda _: 10000.0 ** -(jnp.arange(0, k, 2) / k))
+        frequencies = self.param(
+            "rotary_frequencies", lambda _: 10000.0 ** -(jnp.arange(0, k, 2) / k)
+        )
         angles = jnp.arange(frames, dtype=jnp.float32)[:, None] * frequencies.astype(jnp.float32)
         rotary = (jnp.cos(angles), jnp.sin(angles))
 
         x_BxTxSxD = Patches(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC)
         x_BxTxSxD += positions(config, tuple(grid), size).astype(self.dtype)
         pair = nn.remat(Pair, prevent_cse=False) if self.remat else Pair
-        stack = nn.scan(pair, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                        length=config.depth, unroll=self.unroll)(config, self.dtype, self.attention_fn, name="layers")
+        stack = nn.scan(
+            pair,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=config.depth,
+            unroll=self.unroll,
+        )(config, self.dtype, self.attention_fn, name="layers")
         start_BxTxSxD = x_BxTxSxD
         if residual is None:
-            x_BxTxSxD, _ = stack(start_BxTxSxD, modulation.reshape(batch, 6, width), text_BxMxD, mask_BxM, rotary)
+            x_BxTxSxD, _ = stack(
+                start_BxTxSxD, modulation.reshape(batch, 6, width), text_BxMxD, mask_BxM, rotary
+            )
         else:
             x_BxTxSxD = start_BxTxSxD + residual
         added_BxTxSxD = x_BxTxSxD - start_BxTxSxD if keep_residual else None
 
-        table_2xD = self.param("out_table", nn.initializers.normal(width**-0.5), (2, width)).astype(jnp.float32)
+        table_2xD = self.param("out_table", nn.initializers.normal(width**-0.5), (2, width)).astype(
+            jnp.float32
+        )
         shift, scale = (table_2xD[i] + time_BxD[:, None, None, :] for i in range(2))
         x_BxTxSxD = LayerNorm(1e-6, affine=False)(x_BxTxSxD) * (1 + scale) + shift
         values = config.out_channels * int(np.prod(config.patch_size))
@@ -242,7 +280,8 @@ class STDiT3(nn.Module):
 
 
 class Patches(nn.Module):
-    """A convolution whose stride is its window, as one matrix product; the kernel keeps the convolution's shape."""
+    """A convolution whose stride is its window, as one matrix product; the kernel keeps the
+    convolution's shape."""
 
     config: STDiT3Config
     dtype: Any
@@ -253,7 +292,9 @@ class Patches(nn.Module):
         batch, *shape, channels = x_BxTxHxWxC.shape
         t, h, w = config.grid(tuple(shape))
         (pt, ph, pw), width = patch, config.hidden_size
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), (*patch, channels, width))
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), (*patch, channels, width)
+        )
         bias = self.param("bias", ZEROS, (width,))
         padding = [(0, n * p - size) for n, p, size in zip((t, h, w), patch, shape, strict=True)]
         x = jnp.pad(x_BxTxHxWxC, [(0, 0), *padding, (0, 0)])
@@ -262,19 +303,26 @@ class Patches(nn.Module):
         return x @ kernel.reshape(-1, width).astype(self.dtype) + bias.astype(self.dtype)
 
 
-def unpatchify(config: STDiT3Config, x_BxTxSxP: Array, grid: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+def unpatchify(
+    config: STDiT3Config, x_BxTxSxP: Array, grid: tuple[int, ...], shape: tuple[int, ...]
+) -> Array:
     """The inverse: patches, channels innermost, to [B, T, H, W, O], what padding added cut off."""
     (t, h, w), (pt, ph, pw) = grid, config.patch_size
-    x = x_BxTxSxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    x = x_BxTxSxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels).transpose(
+        0, 1, 4, 2, 5, 3, 6, 7
+    )
     x = x.reshape(-1, t * pt, h * ph, w * pw, config.out_channels)
     return x[:, : shape[0], : shape[1], : shape[2]]
 
 
-def positions(config: STDiT3Config, grid: tuple[int, int], size: tuple[int, int]) -> Float[Array, "S D"]:
+def positions(
+    config: STDiT3Config, grid: tuple[int, int], size: tuple[int, int]
+) -> Float[Array, "S D"]:
     """Sinusoids of the column in the first half of the channels and of the row in the second.
 
-    Both run to round(sqrt(S)) over the scale, whatever the aspect ratio; the scale is the video's side (the root of its
-    pixels) over `input_sq_size`, so that a place means the same in pictures of every size.
+    Both run to round(sqrt(S)) over the scale, whatever the aspect ratio; the scale is the video's
+    side (the root of its pixels) over `input_sq_size`, so that a place means the same in pictures
+    of every size.
     """
     (h, w), half = grid, config.hidden_size // 2
     base, scale = round((h * w) ** 0.5), (size[0] * size[1]) ** 0.5 / config.input_sq_size
@@ -282,7 +330,9 @@ def positions(config: STDiT3Config, grid: tuple[int, int], size: tuple[int, int]
     tables = []
     for count in (w, h):
         angles = np.outer(np.arange(count) / scale * (base / count), frequencies)
-        tables.append(jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32))
+        tables.append(
+            jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
+        )
     columns, rows = tables
     both = [jnp.broadcast_to(table, (h, w, half)) for table in (columns[None, :], rows[:, None])]
     return jnp.concatenate(both, axis=-1).reshape(h * w, -1)

@@ -1,9 +1,10 @@
 """VAE 1.2 checkpoints: config.json and tensor names of the published folder OpenSora-VAE-v1.2.
 
-The published config.json names its two autoencoders by class and says no sizes (`{"type": "VideoAutoencoderKL"}` with
-the repository it starts from, `{"type": "VAE_Temporal_SD"}`): they are those of the SDXL autoencoder and of
-`VAE_Temporal_SD`. For other sizes `vae_2d` may hold a `config` of diffusers' AutoencoderKL fields, and `vae_temporal`
-the type `VAE_Temporal` with its fields beside it.
+The published config.json names its two autoencoders by class and says no sizes
+(`{"type": "VideoAutoencoderKL"}` with the repository it starts from,
+`{"type": "VAE_Temporal_SD"}`): they are those of the SDXL autoencoder and of `VAE_Temporal_SD`. For
+other sizes `vae_2d` may hold a `config` of diffusers' AutoencoderKL fields, and `vae_temporal` the
+type `VAE_Temporal` with its fields beside it.
 """
 
 import dataclasses
@@ -23,55 +24,95 @@ from pav_jax.models.weights import Weight
 STEM = "model"
 MODEL_TYPE = "VideoAutoencoderPipeline"
 SPATIAL, TEMPORAL, TEMPORAL_SD = "VideoAutoencoderKL", "VAE_Temporal", "VAE_Temporal_SD"
-PUBLISHED_SPATIAL = "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers"  # where the published one started; sizes as SDXL's
+PUBLISHED_SPATIAL = (  # where the published one started; sizes as SDXL's
+    "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers"
+)
 
 
 def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenSoraVAEConfig:
     """Raises BadInput for another class, or an autoencoder inside it that is not one of these."""
     if (name := raw.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
-        raise BadInput(f"{source}: model_type is {name!r}, {MODEL_TYPE!r} was expected; is this the vae folder?")
+        raise BadInput(
+            f"{source}: model_type is {name!r}, {MODEL_TYPE!r} was expected; is this the vae"
+            " folder?"
+        )
     spatial = raw.get("vae_2d") or {"type": SPATIAL}
     temporal = raw.get("vae_temporal") or {"type": TEMPORAL_SD}
     if spatial.get("type") != SPATIAL:
-        raise BadInput(f"{source}: vae_2d.type is {spatial.get('type')!r}; only {SPATIAL!r} is supported")
+        raise BadInput(
+            f"{source}: vae_2d.type is {spatial.get('type')!r}; only {SPATIAL!r} is supported"
+        )
     if temporal.get("type") not in (TEMPORAL, TEMPORAL_SD):
-        raise BadInput(f"{source}: vae_temporal.type is {temporal.get('type')!r}; supported: {TEMPORAL_SD}, {TEMPORAL}")
+        raise BadInput(
+            f"{source}: vae_temporal.type is {temporal.get('type')!r}; supported: {TEMPORAL_SD},"
+            f" {TEMPORAL}"
+        )
     if temporal.get("activation_fn", "swish") != "swish":
-        raise BadInput(f"{source}: vae_temporal.activation_fn is {temporal['activation_fn']!r}; only 'swish' is known")
+        raise BadInput(
+            f"{source}: vae_temporal.activation_fn is {temporal['activation_fn']!r}; only 'swish'"
+            " is known"
+        )
     # that class's own default, where VAE_Temporal_SD has another
     sizes = {"temporal_downsample": (True, True, False)} if temporal["type"] == TEMPORAL else {}
     config = OpenSoraVAEConfig(
         spatial=AutoencoderKLConfig(**fields.known(AutoencoderKLConfig, spatial.get("config", {}))),
         temporal=TemporalVAEConfig(**sizes | fields.known(TemporalVAEConfig, temporal)),
         micro_batch_size=spatial.get("micro_batch_size"),
-        **fields.known(OpenSoraVAEConfig, {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw}),
+        **fields.known(
+            OpenSoraVAEConfig,
+            {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw},
+        ),
     )
     if config.spatial.latent_channels != config.temporal.in_out_channels:
-        raise BadInput(f"{source}: the 2-D autoencoder has {config.spatial.latent_channels} channels, the temporal one"
-                       f" takes {config.temporal.in_out_channels}")
+        raise BadInput(
+            f"{source}: the 2-D autoencoder has {config.spatial.latent_channels} channels, the"
+            f" temporal one takes {config.temporal.in_out_channels}"
+        )
     if {len(config.shift), len(config.scale)} != {config.latent_channels}:
-        raise BadInput(f"{source}: shift and scale must hold one number for each of {config.latent_channels} channels")
+        raise BadInput(
+            f"{source}: shift and scale must hold one number for each of {config.latent_channels}"
+            " channels"
+        )
     return config
 
 
 def config_to_hf(config: OpenSoraVAEConfig) -> dict[str, Any]:
-    as_lists = lambda c: {n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(c).items()}  # noqa: E731
+    as_lists = lambda c: {
+        n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(c).items()
+    }  # noqa: E731
     spatial = {"type": SPATIAL, "micro_batch_size": config.micro_batch_size}
     if config.spatial == AutoencoderKLConfig():
         spatial |= {"from_pretrained": PUBLISHED_SPATIAL, "subfolder": "vae"}
     else:
         spatial["config"] = as_lists(config.spatial)
     published = config.temporal == TemporalVAEConfig()
-    temporal = {"type": TEMPORAL_SD, "from_pretrained": None} if published else {
-        "type": TEMPORAL, **as_lists(config.temporal)}
-    return {"architectures": [MODEL_TYPE], "model_type": MODEL_TYPE, "torch_dtype": "float32", "vae_2d": spatial,
-            "vae_temporal": temporal, "micro_frame_size": config.micro_frame_size, "shift": list(config.shift),
-            "scale": list(config.scale), "cal_loss": False, "freeze_vae_2d": False, "from_pretrained": None}
+    temporal = (
+        {"type": TEMPORAL_SD, "from_pretrained": None}
+        if published
+        else {"type": TEMPORAL, **as_lists(config.temporal)}
+    )
+    return {
+        "architectures": [MODEL_TYPE],
+        "model_type": MODEL_TYPE,
+        "torch_dtype": "float32",
+        "vae_2d": spatial,
+        "vae_temporal": temporal,
+        "micro_frame_size": config.micro_frame_size,
+        "shift": list(config.shift),
+        "scale": list(config.scale),
+        "cal_loss": False,
+        "freeze_vae_2d": False,
+        "from_pretrained": None,
+    }
 
 
 def weights(config: OpenSoraVAEConfig) -> list[Weight]:
-    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all of them."""
-    buffers = [Weight(name, f"latent_{name}", axes=(None,) * 5, keep_float32=True) for name in ("scale", "shift")]
+    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all
+    of them."""
+    buffers = [
+        Weight(name, f"latent_{name}", axes=(None,) * 5, keep_float32=True)
+        for name in ("scale", "shift")
+    ]
     return [*buffers, *_spatial(config.spatial), *_temporal(config.temporal)]
 
 
@@ -83,7 +124,10 @@ def param_shapes(config: OpenSoraVAEConfig) -> dict:
 
 
 def _affine(hf: str, path: str) -> list[Weight]:
-    return [Weight(f"{hf}.weight", f"{path}/scale", axes=(None,)), Weight(f"{hf}.bias", f"{path}/bias", axes=(None,))]
+    return [
+        Weight(f"{hf}.weight", f"{path}/scale", axes=(None,)),
+        Weight(f"{hf}.bias", f"{path}/bias", axes=(None,)),
+    ]
 
 
 def _kernel(hf: str, path: str, kind: str, bias: bool = True) -> list[Weight]:
@@ -108,16 +152,29 @@ def _spatial(config: AutoencoderKLConfig) -> list[Weight]:
         rows.extend(_kernel(f"{hf}.conv_in", f"{path}/conv_in", "conv2d"))
         for i, width in enumerate(widths):
             for j in range(config.layers_per_block + (part == "decoder")):
-                resnet(f"{hf}.{direction}_blocks.{i}.resnets.{j}", f"{path}/blocks_{i}_resnets_{j}",
-                       j == 0 and widths[max(i - 1, 0)] != width)
+                resnet(
+                    f"{hf}.{direction}_blocks.{i}.resnets.{j}",
+                    f"{path}/blocks_{i}_resnets_{j}",
+                    j == 0 and widths[max(i - 1, 0)] != width,
+                )
             if i < len(widths) - 1:
-                rows.extend(_kernel(f"{hf}.{direction}_blocks.{i}.{direction}samplers.0.conv",
-                                    f"{path}/blocks_{i}_sampler", "conv2d"))
+                rows.extend(
+                    _kernel(
+                        f"{hf}.{direction}_blocks.{i}.{direction}samplers.0.conv",
+                        f"{path}/blocks_{i}_sampler",
+                        "conv2d",
+                    )
+                )
         for i in (0, 1):
             resnet(f"{hf}.mid_block.resnets.{i}", f"{path}/mid_resnets_{i}", False)
         attention, to = f"{hf}.mid_block.attentions.0", f"{path}/mid_attention"
         rows.extend(_affine(f"{attention}.group_norm", f"{to}/group_norm"))
-        for theirs_name, name in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out.0", "to_out")):
+        for theirs_name, name in (
+            ("to_q", "to_q"),
+            ("to_k", "to_k"),
+            ("to_v", "to_v"),
+            ("to_out.0", "to_out"),
+        ):
             rows.extend(_kernel(f"{attention}.{theirs_name}", f"{to}/{name}", "linear"))
         rows.extend(_affine(f"{hf}.conv_norm_out", f"{path}/norm_out"))
         rows.extend(_kernel(f"{hf}.conv_out", f"{path}/conv_out", "conv2d"))

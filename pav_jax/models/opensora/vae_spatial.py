@@ -1,7 +1,8 @@
-"""The 2-D variational autoencoder of Stable Diffusion (diffusers' `AutoencoderKL`) in Flax, channels last.
+"""The 2-D variational autoencoder of Stable Diffusion (diffusers' `AutoencoderKL`) in Flax,
+channels last.
 
-Sources: Rombach et al. 2022 (arXiv 2112.10752), appendix G; the arithmetic is that of diffusers' AutoencoderKL.
-Pictures are independent of each other, so a video is decoded a few frames at a time.
+Sources: Rombach et al. 2022 (arXiv 2112.10752), appendix G; the arithmetic is that of diffusers'
+AutoencoderKL. Pictures are independent of each other, so a video is decoded a few frames at a time.
 
 Shapes: N pictures, H, W their pixels, C channels; h, w the same axes in latent space.
 """
@@ -22,7 +23,8 @@ EPS = 1e-6  # of every norm
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKLConfig:
-    """Sizes under diffusers' names; the defaults are those of the SDXL and PixArt-Sigma autoencoder."""
+    """Sizes under diffusers' names; the defaults are those of the SDXL and PixArt-Sigma
+    autoencoder."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -37,7 +39,8 @@ class AutoencoderKLConfig:
 
 
 def conv(features: int, dtype: Any, name: str, size: int = 3, stride: int = 1) -> nn.Conv:
-    # Padded below and to the right only where it halves, as the stride-2 grid starts at the first pixel.
+    # Padded below and to the right only where it halves, as the stride-2 grid starts at the first
+    # pixel.
     padding = ((0, 1), (0, 1)) if stride == 2 else ((size // 2,) * 2,) * 2
     return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, name=name)
 
@@ -73,10 +76,14 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x_NxHxWxC: Array) -> Array:
         n, h, w, channels = x_NxHxWxC.shape
-        normed = norm(self.config.norm_num_groups, x_NxHxWxC, "group_norm").reshape(n, h * w, channels)
+        normed = norm(self.config.norm_num_groups, x_NxHxWxC, "group_norm").reshape(
+            n, h * w, channels
+        )
         dense = lambda name, x: nn.Dense(channels, dtype=self.dtype, name=name)(x)  # noqa: E731
         q, k, v = (dense(name, normed)[:, :, None, :] for name in ("to_q", "to_k", "to_v"))
-        return x_NxHxWxC + dense("to_out", self.attention_fn(q, k, v)[:, :, 0]).reshape(x_NxHxWxC.shape)
+        return x_NxHxWxC + dense("to_out", self.attention_fn(q, k, v)[:, :, 0]).reshape(
+            x_NxHxWxC.shape
+        )
 
 
 class Coder(nn.Module):
@@ -109,11 +116,14 @@ class Coder(nn.Module):
                 x = conv(width, self.dtype, f"blocks_{i}_sampler", stride=2 if down else 1)(x)
         x = middle(x) if down else x
         x = nn.silu(norm(config.norm_num_groups, x, "norm_out"))
-        return conv(2 * config.latent_channels if down else config.out_channels, self.dtype, "conv_out")(x)
+        return conv(
+            2 * config.latent_channels if down else config.out_channels, self.dtype, "conv_out"
+        )(x)
 
 
 class AutoencoderKL(nn.Module):
-    """`model.apply({"params": p}, pictures, method="encode")`, `model.apply({"params": p}, z, method="decode")`."""
+    """`model.apply({"params": p}, pictures, method="encode")`,
+    `model.apply({"params": p}, z, method="decode")`."""
 
     config: AutoencoderKLConfig
     dtype: Any = jnp.float32
@@ -130,19 +140,24 @@ class AutoencoderKL(nn.Module):
         return self.decode(self.encode(pictures)[0])
 
     def encode(self, pictures: Float[Array, "N H W 3"]) -> tuple[Array, Array]:
-        """Pictures in [-1, 1] -> mean and log variance of the latent, both float32 [N, h, w, C], unscaled."""
+        """Pictures in [-1, 1] -> mean and log variance of the latent, both float32 [N, h, w, C],
+        unscaled."""
         moments = self.quant_conv(self.encoder(pictures.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
+        return mean, jnp.clip(
+            logvar, -30.0, 20.0
+        )  # the range diffusers' DiagonalGaussianDistribution keeps
 
     def decode(self, z: Float[Array, "N h w C"]) -> Float[Array, "N H W 3"]:
         """Unscaled latent -> pictures in about [-1, 1] (not clipped), float32."""
         return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
 
 
-def over_frames(function: Callable[[nn.Module, Array], Array], module: nn.Module, x_BxTxHxWxC: Array, count: int
-                ) -> Array:
-    """A picture function of `module` applied to every frame, `count` frames of each video at a time."""
+def over_frames(
+    function: Callable[[nn.Module, Array], Array], module: nn.Module, x_BxTxHxWxC: Array, count: int
+) -> Array:
+    """A picture function of `module` applied to every frame, `count` frames of each video at a
+    time."""
     batch, frames, *rest = x_BxTxHxWxC.shape
 
     def group(module, x_BxGxHxWxC):
@@ -154,7 +169,10 @@ def over_frames(function: Callable[[nn.Module, Array], Array], module: nn.Module
     steps = -(-frames // count)
     x = jnp.pad(x_BxTxHxWxC, [(0, 0), (0, steps * count - frames), *((0, 0),) * len(rest)])
     x = jnp.moveaxis(x.reshape(batch, steps, count, *rest), 1, 0)
-    scan = nn.scan(lambda module, carry, x: (carry, group(module, x)), variable_broadcast="params",
-                   split_rngs={"params": False})
+    scan = nn.scan(
+        lambda module, carry, x: (carry, group(module, x)),
+        variable_broadcast="params",
+        split_rngs={"params": False},
+    )
     y = jnp.moveaxis(scan(module, (), x)[1], 0, 1)
     return y.reshape(batch, steps * count, *y.shape[3:])[:, :frames]

@@ -1,8 +1,10 @@
-"""Open-Sora 1.2's temporal autoencoder: it compresses the latents of the 2-D autoencoder in time only, by four.
+"""Open-Sora 1.2's temporal autoencoder: it compresses the latents of the 2-D autoencoder in time
+only, by four.
 
-A stack of causal 3-D convolutions after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737, section 3.2), zeros before the
-first frame. The arithmetic is that of hpcaitech/Open-Sora, tag v1.2.0, `opensora/models/vae/vae_temporal.py`. A clip
-whose length the compression does not divide gets zeros in front when encoded, and loses as many frames when decoded.
+A stack of causal 3-D convolutions after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737, section 3.2),
+zeros before the first frame. The arithmetic is that of hpcaitech/Open-Sora, tag v1.2.0,
+`opensora/models/vae/vae_temporal.py`. A clip whose length the compression does not divide gets
+zeros in front when encoded, and loses as many frames when decoded.
 
 Shapes: B clips, T frames, H, W places, C channels; t latent frames.
 """
@@ -23,7 +25,8 @@ EPS = 1e-5  # torch's own default for a group norm
 
 @dataclasses.dataclass(frozen=True)
 class TemporalVAEConfig:
-    """Sizes under the names of the original; the defaults are those of OpenSora-VAE-v1.2 (`VAE_Temporal_SD`)."""
+    """Sizes under the names of the original; the defaults are those of OpenSora-VAE-v1.2
+    (`VAE_Temporal_SD`)."""
 
     in_out_channels: int = 4
     latent_embed_dim: int = 4
@@ -51,7 +54,8 @@ class TemporalVAEConfig:
 
 
 class CausalConv(nn.Module):
-    """3-D convolution that sees the past only, the past of the first frame being zeros. `stride` is in time."""
+    """3-D convolution that sees the past only, the past of the first frame being zeros. `stride` is
+    in time."""
 
     features: int
     size: int = 3
@@ -63,19 +67,30 @@ class CausalConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W D"]:
         k, stride = self.size, self.stride
-        kernel = self.param("kernel", nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-                            (k, k, k, x.shape[-1], self.features)).astype(self.dtype)
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            (k, k, k, x.shape[-1], self.features),
+        ).astype(self.dtype)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (k - stride, 0), (0, 0), (0, 0), (0, 0)))
         pads = ((k // 2,) * 2,) * 2
         if k == 1:
             y = x @ kernel[0, 0, 0]
         elif resolve(self.conv_impl) == "conv3d":
-            y = lax.conv_general_dilated(x, kernel, (stride, 1, 1), ((0, 0), *pads),
-                                         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (stride, 1, 1),
+                ((0, 0), *pads),
+                dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+            )
         else:  # one 2-D convolution per time tap
             frames = (x.shape[1] - k) // stride + 1
             taps = (x[:, i : i + stride * (frames - 1) + 1 : stride] for i in range(k))
-            y = sum(per_frame(lambda f, w=kernel[i]: conv2d(f, w, padding=pads), tap) for i, tap in enumerate(taps))
+            y = sum(
+                per_frame(lambda f, w=kernel[i]: conv2d(f, w, padding=pads), tap)
+                for i, tap in enumerate(taps)
+            )
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
@@ -95,7 +110,9 @@ class Coder(nn.Module):
         levels = len(widths)
 
         def conv(features, name, x, size=3, **options):
-            return CausalConv(features, size, conv_impl=self.conv_impl, dtype=self.dtype, name=name, **options)(x)
+            return CausalConv(
+                features, size, conv_impl=self.conv_impl, dtype=self.dtype, name=name, **options
+            )(x)
 
         def norm(name, x):
             return nn.silu(GroupNorm(config.num_groups, EPS, name=name)(x))
@@ -158,4 +175,6 @@ class TemporalVAE(nn.Module):
 
     def decode(self, z: Float[Array, "B t H W C"], frames: int) -> Float[Array, "B T H W C"]:
         """`frames`: of the clip; one of `ratio * t - 3` to `ratio * t` where the ratio is 4."""
-        return self.decoder(self.post_quant_conv(z))[:, self.config.padding(frames):].astype(jnp.float32)
+        return self.decoder(self.post_quant_conv(z))[:, self.config.padding(frames) :].astype(
+            jnp.float32
+        )

@@ -1,4 +1,5 @@
-"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel` and `UMT5EncoderModel`."""
+"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel` and
+`UMT5EncoderModel`."""
 
 import functools
 from collections.abc import Mapping
@@ -22,14 +23,24 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
       BadInput: another architecture, or a feed-forward this encoder does not have.
     """
     if hf.get("model_type", "t5") not in ("t5", "umt5"):
-        raise BadInput(f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5' or 'umt5') was expected")
+        raise BadInput(
+            f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5' or 'umt5') was"
+            " expected"
+        )
     needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     if missing := [name for name in needed if name not in hf]:
-        raise BadInput(f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?")
+        raise BadInput(
+            f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?"
+        )
     kind = hf.get("feed_forward_proj", "relu")
-    activation = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")  # transformers reads it so too
+    activation = (
+        "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
+    )  # transformers reads it so too
     if activation not in ACTIVATIONS:
-        raise BadInput(f"{source}: feed_forward_proj is {kind!r}; known activations: {', '.join(sorted(ACTIVATIONS))}")
+        raise BadInput(
+            f"{source}: feed_forward_proj is {kind!r}; known activations:"
+            f" {', '.join(sorted(ACTIVATIONS))}"
+        )
     return T5Config(
         vocab_size=hf["vocab_size"],
         width=hf["d_model"],
@@ -86,23 +97,64 @@ def weights(config: T5Config) -> list[Weight]:
     attention, ff = "encoder.block.{layer}.layer.0.", "encoder.block.{layer}.layer.1."
     ups = ("wi_0", "wi_1") if config.gated else ("wi",)
     if config.layer_bias:
-        bias = Weight(f"{attention}SelfAttention.relative_attention_bias.weight", "layers/attention/position_bias",
-                      axes=("layers", None, "heads"), layers=stack)
+        bias = Weight(
+            f"{attention}SelfAttention.relative_attention_bias.weight",
+            "layers/attention/position_bias",
+            axes=("layers", None, "heads"),
+            layers=stack,
+        )
     else:
-        bias = Weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "position_bias",
-                      axes=(None, "heads"))
+        bias = Weight(
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "position_bias",
+            axes=(None, "heads"),
+        )
     return [
         Weight("shared.weight", "embed/embedding", axes=("vocab", "embed")),
         bias,
-        *(Weight(f"{attention}SelfAttention.{name}.weight", f"layers/attention/{name}/kernel", "linear",
-                 ("layers", "embed", "heads"), stack) for name in ("q", "k", "v")),
-        Weight(f"{attention}SelfAttention.o.weight", "layers/attention/o/kernel", "linear",
-               ("layers", "heads", "embed"), stack),
-        Weight(f"{attention}layer_norm.weight", "layers/attention_norm/scale", axes=("layers", "embed"), layers=stack),
-        *(Weight(f"{ff}DenseReluDense.{name}.weight", f"layers/ff/{name}/kernel", "linear",
-                 ("layers", "embed", "mlp"), stack) for name in ups),
-        Weight(f"{ff}DenseReluDense.wo.weight", "layers/ff/wo/kernel", "linear", ("layers", "mlp", "embed"), stack),
-        Weight(f"{ff}layer_norm.weight", "layers/ff_norm/scale", axes=("layers", "embed"), layers=stack),
+        *(
+            Weight(
+                f"{attention}SelfAttention.{name}.weight",
+                f"layers/attention/{name}/kernel",
+                "linear",
+                ("layers", "embed", "heads"),
+                stack,
+            )
+            for name in ("q", "k", "v")
+        ),
+        Weight(
+            f"{attention}SelfAttention.o.weight",
+            "layers/attention/o/kernel",
+            "linear",
+            ("layers", "heads", "embed"),
+            stack,
+        ),
+        Weight(
+            f"{attention}layer_norm.weight",
+            "layers/attention_norm/scale",
+            axes=("layers", "embed"),
+            layers=stack,
+        ),
+        *(
+            Weight(
+                f"{ff}DenseReluDense.{name}.weight",
+                f"layers/ff/{name}/kernel",
+                "linear",
+                ("layers", "embed", "mlp"),
+                stack,
+            )
+            for name in ups
+        ),
+        Weight(
+            f"{ff}DenseReluDense.wo.weight",
+            "layers/ff/wo/kernel",
+            "linear",
+            ("layers", "mlp", "embed"),
+            stack,
+        ),
+        Weight(
+            f"{ff}layer_norm.weight", "layers/ff_norm/scale", axes=("layers", "embed"), layers=stack
+        ),
         Weight("encoder.final_layer_norm.weight", "final_norm/scale", axes=("embed",)),
     ]
 
@@ -110,4 +162,6 @@ def weights(config: T5Config) -> list[Weight]:
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: T5Config) -> dict:
     """The parameter tree as ShapeDtypeStructs, without computing anything."""
-    return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+        "params"
+    ]

@@ -1,11 +1,13 @@
 """Wan 2.1's causal 3-D variational autoencoder in Flax, channels last.
 
-A clip goes through in chunks: the first frame alone, then four frames (one latent frame) at a time, each chunk handing
-the last two input frames of every temporal convolution to the next. Norms are per pixel and attention is within a
-frame, so the chunks change nothing but memory, which does not grow with the clip. The first frame is no part of what
-the temporal resampling convolutions see of the past when decoding; zeros stand there.
+A clip goes through in chunks: the first frame alone, then four frames (one latent frame) at a time,
+each chunk handing the last two input frames of every temporal convolution to the next. Norms are
+per pixel and attention is within a frame, so the chunks change nothing but memory, which does not
+grow with the clip. The first frame is no part of what the temporal resampling convolutions see of
+the past when decoding; zeros stand there.
 
-Source: Wan Team 2025 (arXiv 2503.20314), section 4.1; the arithmetic is that of diffusers' AutoencoderKLWan.
+Source: Wan Team 2025 (arXiv 2503.20314), section 4.1; the arithmetic is that of diffusers'
+AutoencoderKLWan.
 
 Letters: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
 """
@@ -22,7 +24,9 @@ from pav_jax.models.cogvideox.vae import Conv2d
 
 FRAMES = 4  # encoded at once after the first
 KEPT = 2  # frames that a temporal convolution looks back
-TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default range, 1 / sqrt(fan_in)
+TORCH = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform"
+)  # torch's default range, 1 / sqrt(fan_in)
 ZEROS = nn.initializers.zeros_init()
 
 
@@ -36,10 +40,42 @@ class WanVAEConfig:
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
     temperal_downsample: tuple[bool, ...] = (False, True, True)  # spelt so there
-    latents_mean: tuple[float, ...] = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-                                       0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
-    latents_std: tuple[float, ...] = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-                                      3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+    latents_mean: tuple[float, ...] = (
+        -0.7571,
+        -0.7089,
+        -0.9113,
+        0.1075,
+        -0.1745,
+        0.9653,
+        -0.1517,
+        1.5508,
+        0.4134,
+        -0.0715,
+        0.5517,
+        -0.3632,
+        -0.1922,
+        -0.9497,
+        0.2503,
+        -0.2921,
+    )
+    latents_std: tuple[float, ...] = (
+        2.8184,
+        1.4541,
+        2.3275,
+        2.6558,
+        1.2196,
+        1.7708,
+        2.6052,
+        2.0743,
+        3.2687,
+        2.1526,
+        2.8652,
+        1.5579,
+        1.6382,
+        1.1253,
+        2.8251,
+        1.9160,
+    )
     in_channels: int = 3
     out_channels: int = 3
 
@@ -70,7 +106,8 @@ class CausalConv3d(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"], cache: Array | None) -> tuple[Array, Array]:
-        """Returns the convolved chunk and the next cache: the last `KEPT` frames of the input so far."""
+        """Returns the convolved chunk and the next cache: the last `KEPT` frames of the input so
+        far."""
         kernel = self.param("kernel", TORCH, (KEPT + 1, 3, 3, x.shape[-1], self.features))
         bias = self.param("bias", ZEROS, (self.features,))
         x = with_past(x.astype(self.dtype), cache)
@@ -79,7 +116,8 @@ class CausalConv3d(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1x1 convolution; the kernel keeps the convolution's shape, of `rank` window axes, for its name's sake."""
+    """A 1x1x1 convolution; the kernel keeps the convolution's shape, of `rank` window axes, for its
+    name's sake."""
 
     features: int
     dtype: Any
@@ -89,11 +127,14 @@ class Pointwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", TORCH, (*(1,) * self.rank, x.shape[-1], self.features))
         bias = self.param("bias", ZEROS, (self.features,))
-        return x.astype(self.dtype) @ kernel[(0,) * self.rank].astype(self.dtype) + bias.astype(self.dtype)
+        return x.astype(self.dtype) @ kernel[(0,) * self.rank].astype(self.dtype) + bias.astype(
+            self.dtype
+        )
 
 
 class TimeConv(nn.Module):
-    """Convolution over three frames at each pixel alone, one matrix product per frame of the window."""
+    """Convolution over three frames at each pixel alone, one matrix product per frame of the
+    window."""
 
     features: int
     stride: int
@@ -101,14 +142,19 @@ class TimeConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-        kernel = self.param("kernel", TORCH, (KEPT + 1, 1, 1, x.shape[-1], self.features)).astype(self.dtype)
+        kernel = self.param("kernel", TORCH, (KEPT + 1, 1, 1, x.shape[-1], self.features)).astype(
+            self.dtype
+        )
         bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
         stop = x.shape[1] - KEPT
-        return sum(x[:, k : k + stop : self.stride] @ kernel[k, 0, 0] for k in range(KEPT + 1)) + bias
+        return (
+            sum(x[:, k : k + stop : self.stride] @ kernel[k, 0, 0] for k in range(KEPT + 1)) + bias
+        )
 
 
 class Norm(nn.Module):
-    """x / |x| sqrt(C) scale over channels, in float32; as in files, scale has `rank` axes of size one more."""
+    """x / |x| sqrt(C) scale over channels, in float32; as in files, scale has `rank` axes of size
+    one more."""
 
     rank: int = 3
 
@@ -117,7 +163,9 @@ class Norm(nn.Module):
         C = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (C, *(1,) * self.rank)).reshape(C)
         x32 = x.astype(jnp.float32)
-        length = jnp.maximum(jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12)  # torch's normalize has this floor
+        length = jnp.maximum(
+            jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12
+        )  # torch's normalize has this floor
         return (x32 / length * C**0.5 * scale).astype(x.dtype)
 
 
@@ -153,7 +201,8 @@ class FrameAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width and halves the channels; where `time`, doubles frames too, all but the clip's first."""
+    """Doubles height and width and halves the channels; where `time`, doubles frames too, all but
+    the clip's first."""
 
     time: bool
     dtype: Any
@@ -164,9 +213,12 @@ class Upsample(nn.Module):
         new = {}
         if self.time:
             padded = with_past(x, cache.get("time"))
-            # on the clip's first frame it is made for its parameters' sake only, and its past stays zero
+            # on the clip's first frame it is made for its parameters' sake only, and its past stays
+            # zero
             pairs = TimeConv(2 * C, 1, self.dtype, name="time_conv")(padded)
-            new["time"] = padded[:, -KEPT:] if "time" in cache else jnp.zeros_like(padded[:, -KEPT:])
+            new["time"] = (
+                padded[:, -KEPT:] if "time" in cache else jnp.zeros_like(padded[:, -KEPT:])
+            )
             if "time" in cache:
                 pairs = jnp.moveaxis(pairs.reshape(B, T, H, W, 2, C), 4, 2)
                 x = pairs.reshape(B, 2 * T, H, W, C)
@@ -188,7 +240,9 @@ class Downsample(nn.Module):
         if not self.time:
             return x, {}
         last = x[:, -1:]
-        padded = jnp.concatenate([cache["time"], x], axis=1) if "time" in cache else with_past(x, None)
+        padded = (
+            jnp.concatenate([cache["time"], x], axis=1) if "time" in cache else with_past(x, None)
+        )
         shorter = TimeConv(C, 2, self.dtype, name="time_conv")(padded)
         return shorter if "time" in cache else x, {"time": last}
 
@@ -200,7 +254,8 @@ def with_past(x: Array, cache: Array | None) -> Array:
 
 
 class Coder(nn.Module):
-    """The encoder ("down") or the decoder ("up") for one chunk; the first one comes with an empty cache."""
+    """The encoder ("down") or the decoder ("up") for one chunk; the first one comes with an empty
+    cache."""
 
     config: WanVAEConfig
     direction: str
@@ -216,7 +271,9 @@ class Coder(nn.Module):
             return h
 
         def conv(name, features, h):
-            h, new[name] = CausalConv3d(features, self.conv_impl, self.dtype, name=name)(h, cache.get(name))
+            h, new[name] = CausalConv3d(features, self.conv_impl, self.dtype, name=name)(
+                h, cache.get(name)
+            )
             return h
 
         def resnet(name, features, h):
@@ -224,7 +281,9 @@ class Coder(nn.Module):
 
         def middle(h):
             h = resnet("mid_resnets_0", h.shape[-1], h)
-            return resnet("mid_resnets_1", h.shape[-1], FrameAttention(self.dtype, name="mid_attention")(h))
+            return resnet(
+                "mid_resnets_1", h.shape[-1], FrameAttention(self.dtype, name="mid_attention")(h)
+            )
 
         widths = coder_widths(config, self.direction)
         x = conv("conv_in", widths[0], x)
@@ -235,14 +294,19 @@ class Coder(nn.Module):
                 x = resnet(f"blocks_{i}_resnets_{j}", width, x)
             if i < len(config.dim_mult) - 1:
                 resample = Downsample if down else Upsample
-                x = run(f"blocks_{i}_resample", resample(times[i], self.dtype, name=f"blocks_{i}_resample"), x)
+                x = run(
+                    f"blocks_{i}_resample",
+                    resample(times[i], self.dtype, name=f"blocks_{i}_resample"),
+                    x,
+                )
         x = middle(x) if down else x
         features = 2 * config.z_dim if down else config.out_channels
         return conv("conv_out", features, nn.silu(Norm(name="norm_out")(x))), new
 
 
 def coder_widths(config: WanVAEConfig, direction: str) -> tuple[int, ...]:
-    """Channels of the encoder: of its first convolution, then of each block; of the decoder: of each block."""
+    """Channels of the encoder: of its first convolution, then of each block; of the decoder: of
+    each block."""
     if direction == "down":
         return tuple(config.base_dim * m for m in (1, *config.dim_mult))
     return tuple((config.decoder_base_dim or config.base_dim) * m for m in config.dim_mult[::-1])
@@ -251,7 +315,8 @@ def coder_widths(config: WanVAEConfig, direction: str) -> tuple[int, ...]:
 class WanVAE(nn.Module):
     """The whole autoencoder. `model.init(key, video)` makes all parameters; then
 
-    `model.apply({"params": p}, video, method="encode")`, `model.apply({"params": p}, z, method="decode")`.
+    `model.apply({"params": p}, video, method="encode")`,
+    `model.apply({"params": p}, z, method="decode")`.
 
     Attributes:
       unroll: all chunks in one program, see `in_chunks`: for training on a CPU.
@@ -274,15 +339,23 @@ class WanVAE(nn.Module):
         return self.decode(mean), mean, logvar
 
     def encode(self, video: Float[Array, "B T H W 3"]) -> tuple[Array, Array]:
-        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C], unscaled.
+        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C],
+        unscaled.
 
-        H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are dropped, as diffusers
-        drops them.
+        H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are
+        dropped, as diffusers drops them.
         """
-        moments = self.quant_conv(in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES, self.unroll))
+        moments = self.quant_conv(
+            in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES, self.unroll)
+        )
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.clip(logvar, -30.0, 20.0)  # the range diffusers' DiagonalGaussianDistribution keeps
+        return mean, jnp.clip(
+            logvar, -30.0, 20.0
+        )  # the range diffusers' DiagonalGaussianDistribution keeps
 
     def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
-        """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is still seen."""
-        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll).astype(jnp.float32)
+        """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is
+        still seen."""
+        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll).astype(
+            jnp.float32
+        )

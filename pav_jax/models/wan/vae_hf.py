@@ -15,7 +15,8 @@ from pav_jax.models.weights import Weight
 
 CLASS_NAME = "AutoencoderKLWan"
 STEM = "diffusion_pytorch_model"
-# fields of diffusers' configuration that this model has in one value only; the others are of Wan 2.2
+# fields of diffusers' configuration that this model has in one value only; the others are of Wan
+# 2.2
 FIXED = {"is_residual": False, "patch_size": None, "attn_scales": []}
 
 
@@ -23,33 +24,54 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
     """Reads config.json's fields; those we do not know are ignored.
 
     Raises:
-      BadInput: the file belongs to another class, asks for what Wan 2.1's VAE does not have, or contradicts itself.
+      BadInput: the file belongs to another class, asks for what Wan 2.1's VAE does not have, or
+        contradicts itself.
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-        raise BadInput(f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?")
+        raise BadInput(
+            f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
+        )
     fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
     config = WanVAEConfig(**fields.known(WanVAEConfig, raw))
-    for name, count in (("temperal_downsample", len(config.dim_mult) - 1), ("latents_mean", config.z_dim),
-                        ("latents_std", config.z_dim)):
+    for name, count in (
+        ("temperal_downsample", len(config.dim_mult) - 1),
+        ("latents_mean", config.z_dim),
+        ("latents_std", config.z_dim),
+    ):
         if len(getattr(config, name)) != count:
-            raise BadInput(f"{source}: {name} has {len(getattr(config, name))} entries; {count} were expected")
+            raise BadInput(
+                f"{source}: {name} has {len(getattr(config, name))} entries; {count} were expected"
+            )
     if config.temporal_ratio > 4:
-        raise BadInput(f"{source}: temperal_downsample is {list(config.temperal_downsample)}; at most two may be true")
+        raise BadInput(
+            f"{source}: temperal_downsample is {list(config.temperal_downsample)}; at most two may"
+            " be true"
+        )
     return config
 
 
 def config_to_hf(config: WanVAEConfig) -> dict[str, Any]:
     raw = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
-    return {"_class_name": CLASS_NAME, "_diffusers_version": "0.35.0", **FIXED, "dropout": 0.0, **raw,
-            "scale_factor_temporal": config.temporal_ratio, "scale_factor_spatial": config.spatial_ratio}
+    return {
+        "_class_name": CLASS_NAME,
+        "_diffusers_version": "0.35.0",
+        **FIXED,
+        "dropout": 0.0,
+        **raw,
+        "scale_factor_temporal": config.temporal_ratio,
+        "scale_factor_spatial": config.spatial_ratio,
+    }
 
 
 def weights(config: WanVAEConfig) -> list[Weight]:
-    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all of them."""
+    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all
+    of them."""
     rows: list[Weight] = []
 
     def conv(hf, path, kind="conv3d"):
-        rows.append(Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4)))
+        rows.append(
+            Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4))
+        )
         rows.append(Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)))
 
     def norm(hf, path, rank=3):
@@ -85,7 +107,9 @@ def weights(config: WanVAEConfig) -> list[Weight]:
                 resnet(hf, f"{part}/blocks_{i}_resnets_{j}", before if j == 0 else width, width)
                 flat += 1
             if i < len(config.dim_mult) - 1:
-                hf = f"encoder.down_blocks.{flat}" if down else f"decoder.up_blocks.{i}.upsamplers.0"
+                hf = (
+                    f"encoder.down_blocks.{flat}" if down else f"decoder.up_blocks.{i}.upsamplers.0"
+                )
                 resample(hf, f"{part}/blocks_{i}_resample", times[i])
                 flat += 1
         norm(f"{part}.norm_out", f"{part}/norm_out")

@@ -2,11 +2,12 @@
 
 A scheduler is read from diffusers' scheduler_config.json (`load`) and offers
   `timesteps(steps)`            training timesteps visited, [steps], noisiest first;
-  `schedule`                    `.add_noise`, `.velocity` and `.alphas`, for training (CogVideoX's only);
-  `needs_noise`                 whether its steps use the noise they are given;
+  `schedule`                    `.add_noise`, `.velocity` and `.alphas`, for training (CogVideoX's
+  only); `needs_noise`                 whether its steps use the noise they are given;
   `plan(steps)`                 everything that depends on the number of steps, with
     `plan.timesteps`, `plan.start(sample) -> state` and
-    `plan.step(state, output, index, sample, noise) -> (state, sample)`: one step, `index` counting from 0. All float32.
+    `plan.step(state, output, index, sample, noise) -> (state, sample)`: one step, `index` counting
+    from 0. All float32.
 """
 
 from collections.abc import Mapping
@@ -37,8 +38,19 @@ def load(config: Mapping[str, Any], source: str = "scheduler_config.json") -> Sc
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
-        raise BadInput(f"{source}: _class_name is {name!r}; supported: {', '.join(sorted(SCHEDULERS))}")
+        raise BadInput(
+            f"{source}: _class_name is {name!r}; supported: {', '.join(sorted(SCHEDULERS))}"
+        )
     return SCHEDULERS[name].from_config(config, source)
 
 
-__all__ = ["DDIM", "SCHEDULERS", "DPMSolverSDE", "FlowEuler", "NoiseSchedule", "Scheduler", "UniPC", "load"]
+__all__ = [
+    "DDIM",
+    "SCHEDULERS",
+    "DPMSolverSDE",
+    "FlowEuler",
+    "NoiseSchedule",
+    "Scheduler",
+    "UniPC",
+    "load",
+]

@@ -23,7 +23,9 @@ class DDIM:
     needs_noise = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "scheduler_config.json") -> "DDIM":
+    def from_config(
+        cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
+    ) -> "DDIM":
         return cls(NoiseSchedule.from_config(config, source), dict(config))
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
@@ -34,19 +36,27 @@ class DDIM:
         denoised = self.schedule.denoised_weights(now)
         keep = np.sqrt((1 - after) / (1 - now))
         columns = (*denoised, keep, np.sqrt(after) - np.sqrt(now) * keep)
-        return DDIMPlan(self.schedule.timesteps(steps), np.stack(columns, axis=1).astype(np.float32))
+        return DDIMPlan(
+            self.schedule.timesteps(steps), np.stack(columns, axis=1).astype(np.float32)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class DDIMPlan:
     timesteps: Int[np.ndarray, "steps"]
-    weights: Float[np.ndarray, "steps 4"]  # denoised: of sample, of output; result: of sample, of denoised
+    weights: Float[
+        np.ndarray, "steps 4"
+    ]  # denoised: of sample, of output; result: of sample, of denoised
 
     def start(self, sample: Array) -> tuple[()]:
         return ()
 
     def step(
-        self, state: tuple[()], output: Float[Array, "..."], index: Int[Array, ""], sample: Float[Array, "..."],
+        self,
+        state: tuple[()],
+        output: Float[Array, "..."],
+        index: Int[Array, ""],
+        sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
         p, q, keep, take = jnp.asarray(self.weights)[index]

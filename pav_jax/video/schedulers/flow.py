@@ -1,6 +1,8 @@
-"""The noise levels of flow matching: sample = (1 - sigma) * clean + sigma * noise, sigma falling from one to zero.
+"""The noise levels of flow matching: sample = (1 - sigma) * clean + sigma * noise, sigma falling
+from one to zero.
 
-Sources: Lipman et al. 2023 (arXiv 2210.02747); the shift, Esser et al. 2024 (arXiv 2403.03206), section 5.3.2.
+Sources: Lipman et al. 2023 (arXiv 2210.02747); the shift, Esser et al. 2024 (arXiv 2403.03206),
+section 5.3.2.
 """
 
 from collections.abc import Mapping
@@ -12,21 +14,28 @@ from pav_jax.errors import BadInput
 
 
 def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
-    """Moves levels towards noise; larger videos want larger shifts (3 for 480p, 5 for 720p in Wan 2.1)."""
+    """Moves levels towards noise; larger videos want larger shifts (3 for 480p, 5 for 720p in Wan
+    2.1)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
     """Scales 1 - sigma so that the last level is `terminal`; nothing where that is None or zero."""
-    if not terminal or sigmas[-1] == 1:  # a single step from pure noise: diffusers divides by zero there
+    if (
+        not terminal or sigmas[-1] == 1
+    ):  # a single step from pure noise: diffusers divides by zero there
         return sigmas
     clean = 1 - sigmas
-    return 1 - clean / (clean[-1] / (1 - terminal))  # in this order: timesteps are cut to whole numbers
+    return 1 - clean / (
+        clean[-1] / (1 - terminal)
+    )  # in this order: timesteps are cut to whole numbers
 
 
 def check_steps(steps: int, total: int) -> None:
     if not 1 <= steps <= total:
-        raise BadInput(f"steps={steps}: choose 1 to {total}, the timesteps this model was trained on")
+        raise BadInput(
+            f"steps={steps}: choose 1 to {total}, the timesteps this model was trained on"
+        )
 
 
 def positive(config: Mapping[str, Any], name: str, default: float, source: str) -> float:

@@ -1,6 +1,7 @@
 """Euler steps along the flow (`FlowMatchEulerDiscreteScheduler`), and its stochastic variant.
 
-Source: Esser et al. 2024 (arXiv 2403.03206). With sigma and sigma' the levels before and after a step,
+Source: Esser et al. 2024 (arXiv 2403.03206). With sigma and sigma' the levels before and after a
+step,
     next = sample + (sigma' - sigma) * output,
 or, stochastic, next = (1 - sigma') * x0 + sigma' * noise, x0 = sample - sigma * output.
 """
@@ -17,8 +18,13 @@ from pav_jax.models import fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
-FIXED = {"use_dynamic_shifting": False, "invert_sigmas": False, "use_karras_sigmas": False,
-         "use_exponential_sigmas": False, "use_beta_sigmas": False}
+FIXED = {
+    "use_dynamic_shifting": False,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +38,34 @@ class FlowEuler:
     config: Mapping[str, Any]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "scheduler_config.json") -> "FlowEuler":
+    def from_config(
+        cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
+    ) -> "FlowEuler":
         """Reads diffusers' fields, with its defaults.
 
         Raises:
           BadInput: a choice that is not supported, or a number out of range.
         """
         fields.check_fixed(config, FIXED, source)
-        return cls(int(flow.positive(config, "num_train_timesteps", 1000, source)),
-                   flow.positive(config, "shift", 1.0, source), config.get("shift_terminal"),
-                   bool(config.get("stochastic_sampling", False)), dict(config))
+        return cls(
+            int(flow.positive(config, "num_train_timesteps", 1000, source)),
+            flow.positive(config, "shift", 1.0, source),
+            config.get("shift_terminal"),
+            bool(config.get("stochastic_sampling", False)),
+            dict(config),
+        )
 
     def sigmas(self, steps: int) -> Float[np.ndarray, "levels"]:
-        """Levels before each step and after the last. diffusers spaces the shifted levels and shifts them again; so do
-        we."""
+        """Levels before each step and after the last. diffusers spaces the shifted levels and
+        shifts them again; so do we."""
         flow.check_steps(steps, self.total)
-        ends = flow.shifted(np.asarray([self.total, 1], np.float32) / np.float32(self.total), np.float32(self.shift))
-        spaced = np.linspace(float(ends[0]) * self.total, float(ends[1]) * self.total, steps) / self.total
+        ends = flow.shifted(
+            np.asarray([self.total, 1], np.float32) / np.float32(self.total), np.float32(self.shift)
+        )
+        spaced = (
+            np.linspace(float(ends[0]) * self.total, float(ends[1]) * self.total, steps)
+            / self.total
+        )
         levels = flow.stretched(flow.shifted(spaced, self.shift), self.shift_terminal)
         return np.append(levels, 0.0).astype(np.float32)
 
@@ -69,7 +86,11 @@ class FlowEulerPlan:
         return ()
 
     def step(
-        self, state: tuple[()], output: Float[Array, "..."], index: Int[Array, ""], sample: Float[Array, "..."],
+        self,
+        state: tuple[()],
+        output: Float[Array, "..."],
+        index: Int[Array, ""],
+        sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
         now, after = jnp.asarray(self.sigmas)[index], jnp.asarray(self.sigmas)[index + 1]

@@ -1,9 +1,10 @@
-"""Rectified flow as Open-Sora 1.2 samples it: straight lines from noise to video, walked by Euler steps.
+"""Rectified flow as Open-Sora 1.2 samples it: straight lines from noise to video, walked by Euler
+steps.
 
-Sources: Liu et al. 2022 (arXiv 2209.03003); timesteps shifted towards noise for larger pictures, Esser et al. 2024
-(arXiv 2403.03206), section 5.3.2, and for longer videos, hpcaitech/Open-Sora, tag v1.2.0,
-`opensora/schedulers/rf/rectified_flow.py`. With t from 1 (noise) to 0 (video), r the root of the video's size over that
-of a picture of 512 x 512, sizes being pixels times latent frames:
+Sources: Liu et al. 2022 (arXiv 2209.03003); timesteps shifted towards noise for larger pictures,
+Esser et al. 2024 (arXiv 2403.03206), section 5.3.2, and for longer videos, hpcaitech/Open-Sora, tag
+v1.2.0, `opensora/schedulers/rf/rectified_flow.py`. With t from 1 (noise) to 0 (video), r the root
+of the video's size over that of a picture of 512 x 512, sizes being pixels times latent frames:
     t' = r t / (1 + (r - 1) t),    next = sample + velocity * (t' - next t')
 The velocity points from noise to video.
 """
@@ -25,7 +26,8 @@ BASE_PIXELS = 512 * 512
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow:
-    """See `pav_jax.video.schedulers` for what a scheduler and its plan offer; its plans also need the video's size."""
+    """See `pav_jax.video.schedulers` for what a scheduler and its plan offer; its plans also need
+    the video's size."""
 
     num_timesteps: int = 1000
     use_discrete_timesteps: bool = False
@@ -33,14 +35,18 @@ class RectifiedFlow:
     needs_noise = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "scheduler_config.json") -> "RectifiedFlow":
+    def from_config(
+        cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
+    ) -> "RectifiedFlow":
         """Reads the original's fields; what it does not name is as published.
 
         Raises:
           BadInput: another scheduler.
         """
         if (name := config.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-            raise BadInput(f"{source}: _class_name is {name!r}; Open-Sora samples with {CLASS_NAME!r} only")
+            raise BadInput(
+                f"{source}: _class_name is {name!r}; Open-Sora samples with {CLASS_NAME!r} only"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in config.items() if name in known})
 
@@ -55,7 +61,9 @@ class RectifiedFlow:
         times = (1 - np.arange(steps) / steps) * self.num_timesteps
         return np.round(times) if self.use_discrete_timesteps else times
 
-    def plan(self, steps: int, pixels: int = BASE_PIXELS, latent_frames: int = 1) -> "RectifiedFlowPlan":
+    def plan(
+        self, steps: int, pixels: int = BASE_PIXELS, latent_frames: int = 1
+    ) -> "RectifiedFlowPlan":
         """
         Args:
           pixels: height times width of the video.
@@ -65,7 +73,9 @@ class RectifiedFlow:
         if self.use_timestep_transform:
             times = flow.shifted(times, (pixels / BASE_PIXELS * latent_frames) ** 0.5)
         steps_down = times - np.append(times[1:], 0.0)
-        return RectifiedFlowPlan((times * self.num_timesteps).astype(np.float32), steps_down.astype(np.float32))
+        return RectifiedFlowPlan(
+            (times * self.num_timesteps).astype(np.float32), steps_down.astype(np.float32)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +87,11 @@ class RectifiedFlowPlan:
         return ()
 
     def step(
-        self, state: tuple[()], output: Float[Array, "..."], index: Int[Array, ""], sample: Float[Array, "..."],
+        self,
+        state: tuple[()],
+        output: Float[Array, "..."],
+        index: Int[Array, ""],
+        sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
         return state, sample + jnp.asarray(self.lengths)[index] * output

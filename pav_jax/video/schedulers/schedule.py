@@ -1,8 +1,10 @@
-"""The noise schedule both CogVideoX samplers share: how noisy each training timestep is, and which ones are visited.
+"""The noise schedule both CogVideoX samplers share: how noisy each training timestep is, and which
+ones are visited.
 
-All tables are numpy, computed once on the host in the precision diffusers uses; what enters a program is float32.
-Sources: Ho et al. 2020 (arXiv 2006.11239); zero terminal SNR and the spacings, Lin et al. 2023 (arXiv 2305.08891),
-algorithm 1 and table 2; the SNR shift, Esser et al. 2024 (arXiv 2403.03206), section 5.3.2.
+All tables are numpy, computed once on the host in the precision diffusers uses; what enters a
+program is float32. Sources: Ho et al. 2020 (arXiv 2006.11239); zero terminal SNR and the spacings,
+Lin et al. 2023 (arXiv 2305.08891), algorithm 1 and table 2; the SNR shift, Esser et al. 2024 (arXiv
+2403.03206), section 5.3.2.
 """
 
 import dataclasses
@@ -37,14 +39,20 @@ class NoiseSchedule:
     steps_offset: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "scheduler_config.json") -> "NoiseSchedule":
+    def from_config(
+        cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
+    ) -> "NoiseSchedule":
         """Reads diffusers' fields, with its defaults.
 
         Raises:
           BadInput: a choice that diffusers' CogVideoX schedulers do not know either.
         """
-        prediction = _one_of(config.get("prediction_type", "epsilon"), PREDICTIONS, "prediction_type", source)
-        spacing = _one_of(config.get("timestep_spacing", "leading"), SPACINGS, "timestep_spacing", source)
+        prediction = _one_of(
+            config.get("prediction_type", "epsilon"), PREDICTIONS, "prediction_type", source
+        )
+        spacing = _one_of(
+            config.get("timestep_spacing", "leading"), SPACINGS, "timestep_spacing", source
+        )
         betas = _betas(config, source)
         alphas = np.cumprod(1.0 - betas, dtype=betas.dtype)
         shift = config.get("snr_shift_scale", 3.0)
@@ -69,36 +77,51 @@ class NoiseSchedule:
         return np.round(np.arange(total, 0, -total / steps)).astype(np.int64) - 1
 
     def levels(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Signal level at each step and after it, and whether it is the last (the level after it is `final_alpha`).
+        """Signal level at each step and after it, and whether it is the last (the level after it is
+        `final_alpha`).
 
-        diffusers takes the level after a step at `timestep - total // steps`, not at the next visited timestep; where
-        these differ (steps that do not divide the total) so does the result, and we follow it.
+        diffusers takes the level after a step at `timestep - total // steps`, not at the next
+        visited timestep; where these differ (steps that do not divide the total) so does the
+        result, and we follow it.
         """
         timesteps = self.timesteps(steps)
         following = timesteps - len(self.alphas) // steps
         last = following < 0
-        after = np.where(last, np.asarray(self.final_alpha, self.alphas.dtype), self.alphas[np.maximum(following, 0)])
+        after = np.where(
+            last,
+            np.asarray(self.final_alpha, self.alphas.dtype),
+            self.alphas[np.maximum(following, 0)],
+        )
         return self.alphas[timesteps], after, last
 
     def denoised_weights(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(p, q) such that the denoised sample is `p * sample + q * model_output` at signal level `alpha`."""
+        """(p, q) such that the denoised sample is `p * sample + q * model_output` at signal level
+        `alpha`."""
         signal, noise = np.sqrt(alpha), np.sqrt(1 - alpha)
         if self.prediction_type == "sample":
             return np.zeros_like(alpha), np.ones_like(alpha)
-        if self.prediction_type == "v_prediction":  # Salimans & Ho 2022 (arXiv 2202.00512), section 4
+        if (
+            self.prediction_type == "v_prediction"
+        ):  # Salimans & Ho 2022 (arXiv 2202.00512), section 4
             return signal, -noise
         with np.errstate(divide="ignore"):
             return 1 / signal, -noise / signal
 
     def add_noise(
-        self, clean: Float[Array, "B ..."], noise: Float[Array, "B ..."], timesteps_B: Int[Array, "B"]
+        self,
+        clean: Float[Array, "B ..."],
+        noise: Float[Array, "B ..."],
+        timesteps_B: Int[Array, "B"],
     ) -> Float[Array, "B ..."]:
         """The training input at `timesteps_B`; float32."""
         signal, level = self._signal_and_noise(timesteps_B, clean.ndim)
         return signal * clean + level * noise
 
     def velocity(
-        self, clean: Float[Array, "B ..."], noise: Float[Array, "B ..."], timesteps_B: Int[Array, "B"]
+        self,
+        clean: Float[Array, "B ..."],
+        noise: Float[Array, "B ..."],
+        timesteps_B: Int[Array, "B"],
     ) -> Float[Array, "B ..."]:
         """The target of a model trained on `v_prediction`; float32."""
         signal, level = self._signal_and_noise(timesteps_B, clean.ndim)
@@ -107,11 +130,14 @@ class NoiseSchedule:
     def _signal_and_noise(self, timesteps_B, rank: int) -> tuple[Array, Array]:
         shape = (-1,) + (1,) * (rank - 1)
         tables = (np.sqrt(self.alphas), np.sqrt(1 - self.alphas))
-        return tuple(jnp.asarray(table, jnp.float32)[timesteps_B].reshape(shape) for table in tables)
+        return tuple(
+            jnp.asarray(table, jnp.float32)[timesteps_B].reshape(shape) for table in tables
+        )
 
 
 def zero_terminal_snr(alphas: np.ndarray) -> np.ndarray:
-    """Shifts and scales the square roots so that the first level stays and the last is exactly zero."""
+    """Shifts and scales the square roots so that the first level stays and the last is exactly
+    zero."""
     roots = np.sqrt(alphas)
     return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
@@ -121,14 +147,21 @@ def _betas(config: Mapping[str, Any], source: str) -> np.ndarray:
         return np.asarray(config["trained_betas"], np.float32)
     total = config.get("num_train_timesteps", 1000)
     first, last = config.get("beta_start", 0.00085), config.get("beta_end", 0.0120)
-    kind = _one_of(config.get("beta_schedule", "scaled_linear"), ("linear", "scaled_linear", "squaredcos_cap_v2"),
-                   "beta_schedule", source)
+    kind = _one_of(
+        config.get("beta_schedule", "scaled_linear"),
+        ("linear", "scaled_linear", "squaredcos_cap_v2"),
+        "beta_schedule",
+        source,
+    )
     if kind == "linear":
         return np.linspace(first, last, total, dtype=np.float32)
     if kind == "scaled_linear":
         return np.linspace(first**0.5, last**0.5, total) ** 2
     level = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731  (arXiv 2102.09672, equation 17)
-    return np.asarray([min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)], np.float32)
+    return np.asarray(
+        [min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)],
+        np.float32,
+    )
 
 
 def _one_of(value: str, known: tuple[str, ...], field: str, source: str) -> str:

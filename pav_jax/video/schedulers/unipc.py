@@ -1,12 +1,16 @@
-"""UniPC on the levels of flow matching (`UniPCMultistepScheduler` with use_flow_sigmas), Wan 2.1's sampler.
+"""UniPC on the levels of flow matching (`UniPCMultistepScheduler` with use_flow_sigmas), Wan 2.1's
+sampler.
 
-Source: Zhao et al. 2023 (arXiv 2302.04867), algorithms 1 and 2, in the form that predicts x0. Let lambda be the log of
-the ratio of signal to noise amplitude, h its growth over a step from s to t, B(h) = -h ("bh1") or expm1(-h) ("bh2"),
-m_0 the denoised sample at s, m_k the one k steps earlier, r_k the ratio of their distance in lambda to h. Then
-    next = sigma_t / sigma_s * sample - alpha_t * (expm1(-h) * m_0 + B(h) * sum_k rho_k * (m_k - m_0) / r_k).
-The predictor knows the past; the corrector repeats the step when the model has been asked at its end, which counts as
-r = 1. What is asked there serves both, so the corrector costs no evaluation. The rho solve a small linear system, and a
-step is linear in the samples and the m, so all of it becomes a table of weights, made once on the host in float64.
+Source: Zhao et al. 2023 (arXiv 2302.04867), algorithms 1 and 2, in the form that predicts x0. Let
+lambda be the log of the ratio of signal to noise amplitude, h its growth over a step from s to t,
+B(h) = -h ("bh1") or expm1(-h) ("bh2"), m_0 the denoised sample at s, m_k the one k steps earlier,
+r_k the ratio of their distance in lambda to h. Then
+    next = sigma_t / sigma_s * sample - alpha_t * (expm1(-h) * m_0 + B(h) * sum_k rho_k * (m_k -
+    m_0) / r_k).
+The predictor knows the past; the corrector repeats the step when the model has been asked at its
+end, which counts as r = 1. What is asked there serves both, so the corrector costs no evaluation.
+The rho solve a small linear system, and a step is linear in the samples and the m, so all of it
+becomes a table of weights, made once on the host in float64.
 """
 
 import dataclasses
@@ -23,9 +27,17 @@ from pav_jax.models import fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
-FIXED = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "predict_x0": True, "thresholding": False,
-         "solver_p": None, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-         "use_dynamic_shifting": False}
+FIXED = {
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+    "predict_x0": True,
+    "thresholding": False,
+    "solver_p": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": False,
+}
 # diffusers' defaults of these differ, so a configuration has to say them
 SAID = {"use_flow_sigmas": False, "prediction_type": "epsilon"}
 
@@ -46,7 +58,9 @@ class UniPC:
     needs_noise = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "scheduler_config.json") -> "UniPC":
+    def from_config(
+        cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
+    ) -> "UniPC":
         """Reads diffusers' fields, with its defaults.
 
         Raises:
@@ -55,16 +69,25 @@ class UniPC:
         fields.check_fixed(SAID | dict(config), FIXED, source)
         order, kind = config.get("solver_order", 2), config.get("solver_type", "bh2")
         if not isinstance(order, int) or order < 1:
-            raise BadInput(f"{source}: solver_order is {order!r}; a whole number of at least 1 was expected")
+            raise BadInput(
+                f"{source}: solver_order is {order!r}; a whole number of at least 1 was expected"
+            )
         if kind not in ("bh1", "bh2"):
             raise BadInput(f"{source}: solver_type is {kind!r}; choose one of bh1, bh2")
         end = config.get("final_sigmas_type", "zero")
         if end not in ("zero", "sigma_min"):
             raise BadInput(f"{source}: final_sigmas_type is {end!r}; choose one of zero, sigma_min")
-        return cls(int(flow.positive(config, "num_train_timesteps", 1000, source)),
-                   flow.positive(config, "flow_shift", 1.0, source), config.get("shift_terminal"), order, kind,
-                   bool(config.get("lower_order_final", True)), end == "zero",
-                   frozenset(config.get("disable_corrector") or ()), dict(config))
+        return cls(
+            int(flow.positive(config, "num_train_timesteps", 1000, source)),
+            flow.positive(config, "flow_shift", 1.0, source),
+            config.get("shift_terminal"),
+            order,
+            kind,
+            bool(config.get("lower_order_final", True)),
+            end == "zero",
+            frozenset(config.get("disable_corrector") or ()),
+            dict(config),
+        )
 
     def _levels(self, steps: int) -> Float[np.ndarray, "steps"]:
         flow.check_steps(steps, self.total)
@@ -87,7 +110,10 @@ class UniPC:
         signal, sigmas = (np.float32(1) - sigmas).astype(np.float64), sigmas.astype(np.float64)
         with np.errstate(divide="ignore"):
             lam = np.log(signal) - np.log(sigmas)
-        orders = [min(self.order, i + 1, steps - i if self.lower_order_final else self.order) for i in range(steps)]
+        orders = [
+            min(self.order, i + 1, steps - i if self.lower_order_final else self.order)
+            for i in range(steps)
+        ]
         if self.end_at_zero:
             orders[-1] = 1  # the last h is infinite, and no earlier point helps
         predict, correct = np.zeros((steps, 1 + self.order)), np.zeros((steps, 3 + self.order))
@@ -97,22 +123,39 @@ class UniPC:
             if i == 0 or i - 1 in self.uncorrected:
                 correct[i, 0] = 1.0
             else:
-                base, past, here = self._weights(signal, sigmas, lam, i - 1, orders[i - 1], corrector=True)
+                base, past, here = self._weights(
+                    signal, sigmas, lam, i - 1, orders[i - 1], corrector=True
+                )
                 correct[i, 1 : 3 + orders[i - 1]] = (base, here, *past)
-        return UniPCPlan(self.timesteps(steps), sigmas[:-1].astype(np.float32), predict.astype(np.float32),
-                         correct.astype(np.float32))
+        return UniPCPlan(
+            self.timesteps(steps),
+            sigmas[:-1].astype(np.float32),
+            predict.astype(np.float32),
+            correct.astype(np.float32),
+        )
 
-    def _weights(self, signal: np.ndarray, sigmas: np.ndarray, lam: np.ndarray, i: int, order: int, corrector: bool
-                 ) -> tuple[float, list[float], float]:
-        """Of the step from level i to i + 1: weights of the sample at i, of m_0, m_1, ... , and of the denoised sample
-        at i + 1, which only the corrector has."""
+    def _weights(
+        self,
+        signal: np.ndarray,
+        sigmas: np.ndarray,
+        lam: np.ndarray,
+        i: int,
+        order: int,
+        corrector: bool,
+    ) -> tuple[float, list[float], float]:
+        """Of the step from level i to i + 1: weights of the sample at i, of m_0, m_1, ... , and of
+        the denoised sample at i + 1, which only the corrector has."""
         h = lam[i + 1] - lam[i]
         growth = math.expm1(-h)
         outer = -h if self.kind == "bh1" else growth
         past = [-signal[i + 1] * growth] + [0.0] * (order - 1)
         here = 0.0
-        ratios = [(lam[i - k] - lam[i]) / h for k in range(1, order) if h] + [1.0] * corrector  # h 0: it goes nowhere
-        for k, (ratio, rho) in enumerate(zip(ratios, self._rho(-h, growth, outer, ratios), strict=True), start=1):
+        ratios = [(lam[i - k] - lam[i]) / h for k in range(1, order) if h] + [
+            1.0
+        ] * corrector  # h 0: it goes nowhere
+        for k, (ratio, rho) in enumerate(
+            zip(ratios, self._rho(-h, growth, outer, ratios), strict=True), start=1
+        ):
             weight = -signal[i + 1] * outer * rho / ratio
             past[0] -= weight
             if k < order:
@@ -123,7 +166,8 @@ class UniPC:
 
     @staticmethod
     def _rho(hh: float, growth: float, outer: float, ratios: list[float]) -> np.ndarray:
-        """Solves equation 11 of the paper; with one ratio 1/2 stands for the solution, as in its section 3.4."""
+        """Solves equation 11 of the paper; with one ratio 1/2 stands for the solution, as in its
+        section 3.4."""
         if len(ratios) < 2:
             return np.full(len(ratios), 0.5)
         phi, factorial, right = growth / hh - 1, 1, []
@@ -140,22 +184,36 @@ class UniPCPlan:
 
     timesteps: Int[np.ndarray, "steps"]
     sigmas: Float[np.ndarray, "steps"]
-    predict: Float[np.ndarray, "steps weights"]  # of the corrected sample, of each denoised one, newest first
-    correct: Float[np.ndarray, "steps weights"]  # of the sample, of the last corrected, of the new and older denoised
+    predict: Float[
+        np.ndarray, "steps weights"
+    ]  # of the corrected sample, of each denoised one, newest first
+    correct: Float[
+        np.ndarray, "steps weights"
+    ]  # of the sample, of the last corrected, of the new and older denoised
 
     def start(self, sample: Array) -> tuple[Array, Array]:
         zeros = jnp.zeros(sample.shape, jnp.float32)
         return zeros, jnp.stack([zeros] * (self.predict.shape[1] - 1))
 
     def step(
-        self, state: tuple[Array, Array], output: Float[Array, "..."], index: Int[Array, ""],
-        sample: Float[Array, "..."], noise: Float[Array, "..."] | None = None,
+        self,
+        state: tuple[Array, Array],
+        output: Float[Array, "..."],
+        index: Int[Array, ""],
+        sample: Float[Array, "..."],
+        noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[Array, Array], Float[Array, "..."]]:
         last, history = state
         predict, correct = jnp.asarray(self.predict)[index], jnp.asarray(self.correct)[index]
         denoised = sample - jnp.asarray(self.sigmas)[index] * output
-        corrected = (correct[0] * sample + correct[1] * last + correct[2] * denoised
-                     + sum(weight * old for weight, old in zip(correct[3:], history, strict=True)))
+        corrected = (
+            correct[0] * sample
+            + correct[1] * last
+            + correct[2] * denoised
+            + sum(weight * old for weight, old in zip(correct[3:], history, strict=True))
+        )
         history = jnp.concatenate([denoised[None], history[:-1]])
-        after = predict[0] * corrected + sum(w * one for w, one in zip(predict[1:], history, strict=True))
+        after = predict[0] * corrected + sum(
+            w * one for w, one in zip(predict[1:], history, strict=True)
+        )
         return (corrected, history), after
