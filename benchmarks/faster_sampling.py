@@ -39,15 +39,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pav_jax.booster import Booster
+from pav_jax.booster.booster import Booster
+from pav_jax.candidates.preview import judge
+from pav_jax.candidates.statistics import paired_intervals
+from pav_jax.checkpoints.embedded import ROOT, resolve
+from pav_jax.components import Parts
 from pav_jax.config import load
-from pav_jax.embedded import ROOT, resolve
-from pav_jax.evaluate.statistics import paired_intervals
-from pav_jax.evolve.screen import judge
 from pav_jax.language.sampling import Sampling
-from pav_jax.recipe import Parts
 from pav_jax.records import stable_seed
-from pav_jax.video import VideoModel, residual_curve, shortcuts
+from pav_jax.video import VideoModel, residual_curve, step_schedule
 
 FULL, LUCK, KEEP = "8 steps (shipped)", "8 steps, another seed", 0.5
 REWARDS = ("TVA", "AES")
@@ -96,7 +96,7 @@ class Sampler:
         self.offset = 10**6 * (name == LUCK)
 
     def evaluations(self) -> int:
-        planned = shortcuts.planned(self.model.defaults)
+        planned = step_schedule.planned(self.model.defaults)
         return 2 * self.model.defaults.steps if planned is None else planned.evaluations()
 
     def videos(self, texts: list[str], seeds: list[int]) -> np.ndarray:

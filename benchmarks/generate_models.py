@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.check.program import PUBLISHED
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
 from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
+from pav_jax.preflight.program import PUBLISHED
 from pav_jax.video import Generation, VideoModel, schedulers
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.family import Family
@@ -42,7 +42,7 @@ UNIPC = {
 def cogvideox(tokenizer: Any) -> tuple[CogVideoX, Generation]:
     """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published
     width."""
-    from pav_jax.mini.train_generator import SCHEDULER
+    from pav_jax.mini.training.generator import SCHEDULER
 
     text = T5Config(
         vocab_size=len(tokenizer), width=512, head_size=64, heads=8, layers=8, ff_width=1024
@@ -95,16 +95,16 @@ def wan(tokenizer: Any) -> tuple[Wan, Generation]:
 
 
 def mini(tokenizer: Any) -> tuple[CogVideoX, Generation]:
-    from pav_jax.mini import train_generator, train_vae
+    from pav_jax.mini.training import generator, vae
 
     family = CogVideoX(
         tokenizer,
-        T5Encoder(train_generator.t5_config()),
-        CogVideoXTransformer(train_generator.DENOISER),
-        CogVideoXVAE(train_vae.CONFIG),
-        schedulers.load(train_generator.SCHEDULER),
+        T5Encoder(generator.t5_config()),
+        CogVideoXTransformer(generator.DENOISER),
+        CogVideoXVAE(vae.CONFIG),
+        schedulers.load(generator.SCHEDULER),
     )
-    return family, Generation.from_dict(train_generator.GENERATION)
+    return family, Generation.from_dict(generator.GENERATION)
 
 
 SMALL = {"cogvideox": cogvideox, "wan": wan, "mini": mini}

@@ -33,7 +33,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.idefics2 import modeling_idefics2 as idefics2
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
-from pav_jax.checkpoints.safetensors import write_json, write_tensors
+from pav_jax.checkpoints.safetensors import write_tensors
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
@@ -41,6 +41,7 @@ from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoScore
 from pav_jax.rewards.aesthetic import HEAD_FOLDER, HeadConfig
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE
 from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.storage.json_files import write_json
 
 FRAMES = 4  # of each video that AES, TVA and MPS look at
 WORDS = "a red blue green ball star fish cat dog rises falls spins over the sea".split()

@@ -113,7 +113,7 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
     model and adapter."""
     import jax
 
-    from pav_jax.embedded import ROOT
+    from pav_jax.checkpoints.embedded import ROOT
     from pav_jax.language import lora
     from pav_jax.language.language_model import LanguageModel
 

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pav_jax import components, recipe
 from pav_jax import config as configuration
-from pav_jax import recipe
-from pav_jax.booster import Booster
-from pav_jax.checkpoints.safetensors import write_json
+from pav_jax.booster.booster import Booster
 from pav_jax.prefer.pairs import length_gap
-from pav_jax.records import Preference, PromptPair, stable_seed, write_jsonl
+from pav_jax.records import Preference, PromptPair, stable_seed
 from pav_jax.rewards.faithfulness import faithfulness
+from pav_jax.storage.json_files import write_json
+from pav_jax.storage.records import write_jsonl
 from pav_jax.train import stage
 
 ROWS = 8
@@ -80,7 +81,7 @@ def preferences(rows: list[dict], config) -> list[Preference]:
 
 
 def booster(config, folder: Path | None) -> Booster:
-    return Booster(recipe.load_rewriter(config, folder), recipe.rewriter_sampling(config))
+    return Booster(components.load_rewriter(config, folder), recipe.rewriter_sampling(config))
 
 
 def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
@@ -125,7 +126,7 @@ def accuracies(config, models: dict[str, Path | None], pairs: list[Preference]) 
     it started from."""
     sums = {}
     for name, folder in models.items():
-        lm = recipe.load_rewriter(config, folder)
+        lm = components.load_rewriter(config, folder)
         sums[name] = {
             side: answer_log_probs(config, lm, [(p.prompt, getattr(p, side)) for p in pairs])[0]
             for side in ("chosen", "rejected")

@@ -4,7 +4,7 @@ MPS, aesthetic.
     pav run --config=configs/mini.py --workdir=runs/mini
 
 The embedded VideoScore and MPS are of the published architectures, trained on declared labels of
-damage (`python -m pav_jax.mini.judges` says how well they see what no training showed them).
+damage (`python -m pav_jax.mini.training.judges` says how well they see what no training showed them).
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
 """

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from pav_jax import defaults
 from pav_jax.errors import BadInput
-from pav_jax.records import write_whole
+from pav_jax.storage.records import write_whole
 
 OVERRIDE = re.compile(r"--(no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOTALL)
 

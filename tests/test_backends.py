@@ -4,24 +4,25 @@ images."""
 import numpy as np
 import pytest
 
-from pav_jax import defaults, recipe
-from pav_jax.check import media
+from pav_jax import components, defaults
+from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import evaluate
-from pav_jax.evaluate.prompt_sets import PromptSet
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import make_proposers
-from pav_jax.records import Candidate, read_segments
+from pav_jax.preflight import generator_programs
+from pav_jax.records import Candidate
+from pav_jax.storage.records import read_segments
+from tests import fakes as stand_ins
 from tests.endpoint_server import Endpoint
 from tests.evaluate.fakes import Suite as PixelSuite
-from tests.evolve import stand_ins
 from tests.video.test_endpoint import works
 from tests.video.tiny_diffusers import save_image_pipeline
 
 
 def parts(*overrides):
-    return recipe.Parts(
+    return components.Parts(
         load(overrides=[f"--config.generator.{override}" for override in overrides])
     )
 
@@ -103,9 +104,9 @@ def test_a_temporal_reward_for_images_is_refused_before_any_is_made():
     with pytest.raises(
         BadInput, match="TC, DD judge how frames follow each other, and these videos have one frame"
     ):
-        _ = recipe.Parts(config).suite
+        _ = components.Parts(config).suite
     config.rewards.skip = ("TC", "DD", "FC")
-    suite = recipe.Parts(config).suite
+    suite = components.Parts(config).suite
     assert suite.names == ("FAITH",)
     assert suite.score(np.zeros((1, 1, 8, 8, 3), np.uint8), ["a cat"], ["a cat"])["FAITH"] == 1
 
@@ -115,4 +116,4 @@ def test_the_text_to_image_configuration_asks_for_no_temporal_score():
     assert config.generator.num_frames == 1 and config.rewards.skip == ("TC", "DD", "FC")
     assert not {"motion", "videoscore"} & set(config.rewards.entries)
     with pytest.raises(BadInput, match="runs on torch or elsewhere"):
-        media.video_size(config)
+        generator_programs.video_size(config)

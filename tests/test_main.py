@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import pav_jax
-from pav_jax.embedded import resolve
+from pav_jax.checkpoints.embedded import resolve
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.records import Refinement

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from pav_jax.records import Candidate, read_segments
+from pav_jax.records import Candidate
+from pav_jax.storage.records import read_segments
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo")] + [

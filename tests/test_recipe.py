@@ -18,17 +18,11 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax import defaults, recipe
-from pav_jax.embedded import CHECKPOINTS
+from pav_jax import components, defaults, recipe
+from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
-from pav_jax.records import (
-    Candidate,
-    Preference,
-    Proposal,
-    SegmentWriter,
-    read_segments,
-    write_jsonl,
-)
+from pav_jax.records import Candidate, Preference, Proposal
+from pav_jax.storage.records import SegmentWriter, read_segments, write_jsonl
 from tests.language.conftest import tiny_language_model
 from tests.recipe_witness import REPEATED, STAGES
 
@@ -51,10 +45,10 @@ def test_each_round_gets_its_own_prompts(count, rounds, size):
 def test_a_round_starts_from_the_booster_of_the_one_before(tmp_path):
     for name in ("sft/booster", "round_1/booster"):
         (tmp_path / name).mkdir(parents=True)
-    assert recipe.booster_before(tmp_path, 1) == tmp_path / "sft" / "booster"
-    assert recipe.booster_before(tmp_path, 2) == tmp_path / "round_1" / "booster"
+    assert components.booster_before(tmp_path, 1) == tmp_path / "sft" / "booster"
+    assert components.booster_before(tmp_path, 2) == tmp_path / "round_1" / "booster"
     with pytest.raises(BadInput, match="run `pav dpo --round=2` first"):
-        recipe.booster_before(tmp_path, 3)
+        components.booster_before(tmp_path, 3)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +94,8 @@ def test_the_stages_run_in_the_methods_order_on_one_set_of_models(tmp_path, monk
     def noting(name):
         def stage(config, workdir, *rest):
             assert workdir == tmp_path
-            given.extend(r for r in rest if isinstance(r, recipe.Parts))
-            calls.append((name, *(r for r in rest if not isinstance(r, recipe.Parts))))
+            given.extend(r for r in rest if isinstance(r, components.Parts))
+            calls.append((name, *(r for r in rest if not isinstance(r, components.Parts))))
             return tmp_path / "report" / "index.html" if name == "report" else None
 
         return stage
@@ -154,7 +148,7 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
     monkeypatch.setattr(VideoModel, "from_pretrained", lambda path, **options: (path, options))
     config = defaults.get_config()
     config.generator.path, config.generator.steps, config.generator.batch = "some/folder", 3, 4
-    parts = recipe.Parts(config)
+    parts = components.Parts(config)
     assert parts.generator == (
         "some/folder",
         {
@@ -176,7 +170,7 @@ def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
         cache_retention=0.1,
     )
     config.generator.update(chosen)
-    assert chosen.items() <= recipe.Parts(config).generator[1].items()
+    assert chosen.items() <= components.Parts(config).generator[1].items()
 
 
 def test_of_many_processes_none_may_be_left_out(monkeypatch):
@@ -184,13 +178,13 @@ def test_of_many_processes_none_may_be_left_out(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     config = defaults.get_config()
     with pytest.raises(BadInput, match="it must take all, as with --config.mesh.fsdp=-1"):
-        recipe.load_rewriter(config)
+        components.load_rewriter(config)
 
 
 def test_the_untuned_rewriter_is_measured_with_the_configurations_sampling():
     config = defaults.get_config()
     config.rewriter.temperature, config.rewriter.max_new_tokens = 0.5, 9
-    sampling = recipe.rewriter_sampling(config)
+    sampling = components.rewriter_sampling(config)
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_new_tokens) == (
         0.5,
         50,
@@ -200,7 +194,7 @@ def test_the_untuned_rewriter_is_measured_with_the_configurations_sampling():
 
 
 def test_a_booster_is_sampled_as_the_rewriter_was_measured(tmp_path):
-    from pav_jax.booster import Booster
+    from pav_jax.booster.booster import Booster
 
     tiny_language_model().save_pretrained(tmp_path / "base")
     config = defaults.get_config()
@@ -209,8 +203,8 @@ def test_a_booster_is_sampled_as_the_rewriter_was_measured(tmp_path):
         0.5,
         9,
     )
-    recipe.load_rewriter(config).save_pretrained(tmp_path / "booster")
-    assert Booster.from_pretrained(tmp_path / "booster").sampling == recipe.rewriter_sampling(
+    components.load_rewriter(config).save_pretrained(tmp_path / "booster")
+    assert Booster.from_pretrained(tmp_path / "booster").sampling == components.rewriter_sampling(
         config
     )
 
@@ -219,14 +213,14 @@ def test_the_rewriter_lies_on_the_configurations_mesh(tmp_path):
     tiny_language_model().save_pretrained(tmp_path)
     config = defaults.get_config()
     config.rewriter.path = str(tmp_path)
-    alone = recipe.load_rewriter(config)
+    alone = components.load_rewriter(config)
     assert alone.mesh is None and alone.rows == 16
     config.mesh.fsdp = -1
-    spread = recipe.load_rewriter(config)
+    spread = components.load_rewriter(config)
     assert spread.mesh.size == jax.device_count()
     config.mesh.update(data=jax.device_count(), fsdp=2)
     with pytest.raises(BadInput, match="needs"):
-        recipe.load_rewriter(config)
+        components.load_rewriter(config)
 
 
 # ---------------------------------------------------------------------------------- the whole of it

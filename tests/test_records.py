@@ -9,19 +9,10 @@ import os
 import numpy as np
 import pytest
 
-from pav_jax import records
 from pav_jax.errors import BadInput
-from pav_jax.records import (
-    Candidate,
-    Preference,
-    PromptPair,
-    SegmentWriter,
-    candidate_key,
-    read_jsonl,
-    read_segments,
-    stable_seed,
-    write_jsonl,
-)
+from pav_jax.records import Candidate, Preference, PromptPair, candidate_key, stable_seed
+from pav_jax.storage import records as storage_records
+from pav_jax.storage.records import SegmentWriter, read_jsonl, read_segments, write_jsonl
 
 
 def candidate(i: int, **changes) -> Candidate:
@@ -126,11 +117,11 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
         raise full
 
     if step == "fsync":
-        monkeypatch.setattr(records.os, "fsync", fail)
+        monkeypatch.setattr(storage_records.os, "fsync", fail)
     elif step == "replace":
-        monkeypatch.setattr(type(records.epath.Path(path)), "replace", fail)
+        monkeypatch.setattr(type(storage_records.epath.Path(path)), "replace", fail)
     else:
-        real = type(records.epath.Path(path)).open
+        real = type(storage_records.epath.Path(path)).open
 
         class Half:
             def __init__(self, file):
@@ -147,7 +138,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
                 raise full
 
         monkeypatch.setattr(
-            type(records.epath.Path(path)),
+            type(storage_records.epath.Path(path)),
             "open",
             fail if step == "open" else lambda self, mode="r", **k: Half(real(self, mode, **k)),
         )

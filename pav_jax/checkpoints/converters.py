@@ -19,13 +19,14 @@ import numpy as np
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import open_clip
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.checkpoints.torch_files import read_file
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_from_hf
+from pav_jax.storage.json_files import read_json, write_json
 
 KNOWN = (
     "LAION's two aesthetic heads (.pth), CLIP in open_clip's layout, MPS_overall_checkpoint and"

@@ -8,15 +8,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from pav_jax.checkpoints.safetensors import (
-    STEMS,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from pav_jax.checkpoints.safetensors import STEMS, read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
+from pav_jax.storage.json_files import read_json, write_json
 
 
 class Layout(Protocol):

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight
+from pav_jax.storage.json_files import read_json, write_json
 
 STEM = "adapter_model"
 PREFIX = "base_model.model."

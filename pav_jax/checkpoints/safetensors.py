@@ -1,7 +1,6 @@
 """Reading and writing folders of safetensors files in the Hugging Face layout, one file or sharded
 with an index."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json, write_json
 
 MAPPED = 2**28  # bytes
 STEMS = ("model", "diffusion_pytorch_model")
@@ -153,28 +153,3 @@ def _bytes(size: str) -> int:
     if not match:
         raise BadInput(f"max_shard_size={size!r}: write a number and KB, MB or GB, as in 5GB")
     return int(match[1]) * {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}[match[2].upper()]
-
-
-def read_json(path: str | Path) -> dict:
-    path = Path(path)
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; is the checkpoint complete?") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again"
-        ) from error
-
-
-def write_json(path: str | Path, obj: Any) -> None:
-    """Writes JSON under a temporary name, then renames: readers see the old file or the new, never
-    a half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -41,11 +41,11 @@ examples:
 def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from pav_jax.checkpoints.safetensors import read_json, write_json
+    from pav_jax.checkpoints.embedded import resolve
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
-    from pav_jax.embedded import resolve
     from pav_jax.errors import BadInput
+    from pav_jax.storage.json_files import read_json, write_json
     from pav_jax.video import generation, residual_curve
     from pav_jax.video.video_model import VideoModel
 

@@ -73,17 +73,16 @@ def run(args: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")
 
     from pav_jax import config as configuration
-    from pav_jax.check import report
     from pav_jax.errors import BadInput
-    from pav_jax.parallel import preflight
     from pav_jax.parallel.mesh import make_mesh
+    from pav_jax.preflight import compiler, report
 
     config = configuration.load(args.config, args.overrides)
     own = config.get("check", {})
     chosen, assumed = _choices(args, own)
     if not (name := args.topology or own.get("topology")):
         raise BadInput("--topology is missing; name a TPU, as in --topology=v5e:4x4")
-    where = preflight.topology(name, args.slices or own.get("slices", 1))
+    where = compiler.topology(name, args.slices or own.get("slices", 1))
     sizes = dict(config.mesh)
     if all(
         size == 1 for size in sizes.values()
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         sizes |= {"data": where.slices, "fsdp": -1}
     mesh = make_mesh(**sizes, devices=where.devices)
     programs = _programs(config, mesh, chosen, assumed, args.rewriter_config)
-    with preflight.least_effort() if args.quick else contextlib.nullcontext():
+    with compiler.least_effort() if args.quick else contextlib.nullcontext():
         findings = _examine(programs, where, assumed, args, mesh)
     usd = args.usd_per_chip_hour
     if args.json:
@@ -113,9 +112,9 @@ def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
     usual."""
     import dataclasses
 
-    from pav_jax.check.program import Assumed
     from pav_jax.commands.numbers import at_least
     from pav_jax.errors import BadInput
+    from pav_jax.preflight.program import Assumed
 
     for option in ("slices", "examples", "length", "prompt_length"):
         at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
@@ -134,27 +133,27 @@ def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
 def _programs(
     config: Any, mesh: Any, chosen: tuple[str, ...], assumed: Any, sizes: str | None
 ) -> list:
-    from pav_jax.check import judges, media, rewriter
+    from pav_jax.preflight import generator_programs, reward_programs, rewriter_programs
 
     found = []
     if set(chosen) - {"generator", "rewards"}:
-        lm = rewriter.model(config, mesh, sizes)
+        lm = rewriter_programs.model(config, mesh, sizes)
         found += [
-            rewriter.training(stage, config, lm, assumed)
+            rewriter_programs.training(stage, config, lm, assumed)
             for stage in ("sft", "dpo")
             if stage in chosen
         ]
-        found += [rewriter.sample(config, lm, assumed)] if "sample" in chosen else []
+        found += [rewriter_programs.sample(config, lm, assumed)] if "sample" in chosen else []
     host = [device for device in mesh.devices.flat if device.process_index == 0]
-    found += media.generator(config, host, assumed) if "generator" in chosen else []
-    return found + (judges.rewards(config, host, assumed) if "rewards" in chosen else [])
+    found += generator_programs.generator(config, host, assumed) if "generator" in chosen else []
+    return found + (reward_programs.rewards(config, host, assumed) if "rewards" in chosen else [])
 
 
 def _examine(programs: list, where: Any, assumed: Any, args: argparse.Namespace, mesh: Any) -> list:
     """Compiles one after the other; without --json prints each as it comes, for compiling takes
     minutes."""
-    from pav_jax.check import report
-    from pav_jax.recipe import progress_bars
+    from pav_jax.components import progress_bars
+    from pav_jax.preflight import report
 
     if not args.json:
         print(report.heading(where, dict(mesh.shape), assumed, args.quick), flush=True)

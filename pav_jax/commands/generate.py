@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
 
-    from pav_jax.embedded import resolve
+    from pav_jax.checkpoints.embedded import resolve
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 

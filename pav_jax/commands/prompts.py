@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pav_jax.candidates.prompt_text import MAX_CHARACTERS, plain_text
 from pav_jax.errors import BadInput
-from pav_jax.evolve.prompts import MAX_CHARACTERS, plain_text
 
 
 def read_prompts(values: Sequence[str]) -> list[str]:

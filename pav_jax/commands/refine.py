@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
 
-    from pav_jax.booster import Booster
+    from pav_jax.booster.booster import Booster
 
     booster = Booster.from_pretrained(args.model, template=args.template)
     for refinement in booster.refine(prompts, n=args.n, seed=args.seed):

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates.prompt_sets import PromptSet
+from pav_jax.candidates.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.measure import Cell, Measurements
-from pav_jax.evaluate.prompt_sets import PromptSet
-from pav_jax.evaluate.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate.systems import Rewrites, System
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, write_jsonl, write_whole
+from pav_jax.records import Candidate
+from pav_jax.storage.records import write_jsonl, write_whole
 
 log = logging.getLogger(__name__)
 

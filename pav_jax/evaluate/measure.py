@@ -13,8 +13,9 @@ from etils import epath
 from jaxtyping import Bool, UInt8
 
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, SegmentWriter, candidate_key, read_segments
+from pav_jax.records import Candidate, candidate_key
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.storage.records import SegmentWriter, read_segments
 from pav_jax.video.backends import problem
 from pav_jax.video.files import write_mp4
 

@@ -14,7 +14,7 @@ from etils import epath
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
-from pav_jax.records import SegmentWriter, read_segments
+from pav_jax.storage.records import SegmentWriter, read_segments
 
 BATCH = 64  # prompts between two segments on disk
 
@@ -83,7 +83,7 @@ def _asker(name: str, system: System) -> Callable[[Sequence[str], int], list[str
     if isinstance(system, (str, os.PathLike)):
         if os.fspath(system).endswith(".jsonl"):
             return _from_file(system)
-        from pav_jax.booster import Booster
+        from pav_jax.booster.booster import Booster
 
         system = Booster.from_pretrained(system)
     if hasattr(system, "refine"):

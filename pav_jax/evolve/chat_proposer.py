@@ -4,9 +4,9 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 
-from pav_jax.chat_endpoint import Ask, ChatEndpoint, NoAnswer, text_of
 from pav_jax.evolve.dialogue import messages, parse, read_template
 from pav_jax.evolve.proposers import ProposalRequest, Proposer
+from pav_jax.language.chat_endpoint import Ask, ChatEndpoint, NoAnswer, text_of
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.errors import BadInput
-from pav_jax.evolve.prompts import plain_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "evolve.txt"
 

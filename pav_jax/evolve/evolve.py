@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from pav_jax.evaluate import alarms
-from pav_jax.evolve.pool import Pool, overall
-from pav_jax.evolve.prompts import usable_prompts
+from pav_jax.candidates import reward_hacking
+from pav_jax.candidates.preview import Screen, said
+from pav_jax.candidates.prompt_text import usable_prompts
+from pav_jax.candidates.ranking import Ranking, named_method
+from pav_jax.candidates.rounds import Meter, run_round
+from pav_jax.candidates.store import Pool, overall
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
-from pav_jax.evolve.ranking import Ranking, named_method
-from pav_jax.evolve.rounds import Meter, run_round
-from pav_jax.evolve.screen import Screen, said
 from pav_jax.evolve.select import limits
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
@@ -161,4 +161,4 @@ def _log_round(round: int, pool: Pool, meter: Meter) -> None:
         meter.rate(),
     )
     if round:
-        alarms.evolution(round, list(zip(every, values, strict=True))).warn(log)
+        reward_hacking.evolution(round, list(zip(every, values, strict=True))).warn(log)

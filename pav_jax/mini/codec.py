@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pav_jax.mini import fit
 from pav_jax.mini.render import render, to_unit
+from pav_jax.mini.training import fit
 from pav_jax.mini.world import draw_scene
 
 SCENES = 3072

@@ -28,13 +28,13 @@ from jaxtyping import Array
 from rich.progress import track
 
 from pav_jax.checkpoints import folder
-from pav_jax.checkpoints.safetensors import write_json
-from pav_jax.mini import fit
 from pav_jax.mini import world as w
 from pav_jax.mini.render import render_with_masks, to_unit
 from pav_jax.mini.tokenizers import encode, save, t5_tokenizer
+from pav_jax.mini.training import fit
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.storage.json_files import write_json
 
 TEXT_TOKENS = 64
 LATENTS = ((w.FRAMES - 1) // 4 + 1, w.HEIGHT // 4, w.WIDTH // 4)

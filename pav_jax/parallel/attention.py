@@ -8,9 +8,9 @@ import jax
 from jax.sharding import Mesh
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import dot_product_attention
-from pav_jax.models.flash_attention import cudnn_attention, splash_attention
-from pav_jax.parallel.rules import partition_spec
+from pav_jax.models.attention.dot_product import dot_product_attention
+from pav_jax.models.attention.flash import cudnn_attention, splash_attention
+from pav_jax.parallel.sharding_rules import partition_spec
 
 NAMES = ("auto", "plain", "splash", "cudnn")
 BY_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}

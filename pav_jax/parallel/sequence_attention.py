@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import FirstKeys
-from pav_jax.models.blockwise_attention import Partial, add_keys, blockwise_attention
-from pav_jax.models.flash_attention import splash_full_attention
-from pav_jax.models.row_attention import row_attention
-from pav_jax.parallel.rules import partition_spec
+from pav_jax.models.attention.blockwise import Partial, add_keys, blockwise_attention
+from pav_jax.models.attention.dot_product import FirstKeys
+from pav_jax.models.attention.flash import splash_full_attention
+from pav_jax.models.attention.rows import row_attention
+from pav_jax.parallel.sharding_rules import partition_spec
 
 NAMES = ("auto", "ring", "ulysses")
 AXIS = "sequence"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pav_jax.evolve.pool import overall
-from pav_jax.evolve.ranking import Ranking
+from pav_jax.candidates.ranking import Ranking
+from pav_jax.candidates.store import overall
 from pav_jax.evolve.select import keeps_floors, limits, passes
 from pav_jax.records import Candidate, Preference
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates import preview
+from pav_jax.candidates.reward_hacking_rounds import overall
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement
-from pav_jax.evaluate.signs import overall
-from pav_jax.evolve import screen
-from pav_jax.records import Candidate, Preference, PromptPair, read_jsonl, read_segments
+from pav_jax.records import Candidate, Preference, PromptPair
+from pav_jax.storage.records import read_jsonl, read_segments
 
 CONTROLS = ("suffix", "shuffled", "oracle")
 
@@ -98,7 +99,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         preferences=[found for n in rounds if (found := _pairs(folder / f"round_{n}", n, weights))],
         sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
         trust=_json(folder / "trust.json"),
-        drafts=_json(folder / screen.FILE),
+        drafts=_json(folder / preview.FILE),
     )
     if not any(
         (

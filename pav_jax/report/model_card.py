@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
-from pav_jax.checkpoints.safetensors import read_json
-from pav_jax.records import write_whole
+from pav_jax.storage.json_files import read_json
+from pav_jax.storage.records import write_whole
 
 SECTIONS = ("model", "lora")  # of training.json: shown field by field
 

@@ -15,13 +15,12 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
-from pav_jax.evaluate import alarms
+from pav_jax.candidates import preview, reward_hacking
+from pav_jax.candidates.reward_hacking_rounds import read_signs
 from pav_jax.evaluate.benchmark import Measurement
-from pav_jax.evaluate.signs import read_signs
-from pav_jax.evolve import screen
-from pav_jax.records import write_whole
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
+from pav_jax.storage.records import write_whole
 
 EXAMPLES, WORST = 8, 4  # per prompt set, where the configuration does not say
 
@@ -87,9 +86,9 @@ def render(contents: Contents, workdir: epath.Path) -> str:
         seeds=(contents.evaluation or {}).get("seeds", []),
         contents=contents,
         drawings=_drawings(contents),
-        drafts=screen.said(contents.drafts) if contents.drafts else "",
+        drafts=preview.said(contents.drafts) if contents.drafts else "",
         signs=read_signs(workdir, contents.config),
-        limits=alarms,
+        limits=reward_hacking,
         held_out=bool((contents.config.get("rewards") or {}).get("held_out")),
         config=(
             json.dumps(

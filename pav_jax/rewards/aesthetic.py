@@ -25,13 +25,14 @@ from jaxtyping import Array, Float
 
 from pav_jax.checkpoints.folder import check_finite
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.safetensors import read_json, read_tensors, write_json, write_tensors
+from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import normalise
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
 from pav_jax.rewards.clip_tower import ClipTower, check_layout
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.storage.json_files import read_json, write_json
 
 HEAD_FOLDER = "aesthetic_head"  # inside the CLIP folder
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.lemmas import Lemmatiser, related, words
+from pav_jax.storage.json_files import read_json
 
 LEXICON = Path(__file__).with_name("lexicon.json")
 GENERIC_WEIGHT = 0.25

@@ -21,9 +21,9 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 from jaxtyping import UInt8
 
-from pav_jax.chat_endpoint import EndpointDown
 from pav_jax.checkpoints.digest import file_digest
 from pav_jax.errors import BadInput
+from pav_jax.language.chat_endpoint import EndpointDown
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT, Reward, RewardSuite
 from pav_jax.video.files import read_mp4

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json
 
 IMAGE, FENCE = "<image>", "<fake_token_around_image>"
 EXPECTED = {

@@ -26,7 +26,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import LEGACY_EOS
 from pav_jax.models.mps import MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.clip_tower import FILES, in_batches
 from pav_jax.rewards.fingerprint import fingerprint
@@ -56,7 +56,7 @@ class MPS:
     ):
         from transformers import AutoTokenizer, CLIPConfig
 
-        where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+        where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
         self.config, params = load(hf, folder, jnp.dtype(dtype), where)
         check_finite(params, folder)
         self.settings = Preprocess.from_folder(folder, self.config.clip.vision.image_size)

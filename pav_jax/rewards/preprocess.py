@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, per channel
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

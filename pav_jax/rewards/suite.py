@@ -242,7 +242,7 @@ def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
         options["folder"] = options.pop("path")
     for place in ("folder", "head", "query", "condition"):
         if str(options.get(place, "")).startswith("mini:"):
-            from pav_jax.embedded import resolve
+            from pav_jax.checkpoints.embedded import resolve
 
             options[place] = resolve(options[place])
     known = inspect.signature(make).parameters

@@ -37,7 +37,7 @@ from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
 from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.fingerprint import fingerprint
@@ -132,7 +132,7 @@ class VideoScore:
             local_mesh(mesh, "rewards.entries: videoscore's mesh"),
             local_folder(folder, FILES),
         )
-        where = None if mesh is None else functools.partial(rules.sharding, mesh=mesh)
+        where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
         config, params = load(hf, folder, jnp.dtype(dtype), where)
         check_finite(params, folder)
         if config.labels != len(NAMES):
@@ -250,7 +250,7 @@ class VideoScore:
 def make_model(config: Idefics2Config, dtype: str, mesh: Mesh | None) -> Idefics2:
     """The model, keeping its rows where `mesh` has them."""
     model = Idefics2(config, jnp.dtype(dtype))
-    return model if mesh is None else model.clone(place=rules.Place(mesh))
+    return model if mesh is None else model.clone(place=sharding_rules.Place(mesh))
 
 
 def program(model: Idefics2, method: str):

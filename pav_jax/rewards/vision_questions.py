@@ -26,8 +26,8 @@ from jaxtyping import Float, UInt8
 from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
-from pav_jax.chat_endpoint import Ask, Chat, ChatEndpoint, text_of
 from pav_jax.errors import BadInput
+from pav_jax.language.chat_endpoint import Ask, Chat, ChatEndpoint, text_of
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.preprocess import frame_indices
 

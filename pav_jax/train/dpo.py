@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
 from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
@@ -108,7 +108,7 @@ def reference_log_probs(
     if path.exists() and (kept := np.load(path)).shape == (examples, 2):
         return kept
 
-    @functools.partial(jax.jit, out_shardings=rules.replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=sharding_rules.replicated(mesh))
     def one(params, ids, answer):
         logp_Bx2xT = pair_log_probs(model, {"params": params}, ids, answer, fields.loss_chunk)
         return answer_log_probs(logp_Bx2xT, answer, fields.ld_alpha)
@@ -116,7 +116,9 @@ def reference_log_probs(
     rows, stream = fields.batch_size, data.batches(fields.batch_size, seed=None)
     parts = []
     for _ in range(-(-examples // rows)):
-        batch = rules.shard_batch({k: v for k, v in next(stream).items() if k != "tokens"}, mesh)
+        batch = sharding_rules.shard_batch(
+            {k: v for k, v in next(stream).items() if k != "tokens"}, mesh
+        )
         parts.append(one(params, batch["ids"], batch["answer"]))
     logps_Nx2 = np.concatenate(jax.device_get(parts))[
         :examples

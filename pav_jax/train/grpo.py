@@ -15,12 +15,12 @@ import optax
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
+from pav_jax.candidates.prompt_sets import read_prompt_set
+from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.prompt_sets import read_prompt_set
-from pav_jax.evolve.prompts import usable_prompts
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.train import config as train_config
 from pav_jax.train import stage
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
@@ -145,7 +145,7 @@ def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransfor
     reference."""
     state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
     if fields.full and fields.beta:
-        frozen = rules.put({"params": lm.params}, shardings.trained)
+        frozen = sharding_rules.put({"params": lm.params}, shardings.trained)
         state, shardings = state.replace(frozen=frozen), shardings.replace(frozen=shardings.trained)
     return state, shardings, mesh
 

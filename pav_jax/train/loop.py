@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from pav_jax.checkpoints.orbax import Checkpoints
 from pav_jax.errors import BadInput
-from pav_jax.parallel import chips, rules
+from pav_jax.parallel import chips, sharding_rules
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -94,8 +94,8 @@ def state_shardings(
 ) -> TrainState:
     """The state's tree of shardings: optimizer moments lie where the parameters they belong to
     lie."""
-    whole = rules.replicated(mesh)
-    trained = rules.shardings(trained_axes, state.trained, mesh)
+    whole = sharding_rules.replicated(mesh)
+    trained = sharding_rules.shardings(trained_axes, state.trained, mesh)
     opt_state = optax.tree_map_params(
         tx,
         lambda _, sharding: sharding,
@@ -103,7 +103,7 @@ def state_shardings(
         trained,
         transform_non_params=lambda _: whole,
     )
-    frozen = rules.shardings(frozen_axes, state.frozen, mesh)
+    frozen = sharding_rules.shardings(frozen_axes, state.frozen, mesh)
     return TrainState(step=whole, frozen=frozen, trained=trained, opt_state=opt_state, rng=whole)
 
 
@@ -288,7 +288,7 @@ def fit(
         while done < steps:
             batch, seen = prepare(state, next(batches))
             tokens = int(batch.pop("tokens")) * jax.process_count()
-            state, metrics = step_fn(state, rules.shard_batch(batch, mesh))
+            state, metrics = step_fn(state, sharding_rules.shard_batch(batch, mesh))
             done += 1
             log.add(metrics | seen, tokens, operations(batch))
             leave = stop.asked or checkpoints.preempted(done)

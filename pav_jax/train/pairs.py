@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from pav_jax.errors import BadInput
-from pav_jax.records import PromptPair, read_jsonl, write_jsonl
+from pav_jax.records import PromptPair
+from pav_jax.storage.records import read_jsonl, write_jsonl
 
 
 def import_pairs(path: str | Path, out: Path) -> Path:

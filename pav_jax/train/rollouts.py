@@ -19,15 +19,16 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
+from pav_jax.candidates import reward_hacking
+from pav_jax.candidates.prompt_text import plain_text
+from pav_jax.candidates.store import Draft, Pool, overall
 from pav_jax.errors import BadInput
-from pav_jax.evaluate import alarms
-from pav_jax.evolve.pool import Draft, Pool, overall
-from pav_jax.evolve.prompts import plain_text
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, read_segments, stable_seed
+from pav_jax.records import Candidate, stable_seed
+from pav_jax.storage.records import read_segments
 from pav_jax.train import batches, stage
 from pav_jax.train.loop import Batch, TrainState
 
@@ -115,7 +116,7 @@ class Rollouts:
         longest = max(map(len, self.prompt_ids)) + fields.max_completion_length
         (self.length,) = batches.buckets((), longest, context)
         self.padding = encoder.padding
-        self._signs = alarms.Steps(self._read)
+        self._signs = reward_hacking.Steps(self._read)
         self._videos = stage.reporter("grpo, videos", fields.batch_size, progress)
 
     def __call__(
@@ -211,7 +212,7 @@ class Rollouts:
         rate = pool.made / pool.seconds if pool.made else np.nan
         return [found[prompt, text] for prompt, text in zip(prompts, texts, strict=True)], rate
 
-    def _read(self, number: int) -> list[alarms.Valued]:
+    def _read(self, number: int) -> list[reward_hacking.Valued]:
         """What a finished step has written down, each candidate with its overall."""
         candidates = read_segments(step_folder(self.folder, number), Candidate)
         return list(

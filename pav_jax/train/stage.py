@@ -19,8 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
-from pav_jax import embedded
-from pav_jax.checkpoints.safetensors import read_json, write_json
+from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import lora, quantized
 from pav_jax.language.language_model import LanguageModel
@@ -28,8 +27,9 @@ from pav_jax.models.llama import flops
 from pav_jax.models.llama.hf import weights
 from pav_jax.models.llama.model import unembed
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel import processes, rules
+from pav_jax.parallel import processes, sharding_rules
 from pav_jax.parallel.mesh import batch_shards, check_batch, make_mesh
+from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.train import batches, tfds_builders
 from pav_jax.train.log_probs import token_log_probs
 from pav_jax.train.loop import Report, TrainState, state_shardings
@@ -186,7 +186,7 @@ def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
         "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1,
     }
     model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
-    return model if lm.mesh is None else model.clone(place=rules.Place(lm.mesh))
+    return model if lm.mesh is None else model.clone(place=sharding_rules.Place(lm.mesh))
 
 
 def base(lm: LanguageModel, fields: ConfigDict) -> LanguageModel:
@@ -260,7 +260,7 @@ def make_state(
         rng=key,
     )
     shardings = state_shardings(state, frozen_axes, trained_axes, tx, mesh)
-    return rules.put(state, shardings), shardings, mesh
+    return sharding_rules.put(state, shardings), shardings, mesh
 
 
 def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:

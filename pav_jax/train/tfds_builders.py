@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pav_jax.errors import BadInput
-from pav_jax.records import Preference, PromptPair, read_jsonl
+from pav_jax.records import Preference, PromptPair
+from pav_jax.storage.records import read_jsonl
 
 
 class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):

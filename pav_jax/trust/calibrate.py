@@ -23,12 +23,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.statistics import rounded
 from pav_jax.evolve.select import passes
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, write_whole
+from pav_jax.records import Candidate
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
+from pav_jax.storage.records import write_whole
 
 FILE = "calibration.json"
 

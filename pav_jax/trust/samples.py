@@ -13,8 +13,9 @@ from jaxtyping import UInt8
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.measure import chunks, generate
 from pav_jax.parallel import processes
-from pav_jax.records import SegmentWriter, candidate_key, read_segments, stable_seed
+from pav_jax.records import candidate_key, stable_seed
 from pav_jax.rewards.suite import HELD_OUT, Reward
+from pav_jax.storage.records import SegmentWriter, read_segments
 from pav_jax.trust.degradations import VISUAL, degrade
 
 TRUE, PERMUTED, EMPTY = "true", "permuted", "empty"  # kinds of a view that are no damage

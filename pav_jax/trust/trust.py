@@ -15,11 +15,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from pav_jax.candidates.statistics import paired_intervals, rounded, seed_mean
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.statistics import paired_intervals, rounded, seed_mean
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, read_segments, write_whole
+from pav_jax.records import Candidate
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.storage.records import read_segments, write_whole
 from pav_jax.trust import measures, verdict
 from pav_jax.trust.degradations import FAMILIES, KINDS, RULE, SEVERITIES, VISUAL, halves, miscaption
 from pav_jax.trust.samples import EMPTY, PERMUTED, TRUE, Samples, Video, View, judges_of

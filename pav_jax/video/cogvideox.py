@@ -25,8 +25,8 @@ from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.parallel.rules import Place
-from pav_jax.video import parts, schedulers
+from pav_jax.parallel.sharding_rules import Place
+from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 
@@ -87,14 +87,16 @@ class CogVideoX(Family):
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
         text, denoiser, vae = (
-            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
         )
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),
             CogVideoXTransformer(denoiser, dtype),
             CogVideoXVAE(vae, dtype, conv_impl),
-            parts.load_scheduler(folder, parts.scheduler_settings(folder, scheduler), SAMPLERS),
+            pipeline_folder.load_scheduler(
+                folder, pipeline_folder.scheduler_settings(folder, scheduler), SAMPLERS
+            ),
         )
         family.check_parts(str(folder))
         return family
@@ -139,7 +141,7 @@ class CogVideoX(Family):
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
-        parts.check_multiples(height, width, ratio * config.patch_size)
+        pipeline_folder.check_multiples(height, width, ratio * config.patch_size)
         if config.use_learned_positional_embeddings and (height, width) != self.default_size()[1:]:
             raise BadInput(
                 f"height={height}, width={width}: this model makes only {self.default_size()[1:]}"

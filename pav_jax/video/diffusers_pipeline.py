@@ -23,10 +23,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pav_jax.checkpoints.digest import add_files
+from pav_jax.checkpoints.embedded import resolve
 from pav_jax.checkpoints.hub import REPOSITORY
-from pav_jax.checkpoints.safetensors import read_json
-from pav_jax.embedded import resolve
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json
 from pav_jax.video import backends, generation, sampling
 from pav_jax.video.generation import Generation
 

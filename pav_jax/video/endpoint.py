@@ -33,7 +33,7 @@ import tenacity
 from jaxtyping import Bool, UInt8
 
 from pav_jax.errors import BadInput
-from pav_jax.video import answers, backends
+from pav_jax.video import backends, response
 from pav_jax.video.generation import Generation
 
 log = logging.getLogger(__name__)
@@ -317,16 +317,16 @@ class Endpoint:
                 self.timeout
             ):  # a client's own limits start anew with every byte
                 data = await self._read(client, "POST", self._url, headers=headers, json=body)
-                if not answers.is_picture(data):
-                    data, address = answers.json_answer(data)
+                if not response.is_picture(data):
+                    data, address = response.json_answer(data)
                     if address is not None:
                         url = self._url.join(address)
                         ours = (url.scheme, url.netloc) == (self._url.scheme, self._url.netloc)
                         data = await self._read(client, "GET", url, headers=headers if ours else {})
-                return await asyncio.to_thread(answers.frames_of, data)
+                return await asyncio.to_thread(response.frames_of, data)
         except TimeoutError:
             raise _NotYet(f"nothing within {self.timeout:g} s") from None
-        except answers.Garbage as error:
+        except response.Garbage as error:
             raise _NotYet(str(error)) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise _NotYet(f"no connection ({type(error).__name__})") from None
@@ -350,7 +350,7 @@ class Endpoint:
             async for piece in answer.aiter_bytes():
                 data += piece
                 if len(data) > MOST_BYTES:
-                    raise answers.Garbage(f"an answer of more than {MOST_BYTES >> 20} MiB")
+                    raise response.Garbage(f"an answer of more than {MOST_BYTES >> 20} MiB")
             return bytes(data)
 
 

@@ -17,16 +17,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel.rules import Place
 from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import parts, sampling
+from pav_jax.parallel.sharding_rules import Place
+from pav_jax.storage.json_files import write_json
+from pav_jax.video import pipeline_folder, sampling
 from pav_jax.video.generation import Generation
 from pav_jax.video.programs import guided, split_guidance
-from pav_jax.video.shortcuts import Shortcuts
+from pav_jax.video.step_schedule import Shortcuts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,8 +100,8 @@ class Family:
         Raises:
           BadInput: a part is missing or half-written, or the parts do not fit each other.
         """
-        parts.check_components(folder, cls.components, cls.called)
-        family = cls.outline(folder, dtype, scheduler, parts.load_tokenizer(folder))
+        pipeline_folder.check_components(folder, cls.components, cls.called)
+        family = cls.outline(folder, dtype, scheduler, pipeline_folder.load_tokenizer(folder))
         place = where or (lambda name: None)
         return family, {
             name: load(layout, folder / name, getattr(family, name).dtype, place(name))[1]
@@ -122,7 +122,7 @@ class Family:
             "_diffusers_version": "0.35.0",
             "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
             "text_encoder": ["transformers", t5_hf.class_name(self.text_encoder.config)],
-            "tokenizer": ["transformers", parts.tokenizer_class(self.tokenizer)],
+            "tokenizer": ["transformers", pipeline_folder.tokenizer_class(self.tokenizer)],
             "transformer": ["diffusers", self.layouts["transformer"].CLASS_NAME],
             "vae": ["diffusers", self.layouts["vae"].CLASS_NAME],
         }
@@ -137,7 +137,9 @@ class Family:
     def param_shapes(self) -> dict:
         """The parameters that `load` gives, as ShapeDtypeStructs."""
         return {
-            name: parts.shapes_of(layout, getattr(self, name).config, getattr(self, name).dtype)
+            name: pipeline_folder.shapes_of(
+                layout, getattr(self, name).config, getattr(self, name).dtype
+            )
             for name, layout in self.layouts.items()
         }
 
@@ -145,7 +147,7 @@ class Family:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids, padded, and which prompts were longer than the limit and were cut."""
-        return parts.tokenize(
+        return pipeline_folder.tokenize(
             self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size
         )
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from pav_jax.errors import BadInput
-from pav_jax.records import write_whole
+from pav_jax.storage.records import write_whole
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
 EBML, SEGMENT = (

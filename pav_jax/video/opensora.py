@@ -29,16 +29,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
 from pav_jax.models.opensora import stdit_hf, vae_hf
 from pav_jax.models.opensora.stdit import STDiT3
 from pav_jax.models.opensora.vae import OpenSoraVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.parallel.rules import Place
 from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.video import opensora_captions, parts
+from pav_jax.parallel.sharding_rules import Place
+from pav_jax.storage.json_files import read_json
+from pav_jax.video import opensora_captions, pipeline_folder
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 from pav_jax.video.programs import split_guidance
@@ -151,7 +151,7 @@ class OpenSora(Family):
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
         text, denoiser, vae = (
-            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
         )
         family = cls(
             tokenizer,
@@ -203,7 +203,7 @@ class OpenSora(Family):
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         vae, clip = self.vae.config, self.vae.config.micro_frame_size
-        parts.check_multiples(height, width, vae.spatial_ratio)
+        pipeline_folder.check_multiples(height, width, vae.spatial_ratio)
         if frames != 1 and (frames < clip or frames % clip):
             low = frames // clip * clip or 1
             raise BadInput(
@@ -312,7 +312,7 @@ class OpenSora(Family):
     def decode(
         self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
     ) -> Float[Array, "B T H W 3"]:
-        parts.check_tiling(self, tiled)
+        pipeline_folder.check_tiling(self, tiled)
         return self.vae.apply(
             {"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode"
         )

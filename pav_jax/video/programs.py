@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from pav_jax.errors import BadInput
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.video import sampling
 
 SIDE = ("text_encoder", "vae")  # parts that may lie beside the denoiser's mesh
@@ -65,7 +65,7 @@ class Programs:
             placed[name] = (
                 jax.tree.map(jnp.asarray, tree)
                 if mesh is None
-                else rules.shard(tree, axes[name], mesh)
+                else sharding_rules.shard(tree, axes[name], mesh)
             )
         return placed
 
@@ -205,7 +205,7 @@ def places(
         return (
             (lambda axes, shape: here)
             if own is None
-            else functools.partial(rules.sharding, mesh=own)
+            else functools.partial(sharding_rules.sharding, mesh=own)
         )
 
     return where
@@ -219,7 +219,7 @@ def spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
     """Rows on the mesh, cut along the batch as far as the mesh divides it."""
     if mesh is None:
         return rows
-    spec = rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, mesh)
+    spec = sharding_rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, mesh)
     return jax.device_put(rows, NamedSharding(mesh, spec))
 
 

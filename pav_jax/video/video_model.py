@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.video import backends, generation, parts, sampling, shortcuts
+from pav_jax.storage.json_files import read_json, write_json
+from pav_jax.video import backends, generation, pipeline_folder, sampling, step_schedule
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
@@ -107,8 +107,8 @@ class VideoModel:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
         kind = family_of(folder)
         used = saved_defaults(kind, folder).replace("generator", **defaults)
-        parts.check_tiling(kind, used.vae_tiling)
-        shortcuts.check(used)
+        pipeline_folder.check_tiling(kind, used.vae_tiling)
+        step_schedule.check(used)
         family, params = kind.load(folder, DTYPES[dtype], scheduler, places(mesh, side))
         return cls(family, params, used, mesh, _digest(folder), side, sequence_attention)
 
@@ -247,8 +247,8 @@ class VideoModel:
         if bad := [p for p in prompts if not isinstance(p, str)]:
             raise BadInput(f"prompts: {bad[0]!r} is not a text")
         chosen = self.defaults.replace("generate", **settings)
-        parts.check_tiling(self.family, chosen.vae_tiling)
-        shortcuts.check(chosen)
+        pipeline_folder.check_tiling(self.family, chosen.vae_tiling)
+        step_schedule.check(chosen)
         sizes = tuple(
             given or default
             for given, default in zip(
@@ -279,7 +279,7 @@ class VideoModel:
             sizes,
             latent_shape,
             keep,
-            shortcuts.planned(chosen),
+            step_schedule.planned(chosen),
         )
 
     def texts(
@@ -353,7 +353,7 @@ class Asked:
     sizes: tuple[int, int, int]
     latent_shape: tuple[int, int, int, int]
     keep: int
-    shortcuts: shortcuts.Shortcuts | None
+    shortcuts: step_schedule.Shortcuts | None
 
 
 def _back_end(path: str) -> Any:

@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.checkpoints.safetensors import read_json
 from pav_jax.errors import BadInput
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
-from pav_jax.video import parts, schedulers
+from pav_jax.storage.json_files import read_json
+from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
 
@@ -87,12 +87,12 @@ class Wan(Family):
                 " 2.2; only Wan 2.1 is supported"
             )
         text, denoiser, vae = (
-            parts.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
         )
-        settings = parts.scheduler_settings(folder, scheduler)
+        settings = pipeline_folder.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
             settings = flow_settings(
-                settings, parts.scheduler_settings(folder, None).get("_class_name")
+                settings, pipeline_folder.scheduler_settings(folder, None).get("_class_name")
             )
         longest = TEXT_TOKENS if tokenizer is None else min(TEXT_TOKENS, tokenizer.model_max_length)
         family = cls(
@@ -100,7 +100,7 @@ class Wan(Family):
             T5Encoder(text, dtype),
             WanTransformer(denoiser, dtype),
             WanVAE(vae, jnp.float32, conv_impl),
-            parts.load_scheduler(folder, settings, FLOW_SETTINGS),
+            pipeline_folder.load_scheduler(folder, settings, FLOW_SETTINGS),
             text_tokens=longest,
         )
         family.check_parts(str(folder))
@@ -173,7 +173,7 @@ class Wan(Family):
     def decode(
         self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
     ) -> Float[Array, "B T H W 3"]:
-        parts.check_tiling(self, tiled)
+        pipeline_folder.check_tiling(self, tiled)
         return self.vae.apply(
             {"params": params["vae"]}, self.vae.config.unscale(latents), method="decode"
         )

@@ -12,7 +12,6 @@ import safetensors.numpy
 
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.converters import convert
-from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.models.clip import hf as clip_hf
@@ -22,6 +21,7 @@ from pav_jax.models.mps import CrossConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.rewards import aesthetic
+from pav_jax.storage.json_files import read_json, write_json
 from tests.absent import shared_file
 
 torch = pytest.importorskip("torch")

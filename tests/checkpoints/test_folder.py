@@ -24,7 +24,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
 from pav_jax.models.llama import hf
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules as rules
 from pav_jax.parallel.mesh import make_mesh
 config, want = folders.load(hf, sys.argv[1], jnp.bfloat16)
 read, part = [], TensorFolder.part

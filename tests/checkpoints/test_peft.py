@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints import peft
-from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.storage.json_files import read_json, write_json
 
 CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8)
 TABLE = hf.weights(CONFIG)

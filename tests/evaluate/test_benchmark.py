@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement, evaluate
-from pav_jax.evaluate.prompt_sets import PromptSet
-from pav_jax.records import Refinement, read_jsonl
+from pav_jax.records import Refinement
+from pav_jax.storage.records import read_jsonl
 from tests.evaluate.fakes import Generator, Suite
 
 WORDS = "cat dog bird fish horse runs jumps swims sleeps sings red blue green small big".split()

@@ -7,15 +7,16 @@ import logging
 import threading
 
 import pytest
-from stand_ins import PROMPTS, Generator, Suite, config
 
-from pav_jax.chat_endpoint import ChatEndpoint, EndpointDown, NoAnswer
 from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
-from pav_jax.records import Candidate, read_segments
+from pav_jax.language.chat_endpoint import ChatEndpoint, EndpointDown, NoAnswer
+from pav_jax.records import Candidate
+from pav_jax.storage.records import read_segments
 from tests.chat_server import ChatServer, completion
+from tests.fakes import PROMPTS, Generator, Suite, config
 
 KEY = "sk-very-secret-0123456789"
 

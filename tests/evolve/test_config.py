@@ -3,7 +3,6 @@
 import inspect
 
 from ml_collections import ConfigDict
-from stand_ins import PROMPTS, Generator, Rewriter, Suite
 
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.config import evolve_config, proposers_config, select_config
@@ -12,9 +11,10 @@ from pav_jax.evolve.lexicon_proposer import LexiconProposer
 from pav_jax.evolve.local_proposer import LocalProposer
 from pav_jax.evolve.proposers import make_proposers
 from pav_jax.evolve.select import select
-from pav_jax.prefer.candidates import make_candidates
 from pav_jax.prefer.config import prefer_config
 from pav_jax.prefer.pairs import make_pairs
+from pav_jax.prefer.sampling import make_candidates
+from tests.fakes import PROMPTS, Generator, Rewriter, Suite
 
 
 def test_an_entry_has_every_argument_of_its_proposer():

@@ -8,15 +8,17 @@ import threading
 import numpy as np
 import pytest
 import rich.progress
-from stand_ins import PROMPTS, Generator, Rewriter, Suite, config
 
 from pav_jax import records
+from pav_jax.candidates import store as pool_module
 from pav_jax.errors import BadInput
-from pav_jax.evolve import pool as pool_module
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.local_proposer import LocalProposer
 from pav_jax.evolve.proposers import Proposer, make_proposers
-from pav_jax.records import Candidate, Proposal, read_segments
+from pav_jax.records import Candidate, Proposal
+from pav_jax.storage import records as storage_records
+from pav_jax.storage.records import read_segments
+from tests.fakes import PROMPTS, Generator, Rewriter, Suite, config
 
 
 def run(
@@ -56,7 +58,7 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, k: int, error: type[Exception] = Stop):
     """Lets `k` files be written, then fails every write."""
-    real, left, lock = records.write_whole, [k], threading.Lock()
+    real, left, lock = storage_records.write_whole, [k], threading.Lock()
 
     def write_whole(path, data):
         with lock:
@@ -65,7 +67,7 @@ def stop_after(monkeypatch, k: int, error: type[Exception] = Stop):
             left[0] -= 1
         real(path, data)
 
-    monkeypatch.setattr(records, "write_whole", write_whole)
+    monkeypatch.setattr(storage_records, "write_whole", write_whole)
 
 
 def test_every_round_breeds_from_the_best_of_the_rounds_before(tmp_path):
@@ -207,7 +209,7 @@ def test_a_full_disk_at_any_write_is_bad_input_and_loses_nothing(
             real(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(records.os, "fsync", fsync)
+            patch.setattr(storage_records.os, "fsync", fsync)
             with pytest.raises(BadInput, match="no space left"):
                 run(folder)
         assert not list(folder.rglob("*.part"))

@@ -1,11 +1,11 @@
 """A language model as proposer: seeds per request, both ways of asking."""
 
 import pytest
-from stand_ins import PROMPTS, Rewriter
 
 from pav_jax.errors import BadInput
 from pav_jax.evolve.local_proposer import LocalProposer
 from pav_jax.evolve.proposers import ProposalRequest
+from tests.fakes import PROMPTS, Rewriter
 
 
 def requests(n=2):

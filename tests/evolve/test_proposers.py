@@ -2,12 +2,12 @@
 
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import Rewriter
 
 from pav_jax.errors import BadInput
 from pav_jax.evolve.lexicon_proposer import LexiconProposer
 from pav_jax.evolve.local_proposer import LocalProposer
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Share, make_proposers
+from tests.fakes import Rewriter
 
 
 class Counting(Proposer):

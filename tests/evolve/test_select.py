@@ -4,10 +4,11 @@ import logging
 import math
 
 import pytest
-from stand_ins import Suite, config
 
 from pav_jax.evolve.select import select
-from pav_jax.records import Candidate, PromptPair, read_jsonl
+from pav_jax.records import Candidate, PromptPair
+from pav_jax.storage.records import read_jsonl
+from tests.fakes import Suite, config
 
 
 def candidate(refined, aes, tva=0.0, faith=1.0, prompt="a dog", error=None):

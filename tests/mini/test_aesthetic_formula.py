@@ -6,7 +6,7 @@ import inspect
 import numpy as np
 import pytest
 
-from pav_jax.mini import aesthetic_formula as a
+from pav_jax.mini.training import aesthetic_formula as a
 from pav_jax.mini.world import QUALITIES, draw_scene
 from tests.mini.test_render import render
 

@@ -6,21 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.safetensors import read_tensors
-from pav_jax.embedded import CHECKPOINTS
-from pav_jax.mini import (
-    drawing,
-    tokenizers,
-    train_clip,
-    train_generator,
-    train_mps,
-    train_rewriter,
-    train_vae,
-    train_videoscore,
-    train_wan,
-    train_wan_vae,
+from pav_jax.mini import drawing, tokenizers
+from pav_jax.mini.training import (
+    clip,
+    generator,
+    mps,
+    rewriter,
+    vae,
+    videoscore,
     videoscore_examples,
+    wan,
+    wan_vae,
 )
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
@@ -107,14 +106,14 @@ def test_weights_are_bf16_and_finite(name):
 @pytest.mark.parametrize(
     "name, layout, declared",
     [
-        ("text_encoder", t5_hf, train_generator.t5_config),
-        ("rewriter", llama_hf, train_rewriter.config),
-        ("transformer", transformer_hf, lambda: train_generator.DENOISER),
-        ("clip", clip_hf, train_clip.config),
-        ("videoscore", idefics2_hf, train_videoscore.config),
-        ("mps", mps_hf, train_mps.config),
-        ("wan_text_encoder", t5_hf, train_wan.t5_config),
-        ("wan_transformer", wan_hf, lambda: train_wan.DENOISER),
+        ("text_encoder", t5_hf, generator.t5_config),
+        ("rewriter", llama_hf, rewriter.config),
+        ("transformer", transformer_hf, lambda: generator.DENOISER),
+        ("clip", clip_hf, clip.config),
+        ("videoscore", idefics2_hf, videoscore.config),
+        ("mps", mps_hf, mps.config),
+        ("wan_text_encoder", t5_hf, wan.t5_config),
+        ("wan_transformer", wan_hf, lambda: wan.DENOISER),
     ],
 )
 def test_configurations_are_those_the_trainings_declare(name, layout, declared):
@@ -128,7 +127,7 @@ def test_configurations_are_those_the_trainings_declare(name, layout, declared):
         ("generator_wan/tokenizer", tokenizers.t5_tokenizer),
         ("clip", tokenizers.clip_tokenizer),
         ("rewriter", tokenizers.rewriter_tokenizer),
-        ("videoscore", train_videoscore.tokenizer),
+        ("videoscore", videoscore.tokenizer),
         ("mps", tokenizers.clip_tokenizer),
     ],
 )
@@ -199,7 +198,7 @@ def test_the_videoscore_is_the_same_in_transformers():
     }
     config, params = load(idefics2_hf, path, jnp.float32)
     query = videoscore_examples.QUERY_TEXT.replace(SLOT, TEXTS[0]) + FRAME * 2
-    ids, mask = train_videoscore.processor().texts([query])
+    ids, mask = videoscore.processor().texts([query])
     side = config.vision.image_size
     pixels = np.random.default_rng(0).normal(size=(1, 2, side, side, 3)).astype(np.float32)
     model = Idefics2(config)
@@ -242,8 +241,8 @@ def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
 @pytest.mark.parametrize(
     "name, layout, model, channels",
     [
-        ("vae", vae_hf, CogVideoXVAE, train_vae.CONFIG.latent_channels),
-        ("wan_vae", wan_vae_hf, WanVAE, train_wan_vae.CONFIG.z_dim),
+        ("vae", vae_hf, CogVideoXVAE, vae.CONFIG.latent_channels),
+        ("wan_vae", wan_vae_hf, WanVAE, wan_vae.CONFIG.z_dim),
     ],
 )
 def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(
@@ -274,9 +273,7 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(
     assert np.square(rebuilt - videos).mean() < 0.3 * np.square(plain - videos).mean()
 
 
-@pytest.mark.parametrize(
-    "name, training", [("generator", train_generator), ("generator_wan", train_wan)]
-)
+@pytest.mark.parametrize("name, training", [("generator", generator), ("generator_wan", wan)])
 def test_the_whole_generator_loads(name, training):
     from pav_jax.video.video_model import VideoModel
 
@@ -321,4 +318,4 @@ def test_the_aesthetic_head_fits_its_clip():
     from pav_jax.rewards.aesthetic import load_head
 
     config, _ = load_head(folder("head"))
-    assert config.kind == "linear" and config.input_dim == train_clip.config().projection_dim
+    assert config.kind == "linear" and config.input_dim == clip.config().projection_dim

@@ -4,7 +4,7 @@ out."""
 import numpy as np
 import pytest
 
-from pav_jax.mini import damage, train_mps, videoscore_examples
+from pav_jax.mini.training import damage, mps, videoscore_examples
 from pav_jax.mini.world import FRAMES, Scene, draw_scene, triples
 from pav_jax.rewards.videoscore import NAMES
 from pav_jax.trust.degradations import KINDS, SEVERITIES, VISUAL
@@ -43,7 +43,7 @@ def test_no_training_sees_what_is_held_out():
         *videoscore_examples.PLAIN_KINDS,
         *videoscore_examples.clips.TURN_KINDS,
         "cut",
-        *train_mps.KINDS,
+        *mps.KINDS,
         "wrong caption",
     }
     assert held <= {*KINDS, *damage.TURNS}

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.mini import fit
+from pav_jax.mini.training import fit
 
 STEPS = 12
 OPTIMIZER = fit.adamw(0.1, STEPS, warmup=2)

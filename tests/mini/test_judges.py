@@ -1,12 +1,12 @@
 """The shipped judges on scenes and kinds of damage that no training saw;
-`python -m pav_jax.mini.judges` says more."""
+`python -m pav_jax.mini.training.judges` says more."""
 
 import numpy as np
 import pytest
 
 from pav_jax.config import load
-from pav_jax.mini import judges
-from pav_jax.mini.damage import HELD_OUT
+from pav_jax.mini.training import judges
+from pav_jax.mini.training.damage import HELD_OUT
 from pav_jax.rewards.suite import RewardSuite
 from pav_jax.rewards.videoscore import NAMES
 

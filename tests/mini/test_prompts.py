@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pav_jax.embedded import ROOT
-from pav_jax.mini import write_prompts
+from pav_jax.checkpoints.embedded import ROOT
+from pav_jax.mini.training import write_prompts
 from pav_jax.mini.world import triples
 from tests.mini.reading import said, triple
 

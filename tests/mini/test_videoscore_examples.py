@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pav_jax.mini import damage, render, videoscore_examples
+from pav_jax.mini import render
+from pav_jax.mini.training import damage, videoscore_examples
 from pav_jax.mini.world import CAMERAS, FRAMES, MOTIONS, Scene
 
 SCENE = Scene(

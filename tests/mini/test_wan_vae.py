@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax.mini import codec
 from pav_jax.mini.render import to_unit
-from pav_jax.mini.train_wan_vae import CONFIG, linear_start
+from pav_jax.mini.training.wan_vae import CONFIG, linear_start
 from pav_jax.mini.world import draw_scene
 from pav_jax.models.wan.vae import WanVAE
 from tests.mini.test_render import render

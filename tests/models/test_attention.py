@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import flash_attention as flash
-from pav_jax.models.attention import Causal, dot_product_attention
-from pav_jax.parallel import operations
+from pav_jax.models.attention import flash
+from pav_jax.models.attention.dot_product import Causal, dot_product_attention
+from pav_jax.preflight import operations
 
 interpreted = functools.partial(flash.splash_attention, interpret=True)
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import row_attention as module
-from pav_jax.models.attention import FirstKeys, dot_product_attention
-from pav_jax.models.row_attention import row_attention
+from pav_jax.models.attention import rows as module
+from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
+from pav_jax.models.attention.rows import row_attention
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import jax
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import dot_product_attention
-from pav_jax.models.flash_attention import cudnn_attention, splash_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
+from pav_jax.models.attention.flash import cudnn_attention, splash_attention
 from pav_jax.parallel.attention import attention
 
 PROGRAM = """
 import functools
 import jax, jax.numpy as jnp, numpy as np
 from pav_jax.models.attention import Causal, dot_product_attention
-from pav_jax.models.flash_attention import splash_attention
+from pav_jax.models.attention.flash import splash_attention
 from pav_jax.parallel.attention import attention
 from pav_jax.parallel.mesh import make_mesh
 mesh = make_mesh(data=2, tensor=2)

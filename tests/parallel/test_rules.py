@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel import mesh as meshes
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 
 
 def abstract(data=1, fsdp=1, tensor=1, sequence=1):
@@ -20,7 +20,9 @@ def test_one_device_is_the_default_and_everything_is_whole_on_it():
     mesh = meshes.make_mesh()
     assert mesh.size == 1 and mesh.axis_names == ("data", "fsdp", "tensor", "sequence")
     assert all(kind == AxisType.Auto for kind in mesh.axis_types)
-    assert rules.partition_spec(("vocab", "embed"), (32, 16), mesh) == PartitionSpec(None, None)
+    assert sharding_rules.partition_spec(("vocab", "embed"), (32, 16), mesh) == PartitionSpec(
+        None, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,15 +49,17 @@ def test_one_device_is_the_default_and_everything_is_whole_on_it():
     ],
 )
 def test_logical_axes_follow_the_table(axes, shape, sizes, want):
-    assert rules.partition_spec(axes, shape, abstract(**sizes)) == PartitionSpec(*want)
+    assert sharding_rules.partition_spec(axes, shape, abstract(**sizes)) == PartitionSpec(*want)
 
 
 def test_trees_of_axes_and_arrays_must_match():
     tree = {"a": np.zeros((4, 4)), "b": {"c": np.zeros(4)}}
-    placed = rules.shard(tree, {"a": ("embed", "heads"), "b": {"c": ()}}, meshes.make_mesh())
+    placed = sharding_rules.shard(
+        tree, {"a": ("embed", "heads"), "b": {"c": ()}}, meshes.make_mesh()
+    )
     jax.tree.map(np.testing.assert_array_equal, placed, tree)
     with pytest.raises(ValueError, match="2 arrays, logical axes for 1"):
-        rules.shardings({"a": ("embed", "heads")}, tree, meshes.make_mesh())
+        sharding_rules.shardings({"a": ("embed", "heads")}, tree, meshes.make_mesh())
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention import FirstKeys, dot_product_attention
-from pav_jax.models.blockwise_attention import blockwise_attention
-from pav_jax.models.flash_attention import splash_full_attention
+from pav_jax.models.attention.blockwise import blockwise_attention
+from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
+from pav_jax.models.attention.flash import splash_full_attention
 from pav_jax.parallel.sequence_attention import full_attention
 
 PROGRAM = """

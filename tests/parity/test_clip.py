@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP
+from pav_jax.storage.json_files import write_json
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

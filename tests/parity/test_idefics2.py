@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.folder import load, save
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2
 from pav_jax.models.idefics2.vision import bucket_table, patch_mask, position_ids
+from pav_jax.storage.json_files import write_json
 
 torch = pytest.importorskip("torch")
 idefics2 = pytest.importorskip("transformers.models.idefics2.modeling_idefics2")

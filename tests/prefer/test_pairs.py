@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from stand_ins import Suite, config
 
 from pav_jax.prefer.pairs import describe, make_pairs
 from pav_jax.records import Candidate, Preference
+from tests.fakes import Suite, config
 
 
 def candidate(refined, value, faith=1.0, prompt="p", error=None):

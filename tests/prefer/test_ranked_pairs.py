@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from stand_ins import PROMPTS, Generator, Rewriter, Suite, config
 
+from pav_jax.candidates.ranking import METHODS, dominates
 from pav_jax.errors import BadInput
-from pav_jax.evolve.ranking import METHODS, dominates
-from pav_jax.prefer.candidates import make_candidates
 from pav_jax.prefer.pairs import make_pairs
+from pav_jax.prefer.sampling import make_candidates
 from pav_jax.records import Candidate, Preference
+from tests.fakes import PROMPTS, Generator, Rewriter, Suite, config
 
 
 def candidate(refined, aes, tva, faith=1.0):

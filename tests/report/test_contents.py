@@ -4,8 +4,9 @@ import math
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.records import Candidate, Preference, SegmentWriter, write_jsonl
+from pav_jax.records import Candidate, Preference
 from pav_jax.report.contents import evolution, read_contents
+from pav_jax.storage.records import SegmentWriter, write_jsonl
 
 
 def candidate(prompt, round, index, score, error=None):

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from pav_jax.records import Candidate, SegmentWriter
+from pav_jax.records import Candidate
 from pav_jax.report import write_report
+from pav_jax.storage.records import SegmentWriter
 
 EVIL = "held_out:<script>alert(1)</script>"
 

@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax import config as configuration
+from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.evaluate.benchmark import evaluate
-from pav_jax.evaluate.prompt_sets import PromptSet
 from pav_jax.report import write_report
 from pav_jax.report.page import headline, number, signed
 from tests.evaluate.fakes import Generator, Suite

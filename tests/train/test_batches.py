@@ -8,7 +8,8 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.records import Preference, PromptPair, write_jsonl
+from pav_jax.records import Preference, PromptPair
+from pav_jax.storage.records import write_jsonl
 from pav_jax.train import batches, tfds_builders
 from tests.train import tiny
 from tests.train.tiny import WORDS

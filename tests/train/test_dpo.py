@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.records import Preference, write_jsonl
+from pav_jax.records import Preference
+from pav_jax.storage.records import write_jsonl
 from pav_jax.train import dpo, stage
 from pav_jax.train.config import dpo_config
 from pav_jax.train.loop import compile_step

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.records import Candidate, read_segments
+from pav_jax.records import Candidate
+from pav_jax.storage.records import read_segments
 from pav_jax.train import grpo, rollouts, stage
 from pav_jax.train.config import grpo_config
 from pav_jax.train.grpo_loss import LOSS_TYPES, PolicyLoss, policy_loss
 from pav_jax.train.loop import compile_step
-from tests.evolve.stand_ins import Generator, Suite
+from tests.fakes import Generator, Suite
 from tests.train import tiny
 
 STEPS, VIDEOS = 6, 16  # videos in a batch

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.records import PromptPair, read_jsonl, write_jsonl
+from pav_jax.records import PromptPair
+from pav_jax.storage.records import read_jsonl, write_jsonl
 from pav_jax.train.pairs import import_pairs
 
 PAIRS = [

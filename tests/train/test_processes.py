@@ -17,7 +17,8 @@ from tests.train import test_dpo, test_sft, tiny
 
 PROGRAM = """
 import functools, pathlib, sys
-from pav_jax.parallel import processes, rules
+from pav_jax.parallel import processes
+from pav_jax.parallel import sharding_rules as rules
 processes.join()
 import jax
 from pav_jax.checkpoints import folder as folders

@@ -7,7 +7,8 @@ import transformers
 
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama.model import Llama, LlamaConfig
-from pav_jax.records import Preference, PromptPair, write_jsonl
+from pav_jax.records import Preference, PromptPair
+from pav_jax.storage.records import write_jsonl
 
 WORDS = ["<pad>", "<s>", "</s>", "<user>", "<booster>", *"abcdefghijklmnopqrstuvwxyz"]
 TEMPLATE = (

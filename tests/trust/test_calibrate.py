@@ -6,7 +6,8 @@ import pytest
 from pav_jax import config as configuration
 from pav_jax import recipe
 from pav_jax.errors import BadInput
-from pav_jax.records import Candidate, SegmentWriter
+from pav_jax.records import Candidate
+from pav_jax.storage.records import SegmentWriter
 from pav_jax.trust.calibrate import calibrate, overrides, threshold, weights
 
 

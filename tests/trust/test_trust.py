@@ -4,7 +4,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
-from pav_jax.records import Candidate, SegmentWriter
+from pav_jax.records import Candidate
+from pav_jax.storage.records import SegmentWriter
 from pav_jax.trust import verdict
 from pav_jax.trust.config import trust_config
 from pav_jax.trust.degradations import KINDS

@@ -101,7 +101,7 @@ import jax, numpy as np
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import sampling
 from pav_jax.video.programs import Programs
-from pav_jax.video.shortcuts import Shortcuts
+from pav_jax.video.step_schedule import Shortcuts
 from tests.video import tiny_opensora, tiny_wan
 found = []
 short = Shortcuts((0, 1), (True, False))  # the second step has neither guidance nor layers

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.models.cogvideox import transformer_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig
+from pav_jax.storage.json_files import write_json
 from tests.video.tiny_pipeline import random_model
 
 SHARDS = 3

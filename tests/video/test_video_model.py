@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.checkpoints.safetensors import write_json
 from pav_jax.errors import BadInput
 from pav_jax.parallel.mesh import make_mesh
+from pav_jax.storage.json_files import write_json
 from pav_jax.video import VideoModel
 from tests.video.tiny_pipeline import random_model
 from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.checkpoints.safetensors import read_json, write_json
 from pav_jax.errors import BadInput
-from pav_jax.parallel import rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh
+from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video import VideoModel
 from tests.video.tiny_wan import EULER, SMALL, UNIPC, random_model
 from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
@@ -115,7 +115,7 @@ def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, vi
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
     jax.tree.map(
-        lambda leaf, axes: rules.partition_spec(axes, leaf.shape, make_mesh()),
+        lambda leaf, axes: sharding_rules.partition_spec(axes, leaf.shape, make_mesh()),
         model.params,
         model.family.axes(),
         is_leaf=lambda x: hasattr(x, "shape"),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, LayerNorm
 
 # checkpoints converted before 2023 carry this wrong id; their end of text is the largest id instead

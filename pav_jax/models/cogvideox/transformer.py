@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import FirstKeys, dot_product_attention
+from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
 from pav_jax.models.cogvideox import positions
 from pav_jax.models.layers import LayerNorm, gated_sum
 

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.idefics2.mistral import Decoder
 from pav_jax.models.idefics2.perceiver import Connector, PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig, VisionTower, patch_mask

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import Causal, dot_product_attention
+from pav_jax.models.attention.dot_product import Causal, dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig, normalise
 from pav_jax.models.layers import LayerNorm, rotate
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pav_jax.models.blockwise_attention import blockwise_attention
+from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.cogvideox.positions import rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
 

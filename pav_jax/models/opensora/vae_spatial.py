@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.blockwise_attention import blockwise_attention
+from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.cogvideox.vae import GroupNorm
 
 EPS = 1e-6  # of every norm

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.attention import dot_product_attention
+from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm
 
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention import FirstKeys
-from pav_jax.models.blockwise_attention import blockwise_attention
+from pav_jax.models.attention.blockwise import blockwise_attention
+from pav_jax.models.attention.dot_product import FirstKeys
 from pav_jax.models.cogvideox.positions import over_grid, rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
 

@@ -1,0 +1,1 @@
+"""The booster: what training produces and users keep."""

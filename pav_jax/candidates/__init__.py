@@ -1,0 +1,1 @@
+"""What the stages share: the store of scored videos, scoring, ranking, constraints and prompt sets."""

@@ -1,0 +1,101 @@
+"""Trains the mini generator: `python -m pav_jax.mini.training.generator` writes checkpoints/generator
+(its vae is first).
+
+A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction
+objective; how it learns is in `drawing.py`.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pav_jax.checkpoints.embedded import CHECKPOINTS
+from pav_jax.mini import drawing
+from pav_jax.mini import world as w
+from pav_jax.mini.captions import caption
+from pav_jax.mini.drawing import TEXT_TOKENS, Draughtsman, Leg
+from pav_jax.mini.tokenizers import t5_tokenizer
+from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
+from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.models.t5 import T5Config, T5Encoder
+from pav_jax.video.schedulers.schedule import NoiseSchedule
+
+DENOISER = CogVideoXConfig(
+    num_attention_heads=4,
+    attention_head_dim=48,
+    in_channels=16,
+    out_channels=16,
+    num_layers=4,
+    time_embed_dim=128,
+    text_embed_dim=128,
+    sample_width=16,
+    sample_height=16,
+    sample_frames=w.FRAMES,
+    patch_size=2,
+    max_text_seq_length=TEXT_TOKENS,
+    spatial_interpolation_scale=1.0,
+)
+SCHEDULER = {
+    "_class_name": "CogVideoXDDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+}
+GENERATION = {
+    "num_frames": w.FRAMES,
+    "height": w.HEIGHT,
+    "width": w.WIDTH,
+    "steps": 8,
+    "guidance_scale": 3.0,
+    "use_dynamic_cfg": False,
+    "fps": 8,
+    "batch": 16,
+}
+FOLDER = CHECKPOINTS / "generator"
+INDEX = drawing.model_index(
+    "CogVideoXPipeline",
+    "CogVideoXDDIMScheduler",
+    "T5EncoderModel",
+    "CogVideoXTransformer3DModel",
+    "AutoencoderKLCogVideoX",
+)
+
+
+def t5_config() -> T5Config:
+    return T5Config(
+        vocab_size=len(t5_tokenizer()), width=128, head_size=32, heads=4, layers=3, ff_width=256
+    )
+
+
+class Generator(Draughtsman):
+    prefix, folder = "", FOLDER
+    legs = (Leg(4000, 3e-3, 0), Leg(7000, 2e-3, 1))
+    denoiser_layout, vae_layout, vae = transformer_hf, vae_hf, CogVideoXVAE
+    scheduler, generation, index = SCHEDULER, GENERATION, INDEX
+
+    def __init__(self):
+        self.t5 = T5Encoder(t5_config(), unroll=3)
+        self.dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
+        self._noise = NoiseSchedule.from_config(SCHEDULER)
+
+    def caption(self, scene: w.Scene, rng: np.random.Generator) -> str:
+        return caption(scene, rng)
+
+    def read(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, None]:
+        return self.t5.apply({"params": t5_params}, ids_BxS), None
+
+    def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
+        t = jnp.clip((level_B * 1000).astype(jnp.int32), 0, 999)
+        return self._noise.add_noise(clean, noise, t), t, self._noise.velocity(clean, noise, t)
+
+
+if __name__ == "__main__":
+    drawing.main(Generator)

@@ -1,0 +1,94 @@
+"""A round of candidates: several rewrites of each new prompt, sampled from the rewriter, each with
+its scored video."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from pav_jax.candidates import reward_hacking
+from pav_jax.candidates.prompt_text import plain_text, usable_prompts
+from pav_jax.candidates.ranking import named_method
+from pav_jax.candidates.rounds import Meter, run_round
+from pav_jax.candidates.store import Pool, overall
+from pav_jax.records import Candidate, stable_seed
+from pav_jax.storage.records import read_segments
+
+log = logging.getLogger(__name__)
+
+
+def make_candidates(
+    config,
+    prompts: Sequence[str],
+    language_model,
+    generator,
+    suite,
+    workdir,
+    round: int,
+    progress=None,
+) -> list[Candidate]:
+    """Fills `<workdir>/round_<round>/candidates` and returns it. May be killed at any moment and
+    called again.
+
+    Args:
+      config: the whole configuration; reads `seed`, `generator.batch` and of `prefer`: `samples`,
+        `temperature`, `top_k`, `top_p`, `max_new_tokens`, `count` (0: all prompts), `sample_batch`,
+        `keep_videos`, `weights`.
+      prompts: this round's, which no earlier stage has used.
+      language_model: the rewriter tuned so far; asked through its own chat template.
+    """
+    options = config.prefer
+    named_method(config, "prefer")  # pairs go by it when the videos are made: too late to refuse it
+    samples, size = options.get("samples", 5), options.get("sample_batch", 32)
+    prompts = usable_prompts(prompts, options.get("count", 0))
+    workdir = epath.Path(workdir)
+    pool = Pool(
+        generator,
+        suite,
+        workdir / f"round_{round}" / "candidates",
+        workdir,
+        seed=config.seed,
+        batch=config.generator.batch,
+        weights=options.get("weights"),
+        keep_videos=options.get("keep_videos", "none"),
+    )
+    meter = Meter(f"prefer, round {round}", len(prompts) * samples, pool, progress)
+    name = f"round_{round - 1}" if round > 1 else "sft"
+
+    def sample(some: Sequence[str]) -> list[list[tuple[str, str]]]:
+        answers = language_model.generate(
+            [[{"role": "user", "content": p}] for p in some],
+            n=samples,
+            temperature=options.get("temperature", 1.0),
+            top_k=options.get("top_k", 50),
+            top_p=options.get("top_p", 1.0),
+            max_new_tokens=options.get("max_new_tokens", 250),
+            seed=[stable_seed(config.seed, "prefer", p, round) for p in some],
+        )
+        return [
+            [(name, text) for text in dict.fromkeys(map(plain_text, texts)) if text]
+            for texts in answers
+        ]
+
+    run_round(pool, prompts, round, sample, chunk=size, on_batch=meter.advance)
+    meter.settle(len(prompts) * samples)
+    values = overall(suite, pool.candidates, options.get("weights"))
+    finite = values[np.isfinite(values)]
+    log.info(
+        "prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s",
+        round,
+        len(values),
+        len(prompts),
+        len(values) - len(finite),
+        finite.mean() if finite.size else np.nan,
+        meter.rate(),
+    )
+
+    def valued(rows: Sequence[Candidate]) -> list[reward_hacking.Valued]:
+        return list(zip(rows, overall(suite, rows, options.get("weights")), strict=True))
+
+    first = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
+    own = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]
+    reward_hacking.preference(round, valued(pool.candidates), valued(first), valued(own)).warn(log)
+    return pool.candidates

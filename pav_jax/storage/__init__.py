@@ -1,0 +1,1 @@
+"""Work-directory files: atomic writes, record segments, JSON."""

@@ -1,0 +1,316 @@
+"""Guidance in an interval and kept residuals: the schedule's formula, and the sampling against a
+plain loop."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.checkpoints.embedded import CHECKPOINTS
+from pav_jax.errors import BadInput
+from pav_jax.main import main
+from pav_jax.storage.json_files import read_json
+from pav_jax.video import (
+    Generation,
+    VideoModel,
+    generation,
+    residual_curve,
+    sampling,
+    step_schedule,
+)
+from pav_jax.video.residual_cache import interpolated, magnitude_ratio, schedule
+from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
+
+DPM = {
+    "_class_name": "CogVideoXDPMScheduler",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
+STEPS = 6
+SETTINGS = dict(
+    steps=STEPS,
+    guidance_start=0.2,
+    guidance_stop=0.7,
+    cache_threshold=0.5,
+    cache_max_skips=1,
+    cache_retention=0.1,
+    cache_ratios=(1.0,) + (0.9,) * 5,
+    batch=2,
+)
+PROMPTS, SEEDS = ["a red ball", "two cats"], [4, 5]
+
+
+def shown(computed):
+    return "".join("x" if step else "." for step in computed)
+
+
+# ------------------------------------------------------------------------------------- the schedule
+
+
+@pytest.mark.parametrize(
+    "ratios, threshold, retention, skips, expected",
+    [
+        ([1] * 8, 0.0, 0.0, 3, "x...x..."),  # nothing changes: only the longest run ends a skip
+        ([1] * 8, 0.0, 0.5, 3, "xxxx...x"),
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.05, 0.0, 3, "xxxxxx"),  # |1 - .9| is already more
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.1001, 0.0, 3, "x.x.x."),  # .1, then .1 + |1 - .81| = .29
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 0.2901, 0.0, 3, "x..x.."),  # then .29 + |1 - .729|
+        ([1, 0.9, 0.9, 0.9, 0.9, 0.9], 9.0, 0.0, 1, "x.x.x."),
+        (
+            [1, 1.2, 1 / 1.2, 1, 1],
+            0.2001,
+            0.0,
+            9,
+            "x....",
+        ),  # the product returns to 1 and adds no more error
+        ([0.5], 9.0, 0.0, 9, "x"),
+    ],
+)
+def test_a_step_is_skipped_while_the_errors_since_the_last_computed_one_stay_small(
+    ratios, threshold, retention, skips, expected
+):
+    assert shown(schedule(ratios, threshold, retention, skips)) == expected
+
+
+def test_a_step_that_must_be_computed_starts_the_count_anew():
+    assert shown(schedule([1] * 8, 0.0, 0.0, 3, must={2})) == "x.x...x."
+
+
+def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
+    curve = [1.0, 0.9, 0.8, 0.7, 0.6]
+    assert interpolated(curve, 5).tolist() == curve
+    assert interpolated(curve, 3).tolist() == [1.0, 0.8, 0.6]
+    assert interpolated(curve, 9).tolist() == [
+        1.0,
+        1.0,
+        0.9,
+        0.8,
+        0.8,
+        0.8,
+        0.7,
+        0.6,
+        0.6,
+    ]  # halves go to the even
+    assert interpolated(curve, 1).tolist() == [0.6]
+
+
+def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
+    before = np.asarray([[[3.0, 4.0], [0.0, 2.0]]])
+    after = np.asarray([[[0.0, 10.0], [1.0, 0.0]]])
+    np.testing.assert_allclose(magnitude_ratio(after, before), (2 + 0.5) / 2, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------- the settings
+
+
+def test_what_is_off_leaves_the_keys_of_records_as_they_were():
+    off = Generation(
+        guidance_start=0.0,
+        guidance_stop=1.0,
+        cache_max_skips=5,
+        cache_retention=0.5,
+        cache_ratios=(1.0, 0.9),
+    )
+    assert off.sampling_settings() == Generation().sampling_settings()
+    assert not any(name.startswith(("cache", "guidance_st")) for name in off.sampling_settings())
+    on = [
+        Generation(guidance_stop=0.8),
+        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.9)),
+        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.8)),
+        Generation(cache_threshold=0.2),
+    ]
+    assert len({str(used.sampling_settings()) for used in [off, *on]}) == 5
+    assert off.saved()["cache_ratios"] == (1.0, 0.9) and "cache_ratios" not in Generation().saved()
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            dict(guidance_start=-0.1),
+            "generator: guidance_start=-0.1; it must be 0 or more, and 1 at most",
+        ),
+        (dict(guidance_stop=1.5), "guidance_stop=1.5"),
+        (dict(cache_threshold=-1), "cache_threshold=-1.0; .* 0 or more$"),
+        (dict(cache_threshold=float("nan")), "cache_threshold=nan"),
+        (dict(cache_retention=2), "cache_retention=2.0"),
+        (dict(cache_max_skips=0), "cache_max_skips=0"),
+        (dict(cache_ratios=[1.0, "x"]), "cache_ratios=.* a list of two or more positive numbers"),
+        (dict(cache_ratios=[1.0, 0]), "cache_ratios="),
+        (dict(cache_ratios=1.0), "cache_ratios=1.0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, message):
+    with pytest.raises(BadInput, match=message):
+        Generation().replace("generator", **fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            dict(guidance_start=0.5, guidance_stop=0.5),
+            "guidance_start=0.5, guidance_stop=0.5: the first must be below",
+        ),
+        (
+            dict(guidance_stop=0.5, cfg_parallel=True),
+            "guidance_stop=0.5: with cfg_parallel half of the mesh",
+        ),
+        (dict(cache_threshold=0.1), "cache_threshold=0.1: this model has no cache_ratios"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_bad_input(fields, message):
+    with pytest.raises(BadInput, match=message) as error:
+        step_schedule.check(Generation(**fields))
+    assert "\n" not in str(error.value)
+
+
+def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
+    of = lambda **fields: step_schedule.planned(Generation(**fields))  # noqa: E731
+    assert of() is None and of(steps=3, guidance_stop=1.0) is None
+    assert of(steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
+    assert of(steps=100, guidance_start=0.29, guidance_stop=0.57).guided == (29, 57)
+    planned = of(steps=10, guidance_start=0.25, guidance_stop=0.7)
+    assert planned.segments(True) == [(0, 2, False), (2, 7, True), (7, 10, False)]
+    assert planned.segments(False) == [(0, 10, False)] and planned.evaluations() == 15
+    assert of(steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
+    with pytest.raises(BadInput, match="none of the 4 steps lies between"):
+        of(steps=4, guidance_start=0.1, guidance_stop=0.2)
+    assert (
+        of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None
+    )  # what that message advises
+
+
+def test_a_cache_that_skips_nothing_is_full_sampling():
+    curve = dict(steps=8, cache_ratios=(0.9, 0.9))
+    assert step_schedule.planned(Generation(cache_threshold=0.01, **curve)) is None
+    assert (
+        step_schedule.planned(Generation(cache_threshold=9.0, cache_retention=1.0, **curve)) is None
+    )
+    assert step_schedule.planned(Generation(cache_threshold=9.0, **curve)) is not None
+
+
+def test_the_embedded_generator_has_a_curve_and_full_sampling():
+    used = Generation.from_dict(read_json(CHECKPOINTS / "generator" / generation.FILE))
+    assert len(used.cache_ratios) == used.steps and used.cache_ratios[0] == 1.0
+    assert step_schedule.planned(used) is None
+
+
+# ------------------------------------------------------------------------------------- the sampling
+
+
+def random_model(name: str) -> VideoModel:
+    if name == "CogVideoX":
+        return tiny_pipeline.random_model(
+            0, DPM, num_frames=5, height=4, width=8, guidance_scale=3.0, **SETTINGS
+        )
+    if name == "Wan":
+        return tiny_wan.random_model(0, **SETTINGS)
+    return tiny_opensora.random_model(0, **SETTINGS | dict(guidance_start=0.0, guidance_stop=1.0))
+
+
+def loop(model: VideoModel, asked, planned):
+    """The same sampling step by step, each branch of guidance on its own with its own residual."""
+    family, params = model.family, {"transformer": model.params["transformer"]}
+    full = jax.jit(functools.partial(family.predict, keep_residual=True))
+    text, negative = model.texts(asked, [0, 1])
+    sample = sampling.noise(sampling.video_keys(asked.seeds), 0, asked.latent_shape)
+    plan = family.plan(STEPS, sample)
+    step = sampling.stepper(plan, sampling.video_keys(asked.seeds), family.scheduler.needs_noise)
+    short = jax.jit(lambda *args: family.predict(*args[:-1], residual=args[-1]))
+    carry, kept, residuals = (plan.start(sample), sample), {}, []
+
+    def evaluate(branch, own_text, index):
+        arguments = (params, carry[1], own_text, None, np.float32(plan.timesteps[index]), None)
+        if planned.computed[index]:
+            output, kept[branch] = full(*arguments)
+        else:
+            output = short(*arguments, kept[branch])
+        return np.asarray(output)
+
+    for index in range(STEPS):
+        output = evaluate("prompt", text, index)
+        if planned.guided[0] <= index < planned.guided[1]:
+            unguided = evaluate("negative", negative, index)
+            output = unguided + asked.scales[index] * (output - unguided)
+        residuals.append(dict(kept))
+        carry = step(carry, output, index)
+    return np.asarray(carry[1]), residuals
+
+
+@pytest.mark.parametrize(
+    "name, computed", [("CogVideoX", "xx.x.x"), ("Wan", "xx.x.x"), ("OpenSora", "x.x.x.")]
+)
+def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
+    model = random_model(name)
+    asked = model.asked(PROMPTS, "dark", SEEDS)
+    planned = asked.shortcuts
+    assert shown(planned.computed) == computed
+    assert planned.guided == ((0, STEPS) if name == "OpenSora" else (1, 4))
+    expected, _ = loop(model, asked, planned)
+
+    denoised = lambda rows: np.asarray(model.denoised(asked, rows))  # noqa: E731
+    ours = denoised([0, 1])
+    assert ours.std() > 0.1
+    np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
+    # a video does not depend on its neighbours or its place
+    np.testing.assert_array_equal(denoised([1, 0]), ours[::-1])
+    np.testing.assert_array_equal(denoised([1, 1])[0], ours[1])
+
+
+def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_else_changes():
+    model = random_model("CogVideoX")
+    family, rng = model.family, np.random.default_rng(0)
+    latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
+    text = rng.standard_normal((2, family.text_tokens, 16), np.float32)
+    times = np.full(2, 500)
+    call = jax.jit(
+        functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
+        static_argnames="keep_residual",
+    )
+    plain, (output, residual) = (
+        call(latents, text, times),
+        call(latents, text, times, keep_residual=True),
+    )
+    np.testing.assert_array_equal(plain, output)
+    np.testing.assert_allclose(call(latents, text, times, residual=residual), plain, atol=1e-5)
+    other = call(latents, text, times, residual=residual[::-1])
+    assert np.abs(other - plain).max() > 1e-2  # the residual is read
+
+
+def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path, capsys):
+    model = random_model("CogVideoX").with_defaults(
+        guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0, zero_uncond=True
+    )
+    asked = model.asked(PROMPTS, seed=SEEDS)
+    _, residuals = loop(model, asked, step_schedule.Shortcuts((0, STEPS), (True,) * STEPS))
+    text = model.family.text_tokens
+    length = [
+        np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
+        for kept in residuals
+    ]
+    expected = [1.0] + [
+        (now / before).mean() for before, now in zip(length[:-1], length[1:], strict=True)
+    ]
+    np.testing.assert_allclose(
+        residual_curve.ratios(model, PROMPTS, seed=SEEDS[0]), expected, rtol=1e-3
+    )
+
+    model.save_pretrained(tmp_path)
+    before = read_json(tmp_path / generation.FILE)
+    assert main(["cache-curve", str(tmp_path), *PROMPTS, "--steps=3"]) == 0
+    after = read_json(tmp_path / generation.FILE)
+    assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
+    assert {k: v for k, v in after.items() if k != "cache_ratios"} == {
+        k: v for k, v in before.items() if k != "cache_ratios"
+    }
+
+
+def test_a_back_end_is_told_no_scheduler():
+    with pytest.raises(
+        BadInput,
+        match="generator.scheduler=DDIM: http://h/x samples as it says itself; leave it out",
+    ):
+        VideoModel.from_pretrained("http://h/x", scheduler="DDIM")
