@@ -1,12 +1,25 @@
-"""The one exception a user may cause."""
+"""The exception for user errors."""
+
+import os
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used. The message is one line: what, where (file, field),
-    and how to mend it.
+class BadInput(ValueError):
+    """Raised when an input given by the user cannot be used.
 
-    `pav` prints the message and exits with status 2; library callers catch it like any exception.
+    The message is one line: the file or option, the field, what is wrong, and how to fix it. `pav`
+    prints it and exits with status 2.
+
+    Attributes:
+      source: the file, option or argument that is wrong; None where it is not known.
+      field: the dotted field, option or argument name within `source`; None where there is none.
     """
 
-    def __init__(self, message: str):
+    def __init__(
+        self,
+        message: str,
+        source: str | os.PathLike | None = None,
+        field: str | None = None,
+    ):
         super().__init__(" ".join(message.split()))
+        self.source = None if source is None else os.fspath(source)
+        self.field = field
