@@ -132,7 +132,11 @@ def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
     for path, n in ((resolve("mini:rewriter"), count - count // 2), (None, count // 2)):
         booster = Booster.from_pretrained(path)
         booster = Booster(booster.language_model, how)
-        made = [r.refined for r in booster.refine(prompts, n=n)]
+        made = [
+            r.refined
+            for rewrites in booster.refine(prompts, num_return_sequences=n)
+            for r in rewrites
+        ]
         for i, own in enumerate(texts):
             own += made[i * n : (i + 1) * n]
     return texts

@@ -116,7 +116,7 @@ def main() -> None:
     greedy = Sampling(max_new_tokens=args.tokens, temperature=0.0)
 
     def sample_ours(batch: int) -> None:
-        dataclasses.replace(ours, rows=batch).generate_ids([ids] * batch, greedy)
+        dataclasses.replace(ours, batch_size=batch).generate_ids([ids] * batch, greedy)
 
     def sample_theirs(batch: int) -> None:
         rows = torch.tensor([ids] * batch)

@@ -146,7 +146,7 @@ def lora_config():
     from pav_jax.language.lora import LoraConfig
     from pav_jax.train.config import ALL_LINEARS
 
-    return LoraConfig(r=RANK, alpha=float(2 * RANK), target_modules=ALL_LINEARS)
+    return LoraConfig(r=RANK, lora_alpha=float(2 * RANK), target_modules=ALL_LINEARS)
 
 
 def batches(stage: str, folder: Path) -> list[list[dict]]:
@@ -189,7 +189,10 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     )  # a chunk of nothing but prompts is left out
     fields.lora.update(
         dict(
-            r=settings.r, alpha=settings.alpha, dropout=0.0, target_modules=settings.target_modules
+            r=settings.r,
+            alpha=settings.lora_alpha,
+            dropout=0.0,
+            target_modules=settings.target_modules,
         )
     )
     schedule = make_schedule(fields, name, len(work), len(work))

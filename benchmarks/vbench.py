@@ -91,7 +91,7 @@ def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
     logps, counts = answer_log_probs(
         config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
     )
-    written = model.refine([r["prompt"] for r in held])
+    written = [rewrites[0] for rewrites in model.refine([r["prompt"] for r in held])]
     faith = [faithfulness(w.prompt, w.refined) for w in written]
     return {
         "loss": float(-logps.sum() / counts.sum()),
@@ -151,7 +151,7 @@ def write_examples(path: Path, boosters: dict[str, Booster], prompts: list[str])
     for i, prompt in enumerate(prompts):
         lines += (
             [f"## {prompt}", ""]
-            + [f"- **{name}** {found[i].refined}" for name, found in answers.items()]
+            + [f"- **{name}** {rewrites[i][0].refined}" for name, rewrites in answers.items()]
             + [""]
         )
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
         stage.unroll = True
         stage.save_every = 20
         stage.lora.r = 16
-        stage.lora.alpha = 32.0
+        stage.lora.lora_alpha = 32.0
         stage.lora.target_modules = ALL_LINEARS
     config.sft.batch_size = 8
     config.sft.learning_rate = (

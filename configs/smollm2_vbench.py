@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
 
     for stage in (config.sft, config.dpo):
         stage.lora.r = 16
-        stage.lora.alpha = 32.0
-        stage.lora.dropout = (
+        stage.lora.lora_alpha = 32.0
+        stage.lora.lora_dropout = (
             0.0  # random numbers for every input would take most of the time of a processor
         )
         stage.lora.target_modules = ALL_LINEARS

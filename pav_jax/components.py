@@ -133,7 +133,7 @@ def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = F
         str(folder or resolve(chosen.path)),
         dtype=chosen.dtype,
         mesh=mesh,
-        rows=-(-chosen.rows // shards) * shards,
+        batch_size=-(-chosen.batch_size // shards) * shards,
         attention=chosen.attention,
     )
     sampled = dataclasses.asdict(rewriter_sampling(config)) | {"do_sample": chosen.temperature > 0}

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from pav_jax import defaults
 from pav_jax.errors import BadInput
-from pav_jax.storage.records import write_whole
+from pav_jax.storage.json_files import write_json
 
 OVERRIDE = re.compile(r"--(no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOTALL)
 
@@ -220,7 +220,7 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
     if not file.exists():
         if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
             raise BadInput(f"--workdir={workdir}: this is a file; name a folder")
-        write_whole(file, (json.dumps(as_json(config), indent=2) + "\n").encode())
+        write_json(file, as_json(config))
         return
     known, given = saved(workdir), as_json(config)
     before, now = dict(_leaves(_with_new(known, given))), dict(_leaves(given))
@@ -234,7 +234,7 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 f" another --workdir, or go back to --config.{name}={_typed_back(before.get(name))}"
             )
     if given.keys() - known.keys():
-        write_whole(file, (json.dumps(given, indent=2) + "\n").encode())
+        write_json(file, given)
 
 
 def saved(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _rewriter() -> ConfigDict:
             template="",  # a chat template file; empty: the checkpoint's own
             # answers written in one compiled program; raised to a multiple of the mesh's data *
             # fsdp
-            rows=16,
+            batch_size=16,
             # how the untuned rewriter is sampled where it is measured, and its boosters, whose
             # folders say the same
             temperature=1.0,

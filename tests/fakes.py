@@ -73,11 +73,11 @@ class Rewriter:
     ):
         self.asked, self.answer = [], answer
 
-    def generate(self, prompts, n=1, seed=0, **sampling):
+    def generate(self, prompts, num_return_sequences=1, seed=0, **sampling):
         assert all(isinstance(chat, list) and chat[-1]["role"] == "user" for chat in prompts)
         self.asked += [(chat[-1]["content"], s) for chat, s in zip(prompts, seed, strict=True)]
         return [
-            [self.answer(chat[-1]["content"], k, s) for k in range(n)]
+            [self.answer(chat[-1]["content"], k, s) for k in range(num_return_sequences)]
             for chat, s in zip(prompts, seed, strict=True)
         ]
 

@@ -49,12 +49,14 @@ def no_models(monkeypatch, tmp_path):
             calls.append(("load", path, template))
             return cls()
 
-        def refine(self, prompts, n=1, seed=0):
-            calls.append(("refine", list(prompts), n, seed))
+        def refine(self, prompts, num_return_sequences=1, seed=0):
+            calls.append(("refine", list(prompts), num_return_sequences, seed))
             return [
-                Refinement(p, f"{p}\nin detail {i}", seed, "fake")
+                [
+                    Refinement(p, f"{p}\nin detail {i}", seed, "fake")
+                    for i in range(num_return_sequences)
+                ]
                 for p in prompts
-                for i in range(n)
             ]
 
     class VideoModel:
@@ -129,7 +131,7 @@ def no_models(monkeypatch, tmp_path):
         ),
     )
     fakes = {
-        "booster": types.SimpleNamespace(Booster=Booster),
+        "booster.booster": types.SimpleNamespace(Booster=Booster),
         "recipe": stages,
         "video.video_model": types.SimpleNamespace(VideoModel=VideoModel),
         "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
@@ -206,8 +208,8 @@ def test_help_loads_no_model_library():
             ["refine", "a", "--config.seed=1"],
             "--config.seed=1: this command takes no configuration",
         ),
-        (["refine", "a", "--n=0"], "--n=0: must be at least 1"),
-        (["refine", "a", "--n=x"], "invalid int value: 'x'"),
+        (["refine", "a", "-n0"], "--num-return-sequences=0: must be at least 1"),
+        (["refine", "a", "-nx"], "invalid int value: 'x'"),
         (["refine", ""], "empty; write what the video should show"),
         (["refine", "\t\x07 "], "empty"),
         (["refine", "x" * 10_000], "10,000 characters long; at most 2,000"),
@@ -339,7 +341,9 @@ def test_a_mistake_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
 
 
 def test_refine_prints_one_rewrite_a_line_and_says_which_booster(capsys, no_models):
-    status, out, err = run(capsys, "refine", "a  girl <b>plays</b>", "--n=2", "--seed=5")
+    status, out, err = run(
+        capsys, "refine", "a  girl <b>plays</b>", "--num-return-sequences=2", "--seed=5"
+    )
     assert (status, out) == (
         0,
         "a girl <b>plays</b> in detail 0\na girl <b>plays</b> in detail 1\n",

@@ -214,7 +214,7 @@ def test_the_rewriter_lies_on_the_configurations_mesh(tmp_path):
     config = defaults.get_config()
     config.rewriter.path = str(tmp_path)
     alone = components.load_rewriter(config)
-    assert alone.mesh is None and alone.rows == 16
+    assert alone.mesh is None and alone.batch_size == 16
     config.mesh.fsdp = -1
     spread = components.load_rewriter(config)
     assert spread.mesh.size == jax.device_count()

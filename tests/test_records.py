@@ -8,10 +8,10 @@ import os
 
 import numpy as np
 import pytest
+from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Preference, PromptPair, candidate_key, stable_seed
-from pav_jax.storage import records as storage_records
 from pav_jax.storage.records import SegmentWriter, read_jsonl, read_segments, write_jsonl
 
 
@@ -117,11 +117,11 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
         raise full
 
     if step == "fsync":
-        monkeypatch.setattr(storage_records.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
     elif step == "replace":
-        monkeypatch.setattr(type(storage_records.epath.Path(path)), "replace", fail)
+        monkeypatch.setattr(type(epath.Path(path)), "replace", fail)
     else:
-        real = type(storage_records.epath.Path(path)).open
+        real = type(epath.Path(path)).open
 
         class Half:
             def __init__(self, file):
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, monke
                 raise full
 
         monkeypatch.setattr(
-            type(storage_records.epath.Path(path)),
+            type(epath.Path(path)),
             "open",
             fail if step == "open" else lambda self, mode="r", **k: Half(real(self, mode, **k)),
         )

@@ -16,7 +16,7 @@ from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
 
 LONGEST_PROMPT = 10_000  # characters
-ROWS = 4  # per compiled batch: people ask for a few rewrites at a time
+BATCH_SIZE = 4  # rows of a compiled batch: people ask for a few rewrites at a time
 # A general model has no instruction in its own template, and loops or answers instead of rewriting
 # without these.
 GENERAL_TEMPLATE = Path(__file__).parents[1] / "language" / "templates" / "rewriter_chatml.jinja"
@@ -43,7 +43,7 @@ class Booster:
         dtype: str = "float32",
         template: str | Path | None = None,
         mesh: jax.sharding.Mesh | None = None,
-        rows: int = ROWS,
+        batch_size: int = BATCH_SIZE,
     ) -> "Booster":
         """Loads a trained booster (a Hugging Face folder or hub id), a .gguf file, "smollm2", or,
         with None, the embedded one.
@@ -57,7 +57,7 @@ class Booster:
         path = (
             str(embedded.booster()) if path_or_repo is None else embedded.resolve(str(path_or_repo))
         )
-        lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, rows=rows)
+        lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
         if Path(path).parent == embedded.CHECKPOINTS:
             lm = dataclasses.replace(lm, name=embedded.PREFIX + Path(path).name)
         defaults = lm.generation
@@ -72,14 +72,22 @@ class Booster:
         return cls(lm, Sampling(**chosen))
 
     def refine(
-        self, prompts: str | Sequence[str], n: int = 1, seed: int | Sequence[int] = 0
-    ) -> list[Refinement]:
-        """`n` rewrites of each prompt, in order. Where the model answers nothing, the prompt itself
-        stands.
+        self,
+        prompts: str | Sequence[str],
+        num_return_sequences: int = 1,
+        seed: int | Sequence[int] = 0,
+    ) -> list[list[Refinement]]:
+        """Rewrites prompts.
 
         Args:
-          seed: one for all prompts or one each; a rewrite depends on its own prompt and seed only.
-            With one for all, each prompt still draws its own random numbers.
+          prompts: short prompts; a single string counts as a list of one.
+          num_return_sequences: rewrites of each prompt.
+          seed: one for all prompts or one each. A rewrite depends only on its own prompt and seed.
+            With one seed for all, each prompt still draws its own random numbers.
+
+        Returns:
+          One list of `num_return_sequences` rewrites per prompt, in order. An empty answer of the
+          model is replaced by the prompt itself.
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters.
@@ -89,19 +97,21 @@ class Booster:
         draws = [stable_seed(s, p) for s, p in zip(seeds, prompts, strict=True)]
         answers = self.language_model.generate(
             [chat.user_chat(p) for p in prompts],
-            n=n,
+            num_return_sequences=num_return_sequences,
             seed=draws,
             **dataclasses.asdict(self.sampling),
         )
         return [
-            Refinement(
-                prompt,
-                _without_controls(answer).strip() or prompt,
-                int(row_seed),
-                self.language_model.name,
-            )
-            for prompt, texts, row_seed in zip(prompts, answers, seeds, strict=True)
-            for answer in texts
+            [
+                Refinement(
+                    prompt,
+                    _without_controls(answer).strip() or prompt,
+                    int(prompt_seed),
+                    self.language_model.name,
+                )
+                for answer in texts
+            ]
+            for prompt, texts, prompt_seed in zip(prompts, answers, seeds, strict=True)
         ]
 
 

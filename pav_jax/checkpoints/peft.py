@@ -37,8 +37,8 @@ def write_adapter(
     table: list[Weight],
     lora: Mapping,
     r: int,
-    alpha: float,
-    dropout: float,
+    lora_alpha: float,
+    lora_dropout: float,
     base: str = "",
 ) -> None:
     """Writes `lora` (see language/lora.py) so that `peft.PeftModel.from_pretrained` loads it on the
@@ -63,8 +63,8 @@ def write_adapter(
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base,
             "r": r,
-            "lora_alpha": alpha,
-            "lora_dropout": dropout,
+            "lora_alpha": lora_alpha,
+            "lora_dropout": lora_dropout,
             "target_modules": sorted({m.rsplit("/", 1)[1] for m in modules}),
             "bias": "none",
             "inference_mode": True,
@@ -76,7 +76,7 @@ def write_adapter(
 
 
 def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[str, Any]]:
-    """Reads a LoRA adapter -> (lora tree, {"r", "alpha", "dropout", "target_modules"}).
+    """Reads a LoRA adapter -> (lora tree, {"r", "lora_alpha", "lora_dropout", "target_modules"}).
 
     Raises:
       BadInput: not a plain LoRA adapter, of another base model, or adapting some layers only.
@@ -122,8 +122,8 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
     modules = tuple(sorted({re.sub(r".*/(\w+)/[ab]$", r"\1", path) for path in flat}))
     settings = {
         "r": int(config["r"]),
-        "alpha": float(config["lora_alpha"]),
-        "dropout": float(config.get("lora_dropout") or 0.0),
+        "lora_alpha": float(config["lora_alpha"]),
+        "lora_dropout": float(config.get("lora_dropout") or 0.0),
         "target_modules": modules,
     }
     return traverse_util.unflatten_dict(flat, sep="/"), settings

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ def add(commands: Any) -> None:
 examples:
   pav refine "a girl is playing guitar"
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
-  echo "a dog runs" | pav refine - --n=3 --seed=7
+  echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7
   pav refine "a dog runs" --model=smollm2                      a general small language model, fetched once""",
     )
     command.add_argument(
@@ -35,7 +36,13 @@ examples:
             "a booster's folder, a hub id, a .gguf file, or smollm2; default: the embedded booster"
         ),
     )
-    command.add_argument("--n", type=int, default=1, help="rewrites per prompt (default 1)")
+    command.add_argument(
+        "-n",
+        "--num-return-sequences",
+        type=int,
+        default=1,
+        help="rewrites per prompt (default 1)",
+    )
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
     command.add_argument("--template", help="a chat template file that replaces the model's own")
     command.add_argument(
@@ -48,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
 
-    at_least(1, "--n", args.n)
+    at_least(1, "--num-return-sequences", args.num_return_sequences)
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print(
@@ -60,7 +67,10 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.booster.booster import Booster
 
     booster = Booster.from_pretrained(args.model, template=args.template)
-    for refinement in booster.refine(prompts, n=args.n, seed=args.seed):
+    rewrites = booster.refine(
+        prompts, num_return_sequences=args.num_return_sequences, seed=args.seed
+    )
+    for refinement in itertools.chain.from_iterable(rewrites):
         if args.json:
             print(json.dumps(dataclasses.asdict(refinement), ensure_ascii=False))
         else:

@@ -2,7 +2,6 @@
 has to beat."""
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from pav_jax.evaluate.measure import Cell, Measurements
 from pav_jax.evaluate.systems import Rewrites, System
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
-from pav_jax.storage.records import write_jsonl, write_whole
+from pav_jax.storage.json_files import write_json
+from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +112,7 @@ def evaluate(
 
     def write() -> None:
         write_jsonl(folder / "measurements.jsonl", rows)
-        write_whole(
-            epath.Path(workdir) / "evaluation.json",
-            (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode(),
-        )
+        write_json(epath.Path(workdir) / "evaluation.json", result)
 
     processes.first_only("evaluation", write)
     return result

@@ -87,7 +87,9 @@ def _asker(name: str, system: System) -> Callable[[Sequence[str], int], list[str
 
         system = Booster.from_pretrained(system)
     if hasattr(system, "refine"):
-        return lambda prompts, seed: [r.refined for r in system.refine(prompts, n=1, seed=seed)]
+        return lambda prompts, seed: [
+            rewrites[0].refined for rewrites in system.refine(prompts, seed=seed)
+        ]
     if callable(system):
         return system
     raise BadInput(

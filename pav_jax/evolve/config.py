@@ -23,7 +23,7 @@ def proposers_config() -> ConfigDict:
                 top_k=50,
                 top_p=1.0,
                 max_new_tokens=250,
-                batch=32,  # prompts given to the model at once
+                batch_size=32,  # prompts given to the model at once
             ),
             lexicon=dict(  # offline; learns from the pool, so it starts when there is one
                 kind="lexicon",

@@ -18,7 +18,7 @@ class LocalProposer(Proposer):
     between tags: right for one that follows instructions.
 
     Args:
-      batch: how many prompts the model is given at once.
+      batch_size: how many prompts the model is given at once.
       template: a file that replaces the system message of mode "history".
     """
 
@@ -31,12 +31,14 @@ class LocalProposer(Proposer):
         top_k: int = 50,
         top_p: float = 1.0,
         max_new_tokens: int = 250,
-        batch: int = 32,
+        batch_size: int = 32,
         name: str = "local",
     ):
         if mode not in MODES:
             raise BadInput(f"proposers.{name}.mode={mode!r}: choose one of {', '.join(MODES)}")
-        self.name, self.mode, self.batch = name, mode, batch
+        self.name = name
+        self.mode = mode
+        self.batch_size = batch_size
         self._model = language_model
         self._template = read_template(template)
         self._sampling = {
@@ -59,7 +61,9 @@ class LocalProposer(Proposer):
 
     def _generate(self, chats: list, seeds: list[int], n: int) -> list[list[str]]:
         answers: list[list[str]] = []
-        for i in range(0, len(chats), self.batch):
-            part = slice(i, i + self.batch)
-            answers += self._model.generate(chats[part], n=n, seed=seeds[part], **self._sampling)
+        for i in range(0, len(chats), self.batch_size):
+            part = slice(i, i + self.batch_size)
+            answers += self._model.generate(
+                chats[part], num_return_sequences=n, seed=seeds[part], **self._sampling
+            )
         return answers

@@ -56,5 +56,11 @@ def write_joined(folder: str | os.PathLike, adapter: JoinedAdapter) -> None:
     `adapter.base`."""
     c = adapter.settings
     peft.write_adapter(
-        folder, hf.weights(adapter.sizes), adapter.lora, c.r, c.alpha, c.dropout, adapter.base
+        folder,
+        hf.weights(adapter.sizes),
+        adapter.lora,
+        c.r,
+        c.lora_alpha,
+        c.lora_dropout,
+        adapter.base,
     )

@@ -41,9 +41,9 @@ class LanguageModel:
       eos: token ids that end an answer.
       generation: the fields of generation_config.json.
       path: where it was loaded from: a hub id, an alias or an absolute path.
-      rows: how many rows each compiled batch of `generate` has. Batches are filled up to it, so
-        that a text does not depend on how many others are written with it; more rows are faster for
-        many prompts, slower for one.
+      batch_size: rows of each compiled batch of `generate`. Smaller batches are padded to it, so that
+        a text does not depend on how many others are generated with it. A larger batch is faster
+        for many prompts and slower for one.
     """
 
     model: Llama
@@ -56,7 +56,7 @@ class LanguageModel:
     path: str = ""
     eos: tuple[int, ...] = ()
     generation: dict = dataclasses.field(default_factory=dict)
-    rows: int = 16
+    batch_size: int = 16
     mesh: jax.sharding.Mesh | None = None
 
     # -------------------------------------------------------------------------------------- loading
@@ -68,7 +68,7 @@ class LanguageModel:
         dtype: str = "bfloat16",
         mesh: jax.sharding.Mesh | None = None,
         adapter: str | Path | None = None,
-        rows: int = 16,
+        batch_size: int = 16,
         attention: str = "auto",
     ) -> "LanguageModel":
         """Loads a Hugging Face folder, a .gguf file, a hub id, or "smollm2".
@@ -84,8 +84,11 @@ class LanguageModel:
         """
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        if rows < 1 or (mesh is not None and rows % batch_shards(mesh)):
-            raise BadInput(f"rows={rows}: must be positive and a multiple of the mesh's data*fsdp")
+        if batch_size < 1 or (mesh is not None and batch_size % batch_shards(mesh)):
+            raise BadInput(
+                f"batch_size={batch_size}: must be positive and a multiple of the mesh's data*fsdp",
+                field="batch_size",
+            )
         path = str(path_or_repo)
         if path == SMOLLM2 or path.endswith(".gguf"):
             file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
@@ -120,7 +123,7 @@ class LanguageModel:
             tokenizer,
             name=_name(path),
             path=str(Path(path).resolve()) if Path(path).exists() else path,
-            rows=rows,
+            batch_size=batch_size,
             mesh=mesh,
             eos=_eos(config, tokenizer, generation),
             generation=generation,
@@ -183,10 +186,10 @@ class LanguageModel:
         top_k: int = 50,
         top_p: float = 1.0,
         repetition_penalty: float = 1.0,
-        n: int = 1,
+        num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
     ) -> list[list[str]]:
-        """`n` continuations of each prompt, without special tokens and what follows the end of the
+        """`num_return_sequences` continuations of each prompt, without special tokens and what follows the end of the
         answer.
 
         Args:
@@ -197,7 +200,7 @@ class LanguageModel:
         """
         ids = self.generate_ids(
             [chat.encode(self.tokenizer, p) for p in prompts],
-            n=n,
+            num_return_sequences=num_return_sequences,
             seed=seed,
             settings=sampling.Sampling(
                 max_new_tokens, temperature, top_k, top_p, repetition_penalty
@@ -211,10 +214,10 @@ class LanguageModel:
         self,
         prompt_ids: Sequence[Sequence[int]],
         settings: sampling.Sampling,
-        n: int = 1,
+        num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
     ) -> list[list[list[int]]]:
-        """Token ids in, `n` lists of new token ids per prompt out, each with its ending token where
+        """Token ids in, `num_return_sequences` lists of new token ids per prompt out, each with its ending token where
         it came to one.
 
         An answer also ends where the model's context does. A prompt that leaves no room for
@@ -226,8 +229,11 @@ class LanguageModel:
                 f"seed: {len(seeds)} seeds for {len(prompt_ids)} prompts; give one, or one per"
                 " prompt"
             )
-        if n < 1:
-            raise BadInput(f"n={n}: must be 1 or more")
+        if num_return_sequences < 1:
+            raise BadInput(
+                f"num_return_sequences={num_return_sequences}: must be 1 or more",
+                field="num_return_sequences",
+            )
         context = self.config.max_position_embeddings
         most = context - min(settings.max_new_tokens, context // 2)
         # rows whose prompts share a bucket go together, in the order given
@@ -236,11 +242,13 @@ class LanguageModel:
         for i, ids in enumerate(cut):
             if not ids:
                 raise BadInput(f"prompt {i} is empty; write at least one word")
-            groups.setdefault(sampling.prompt_bucket(len(ids)), []).extend((i, j) for j in range(n))
-        answers: list[list[list[int]]] = [[[] for _ in range(n)] for _ in cut]
+            groups.setdefault(sampling.prompt_bucket(len(ids)), []).extend(
+                (i, j) for j in range(num_return_sequences)
+            )
+        answers: list[list[list[int]]] = [[[] for _ in range(num_return_sequences)] for _ in cut]
         for members in groups.values():
-            for start in range(0, len(members), self.rows):
-                some = members[start : start + self.rows]
+            for start in range(0, len(members), self.batch_size):
+                some = members[start : start + self.batch_size]
                 new = sampling.sample_batch(
                     self.model,
                     self.variables,
@@ -249,7 +257,7 @@ class LanguageModel:
                     [j for _, j in some],
                     settings,
                     self.eos,
-                    self.rows,
+                    self.batch_size,
                     self.mesh,
                 )
                 for (i, j), tokens in zip(some, new, strict=True):
@@ -273,8 +281,8 @@ class LanguageModel:
                 hf.weights(self.config),
                 self.lora,
                 c.r,
-                c.alpha,
-                c.dropout,
+                c.lora_alpha,
+                c.lora_dropout,
                 self.path or self.name,
             )
             return

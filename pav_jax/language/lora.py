@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021): a tree shaped like the parameters it sits beside, `{a, b}`
 for each `kernel`.
 
-The model itself adds `(alpha / r) (x a) b`; see `models/llama/model.py`. Only this tree is trained,
+The model itself adds `(lora_alpha / r) (x a) b`; see `models/llama/model.py`. Only this tree is trained,
 the base is frozen.
 """
 
@@ -29,25 +29,27 @@ class LoraConfig:
     """
 
     r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self):
         if self.r < 1:
             raise BadInput(f"lora.r={self.r}: the rank is a positive whole number")
-        if not 0.0 <= self.dropout < 1.0:
-            raise BadInput(f"lora.dropout={self.dropout}: a share from 0 up to, not including, 1")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise BadInput(
+                f"lora.lora_dropout={self.lora_dropout}: a share from 0 up to, not including, 1"
+            )
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.r
+        return self.lora_alpha / self.r
 
 
 def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     """The same model, scaling and dropping out its "lora" collection as `config` says."""
-    return model.clone(lora_scale=config.scale, lora_dropout=config.dropout)
+    return model.clone(lora_scale=config.scale, lora_dropout=config.lora_dropout)
 
 
 def target_paths(params: Mapping, config: LoraConfig) -> list[tuple[str, ...]]:
@@ -106,7 +108,7 @@ def init_lora(
 
 
 def merge(params: Mapping, lora: Mapping | None, config: LoraConfig) -> dict:
-    """Parameters with `(alpha / r) a b` added to each adapted kernel, computed in float32, in the
+    """Parameters with `(lora_alpha / r) a b` added to each adapted kernel, computed in float32, in the
     kernel's dtype."""
     flat = dict(traverse_util.flatten_dict(params))
     adapters = traverse_util.flatten_dict(lora or {})
@@ -152,7 +154,7 @@ def concatenate(adapters: Sequence[tuple[Mapping, LoraConfig]]) -> tuple[dict, L
     rank = sum(config.r for _, config in flats)
     modules = tuple(sorted({layer[-1] for layer in layers}))
     return traverse_util.unflatten_dict(joined), LoraConfig(
-        r=rank, alpha=float(rank), target_modules=modules
+        r=rank, lora_alpha=float(rank), target_modules=modules
     )
 
 

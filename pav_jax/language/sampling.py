@@ -70,10 +70,10 @@ def sample_batch(
     samples: list[int],
     sampling: Sampling,
     eos: tuple[int, ...],
-    rows: int,
+    batch_size: int,
     mesh: jax.sharding.Mesh | None = None,
 ) -> list[list[int]]:
-    """New token ids for at most `rows` prompts whose lengths share a bucket, the ending token
+    """New token ids for at most `batch_size` prompts whose lengths share a bucket, the ending token
     included where it came.
 
     A row ends with `eos`, after `max_new_tokens`, or where the model's context ends.
@@ -83,10 +83,10 @@ def sample_batch(
       seeds, samples: one each per prompt; the row draws from fold_in(key(seed), sample).
     """
     length = prompt_bucket(max(map(len, prompts)))
-    prompts_BxP = np.zeros((rows, length), np.int32)
-    lengths_B = np.zeros(rows, np.int32)  # 0 marks a row that only fills the batch up
-    limits_B = np.zeros(rows, np.int32)
-    draws_Bx2 = np.zeros((rows, 2), np.uint32)
+    prompts_BxP = np.zeros((batch_size, length), np.int32)
+    lengths_B = np.zeros(batch_size, np.int32)  # 0 marks a row that only fills the batch up
+    limits_B = np.zeros(batch_size, np.int32)
+    draws_Bx2 = np.zeros((batch_size, 2), np.uint32)
     for i, ids in enumerate(prompts):
         prompts_BxP[i, length - len(ids) :] = ids
         lengths_B[i] = len(ids)
@@ -109,7 +109,7 @@ def trace(
     length: int,
     sampling: Sampling,
     eos: tuple[int, ...],
-    rows: int,
+    batch_size: int,
     mesh: jax.sharding.Mesh,
 ) -> jax.stages.Traced:
     """The program that `sample_batch` runs on `mesh` for prompts of at most `length` tokens, made
@@ -119,10 +119,10 @@ def trace(
       variables: as `sample_batch`'s, of jax.ShapeDtypeStruct with shardings.
     """
     shapes = {
-        "prompts": jax.ShapeDtypeStruct((rows, prompt_bucket(length)), jnp.int32),
-        "lengths": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "limits": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "draws": jax.ShapeDtypeStruct((rows, 2), jnp.uint32),
+        "prompts": jax.ShapeDtypeStruct((batch_size, prompt_bucket(length)), jnp.int32),
+        "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        "limits": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        "draws": jax.ShapeDtypeStruct((batch_size, 2), jnp.uint32),
     }
     batch = placed_shapes(shapes, _batch_shardings(shapes, mesh))
     fixed, settings = _settings(model, sampling, eos)

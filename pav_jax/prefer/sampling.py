@@ -59,7 +59,7 @@ def make_candidates(
     def sample(some: Sequence[str]) -> list[list[tuple[str, str]]]:
         answers = language_model.generate(
             [[{"role": "user", "content": p}] for p in some],
-            n=samples,
+            num_return_sequences=samples,
             temperature=options.get("temperature", 1.0),
             top_k=options.get("top_k", 50),
             top_p=options.get("top_p", 1.0),

@@ -130,7 +130,7 @@ def sample(config: ConfigDict, lm: LanguageModel, assumed: Assumed) -> Program:
     """How `prefer` writes rewrites: reading the prompts, then a loop that writes a token per row
     and turn."""
     options, shards = config.prefer, batch_shards(lm.mesh)
-    rows = math.ceil(lm.rows / shards) * shards
+    rows = math.ceil(lm.batch_size / shards) * shards
     settings = sampling.Sampling(
         options.max_new_tokens, options.temperature, options.top_k, options.top_p
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
+from pav_jax.storage.files import write_atomic
 from pav_jax.storage.json_files import read_json
-from pav_jax.storage.records import write_whole
 
 SECTIONS = ("model", "lora")  # of training.json: shown field by field
 
@@ -23,7 +23,7 @@ def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> Pa
     evaluation.json.
     """
     path = Path(folder) / "README.md"
-    write_whole(path, render(Path(source)).encode())
+    write_atomic(path, render(Path(source)).encode())
     return path
 
 

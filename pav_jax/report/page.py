@@ -20,7 +20,7 @@ from pav_jax.candidates.reward_hacking_rounds import read_signs
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
-from pav_jax.storage.records import write_whole
+from pav_jax.storage.files import write_atomic
 
 EXAMPLES, WORST = 8, 4  # per prompt set, where the configuration does not say
 
@@ -54,7 +54,7 @@ def write_report(workdir: str | os.PathLike) -> epath.Path:
     """
     contents = read_contents(workdir)
     path = epath.Path(workdir) / "report" / "index.html"
-    write_whole(path, render(contents, epath.Path(workdir)).encode("utf-8", "replace"))
+    write_atomic(path, render(contents, epath.Path(workdir)).encode("utf-8", "replace"))
     return path
 
 

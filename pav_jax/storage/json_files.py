@@ -1,33 +1,35 @@
-"""JSON files, read with one-line errors and written atomically."""
+"""JSON files: read with one-line errors, written atomically."""
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from pav_jax.errors import BadInput
+from pav_jax.storage.files import write_atomic
 
 
-def read_json(path: str | Path) -> dict:
-    path = Path(path)
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON file, local or in an object store.
+
+    Raises:
+      BadInput: the file is missing or is not valid JSON.
+    """
+    path = epath.Path(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; is the checkpoint complete?") from None
+        raise BadInput(f"{path}: no such file; is the checkpoint complete?", source=path) from None
     except json.JSONDecodeError as error:
         raise BadInput(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again"
+            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again",
+            source=path,
         ) from error
 
 
-def write_json(path: str | Path, obj: Any) -> None:
-    """Writes JSON under a temporary name, then renames: readers see the old file or the new, never
-    a half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented UTF-8 JSON; see `write_atomic` for errors."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # a lone surrogate has no UTF-8 form and becomes "?"
+    write_atomic(path, text.encode("utf-8", "replace"))

@@ -1,6 +1,5 @@
 """Files of records in a work directory: single JSON Lines files and folders of immutable segments."""
 
-import errno
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.records import from_json, to_json
+from pav_jax.storage.files import write_atomic
 
 Record = TypeVar("Record")
 Path = str | os.PathLike
@@ -37,39 +37,6 @@ def _merge(records: Iterable[Record]) -> list[Record]:
 # ------------------------------------------------------------------------------------------ writing
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all: temporary name, then rename; one PUT on an
-    object store.
-
-    Raises:
-      BadInput: the disk is full or the place cannot be written. No partial file is left.
-    """
-    path = epath.Path(path)
-    remote = "://" in os.fspath(path)  # an object store shows a new object only when it is complete
-    part = path if remote else path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            if not remote:
-                file.flush()
-                os.fsync(file.fileno())  # a full disk may be noticed only here
-        if not remote:
-            part.replace(path)
-    except OSError as error:
-        if not remote:
-            part.unlink(missing_ok=True)
-        reason = (
-            "no space left on device"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else error.strerror or error
-        )
-        raise BadInput(
-            f"{path}: could not be written ({reason}); nothing finished is lost, make room and run"
-            " the same command again"
-        ) from error
-
-
 def _lines(records: Iterable[Any]) -> bytes:
     # a lone surrogate has no UTF-8 form; it becomes "?", as it does in the keys
     return "".join(to_json(record) + "\n" for record in records).encode("utf-8", "replace")
@@ -77,7 +44,7 @@ def _lines(records: Iterable[Any]) -> bytes:
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Writes a single finished file of records."""
-    write_whole(path, _lines(records))
+    write_atomic(path, _lines(records))
 
 
 class SegmentWriter:
@@ -94,7 +61,7 @@ class SegmentWriter:
         """Writes `records` as one segment; nothing for an empty list."""
         if not records:
             return
-        write_whole(self.folder / f"{self.process}-{self._next:06d}.jsonl", _lines(records))
+        write_atomic(self.folder / f"{self.process}-{self._next:06d}.jsonl", _lines(records))
         self._next += 1
 
 

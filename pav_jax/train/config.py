@@ -38,7 +38,7 @@ def _shared() -> dict:
         # was loaded
         quantize="",
         full=False,  # True: all parameters are trained, there is no adapter
-        lora=dict(r=8, alpha=32.0, dropout=0.0, target_modules=ALL_LINEARS),
+        lora=dict(r=8, lora_alpha=32.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
         loss_chunk=256,  # positions whose logits exist at a time
         remat=True,  # recompute each layer's activations in the backward pass
         # what is saved all the same: a name of jax.checkpoint_policies; dots_saveable keeps matrix
@@ -68,7 +68,7 @@ def sft_config() -> ConfigDict:
             grad_clip=0.0,
             # True: a batch's examples share rows of max_length tokens; same losses, less padding
             packing=False,
-            lora=dict(r=8, alpha=32.0, dropout=0.05, target_modules=("q_proj", "v_proj")),
+            lora=dict(r=8, lora_alpha=32.0, lora_dropout=0.05, target_modules=("q_proj", "v_proj")),
         )
     )
 
@@ -84,7 +84,7 @@ def dpo_config() -> ConfigDict:
             grad_accumulation=8,
             learning_rate=5e-5,
             warmup_ratio=0.1,
-            lora=dict(r=16, alpha=16.0, dropout=0.0, target_modules=ALL_LINEARS),
+            lora=dict(r=16, lora_alpha=16.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
             beta=0.1,
             loss_type=("sigmoid",),
             loss_weights=placeholder(tuple),
@@ -111,7 +111,7 @@ def grpo_config() -> ConfigDict:
         # TRL's 1e-6 is for all parameters; an adapter takes about ten times that (Schulman et
         # al. 2025, "LoRA without regret")
         learning_rate=1e-5,
-        lora=dict(r=16, alpha=16.0, dropout=0.0, target_modules=ALL_LINEARS),
+        lora=dict(r=16, lora_alpha=16.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
         max_completion_length=250,  # new tokens (TRL: 512)
         temperature=1.0,
         top_k=0,  # off, as top_p=1: what is sampled is then what the log-probabilities are of

@@ -75,7 +75,7 @@ def make_train_step(
 
         def loss_fn(trained, rows, key):
             ids, answer = rows["ids"], rows["answer"]
-            dropout = key if fields.lora.dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full else None
             logp_Bx2xT = pair_log_probs(
                 model,
                 {**state.frozen, **trained},

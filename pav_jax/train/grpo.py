@@ -104,7 +104,7 @@ def make_train_step(
             batch["reference"] = fixed_log_probs(model, state.frozen, batch, fields)
 
         def loss_fn(trained, rows, key):
-            dropout = key if fields.lora.dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full else None
             logp_BxT = stage.log_probs(
                 model,
                 {**state.frozen, **trained},

@@ -91,7 +91,7 @@ class Rollouts:
             config.seed,
         )
         self.lm = dataclasses.replace(
-            lm, mesh=mesh, rows=fields.batch_size
+            lm, mesh=mesh, batch_size=fields.batch_size
         )  # one program samples a whole step
         self.sampling = Sampling(
             fields.max_completion_length, fields.temperature, fields.top_k, fields.top_p

@@ -35,7 +35,7 @@ def make_train_step(
         examples = batch["ids"].shape[0] if packed is None else jnp.sum(jnp.max(packed, axis=1))
 
         def loss_fn(trained, rows, key):
-            dropout = key if fields.lora.dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full else None
             logp_BxT = stage.log_probs(
                 model,
                 {**state.frozen, **trained},

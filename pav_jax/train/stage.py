@@ -202,8 +202,8 @@ def base(lm: LanguageModel, fields: ConfigDict) -> LanguageModel:
 def lora_config(fields: ConfigDict) -> lora.LoraConfig:
     return lora.LoraConfig(
         r=fields.lora.r,
-        alpha=fields.lora.alpha,
-        dropout=fields.lora.dropout,
+        lora_alpha=fields.lora.lora_alpha,
+        lora_dropout=fields.lora.lora_dropout,
         target_modules=tuple(fields.lora.target_modules),
     )
 

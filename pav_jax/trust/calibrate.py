@@ -14,7 +14,6 @@ proportions of published_i * spread_i; c leaves the sum of these terms as the pu
 would have it on this pool, so that margins keep their scale.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from pav_jax.evolve.select import passes
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
-from pav_jax.storage.records import write_whole
+from pav_jax.storage.json_files import write_json
 
 FILE = "calibration.json"
 
@@ -74,8 +73,7 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
             "deviations": {name: rounded(d) for name, d in deviations.items()},
         },
     }
-    data = (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    processes.first_only("calibrate", lambda: write_whole(epath.Path(workdir) / FILE, data))
+    processes.first_only("calibrate", lambda: write_json(epath.Path(workdir) / FILE, result))
     return result
 
 

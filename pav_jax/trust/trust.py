@@ -6,7 +6,6 @@ and against an empty one. The first seed's videos of some prompts are also damag
 scored against captions that are wrong step by step.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import HELD_OUT
-from pav_jax.storage.records import read_segments, write_whole
+from pav_jax.storage.json_files import write_json
+from pav_jax.storage.records import read_segments
 from pav_jax.trust import measures, verdict
 from pav_jax.trust.degradations import FAMILIES, KINDS, RULE, SEVERITIES, VISUAL, halves, miscaption
 from pav_jax.trust.samples import EMPTY, PERMUTED, TRUE, Samples, Video, View, judges_of
@@ -66,10 +66,7 @@ def trust(
         options,
         read_segments(epath.Path(workdir) / "pool", Candidate),
     )
-    data = (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        "utf-8", "replace"
-    )
-    processes.first_only("trust", lambda: write_whole(epath.Path(workdir) / FILE, data))
+    processes.first_only("trust", lambda: write_json(epath.Path(workdir) / FILE, result))
     return result
 
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from pav_jax.errors import BadInput
-from pav_jax.storage.records import write_whole
+from pav_jax.storage.files import write_atomic
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
 EBML, SEGMENT = (
@@ -75,7 +75,7 @@ def write_mp4(
     fps: float,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    write_whole(Path(path), mp4_bytes(video, fps, metadata))
+    write_atomic(Path(path), mp4_bytes(video, fps, metadata))
 
 
 def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
@@ -182,7 +182,7 @@ def write_gif(
         loop=0,
         comment=_json(metadata) if metadata else b"",
     )
-    write_whole(Path(path), buffer.getvalue())
+    write_atomic(Path(path), buffer.getvalue())
 
 
 def write_frames(
@@ -215,7 +215,7 @@ def write_png(
     for name, value in (metadata or {}).items():
         chunks.add_itxt(name, str(value))
     Image.fromarray(video[0]).save(buffer, "png", pnginfo=chunks)
-    write_whole(Path(path), buffer.getvalue())
+    write_atomic(Path(path), buffer.getvalue())
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

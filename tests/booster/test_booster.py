@@ -21,19 +21,23 @@ class FakeLanguageModel:
     def __init__(self, answer=lambda prompt: f"  {prompt}, in soft light \n"):
         self.answer, self.calls = answer, []
 
-    def generate(self, prompts, n=1, seed=0, **settings):
+    def generate(self, prompts, num_return_sequences=1, seed=0, **settings):
         self.calls.append((prompts, settings))
         self.seeds = seed
-        return [[self.answer(chat[-1]["content"]) for _ in range(n)] for chat in prompts]
+        return [
+            [self.answer(chat[-1]["content"]) for _ in range(num_return_sequences)]
+            for chat in prompts
+        ]
 
 
 def test_prompts_go_in_as_user_chats_and_come_out_as_refinements_in_order():
     lm = FakeLanguageModel()
-    got = Booster(lm, Sampling(max_new_tokens=30)).refine(["a dog runs", "rain"], n=2, seed=[5, 6])
+    got = Booster(lm, Sampling(max_new_tokens=30)).refine(
+        ["a dog runs", "rain"], num_return_sequences=2, seed=[5, 6]
+    )
     assert got == [
-        Refinement(p, f"{p}, in soft light", s, "fake")
+        [Refinement(p, f"{p}, in soft light", s, "fake")] * 2
         for p, s in (("a dog runs", 5), ("rain", 6))
-        for _ in range(2)
     ]
     prompts, settings = lm.calls[0]
     assert (
@@ -55,12 +59,14 @@ def test_prompts_that_share_a_seed_draw_their_own_numbers_whatever_their_company
 
 
 def test_one_string_is_one_prompt():
-    assert [r.prompt for r in Booster(FakeLanguageModel()).refine("a dog")] == ["a dog"]
+    assert [
+        [r.prompt for r in rewrites] for rewrites in Booster(FakeLanguageModel()).refine("a dog")
+    ] == [["a dog"]]
 
 
 @pytest.mark.parametrize("answer", ["", "  \n\t ", "\x00\x07"])
 def test_an_empty_answer_falls_back_to_the_users_prompt(answer):
-    assert Booster(FakeLanguageModel(lambda _: answer)).refine("a dog")[0].refined == "a dog"
+    assert Booster(FakeLanguageModel(lambda _: answer)).refine("a dog")[0][0].refined == "a dog"
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t", "\x00\x1b", "\ud800", "a" * 10_001])

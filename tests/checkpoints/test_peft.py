@@ -16,10 +16,12 @@ TABLE = hf.weights(CONFIG)
 
 @pytest.fixture
 def adapter(tmp_path):
-    config = LoraConfig(r=3, alpha=6.0, dropout=0.1, target_modules=("q_proj", "down_proj"))
+    config = LoraConfig(
+        r=3, lora_alpha=6.0, lora_dropout=0.1, target_modules=("q_proj", "down_proj")
+    )
     lora = init_lora(hf.param_shapes(CONFIG), config, jax.random.key(0))
     lora = jax.tree.map(lambda a: a + 1, lora)
-    peft.write_adapter(tmp_path, TABLE, lora, config.r, config.alpha, config.dropout)
+    peft.write_adapter(tmp_path, TABLE, lora, config.r, config.lora_alpha, config.lora_dropout)
     return tmp_path, lora, config
 
 

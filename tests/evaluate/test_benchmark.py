@@ -31,9 +31,9 @@ class Booster:
     def __init__(self):
         self.asked = []
 
-    def refine(self, prompts, n=1, seed=0):
+    def refine(self, prompts, num_return_sequences=1, seed=0):
         self.asked += [(p, seed) for p in prompts]
-        return [Refinement(p, f"{p} in soft light take {seed}", seed, "fake") for p in prompts]
+        return [[Refinement(p, f"{p} in soft light take {seed}", seed, "fake")] for p in prompts]
 
 
 def systems():

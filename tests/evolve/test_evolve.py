@@ -58,16 +58,16 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, k: int, error: type[Exception] = Stop):
     """Lets `k` files be written, then fails every write."""
-    real, left, lock = storage_records.write_whole, [k], threading.Lock()
+    real, left, lock = storage_records.write_atomic, [k], threading.Lock()
 
-    def write_whole(path, data):
+    def write_atomic(path, data):
         with lock:
             if left[0] == 0:
                 raise error()
             left[0] -= 1
         real(path, data)
 
-    monkeypatch.setattr(storage_records, "write_whole", write_whole)
+    monkeypatch.setattr(storage_records, "write_atomic", write_atomic)
 
 
 def test_every_round_breeds_from_the_best_of_the_rounds_before(tmp_path):
@@ -209,7 +209,7 @@ def test_a_full_disk_at_any_write_is_bad_input_and_loses_nothing(
             real(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage_records.os, "fsync", fsync)
+            patch.setattr(os, "fsync", fsync)
             with pytest.raises(BadInput, match="no space left"):
                 run(folder)
         assert not list(folder.rglob("*.part"))
@@ -288,11 +288,11 @@ def test_proposals_are_made_while_a_batch_generates(tmp_path):
             return super().generate(prompts, seed)
 
     class Slow(Rewriter):
-        def generate(self, prompts, n=1, seed=0, **sampling):
+        def generate(self, prompts, num_return_sequences=1, seed=0, **sampling):
             if len(self.asked) >= 4:
                 assert generating.wait(30)
                 asked_twice.set()
-            return super().generate(prompts, n, seed, **sampling)
+            return super().generate(prompts, num_return_sequences, seed, **sampling)
 
     run(tmp_path, Waiting(), rewriter=Slow())
 

@@ -16,7 +16,7 @@ def requests(n=2):
 
 
 def test_rewrites_do_not_depend_on_what_else_is_asked():
-    together = LocalProposer(Rewriter(), batch=2).propose(requests())
+    together = LocalProposer(Rewriter(), batch_size=2).propose(requests())
     assert [len(texts) for texts in together] == [2, 3, 2, 3, 2]
     for request, texts in zip(requests(), together, strict=True):
         assert LocalProposer(Rewriter()).propose([request]) == [texts]

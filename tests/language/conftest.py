@@ -32,7 +32,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_language_model(rows: int = 4, seed: int = 0, **sizes) -> LanguageModel:
+def tiny_language_model(batch_size: int = 4, seed: int = 0, **sizes) -> LanguageModel:
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         **{
@@ -53,7 +53,13 @@ def tiny_language_model(rows: int = 4, seed: int = 0, **sizes) -> LanguageModel:
     model = Llama(config)
     params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
     return LanguageModel(
-        model, params, config, tokenizer, name="tiny", eos=(tokenizer.eos_token_id,), rows=rows
+        model,
+        params,
+        config,
+        tokenizer,
+        name="tiny",
+        eos=(tokenizer.eos_token_id,),
+        batch_size=batch_size,
     )
 
 

@@ -35,11 +35,11 @@ def chain(tmp_path_factory):
     tiny_language_model().save_pretrained(work / "base")
     base = LanguageModel.from_pretrained(work / "base", dtype="float32")
     first = trained(
-        base, LoraConfig(r=2, alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1
+        base, LoraConfig(r=2, lora_alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1
     )
     return work, trained(
         first,
-        LoraConfig(r=3, alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
+        LoraConfig(r=3, lora_alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
         work / "round_1",
         2,
     )

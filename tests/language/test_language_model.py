@@ -25,7 +25,7 @@ def folder(lm, tmp_path_factory):
 
 
 def adapted(lm):
-    config = LoraConfig(r=2, alpha=8.0, target_modules=("q_proj", "gate_proj"))
+    config = LoraConfig(r=2, lora_alpha=8.0, target_modules=("q_proj", "gate_proj"))
     lora = jax.tree.map(lambda a: a + 0.1, init_lora(lm.params, config, jax.random.key(3)))
     return lm.with_lora(lora, config)
 
@@ -44,7 +44,7 @@ def test_what_is_saved_loads_back_in_transformers_with_equal_logits_and_tokens(l
 
 
 def test_what_is_saved_loads_back_here_the_same(lm, folder):
-    back = LanguageModel.from_pretrained(folder, dtype="float32", rows=lm.rows)
+    back = LanguageModel.from_pretrained(folder, dtype="float32", batch_size=lm.batch_size)
     jax.tree.map(np.testing.assert_array_equal, back.params, lm.params)
     assert back.eos == lm.eos and back.config == lm.config and back.name.endswith("tiny")
     assert back.generate(["a dog"], max_new_tokens=8) == lm.generate(["a dog"], max_new_tokens=8)
@@ -91,7 +91,9 @@ def test_bfloat16_is_close_to_float32(lm, folder):
 def test_generation_over_a_mesh_gives_the_same_texts(lm, folder):
     from pav_jax.parallel.mesh import make_mesh
 
-    meshed = LanguageModel.from_pretrained(folder, dtype="float32", mesh=make_mesh(), rows=lm.rows)
+    meshed = LanguageModel.from_pretrained(
+        folder, dtype="float32", mesh=make_mesh(), batch_size=lm.batch_size
+    )
     want = lm.generate(["a dog", "rain"], max_new_tokens=8)
     assert meshed.generate(["a dog", "rain"], max_new_tokens=8) == want
 
@@ -141,8 +143,8 @@ def test_wrong_arguments_are_named(lm, folder):
         LanguageModel.from_pretrained(folder, dtype="float16")
     with pytest.raises(BadInput, match="seed"):
         lm.generate(["a", "b"], seed=[1])
-    with pytest.raises(BadInput, match="n=0"):
-        lm.generate(["a"], n=0)
+    with pytest.raises(BadInput, match="num_return_sequences=0"):
+        lm.generate(["a"], num_return_sequences=0)
 
 
 def test_models_are_compared_by_identity_so_that_they_can_be_keys(lm):

@@ -21,7 +21,7 @@ def trained(lm, config, seed=1):
     "modules", [("q_proj", "v_proj"), (".*_proj",), ("layers/mlp/.*", "o_proj")]
 )
 def test_a_fresh_adapter_changes_nothing_and_a_trained_one_equals_its_merge(lm, modules):
-    config = LoraConfig(r=3, alpha=7.0, target_modules=modules)
+    config = LoraConfig(r=3, lora_alpha=7.0, target_modules=modules)
     model = with_lora(lm.model, config)
     fresh = init_lora(lm.params, config, jax.random.key(0))
     base = lm.model.apply({"params": lm.params}, IDS)
@@ -40,7 +40,7 @@ def test_exactly_one_factor_starts_at_zero_and_layers_start_apart(lm):
 
 
 def test_generation_reads_the_adapter_without_a_merge(lm):
-    config = LoraConfig(r=2, alpha=8.0, target_modules=(".*_proj",))
+    config = LoraConfig(r=2, lora_alpha=8.0, target_modules=(".*_proj",))
     lora = trained(lm, config)
     beside = lm.with_lora(lora, config).generate(["a dog"], max_new_tokens=8, temperature=0.0)
     assert beside == lm.with_params(merge(lm.params, lora, config)).generate(
@@ -49,7 +49,7 @@ def test_generation_reads_the_adapter_without_a_merge(lm):
 
 
 def test_dropout_acts_on_the_adapter_in_training_only(lm):
-    config = LoraConfig(r=2, dropout=0.5, target_modules=("q_proj",))
+    config = LoraConfig(r=2, lora_dropout=0.5, target_modules=("q_proj",))
     model, lora = with_lora(lm.model, config), trained(lm, config)
     variables = {"params": lm.params, "lora": lora}
     calm = model.apply(variables, IDS)

@@ -60,10 +60,10 @@ def test_greedy_tokens_equal_transformers_for_prompts_of_every_length(lm, theirs
 def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
     settings = Sampling(max_new_tokens=12)
     ids, seeds = ids_of(lm, PROMPTS), [3, 1, 4, 1, 5]
-    together = lm.generate_ids(ids, settings, seed=seeds, n=2)
+    together = lm.generate_ids(ids, settings, seed=seeds, num_return_sequences=2)
     order = [4, 2, 0, 3, 1]
     shuffled = lm.generate_ids(
-        [ids[i] for i in order], settings, seed=[seeds[i] for i in order], n=3
+        [ids[i] for i in order], settings, seed=[seeds[i] for i in order], num_return_sequences=3
     )
     for place, i in enumerate(order):
         assert shuffled[place][:2] == together[i]
@@ -73,9 +73,9 @@ def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
 def test_samples_and_seeds_differ_and_the_same_seed_repeats(lm):
     ids = ids_of(lm, PROMPTS[:1])
     draw = lambda **k: lm.generate_ids(ids, Sampling(max_new_tokens=12), **k)[0]  # noqa: E731
-    three = draw(n=3)
+    three = draw(num_return_sequences=3)
     assert len({tuple(a) for a in three}) == 3
-    assert draw(n=3) == three and draw(seed=1)[0] != three[0]
+    assert draw(num_return_sequences=3) == three and draw(seed=1)[0] != three[0]
 
 
 def test_changing_the_numbers_compiles_nothing(lm):
@@ -135,12 +135,12 @@ def test_a_prompt_beyond_the_context_loses_its_left_end(lm):
 
 
 def test_an_answer_ends_where_the_context_does_and_a_short_prompt_is_not_cut_for_it():
-    short = tiny_language_model(rows=1, max_position_embeddings=64)
+    short = tiny_language_model(batch_size=1, max_position_embeddings=64)
     short = dataclasses.replace(short, eos=())
     ids = list(range(20))
     (got,) = short.generate_ids([ids], Sampling(max_new_tokens=1000, temperature=0.0))[0]
     assert len(got) == 44
-    longer = tiny_language_model(rows=1, max_position_embeddings=512)
+    longer = tiny_language_model(batch_size=1, max_position_embeddings=512)
     assert dataclasses.replace(longer, eos=()).generate_ids([ids], Sampling(44, 0.0))[0][0] == got
 
 

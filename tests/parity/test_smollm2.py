@@ -38,7 +38,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def ours(file):
-    return LanguageModel.from_pretrained(file, dtype="float32", rows=ROWS)
+    return LanguageModel.from_pretrained(file, dtype="float32", batch_size=ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -53,18 +53,18 @@ def test_stopped_at_every_write_the_candidates_end_the_same_and_nothing_is_made_
     whole = Generator()
     expected = [records.to_json(c) for c in run(tmp_path / "whole", whole)]
     total = len(list((tmp_path / "whole").rglob("*.jsonl")))
-    real = storage_records.write_whole
+    real = storage_records.write_atomic
     for k in range(total):
         left, first, second = [k], Generator(), Generator()
 
-        def write_whole(path, data, left=left):
+        def write_atomic(path, data, left=left):
             if left[0] == 0:
                 raise Stop
             left[0] -= 1
             real(path, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage_records, "write_whole", write_whole)
+            patch.setattr(storage_records, "write_atomic", write_atomic)
             with pytest.raises(Stop):
                 run(tmp_path / str(k), first)
         kept = len(read_segments(tmp_path / str(k) / "round_1" / "candidates", Candidate))

@@ -12,7 +12,7 @@ def workdir(folder):
     (stage / "adapter").mkdir(parents=True)
     (stage / "booster").mkdir()
     (stage / "training.json").write_text(
-        json.dumps({"stage": "dpo", "beta": 0.1, "lora": {"r": 16, "alpha": 32.0}})
+        json.dumps({"stage": "dpo", "beta": 0.1, "lora": {"r": 16, "lora_alpha": 32.0}})
     )
     (stage / "metrics.jsonl").write_text('{"step": 1, "loss": 0.69}\n{"step": 2, "loss": 0.5}\n')
     (stage / "adapter" / "adapter_config.json").write_text(

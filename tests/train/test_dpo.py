@@ -78,7 +78,7 @@ def test_first_loss_is_ln_2_exactly(straight):
 
 def test_first_loss_is_ln_2_in_bfloat16_with_dropout(preferences, tmp_path):
     lm = tiny.make_lm(dtype=jnp.bfloat16)
-    dpo.run(make_config(steps=2, lora=dict(dropout=0.3)), lm, preferences, tmp_path)
+    dpo.run(make_config(steps=2, lora=dict(lora_dropout=0.3)), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2 and losses(tmp_path)[1] != LN_2
 
 

@@ -35,7 +35,7 @@ def make_config(**changes):
             loss_chunk=8,
         )
     )
-    fields.lora.dropout = 0.0
+    fields.lora.lora_dropout = 0.0
     fields.update(changes)
     return ConfigDict({"seed": 0, "sft": fields})
 
@@ -144,7 +144,7 @@ def signal_at(step):
 @pytest.mark.parametrize("stop", [crash_at, signal_at])
 @pytest.mark.parametrize(
     "changes",
-    [dict(), dict(lora=dict(dropout=0.2)), dict(full=True, learning_rate=1e-3)],
+    [dict(), dict(lora=dict(lora_dropout=0.2)), dict(full=True, learning_rate=1e-3)],
     ids=["lora", "dropout", "full"],
 )
 def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
@@ -220,7 +220,7 @@ def test_booster_computes_what_was_trained(straight, lm):
 
 
 def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path):
-    config = LoraConfig(r=2, alpha=4.0, target_modules=("o_proj",))
+    config = LoraConfig(r=2, lora_alpha=4.0, target_modules=("o_proj",))
     adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
     with_adapter = lm.with_lora(adapter, config)
     sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter")
