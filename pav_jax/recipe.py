@@ -126,15 +126,16 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
 
 def dpo(config, workdir, round: int = 1) -> Path:
     """round_N/preferences.jsonl -> round_N/booster."""
-    from pav_jax.candidates.reward_hacking_rounds import pair_signs
+    from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
     from pav_jax.train import dpo as training
 
     preferences = require_output(
         workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}"
     )
     start = load_rewriter(config, booster_before(workdir, round))
-    if (signs := pair_signs(workdir, config, round)) is not None:
-        signs.warn(log)
+    statistics = read_pair_statistics(workdir, config, round)
+    if statistics is not None:
+        statistics.log_warnings(log)
     with progress_bars() as bars:
         return training.run(config, start, preferences, Path(workdir) / f"round_{round}", bars)
 

@@ -137,8 +137,8 @@ def test_preference_training_tells_first_what_its_pairs_teach(tmp_path, monkeypa
     write_jsonl(tmp_path / "round_1" / "preferences.jsonl", learned)
     said = recipe.dpo(defaults.get_config(), tmp_path)
     assert (
-        "dpo, round 1: signs of reward hacking: the chosen rewrites have 5.0 words, 5.00 times the"
-        " 1.0 of" in said
+        "dpo, round 1: reward-hacking warnings: chosen rewrites have 5.0 words on average, 5.00"
+        " times the 1.0 of" in said
     )
 
 

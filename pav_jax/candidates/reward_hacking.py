@@ -1,327 +1,388 @@
-"""Signs that a reward is gamed rather than met, read from the records of each round. Watching
-chooses nothing.
+"""Statistics of one round that warn of reward hacking: the reward rises, the videos do not improve.
 
-Four signs, each in the figures of one round:
+The statistics only inform: nothing is selected by them. There are four kinds of warning:
 
-- length: rewrites grow (verbosity is what preference optimisation drifts to first; Singhal et al.
+- length: rewrites grow. Verbosity is what preference optimization drifts to first (Singhal et al.
   2023, arXiv 2310.03716);
-- motion: DD falls, for a still picture pleases most judges of pictures;
-- judges: a held-out judge (`rewards.held_out`) does not follow overall, or falls while it rises
-  (Gao et al. 2023, arXiv 2210.10760: what is optimised goes on rising after what is meant has begun
-  to fall);
-- saturation: many rewrites share a reward's highest score, so that it can tell them apart no
-  longer.
+- motion: DD drops, because most image-based rewards prefer still pictures;
+- held-out evaluators (`rewards.held_out`): one does not correlate with the overall score, or drops
+  while it rises (Gao et al. 2023, arXiv 2210.10760: the optimized reward goes on rising after the
+  true one has started to fall);
+- saturation: many rewrites share a reward's highest score, so it no longer separates them.
 
-A fall is called clear when it exceeds both two standard errors and a fifth of a standard deviation
-of what it is compared with, over at least FEW prompts on either side. Means are taken over prompts,
-each the mean of its rewrites, so that no prompt counts twice; where both sides have the same
-prompts their differences are taken, which is sharper.
+A drop is clear when it exceeds STANDARD_ERRORS standard errors and SMALL_EFFECT standard deviations
+of the reference, with at least MIN_SAMPLES prompts on either side. Means are taken over prompts,
+each the mean of its rewrites, so that every prompt counts once. Where both sides cover the same
+prompts, the differences are paired, which narrows the standard error.
 """
 
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from pav_jax.records import Candidate, Preference
+from pav_jax.records import Candidate
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
 
-# mean words over the first round's (of pairs: chosen over rejected) from which rewrites are too
-# long
-LONGER = 1.5
-ERRORS = 2.0  # standard errors: about 95 % of what chance does
-SMALL = 0.2  # standard deviations: a small effect (Cohen 1988)
-# a correlation within prompts, by ERRORS / sqrt(rewrites) below which a judge does not follow
-# overall
-AGREEMENT = 0.2
-SATURATED = 0.25  # the largest share of rewrites that may have a reward's highest score
-HAIR = 1e-3  # of a reward's range: how near its highest score counts as it
-# prompts or rewrites from which a figure can raise an alarm; a correlation takes four times as many
-FEW = 8
-WINDOW = 10  # steps of GRPO that make a round: one step has too few prompts
+MAX_LENGTH_RATIO = 1.5  # mean words over the baseline's (first round; for pairs: rejected rewrites)
+STANDARD_ERRORS = 2.0  # of a mean change: about a 95 % confidence interval
+SMALL_EFFECT = 0.2  # standard deviations (Cohen 1988)
+# within-prompt Pearson correlation; a warning needs STANDARD_ERRORS / sqrt(rewrites) less than this
+MIN_CORRELATION = 0.2
+MAX_SATURATED_SHARE = 0.25  # share of rewrites that have a reward's highest score
+TOLERANCE = 1e-3  # share of a reward's range; scores this close to the highest count as it
+MIN_SAMPLES = 8  # prompts or rewrites per statistic; a correlation needs four times as many
 
-MOTION = "DD"
-OWN, FIRST, REJECTED = "the user's own prompts", "the first round", "the rejected rewrites"
+MOTION_SCORE = "DD"
+USER_PROMPTS = "the user's own prompts"
+FIRST_ROUND = "the first round"
+REJECTED_REWRITES = "the rejected rewrites"
 
-Valued = tuple[Candidate, float]  # with its overall, not finite where it may not be selected
-Groups = Mapping[Hashable, Sequence[Valued]]  # prompt -> its rewrites
+
+class ScoredCandidate(NamedTuple):
+    """A candidate with its overall score, which is not finite if it must not be selected."""
+
+    candidate: Candidate
+    overall: float
+
+
+RewritesByPrompt = Mapping[Hashable, Sequence[ScoredCandidate]]
+ScoreOf = Callable[[ScoredCandidate], float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
-    """A mean minus the one it is compared with, and the standard error of that."""
+class MeanChange:
+    """The difference between a mean and that of a reference.
+
+    Attributes:
+      mean: the difference, in the score's own units.
+      standard_error: of `mean`; infinite with fewer than MIN_SAMPLES prompts.
+      reference_std: standard deviation of the reference over prompts.
+    """
 
     mean: float
-    error: float  # infinite where there are too few to say
-    scale: float  # the standard deviation over the prompts of what it is compared with
+    standard_error: float
+    reference_std: float
 
     @property
-    def falls(self) -> bool:
-        return self.mean < -max(ERRORS * self.error, SMALL * self.scale)
+    def is_clear_drop(self) -> bool:
+        """Whether the mean drops by more than chance and by more than a small effect."""
+        return self.mean < -max(
+            STANDARD_ERRORS * self.standard_error, SMALL_EFFECT * self.reference_std
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-    """What a held-out judge says of a round. NaN and None where there is nothing to compare."""
+class EvaluatorStatistics:
+    """One held-out evaluator in one round.
+
+    Attributes:
+      name: of its score, with the `held_out:` prefix.
+      correlation: Pearson correlation with the overall score within prompts; NaN if undefined.
+      num_rewrites: rewrites that the correlation is computed from.
+      change: against the round's reference; None if one side has no scores.
+    """
 
     name: str
-    correlation: float  # with overall, within prompts
-    rewrites: int  # that it is taken over
-    change: Change | None
+    correlation: float
+    num_rewrites: int
+    change: MeanChange | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Signs:
-    """One round, as the log and the report show it. NaN, None and empty where there is nothing to
-    say."""
+class RoundStatistics:
+    """One round, as the log and the report show it. Statistics without data are NaN, None or empty.
 
-    round: str
-    rewrites: int
-    words: float  # of a rewrite
-    own_words: float  # of the user's prompts
-    first_words: float  # of the first round's rewrites; of pairs: of the rejected ones
-    against: str  # what changes are measured against
-    overall: Change | None
-    motion: Mapping[str, Change]  # "best" of each prompt and "all"
-    judges: tuple[Judge, ...]
-    saturated: Mapping[str, float]  # reward -> share of rewrites with its highest score
-    alarms: tuple[str, ...]  # sentences
-
-    def warn(self, log: logging.Logger) -> None:
-        """One line where something is alarming; of many processes the first says it."""
-        if self.alarms and jax.process_index() == 0:
-            log.warning("%s: signs of reward hacking: %s", self.round, "; ".join(self.alarms))
-
-
-# ----------------------------------------------------------------------------- the rounds there are
-
-
-def evolution(round: int, pool: Sequence[Valued]) -> Signs:
-    """A round of evolution against the user's own prompts, which are its round 0."""
-    own, first, this = ([row for row in pool if row[0].round == n] for n in (0, 1, round))
-    return signs(f"evolve, round {round}", this, own, first if round > 1 else ())
-
-
-def preference(
-    round: int,
-    candidates: Sequence[Valued],
-    first: Sequence[Valued] = (),
-    own: Sequence[Valued] = (),
-) -> Signs:
-    """A round of candidates, written by the booster that the training before it made.
-
-    Args:
-      first: round 1's, where this is a later one.
-      own: the user's own prompts of evolution: other prompts than these, but the only ones with
-        videos of their own.
-    """
-    return signs(f"prefer, round {round}", candidates, own, first)
-
-
-def pairs(round: int, preferences: Sequence[Preference], candidates: Sequence[Valued]) -> Signs:
-    """What a round of DPO learns: its chosen rewrites against its rejected ones."""
-    found = {(c.prompt, c.refined): (c, value) for c, value in candidates}
-    known = [
-        (found[p.prompt, p.chosen], found[p.prompt, p.rejected])
-        for p in preferences
-        if (p.prompt, p.chosen) in found and (p.prompt, p.rejected) in found
-    ]
-    chosen = {i: [pair[0]] for i, pair in enumerate(known)}
-    rejected = {i: [pair[1]] for i, pair in enumerate(known)}
-    return _signs(f"dpo, round {round}", chosen, rejected, REJECTED, rejected)
-
-
-class Steps:
-    """GRPO's steps: the last WINDOW of them against the first WINDOW.
-
-    Args:
-      read: step -> its candidates, each once, from the disk; asked once for each step.
+    Attributes:
+      name: stage and round, such as "evolve, round 2".
+      num_rewrites: selectable rewrites.
+      mean_words: per rewrite.
+      user_prompt_words: mean words per user prompt.
+      baseline_words: mean words per rewrite of the first round; for pairs: per rejected rewrite.
+      reference: what changes are measured against: USER_PROMPTS, FIRST_ROUND or REJECTED_REWRITES.
+      overall: change of the overall score.
+      motion: change of MOTION_SCORE, for "best" (each prompt's best rewrite) and "all".
+      evaluators: held-out evaluators.
+      saturation: reward -> share of rewrites with its highest score.
+      warnings: sentences.
     """
 
-    def __init__(self, read: Callable[[int], Sequence[Valued]]):
-        self._read, self._known = read, {}
+    name: str
+    num_rewrites: int
+    mean_words: float
+    user_prompt_words: float
+    baseline_words: float
+    reference: str
+    overall: MeanChange | None
+    motion: Mapping[str, MeanChange]
+    evaluators: tuple[EvaluatorStatistics, ...]
+    saturation: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
-    def __call__(self, last: int) -> Signs:
-        """The window that ends with step `last`."""
-        begin, early = max(last - WINDOW, 0), range(1, WINDOW + 1)
-        asked = {*early, *range(begin + 1, last + 1)} if begin else set(range(1, last + 1))
-        self._known = {
-            n: self._known[n] if n in self._known else list(self._read(n)) for n in sorted(asked)
-        }
-        this = [row for n in range(begin + 1, last + 1) for row in self._known[n]]
-        # a window that overlaps the first would be compared with itself
-        first = [row for n in early for row in self._known[n]] if begin >= WINDOW else []
-        return signs(f"grpo, steps {begin + 1} to {last}", this, first=first)
+    def log_warnings(self, log: logging.Logger) -> None:
+        """Logs all warnings in one line, on the first process only."""
+        if self.warnings and jax.process_index() == 0:
+            log.warning("%s: reward-hacking warnings: %s", self.name, "; ".join(self.warnings))
 
 
-# ----------------------------------------------------------------------------------- what they show
+def score_candidates(
+    candidates: Sequence[Candidate], overall: Iterable[float]
+) -> list[ScoredCandidate]:
+    """Pairs each candidate with its overall score."""
+    return [ScoredCandidate(c, float(value)) for c, value in zip(candidates, overall, strict=True)]
 
 
-def signs(
-    name: str, rewrites: Sequence[Valued], own: Sequence[Valued] = (), first: Sequence[Valued] = ()
-) -> Signs:
-    """The signs of a round called `name`.
+def round_statistics(
+    name: str,
+    rewrites: Sequence[ScoredCandidate],
+    user_prompts: Sequence[ScoredCandidate] = (),
+    first_round: Sequence[ScoredCandidate] = (),
+) -> RoundStatistics:
+    """Statistics and warnings of a round.
 
     Args:
-      rewrites: the round's candidates; those without an overall are left out.
-      own: videos of users' own words, which changes are measured against where there are any.
-      first: the first round's candidates, where this is another.
+      name: stage and round.
+      rewrites: the round's candidates; those without a finite overall score are ignored.
+      user_prompts: videos of the users' own prompts; the reference for changes unless empty.
+      first_round: the first round's candidates; empty if `rewrites` are the first round.
     """
-    own = _grouped(own)
-    against, reference = (OWN, own) if own else (FIRST, _grouped(first))
-    return _signs(name, _grouped(rewrites), reference, against, _grouped(first))
-
-
-def _signs(name: str, this: Groups, reference: Groups, against: str, first: Groups) -> Signs:
-    rows = [row for group in this.values() for row in group]
-    seen = [*rows, *(row for group in reference.values() for row in group)]
-    best = {prompt: [max(group, key=lambda row: row[1])] for prompt, group in this.items()}
-    motion = {
-        which: found
-        for which, groups in (("best", best), ("all", this))
-        if (found := _change(groups, reference, _score(MOTION)))
-    }
-    judges = tuple(
-        Judge(judge, *_correlation(this, _score(judge)), _change(this, reference, _score(judge)))
-        for judge in sorted({n for c, _ in rows for n in c.scores if n.startswith(HELD_OUT)})
-    )
-    found = Signs(
+    by_prompt = _group_by_prompt(user_prompts)
+    first_by_prompt = _group_by_prompt(first_round)
+    reference_name = USER_PROMPTS if by_prompt else FIRST_ROUND
+    return grouped_statistics(
         name,
-        len(rows),
-        _mean(len(c.refined.split()) for c, _ in rows),
-        _mean(len(group[0][0].prompt.split()) for group in this.values()),
-        _mean(len(c.refined.split()) for group in first.values() for c, _ in group),
-        against,
-        _change(this, reference, lambda row: row[1]),
-        motion,
-        judges,
-        _saturated(rows, seen),
-        (),
+        _group_by_prompt(rewrites),
+        by_prompt or first_by_prompt,
+        reference_name,
+        first_by_prompt,
     )
-    return dataclasses.replace(found, alarms=_alarms(found))
 
 
-def _alarms(found: Signs) -> tuple[str, ...]:
-    """A sentence, with its figures, for each sign that is over its limit."""
-    said, learned = [], found.against == REJECTED
-    what = "the chosen rewrites" if learned else "the rewrites"
-    if found.rewrites >= FEW and found.words > LONGER * found.first_words:
-        said.append(
-            f"{what} have {found.words:.1f} words, {found.words / found.first_words:.2f} times the"
-            f" {found.first_words:.1f} of {REJECTED if learned else FIRST}"
-        )
-    for which, change in found.motion.items():
-        if change.falls:
-            of = "each prompt's best rewrite" if which == "best" and not learned else what
-            said.append(f"{MOTION} of {of} is {abs(change.mean):.3g} lower than of {found.against}")
-            break
-    for judge in found.judges:
-        if (
-            judge.rewrites >= 4 * FEW
-            and judge.correlation + ERRORS / math.sqrt(judge.rewrites) < AGREEMENT
-        ):
-            said.append(
-                f"{judge.name} does not follow overall: their correlation within prompts is"
-                f" {judge.correlation:.2f}, over {judge.rewrites} rewrites"
-            )
-        if judge.change and judge.change.falls and found.overall and found.overall.mean > 0:
-            said.append(
-                f"{judge.name} is {abs(judge.change.mean):.3g} lower than of {found.against}, while"
-                f" overall is {found.overall.mean:.3g} higher"
-            )
-    if found.rewrites >= FEW:
-        said += [
-            f"{100 * share:.0f} % of the rewrites share the highest score of {reward}"
-            for reward, share in found.saturated.items()
-            if share > SATURATED
-        ]
-    return tuple(said)
+def grouped_statistics(
+    name: str,
+    rewrites: RewritesByPrompt,
+    reference: RewritesByPrompt,
+    reference_name: str,
+    baseline: RewritesByPrompt,
+) -> RoundStatistics:
+    """Statistics of grouped rewrites; `baseline` is what their length is compared with."""
+    flat = [scored for group in rewrites.values() for scored in group]
+    flat_reference = [scored for group in reference.values() for scored in group]
+    evaluator_names = sorted(
+        {n for scored in flat for n in scored.candidate.scores if n.startswith(HELD_OUT)}
+    )
+    statistics = RoundStatistics(
+        name=name,
+        num_rewrites=len(flat),
+        mean_words=_finite_mean(len(s.candidate.refined.split()) for s in flat),
+        user_prompt_words=_finite_mean(
+            len(group[0].candidate.prompt.split()) for group in rewrites.values()
+        ),
+        baseline_words=_finite_mean(
+            len(s.candidate.refined.split()) for group in baseline.values() for s in group
+        ),
+        reference=reference_name,
+        overall=_mean_change(rewrites, reference, lambda scored: scored.overall),
+        motion=_motion_changes(rewrites, reference),
+        evaluators=tuple(_evaluator(n, rewrites, reference) for n in evaluator_names),
+        saturation=_saturated_shares(flat, [*flat, *flat_reference]),
+    )
+    return dataclasses.replace(statistics, warnings=_warnings(statistics))
 
 
-def _grouped(rows: Sequence[Valued]) -> Groups:
-    groups: dict[Hashable, list[Valued]] = {}
-    for candidate, value in rows:
-        if np.isfinite(value) and candidate.error is None:
-            groups.setdefault(candidate.prompt, []).append((candidate, value))
+def _motion_changes(
+    rewrites: RewritesByPrompt, reference: RewritesByPrompt
+) -> dict[str, MeanChange]:
+    best = {
+        prompt: [max(group, key=lambda scored: scored.overall)]
+        for prompt, group in rewrites.items()
+    }
+    changes = {
+        "best": _mean_change(best, reference, _score(MOTION_SCORE)),
+        "all": _mean_change(rewrites, reference, _score(MOTION_SCORE)),
+    }
+    return {which: change for which, change in changes.items() if change is not None}
+
+
+def _evaluator(
+    name: str, rewrites: RewritesByPrompt, reference: RewritesByPrompt
+) -> EvaluatorStatistics:
+    correlation, num_rewrites = _within_prompt_correlation(rewrites, _score(name))
+    change = _mean_change(rewrites, reference, _score(name))
+    return EvaluatorStatistics(name, correlation, num_rewrites, change)
+
+
+def _group_by_prompt(candidates: Sequence[ScoredCandidate]) -> RewritesByPrompt:
+    """Selectable candidates by prompt."""
+    groups: dict[Hashable, list[ScoredCandidate]] = {}
+    for scored in candidates:
+        if np.isfinite(scored.overall) and scored.candidate.error is None:
+            groups.setdefault(scored.candidate.prompt, []).append(scored)
     return groups
 
 
-def _score(name: str) -> Callable[[Valued], float]:
-    return lambda row: row[0].scores.get(name, math.nan)
+def _score(name: str) -> ScoreOf:
+    return lambda scored: scored.candidate.scores.get(name, math.nan)
 
 
-def _means(groups: Groups, of: Callable[[Valued], float]) -> dict[Hashable, float]:
-    """Each prompt's mean, of those that have one."""
-    means = {prompt: _mean(map(of, group)) for prompt, group in groups.items()}
+def _prompt_means(groups: RewritesByPrompt, score_of: ScoreOf) -> dict[Hashable, float]:
+    """Mean score of each prompt that has one."""
+    means = {prompt: _finite_mean(map(score_of, group)) for prompt, group in groups.items()}
     return {prompt: mean for prompt, mean in means.items() if np.isfinite(mean)}
 
 
-def _change(this: Groups, reference: Groups, of: Callable[[Valued], float]) -> Change | None:
-    """The mean over this round's prompts minus the mean over the reference's; paired where they
-    share their prompts."""
-    mine, theirs = _means(this, of), _means(reference, of)
-    if not mine or not theirs:
+def _mean_change(
+    rewrites: RewritesByPrompt, reference: RewritesByPrompt, score_of: ScoreOf
+) -> MeanChange | None:
+    """Mean over the rewrites' prompts minus the reference's; paired if it has all the prompts."""
+    means = _prompt_means(rewrites, score_of)
+    reference_means = _prompt_means(reference, score_of)
+    if not means or not reference_means:
         return None
-    if mine.keys() <= theirs.keys():
-        others = np.asarray([theirs[prompt] for prompt in mine])
-        differences = np.asarray(list(mine.values())) - others
-        return Change(float(differences.mean()), _error(differences), float(others.std()))
-    values, others = np.asarray(list(mine.values())), np.asarray(list(theirs.values()))
-    return Change(
-        float(values.mean() - others.mean()),
-        math.hypot(_error(values), _error(others)),
-        float(others.std()),
+    values = np.asarray(list(means.values()))
+    if means.keys() <= reference_means.keys():
+        paired = np.asarray([reference_means[prompt] for prompt in means])
+        differences = values - paired
+        return MeanChange(
+            float(differences.mean()), _standard_error(differences), float(paired.std())
+        )
+    unpaired = np.asarray(list(reference_means.values()))
+    return MeanChange(
+        float(values.mean() - unpaired.mean()),
+        math.hypot(_standard_error(values), _standard_error(unpaired)),
+        float(unpaired.std()),
     )
 
 
-def _error(values_N: Float[np.ndarray, "N"]) -> float:
-    """The standard error of the mean."""
-    return (
-        float(values_N.std(ddof=1) / math.sqrt(len(values_N))) if len(values_N) >= FEW else math.inf
-    )
+def _standard_error(values_N: Float[np.ndarray, "N"]) -> float:
+    """Standard error of the mean; infinite with fewer than MIN_SAMPLES values."""
+    if len(values_N) < MIN_SAMPLES:
+        return math.inf
+    return float(values_N.std(ddof=1) / math.sqrt(len(values_N)))
 
 
-def _correlation(groups: Groups, of: Callable[[Valued], float]) -> tuple[float, int]:
-    """(Pearson's correlation with overall, each prompt's means taken away first; the rewrites it is
-    over)."""
+def _within_prompt_correlation(groups: RewritesByPrompt, score_of: ScoreOf) -> tuple[float, int]:
+    """Pearson correlation with the overall score after subtracting each prompt's means.
+
+    Returns:
+      (correlation, number of rewrites it is computed from).
+    """
     centred = []
     for group in groups.values():
-        known = np.asarray([(of(row), row[1]) for row in group if np.isfinite(of(row))]).reshape(
-            -1, 2
-        )
-        if len(known) > 1:  # one alone says nothing about within
-            centred.append(known - known.mean(axis=0))
+        pairs = [(score_of(s), s.overall) for s in group if np.isfinite(score_of(s))]
+        if len(pairs) > 1:  # a single rewrite has no variation within its prompt
+            pairs_Nx2 = np.asarray(pairs)
+            centred.append(pairs_Nx2 - pairs_Nx2.mean(axis=0))
     if not centred:
         return math.nan, 0
     x, y = np.concatenate(centred).T
-    size = math.sqrt(float(x @ x) * float(y @ y))
-    return (float(x @ y) / size if size else math.nan), len(x)
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    return (float(x @ y) / norm if norm else math.nan), len(x)
 
 
-def _saturated(rows: Sequence[Valued], seen: Sequence[Valued]) -> dict[str, float]:
-    """Reward -> the share of `rows` within a hair of its highest score among `seen`. Floors are
-    there to be met, and a
-    held-out judge is not aimed at: neither is counted."""
+def _saturated_shares(
+    rewrites: Sequence[ScoredCandidate], observed: Sequence[ScoredCandidate]
+) -> dict[str, float]:
+    """Reward -> share of `rewrites` within TOLERANCE of its highest score among `observed`.
+
+    Constraints are meant to be met and held-out evaluators are not optimized: both are left out.
+    """
+    # a candidate may be in several preference pairs
+    distinct = {s.candidate.key: s.candidate for s in rewrites}.values()
+    distinct_observed = {s.candidate.key: s.candidate for s in observed}.values()
+    optimized = {
+        name
+        for candidate in distinct
+        for name in candidate.scores
+        if name not in FLOOR_ONLY and not name.startswith(HELD_OUT)
+    }
     shares = {}
-    once, all_once = (
-        {c.key: c for c, _ in some}.values() for some in (rows, seen)
-    )  # one may be in several pairs
-    for name in sorted(
-        {n for c in once for n in c.scores if n not in FLOOR_ONLY and not n.startswith(HELD_OUT)}
-    ):
-        mine, every = (
-            np.asarray([c.scores.get(name, np.nan) for c in some]) for some in (once, all_once)
-        )
-        mine, every = mine[np.isfinite(mine)], every[np.isfinite(every)]
-        if len(mine):
-            shares[name] = float((mine >= every.max() - HAIR * np.ptp(every)).mean())
+    for name in sorted(optimized):
+        scores_N = _finite_scores(distinct, name)
+        observed_M = _finite_scores(distinct_observed, name)
+        if len(scores_N):
+            highest = observed_M.max() - TOLERANCE * np.ptp(observed_M)
+            shares[name] = float((scores_N >= highest).mean())
     return shares
 
 
-def _mean(values) -> float:
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else math.nan
+def _finite_scores(candidates: Iterable[Candidate], name: str) -> Float[np.ndarray, "N"]:
+    scores = np.asarray([c.scores.get(name, np.nan) for c in candidates])
+    return scores[np.isfinite(scores)]
+
+
+def _finite_mean(values: Iterable[float]) -> float:
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+# ---------------------------------------------------------------------------------------- warnings
+
+
+def _warnings(statistics: RoundStatistics) -> tuple[str, ...]:
+    """One sentence, with its numbers, for each statistic that is beyond its limit."""
+    sentences = [*_length_warnings(statistics), *_motion_warnings(statistics)]
+    for evaluator in statistics.evaluators:
+        sentences += _evaluator_warnings(evaluator, statistics)
+    if statistics.num_rewrites >= MIN_SAMPLES:
+        sentences += [
+            f"{reward} is saturated: {100 * share:.0f}% of the rewrites have its highest score"
+            for reward, share in statistics.saturation.items()
+            if share > MAX_SATURATED_SHARE
+        ]
+    return tuple(sentences)
+
+
+def _rewrites_name(statistics: RoundStatistics) -> str:
+    return "chosen rewrites" if statistics.reference == REJECTED_REWRITES else "rewrites"
+
+
+def _length_warnings(statistics: RoundStatistics) -> list[str]:
+    words = statistics.mean_words
+    baseline_words = statistics.baseline_words
+    if statistics.num_rewrites < MIN_SAMPLES or not words > MAX_LENGTH_RATIO * baseline_words:
+        return []
+    is_pairs = statistics.reference == REJECTED_REWRITES
+    return [
+        f"{_rewrites_name(statistics)} have {words:.1f} words on average,"
+        f" {words / baseline_words:.2f} times the {baseline_words:.1f} of"
+        f" {REJECTED_REWRITES if is_pairs else FIRST_ROUND}"
+    ]
+
+
+def _motion_warnings(statistics: RoundStatistics) -> list[str]:
+    """A warning for the first clear drop, the best rewrites before all of them."""
+    for which, change in statistics.motion.items():
+        if change.is_clear_drop:
+            rewrites = f"the {_rewrites_name(statistics)}"
+            if which == "best" and statistics.reference != REJECTED_REWRITES:
+                rewrites = "each prompt's best rewrite"
+            return [
+                f"mean {MOTION_SCORE} of {rewrites} is {abs(change.mean):.3g} lower than that of"
+                f" {statistics.reference}"
+            ]
+    return []
+
+
+def _evaluator_warnings(evaluator: EvaluatorStatistics, statistics: RoundStatistics) -> list[str]:
+    sentences = []
+    if evaluator.num_rewrites >= 4 * MIN_SAMPLES:
+        upper_bound = evaluator.correlation + STANDARD_ERRORS / math.sqrt(evaluator.num_rewrites)
+        if upper_bound < MIN_CORRELATION:
+            sentences.append(
+                f"{evaluator.name} does not correlate with the overall score:"
+                f" {evaluator.correlation:.2f} within prompts, {evaluator.num_rewrites} rewrites"
+            )
+    change = evaluator.change
+    overall = statistics.overall
+    if change and change.is_clear_drop and overall and overall.mean > 0:
+        sentences.append(
+            f"{evaluator.name} is {abs(change.mean):.3g} lower than for {statistics.reference},"
+            f" while the overall score is {overall.mean:.3g} higher"
+        )
+    return sentences

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from pav_jax.candidates import reward_hacking
 from pav_jax.candidates.preview import Screen, said
 from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.candidates.ranking import Ranking, named_method
+from pav_jax.candidates.reward_hacking import score_candidates
+from pav_jax.candidates.reward_hacking_rounds import evolution_statistics
 from pav_jax.candidates.rounds import Meter, run_round
 from pav_jax.candidates.store import Pool, overall
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
@@ -161,4 +162,4 @@ def _log_round(round: int, pool: Pool, meter: Meter) -> None:
         meter.rate(),
     )
     if round:
-        reward_hacking.evolution(round, list(zip(every, values, strict=True))).warn(log)
+        evolution_statistics(round, score_candidates(every, values)).log_warnings(log)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from pav_jax.candidates import reward_hacking
 from pav_jax.candidates.prompt_text import plain_text, usable_prompts
 from pav_jax.candidates.ranking import named_method
+from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
+from pav_jax.candidates.reward_hacking_rounds import preference_statistics
 from pav_jax.candidates.rounds import Meter, run_round
 from pav_jax.candidates.store import Pool, overall
 from pav_jax.records import Candidate, stable_seed
@@ -85,10 +86,12 @@ def make_candidates(
         meter.rate(),
     )
 
-    def valued(rows: Sequence[Candidate]) -> list[reward_hacking.Valued]:
-        return list(zip(rows, overall(suite, rows, options.get("weights")), strict=True))
+    def scored(candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
+        return score_candidates(candidates, overall(suite, candidates, options.get("weights")))
 
-    first = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
-    own = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]
-    reward_hacking.preference(round, valued(pool.candidates), valued(first), valued(own)).warn(log)
+    first_round = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
+    user_prompts = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]
+    preference_statistics(
+        round, scored(pool.candidates), scored(first_round), scored(user_prompts)
+    ).log_warnings(log)
     return pool.candidates

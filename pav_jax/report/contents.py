@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from pav_jax.candidates import preview
-from pav_jax.candidates.reward_hacking_rounds import overall
+from pav_jax.candidates.reward_hacking_rounds import overall_score, stage_weights
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.records import Candidate, Preference, PromptPair
@@ -85,18 +85,19 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         if (curve := _metrics(folder / name / "metrics.jsonl"))
     }
     selected = folder / "sft_pairs.jsonl"
-    weights = (
-        (config.get("evolve") or {}).get("weights")
-        or (config.get("rewards") or {}).get("weights")
-        or {}
-    )
     contents = Contents(
         config=config,
         evaluation=evaluation,
         measurements=read_jsonl(measured, Measurement) if measured.exists() else [],
-        evolution=evolution(read_segments(folder / "pool", Candidate), weights),
+        evolution=evolution(
+            read_segments(folder / "pool", Candidate), stage_weights(config, "evolve")
+        ),
         curves=curves,
-        preferences=[found for n in rounds if (found := _pairs(folder / f"round_{n}", n, weights))],
+        preferences=[
+            found
+            for n in rounds
+            if (found := _pairs(folder / f"round_{n}", n, stage_weights(config, "prefer")))
+        ],
         sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
         trust=_json(folder / "trust.json"),
         drafts=_json(folder / preview.FILE),
@@ -124,7 +125,7 @@ def evolution(pool: Sequence[Candidate], weights: Mapping[str, float]) -> list[R
     best: dict[str, float] = {}
     rounds = []
     for number, candidates in sorted(by_round.items()):
-        values = [overall(c, weights) for c in candidates]
+        values = [overall_score(c, weights) for c in candidates]
         for candidate, value in zip(candidates, values, strict=True):
             if np.isfinite(value):
                 best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
@@ -149,7 +150,7 @@ def _pairs(folder: epath.Path, number: int, weights: Mapping[str, float]) -> Pai
     return PairStatistics(
         round=number,
         candidates=len(candidates),
-        sampled=_mean([overall(c, weights) for c in candidates]),
+        sampled=_mean([overall_score(c, weights) for c in candidates]),
         pairs=len(pairs),
         prompts=len({p.prompt for p in pairs}),
         margin=_mean([p.margin for p in pairs]),

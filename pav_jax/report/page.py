@@ -16,7 +16,7 @@ from etils import epath
 from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
-from pav_jax.candidates.reward_hacking_rounds import read_signs
+from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
@@ -87,7 +87,7 @@ def render(contents: Contents, workdir: epath.Path) -> str:
         contents=contents,
         drawings=_drawings(contents),
         drafts=preview.said(contents.drafts) if contents.drafts else "",
-        signs=read_signs(workdir, contents.config),
+        round_statistics=read_round_statistics(workdir, contents.config),
         limits=reward_hacking,
         held_out=bool((contents.config.get("rewards") or {}).get("held_out")),
         config=(

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
-from pav_jax.candidates import reward_hacking
 from pav_jax.candidates.prompt_text import plain_text
+from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
+from pav_jax.candidates.reward_hacking_rounds import StepWindows
 from pav_jax.candidates.store import Draft, Pool, overall
 from pav_jax.errors import BadInput
 from pav_jax.evolve.select import limits
@@ -116,7 +117,7 @@ class Rollouts:
         longest = max(map(len, self.prompt_ids)) + fields.max_completion_length
         (self.length,) = batches.buckets((), longest, context)
         self.padding = encoder.padding
-        self._signs = reward_hacking.Steps(self._read)
+        self._windows = StepWindows(self._read_step)
         self._videos = stage.reporter("grpo, videos", fields.batch_size, progress)
 
     def __call__(
@@ -159,7 +160,7 @@ class Rollouts:
             "videos_per_second": rate,
         }
         if jax.process_index() == 0:
-            self._signs(number).warn(log)
+            self._windows.ending_at(number).log_warnings(log)
         known = {name: value for name, value in metrics.items() if np.isfinite(value)}
         return batch | {"tokens": total // jax.process_count()}, known
 
@@ -212,12 +213,10 @@ class Rollouts:
         rate = pool.made / pool.seconds if pool.made else np.nan
         return [found[prompt, text] for prompt, text in zip(prompts, texts, strict=True)], rate
 
-    def _read(self, number: int) -> list[reward_hacking.Valued]:
-        """What a finished step has written down, each candidate with its overall."""
+    def _read_step(self, number: int) -> list[ScoredCandidate]:
+        """Candidates of a finished step with their overall scores."""
         candidates = read_segments(step_folder(self.folder, number), Candidate)
-        return list(
-            zip(candidates, overall(self.suite, candidates, _weights(self.fields)), strict=True)
-        )
+        return score_candidates(candidates, overall(self.suite, candidates, _weights(self.fields)))
 
 
 def step_folder(folder: Path, number: int) -> Path:

@@ -220,9 +220,9 @@ def test_each_round_tells_of_signs_that_rewards_are_gamed(tmp_path, caplog):
             ]
 
     evolve(config(), PROMPTS, Wordy(), Generator(), Suite(), tmp_path)
-    (line,) = (r.getMessage() for r in caplog.records if "reward hacking" in r.getMessage())
+    (line,) = (r.getMessage() for r in caplog.records if "reward-hacking" in r.getMessage())
     assert (
-        line.startswith("evolve, round 2: signs of reward hacking: the rewrites have")
+        line.startswith("evolve, round 2: reward-hacking warnings: rewrites have")
         and "\n" not in line
     )
 

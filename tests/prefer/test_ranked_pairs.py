@@ -82,7 +82,7 @@ def test_a_later_round_is_compared_with_the_first_and_says_so(tmp_path, caplog):
     for round, words in ((1, 4), (2, 16)):
         rewriter = Rewriter(lambda prompt, k, seed, words=words: f"{prompt} {k} " + "w " * words)
         make_candidates(config(), PROMPTS, rewriter, Generator(), Suite(), tmp_path, round)
-        assert ("prefer, round 2: signs of reward hacking: the rewrites have" in caplog.text) == (
+        assert ("prefer, round 2: reward-hacking warnings: rewrites have" in caplog.text) == (
             round == 2
         )
 

@@ -224,8 +224,8 @@ def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
     # that a reward tells nothing apart is said in every step, from the records on disk
     for last in (1, 2):
         assert (
-            f"grpo, steps 1 to {last}: signs of reward hacking: 100 % of the rewrites share the"
-            " highest score of AES" in caplog.text
+            f"grpo, steps 1 to {last}: reward-hacking warnings: AES is saturated: 100% of the"
+            " rewrites have its highest score" in caplog.text
         )
 
 
