@@ -11,7 +11,7 @@ from pav_jax.candidates.statistics import (
 )
 
 
-def test_a_missing_seed_is_left_out_of_its_prompt():
+def test_seed_mean_missing_values():
     values = np.asarray([[[1.0], [np.nan]], [[2.0], [4.0]], [[np.nan], [np.nan]]])
     means = seed_mean(values)
     assert means[:2, 0].tolist() == [1.0, 3.0]
@@ -19,7 +19,7 @@ def test_a_missing_seed_is_left_out_of_its_prompt():
     assert column_mean(means).tolist() == [2.0]
 
 
-def test_intervals_agree_with_scipys_percentile_bootstrap():
+def test_paired_intervals_match_scipy():
     rng = np.random.default_rng(3)
     for n, shift in ((40, 0.3), (100, 0.0), (200, -1.0)):
         difference = rng.normal(shift, 1.0, (n, 2))
@@ -31,41 +31,42 @@ def test_intervals_agree_with_scipys_percentile_bootstrap():
             interval = theirs.confidence_interval
             np.testing.assert_allclose(ours[m, 0], difference[:, m].mean())
             # two random sets of resamples: their quantiles differ by a few hundredths of the width
-            near = 0.05 * (interval.high - interval.low)
-            np.testing.assert_allclose(ours[m, 1:], [interval.low, interval.high], atol=near)
+            tolerance = 0.05 * (interval.high - interval.low)
+            np.testing.assert_allclose(ours[m, 1:], [interval.low, interval.high], atol=tolerance)
 
 
-def test_intervals_are_the_same_every_time():
+def test_paired_intervals_are_deterministic():
     difference = np.random.default_rng(0).normal(size=(30, 3))
     assert np.array_equal(paired_intervals(difference), paired_intervals(difference))
 
 
-def test_a_missing_prompt_changes_only_its_metric():
+def test_paired_intervals_missing_prompt():
     rng = np.random.default_rng(1)
     difference = rng.normal(size=(50, 2))
-    holed = difference.copy()
-    holed[7, 0] = np.nan
-    whole, partial = paired_intervals(difference), paired_intervals(holed)
-    assert np.array_equal(whole[1], partial[1])
+    incomplete = difference.copy()
+    incomplete[7, 0] = np.nan
+    complete_rows = paired_intervals(difference)
+    partial = paired_intervals(incomplete)
+    assert np.array_equal(complete_rows[1], partial[1])
     np.testing.assert_allclose(partial[0, 0], np.delete(difference[:, 0], 7).mean())
     assert partial[0, 1] < partial[0, 0] < partial[0, 2]
 
 
-def test_no_known_difference_gives_nan_not_an_error():
+def test_paired_intervals_no_values():
     assert np.isnan(paired_intervals(np.full((5, 1), np.nan))).all()
 
 
-def test_a_tie_is_no_win():
+def test_win_rate_ties():
     assert win_rate(np.asarray([1.0, 2.0, 3.0, np.nan]), np.asarray([1.0, 1.0, 4.0, 0.0])) == 1 / 3
 
 
-def test_rounding_hides_the_last_bits_and_negative_zero():
+def test_rounded():
     assert rounded(0.1 + 0.2) == 0.3
     assert str(rounded(-1e-9)) == "0.0"
     assert rounded(float("nan")) is None
 
 
-def test_summary_has_the_published_form():
+def test_summary_fields():
     rng = np.random.default_rng(2)
     values = {name: rng.normal(size=(20, 3)) for name in ("original", "base", "sft", "dpo_1")}
     result = summary(
