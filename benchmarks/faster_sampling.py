@@ -42,7 +42,7 @@ from rich.table import Table
 from pav_jax.booster.booster import Booster
 from pav_jax.candidates.preview import judge
 from pav_jax.candidates.statistics import paired_intervals
-from pav_jax.checkpoints.embedded import ROOT, resolve
+from pav_jax.checkpoints.embedded import ROOT
 from pav_jax.components import Parts
 from pav_jax.config import load
 from pav_jax.language.sampling import Sampling
@@ -90,7 +90,7 @@ class Sampler:
             fields["cache_ratios"] = curve()
         if scheduler:
             base = VideoModel.from_pretrained(
-                resolve("mini:generator"), dtype="float32", scheduler=scheduler
+                "mini:generator", dtype="float32", scheduler=scheduler
             )
         self.name, self.model = name, base.with_defaults(**fields)
         self.offset = 10**6 * (name == LUCK)
@@ -129,7 +129,7 @@ def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
         temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=config.rewriter.max_new_tokens
     )
     texts: list[list[str]] = [[] for _ in prompts]
-    for path, n in ((resolve("mini:rewriter"), count - count // 2), (None, count // 2)):
+    for path, n in (("mini:rewriter", count - count // 2), (None, count // 2)):
         booster = Booster.from_pretrained(path)
         booster = Booster(booster.language_model, how)
         made = [

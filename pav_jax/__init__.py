@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "BadInput": "errors",
-    "Booster": "booster",
+    "Booster": "booster.booster",
     "Candidate": "records",
     "LanguageModel": "language.language_model",
     "LoraConfig": "language.lora",

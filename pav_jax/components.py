@@ -19,7 +19,6 @@ from rich.progress import (
 )
 
 from pav_jax.candidates.prompt_sets import read_prompt_set
-from pav_jax.checkpoints.embedded import resolve
 from pav_jax.errors import BadInput
 
 GENERATION_FIELDS = (
@@ -66,7 +65,7 @@ class Parts:
             overrides["endpoint"] = chosen.endpoint.to_dict()
         mesh, side = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
         return VideoModel.from_pretrained(
-            resolve(chosen.path),
+            chosen.path,
             dtype=chosen.dtype,
             mesh=mesh,
             side=side,
@@ -130,7 +129,7 @@ def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = F
             )
     shards = batch_shards(mesh) if mesh else 1
     model = LanguageModel.from_pretrained(
-        str(folder or resolve(chosen.path)),
+        str(folder or chosen.path),
         dtype=chosen.dtype,
         mesh=mesh,
         batch_size=-(-chosen.batch_size // shards) * shards,
@@ -138,9 +137,7 @@ def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = F
     )
     sampled = dataclasses.asdict(rewriter_sampling(config)) | {"do_sample": chosen.temperature > 0}
     model = dataclasses.replace(model, generation=model.generation | sampled)
-    return (
-        model.with_template(resolve(chosen.template)) if chosen.template and not folder else model
-    )
+    return model.with_template(chosen.template) if chosen.template and not folder else model
 
 
 def booster_before(workdir, round: int) -> Path:
@@ -155,11 +152,11 @@ def named_booster(name: str, workdir) -> str | Path | None:
     stem, _, number = name.rpartition("_")
     if name == "sft" or (stem == "dpo" and number.isdigit()):
         return booster_before(workdir, 1 if name == "sft" else int(number) + 1)
-    return None if name == "base" else resolve(name)
+    return None if name == "base" else name
 
 
 def prompts(path: str) -> list[str]:
-    return list(read_prompt_set(resolve(path)).prompts)
+    return list(read_prompt_set(path).prompts)
 
 
 def round_prompts(every: list[str], count: int, round: int, rounds: int) -> list[str]:

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 from pav_jax.candidates.prompt_sets import read_sets
-from pav_jax.checkpoints.embedded import resolve
 from pav_jax.components import (
     Parts,
     booster_before,
@@ -88,7 +87,7 @@ def sft(config, workdir) -> Path:
 
     if config.sft.pairs:
         with first_process_first("pairs"):
-            pairs = import_pairs(resolve(config.sft.pairs), Path(workdir) / "sft" / "pairs.jsonl")
+            pairs = import_pairs(config.sft.pairs, Path(workdir) / "sft" / "pairs.jsonl")
     else:
         pairs = require_output(workdir, "sft_pairs.jsonl", "select")
     with progress_bars() as bars:
@@ -151,7 +150,7 @@ def grpo(config, workdir, parts: "Parts | None" = None) -> Path:
         return training.run(
             config,
             start,
-            resolve(config.grpo.prompts),
+            config.grpo.prompts,
             parts.generator,
             parts.suite,
             Path(workdir) / "grpo",

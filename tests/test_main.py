@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import pav_jax
-from pav_jax.checkpoints.embedded import resolve
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.records import Refinement
@@ -80,6 +79,8 @@ def no_models(monkeypatch, tmp_path):
             return videos, np.array([i not in self.problems for i in range(len(prompts))])
 
     class LanguageModel:
+        path = "m"
+
         @classmethod
         def from_pretrained(cls, path, dtype, adapter):
             calls.append(("load", path, dtype, adapter))
@@ -135,7 +136,6 @@ def no_models(monkeypatch, tmp_path):
         "recipe": stages,
         "video.video_model": types.SimpleNamespace(VideoModel=VideoModel),
         "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
-        "mini": types.SimpleNamespace(resolve=lambda path: path),
     }
     for name, module in fakes.items():
         monkeypatch.setitem(sys.modules, f"pav_jax.{name}", module)
@@ -407,7 +407,7 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
         assert paths[0].name.startswith("000-a-red-ball-9") and paths[1].name.startswith(
             "001-etc-9"
         )
-    assert no_models[0] == ("load", resolve("mini:generator"), "float32", 2)
+    assert no_models[0] == ("load", "mini:generator", "float32", 2)
     assert (
         no_models[1][2]["steps"] == 3
         and no_models[1][2]["seed"] == 9

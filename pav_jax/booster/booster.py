@@ -54,12 +54,8 @@ class Booster:
         Sampling follows the model's generation_config.json where that names a value, else the
         method's training: temperature 1, top-k 50, at most 250 tokens.
         """
-        path = (
-            str(embedded.booster()) if path_or_repo is None else embedded.resolve(str(path_or_repo))
-        )
+        path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
-        if Path(path).parent == embedded.CHECKPOINTS:
-            lm = dataclasses.replace(lm, name=embedded.PREFIX + Path(path).name)
         defaults = lm.generation
         if path == SMOLLM2:
             defaults, template = GENERAL_SAMPLING, template or GENERAL_TEMPLATE

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 
 
@@ -28,22 +29,18 @@ def read_sets(files: Mapping[str, str], count: int = 0) -> dict[str, PromptSet]:
     Raises:
       BadInput: there is no set, or a file is missing, broken, empty, or names a prompt twice.
     """
-    from pav_jax.checkpoints.embedded import resolve
-
     if not files:
         raise BadInput(
             "evaluate.prompts: names no prompt set; give a name and a file, as in {'mine':"
             " 'prompts.txt'}"
         )
-    return {
-        name: read_prompt_set(resolve(path)).first(count) for name, path in sorted(files.items())
-    }
+    return {name: read_prompt_set(path).first(count) for name, path in sorted(files.items())}
 
 
 def read_prompt_set(path: str) -> PromptSet:
     """Reads a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and
     perhaps `oracle`."""
-    file = epath.Path(path)
+    file = epath.Path(local_file(path))
     if not file.exists():
         raise BadInput(
             f"{path}: no such file; evaluate.prompts names a .txt or .jsonl file for each set"

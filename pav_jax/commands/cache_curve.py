@@ -41,22 +41,17 @@ examples:
 def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from pav_jax.checkpoints.embedded import resolve
+    from pav_jax.checkpoints.hub import local_folder
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
-    from pav_jax.errors import BadInput
     from pav_jax.storage.json_files import read_json, write_json
     from pav_jax.video import generation, residual_curve
     from pav_jax.video.video_model import VideoModel
 
     at_least(1, "--count", args.count)
     at_least(1, "--steps", args.steps)
-    folder = Path(resolve(args.folder))
-    if not folder.is_dir():
-        raise BadInput(
-            f"{args.folder}: no such folder; the curve is written into a generator's folder"
-        )
-    prompts = read_prompts(args.prompts or [resolve(PROMPTS)])[: args.count]
+    folder = local_folder(Path(args.folder))  # a Path: the Hub is not asked
+    prompts = read_prompts(args.prompts or [PROMPTS])[: args.count]
     model = VideoModel.from_pretrained(
         folder, dtype=args.dtype, steps=args.steps, cache_threshold=0.0
     )

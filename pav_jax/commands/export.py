@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     if args.to == "peft":
         from pav_jax.language.adapters import joined_adapter, write_joined
 
-        write_joined(out, joined_adapter(Path(args.source)))
+        write_joined(out, joined_adapter(args.source))
     else:
         dtype = args.dtype if args.to == "hf" else "float32"
         model = LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
             from pav_jax.report.model_card import write_model_card
 
             model.save_pretrained(out, max_shard_size=args.max_shard_size)
-            write_model_card(out, args.source)
+            write_model_card(out, model.path)
     print(args.out)
 
 

@@ -145,13 +145,12 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
 
-    from pav_jax.checkpoints.embedded import resolve
     from pav_jax.video.backends import problem
     from pav_jax.video.video_model import VideoModel
 
     given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
     model = VideoModel.from_pretrained(
-        resolve(args.model or EMBEDDED),
+        args.model or EMBEDDED,
         batch=args.batch,
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
         **{name: value for name, value in given.items() if value is not None},

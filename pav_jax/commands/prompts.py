@@ -3,9 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pav_jax.candidates.prompt_text import MAX_CHARACTERS, plain_text
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
+
+EMBEDDED_PROMPTS = "mini:prompts/"
 
 
 def read_prompts(values: Sequence[str]) -> list[str]:
@@ -28,6 +32,8 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     for value in values:
         if value == "-":
             prompts += _lines(sys.stdin.buffer.read(), "standard input")
+        elif value.startswith(EMBEDDED_PROMPTS):
+            prompts += _lines(Path(local_file(value)).read_bytes(), value)
         elif os.path.isfile(value):
             with open(value, "rb") as file:
                 prompts += _lines(file.read(), value)

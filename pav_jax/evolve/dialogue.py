@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pav_jax.candidates.prompt_text import plain_text
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 
 TEMPLATE = Path(__file__).parent / "templates" / "evolve.txt"
@@ -22,7 +23,7 @@ def read_template(path: str | Path | None = None) -> str:
     Raises:
       BadInput: there is no such file, or it has other `$` names.
     """
-    path = Path(path or TEMPLATE)
+    path = Path(local_file(path or TEMPLATE))
     try:
         text = path.read_text(encoding="utf-8")
         string.Template(text).substitute(count=3, rewards="")

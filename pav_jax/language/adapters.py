@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pav_jax.checkpoints import embedded, peft
+from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.llama import LlamaConfig, hf
@@ -22,13 +23,14 @@ class JoinedAdapter:
     base: str
 
 
-def joined_adapter(booster: Path) -> JoinedAdapter:
+def joined_adapter(booster: str | Path) -> JoinedAdapter:
     """The adapters in the folders beside `booster` and beside the boosters it was trained from,
     joined.
 
     Raises:
       BadInput: no adapter beside it, as when all parameters were trained, or a broken one.
     """
+    booster = local_folder(booster)
     config = booster / "config.json"
     sizes = hf.config_from_hf(read_json(config), str(config))
     found, base = [], str(booster.resolve())
@@ -38,10 +40,11 @@ def joined_adapter(booster: Path) -> JoinedAdapter:
         folder = Path(base).parent / "adapter"
         lora, settings = peft.read_adapter(folder, hf.weights(sizes))
         found.append((lora, LoraConfig(**settings)))
-        base = embedded.resolve(
-            read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-        )
-        base = str((folder / base).resolve()) if base.startswith(os.pardir) else base
+        base = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+        if base.startswith(embedded.PREFIX):
+            base = str(local_folder(base))
+        elif base.startswith(os.pardir):
+            base = str((folder / base).resolve())
     if not found:
         raise BadInput(
             f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use"

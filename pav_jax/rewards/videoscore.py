@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from pav_jax.checkpoints.folder import check_finite, load
-from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.hub import local_file, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
@@ -266,7 +266,7 @@ def read_query(path: str | Path) -> str:
       BadInput: there is no such text, it has no place for the prompt, or places frames itself.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(local_file(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path}: no readable videoscore query ({type(error).__name__}); give a text file"

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from pav_jax.candidates.prompt_sets import read_prompt_set
 from pav_jax.candidates.prompt_text import usable_prompts
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
@@ -178,6 +179,7 @@ def run(
     folder, fields = Path(workdir), train_config.section(config, "grpo")
     lm = stage.base(lm, fields)
     loss_config(fields)
+    prompts_path = local_file(prompts_path)
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
         "generator": generator.fingerprint,
         "weights": dict(fields.weights or suite.weights),
@@ -185,7 +187,7 @@ def run(
     }
     if stage.finished(folder, about):
         return folder / "booster"
-    prompts = usable_prompts(read_prompt_set(os.fspath(prompts_path)).prompts, fields.count)
+    prompts = usable_prompts(read_prompt_set(prompts_path).prompts, fields.count)
     steps, per_epoch = stage.count_steps(fields, len(prompts) * fields.num_generations)
     schedule = make_schedule(
         fields, "grpo", steps * fields.num_iterations, per_epoch * fields.num_iterations

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.records import PromptPair
 from pav_jax.storage.records import read_jsonl, write_jsonl
@@ -16,7 +17,7 @@ def import_pairs(path: str | Path, out: Path) -> Path:
       BadInput: no such file, not JSON, or an item that is no pair of texts; names the file and the
         item.
     """
-    path = Path(path)
+    path = Path(local_file(path))
     if path.suffix != ".json":
         write_jsonl(out, read_jsonl(path, PromptPair))
         return out

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pav_jax.checkpoints import embedded
 from pav_jax.checkpoints.digest import add_files
-from pav_jax.checkpoints.embedded import resolve
-from pav_jax.checkpoints.hub import REPOSITORY
+from pav_jax.checkpoints.hub import REPOSITORY, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import backends, generation, sampling
@@ -88,7 +88,7 @@ class DiffusersPipeline:
         if dtype not in DTYPES:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
         name = str(path).removeprefix(backends.DIFFUSERS)
-        folder = _folder(diffusers, resolve(name))
+        folder = _folder(diffusers, name)
         _check_whole(diffusers, folder)
         file = folder / generation.FILE
         saved = read_json(file) if file.exists() else {}
@@ -322,8 +322,8 @@ def _libraries() -> tuple[Any, Any]:
 def _folder(diffusers: Any, name: str) -> Path:
     """The folder `name`, or the hub's pipeline of that name: only the files that diffusers would
     load."""
-    if (folder := Path(name)).is_dir():
-        return folder
+    if name.startswith(embedded.PREFIX) or Path(name).is_dir():
+        return local_folder(name)
     if not REPOSITORY.fullmatch(name):
         raise BadInput(
             f"{name}: no such folder; give a diffusers pipeline's folder or its hub name"
@@ -333,8 +333,8 @@ def _folder(diffusers: Any, name: str) -> Path:
         return Path(diffusers.DiffusionPipeline.download(name))
     except Exception as error:  # the hub's and the network's many ways
         raise BadInput(
-            f"{name}: no such folder, and the hub did not give it ({type(error).__name__}); check"
-            " the name and the network"
+            f"{name}: no such folder, and it could not be downloaded from the Hugging Face"
+            f" Hub ({type(error).__name__}); check the name and the network"
         ) from error
 
 
