@@ -41,8 +41,8 @@ from machine import cpu_model
 from rich.console import Console
 from rich.table import Table
 
-from pav_jax.parallel.chips import peak
-from pav_jax.parallel.mesh import make_mesh, rows_mesh
+from pav_jax.parallel.chips import peak_flops
+from pav_jax.parallel.mesh import make_mesh, batch_mesh
 from pav_jax.video import VideoModel
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.programs import spread
@@ -83,7 +83,7 @@ class Ours:
                 mesh,
                 side=make_mesh(devices=devices[:1]),
             )
-        elif (mesh := rows_mesh(n, devices)) is not None:
+        elif (mesh := batch_mesh(n, devices)) is not None:
             loaded = VideoModel(loaded.family, loaded.params, loaded.defaults, mesh)
         self.model, self.family, self.params = loaded, loaded.family, loaded.params
         self.axes = ["videos", "frames", "height", "width", "channels"]
@@ -311,7 +311,7 @@ def main() -> None:
 
 def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) -> None:
     console, device, (frames, height, width) = Console(width=120), jax.devices()[0], sizes(model)
-    family, best = model.family, peak(device.device_kind)
+    family, best = model.family, peak_flops(device.device_kind)
     vae = family.vae.config
     channels = getattr(vae, "block_out_channels", None) or [vae.base_dim * m for m in vae.dim_mult]
     console.print(

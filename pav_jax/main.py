@@ -132,7 +132,7 @@ def _run(argv: list[str]) -> int:
     ):  # else JAX need not load
         from pav_jax.parallel import processes
 
-        processes.join()
+        processes.initialize_distributed()
     return args.handler(args) or 0
 
 
@@ -156,7 +156,7 @@ def _disk_full(error: BaseException | None) -> bool:
 def console() -> None:
     """The console script. Sets what JAX reads when it starts, unless the environment already
     does."""
-    # processor cores as devices, see `parallel.mesh.rows_mesh`: 1, 2 or 4 of them, which divide
+    # processor cores as devices, see `parallel.mesh.batch_mesh`: 1, 2 or 4 of them, which divide
     # most batches
     cores = os.cpu_count() or 1
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(next(n for n in (4, 2, 1) if n <= cores)))

@@ -75,7 +75,7 @@ def select(config, workdir, parts: "Parts | None" = None) -> Path:
     pool = read_segments(Path(workdir) / "pool", Candidate)
     if not pool:
         raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
-    processes.first_only("select", lambda: selection(config, pool, parts.suite, workdir))
+    processes.run_on_first_process("select", lambda: selection(config, pool, parts.suite, workdir))
     return Path(workdir) / "sft_pairs.jsonl"
 
 
@@ -117,7 +117,7 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
             bars,
         )
     pairs = make_pairs(candidates, parts.suite, config)
-    processes.first_only(
+    processes.run_on_first_process(
         f"preferences {round}", lambda: write_jsonl(folder / "preferences.jsonl", pairs)
     )
     return folder / "preferences.jsonl"
@@ -201,7 +201,7 @@ def trust(config, workdir, parts: "Parts | None" = None) -> Path:
     asked = prompts(config.trust.prompts or config.evolve.prompts)
     with progress_bars() as bars:
         result = measure(config, asked, parts.generator, parts.suite, workdir, bars)
-    processes.first_only("table", lambda: show(result))
+    processes.run_on_first_process("table", lambda: show(result))
     return Path(workdir) / FILE
 
 
@@ -217,7 +217,7 @@ def calibrate(config, workdir) -> Path:
     if not pool:
         raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
     result = fit(config, pool, workdir)
-    processes.first_only("overrides", lambda: print("\n".join(overrides(result))))
+    processes.run_on_first_process("overrides", lambda: print("\n".join(overrides(result))))
     return Path(workdir) / FILE
 
 
@@ -226,7 +226,7 @@ def report(config, workdir) -> Path:
     from pav_jax.parallel import processes
     from pav_jax.report.page import write_report
 
-    processes.first_only("report", lambda: write_report(workdir))
+    processes.run_on_first_process("report", lambda: write_report(workdir))
     return Path(workdir) / "report" / "index.html"
 
 

@@ -128,7 +128,7 @@ class Screen:
             "saved": saved(len(drafted), len(made), share),
             **found,
         }
-        processes.first_only("drafts.json", lambda: write_json(workdir / FILE, result))
+        processes.run_on_first_process("drafts.json", lambda: write_json(workdir / FILE, result))
         return result
 
 

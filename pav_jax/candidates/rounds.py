@@ -54,7 +54,7 @@ def run_round(
         p.refined for p in every if p.round
     )  # this pool's proposers have been seen to work
     writer = SegmentWriter(folder, jax.process_index())
-    prompts = processes.share(prompts)
+    prompts = processes.shard_for_process(prompts)
     size = chunk or 2 * pool.batch
     chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
 

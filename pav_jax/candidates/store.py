@@ -109,7 +109,7 @@ class Pool:
     def gather(self, name: str) -> None:
         """Waits until every process is done with its part of the work `name`, and takes in what the
         others made."""
-        processes.after_all(name, self._read)
+        processes.call_after_barrier(name, self._read)
 
     @property
     def candidates(self) -> list[Candidate]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pav_jax.checkpoints.safetensors import STEMS, read_tensors, write_tensors
 from pav_jax.errors import BadInput
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
+from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, sharded_params_from_hf
 from pav_jax.storage.json_files import read_json, write_json
 
 
@@ -44,7 +44,7 @@ def load(
     if hasattr(layout, "fit_config"):
         config = layout.fit_config(config, tensors)
     if where is not None:
-        return config, placed_params_from_hf(
+        return config, sharded_params_from_hf(
             layout.weights(config), tensors, str(folder), dtype, layout.param_shapes(config), where
         )
     return config, params_from_hf(

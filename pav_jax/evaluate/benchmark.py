@@ -114,7 +114,7 @@ def evaluate(
         write_jsonl(folder / "measurements.jsonl", rows)
         write_json(epath.Path(workdir) / "evaluation.json", result)
 
-    processes.first_only("evaluation", write)
+    processes.run_on_first_process("evaluation", write)
     return result
 
 

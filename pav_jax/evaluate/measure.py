@@ -80,7 +80,7 @@ class Measurements:
         Args:
           on_batch: called with the number of cells that each batch settled.
         """
-        for batch in processes.share(chunks(self._videos(cells), self.batch)):
+        for batch in processes.shard_for_process(chunks(self._videos(cells), self.batch)):
             rows = [cell for group in batch for cell in group]
             if any(self.key(cell) not in self._known for cell in rows):
                 records = self._make(batch)
@@ -88,7 +88,7 @@ class Measurements:
                 self._known |= {c.key: c for c in records}
             if on_batch:
                 on_batch(len(rows))
-        processes.after_all("measurements", self._read)
+        processes.call_after_barrier("measurements", self._read)
 
     def _videos(self, cells: Iterable[Cell]) -> list[list[Cell]]:
         """Groups the cells by the video they need, in the order in which each video is first asked

@@ -57,7 +57,7 @@ class Rewrites:
         keys = {(p, s): _key(mark, p, s) for p in prompts for s in seeds}
         ask: Callable | None = None
         # whole batches, aligned from the start, so that a restart asks the same questions together
-        for seed, first in processes.share(
+        for seed, first in processes.shard_for_process(
             [(s, i) for s in seeds for i in range(0, len(prompts), BATCH)]
         ):
             batch = list(prompts[first : first + BATCH])
@@ -75,7 +75,7 @@ class Rewrites:
             ]
             self._writer.write(rewrites)
             self._known |= {r.key: r.refined for r in rewrites}
-        processes.after_all(f"rewrites of {name}", self._read)
+        processes.call_after_barrier(f"rewrites of {name}", self._read)
         return {pair: self._known[key] for pair, key in keys.items()}
 
 

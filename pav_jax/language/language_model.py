@@ -22,7 +22,7 @@ from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf, params_to_hf
 from pav_jax.parallel import sharding_rules
-from pav_jax.parallel.attention import attention as parallel_attention
+from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.storage.json_files import read_json, write_json
 
@@ -118,7 +118,7 @@ class LanguageModel:
         elif isinstance(jax.tree.leaves(params)[0], np.ndarray):  # out of a file that is read whole
             params = sharding_rules.shard(params, logical_axes(hf.weights(config)), mesh)
         lm = cls(
-            Llama(config, DTYPES[dtype], parallel_attention(attention, mesh)),
+            Llama(config, DTYPES[dtype], make_attention_fn(attention, mesh)),
             params,
             config,
             tokenizer,

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.errors import BadInput
 from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
 from pav_jax.parallel import processes
-from pav_jax.parallel.sharding_rules import placed_shapes, put, shardings
+from pav_jax.parallel.sharding_rules import device_put_global, sharded_shapes, shardings
 
 # The best so many tokens are looked at when top_k asks for no more; a larger top_k, or none, takes
 # a larger program.
@@ -96,9 +96,9 @@ def sample_batch(
         draws_Bx2[i] = seeds[i] % 2**32, samples[i]
     batch = {"prompts": prompts_BxP, "lengths": lengths_B, "limits": limits_B, "draws": draws_Bx2}
     if mesh is not None:
-        batch = put(batch, _batch_shardings(batch, mesh))
+        batch = device_put_global(batch, _batch_shardings(batch, mesh))
     fixed, settings = _settings(model, sampling, eos)
-    tokens_BxM, counts_B = processes.whole(_generate(*fixed, variables, batch, settings))
+    tokens_BxM, counts_B = processes.gather_to_host(_generate(*fixed, variables, batch, settings))
     tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
     return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
 
@@ -124,7 +124,7 @@ def trace(
         "limits": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         "draws": jax.ShapeDtypeStruct((batch_size, 2), jnp.uint32),
     }
-    batch = placed_shapes(shapes, _batch_shardings(shapes, mesh))
+    batch = sharded_shapes(shapes, _batch_shardings(shapes, mesh))
     fixed, settings = _settings(model, sampling, eos)
     return _generate.trace(*fixed, variables, batch, settings)
 

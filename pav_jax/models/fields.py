@@ -7,7 +7,7 @@ from typing import Any
 from pav_jax.errors import BadInput
 
 
-def known(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+def select_fields(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the fields that the dataclass `kind` has under the same names; lists become
     tuples."""
     names = {field.name for field in dataclasses.fields(kind)}

@@ -105,7 +105,7 @@ def params_from_hf(
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def placed_params_from_hf(
+def sharded_params_from_hf(
     table: Sequence[Weight],
     tensors: Sliced,
     source: str,

@@ -1,18 +1,16 @@
-"""The device mesh: four axes, any of them of size one, so that the same programs run on one device
-and on many."""
+"""Device meshes of four named axes, so that one program runs on one device or on many."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pav_jax.errors import BadInput
 
-# data is outermost: it is the axis that crosses slices over the slow network.
+# data is outermost: it is the axis that crosses slices over the slow network
 AXES = ("data", "fsdp", "tensor", "sequence")
 
 
@@ -23,100 +21,128 @@ def make_mesh(
     sequence: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh over `devices` (default: as many of `jax.devices()` as the sizes need, so one device
-    by default).
+    """Make a mesh of the given axis sizes.
 
-    One size may be -1: it takes all the devices that the others leave.
+    Args:
+      data, fsdp, tensor, sequence: axis sizes; one may be -1, which takes all remaining devices.
+      devices: to use, all of them; by default as many of `jax.devices()` as the sizes need.
 
     Raises:
       BadInput: the sizes do not fit the devices.
     """
-    sizes = [data, fsdp, tensor, sequence]
-    named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     available = list(jax.devices()) if devices is None else list(devices)
-    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise BadInput(
-            f"mesh {named}: sizes are positive, and at most one is -1 (all devices left over)"
-        )
-    if -1 in sizes:
-        rest = -int(np.prod(sizes))
-        if len(available) % rest:
-            raise BadInput(
-                f"mesh {named}: {rest} does not divide the {len(available)} devices; change the"
-                " sizes"
-            )
-        sizes[sizes.index(-1)] = len(available) // rest
-    count = int(np.prod(sizes))
+    sizes = _resolve_sizes([data, fsdp, tensor, sequence], len(available))
+    count = math.prod(sizes)
     if count > len(available) or (devices is not None and count != len(available)):
         raise BadInput(
-            f"mesh {named} needs {count} devices, there are {len(available)}; change the sizes"
+            f"mesh {_describe(sizes)} needs {count} devices, there are {len(available)}; change the"
+            " sizes",
+            field="mesh",
         )
-    kinds, devices = (AxisType.Auto,) * len(AXES), available[:count]
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    axis_types = (AxisType.Auto,) * len(AXES)
+    used = available[:count]
+    slices = len({getattr(device, "slice_index", 0) for device in used})
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+        return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=used)
     if sizes[0] % slices:
         raise BadInput(
-            f"mesh {named}: data is the axis that crosses slices, make it a multiple of the"
-            f" {slices} slices"
+            f"mesh {_describe(sizes)}: data is the axis that crosses slices, make it a multiple of"
+            f" the {slices} slices",
+            field="mesh.data",
         )
     grid = mesh_utils.create_hybrid_device_mesh(
-        (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+        (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), used, allow_split_physical_axes=True
     )
-    return Mesh(grid, AXES, axis_types=kinds)
+    return Mesh(grid, AXES, axis_types=axis_types)
 
 
-def rows_mesh(rows: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """A mesh over as many of `devices` (default: this host's) as share `rows` evenly, each taking
-    its part; None where that is one.
+def _resolve_sizes(sizes: Sequence[int], num_devices: int) -> list[int]:
+    """Replace a size of -1 by the number of devices that the other sizes leave."""
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise BadInput(
+            f"mesh {_describe(sizes)}: sizes must be positive; at most one may be -1 (all remaining"
+            " devices)",
+            field="mesh",
+        )
+    if -1 not in sizes:
+        return list(sizes)
+    others = math.prod(size for size in sizes if size != -1)
+    if num_devices % others:
+        raise BadInput(
+            f"mesh {_describe(sizes)}: {others} does not divide the {num_devices} devices; change"
+            " the sizes",
+            field="mesh",
+        )
+    return [num_devices // others if size == -1 else size for size in sizes]
 
-    On a processor a device is a core, and cores with rows of their own are a fifth faster than
-    cores that share every operation.
+
+def _describe(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+
+
+def batch_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+    """Make a data-parallel mesh of as many devices as divide the batch, or None for one device.
+
+    On CPU a device is a core: cores that each work on their own rows are a fifth faster than cores
+    that share every operation.
+
+    Args:
+      devices: to choose from, by default this host's.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    shares = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
-    return make_mesh(data=shares, devices=devices[:shares]) if shares > 1 else None
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return make_mesh(data=count, devices=devices[:count]) if count > 1 else None
 
 
 def generator_meshes(
-    rows: int, sizes: Mapping[str, int], side: int = 0, devices: Sequence[jax.Device] | None = None
+    batch_size: int,
+    sizes: Mapping[str, int],
+    encoder_vae_devices: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Mesh | None, Mesh | None]:
-    """Where a generator of videos works: the denoiser's mesh, and that of text encoder and VAE
-    where they have `side` devices, the last ones, to themselves. None: one device, and the
-    denoiser's.
+    """Make the two meshes of a video generator.
 
     Args:
-      rows: videos in a batch.
-      sizes: of the denoiser's mesh; all 1: a `rows_mesh`.
-      devices: this host's by default.
+      batch_size: videos in a batch.
+      sizes: axis sizes of the denoiser's mesh; all 1 means `batch_mesh`.
+      encoder_vae_devices: how many devices, the last ones, are reserved for text encoder and VAE.
+      devices: to use, by default this host's.
+
+    Returns:
+      The denoiser's mesh (None: one device) and the auxiliary mesh, of text encoder and VAE (None:
+      they run on the denoiser's).
 
     Raises:
       BadInput: the sizes do not fit the devices.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    if not 0 <= side < len(devices):
+    if not 0 <= encoder_vae_devices < len(devices):
         raise BadInput(
-            f"generator.side_devices={side}: there are {len(devices)} devices, and the denoiser"
-            " needs one"
+            f"generator.encoder_vae_devices={encoder_vae_devices}: there are {len(devices)}"
+            " devices, and the denoiser needs at least one; choose a smaller number",
+            field="generator.encoder_vae_devices",
         )
-    devices, beside = devices[: len(devices) - side], devices[len(devices) - side :]
+    first_auxiliary = len(devices) - encoder_vae_devices
+    denoiser_devices = devices[:first_auxiliary]
     if any(size != 1 for size in sizes.values()):
-        mesh = make_mesh(**sizes, devices=devices)
+        mesh = make_mesh(**sizes, devices=denoiser_devices)
     else:
-        mesh = rows_mesh(rows, devices) or (make_mesh(devices=devices[:1]) if side else None)
-    return mesh, make_mesh(tensor=-1, devices=beside) if side else None
+        mesh = batch_mesh(batch_size, denoiser_devices)
+    if encoder_vae_devices == 0:
+        return mesh, None
+    mesh = mesh or make_mesh(devices=denoiser_devices[:1])
+    return mesh, make_mesh(tensor=-1, devices=devices[first_auxiliary:])
 
 
 def local_mesh(
     sizes: Mesh | Mapping[str, int] | None, field: str, devices: Sequence[jax.Device] | None = None
 ) -> Mesh | None:
-    """A mesh over as many of `devices` (default: this host's) as the sizes need, for what every
-    process has a copy of.
+    """Make a mesh of this host's devices, for a model of which every process has a copy.
 
     Args:
-      sizes: of axes by name, as `make_mesh` takes them; a mesh is given back as it is, and so is
-        None.
+      sizes: axis sizes by name, as `make_mesh` takes them; a mesh or None is returned unchanged.
       field: of the configuration, named in errors.
+      devices: to choose from, by default this host's; as many are used as the sizes need.
 
     Raises:
       BadInput: an unknown axis, or sizes that do not fit the devices.
@@ -130,40 +156,44 @@ def local_mesh(
     ):
         raise BadInput(
             f"{field} is {sizes}; give whole numbers for some of {', '.join(AXES)}, as in"
-            " dict(fsdp=4)"
+            " dict(fsdp=4)",
+            field=field,
         )
-    devices, asked = (
-        jax.local_devices() if devices is None else list(devices),
-        math.prod(sizes.values()),
-    )
-    return make_mesh(**sizes, devices=devices[:asked] if 0 < asked < len(devices) else devices)
+    devices = jax.local_devices() if devices is None else list(devices)
+    needed = math.prod(sizes.values())
+    used = devices[:needed] if 0 < needed < len(devices) else devices
+    return make_mesh(**sizes, devices=used)
 
 
-def split_rows(rows: Any, mesh: Mesh | None) -> Any:
-    """Arrays with their first axis cut as batches are, over `data` and `fsdp`; as they are where
-    there is no mesh."""
-    return (
-        rows
-        if mesh is None
-        else jax.device_put(rows, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
-    )
+def shard_batch_axis(arrays: Any, mesh: Mesh | None) -> Any:
+    """Shard the first axis of `arrays` over `data` and `fsdp`; without a mesh return them as is."""
+    if mesh is None:
+        return arrays
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
 
 
-def on_every_device(params: Any, mesh: Mesh | None) -> Any:
-    """Arrays copied to all devices of `mesh`; as they are where there is none."""
+def replicate(params: Any, mesh: Mesh | None) -> Any:
+    """Copy `params` to every device of `mesh`; without a mesh return them as is."""
     return params if mesh is None else jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is cut: rows go over `data` and `fsdp`."""
+    """Return into how many parts a batch is sharded: data * fsdp."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(mesh: Mesh, rows: int, field: str) -> None:
-    """Raises BadInput where the mesh does not divide `rows`, the value of the configuration's
-    `field`."""
-    if rows % batch_shards(mesh):
+def check_batch(mesh: Mesh, batch_size: int, field: str) -> None:
+    """Check that `mesh` divides a batch size.
+
+    Args:
+      field: of the configuration, whose value `batch_size` is.
+
+    Raises:
+      BadInput: it does not.
+    """
+    if batch_size % batch_shards(mesh):
         raise BadInput(
-            f"{field}={rows} is not a multiple of data*fsdp={batch_shards(mesh)} of the mesh;"
-            " change either"
+            f"{field}={batch_size} is not a multiple of data*fsdp={batch_shards(mesh)} of the mesh;"
+            " change either",
+            field=field,
         )

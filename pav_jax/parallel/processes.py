@@ -1,5 +1,4 @@
-"""Many processes as one program: joining, taking turns at the shared folder, and arrays of several
-hosts made whole."""
+"""Several processes as one JAX program: start-up, barriers, work sharing and global arrays."""
 
 import contextlib
 import os
@@ -12,51 +11,67 @@ from jax.experimental import multihost_utils
 
 from pav_jax.errors import BadInput
 
-# Either says that other processes run the same command: the address of process 0, with the number
-# of processes and this one's beside it; or a 1 that leaves it to JAX to find the hosts of a TPU or
-# a cluster.
-ADDRESS, NUMBER, INDEX, FOUND = (
-    "JAX_COORDINATOR_ADDRESS",
-    "JAX_NUM_PROCESSES",
-    "JAX_PROCESS_ID",
-    "PAV_DISTRIBUTED",
-)
+# Other processes run the same command when either of these is set: the coordinator's address
+# (process 0), together with the number of processes and this one's index; or PAV_DISTRIBUTED=1,
+# which lets JAX detect the hosts of a TPU or of a cluster.
+COORDINATOR_ADDRESS_ENV = "JAX_COORDINATOR_ADDRESS"
+NUM_PROCESSES_ENV = "JAX_NUM_PROCESSES"
+PROCESS_ID_ENV = "JAX_PROCESS_ID"
+AUTODETECT_ENV = "PAV_DISTRIBUTED"
+
+# A process without a heartbeat for this long counts as dead, and all the others exit.
+HEARTBEAT_TIMEOUT_S = 20
+# How long a process that has finished or failed waits for the others before it exits.
+SHUTDOWN_TIMEOUT_S = 40
+
 Item = TypeVar("Item")
 
-SILENCE = 20  # seconds without a sign of life after which a process counts as dead, and all end
-LEAVING = 40  # seconds that a process which is done, or failed, waits for the others
 
+def initialize_distributed() -> None:
+    """Connect to the other processes if the environment names any.
 
-def join() -> None:
-    """Waits for the other processes, where the environment says that there are any; before JAX does
-    anything else.
+    Call it before anything else that uses JAX.
 
     Raises:
-      BadInput: an address without the two numbers.
+      BadInput: the coordinator's address is set without the number and index of processes.
     """
-    limits = {"heartbeat_timeout_seconds": SILENCE, "shutdown_timeout_seconds": LEAVING}
-    if address := os.environ.get(ADDRESS):
-        numbers = [os.environ.get(name, "") for name in (NUMBER, INDEX)]
-        for name, number in zip((NUMBER, INDEX), numbers, strict=True):
-            if not number.isdigit():
-                raise BadInput(
-                    f"{name}={number!r}: {ADDRESS} is set, so set this to a whole number too"
-                )
-        jax.distributed.initialize(address, *map(int, numbers), **limits)
-    elif os.environ.get(FOUND):
-        jax.distributed.initialize(**limits)
+    timeouts = {
+        "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT_S,
+        "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
+    }
+    if address := os.environ.get(COORDINATOR_ADDRESS_ENV):
+        num_processes = _integer_variable(NUM_PROCESSES_ENV)
+        process_id = _integer_variable(PROCESS_ID_ENV)
+        jax.distributed.initialize(address, num_processes, process_id, **timeouts)
+    elif os.environ.get(AUTODETECT_ENV):
+        jax.distributed.initialize(**timeouts)
+
+
+def _integer_variable(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise BadInput(
+            f"{name}={value!r}: {COORDINATOR_ADDRESS_ENV} is set, so set this to a whole"
+            " number too",
+            source="environment",
+            field=name,
+        )
+    return int(value)
 
 
 def barrier(name: str) -> None:
-    """Returns when all processes have called it with the same name."""
+    """Wait until every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-    """The block runs in process 0 and then in the others, which find what it left in the shared
-    folder."""
+    """Run the block in process 0, then in the others, which can read the files it wrote.
+
+    Args:
+      name: of the barrier.
+    """
     if jax.process_index():
         barrier(name)
     yield
@@ -64,35 +79,47 @@ def first_process_first(name: str) -> Iterator[None]:
         barrier(name)
 
 
-def first_only(name: str, work: Callable[[], Any]) -> None:
-    """Runs `work` in process 0 alone, and returns when it is done there: what it wrote is in the
-    shared folder."""
+def run_on_first_process(name: str, work: Callable[[], Any]) -> None:
+    """Run `work` in process 0 alone; every process returns when it is done.
+
+    Args:
+      name: of the barrier.
+    """
     if jax.process_index() == 0:
         work()
     barrier(name)
 
 
-def after_all(name: str, read: Callable[[], None]) -> None:
-    """Where there are other processes: waits until they have done the work `name`, then calls
-    `read`, for what they wrote."""
+def call_after_barrier(name: str, read: Callable[[], None]) -> None:
+    """Wait for the other processes, then call `read` for the files they wrote.
+
+    Does nothing in a program of one process, which has its own results in memory.
+
+    Args:
+      name: of the barrier.
+    """
     if jax.process_count() > 1:
         barrier(name)
         read()
 
 
-def share(items: Sequence[Item]) -> list[Item]:
-    """This process's part of `items`: every item is one process's."""
+def shard_for_process(items: Sequence[Item]) -> list[Item]:
+    """Return this process's share of `items`; every item belongs to exactly one process."""
     return list(items[jax.process_index() :: jax.process_count()])
 
 
-def whole(tree: Any) -> Any:
-    """`tree` with arrays that every process has all of; all processes call it together."""
+def gather_to_host(tree: Any) -> Any:
+    """Gather global arrays, so that every process has all of each; all processes call it together.
 
-    def one(x: Any) -> Any:
+    Args:
+      tree: arrays; those that this process can already read whole are returned unchanged.
+    """
+
+    def gather(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
         if x.is_fully_replicated:
             return np.asarray(x.addressable_data(0))
         return multihost_utils.process_allgather(x, tiled=True)
 
-    return jax.tree.map(one, tree) if jax.process_count() > 1 else tree
+    return jax.tree.map(gather, tree) if jax.process_count() > 1 else tree

@@ -27,7 +27,7 @@ NAMES = ("auto", "ring", "ulysses")
 AXIS = "sequence"
 
 
-def full_attention(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.Array]:
+def make_sequence_attention_fn(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.Array]:
     """(q, k, v, mask) -> attention, all [B, T, N, H], keys and values perhaps of another length;
     the mask is None or
     `FirstKeys`. Memory stays bounded: by Pallas' kernel on TPU, elsewhere block after block, on a

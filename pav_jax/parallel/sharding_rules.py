@@ -1,8 +1,7 @@
-"""One table from logical axes to mesh axes; parameters, adapters, optimizer state and batches all
-follow it.
+"""One table from logical axes to mesh axes, for parameters, adapters, optimizer state and batches.
 
 Models name the axes of their arrays ("embed", "heads", ...) and know nothing of meshes; this table
-decides where they go.
+decides how each array is sharded.
 """
 
 import dataclasses
@@ -12,14 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-# logical axis -> mesh axis or axes. What is not named here is replicated.
+# logical axis -> mesh axis or axes; any other logical axis is replicated
 RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "rows": "data",  # of a batch whose width is over fsdp
+    "rows": "data",  # of a batch whose feature axis is sharded over fsdp
     "length": "sequence",
-    "tiles": ("data", "fsdp", "tensor", "sequence"),  # of a picture, decoded each on its own
+    "tiles": ("data", "fsdp", "tensor", "sequence"),  # tiles of an image, decoded independently
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",
@@ -34,11 +33,11 @@ def partition_spec(
     mesh: Mesh,
     rules: Mapping[str, str | tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
-    """Where an array with logical `axes` and `shape` lies on `mesh`.
+    """Return how an array with logical `axes` and `shape` is partitioned over `mesh`.
 
-    An axis that the mesh does not divide stays whole (a tiny model on a big mesh is slow, not
-    wrong); of several mesh axes it is spread over the first ones, as many as divide it. A mesh axis
-    is used once per array, by the first logical axis that claims it.
+    An axis that the mesh does not divide is replicated (a tiny model on a big mesh is slow, not
+    wrong). Of several mesh axes, the leading ones whose product divides the size are used. Each
+    mesh axis is used once per array, by the first logical axis that maps to it.
     """
     used: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
@@ -57,93 +56,100 @@ def partition_spec(
 
 
 def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where one array lies."""
+    """Return the sharding of one array with logical `axes` and `shape`."""
     return NamedSharding(mesh, partition_spec(axes, shape, mesh))
 
 
 def shardings(axes: Any, tree: Any, mesh: Mesh) -> Any:
-    """The tree of shardings for `tree` (arrays or shapes).
+    """Return the tree of shardings for `tree`.
 
     Args:
-      axes: shaped like `tree`, with a tuple of logical axis names at each leaf; an empty tuple, or
-        None, replicates.
+      axes: shaped like `tree`, with a tuple of logical axis names at each leaf; an empty tuple or
+        None replicates the leaf.
+      tree: arrays or shapes.
     """
 
-    def one(leaf: Any, names: Sequence[str | None] | None) -> NamedSharding:
-        return NamedSharding(
-            mesh, partition_spec(names, leaf.shape, mesh) if names else PartitionSpec()
-        )
+    def leaf_sharding(leaf: Any, names: Sequence[str | None] | None) -> NamedSharding:
+        spec = partition_spec(names, leaf.shape, mesh) if names else PartitionSpec()
+        return NamedSharding(mesh, spec)
 
     leaves, structure = jax.tree.flatten(tree)
     names = jax.tree.leaves(axes, is_leaf=lambda x: x is None or isinstance(x, tuple))
     if len(names) != len(leaves):
-        raise ValueError(f"{len(leaves)} arrays, logical axes for {len(names)}")
-    return structure.unflatten([one(leaf, n) for leaf, n in zip(leaves, names, strict=True)])
+        raise ValueError(f"{len(leaves)} arrays, but logical axes for {len(names)}")
+    return structure.unflatten([leaf_sharding(*pair) for pair in zip(leaves, names, strict=True)])
 
 
 def shard(tree: Any, axes: Any, mesh: Mesh) -> Any:
-    """Places `tree` on `mesh` as the table says."""
-    return put(tree, shardings(axes, tree, mesh))
+    """Put the arrays of `tree` on `mesh`, sharded by their logical `axes`."""
+    return device_put_global(tree, shardings(axes, tree, mesh))
 
 
-def put(tree: Any, where: Any) -> Any:
-    """Places arrays that every process has on the shardings of the tree `where`; each process
-    copies only its parts."""
+def device_put_global(tree: Any, target: Any) -> Any:
+    """Put arrays that every process holds on shardings that may span processes.
+
+    Each process copies only the parts of its own devices.
+
+    Args:
+      tree: the same arrays in every process; an array that already spans processes stays as it is.
+      target: shardings, shaped like `tree`.
+    """
     if jax.process_count() == 1:
-        return jax.device_put(tree, where)
+        return jax.device_put(tree, target)
 
-    def one(x: Any, sharding: NamedSharding) -> jax.Array:
-        if (
-            isinstance(x, jax.Array) and not x.is_fully_addressable
-        ):  # placed before, over all processes
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return x
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(one(jax.random.key_data(x), replicated(sharding.mesh)))
+            return jax.random.wrap_key_data(put(jax.random.key_data(x), replicated(sharding.mesh)))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(one, tree, where)
+    return jax.tree.map(put, tree, target)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """For a model's `place`: inside a program, an array with logical axes lies on `mesh` as the
-    table says."""
+class ShardingConstraint:
+    """A model's `constrain` function: shards an intermediate array by its logical axes."""
 
     mesh: Mesh
 
     def __call__(self, x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(self.mesh, partition_spec(axes, x.shape, self.mesh))
-        )
+        """Return `x`, constrained to the sharding of logical `axes` on the mesh."""
+        return jax.lax.with_sharding_constraint(x, sharding(axes, x.shape, self.mesh))
 
 
-def placed_shapes(tree: Any, where: Any) -> Any:
-    """What an array of each shape of `tree` would be on its sharding of the tree `where`, without
-    making it."""
-    return jax.tree.map(
-        lambda leaf, one: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), tree, where
-    )
+def sharded_shapes(tree: Any, target: Any) -> Any:
+    """Return the shapes of `tree` with the shardings of the tree `target`, making no array."""
+
+    def with_sharding(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(with_sharding, tree, target)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that gives every device of `mesh` the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Of a batch's array: the first axis is "batch", the last (where there are more) "length"."""
-    axes = ("batch",) + (None,) * max(0, len(shape) - 2) + (("length",) if len(shape) > 1 else ())
-    return NamedSharding(mesh, partition_spec(axes, shape, mesh))
+    """Return the sharding of a batch's array: "batch" first and, with two axes or more, "length"
+    last."""
+    length = ("length",) if len(shape) > 1 else ()
+    axes = ("batch", *(None,) * max(0, len(shape) - 2), *length)
+    return sharding(axes, shape, mesh)
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows, laid out as `batch_sharding` says.
+    """Make global arrays of every process's rows, sharded as `batch_sharding` says.
 
-    Works with one process and with many; each process passes its own rows only.
+    Args:
+      batch: this process's rows of each array.
     """
 
-    def place(rows: Any) -> jax.Array:
-        whole = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(whole, mesh), rows, whole)
+    def global_array(rows: Any) -> jax.Array:
+        shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(shape, mesh), rows, shape)
 
-    return {name: place(rows) for name, rows in batch.items()}
+    return {name: global_array(rows) for name, rows in batch.items()}

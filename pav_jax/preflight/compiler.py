@@ -55,12 +55,12 @@ class Topology:
     def ici_rate(self) -> float:
         """Bytes per second that any chip can receive from its neighbours: one link along an axis,
         two along a ring."""
-        rings = [size % self.chip.torus_from == 0 for size in self.shape]
+        rings = [size % self.chip.torus_multiple == 0 for size in self.shape]
         if len(self.shape) == 3 and not all(
             rings
         ):  # three axes close only where they are made of whole cubes
             rings = [False] * 3
-        return self.chip.link_rate * sum(
+        return self.chip.link_bytes_per_s * sum(
             1 + ring for size, ring in zip(self.shape, rings, strict=True) if size > 1
         )
 
@@ -222,8 +222,8 @@ def roofline(where: Topology, operations: float, moved: Moved) -> Roofline:
     """Of one chip: its arithmetic operations, and what it moves."""
     chip = where.chip
     return Roofline(
-        operations / chip.peak,
-        moved.memory / chip.memory_rate,
+        operations / chip.peak_flops,
+        moved.memory / chip.hbm_bytes_per_s,
         moved.over("ici") / where.ici_rate if moved.over("ici") else 0.0,
-        moved.over("dcn") / chip.dcn_rate,
+        moved.over("dcn") / chip.dcn_bytes_per_s,
     )

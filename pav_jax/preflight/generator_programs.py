@@ -80,7 +80,7 @@ def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) 
 
     def params(name: str) -> dict:
         where = sharding_rules.shardings(axes[name], shapes[name], side if name in SIDE else mesh)
-        return {name: sharding_rules.placed_shapes(shapes[name], where)}
+        return {name: sharding_rules.sharded_shapes(shapes[name], where)}
 
     def placed(shape: tuple[int, ...], dtype: Any, mesh: Any) -> jax.ShapeDtypeStruct:
         where = sharding_rules.sharding(("batch",) + (None,) * (len(shape) - 1), shape, mesh)

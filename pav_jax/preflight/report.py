@@ -73,7 +73,12 @@ def examine(program: Program, where: Topology) -> Finding:
         compiled,
         tuple(
             Estimate(
-                part, chips, where.chip.peak, count, move, roofline(where, count / chips, move)
+                part,
+                chips,
+                where.chip.peak_flops,
+                count,
+                move,
+                roofline(where, count / chips, move),
             )
             for part, count, move in zip(program.parts, counts, moves, strict=True)
         ),
@@ -95,9 +100,9 @@ def heading(where: Topology, mesh: dict[str, int], assumed: Assumed, quick: bool
                 f" {', '.join(f'{k}={v}' for k, v in mesh.items())}"
             ),
             (
-                f"  per chip        {chip.peak / 1e12:.0f} TFLOP/s bfloat16,"
-                f" {chip.memory / GIB:.0f} GiB HBM at {chip.memory_rate / 1e9:.0f} GB/s, ICI"
-                f" {where.ici_rate / 1e9:.0f} GB/s, data centre {chip.dcn_rate / 1e9:.1f} GB/s"
+                f"  per chip        {chip.peak_flops / 1e12:.0f} TFLOP/s bfloat16,"
+                f" {chip.hbm_bytes / GIB:.0f} GiB HBM at {chip.hbm_bytes_per_s / 1e9:.0f} GB/s, ICI"
+                f" {where.ici_rate / 1e9:.0f} GB/s, data centre {chip.dcn_bytes_per_s / 1e9:.1f} GB/s"
                 f" ({chip.source})"
             ),
             (
@@ -137,7 +142,7 @@ def block(found: Finding, where: Topology, usd: float | None = None) -> str:
             f"{name} {size / GIB:.2f}" for name, size in needs.items() if name != "total"
         )
         lines.append(
-            f"  HBM             {needs['total'] / GIB:.2f} of {where.chip.memory / GIB:.0f} GiB per"
+            f"  HBM             {needs['total'] / GIB:.2f} of {where.chip.hbm_bytes / GIB:.0f} GiB per"
             " chip" + (f": {detail}" if detail else "")
         )
     for one in found.estimates:

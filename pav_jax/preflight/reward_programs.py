@@ -68,7 +68,7 @@ def _placed(layout: Any, sizes: Any, dtype: str, mesh: Mesh) -> dict:
     shapes = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)), layout.param_shapes(sizes)
     )
-    return sharding_rules.placed_shapes(
+    return sharding_rules.sharded_shapes(
         shapes, sharding_rules.shardings(logical_axes(layout.weights(sizes)), shapes, mesh)
     )
 

@@ -18,7 +18,7 @@ from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
 from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
-from pav_jax.parallel.attention import attention as parallel_attention
+from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.preflight.program import Assumed, Part, Program, config_folder
 from pav_jax.storage.json_files import read_json
@@ -42,10 +42,10 @@ def model(config: ConfigDict, mesh: Mesh, file: str | None = None) -> LanguageMo
         source = Path(file) if file else config_folder(path, "config.rewriter.path") / "config.json"
         sizes = hf.config_from_hf(read_json(source), str(source))
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), hf.param_shapes(sizes))
-    params = sharding_rules.placed_shapes(
+    params = sharding_rules.sharded_shapes(
         shapes, sharding_rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh)
     )
-    model = Llama(sizes, dtype, parallel_attention(config.rewriter.attention, mesh))
+    model = Llama(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos(sizes))
 
 
@@ -79,7 +79,7 @@ def training(name: str, config: ConfigDict, lm: LanguageModel, assumed: Assumed)
             shapes["segments"] = jax.ShapeDtypeStruct((*rows, length), jnp.int32)
         if computed_before:
             shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)
-        batch = sharding_rules.placed_shapes(
+        batch = sharding_rules.sharded_shapes(
             shapes, {n: sharding_rules.batch_sharding(s.shape, lm.mesh) for n, s in shapes.items()}
         )
         make = {"sft": sft, "dpo": dpo}[name].make_train_step
@@ -120,7 +120,7 @@ def _state(
         return state
 
     shapes = jax.eval_shape(make, lm.params)
-    return sharding_rules.placed_shapes(shapes, kept["shardings"]), kept["shardings"]
+    return sharding_rules.sharded_shapes(shapes, kept["shardings"]), kept["shardings"]
 
 
 # ----------------------------------------------------------------------------------------- sampling

@@ -22,7 +22,7 @@ from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, LEGACY_EOS
-from pav_jax.parallel.mesh import on_every_device, rows_mesh, split_rows
+from pav_jax.parallel.mesh import batch_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES, TEXTS = 32, 16  # rows in one compiled program
@@ -70,8 +70,8 @@ class ClipTower:
     def spread(self) -> None:
         """From now on the rows of a batch are shared by this host's devices. Not the default,
         because the last bits of an embedding may change with the number of devices."""
-        self._mesh = rows_mesh(math.gcd(IMAGES, TEXTS))
-        self._params = on_every_device(self._params, self._mesh)
+        self._mesh = batch_mesh(math.gcd(IMAGES, TEXTS))
+        self._params = replicate(self._params, self._mesh)
 
     @property
     def scale(self) -> float:
@@ -186,5 +186,5 @@ def in_batches(program, rows: np.ndarray, size: int, mesh: Mesh | None = None) -
             if len(part) < size
             else part
         )
-        results.append(np.asarray(program(split_rows(filled, mesh)))[: len(part)])
+        results.append(np.asarray(program(shard_batch_axis(filled, mesh)))[: len(part)])
     return np.concatenate(results)

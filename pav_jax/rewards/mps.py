@@ -27,7 +27,7 @@ from pav_jax.models.clip.model import LEGACY_EOS
 from pav_jax.models.mps import MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
 from pav_jax.parallel import sharding_rules
-from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
+from pav_jax.parallel.mesh import batch_mesh, batch_shards, local_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.clip_tower import FILES, in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
@@ -83,7 +83,7 @@ class MPS:
             ]
         )
         condition_MxP = encode(self._params, self.tokens([condition_text(condition)]))
-        self._condition_MxP = on_every_device(condition_MxP, mesh)
+        self._condition_MxP = replicate(condition_MxP, mesh)
 
     @classmethod
     def from_pretrained(
@@ -124,8 +124,8 @@ class MPS:
     def spread(self) -> None:
         """See `ClipTower.spread`. On a mesh all is spread already."""
         if self.mesh is None:
-            self._mesh = rows_mesh(VIDEOS)
-            self._params, self._condition_MxP = on_every_device(
+            self._mesh = batch_mesh(VIDEOS)
+            self._params, self._condition_MxP = replicate(
                 (self._params, self._condition_MxP), self._mesh
             )
 
@@ -134,7 +134,7 @@ class MPS:
     ) -> dict[str, Float[np.ndarray, "B"]]:
         frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], self.frames)])
         ids_BxT = self.tokens(prompts)
-        place = functools.partial(split_rows, mesh=self._mesh)
+        place = functools.partial(shard_batch_axis, mesh=self._mesh)
 
         def run(rows):
             return self._program(

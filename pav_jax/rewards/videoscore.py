@@ -38,7 +38,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
 from pav_jax.parallel import sharding_rules
-from pav_jax.parallel.mesh import batch_shards, local_mesh, on_every_device, rows_mesh, split_rows
+from pav_jax.parallel.mesh import batch_mesh, batch_shards, local_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
@@ -167,11 +167,11 @@ class VideoScore:
         mesh all is spread already."""
         if self.mesh is None:
             self._eyes_mesh, self._judge_mesh = (
-                rows_mesh(IMAGES * self._rows),
-                rows_mesh(self._rows),
+                batch_mesh(IMAGES * self._rows),
+                batch_mesh(self._rows),
             )
-            self._eyes = on_every_device(self._eyes, self._eyes_mesh)
-            self._params = on_every_device(self._params, self._judge_mesh)
+            self._eyes = replicate(self._eyes, self._eyes_mesh)
+            self._params = replicate(self._params, self._judge_mesh)
 
     def score(
         self,
@@ -242,7 +242,7 @@ class VideoScore:
         images_BxIxD = seen_NxSxD.reshape(len(ids_BxL), -1, seen_NxSxD.shape[-1])
         return np.asarray(
             self._judge(
-                self._params, *split_rows((ids_BxL, mask_BxL, images_BxIxD), self._judge_mesh)
+                self._params, *shard_batch_axis((ids_BxL, mask_BxL, images_BxIxD), self._judge_mesh)
             )
         )
 
@@ -250,7 +250,7 @@ class VideoScore:
 def make_model(config: Idefics2Config, dtype: str, mesh: Mesh | None) -> Idefics2:
     """The model, keeping its rows where `mesh` has them."""
     model = Idefics2(config, jnp.dtype(dtype))
-    return model if mesh is None else model.clone(place=sharding_rules.Place(mesh))
+    return model if mesh is None else model.clone(constrain=sharding_rules.ShardingConstraint(mesh))
 
 
 def program(model: Idefics2, method: str):

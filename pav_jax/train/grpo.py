@@ -146,7 +146,7 @@ def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransfor
     reference."""
     state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
     if fields.full and fields.beta:
-        frozen = sharding_rules.put({"params": lm.params}, shardings.trained)
+        frozen = sharding_rules.device_put_global({"params": lm.params}, shardings.trained)
         state, shardings = state.replace(frozen=frozen), shardings.replace(frozen=shardings.trained)
     return state, shardings, mesh
 

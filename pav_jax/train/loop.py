@@ -283,7 +283,7 @@ def fit(
             done,
             report,
             mesh.size,
-            chips.peak(mesh.devices.flat[0].device_kind),
+            chips.peak_flops(mesh.devices.flat[0].device_kind),
         )
         while done < steps:
             batch, seen = prepare(state, next(batches))

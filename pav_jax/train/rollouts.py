@@ -202,7 +202,7 @@ class Rollouts:
             Draft(prompt, text, number, row, (), "grpo")
             for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
-        asked = set(processes.share(list(dict.fromkeys(prompts))))
+        asked = set(processes.shard_for_process(list(dict.fromkeys(prompts))))
         drafts, done = [draft for draft in every if draft.prompt in asked], 0
         for settled in pool.score(drafts, number):
             done += settled

@@ -186,7 +186,11 @@ def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
         "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1,
     }
     model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
-    return model if lm.mesh is None else model.clone(place=sharding_rules.Place(lm.mesh))
+    return (
+        model
+        if lm.mesh is None
+        else model.clone(constrain=sharding_rules.ShardingConstraint(lm.mesh))
+    )
 
 
 def base(lm: LanguageModel, fields: ConfigDict) -> LanguageModel:
@@ -260,7 +264,7 @@ def make_state(
         rng=key,
     )
     shardings = state_shardings(state, frozen_axes, trained_axes, tx, mesh)
-    return sharding_rules.put(state, shardings), shardings, mesh
+    return sharding_rules.device_put_global(state, shardings), shardings, mesh
 
 
 def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
@@ -369,7 +373,7 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
     else:
         params = quantized.plain(lm.params, lm.model.dtype)
         params = lora.merge(params, state.trained["lora"], lora_config(fields))
-    params, adapter = processes.whole((params, state.trained.get("lora")))
+    params, adapter = processes.gather_to_host((params, state.trained.get("lora")))
     booster, part = folder / "booster", folder / "booster.part"
     if jax.process_index() == 0:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped while saving

@@ -73,7 +73,9 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
             "deviations": {name: rounded(d) for name, d in deviations.items()},
         },
     }
-    processes.first_only("calibrate", lambda: write_json(epath.Path(workdir) / FILE, result))
+    processes.run_on_first_process(
+        "calibrate", lambda: write_json(epath.Path(workdir) / FILE, result)
+    )
     return result
 
 

@@ -100,7 +100,7 @@ class Samples:
         Args:
           on_views: called with the number of views that were settled since.
         """
-        for batch in processes.share(chunks(videos, self.batch)):
+        for batch in processes.shard_for_process(chunks(videos, self.batch)):
             missing = [
                 (row, view)
                 for row, video in enumerate(batch)
@@ -111,7 +111,7 @@ class Samples:
                 on_views(sum(len(video.views) for video in batch) - len(missing))
             if missing:
                 self._make(batch, missing, on_views)
-        processes.after_all("trust", self._read)
+        processes.call_after_barrier("trust", self._read)
 
     def _make(
         self,

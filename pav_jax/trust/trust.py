@@ -66,7 +66,7 @@ def trust(
         options,
         read_segments(epath.Path(workdir) / "pool", Candidate),
     )
-    processes.first_only("trust", lambda: write_json(epath.Path(workdir) / FILE, result))
+    processes.run_on_first_process("trust", lambda: write_json(epath.Path(workdir) / FILE, result))
     return result
 
 

@@ -25,7 +25,7 @@ from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.parallel.sharding_rules import Place
+from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation import Generation
@@ -67,7 +67,7 @@ class CogVideoX(Family):
         if side is None:
             return family
         return dataclasses.replace(
-            family, vae=self.vae.clone(place=Place(side), tiles_at_once=side.size)
+            family, vae=self.vae.clone(constrain=ShardingConstraint(side), tiles_at_once=side.size)
         )
 
     # -------------------------------------------------------------------------------------- folders

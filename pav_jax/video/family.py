@@ -20,8 +20,8 @@ from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.parallel.sharding_rules import Place
+from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
+from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import pipeline_folder, sampling
 from pav_jax.video.generation import Generation
@@ -52,7 +52,7 @@ class Family:
     transformer: Any
     vae: Any
     scheduler: Any
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
         x
     )  # keeps x where its logical axes belong
     halves: bool = False  # the two branches of guidance lie on two halves of the mesh
@@ -71,14 +71,20 @@ class Family:
           side: the mesh of the VAE.
           sequence_attention, halves: see `VideoModel`.
         """
-        transformer, place = (
-            self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention)),
-            self.place,
+        transformer, constrain = (
+            self.transformer.clone(
+                attention_fn=make_sequence_attention_fn(mesh, sequence_attention)
+            ),
+            self.constrain,
         )
         if mesh is not None:
-            place = Place(mesh)
-            transformer = transformer.clone(place=place, token_multiple=mesh.shape["sequence"])
-        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
+            constrain = ShardingConstraint(mesh)
+            transformer = transformer.clone(
+                constrain=constrain, token_multiple=mesh.shape["sequence"]
+            )
+        return dataclasses.replace(
+            self, transformer=transformer, constrain=constrain, halves=halves
+        )
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -171,7 +177,7 @@ class Family:
         """
         if negative_BxSxU is not None:
             latents, text_BxSxU = split_guidance(
-                self.place, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU)
+                self.constrain, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU)
             )
         output = self.transformer.apply(
             {"params": params["transformer"]},

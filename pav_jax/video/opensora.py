@@ -35,8 +35,8 @@ from pav_jax.models.opensora.stdit import STDiT3
 from pav_jax.models.opensora.vae import OpenSoraVAE
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.parallel.sequence_attention import full_attention
-from pav_jax.parallel.sharding_rules import Place
+from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
+from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import opensora_captions, pipeline_folder
 from pav_jax.video.family import Family
@@ -119,9 +119,13 @@ class OpenSora(Family):
                 f"generator.mesh.sequence={mesh.shape['sequence']}: the tokens of Open-Sora are not"
                 " spread over devices; make it 1 and use data, fsdp or tensor"
             )
-        transformer = self.transformer.clone(attention_fn=full_attention(mesh, sequence_attention))
-        place = self.place if mesh is None else Place(mesh)
-        return dataclasses.replace(self, transformer=transformer, place=place, halves=halves)
+        transformer = self.transformer.clone(
+            attention_fn=make_sequence_attention_fn(mesh, sequence_attention)
+        )
+        constrain = self.constrain if mesh is None else ShardingConstraint(mesh)
+        return dataclasses.replace(
+            self, transformer=transformer, constrain=constrain, halves=halves
+        )
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -279,7 +283,7 @@ class OpenSora(Family):
             negative_null = ~negative_mask.any(axis=1)
             negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
             latents, text, mask_BxS, null_B = split_guidance(
-                self.place,
+                self.constrain,
                 self.halves,
                 (latents, negative, negative_mask, negative_null),
                 (latents, text, mask_BxS, null_B),

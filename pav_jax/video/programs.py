@@ -224,7 +224,7 @@ def spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def split_guidance(
-    place: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]
+    constrain: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]
 ) -> list[Array]:
     """The doubled batch of classifier-free guidance, [2B, ...], of whatever both branches have,
     each [B, ...].
@@ -235,7 +235,9 @@ def split_guidance(
 
     def both(first: Array, second: Array) -> Array:
         pair = jnp.stack([first, second], axis=0 if halves else 1)
-        return place(pair.reshape(-1, *first.shape[1:]), ("batch",) + (None,) * (first.ndim - 1))
+        return constrain(
+            pair.reshape(-1, *first.shape[1:]), ("batch",) + (None,) * (first.ndim - 1)
+        )
 
     return [both(*pair) for pair in zip(negative, positive, strict=True)]
 

@@ -13,7 +13,7 @@ import pytest
 from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import hf
-from pav_jax.models.weights import Weight, params_to_hf, placed_params_from_hf
+from pav_jax.models.weights import Weight, params_to_hf, sharded_params_from_hf
 from tests.language.conftest import tiny_language_model
 
 MESHES = [dict(data=8), dict(fsdp=8), dict(fsdp=2, tensor=2), dict(tensor=4)]
@@ -24,7 +24,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
 from pav_jax.models.llama import hf
 from pav_jax.models.weights import logical_axes
-from pav_jax.parallel import sharding_rules as rules
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh
 config, want = folders.load(hf, sys.argv[1], jnp.bfloat16)
 read, part = [], TensorFolder.part
@@ -37,9 +37,9 @@ found = []
 for sizes in json.loads(sys.argv[2]):
     read.clear()
     mesh = make_mesh(**sizes, devices=jax.devices()[:int(np.prod(list(sizes.values())))])
-    _, params = folders.load(hf, sys.argv[1], jnp.bfloat16, functools.partial(rules.sharding, mesh=mesh))
+    _, params = folders.load(hf, sys.argv[1], jnp.bfloat16, functools.partial(sharding_rules.sharding, mesh=mesh))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), b), params, want)
-    assert jax.tree.map(lambda a: a.sharding, params) == rules.shardings(logical_axes(hf.weights(config)), want, mesh)
+    assert jax.tree.map(lambda a: a.sharding, params) == sharding_rules.shardings(logical_axes(hf.weights(config)), want, mesh)
     found.append([sum(read), sum(a.size for a in jax.tree.leaves(want))])
 print(json.dumps(found))
 """
@@ -81,7 +81,7 @@ def test_any_part_in_any_layout(transform, shape):
             return self[name][index]
 
     device = jax.devices()[0]
-    whole = placed_params_from_hf(
+    whole = sharded_params_from_hf(
         [row],
         Sliced(tensors),
         "here",

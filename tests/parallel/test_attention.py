@@ -1,5 +1,4 @@
-"""Attention on a mesh: each device its rows and heads, with the values and gradients of one
-device."""
+"""Attention on a mesh: values and gradients equal those on one device."""
 
 import os
 import subprocess
@@ -11,22 +10,22 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.attention.flash import cudnn_attention, splash_attention
-from pav_jax.parallel.attention import attention
+from pav_jax.parallel.attention import make_attention_fn
 
 PROGRAM = """
 import functools
 import jax, jax.numpy as jnp, numpy as np
 from pav_jax.models.attention import Causal, dot_product_attention
 from pav_jax.models.attention.flash import splash_attention
-from pav_jax.parallel.attention import attention
+from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import make_mesh
 mesh = make_mesh(data=2, tensor=2)
 rng = np.random.default_rng(0)
 segments = jnp.asarray(np.repeat([[1, 2], [1, 3]], 64, axis=1), jnp.int32)
-for kv_heads in (2, 1):  # two go apart over tensor, one stays whole
+for kv_heads in (2, 1):  # two are sharded over tensor, one is replicated
     arrays = [jnp.asarray(rng.normal(size=(2, 128, heads, 32)), jnp.float32) for heads in (4, kv_heads, kv_heads)]
-    spread = attention("splash", mesh).keywords["spread"]
-    attend = functools.partial(splash_attention, spread=spread, interpret=True)
+    shard_kernel = make_attention_fn("splash", mesh).keywords["shard_kernel"]
+    attend = functools.partial(splash_attention, shard_kernel=shard_kernel, interpret=True)
     for mask in (Causal(), Causal(segments)):
         def total(attend, q, k, v):
             out = attend(q, k, v, mask)
@@ -41,7 +40,7 @@ print("equal")
 """
 
 
-def test_splash_on_a_mesh_gives_the_values_and_gradients_of_one_device():
+def test_make_attention_fn_splash_on_mesh_equals_one_device():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "4",
         "JAX_PLATFORMS": "cpu",
@@ -53,12 +52,14 @@ def test_splash_on_a_mesh_gives_the_values_and_gradients_of_one_device():
     assert done.stdout == "equal\n", done.stderr
 
 
-def test_names_choose_and_auto_goes_by_platform(monkeypatch):
-    assert attention("plain") is dot_product_attention is attention("auto")
-    assert attention("splash").func is splash_attention and attention("splash").keywords == {
-        "spread": None
-    }
+def test_make_attention_fn_auto_depends_on_platform(monkeypatch):
+    assert make_attention_fn("plain") is dot_product_attention is make_attention_fn("auto")
+    assert make_attention_fn("splash") is splash_attention
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert attention("auto") is cudnn_attention
-    with pytest.raises(BadInput, match="none of"):
-        attention("fast")
+    assert make_attention_fn("auto") is cudnn_attention
+
+
+def test_make_attention_fn_unknown_name():
+    with pytest.raises(BadInput) as error:
+        make_attention_fn("fast")
+    assert error.value.field == "attention"

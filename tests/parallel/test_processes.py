@@ -1,5 +1,4 @@
-"""What the environment may say of other processes; two real ones are in
-tests/train/test_processes.py."""
+"""A single process; tests/train/test_processes.py runs two."""
 
 import pytest
 
@@ -7,11 +6,11 @@ from pav_jax.main import main
 from pav_jax.parallel import processes
 
 
-def test_one_process_joins_nobody_and_has_everything(monkeypatch):
-    for name in (processes.ADDRESS, processes.FOUND):
+def test_initialize_distributed_without_environment(monkeypatch):
+    for name in (processes.COORDINATOR_ADDRESS_ENV, processes.AUTODETECT_ENV):
         monkeypatch.delenv(name, raising=False)
-    processes.join()
-    assert processes.whole({"a": 1}) == {"a": 1}
+    processes.initialize_distributed()
+    assert processes.gather_to_host({"a": 1}) == {"a": 1}
     with processes.first_process_first("x"):
         pass
 
@@ -19,11 +18,11 @@ def test_one_process_joins_nobody_and_has_everything(monkeypatch):
 @pytest.mark.parametrize(
     "number, index, wrong", [(None, "0", "JAX_NUM_PROCESSES"), ("2", "x", "JAX_PROCESS_ID")]
 )
-def test_an_address_without_numbers_is_one_line(
+def test_initialize_distributed_incomplete_environment(
     number, index, wrong, monkeypatch, capsys, tmp_path
 ):
-    monkeypatch.setenv(processes.ADDRESS, "localhost:1")
-    for name, value in ((processes.NUMBER, number), (processes.INDEX, index)):
+    monkeypatch.setenv(processes.COORDINATOR_ADDRESS_ENV, "localhost:1")
+    for name, value in ((processes.NUM_PROCESSES_ENV, number), (processes.PROCESS_ID_ENV, index)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     assert main(["report", f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err

@@ -13,27 +13,27 @@ from pav_jax.errors import BadInput
 from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
 from pav_jax.models.attention.flash import splash_full_attention
-from pav_jax.parallel.sequence_attention import full_attention
+from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 
 PROGRAM = """
 import jax, numpy as np
 from pav_jax.models.attention import FirstKeys, dot_product_attention
 from pav_jax.parallel.mesh import make_mesh
-from pav_jax.parallel.sequence_attention import full_attention
+from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.errors import BadInput
 from tests.parallel.test_sequence_attention import arrays
 q, k, v = arrays(24)
 for sizes, name in ((dict(sequence=4), "ring"), (dict(data=2, sequence=4), "ulysses"),
                     (dict(tensor=4, sequence=2), "auto"), (dict(data=2, tensor=2), "auto")):
     mask = FirstKeys(21)
-    ours = jax.jit(full_attention(make_mesh(**sizes), name))(q, k, v, mask)
+    ours = jax.jit(make_sequence_attention_fn(make_mesh(**sizes), name))(q, k, v, mask)
     np.testing.assert_allclose(ours, dot_product_attention(q, k, v, mask), atol=1e-5)
     assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
-    ours = jax.jit(full_attention(make_mesh(**sizes), name))(q, k[:, :7], v[:, :7])  # a text's, whole everywhere
+    ours = jax.jit(make_sequence_attention_fn(make_mesh(**sizes), name))(q, k[:, :7], v[:, :7])  # a text's, whole everywhere
     np.testing.assert_allclose(ours, dot_product_attention(q, k[:, :7], v[:, :7]), atol=1e-5)
     assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
 try:
-    full_attention(make_mesh(tensor=4, sequence=2), "ulysses")(q, k, v)
+    make_sequence_attention_fn(make_mesh(tensor=4, sequence=2), "ulysses")(q, k, v)
 except BadInput as error:
     print(error)
 """
@@ -99,4 +99,4 @@ def test_large_logits_do_not_overflow():
 
 def test_an_unknown_name_is_bad_input():
     with pytest.raises(BadInput, match="'star' is none of auto, ring, ulysses"):
-        full_attention(None, "star")
+        make_sequence_attention_fn(None, "star")

@@ -39,7 +39,7 @@ def described(name, shape, slices=1):
     ],
 )
 def test_rate_over_a_chips_links(name, shape, links):
-    assert described(name, shape).ici_rate == links * compiler.CHIPS[name].link_rate
+    assert described(name, shape).ici_rate == links * compiler.CHIPS[name].link_bytes_per_s
 
 
 def test_roofline_takes_the_slowest_or_all_after_each_other():

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from pav_jax.parallel import processes
 from pav_jax.rewards.suite import RewardSuite
-processes.join()
+processes.initialize_distributed()
 assert jax.process_count() == 2 and jax.local_device_count() == 8
 mps, condition, judge, query, data, out = sys.argv[1:]
 given = np.load(data)

@@ -18,8 +18,8 @@ from tests.train import test_dpo, test_sft, tiny
 PROGRAM = """
 import functools, pathlib, sys
 from pav_jax.parallel import processes
-from pav_jax.parallel import sharding_rules as rules
-processes.join()
+from pav_jax.parallel import sharding_rules
+processes.initialize_distributed()
 import jax
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
@@ -32,7 +32,7 @@ assert jax.device_count() == 4
 lm = tiny.make_lm(make_mesh(*mesh))
 read, part = [], TensorFolder.part
 TensorFolder.part = lambda *about: read.append(part(*about)) or read[-1]
-_, base = folders.load(hf, folder / "base", "float32", functools.partial(rules.sharding, mesh=make_mesh(fsdp=4)))
+_, base = folders.load(hf, folder / "base", "float32", functools.partial(sharding_rules.sharding, mesh=make_mesh(fsdp=4)))
 print(sum(p.size for p in read) / sum(p.size for p in jax.tree.leaves(base)), flush=True)
 common = dict(steps=steps, save_every=2, batch_size=8, log_every=1)
 sft.run(test_sft.make_config(**common, length_buckets=(16, 24)), lm, folder / "sft_pairs.jsonl", folder / "sft")

@@ -89,7 +89,7 @@ def test_metrics_name_what_a_reader_asks_for(straight):
 
 
 def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(chips, "peak", lambda kind: 5e9)
+    monkeypatch.setattr(chips, "peak_flops", lambda kind: 5e9)
     sft.run(make_config(length_buckets=(16,)), lm, pairs, tmp_path)
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     batch = next(

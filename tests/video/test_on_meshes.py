@@ -157,7 +157,7 @@ def test_a_mesh_that_does_not_fit_is_bad_input():
     programs.check_rows(mesh, None, 6, True)
     with pytest.raises(BadInput, match="cfg_parallel: data=4 .* divide 2 . generator.batch = 2"):
         programs.check_rows(mesh, None, 1, True)
-    with pytest.raises(BadInput, match="side_devices=9"):
+    with pytest.raises(BadInput, match="encoder_vae_devices=9"):
         generator_meshes(1, dict(data=1), 9, jax.devices())
     with pytest.raises(BadInput, match="sequence_attention='star' is none of auto, ring, ulysses"):
         model = random_model(0, SCHEDULER)

@@ -27,14 +27,14 @@ def splash_attention(
     mask: Any = None,
     bias: Any = None,
     scale: float | None = None,
-    spread: Callable[..., jax.Array] | None = None,
+    shard_kernel: Callable[..., jax.Array] | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Grouped-query attention of a `Causal` mask by Pallas' kernel, forward and backward.
 
     Args:
-      spread: (kernel, arrays) -> the kernel's result, each device working on its own rows and
-        heads; None: one device.
+      shard_kernel: (kernel, arrays) -> the kernel's result, with each device working on its own
+        rows and heads; None on one device.
       interpret: runs the kernel's steps without a TPU, slowly: for tests.
     """
     t, h = q_BxTxNxH.shape[1], q_BxTxNxH.shape[3]
@@ -45,7 +45,7 @@ def splash_attention(
     if mask.segment_ids_BxT is not None:
         arrays.append(mask.segment_ids_BxT)
     kernel = functools.partial(_splash_kernel, interpret=interpret)
-    return kernel(*arrays) if spread is None else spread(kernel, arrays)
+    return kernel(*arrays) if shard_kernel is None else shard_kernel(kernel, arrays)
 
 
 def _splash_kernel(

@@ -146,7 +146,7 @@ class Block(nn.Module):
     config: CogVideoXConfig
     dtype: Any
     attention_fn: Callable
-    place: Callable
+    constrain: Callable
 
     @nn.compact
     def __call__(self, x_BxTxD, temb_BxE, is_text_T, rotary, mask):
@@ -161,7 +161,7 @@ class Block(nn.Module):
         out = nn.Dense(self.config.width, dtype=self.dtype, name="ff_down")(
             nn.gelu(hidden, approximate=True)
         )
-        return self.place(gated_sum(x_BxTxD, gate, out), TOKENS), None
+        return self.constrain(gated_sum(x_BxTxD, gate, out), TOKENS), None
 
 
 class TimestepMLP(nn.Module):
@@ -243,7 +243,7 @@ class CogVideoXTransformer(nn.Module):
       remat: recompute each layer in the backward pass instead of keeping its activations.
       unroll: layers per step of the scan; `config.num_layers` unrolls it wholly (faster on CPU,
         slower to compile).
-      place: keeps an array where its logical axes belong, on a mesh.
+      constrain: keeps an array where its logical axes belong, on a mesh.
       token_multiple: the tokens are padded to a multiple of it, for a mesh that cuts them evenly.
     """
 
@@ -252,7 +252,7 @@ class CogVideoXTransformer(nn.Module):
     attention_fn: Callable = dot_product_attention
     remat: bool = False
     unroll: int = 1
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
     token_multiple: int = 1
 
     @nn.compact
@@ -314,8 +314,8 @@ class CogVideoXTransformer(nn.Module):
             in_axes=(nn.broadcast,) * 4,
             length=config.num_layers,
             unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, self.place, name="layers")
-        start_BxTxD = self.place(x_BxTxD, TOKENS)
+        )(config, self.dtype, self.attention_fn, self.constrain, name="layers")
+        start_BxTxD = self.constrain(x_BxTxD, TOKENS)
         if residual is None:
             x_BxTxD, _ = stack(start_BxTxD, temb_BxE, is_text_T, rotary, mask)
         else:

@@ -35,7 +35,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVid
             f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected"
         )
     fields.check_fixed(hf, FIXED, source)
-    config = CogVideoXConfig(**fields.known(CogVideoXConfig, hf))
+    config = CogVideoXConfig(**fields.select_fields(CogVideoXConfig, hf))
     if config.out_channels is None:
         config = dataclasses.replace(config, out_channels=config.in_channels)
     if config.attention_head_dim % 16 and config.use_rotary_positional_embeddings:

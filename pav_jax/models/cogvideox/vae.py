@@ -329,7 +329,7 @@ class CogVideoXVAE(nn.Module):
     conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
     # keeps an array where its logical axes belong; it spreads `tiles_at_once` tiles, of all clips,
     # and the others wait
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
     tiles_at_once: int = 1
 
     def setup(self):
@@ -393,8 +393,8 @@ class CogVideoXVAE(nn.Module):
         axes = ("tiles", None, None, None, None)
 
         def body(vae, carry, z):
-            frames = vae._in_chunks(vae.decoder, vae.place(z, axes), DECODE_CHUNK)
-            return carry, vae.place(frames.astype(jnp.float32), axes)
+            frames = vae._in_chunks(vae.decoder, vae.constrain(z, axes), DECODE_CHUNK)
+            return carry, vae.constrain(frames.astype(jnp.float32), axes)
 
         scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
         _, frames = scan(self, (), groups)

@@ -27,7 +27,7 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
         raise BadInput(
             f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
         )
-    config = CogVideoXVAEConfig(**fields.known(CogVideoXVAEConfig, raw))
+    config = CogVideoXVAEConfig(**fields.select_fields(CogVideoXVAEConfig, raw))
     for field, block in (
         ("down_block_types", "CogVideoXDownBlock3D"),
         ("up_block_types", "CogVideoXUpBlock3D"),

@@ -47,7 +47,7 @@ class Decoder(nn.Module):
     dtype: Any
     attention_fn: Callable
     unroll: bool
-    place: Callable
+    constrain: Callable
 
     @nn.compact
     def __call__(
@@ -62,11 +62,11 @@ class Decoder(nn.Module):
         )
         # Width is exchanged for rows, as in `llama.model.Llama`: then the layers' weights come to
         # the rows.
-        ids_BxT = self.place(input_ids_BxT, ("rows", None))
-        x_BxTxD = self.place(
+        ids_BxT = self.constrain(input_ids_BxT, ("rows", None))
+        x_BxTxD = self.constrain(
             jnp.take(embedding, ids_BxT, axis=0).astype(self.dtype), ("rows", None, "embed")
         )
-        x_BxTxD = self.place(x_BxTxD, ("batch", None, None))
+        x_BxTxD = self.constrain(x_BxTxD, ("batch", None, None))
         x_BxTxD = place_images(x_BxTxD, input_ids_BxT == self.image_token_id, images_BxIxD)
         # Only distances count in rotary positions, so padding on the left need not be counted out.
         rotary = rotary_table(c, jnp.broadcast_to(jnp.arange(t), (b, t)))

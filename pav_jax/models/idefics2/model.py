@@ -52,12 +52,12 @@ class Idefics2(nn.Module):
     dtype: Any = jnp.float32
     attention_fn: Callable = dot_product_attention
     unroll: bool = False
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
         x
     )  # keeps x where its logical axes belong
 
     def setup(self):
-        c, how = self.config, (self.dtype, self.attention_fn, self.unroll, self.place)
+        c, how = self.config, (self.dtype, self.attention_fn, self.unroll, self.constrain)
         self.vision = VisionTower(c.vision, *how)
         self.connector = Connector(
             c.perceiver, c.text.hidden_size, c.text.intermediate_size, c.text.hidden_act, *how

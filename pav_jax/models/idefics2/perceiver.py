@@ -105,7 +105,7 @@ class Connector(nn.Module):
     dtype: Any
     attention_fn: Callable
     unroll: bool
-    place: Callable
+    constrain: Callable
 
     @nn.compact
     def __call__(
@@ -117,7 +117,7 @@ class Connector(nn.Module):
         )
         start_SxD = self.param("latents", nn.initializers.ones, (c.latents, self.width))
         latents_NxSxD = jnp.broadcast_to(start_SxD.astype(self.dtype), (n, c.latents, self.width))
-        latents_NxSxD = self.place(latents_NxSxD, ("batch", None, None))
+        latents_NxSxD = self.constrain(latents_NxSxD, ("batch", None, None))
         mask = jnp.concatenate([mask_NxP, jnp.ones((n, c.latents), bool)], axis=1)[:, None, None]
         layers = nn.scan(
             ResamplerLayer,

@@ -86,7 +86,7 @@ class VisionTower(nn.Module):
     dtype: Any
     attention_fn: Callable
     unroll: bool
-    place: Callable
+    constrain: Callable
 
     @nn.compact
     def __call__(
@@ -109,7 +109,7 @@ class VisionTower(nn.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * w, -1)
         x_NxPxD = x @ kernel.reshape(-1, c.width).astype(self.dtype) + bias_D.astype(self.dtype)
         x_NxPxD += positions.astype(self.dtype)[position_ids(patches_Nxhxw, c.side)]
-        x_NxPxD = self.place(x_NxPxD, ("batch", None, None))
+        x_NxPxD = self.constrain(x_NxPxD, ("batch", None, None))
         mask = patches_Nxhxw.reshape(n, 1, 1, h * w)
         x_NxPxD = run_layers(c, self.dtype, self.attention_fn, False, self.unroll, x_NxPxD, mask)
         return LayerNorm(c.norm_epsilon, dtype=self.dtype, name="final_norm")(x_NxPxD)

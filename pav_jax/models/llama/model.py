@@ -242,7 +242,7 @@ class Llama(nn.Module):
     # dense layers take rows and positions as one axis: the gradient of a weight is then one plain
     # product of matrices, on CPU twice as fast. Not for positions that are spread over devices.
     flat_rows: bool = False
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
         x
     )  # keeps x where its logical axes belong
 
@@ -295,11 +295,11 @@ class Llama(nn.Module):
         # Where the table's width is spread over devices, each looks its part up for all rows of the
         # batch; then they exchange widths for rows. Left to itself the width would stay spread and
         # every layer would sum over it.
-        ids = self.place(input_ids_BxT, ("rows", "length"))
-        x_BxTxD = self.place(
+        ids = self.constrain(input_ids_BxT, ("rows", "length"))
+        x_BxTxD = self.constrain(
             jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed")
         )
-        x_BxTxD = self.place(x_BxTxD, ("batch", "length", None))
+        x_BxTxD = self.constrain(x_BxTxD, ("batch", "length", None))
         policy = getattr(jax.checkpoint_policies, self.remat_policy)
         block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat else Block
         layers = nn.scan(

@@ -33,7 +33,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> STDiT3
             f"{source}: skip_y_embedder is true; captions that were embedded beforehand are not"
             " supported"
         )
-    config = STDiT3Config(**fields.known(STDiT3Config, hf))
+    config = STDiT3Config(**fields.select_fields(STDiT3Config, hf))
     if config.hidden_size % config.num_heads or config.head_size % 2:
         raise BadInput(
             f"{source}: hidden_size is {config.hidden_size}, num_heads {config.num_heads}; heads"

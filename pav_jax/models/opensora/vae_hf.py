@@ -55,10 +55,12 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenS
     # that class's own default, where VAE_Temporal_SD has another
     sizes = {"temporal_downsample": (True, True, False)} if temporal["type"] == TEMPORAL else {}
     config = OpenSoraVAEConfig(
-        spatial=AutoencoderKLConfig(**fields.known(AutoencoderKLConfig, spatial.get("config", {}))),
-        temporal=TemporalVAEConfig(**sizes | fields.known(TemporalVAEConfig, temporal)),
+        spatial=AutoencoderKLConfig(
+            **fields.select_fields(AutoencoderKLConfig, spatial.get("config", {}))
+        ),
+        temporal=TemporalVAEConfig(**sizes | fields.select_fields(TemporalVAEConfig, temporal)),
         micro_batch_size=spatial.get("micro_batch_size"),
-        **fields.known(
+        **fields.select_fields(
             OpenSoraVAEConfig,
             {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw},
         ),

@@ -101,7 +101,7 @@ class Block(nn.Module):
     config: WanConfig
     dtype: Any
     attention_fn: Callable
-    place: Callable
+    constrain: Callable
 
     @nn.compact
     def __call__(self, x_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask):
@@ -131,7 +131,7 @@ class Block(nn.Module):
             nn.Dense(config.ffn_dim, dtype=self.dtype, name="ff_up")(x), approximate=True
         )
         out = nn.Dense(config.width, dtype=self.dtype, name="ff_down")(hidden)
-        return self.place(gated_sum(x_BxLxD, ff_gate, out), TOKENS), None
+        return self.constrain(gated_sum(x_BxLxD, ff_gate, out), TOKENS), None
 
 
 def modulated_norm(
@@ -164,7 +164,7 @@ class WanTransformer(nn.Module):
         softmax stay in float32.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       unroll: layers per step of the scan.
-      place: keeps an array where its logical axes belong, on a mesh.
+      constrain: keeps an array where its logical axes belong, on a mesh.
       token_multiple: the video tokens are padded to a multiple of it, for a mesh that cuts them
         evenly.
     """
@@ -174,7 +174,7 @@ class WanTransformer(nn.Module):
     attention_fn: Callable = blockwise_attention
     remat: bool = False
     unroll: int = 1
-    place: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
     token_multiple: int = 1
 
     @nn.compact
@@ -223,8 +223,8 @@ class WanTransformer(nn.Module):
             in_axes=(nn.broadcast,) * 4,
             length=config.num_layers,
             unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, self.place, name="layers")
-        start_BxLxD = self.place(x_BxLxD, TOKENS)
+        )(config, self.dtype, self.attention_fn, self.constrain, name="layers")
+        start_BxLxD = self.constrain(x_BxLxD, TOKENS)
         if residual is None:
             x_BxLxD, _ = stack(start_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask)
         else:

@@ -37,7 +37,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> WanCon
             f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected"
         )
     fields.check_fixed(hf, FIXED, source, " (text-to-video)")
-    config = WanConfig(**fields.known(WanConfig, hf))
+    config = WanConfig(**fields.select_fields(WanConfig, hf))
     config = dataclasses.replace(config, out_channels=config.out_channels or config.in_channels)
     if len(config.patch_size) != 3:
         raise BadInput(

@@ -32,7 +32,7 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
             f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
         )
     fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
-    config = WanVAEConfig(**fields.known(WanVAEConfig, raw))
+    config = WanVAEConfig(**fields.select_fields(WanVAEConfig, raw))
     for name, count in (
         ("temperal_downsample", len(config.dim_mult) - 1),
         ("latents_mean", config.z_dim),
