@@ -31,7 +31,12 @@ def test_make_mesh_default_is_one_device():
         (("vocab", "embed"), (32, 16), dict(fsdp=2, tensor=4), ("tensor", "fsdp")),
         ((None, "embed", "heads"), (3, 16, 32), dict(fsdp=2, tensor=4), (None, "fsdp", "tensor")),
         ((None, "heads", "embed"), (3, 32, 16), dict(data=8), (None, None, None)),
-        (("embed", "heads"), (15, 32), dict(fsdp=2, tensor=4), (None, "tensor")),  # 2 does not divide 15
+        (
+            ("embed", "heads"),
+            (15, 32),
+            dict(fsdp=2, tensor=4),
+            (None, "tensor"),
+        ),  # 2 does not divide 15
         (("heads", "mlp"), (8, 8), dict(tensor=2), ("tensor", None)),  # a mesh axis is used once
         (
             ("batch", "length"),
@@ -49,7 +54,9 @@ def test_make_mesh_default_is_one_device():
     ],
 )
 def test_partition_spec(axes, shape, sizes, want):
-    assert sharding_rules.partition_spec(axes, shape, abstract_mesh(**sizes)) == PartitionSpec(*want)
+    assert sharding_rules.partition_spec(axes, shape, abstract_mesh(**sizes)) == PartitionSpec(
+        *want
+    )
 
 
 def test_shard_keeps_values():
