@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from pav_jax.candidates.store import Draft, Pool, overall
+from pav_jax.candidates.scoring import overall_scores
+from pav_jax.candidates.store import Draft, Pool
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
@@ -99,9 +100,7 @@ class Screen:
         made = self.drafts.candidates
         return {
             (c.prompt, c.refined): float(v)
-            for c, v in zip(
-                made, overall(self.drafts.suite, made, self.drafts.weights), strict=True
-            )
+            for c, v in zip(made, overall_scores(made, self.drafts.weights), strict=True)
         }
 
     # ------------------------------------------------------------------------------------- how well
@@ -111,7 +110,7 @@ class Screen:
         saved."""
         self.drafts.gather("drafts")
         made = [c for c in pool.candidates if c.round > 0]
-        values, drafted = overall(pool.suite, made, pool.weights), self._values()
+        values, drafted = overall_scores(made, pool.weights), self._values()
         audited: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for c, value in zip(made, values, strict=True):
             if self.is_audited(c.prompt) and (c.prompt, c.refined) in drafted:

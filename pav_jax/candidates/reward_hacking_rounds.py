@@ -15,6 +15,7 @@ from pav_jax.candidates.reward_hacking import (
     round_statistics,
     score_candidates,
 )
+from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, Preference
 from pav_jax.storage.records import read_jsonl, read_segments
 
@@ -161,26 +162,13 @@ def _read_grpo_windows(folder: epath.Path, config: Mapping[str, Any]) -> list[Ro
     return [windows.ending_at(step) for step in sorted(last_steps)]
 
 
-def overall_score(candidate: Candidate, weights: Mapping[str, float]) -> float:
-    """Weighted sum of a candidate's scores; NaN if it failed or lacks a weighted score."""
-    if candidate.error or not weights:
-        return float("nan")
-    return float(
-        sum(w * candidate.scores.get(name, float("nan")) for name, w in weights.items() if w)
-    )
-
-
-def stage_weights(config: Mapping[str, Any], section: str) -> dict[str, float]:
-    """Weights of a stage: its own, or else those of the reward suite."""
-    own = (config.get(section) or {}).get("weights")
-    return dict(own or (config.get("rewards") or {}).get("weights") or {})
-
-
 def _scored(
     candidates: Sequence[Candidate], config: Mapping[str, Any], section: str
 ) -> list[ScoredCandidate]:
     weights = stage_weights(config, section)
-    return score_candidates(candidates, [overall_score(c, weights) for c in candidates])
+    if not weights:  # no configuration was saved
+        return score_candidates(candidates, [float("nan")] * len(candidates))
+    return score_candidates(candidates, overall_scores(candidates, weights).tolist())
 
 
 def _numbers(folder: epath.Path, pattern: str) -> list[int]:

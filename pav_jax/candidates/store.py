@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 
+from pav_jax.candidates.scoring import overall_scores
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, candidate_key, stable_seed
@@ -89,7 +89,8 @@ class Pool:
             raise BadInput(f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP)}")
         if batch < 1:
             raise BadInput(f"generator.batch={batch}: must be at least 1")
-        self.generator, self.suite, self.weights = generator, suite, weights
+        self.generator, self.suite = generator, suite
+        self.weights = dict(weights or suite.weights)
         self.folder, self.workdir = epath.Path(folder), epath.Path(workdir)
         self.seed, self.batch, self.keep_videos = seed, batch, keep_videos
         self._writer = SegmentWriter(folder, jax.process_index())
@@ -241,9 +242,7 @@ class Pool:
         """Prompt -> best overall of its earlier rounds."""
         earlier = [c for c in self._all.values() if c.round < round]
         best: dict[str, float] = {}
-        for candidate, value in zip(
-            earlier, overall(self.suite, earlier, self.weights), strict=True
-        ):
+        for candidate, value in zip(earlier, overall_scores(earlier, self.weights), strict=True):
             best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
         return best
 
@@ -254,23 +253,7 @@ class Pool:
     def _keeps(self, record: Candidate, best: Mapping[str, float]) -> bool:
         if self.keep_videos != "best" or record.error:
             return self.keep_videos == "all" and not record.error
-        return overall(self.suite, [record], self.weights)[0] > best.get(record.prompt, -np.inf)
-
-
-def overall(
-    suite, candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None
-) -> Float[np.ndarray, "N"]:
-    """The suite's weighted sum for each candidate; minus infinity for one that may not be
-    selected."""
-    if not candidates:
-        return np.zeros(0)
-    names = sorted(set().union(*(c.scores for c in candidates)))
-    columns = {
-        n: np.asarray([c.scores.get(n, np.nan) for c in candidates], np.float32) for n in names
-    }
-    values = np.asarray(suite.overall(columns, dict(weights) if weights else None), np.float64)
-    usable = np.isfinite(values) & np.asarray([c.error is None for c in candidates])
-    return np.where(usable, values, -np.inf)
+        return overall_scores([record], self.weights)[0] > best.get(record.prompt, -np.inf)
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

@@ -10,12 +10,12 @@ import numpy as np
 from etils import epath
 
 from pav_jax.candidates.prompt_sets import PromptSet
+from pav_jax.candidates.scoring import weighted_sums
 from pav_jax.candidates.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.measure import Cell, Measurements
 from pav_jax.evaluate.systems import Rewrites, System
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
@@ -160,7 +160,7 @@ def _find_suffix(
     )
     return control.best_suffix(
         {
-            suffix: _overall(suite, [measurements[c] for c in cells])
+            suffix: weighted_sums([measurements[c] for c in cells], suite.weights)
             for suffix, cells in tried.items()
         }
     )
@@ -196,14 +196,6 @@ def _measure(stage: str, measurements: Measurements, cells: Sequence[Cell], prog
 # ------------------------------------------------------------------------------------ what came out
 
 
-def _overall(suite, candidates: Sequence[Candidate]) -> np.ndarray:
-    names = sorted(set().union(*(c.scores for c in candidates)))
-    columns = {
-        n: np.asarray([c.scores.get(n, np.nan) for c in candidates], np.float32) for n in names
-    }
-    return np.asarray(suite.overall(columns), np.float64)
-
-
 def _rows(
     texts: Mapping[str, Mapping[str, Texts]], measurements: Measurements, suite
 ) -> list[Measurement]:
@@ -214,7 +206,7 @@ def _rows(
         for (prompt, seed), refined in pairs.items()
     ]
     candidates = [measurements[cell] for _, _, cell in asked]
-    totals = _overall(suite, candidates)
+    totals = weighted_sums(candidates, suite.weights)
     return [
         Measurement(
             name,

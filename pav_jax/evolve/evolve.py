@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates.constraints import minimum_scores
 from pav_jax.candidates.preview import Screen, said
 from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.candidates.ranking import Ranking, named_method
 from pav_jax.candidates.reward_hacking import score_candidates
 from pav_jax.candidates.reward_hacking_rounds import evolution_statistics
 from pav_jax.candidates.rounds import Meter, run_round
-from pav_jax.candidates.store import Pool, overall
+from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.store import Pool
 from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
-from pav_jax.evolve.select import limits
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 
@@ -64,7 +65,7 @@ def evolve(
         workdir,
         seed=config.seed,
         batch=config.generator.batch,
-        weights=options.get("weights"),
+        weights=stage_weights(config, "evolve", suite),
         keep_videos=options.get("keep_videos", "none"),
     )
     screen = Screen.from_config(config, generator, suite, workdir)
@@ -113,7 +114,7 @@ def _history(pool: Pool, round: int) -> dict[str, list[tuple[str, Scored]]]:
     held-out score is in it: a judge that proposers write for is held out no longer."""
     earlier = [c for c in pool.candidates if c.round < round]
     rows: dict[str, list[tuple[str, Scored]]] = {}
-    for c, value in zip(earlier, overall(pool.suite, earlier, pool.weights), strict=True):
+    for c, value in zip(earlier, overall_scores(earlier, pool.weights), strict=True):
         seen = {name: score for name, score in c.scores.items() if not name.startswith(HELD_OUT)}
         rows.setdefault(c.prompt, []).append(
             (c.key, Scored(c.prompt, c.refined, float(value), seen))
@@ -126,7 +127,7 @@ def _ranking(config, suite) -> Ranking:
     keep the suite's."""
     options = config.evolve
     method, floors = named_method(config, "evolve"), options.get("floors")
-    kept = {} if floors is None and method == "sum" else limits(floors, suite.floors)
+    kept = {} if floors is None and method == "sum" else minimum_scores(floors, suite.floors)
     return Ranking.from_config(config, "evolve", suite, options.get("weights"), kept)
 
 
@@ -144,7 +145,7 @@ def _best(
 
 def _log_round(round: int, pool: Pool, meter: Meter) -> None:
     every = [c for c in pool.candidates if c.round <= round]
-    values = overall(pool.suite, every, pool.weights)
+    values = overall_scores(every, pool.weights)
     best: dict[str, float] = {}
     for c, value in zip(every, values, strict=True):
         best[c.prompt] = max(best.get(c.prompt, -np.inf), value)

@@ -3,16 +3,15 @@ a good one."""
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates.constraints import is_feasible, minimum_scores, passes_thresholds
 from pav_jax.candidates.ranking import Ranking
-from pav_jax.candidates.store import overall
-from pav_jax.errors import BadInput
+from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, PromptPair
-from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
@@ -33,17 +32,17 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
       workdir: where to write `sft_pairs.jsonl`; None writes nothing.
     """
     options = config.get("select", {})
-    weights = options.get("weights") or config.get("evolve", {}).get("weights")
+    weights = stage_weights(config, "select", suite)
     ranking = Ranking.from_config(config, "select", suite, weights)
     least = (
-        limits(options.get("thresholds"), suite.thresholds),
-        limits(options.get("floors"), suite.floors),
+        minimum_scores(options.get("thresholds"), suite.thresholds),
+        minimum_scores(options.get("floors"), suite.floors),
     )
     gain, longest = options.get("min_gain", 0.0), options.get("max_words", 130)
     dimensions = sorted(weights or suite.weights) if options.get("pareto", False) else []
 
     prompts: dict[str, list[tuple[float, Candidate]]] = {}
-    for c, value in zip(pool, overall(suite, pool, weights), strict=True):
+    for c, value in zip(pool, overall_scores(pool, weights), strict=True):
         prompts.setdefault(c.prompt, []).append((float(value), c))
     pairs, dropped = [], Counter()
     for prompt, rows in sorted(prompts.items()):
@@ -56,8 +55,8 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
             ("no rewrite", lambda v, c: True),
             ("no rewrite has a score", lambda v, c: np.isfinite(v)),
             (f"over {longest} words", lambda v, c: len(c.refined.split()) <= longest),
-            ("below a floor", lambda v, c: keeps_floors(c, least[1])),
-            ("below a threshold", lambda v, c: passes(c, least[0])),
+            ("below a floor", lambda v, c: is_feasible(c.scores, least[1])),
+            ("below a threshold", lambda v, c: passes_thresholds(c, least[0])),
             (f"gain not over {gain:g}", lambda v, c, own=own[0]: v > own + gain),
             (
                 "a reward falls",
@@ -83,34 +82,3 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
     if workdir is not None:
         write_jsonl(epath.Path(workdir) / "sft_pairs.jsonl", pairs)
     return pairs
-
-
-def limits(
-    own: Mapping[str, float] | None, default: Mapping[str, float] | None
-) -> dict[str, float]:
-    """Reward name -> limit: `own` unless it is None; a limit of None is no limit.
-
-    Raises:
-      BadInput: a held-out score is given a limit.
-    """
-    chosen = {
-        n: float(v)
-        for n, v in dict((default if own is None else own) or {}).items()
-        if v is not None
-    }
-    if held := sorted(name for name in chosen if name.startswith(HELD_OUT)):
-        raise BadInput(
-            f"{held[0]}: a held-out score only watches, so it can be no threshold or floor; take it"
-            " out, or move its judge to rewards.entries"
-        )
-    return chosen
-
-
-def passes(candidate: Candidate, thresholds: Mapping[str, float]) -> bool:
-    """Every score is above its threshold; a reward that was not measured does not pass."""
-    return all(candidate.scores.get(name, np.nan) > value for name, value in thresholds.items())
-
-
-def keeps_floors(candidate: Candidate, floors: Mapping[str, float]) -> bool:
-    """No score is below its floor; a reward that was not measured does not pass."""
-    return all(candidate.scores.get(name, np.nan) >= value for name, value in floors.items())

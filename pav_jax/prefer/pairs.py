@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pav_jax.candidates.constraints import is_feasible, minimum_scores, passes_thresholds
 from pav_jax.candidates.ranking import Ranking
-from pav_jax.candidates.store import overall
-from pav_jax.evolve.select import keeps_floors, limits, passes
+from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, Preference
 
 log = logging.getLogger(__name__)
@@ -56,19 +56,18 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
         of the word counts).
     """
     options = config.prefer
-    thresholds = limits(options.get("thresholds"), suite.thresholds)
-    floors = limits(options.get("floors"), suite.floors)
+    weights = stage_weights(config, "prefer", suite)
+    thresholds = minimum_scores(options.get("thresholds"), suite.thresholds)
+    floors = minimum_scores(options.get("floors"), suite.floors)
     margin, longest = options.get("margin", MARGIN), options.get("max_words", MAX_WORDS)
     match, first = (
         options.get("length_match", 0.0),
         floors if options.get("floors_first", False) else {},
     )
-    ranking = Ranking.from_config(config, "prefer", suite, options.get("weights"), first)
+    ranking = Ranking.from_config(config, "prefer", suite, weights, first)
 
     prompts: dict[str, list[tuple[float, Candidate]]] = {}
-    for c, value in zip(
-        candidates, overall(suite, candidates, options.get("weights")), strict=True
-    ):
+    for c, value in zip(candidates, overall_scores(candidates, weights), strict=True):
         prompts.setdefault(c.prompt, [])
         if np.isfinite(value):
             prompts[c.prompt].append((float(value), c))
@@ -132,9 +131,9 @@ def describe(pairs: Sequence[Preference]) -> PairReport:
 def _unfit(chosen: Candidate, thresholds, floors, longest: int) -> str | None:
     if len(chosen.refined.split()) > longest:
         return f"over {longest} words"
-    if not keeps_floors(chosen, floors):
+    if not is_feasible(chosen.scores, floors):
         return "below a floor"
-    return None if passes(chosen, thresholds) else "below a threshold"
+    return None if passes_thresholds(chosen, thresholds) else "below a threshold"
 
 
 def length_gap(a: str, b: str) -> float:

@@ -12,7 +12,8 @@ from pav_jax.candidates.ranking import named_method
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import preference_statistics
 from pav_jax.candidates.rounds import Meter, run_round
-from pav_jax.candidates.store import Pool, overall
+from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.store import Pool
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.records import read_segments
 
@@ -44,6 +45,7 @@ def make_candidates(
     samples, size = options.get("samples", 5), options.get("sample_batch", 32)
     prompts = usable_prompts(prompts, options.get("count", 0))
     workdir = epath.Path(workdir)
+    weights = stage_weights(config, "prefer", suite)
     pool = Pool(
         generator,
         suite,
@@ -51,7 +53,7 @@ def make_candidates(
         workdir,
         seed=config.seed,
         batch=config.generator.batch,
-        weights=options.get("weights"),
+        weights=weights,
         keep_videos=options.get("keep_videos", "none"),
     )
     meter = Meter(f"prefer, round {round}", len(prompts) * samples, pool, progress)
@@ -74,7 +76,7 @@ def make_candidates(
 
     run_round(pool, prompts, round, sample, chunk=size, on_batch=meter.advance)
     meter.settle(len(prompts) * samples)
-    values = overall(suite, pool.candidates, options.get("weights"))
+    values = overall_scores(pool.candidates, weights)
     finite = values[np.isfinite(values)]
     log.info(
         "prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s",
@@ -87,7 +89,7 @@ def make_candidates(
     )
 
     def scored(candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
-        return score_candidates(candidates, overall(suite, candidates, options.get("weights")))
+        return score_candidates(candidates, overall_scores(candidates, weights))
 
     first_round = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
     user_prompts = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from pav_jax.candidates import preview
-from pav_jax.candidates.reward_hacking_rounds import overall_score, stage_weights
+from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement
 from pav_jax.records import Candidate, Preference, PromptPair
@@ -94,9 +94,9 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         ),
         curves=curves,
         preferences=[
-            found
+            statistics
             for n in rounds
-            if (found := _pairs(folder / f"round_{n}", n, stage_weights(config, "prefer")))
+            if (statistics := _pairs(folder / f"round_{n}", n, stage_weights(config, "prefer")))
         ],
         sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
         trust=_json(folder / "trust.json"),
@@ -125,7 +125,7 @@ def evolution(pool: Sequence[Candidate], weights: Mapping[str, float]) -> list[R
     best: dict[str, float] = {}
     rounds = []
     for number, candidates in sorted(by_round.items()):
-        values = [overall_score(c, weights) for c in candidates]
+        values = _overall(candidates, weights)
         for candidate, value in zip(candidates, values, strict=True):
             if np.isfinite(value):
                 best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
@@ -150,13 +150,18 @@ def _pairs(folder: epath.Path, number: int, weights: Mapping[str, float]) -> Pai
     return PairStatistics(
         round=number,
         candidates=len(candidates),
-        sampled=_mean([overall_score(c, weights) for c in candidates]),
+        sampled=_mean(_overall(candidates, weights)),
         pairs=len(pairs),
         prompts=len({p.prompt for p in pairs}),
         margin=_mean([p.margin for p in pairs]),
         chosen_words=_mean([len(p.chosen.split()) for p in pairs]),
         rejected_words=_mean([len(p.rejected.split()) for p in pairs]),
     )
+
+
+def _overall(candidates: Sequence[Candidate], weights: Mapping[str, float]) -> np.ndarray:
+    """The weighted sums; NaN for all where the work directory holds no weights."""
+    return overall_scores(candidates, weights) if weights else np.full(len(candidates), np.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -15,11 +15,11 @@ import optax
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
+from pav_jax.candidates.constraints import minimum_scores
 from pav_jax.candidates.prompt_sets import read_prompt_set
 from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
-from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
 from pav_jax.train import config as train_config
@@ -183,7 +183,7 @@ def run(
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
         "generator": generator.fingerprint,
         "weights": dict(fields.weights or suite.weights),
-        "floors": limits(fields.floors, suite.floors),
+        "floors": minimum_scores(fields.floors, suite.floors),
     }
     if stage.finished(folder, about):
         return folder / "booster"

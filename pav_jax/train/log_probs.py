@@ -40,7 +40,7 @@ def token_log_probs(
     one = functools.partial(_gradient_ahead if fixed_head else _recomputed, unembed, head)
     # the state at t - 1 predicts the token at t
     target_BxT = jnp.roll(ids_BxT, -1, axis=1)
-    if T <= chunk:
+    if chunk >= T:
         return _to_their_tokens(one(x_BxTxD, target_BxT))
     n = -(-T // chunk)
     pad = n * chunk - T

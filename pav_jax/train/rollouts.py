@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
+from pav_jax.candidates.constraints import minimum_scores
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import StepWindows
-from pav_jax.candidates.store import Draft, Pool, overall
+from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.store import Draft, Pool
 from pav_jax.errors import BadInput
-from pav_jax.evolve.select import limits
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.parallel import processes
@@ -216,7 +217,9 @@ class Rollouts:
     def _read_step(self, number: int) -> list[ScoredCandidate]:
         """Candidates of a finished step with their overall scores."""
         candidates = read_segments(step_folder(self.folder, number), Candidate)
-        return score_candidates(candidates, overall(self.suite, candidates, _weights(self.fields)))
+        return score_candidates(
+            candidates, overall_scores(candidates, weights(self.fields, self.suite))
+        )
 
 
 def step_folder(folder: Path, number: int) -> Path:
@@ -232,7 +235,7 @@ def check_rewards(fields: ConfigDict, suite: Any) -> None:
     video is made."""
     for field, named in (
         ("weights", fields.weights or {}),
-        ("floors", limits(fields.floors, suite.floors)),
+        ("floors", minimum_scores(fields.floors, suite.floors)),
     ):
         if unknown := sorted(set(named) - set(suite.names)):
             raise BadInput(
@@ -258,14 +261,14 @@ def rewards(
       the worse, so that
     a group in which nothing keeps them still learns which way is up.
     """
-    value_B = overall(suite, candidates, _weights(fields))
+    value_B = overall_scores(candidates, weights(fields, suite))
     if fields.faith_weight:
         value_B = value_B + fields.faith_weight * np.array(
             [c.scores.get(FAITH, np.nan) for c in candidates]
         )
     value_PxG = np.where(np.isfinite(value_B), value_B, np.nan).reshape(-1, fields.num_generations)
     short_B = np.zeros(len(candidates))
-    for name, floor in limits(fields.floors, suite.floors).items():
+    for name, floor in minimum_scores(fields.floors, suite.floors).items():
         short_B += np.maximum(
             floor - np.array([c.scores.get(name, np.nan) for c in candidates]), 0.0
         )
@@ -319,7 +322,7 @@ def describe(
         "reward": mean(reward_PxG.ravel()),
         "reward_std": float(_deviation(reward_PxG.reshape(1, -1)).item()),
         "frac_reward_zero_std": float((deviation_Px1 < 1e-8).mean()),
-        "overall": mean(overall(suite, candidates, _weights(fields))),
+        "overall": mean(overall_scores(candidates, weights(fields, suite))),
         **{
             f"rewards/{name}/mean": mean([c.scores.get(name, np.nan) for c in candidates])
             for name in suite.names
@@ -331,8 +334,9 @@ def describe(
     }
 
 
-def _weights(fields: ConfigDict) -> dict[str, float] | None:
-    return dict(fields.weights) if fields.weights else None
+def weights(fields: ConfigDict, suite: Any) -> dict[str, float]:
+    """Return the weights of `overall`: the stage's own, else the suite's."""
+    return stage_weights({"grpo": fields}, "grpo", suite)
 
 
 def _mean(values_PxG: Float[np.ndarray, "P G"]) -> Float[np.ndarray, "P 1"]:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
-from pav_jax.evolve.select import passes
+from pav_jax.candidates.constraints import passes_thresholds
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
@@ -55,7 +55,7 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
     bounded = [name for name in scores if name not in FLOOR_ONLY and not name.startswith(HELD_OUT)]
     limits = {name: threshold(scores[name], options.percentile) for name in bounded}
     limits = {name: value for name, value in limits.items() if value is not None}
-    passing = {c.prompt for c in usable if c.refined != c.prompt and passes(c, limits)}
+    passing = {c.prompt for c in usable if c.refined != c.prompt and passes_thresholds(c, limits)}
     deviations = {name: float(np.std(values)) for name, values in scores.items()}
     result = {
         "thresholds": {name: rounded(value) for name, value in limits.items()},

@@ -11,7 +11,7 @@ from pav_jax.candidates.ranking import METHODS, Ranking, average_places, dominat
 from pav_jax.errors import BadInput
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import Proposer
-from pav_jax.evolve.select import limits, select
+from pav_jax.evolve.select import select
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import HELD_OUT
 from tests.fakes import PROMPTS, Generator, Suite, config
@@ -239,9 +239,3 @@ def test_an_unknown_name_is_refused_before_any_video_is_made(section, tmp_path):
     with pytest.raises(BadInput, match=f"{section}.ranking='best'"):
         Ranking.from_config(settings, section, Suite())
     assert Ranking.from_config(ConfigDict({section: {}}), section, Suite()).method == "sum"
-
-
-def test_a_held_out_score_can_be_no_limit():
-    with pytest.raises(BadInput, match="held_out:VQ: a held-out score only watches"):
-        limits({"held_out:VQ": 1.0}, None)
-    assert limits({"held_out:VQ": None, "AES": 1}, None) == {"AES": 1.0}

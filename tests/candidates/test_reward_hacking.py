@@ -12,7 +12,6 @@ from pav_jax.candidates.reward_hacking import ScoredCandidate, round_statistics
 from pav_jax.candidates.reward_hacking_rounds import (
     StepWindows,
     evolution_statistics,
-    overall_score,
     pair_statistics,
     read_pair_statistics,
     read_round_statistics,
@@ -282,8 +281,3 @@ def test_read_round_statistics_stage_weights(tmp_path):
     assert doubled[0].overall.mean == pytest.approx(2 * plain[0].overall.mean)
     assert doubled[2] == plain[2]
     assert read_round_statistics(tmp_path, {})[0].num_rewrites == 0  # no weights
-
-
-def test_overall_score_missing_score():
-    candidate = make_candidates(1, healthy_scores)[0].candidate
-    assert math.isnan(overall_score(candidate, {"MPS": 1.0}))

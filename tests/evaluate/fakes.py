@@ -37,6 +37,7 @@ class Suite:
     """AES grows with the number of words, TVA is noise, FAITH asks for the prompt's words."""
 
     names = ("AES", "TVA", "FAITH")
+    weights = {"AES": 1.0, "TVA": 1.0}
 
     def __init__(self, broken: str | None = None):
         self.broken, self.shapes = broken, set()
@@ -51,6 +52,3 @@ class Suite:
         aes = flat[:, 1] / 9
         aes[[p == self.broken for p in prompts]] = np.nan
         return {"AES": aes, "TVA": flat[:, 0] / 255, "FAITH": np.asarray(faith, np.float32)}
-
-    def overall(self, scores, weights=None):
-        return scores["AES"] + scores["TVA"]

@@ -11,7 +11,23 @@ from pav_jax.records import Refinement
 from pav_jax.storage.records import read_jsonl
 from tests.evaluate.fakes import Generator, Suite
 
-WORDS = "cat dog bird fish horse runs jumps swims sleeps sings red blue green small big".split()
+WORDS = [
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "horse",
+    "runs",
+    "jumps",
+    "swims",
+    "sleeps",
+    "sings",
+    "red",
+    "blue",
+    "green",
+    "small",
+    "big",
+]
 
 
 def config(**changes):

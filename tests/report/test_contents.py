@@ -45,6 +45,19 @@ def test_only_what_is_there_is_reported(tmp_path):
     assert found.evaluation is None and found.curves == {} and found.preferences == []
 
 
+def test_read_contents_mean_overall_of_preference_round(tmp_path):
+    """Preference's weights, as in the log and the pairs, not evolution's."""
+    weights = {"rewards": {"AES": 1.0}, "evolve": {"AES": 2.0}, "prefer": {"AES": 10.0}}
+    config = {section: {"weights": values} for section, values in weights.items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    SegmentWriter(tmp_path / "pool").write([candidate("a", 0, 0, 3.0)])
+    rows = [candidate("a", 1, 0, 1.0), candidate("a", 1, 1, 2.0)]
+    SegmentWriter(tmp_path / "round_1" / "candidates").write(rows)
+    contents = read_contents(tmp_path)
+    assert contents.preferences[0].sampled == 15.0
+    assert contents.evolution[0].mean == 6.0
+
+
 def test_pairs_are_counted_per_round(tmp_path):
     for number in (1, 2):
         write_jsonl(
