@@ -16,7 +16,7 @@ from pav_jax.parallel import processes
 from pav_jax.records import candidate_key, stable_seed
 from pav_jax.rewards.suite import HELD_OUT, Reward
 from pav_jax.storage.records import SegmentWriter, read_segments
-from pav_jax.trust.degradations import VISUAL, degrade
+from pav_jax.trust.corruptions import VIDEO_CORRUPTIONS, corrupt_video
 
 TRUE, PERMUTED, EMPTY = "true", "permuted", "empty"  # kinds of a view that are no damage
 
@@ -186,8 +186,8 @@ class Samples:
     def _seen(
         video_TxHxWx3: UInt8[np.ndarray, "T H W 3"], video: Video, view: View
     ) -> UInt8[np.ndarray, "T H W 3"]:
-        if view.kind not in VISUAL:
+        if view.kind not in VIDEO_CORRUPTIONS:
             return video_TxHxWx3
-        return degrade(
+        return corrupt_video(
             video_TxHxWx3, view.kind, view.severity, stable_seed(video.prompt, video.seed)
         )

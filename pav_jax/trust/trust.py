@@ -22,7 +22,15 @@ from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import read_segments
 from pav_jax.trust import measures, verdict
-from pav_jax.trust.degradations import FAMILIES, KINDS, RULE, SEVERITIES, VISUAL, halves, miscaption
+from pav_jax.trust.corruptions import (
+    CORRUPTION_TYPES,
+    FAMILIES,
+    NUM_SEVERITIES,
+    SPLIT_RULE,
+    VIDEO_CORRUPTIONS,
+    corrupt_caption,
+    split_types,
+)
 from pav_jax.trust.samples import EMPTY, PERMUTED, TRUE, Samples, Video, View, judges_of
 
 FILE = "trust.json"
@@ -86,11 +94,11 @@ def check(options, prompts: Sequence[str], names: Sequence[str]) -> None:
         severities != tuple(sorted(set(severities)))
         or len(severities) < 3
         or severities[0] != 0
-        or (severities[-1] >= SEVERITIES)
+        or (severities[-1] >= NUM_SEVERITIES)
     ):
         raise BadInput(
             f"trust.severities={severities}: give 0 and at least two others up to"
-            f" {SEVERITIES - 1}, rising"
+            f" {NUM_SEVERITIES - 1}, rising"
         )
     if options.degraded < 1:
         raise BadInput(f"trust.degraded={options.degraded}: at least one video must be damaged")
@@ -122,9 +130,11 @@ def plan(
                     View(
                         kind,
                         severity,
-                        prompt if kind in VISUAL else miscaption(prompt, other, kind, severity),
+                        prompt
+                        if kind in VIDEO_CORRUPTIONS
+                        else corrupt_caption(prompt, other, kind, severity),
                     )
-                    for kind in KINDS
+                    for kind in CORRUPTION_TYPES
                     for severity in severities
                     if severity
                 ]
@@ -147,7 +157,7 @@ class Tables:
             kind: {name: np.full((len(prompts), len(seeds)), np.nan) for name in names}
             for kind in (TRUE, PERMUTED, EMPTY)
         }
-        self.damaged = {name: {kind: [] for kind in KINDS} for name in names}
+        self.damaged = {name: {kind: [] for kind in CORRUPTION_TYPES} for name in names}
         for video in videos:
             at = prompts.index(video.prompt), seeds.index(video.seed)
             for kind, tables in self.shuffled.items():
@@ -157,7 +167,7 @@ class Tables:
                     table[at] = sample.scores.get(name, np.nan)
             if len(video.views) == len(self.shuffled):
                 continue
-            for kind in KINDS:
+            for kind in CORRUPTION_TYPES:
                 rows = [samples.of(video, kind if s else TRUE, s).scores for s in severities]
                 for name in names:
                     self.damaged[name][kind].append([row.get(name, np.nan) for row in rows])
@@ -182,14 +192,14 @@ def summarise(tables: Tables, suite, options, pool: Sequence[Candidate]) -> dict
         for name in names
     }
     ranges |= {name: where for name, where in dict(options.ranges).items() if name in ranges}
-    fixed, verified = halves()
+    fixed, verified = split_types()
     return {
         "prompts": len(tables.prompts),
         "seeds": list(options.seeds),
         "severities": list(options.severities),
         "videos": len(tables.prompts) * len(options.seeds),
         "degraded": min(options.degraded, len(tables.prompts)),
-        "halves": {"rule": RULE, "fixed": list(fixed), "verified": list(verified)},
+        "halves": {"rule": SPLIT_RULE, "fixed": list(fixed), "verified": list(verified)},
         "rewards": {
             name: _one(name, tables, published, options, pool) for name, published in ranges.items()
         },

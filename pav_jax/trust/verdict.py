@@ -27,7 +27,7 @@ from jaxtyping import Float
 from pav_jax.records import stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.trust import measures
-from pav_jax.trust.degradations import FAMILIES, VISUAL, halves
+from pav_jax.trust.corruptions import FAMILIES, VIDEO_CORRUPTIONS, split_types
 
 USABLE, NOISY, DEAF, NOTHING = "usable", "noisy", "does not read the prompt", "no scores"
 READS = 0.6  # least AUC of true against permuted prompts
@@ -65,7 +65,7 @@ def claimed(name: str, claims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 
 def reads_prompt(name: str, claims: Mapping[str, Sequence[str]]) -> bool:
-    return any(kind not in VISUAL for kind in claimed(name, claims))
+    return any(kind not in VIDEO_CORRUPTIONS for kind in claimed(name, claims))
 
 
 def responses(
@@ -89,7 +89,7 @@ def responses(
     """
     rng = np.random.default_rng(stable_seed("trust", name))
     found, threshold = {}, float("nan")
-    for half, kinds in zip(("fixed", "verified"), halves(), strict=True):
+    for half, kinds in zip(("fixed", "verified"), split_types(), strict=True):
         mine = [kind for kind in kinds if kind in claimed(name, claims)]
         chance = np.concatenate(
             [measures.chance_correlations(scores[k], severities, DRAWS, rng) for k in mine] or [[]]

@@ -7,7 +7,7 @@ import pytest
 from pav_jax.mini.training import damage, mps, videoscore_examples
 from pav_jax.mini.world import FRAMES, Scene, draw_scene, triples
 from pav_jax.rewards.videoscore import NAMES
-from pav_jax.trust.degradations import KINDS, SEVERITIES, VISUAL
+from pav_jax.trust.corruptions import CORRUPTION_TYPES, NUM_SEVERITIES, VIDEO_CORRUPTIONS
 
 SCENE = Scene(0, 0, 1, 0, 0, 0, 0, (2, 2, 2, 2, 2), 0)
 VQ, TC, DD, TVA, FC = range(5)
@@ -19,7 +19,9 @@ def test_labels_lie_in_1_to_4_and_fall_with_damage():
         scene, true = draw_scene(rng), rng.random()
         for kind, cost in damage.COST.items():
             assert len(cost) == len(NAMES)
-            rows = np.array([damage.labels(scene, true, [(kind, s)]) for s in range(SEVERITIES)])
+            rows = np.array(
+                [damage.labels(scene, true, [(kind, s)]) for s in range(NUM_SEVERITIES)]
+            )
             assert (rows >= 1).all() and (rows <= 4).all()
             falls = (rows[:-1] > rows[1:]).all(0)
             assert (falls == ((np.array(cost) > 0) & (rows[0] > 1))).all()
@@ -46,7 +48,7 @@ def test_no_training_sees_what_is_held_out():
         *mps.KINDS,
         "wrong caption",
     }
-    assert held <= {*KINDS, *damage.TURNS}
+    assert held <= {*CORRUPTION_TYPES, *damage.TURNS}
 
 
 def test_a_wrong_prompt_is_wrong_in_the_slots_it_says_and_of_no_held_out_triple():
@@ -75,7 +77,7 @@ def test_a_turn_fades_further_with_severity(kind):
         np.full((FRAMES, 4, 4, 3), 100, np.uint8),
     )
     levels = [
-        damage.damaged(video, kind, s, 0, other)[:, 0, 0, 0].tolist() for s in range(SEVERITIES)
+        damage.damaged(video, kind, s, 0, other)[:, 0, 0, 0].tolist() for s in range(NUM_SEVERITIES)
     ]
     assert [row[-1] for row in levels] == [200, 175, 150, 125, 100] and all(
         row[:5] == [200] * 5 for row in levels
@@ -84,10 +86,10 @@ def test_a_turn_fades_further_with_severity(kind):
 
 def test_other_damage_is_that_of_the_trust_report():
     video = np.random.default_rng(2).integers(0, 256, (FRAMES, 16, 16, 3), np.uint8)
-    for kind in set(damage.COST) & set(VISUAL):
+    for kind in set(damage.COST) & set(VIDEO_CORRUPTIONS):
         assert (damage.damaged(video, kind, 4, 3) != video).any()
     tints = [
         np.abs(damage.damaged(video, "tint", s, 3) - video.astype(float)).mean()
-        for s in range(SEVERITIES)
+        for s in range(NUM_SEVERITIES)
     ]
     assert tints[0] == 0 and np.all(np.diff(tints) > 0)

@@ -9,7 +9,7 @@ from pav_jax.mini.render import render
 from pav_jax.mini.world import draw_scene
 from pav_jax.rewards.i3d_features import FILE, I3DFeatures
 from pav_jax.rewards.lpips import FILES, PerceptualConsistency
-from pav_jax.trust.degradations import degrade
+from pav_jax.trust.corruptions import corrupt_video
 from tests.absent import fetched
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,9 @@ def worlds():
 
 
 def damaged(videos, kind, severity):
-    return np.stack([degrade(video, kind, severity, seed) for seed, video in enumerate(videos)])
+    return np.stack(
+        [corrupt_video(video, kind, severity, seed) for seed, video in enumerate(videos)]
+    )
 
 
 def test_fvd_is_nothing_for_one_set_and_grows_with_damage(worlds):

@@ -8,7 +8,7 @@ from pav_jax.records import Candidate
 from pav_jax.storage.records import SegmentWriter
 from pav_jax.trust import verdict
 from pav_jax.trust.config import trust_config
-from pav_jax.trust.degradations import KINDS
+from pav_jax.trust.corruptions import CORRUPTION_TYPES
 from pav_jax.trust.table import one_screen, show
 from pav_jax.trust.trust import trust
 from tests.trust.fakes import PROMPTS, Generator, suite
@@ -60,9 +60,11 @@ def test_a_reward_that_refuses_the_empty_prompt_is_recorded(whole):
 
 def test_thresholds_are_fixed_on_one_half_and_verified_on_the_other(whole):
     result = whole[1]
-    assert sorted(result["halves"]["fixed"] + result["halves"]["verified"]) == sorted(KINDS)
+    assert sorted(result["halves"]["fixed"] + result["halves"]["verified"]) == sorted(
+        CORRUPTION_TYPES
+    )
     for name, entry in result["rewards"].items():
-        assert set(entry["response"]) == set(KINDS)
+        assert set(entry["response"]) == set(CORRUPTION_TYPES)
         halves = entry["halves"]
         assert halves["fixed"]["threshold"] == halves["verified"]["threshold"] >= verdict.LEAST
         assert halves["verified"]["chance"] < 0.05, name

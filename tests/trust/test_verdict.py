@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pav_jax.trust import verdict
-from pav_jax.trust.degradations import KINDS
+from pav_jax.trust.corruptions import CORRUPTION_TYPES
 
 GOOD = {"correlation": -0.9, "fall": 3.0, "threshold": 0.2}
 
@@ -37,7 +37,7 @@ def test_what_a_score_claims_follows_its_name_unless_told():
     assert verdict.claimed("DD", {}) == ("freeze", "slow motion")
     assert verdict.claimed("held_out:DD", {}) == verdict.claimed("DD", {})
     assert verdict.claimed("DD", {"DD": ("text",)}) == ("wrong caption", "added caption")
-    assert set(verdict.claimed("MINE", {})) < set(KINDS)
+    assert set(verdict.claimed("MINE", {})) < set(CORRUPTION_TYPES)
     assert [n for n in verdict.CLAIMS if verdict.reads_prompt(n, {})] == [
         "TVA",
         "CLIP",
@@ -56,7 +56,7 @@ def test_a_fall_is_measured_in_deviations_over_seeds():
 def test_the_threshold_is_chances_and_never_small():
     rng = np.random.default_rng(0)
     for videos, least in ((3, 0.4), (200, verdict.LEAST)):
-        scores = {kind: rng.standard_normal((videos, 5)) for kind in KINDS}
+        scores = {kind: rng.standard_normal((videos, 5)) for kind in CORRUPTION_TYPES}
         found = verdict.responses("AES", scores, (0, 1, 2, 3, 4), 1.0, {})
         assert found["fixed"]["threshold"] == found["verified"]["threshold"] >= least
         assert max(half["chance"] for half in found.values()) < 0.03

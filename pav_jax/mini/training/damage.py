@@ -24,7 +24,7 @@ from pav_jax.mini import vocabulary as v
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import user_prompt
 from pav_jax.mini.world import Scene
-from pav_jax.trust.degradations import SEVERITIES, VISUAL, degrade
+from pav_jax.trust.corruptions import NUM_SEVERITIES, VIDEO_CORRUPTIONS, corrupt_video
 
 # At severity 4, the share of each dimension that is lost: VQ, TC, DD, TVA, FC
 COST = {
@@ -83,8 +83,8 @@ def damaged(
     other: UInt8[np.ndarray, "T H W 3"] | None = None,
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """`other`: what a turn or a cut fades to."""
-    if severity == 0 or kind in VISUAL:
-        return degrade(video_TxHxWx3, kind, severity, seed)
+    if severity == 0 or kind in VIDEO_CORRUPTIONS:
+        return corrupt_video(video_TxHxWx3, kind, severity, seed)
     if kind == "tint":
         gains = 1 + TINTS[severity - 1] * np.random.default_rng(seed).uniform(
             -1, 1, (len(video_TxHxWx3), 1, 1, 3)
@@ -168,5 +168,5 @@ def labels(scene: Scene, true: float, damages: Sequence[tuple[str, int]]) -> Flo
     severity)."""
     above = sound(scene, true) - 1
     for kind, severity in damages:
-        above *= 1 - np.array(COST[kind]) * severity / (SEVERITIES - 1)
+        above *= 1 - np.array(COST[kind]) * severity / (NUM_SEVERITIES - 1)
     return (1 + above).astype(np.float32)

@@ -28,7 +28,7 @@ from pav_jax.mini.training.videoscore import FOLDER, QUERY
 from pav_jax.mini.training.videoscore_examples import FRAMES_SHOWN
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.videoscore import NAMES, VideoScore
-from pav_jax.trust.degradations import SEVERITIES, TEXTUAL, miscaption
+from pav_jax.trust.corruptions import CAPTION_CORRUPTIONS, NUM_SEVERITIES, corrupt_caption
 from pav_jax.trust.measures import severity_correlations
 
 FOLLOWS, PREFERS = 0.6, 0.8
@@ -56,7 +56,7 @@ class Fresh:
         self.others = [ask(scene, SAID, rng)[0] for scene in self.scenes]
 
     def graded(self, kind: str) -> tuple[np.ndarray, list[str]]:
-        """Videos [count * SEVERITIES, ...] and prompts, every severity of a video in a row."""
+        """Videos [count * NUM_SEVERITIES, ...] and prompts, every severity of a video in a row."""
         rng = np.random.default_rng(92)
         other = (
             render([turned(s, kind, rng) for s in self.scenes])
@@ -65,13 +65,13 @@ class Fresh:
         )
         videos, prompts = [], []
         for i, video in enumerate(self.videos):
-            for severity in range(SEVERITIES):
-                seen = kind not in TEXTUAL
+            for severity in range(NUM_SEVERITIES):
+                seen = kind not in CAPTION_CORRUPTIONS
                 videos.append(damaged(video, kind, severity, i, other[i]) if seen else video)
                 prompts.append(
                     self.prompts[i]
                     if seen
-                    else miscaption(self.prompts[i], self.others[i], kind, severity)
+                    else corrupt_caption(self.prompts[i], self.others[i], kind, severity)
                 )
         return np.stack(videos), prompts
 
@@ -95,9 +95,9 @@ def follows(
         for kind in listed:
             if kind not in scores:
                 scores[kind] = judge.score(*fresh.graded(kind))
-            table = scores[kind][dimension].reshape(-1, SEVERITIES)
+            table = scores[kind][dimension].reshape(-1, NUM_SEVERITIES)
             found[f"{dimension}, {kind}"] = -float(
-                np.mean(severity_correlations(table, range(SEVERITIES)))
+                np.mean(severity_correlations(table, range(NUM_SEVERITIES)))
             )
     return found
 
@@ -107,7 +107,7 @@ def prefers(judge: MPS, fresh: Fresh) -> dict[str, float]:
     video to another."""
     found = {}
     for kind in PICTURES:
-        table = judge.score(*fresh.graded(kind))["MPS"].reshape(-1, SEVERITIES)
+        table = judge.score(*fresh.graded(kind))["MPS"].reshape(-1, NUM_SEVERITIES)
         found[kind] = float(np.mean(table[:, :1] > table[:, 2:]))
     own, wrong = (
         judge.score(videos, fresh.prompts)["MPS"]

@@ -27,7 +27,7 @@ from pav_jax.models.mps.model import condition_mask
 from pav_jax.rewards.mps import condition_text
 from pav_jax.rewards.preprocess import resize_bicubic
 from pav_jax.rewards.videoscore import NAMES
-from pav_jax.trust.degradations import SEVERITIES
+from pav_jax.trust.corruptions import NUM_SEVERITIES
 
 FOLDER = CHECKPOINTS / "mps"
 CONDITION = FOLDER / "condition.txt"
@@ -124,9 +124,9 @@ class Pairs:
         prompt, asked, _ = ask(scenes[pick], wrong, rng)
         kind = str(rng.choice(KINDS))
         grades = (
-            rng.permutation(SEVERITIES)[:2]
+            rng.permutation(NUM_SEVERITIES)[:2]
             if other == pick
-            else rng.choice(SEVERITIES, 2, p=(0.6, *[0.1] * 4))
+            else rng.choice(NUM_SEVERITIES, 2, p=(0.6, *[0.1] * 4))
         )
         pictures, worth, seed = [], [], int(rng.integers(2**31))
         for number, severity in zip((pick, other), grades, strict=True):

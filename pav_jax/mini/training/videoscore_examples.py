@@ -13,7 +13,7 @@ from pav_jax.mini.world import FRAMES, Scene, attributes
 from pav_jax.rewards.idefics2_processor import Idefics2Processor
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.videoscore import FRAME, SLOT
-from pav_jax.trust.degradations import SEVERITIES, miscaption
+from pav_jax.trust.corruptions import NUM_SEVERITIES, corrupt_caption
 
 QUERY_TEXT = f"{SLOT}:"  # as short as can be: every token costs time
 FRAMES_SHOWN, TOKENS = 5, 48
@@ -86,7 +86,11 @@ class Examples:
             np.zeros(FRAMES),
         )  # of each frame: its number in the sound video
         for kind in self.kinds(rng, pick if videos is self.sets[0][1] else None):
-            severity, other, seed = int(rng.integers(1, SEVERITIES)), None, int(rng.integers(2**31))
+            severity, other, seed = (
+                int(rng.integers(1, NUM_SEVERITIES)),
+                None,
+                int(rng.integers(2**31)),
+            )
             if kind == "cut":
                 number = int(rng.integers(low, high))
                 other_scene, other = scenes[number], videos[number]
@@ -109,7 +113,8 @@ class Examples:
             "asked": attributes([asked])[0],
             "right": np.array([right[s] for s in SAID], np.float32),
             "hurt": np.array(
-                [dict(damages).get(kind, 0) / (SEVERITIES - 1) for kind in NAMED_KINDS], np.float32
+                [dict(damages).get(kind, 0) / (NUM_SEVERITIES - 1) for kind in NAMED_KINDS],
+                np.float32,
             ),
             **frame_by_frame(scene, other_scene, clock[self.shown], fade[self.shown]),
         }
@@ -138,9 +143,9 @@ class Examples:
         prompt, asked, right = ask(scene, slots, rng)
         true = truth(prompt, scene, right)
         if not wrong and rng.random() < WRONG_CAPTION:
-            other, severity = ask(scene, SAID, rng)[0], int(rng.integers(1, SEVERITIES))
-            prompt = miscaption(prompt, other, "wrong caption", severity)
-            true *= 1 - severity / (SEVERITIES - 1)
+            other, severity = ask(scene, SAID, rng)[0], int(rng.integers(1, NUM_SEVERITIES))
+            prompt = corrupt_caption(prompt, other, "wrong caption", severity)
+            true *= 1 - severity / (NUM_SEVERITIES - 1)
             right = dict.fromkeys(SAID, severity < 3)
         return prompt, asked, right, true
 
