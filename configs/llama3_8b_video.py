@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
         )
         config.rewards.entries.clip_alignment = ConfigDict(dict(path=CLIP, frames=4))
         config.evaluate.prompts = dict(test="prompts/test.txt")
-        # what `pav check` looks at: a run with 200 prompts for evolution, SFT and each round
-        config.check = dict(topology="", slices=1, examples=200)
+    # `pav check` looks at a run with 200 prompts for evolution, SFT and each round.
+    config.check.programs = ("sft", "dpo", "sample", "generator", "rewards")
+    config.check.num_examples = 200
     return config

@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     config.generator.path = "THUDM/CogVideoX-5b"  # its videos are what is scored
     config.generator.dtype = "bfloat16"
     with config.unlocked():
-        # VideoScore's 8 billion numbers are more than a v5e chip holds: weights are laid out over
-        # the host's chips
+        # VideoScore's 8 billion parameters exceed the HBM of a v5e chip: they are sharded over the
+        # host's chips
         config.rewards.entries = dict(
             aesthetic=dict(path=CLIP, head="checkpoints/aesthetic_head", frames=4),
             mps=dict(path="checkpoints/MPS", frames=4, dtype="bfloat16", mesh=dict(fsdp=-1)),
@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
             faithfulness=dict(),
         )
         config.rewards.weights = dict(VQ=1.0, TC=1.0, FC=1.0, DD=1.1, TVA=1.3, AES=0.8, MPS=1 / 3)
-        config.check = dict(topology="v5e:2x2", slices=1, programs=("rewards",), examples=5000)
+    config.check.topology = "v5e:2x2"
+    config.check.programs = ("rewards",)
     config.rewards.held_out = (dict(name="clip_alignment", path=CLIP, frames=4),)
     config.evolve.weights = dict(VQ=1.0, TC=1.0, FC=1.0, TVA=1.0, DD=0.5, AES=5 / 8, MPS=1 / 4)
     config.prefer.thresholds = dict(VQ=2.6, TC=2.6, FC=2.55, DD=2.65, TVA=2.9, AES=5.5, MPS=8.5)

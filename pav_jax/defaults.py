@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
             trust=trust_config(),
             calibrate=calibrate_config(),
             report=_report(),
+            check=_check(),
         )
     )
     return config.lock()
@@ -173,5 +174,19 @@ def _report() -> ConfigDict:
             title="Prompt booster report",
             examples=8,  # shown per prompt set, evenly spaced in the file
             worst=4,  # largest losses shown per prompt set
+        )
+    )
+
+
+def _check() -> ConfigDict:
+    """What `pav check` compiles and assumes."""
+    return ConfigDict(
+        dict(
+            topology=placeholder(str),  # TPU generation and chips, such as v5e:4x4
+            num_slices=1,  # slices, over which the data axis goes
+            programs=("sft", "dpo", "sample", "generator", "rewards"),
+            num_examples=5000,  # SFT pairs, preferences and prompts
+            row_length=placeholder(int),  # tokens of a training row; None: the longest
+            prompt_length=128,  # tokens of a prompt in the chat template
         )
     )

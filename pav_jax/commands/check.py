@@ -1,169 +1,197 @@
-"""`pav check`: whether a configuration fits a TPU, and what it would cost, on a machine that has
-none."""
+"""`pav check`: whether a configuration fits a TPU and what it would cost, without a TPU."""
 
 import argparse
 import contextlib
 from typing import Any
 
-PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")
+# Options that set the field of the configuration's section `check` with the same name.
+FIELDS = (
+    "topology",
+    "num_slices",
+    "programs",
+    "num_examples",
+    "row_length",
+    "prompt_length",
+)
 
 
 def add(commands: Any) -> None:
+    """Adds the command to an argparse subparsers object."""
     command = commands.add_parser(
         "check",
-        help="compile a configuration for a TPU that is not here",
+        help="compile a configuration for a TPU that is not attached",
         description="""\
-Compiles the programs of a configuration for a TPU topology, on any machine, with libtpu's own compiler; no weights
-are needed. Says of each program whether it compiles, its bytes per chip, operations, collectives and memory traffic,
-and estimates from these the time of a step, the model's share of the peak (MFU), and the chip-hours of the whole run.
-Exit status 1: a program does not compile. LIBTPU_INIT_ARGS counts as it does on a TPU.""",
+Compiles the programs of a configuration for a TPU topology, on any machine, with libtpu's compiler.
+No weights are needed. Reports for each program whether it compiles, its HBM per chip, FLOPs,
+collectives and HBM traffic, and estimates from these the time of a step, the model FLOPs
+utilization (MFU) and the chip-hours of the whole run. Exit status 1: a program does not compile.
+LIBTPU_INIT_ARGS has the same effect as on a TPU.""",
         epilog="""\
 examples:
-  pav check --config=configs/llama3_8b_dpo_v5e16.py --topology=v5e:4x4
-  pav check --config=configs/llama3_8b_sft_v5p8.py --topology=v5p:2x2x1 --usd-per-chip-hour=4.2 --json
-  pav check --config=configs/llama3_8b_dpo_v5e256.py --topology=v5e:8x8 --slices=4 --config.dpo.batch_size=512
+  pav check --config=configs/llama3_8b.py:dpo,v5e-16
+  pav check --config=configs/llama3_8b.py:sft,v5p-8 --usd-per-chip-hour=4.2 --json
+  pav check --config=configs/llama3_8b.py:dpo,v5e-256 --topology=v5e:8x8 --num-slices=4
   pav check --config=configs/wan21_14b.py --quick""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--config", help="a configuration file; default: the embedded models")
     command.add_argument(
         "--topology",
-        help=(
-            "TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8); "
-            "default: the configuration's check.topology"
-        ),
+        help="TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8)",
     )
     command.add_argument(
-        "--slices", type=int, help="how many such slices, over which the mesh's data axis goes (1)"
+        "--num-slices", type=int, help="slices of this topology; the mesh axis data spans them"
     )
     command.add_argument(
-        "--programs", help=f"which, of {','.join(PROGRAMS)}; default: check.programs, or all"
+        "--programs", type=_names, help="which programs: sft,dpo,sample,generator,rewards"
     )
     command.add_argument(
-        "--examples", type=int, help="SFT pairs, preferences and prompts to assume (5000)"
+        "--num-examples", type=int, help="SFT pairs, preference pairs and prompts to assume"
     )
     command.add_argument(
-        "--length", type=int, help="tokens of a training row; default: the longest there may be"
+        "--row-length", type=int, help="tokens of a training row; default: the longest possible"
     )
     command.add_argument(
-        "--prompt-length", type=int, help="tokens of a prompt in the chat template (128)"
+        "--prompt-length", type=int, help="tokens of a prompt in the chat template"
     )
     command.add_argument(
-        "--rewriter-config", help="a config.json to take the rewriter's sizes from"
+        "--rewriter-config", help="take the rewriter's sizes from this config.json"
     )
     command.add_argument("--usd-per-chip-hour", type=float, help="also print prices")
     command.add_argument(
         "--quick",
         action="store_true",
         help=(
-            "compile with the compiler's least effort: seconds where it takes minutes (a video VAE"
-            " takes many); memory and traffic are then not what a run has"
+            "compile with minimal effort: seconds instead of minutes (many for a video VAE);"
+            " memory and traffic then differ from those of a run"
         ),
     )
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.set_defaults(handler=run, parser=command)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def run(args: argparse.Namespace) -> int:
+    """Compiles the programs and prints the report. Returns the exit status."""
     import os
 
-    os.environ["JAX_PLATFORMS"] = "cpu"  # traced here, compiled for elsewhere, run nowhere
+    os.environ["JAX_PLATFORMS"] = "cpu"  # programs are traced here and compiled for the TPU
     import jax
 
     jax.config.update("jax_platforms", "cpu")
 
     from pav_jax import config as configuration
     from pav_jax.errors import BadInput
-    from pav_jax.parallel.mesh import make_mesh
-    from pav_jax.preflight import compiler, report
+    from pav_jax.preflight import compiler
+    from pav_jax.preflight.topology import describe_topology
 
-    config = configuration.load(args.config, args.overrides)
-    own = config.get("check", {})
-    chosen, assumed = _choices(args, own)
-    if not (name := args.topology or own.get("topology")):
-        raise BadInput("--topology is missing; name a TPU, as in --topology=v5e:4x4")
-    where = compiler.topology(name, args.slices or own.get("slices", 1))
-    sizes = dict(config.mesh)
-    if all(
-        size == 1 for size in sizes.values()
-    ):  # for one device; here that means: spread over all there are
-        sizes |= {"data": where.slices, "fsdp": -1}
-    mesh = make_mesh(**sizes, devices=where.devices)
-    programs = _programs(config, mesh, chosen, assumed, args.rewriter_config)
-    with compiler.least_effort() if args.quick else contextlib.nullcontext():
-        findings = _examine(programs, where, assumed, args, mesh)
-    usd = args.usd_per_chip_hour
-    if args.json:
-        import json
-
-        print(
-            json.dumps(
-                report.as_json(findings, where, dict(mesh.shape), assumed, usd, args.quick),
-                indent=2,
-            )
+    config: Any = configuration.load(args.config, args.overrides)
+    _apply_options(config.check, args)
+    if not config.check.topology:
+        raise BadInput(
+            "--topology is missing; name a TPU, such as --topology=v5e:4x4",
+            source="--topology",
+            field="check.topology",
         )
-    else:
-        print("\n" + report.total(findings, usd))
-    return int(any(found.compiled.reason is not None for found in findings))
+    topology = describe_topology(config.check.topology, config.check.num_slices)
+    mesh = _make_mesh(config, topology)
+    programs = _build_programs(config, mesh, args.rewriter_config)
+    with compiler.minimal_compile_effort() if args.quick else contextlib.nullcontext():
+        reports = _examine(programs, config, topology, mesh, args)
+    _print_end(reports, config, topology, mesh, args)
+    return int(any(report.compiled.error is not None for report in reports))
 
 
-def _choices(args: argparse.Namespace, own: Any) -> tuple[tuple[str, ...], Any]:
-    """(names of programs, what is assumed): the command line's, else the configuration's, else the
-    usual."""
-    import dataclasses
-
+def _apply_options(check: Any, args: argparse.Namespace) -> None:
+    """Sets the fields of the section `check` that are given as options."""
     from pav_jax.commands.numbers import at_least
     from pav_jax.errors import BadInput
-    from pav_jax.preflight.program import Assumed
+    from pav_jax.preflight.program import PROGRAMS
 
-    for option in ("slices", "examples", "length", "prompt_length"):
-        at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
-    chosen = (
-        tuple(args.programs.split(",")) if args.programs else tuple(own.get("programs", PROGRAMS))
-    )
-    if unknown := sorted(set(chosen) - set(PROGRAMS)):
-        raise BadInput(f"--programs: there is no {unknown[0]!r}; choose from {', '.join(PROGRAMS)}")
-    values = {
-        field.name: getattr(args, field.name) or own.get(field.name)
-        for field in dataclasses.fields(Assumed)
-    }
-    return chosen, Assumed(**{name: value for name, value in values.items() if value})
+    for field in FIELDS:
+        option = "--" + field.replace("_", "-")
+        value = getattr(args, field)
+        if isinstance(value, int):
+            at_least(1, option, value)
+        if value is not None:
+            check[field] = value
+    for name in check.programs:
+        if name not in PROGRAMS:
+            raise BadInput(
+                f"--programs: there is no {name!r}; choose from {', '.join(PROGRAMS)}",
+                source="--programs",
+                field="check.programs",
+            )
 
 
-def _programs(
-    config: Any, mesh: Any, chosen: tuple[str, ...], assumed: Any, sizes: str | None
-) -> list:
+def _make_mesh(config: Any, topology: Any) -> Any:
+    """The rewriter's mesh over all chips of the topology."""
+    from pav_jax.parallel.mesh import make_mesh
+
+    sizes = dict(config.mesh)
+    if all(size == 1 for size in sizes.values()):  # written for one device: use all chips
+        sizes |= {"data": topology.num_slices, "fsdp": -1}
+    return make_mesh(**sizes, devices=topology.devices)
+
+
+def _build_programs(config: Any, mesh: Any, rewriter_config: str | None) -> list:
+    """The programs that `config.check.programs` names."""
     from pav_jax.preflight import generator_programs, reward_programs, rewriter_programs
 
-    found = []
-    if set(chosen) - {"generator", "rewards"}:
-        lm = rewriter_programs.model(config, mesh, sizes)
-        found += [
-            rewriter_programs.training(stage, config, lm, assumed)
-            for stage in ("sft", "dpo")
-            if stage in chosen
-        ]
-        found += [rewriter_programs.sample(config, lm, assumed)] if "sample" in chosen else []
+    names = config.check.programs
+    programs = []
+    if {"sft", "dpo", "sample"} & set(names):
+        lm = rewriter_programs.outline(config, mesh, rewriter_config)
+        for stage in ("sft", "dpo"):
+            if stage in names:
+                programs.append(rewriter_programs.training(stage, config, lm))
+        if "sample" in names:
+            programs.append(rewriter_programs.sampling_program(config, lm))
     host = [device for device in mesh.devices.flat if device.process_index == 0]
-    found += generator_programs.generator(config, host, assumed) if "generator" in chosen else []
-    return found + (reward_programs.rewards(config, host, assumed) if "rewards" in chosen else [])
+    if "generator" in names:
+        programs += generator_programs.build(config, host)
+    if "rewards" in names:
+        programs += reward_programs.build(config, host)
+    return programs
 
 
-def _examine(programs: list, where: Any, assumed: Any, args: argparse.Namespace, mesh: Any) -> list:
-    """Compiles one after the other; without --json prints each as it comes, for compiling takes
-    minutes."""
+def _examine(
+    programs: list, config: Any, topology: Any, mesh: Any, args: argparse.Namespace
+) -> list:
+    """Compiles one program after the other. Prints each result at once, as compilation takes
+    minutes, unless JSON is requested."""
     from pav_jax.components import progress_bars
     from pav_jax.preflight import report
+    from pav_jax.preflight.estimate import examine_program
 
     if not args.json:
-        print(report.heading(where, dict(mesh.shape), assumed, args.quick), flush=True)
-    findings = []
+        print(report.heading(topology, mesh.shape, config.check, args.quick), flush=True)
+    reports = []
     with progress_bars() as bars:
         task = bars.add_task("compiling", total=len(programs))
         for program in programs:
             bars.update(task, description=f"compiling {program.name}")
-            findings.append(report.examine(program, where))
+            reports.append(examine_program(program, topology))
             bars.advance(task)
             if not args.json:
-                print("\n" + report.block(findings[-1], where, args.usd_per_chip_hour), flush=True)
-    return findings
+                text = report.program_text(reports[-1], topology, args.usd_per_chip_hour)
+                print("\n" + text, flush=True)
+    return reports
+
+
+def _print_end(
+    reports: list, config: Any, topology: Any, mesh: Any, args: argparse.Namespace
+) -> None:
+    import json
+
+    from pav_jax.preflight import report
+
+    usd = args.usd_per_chip_hour
+    if args.json:
+        result = report.as_json(reports, topology, mesh.shape, config.check, usd, args.quick)
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n" + report.total_text(reports, usd))

@@ -1,2 +1,2 @@
-"""What a configuration asks of the chips, without the chips and without the weights:
-`pav check`."""
+"""Compiles a configuration's programs for a TPU that is not attached (`pav check`): whether they
+fit and what they would cost, without chips and without weights."""

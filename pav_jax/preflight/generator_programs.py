@@ -1,5 +1,4 @@
-"""The generator's programs, traced from shapes as `rewriter.py` does its own, and how many videos
-there are."""
+"""The video generator's programs, traced from shapes, and how many videos a run makes."""
 
 import math
 from collections.abc import Sequence
@@ -7,129 +6,162 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
 from pav_jax.components import GENERATION_FIELDS
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
-from pav_jax.preflight.program import Assumed, Part, Program, config_folder
+from pav_jax.preflight.program import CostedPhase, Program, config_folder
 from pav_jax.video import generation, pipeline_folder, step_schedule, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backends import is_back_end
 from pav_jax.video.programs import SIDE, Programs, check_rows
 
 
-def videos(config: ConfigDict, assumed: Assumed) -> int:
-    """How many videos the run makes: the prompts' own and their children in evolve, candidates in
-    prefer."""
-    evolved = (config.evolve.count or assumed.examples) * (
-        1 + config.evolve.rounds * config.evolve.children
-    )
-    return (
-        evolved + (config.prefer.count or assumed.examples) * config.prefer.samples * config.rounds
-    )
+def count_videos(config: Any) -> int:
+    """Videos of a whole run: every prompt and its rewrites in evolve, the candidates in prefer."""
+    evolve_prompts = config.evolve.count or config.check.num_examples
+    prefer_prompts = config.prefer.count or config.check.num_examples
+    evolved = evolve_prompts * (1 + config.evolve.rounds * config.evolve.children)
+    return evolved + prefer_prompts * config.prefer.samples * config.rounds
 
 
-def _family(config: ConfigDict) -> tuple[video_model.Family, dict, generation.Generation]:
-    """(the generator without weights, shapes of its parameters, how it is used)."""
-    if is_back_end(config.generator.path):
+def load_family(config: Any) -> tuple[Any, dict, generation.Generation]:
+    """The configuration's generator without weights.
+
+    Returns:
+      The family, the shapes of its parameters, and the generation settings.
+
+    Raises:
+      BadInput: the generator does not run in JAX, or its config.json files are not known.
+    """
+    path = config.generator.path
+    if is_back_end(path):
         raise BadInput(
-            f"config.generator.path={config.generator.path}: this generator runs on torch or"
-            " elsewhere; pav check compiles only those that run in JAX"
+            f"config.generator.path={path}: this generator runs in torch or on a server; pav check"
+            " compiles only generators that run in JAX",
+            field="generator.path",
         )
-    folder = config_folder(config.generator.path, "config.generator.path")
-    kind = video_model.family_of(folder)
-    # not "auto", which would look at this machine's processor
-    family = kind.outline(
+    folder = config_folder(path, "config.generator.path")
+    family_class: Any = video_model.family_of(folder)
+    family = family_class.outline(
         folder,
         video_model.DTYPES[config.generator.dtype],
         config.generator.scheduler,
-        conv_impl="conv3d",
+        conv_impl="conv3d",  # "auto" would choose for this machine's CPU
     )
-    used = video_model.saved_defaults(kind, folder)
-    used = used.replace("generator", **{name: config.generator[name] for name in GENERATION_FIELDS})
-    pipeline_folder.check_tiling(family, used.vae_tiling)
-    step_schedule.check(used)
-    return family, family.param_shapes(), used
+    settings = video_model.saved_defaults(family_class, folder)
+    overrides = {name: config.generator[name] for name in GENERATION_FIELDS}
+    settings = settings.replace("generator", **overrides)
+    pipeline_folder.check_tiling(family, settings.vae_tiling)
+    step_schedule.check(settings)
+    return family, family.param_shapes(), settings
 
 
-def video_size(config: ConfigDict) -> tuple[int, int, int]:
+def video_size(config: Any) -> tuple[int, int, int]:
     """Frames, height and width of the videos."""
-    family, _, used = _family(config)
-    given = (used.num_frames, used.height, used.width)
-    return tuple(one or default for one, default in zip(given, family.default_size(), strict=True))
+    family, _, settings = load_family(config)
+    return _video_size(family, settings)
 
 
-def generator(config: ConfigDict, host: Sequence[jax.Device], assumed: Assumed) -> list[Program]:
-    """A batch of videos on the chips of one host as the recipe shares them: reading texts,
-    denoising, decoding."""
-    family, shapes, used = _family(config)
-    size = video_size(config)
-    latent_shape, keep = family.latent_shape(*size)
-    scales = video_sampling.guidance_scales(
-        family.scheduler.timesteps(used.steps), used.guidance_scale, used.use_dynamic_cfg
-    )
-    chosen = config.generator
-    mesh, side = generator_meshes(used.batch, chosen.mesh, chosen.side_devices, host)
-    mesh = mesh or make_mesh(devices=host[:1])
-    side = side or mesh
-    family = family.on_mesh(mesh, side, chosen.sequence_attention, used.cfg_parallel)
-    check_rows(mesh, side, used.batch, used.cfg_parallel)
-    programs, axes, rows = Programs(family, mesh, side), family.axes(), used.batch
+def _video_size(family: Any, settings: Any) -> tuple[int, int, int]:
+    num_frames, height, width = family.default_size()
+    return settings.num_frames or num_frames, settings.height or height, settings.width or width
 
-    def params(name: str) -> dict:
-        where = sharding_rules.shardings(axes[name], shapes[name], side if name in SIDE else mesh)
-        return {name: sharding_rules.sharded_shapes(shapes[name], where)}
 
-    def placed(shape: tuple[int, ...], dtype: Any, mesh: Any) -> jax.ShapeDtypeStruct:
-        where = sharding_rules.sharding(("batch",) + (None,) * (len(shape) - 1), shape, mesh)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+def build(config: Any, host: Sequence[Any]) -> list[Program]:
+    """The programs that make one batch of videos: text encoder, denoiser and VAE.
 
-    def texts() -> tuple[dict, jax.ShapeDtypeStruct]:
-        return params("text_encoder"), placed((rows, family.text_tokens), jnp.int32, side)
+    Args:
+      host: the devices of one host, over which the recipe distributes a batch.
+    """
+    return _GeneratorPrograms(config, host).programs()
 
-    def encoder() -> jax.stages.Traced:
-        return programs.encoder.trace(*texts())
 
-    def denoiser() -> jax.stages.Traced:
-        text = jax.eval_shape(family.encode_text, *texts())
-        text = placed(text.shape, text.dtype, mesh)
-        keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * rows))
-        negative = text if used.guidance_scale > 1 else None
-        return programs.denoiser.trace(
-            params("transformer"),
+class _GeneratorPrograms:
+    """Traces the programs of `pav_jax.video.programs`."""
+
+    def __init__(self, config: Any, host: Sequence[Any]):
+        options = config.generator
+        family, self.param_shapes, self.settings = load_family(config)
+        self.batch_size = self.settings.batch
+        self.size = _video_size(family, self.settings)
+        self.latent_shape, self.num_latent_frames = family.latent_shape(*self.size)
+        mesh, auxiliary_mesh = generator_meshes(
+            self.batch_size, options.mesh, options.side_devices, host
+        )
+        self.mesh = mesh or make_mesh(devices=host[:1])
+        self.auxiliary_mesh = auxiliary_mesh or self.mesh
+        cfg_parallel = self.settings.cfg_parallel
+        self.family = family.on_mesh(
+            self.mesh, self.auxiliary_mesh, options.sequence_attention, cfg_parallel
+        )
+        check_rows(self.mesh, self.auxiliary_mesh, self.batch_size, cfg_parallel)
+        self.compiled = Programs(self.family, self.mesh, self.auxiliary_mesh)
+        self.num_runs = math.ceil(count_videos(config) / self.batch_size)
+
+    def programs(self) -> list[Program]:
+        rows = self.batch_size
+        num_frames, height, width = self.size
+        videos = f"{rows} videos of {num_frames} x {height} x {width}"
+        steps = f"{self.settings.steps} steps"
+        tiles = ", in tiles" if self.settings.vae_tiling else ""
+        texts = f"{rows} texts of {self.family.text_tokens} tokens"
+        return [
+            self._program("text encoder", texts, self._trace_encoder, self.auxiliary_mesh),
+            self._program("denoiser", f"{videos}, {steps}", self._trace_denoiser, self.mesh),
+            self._program("VAE", videos + tiles, self._trace_decoder, self.auxiliary_mesh),
+        ]
+
+    def _program(self, name: str, batch: str, trace: Any, mesh: Mesh) -> Program:
+        return Program(batch, (CostedPhase(name, None, self.num_runs),), trace, mesh.size)
+
+    def _params(self, name: str) -> dict:
+        """The shapes of one component's parameters, with their shardings."""
+        mesh = self.auxiliary_mesh if name in SIDE else self.mesh
+        shapes = self.param_shapes[name]
+        shardings = sharding_rules.shardings(self.family.axes()[name], shapes, mesh)
+        return {name: sharding_rules.sharded_shapes(shapes, shardings)}
+
+    def _batch(self, shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+        """The shape of an array whose first axis is the batch."""
+        axes = ("batch",) + (None,) * (len(shape) - 1)
+        sharding = sharding_rules.sharding(axes, shape, mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def _encoder_inputs(self) -> tuple[dict, jax.ShapeDtypeStruct]:
+        shape = (self.batch_size, self.family.text_tokens)
+        return self._params("text_encoder"), self._batch(shape, jnp.int32, self.auxiliary_mesh)
+
+    def _trace_encoder(self) -> jax.stages.Traced:
+        return self.compiled.encoder.trace(*self._encoder_inputs())
+
+    def _trace_denoiser(self) -> jax.stages.Traced:
+        settings = self.settings
+        text = jax.eval_shape(self.family.encode_text, *self._encoder_inputs())
+        text = self._batch(text.shape, text.dtype, self.mesh)
+        keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * self.batch_size))
+        scales = video_sampling.guidance_scales(
+            self.family.scheduler.timesteps(settings.steps),
+            settings.guidance_scale,
+            settings.use_dynamic_cfg,
+        )
+        return self.compiled.denoiser.trace(
+            self._params("transformer"),
             text,
-            negative,
+            text if settings.guidance_scale > 1 else None,
             None,
             keys,
             scales,
-            latent_shape=latent_shape,
-            keep=keep,
-            shortcuts=step_schedule.planned(used),
+            latent_shape=self.latent_shape,
+            keep=self.num_latent_frames,
+            shortcuts=step_schedule.planned(settings),
         )
 
-    def vae() -> jax.stages.Traced:
-        return programs.decoder.trace(
-            params("vae"),
-            placed((rows, keep, *latent_shape[1:]), jnp.float32, side),
-            tiled=used.vae_tiling,
+    def _trace_decoder(self) -> jax.stages.Traced:
+        shape = (self.batch_size, self.num_latent_frames, *self.latent_shape[1:])
+        latents = self._batch(shape, jnp.float32, self.auxiliary_mesh)
+        return self.compiled.decoder.trace(
+            self._params("vae"), latents, tiled=self.settings.vae_tiling
         )
-
-    runs = math.ceil(videos(config, assumed) / rows)
-    batch = f"{rows} videos of {size[0]} x {size[1]} x {size[2]}, {used.steps} steps"
-    return [
-        Program(
-            f"{rows} texts of {family.text_tokens} tokens",
-            (Part("text encoder", None, runs),),
-            encoder,
-            side.size,
-        ),
-        Program(batch, (Part("denoiser", None, runs),), denoiser, mesh.size),
-        Program(
-            f"{rows} videos of {size[0]} x {size[1]} x {size[2]}" + ", in tiles" * used.vae_tiling,
-            (Part("VAE", None, runs),),
-            vae,
-            side.size,
-        ),
-    ]

@@ -1,9 +1,9 @@
-"""A compiled program, read from its HLO text: its computations and how often each runs.
+"""A compiled program read from its HLO text: its computations and how often each one runs.
 
-XLA's own cost analysis counts the body of a loop once. Here it counts as often as it runs: the trip
-count is the one XLA noted (CPU, GPU), or what the loop's counter and its limit give (TPU). A loop
-whose length is only known when it runs, such as decoding, is "open" and counts as often as the
-caller says.
+XLA's own cost analysis counts the body of a loop once; here it counts once per iteration. The trip
+count is the one that XLA annotated (CPU, GPU), or is derived from the loop counter and its limit
+(TPU). The trip count of other loops, such as decoding, is only known at run time; the caller gives
+a default for these.
 """
 
 import dataclasses
@@ -14,190 +14,254 @@ from collections.abc import Iterator
 
 import numpy as np
 
-LINE = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\((.*)")
-HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
-ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\((.*)")
+COMPUTATION_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+ARRAY_SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 NAME = re.compile(r"%([\w.-]+)")
-MESH_GROUPS = re.compile(  # mesh['x'=2,'y'=4], device_ids=([4,2]T(1,0)) {'y'}
+# replica_groups=mesh['x'=2,'y'=4], device_ids=([4,2]T(1,0)) {'y'}
+MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
 )
+
+Computation = dict[str, "Instruction"]  # instructions by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """One line of HLO: `name = shape opcode(operands), attributes`."""
+
     name: str
-    op: str
-    type: str
-    rest: str  # operands and attributes
-    root: bool
+    opcode: str
+    shape: str  # element type, sizes and layout, or a tuple of these
+    arguments: str  # everything after the opcode's "(": operands and attributes
+    is_root: bool
 
     @functools.cached_property
     def operands(self) -> list[str]:
-        return NAME.findall(self.rest.partition(")")[0])
+        """Names of the operands."""
+        return NAME.findall(self.arguments.partition(")")[0])
 
-    def computation(self, attribute: str) -> str | None:
-        found = re.search(rf"\b{attribute}=%?([\w.-]+)", self.rest)
-        return found[1] if found else None
+    def called(self, attribute: str) -> str | None:
+        """The name of the computation that an attribute such as "calls" or "body" refers to."""
+        match = re.search(rf"\b{attribute}=%?([\w.-]+)", self.arguments)
+        return match[1] if match else None
+
+    def must_call(self, attribute: str) -> str:
+        """As `called`, for instructions that always have this attribute."""
+        computation = self.called(attribute)
+        assert computation is not None, f"{self.opcode} {self.name} has no {attribute}"
+        return computation
 
 
-def array_bytes(type_text: str, memory_only: bool = False) -> int:
-    """Bytes of a type, `bf16[8,128]{1,0:T(8,128)}` or a tuple of such.
+def shape_bytes(shape: str, hbm_only: bool = False) -> int:
+    """Bytes of an HLO shape such as `bf16[8,128]{1,0:T(8,128)}`, or of a tuple of shapes.
 
     Args:
-      memory_only: leave out what has a memory space of its own, `S(n)`: on-chip memory and flags.
+      hbm_only: leave out arrays in another memory space, `S(n)`: on-chip memory and flags.
     """
     total = 0
-    for kind, sizes, layout in ARRAY.findall(type_text):
-        if memory_only and "S(" in layout:
+    for element_type, sizes, layout in ARRAY_SHAPE.findall(shape):
+        if hbm_only and "S(" in layout:
             continue
-        width = re.search(r"\d+", kind)
-        bits = int(width[0]) if width else {"pred": 8}.get(kind, 0)
-        total += math.prod(int(n) for n in sizes.split(",") if n) * bits // 8
+        elements = math.prod(int(size) for size in sizes.split(",") if size)
+        total += elements * _bits(element_type) // 8
     return total
 
 
-def device_groups(rest: str, partitions: int) -> np.ndarray:
-    """`replica_groups` of a collective -> device numbers [groups, members]; XLA writes them in
-    three ways."""
-    if listed := re.search(r"replica_groups=\{(\{[\d,{}]+\})\}", rest):
-        return np.array(
-            [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
-        )
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
-    if mesh := MESH_GROUPS.search(rest):
-        return _mesh_groups(*mesh.groups())
-    return np.arange(partitions)[None]
+def _bits(element_type: str) -> int:
+    if element_type == "pred":
+        return 8
+    width = re.search(r"\d+", element_type)
+    return int(width[0]) if width else 0  # 0: token and opaque types
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(n) for n in text.split(",")]
+def replica_groups(arguments: str, num_partitions: int) -> np.ndarray:
+    """Parses the `replica_groups` of a collective, which XLA writes in three forms.
+
+    Args:
+      arguments: operands and attributes of the collective.
+      num_partitions: devices of the program, which form one group if no groups are written.
+
+    Returns:
+      Device numbers, int [groups, members].
+    """
+    if match := re.search(r"replica_groups=\{(\{[\d,{}]+\})\}", arguments):
+        return np.array([_integers(group) for group in re.findall(r"\{([\d,]+)\}", match[1])])
+    if match := re.search(
+        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", arguments
+    ):
+        return _iota(match[2], match[3]).reshape(_integers(match[1]))
+    if match := MESH_GROUPS.search(arguments):
+        return _mesh_groups(*match.groups())
+    return np.arange(num_partitions)[None]
 
 
-def _iota(shape: str, order: str | None) -> np.ndarray:
-    sizes = _numbers(shape)
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _iota(shape: str, permutation: str | None) -> np.ndarray:
+    sizes = _integers(shape)
     grid = np.arange(math.prod(sizes)).reshape(sizes)
-    return grid.transpose(_numbers(order)) if order else grid
+    return grid.transpose(_integers(permutation)) if permutation else grid
 
 
-def _mesh_groups(axes: str, shape: str | None, order: str | None, chosen: str) -> np.ndarray:
-    """Groups along some axes, or parts `axis:(before)size` of axes, of a named mesh."""
-    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    parts = {
-        name: (int(before or 1), int(size or sizes[name]))
-        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+def _mesh_groups(
+    axes: str, shape: str | None, permutation: str | None, grouped_axes: str
+) -> np.ndarray:
+    """Groups along some axes of a named mesh, or along sub-axes `axis:(pre-size)size` of them."""
+    axis_sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+    sub_axes = {
+        name: (int(pre_size or 1), int(size or axis_sizes[name]))
+        for name, pre_size, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped_axes)
     }
-    dims, grouped = [], []
-    for name, size in sizes.items():
-        before, part = parts.get(name, (1, 1))
+    # Every axis becomes three: before, in and after its grouped part.
+    dims: list[int] = []
+    grouped: list[int] = []
+    for name, size in axis_sizes.items():
+        pre_size, grouped_size = sub_axes.get(name, (1, 1))
         grouped.append(len(dims) + 1)
-        dims += [before, part, size // before // part]
-    ids = (_iota(shape, order) if shape else np.arange(math.prod(dims))).reshape(dims)
-    rest = [i for i in range(len(dims)) if i not in grouped]
-    return ids.transpose(rest + grouped).reshape(-1, math.prod(dims[i] for i in grouped))
+        dims += [pre_size, grouped_size, size // pre_size // grouped_size]
+    device_ids = _iota(shape, permutation) if shape else np.arange(math.prod(dims))
+    others = [i for i in range(len(dims)) if i not in grouped]
+    group_size = math.prod(dims[i] for i in grouped)
+    return device_ids.reshape(dims).transpose(others + grouped).reshape(-1, group_size)
 
 
-def _tuple_index(one: Instruction) -> int | None:
-    found = re.search(r"index=(\d+)", one.rest) if one.op == "get-tuple-element" else None
-    return int(found[1]) if found else None
-
-
-def _literal(scope: dict[str, Instruction], name: str) -> int | None:
-    """The whole number `name` is, also behind copies."""
-    found = scope[name]
-    while found.op in ("copy", "bitcast", "convert") and found.operands[0] in scope:
-        found = scope[found.operands[0]]
-    value = re.match(r"-?\d+(?=\))", found.rest) if found.op == "constant" else None
-    return int(value[0]) if value else None
-
-
-def _added(scope: dict[str, Instruction], name: str) -> int:
-    """What the chain of additions that ends in `name` adds up to."""
-    one, total = scope[name], 0
-    while one.op in ("add", "copy", "bitcast"):
-        numbers = {operand: _literal(scope, operand) for operand in one.operands}
-        total += sum(number for number in numbers.values() if number is not None)
-        changing = [operand for operand, number in numbers.items() if number is None]
-        if len(changing) != 1:
-            break
-        one = scope[changing[0]]
-    return total
-
-
-class Program:
+class HloModule:
     """The computations of one compiled program.
 
     Args:
       text: `compiled.as_text()`.
 
     Attributes:
-      computations: {name: {instruction's name: instruction}}.
-      partitions: chips it runs on.
+      computations: {name: {instruction name: instruction}}.
+      entry: name of the computation that the program starts with.
+      num_partitions: devices that it runs on.
     """
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.computations: dict[str, Computation] = {}
         self.entry = ""
-        found = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
-        self.partitions = int(found[1]) if found else 1
-        here: dict[str, Instruction] = {}
+        partitions = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
+        self.num_partitions = int(partitions[1]) if partitions else 1
+        computation: Computation = {}
         for line in text.splitlines():
-            if header := HEADER.match(line):
-                here = self.computations[header[2]] = {}
-                self.entry = header[2] if header[1] else self.entry
-            elif found := LINE.match(line):
-                root, name, kind, op, rest = found.groups()
-                here[name] = Instruction(name, op, kind, rest, bool(root))
+            if header := COMPUTATION_HEADER.match(line):
+                computation = self.computations[header[2]] = {}
+                if header[1]:
+                    self.entry = header[2]
+            elif match := INSTRUCTION.match(line):
+                root, name, shape, opcode, arguments = match.groups()
+                computation[name] = Instruction(name, opcode, shape, arguments, bool(root))
 
-    def executed(self, name: str, times: float, open_trips: int) -> Iterator[tuple[str, float]]:
-        """Every computation that `name` runs, itself first and fusions left out, and how often it
-        does. Of a branch all sides count."""
+    def root(self, computation: str) -> Instruction:
+        """The instruction whose value a computation returns."""
+        return next(i for i in self.computations[computation].values() if i.is_root)
+
+    def executed(
+        self, name: str, times: float, default_trip_count: int
+    ) -> Iterator[tuple[str, float]]:
+        """Yields every computation that `name` runs, itself first, with how often it runs.
+
+        Fusions are left out. All branches of a conditional count.
+
+        Args:
+          times: how often `name` itself runs.
+          default_trip_count: iterations assumed for each loop whose trip count is unknown.
+        """
         yield name, times
         for instruction in self.computations[name].values():
-            if instruction.op == "while":
+            if instruction.opcode == "while":
                 trips = self.trip_count(name, instruction)
-                trips = open_trips if trips is None else trips
-                yield from self.executed(instruction.computation("body"), times * trips, open_trips)
-            elif instruction.op == "conditional":
+                if trips is None:
+                    trips = default_trip_count
+                body = instruction.must_call("body")
+                yield from self.executed(body, times * trips, default_trip_count)
+            elif instruction.opcode == "conditional":
                 for branch in self._branches(instruction):
-                    yield from self.executed(branch, times, open_trips)
-            elif instruction.op in ("call", "async-start"):
-                called = instruction.computation("to_apply") or instruction.computation("calls")
-                yield from self.executed(called, times, open_trips)
+                    yield from self.executed(branch, times, default_trip_count)
+            elif instruction.opcode in ("call", "async-start"):
+                callee = instruction.called("to_apply") or instruction.must_call("calls")
+                yield from self.executed(callee, times, default_trip_count)
 
     def _branches(self, instruction: Instruction) -> list[str]:
-        named = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
-        if named:
-            return NAME.findall(named[1])
-        return [instruction.computation(f"{side}_computation") for side in ("true", "false")]
+        branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.arguments)
+        if branches:
+            return NAME.findall(branches[1])
+        return [instruction.must_call(f"{side}_computation") for side in ("true", "false")]
 
     def trip_count(self, computation: str, loop: Instruction) -> int | None:
-        """Of a `while`; None where it is not known before the program runs.
+        """The trip count of a `while`; None if it is unknown before the program runs.
 
-        Where XLA left no note, a counter in the loop's tuple is looked for: the condition compares
-        it, the body adds to it. It begins at 0 where its beginning cannot be told.
+        Without XLA's annotation it is derived from a counter in the loop's tuple, which the
+        condition compares with a limit and the body increments. A counter whose initial value is
+        not a constant is taken to start at 0.
+
+        Args:
+          computation: the computation that contains the loop.
         """
-        if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
-            return int(noted[1])
-        outside = self.computations[computation]
-        condition, body = (
-            self.computations[loop.computation(part)] for part in ("condition", "body")
-        )
-        test, end = (next(i for i in part.values() if i.root) for part in (condition, body))
-        if test.op != "compare" or "direction=LT" not in test.rest or end.op != "tuple":
+        if annotation := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.arguments):
+            return int(annotation[1])
+        caller = self.computations[computation]
+        condition = self.computations[loop.must_call("condition")]
+        body = self.computations[loop.must_call("body")]
+        test = self.root(loop.must_call("condition"))
+        result = self.root(loop.must_call("body"))
+        is_counted = test.opcode == "compare" and "direction=LT" in test.arguments
+        if not is_counted or result.opcode != "tuple":
             return None
         counter, limit = (condition[name] for name in test.operands)
-        start = outside.get(loop.operands[0])
-
-        def given(place: int) -> int | None:
-            return (
-                _literal(outside, start.operands[place])
-                if start is not None and start.op == "tuple"
-                else None
-            )
-
-        place, carried = _tuple_index(counter), _tuple_index(limit)
-        last = _literal(condition, limit.name) if carried is None else given(carried)
-        if place is None or last is None:
+        counter_index = _tuple_index(counter)
+        limit_index = _tuple_index(limit)
+        if limit_index is None:
+            end = _constant(condition, limit.name)
+        else:
+            end = _initial_value(caller, loop, limit_index)
+        if counter_index is None or end is None:
             return None
-        return math.ceil((last - (given(place) or 0)) / (_added(body, end.operands[place]) or 1))
+        start = _initial_value(caller, loop, counter_index) or 0
+        increment = _increment(body, result.operands[counter_index]) or 1
+        return math.ceil((end - start) / increment)
+
+
+def _tuple_index(instruction: Instruction) -> int | None:
+    if instruction.opcode != "get-tuple-element":
+        return None
+    match = re.search(r"index=(\d+)", instruction.arguments)
+    return int(match[1]) if match else None
+
+
+def _initial_value(caller: Computation, loop: Instruction, index: int) -> int | None:
+    """The constant that element `index` of the loop's tuple starts with, if it is one."""
+    initial = caller.get(loop.operands[0])
+    if initial is None or initial.opcode != "tuple":
+        return None
+    return _constant(caller, initial.operands[index])
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """The integer constant that `name` stands for, looking through copies."""
+    instruction = computation[name]
+    while instruction.opcode in ("copy", "bitcast", "convert"):
+        if instruction.operands[0] not in computation:
+            break
+        instruction = computation[instruction.operands[0]]
+    if instruction.opcode != "constant":
+        return None
+    value = re.match(r"-?\d+(?=\))", instruction.arguments)
+    return int(value[0]) if value else None
+
+
+def _increment(computation: Computation, name: str) -> int:
+    """The sum of the constants in the chain of additions that ends in `name`."""
+    instruction = computation[name]
+    total = 0
+    while instruction.opcode in ("add", "copy", "bitcast"):
+        constants = {operand: _constant(computation, operand) for operand in instruction.operands}
+        total += sum(value for value in constants.values() if value is not None)
+        variables = [operand for operand, value in constants.items() if value is None]
+        if len(variables) != 1:
+            break
+        instruction = computation[variables[0]]
+    return total

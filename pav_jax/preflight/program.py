@@ -1,8 +1,8 @@
-"""What a check looks at: a program that some stage runs, traced from shapes, and what is assumed
-about the run.
+"""The programs that `pav check` compiles, traced from shapes, and where model sizes come from.
 
-Sizes come from the config.json of a model that lies on this disk, or else from `published/`, copies
-of the sizes that the models' authors published under the last part of their hub names.
+Sizes come from the config.json of a local model folder. For other models they come from
+`published/`: copies of the config.json files that the authors published, under the last part of
+their Hugging Face Hub names.
 """
 
 import dataclasses
@@ -14,73 +14,71 @@ import jax
 from pav_jax.checkpoints import embedded, hub
 from pav_jax.errors import BadInput
 
+PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")  # names in config.check.programs
 PUBLISHED = Path(__file__).parent / "published"
 
 
 @dataclasses.dataclass(frozen=True)
-class Assumed:
-    """What a run's cost depends on and no configuration says.
+class CostedPhase:
+    """What is costed on its own: a whole program, or the parts outside and inside of its loop with
+    an unknown trip count.
 
     Attributes:
-      examples: SFT pairs, preferences per round, and prompts where the configuration takes all of a
-        file.
-      length: padded tokens of a training row; 0: the longest of length_buckets, or else max_length.
-      prompt_length: tokens of a user's prompt in the chat template.
-    """
-
-    examples: int = 5000
-    length: int = 0
-    prompt_length: int = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What is priced on its own: a program, or the inside and the outside of its loop of unknown
-    length.
-
-    Attributes:
-      operations: by formula, over all chips; None where there is no formula.
-      runs: how often the configuration's whole run does it.
+      name: what the report calls it.
+      flops: floating point operations of one run by formula, over all chips; None without a
+        formula.
+      num_runs: how often a run of the whole configuration executes it.
     """
 
     name: str
-    operations: float | None
-    runs: float
+    flops: float | None
+    num_runs: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled program.
+    """One program to compile.
 
     Attributes:
-      batch: what one run takes.
-      parts: one, or two: outside of the open loop, and one iteration of it.
-      trace: makes the program; BadInput where the mesh does not fit it.
-      chips: how many it runs on; None: all of the mesh.
+      batch: what one run processes, in words.
+      phases: one, or two: the program without its loop of unknown trip count, and one iteration of
+        that loop.
+      trace: traces the program; raises BadInput if the mesh does not fit it.
+      num_chips: chips that it runs on; None: the whole mesh.
     """
 
     batch: str
-    parts: tuple[Part, ...]
+    phases: tuple[CostedPhase, ...]
     trace: Callable[[], jax.stages.Traced]
-    chips: int | None = None
+    num_chips: int | None = None
 
     @property
     def name(self) -> str:
-        return " and ".join(part.name for part in self.parts)
+        """The names of its phases."""
+        return " and ".join(phase.name for phase in self.phases)
 
 
 def config_folder(path: str, field: str) -> Path:
-    """Where the config.json of the model `path` is: its own folder, or the published sizes of that
-    name."""
+    """Finds the folder with a model's config.json.
+
+    Args:
+      path: a folder, `mini:NAME`, or the Hub name of a model with published sizes.
+      field: the configuration field that holds `path`, for the error.
+
+    Raises:
+      BadInput: there is neither such a folder nor a published config.json.
+    """
     if path.startswith(embedded.PREFIX):
         return hub.local_folder(path)
     folder = Path(path)
     if folder.is_dir():
         return folder
-    if (published := PUBLISHED / folder.name).is_dir():
+    published = PUBLISHED / folder.name
+    if published.is_dir():
         return published
-    known = ", ".join(sorted(p.name for p in PUBLISHED.iterdir()))
+    names = ", ".join(sorted(entry.name for entry in PUBLISHED.iterdir()))
     raise BadInput(
-        f"{field}={path}: not on this disk, and its sizes are not among the published ones that"
-        f" come with pav ({known}); give a folder with its config.json"
+        f"{field}={path}: no such folder, and not one of the models whose sizes come with pav"
+        f" ({names}); give a folder with its config.json",
+        field=field.removeprefix("config."),
     )

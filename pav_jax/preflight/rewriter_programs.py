@@ -1,6 +1,5 @@
-"""The rewriter's programs, traced from shapes: the very functions, shardings and batch shapes of
-the stages, with no weight read and no array made.
-"""
+"""The rewriter's programs, traced from shapes: the functions, shardings and batch shapes of the
+stages, without reading weights or allocating arrays."""
 
 import dataclasses
 import math
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from pav_jax.checkpoints import gguf
 from pav_jax.language import sampling
@@ -20,133 +18,169 @@ from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
-from pav_jax.preflight.program import Assumed, Part, Program, config_folder
+from pav_jax.preflight.program import CostedPhase, Program, config_folder
 from pav_jax.storage.json_files import read_json
 from pav_jax.train import config as train_config
 from pav_jax.train import dpo, sft, stage
 from pav_jax.train.loop import compile_step
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 
+SEQUENCES_PER_ROW = {"sft": 1, "dpo": 2}  # DPO: the preferred and the other answer
 
-def model(config: ConfigDict, mesh: Mesh, file: str | None = None) -> LanguageModel:
-    """The rewriter that the configuration names, its parameters shapes on `mesh`. It computes
-    nothing, it is traced.
+
+def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> LanguageModel:
+    """The configuration's rewriter with shapes instead of parameters. It can only be traced.
 
     Args:
-      file: a config.json to use instead.
+      config_json: take the sizes from this file instead.
     """
-    path, dtype = config.rewriter.path, DTYPES[config.rewriter.dtype]
-    if file is None and (path == SMOLLM2 or path.endswith(".gguf")):
+    path = config.rewriter.path
+    dtype = DTYPES[config.rewriter.dtype]
+    if config_json is None and (path == SMOLLM2 or path.endswith(".gguf")):
         sizes = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path).config()
     else:
-        source = Path(file) if file else config_folder(path, "config.rewriter.path") / "config.json"
-        sizes = hf.config_from_hf(read_json(source), str(source))
+        source = config_json or config_folder(path, "config.rewriter.path") / "config.json"
+        sizes = hf.config_from_hf(read_json(Path(source)), str(source))
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), hf.param_shapes(sizes))
-    params = sharding_rules.sharded_shapes(
-        shapes, sharding_rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh)
-    )
+    shardings = sharding_rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh)
+    params = sharding_rules.sharded_shapes(shapes, shardings)
     model = Llama(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
-    return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos(sizes))
+    return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))
 
 
-def _eos(sizes: LlamaConfig) -> tuple[int, ...]:
-    return (
-        (sizes.eos_token_id,) if isinstance(sizes.eos_token_id, int) else sizes.eos_token_id or (0,)
+def _mesh(lm: LanguageModel) -> Mesh:
+    assert lm.mesh is not None, "outline() sets it"
+    return lm.mesh
+
+
+def _eos_ids(sizes: LlamaConfig) -> tuple[int, ...]:
+    if isinstance(sizes.eos_token_id, int):
+        return (sizes.eos_token_id,)
+    return sizes.eos_token_id or (0,)
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def training(name: str, config: Any, lm: LanguageModel) -> Program:
+    """The train step of a stage.
+
+    Args:
+      name: the stage, "sft" or "dpo".
+      lm: from `outline`.
+    """
+    options: Any = train_config.section(config, name)
+    row_length = config.check.row_length
+    if row_length is None:
+        row_length = max(options.length_buckets, default=options.max_length)
+    steps, _ = stage.count_steps(options, config.check.num_examples)
+    num_runs = steps * (config.rounds if name == "dpo" else 1)
+    formula_flops = _train_step_flops(name, options, lm, row_length)
+    return Program(
+        _batch_text(name, options, row_length),
+        (CostedPhase(f"{name} step", formula_flops, num_runs),),
+        lambda: _trace_train_step(name, config, lm, row_length),
     )
 
 
-# ----------------------------------------------------------------------------------------- training
+def _batch_text(name: str, options: Any, row_length: int) -> str:
+    unit = "pairs" if name == "dpo" else "rows"
+    text = f"{options.batch_size} {unit} of {row_length} tokens"
+    if options.grad_accumulation > 1:
+        text += f", {options.grad_accumulation} accumulation steps"
+    return text
 
 
-def training(name: str, config: ConfigDict, lm: LanguageModel, assumed: Assumed) -> Program:
-    """The optimizer step of the stage `name`, "sft" or "dpo"."""
-    fields = train_config.section(config, name)
-    length = assumed.length or max(fields.length_buckets, default=fields.max_length)
-    answers = {"sft": 1, "dpo": 2}[name]
-    steps, per_epoch = stage.count_steps(fields, assumed.examples)
-    schedule = make_schedule(fields, name, steps, per_epoch)
-    tx = make_optimizer(fields, schedule)
-    computed_before = name == "dpo" and (fields.precompute_ref_log_probs or fields.full)
+def _reference_is_precomputed(name: str, options: Any) -> bool:
+    """Whether the DPO reference's log-probabilities are inputs of the train step."""
+    return name == "dpo" and (options.precompute_ref_log_probs or options.full)
 
-    def trace() -> jax.stages.Traced:
-        state, shardings = _state(name, config, lm, fields, tx)
-        rows = (fields.batch_size,) + (answers,) * (answers > 1)
-        shapes = {
-            "ids": jax.ShapeDtypeStruct((*rows, length), jnp.int32),
-            "answer": jax.ShapeDtypeStruct((*rows, length), jnp.bool_),
-        }
-        if fields.get("packing"):
-            shapes["segments"] = jax.ShapeDtypeStruct((*rows, length), jnp.int32)
-        if computed_before:
-            shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)
-        batch = sharding_rules.sharded_shapes(
-            shapes, {n: sharding_rules.batch_sharding(s.shape, lm.mesh) for n, s in shapes.items()}
+
+def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: int) -> float:
+    adapter: Any = {}
+    if not options.full:
+        adapter = jax.eval_shape(
+            lambda: stage.lora.init_lora(lm.params, stage.lora_config(options), jax.random.key(0))
         )
-        make = {"sft": sft, "dpo": dpo}[name].make_train_step
-        return compile_step(
-            make(stage.training_model(lm, fields), tx, schedule, fields), shardings
-        ).trace(state, batch)
-
-    adapter = (
-        {}
-        if fields.full
-        else jax.eval_shape(
-            lambda: stage.lora.init_lora(lm.params, stage.lora_config(fields), jax.random.key(0))
-        )
-    )
-    one = flops.forward(
-        lm.config, fields.batch_size * answers, length, length, length, flops.adapter_size(adapter)
-    )
-    operations = flops.train_step(one, fields.full)
-    if name == "dpo" and not computed_before:
-        operations += one.total - one.adapters
-    what = "pairs" if answers == 2 else "rows"
-    batch = f"{fields.batch_size} {what} of {length} tokens" + (
-        f" in {fields.grad_accumulation} parts" if fields.grad_accumulation > 1 else ""
-    )
-    runs = steps * (config.rounds if name == "dpo" else 1)
-    return Program(batch, (Part(f"{name} step", operations, runs),), trace)
+    rows = options.batch_size * SEQUENCES_PER_ROW[name]
+    adapter_size = flops.adapter_size(adapter)
+    forward = flops.forward(lm.config, rows, row_length, row_length, row_length, adapter_size)
+    total = flops.train_step(forward, options.full)
+    if name == "dpo" and not _reference_is_precomputed(name, options):
+        total += forward.total - forward.adapters  # the reference is the model without adapters
+    return total
 
 
-def _state(
-    name: str, config: ConfigDict, lm: LanguageModel, fields: ConfigDict, tx: Any
+def _trace_train_step(
+    name: str, config: Any, lm: LanguageModel, row_length: int
+) -> jax.stages.Traced:
+    options: Any = train_config.section(config, name)
+    steps, steps_per_epoch = stage.count_steps(options, config.check.num_examples)
+    schedule = make_schedule(options, name, steps, steps_per_epoch)
+    optimizer = make_optimizer(options, schedule)
+    state, shardings = _state_shapes(name, config, lm, options, optimizer)
+    make_train_step = {"sft": sft, "dpo": dpo}[name].make_train_step
+    step = make_train_step(stage.training_model(lm, options), optimizer, schedule, options)
+    batch = _batch_shapes(name, options, _mesh(lm), row_length)
+    return compile_step(step, shardings).trace(state, batch)
+
+
+def _batch_shapes(name: str, options: Any, mesh: Mesh, row_length: int) -> dict:
+    """The shapes of a training batch, with their shardings."""
+    rows: tuple[int, ...] = (options.batch_size,)
+    if SEQUENCES_PER_ROW[name] > 1:
+        rows += (SEQUENCES_PER_ROW[name],)
+    shapes = {
+        "ids": jax.ShapeDtypeStruct((*rows, row_length), jnp.int32),
+        "answer": jax.ShapeDtypeStruct((*rows, row_length), jnp.bool_),
+    }
+    if options.get("packing"):
+        shapes["segments"] = jax.ShapeDtypeStruct((*rows, row_length), jnp.int32)
+    if _reference_is_precomputed(name, options):
+        shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)
+    shardings = {key: sharding_rules.batch_sharding(s.shape, mesh) for key, s in shapes.items()}
+    return sharding_rules.sharded_shapes(shapes, shardings)
+
+
+def _state_shapes(
+    name: str, config: Any, lm: LanguageModel, options: Any, optimizer: Any
 ) -> tuple[Any, Any]:
-    """The stage's own state as shapes, and its shardings."""
-    kept = {}
+    """The shapes of the stage's train state, and its shardings."""
+    shardings: Any = None
 
     def make(params):
-        started = stage.base(dataclasses.replace(lm, params=params), fields)
-        state, kept["shardings"], _ = stage.make_state(name, started, fields, tx, config.seed)
+        nonlocal shardings
+        base = stage.base(dataclasses.replace(lm, params=params), options)
+        state, shardings, _ = stage.make_state(name, base, options, optimizer, config.seed)
         return state
 
     shapes = jax.eval_shape(make, lm.params)
-    return sharding_rules.sharded_shapes(shapes, kept["shardings"]), kept["shardings"]
+    return sharding_rules.sharded_shapes(shapes, shardings), shardings
 
 
-# ----------------------------------------------------------------------------------------- sampling
+# ---------------------------------------------------------------------------------------- sampling
 
 
-def sample(config: ConfigDict, lm: LanguageModel, assumed: Assumed) -> Program:
-    """How `prefer` writes rewrites: reading the prompts, then a loop that writes a token per row
-    and turn."""
-    options, shards = config.prefer, batch_shards(lm.mesh)
+def sampling_program(config: Any, lm: LanguageModel) -> Program:
+    """How `prefer` samples rewrites: prefill, then a loop that decodes one token of every row."""
+    options = config.prefer
+    max_new_tokens = options.max_new_tokens
+    mesh = _mesh(lm)
+    shards = batch_shards(mesh)
     rows = math.ceil(lm.batch_size / shards) * shards
-    settings = sampling.Sampling(
-        options.max_new_tokens, options.temperature, options.top_k, options.top_p
-    )
-    prompt = sampling.prompt_bucket(assumed.prompt_length)
-    batches = (
-        math.ceil((options.count or assumed.examples) * options.samples / rows) * config.rounds
-    )
-    keys = prompt + math.ceil(options.max_new_tokens / sampling.ROOM_STEP) * sampling.ROOM_STEP
-    read = flops.forward(lm.config, rows, prompt, prompt, 1).total
-    write = flops.forward(lm.config, rows, 1, keys, 1).total
-    parts = (
-        Part("prefill", read, batches),
-        Part("decode, per token", write, batches * options.max_new_tokens),
-    )
+    settings = sampling.Sampling(max_new_tokens, options.temperature, options.top_k, options.top_p)
+    prompt_length = sampling.prompt_bucket(config.check.prompt_length)
+    num_prompts = options.count or config.check.num_examples
+    num_batches = math.ceil(num_prompts * options.samples / rows) * config.rounds
+    cache_steps = math.ceil(max_new_tokens / sampling.ROOM_STEP)
+    cache_length = prompt_length + cache_steps * sampling.ROOM_STEP
+    prefill = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
+    decode = flops.forward(lm.config, rows, 1, cache_length, 1)
     return Program(
-        f"{rows} rows, prompts of {prompt} tokens, up to {options.max_new_tokens} new ones",
-        parts,
-        lambda: sampling.trace(lm.model, lm.variables, prompt, settings, lm.eos, rows, lm.mesh),
+        f"{rows} rows, prompts of {prompt_length} tokens, up to {max_new_tokens} new tokens",
+        (
+            CostedPhase("prefill", prefill.total, num_batches),
+            CostedPhase("decode, per token", decode.total, num_batches * max_new_tokens),
+        ),
+        lambda: sampling.trace(lm.model, lm.variables, prompt_length, settings, lm.eos, rows, mesh),
     )

@@ -1,4 +1,4 @@
-"""Computations, loops, groups and types read from HLO text."""
+"""Computations, loops, replica groups and shapes read from HLO text."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ ENTRY %main (x: s32[]) -> (s32[], s32[]) {{
   %from = s32[] constant({start})
   %copied = s32[] copy(%from)
   %upto = s32[] constant(20)
-  %begin = (s32[], s32[]) tuple(%copied, %{given})
+  %begin = (s32[], s32[]) tuple(%copied, %{end})
   ROOT %loop = (s32[], s32[]) while(%begin), condition=%cond, body=%body{note}
 }}
 """
@@ -45,16 +45,16 @@ ENTRY %main (x: s32[]) -> (s32[], s32[]) {{
         (dict(counter="second"), 4),  # two at a time
         (dict(counter="second", start=1), 4),  # 1, 3, 5, 7
         (dict(limit="carried"), 20),
-        (dict(limit="carried", given="x"), None),  # known when it runs
+        (dict(limit="carried", end="x"), None),  # only known at run time
         (dict(note=', backend_config={"known_trip_count":{"n":"77"}}'), 77),
     ],
 )
-def test_how_often_a_loop_runs(fields, want):
-    program = hlo.Program(
-        LOOP.format(**dict(start=0, limit="fixed", counter="first", given="upto", note="") | fields)
+def test_trip_count(fields, want):
+    module = hlo.HloModule(
+        LOOP.format(**dict(start=0, limit="fixed", counter="first", end="upto", note="") | fields)
     )
-    assert program.trip_count("main", program.computations["main"]["loop"]) == want
-    assert list(program.executed("main", 2, open_trips=5)) == [
+    assert module.trip_count("main", module.computations["main"]["loop"]) == want
+    assert list(module.executed("main", 2, default_trip_count=5)) == [
         ("main", 2),
         ("body", 2 * (want or 5)),
     ]
@@ -73,12 +73,12 @@ def test_how_often_a_loop_runs(fields, want):
         ("replica_groups={}, x", [[0, 1, 2, 3]]),
     ],
 )
-def test_all_ways_to_write_groups(text, want):
-    np.testing.assert_array_equal(hlo.device_groups(text, 4), want)
+def test_replica_groups(text, want):
+    np.testing.assert_array_equal(hlo.replica_groups(text, 4), want)
 
 
 @pytest.mark.parametrize(
-    "text, want, outside",
+    "shape, total, in_hbm",
     [
         ("bf16[8,128]{1,0:T(8,128)(2,1)}", 2048, 2048),
         ("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}", 2048, 0),
@@ -88,5 +88,6 @@ def test_all_ways_to_write_groups(text, want):
         ("token[]", 0, 0),
     ],
 )
-def test_bytes_of_types(text, want, outside):
-    assert hlo.array_bytes(text) == want and hlo.array_bytes(text, memory_only=True) == outside
+def test_shape_bytes(shape, total, in_hbm):
+    assert hlo.shape_bytes(shape) == total
+    assert hlo.shape_bytes(shape, hbm_only=True) == in_hbm

@@ -1,5 +1,4 @@
-"""Collectives and memory traffic of a program as a TPU has it, and of programs for eight
-devices."""
+"""Collectives and HBM traffic of a TPU program, and of programs for eight devices."""
 
 import json
 import os
@@ -9,11 +8,12 @@ import sys
 import pytest
 
 from pav_jax.preflight import hlo
-from pav_jax.preflight.traffic import moved
+from pav_jax.preflight.traffic import measure_traffic
 
-# One slice, of two, with four chips. A scan of three turns over layers gathers a slice of stacked
-# weights, in a chain of two fusions; an open loop sums over chips; what follows: an exchange, an
-# all-reduce of which each chip keeps its part, and a sum over both slices, which the runtime does.
+# The program of one of two slices with four chips each. A scan of three iterations over layers
+# gathers a slice of stacked weights, in a chain of two fusions. A loop of unknown trip count runs
+# an all-reduce over chips. Then follow a collective permute, an all-reduce of which each chip keeps
+# its part, and an all-reduce over both slices, which the runtime does.
 TPU = """\
 HloModule jit_step, is_scheduled=true, num_partitions=4
 
@@ -96,43 +96,46 @@ KIB = 1024
 
 @pytest.fixture(scope="module")
 def tpu():
-    return hlo.Program(TPU)
+    return hlo.HloModule(TPU)
 
 
-def test_loops_count_as_often_as_they_run_and_collectives_in_several_parts_once(tpu):
-    found = moved(tpu, open_trips=10)
-    assert found.count == {
+def test_measure_traffic_collectives(tpu):
+    traffic = measure_traffic(tpu, default_trip_count=10)
+    assert traffic.count == {
         "all-gather": 3,
         "all-reduce": 11,
         "collective-permute": 1,
         "reduce-scatter": 1,
     }
-    # 16 KiB gathered from two chips, three times; 4 KiB summed over two, ten times; an exchange of
-    # 4 KiB and two flags; half of 4 KiB summed to each of two chips, and that over two slices
-    assert found.received == {
+    # a gather of 16 KiB from two chips, three times; an all-reduce of 4 KiB over two, ten times; a
+    # permute of 4 KiB and two flags; 4 KiB reduce-scattered over two chips, and that over two
+    # slices
+    assert traffic.received == {
         ("all-gather", "ici"): 3 * 8 * KIB,
         ("all-reduce", "ici"): 10 * 4 * KIB,
         ("all-reduce", "dcn"): 2 * KIB,
         ("collective-permute", "ici"): 4 * KIB + 8,
         ("reduce-scatter", "ici"): 2 * KIB,
     }
-    assert found.over("dcn") == 2 * KIB and found.over("ici") == (24 + 40 + 4 + 2) * KIB + 8
+    assert traffic.bytes_over("dcn") == 2 * KIB
+    assert traffic.bytes_over("ici") == (24 + 40 + 4 + 2) * KIB + 8
 
 
-def test_one_turn_of_an_open_loop_is_the_difference(tpu):
-    turn = moved(tpu, 1).minus(moved(tpu, 0))
-    assert turn.count == {"all-reduce": 1} and turn.received == {("all-reduce", "ici"): 4 * KIB}
-    assert turn.memory == 2 * 4 * KIB
+def test_measure_traffic_one_iteration_is_difference(tpu):
+    iteration = measure_traffic(tpu, 1) - measure_traffic(tpu, 0)
+    assert iteration.count == {"all-reduce": 1}
+    assert iteration.received == {("all-reduce", "ici"): 4 * KIB}
+    assert iteration.hbm_bytes == 2 * 4 * KIB
 
 
-def test_memory_traffic_is_what_is_read_and_written_outside_of_the_chip(tpu):
-    # in a turn of the scan: a slice of 8 KiB read and written, then read again; what is gathered
-    # stays on the chip
+def test_measure_traffic_hbm_bytes(tpu):
+    # in an iteration of the scan: a slice of 8 KiB read and written, then read again; the gathered
+    # array stays in on-chip memory
     inside = 3 * (8 + 8 + 8) * KIB
-    # the counter is copied; the exchange has source and destination; the last fusion reads 4 KiB
+    # the counter is copied; the permute has source and destination; the last fusion reads 4 KiB
     # and writes 2
     outside = 8 + 8 * KIB + (4 + 2) * KIB
-    assert moved(tpu, 0).memory == inside + outside
+    assert measure_traffic(tpu, 0).hbm_bytes == inside + outside
 
 
 NESTED = """\
@@ -150,7 +153,8 @@ HloModule jit_layer, num_partitions=1
   %same = bf16[4,64,64]{2,1,0:T(8,128)(2,1)} bitcast(%p.2)
   %third = bf16[1,64,64]{2,1,0:T(8,128)(2,1)} slice(%same), slice={[2:3], [0:64], [0:64]}
   %square = bf16[64,64]{1,0:T(8,128)(2,1)} bitcast(%third)
-  ROOT %product = bf16[128,64]{1,0:T(8,128)(2,1)} convolution(%fusion.0, %square), dim_labels=bf_io->bf
+  ROOT %product = bf16[128,64]{1,0:T(8,128)(2,1)} convolution(%fusion.0, %square),
+  dim_labels=bf_io->bf
 }
 
 ENTRY %main (x: bf16[64,128], w: bf16[4,64,64]) -> bf16[128,64] {
@@ -161,8 +165,9 @@ ENTRY %main (x: bf16[64,128], w: bf16[4,64,64]) -> bf16[128,64] {
 """
 
 
-def test_a_fusion_reads_whole_operands_or_the_slices_it_uses_of_them():
-    assert moved(hlo.Program(NESTED)).memory == 64 * 128 * 2 + 64 * 64 * 2
+def test_measure_traffic_fusion_reads_slices():
+    expected = 64 * 128 * 2 + 64 * 64 * 2
+    assert measure_traffic(hlo.HloModule(NESTED)).hbm_bytes == expected
 
 
 PROGRAM = """
@@ -171,8 +176,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec as P
-from pav_jax.preflight.hlo import Program
-from pav_jax.preflight.traffic import moved
+from pav_jax.preflight.hlo import HloModule
+from pav_jax.preflight.traffic import measure_traffic
 
 mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 
@@ -186,24 +191,25 @@ bodies = {
     "shifted": (lambda x: lax.ppermute(x, "b", [(i, (i + 1) % 4) for i in range(4)]), P("a", "b")),
     "turned": (lambda x: lax.all_to_all(x, "b", 0, 1, tiled=True), P(("a", "b"))),
 }
-found = {}
+result = {}
 for name, (body, out) in bodies.items():
-    program = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=P("a", "b"), out_specs=out, check_vma=False))
-    text = program.lower(jax.ShapeDtypeStruct((16, 16), jnp.float32)).compile().as_text()
-    one = moved(Program(text))
-    found[name] = [one.count, {kind: size for (kind, _), size in one.received.items()}]
-print(json.dumps(found))
+    mapped = jax.shard_map(body, mesh=mesh, in_specs=P("a", "b"), out_specs=out, check_vma=False)
+    text = jax.jit(mapped).lower(jax.ShapeDtypeStruct((16, 16), jnp.float32)).compile().as_text()
+    traffic = measure_traffic(HloModule(text))
+    received = {kind: size for (kind, _), size in traffic.received.items()}
+    result[name] = [traffic.count, received]
+print(json.dumps(result))
 """
 
 
-def test_collectives_of_programs_for_eight_devices():
+def test_measure_traffic_eight_devices():
     flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=env, check=True, stdout=subprocess.PIPE, text=True
     )
-    # every device holds 8 x 4 numbers, 128 bytes
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    # every device holds an array of 8 x 4, 128 bytes
+    assert json.loads(process.stdout.splitlines()[-1]) == {
         "scanned": [{"all-reduce": 5}, {"all-reduce": 5 * 2 * 128 * 3 / 4}],
         "gathered": [{"all-gather": 1}, {"all-gather": 128}],
         "scattered": [{"reduce-scatter": 1}, {"reduce-scatter": 32 * 3}],

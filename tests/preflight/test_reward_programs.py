@@ -1,0 +1,52 @@
+"""The programs of the rewards."""
+
+import jax.numpy as jnp
+import pytest
+
+from pav_jax.config import load
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.preflight import reward_programs
+from pav_jax.rewards.videoscore import TOKENS
+
+HOST = list(make_mesh().devices.flat)
+
+
+def test_build_mini():
+    config = load("configs/mini.py")
+    with config.unlocked():
+        config.rewards.entries.motion = {}
+    batches = {program.name: program.batch for program in reward_programs.build(config, HOST)}
+    assert batches == {
+        "CLIP images": "32 images of 128 x 128",
+        "CLIP texts": "16 texts",
+        "motion": "a video of 9 x 64 x 64",
+        "MPS": "8 videos, 4 frames of 64 x 64",
+        "VideoScore, frames": "64 frames of 48 x 48",
+        "VideoScore, decoder": f"16 videos of 5 frames, as {3 * TOKENS} tokens",
+    }
+
+
+def test_build_published_sizes():
+    config = load("configs/rewards_full.py")
+    config.check.num_examples = 100
+    programs = reward_programs.build(config, HOST)
+    assert [(program.name, program.batch) for program in programs] == [
+        ("CLIP images", "32 images of 480 x 720"),
+        ("CLIP texts", "16 texts"),
+        ("MPS", "8 videos, 4 frames of 480 x 720"),
+        ("VideoScore, frames", "4 frames of 480 x 720"),
+        ("VideoScore, decoder", "1 videos of 16 frames, as 1536 tokens"),
+    ]
+    # a video has 16 frames, 4 per run of the vision tower, and is one run of the decoder
+    frames, decoder = (program.phases[0].num_runs for program in programs[3:])
+    assert frames == 4 * decoder == 4 * 100 * (1 + 8 * 3 + 2 * 5)
+    float_inputs = [
+        sum(
+            aval.size
+            for aval in program.trace().jaxpr.in_avals
+            if jnp.issubdtype(aval.dtype, jnp.floating)
+        )
+        for program in (programs[2], programs[4])
+    ]
+    # nearly all of them are parameters
+    assert float_inputs == pytest.approx([1.1046e9, 8.2717e9], rel=1e-3)
