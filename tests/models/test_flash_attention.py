@@ -9,7 +9,7 @@ import pytest
 
 from pav_jax.models.attention import flash
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
-from pav_jax.preflight import operations
+from pav_jax.preflight.flops import count_flops
 
 interpreted = functools.partial(flash.splash_attention, interpret=True)
 
@@ -75,7 +75,7 @@ def test_splash_without_a_mask_takes_lengths_of_any_kind(queries, keys):
     attend = functools.partial(flash.splash_full_attention, interpret=True)
     np.testing.assert_allclose(jax.jit(attend)(q, k, v), dot_product_attention(q, k, v), atol=1e-5)
     padded = lambda n: flash._whole_blocks(n)[1]  # noqa: E731
-    assert operations.count(jax.make_jaxpr(attend)(q, k, v)) == 2 * 2 * 2 * 32 * padded(
+    assert count_flops(jax.make_jaxpr(attend)(q, k, v)) == 2 * 2 * 2 * 32 * padded(
         queries
     ) * padded(keys)
 
