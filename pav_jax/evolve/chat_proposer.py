@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 class ChatProposer(Proposer):
     """Shows the scored history to a chat model, many prompts at once.
 
-    A prompt whose endpoint fails `attempts` times, or whose answer holds no tagged text, gets no
+    A prompt whose endpoint fails `max_retries` retries, or whose answer holds no tagged text, gets no
     rewrite here; the mixture asks again and goes on with what there is. An endpoint that fails
-    `give_up` prompts in a row is down.
+    `max_consecutive_failures` prompts in a row is down.
 
     Args:
       template: a file that replaces our system message.
@@ -31,13 +31,13 @@ class ChatProposer(Proposer):
         self,
         base_url: str,
         model: str,
-        key_variable: str = "OPENAI_API_KEY",
+        api_key_env: str = "OPENAI_API_KEY",
         template: str | None = None,
         concurrency: int = 16,
-        timeout: float = 60.0,
-        attempts: int = 5,
-        longest_wait: float = 60.0,
-        give_up: int = 8,
+        timeout_s: float = 60.0,
+        max_retries: int = 4,
+        max_backoff_s: float = 60.0,
+        max_consecutive_failures: int = 8,
         options: Mapping | None = None,
         name: str = "chat",
     ):
@@ -45,14 +45,14 @@ class ChatProposer(Proposer):
         self.endpoint = ChatEndpoint(
             base_url,
             model,
-            key_variable,
-            concurrency,
-            timeout,
-            attempts,
-            longest_wait,
-            give_up,
-            {"temperature": 1.0} | dict(options or {}),
-            f"proposers.{name}",
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            max_backoff_s=max_backoff_s,
+            max_consecutive_failures=max_consecutive_failures,
+            options={"temperature": 1.0} | dict(options or {}),
+            field=f"proposers.{name}",
         )
         self.unanswered = self.unreadable = 0  # counted over the proposer's life
         self._template = read_template(template)
@@ -86,7 +86,7 @@ class ChatProposer(Proposer):
                 f" ({self.endpoint.last_failure})" if unanswered else "",
                 unreadable,
             )
-        self.endpoint.check_up("prompts")
+        self.endpoint.raise_if_down("prompts")
         return [texts or [] for texts in answers]
 
     async def _rewrites(self, request: ProposalRequest, ask: Ask) -> list[str]:

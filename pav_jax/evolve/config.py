@@ -40,13 +40,13 @@ def proposers_config() -> ConfigDict:
                 base_url="https://api.openai.com/v1",
                 model="",
                 # the environment variable that holds the key; empty: no key
-                key_variable="OPENAI_API_KEY",
+                api_key_env="OPENAI_API_KEY",
                 template="",
                 concurrency=16,
-                timeout=60.0,
-                attempts=5,
-                longest_wait=60.0,  # seconds between attempts, at most
-                give_up=8,  # prompts without any answer in a row
+                timeout_s=60.0,
+                max_retries=4,
+                max_backoff_s=60.0,  # seconds between attempts, at most
+                max_consecutive_failures=8,  # prompts without any answer in a row
                 options=dict(),  # of the chat completion call: temperature, max_tokens, seed, ...
             ),
         )

@@ -1,7 +1,7 @@
-"""Any endpoint that speaks the OpenAI chat protocol: many questions at once, with retries, back-off
-and jitter.
+"""Client of an OpenAI-compatible chat endpoint: concurrent requests with retries, exponential
+back-off and jitter.
 
-What an endpoint says about a failure is never shown: it may repeat the key.
+The text of an endpoint's error is never shown, because it may repeat the API key.
 """
 
 import asyncio
@@ -16,160 +16,191 @@ from openai.types.chat.chat_completion import Choice
 
 from pav_jax.errors import BadInput
 
-TRANSIENT = (408, 409, 429)  # and everything from 500 up
-REFUSED = (401, 403, 404)  # no other question will fare better
+TRANSIENT_STATUS = (408, 409, 429)  # retried, as is everything from 500 up
+FATAL_STATUS = (401, 403, 404)  # wrong key, address or model: every other request would fail too
 
 Chat = Sequence[Mapping[str, Any]]
-Ask = Callable[[Chat], Awaitable[Choice | None]]  # None: this one question was refused
+Ask = Callable[[Chat], Awaitable[Choice | None]]  # None: the endpoint refused this request
 T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """The endpoint gave nothing that can be read, and may do better when asked again. Holds no text
-    of its own."""
+    """A request failed in a way that a retry may fix. The message holds no text of the endpoint."""
 
 
 class EndpointDown(BadInput):
-    """So many questions in a row got no answer that asking on is of no use."""
+    """Too many jobs in a row failed for another request to make sense."""
 
 
 class ChatEndpoint:
-    """Asks one model behind one address.
+    """Sends chats to one model behind one address.
 
-    Args:
-      base_url: for instance "https://api.openai.com/v1"; any compatible server.
-      key_variable: the environment variable that holds the key; empty for a server without keys.
-      timeout: seconds for one whole answer.
-      concurrency: jobs in flight at once.
-      attempts, longest_wait: how often a question is asked, and the seconds between, at most.
-      give_up: an endpoint that fails so many jobs in a row is down.
-      options: further arguments of the chat completion call (temperature, max_tokens, seed,
-        extra_body, ...).
-      field: where in the configuration all this is said; named in messages.
-
-    Raises:
-      BadInput: the variable is not set, or there is no model.
+    Attributes:
+      refusals: requests that the endpoint refused over the life of this object.
+      last_refusal: the HTTP status of the last refusal; 0 if there was none.
+      last_failure: why the last failed job failed.
     """
 
     def __init__(
         self,
         base_url: str,
         model: str,
-        key_variable: str,
+        *,
+        api_key_env: str,
         concurrency: int,
-        timeout: float,
-        attempts: int,
-        longest_wait: float,
-        give_up: int,
+        timeout_s: float,
+        max_retries: int,
+        max_backoff_s: float,
+        max_consecutive_failures: int,
         options: Mapping[str, Any],
         field: str,
     ):
-        if key_variable and not os.environ.get(key_variable):
-            raise BadInput(
-                f"{field}.key_variable: the environment variable {key_variable} is not set"
-            )
-        if not model:
-            raise BadInput(f"{field}.model: name the model that {base_url} is to run")
-        self.base_url, self.model, self.key_variable = base_url, model, key_variable
-        self.concurrency, self.timeout, self.attempts = concurrency, timeout, attempts
-        self.longest_wait, self.give_up, self.options = longest_wait, give_up, dict(options)
-        self.refusals = self.last_refusal = (
-            0  # questions refused over the endpoint's life, and the last one's status
-        )
-        self.last_failure = ""
-        self._failed_in_a_row = 0
-
-    def run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
-        """What each job makes of the answers it asks for; None for a job that got no answer, or was
-        not begun because the endpoint is down by then (`check_up` tells).
-
-        Raises:
-          BadInput: the key or the address is refused.
-        """
-        return asyncio.run(self._all(jobs))
-
-    def check_up(self, what: str) -> None:
-        """Raises EndpointDown where the last `give_up` jobs got no answer; whoever asks again after
-        this starts afresh.
+        """Checks the settings; nothing is sent.
 
         Args:
-          what: the jobs are about, in the plural.
-        """
-        if (failed := self._failed_in_a_row) >= self.give_up:
-            self._failed_in_a_row = 0
-            raise EndpointDown(
-                f"{self.base_url}: no answer to {failed} {what} in a row, each asked"
-                f" {self.attempts} times (last: {self.last_failure}); what was finished is kept,"
-                " run the same command again when the endpoint works"
-            )
+          base_url: the address of an OpenAI-compatible server, as in "https://api.openai.com/v1".
+          model: the model's name on that server.
+          api_key_env: the environment variable that holds the key; empty for a server without keys.
+          concurrency: jobs that run at once.
+          timeout_s: the most seconds for one complete reply.
+          max_retries: how often a failed request is sent again.
+          max_backoff_s: the longest pause between two tries, in seconds.
+          max_consecutive_failures: after so many failed jobs in a row the endpoint counts as down.
+          options: further arguments of the chat completion call (temperature, max_tokens, seed,
+            extra_body, ...).
+          field: the configuration section of these settings, named in error messages.
 
-    async def _all(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
+        Raises:
+          BadInput: the environment variable is not set, or `model` is empty.
+        """
+        if api_key_env and not os.environ.get(api_key_env):
+            raise BadInput(
+                f"{field}.api_key_env: the environment variable {api_key_env} is not set; export"
+                " the API key in it",
+                field=f"{field}.api_key_env",
+            )
+        if not model:
+            raise BadInput(
+                f"{field}.model: is empty; name the model that {base_url} should run",
+                field=f"{field}.model",
+            )
+        self.base_url = base_url
+        self.model = model
+        self.api_key_env = api_key_env
+        self.concurrency = concurrency
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self.max_backoff_s = max_backoff_s
+        self.max_consecutive_failures = max_consecutive_failures
+        self.options = dict(options)
+        self.refusals = 0
+        self.last_refusal = 0
+        self.last_failure = ""
+        self._consecutive_failures = 0
+
+    def run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
+        """Runs jobs concurrently; each is called with a function that sends one chat.
+
+        Returns:
+          What each job returned. None for a job that failed, or that was not started because the
+          endpoint was already down (see `raise_if_down`).
+
+        Raises:
+          BadInput: the endpoint rejects the key, the address or the model.
+        """
+        return asyncio.run(self._run(jobs))
+
+    def raise_if_down(self, what: str) -> None:
+        """Raises EndpointDown if the last `max_consecutive_failures` jobs failed; resets the count.
+
+        Args:
+          what: what the jobs were about, in the plural, for the message.
+        """
+        failures = self._consecutive_failures
+        if failures < self.max_consecutive_failures:
+            return
+        self._consecutive_failures = 0
+        raise EndpointDown(
+            f"{self.base_url}: {failures} {what} in a row failed after {self.max_retries + 1} tries"
+            f" each (last: {self.last_failure}); finished work is kept, run the same command again"
+            " when the endpoint works",
+            source=self.base_url,
+        )
+
+    async def _run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
         # one client for each call: its connections belong to this event loop
-        key = os.environ[self.key_variable] if self.key_variable else "none"
+        key = os.environ[self.api_key_env] if self.api_key_env else "none"
         async with openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout
+            base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout_s
         ) as client:
-            gate = asyncio.Semaphore(self.concurrency)
+            semaphore = asyncio.Semaphore(self.concurrency)
 
             async def ask(chat: Chat) -> Choice | None:
                 retry = tenacity.AsyncRetrying(
                     retry=tenacity.retry_if_exception_type(NoAnswer),
                     reraise=True,
-                    stop=tenacity.stop_after_attempt(self.attempts),
-                    wait=tenacity.wait_random_exponential(1, max=self.longest_wait),
+                    stop=tenacity.stop_after_attempt(self.max_retries + 1),
+                    wait=tenacity.wait_random_exponential(1, max=self.max_backoff_s),
                 )
-                return await retry(self._once, client, chat)
+                return await retry(self._send, client, chat)
 
-            return await asyncio.gather(*(self._one(job, ask, gate) for job in jobs))
+            return await asyncio.gather(*(self._run_job(job, ask, semaphore) for job in jobs))
 
-    async def _one(
-        self, job: Callable[[Ask], Awaitable[T]], ask: Ask, gate: asyncio.Semaphore
+    async def _run_job(
+        self, job: Callable[[Ask], Awaitable[T]], ask: Ask, semaphore: asyncio.Semaphore
     ) -> T | None:
-        async with gate:
-            if self._failed_in_a_row >= self.give_up:
+        async with semaphore:
+            if self._consecutive_failures >= self.max_consecutive_failures:
                 return None
             try:
                 result = await job(ask)
             except NoAnswer as failure:
-                self._failed_in_a_row += 1
+                self._consecutive_failures += 1
                 self.last_failure = str(failure)
                 return None
-        if (
-            self._failed_in_a_row < self.give_up
-        ):  # else jobs were left out by now, and `check_up` has to tell
-            self._failed_in_a_row = 0
+        # once the endpoint is down, jobs are skipped and `raise_if_down` has to report it
+        if self._consecutive_failures < self.max_consecutive_failures:
+            self._consecutive_failures = 0
         return result
 
-    async def _once(self, client: openai.AsyncOpenAI, chat: Chat) -> Choice | None:
+    async def _send(self, client: openai.AsyncOpenAI, chat: Chat) -> Choice | None:
         try:
-            async with asyncio.timeout(
-                self.timeout
-            ):  # the client's own limit starts anew with every byte
-                answer = await client.chat.completions.create(
-                    model=self.model, messages=chat, **self.options
+            # the client's own timeout starts again with every byte received
+            async with asyncio.timeout(self.timeout_s):
+                reply = await client.chat.completions.create(
+                    model=self.model,
+                    messages=list(chat),  # pyright: ignore[reportArgumentType]
+                    **self.options,
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise NoAnswer(f"nothing within {self.timeout:g} s") from None
+            raise NoAnswer(f"nothing within {self.timeout_s:g} s") from None
         except openai.APIStatusError as error:
-            if error.status_code in REFUSED:
-                raise BadInput(
-                    f"{self.base_url}: status {error.status_code}; check the address, the model "
-                    f"{self.model!r} and the key in {self.key_variable or 'no variable'}"
-                ) from None
-            if error.status_code in TRANSIENT or error.status_code >= 500:
-                raise NoAnswer(f"status {error.status_code}") from None
-            self.refusals += 1
-            self.last_refusal = error.status_code
+            self._handle_status(error.status_code)
             return None
         except openai.APIConnectionError:
             raise NoAnswer("no connection") from None
-        except (openai.OpenAIError, ValueError):  # a body that is not the protocol's JSON
-            raise NoAnswer("an answer that is not JSON") from None
-        if not isinstance(answer, ChatCompletion) or not answer.choices:
-            raise NoAnswer("an answer that is no chat completion")
-        return answer.choices[0]
+        except (openai.OpenAIError, ValueError):
+            raise NoAnswer("the reply is not JSON") from None
+        if not isinstance(reply, ChatCompletion) or not reply.choices:
+            raise NoAnswer("the reply is not a chat completion")
+        return reply.choices[0]
+
+    def _handle_status(self, status: int) -> None:
+        """Counts a refusal; raises NoAnswer for a transient status and BadInput for a fatal one."""
+        if status in FATAL_STATUS:
+            raise BadInput(
+                f"{self.base_url}: status {status}; check the address, the model {self.model!r}"
+                f" and the key in {self.api_key_env or 'no variable'}",
+                source=self.base_url,
+            ) from None
+        if status in TRANSIENT_STATUS or status >= 500:
+            raise NoAnswer(f"status {status}") from None
+        self.refusals += 1
+        self.last_refusal = status
 
 
 def text_of(choice: Choice | None) -> str:
-    """What was said; empty where nothing was."""
-    return (getattr(choice.message, "content", None) or "") if choice is not None else ""
+    """The text of a reply; empty for a refusal or a reply without text."""
+    if choice is None:
+        return ""
+    return getattr(choice.message, "content", None) or ""

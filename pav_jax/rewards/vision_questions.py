@@ -85,17 +85,17 @@ class VisionQuestions:
         cls,
         model: str,
         base_url: str = "https://api.openai.com/v1",
-        key_variable: str = "OPENAI_API_KEY",
+        api_key_env: str = "OPENAI_API_KEY",
         questions: str | Path | None = None,
         weights: str | Path | None = None,
         frames: int = 8,
         side: int = 768,
         probabilities: bool = False,
         concurrency: int = 16,
-        timeout: float = 120.0,
-        attempts: int = 5,
-        longest_wait: float = 60.0,
-        give_up: int = 8,
+        timeout_s: float = 120.0,
+        max_retries: int = 4,
+        max_backoff_s: float = 60.0,
+        max_consecutive_failures: int = 8,
         options: Mapping[str, Any] | None = None,
     ) -> "VisionQuestions":
         """`questions`, `weights`: see `read_questions`; `frames`: evenly spaced ones, all where
@@ -113,14 +113,14 @@ class VisionQuestions:
         endpoint = ChatEndpoint(
             base_url,
             model,
-            key_variable,
-            concurrency,
-            timeout,
-            attempts,
-            longest_wait,
-            give_up,
-            asked,
-            FIELD,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            max_backoff_s=max_backoff_s,
+            max_consecutive_failures=max_consecutive_failures,
+            options=asked,
+            field=FIELD,
         )
         return cls(
             endpoint, read_questions(questions or QUESTIONS, weights), frames, side, probabilities
@@ -155,7 +155,7 @@ class VisionQuestions:
             ]
         refusals = self.endpoint.refusals
         answers = self.endpoint.run(jobs)
-        self.endpoint.check_up("questions")
+        self.endpoint.raise_if_down("questions")
         answers_BxQ = np.array([math.nan if a is None else a for a in answers]).reshape(
             len(videos), -1
         )

@@ -1,7 +1,6 @@
 """A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread
 on 127.0.0.1."""
 
-import asyncio
 import json
 import logging
 import threading
@@ -12,7 +11,6 @@ from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
-from pav_jax.language.chat_endpoint import ChatEndpoint, EndpointDown, NoAnswer
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from tests.chat_server import ChatServer, completion
@@ -47,10 +45,10 @@ def proposer(endpoint, **changes) -> ChatProposer:
     settings = dict(
         base_url=endpoint.url,
         model="m",
-        key_variable="TEST_KEY",
-        timeout=5.0,
-        attempts=3,
-        longest_wait=0.01,
+        api_key_env="TEST_KEY",
+        timeout_s=5.0,
+        max_retries=2,
+        max_backoff_s=0.01,
     )
     return ChatProposer(**(settings | changes))
 
@@ -86,7 +84,9 @@ def test_a_body_that_is_not_the_protocols_is_retried(serve):
     endpoint = serve(
         lambda nth, prompt: (200, bodies[nth - 1]) if nth <= len(bodies) else (200, tagged(prompt))
     )
-    assert all(len(texts) == 3 for texts in proposer(endpoint, attempts=6).propose(requests()[:2]))
+    assert all(
+        len(texts) == 3 for texts in proposer(endpoint, max_retries=5).propose(requests()[:2])
+    )
 
 
 def test_a_wrong_number_of_rewrites_is_asked_for_again_then_what_parsed_is_kept(serve):
@@ -132,7 +132,11 @@ def test_an_endpoint_that_is_down_is_one_clear_line(serve):
     ):
         endpoint = serve(behave)
         chat = proposer(
-            endpoint, attempts=2, give_up=4, concurrency=2, timeout=0.2 if "within" in said else 5.0
+            endpoint,
+            max_retries=1,
+            max_consecutive_failures=4,
+            concurrency=2,
+            timeout_s=0.2 if "within" in said else 5.0,
         )
         with pytest.raises(BadInput, match=said) as caught:
             chat.propose(requests())
@@ -140,44 +144,7 @@ def test_an_endpoint_that_is_down_is_one_clear_line(serve):
         assert sum(endpoint.count.values()) <= 2 * 5
     with pytest.raises(BadInput, match="no connection"):
         endpoint.close()
-        proposer(endpoint, attempts=2, give_up=4).propose(requests())
-
-
-def test_a_late_answer_does_not_hide_that_jobs_were_left_out():
-    endpoint = ChatEndpoint(
-        "http://127.0.0.1:9/v1",
-        "m",
-        "",
-        concurrency=2,
-        timeout=1.0,
-        attempts=1,
-        longest_wait=0.01,
-        give_up=2,
-        options={},
-        field="x",
-    )
-    asked, down = [], asyncio.Event()
-
-    async def slow(ask):
-        await down.wait()
-        for _ in range(20):  # turns of the others, who see by then that the endpoint is down
-            await asyncio.sleep(0)
-        return "late"
-
-    async def fails(ask):
-        asked.append("fails")
-        if len(asked) == 2:
-            down.set()
-        raise NoAnswer("status 500")
-
-    async def left_out(ask):
-        asked.append("left out")
-
-    assert endpoint.run([slow, fails, fails, left_out]) == ["late", None, None, None]
-    assert asked == ["fails", "fails"]
-    with pytest.raises(EndpointDown, match="no answer to 2 jobs in a row"):
-        endpoint.check_up("jobs")
-    endpoint.check_up("jobs")  # whoever asks again starts afresh
+        proposer(endpoint, max_retries=1, max_consecutive_failures=4).propose(requests())
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -193,7 +160,7 @@ def test_a_refused_key_or_address_is_bad_input_at_once(serve, status):
 def test_a_missing_key_names_the_variable(monkeypatch):
     monkeypatch.delenv("ABSENT_KEY", raising=False)
     with pytest.raises(BadInput, match="ABSENT_KEY is not set"):
-        ChatProposer("http://127.0.0.1:9/v1", "m", key_variable="ABSENT_KEY")
+        ChatProposer("http://127.0.0.1:9/v1", "m", api_key_env="ABSENT_KEY")
 
 
 def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
@@ -211,8 +178,8 @@ def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
             "kind": "chat",
             "base_url": serve(behave).url,
             "model": "m",
-            "key_variable": "TEST_KEY",
-            "longest_wait": 0.01,
+            "api_key_env": "TEST_KEY",
+            "max_backoff_s": 0.01,
         }
     }
     evolve(settings, PROMPTS, make_proposers(settings), Generator(), Suite(), tmp_path)
@@ -241,10 +208,10 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
             "kind": "chat",
             "base_url": serve(behave).url,
             "model": "m",
-            "attempts": 2,
-            "key_variable": "TEST_KEY",
-            "longest_wait": 0.01,
-            "give_up": 2,
+            "max_retries": 1,
+            "api_key_env": "TEST_KEY",
+            "max_backoff_s": 0.01,
+            "max_consecutive_failures": 2,
         }
     }
 
@@ -254,7 +221,7 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
                 down.set()
             return super().generate(prompts, seed)
 
-    with pytest.raises(BadInput, match="no answer to"):
+    with pytest.raises(BadInput, match="in a row failed"):
         evolve(settings, PROMPTS, make_proposers(settings), Failing(), Suite(), tmp_path)
     kept = {c.key for c in read_segments(tmp_path / "pool", Candidate)}
     assert kept
@@ -270,7 +237,7 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
 def test_a_chat_entry_can_be_measured_as_a_system_whatever_its_share(serve):
     endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=1)))
     settings = config()
-    gpt = dict(kind="chat", share=0.0, base_url=endpoint.url, model="m", key_variable="TEST_KEY")
+    gpt = dict(kind="chat", share=0.0, base_url=endpoint.url, model="m", api_key_env="TEST_KEY")
     settings.proposers = {"gpt": gpt, "lexicon": dict(kind="lexicon")}
     chats = chat_proposers(settings, ("original", "gpt", "lexicon"))
     assert list(chats) == ["gpt"]

@@ -60,10 +60,10 @@ def make(tmp_path):
                 dict(
                     model="m",
                     base_url=endpoint.url,
-                    key_variable="TEST_KEY",
-                    timeout=5.0,
-                    attempts=2,
-                    longest_wait=0.01,
+                    api_key_env="TEST_KEY",
+                    timeout_s=5.0,
+                    max_retries=1,
+                    max_backoff_s=0.01,
                     questions=tmp_path / "questions.json",
                 )
                 | changes
@@ -180,8 +180,8 @@ def test_a_video_without_an_answer_is_nan_and_one_line_says_why(
 def test_an_endpoint_that_is_down_or_refuses_the_key_is_one_clear_line_without_the_key(
     serve, make, videos
 ):
-    with pytest.raises(BadInput, match="no answer to 2 questions in a row"):
-        make(serve(lambda nth, text: (500, "{}")), give_up=2, concurrency=1).score(
+    with pytest.raises(BadInput, match="2 questions in a row failed"):
+        make(serve(lambda nth, text: (500, "{}")), max_consecutive_failures=2, concurrency=1).score(
             videos[:1], ["x"]
         )
     refusing = serve(lambda nth, text: (401, json.dumps({"error": {"message": f"bad key {KEY}"}})))
@@ -213,7 +213,7 @@ def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_do
     for path in paths:
         write_mp4(path, np.zeros((3, 16, 16, 3), np.uint8), 8)
     endpoint = serve(lambda nth, text: (500, "{}"))
-    suite = RewardSuite([make(endpoint, give_up=1, concurrency=1)], {})
+    suite = RewardSuite([make(endpoint, max_consecutive_failures=1, concurrency=1)], {})
     results = FileScorer(suite).score(paths, ["x"] * 3)
     assert all("no QA" in r.problems[0] and r.path in r.problems[0] for r in results)
     assert sum(endpoint.count.values()) == 2  # one question, asked twice
@@ -223,16 +223,16 @@ def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_th
     serve, make, tmp_path
 ):
     endpoint = serve(yes_to())
-    entry = dict(name="vision_questions", model="m", base_url=endpoint.url, key_variable="TEST_KEY")
+    entry = dict(name="vision_questions", model="m", base_url=endpoint.url, api_key_env="TEST_KEY")
     suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [entry]})
     assert suite.held_out == ("held_out:QA",)
     assert suite.judges[0].fingerprint != make(endpoint).fingerprint == make(endpoint).fingerprint
     with pytest.raises(BadInput, match="vision_questions needs 'model'"):
         RewardSuite.from_config({"entries": {"vision_questions": {}}})
     with pytest.raises(
-        BadInput, match="rewards.vision_questions.key_variable.*ABSENT_KEY is not set"
+        BadInput, match="rewards.vision_questions.api_key_env.*ABSENT_KEY is not set"
     ):
-        make(endpoint, key_variable="ABSENT_KEY")
+        make(endpoint, api_key_env="ABSENT_KEY")
     with pytest.raises(BadInput, match="frames is 0"):
         make(endpoint, frames=0)
 
