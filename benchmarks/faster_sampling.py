@@ -92,22 +92,21 @@ class Sampler:
             base = VideoModel.from_pretrained(
                 "mini:generator", dtype="float32", scheduler=scheduler
             )
-        self.name, self.model = name, base.with_defaults(**fields)
+        self.name, self.model = name, base.with_settings(**fields)
         self.offset = 10**6 * (name == LUCK)
 
     def evaluations(self) -> int:
-        planned = step_schedule.planned(self.model.defaults)
-        return 2 * self.model.defaults.steps if planned is None else planned.evaluations()
+        schedule = step_schedule.make_step_schedule(self.model.settings)
+        return 2 * self.model.settings.steps if schedule is None else schedule.evaluations()
 
     def videos(self, texts: list[str], seeds: list[int]) -> np.ndarray:
         return self.model.generate(texts, seed=[seed + self.offset for seed in seeds])
 
     def denoise(self, text: str) -> None:
         """One batch, without VAE; its texts were read by the first run."""
-        rows = list(range(self.model.defaults.batch))
-        self.model.denoised(
-            self.model.asked([text] * len(rows), seed=rows), rows
-        ).block_until_ready()
+        rows = list(range(self.model.settings.batch))
+        request = self.model.make_request([text] * len(rows), seed=rows)
+        self.model.denoise(request, rows).block_until_ready()
 
 
 def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) -> dict[str, float]:
@@ -174,7 +173,7 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
             curves.append(
                 tuple(
                     residual_curve.ratios(
-                        base.with_defaults(steps=MANY), texts[: base.defaults.batch]
+                        base.with_settings(steps=MANY), texts[: base.settings.batch]
                     )
                 )
             )

@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pav_jax.parallel.chips import peak_flops
-from pav_jax.parallel.mesh import make_mesh, batch_mesh
+from pav_jax.parallel.mesh import batch_mesh, make_mesh
 from pav_jax.video import VideoModel
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.programs import spread
@@ -73,18 +73,18 @@ class Ours:
 
     def __init__(self, folder: Path, dtype: str, **defaults: Any):
         loaded = VideoModel.from_pretrained(folder, dtype=dtype, **defaults)
-        n, devices = loaded.defaults.batch, jax.local_devices()
+        n, devices = loaded.settings.batch, jax.local_devices()
         if n == 1 and len(devices) > 1:
             mesh = make_mesh(data=2, devices=devices[:2])
             loaded = VideoModel(
                 loaded.family,
                 loaded.params,
-                loaded.defaults.replace("", cfg_parallel=True),
+                loaded.settings.replace("", cfg_parallel=True),
                 mesh,
-                side=make_mesh(devices=devices[:1]),
+                auxiliary_mesh=make_mesh(devices=devices[:1]),
             )
         elif (mesh := batch_mesh(n, devices)) is not None:
-            loaded = VideoModel(loaded.family, loaded.params, loaded.defaults, mesh)
+            loaded = VideoModel(loaded.family, loaded.params, loaded.settings, mesh)
         self.model, self.family, self.params = loaded, loaded.family, loaded.params
         self.axes = ["videos", "frames", "height", "width", "channels"]
         self.order = [self.axes.index(axis) for axis in self.family.latent_axes]
@@ -164,7 +164,7 @@ class Theirs:
         return self.pipeline.video_processor.postprocess_video(video, output_type="np")
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
-        used, family = self.ours.model.defaults, self.ours.family
+        used, family = self.ours.model.settings, self.ours.family
         dynamic = {"use_dynamic_cfg": used.use_dynamic_cfg} if isinstance(family, CogVideoX) else {}
         frames, height, width = sizes(self.ours.model)
         latents = self.tensor(latents.transpose(self.ours.order))
@@ -183,7 +183,7 @@ class Theirs:
 
 
 def sizes(model: VideoModel) -> tuple[int, int, int]:
-    given = (model.defaults.num_frames, model.defaults.height, model.defaults.width)
+    given = (model.settings.num_frames, model.settings.height, model.settings.width)
     return tuple(a or b for a, b in zip(given, model.family.default_size(), strict=True))
 
 
@@ -210,7 +210,7 @@ def measure(
     theirs = Theirs(folder, ours, "cuda" if gpu else "cpu", getattr(torch, dtype))
     model, family = ours.model, ours.family
     shape, _ = family.latent_shape(*sizes(model))
-    n, used, rng = model.defaults.batch, model.defaults, np.random.default_rng(0)
+    n, used, rng = model.settings.batch, model.settings, np.random.default_rng(0)
     latents = rng.standard_normal((n, *shape), dtype=np.float32)
     ids, _ = family.tokenize([PROMPT] * n)
     text = ours.text(ids)
@@ -305,7 +305,7 @@ def main() -> None:
         if folder.parent == Path(scratch) and model != "mini":
             steps = steps or 2
         rows, made = measure(folder, arguments.batch, steps, arguments.repeats, arguments.gpu)
-        compiled = compiling(folder, arguments.batch, made.defaults.steps, arguments.gpu)
+        compiled = compiling(folder, arguments.batch, made.settings.steps, arguments.gpu)
     show(rows, made, compiled, arguments.gpu)
 
 
@@ -320,7 +320,7 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
         f" {device.platform}, torch {torch.__version__} with {torch.get_num_threads()} threads,"
         f" diffusers {diffusers.__version__}\n{type(family).__name__}, width"
         f" {family.transformer.config.width}, {family.transformer.config.num_layers} layers; VAE of"
-        f" {', '.join(map(str, channels))} channels; {model.defaults.batch} videos of {frames} x"
+        f" {', '.join(map(str, channels))} channels; {model.settings.batch} videos of {frames} x"
         f" {height} x {width}"
     )
     table = Table(

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pav_jax.video import sampling, video_model
+from pav_jax.video import families, sampling, video_model
 from pav_jax.video.programs import Programs
 
 
@@ -24,10 +24,8 @@ def programs(
     folder: Path, dtype: str, steps: int, batch: int | None
 ) -> Iterator[tuple[str, jax.stages.Wrapped, tuple, dict]]:
     """Name, program, its arguments as shapes, and those that are static."""
-    kind = video_model.family_of(folder)
-    used = video_model.saved_defaults(kind, folder).replace(
-        "command line", steps=steps, batch=batch
-    )
+    kind = families.family_class(folder)
+    used = families.saved_settings(kind, folder).replace("command line", steps=steps, batch=batch)
     family = kind.outline(folder, video_model.DTYPES[dtype])
     size = tuple(
         a or b

@@ -20,7 +20,7 @@ from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
 from pav_jax.preflight.program import PUBLISHED
-from pav_jax.video import Generation, VideoModel, schedulers
+from pav_jax.video import GenerationConfig, VideoModel, schedulers
 from pav_jax.video.cogvideox import CogVideoX
 from pav_jax.video.family import Family
 from pav_jax.video.wan import Wan
@@ -39,7 +39,7 @@ UNIPC = {
 # ------------------------------------------------------------------------------------------ folders
 
 
-def cogvideox(tokenizer: Any) -> tuple[CogVideoX, Generation]:
+def cogvideox(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
     """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published
     width."""
     from pav_jax.mini.training.generator import SCHEDULER
@@ -66,10 +66,10 @@ def cogvideox(tokenizer: Any) -> tuple[CogVideoX, Generation]:
         CogVideoXVAE(vae),
         schedulers.load(SCHEDULER),
     )
-    return family, Generation(**SIZE, guidance_scale=6.0)
+    return family, GenerationConfig(**SIZE, guidance_scale=6.0)
 
 
-def wan(tokenizer: Any) -> tuple[Wan, Generation]:
+def wan(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
     """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of a sixth of the published
     width."""
     text = T5Config(
@@ -91,10 +91,10 @@ def wan(tokenizer: Any) -> tuple[Wan, Generation]:
         WanVAE(WanVAEConfig(base_dim=16)),
         schedulers.load(UNIPC),
     )
-    return family, Generation(**SIZE, guidance_scale=5.0, fps=16)
+    return family, GenerationConfig(**SIZE, guidance_scale=5.0, fps=16)
 
 
-def mini(tokenizer: Any) -> tuple[CogVideoX, Generation]:
+def mini(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
     from pav_jax.mini.training import generator, vae
 
     family = CogVideoX(
@@ -104,7 +104,7 @@ def mini(tokenizer: Any) -> tuple[CogVideoX, Generation]:
         CogVideoXVAE(vae.CONFIG),
         schedulers.load(generator.SCHEDULER),
     )
-    return family, Generation.from_dict(generator.GENERATION)
+    return family, GenerationConfig.from_dict(generator.GENERATION)
 
 
 SMALL = {"cogvideox": cogvideox, "wan": wan, "mini": mini}

@@ -13,13 +13,18 @@ _WHERE = {
     "BadInput": "errors",
     "Booster": "booster.booster",
     "Candidate": "records",
+    "GenerationConfig": "video.generation_config",
+    "Generator": "video.generator",
     "LanguageModel": "language.language_model",
     "LoraConfig": "language.lora",
     "Preference": "records",
     "PromptPair": "records",
     "Refinement": "records",
     "RewardSuite": "rewards.suite",
+    "VideoBatch": "video.generator",
     "VideoModel": "video.video_model",
+    "as_generator": "video.generator",
+    "load_generator": "video.loading",
 }
 _MODULES = (
     "checkpoints",

@@ -52,8 +52,8 @@ class Parts:
     @functools.cached_property
     def generator(self):
         from pav_jax.parallel.mesh import generator_meshes
-        from pav_jax.video.backends import HTTP
-        from pav_jax.video.video_model import VideoModel
+        from pav_jax.video.backend import HTTP
+        from pav_jax.video.loading import load_generator
 
         chosen = self.config.generator
         overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
@@ -63,12 +63,12 @@ class Parts:
             overrides["options"] = chosen.options.to_dict()
         if chosen.path.startswith(HTTP):
             overrides["endpoint"] = chosen.endpoint.to_dict()
-        mesh, side = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
-        return VideoModel.from_pretrained(
+        mesh, auxiliary_mesh = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
+        return load_generator(
             chosen.path,
             dtype=chosen.dtype,
             mesh=mesh,
-            side=side,
+            auxiliary_mesh=auxiliary_mesh,
             sequence_attention=chosen.sequence_attention,
             **overrides,
         )

@@ -94,12 +94,12 @@ def _generator() -> ConfigDict:
                 # address
                 name="",
                 # the environment variable that holds the key, if there is one
-                key_variable="PAV_GENERATOR_API_KEY",
+                api_key_env="PAV_GENERATOR_API_KEY",
                 concurrency=4,  # requests in flight at once
-                timeout=600.0,  # seconds for one whole answer
-                attempts=5,  # tries for one video
-                longest_wait=60.0,  # seconds between two tries
-                give_up=8,  # videos failed in a row: the endpoint is down
+                timeout_s=600.0,  # seconds for one complete reply
+                max_retries=4,  # further attempts for one video after the first one failed
+                max_backoff_s=60.0,  # longest pause between two attempts
+                max_consecutive_failures=8,  # failed videos in a row after which it counts as down
             ),
         )
     )

@@ -6,20 +6,22 @@ import hashlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from pav_jax.video import generator
+
 
 def number(*parts) -> float:
     """In [0, 1), from the words."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
 
 
-class Generator:
+class Generator(generator.Generator):
     fingerprint = "stand-in"
     fps = 8
 
     def __init__(self, dtype=np.uint8, broken=()):
         self.made, self.sizes, self.dtype, self.broken = [], [], dtype, set(broken)
 
-    def generate(self, prompts, seed):
+    def generate(self, prompts, *, seed):
         self.sizes.append(len(prompts))
         self.made += list(dict.fromkeys(zip(prompts, seed, strict=True)))
         values = [int(256 * number("video", p, s)) for p, s in zip(prompts, seed, strict=True)]

@@ -48,7 +48,7 @@ def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not
             "steps=3",
             "options={'model': 'm'}",
             "endpoint.concurrency=2",
-            "endpoint.give_up=99",
+            "endpoint.max_consecutive_failures=99",
         ).generator
         evolve(
             settings,
@@ -60,7 +60,7 @@ def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not
         )
     made = read_segments(tmp_path / "pool", Candidate)
     assert len(made) == len(stand_ins.PROMPTS) * (1 + 3)
-    assert {c.error for c in made if "fish" in c.refined} == {"no video: status 422"}
+    assert {c.error for c in made if "fish" in c.refined} == {"no video: HTTP status 422"}
     assert all(
         c.error is None and (tmp_path / c.video).exists() for c in made if "fish" not in c.refined
     )

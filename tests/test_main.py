@@ -18,6 +18,9 @@ import pav_jax
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.records import Refinement
+from pav_jax.video.backend import GeneratorBackend
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generator import VideoBatch
 from tests.evaluate.fakes import Suite
 
 COMMANDS = (
@@ -58,25 +61,25 @@ def no_models(monkeypatch, tmp_path):
                 for p in prompts
             ]
 
-    class VideoModel:
-        defaults = types.SimpleNamespace(fps=8)
+    class Backend(GeneratorBackend):
+        settings = GenerationConfig()
         fingerprint = "0123"
 
-        @classmethod
-        def from_pretrained(cls, path, dtype, batch, **given):
-            calls.append(("load", path, dtype, batch, *([given] if given else [])))
-            return cls()
+        def generate(self, prompts, *, seed):
+            return self.generate_batch(prompts, seed=seed).videos
 
-        def generate(self, prompts, **options):
+        def generate_batch(self, prompts, **options):
             calls.append(("generate", list(prompts), options))
-            self.problems = {
-                i: "no video: status 500" for i, p in enumerate(prompts) if "impossible" in p
-            }
+            errors = ["no video: HTTP status 500" if "impossible" in p else None for p in prompts]
             options["progress"](len(prompts), len(prompts))
             videos = np.full(
                 (len(prompts), 1 if "picture" in prompts[0] else 3, 16, 16, 3), 90, np.uint8
             )
-            return videos, np.array([i not in self.problems for i in range(len(prompts))])
+            return VideoBatch(videos, errors)
+
+    def load_generator(path, dtype, batch, **settings):
+        calls.append(("load", path, dtype, batch, *([settings] if settings else [])))
+        return Backend()
 
     class LanguageModel:
         path = "m"
@@ -134,7 +137,7 @@ def no_models(monkeypatch, tmp_path):
     fakes = {
         "booster.booster": types.SimpleNamespace(Booster=Booster),
         "recipe": stages,
-        "video.video_model": types.SimpleNamespace(VideoModel=VideoModel),
+        "video.loading": types.SimpleNamespace(load_generator=load_generator),
         "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
     }
     for name, module in fakes.items():
@@ -426,7 +429,7 @@ def test_generate_names_what_could_not_be_made_and_writes_the_rest(tmp_path, cap
         "--model=m",
         "--batch=2",
     )
-    assert status == 2 and err == "pav generate: 'impossible': no video: status 500\n"
+    assert status == 2 and err == "pav generate: 'impossible': no video: HTTP status 500\n"
     assert [line.rpartition("/")[2] for line in out.splitlines()] == [
         "000-a-cat-0.mp4",
         "002-a-dog-0.mp4",

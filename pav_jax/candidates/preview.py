@@ -19,6 +19,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
 from pav_jax.storage.json_files import write_json
+from pav_jax.video.generator import Generator
 
 FILE, FOLDER = "drafts.json", "drafts"
 SETTINGS = ("steps", "num_frames", "height", "width")
@@ -61,14 +62,18 @@ class Screen:
                 f"evolve.draft: set some of {', '.join(SETTINGS)}; as it is, drafts cost what"
                 " videos cost"
             )
-        if not hasattr(generator, "with_defaults"):
-            raise BadInput(
-                "evolve.draft: this generator has its settings elsewhere; set evolve.draft.keep=1"
-            )
         if "num_frames" in settings:
             suite.check_frames(settings["num_frames"])  # before a draft is made in vain
+        try:
+            cheaper = generator.with_settings(**settings)
+        except BadInput as error:
+            raise BadInput(
+                f"evolve.draft: {error}; set evolve.draft.keep=1 for no drafts",
+                source=error.source,
+                field=error.field,
+            ) from error
         pool = Pool(
-            generator.with_defaults(**settings),
+            cheaper,
             suite,
             workdir / FOLDER,
             workdir,
@@ -165,22 +170,12 @@ def judge(
     }
 
 
-def relative_cost(draft: Any, full: Any) -> float | None:
+def relative_cost(draft: Generator, full: Generator) -> float | None:
     """Steps x frames x pixels of a draft over those of a video; None where a generator does not
     say. Attention makes the true share smaller, encoding and scoring make it larger."""
-
-    def work(generator: Any) -> float | None:
-        used = generator.defaults
-        sizes = (used.num_frames, used.height, used.width)
-        if hasattr(generator, "family"):
-            sizes = tuple(
-                given or own
-                for given, own in zip(sizes, generator.family.default_size(), strict=True)
-            )
-        return None if None in (*sizes, used.steps) else float(used.steps * math.prod(sizes))
-
-    parts = work(draft), work(full)
-    return None if None in parts else parts[0] / parts[1]
+    draft_cost = draft.cost()
+    full_cost = full.cost()
+    return None if draft_cost is None or full_cost is None else draft_cost / full_cost
 
 
 def saved(drafts: int, videos: int, share: float | None) -> float | None:

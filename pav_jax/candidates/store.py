@@ -2,11 +2,9 @@
 preference."""
 
 import dataclasses
-import inspect
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +16,10 @@ from pav_jax.parallel import processes
 from pav_jax.records import Candidate, candidate_key, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage.records import SegmentWriter, read_segments
-from pav_jax.video.backends import problem
 from pav_jax.video.files import write_mp4
+from pav_jax.video.generator import Generator, VideoBatch
 
 KEEP = ("none", "best", "all")
-FPS = 8  # where the generator does not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +41,14 @@ class _Started:
     Attributes:
       drafts: how many it settles.
       missing: places of those that are recorded; the other rows fill the batch.
-      videos: waits for them and for which are finite.
+      videos: waits for them.
       at: when it was started, on the clock that never goes back.
     """
 
     drafts: int
     missing: list[int]
     rows: list[Draft]
-    videos: Callable[[], Any]
+    videos: Callable[[], VideoBatch]
     at: float
 
 
@@ -64,9 +61,7 @@ class Pool:
     their words alone.
 
     Args:
-      generator: a `VideoModel`, or whatever has `generate(prompts, seed) -> uint8 [B, T, H, W, 3]`,
-        `fingerprint`, and perhaps `fps` (or `defaults.fps`), `generate(..., return_finite=True)`
-        and `start(prompts, seed)`.
+      generator: makes the videos; the next batch is started before this one is scored.
       suite: see `rewards.suite.RewardSuite`.
       folder: where the segments go; `workdir` is what recorded video paths are relative to.
       weights: of `overall` for "best" videos; None takes the suite's own.
@@ -75,7 +70,7 @@ class Pool:
 
     def __init__(
         self,
-        generator,
+        generator: Generator,
         suite,
         folder,
         workdir,
@@ -133,16 +128,14 @@ class Pool:
         `drafts` is read lazily, a batch at a time, and its order must not depend on what is
         finished.
         """
-        best, waiting = self._best_before(round), None
+        best = self._best_before(round)
+        waiting: _Started | None = None
         for batch in _batches(self._fresh(drafts), self.batch):
             started = self._start(batch)
-            if waiting is not None:  # scored while the next one's videos are made
+            # scored while the next one's videos are made
+            if waiting is not None:
                 yield self._settle(waiting, best)
-                waiting = None
-            if hasattr(self.generator, "start"):
-                waiting = started
-            else:
-                yield self._settle(started, best)
+            waiting = started
         if waiting is not None:
             yield self._settle(waiting, best)
 
@@ -175,32 +168,21 @@ class Pool:
         wait for it."""
         at, missing = time.monotonic(), [i for i, d in enumerate(batch) if d not in self]
         if not missing:
-            return _Started(len(batch), missing, [], lambda: None, at)
+            empty = VideoBatch(np.zeros((0, 1, 1, 1, 3), np.uint8), [])
+            return _Started(len(batch), missing, [], lambda: empty, at)
         rows = [batch[i] if i in missing else batch[missing[0]] for i in range(len(batch))]
         rows += [batch[missing[0]]] * (self.batch - len(rows))
-        asked = dict(
+        videos = self.generator.start(
             prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows]
         )
-        if hasattr(self.generator, "start"):
-            return _Started(len(batch), missing, rows, self.generator.start(**asked), at)
-        return _Started(len(batch), missing, rows, lambda: self._generate(asked), at)
-
-    def _generate(self, asked: Mapping) -> tuple[np.ndarray, np.ndarray]:
-        """Videos, and which of them are known to be finite."""
-        if "return_finite" in inspect.signature(self.generator.generate).parameters:
-            return self.generator.generate(**asked, return_finite=True)
-        return np.asarray(self.generator.generate(**asked)), np.ones(len(asked["prompts"]), bool)
+        return _Started(len(batch), missing, rows, videos, at)
 
     def _make(self, started: "_Started", best: Mapping[str, float]) -> list[Candidate]:
         """Waits for the videos and scores them."""
         rows, missing = started.rows, started.missing
-        videos, finite = started.videos()
-        broken = ~np.asarray(finite, bool)
-        if not np.issubdtype(videos.dtype, np.integer):
-            broken |= ~np.isfinite(videos.reshape(len(rows), -1)).all(axis=1)
-            videos = np.nan_to_num(videos).clip(0, 255).astype(np.uint8)
+        made = started.videos()
         scores = self.suite.score(
-            videos, [d.prompt for d in rows], refined=[d.refined for d in rows]
+            made.videos, [d.prompt for d in rows], refined=[d.refined for d in rows]
         )
         records = []
         for i in missing:
@@ -211,13 +193,9 @@ class Pool:
                 for n, value in row.items()
                 if not np.isfinite(value) and not n.startswith(HELD_OUT)
             )
-            error = (
-                problem(self.generator, i)
-                if broken[i]
-                else f"no score: {', '.join(absent)}"
-                if absent
-                else None
-            )
+            error = made.errors[i]
+            if error is None and absent:
+                error = f"no score: {', '.join(absent)}"
             record = Candidate(
                 key,
                 draft.prompt,
@@ -233,7 +211,7 @@ class Pool:
             )
             if self._keeps(record, best):
                 path = f"videos/{key}.mp4"
-                write_mp4(self.workdir / path, videos[i], self._fps())
+                write_mp4(self.workdir / path, made.videos[i], self.generator.fps)
                 record = dataclasses.replace(record, video=path)
             records.append(record)
         return records
@@ -245,10 +223,6 @@ class Pool:
         for candidate, value in zip(earlier, overall_scores(earlier, self.weights), strict=True):
             best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
         return best
-
-    def _fps(self) -> float:
-        defaults = getattr(self.generator, "defaults", None)
-        return getattr(self.generator, "fps", None) or getattr(defaults, "fps", None) or FPS
 
     def _keeps(self, record: Candidate, best: Mapping[str, float]) -> bool:
         if self.keep_videos != "best" or record.error:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
     from pav_jax.storage.json_files import read_json, write_json
-    from pav_jax.video import generation, residual_curve
+    from pav_jax.video import generation_config, residual_curve
     from pav_jax.video.video_model import VideoModel
 
     at_least(1, "--count", args.count)
@@ -58,5 +58,5 @@ def run(args: argparse.Namespace) -> None:
     curve = [round(float(ratio), DIGITS) for ratio in residual_curve.ratios(model, prompts)]
     print(curve)
     if not args.dry:
-        path = folder / generation.FILE
+        path = folder / generation_config.FILE
         write_json(path, (read_json(path) if path.exists() else {}) | {"cache_ratios": curve})

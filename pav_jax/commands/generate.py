@@ -145,11 +145,10 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
 
-    from pav_jax.video.backends import problem
-    from pav_jax.video.video_model import VideoModel
+    from pav_jax.video.loading import load_generator
 
     given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
-    model = VideoModel.from_pretrained(
+    generator = load_generator(
         args.model or EMBEDDED,
         batch=args.batch,
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
@@ -159,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     with _progress(len(prompts)) as reached:
         for first in range(0, len(prompts), args.batch):
             batch = prompts[first : first + args.batch]
-            videos, finite = model.generate(
+            made = generator.generate_batch(
                 batch,
                 negative_prompt=args.negative_prompt,
                 num_frames=args.num_frames,
@@ -168,16 +167,15 @@ def run(args: argparse.Namespace) -> int:
                 steps=args.steps,
                 guidance_scale=args.guidance_scale,
                 seed=args.seed,
-                return_finite=True,
                 progress=lambda done, _, first=first: reached(first + done),
             )
-            for row, (prompt, video_TxHxWx3) in enumerate(zip(batch, videos, strict=True)):
-                if finite[row]:
-                    path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
-                    print(_write(args, path, video_TxHxWx3, model, prompt), flush=True)
-                else:
+            for row, prompt in enumerate(batch):
+                if (error := made.errors[row]) is not None:
                     failed += 1
-                    print(f"pav generate: {prompt!r}: {problem(model, row)}", file=sys.stderr)
+                    print(f"pav generate: {prompt!r}: {error}", file=sys.stderr)
+                    continue
+                path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
+                print(_write(args, path, made.videos[row], generator, prompt), flush=True)
     return 2 if failed else 0
 
 
@@ -195,7 +193,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _write(
-    args: argparse.Namespace, path: Path, video_TxHxWx3: Any, model: Any, prompt: str
+    args: argparse.Namespace, path: Path, video_TxHxWx3: Any, generator: Any, prompt: str
 ) -> Path:
     """Writes one video with what made it inside; returns where."""
     from pav_jax.video import files
@@ -203,17 +201,17 @@ def _write(
     kind = args.format or ("png" if len(video_TxHxWx3) == 1 else "mp4")
     if kind != "frames":
         path = path.with_name(f"{path.name}.{kind}")
-    said = _metadata(args, model, prompt)
+    said = _metadata(args, generator, prompt)
     if kind in ("mp4", "gif"):
         (files.write_mp4 if kind == "mp4" else files.write_gif)(
-            path, video_TxHxWx3, model.defaults.fps, said
+            path, video_TxHxWx3, generator.fps, said
         )
     else:
         (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, said)
     return path
 
 
-def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, str]:
+def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str, str]:
     """What is needed to make the video again. Never an absolute path, and nothing of an address
     that may be secret."""
     from pav_jax import __version__
@@ -227,7 +225,7 @@ def _metadata(args: argparse.Namespace, model: Any, prompt: str) -> dict[str, st
         "title": prompt,
         "prompt": prompt,
         "model": name,
-        "fingerprint": model.fingerprint,
+        "fingerprint": generator.fingerprint,
         "seed": args.seed,
         "version": f"pav_jax {__version__}",
     }

@@ -2,7 +2,6 @@
 prompt that needs it."""
 
 import dataclasses
-import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -10,16 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt8
 
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, candidate_key
 from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage.records import SegmentWriter, read_segments
-from pav_jax.video.backends import problem
 from pav_jax.video.files import write_mp4
-
-FPS = 8  # where the generator does not say
+from pav_jax.video.generator import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +33,7 @@ class Measurements:
     being made.
 
     Args:
-      generator: has `generate(prompts, seed=[...]) -> uint8 [B, T, H, W, 3]` and `fingerprint`, and
-        perhaps `defaults.fps` and `generate(..., return_finite=True)`; see `VideoModel`.
+      generator: makes the videos.
       suite: see `rewards.suite.RewardSuite`.
       batch: videos in one call, always that many: the last batch is filled up.
       workdir: videos go to `videos/` in it, where `save_videos`.
@@ -46,7 +41,7 @@ class Measurements:
 
     def __init__(
         self,
-        generator,
+        generator: Generator,
         suite,
         folder: str | os.PathLike,
         workdir: str | os.PathLike,
@@ -104,32 +99,24 @@ class Measurements:
 
     def _make(self, batch: Sequence[list[Cell]]) -> list[Candidate]:
         padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        videos, finite = generate(
-            self.generator, [g[0].refined for g in padded], [g[0].seed for g in padded]
-        )
+        made = self.generator.start([g[0].refined for g in padded], [g[0].seed for g in padded])()
         rows = [(i, cell) for i, group in enumerate(batch) for cell in group]
         records = []
         for part in chunks(rows, self.batch):
             full = part + part[-1:] * (self.batch - len(part))
             scores = self.suite.score(
-                videos[[i for i, _ in full]],
+                made.videos[[i for i, _ in full]],
                 [cell.prompt for _, cell in full],
                 refined=[cell.refined for _, cell in full],
             )
             for row, (i, cell) in enumerate(part):
                 if self.key(cell) not in self._known:
                     # what came out of NaN pixels is no score, however finite it looks
+                    usable = made.errors[i] is None
                     row_scores = {
-                        k: float(v[row]) if finite[i] else math.nan for k, v in scores.items()
+                        k: float(v[row]) if usable else math.nan for k, v in scores.items()
                     }
-                    records.append(
-                        self._record(
-                            cell,
-                            videos[i],
-                            row_scores,
-                            None if finite[i] else problem(self.generator, i),
-                        )
-                    )
+                    records.append(self._record(cell, made.videos[i], row_scores, made.errors[i]))
         return records
 
     def _record(
@@ -147,8 +134,7 @@ class Measurements:
             # score it
             path = f"videos/{candidate_key('', cell.refined, cell.seed, self.generator.fingerprint)}.mp4"
             if not (self.workdir / path).exists():
-                fps = getattr(getattr(self.generator, "defaults", None), "fps", FPS)
-                write_mp4(self.workdir / path, video_TxHxWx3, fps)
+                write_mp4(self.workdir / path, video_TxHxWx3, self.generator.fps)
         return Candidate(
             self.key(cell),
             cell.prompt,
@@ -167,14 +153,3 @@ class Measurements:
 def chunks(items: Sequence, size: int) -> list[list]:
     """`items` in lists of `size`; the last may be shorter."""
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
-
-
-def generate(
-    generator, texts: Sequence[str], seeds: Sequence[int]
-) -> tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]:
-    """One video for each text and seed, and for each whether it met no NaN on the way; a generator
-    that cannot tell is believed."""
-    if "return_finite" in inspect.signature(generator.generate).parameters:
-        videos, finite = generator.generate(texts, seed=seeds, return_finite=True)
-        return np.asarray(videos), np.asarray(finite, bool)
-    return np.asarray(generator.generate(texts, seed=seeds)), np.ones(len(texts), bool)

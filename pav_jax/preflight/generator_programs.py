@@ -13,9 +13,11 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
 from pav_jax.preflight.program import CostedPhase, Program, config_folder
-from pav_jax.video import generation, pipeline_folder, step_schedule, video_model
+from pav_jax.video import families, pipeline_folder, step_schedule, video_model
 from pav_jax.video import sampling as video_sampling
-from pav_jax.video.backends import is_back_end
+from pav_jax.video.backend import is_backend_path
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generation_request import video_size as size_of_videos
 from pav_jax.video.programs import SIDE, Programs, check_rows
 
 
@@ -27,7 +29,7 @@ def count_videos(config: Any) -> int:
     return evolved + prefer_prompts * config.prefer.samples * config.rounds
 
 
-def load_family(config: Any) -> tuple[Any, dict, generation.Generation]:
+def load_family(config: Any) -> tuple[Any, dict, GenerationConfig]:
     """The configuration's generator without weights.
 
     Returns:
@@ -37,21 +39,21 @@ def load_family(config: Any) -> tuple[Any, dict, generation.Generation]:
       BadInput: the generator does not run in JAX, or its config.json files are not known.
     """
     path = config.generator.path
-    if is_back_end(path):
+    if is_backend_path(path):
         raise BadInput(
             f"config.generator.path={path}: this generator runs in torch or on a server; pav check"
             " compiles only generators that run in JAX",
             field="generator.path",
         )
     folder = config_folder(path, "config.generator.path")
-    family_class: Any = video_model.family_of(folder)
+    family_class: Any = families.family_class(folder)
     family = family_class.outline(
         folder,
         video_model.DTYPES[config.generator.dtype],
         config.generator.scheduler,
         conv_impl="conv3d",  # "auto" would choose for this machine's CPU
     )
-    settings = video_model.saved_defaults(family_class, folder)
+    settings = families.saved_settings(family_class, folder)
     overrides = {name: config.generator[name] for name in GENERATION_FIELDS}
     settings = settings.replace("generator", **overrides)
     pipeline_folder.check_tiling(family, settings.vae_tiling)
@@ -62,12 +64,7 @@ def load_family(config: Any) -> tuple[Any, dict, generation.Generation]:
 def video_size(config: Any) -> tuple[int, int, int]:
     """Frames, height and width of the videos."""
     family, _, settings = load_family(config)
-    return _video_size(family, settings)
-
-
-def _video_size(family: Any, settings: Any) -> tuple[int, int, int]:
-    num_frames, height, width = family.default_size()
-    return settings.num_frames or num_frames, settings.height or height, settings.width or width
+    return size_of_videos(family, settings)
 
 
 def build(config: Any, host: Sequence[Any]) -> list[Program]:
@@ -86,7 +83,7 @@ class _GeneratorPrograms:
         options = config.generator
         family, self.param_shapes, self.settings = load_family(config)
         self.batch_size = self.settings.batch
-        self.size = _video_size(family, self.settings)
+        self.size = size_of_videos(family, self.settings)
         self.latent_shape, self.num_latent_frames = family.latent_shape(*self.size)
         mesh, auxiliary_mesh = generator_meshes(
             self.batch_size, options.mesh, options.side_devices, host
@@ -156,7 +153,7 @@ class _GeneratorPrograms:
             scales,
             latent_shape=self.latent_shape,
             keep=self.num_latent_frames,
-            shortcuts=step_schedule.planned(settings),
+            step_schedule=step_schedule.make_step_schedule(settings),
         )
 
     def _trace_decoder(self) -> jax.stages.Traced:

@@ -22,9 +22,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from pav_jax.candidates.constraints import passes_thresholds
 from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
-from pav_jax.candidates.constraints import passes_thresholds
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.measure import chunks, generate
+from pav_jax.evaluate.measure import chunks
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key, stable_seed
 from pav_jax.rewards.suite import HELD_OUT, Reward
@@ -120,21 +120,19 @@ class Samples:
         on_views: Callable[[int], None] | None,
     ) -> None:
         padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        videos, finite = generate(
-            self.generator, [v.prompt for v in padded], [v.seed for v in padded]
-        )
+        made = self.generator.start([v.prompt for v in padded], [v.seed for v in padded])()
         for kind in dict.fromkeys(view.kind for _, view in missing):
             same = [(row, view) for row, view in missing if view.kind == kind]
             records = [
                 record
                 for part in chunks(same, self.batch)
-                for record in self._score(batch, videos, part)
+                for record in self._score(batch, made.videos, part)
             ]
             # what came out of NaN pixels is no score, however finite it looks
             records = [
                 (
                     record
-                    if finite[row]
+                    if made.errors[row] is None
                     else dataclasses.replace(record, scores=dict.fromkeys(record.scores, math.nan))
                 )
                 for (row, _), record in zip(same, records, strict=True)

@@ -28,7 +28,7 @@ from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 
 # Version 1.5 writes the largest grid it has positions for where the others write the size they were
 # trained on, 768 x 1360 (its model card)
@@ -45,7 +45,7 @@ class CogVideoX(Family):
     pipeline, called = "CogVideoXPipeline", "a CogVideoX"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts, "scheduler")
-    generation = Generation()
+    generation = GenerationConfig()
     tiles = True
     latent_axes = (
         "videos",

@@ -24,9 +24,9 @@ from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import pipeline_folder, sampling
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.programs import guided, split_guidance
-from pav_jax.video.step_schedule import Shortcuts
+from pav_jax.video.step_schedule import StepSchedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Family:
     called: ClassVar[str]  # in errors, with its article
     layouts: ClassVar[Mapping[str, Any]]  # name of a part -> its `hf.py`
     components: ClassVar[Sequence[str]]  # folders that must be there
-    generation: ClassVar[Generation]  # what `generate` uses unless told otherwise
+    generation: ClassVar[GenerationConfig]  # what `generate` uses unless told otherwise
     tiles: ClassVar[bool]  # whether the VAE can decode them
     latent_axes: ClassVar[Sequence[str]]  # of initial noise in diffusers, or the original
 
@@ -55,6 +55,7 @@ class Family:
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
         x
     )  # keeps x where its logical axes belong
+    conditions: Any = None  # a dataclass: what else the model is told
     halves: bool = False  # the two branches of guidance lie on two halves of the mesh
 
     def on_mesh(
@@ -219,9 +220,9 @@ class Family:
         negative: Float[Array, "B ..."] | None,
         keys_B: Key[Array, "B"],
         scales: Float[Array, "steps"],
-        shortcuts: Shortcuts | None = None,
+        step_schedule: StepSchedule | None = None,
     ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan; with `shortcuts` in one for each part that they cut
+        """Noise to clean latents in one scan; with `step_schedule` in one for each part that they cut
         it into."""
         plan = self.plan(scales.shape[0], latents)
 
@@ -237,9 +238,9 @@ class Family:
                 **stack,
             )
 
-        if shortcuts is None:
+        if step_schedule is None:
             return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
-        return shortcuts.denoise(
+        return step_schedule.denoise(
             plan,
             predict,
             latents,

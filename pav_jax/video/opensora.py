@@ -40,7 +40,7 @@ from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import opensora_captions, pipeline_folder
 from pav_jax.video.family import Family
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.programs import split_guidance
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, RectifiedFlowPlan
 
@@ -91,7 +91,7 @@ class OpenSora(Family):
     pipeline, called = "OpenSoraPipeline", "an Open-Sora"
     layouts = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts)
-    generation = Generation(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
+    generation = GenerationConfig(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
     tiles = False
     latent_axes = (
         "videos",

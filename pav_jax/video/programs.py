@@ -4,9 +4,9 @@ next.
 
 A family offers, besides what `VideoModel` asks of it,
   `encode_text(params, ids) -> embedding`, both [B, ...];
-  `denoise(params, latents, text, negative, keys, scales, shortcuts) -> latents`, `negative` None
+  `denoise(params, latents, text, negative, keys, scales, step_schedule) -> latents`, `negative` None
   where there is no
-    guidance, `shortcuts` None where no step is saved;
+    guidance, `step_schedule` None where no step is saved;
   `decode(params, latents, tiled) -> video` in [-1, 1], float32;
   `on_mesh(mesh, ...) -> family`, the same one with what a mesh needs.
 
@@ -71,7 +71,7 @@ class Programs:
 
     # ----------------------------------------------------------------------------------------- text
 
-    def texts(
+    def encode_texts(
         self, params: Mapping, ids_BxS: Int[np.ndarray, "B S"], rows: int
     ) -> Float[Array, "B ..."]:
         """Embeddings, of which none is computed twice while it is kept: `KEPT_TEXTS` last used.
@@ -112,13 +112,13 @@ class Programs:
         scales: Float[np.ndarray, "steps"],
         latent_shape: tuple[int, ...],
         keep: int,
-        shortcuts: Any = None,
+        step_schedule: Any = None,
     ) -> Float[Array, "B ..."]:
         """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep`
         frames.
 
         Args:
-          shortcuts: a `shortcuts.Shortcuts`, where steps are to be saved.
+          step_schedule: a `StepSchedule`, where steps are to be saved.
         """
         params = {name: tree for name, tree in params.items() if name not in SIDE}
         latents = None if latents is None else spread(latents, self.mesh)
@@ -132,7 +132,7 @@ class Programs:
                 scales,
                 latent_shape=latent_shape,
                 keep=keep,
-                shortcuts=shortcuts,
+                step_schedule=step_schedule,
             )
         )
 
@@ -140,7 +140,7 @@ class Programs:
     def denoiser(self) -> Callable:
         return jax.jit(
             functools.partial(denoise, self.family),
-            static_argnames=("latent_shape", "keep", "shortcuts"),
+            static_argnames=("latent_shape", "keep", "step_schedule"),
         )
 
     # --------------------------------------------------------------------------------------- decode
@@ -173,12 +173,12 @@ def denoise(
     *,
     latent_shape: tuple[int, ...],
     keep: int,
-    shortcuts: Any = None,
+    step_schedule: Any = None,
 ) -> Array:
     """For `jit`: see `Programs.denoise`."""
     if latents is None:
         latents = sampling.noise(keys_B, 0, latent_shape)
-    return family.denoise(params, latents, text, negative, keys_B, scales, shortcuts)[:, -keep:]
+    return family.denoise(params, latents, text, negative, keys_B, scales, step_schedule)[:, -keep:]
 
 
 def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:

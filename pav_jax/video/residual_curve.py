@@ -23,13 +23,13 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
     tokens, prompts and both branches of guidance; 1 for the first step, which has none before
     it."""
     family, rows = model.family, list(range(len(prompts)))
-    asked = model.asked(list(prompts), seed=[seed + row for row in rows])
-    text, negative = model.texts(asked, rows)
-    keys_B = sampling.video_keys(asked.seeds)
+    request = model.make_request(list(prompts), seed=[seed + row for row in rows])
+    text, negative = model.encode_prompts(request, rows)
+    keys_B = sampling.video_keys(request.seeds)
 
     def run(params, text, negative, keys_B, scales):
-        latents = sampling.noise(keys_B, 0, asked.latent_shape)
-        plan = family.plan(len(asked.scales), latents)
+        latents = sampling.noise(keys_B, 0, request.latent_shape)
+        plan = family.plan(len(request.guidance_scales), latents)
         step = sampling.stepper(plan, keys_B, family.scheduler.needs_noise)
 
         def predict(sample, index):
@@ -46,11 +46,15 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
 
         shape = jax.eval_shape(lambda x: predict(x, 0)[1], latents)
         kept = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
-        return jax.lax.scan(body, kept, jnp.arange(len(asked.scales)))[1]
+        return jax.lax.scan(body, kept, jnp.arange(len(request.guidance_scales)))[1]
 
     found = np.asarray(
         jax.jit(run)(
-            {"transformer": model.params["transformer"]}, text, negative, keys_B, asked.scales
+            {"transformer": model.params["transformer"]},
+            text,
+            negative,
+            keys_B,
+            request.guidance_scales,
         )
     )
     return np.concatenate([[1.0], found[1:]])

@@ -86,6 +86,27 @@ def stepper(plan, keys_B: Key[Array, "B"], needs_noise: bool) -> Callable:
     return step
 
 
+def valid_unicode(text: str) -> str:
+    """The text with "?" for lone surrogates, which have no UTF-8 form; records store it alike."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def per_prompt(name: str, value: str | Sequence[str], count: int) -> list[str]:
+    """One text per prompt from a single text or a sequence.
+
+    Raises:
+      BadInput: a sequence of another length.
+    """
+    if isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise BadInput(
+            f"{name}: {len(value)} texts for {count} prompts; give one, or one per prompt",
+            field=name,
+        )
+    return list(value)
+
+
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed per video from an int (the same for all) or a sequence.
 

@@ -18,13 +18,13 @@ from jaxtyping import Array, Float, Key
 
 from pav_jax.errors import BadInput
 from pav_jax.video import sampling
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.programs import positive_rows
 from pav_jax.video.residual_cache import interpolated, schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Shortcuts:
+class StepSchedule:
     """Programs are compiled for one such.
 
     Attributes:
@@ -117,7 +117,7 @@ def _start(
     return jnp.zeros(shape.shape, shape.dtype)  # never read: the segment's first step is computed
 
 
-def check(used: Generation) -> None:
+def check(used: GenerationConfig) -> None:
     """Raises BadInput where settings that save steps do not fit each other."""
     start, stop = used.guidance_start, used.guidance_stop
     if start >= stop:
@@ -137,7 +137,7 @@ def check(used: Generation) -> None:
         )
 
 
-def planned(used: Generation) -> Shortcuts | None:
+def make_step_schedule(used: GenerationConfig) -> StepSchedule | None:
     """The shortcuts of a sampling; None where every step does everything.
 
     The guided steps are those from floor(guidance_start * steps) up to floor(guidance_stop *
@@ -171,5 +171,5 @@ def planned(used: Generation) -> Shortcuts | None:
     return (
         None
         if (first, last) == (0, steps) and all(computed)
-        else Shortcuts((first, last), computed)
+        else StepSchedule((first, last), computed)
     )

@@ -1,12 +1,14 @@
-"""Any text-to-video model behind one class: load a diffusers folder, make videos from prompts, save
-it again."""
+"""Any text-to-video model of a JAX family: load a diffusers folder, generate videos, save it again.
+
+Shapes: B videos; T, H, W frames, height, width in pixels; t, h, w, C those of the latent and its
+channels.
+"""
 
 import collections
 import copy
 import dataclasses
 import functools
-import hashlib
-import json
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,137 +17,142 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
-from pav_jax.storage.json_files import read_json, write_json
-from pav_jax.video import backends, generation, pipeline_folder, sampling, step_schedule
-from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.storage.json_files import write_json
+from pav_jax.video import backend, generation_config, pipeline_folder, sampling, step_schedule
+from pav_jax.video.backend import Progress
+from pav_jax.video.families import family_class, saved_settings
 from pav_jax.video.family import Family
-from pav_jax.video.generation import Generation
-from pav_jax.video.opensora import OpenSora
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generation_request import GenerationRequest, make_request, video_size
+from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from pav_jax.video.programs import Programs, check_rows, places
-from pav_jax.video.wan import Wan
+from pav_jax.video.weights_digest import HASHED_SUFFIXES, digest_folder, digest_params
 
-FAMILIES = {family.pipeline: family for family in (CogVideoX, OpenSora, Wan)}
-HASHED = (".json", ".safetensors", ".model")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
-class VideoModel:
-    """A text-to-video generator.
+class VideoModel(backend.GeneratorBackend):
+    """A text-to-video generator in JAX.
 
     Attributes:
-      family: the parts and how they sample (`pav_jax.video.cogvideox.CogVideoX` and the others of
-        `FAMILIES`).
+      family: the parts and how they sample, such as `pav_jax.video.cogvideox.CogVideoX`.
       params: nested dict of arrays, one entry per part.
-      defaults: what `generate` uses where a call gives None.
+      settings: what `generate` uses where a call gives None.
     """
 
     def __init__(
         self,
         family: Family,
         params: Mapping,
-        defaults: Generation | None = None,
-        mesh=None,
+        settings: GenerationConfig | None = None,
+        mesh: jax.sharding.Mesh | None = None,
         weights_digest: str | None = None,
-        side=None,
+        auxiliary_mesh: jax.sharding.Mesh | None = None,
         sequence_attention: str = "auto",
     ):
-        self.defaults = defaults or family.generation
-        self.mesh, side = mesh, side or mesh
+        self.settings = settings or family.generation
+        self.mesh = mesh
+        auxiliary_mesh = auxiliary_mesh or mesh
+        cfg_parallel = self.settings.cfg_parallel
         if mesh is not None:
-            check_rows(mesh, side, self.defaults.batch, self.defaults.cfg_parallel)
-        self.family = family.on_mesh(mesh, side, sequence_attention, self.defaults.cfg_parallel)
-        self.programs = Programs(self.family, mesh, side)
+            check_rows(mesh, auxiliary_mesh, self.settings.batch, cfg_parallel)
+        self.family = family.on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
+        self.programs = Programs(self.family, mesh, auxiliary_mesh)
         self.params = self.programs.place_params(params)
         self._weights_digest = weights_digest
-        self._warned_of_cut = False
+        self._warned_of_truncation = False
 
     @classmethod
     def from_pretrained(
         cls,
         path_or_repo: str | Path,
         dtype: str = "bfloat16",
-        mesh=None,
+        mesh: jax.sharding.Mesh | None = None,
         scheduler: Mapping[str, Any] | str | None = None,
-        side=None,
+        auxiliary_mesh: jax.sharding.Mesh | None = None,
         sequence_attention: str = "auto",
-        **defaults: Any,
-    ) -> "backends.Generator":
-        """Loads a diffusers folder, or fetches one from the hub; model_index.json names the family.
-
-        `diffusers:FOLDER` and addresses of endpoints give a generator of the back end they name,
-        see `backends`, with the same `generate`.
+        **settings: Any,
+    ) -> "VideoModel":
+        """Loads a diffusers folder, a Hub repository or `mini:generator`; model_index.json names
+        the family.
 
         Args:
           dtype: of the weights and the matrix products; "float32" is the fast one on a CPU.
-          mesh: a mesh of `pav_jax.parallel.mesh`: rows go over `data` (and `fsdp` as far as it
-            divides them), weights over `fsdp`, heads over `tensor`, tokens over `sequence`.
-          scheduler: replaces the folder's: a class name (settings stay), or a whole configuration.
-          side: a mesh of other devices for text encoder and VAE, which then work while the denoiser
-            does.
-          sequence_attention: how tokens on several devices meet: ring, ulysses, or auto.
-          defaults: fields of `Generation` that replace the folder's pav_generation.json.
+          mesh: a mesh of `pav_jax.parallel.mesh`: videos are spread over `data` (and `fsdp` as far
+            as it divides them), weights over `fsdp`, heads over `tensor`, tokens over `sequence`.
+          scheduler: replaces the folder's: a class name (the settings stay), or a complete
+            configuration.
+          auxiliary_mesh: a mesh of other devices for text encoder and VAE, which then work while
+            the denoiser does.
+          sequence_attention: attention over tokens on several devices: ring, ulysses, or auto.
+          settings: fields of `GenerationConfig` that replace the folder's pav_generation.json.
 
         Raises:
-          BadInput: what is there is not a whole pipeline of a known family.
+          BadInput: the path is not a complete pipeline of a supported family.
         """
-        if backends.is_back_end(path_or_repo):
-            if scheduler is not None:
-                raise BadInput(
-                    f"generator.scheduler={scheduler}: {path_or_repo} samples as it says itself;"
-                    " leave it out"
-                )
-            return _back_end(str(path_or_repo)).from_pretrained(
-                path_or_repo, dtype=dtype, **defaults
+        if backend.is_backend_path(path_or_repo):
+            raise BadInput(
+                f"{path_or_repo}: VideoModel runs JAX families only; use pav_jax.load_generator",
+                source=path_or_repo,
             )
-        folder = local_folder(path_or_repo, [f"*{kind}" for kind in HASHED])
         if dtype not in DTYPES:
-            raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        kind = family_of(folder)
-        used = saved_defaults(kind, folder).replace("generator", **defaults)
+            raise BadInput(
+                f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}",
+                source="generator",
+                field="dtype",
+            )
+        folder = local_folder(path_or_repo, [f"*{suffix}" for suffix in HASHED_SUFFIXES])
+        kind = family_class(folder)
+        used = saved_settings(kind, folder).replace("generator", **settings)
         pipeline_folder.check_tiling(kind, used.vae_tiling)
         step_schedule.check(used)
-        family, params = kind.load(folder, DTYPES[dtype], scheduler, places(mesh, side))
-        return cls(family, params, used, mesh, _digest(folder), side, sequence_attention)
+        where = places(mesh, auxiliary_mesh)
+        family, params = kind.load(folder, DTYPES[dtype], scheduler, where)
+        digest = digest_folder(folder)
+        return cls(family, params, used, mesh, digest, auxiliary_mesh, sequence_attention)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
         """Writes a diffusers folder that this class and diffusers load."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.family.save(folder, jax.device_get(self.params), max_shard_size)
-        write_json(folder / generation.FILE, self.defaults.saved())
+        write_json(folder / generation_config.FILE, self.settings.saved())
 
-    def with_defaults(self, **fields: Any) -> "VideoModel":
-        """The same model with other fields of `Generation`, as for drafts; weights and programs are
-        shared."""
+    def with_settings(self, **fields: Any) -> "VideoModel":
+        """The same model with other fields of `GenerationConfig`; shares weights and compiled
+        programs."""
         other = copy.copy(self)
-        other.defaults = self.defaults.replace("generator", **fields)
-        other.__dict__.pop("fingerprint", None)  # it names the settings
+        other.settings = self.settings.replace("generator", **fields)
+        # the cached fingerprint is that of the old settings
+        other.__dict__.pop("fingerprint", None)
         return other
+
+    def cost(self) -> float:
+        """Relative cost of one video: steps x frames x pixels."""
+        frames, height, width = video_size(self.family, self.settings)
+        return float(self.settings.steps * frames * height * width)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names what the same prompt and seed would give again: weights, configurations, scheduler,
-        sampling settings.
+        """Changes with weights, configurations, scheduler, dtype and sampling settings.
 
-        It does not change with the folder's place, the batch size or the frame rate of files.
+        It does not change with the folder's path, the batch size or the frame rate of files.
         """
-        weights = self._weights_digest or _digest_of_arrays(self.params)
-        settings = [
-            weights,
-            self.defaults.sampling_settings(),
+        parts = [
+            self._weights_digest or digest_params(self.params),
+            self.settings.sampling_settings(),
             dict(self.family.scheduler.config),
             jnp.dtype(self.family.transformer.dtype).name,
         ]
-        if (conditions := getattr(self.family, "conditions", None)) is not None:
-            settings.append(dataclasses.asdict(conditions))
-        return hashlib.sha256(
-            json.dumps(settings, sort_keys=True, default=str).encode()
-        ).hexdigest()[:16]
+        if self.family.conditions is not None:
+            parts.append(dataclasses.asdict(self.family.conditions))
+        return backend.short_digest(parts)
+
+    # ------------------------------------------------------------------------- generation
 
     def generate(
         self,
@@ -161,34 +168,28 @@ class VideoModel:
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
         vae_tiling: bool | None = None,
-        return_finite: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> (
-        UInt8[np.ndarray, "B T H W 3"]
-        | tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]
-    ):
-        """One video per prompt; a video depends on its prompt, seed and the settings, not on its
-        neighbours.
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """One video per prompt, which depends on its prompt, seed and the settings only.
 
         Args:
           negative_prompt: what guidance moves away from: one text, or one per prompt.
+          num_frames, height, width: size of the videos; height and width in pixels.
           guidance_scale: 1 or less switches guidance off.
           seed: one int for all videos, or one per prompt.
           latents: initial noise in diffusers' axis order, instead of the seed's.
-          return_finite: also return which videos met no NaN or infinity on the way; the others are
-            not to be trusted.
-          progress: called after every batch with the videos made and the videos asked for.
+
+        Returns:
+          uint8 [B, T, H, W, 3]. `generate_batch` also says which videos had NaN or infinity.
 
         Raises:
-          BadInput: a size or number of steps the model cannot make, or arguments that do not fit
-            each other.
+          BadInput: a size or number of steps that the model cannot make, or arguments that do not
+            fit each other.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = self.asked(
+        return self.generate_batch(
             prompts,
             negative_prompt,
-            seed,
-            latents,
+            seed=seed,
+            latents=latents,
             num_frames=num_frames,
             height=height,
             width=width,
@@ -197,228 +198,141 @@ class VideoModel:
             use_dynamic_cfg=use_dynamic_cfg,
             zero_uncond=zero_uncond,
             vae_tiling=vae_tiling,
-        )
-        made = [(np.zeros((0, *asked.sizes, 3), np.uint8), np.zeros(0, bool))]
-        waiting: collections.deque[Callable] = collections.deque()
+        ).videos
 
-        def take() -> None:
-            made.append(waiting.popleft()())
-            if progress is not None:
-                progress(sum(len(finite) for _, finite in made), len(prompts))
-
-        for rows, wanted in sampling.batches(len(prompts), self.defaults.batch):
-            waiting.append(self._start(asked, rows, wanted))
-            if (
-                len(waiting) > 1
-            ):  # the frames of one batch are waited for when the next is on its way
-                take()
-        while waiting:
-            take()
-        videos, finite = map(np.concatenate, zip(*made, strict=True))
-        return (videos, finite) if return_finite else videos
+    def generate_batch(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        seed: int | Sequence[int] = 0,
+        latents: Float[np.ndarray, "B ..."] | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> VideoBatch:
+        """See `GeneratorBackend`; progress moves with every finished batch."""
+        request = self.make_request(prompts, negative_prompt, seed, latents, **settings)
+        return self._start(request, progress)()
 
     def start(
         self, prompts: Sequence[str], seed: int | Sequence[int] = 0
-    ) -> Callable[[], tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B"]]]:
-        """Starts one batch and does not wait: what is returned, when called, gives the videos and
-        which are finite.
+    ) -> Callable[[], VideoBatch]:
+        """Starts the first `settings.batch` videos and returns a function that waits for all.
 
-        Whoever starts the next batch first has it denoised while this one is decoded.
+        If the next batch is started before this one is waited for, it is denoised while this one
+        is decoded.
 
         Raises:
-          BadInput: as `generate`; also more prompts than `defaults.batch`.
+          BadInput: as `generate`.
         """
-        if not 0 < len(prompts) <= self.defaults.batch:
-            raise BadInput(
-                f"start: {len(prompts)} prompts, but a batch has 1 to {self.defaults.batch}"
-            )
-        ((rows, wanted),) = sampling.batches(len(prompts), self.defaults.batch)
-        return self._start(self.asked(list(prompts), seed=seed), rows, wanted)
+        return self._start(self.make_request(prompts, seed=seed))
 
-    def asked(
+    def make_request(
         self,
-        prompts: list[str],
+        prompts: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
         latents: Any = None,
         **settings: Any,
-    ) -> "Asked":
-        """What `generate` would be asked for, checked; `texts` and `denoised` take it from here."""
-        if bad := [p for p in prompts if not isinstance(p, str)]:
-            raise BadInput(f"prompts: {bad[0]!r} is not a text")
-        chosen = self.defaults.replace("generate", **settings)
-        pipeline_folder.check_tiling(self.family, chosen.vae_tiling)
-        step_schedule.check(chosen)
-        sizes = tuple(
-            given or default
-            for given, default in zip(
-                (chosen.num_frames, chosen.height, chosen.width),
-                self.family.default_size(),
-                strict=True,
-            )
-        )
-        latent_shape, keep = self.family.latent_shape(*sizes)
-        if latents is not None:
-            latents = _channels_last(
-                latents, (len(prompts), *latent_shape), self.family.latent_axes
-            )
+    ) -> GenerationRequest:
+        """Checks the arguments of `generate`; `encode_prompts` and `denoise` take the result."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise BadInput(f"prompts: {prompt!r} is not a string", field="prompts")
+        used = self.settings.replace("generate", **settings)
+        pipeline_folder.check_tiling(self.family, used.vae_tiling)
+        step_schedule.check(used)
         seeds = sampling.seeds_of(seed, len(prompts))
-        guided = chosen.guidance_scale > 1
-        scales = sampling.guidance_scales(
-            self.family.scheduler.timesteps(chosen.steps),
-            chosen.guidance_scale,
-            chosen.use_dynamic_cfg,
-        )
-        return Asked(
-            self._tokenize(prompts),
-            self._negative_ids(negative_prompt, len(prompts)) if guided else None,
-            latents,
-            seeds,
-            scales,
-            chosen,
-            sizes,
-            latent_shape,
-            keep,
-            step_schedule.planned(chosen),
-        )
+        token_ids = self._tokenize(prompts)
+        negative_token_ids = None
+        if used.guidance_scale > 1:
+            negative_token_ids = self._tokenize_negative(negative_prompt, len(prompts))
+        return make_request(self.family, used, token_ids, negative_token_ids, seeds, latents)
 
-    def texts(
-        self, asked: "Asked", rows: list[int]
+    def encode_prompts(
+        self, request: GenerationRequest, rows: list[int]
     ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."] | None]:
-        """The embeddings that the denoiser reads for those rows: the prompts', and the other
-        branch's where there is guidance."""
-        text, negative = self.programs.texts(self.params, asked.ids[rows], len(rows)), None
-        if asked.negative_ids is not None and asked.chosen.zero_uncond:
-            negative = jnp.zeros_like(text)
-        elif asked.negative_ids is not None:
-            negative = self.programs.texts(self.params, asked.negative_ids[rows], len(rows))
-        return text, negative
+        """The text embeddings of some rows: (the prompts', the other branch's with guidance)."""
+        encode = functools.partial(self.programs.encode_texts, self.params, rows=len(rows))
+        text = encode(request.token_ids[rows])
+        if request.negative_token_ids is None:
+            return text, None
+        if request.settings.zero_uncond:
+            return text, jnp.zeros_like(text)
+        return text, encode(request.negative_token_ids[rows])
 
-    def denoised(self, asked: "Asked", rows: list[int]) -> Float[Array, "B t h w C"]:
-        """Clean latents of those rows, perhaps still being computed."""
+    def denoise(self, request: GenerationRequest, rows: list[int]) -> Float[Array, "B t h w C"]:
+        """Clean latents of some rows; JAX may still be computing them."""
+        text, negative = self.encode_prompts(request, rows)
         return self.programs.denoise(
             self.params,
-            *self.texts(asked, rows),
-            None if asked.latents is None else asked.latents[rows],
-            sampling.video_keys([asked.seeds[i] for i in rows]),
-            asked.scales,
-            asked.latent_shape,
-            asked.keep,
-            asked.shortcuts,
+            text,
+            negative,
+            None if request.latents is None else request.latents[rows],
+            sampling.video_keys([request.seeds[row] for row in rows]),
+            request.guidance_scales,
+            request.latent_shape,
+            request.decoded_latent_frames,
+            request.step_schedule,
         )
 
-    def _start(self, asked: "Asked", rows: list[int], wanted: int) -> Callable:
-        frames, finite = self.programs.decode(
-            self.params, self.denoised(asked, rows), asked.chosen.vae_tiling
+    def _start(
+        self, request: GenerationRequest, progress: Progress | None = None
+    ) -> Callable[[], VideoBatch]:
+        """Starts the first batch; the returned function keeps two in flight until all are done."""
+        total = len(request.seeds)
+        batches = sampling.batches(total, self.settings.batch)
+        running = collections.deque(
+            self._start_batch(request, rows, count) for rows, count in itertools.islice(batches, 1)
         )
-        return lambda: (np.asarray(frames)[:wanted], np.asarray(finite)[:wanted])
 
-    def _tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        def wait() -> VideoBatch:
+            finished = [VideoBatch(np.zeros((0, *request.size, 3), np.uint8), [])]
+            done = 0
+            while running:
+                for rows, count in itertools.islice(batches, 1):
+                    running.append(self._start_batch(request, rows, count))
+                finished.append(running.popleft()())
+                done += len(finished[-1].errors)
+                if progress is not None:
+                    progress(done, total)
+            return VideoBatch(
+                np.concatenate([batch.videos for batch in finished]),
+                [error for batch in finished for error in batch.errors],
+            )
+
+        return wait
+
+    def _start_batch(
+        self, request: GenerationRequest, rows: list[int], count: int
+    ) -> Callable[[], VideoBatch]:
+        latents = self.denoise(request, rows)
+        frames, finite = self.programs.decode(self.params, latents, request.settings.vae_tiling)
+
+        def wait() -> VideoBatch:
+            errors = [None if row else NOT_FINITE for row in np.asarray(finite)[:count]]
+            return VideoBatch(np.asarray(frames)[:count], errors)
+
+        return wait
+
+    def _tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "B S"]:
         if not prompts:
             return np.zeros((0, self.family.text_tokens), np.int32)
-        ids, cut = self.family.tokenize(prompts)
-        if cut and not self._warned_of_cut:
-            self._warned_of_cut = True
-            start = prompts[cut[0]][:40]
+        token_ids, truncated = self.family.tokenize(prompts)
+        if truncated and not self._warned_of_truncation:
+            self._warned_of_truncation = True
             warnings.warn(
-                f"{len(cut)} of {len(prompts)} prompts are longer than the"
-                f" {self.family.text_tokens} tokens this model reads and were cut; the first one is"
-                f" {start!r}...",
+                f"{len(truncated)} of {len(prompts)} prompts are longer than the"
+                f" {self.family.text_tokens} tokens this model reads and were truncated; the first"
+                f" one is {prompts[truncated[0]][:40]!r}...",
                 stacklevel=3,
             )
-        return ids
+        return token_ids
 
-    def _negative_ids(self, negative_prompt: str | Sequence[str], count: int) -> np.ndarray:
+    def _tokenize_negative(
+        self, negative_prompt: str | Sequence[str], count: int
+    ) -> Int[np.ndarray, "B S"]:
         if isinstance(negative_prompt, str):
             return np.repeat(self._tokenize([negative_prompt]), count, axis=0)
-        if len(negative_prompt) != count:
-            raise BadInput(
-                f"negative_prompt: {len(negative_prompt)} texts for {count} prompts; give one, or"
-                " one per prompt"
-            )
-        return self._tokenize(list(negative_prompt))
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """One request to `generate`; ids, negative ids, latents and seeds have a row for each
-    prompt."""
-
-    ids: np.ndarray
-    negative_ids: np.ndarray | None
-    latents: np.ndarray | None
-    seeds: list[int]
-    scales: np.ndarray
-    chosen: Generation
-    sizes: tuple[int, int, int]
-    latent_shape: tuple[int, int, int, int]
-    keep: int
-    shortcuts: step_schedule.Shortcuts | None
-
-
-def _back_end(path: str) -> Any:
-    """The class behind a path that `backends` names; torch is imported for the one that needs it
-    only."""
-    if path.startswith(backends.DIFFUSERS):
-        from pav_jax.video.diffusers_pipeline import DiffusersPipeline as BackEnd
-    else:
-        from pav_jax.video.endpoint import Endpoint as BackEnd
-    return BackEnd
-
-
-def family_of(folder: Path) -> type[Family]:
-    """The family that model_index.json names.
-
-    Raises:
-      BadInput: it is none of ours.
-    """
-    name = read_json(folder / "model_index.json").get("_class_name")
-    if name not in FAMILIES:
-        raise BadInput(
-            f"{folder / 'model_index.json'}: _class_name is {name!r}; supported:"
-            f" {', '.join(FAMILIES)}; any other pipeline of diffusers runs on torch as"
-            f" diffusers:{folder} (pip install 'pav-jax[torch]')"
-        )
-    return FAMILIES[name]
-
-
-def saved_defaults(kind: type[Family], folder: Path) -> Generation:
-    """What the folder's pav_generation.json says, over the family's own defaults."""
-    path = folder / generation.FILE
-    return (
-        kind.generation.replace(str(path), **read_json(path)) if path.exists() else kind.generation
-    )
-
-
-def _channels_last(
-    latents: Any, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> Float[np.ndarray, "B T H W C"]:
-    """Initial noise with diffusers' `axes` to ours, checked against `shape` (ours)."""
-    ours = ("videos", "frames", "height", "width", "channels")
-    latents, expected = np.asarray(latents, np.float32), [shape[ours.index(axis)] for axis in axes]
-    if list(latents.shape) != expected:
-        raise BadInput(
-            f"latents: shape {list(latents.shape)}; ({', '.join(axes)}) = {expected} was expected"
-        )
-    return latents.transpose([axes.index(axis) for axis in ours])
-
-
-def _digest(folder: Path) -> str:
-    """Hash of a pipeline's weights, configurations and tokenizer, whatever else lies beside
-    them."""
-    digest = hashlib.sha256()
-    folders = ("tokenizer", "text_encoder", "transformer", "vae")
-    for path in sorted(
-        p for name in folders for p in (folder / name).iterdir() if p.suffix in HASHED
-    ):
-        digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
-        add_file(digest, path)
-    return digest.hexdigest()
-
-
-def _digest_of_arrays(params: Mapping) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+        return self._tokenize(sampling.per_prompt("negative_prompt", negative_prompt, count))

@@ -28,7 +28,7 @@ from pav_jax.models.wan.vae import WanVAE
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 
 # diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
 TEXT_TOKENS = 512
@@ -53,7 +53,7 @@ class Wan(Family):
     pipeline, called = "WanPipeline", "a Wan"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts, "scheduler")
-    generation = Generation(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
+    generation = GenerationConfig(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
     tiles = False
     latent_axes = (
         "videos",

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import types
 
 import numpy as np
 import pytest
@@ -32,24 +31,24 @@ class Settings:
 class WithDrafts(Generator):
     """Its drafts show the full video's brightness, and `noise` of their own."""
 
-    def __init__(self, noise=0.0, defaults=Settings(), stop_after=None):
+    def __init__(self, noise=0.0, settings=Settings(), stop_after=None):
         super().__init__()
-        self.noise, self.defaults, self.stop_after = noise, defaults, stop_after
-        self.fingerprint = f"stand-in of {defaults.steps}"
+        self.noise, self.settings, self.stop_after = noise, settings, stop_after
+        self.fingerprint = f"stand-in of {settings.steps}"
         self.variants = []
 
-    def with_defaults(self, **fields):
+    def with_settings(self, **fields):
         other = WithDrafts(
-            self.noise, dataclasses.replace(self.defaults, **fields), self.stop_after
+            self.noise, dataclasses.replace(self.settings, **fields), self.stop_after
         )
         self.variants.append(other)
         return other
 
-    def generate(self, prompts, seed):
+    def generate(self, prompts, *, seed):
         if self.stop_after is not None and len(self.sizes) >= self.stop_after:
             raise KeyboardInterrupt
-        videos = super().generate(prompts, seed).astype(float)
-        if self.defaults.steps < 10 and self.noise:
+        videos = super().generate(prompts, seed=seed).astype(float)
+        if self.settings.steps < 10 and self.noise:
             videos += self.noise * np.asarray([number("draft", p) - 0.5 for p in prompts]).reshape(
                 -1, 1, 1, 1, 1
             )
@@ -128,10 +127,8 @@ def test_audited_prompts_tell_good_drafts_from_bad_ones(tmp_path, noise, good):
 def test_what_is_saved_is_counted_from_drafts_and_videos():
     assert saved(100, 50, 0.25) == pytest.approx(0.25)
     assert saved(100, 50, None) is None and saved(0, 0, 0.25) is None
-    full = types.SimpleNamespace(defaults=Settings())
-    assert relative_cost(
-        types.SimpleNamespace(defaults=Settings(5, 4, 4, 4)), full
-    ) == 5 * 4 * 16 / (10 * 8 * 64)
+    cheap = WithDrafts(settings=Settings(5, 4, 4, 4))
+    assert relative_cost(cheap, WithDrafts()) == 5 * 4 * 16 / (10 * 8 * 64)
 
 
 def test_rank_correlation_is_within_a_prompt_only():

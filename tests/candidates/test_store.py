@@ -1,6 +1,7 @@
 """The pool starts the videos of the next batch before it scores those of one."""
 
 from pav_jax.candidates.store import Draft, Pool
+from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from tests.fakes import Generator, Suite
 
 
@@ -14,11 +15,12 @@ class Ahead(Generator):
     def start(self, prompts, seed):
         name = prompts[0]
         self.order.append(f"start {name}")
-        videos = self.generate(prompts, seed)
+        videos = self.generate(prompts, seed=seed)
+        errors = [NOT_FINITE if prompt.startswith("broken") else None for prompt in prompts]
 
         def wait():
             self.order.append(f"wait {name}")
-            return videos, [not prompt.startswith("broken") for prompt in prompts]
+            return VideoBatch(videos, errors)
 
         return wait
 
@@ -41,4 +43,4 @@ def test_the_next_batch_is_started_first_and_a_restart_makes_only_what_is_missin
     assert list(pool.score(drafts(["one", "two", "three", "four", "broken five"]), 0)) == [2, 2, 1]
     assert again.order == ["start three", "start broken five", "wait three", "wait broken five"]
     errors = {c.refined: c.error for c in pool.candidates}
-    assert errors.pop("broken five") == "the video is not finite" and set(errors.values()) == {None}
+    assert errors.pop("broken five") == NOT_FINITE and set(errors.values()) == {None}

@@ -1,22 +1,23 @@
 """A generator and a suite without models: a video is its text's numbers, scores are read back from
 the pixels."""
 
-import types
 import zlib
 
 import numpy as np
 
+from pav_jax.video import generator
 
-class Generator:
+
+class Generator(generator.Generator):
     """Videos [B, 2, 4, 4, 3]; counts what it makes, can fail after so many calls."""
 
     fingerprint = "fake"
-    defaults = types.SimpleNamespace(fps=4)
+    fps = 4.0
 
     def __init__(self, dies_after: int | None = None):
         self.made, self.calls, self.shapes, self.dies_after = [], 0, set(), dies_after
 
-    def generate(self, prompts, seed):
+    def generate(self, prompts, *, seed):
         if self.dies_after is not None and self.calls >= self.dies_after:
             raise KeyboardInterrupt
         self.calls += 1

@@ -9,6 +9,7 @@ from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import Measurement, evaluate
 from pav_jax.records import Refinement
 from pav_jax.storage.records import read_jsonl
+from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from tests.evaluate.fakes import Generator, Suite
 
 WORDS = [
@@ -184,8 +185,9 @@ def test_a_video_without_a_score_is_left_out_and_counted(tmp_path):
 
 def test_a_video_of_nan_pixels_has_no_score(tmp_path):
     class Broken(Generator):
-        def generate(self, prompts, seed, return_finite=False):
-            return super().generate(prompts, seed), np.asarray(["now" not in p for p in prompts])
+        def start(self, prompts, seed):
+            errors = [NOT_FINITE if "now" in prompt else None for prompt in prompts]
+            return lambda: VideoBatch(self.generate(prompts, seed=seed), errors)
 
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
     result = evaluate(config(), systems(), sets, Broken(), Suite(), tmp_path, controls=False)

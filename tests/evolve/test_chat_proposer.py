@@ -216,10 +216,10 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
     }
 
     class Failing(Generator):
-        def generate(self, prompts, seed):
+        def generate(self, prompts, *, seed):
             if any("version" in p for p in prompts):
                 down.set()
-            return super().generate(prompts, seed)
+            return super().generate(prompts, seed=seed)
 
     with pytest.raises(BadInput, match="in a row failed"):
         evolve(settings, PROMPTS, make_proposers(settings), Failing(), Suite(), tmp_path)

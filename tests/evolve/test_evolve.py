@@ -279,13 +279,13 @@ def test_proposals_are_made_while_a_batch_generates(tmp_path):
     asked_twice, generating = threading.Event(), threading.Event()
 
     class Waiting(Generator):
-        def generate(self, prompts, seed):
+        def generate(self, prompts, *, seed):
             if any("take" in p for p in prompts):
                 generating.set()
                 assert asked_twice.wait(30), (
                     "no later proposal was asked for while this batch was being made"
                 )
-            return super().generate(prompts, seed)
+            return super().generate(prompts, seed=seed)
 
     class Slow(Rewriter):
         def generate(self, prompts, num_return_sequences=1, seed=0, **sampling):

@@ -279,7 +279,7 @@ def test_the_whole_generator_loads(name, training):
 
     model = VideoModel.from_pretrained(CHECKPOINTS / name, dtype="float32")
     declared = {k: v for k, v in training.GENERATION.items() if v is not None}
-    assert {k: getattr(model.defaults, k) for k in declared} == declared
+    assert {k: getattr(model.settings, k) for k in declared} == declared
     assert model.family.text_tokens == drawing.TEXT_TOKENS
     assert dict(model.family.scheduler.config) == training.SCHEDULER
 

@@ -12,8 +12,9 @@ import torch
 
 from pav_jax.errors import BadInput
 from pav_jax.main import main
-from pav_jax.video import VideoModel, files
-from pav_jax.video.diffusers_pipeline import DiffusersPipeline
+from pav_jax.video import files, load_generator, loading
+from pav_jax.video.diffusers_generator import UNSAFE, DiffusersGenerator
+from pav_jax.video.generator import NOT_FINITE
 from tests.video.tiny_diffusers import save_image_pipeline, save_video_pipeline
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
@@ -31,12 +32,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def video_model(folders):
-    return VideoModel.from_pretrained(f"diffusers:{folders[0]}", dtype="float32", options=VIDEO)
+    return load_generator(f"diffusers:{folders[0]}", dtype="float32", options=VIDEO)
 
 
 @pytest.fixture(scope="module")
 def image_model(folders):
-    return VideoModel.from_pretrained(
+    return load_generator(
         f"diffusers:{folders[1]}", dtype="float32", options=IMAGE, steps=2, batch=2, **SIZE
     )
 
@@ -55,7 +56,7 @@ def theirs(model, kind, field, seed, **arguments):
 
 
 def test_videos_are_those_of_diffusers_at_the_folders_settings(folders, video_model, videos):
-    assert videos.shape == (3, 5, 8, 16, 3) and videos.std() > 5 and video_model.defaults.fps == 6
+    assert videos.shape == (3, 5, 8, 16, 3) and videos.std() > 5 and video_model.settings.fps == 6
     for prompt, seed, ours in zip(PROMPTS, SEEDS, videos, strict=True):
         made = theirs(
             folders[0],
@@ -102,7 +103,7 @@ def test_a_video_does_not_depend_on_its_neighbours_or_its_place(video_model, vid
 
 def test_progress_moves_with_every_step_and_none_is_no_work(video_model):
     calls = []
-    video_model.generate(PROMPTS, progress=lambda *call: calls.append(call))
+    video_model.generate_batch(PROMPTS, progress=lambda *call: calls.append(call))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls) and calls[-1] == (3, 3)
     assert len(calls) == 2 * (2 + 1) and 0 < calls[0][0] < 2  # two batches of two steps
     assert video_model.generate([]).shape == (0, 5, 8, 16, 3)
@@ -135,19 +136,15 @@ def test_a_nan_or_a_flag_is_reported_for_its_own_video_only(image_model, monkeyp
             output.nsfw_content_detected = ["grass" in p for p in prompt]
             return output
 
-    sick = DiffusersPipeline(Sick(), image_model.settings, IMAGE)
-    made, finite = sick.generate(PROMPTS, seed=SEEDS, return_finite=True)
-    assert finite.tolist() == [True, False, False]
-    assert sick.problems == {
-        1: "the video is not finite",
-        2: "its safety checker blackened the picture",
-    }
-    np.testing.assert_array_equal(made[0], image_model.generate(PROMPTS, seed=SEEDS)[0])
+    sick = DiffusersGenerator(Sick(), image_model.explicit_settings, IMAGE)
+    batch = sick.generate_batch(PROMPTS, seed=SEEDS)
+    assert batch.errors == [None, NOT_FINITE, UNSAFE]
+    np.testing.assert_array_equal(batch.videos[0], image_model.generate(PROMPTS, seed=SEEDS)[0])
 
 
 def test_the_fingerprint_follows_weights_settings_and_number_format(folders, video_model, tmp_path):
     def mark(folder=folders[0], dtype="float32", options=VIDEO, **settings):
-        return VideoModel.from_pretrained(
+        return load_generator(
             f"diffusers:{folder}", dtype=dtype, options=options, **settings
         ).fingerprint
 
@@ -182,7 +179,8 @@ def test_what_the_pipeline_cannot_make_is_one_line(image_model, arguments, messa
 
 def test_a_length_that_it_would_change_silently_is_one_line(video_model):
     with pytest.raises(
-        BadInput, match="num_frames=6 was asked for and 5 came; set generator.num_frames to a size"
+        BadInput,
+        match="num_frames=6 was requested but the model returned 5; set generator.num_frames to a size",
     ):
         video_model.generate("a ball", num_frames=6)
 
@@ -192,11 +190,11 @@ def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
 ):
     def refused(broken, message, **arguments):
         with pytest.raises(BadInput, match=message) as error:
-            VideoModel.from_pretrained(f"diffusers:{broken}", **arguments)
+            load_generator(f"diffusers:{broken}", **arguments)
         assert "\n" not in str(error.value)
 
     refused(tmp_path / "nowhere", "no such folder")
-    refused("owner/name", "the hub did not give it")
+    refused("owner/name", "could not be downloaded from the Hugging Face Hub")
     refused(tmp_path, "model_index.json: no such file")
     refused(folders[1], "dtype='int8'", dtype="int8")
     refused(folders[1], "unknown field 'stepz'", stepz=3)
@@ -220,7 +218,7 @@ def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
     with pytest.raises(
         BadInput, match=r"needs image; a generator makes videos or images from a prompt alone"
     ):
-        DiffusersPipeline(
+        DiffusersGenerator(
             diffusers.CogVideoXImageToVideoPipeline.__new__(diffusers.CogVideoXImageToVideoPipeline)
         )
     # the families' own loader says how to get there
@@ -236,7 +234,7 @@ def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
 def test_the_command_writes_an_image_as_a_png_that_tells_what_made_it(
     image_model, folders, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(VideoModel, "from_pretrained", lambda path, **options: image_model)
+    monkeypatch.setattr(loading, "load_generator", lambda path, **options: image_model)
     assert (
         main(
             [

@@ -21,7 +21,7 @@ PROMPTS = ["a red ball bounces on grass", "two cats"]
 @torch.no_grad()
 def their_video(folder, model, noise, guidance, negative, steps):
     """[T, H, W, 3] in [-1, 1] of each prompt, one after the other."""
-    family, frames = model.family, model.defaults.num_frames
+    family, frames = model.family, model.settings.num_frames
     encoder = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
     stdit, vae = torch_tensors(folder / "transformer"), torch_tensors(folder / "vae")
     sizes = family.vae.config.spatial

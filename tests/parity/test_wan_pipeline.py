@@ -72,8 +72,8 @@ def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
     assert (
         again.family.text_tokens == 8
-        and again.defaults.guidance_scale == 5.0
-        and again.defaults.fps == 16
+        and again.settings.guidance_scale == 5.0
+        and again.settings.fps == 16
     )
     assert again.family.scheduler.sigmas(7).tolist() == model.family.scheduler.sigmas(7).tolist()
 

@@ -170,10 +170,10 @@ def test_the_booster_loads_and_another_call_does_nothing(straight, lm, prompts):
 class Killer(Generator):
     """Ends the process in its tenth call: within step 5, half of whose videos are on disk."""
 
-    def generate(self, prompts, seed):
+    def generate(self, prompts, *, seed):
         if len(self.sizes) == 9:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(prompts, seed)
+        return super().generate(prompts, seed=seed)
 
 
 def test_killed_run_continues_with_the_same_curve_and_makes_no_video_twice(

@@ -6,6 +6,8 @@ import zlib
 import numpy as np
 
 from pav_jax.rewards.suite import RewardSuite
+from pav_jax.video import generator
+from pav_jax.video.generator import NOT_FINITE, VideoBatch
 
 PROMPTS = tuple(f"thing{i} colour{i} moves{i} slowly{i}" for i in range(12))
 T, SIDE = 8, 32
@@ -19,7 +21,7 @@ def pattern() -> np.ndarray:
     return video
 
 
-class Generator:
+class Generator(generator.Generator):
     """Counts what it makes, can fail after so many calls; a text in `broken` comes out as NaN."""
 
     fingerprint = "fake"
@@ -27,15 +29,17 @@ class Generator:
     def __init__(self, dies_after=None, broken=()):
         self.made, self.dies_after, self.calls, self.broken = [], dies_after, 0, broken
 
-    def generate(self, prompts, seed, return_finite=False):
+    def generate(self, prompts, *, seed):
         if self.calls == self.dies_after:
             raise KeyboardInterrupt
         self.calls += 1
         self.made += list(zip(prompts, seed, strict=True))
         off = [zlib.crc32(f"{p} {s}".encode()) % 7 - 3 for p, s in zip(prompts, seed, strict=True)]
-        return (pattern() + np.reshape(off, (-1, 1, 1, 1, 1))).astype(np.uint8), [
-            p not in self.broken for p in prompts
-        ]
+        return (pattern() + np.reshape(off, (-1, 1, 1, 1, 1))).astype(np.uint8)
+
+    def start(self, prompts, seed):
+        errors = [NOT_FINITE if prompt in self.broken else None for prompt in prompts]
+        return lambda: VideoBatch(self.generate(prompts, seed=seed), errors)
 
 
 def likeness(videos) -> np.ndarray:

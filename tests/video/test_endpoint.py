@@ -14,7 +14,7 @@ from PIL import Image
 
 from pav_jax.errors import BadInput
 from pav_jax.main import main
-from pav_jax.video import VideoModel, files
+from pav_jax.video import files, load_generator
 from tests.endpoint_server import Endpoint
 
 KEY = "sk-very-secret-0123456789"
@@ -55,10 +55,10 @@ def serve(monkeypatch):
 
 
 def model(endpoint, options=None, **changes):
-    """With settings of `Generation` in capitals."""
+    """With settings of `GenerationConfig` in capitals."""
     settings = {name.lower(): changes.pop(name) for name in [*changes] if name.isupper()}
-    client = dict(timeout=20.0, attempts=3, longest_wait=0.01) | changes
-    return VideoModel.from_pretrained(
+    client = dict(timeout_s=20.0, max_retries=2, max_backoff_s=0.01) | changes
+    return load_generator(
         endpoint.url, dtype="float32", options=options, endpoint=client, **settings
     )
 
@@ -69,13 +69,15 @@ def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_t
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
-    videos = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate(
+    batch = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate_batch(
         [*PROMPTS, PROMPTS[0]],
         "dark",
         seed=[1, 2, 3, 1],
         guidance_scale=5,
         progress=lambda *call: calls.append(call),
     )
+    videos = batch.videos
+    assert batch.errors == [None] * 4
     assert videos.shape == (4, 5, 16, 32, 3) and videos.dtype == np.uint8
     wanted = [
         color({"prompt": p, "seed": s})
@@ -153,13 +155,17 @@ def test_a_stumbling_endpoint_is_asked_again(serve):
     endpoint = serve(
         lambda nth, body: stumbles[nth - 1] if nth <= len(stumbles) else works(nth, body)
     )
-    assert model(endpoint, attempts=9).generate("a").shape == (1, 5, 16, 32, 3)
+    assert model(endpoint, max_retries=8).generate("a").shape == (1, 5, 16, 32, 3)
     assert endpoint.count["a"] == 9
 
 
 BAD = {
     "status 500": lambda nth, body: (500, "text/plain", KEY.encode()),
-    "no video, image or JSON": lambda nth, body: (200, "video/mp4", b"#EXTM3U\nfile:///etc/passwd"),
+    "not a video, image or JSON": lambda nth, body: (
+        200,
+        "video/mp4",
+        b"#EXTM3U\nfile:///etc/passwd",
+    ),
     "neither a video nor an image": lambda nth, body: (
         200,
         "application/json",
@@ -167,12 +173,12 @@ BAD = {
     ),
     "JSON without video, image or url": lambda nth, body: (200, "application/json", b'["video"]'),
     "not base64": lambda nth, body: (200, "application/json", b'{"video": "\xc3\xa9"}'),
-    "a video that cannot be read": lambda nth, body: (200, "video/mp4", mp4(body)[:200]),
-    "an image that cannot be read": lambda nth, body: (200, "image/png", png(body)[:60]),
-    "nothing within 1.5 s": lambda nth, body: (200, "video/mp4", None),
+    "a video that cannot be decoded": lambda nth, body: (200, "video/mp4", mp4(body)[:200]),
+    "an image that cannot be decoded": lambda nth, body: (200, "image/png", png(body)[:60]),
+    "no reply within 1.5 s": lambda nth, body: (200, "video/mp4", None),
     "status 422": lambda nth, body: (422, "text/plain", b"no"),
     "status 302": lambda nth, body: (302, "text/plain", b""),
-    "a video of 4 frames of 32 x 16 where the others have 5": lambda nth, body: (
+    "the video has 4 frames of 32 x 16, earlier ones have 5 frames": lambda nth, body: (
         200,
         "",
         mp4(body, (4, 16, 32)),
@@ -190,17 +196,18 @@ def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(
     )
     generator = model(
         endpoint,
-        timeout=1.5 if "nothing" in reason else 20.0,
-        attempts=1 if "nothing" in reason else 2,
+        timeout_s=1.5 if "no reply" in reason else 20.0,
+        max_retries=0 if "no reply" in reason else 1,
     )
     generator.generate(PROMPTS[0])  # a size is known from here on
     with caplog.at_level(logging.INFO):
-        videos, finite = generator.generate(PROMPTS, return_finite=True)
-    assert finite.tolist() == [True, False, True] and videos.shape == (3, 5, 16, 32, 3)
-    assert videos[0].any() and not videos[1].any()
-    assert list(generator.problems) == [1] and reason in generator.problems[1]
+        batch = generator.generate_batch(PROMPTS)
+    assert batch.videos.shape == (3, 5, 16, 32, 3)
+    assert batch.videos[0].any() and not batch.videos[1].any()
+    assert batch.errors[0] is None and batch.errors[2] is None
+    assert batch.errors[1] is not None and reason in batch.errors[1]
     assert reason in caplog.text and KEY not in caplog.text
-    asked_once = "status 422", "status 302", "a video of 4", "nothing"
+    asked_once = "status 422", "status 302", "the video has 4", "no reply"
     assert endpoint.count["two cats"] == (1 if reason.startswith(asked_once) else 2)
     with pytest.raises(BadInput, match="no video") as error:
         generator.generate("two cats")
@@ -210,9 +217,9 @@ def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(
 @pytest.mark.parametrize(
     "status, message",
     [
-        (401, "status 401; check the address, and the key in the environment"),
+        (401, "status 401; check the address, and the API key in the environment"),
         (404, "status 404"),
-        (500, "no video for 2 requests in a row"),
+        (500, "2 requests in a row failed"),
     ],
 )
 def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(
@@ -220,9 +227,9 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(
 ):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: (status, "text/plain", KEY.encode()))
-    generator = model(endpoint, give_up=2, concurrency=1)
+    generator = model(endpoint, max_consecutive_failures=2, concurrency=1)
     with pytest.raises(BadInput, match=message) as error:
-        generator.generate(PROMPTS, return_finite=True)
+        generator.generate_batch(PROMPTS)
     assert KEY not in str(error.value)
     if status != 500:
         assert main(["generate", "a", f"--model={endpoint.url}", f"--out={tmp_path}"]) == 2
@@ -239,11 +246,10 @@ def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
         return (500, "", b"") if "bad" in body["prompt"] else works(nth, body)
 
     endpoint = serve(behave)
-    generator = model(endpoint, attempts=1, give_up=2, concurrency=2)
-    with pytest.raises(BadInput, match="no video for 2 requests in a row"):
-        generator.generate(
+    generator = model(endpoint, max_retries=0, max_consecutive_failures=2, concurrency=2)
+    with pytest.raises(BadInput, match="2 requests in a row failed"):
+        generator.generate_batch(
             ["slow", "bad 1", "bad 2", "left out"],
-            return_finite=True,
             progress=lambda done, _: others_settled.set() if done == 3 else None,
         )
     assert others_settled.is_set() and endpoint.count["left out"] == 0
@@ -256,37 +262,35 @@ def test_an_endpoint_that_is_not_there_is_named(serve):
     with pytest.raises(
         BadInput, match=r"http://127.0.0.1:\d+/generate: no video: no connection \(ConnectError\)"
     ):
-        model(endpoint, attempts=1).generate("a")
+        model(endpoint, max_retries=0).generate("a")
 
 
 def test_another_size_than_asked_for_is_bad_input(serve):
-    with pytest.raises(BadInput, match="height=24 was asked for and 16 came"):
+    with pytest.raises(BadInput, match="height=24 was requested but the model returned 16"):
         model(serve(works), HEIGHT=24).generate("a")
 
 
 @pytest.mark.parametrize(
     "url, options, client, message",
     [
-        ("http://user:secret@h/x", {}, {}, "holds a name or password"),
-        ("http://", {}, {}, "without a host"),
+        ("http://user:secret@h/x", {}, {}, "contains a user name or password"),
+        ("http://", {}, {}, "has no host"),
         ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"),
         ("http://h/x", {"steps": 3}, {}, "options.steps"),
         ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"),
-        ("http://h/x", {}, {"timeout": 0}, "timeout=0"),
+        ("http://h/x", {}, {"timeout_s": 0}, "timeout_s=0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_sent(url, options, client, message):
     with pytest.raises(BadInput, match=message) as error:
-        VideoModel.from_pretrained(url, options=options, endpoint=client)
+        load_generator(url, options=options, endpoint=client)
     assert "secret" not in str(error.value)
 
 
 def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move():
     def mark(url="http://h/x", options=None, **settings):
         named = {"name": settings.pop("name", "")}
-        return VideoModel.from_pretrained(
-            url, options=options, endpoint=named, **settings
-        ).fingerprint
+        return load_generator(url, options=options, endpoint=named, **settings).fingerprint
 
     assert mark() == mark(batch=3, fps=9)
     assert (
@@ -335,7 +339,7 @@ def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(
     )
     out, err = capsys.readouterr()
     first, second = out.splitlines()
-    assert err == "pav generate: 'two cats': no video: status 422\n"
+    assert err == "pav generate: 'two cats': no video: HTTP status 422\n"
     said = files.read_metadata(first)
     assert (
         said.items()

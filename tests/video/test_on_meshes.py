@@ -41,12 +41,14 @@ prompts = ["a red ball", "two cats"] * 4
 found = []
 for kind, sizes, side, settings in SPREAD:
     mesh, side = generator_meshes(8, sizes, side)
-    model = VideoModel.from_pretrained(f"{sys.argv[1]}/{kind}", dtype="float32", mesh=mesh, side=side, **settings)
-    videos, finite = model.generate(prompts, "dark", seed=range(8), return_finite=True)
+    model = VideoModel.from_pretrained(f"{sys.argv[1]}/{kind}", dtype="float32", mesh=mesh, auxiliary_mesh=side, **settings)
+    batch = model.generate_batch(prompts, "dark", seed=range(8))
     want = np.load(f"{sys.argv[1]}/{kind}.npy").astype(int)
     kernel = max(jax.tree.leaves(model.params["transformer"]), key=lambda x: x.size // x.addressable_data(0).size)
     shared = kernel.sharding.device_set & jax.tree.leaves(model.params["vae"])[0].sharding.device_set
-    found.append([int(np.abs(videos - want).max()), bool(finite.all()), kernel.size // kernel.addressable_data(0).size,
+    videos = batch.videos
+    finite = batch.errors == [None] * len(batch.errors)
+    found.append([int(np.abs(videos - want).max()), finite, kernel.size // kernel.addressable_data(0).size,
                   len(shared)])
 print(json.dumps(found))
 """
@@ -70,7 +72,7 @@ def test_the_same_pixels_on_one_device_and_on_eight(tmp_path):
             made.family.vae.config, sample_height=24, sample_width=20
         )  # tiles of 6 x 5 latents
         family = dataclasses.replace(made.family, vae=CogVideoXVAE(vae))
-        model = VideoModel(family, made.params, made.defaults)
+        model = VideoModel(family, made.params, made.settings)
         model.save_pretrained(tmp_path / kind)
         videos = model.generate(prompts, "dark", seed=range(8), vae_tiling=tiling == "tiled")
         assert videos.std() > 5
@@ -101,10 +103,10 @@ import jax, numpy as np
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import sampling
 from pav_jax.video.programs import Programs
-from pav_jax.video.step_schedule import Shortcuts
+from pav_jax.video.step_schedule import StepSchedule
 from tests.video import tiny_opensora, tiny_wan
 found = []
-short = Shortcuts((0, 1), (True, False))  # the second step has neither guidance nor layers
+short = StepSchedule((0, 1), (True, False))  # the second step has neither guidance nor layers
 for tiny, sizes, halves, shortcuts in (
         (tiny_wan, dict(tensor=2, sequence=4), False, None), (tiny_wan, dict(data=2, fsdp=4), True, None),
         (tiny_opensora, dict(data=2, fsdp=2, tensor=2), False, None),

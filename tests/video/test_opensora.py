@@ -71,7 +71,7 @@ def test_what_the_encoder_reads(model):
 
 
 def test_the_published_settings_are_the_defaults(model):
-    assert (model.defaults.fps, type(model.family).generation.steps) == (24, 30)
+    assert (model.settings.fps, type(model.family).generation.steps) == (24, 30)
     assert type(model.family).generation.guidance_scale == 7.0
     assert Conditions() == Conditions(24.0, 6.5, None, None)
     assert RectifiedFlow.from_config({}) == RectifiedFlow(1000, False, True)
@@ -116,7 +116,7 @@ def test_a_straight_flow_arrives_whatever_the_number_of_steps():
         (dict(height=7), "height=7: .* multiples of 2; nearest: 6 and 8"),
         (
             dict(latents=np.zeros((1, 3, 4, 4, 8))),
-            r"latents: shape \[1, 3, 4, 4, 8\]; \(videos, channels, frames, height,",
+            r"latents: shape \[1, 3, 4, 4, 8\]; expected \(videos, channels, frames, height,",
         ),
     ],
 )

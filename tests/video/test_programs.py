@@ -8,10 +8,8 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from pav_jax.errors import BadInput
-from pav_jax.video import VideoModel, generation, programs
+from pav_jax.video import VideoModel, generation_config, programs
 
 
 class Family:
@@ -28,7 +26,7 @@ class Family:
     def axes(self):
         return {"text_encoder": (), "transformer": (), "vae": ()}
 
-    def on_mesh(self, mesh, side, sequence_attention, halves):
+    def on_mesh(self, mesh, auxiliary_mesh, sequence_attention, cfg_parallel):
         return self
 
     def default_size(self):
@@ -44,7 +42,7 @@ class Family:
         jax.debug.callback(lambda ids: self.encoded.extend(ids[:, 1].tolist()), ids)
         return ids.astype(jnp.float32)
 
-    def denoise(self, params, latents, text, negative, keys, scales, shortcuts):
+    def denoise(self, params, latents, text, negative, keys, scales, step_schedule):
         return latents * 0 + text[:, 1, None, None, None, None] / 256
 
     def decode(self, params, latents, tiled):
@@ -54,7 +52,9 @@ class Family:
 def model(family, **settings):
     params = {"text_encoder": jnp.zeros(1), "transformer": jnp.zeros(1), "vae": jnp.zeros(1)}
     return VideoModel(
-        family, params, generation.Generation(**{"guidance_scale": 1.0, "steps": 1} | settings)
+        family,
+        params,
+        generation_config.GenerationConfig(**{"guidance_scale": 1.0, "steps": 1} | settings),
     )
 
 
@@ -127,11 +127,15 @@ def test_a_batch_can_be_started_and_waited_for_later():
     made = model(Family(), batch=2)
     waiting = made.start(["a", "b"], [1, 2])
     other = made.start(["c"], 3)
-    videos, finite = waiting()
-    np.testing.assert_array_equal(videos, made.generate(["a", "b"], seed=[1, 2]))
-    assert finite.tolist() == [True, True] and len(other()[0]) == 1
-    with pytest.raises(BadInput, match="3 prompts, but a batch has 1 to 2"):
-        made.start(["a", "b", "c"])
+    batch = waiting()
+    np.testing.assert_array_equal(batch.videos, made.generate(["a", "b"], seed=[1, 2]))
+    assert batch.errors == [None, None] and len(other().videos) == 1
+
+
+def test_start_more_prompts_than_a_batch():
+    made = model(Family(), batch=2)
+    prompts = ["a", "b", "c"]
+    np.testing.assert_array_equal(made.start(prompts, 3)().videos, made.generate(prompts, seed=3))
 
 
 SETTLED = """
@@ -147,7 +151,7 @@ class Slow:
     def encode_text(self, params, ids):
         return self.slow(ids.astype(jnp.float32))
 
-    def denoise(self, params, latents, text, negative, keys, scales, shortcuts):
+    def denoise(self, params, latents, text, negative, keys, scales, step_schedule):
         return self.slow(latents)
 
     def decode(self, params, latents, tiled):
@@ -157,7 +161,7 @@ devices = jax.devices()
 for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
                    (make_mesh(devices=devices[:1]), make_mesh(tensor=2, devices=devices[1:]))):
     programs, params = Programs(Slow(), mesh, side), {name: 0 for name in ("text_encoder", "transformer", "vae")}
-    text = programs.texts(params, np.ones((2, 3), np.int32), 2)
+    text = programs.encode_texts(params, np.ones((2, 3), np.int32), 2)
     ready = [text.is_ready()]
     latents = programs.denoise(params, text, None, None, sampling.video_keys([1, 2]), np.ones(1), (1, 2, 2, 3), 1)
     ready.append(latents.is_ready())

@@ -12,9 +12,10 @@ from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import (
-    Generation,
+    GenerationConfig,
     VideoModel,
-    generation,
+    generation_config,
+    load_generator,
     residual_curve,
     sampling,
     step_schedule,
@@ -106,23 +107,26 @@ def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
 
 
 def test_what_is_off_leaves_the_keys_of_records_as_they_were():
-    off = Generation(
+    off = GenerationConfig(
         guidance_start=0.0,
         guidance_stop=1.0,
         cache_max_skips=5,
         cache_retention=0.5,
         cache_ratios=(1.0, 0.9),
     )
-    assert off.sampling_settings() == Generation().sampling_settings()
+    assert off.sampling_settings() == GenerationConfig().sampling_settings()
     assert not any(name.startswith(("cache", "guidance_st")) for name in off.sampling_settings())
     on = [
-        Generation(guidance_stop=0.8),
-        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.9)),
-        Generation(cache_threshold=0.1, cache_ratios=(1.0, 0.8)),
-        Generation(cache_threshold=0.2),
+        GenerationConfig(guidance_stop=0.8),
+        GenerationConfig(cache_threshold=0.1, cache_ratios=(1.0, 0.9)),
+        GenerationConfig(cache_threshold=0.1, cache_ratios=(1.0, 0.8)),
+        GenerationConfig(cache_threshold=0.2),
     ]
     assert len({str(used.sampling_settings()) for used in [off, *on]}) == 5
-    assert off.saved()["cache_ratios"] == (1.0, 0.9) and "cache_ratios" not in Generation().saved()
+    assert (
+        off.saved()["cache_ratios"] == (1.0, 0.9)
+        and "cache_ratios" not in GenerationConfig().saved()
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_what_is_off_leaves_the_keys_of_records_as_they_were():
 )
 def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, message):
     with pytest.raises(BadInput, match=message):
-        Generation().replace("generator", **fields)
+        GenerationConfig().replace("generator", **fields)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +167,12 @@ def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, messag
 )
 def test_settings_that_do_not_fit_each_other_are_bad_input(fields, message):
     with pytest.raises(BadInput, match=message) as error:
-        step_schedule.check(Generation(**fields))
+        step_schedule.check(GenerationConfig(**fields))
     assert "\n" not in str(error.value)
 
 
 def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
-    of = lambda **fields: step_schedule.planned(Generation(**fields))  # noqa: E731
+    of = lambda **fields: step_schedule.make_step_schedule(GenerationConfig(**fields))  # noqa: E731
     assert of() is None and of(steps=3, guidance_stop=1.0) is None
     assert of(steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
     assert of(steps=100, guidance_start=0.29, guidance_stop=0.57).guided == (29, 57)
@@ -185,17 +189,22 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
 
 def test_a_cache_that_skips_nothing_is_full_sampling():
     curve = dict(steps=8, cache_ratios=(0.9, 0.9))
-    assert step_schedule.planned(Generation(cache_threshold=0.01, **curve)) is None
+    assert step_schedule.make_step_schedule(GenerationConfig(cache_threshold=0.01, **curve)) is None
     assert (
-        step_schedule.planned(Generation(cache_threshold=9.0, cache_retention=1.0, **curve)) is None
+        step_schedule.make_step_schedule(
+            GenerationConfig(cache_threshold=9.0, cache_retention=1.0, **curve)
+        )
+        is None
     )
-    assert step_schedule.planned(Generation(cache_threshold=9.0, **curve)) is not None
+    assert (
+        step_schedule.make_step_schedule(GenerationConfig(cache_threshold=9.0, **curve)) is not None
+    )
 
 
 def test_the_embedded_generator_has_a_curve_and_full_sampling():
-    used = Generation.from_dict(read_json(CHECKPOINTS / "generator" / generation.FILE))
+    used = GenerationConfig.from_dict(read_json(CHECKPOINTS / "generator" / generation_config.FILE))
     assert len(used.cache_ratios) == used.steps and used.cache_ratios[0] == 1.0
-    assert step_schedule.planned(used) is None
+    assert step_schedule.make_step_schedule(used) is None
 
 
 # ------------------------------------------------------------------------------------- the sampling
@@ -211,14 +220,14 @@ def random_model(name: str) -> VideoModel:
     return tiny_opensora.random_model(0, **SETTINGS | dict(guidance_start=0.0, guidance_stop=1.0))
 
 
-def loop(model: VideoModel, asked, planned):
+def loop(model: VideoModel, request, planned):
     """The same sampling step by step, each branch of guidance on its own with its own residual."""
     family, params = model.family, {"transformer": model.params["transformer"]}
     full = jax.jit(functools.partial(family.predict, keep_residual=True))
-    text, negative = model.texts(asked, [0, 1])
-    sample = sampling.noise(sampling.video_keys(asked.seeds), 0, asked.latent_shape)
+    text, negative = model.encode_prompts(request, [0, 1])
+    sample = sampling.noise(sampling.video_keys(request.seeds), 0, request.latent_shape)
     plan = family.plan(STEPS, sample)
-    step = sampling.stepper(plan, sampling.video_keys(asked.seeds), family.scheduler.needs_noise)
+    step = sampling.stepper(plan, sampling.video_keys(request.seeds), family.scheduler.needs_noise)
     short = jax.jit(lambda *args: family.predict(*args[:-1], residual=args[-1]))
     carry, kept, residuals = (plan.start(sample), sample), {}, []
 
@@ -234,7 +243,7 @@ def loop(model: VideoModel, asked, planned):
         output = evaluate("prompt", text, index)
         if planned.guided[0] <= index < planned.guided[1]:
             unguided = evaluate("negative", negative, index)
-            output = unguided + asked.scales[index] * (output - unguided)
+            output = unguided + request.guidance_scales[index] * (output - unguided)
         residuals.append(dict(kept))
         carry = step(carry, output, index)
     return np.asarray(carry[1]), residuals
@@ -245,13 +254,13 @@ def loop(model: VideoModel, asked, planned):
 )
 def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
     model = random_model(name)
-    asked = model.asked(PROMPTS, "dark", SEEDS)
-    planned = asked.shortcuts
+    request = model.make_request(PROMPTS, "dark", SEEDS)
+    planned = request.step_schedule
     assert shown(planned.computed) == computed
     assert planned.guided == ((0, STEPS) if name == "OpenSora" else (1, 4))
-    expected, _ = loop(model, asked, planned)
+    expected, _ = loop(model, request, planned)
 
-    denoised = lambda rows: np.asarray(model.denoised(asked, rows))  # noqa: E731
+    denoised = lambda rows: np.asarray(model.denoise(request, rows))  # noqa: E731
     ours = denoised([0, 1])
     assert ours.std() > 0.1
     np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
@@ -281,11 +290,11 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
 
 
 def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path, capsys):
-    model = random_model("CogVideoX").with_defaults(
+    model = random_model("CogVideoX").with_settings(
         guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0, zero_uncond=True
     )
-    asked = model.asked(PROMPTS, seed=SEEDS)
-    _, residuals = loop(model, asked, step_schedule.Shortcuts((0, STEPS), (True,) * STEPS))
+    request = model.make_request(PROMPTS, seed=SEEDS)
+    _, residuals = loop(model, request, step_schedule.StepSchedule((0, STEPS), (True,) * STEPS))
     text = model.family.text_tokens
     length = [
         np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
@@ -299,9 +308,9 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
     )
 
     model.save_pretrained(tmp_path)
-    before = read_json(tmp_path / generation.FILE)
+    before = read_json(tmp_path / generation_config.FILE)
     assert main(["cache-curve", str(tmp_path), *PROMPTS, "--steps=3"]) == 0
-    after = read_json(tmp_path / generation.FILE)
+    after = read_json(tmp_path / generation_config.FILE)
     assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
     assert {k: v for k, v in after.items() if k != "cache_ratios"} == {
         k: v for k, v in before.items() if k != "cache_ratios"
@@ -311,6 +320,6 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
 def test_a_back_end_is_told_no_scheduler():
     with pytest.raises(
         BadInput,
-        match="generator.scheduler=DDIM: http://h/x samples as it says itself; leave it out",
+        match="generator.scheduler=DDIM: http://h/x has its own sampler; leave it out",
     ):
-        VideoModel.from_pretrained("http://h/x", scheduler="DDIM")
+        load_generator("http://h/x", scheduler="DDIM")

@@ -67,7 +67,7 @@ def test_a_negative_prompt_is_shared_or_one_each_and_zero_is_another_thing(model
 
 def test_larger_requests_are_looped_with_progress_and_none_is_no_work(model):
     calls = []
-    model.generate(PROMPTS, progress=lambda done, total: calls.append((done, total)))
+    model.generate_batch(PROMPTS, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(2, 3), (3, 3)]
     assert model.generate([]).shape == (0, 5, 4, 8, 3)
 
@@ -114,7 +114,7 @@ def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, a
 
 
 def test_a_prompt_that_is_no_text_is_bad_input(model):
-    with pytest.raises(BadInput, match="prompts: 3 is not a text"):
+    with pytest.raises(BadInput, match="prompts: 3 is not a string"):
         model.generate(["a ball", 3])
 
 
@@ -156,7 +156,7 @@ def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, mo
 
 
 def test_a_mesh_gives_the_same_videos(model, videos):
-    placed = VideoModel(model.family, model.params, model.defaults, make_mesh())
+    placed = VideoModel(model.family, model.params, model.settings, make_mesh())
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
 
@@ -164,8 +164,9 @@ def test_a_mesh_gives_the_same_videos(model, videos):
 def test_bfloat16_stays_close(folder, videos):
     model = VideoModel.from_pretrained(folder, dtype="bfloat16")
     assert model.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16
-    made, finite = model.generate(PROMPTS, seed=[4, 5, 6], return_finite=True)
-    assert finite.all() and np.abs(made.astype(int) - videos).mean() < 8
+    made = model.generate_batch(PROMPTS, seed=[4, 5, 6])
+    assert made.errors == [None] * 3
+    assert np.abs(made.videos.astype(int) - videos).mean() < 8
 
 
 def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(folder, tmp_path):

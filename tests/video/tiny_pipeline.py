@@ -12,7 +12,7 @@ from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.video import VideoModel, schedulers
 from pav_jax.video.cogvideox import CogVideoX
-from pav_jax.video.generation import Generation
+from pav_jax.video.generation_config import GenerationConfig
 
 
 def tiny_tokenizer(tokens: int) -> PreTrainedTokenizerFast:
@@ -86,4 +86,4 @@ def random_model(seed: int, scheduler: dict, kind: str = "2b", **defaults) -> Vi
         "transformer": random_params(transformer_hf.param_shapes(denoiser), rng, 0.15),
         "vae": random_params(vae_hf.param_shapes(vae), rng, 0.15),
     }
-    return VideoModel(family, params, Generation(**defaults))
+    return VideoModel(family, params, GenerationConfig(**defaults))

@@ -20,7 +20,7 @@ CACHE = ("cache_threshold", "cache_max_skips", "cache_retention", "cache_ratios"
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
+class GenerationConfig:
     """Sizes None: the sizes the model was trained on. The other defaults are diffusers' for
     CogVideoX.
 
@@ -61,11 +61,11 @@ class Generation:
     batch: int = 1
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], source: str = FILE) -> "Generation":
+    def from_dict(cls, fields: Mapping[str, Any], source: str = FILE) -> "GenerationConfig":
         """Raises BadInput for a field that is unknown or of another type."""
         return cls().replace(source, **fields)
 
-    def replace(self, source: str, **fields: Any) -> "Generation":
+    def replace(self, source: str, **fields: Any) -> "GenerationConfig":
         """A copy with those of `fields` that are not None; checked."""
         given = {name: value for name, value in fields.items() if value is not None}
         for name, value in given.items():

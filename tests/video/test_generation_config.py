@@ -3,12 +3,12 @@
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.video import Generation
+from pav_jax.video import GenerationConfig
 
 
 def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
-    saved = Generation.from_dict({"steps": 12, "guidance_scale": 5, "batch": 16})
-    assert saved.replace("call", steps=None, fps=4) == Generation(
+    saved = GenerationConfig.from_dict({"steps": 12, "guidance_scale": 5, "batch": 16})
+    assert saved.replace("call", steps=None, fps=4) == GenerationConfig(
         steps=12, guidance_scale=5.0, batch=16, fps=4
     )
 
@@ -26,10 +26,13 @@ def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
 )
 def test_a_wrong_field_is_bad_input_that_names_it(field, value, message):
     with pytest.raises(BadInput, match=message) as error:
-        Generation.from_dict({field: value}, "a/pav_generation.json")
+        GenerationConfig.from_dict({field: value}, "a/pav_generation.json")
     assert field in str(error.value) and "a/pav_generation.json" in str(error.value)
 
 
 def test_batching_and_filing_are_not_sampling_settings():
-    assert Generation(batch=3, fps=9).sampling_settings() == Generation().sampling_settings()
-    assert Generation(steps=3).sampling_settings() != Generation().sampling_settings()
+    assert (
+        GenerationConfig(batch=3, fps=9).sampling_settings()
+        == GenerationConfig().sampling_settings()
+    )
+    assert GenerationConfig(steps=3).sampling_settings() != GenerationConfig().sampling_settings()

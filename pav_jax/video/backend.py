@@ -1,0 +1,162 @@
+"""What all generators that are loaded from a path share: `load_generator` in `loading.py` lists
+them."""
+
+import abc
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pav_jax.errors import BadInput
+from pav_jax.video import sampling
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generator import Generator, VideoBatch
+
+DIFFUSERS = "diffusers:"
+HTTP = ("http://", "https://")
+SIZES = ("num_frames", "height", "width")
+NOT_REQUEST_FIELDS = ("batch", "fps")  # settings of ours that no pipeline or endpoint reads
+
+Progress = Callable[[float, int], None]  # (videos made, fractions included; videos requested)
+
+
+class GeneratorBackend(Generator):
+    """A generator that is loaded from a path and has the settings of a `GenerationConfig`."""
+
+    settings: GenerationConfig
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of video files."""
+        return self.settings.fps
+
+    @abc.abstractmethod
+    def generate_batch(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        seed: int | Sequence[int] = 0,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> VideoBatch:
+        """Makes one video per prompt and says which of them failed.
+
+        Args:
+          negative_prompt: what guidance moves away from: one text, or one per prompt.
+          seed: one int for all videos, or one per prompt.
+          progress: called with the number of videos made so far, which may be fractional, and the
+            number requested.
+          settings: fields of `GenerationConfig` for this call; None keeps the generator's own.
+
+        Raises:
+          BadInput: the generator cannot do what the arguments ask for.
+        """
+
+    def start(self, prompts: Sequence[str], seed: Sequence[int]) -> Callable[[], VideoBatch]:
+        """Returns a function that makes the videos when it is called."""
+        return lambda: self.generate_batch(prompts, seed=seed)
+
+
+def is_backend_path(path: Any) -> bool:
+    """Whether the path names a generator that does not run in JAX."""
+    return str(path).startswith((DIFFUSERS, *HTTP))
+
+
+@dataclasses.dataclass(frozen=True)
+class BackendRequest:
+    """A checked call: one negative prompt and one seed per prompt, and the settings that are set.
+
+    `settings` holds only fields that the user has set; the others are left to the back end.
+    """
+
+    prompts: list[str]
+    negative_prompts: list[str]
+    seeds: list[int]
+    settings: dict[str, Any]
+
+    def select(self, rows: Sequence[int]) -> "BackendRequest":
+        """The request for some of the rows."""
+        return dataclasses.replace(
+            self,
+            prompts=[self.prompts[i] for i in rows],
+            seeds=[self.seeds[i] for i in rows],
+            negative_prompts=[self.negative_prompts[i] for i in rows],
+        )
+
+    def check_size(self, source: str, shape: Sequence[int]) -> None:
+        """Raises BadInput if a video [T, H, W, 3] has another size than the settings request."""
+        for name, actual in zip(SIZES, shape, strict=False):
+            expected = self.settings.get(name)
+            if expected not in (None, actual):
+                raise BadInput(
+                    f"{source}: {name}={expected} was requested but the model returned {actual};"
+                    f" set generator.{name} to a size that this model makes, or leave it out",
+                    source="generator",
+                    field=name,
+                )
+
+
+def make_request(
+    settings: Mapping[str, Any],
+    prompts: str | Sequence[str],
+    negative_prompt: str | Sequence[str],
+    seed: int | Sequence[int],
+    overrides: Mapping[str, Any],
+) -> BackendRequest:
+    """Checks the arguments of a call.
+
+    Args:
+      settings: of the generator.
+      overrides: settings of this call.
+
+    Raises:
+      BadInput: a prompt that is not a string, a setting of the wrong type, or sequences of
+        different lengths.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    negative_prompts = sampling.per_prompt("negative_prompt", negative_prompt, len(prompts))
+    for text in (*prompts, *negative_prompts):
+        if not isinstance(text, str):
+            raise BadInput(f"prompts: {text!r} is not a string", field="prompts")
+    return BackendRequest(
+        [sampling.valid_unicode(text) for text in prompts],
+        [sampling.valid_unicode(text) for text in negative_prompts],
+        sampling.seeds_of(seed, len(prompts)),
+        {**settings, **explicit_settings("generate", overrides)},
+    )
+
+
+def explicit_settings(source: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked `fields` of `GenerationConfig` that are set; None and False are not.
+
+    Raises:
+      BadInput: an unknown field or one of another type.
+    """
+    checked = GenerationConfig().replace(source, **fields)
+    explicit = {
+        name: getattr(checked, name)
+        for name, value in fields.items()
+        if value is not None and value is not False
+    }
+    explicit.pop("cache_ratios", None)  # a measurement of the model, not a setting
+    return explicit
+
+
+def short_digest(parts: Sequence[Any]) -> str:
+    """A fingerprint of `parts`, which are written as JSON."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def request_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a pipeline or endpoint reads."""
+    return {name: value for name, value in settings.items() if name not in NOT_REQUEST_FIELDS}
+
+
+def empty_batch(settings: Mapping[str, Any]) -> VideoBatch:
+    """The result of a call without prompts."""
+    return VideoBatch(np.zeros((0, *(settings.get(name) or 1 for name in SIZES), 3), np.uint8), [])

@@ -1,0 +1,329 @@
+"""Any text-to-video or text-to-image pipeline of diffusers as a generator, on torch's own device
+(extra `torch`).
+
+Every video has its own `torch.Generator` on the CPU, so that its noise depends on its seed alone,
+and batches always have the same number of rows. Settings that are not set keep the pipeline's
+default. Pipelines agree on the names of their arguments except for the number of frames; a pipeline
+whose call has none of those names makes images, which are videos of one frame.
+
+Shapes: B videos, T frames, H, W height and width in pixels.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pav_jax.errors import BadInput
+from pav_jax.video import backend, diffusers_loading, sampling
+from pav_jax.video.backend import BackendRequest, Progress
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generator import NOT_FINITE, VideoBatch
+
+FRAME_ARGUMENTS = ("num_frames", "video_length")  # Latte and Text2Video-Zero use the second
+OUTPUT_FIELDS = ("frames", "videos", "images")
+# of pipelines with a safety checker, which blackens what it flags
+SAFETY_FIELD = "nsfw_content_detected"
+STEP_CALLBACK = "callback_on_step_end"
+UNSAFE = "blackened by the pipeline's safety checker"
+
+
+class DiffusersGenerator(backend.GeneratorBackend):
+    """A diffusers pipeline behind the `Generator` interface.
+
+    Attributes:
+      pipeline: the diffusers pipeline; configure offloading, tiling or a scheduler on it.
+      options: further arguments of its call.
+      settings: the sampling settings; those that nobody has set are the pipeline's own.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        settings: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        source: str = "pipeline",
+        weights_digest: str = "",
+    ):
+        self.pipeline = pipeline
+        self.source = source
+        self.options = dict(options or {})
+        self.explicit_settings = backend.explicit_settings(source, settings or {})
+        self.settings = GenerationConfig().replace(source, **self.explicit_settings)
+        self._weights_digest = weights_digest
+        self._parameters = inspect.signature(pipeline.__call__).parameters
+        self._check_parameters()
+        self._check_options()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        dtype: str = "bfloat16",
+        options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> "DiffusersGenerator":
+        """Loads `diffusers:FOLDER` or `diffusers:owner/name` onto torch's accelerator, or the CPU
+        without one.
+
+        Args:
+          options: further arguments of the pipeline's call, such as clean_caption.
+          settings: fields of `GenerationConfig`; they replace those of the folder's
+            pav_generation.json.
+
+        Raises:
+          BadInput: torch or diffusers is not installed, or the path is not a complete pipeline that
+            generates from prompts.
+        """
+        loaded = diffusers_loading.load(path.removeprefix(backend.DIFFUSERS), dtype)
+        overrides = {name: value for name, value in settings.items() if value is not None}
+        settings = loaded.settings | overrides
+        return cls(loaded.pipeline, settings, options, loaded.name, loaded.digest)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with weights, configurations, dtype, settings and options."""
+        settings = backend.request_fields(self.explicit_settings)
+        dtype = str(self.pipeline.dtype)
+        return backend.short_digest([self._weights_digest, settings, self.options, dtype])
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+        latents: Float[np.ndarray, "B ..."] | None = None,
+        use_dynamic_cfg: bool | None = None,
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """As `VideoModel.generate`; `latents` are the pipeline's own.
+
+        Raises:
+          BadInput: an argument that the pipeline does not take, or a video that it cannot make.
+        """
+        return self.generate_batch(
+            prompts,
+            negative_prompt,
+            seed=seed,
+            latents=latents,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            use_dynamic_cfg=use_dynamic_cfg,
+        ).videos
+
+    def generate_batch(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        seed: int | Sequence[int] = 0,
+        latents: Float[np.ndarray, "B ..."] | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> VideoBatch:
+        """See `GeneratorBackend`; progress moves with every denoising step."""
+        request = backend.make_request(
+            self.explicit_settings, prompts, negative_prompt, seed, settings
+        )
+        self._call_arguments(request)  # raises before the first batch is made
+        total = len(request.prompts)
+        if not total:
+            return backend.empty_batch(request.settings)
+        batches: list[VideoBatch] = []
+        done = 0
+        for rows, count in sampling.batches(total, self.settings.batch):
+            callback = None
+            if progress:
+                callback = functools.partial(_report_step, progress, done, count, total)
+            batch_latents = None if latents is None else latents[rows]
+            batch = self._call(request.select(rows), batch_latents, count, callback)
+            request.check_size(self._display_name, batch.videos.shape[1:])
+            batches.append(batch)
+            done += count
+            if progress:
+                progress(done, total)
+        return VideoBatch(
+            np.concatenate([batch.videos for batch in batches]),
+            [error for batch in batches for error in batch.errors],
+        )
+
+    # ---------------------------------------------------------------------------- the call
+
+    @property
+    def _display_name(self) -> str:
+        return f"{self.source} ({type(self.pipeline).__name__})"
+
+    @property
+    def _frames_argument(self) -> str | None:
+        return next((name for name in FRAME_ARGUMENTS if name in self._parameters), None)
+
+    def _named_parameters(self) -> dict[str, inspect.Parameter]:
+        return {
+            name: parameter
+            for name, parameter in self._parameters.items()
+            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+        }
+
+    def _check_parameters(self) -> None:
+        """Raises BadInput for a pipeline that cannot generate from a prompt alone."""
+        parameters = self._named_parameters()
+        required = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and name != "prompt"
+        ]
+        missing = [n for n in ("prompt", "generator", "output_type") if n not in parameters]
+        if not missing and not required:
+            return
+        reason = f"its call has no argument {missing[0]}" if missing else ""
+        if required:
+            reason = f"it needs {', '.join(required)}"
+        raise BadInput(
+            f"{self._display_name}: {reason}; a generator makes videos or images from a prompt"
+            " alone",
+            source="generator",
+            field="path",
+        )
+
+    def _check_options(self) -> None:
+        """Raises BadInput for an option that is not an argument of the call."""
+        parameters = self._named_parameters()
+        if any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()):
+            return
+        for name in sorted(set(self.options) - set(parameters)):
+            similar = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise BadInput(
+                f"generator.options.{name}: {self._display_name} takes no such argument{hint}",
+                source="generator",
+                field=f"options.{name}",
+            )
+
+    def _call_arguments(self, request: BackendRequest) -> dict[str, Any]:
+        """The arguments of the call that stand for the settings and negative prompts."""
+        arguments = backend.request_fields(request.settings)
+        num_frames = arguments.pop("num_frames", None)
+        if num_frames is not None and self._frames_argument:
+            arguments[self._frames_argument] = num_frames
+        elif num_frames not in (None, 1):
+            raise BadInput(
+                f"num_frames={num_frames}: {self._display_name} makes images, which are videos of"
+                " one frame; set it to 1 or leave it out",
+                source="generator",
+                field="num_frames",
+            )
+        if "steps" in arguments:
+            arguments["num_inference_steps"] = arguments.pop("steps")
+        if any(request.negative_prompts):
+            arguments["negative_prompt"] = request.negative_prompts
+        for name in arguments:
+            if name not in self._parameters:
+                raise BadInput(
+                    f"{name}: {self._display_name} has no such setting; leave it out",
+                    source="generator",
+                    field=name,
+                )
+        return self.options | arguments
+
+    def _call(
+        self,
+        request: BackendRequest,
+        latents: np.ndarray | None,
+        count: int,
+        step_callback: Callable | None,
+    ) -> VideoBatch:
+        """Runs the pipeline for one padded batch and returns its first `count` rows."""
+        torch, _ = diffusers_loading.import_libraries()
+        arguments = self._call_arguments(request)
+        arguments |= {"prompt": request.prompts, "output_type": "np"}
+        arguments["generator"] = [
+            torch.Generator("cpu").manual_seed(seed) for seed in request.seeds
+        ]
+        if latents is not None:
+            arguments["latents"] = torch.as_tensor(np.asarray(latents))
+        if step_callback and STEP_CALLBACK in self._parameters:
+            arguments[STEP_CALLBACK] = step_callback
+        try:
+            output = self.pipeline(**arguments)
+        except torch.OutOfMemoryError as error:
+            raise BadInput(
+                f"{self._display_name}: {len(request.prompts)} videos at once do not fit into"
+                " memory; lower generator.batch or the sizes",
+                source="generator",
+                field="batch",
+            ) from error
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            self._raise_refusal(request, error)
+            raise
+        frames = _frames_of_output(output, self._display_name)[:count]
+        flagged = getattr(output, SAFETY_FIELD, None) or [False] * count
+        finite = np.isfinite(frames).all(axis=(1, 2, 3, 4))
+        errors = [_row_error(flagged[row], finite[row]) for row in range(count)]
+        if frames.dtype != np.uint8:
+            frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)
+        return VideoBatch(frames, errors)
+
+    def _raise_refusal(self, request: BackendRequest, error: Exception) -> None:
+        """Raises BadInput where the pipeline's exception is about its input: a check of its own, or
+        sizes with which some layer fails."""
+        sizes = ", ".join(f"{n}={v}" for n, v in request.settings.items() if n in backend.SIZES)
+        if isinstance(error, ValueError) or sizes:
+            subject = f" {sizes}:" if sizes else ""
+            raise BadInput(
+                f"{self._display_name} refuses{subject} {diffusers_loading.one_line(error)}",
+                source="generator",
+            ) from error
+
+
+def _row_error(flagged: bool, finite: bool) -> str | None:
+    if flagged:
+        return UNSAFE
+    return None if finite else NOT_FINITE
+
+
+def _report_step(
+    progress: Progress,
+    done: int,
+    count: int,
+    total: int,
+    pipeline: Any,
+    step: int,
+    _timestep: Any,
+    tensors: dict,
+) -> dict:
+    """Reports progress; diffusers calls this after every denoising step."""
+    if steps := getattr(pipeline, "num_timesteps", None):
+        # below 1: decoding is still to come
+        progress(done + count * min((step + 1) / steps, 1) * 0.99, total)
+    return tensors
+
+
+def _frames_of_output(output: Any, name: str) -> np.ndarray:
+    """[B, T, H, W, 3], float in 0..1 or uint8, from a pipeline's output of output_type "np"."""
+    candidates = (getattr(output, field, None) for field in OUTPUT_FIELDS)
+    frames = next((value for value in candidates if value is not None), None)
+    if frames is None:
+        raise BadInput(
+            f"{name}: its output has none of {', '.join(OUTPUT_FIELDS)}; it makes neither videos"
+            " nor images"
+        )
+    values = np.asarray(frames)
+    if values.ndim == 4:
+        values = values[:, None]
+    if values.ndim != 5 or values.shape[-1] not in (1, 3, 4):
+        raise BadInput(
+            f"{name}: its output has shape {list(values.shape)}; expected videos [B, T, H, W, 3] or"
+            " images [B, H, W, 3]"
+        )
+    return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values[..., :3]

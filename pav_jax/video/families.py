@@ -1,0 +1,42 @@
+"""The families of text-to-video models that run in JAX, and which one a folder holds."""
+
+from pathlib import Path
+
+from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json
+from pav_jax.video import generation_config
+from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.family import Family
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.opensora import OpenSora
+from pav_jax.video.wan import Wan
+
+FAMILIES: dict[str, type[Family]] = {
+    family.pipeline: family for family in (CogVideoX, OpenSora, Wan)
+}
+
+
+def family_class(folder: Path) -> type[Family]:
+    """The family that model_index.json names.
+
+    Raises:
+      BadInput: no family has that name.
+    """
+    file = folder / "model_index.json"
+    name = read_json(file).get("_class_name")
+    if name not in FAMILIES:
+        raise BadInput(
+            f"{file}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}; any other pipeline"
+            f" of diffusers runs on torch as diffusers:{folder} (pip install 'pav-jax[torch]')",
+            source=file,
+            field="_class_name",
+        )
+    return FAMILIES[name]
+
+
+def saved_settings(family: type[Family], folder: Path) -> GenerationConfig:
+    """The family's settings with the fields of the folder's pav_generation.json."""
+    file = folder / generation_config.FILE
+    if not file.exists():
+        return family.generation
+    return family.generation.replace(str(file), **read_json(file))

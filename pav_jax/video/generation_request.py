@@ -1,0 +1,107 @@
+"""A checked call of `VideoModel.generate`.
+
+Shapes: B videos, S text tokens; T, H, W frames, height, width in pixels; t, h, w, C those of the
+latent and its channels.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pav_jax.errors import BadInput
+from pav_jax.video import sampling, step_schedule
+from pav_jax.video.family import Family
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.step_schedule import StepSchedule
+
+LATENT_AXES = ("videos", "frames", "height", "width", "channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationRequest:
+    """What is generated: one row of token ids, latents and seeds for each video.
+
+    Attributes:
+      token_ids: [B, S].
+      negative_token_ids: [B, S] of the other branch; None without guidance.
+      latents: initial noise [B, t, h, w, C]; None: drawn from the seeds.
+      seeds: one per video.
+      guidance_scales: one per denoising step.
+      settings: the settings of this call.
+      size: frames, height and width in pixels.
+      latent_shape: [t, h, w, C].
+      decoded_latent_frames: how many of the last latent frames are decoded.
+      step_schedule: which steps do less work; None: none of them.
+    """
+
+    token_ids: Int[np.ndarray, "B S"]
+    negative_token_ids: Int[np.ndarray, "B S"] | None
+    latents: Float[np.ndarray, "B t h w C"] | None
+    seeds: list[int]
+    guidance_scales: Float[np.ndarray, "steps"]
+    settings: GenerationConfig
+    size: tuple[int, int, int]
+    latent_shape: tuple[int, int, int, int]
+    decoded_latent_frames: int
+    step_schedule: StepSchedule | None
+
+
+def video_size(family: Family, settings: GenerationConfig) -> tuple[int, int, int]:
+    """Frames, height and width in pixels; what the settings leave open is the family's own."""
+    frames, height, width = family.default_size()
+    return settings.num_frames or frames, settings.height or height, settings.width or width
+
+
+def make_request(
+    family: Family,
+    settings: GenerationConfig,
+    token_ids: Int[np.ndarray, "B S"],
+    negative_token_ids: Int[np.ndarray, "B S"] | None,
+    seeds: list[int],
+    latents: Any = None,
+) -> GenerationRequest:
+    """Checks sizes, steps and latents.
+
+    Args:
+      latents: initial noise in the axis order of `family.latent_axes`.
+
+    Raises:
+      BadInput: the family cannot make such a video, or the latents have another shape.
+    """
+    size = video_size(family, settings)
+    latent_shape, decoded_latent_frames = family.latent_shape(*size)
+    if latents is not None:
+        latents = _to_channels_last(latents, (len(seeds), *latent_shape), family.latent_axes)
+    scales = sampling.guidance_scales(
+        family.scheduler.timesteps(settings.steps),
+        settings.guidance_scale,
+        settings.use_dynamic_cfg,
+    )
+    return GenerationRequest(
+        token_ids,
+        negative_token_ids,
+        latents,
+        seeds,
+        scales,
+        settings,
+        size,
+        latent_shape,
+        decoded_latent_frames,
+        step_schedule.make_step_schedule(settings),
+    )
+
+
+def _to_channels_last(
+    latents: Any, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> Float[np.ndarray, "B t h w C"]:
+    """Transposes `latents`, whose axes are `axes`, to `LATENT_AXES`, and checks their `shape`."""
+    latents = np.asarray(latents, np.float32)
+    expected = [shape[LATENT_AXES.index(axis)] for axis in axes]
+    if list(latents.shape) != expected:
+        raise BadInput(
+            f"latents: shape {list(latents.shape)}; expected ({', '.join(axes)}) = {expected}",
+            field="latents",
+        )
+    return latents.transpose([axes.index(axis) for axis in LATENT_AXES])

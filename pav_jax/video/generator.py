@@ -1,0 +1,176 @@
+"""The interface of every generator, and adapters to it.
+
+Shapes: B videos, T frames, H, W height and width in pixels.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pav_jax.errors import BadInput
+from pav_jax.video.generation_config import GenerationConfig
+
+NOT_FINITE = "the video is not finite"
+
+VideoFunction = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoBatch:
+    """The videos of one call and what went wrong with them.
+
+    Attributes:
+      videos: uint8 [B, T, H, W, 3]. A row with an error holds a placeholder or unusable frames.
+      errors: one entry per video: None, or one line that says why the video cannot be used.
+    """
+
+    videos: UInt8[np.ndarray, "B T H W 3"]
+    errors: list[str | None]
+
+    @classmethod
+    def from_frames(cls, frames: np.ndarray, source: str, count: int) -> "VideoBatch":
+        """Checks what a generator returned.
+
+        Args:
+          frames: [B, T, H, W, 3], integers, or floats in 0..255. A video with NaN or infinity gets
+            an error.
+          source: what made the frames, for error messages.
+          count: the number of videos that were requested.
+
+        Raises:
+          BadInput: the array has another shape.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim != 5 or frames.shape[-1] != 3 or len(frames) != count:
+            raise BadInput(
+                f"{source}: generate returned an array of shape {list(frames.shape)} for {count}"
+                f" prompts; return uint8 [{count}, frames, height, width, 3]",
+                source=source,
+                field="generate",
+            )
+        errors: list[str | None] = [None] * count
+        if not np.issubdtype(frames.dtype, np.integer):
+            finite = np.isfinite(frames.reshape(count, -1)).all(axis=1)
+            errors = [None if row else NOT_FINITE for row in finite]
+            frames = np.nan_to_num(frames).clip(0, 255)
+        return cls(frames.astype(np.uint8, copy=False), errors)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """One video per prompt. Subclass it to use your own generator in any stage:
+
+        class Noise(pav.Generator):
+            fingerprint = "noise-1"
+
+            def generate(self, prompts, *, seed):
+                return np.stack([
+                    np.random.default_rng(s).integers(0, 256, (8, 64, 64, 3), np.uint8) for s in seed
+                ])
+
+    A video may depend on its prompt, its seed and the generator's settings, but not on the other
+    videos of the call. Only `fingerprint` and `generate` are required.
+
+    Attributes:
+      fingerprint: identifies everything that determines a video besides its prompt and seed, such
+        as weights and settings. Stages reuse the stored videos and scores of the same fingerprint.
+      fps: frames per second of video files.
+      settings: the sampling settings; None where the generator has none of these.
+    """
+
+    fingerprint: str
+    fps: float = 8.0
+    settings: GenerationConfig | None = None
+
+    @abc.abstractmethod
+    def generate(
+        self, prompts: Sequence[str], *, seed: Sequence[int]
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """Makes one video for each prompt and its seed."""
+        ...
+
+    def start(self, prompts: Sequence[str], seed: Sequence[int]) -> Callable[[], VideoBatch]:
+        """Starts a batch and returns a function that waits for its videos.
+
+        Stages start the next batch before they wait for the previous one. The default has nothing
+        to overlap: it calls `generate` when the videos are waited for.
+        """
+
+        def wait() -> VideoBatch:
+            frames = self.generate(prompts, seed=seed)
+            return VideoBatch.from_frames(frames, type(self).__name__, len(prompts))
+
+        return wait
+
+    def with_settings(self, **fields: Any) -> "Generator":
+        """A generator with the same weights and other settings, for example for previews.
+
+        Args:
+          fields: fields of `GenerationConfig`.
+
+        Raises:
+          BadInput: the settings of this generator cannot be changed, which is the default.
+        """
+        raise BadInput(
+            f"{type(self).__name__}: the settings of this generator cannot be changed"
+            f" ({', '.join(fields)})",
+            source="generator",
+        )
+
+    def cost(self) -> float | None:
+        """Relative cost of one video: steps x frames x pixels; None where the settings don't say."""
+        used = self.settings
+        if used is None or None in (used.num_frames, used.height, used.width, used.steps):
+            return None
+        return float(used.steps * used.num_frames * used.height * used.width)
+
+
+class FunctionGenerator(Generator):
+    """A plain function `(prompts, seeds) -> videos` as a generator."""
+
+    def __init__(self, function: VideoFunction, fingerprint: str | None = None):
+        self.function = function
+        name = getattr(function, "__qualname__", type(function).__name__)
+        self.fingerprint = fingerprint or f"{function.__module__}.{name}"
+
+    def generate(
+        self, prompts: Sequence[str], *, seed: Sequence[int]
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        return self.function(prompts, seed)
+
+
+def as_generator(obj: Any, fingerprint: str | None = None) -> Generator:
+    """Returns `obj` if it is a `Generator`, and wraps a plain function.
+
+    Args:
+      obj: a `Generator`, or a function `(prompts, seeds) -> uint8 [B, T, H, W, 3]`.
+      fingerprint: of a function; its module and name by default. Pass a new one when the function
+        changes, otherwise stored videos are reused.
+
+    Raises:
+      BadInput: anything else.
+    """
+    if isinstance(obj, type):
+        raise BadInput(
+            f"generator: {obj.__name__} is a class; pass an instance of it", source="generator"
+        )
+    if isinstance(obj, Generator):
+        if not isinstance(getattr(obj, "fingerprint", None), str):
+            raise BadInput(
+                f"generator: {type(obj).__name__} has no fingerprint; set the attribute"
+                " `fingerprint` to a string",
+                source="generator",
+                field="fingerprint",
+            )
+        return obj
+    if callable(obj):
+        return FunctionGenerator(obj, fingerprint)
+    raise BadInput(
+        f"generator: {type(obj).__name__} is neither a generator nor a function; subclass"
+        " pav_jax.Generator",
+        source="generator",
+    )

@@ -1,0 +1,431 @@
+"""Any HTTP endpoint as a generator.
+
+The contract. One POST per video, with a JSON object:
+
+    prompt, negative_prompt, seed                         always
+    the fields of `GenerationConfig` that are set, such   otherwise the endpoint chooses
+    as num_inference_steps, guidance_scale, num_frames,
+    height and width
+    the fields in `generator.options`
+
+The reply has status 200 and is a video (mp4, WebM, gif), an image (png, jpeg, WebP), or JSON:
+{"video": BASE64}, {"image": BASE64} or {"url": ADDRESS}. All videos of a run have one size. The
+same request must give the same video: runs on an endpoint that ignores the seed cannot be
+reproduced.
+
+An API key in the environment is sent as a bearer token, and only to the endpoint's own host.
+Redirects are not followed. Timeouts, malformed replies, statuses 408, 409, 425, 429 and 5xx are
+retried with exponential back-off and jitter; 401, 403, 404 and 405 end the run; any other status
+is an error of that one video.
+"""
+
+import asyncio
+import concurrent.futures
+import functools
+import json
+import logging
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+import httpx2
+import numpy as np
+import tenacity
+from jaxtyping import UInt8
+
+from pav_jax.errors import BadInput
+from pav_jax.video import backend, endpoint_response
+from pav_jax.video.backend import BackendRequest, Progress
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generator import VideoBatch
+
+log = logging.getLogger(__name__)
+
+API_KEY_ENV = "PAV_GENERATOR_API_KEY"
+TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx
+FATAL_STATUSES = (401, 403, 404, 405)  # every other prompt would fail as well
+REQUIRED_FIELDS = ("prompt", "negative_prompt", "seed")
+MAX_RESPONSE_BYTES = 2**30
+# frames, height and width of the placeholder for a failed video while no size is known
+PLACEHOLDER_SIZE = (2, 64, 64)
+
+_Job = tuple[str, str, int]  # prompt, negative prompt, seed
+
+
+class _VideoFailed(Exception):
+    """There is no video for this request.
+
+    The message never quotes the endpoint, whose text may contain the API key.
+    """
+
+
+class _Retryable(_VideoFailed):
+    """A failure that another attempt may fix."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HttpGenerator(backend.GeneratorBackend):
+    """A generator behind an HTTP endpoint. A video that failed is black and has an error.
+
+    Args:
+      url: where to POST.
+      settings: fields of `GenerationConfig`; the endpoint chooses those that are not set.
+      options: further fields of the request, such as the model's name.
+      name: identifies the endpoint in the fingerprint, so that its address may change; the address
+        if empty.
+      api_key_env: the environment variable that holds the API key; none is sent if it is not set.
+      concurrency: requests in flight at once.
+      timeout_s: seconds for one complete reply.
+      max_retries: further attempts for one video after the first one failed.
+      max_backoff_s: longest pause between two attempts in seconds.
+      max_consecutive_failures: the endpoint counts as down after this many failed videos in a row.
+
+    Raises:
+      BadInput: an invalid address or option. From `generate`: the endpoint rejects the key or the
+        address, is down, or returns videos of another size than requested.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        name: str = "",
+        api_key_env: str = API_KEY_ENV,
+        concurrency: int = 4,
+        timeout_s: float = 600.0,
+        max_retries: int = 4,
+        max_backoff_s: float = 60.0,
+        max_consecutive_failures: int = 8,
+    ):
+        self._url = _parse_url(url, api_key_env)
+        _check_above("concurrency", concurrency, 0)
+        _check_above("timeout_s", timeout_s, 0)
+        _check_above("max_retries", max_retries, -1)
+        _check_above("max_consecutive_failures", max_consecutive_failures, 0)
+        self.options = dict(options or {})
+        _check_options(self.options)
+        self.explicit_settings = backend.explicit_settings("generator", settings or {})
+        self.settings = GenerationConfig().replace("generator", **self.explicit_settings)
+        self.name = name
+        self.api_key_env = api_key_env
+        self.concurrency = concurrency
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self.max_backoff_s = max_backoff_s
+        self.max_consecutive_failures = max_consecutive_failures
+        # the query may hold a secret
+        self.source = f"{self._url.scheme}://{self._url.netloc.decode()}{self._url.path}"
+        self._consecutive_failures = 0
+        self._last_failure = ""
+        self._shape: tuple[int, ...] | None = None  # [T, H, W, 3] of the videos so far
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        dtype: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        endpoint: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> "HttpGenerator":
+        """The generator at the address `path`.
+
+        Args:
+          dtype: ignored; the endpoint chooses.
+          endpoint: the arguments of this class after `options`.
+          settings: fields of `GenerationConfig`.
+        """
+        return cls(str(path), settings, options, **dict(endpoint or {}))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with the address (or `name`), the settings and the options."""
+        settings = backend.request_fields(self.explicit_settings)
+        return backend.short_digest([self.name or str(self._url), settings, self.options])
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """As `VideoModel.generate`.
+
+        Raises:
+          BadInput: see the class; also if a video failed.
+        """
+        batch = self.generate_batch(
+            prompts,
+            negative_prompt,
+            seed=seed,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=guidance_scale,
+        )
+        for error in batch.errors:
+            if error is not None:
+                raise BadInput(f"{self.source}: {error}", source=self.source)
+        return batch.videos
+
+    def generate_batch(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        seed: int | Sequence[int] = 0,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> VideoBatch:
+        """See `GeneratorBackend`. Identical rows are requested once."""
+        request = backend.make_request(
+            self.explicit_settings, prompts, negative_prompt, seed, settings
+        )
+        if not request.prompts:
+            return backend.empty_batch(request.settings)
+        jobs = list(zip(request.prompts, request.negative_prompts, request.seeds, strict=True))
+        job_counts: dict[_Job, int] = {}
+        for job in jobs:
+            job_counts[job] = job_counts.get(job, 0) + 1
+        results = _run_coroutine(self._run_jobs(request, job_counts, progress))
+        videos: dict[_Job, np.ndarray] = {}
+        failures: dict[_Job, _VideoFailed] = {}
+        for job, result in results.items():
+            failure = result if isinstance(result, _VideoFailed) else self._check(request, result)
+            if failure is None:
+                videos[job] = result
+            else:
+                failures[job] = failure
+                prompt, _, job_seed = job
+                log.info(
+                    "%s: no video for %r, seed %d: %s", self.source, prompt[:60], job_seed, failure
+                )
+        self._raise_if_down()
+        black = np.zeros(self._shape or self._placeholder_shape(request), np.uint8)
+        errors = [f"no video: {failures[job]}" if job in failures else None for job in jobs]
+        return VideoBatch(np.stack([videos.get(job, black) for job in jobs]), errors)
+
+    def _check(self, request: BackendRequest, video_TxHxWx3: np.ndarray) -> _VideoFailed | None:
+        """What is wrong with the size of a video; None if it is right."""
+        request.check_size(self.source, video_TxHxWx3.shape)
+        self._shape = self._shape or video_TxHxWx3.shape
+        if video_TxHxWx3.shape == self._shape:
+            return None
+        return _VideoFailed(
+            f"the video has {_format_size(video_TxHxWx3.shape)}, earlier ones have"
+            f" {_format_size(self._shape)}"
+        )
+
+    def _raise_if_down(self) -> None:
+        failed = self._consecutive_failures
+        if failed < self.max_consecutive_failures:
+            return
+        self._consecutive_failures = 0  # the next call starts afresh
+        raise BadInput(
+            f"{self.source}: {failed} requests in a row failed, each after up to"
+            f" {self.max_retries + 1} attempts (last error: {self._last_failure}); finished videos"
+            " are kept; run the same command again when the endpoint works",
+            source=self.source,
+        )
+
+    def _placeholder_shape(self, request: BackendRequest) -> tuple[int, ...]:
+        sizes = zip(backend.SIZES, PLACEHOLDER_SIZE, strict=True)
+        return (*(request.settings.get(name) or default for name, default in sizes), 3)
+
+    # ---------------------------------------------------------------------------- requests
+
+    async def _run_jobs(
+        self, request: BackendRequest, job_counts: Mapping[_Job, int], progress: Progress | None
+    ) -> dict[_Job, Any]:
+        """Maps every job to its frames, or to the `_VideoFailed` that says why there are none.
+
+        Args:
+          job_counts: the number of rows that need each job.
+        """
+        key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
+        headers = {"Accept": "video/mp4, image/png, application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        fields = self.options | backend.request_fields(request.settings)
+        limit = asyncio.Semaphore(self.concurrency)
+        finished_rows = 0
+        # one client per call: its connections belong to this event loop
+        async with httpx2.AsyncClient(timeout=None, follow_redirects=False) as client:
+
+            async def run_job(job: _Job) -> Any:
+                nonlocal finished_rows
+                body = fields | dict(zip(REQUIRED_FIELDS, job, strict=True))
+                async with limit:
+                    result = await self._request_with_retries(client, headers, body)
+                finished_rows += job_counts[job]
+                if progress:
+                    progress(finished_rows, len(request.prompts))
+                return result
+
+            results = await asyncio.gather(*map(run_job, job_counts))
+        return dict(zip(job_counts, results, strict=True))
+
+    async def _request_with_retries(
+        self, client: httpx2.AsyncClient, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> Any:
+        if self._consecutive_failures >= self.max_consecutive_failures:
+            return _VideoFailed("the endpoint is down")
+        retry = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_Retryable),
+            stop=tenacity.stop_after_attempt(self.max_retries + 1),
+            wait=self._backoff_s,
+            reraise=True,
+        )
+        try:
+            video_TxHxWx3 = await retry(self._request, client, headers, body)
+        except _VideoFailed as failure:
+            self._consecutive_failures += 1
+            self._last_failure = str(failure)
+            return failure
+        # once the limit is reached, requests have been skipped: `generate` must raise
+        if self._consecutive_failures < self.max_consecutive_failures:
+            self._consecutive_failures = 0
+        return video_TxHxWx3
+
+    def _backoff_s(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt: random exponential, at least what the endpoint asks for."""
+        pause = tenacity.wait_random_exponential(1, max=self.max_backoff_s)(state)
+        failure = state.outcome.exception() if state.outcome else None
+        retry_after_s = failure.retry_after_s if isinstance(failure, _Retryable) else 0.0
+        return min(max(pause, retry_after_s), self.max_backoff_s)
+
+    async def _request(
+        self, client: httpx2.AsyncClient, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        try:
+            # the client's own timeouts start again with every byte
+            async with asyncio.timeout(self.timeout_s):
+                data = await self._download(client, "POST", self._url, headers=headers, json=body)
+                if not endpoint_response.is_media(data):
+                    data = await self._media_in_json(client, headers, data)
+                return await asyncio.to_thread(endpoint_response.decode_frames, data)
+        except TimeoutError:
+            raise _Retryable(f"no reply within {self.timeout_s:g} s") from None
+        except endpoint_response.MalformedResponse as error:
+            raise _Retryable(str(error)) from None
+        except BadInput:
+            raise
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            raise _Retryable(f"no connection ({type(error).__name__})") from None
+
+    async def _media_in_json(
+        self, client: httpx2.AsyncClient, headers: Mapping[str, str], data: bytes
+    ) -> bytes:
+        """The video or image that a JSON reply contains or points to."""
+        media, address = endpoint_response.parse_json(data)
+        if address is None:
+            assert media is not None
+            return media
+        url = self._url.join(address)
+        same_host = (url.scheme, url.netloc) == (self._url.scheme, self._url.netloc)
+        return await self._download(client, "GET", url, headers=headers if same_host else {})
+
+    async def _download(
+        self, client: httpx2.AsyncClient, method: str, url: httpx2.URL, **request: Any
+    ) -> bytes:
+        async with client.stream(method, url, **request) as response:
+            status = response.status_code
+            if method == "POST" and status in FATAL_STATUSES:
+                key = self.api_key_env or "(generator.endpoint.api_key_env is empty)"
+                raise BadInput(
+                    f"{self.source}: HTTP status {status}; check the address, and the API key in"
+                    f" the environment variable {key}",
+                    source=self.source,
+                )
+            if status in TRANSIENT_STATUSES or status >= 500:
+                retry_after_s = _parse_seconds(response.headers.get("retry-after", ""))
+                raise _Retryable(f"HTTP status {status}", retry_after_s)
+            if status != 200:
+                raise _VideoFailed(f"HTTP status {status}")
+            data = bytearray()
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > MAX_RESPONSE_BYTES:
+                    raise endpoint_response.MalformedResponse(
+                        f"a reply of more than {MAX_RESPONSE_BYTES >> 20} MiB"
+                    )
+            return bytes(data)
+
+
+def _parse_url(url: str, api_key_env: str) -> httpx2.URL:
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, TypeError):
+        raise BadInput(
+            f"generator.path={url!r}: not a valid address", source="generator", field="path"
+        ) from None
+    if parsed.userinfo:
+        raise BadInput(
+            f"generator.path: the address at {parsed.host} contains a user name or password; put"
+            f" an API key into the environment variable {api_key_env} instead",
+            source="generator",
+            field="path",
+        )
+    if not parsed.host:
+        raise BadInput(
+            f"generator.path={url!r}: the address has no host", source="generator", field="path"
+        )
+    return parsed
+
+
+def _check_above(field: str, value: float, limit: int) -> None:
+    if not value > limit:
+        bound = "above 0" if limit == 0 else f"at least {limit + 1}"
+        raise BadInput(
+            f"generator.endpoint.{field}={value}: must be {bound}",
+            source="generator",
+            field=f"endpoint.{field}",
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    reserved = {*REQUIRED_FIELDS, *GenerationConfig.__dataclass_fields__}
+    for name in sorted(set(options) & reserved):
+        raise BadInput(
+            f"generator.options.{name}: this field of the request is not an option; set"
+            f" generator.{name} instead if it is a setting",
+            source="generator",
+            field=f"options.{name}",
+        )
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise BadInput(
+            f"generator.options: cannot be written as JSON ({error})",
+            source="generator",
+            field="options",
+        ) from None
+
+
+def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine, in its own thread if this one runs an event loop (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+def _parse_seconds(retry_after: str) -> float:
+    """Seconds of a Retry-After header; 0 for a date, where our own back-off decides."""
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+
+
+def _format_size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} frames of {shape[2]} x {shape[1]}"

@@ -1,0 +1,69 @@
+"""Loads any generator from a path."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from pav_jax.errors import BadInput
+from pav_jax.video.backend import DIFFUSERS, GeneratorBackend, is_backend_path
+from pav_jax.video.diffusers_generator import DiffusersGenerator
+from pav_jax.video.http_generator import HttpGenerator
+from pav_jax.video.video_model import VideoModel
+
+
+def load_generator(
+    path: str | os.PathLike,
+    dtype: str = "bfloat16",
+    mesh: jax.sharding.Mesh | None = None,
+    auxiliary_mesh: jax.sharding.Mesh | None = None,
+    scheduler: Mapping[str, Any] | str | None = None,
+    sequence_attention: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    endpoint: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> GeneratorBackend:
+    """Loads the generator that `path` names.
+
+    Args:
+      path: a diffusers folder, a Hub name or `mini:generator`: a family that runs in JAX
+        (`VideoModel`); `diffusers:FOLDER-OR-HUB-NAME`: any text-to-video or text-to-image pipeline
+        of diffusers, on torch's device; `http://...` or `https://...`: any endpoint that keeps to
+        the contract in `http_generator.py`. An image is a video of one frame.
+      dtype: of weights and matrix products; the endpoint's own.
+      mesh, auxiliary_mesh, scheduler, sequence_attention: see `VideoModel.from_pretrained`; of
+        JAX families only.
+      options: further arguments of a diffusers pipeline's call, or fields of an endpoint's request.
+      endpoint: arguments of `HttpGenerator`.
+      settings: fields of `GenerationConfig`.
+
+    Raises:
+      BadInput: the path is not a complete generator, or an argument does not fit it.
+    """
+    if not is_backend_path(path):
+        if options:
+            raise BadInput(
+                "generator.options: only diffusers pipelines and HTTP endpoints take options",
+                source="generator",
+                field="options",
+            )
+        return VideoModel.from_pretrained(
+            path,
+            dtype=dtype,
+            mesh=mesh,
+            auxiliary_mesh=auxiliary_mesh,
+            scheduler=scheduler,
+            sequence_attention=sequence_attention,
+            **settings,
+        )
+    path = os.fspath(path)
+    if scheduler is not None:
+        raise BadInput(
+            f"generator.scheduler={scheduler}: {path} has its own sampler; leave it out",
+            source="generator",
+            field="scheduler",
+        )
+    if path.startswith(DIFFUSERS):
+        return DiffusersGenerator.from_pretrained(path, dtype=dtype, options=options, **settings)
+    return HttpGenerator.from_pretrained(path, options=options, endpoint=endpoint, **settings)
