@@ -97,7 +97,8 @@ def _compilation_cache_disabled() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", value)
         compilation_cache.reset_cache()  # JAX reads the setting once, and again after a reset
 
-    previous = jax.config.read("jax_enable_compilation_cache")
+    name = "jax_enable_compilation_cache"
+    previous = getattr(jax.config, name)  # not declared in JAX's types
     enable(False)
     try:
         yield

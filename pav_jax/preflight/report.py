@@ -32,8 +32,9 @@ def heading(topology: Topology, mesh: Mapping[str, int], check: Any, quick: bool
     return f"""\
 {slices}{topology.name}, {len(topology.devices)} chips, mesh {axes}
   per chip        {chip.peak_flops / 1e12:.0f} TFLOP/s bfloat16, \
-{chip.hbm_bytes / GIB:.0f} GiB HBM at {chip.hbm_bytes_per_s / 1e9:.0f} GB/s, ICI {topology.ici_bytes_per_s / 1e9:.0f} GB/s, \
-DCN {chip.dcn_bytes_per_s / 1e9:.1f} GB/s ({chip.source})
+{chip.hbm_bytes / GIB:.0f} GiB HBM at {chip.hbm_bytes_per_s / 1e9:.0f} GB/s, \
+ICI {topology.ici_bytes_per_s / 1e9:.0f} GB/s, DCN {chip.dcn_bytes_per_s / 1e9:.1f} GB/s \
+({chip.source})
   assumed         {check.num_examples} examples, prompts of {check.prompt_length} tokens
   compiler        {effort}
   sources         HBM: reported by the compiler. FLOPs: counted in the traced program.
