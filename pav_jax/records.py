@@ -1,21 +1,16 @@
-"""What flows between stages: small frozen dataclasses, one JSON object per line.
+"""The records that stages exchange: small frozen dataclasses and their JSON form.
 
-A set that grows (the pool, the candidates of a round) is a folder of immutable segments
-`<process>-<n>.jsonl`, because object stores cannot append and many hosts write at once; readers see
-the merged set without duplicates. A set that is finished in one go is a single file. Either appears
-whole or not at all.
+`storage.records` reads and writes files of them.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Record = TypeVar("Record")
-Path = str | os.PathLike
 
 
 # ------------------------------------------------------------------------------------------ records
@@ -23,37 +18,36 @@ Path = str | os.PathLike
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One rewrite with the video made from it, scored against the user's prompt."""
+    """One rewrite, its video and the scores of the video against the user's prompt."""
 
-    key: str  # candidate_key(...) of what made the video
-    prompt: str  # the user's words
-    refined: str  # what the generator was given
-    round: int  # 0 is the user's own prompt
-    index: int  # place among the rewrites of this prompt and round
-    parents: tuple[str, ...]  # keys of the candidates the proposer was shown
+    key: str  # candidate_key(...) of what the video was made from
+    prompt: str  # the user's prompt
+    refined: str  # the text the generator read
+    round: int  # 0 is the user's prompt itself
+    index: int  # position among the rewrites of this prompt and round
+    parents: tuple[str, ...]  # keys of the candidates that the proposer saw
     proposer: str
-    seed: int  # the generator's
-    scores: dict[str, float]  # reward name -> value, NaN where there is none
-    video: str | None = None  # relative to the work directory
-    error: str | None = None  # why this candidate may never be selected
+    seed: int  # of the generator
+    scores: dict[str, float]  # reward name -> score, NaN if it could not be computed
+    video: str | None = None  # path relative to the work directory
+    error: str | None = None  # why this candidate must not be selected
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """The rewrites proposed for one prompt in one round, written down before any video is made from
-    them."""
+    """The rewrites proposed for one prompt in one round, saved before their videos are made."""
 
     key: str
     prompt: str
     round: int
     refined: tuple[str, ...]
-    proposers: tuple[str, ...]  # one name per rewrite
+    proposers: tuple[str, ...]  # the name of the proposer of each rewrite
     parents: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptPair:
-    """An example for supervised tuning."""
+    """An example for supervised fine-tuning."""
 
     prompt: str
     refined: str
@@ -61,22 +55,22 @@ class PromptPair:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """An example for preference tuning; `margin` is the difference of their overall scores."""
+    """An example for preference optimisation."""
 
     prompt: str
     chosen: str
     rejected: str
-    margin: float
+    margin: float  # overall score of `chosen` minus that of `rejected`
 
 
 @dataclasses.dataclass(frozen=True)
 class Refinement:
-    """What a booster answers."""
+    """A rewrite by a booster."""
 
     prompt: str
     refined: str
-    seed: int
-    model: str
+    seed: int  # the seed the caller gave
+    model: str  # the name of the booster's language model
 
 
 # ----------------------------------------------------------------------------------- keys and seeds
@@ -88,13 +82,12 @@ def _digest(parts: Sequence[Any], size: int) -> bytes:
 
 
 def candidate_key(prompt: str, refined: str, seed: int, fingerprint: str) -> str:
-    """Names a video by what made it: 32 hexadecimal digits."""
+    """Returns 32 hexadecimal digits that identify a video by what it is made from."""
     return _digest([prompt, refined, int(seed), fingerprint], 16).hex()
 
 
 def stable_seed(*parts: str | int) -> int:
-    """A seed in [0, 2**31) that depends on `parts` alone; the only source of randomness of the
-    stages."""
+    """Derives a seed in [0, 2**31) from `parts`; the only source of randomness of the stages."""
     return int.from_bytes(_digest(parts, 8), "big") & 0x7FFFFFFF
 
 
@@ -102,12 +95,13 @@ def stable_seed(*parts: str | int) -> int:
 
 
 def to_json(record: Any) -> str:
-    """One line of JSON whose keys are the field names; a number that is not finite becomes null."""
+    """Encodes a dataclass as one line of JSON; NaN and infinity become null."""
     fields = {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    """Converts containers and numpy or JAX scalars to what JSON has."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -121,28 +115,28 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(cls: type[Record], line: str) -> Record:
-    """Reads what `to_json` wrote; a null score is NaN.
+    """Decodes a line that `to_json` wrote; a null number becomes NaN.
 
     Raises:
-      ValueError: not a JSON object, or its fields are not those of `cls`. The message names the
+      ValueError: not a JSON object, or its fields are not those of `cls`; the message names the
         field.
     """
-    fields = json.loads(line)
-    if not isinstance(fields, dict):
+    values = json.loads(line)
+    if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := sorted(fields.keys() - known.keys()):
-        raise ValueError(f"unknown field {unknown[0]!r}, a {cls.__name__} has {', '.join(known)}")
-    for name, field in known.items():
-        if name not in fields:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(f"field {name!r} of {cls.__name__} is missing")
-            continue
-        fields[name] = _typed(name, field.type, fields[name])
-    return cls(**fields)
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ValueError(f"unknown field {unknown[0]!r}, a {cls.__name__} has {', '.join(fields)}")
+    for name, field in fields.items():
+        if name in values:
+            values[name] = _typed(name, field.type, values[name])
+        elif field.default is dataclasses.MISSING:
+            raise ValueError(f"field {name!r} of {cls.__name__} is missing")
+    return cls(**values)
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
+    """Checks a decoded value against a field's type and converts it."""
     if kind == dict[str, float]:
         if not isinstance(value, dict):
             raise ValueError(f"field {name!r} must be an object of numbers")

@@ -1,4 +1,9 @@
-"""Files of records in a work directory: single JSON Lines files and folders of immutable segments."""
+"""Files of records in a work directory: single JSON Lines files and folders of immutable segments.
+
+A set that grows (the pool, the candidates of a round) is a folder of segments
+`<process>-<n>.jsonl`, because object stores cannot append and several hosts write at once. Readers
+see the merged set without duplicates. A set that is finished in one go is a single file.
+"""
 
 import json
 import os
@@ -13,111 +18,110 @@ from pav_jax.records import from_json, to_json
 from pav_jax.storage.files import write_atomic
 
 Record = TypeVar("Record")
-Path = str | os.PathLike
-
-
-def _order(record: Any) -> tuple:
-    return (
-        record.prompt,
-        getattr(record, "round", 0),
-        getattr(record, "index", 0),
-        to_json(record),
-    )
-
-
-def _merge(records: Iterable[Record]) -> list[Record]:
-    """Sorted, so that the order of writing does not matter; of two records with one key the first
-    is kept."""
-    unique: dict[Any, Record] = {}
-    for record in sorted(records, key=_order):
-        unique.setdefault(getattr(record, "key", None) or record, record)
-    return list(unique.values())
+SEGMENT_NAME = re.compile(r"(\d+)-(\d+)\.jsonl")
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
-def _lines(records: Iterable[Any]) -> bytes:
-    # a lone surrogate has no UTF-8 form; it becomes "?", as it does in the keys
-    return "".join(to_json(record) + "\n" for record in records).encode("utf-8", "replace")
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Writes a single finished file of records."""
-    write_atomic(path, _lines(records))
+def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
+    """Writes a complete file of records, one JSON object per line."""
+    write_atomic(path, _encode(records))
 
 
 class SegmentWriter:
-    """Adds segments `<process>-<n>.jsonl` to `folder`, one for each `write`, numbered on from those
-    already there."""
+    """Adds segments to a folder, one for each `write`, numbered after those already there."""
 
-    def __init__(self, folder: Path, process: int = 0):
+    def __init__(self, folder: str | os.PathLike, process: int = 0):
+        """Lists the segments that this process has written to `folder` before."""
         self.folder = epath.Path(folder)
         self.process = process
-        numbers = [n for p, n, _ in _segments(self.folder) if p == process]
+        numbers = [number for owner, number, _ in _segments(self.folder) if owner == process]
         self._next = max(numbers, default=-1) + 1
 
     def write(self, records: Sequence[Any]) -> None:
-        """Writes `records` as one segment; nothing for an empty list."""
+        """Writes `records` as one segment; does nothing for an empty list."""
         if not records:
             return
-        write_atomic(self.folder / f"{self.process}-{self._next:06d}.jsonl", _lines(records))
+        write_atomic(self.folder / f"{self.process}-{self._next:06d}.jsonl", _encode(records))
         self._next += 1
+
+
+def _encode(records: Iterable[Any]) -> bytes:
+    # a lone surrogate has no UTF-8 form and becomes "?", as it does in candidate keys
+    return "".join(to_json(record) + "\n" for record in records).encode("utf-8", "replace")
 
 
 # ------------------------------------------------------------------------------------------ reading
 
 
+def read_segments(folder: str | os.PathLike, cls: type[Record]) -> list[Record]:
+    """Reads the merged set in `folder`: sorted, each key once; empty if there is no folder.
+
+    A record that is cut off at the end of a segment is left out, so that its work is done again.
+
+    Raises:
+      BadInput: any other record is broken; the message names the file and the line.
+    """
+    records = []
+    for _, _, path in _segments(epath.Path(folder)):
+        records += _read(path, cls, allow_truncated_end=True)
+    return _merge(records)
+
+
+def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
+    """Reads a complete file of records, in the order of the file.
+
+    Raises:
+      BadInput: the file is missing or a record is broken; the message names the file and the line.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise BadInput(f"{file}: no such file; run the stage that writes it first", source=file)
+    return _read(file, cls, allow_truncated_end=False)
+
+
 def _segments(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
+    """(process, number, path) of each segment, sorted."""
     if not folder.exists():
         return []
-    named = ((re.fullmatch(r"(\d+)-(\d+)\.jsonl", p.name), p) for p in folder.iterdir())
-    return sorted((int(m[1]), int(m[2]), p) for m, p in named if m)
+    matches = ((SEGMENT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), int(match[2]), path) for match, path in matches if match)
 
 
-def _read(path: epath.Path, cls: type[Record], last_may_be_cut: bool) -> list[Record]:
+def _read(path: epath.Path, cls: type[Record], allow_truncated_end: bool) -> list[Record]:
     try:
-        # only "\n" ends a record: a rewrite may hold U+2028 and other line separators
+        # only "\n" ends a record: a rewrite may contain U+2028 and other line separators
         lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror or error})", source=path
+        ) from error
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     records = []
     for i, line in enumerate(lines[: last + 1]):
         try:
             records.append(from_json(cls, line))
         except json.JSONDecodeError as error:
-            if i == last and last_may_be_cut:
+            if i == last and allow_truncated_end:
                 break
             raise BadInput(
-                f"{path}:{i + 1}: broken record ({error.msg}); delete or mend the line"
+                f"{path}:{i + 1}: broken record ({error.msg}); delete or fix the line", source=path
             ) from error
         except ValueError as error:
-            raise BadInput(f"{path}:{i + 1}: {error}") from error
+            raise BadInput(f"{path}:{i + 1}: {error}", source=path) from error
     return records
 
 
-def read_segments(folder: Path, cls: type[Record]) -> list[Record]:
-    """The merged set in `folder`, sorted, each key once; empty where there is no folder.
-
-    A record cut in half at the end of a segment is left out, so that its work is done again.
-
-    Raises:
-      BadInput: a record is broken anywhere else; names the file and the line number.
-    """
-    records = []
-    for _, _, path in _segments(epath.Path(folder)):
-        records += _read(path, cls, last_may_be_cut=True)
-    return _merge(records)
+def _merge(records: Iterable[Record]) -> list[Record]:
+    """Sorts, so that the order of writing does not matter, and keeps the first of equal keys."""
+    unique: dict[Any, Record] = {}
+    for record in sorted(records, key=_sort_key):
+        unique.setdefault(getattr(record, "key", None) or record, record)
+    return list(unique.values())
 
 
-def read_jsonl(path: Path, cls: type[Record]) -> list[Record]:
-    """Reads a single finished file in its own order.
-
-    Raises:
-      BadInput: the file is missing, or a record is broken; names the file and the line number.
-    """
-    path = epath.Path(path)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file; run the stage that writes it first")
-    return _read(path, cls, last_may_be_cut=False)
+def _sort_key(record: Any) -> tuple:
+    number = getattr(record, "round", 0)
+    index = getattr(record, "index", 0)
+    return record.prompt, number, index, to_json(record)
