@@ -1,4 +1,4 @@
-"""Published config.json files read into our configurations."""
+"""Read published config.json files into configuration dataclasses."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,8 +8,7 @@ from pav_jax.errors import BadInput
 
 
 def select_fields(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the fields that the dataclass `kind` has under the same names; lists become
-    tuples."""
+    """Return the entries of `config` that are fields of the dataclass `kind`, lists as tuples."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {
         name: tuple(value) if isinstance(value, list) else value
@@ -19,11 +18,22 @@ def select_fields(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_fixed(
-    config: Mapping[str, Any], fixed: Mapping[str, Any], source: str, why: str = ""
+    config: Mapping[str, Any], fixed: Mapping[str, Any], source: str, reason: str = ""
 ) -> None:
-    """Raises BadInput where a field has another value than the only one that is supported."""
+    """Check fields of which only one value is supported; a missing field passes.
+
+    Args:
+      fixed: field -> its supported value.
+      source: the file, named in errors.
+      reason: appended to the message.
+
+    Raises:
+      BadInput: a field has another value.
+    """
     for name, value in fixed.items():
         if config.get(name, value) != value:
             raise BadInput(
-                f"{source}: {name} is {config[name]!r}; only {value!r} is supported{why}"
+                f"{source}: {name} is {config[name]!r}; only {value!r} is supported{reason}",
+                source=source,
+                field=name,
             )

@@ -1,20 +1,34 @@
-"""Layers that several models share. Norms compute in float32 and give back the compute dtype.
+"""Layers shared by several models.
 
-Letters: D features; B rows, T tokens, N heads, H head size. Parameters are float32 unless loaded
+Norms compute in float32 and return the compute dtype. Parameters are float32 unless loaded
 otherwise.
+
+Letters: D features; B rows, T tokens, N heads, H head size.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# (array, its logical axes) -> the array, sharded accordingly; see parallel.sharding_rules
+Constrain = Callable[[Array, tuple[str | None, ...]], Array]
+
+
+def unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
+    """Return `x` unchanged: the `constrain` function of a model that runs on one device."""
+    del axes
+    return x
+
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale (Zhang & Sennrich 2019), no mean, no bias: Llama's and T5's norm."""
+    """x / rms(x) * scale, the norm of Llama and T5 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 
     eps: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -25,11 +39,11 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias; `affine=False` leaves out both parameters."""
+    """(x - mean) / sqrt(var + eps) * scale + bias; `affine=False` omits both parameters."""
 
     eps: float = 1e-5
     affine: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -46,31 +60,32 @@ class LayerNorm(nn.Module):
 def rotate(
     x_BxTxNxH: Float[Array, "B T N H"], rotary: tuple[Array, Array]
 ) -> Float[Array, "B T N H"]:
-    """Rotary positions (Su et al. 2021): turns the pairs (i, i + H/2) by the angles whose cos and
-    sin are given, in float32."""
+    """Apply rotary positions in float32 (Su et al. 2021, arXiv 2104.09864).
+
+    Args:
+      rotary: cos and sin of the angles by which the channel pairs (i, i + H/2) are rotated.
+    """
     cos, sin = rotary
     first, second = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxTxNxH.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BxTxNxH.dtype)
 
 
 def gated_sum(
     x: Float[Array, "..."], gate: Float[Array, "..."], update: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """The residual stream and what a modulated layer adds to it."""
-    return (x + gate * update).astype(
-        x.dtype
-    )  # the gate is float32 (modulation), the residual stream is not
+    """Add the gated output of a modulated layer to the residual stream `x`, in the dtype of `x`."""
+    return (x + gate * update).astype(x.dtype)  # the gate is float32
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+    """Return x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# Hugging Face `hidden_act` names -> function. "gelu" there is the exact one, "gelu_new" and
-# "gelu_pytorch_tanh" the tanh form.
-ACTIVATIONS = {
+# transformers' `hidden_act` -> function; "gelu" is the exact one, "gelu_new" and
+# "gelu_pytorch_tanh" are the tanh approximation
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "relu": jax.nn.relu,

@@ -1,11 +1,12 @@
-"""One table per model: Hugging Face tensor name <-> our parameter path, read in both directions.
+"""Weight tables: Hugging Face tensor name <-> our parameter path, read in both directions.
 
-A table row also carries the logical axis names of our array, so loading, saving and sharding cannot
-drift apart.
+Each model has one table, the function `weights(config)` in its `hf.py` (`models/llama/hf.py` for
+the decoder language models). A row names a tensor of the checkpoint, the path of our array, how the
+layout changes and the array's logical axes, so that loading, saving and sharding cannot disagree.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -14,56 +15,87 @@ from flax import traverse_util
 
 from pav_jax.errors import BadInput
 
-# name -> which axis of the HF array each of our axes is; None: as it is. torch keeps linear weights
-# as [out, in] and convolutions as [out, in, *window]; Flax as [in, out] and [*window, in, out].
+# name -> which axis of the HF array each of our axes is; None: the same layout. torch keeps linear
+# weights as [out, in] and convolutions as [out, in, *window]; Flax as [in, out] and
+# [*window, in, out].
 TRANSFORMS = {"same": None, "linear": (1, 0), "conv2d": (2, 3, 1, 0), "conv3d": (2, 3, 4, 1, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One row. `hf` may hold `{layer}`; then `layers` tensors are stacked on axis 0 of the array at
-    `path`."""
+    """One row of a weight table.
+
+    Attributes:
+      hf: tensor name in the checkpoint. It may contain `{layer}`; then the tensors of all layers
+        are stacked on axis 0 of our array.
+      path: of our array in the parameter dict, such as "layers/attention/q_proj/kernel".
+      transform: key of `TRANSFORMS`.
+      axes: logical axes of our array (see `parallel.sharding_rules`); a stacked array's first axis
+        is the layers.
+      layers: number of stacked layers; 0 for a single tensor.
+      keep_float32: load as float32 whatever dtype the other weights take.
+    """
 
     hf: str
-    path: str  # "layers/attention/q_proj/kernel"
+    path: str
     transform: str = "same"
-    axes: tuple[
-        str | None, ...
-    ] = ()  # logical axes of our array, the leading "layers" included where stacked
+    axes: tuple[str | None, ...] = ()
     layers: int = 0
-    keep_float32: bool = False  # loaded as float32 whatever type the other weights take
+    keep_float32: bool = False
 
     def cast(self, dtype: Any) -> Any:
-        """The type this weight takes where the others are loaded as `dtype`."""
+        """Return the dtype of this weight when the others are loaded as `dtype`."""
         return np.float32 if self.keep_float32 and dtype is not None else dtype
 
     def hf_names(self) -> list[str]:
+        """Return the names of all tensors of this row, layer by layer."""
         return [self.hf.format(layer=i) for i in range(self.layers)] if self.layers else [self.hf]
 
     def from_hf(self, array: np.ndarray) -> np.ndarray:
-        """One tensor, or any part of one, of the HF layout to ours."""
+        """Transpose one tensor, or a slice of one, from the HF layout to ours."""
         order = TRANSFORMS[self.transform]
         return array if order is None else array.transpose(order)
 
-    def to_hf(self, items: Sequence) -> tuple:
-        """What belongs to our axes of one tensor (sizes, slices), in the order of the HF axes."""
+    def to_hf(self, items: Iterable) -> tuple:
+        """Reorder per-axis items of one tensor (sizes, slices) from our axes to the HF axes."""
+        items = tuple(items)
         order = TRANSFORMS[self.transform]
-        return tuple(items) if order is None else tuple(items[i] for i in np.argsort(order))
+        return items if order is None else tuple(items[i] for i in np.argsort(order))
 
 
 def linear(
-    hf: str, path: str, axes: tuple[str | None, str | None], layers: int = 0, float32: bool = False
+    hf: str,
+    path: str,
+    axes: tuple[str | None, str | None],
+    layers: int = 0,
+    keep_float32: bool = False,
 ) -> list[Weight]:
-    """The rows of a linear layer with a bias: `axes` are those of its inputs and outputs."""
-    lead = ("layers",) if layers else ()
+    """Return the rows of a linear layer with a bias.
+
+    Args:
+      hf: tensor name without ".weight" and ".bias".
+      path: of the layer, without "/kernel" and "/bias".
+      axes: logical axes of its inputs and outputs.
+      layers, keep_float32: as in `Weight`.
+    """
+    stacked = ("layers",) if layers else ()
     return [
-        Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*lead, *axes), layers, float32),
-        Weight(f"{hf}.bias", f"{path}/bias", "same", (*lead, axes[1]), layers, float32),
+        Weight(f"{hf}.weight", f"{path}/kernel", "linear", (*stacked, *axes), layers, keep_float32),
+        Weight(f"{hf}.bias", f"{path}/bias", "same", (*stacked, axes[1]), layers, keep_float32),
     ]
 
 
-class Sliced(Protocol):
-    """Tensors of which parts can be read without the rest."""
+def norm(hf: str, path: str, axis: str | None = None, layers: int = 0) -> list[Weight]:
+    """Return the rows of a normalization layer with scale and bias; arguments as in `linear`."""
+    axes = ("layers", axis) if layers else (axis,)
+    return [
+        Weight(f"{hf}.weight", f"{path}/scale", "same", axes, layers),
+        Weight(f"{hf}.bias", f"{path}/bias", "same", axes, layers),
+    ]
+
+
+class SlicedTensors(Protocol):
+    """Tensors by name, of which slices can be read without reading the rest."""
 
     def __contains__(self, name: str) -> bool: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
@@ -77,109 +109,136 @@ def params_from_hf(
     dtype: Any = None,
     expected: Mapping[str, Any] | None = None,
 ) -> dict:
-    """Reads `table` from `tensors` into a nested parameter dict.
+    """Read the tensors of a weight table into a nested parameter dict, on the host.
 
     Args:
       source: where the tensors come from; named in errors.
-      dtype: cast to this where given.
-      expected: the tree of `jax.eval_shape(model.init, ...)["params"]`; shapes are checked against
-        it.
+      dtype: to cast to; None keeps each tensor's own.
+      expected: the tree of `jax.eval_shape(model.init, ...)["params"]`, to check shapes against.
 
     Raises:
-      BadInput: a tensor is missing or has another shape than the configuration says.
+      BadInput: a tensor is missing or does not have the shape that the configuration implies.
     """
-    shapes = traverse_util.flatten_dict(expected, sep="/") if expected is not None else None
-    flat = {}
+    shapes = None if expected is None else _flatten(expected)
+    params = {}
     for row in table:
         _check_names(row, tensors, source)
         parts = []
         for name in row.hf_names():
-            part = np.asarray(tensors[name])
+            tensor = np.asarray(tensors[name])
             if shapes is not None:
-                _check_shape(row, name, part.shape, shapes[row.path].shape, source)
-            part = row.from_hf(part)
+                _check_shape(row, name, tensor.shape, shapes[row.path].shape, source)
+            part = row.from_hf(tensor)
             parts.append(part if dtype is None else part.astype(row.cast(dtype)))
-        flat[row.path] = np.stack(parts) if row.layers else parts[0]
-    if shapes is not None and (extra := sorted(set(shapes) - set(flat))):
-        raise BadInput(f"{source}: the table names no tensor for parameter {extra[0]!r}")
-    return traverse_util.unflatten_dict(flat, sep="/")
+        params[row.path] = np.stack(parts) if row.layers else parts[0]
+    if shapes is not None and (extra := sorted(set(shapes) - set(params))):
+        raise BadInput(
+            f"{source}: the weight table has no tensor for parameter {extra[0]!r}",
+            source=source,
+            field=extra[0],
+        )
+    return traverse_util.unflatten_dict(params, sep="/")
 
 
 def sharded_params_from_hf(
     table: Sequence[Weight],
-    tensors: Sliced,
+    tensors: SlicedTensors,
     source: str,
     dtype: Any,
     expected: Mapping[str, Any],
-    where: Callable[[Sequence, Sequence[int]], jax.sharding.Sharding],
+    make_sharding: Callable[[Sequence, Sequence[int]], jax.sharding.Sharding],
 ) -> dict:
-    """As `params_from_hf`, onto devices. Of each tensor only what this process's devices hold is
-    read, once.
+    """Read the tensors of a weight table straight onto devices, as global arrays.
+
+    Each process reads only the slices that its devices hold, each slice once and one at a time, so
+    the host never holds more than one of them.
 
     Args:
-      where: logical axes and shape -> sharding.
+      table, tensors, source, dtype, expected: as of `params_from_hf`.
+      make_sharding: (logical axes, shape) -> sharding.
+
+    Raises:
+      BadInput: as of `params_from_hf`.
     """
-    shapes = traverse_util.flatten_dict(expected, sep="/")
-    flat = {}
+    shapes = _flatten(expected)
+    params = {}
     for row in table:
         _check_names(row, tensors, source)
         shape = tuple(shapes[row.path].shape)
         for name in row.hf_names():
             _check_shape(row, name, tensors.shape(name), shape, source)
-
-        sharding, kind = where(row.axes, shape), row.cast(dtype)
-        parts: dict[tuple, list[jax.Device]] = {}  # devices with the same part share it
-        for device, index in sharding.addressable_devices_indices_map(shape).items():
-            bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
-            parts.setdefault(bounds, []).append(device)
-        arrays = []
-        for (
-            bounds,
-            devices,
-        ) in parts.items():  # one after the other: no more than one part is on the host
-            part = _read(row, tensors, bounds, kind)
-            arrays += jax.block_until_ready([jax.device_put(part, device) for device in devices])
-        flat[row.path] = jax.make_array_from_single_device_arrays(
-            shape, sharding, arrays, dtype=kind
-        )
-    return traverse_util.unflatten_dict(flat, sep="/")
+        sharding = make_sharding(row.axes, shape)
+        params[row.path] = _read_sharded(row, tensors, shape, sharding, row.cast(dtype))
+    return traverse_util.unflatten_dict(params, sep="/")
 
 
-def _read(
-    row: Weight, tensors: Sliced, bounds: Sequence[tuple[int, int]], dtype: Any
+def _read_sharded(
+    row: Weight,
+    tensors: SlicedTensors,
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding,
+    dtype: Any,
+) -> jax.Array:
+    devices_by_bounds: dict[tuple, list] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None  # None stands for devices of other processes
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+        devices_by_bounds.setdefault(bounds, []).append(device)
+    arrays = []
+    for bounds, devices in devices_by_bounds.items():
+        part = _read_part(row, tensors, bounds, dtype)
+        arrays += jax.block_until_ready([jax.device_put(part, device) for device in devices])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)
+
+
+def _read_part(
+    row: Weight, tensors: SlicedTensors, bounds: Sequence[tuple[int, int]], dtype: Any
 ) -> np.ndarray:
-    """The part of our array within `bounds`; of what is stacked, one layer at a time."""
+    """Read the slice of our array within `bounds`; of a stacked array one layer at a time."""
     index = [slice(*b) for b in bounds]
     if not row.layers:
         return row.from_hf(tensors.part(row.hf, row.to_hf(index))).astype(dtype)
-    layers, inner = index[0], index[1:]
+    layers = index[0]
     part = np.empty([stop - start for start, stop in bounds], dtype)
     for i, name in enumerate(row.hf_names()[layers]):
-        part[i] = row.from_hf(tensors.part(name, row.to_hf(inner)))
+        part[i] = row.from_hf(tensors.part(name, row.to_hf(index[1:])))
     return part
 
 
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
+
+
 def _check_names(row: Weight, tensors: Any, source: str) -> None:
-    if missing := [name for name in row.hf_names() if name not in tensors]:
+    missing = [name for name in row.hf_names() if name not in tensors]
+    if missing:
         raise BadInput(
-            f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?"
+            f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?",
+            source=source,
+            field=missing[0],
         )
 
 
 def _check_shape(
-    row: Weight, name: str, found: Sequence[int], ours: Sequence[int], source: str
+    row: Weight, name: str, shape: Sequence[int], our_shape: Sequence[int], source: str
 ) -> None:
-    want = row.to_hf(ours[1:] if row.layers else ours)
-    if tuple(found) != want:
+    expected = row.to_hf(our_shape[1:] if row.layers else our_shape)
+    if tuple(shape) != expected:
         raise BadInput(
-            f"{source}: tensor {name!r} has shape {list(found)}, config.json says {list(want)};"
-            " use the config.json that belongs to these weights"
+            f"{source}: tensor {name!r} has shape {list(shape)}, config.json says"
+            f" {list(expected)}; use the config.json that belongs to these weights",
+            source=source,
+            field=name,
         )
 
 
 def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarray]:
-    """The inverse: {HF name: array in the HF layout}, contiguous, in the dtype of `params`."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    """Invert `params_from_hf`.
+
+    Returns:
+      HF tensor name -> contiguous array in the HF layout, in the dtype of `params`.
+    """
+    flat = _flatten(params)
     tensors = {}
     for row in table:
         array = np.asarray(flat[row.path])
@@ -189,13 +248,13 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
 
 
 def logical_axes(table: Sequence[Weight]) -> dict:
-    """The tree of logical axis names, shaped like the parameters."""
+    """Return the tree of logical axis names, shaped like the parameters."""
     return traverse_util.unflatten_dict({row.path: row.axes for row in table}, sep="/")
 
 
 def loaded_shapes(table: Sequence[Weight], shapes: Mapping, dtype: Any) -> dict:
-    """The tree of shapes with the types that loading as `dtype` gives."""
-    flat = traverse_util.flatten_dict(shapes, sep="/")
+    """Return the tree of `shapes` with the dtypes that loading as `dtype` gives."""
+    flat = _flatten(shapes)
     return traverse_util.unflatten_dict(
         {row.path: jax.ShapeDtypeStruct(flat[row.path].shape, row.cast(dtype)) for row in table},
         sep="/",

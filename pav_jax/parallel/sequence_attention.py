@@ -1,10 +1,12 @@
-"""Full attention of a model whose tokens are spread over the mesh's `sequence` axis, with no device
-holding all keys.
+"""Bidirectional attention of a model whose tokens are sharded over the mesh's `sequence` axis.
 
-Ring: keys and values travel round the devices, each adds what it has not seen (Liu et al. 2023,
-arXiv 2310.01889). Ulysses: tokens are exchanged for heads before and after, so each device has all
-tokens of its heads (Jacobs et al. 2023, arXiv 2309.14509); it moves less and runs any kernel, but
-needs as many heads as devices.
+No device holds all keys of all heads.
+
+- Ring: keys and values travel round the devices; each device attends to one shard at a time (Liu et
+  al. 2023, arXiv 2310.01889).
+- Ulysses: tokens are exchanged for heads before and after, so each device has all tokens of its
+  heads (Jacobs et al. 2023, arXiv 2309.14509). It sends less and runs any kernel, but needs at
+  least as many heads as devices.
 
 Letters: B batch, T tokens, N heads, H head size; a device has b, t, n of them.
 """
@@ -25,63 +27,75 @@ from pav_jax.parallel.sharding_rules import partition_spec
 
 NAMES = ("auto", "ring", "ulysses")
 AXIS = "sequence"
+KERNEL_BY_PLATFORM = {"tpu": splash_full_attention, "cpu": row_attention}
 
 
 def make_sequence_attention_fn(mesh: Mesh | None, name: str = "auto") -> Callable[..., jax.Array]:
-    """(q, k, v, mask) -> attention, all [B, T, N, H], keys and values perhaps of another length;
-    the mask is None or
-    `FirstKeys`. Memory stays bounded: by Pallas' kernel on TPU, elsewhere block after block, on a
-      processor of its
-    cache's size.
+    """Return an attention function (q, k, v, mask) -> output with bounded memory.
+
+    Its arrays are [B, T, N, H]; keys and values may have another length than queries; the mask is
+    None or `FirstKeys`. One device runs Pallas' kernel on TPU, `row_attention` on CPU and
+    `blockwise_attention` elsewhere.
 
     Args:
-      name: how tokens on several devices meet: ring, ulysses, or auto, which is ulysses where heads
-        allow it.
+      name: how sharded tokens attend to each other: ring, ulysses, or auto, which is ulysses if the
+        heads can be divided.
 
     Raises:
-      BadInput: an unknown name; or, when it is called, ulysses for heads that the mesh does not
-        divide.
+      BadInput: an unknown name; or, when the function is called, ulysses for heads that the mesh
+        does not divide.
     """
     if name not in NAMES:
-        raise BadInput(f"sequence_attention={name!r} is none of {', '.join(NAMES)}")
+        raise BadInput(
+            f"sequence_attention={name!r} is none of {', '.join(NAMES)}; choose one",
+            field="sequence_attention",
+        )
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    local = {"tpu": splash_full_attention, "cpu": row_attention}.get(platform, blockwise_attention)
-    return (
-        local if mesh is None or mesh.size == 1 else functools.partial(_on_mesh, mesh, name, local)
-    )
+    kernel = KERNEL_BY_PLATFORM.get(platform, blockwise_attention)
+    if mesh is None or mesh.size == 1:
+        return kernel
+    return functools.partial(_attend_on_mesh, mesh, name, kernel)
 
 
-def _on_mesh(
+def _attend_on_mesh(
     mesh: Mesh,
     name: str,
-    local: Callable,
+    kernel: Callable,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     mask: FirstKeys | None = None,
 ) -> jax.Array:
-    spec = keys = partition_spec(("batch", "length", "heads", None), q.shape, mesh)
-    devices, apart = mesh.shape[AXIS], mesh.shape["tensor"] if spec[2] else 1
-    if k.shape[1] != q.shape[1]:  # of a text: it is short, and every device has all of it
-        keys = PartitionSpec(spec[0], None, *spec[2:])
-    if keys[1] is None:  # every device has all keys of its rows and heads
-        kernel = functools.partial(local, mask=mask)
+    spec = partition_spec(("batch", "length", "heads", None), q.shape, mesh)
+    batch, length, heads, _ = spec
+    if k.shape[1] != q.shape[1]:
+        length = None  # the keys are a text: it is short, and every device has all of it
+    if length is None:
+        shard_fn = functools.partial(kernel, mask=mask)
     else:
-        fits = q.shape[2] // apart % devices == 0
-        if name == "ulysses" and not fits:
-            raise BadInput(
-                f"sequence_attention='ulysses': {q.shape[2]} heads on a mesh of"
-                f" tensor={mesh.shape['tensor']} do not divide by sequence={devices}; choose ring"
-            )
-        if name == "ring" or not fits:
-            kernel = functools.partial(
-                _ring, devices=devices, count=q.shape[1] if mask is None else mask.count
-            )
+        device_heads = q.shape[2] // (mesh.shape["tensor"] if heads else 1)
+        if _use_ulysses(name, mesh, q.shape[2], device_heads):
+            shard_fn = functools.partial(_ulysses, kernel=kernel, mask=mask)
         else:
-            kernel = functools.partial(_ulysses, local=local, mask=mask)
-    return jax.shard_map(
-        kernel, mesh=mesh, in_specs=(spec, keys, keys), out_specs=spec, check_vma=False
-    )(q, k, v)
+            num_keys = k.shape[1] if mask is None else mask.count
+            shard_fn = functools.partial(_ring, devices=mesh.shape[AXIS], num_keys=num_keys)
+    keys_spec = PartitionSpec(batch, length, heads, None)
+    sharded = jax.shard_map(
+        shard_fn, mesh=mesh, in_specs=(spec, keys_spec, keys_spec), out_specs=spec, check_vma=False
+    )
+    return sharded(q, k, v)
+
+
+def _use_ulysses(name: str, mesh: Mesh, heads: int, device_heads: int) -> bool:
+    divisible = device_heads % mesh.shape[AXIS] == 0
+    if name == "ulysses" and not divisible:
+        raise BadInput(
+            f"sequence_attention='ulysses': {heads} heads on a mesh of"
+            f" tensor={mesh.shape['tensor']} do not divide by sequence={mesh.shape[AXIS]}; choose"
+            " ring",
+            field="sequence_attention",
+        )
+    return divisible and name != "ring"
 
 
 def _ulysses(
@@ -89,39 +103,41 @@ def _ulysses(
     k_btnh: jax.Array,
     v_btnh: jax.Array,
     *,
-    local: Callable,
+    kernel: Callable,
     mask: FirstKeys | None,
 ) -> jax.Array:
     all_tokens = [
         jax.lax.all_to_all(x, AXIS, split_axis=2, concat_axis=1, tiled=True)
         for x in (q_btnh, k_btnh, v_btnh)
     ]
-    return jax.lax.all_to_all(
-        local(*all_tokens, mask=mask), AXIS, split_axis=1, concat_axis=2, tiled=True
-    )
+    out = kernel(*all_tokens, mask=mask)
+    return jax.lax.all_to_all(out, AXIS, split_axis=1, concat_axis=2, tiled=True)
 
 
 def _ring(
-    q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, *, devices: int, count: int
+    q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, *, devices: int, num_keys: int
 ) -> jax.Array:
-    """Args:
-    count: how many of all tokens are real; the rest are padding at the end.
+    """Attend to the shards of all devices in turn.
+
+    Args:
+      num_keys: how many of all tokens are real; the others are padding at the end.
     """
-    t, h = q_btnh.shape[1], q_btnh.shape[3]
-    q_btnh, here = q_btnh * h**-0.5, jax.lax.axis_index(AXIS)
-    onward = [(i, (i + 1) % devices) for i in range(devices)]
+    t = q_btnh.shape[1]
+    q_btnh = q_btnh * q_btnh.shape[3] ** -0.5
+    device = jax.lax.axis_index(AXIS)
+    to_next = [(i, (i + 1) % devices) for i in range(devices)]
 
-    def add(seen: Partial, keys: tuple, turn) -> Partial:
-        numbers = (here - turn) % devices * t + jnp.arange(t)  # of these keys, among all
-        return add_keys(seen, q_btnh, *keys, (numbers < count)[None, None, None])
+    def attend(partial: Partial, keys: tuple[jax.Array, jax.Array], step) -> Partial:
+        index_t = (device - step) % devices * t + jnp.arange(t)  # of these keys among all
+        mask = (index_t < num_keys)[None, None, None]
+        return add_keys(partial, q_btnh, keys[0], keys[1], mask)
 
-    def turn_once(carry, turn):
-        seen, keys = carry
-        coming = jax.tree.map(
-            lambda x: jax.lax.ppermute(x, AXIS, onward), keys
-        )  # travels while these are worked on
-        return (add(seen, keys, turn), coming), None
+    def attend_and_send(carry: tuple, step) -> tuple[tuple, None]:
+        partial, keys = carry
+        # the next keys travel while the device works on these
+        next_keys = jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, to_next), keys)
+        return (attend(partial, keys, step), next_keys), None
 
-    carry = (Partial.of_none(q_btnh), (k_btnh, v_btnh))
-    (seen, keys), _ = jax.lax.scan(turn_once, carry, jnp.arange(devices - 1))
-    return add(seen, keys, devices - 1).result(v_btnh.dtype)
+    carry = (Partial.empty(q_btnh), (k_btnh, v_btnh))
+    (partial, keys), _ = jax.lax.scan(attend_and_send, carry, jnp.arange(devices - 1))
+    return attend(partial, keys, devices - 1).result(v_btnh.dtype)

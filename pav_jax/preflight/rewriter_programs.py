@@ -105,7 +105,7 @@ def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: in
     rows = options.batch_size * SEQUENCES_PER_ROW[name]
     adapter_size = flops.adapter_size(adapter)
     forward = flops.forward(lm.config, rows, row_length, row_length, row_length, adapter_size)
-    total = flops.train_step(forward, options.full)
+    total = flops.training_step(forward, options.full)
     if name == "dpo" and not _reference_is_precomputed(name, options):
         total += forward.total - forward.adapters  # the reference is the model without adapters
     return total

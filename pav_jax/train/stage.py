@@ -304,7 +304,7 @@ def operations(
     def of(batch: Mapping[str, Any]) -> float:
         *rows, T = batch["ids"].shape
         one = flops.forward(lm.config, math.prod(rows) * jax.process_count(), T, T, T, adapter)
-        return updates * flops.train_step(one, fields.full) + passes * (one.total - one.adapters)
+        return updates * flops.training_step(one, fields.full) + passes * (one.total - one.adapters)
 
     return of
 

@@ -9,7 +9,7 @@ from pav_jax.models.attention.dot_product import dot_product_attention
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_agrees_with_torch_for_grouped_queries_masks_biases_and_scales(seed):
+def test_dot_product_attention_equals_torch(seed):
     rng = np.random.default_rng(seed)
     b, t, s, k, g, h = (int(n) for n in rng.integers(1, 6, 6))
     q, key, value = (
@@ -32,11 +32,11 @@ def test_agrees_with_torch_for_grouped_queries_masks_biases_and_scales(seed):
     np.testing.assert_allclose(got, want.transpose(1, 2).numpy(), atol=1e-5)
 
 
-def test_a_query_that_may_see_nothing_is_finite():
+def test_dot_product_attention_all_keys_masked():
     x = jnp.ones((1, 2, 1, 4))
     assert np.isfinite(dot_product_attention(x, x, x, mask=jnp.zeros((1, 1, 2, 2), bool))).all()
 
 
-def test_bfloat16_stays_bfloat16():
+def test_dot_product_attention_bfloat16():
     x = jnp.ones((1, 2, 2, 4), jnp.bfloat16)
     assert dot_product_attention(x, x, x).dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Norms and activations agree with torch's."""
+"""Norms and activations equal those of torch and transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from pav_jax.models.layers import ACTIVATIONS, LayerNorm, RMSNorm
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_norms_agree_with_torch(seed):
+def test_norms_equal_torch(seed):
     rng = np.random.default_rng(seed)
     d = int(rng.integers(3, 40))
     x, scale, bias = (rng.normal(1, 3, shape).astype(np.float32) for shape in ((2, 5, d), d, d))
@@ -27,20 +27,18 @@ def test_norms_agree_with_torch(seed):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_norm_without_parameters_has_none():
+def test_layer_norm_not_affine():
     assert "params" not in LayerNorm(affine=False).init(jax.random.key(0), jnp.ones((1, 4)))
 
 
-def test_norms_compute_in_float32_and_give_back_the_compute_dtype():
+def test_rms_norm_returns_compute_dtype():
     x = jnp.full((1, 64), 300.0, jnp.bfloat16)
-    assert (
-        RMSNorm(dtype=jnp.bfloat16).apply({"params": {"scale": jnp.ones(64)}}, x).dtype
-        == jnp.bfloat16
-    )
+    y = RMSNorm(dtype=jnp.bfloat16).apply({"params": {"scale": jnp.ones(64)}}, x)
+    assert y.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_activations_are_those_transformers_means_by_the_name(name):
+def test_activations_equal_transformers(name):
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     np.testing.assert_allclose(
         ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.from_numpy(x)), atol=2e-6

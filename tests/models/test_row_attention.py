@@ -1,4 +1,4 @@
-"""Attention by rows for a processor: the same numbers as attention all at once."""
+"""Attention by rows equals plain attention."""
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,31 @@ from pav_jax.models.attention.rows import row_attention
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for name, value in (("QUERIES", 8), ("CACHED", 0), ("WORTH", 0)):
+    for name, value in (
+        ("MAX_BLOCK_QUERIES", 8),
+        ("MAX_CACHED_LOGITS", 0),
+        ("MIN_HEAD_LOGITS", 0),
+    ):
         monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize(
     "t, s, kind",
-    [(16, 16, None), (21, 21, "first"), (21, 5, None), (3, 9, "rows"), (17, 17, "one")],
+    [(16, 16, None), (21, 21, "first"), (21, 5, None), (3, 9, "rows"), (17, 17, "shared")],
 )
-def test_equals_attention_all_at_once(small_blocks, t, s, kind):
+def test_row_attention_equals_dot_product(small_blocks, t, s, kind):
     rng = np.random.default_rng(t + s)
     q, k, v = (rng.normal(size=(2, length, 3, 4)).astype(np.float32) for length in (t, s, s))
-    rows = rng.random((1 if kind == "one" else 2, 1, 1, s)) < 0.6
+    rows = rng.random((1 if kind == "shared" else 2, 1, 1, s)) < 0.6
     rows[..., 1] = True
     mask = {None: None, "first": FirstKeys(s - 4)}.get(kind, jnp.asarray(rows))
     got, want = row_attention(q, k, v, mask), dot_product_attention(q, k, v, mask)
     np.testing.assert_allclose(got, want, atol=1e-6)
     changed = row_attention(q, k[:, ::-1], v, mask)
-    assert np.abs(np.asarray(changed) - np.asarray(want)).max() > 1e-2  # the keys do matter
+    assert np.abs(np.asarray(changed) - np.asarray(want)).max() > 1e-2  # the order of keys matters
 
 
-def test_bfloat16_stays_bfloat16_and_large_logits_stay_finite(small_blocks):
+def test_row_attention_bfloat16_large_logits(small_blocks):
     x = 100 * jax.random.normal(jax.random.key(0), (1, 20, 2, 4))
     out = row_attention(*(x.astype(jnp.bfloat16),) * 3)
     assert out.dtype == jnp.bfloat16 and np.isfinite(np.asarray(out, np.float32)).all()

@@ -1,4 +1,4 @@
-"""Full attention with tokens spread over devices, and block by block, equals the plain one."""
+"""Attention over sharded tokens, and by blocks, equals plain attention."""
 
 import os
 import subprocess
@@ -26,10 +26,11 @@ q, k, v = arrays(24)
 for sizes, name in ((dict(sequence=4), "ring"), (dict(data=2, sequence=4), "ulysses"),
                     (dict(tensor=4, sequence=2), "auto"), (dict(data=2, tensor=2), "auto")):
     mask = FirstKeys(21)
-    ours = jax.jit(make_sequence_attention_fn(make_mesh(**sizes), name))(q, k, v, mask)
+    attend = jax.jit(make_sequence_attention_fn(make_mesh(**sizes), name))
+    ours = attend(q, k, v, mask)
     np.testing.assert_allclose(ours, dot_product_attention(q, k, v, mask), atol=1e-5)
     assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
-    ours = jax.jit(make_sequence_attention_fn(make_mesh(**sizes), name))(q, k[:, :7], v[:, :7])  # a text's, whole everywhere
+    ours = attend(q, k[:, :7], v[:, :7])  # keys of a text: replicated
     np.testing.assert_allclose(ours, dot_product_attention(q, k[:, :7], v[:, :7]), atol=1e-5)
     assert ours.sharding.shard_shape(ours.shape)[1] == 24 // sizes.get("sequence", 1), ours.sharding
 try:
@@ -44,7 +45,7 @@ def arrays(tokens):
     return [jnp.asarray(rng.normal(size=(2, tokens, 4, 8)), jnp.float32) for _ in range(3)]
 
 
-def test_ring_and_ulysses_give_the_values_of_one_device():
+def test_make_sequence_attention_fn_on_mesh_equals_one_device():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
@@ -55,10 +56,10 @@ def test_ring_and_ulysses_give_the_values_of_one_device():
 
 
 @pytest.mark.parametrize("mask", [None, FirstKeys(17)])
-def test_block_by_block_and_the_tpus_kernel_give_the_plain_values(mask):
+def test_blockwise_and_splash_equal_dot_product(mask):
     q, k, v = arrays(23)
     want = dot_product_attention(q, k, v, mask)
-    ours = jax.jit(lambda *a: blockwise_attention(*a, mask, held=1))(q, k, v)
+    ours = jax.jit(lambda *a: blockwise_attention(*a, mask, max_logits=1))(q, k, v)
     np.testing.assert_allclose(ours, want, atol=1e-5)
     np.testing.assert_allclose(
         splash_full_attention(q, k, v, mask, interpret=True), want, atol=1e-5
@@ -66,37 +67,33 @@ def test_block_by_block_and_the_tpus_kernel_give_the_plain_values(mask):
 
 
 @pytest.mark.parametrize("queries, keys", [(300, 40), (128, 7), (515, 515)])
-def test_blocks_of_queries_and_keys_of_any_length_under_a_mask_of_their_row(queries, keys):
+def test_blockwise_attention_any_length_with_mask(queries, keys):
     q, k, v = arrays(queries)[0], *arrays(keys)[1:]
     mask = (np.arange(keys) < np.array([[3], [5]]))[:, None, None, :]
-    blocks = jax.jit(blockwise_attention, static_argnames="held")
-    assert ("while" in blocks.lower(q, k, v, held=2**20).as_text()) == (
-        queries == 515
-    )  # else all logits fit
-    for one in (None, mask):
-        np.testing.assert_allclose(
-            blocks(q, k, v, one, held=1), dot_product_attention(q, k, v, one), atol=1e-5
-        )
-    nothing = np.zeros((2, 1, 1, keys), bool)
-    assert not np.asarray(blocks(q, k, v, nothing, held=1)).any()  # no NaN where there is no key
+    attend = jax.jit(blockwise_attention, static_argnames="max_logits")
+    has_loop = "while" in attend.lower(q, k, v, max_logits=2**20).as_text()
+    assert has_loop == (queries == 515)  # the other sizes fit one block
+    for keys_mask in (None, mask):
+        ours = attend(q, k, v, keys_mask, max_logits=1)
+        np.testing.assert_allclose(ours, dot_product_attention(q, k, v, keys_mask), atol=1e-5)
+    no_keys = np.zeros((2, 1, 1, keys), bool)
+    assert not np.asarray(attend(q, k, v, no_keys, max_logits=1)).any()  # zeros, not NaN
 
 
-def test_memory_stays_bounded_for_a_videos_tokens():
-    """32,760 tokens of Wan at 480 x 832, two heads: all logits would take 8 GiB, and softmax as
-    much again."""
+def test_blockwise_attention_memory():
+    """32,760 tokens of Wan at 480 x 832, two heads: all logits would take 8 GiB, softmax 8 more."""
     q = jax.ShapeDtypeStruct((1, 32_760, 2, 8), jnp.float32)
-    held = (
-        jax.jit(blockwise_attention).lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
-    )
-    assert held < 2**32
+    memory = jax.jit(blockwise_attention).lower(q, q, q).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**32
 
 
-def test_large_logits_do_not_overflow():
+def test_blockwise_attention_large_logits():
     q, k, v = arrays(200)
-    ours = blockwise_attention(200 * q, k, v, held=1)
+    ours = blockwise_attention(200 * q, k, v, max_logits=1)
     np.testing.assert_allclose(ours, dot_product_attention(200 * q, k, v), atol=1e-4)
 
 
-def test_an_unknown_name_is_bad_input():
-    with pytest.raises(BadInput, match="'star' is none of auto, ring, ulysses"):
+def test_make_sequence_attention_fn_unknown_name():
+    with pytest.raises(BadInput) as error:
         make_sequence_attention_fn(None, "star")
+    assert error.value.field == "sequence_attention"

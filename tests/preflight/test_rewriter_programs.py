@@ -65,8 +65,8 @@ def test_forward_flops_by_hand(lm):
     # frozen products once more, for the gradient of their input; the others twice more
     frozen = forward.layers + forward.unembed
     trained = forward.attention + forward.adapters
-    assert flops.train_step(forward, full=False) == 2 * frozen + 3 * trained
-    assert flops.train_step(forward, full=True) == 3 * forward.total
+    assert flops.training_step(forward, full=False) == 2 * frozen + 3 * trained
+    assert flops.training_step(forward, full=True) == 3 * forward.total
 
 
 @pytest.mark.parametrize("full", [False, True])

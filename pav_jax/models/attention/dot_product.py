@@ -1,8 +1,10 @@
-"""Attention, shared by every model. A model takes its attention function as a field, so another
-kernel can replace it.
+"""Plain scaled dot-product attention, and masks that are described by a rule.
 
-Letters: B batch, T query length, S key length, N query heads, K key/value heads (K divides N), G =
-N / K, H head size.
+Source: Vaswani et al. 2017 (arXiv 1706.03762); grouped queries: Ainslie et al. 2023 (arXiv
+2305.13245).
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads (K divides N),
+G = N / K, H head size.
 """
 
 import jax
@@ -10,34 +12,47 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-# Finite, so that a query with every key masked gives an average instead of NaN.
+# Finite, so that a query whose keys are all masked gives an average instead of NaN.
 MASKED = -1e30
 
 
 @struct.dataclass
 class Causal:
-    """A mask by its rule, for kernels that never make it: token t sees s <= t of its own segment
-    (all: one segment)."""
+    """The rule that token t attends to tokens s <= t of its own segment.
+
+    Kernels apply the rule without making the mask array.
+
+    Attributes:
+      segment_ids_BxT: None if each row is one segment.
+    """
 
     segment_ids_BxT: Int[Array, "B T"] | None = None
 
     def array(self, length: int) -> Bool[Array, "... 1 T T"]:
-        """True = attend, [1 or B, 1, T, T]."""
+        """Return the mask, [1 or B, 1, T, T]; True = attend."""
         mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        if (ids := self.segment_ids_BxT) is None:
+        ids = self.segment_ids_BxT
+        if ids is None:
             return mask
         return mask & (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
 @struct.dataclass
 class FirstKeys:
-    """A mask by its rule: every query sees the first `count` keys; those behind them are
-    padding."""
+    """The rule that every query attends to the first `count` keys; the others are padding."""
 
     count: int = struct.field(pytree_node=False)
 
     def array(self, length: int) -> Bool[Array, "1 1 1 S"]:
+        """Return the mask over `length` keys; True = attend."""
         return (jnp.arange(length) < self.count)[None, None, None]
+
+
+def mask_array(
+    mask: Bool[Array, "..."] | Causal | FirstKeys | None, length: int
+) -> Bool[Array, "..."] | None:
+    """Return a mask as an array over `length` keys, or None."""
+    return mask.array(length) if isinstance(mask, Causal | FirstKeys) else mask
 
 
 def dot_product_attention(
@@ -48,17 +63,18 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(scale * q k^T + bias) v, grouped-query; the softmax runs in float32, products in the
-    inputs' dtype.
+    """Return softmax(scale * q k^T + bias) v, with grouped queries if K < N.
+
+    The softmax runs in float32, the products in the dtype of the inputs.
 
     Args:
       mask: broadcastable to [B, N, T, S]; True = attend.
       bias: added to the scaled logits, broadcastable to [B, N, T, S].
-      scale: H ** -0.5 where None (Vaswani et al. 2017, section 3.2.1).
+      scale: None means H ** -0.5 (Vaswani et al. 2017, section 3.2.1).
     """
     b, t, n, h = q_BxTxNxH.shape
     s, k = k_BxSxKxH.shape[1:3]
-    mask = mask.array(s) if isinstance(mask, Causal | FirstKeys) else mask
+    mask = mask_array(mask, s)
     scale = h**-0.5 if scale is None else scale
     if k == n:
         logits_BxNxTxS = jnp.einsum(
@@ -75,10 +91,10 @@ def dot_product_attention(
         logits_BxNxTxS = logits_BxNxTxS + bias.astype(jnp.float32)
     if mask is not None:
         logits_BxNxTxS = jnp.where(mask, logits_BxNxTxS, MASKED)
-    # Dividing after the product with the values leaves T x H divisions instead of T x S, and keeps
+    # Dividing after the product with the values takes T x H divisions instead of T x S, and keeps
     # XLA's CPU back end from evaluating the exponential twice: three times faster there.
-    top = jax.lax.stop_gradient(logits_BxNxTxS.max(-1, keepdims=True))
-    weights_BxNxTxS = jnp.exp(logits_BxNxTxS - top)
+    max_BxNxTx1 = jax.lax.stop_gradient(logits_BxNxTxS.max(-1, keepdims=True))
+    weights_BxNxTxS = jnp.exp(logits_BxNxTxS - max_BxNxTx1)
     total_BxNxTx1 = weights_BxNxTxS.sum(-1, keepdims=True)
     weights_BxNxTxS = weights_BxNxTxS.astype(v_BxSxKxH.dtype)
     if k == n:

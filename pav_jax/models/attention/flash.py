@@ -1,14 +1,16 @@
-"""Attention that never holds its logits in memory: Pallas' splash kernel on TPU, cuDNN's on GPU
-(Dao et al. 2022).
+"""Attention kernels that never store their logits: Pallas' splash kernel on TPU, cuDNN's on GPU.
 
-`splash_attention` and `cudnn_attention` have the signature of `attention.dot_product_attention` and
-call it for what their kernel does not do: a mask that is not `Causal`, a bias, lengths or dtypes
-the kernel has no tiles for. `parallel/attention.py` chooses among them; `splash_full_attention` is
-for `parallel/sequence_attention.py`.
+Source: Dao et al. 2022 (arXiv 2205.14135). `splash_attention` and `cudnn_attention` have the
+signature of `dot_product_attention` and call it for what their kernel does not support: a mask that
+is not `Causal`, a bias, other lengths or dtypes. `parallel/attention.py` chooses among them;
+`splash_full_attention` is for `parallel/sequence_attention.py`.
+
+Letters: B batch, T queries, S keys, N query heads, K key/value heads, H head size.
 """
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,8 +18,19 @@ import jax.numpy as jnp
 
 from pav_jax.models.attention.dot_product import Causal, FirstKeys, dot_product_attention
 
-TILE = 128  # lengths are multiples of the TPU's lanes
-BLOCK = 512  # of queries and keys worked on at once: larger blocks read keys from memory less often
+TILE = 128  # lanes of a TPU: lengths are multiples of it
+# queries and keys per step of the kernel; larger blocks read the keys from memory less often
+BLOCK = 512
+
+
+def _import_splash() -> tuple[ModuleType, ModuleType]:
+    """Import Pallas' kernel and its masks, which is slow and needed on TPU only."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    return splash_attention_kernel, splash_attention_mask
 
 
 def splash_attention(
@@ -30,12 +43,13 @@ def splash_attention(
     shard_kernel: Callable[..., jax.Array] | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Grouped-query attention of a `Causal` mask by Pallas' kernel, forward and backward.
+    """Compute grouped-query attention under a `Causal` mask by Pallas' kernel, with gradients.
 
     Args:
+      mask, bias, scale: as of `dot_product_attention`.
       shard_kernel: (kernel, arrays) -> the kernel's result, with each device working on its own
         rows and heads; None on one device.
-      interpret: runs the kernel's steps without a TPU, slowly: for tests.
+      interpret: emulate the kernel without a TPU, slowly; for tests.
     """
     t, h = q_BxTxNxH.shape[1], q_BxTxNxH.shape[3]
     if not isinstance(mask, Causal) or bias is not None or t % TILE or t != k_BxSxKxH.shape[1]:
@@ -51,13 +65,7 @@ def splash_attention(
 def _splash_kernel(
     q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, interpret: bool
 ) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as splash,
-    )  # slow to import
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as splash_mask,
-    )
-
+    splash, splash_mask = _import_splash()
     t, n = q_BxTxNxH.shape[1:3]
     block = max(size for size in range(TILE, min(BLOCK, t) + 1, TILE) if t % size == 0)
     sizes = splash.BlockSizes(
@@ -88,22 +96,19 @@ def _splash_kernel(
 def splash_full_attention(
     q_BxTxNxH, k_BxSxNxH, v_BxSxNxH, mask: FirstKeys | None = None, interpret: bool = False
 ) -> jax.Array:
-    """Attention of every query to every key, or to those of the mask, by Pallas' kernel, forward
-    only, for lengths of
-    any kind: they are filled up to whole blocks.
+    """Compute bidirectional attention by Pallas' kernel, without gradients.
+
+    Lengths are arbitrary; they are padded to whole blocks.
 
     Args:
+      mask: the keys to attend to; None means all.
       interpret: as of `splash_attention`.
     """
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as splash,
-    )  # slow to import
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as splash_mask,
-    )
-
-    t, (s, n, h) = q_BxTxNxH.shape[1], k_BxSxNxH.shape[1:]
-    (block_q, padded_t), (block_kv, padded_s) = (_whole_blocks(length) for length in (t, s))
+    splash, splash_mask = _import_splash()
+    t = q_BxTxNxH.shape[1]
+    s, n, h = k_BxSxNxH.shape[1:]
+    block_q, padded_t = _block_and_padded_length(t)
+    block_kv, padded_s = _block_and_padded_length(s)
     kernel = splash.make_splash_mha_single_device(
         splash_mask.MultiHeadMask([splash_mask.FullMask((padded_t, padded_s))] * n),
         block_sizes=splash.BlockSizes(block_q=block_q, block_kv=block_kv),
@@ -117,18 +122,17 @@ def splash_full_attention(
             (v_BxSxNxH, padded_s),
         )
     ]
-    # keys that are not seen are another segment than all queries; queries that were filled up are
-    # cut off
-    seen = s if mask is None else mask.count
+    # masked keys belong to another segment than all queries; padded queries are dropped
+    num_keys = s if mask is None else mask.count
     segments = splash.SegmentIds(
-        jnp.ones(padded_t, jnp.int32), (jnp.arange(padded_s) < seen).astype(jnp.int32)
+        jnp.ones(padded_t, jnp.int32), (jnp.arange(padded_s) < num_keys).astype(jnp.int32)
     )
     out_BxNxTxH = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*heads_first)
     return out_BxNxTxH.swapaxes(1, 2)[:, :t].astype(v_BxSxNxH.dtype)
 
 
-def _whole_blocks(length: int) -> tuple[int, int]:
-    """The block's size and the length filled up to whole ones."""
+def _block_and_padded_length(length: int) -> tuple[int, int]:
+    """Return the block size for `length`, and `length` rounded up to whole blocks."""
     block = min(BLOCK, -(-length // TILE) * TILE)
     return block, -(-length // block) * block
 
@@ -136,10 +140,14 @@ def _whole_blocks(length: int) -> tuple[int, int]:
 def cudnn_attention(
     q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask: Any = None, bias: Any = None, scale: float | None = None
 ) -> jax.Array:
-    """Grouped-query attention of a `Causal` mask by cuDNN, which has 16-bit kernels only."""
+    """Compute grouped-query attention under a `Causal` mask by cuDNN's 16-bit kernels.
+
+    Args:
+      mask, bias, scale: as of `dot_product_attention`.
+    """
     t = q_BxTxNxH.shape[1]
-    sixteen = q_BxTxNxH.dtype in (jnp.bfloat16, jnp.float16)
-    if not isinstance(mask, Causal) or bias is not None or not sixteen or t != k_BxSxKxH.shape[1]:
+    is_16_bit = q_BxTxNxH.dtype in (jnp.bfloat16, jnp.float16)
+    if not isinstance(mask, Causal) or bias is not None or not is_16_bit or t != k_BxSxKxH.shape[1]:
         return dot_product_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask, bias, scale)
     segments = None if mask.segment_ids_BxT is None else mask.array(t)
     return jax.nn.dot_product_attention(

@@ -1,10 +1,11 @@
-"""Floating point operations of the rewriter's programs by formula, two per multiplication (Kaplan
-et al. 2020, arXiv 2001.08361, section 2.1; the attention term as in PaLM, arXiv 2204.02311,
-appendix B).
+"""Floating point operations of the rewriter's programs by formula.
 
-Attention counts every pair of query and key, masked ones too: they are computed. Letters are those
-of the model: D width, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers.
+A multiplication and an addition count as two operations (Kaplan et al. 2020, arXiv 2001.08361,
+section 2.1; the attention term as in PaLM, arXiv 2204.02311, appendix B). Attention counts every
+pair of query and key, masked ones too, because they are computed.
+
+Letters as in the model: D width, N query heads, K key/value heads, H head size, F feed-forward, V
+vocabulary, L layers.
 """
 
 import dataclasses
@@ -17,50 +18,66 @@ from pav_jax.models.llama import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Forward:
-    """Operations of one forward pass, by what is multiplied."""
+class ForwardFlops:
+    """Operations of one forward pass, by the matrices that are multiplied.
 
-    layers: float  # with the layers' frozen weights
-    attention: float  # queries with keys, probabilities with values
-    adapters: float  # with the adapters' weights
-    unembed: float  # with the output matrix
+    Attributes:
+      layers: with the frozen weights of the layers.
+      attention: queries with keys, and probabilities with values.
+      adapters: with the LoRA weights.
+      unembed: with the output matrix.
+    """
+
+    layers: float
+    attention: float
+    adapters: float
+    unembed: float
 
     @property
     def total(self) -> float:
+        """The sum of all four."""
         return self.layers + self.attention + self.adapters + self.unembed
 
 
 def forward(
-    c: LlamaConfig, rows: int, tokens: int, keys: int, logits: int, adapter_size: int = 0
-) -> Forward:
-    """Of `rows` rows with `tokens` new tokens each, that look at `keys` positions.
+    config: LlamaConfig, rows: int, tokens: int, keys: int, logits: int, adapter_size: int = 0
+) -> ForwardFlops:
+    """Count the operations of one forward pass.
 
     Args:
+      rows: of the batch.
+      tokens: new tokens per row.
+      keys: positions that each token attends to.
       logits: positions per row whose logits are computed.
-      adapter_size: trained numbers of all layers' adapters.
+      adapter_size: LoRA parameters of all layers.
     """
-    heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    kernels = c.hidden_size * (heads + c.num_attention_heads * c.head_dim + 3 * c.intermediate_size)
-    pairs = rows * tokens * keys * c.num_attention_heads * c.head_dim
-    return Forward(
-        2 * rows * tokens * kernels * c.num_hidden_layers,
-        4 * pairs * c.num_hidden_layers,
-        2 * rows * tokens * adapter_size,
-        2 * rows * logits * c.hidden_size * c.vocab_size,
+    heads_size = config.num_attention_heads * config.head_dim
+    qkv_size = heads_size + 2 * config.num_key_value_heads * config.head_dim
+    layer_size = config.hidden_size * (qkv_size + heads_size + 3 * config.intermediate_size)
+    return ForwardFlops(
+        layers=2 * rows * tokens * layer_size * config.num_hidden_layers,
+        attention=4 * rows * tokens * keys * heads_size * config.num_hidden_layers,
+        adapters=2 * rows * tokens * adapter_size,
+        unembed=2 * rows * logits * config.hidden_size * config.vocab_size,
     )
 
 
 def adapter_size(adapter: Mapping) -> int:
-    """Numbers in an adapter's tree of shapes."""
+    """Return the number of parameters in an adapter's tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) for leaf in traverse_util.flatten_dict(adapter).values())
 
 
-def train_step(f: Forward, full: bool) -> float:
-    """Forward and backward pass, without what is only computed again to save memory.
+def training_step(flops: ForwardFlops, full: bool) -> float:
+    """Count the operations of forward and backward pass, without what remat recomputes.
 
-    A product that is trained costs two more in the backward pass (for its input and for its
-    weight), a frozen one costs one; both sides of attention's products are computed, so it costs
-    two.
+    A trained matrix costs two more products in the backward pass (for its input's and its own
+    gradient), a frozen one costs one more. Both factors of attention's products are computed, so
+    attention costs two more.
+
+    Args:
+      flops: of the forward pass.
+      full: whether all weights are trained, instead of adapters on frozen weights.
     """
-    frozen = 3 if full else 2
-    return frozen * (f.layers + f.unembed) + 3 * (f.attention + f.adapters)
+    weight_products = 3 if full else 2
+    trained_products = 3 * (flops.attention + flops.adapters)
+    return weight_products * (flops.layers + flops.unembed) + trained_products

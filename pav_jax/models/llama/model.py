@@ -1,9 +1,11 @@
-"""Llama (Touvron et al. 2023; Grattafiori et al. 2024): a pre-norm decoder with rotary positions,
-grouped-query attention and SwiGLU.
+"""Llama: a pre-norm decoder with rotary positions, grouped-query attention and SwiGLU.
+
+Sources: Touvron et al. 2023 (arXiv 2302.13971); Grattafiori et al. 2024 (arXiv 2407.21783);
+transformers' `LlamaForCausalLM`. The weights are named in `models/llama/hf.py`.
 
 Letters: B batch, T tokens, S keys, D width, N query heads, K key/value heads, H head size, F
 feed-forward, V vocabulary, L layers, R LoRA rank. Parameters of all layers are stacked:
-`layers/...` arrays lead with L.
+`layers/...` arrays have L as their first axis.
 
 A second collection, "lora", may hold `{a, b}` beside any dense layer's `kernel`; then y = xW +
 lora_scale (xa)b (Hu et al. 2021, section 4.1). Without the collection the model is the frozen base.
@@ -20,13 +22,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
-from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
+from pav_jax.models.layers import ACTIVATIONS, Constrain, RMSNorm, rotate, unconstrained
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the slow rotary frequencies; field names are those of
-    config.json."""
+    """Llama 3.1's scaling of the low rotary frequencies; field names as in config.json."""
 
     factor: float
     low_freq_factor: float
@@ -36,7 +37,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes; field names are those of config.json."""
+    """Sizes and options; field names as in config.json."""
 
     vocab_size: int
     hidden_size: int
@@ -63,23 +64,26 @@ class LlamaConfig:
 
 
 def rotary_frequencies(config: LlamaConfig) -> Float[Array, "H2"]:
-    """Radians per position of each rotated pair (Su et al. 2021); Llama 3.1's rule keeps fast
-    frequencies, divides slow ones by `factor` and blends between (Hugging Face
-    `rope_type="llama3"`)."""
+    """Return the radians per position of each rotated pair (Su et al. 2021, arXiv 2104.09864).
+
+    Llama 3.1's rule (transformers' `rope_type="llama3"`) keeps high frequencies, divides low ones
+    by `factor` and interpolates in between.
+    """
     half = config.head_dim // 2
     freq_H2 = 1.0 / config.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    if (s := config.rope_scaling) is None:
+    scaling = config.rope_scaling
+    if scaling is None:
         return freq_H2
-    turns_H2 = (
-        s.original_max_position_embeddings * freq_H2 / (2 * jnp.pi)
-    )  # within the original context
-    blend_H2 = (turns_H2 - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    # full turns of each pair within the original context length
+    turns_H2 = scaling.original_max_position_embeddings * freq_H2 / (2 * jnp.pi)
+    low = scaling.low_freq_factor
+    blend_H2 = (turns_H2 - low) / (scaling.high_freq_factor - low)
     blend_H2 = jnp.clip(blend_H2, 0.0, 1.0)
-    return (1 - blend_H2) * freq_H2 / s.factor + blend_H2 * freq_H2
+    return (1 - blend_H2) * freq_H2 / scaling.factor + blend_H2 * freq_H2
 
 
 def rotary_table(config: LlamaConfig, positions_BxT: Int[Array, "B T"]) -> tuple[Array, Array]:
-    """cos and sin, float32 [B, T, 1, H/2]."""
+    """Return cos and sin of the rotation angles, each float32 [B, T, 1, H/2]."""
     angle = positions_BxT.astype(jnp.float32)[:, :, None, None] * rotary_frequencies(config)
     return jnp.cos(angle), jnp.sin(angle)
 
@@ -88,7 +92,7 @@ def rotary_table(config: LlamaConfig, positions_BxT: Int[Array, "B T"]) -> tuple
 
 
 def segment_positions(segment_ids_BxT: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Position of each token within its segment, a run of equal ids."""
+    """Return the position of each token within its segment, a run of equal ids."""
     index_T = jnp.arange(segment_ids_BxT.shape[1])
     starts = jnp.concatenate(
         [
@@ -104,8 +108,11 @@ def segment_positions(segment_ids_BxT: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 class LoRADense(nn.Module):
-    """y = xW (+ bias) (+ lora_scale (x a) b where the "lora" collection holds `a` [in, R] and `b`
-    [R, out])."""
+    """A dense layer with an optional LoRA update.
+
+    y = xW (+ bias) (+ lora_scale (x a) b, if the "lora" collection holds `a` [in, R] and `b`
+    [R, out]). Attributes as in `Llama`.
+    """
 
     features: int
     use_bias: bool
@@ -130,9 +137,8 @@ class LoRADense(nn.Module):
         )
         y = x @ kernel.astype(self.dtype)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
-                self.dtype
-            )
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(self.dtype) for name in "ab")
             dropped = nn.Dropout(self.lora_dropout)(x, deterministic=deterministic)
@@ -141,8 +147,11 @@ class LoRADense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention. With `cache`, new keys and values go into it at `slot`, and all
-    of it is seen."""
+    """Grouped-query self-attention.
+
+    With a `cache`, the new keys and values are written into it at `slot`, and the queries attend to
+    all of it.
+    """
 
     config: LlamaConfig
     dense: Callable[..., nn.Module]
@@ -158,12 +167,14 @@ class Attention(nn.Module):
         k_BxTxKxH = dense(k * h, name="k_proj")(x_BxTxD, deterministic).reshape(b, t, k, h)
         v_BxTxKxH = dense(k * h, name="v_proj")(x_BxTxD, deterministic).reshape(b, t, k, h)
         q_BxTxNxH, k_BxTxKxH = rotate(q_BxTxNxH, rotary), rotate(k_BxTxKxH, rotary)
-        # heads before positions in the cache: then the decode products read it in order, without a
-        # transposed copy
+        # Heads come before positions in the cache, so that the products of decoding read it in
+        # order, without a transposed copy.
         kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
         if cache is not None:
-            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=2)
-            kv = tuple(put(old, new.astype(old.dtype)) for old, new in zip(cache, kv, strict=True))
+            kv = tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+                for old, new in zip(cache, kv, strict=True)
+            )
         out_BxTxNxH = self.attention_fn(
             q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2), mask=mask
         )
@@ -171,7 +182,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020): down(act(gate(x)) * up(x))."""
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202): down(act(gate(x)) * up(x))."""
 
     config: LlamaConfig
     dense: Callable[..., nn.Module]
@@ -188,7 +199,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder layer: (x, ...) -> (x, (keys, values) each [B, K, S, H])."""
+    """One decoder layer: (x, ...) -> (x, (keys, values), each [B, K, S, H])."""
 
     config: LlamaConfig
     dtype: Any = jnp.float32
@@ -226,25 +237,32 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model. `remat` recomputes each layer in the backward pass, but for what
-    `remat_policy` saves; `unroll` leaves out the loop over the layers
-    (faster on CPU, slower to compile). Neither changes results."""
+    """The whole language model.
+
+    Attributes:
+      dtype: of the matrix products; norms, softmax and logits are float32.
+      attention_fn: with the signature of `dot_product_attention`.
+      lora_scale: lora_alpha / r.
+      lora_dropout: on the input of the adapters; active with `deterministic=False` and
+        `rngs={"dropout": key}`.
+      remat: recompute each layer in the backward pass, except for what `remat_policy` saves.
+      remat_policy: name in `jax.checkpoint_policies`.
+      unroll: unroll the loop over the layers (faster on CPU, slower to compile).
+      flat_rows: fold rows and positions into one axis in dense layers. The gradient of a weight is
+        then one plain matrix product, twice as fast on CPU. Not for positions sharded over devices.
+      constrain: shards activations by their logical axes.
+    """
 
     config: LlamaConfig
     dtype: Any = jnp.float32
     attention_fn: Callable[..., Array] = dot_product_attention
-    lora_scale: float = 1.0  # alpha / r
-    # on the input of the adapters, active with deterministic=False and rngs={"dropout": key}
+    lora_scale: float = 1.0
     lora_dropout: float = 0.0
     remat: bool = True
-    remat_policy: str = "nothing_saveable"  # of jax.checkpoint_policies
+    remat_policy: str = "nothing_saveable"
     unroll: bool = False
-    # dense layers take rows and positions as one axis: the gradient of a weight is then one plain
-    # product of matrices, on CPU twice as fast. Not for positions that are spread over devices.
     flat_rows: bool = False
-    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
-        x
-    )  # keeps x where its logical axes belong
+    constrain: Constrain = unconstrained
 
     @nn.compact
     def __call__(
@@ -257,28 +275,24 @@ class Llama(nn.Module):
         return_cache: bool = False,
         deterministic: bool = True,
     ) -> Any:
-        """Next-token logits, causal.
+        """Return next-token logits.
 
         Args:
-          segment_ids_BxT: tokens see only their own segment. An attention mask of 0 and 1 is a
-            valid argument (padding on either side is a segment of its own), and so are the numbers
-            of documents packed into a row.
-          positions_BxT: counted from the start of each segment where None.
-          return_hidden: give x [B, T, D] after the last norm, for `unembed` by chunks, instead of
-            logits.
-          return_cache: also give keys and values, each [L, B, K, T, H].
+          positions_BxT: for the rotary embedding; None counts from the start of each segment.
+          segment_ids_BxT: tokens attend only within their own segment. An attention mask of 0 and 1
+            is valid (padding on either side is a segment of its own), and so are the numbers of
+            documents packed into a row.
+          return_hidden: return x [B, T, D] after the last norm instead of logits, to call `unembed`
+            on parts of it.
+          return_cache: also return keys and values, each [L, B, K, T, H].
+          deterministic: no dropout.
 
         Returns:
-          float32 logits [B, T, V] (or x), with `return_cache` a pair.
+          float32 logits [B, T, V] (or x); with `return_cache` the pair (logits, (keys, values)).
         """
         c = self.config
-        b, t = input_ids_BxT.shape
         if positions_BxT is None:
-            positions_BxT = (
-                jnp.broadcast_to(jnp.arange(t), (b, t))
-                if segment_ids_BxT is None
-                else segment_positions(segment_ids_BxT)
-            )
+            positions_BxT = _default_positions(input_ids_BxT, segment_ids_BxT)
         embedding = self.param(
             "embed",
             nn.initializers.normal(c.initializer_range),
@@ -292,9 +306,9 @@ class Llama(nn.Module):
                 (c.hidden_size, c.vocab_size),
                 jnp.float32,
             )
-        # Where the table's width is spread over devices, each looks its part up for all rows of the
-        # batch; then they exchange widths for rows. Left to itself the width would stay spread and
-        # every layer would sum over it.
+        # If the table's width is sharded, each device looks its columns up for all rows of the
+        # batch; then the devices exchange columns for rows. Without the constraints XLA would
+        # keep the width sharded, and every layer would sum over devices.
         ids = self.constrain(input_ids_BxT, ("rows", "length"))
         x_BxTxD = self.constrain(
             jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed")
@@ -327,8 +341,10 @@ class Llama(nn.Module):
 
     @nn.nowrap
     def block(self) -> Block:
-        """One layer on its own, for decoding over unstacked parameters:
-        `.apply({"params": layer}, x, ...)`."""
+        """Return one layer by itself, to decode with unstacked parameters.
+
+        Call it as `.apply({"params": layer}, x, ...)`.
+        """
         return Block(
             self.config,
             self.dtype,
@@ -339,9 +355,17 @@ class Llama(nn.Module):
         )
 
 
+def _default_positions(input_ids_BxT: Array, segment_ids_BxT: Array | None) -> Array:
+    if segment_ids_BxT is not None:
+        return segment_positions(segment_ids_BxT)
+    return jnp.broadcast_to(jnp.arange(input_ids_BxT.shape[1]), input_ids_BxT.shape)
+
+
 def unembed(params: Mapping, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-    """float32 logits of final hidden states; the product runs in the dtype of `x` and accumulates
-    in float32."""
+    """Return float32 logits of final hidden states.
+
+    The product runs in the dtype of `x` and accumulates in float32.
+    """
     if "lm_head" in params:
         return jnp.matmul(x, params["lm_head"].astype(x.dtype), preferred_element_type=jnp.float32)
     return jnp.einsum(
@@ -352,5 +376,5 @@ def unembed(params: Mapping, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
 def final_norm(
     config: LlamaConfig, params: Mapping, x: Float[Array, "... D"], dtype: Any
 ) -> Float[Array, "... D"]:
-    """The norm before `unembed`, for code that runs the layers one by one."""
+    """Apply the norm before `unembed`, in code that runs the layers one by one."""
     return RMSNorm(config.rms_norm_eps, dtype).apply({"params": params["norm"]}, x)
