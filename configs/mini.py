@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
         config.calibrate.weights = PUBLISHED_EVOLVE
         # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15,
         # the five 1 to 4.
-        config.calibrate.spreads = {"AES": 5 / 3, "MPS": 10 / 3}
+        config.calibrate.published_deviations = {"AES": 5 / 3, "MPS": 10 / 3}
     # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen
     # by.
     config.rewards.held_out = (
@@ -141,11 +141,11 @@ def get_config() -> ConfigDict:
     config.evaluate.suffix_prompts = 12
 
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
-    config.trust.count = 32
+    config.trust.max_prompts = 32
     config.trust.seeds = (0, 1, 2)
     with config.unlocked():
-        config.trust.ranges = {"MPS": None}  # the embedded one's are about -6 to 6
-    config.calibrate.percentile = (
+        config.trust.score_ranges = {"MPS": None}  # the embedded one's are about -6 to 6
+    config.calibrate.quantile = (
         0.2  # so that three prompts in four have a rewrite above all seven thresholds
     )
     return config

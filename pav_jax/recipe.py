@@ -193,7 +193,7 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
 def trust(config, workdir, parts: "Parts | None" = None) -> Path:
     """Prompts -> trust.json: what each reward is worth here. Not a part of `run`."""
     from pav_jax.parallel import processes
-    from pav_jax.trust.table import show
+    from pav_jax.trust.table import print_table
     from pav_jax.trust.trust import FILE
     from pav_jax.trust.trust import trust as measure
 
@@ -201,7 +201,7 @@ def trust(config, workdir, parts: "Parts | None" = None) -> Path:
     asked = prompts(config.trust.prompts or config.evolve.prompts)
     with progress_bars() as bars:
         result = measure(config, asked, parts.generator, parts.suite, workdir, bars)
-    processes.run_on_first_process("table", lambda: show(result))
+    processes.run_on_first_process("table", lambda: print_table(result))
     return Path(workdir) / FILE
 
 
@@ -210,14 +210,14 @@ def calibrate(config, workdir) -> Path:
     `run`."""
     from pav_jax.parallel import processes
     from pav_jax.records import Candidate
-    from pav_jax.trust.calibrate import FILE, overrides
+    from pav_jax.trust.calibrate import FILE, command_options
     from pav_jax.trust.calibrate import calibrate as fit
 
     pool = read_segments(Path(workdir) / "pool", Candidate)
     if not pool:
         raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
     result = fit(config, pool, workdir)
-    processes.run_on_first_process("overrides", lambda: print("\n".join(overrides(result))))
+    processes.run_on_first_process("overrides", lambda: print("\n".join(command_options(result))))
     return Path(workdir) / FILE
 
 

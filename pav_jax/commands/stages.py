@@ -85,28 +85,29 @@ STAGES = {
     "trust": (
         "measure how far the rewards can be trusted",
         (
-            "Makes videos of trust.count prompts with every seed of trust.seeds, and asks of each"
-            " score: does it\nfall when the prompt is another one or empty, how much does the seed"
-            " alone move it, does it follow\ndamage of growing severity, which scores go together,"
-            " does it favour long prompts (or, where pool/\nexists, rewrites), does it lie at the"
-            " ends of its range. Writes trust.json with a verdict for each\nscore, and prints it;"
-            " the report shows it. Stopped, the same command goes on."
+            "Generates videos of trust.max_prompts prompts with every seed of trust.seeds and"
+            " tests each score:\nits drop with a permuted or an empty prompt, its standard"
+            " deviation over seeds, its rank correlation\nwith the severity of video and caption"
+            " corruptions, its correlation with other scores and with the\nlength of prompts (and"
+            " of rewrites, if pool/ exists), its saturation. Writes trust.json with a verdict\nfor"
+            " each score and prints it; the report shows it. Rerun the command to continue a"
+            " stopped run."
         ),
     ),
     "calibrate": (
         "fit thresholds and weights to the scores of a pool",
         (
-            "For each score in pool/ takes as threshold the quantile calibrate.percentile, and"
-            " scales the\nweights so that each score's weighted deviation keeps the proportions of"
-            " calibrate.weights, else\nevolve.weights, else rewards.weights. Writes"
-            " calibration.json and prints the options that use it;\nno stage reads it by itself."
+            "Sets each score's threshold to its quantile calibrate.quantile in pool/ and scales"
+            " the weights so that\nthe weighted standard deviations keep the proportions of"
+            " calibrate.weights (or else evolve.weights,\nrewards.weights). Writes"
+            " calibration.json and prints the options that apply it; no stage reads it."
         ),
     ),
     "report": (
         "write the report as one page",
         (
-            "Writes report/index.html from whatever the work directory holds: one file, opens"
-            " without a network."
+            "Writes report/index.html from what the work directory contains: one file that needs"
+            " no network."
         ),
     ),
 }

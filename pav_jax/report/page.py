@@ -67,7 +67,7 @@ def render(contents: Contents, workdir: epath.Path) -> str:
         lstrip_blocks=True,
         loader=jinja2.PackageLoader("pav_jax.report"),
     )
-    environment.filters |= {"number": number, "signed": signed, "clear": clear}
+    environment.filters |= {"number": number, "signed": signed, "direction": direction}
     options = contents.config.get("report") or {}
     style, script = (
         environment.loader.get_source(environment, name)[0] for name in ("style.css", "videos.js")
@@ -120,11 +120,16 @@ def signed(value: float | None, digits: int = 3) -> str:
     )
 
 
-def clear(interval: Sequence[float | None] | None) -> str:
-    """A CSS class: does the interval lie wholly above zero, wholly below, or does it hold zero?"""
-    if not interval or None in interval or interval[1] <= 0 <= interval[2]:
+def direction(interval: Sequence[float | None] | None) -> str:
+    """CSS class of an interval (mean, low, high).
+
+    Returns:
+      "up" if it is above zero, "down" if it is below, "same" if it contains zero or is undefined.
+    """
+    low, high = interval[1:] if interval else (None, None)
+    if low is None or high is None or low <= 0 <= high:
         return "same"
-    return "up" if interval[1] > 0 else "down"
+    return "up" if low > 0 else "down"
 
 
 def _sets(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def headline(evaluation: Mapping[str, Any] | None) -> list[str]:
         if mean is None:
             sentences.append(f"On {name}, {booster} has no score to compare.")
             continue
-        change = {"up": "raises", "down": "lowers"}.get(clear((mean, low, high)))
+        change = {"up": "raises", "down": "lowers"}.get(direction((mean, low, high)))
         wins = (
             f"and wins on {100 * found['win_rate']:.0f}\N{NO-BREAK SPACE}% of {entry['prompts']}"
             " prompts"

@@ -1,1 +1,1 @@
-"""How far each reward can be trusted, and thresholds that fit the scores it gives here."""
+"""How far each reward can be trusted, and thresholds and weights that fit its scores."""

@@ -1,17 +1,18 @@
-"""Thresholds and weights for the scores that a pool really holds.
+"""Selection thresholds and weights that fit the scores of a pool.
 
-The published thresholds and weights belong to one generator and seven checkpoints; which percentile
-a threshold had there was not published. So here
+The published thresholds and weights belong to one generator and seven checkpoints, and the quantile
+that a threshold had there was not published. Therefore, here,
 
-    threshold_i = the `percentile` quantile of score i in the pool,
-    weight_i    = c * published_i * spread_i / deviation_i,    c = sum(published * deviation) /
-    sum(published * spread)
+    threshold_i = the `quantile` of score i in the pool,
+    weight_i    = c * published_i * published_deviation_i / deviation_i,
+    c           = sum(published * deviation) / sum(published * published_deviation)
 
-over the scores that are weighed. deviation_i is score i's standard deviation in the pool, and
-spread_i the one it had where the published weights come from (1 where `calibrate.spreads` does not
-say). Then weight_i * deviation_i, what one typical difference of score i adds to overall, keeps the
-proportions of published_i * spread_i; c leaves the sum of these terms as the published weights
-would have it on this pool, so that margins keep their scale.
+over the weighted scores. deviation_i is score i's standard deviation in the pool, and
+published_deviation_i the one it had where the published weights come from (1 unless
+`calibrate.published_deviations` has it). Then weight_i * deviation_i, what a typical difference of
+score i adds to the overall score, keeps the proportions of published_i * published_deviation_i. The
+factor c keeps the sum of these terms as it is with the published weights on this pool, so that
+margins keep their scale.
 """
 
 import os
@@ -34,43 +35,44 @@ FILE = "calibration.json"
 
 
 def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> dict[str, Any]:
-    """Writes `calibration.json` and returns it; no stage reads it.
+    """Writes `calibration.json` and returns its content. No stage reads that file.
 
     Args:
       config: the whole configuration; reads `calibrate`, and `evolve.weights` or `rewards.weights`.
+      pool: scored candidates.
+      workdir: that the file is written to.
 
     Raises:
-      BadInput: a percentile or spread out of range, or a weight of a score that the pool does not
-        hold.
+      BadInput: an option of `calibrate` is invalid, or a weighted score is missing or constant in
+        the pool.
     """
     options = config.calibrate
-    if not 0 <= options.percentile < 1:
-        raise BadInput(f"calibrate.percentile={options.percentile}: must be at least 0 and below 1")
-    usable = [c for c in pool if c.error is None]
-    names = sorted(set().union(*(c.scores for c in usable)))
-    scores = {name: _known(usable, name) for name in names}
-    scores = {name: values for name, values in scores.items() if len(values)}
-    published = dict(options.weights or config.evolve.weights or config.rewards.weights)
-    published = {name: float(w) for name, w in published.items() if w and name not in FLOOR_ONLY}
-    bounded = [name for name in scores if name not in FLOOR_ONLY and not name.startswith(HELD_OUT)]
-    limits = {name: threshold(scores[name], options.percentile) for name in bounded}
-    limits = {name: value for name, value in limits.items() if value is not None}
-    passing = {c.prompt for c in usable if c.refined != c.prompt and passes_thresholds(c, limits)}
+    if not 0 <= options.quantile < 1:
+        raise BadInput(
+            f"calibrate.quantile={options.quantile}: must be at least 0 and below 1",
+            field="calibrate.quantile",
+        )
+    scored = [c for c in pool if c.error is None]
+    scores = _scores_by_name(scored)
     deviations = {name: float(np.std(values)) for name, values in scores.items()}
+    published = _published_weights(config)
+    published_deviations = {name: float(s) for name, s in options.published_deviations.items()}
+    thresholds = _thresholds(scores, options.quantile)
+    passing_prompts = {
+        c.prompt for c in scored if c.refined != c.prompt and passes_thresholds(c, thresholds)
+    }
+    weights = fit_weights(published, deviations, published_deviations)
     result = {
-        "thresholds": {name: rounded(value) for name, value in limits.items()},
-        "weights": {
-            name: rounded(w)
-            for name, w in weights(published, deviations, dict(options.spreads)).items()
-        },
-        "from": {
-            "percentile": options.percentile,
-            "candidates": len(usable),
-            "prompts": len({c.prompt for c in usable}),
-            "prompts_passing": len(passing),
-            "weights": published,
-            "spreads": {name: float(s) for name, s in options.spreads.items()},
-            "deviations": {name: rounded(d) for name, d in deviations.items()},
+        "thresholds": {name: rounded(value) for name, value in thresholds.items()},
+        "weights": {name: rounded(weight) for name, weight in weights.items()},
+        "source": {
+            "quantile": options.quantile,
+            "num_candidates": len(scored),
+            "num_prompts": len({c.prompt for c in scored}),
+            "num_passing_prompts": len(passing_prompts),
+            "published_weights": published,
+            "published_deviations": published_deviations,
+            "deviations": {name: rounded(deviation) for name, deviation in deviations.items()},
         },
     }
     processes.run_on_first_process(
@@ -79,52 +81,92 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
     return result
 
 
-def threshold(values_V: Float[np.ndarray, "V"], percentile: float) -> float | None:
-    """A value of the pool that about a share of 1 - `percentile` lies above. Where that is the
-    highest of all, as with a score that is often at its end, the next one below, since what passes
-    is above the threshold; None where all are equal."""
-    lower = values_V[values_V < values_V.max()]
-    return (
-        float(min(np.quantile(values_V, percentile, method="lower"), lower.max()))
-        if len(lower)
-        else None
-    )
+def fit_threshold(values_V: Float[np.ndarray, "V"], quantile: float) -> float | None:
+    """A value of the pool that a share of about 1 - `quantile` is above.
+
+    A score passes if it is above the threshold. Where the quantile is the maximum, as for a score
+    that is often at its upper bound, the next lower value is taken.
+
+    Returns:
+      The threshold in the score's own units; None if all values are equal.
+    """
+    below_maximum = values_V[values_V < values_V.max()]
+    if not len(below_maximum):
+        return None
+    return float(min(np.quantile(values_V, quantile, method="lower"), below_maximum.max()))
 
 
-def weights(
-    published: Mapping[str, float], deviations: Mapping[str, float], spreads: Mapping[str, float]
+def fit_weights(
+    published: Mapping[str, float],
+    deviations: Mapping[str, float],
+    published_deviations: Mapping[str, float],
 ) -> dict[str, float]:
     """The weights of this module's formula.
 
+    Args:
+      published: score -> published weight.
+      deviations: score -> standard deviation in the pool.
+      published_deviations: score -> standard deviation where the weights come from; 1 if missing.
+
     Raises:
-      BadInput: a weighed score is missing or constant, or a spread is not above 0.
+      BadInput: a weighted score is missing or constant, or a published deviation is not positive.
     """
     for name in published:
-        if name not in deviations:
-            raise BadInput(
-                f"calibrate: the pool holds no score {name}, but it is weighed; there are"
-                f" {', '.join(deviations) or 'none'}"
-            )
-        if not deviations[name] > 0:
-            raise BadInput(
-                f"calibrate: every {name} in the pool is the same, so it has no weight to fit;"
-                " leave it out of calibrate.weights"
-            )
-        if not spreads.get(name, 1.0) > 0:
-            raise BadInput(f"calibrate.spreads.{name}={spreads[name]}: must be above 0")
-    wanted = {name: w * spreads.get(name, 1.0) for name, w in published.items()}
-    total = sum(abs(w) for w in wanted.values())
-    scale = (
-        sum(abs(w) * deviations[name] for name, w in published.items()) / total if total else 0.0
-    )
-    return {name: scale * w / deviations[name] for name, w in wanted.items()}
+        _check_weighted_score(name, deviations, published_deviations)
+    terms = {name: w * published_deviations.get(name, 1.0) for name, w in published.items()}
+    published_sum = sum(abs(term) for term in terms.values())
+    scale = 0.0
+    if published_sum:
+        scale = sum(abs(w) * deviations[name] for name, w in published.items()) / published_sum
+    return {name: scale * term / deviations[name] for name, term in terms.items()}
 
 
-def overrides(result: Mapping[str, Any]) -> list[str]:
-    """What to put behind a command, quoted for a shell."""
+def command_options(result: Mapping[str, Any]) -> list[str]:
+    """Options for the next command that set the thresholds and weights, quoted for a shell."""
     return [f'"--config.rewards.{field}={result[field]!r}"' for field in ("thresholds", "weights")]
 
 
-def _known(pool: Sequence[Candidate], name: str) -> Float[np.ndarray, "V"]:
-    values = np.array([c.scores.get(name, np.nan) for c in pool], float)
-    return values[np.isfinite(values)]
+def _check_weighted_score(
+    name: str, deviations: Mapping[str, float], published_deviations: Mapping[str, float]
+) -> None:
+    field = f"calibrate.weights.{name}"
+    if name not in deviations:
+        raise BadInput(
+            f"{field}: the pool has no score {name}; it has {', '.join(deviations) or 'none'}",
+            field=field,
+        )
+    if not deviations[name] > 0:
+        raise BadInput(
+            f"{field}: {name} is constant in the pool, so no weight fits it; remove it from"
+            " calibrate.weights",
+            field=field,
+        )
+    if not published_deviations.get(name, 1.0) > 0:
+        field = f"calibrate.published_deviations.{name}"
+        raise BadInput(f"{field}={published_deviations[name]}: must be positive", field=field)
+
+
+def _published_weights(config) -> dict[str, float]:
+    weights = dict(config.calibrate.weights or config.evolve.weights or config.rewards.weights)
+    return {name: float(w) for name, w in weights.items() if w and name not in FLOOR_ONLY}
+
+
+def _thresholds(scores: Mapping[str, Float[np.ndarray, "V"]], quantile: float) -> dict[str, float]:
+    """Thresholds of the scores that vary; constraints and held-out scores have none."""
+    thresholds = {
+        name: fit_threshold(values, quantile)
+        for name, values in scores.items()
+        if name not in FLOOR_ONLY and not name.startswith(HELD_OUT)
+    }
+    return {name: value for name, value in thresholds.items() if value is not None}
+
+
+def _scores_by_name(candidates: Sequence[Candidate]) -> dict[str, Float[np.ndarray, "V"]]:
+    """The finite values of each score that has any, by its name."""
+    scores = {}
+    for name in sorted({name for c in candidates for name in c.scores}):
+        values = np.array([c.scores.get(name, np.nan) for c in candidates], float)
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            scores[name] = finite
+    return scores

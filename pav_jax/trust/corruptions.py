@@ -168,7 +168,7 @@ def _freeze(frames: Frames, strength: float, rng: np.random.Generator) -> Frames
 
 def _slow_down(frames: Frames, strength: float, rng: np.random.Generator) -> Frames:
     """Plays at 1 - `strength` of the speed: frames repeat and the clip's end is not reached."""
-    return frames[np.floor(np.arange(len(frames)) * (1 - strength) + 0.5).astype(int)]
+    return frames[(np.arange(len(frames)) * (1 - strength) + 0.5).astype(int)]
 
 
 # ------------------------------------------------------------------------------------- all types

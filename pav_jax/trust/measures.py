@@ -1,7 +1,6 @@
-"""The figures of a trust report. A score that is missing is NaN and is left out, never counted as
-zero.
+"""Statistics of a trust report. A missing score is NaN; it is left out, never counted as zero.
 
-Letters: N prompts, S seeds, M scores, D damaged videos, G severities, V values, R resamples.
+Shapes: N prompts, S seeds, D corrupted videos, G severities, V and W values, R resamples.
 """
 
 from collections.abc import Sequence
@@ -10,27 +9,33 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-HAIR = 0.01  # of a range: so near to its end counts as the end
+TOLERANCE = 0.01  # share of a range; values this close to a bound count as at the bound
 
 
-def auc(higher_V: Float[np.ndarray, "V"], lower_W: Float[np.ndarray, "W"]) -> float:
-    """The chance that one of `higher` lies above one of `lower`, ties counted half (Mann and
-    Whitney 1947); NaN where either is empty."""
-    higher, lower = (values[np.isfinite(values)] for values in (higher_V, lower_W))
-    if not len(higher) or not len(lower):
+def auc(positive_V: Float[np.ndarray, "V"], negative_W: Float[np.ndarray, "W"]) -> float:
+    """Area under the ROC curve (Mann and Whitney 1947).
+
+    Returns:
+      The probability that a positive value exceeds a negative one, with ties counted as half; NaN
+      if either side has no finite value.
+    """
+    positive, negative = (values[np.isfinite(values)] for values in (positive_V, negative_W))
+    if not len(positive) or not len(negative):
         return float("nan")
-    ranks = stats.rankdata(np.concatenate([higher, lower]))[: len(higher)]
-    return float((ranks.sum() - len(higher) * (len(higher) + 1) / 2) / (len(higher) * len(lower)))
+    ranks = stats.rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    rank_sum = ranks.sum() - len(positive) * (len(positive) + 1) / 2
+    return float(rank_sum / (len(positive) * len(negative)))
 
 
-def noise_floor(values_NxS: Float[np.ndarray, "N S"]) -> tuple[float, float]:
-    """(deviation over the seeds of one prompt, deviation between prompts), by one-way analysis of
-    variance.
+def noise_and_signal_std(values_NxS: Float[np.ndarray, "N S"]) -> tuple[float, float]:
+    """Standard deviations over seeds and between prompts, by one-way analysis of variance.
 
-    The first is the root of the mean variance within a prompt. The second leaves out what the seeds
-    give the prompts'
-    means: sqrt(max(var(means) - within / S, 0)). A prompt without two scores is left out; NaN where
-      none is left.
+    The first is the root of the mean variance within a prompt. The second excludes the seeds' part
+    in the variance of the prompts' means: sqrt(max(var(means) - within / S, 0)).
+
+    Returns:
+      (over the seeds of one prompt, between prompts), in the score's own units. Prompts with fewer
+      than two scores are left out; NaN if too few are left.
     """
     rows = [row[np.isfinite(row)] for row in values_NxS]
     rows = [row for row in rows if len(row) > 1]
@@ -44,95 +49,119 @@ def noise_floor(values_NxS: Float[np.ndarray, "N S"]) -> tuple[float, float]:
     return within**0.5, max(between, 0.0) ** 0.5
 
 
-# -------------------------------------------------------------------------------- rank correlations
+def finite_mean(values_V: Float[np.ndarray, "V"]) -> float:
+    """Mean of the finite values; NaN if there are none."""
+    finite = values_V[np.isfinite(values_V)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
-def unit_ranks(values_DxG: Float[np.ndarray, "D G"]) -> Float[np.ndarray, "D G"]:
-    """Ranks with mean 0 and length 1, so that a product of two rows is Spearman's correlation.
-    Zeros for a constant
-    row: it follows nothing; NaN for one that lacks a value."""
-    whole = np.isfinite(values_DxG).all(axis=1, keepdims=True)
-    ranks = stats.rankdata(np.where(whole, values_DxG, 0.0), axis=1)
+# ------------------------------------------------------------------------------ rank correlations
+
+
+def normalized_ranks(values_DxG: Float[np.ndarray, "D G"]) -> Float[np.ndarray, "D G"]:
+    """Ranks of each row with mean 0 and norm 1.
+
+    The dot product of two rows is their Spearman correlation. A constant row gives zeros, a row
+    with a missing value NaN.
+    """
+    is_complete = np.isfinite(values_DxG).all(axis=1, keepdims=True)
+    ranks = stats.rankdata(np.where(is_complete, values_DxG, 0.0), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
-    length = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
-    return np.where(whole, ranks / np.where(length > 0, length, 1.0), np.nan)
+    norm = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
+    return np.where(is_complete, ranks / np.where(norm > 0, norm, 1.0), np.nan)
 
 
 def severity_correlations(
     scores_DxG: Float[np.ndarray, "D G"], severities: Sequence[int]
 ) -> Float[np.ndarray, "D"]:
-    """Each video's Spearman correlation of severity and score: -1 where every step of damage costs
-    something."""
-    return unit_ranks(scores_DxG) @ unit_ranks(np.asarray([severities], float))[0]
+    """Each video's Spearman correlation of severity and score.
+
+    -1 means that every step of severity lowers the score.
+    """
+    severity_G = normalized_ranks(np.asarray([severities], float))[0]
+    return normalized_ranks(scores_DxG) @ severity_G
 
 
-def chance_correlations(
+def null_correlations(
     scores_DxG: Float[np.ndarray, "D G"],
     severities: Sequence[int],
     resamples: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "R"]:
-    """The mean of `severity_correlations` when each video's severities are dealt out at random,
-    again and again."""
-    ranks_DxG = unit_ranks(scores_DxG)
+    """Permutation null distribution of the mean of `severity_correlations`.
+
+    Each resample permutes the severities of every video at random.
+    """
+    ranks_DxG = normalized_ranks(scores_DxG)
     ranks_DxG = ranks_DxG[np.isfinite(ranks_DxG).all(axis=1)]
     if not len(ranks_DxG):
         return np.zeros(0)
-    severity_G = unit_ranks(np.asarray([severities], float))[0]
+    severity_G = normalized_ranks(np.asarray([severities], float))[0]
+    severity_DxG = np.tile(severity_G, (len(ranks_DxG), 1))
     return np.asarray(
-        [
-            (ranks_DxG * rng.permuted(np.tile(severity_G, (len(ranks_DxG), 1)), axis=1))
-            .sum(1)
-            .mean()
-            for _ in range(resamples)
-        ]
+        [(ranks_DxG * rng.permuted(severity_DxG, axis=1)).sum(1).mean() for _ in range(resamples)]
     )
 
 
 def spearman(a_V: Float[np.ndarray, "V"], b_V: Float[np.ndarray, "V"]) -> float:
-    """Spearman's correlation of what both have; NaN for fewer than three pairs, or where one is
-    constant."""
-    both = np.isfinite(a_V) & np.isfinite(b_V)
-    if both.sum() < 3:
+    """Spearman correlation over the positions where both values are finite.
+
+    NaN with fewer than three such positions or if one side is constant.
+    """
+    finite = np.isfinite(a_V) & np.isfinite(b_V)
+    if finite.sum() < 3:
         return float("nan")
-    ranks = unit_ranks(np.stack([a_V[both], b_V[both]]).astype(float))
+    ranks = normalized_ranks(np.stack([a_V[finite], b_V[finite]]).astype(float))
     return float(ranks[0] @ ranks[1]) if ranks.any(axis=1).all() else float("nan")
 
 
 def correlation_matrix(columns: dict[str, Float[np.ndarray, "V"]]) -> dict[str, dict[str, float]]:
+    """Spearman correlation of every two columns, by their names."""
     return {a: {b: spearman(x, y) for b, y in columns.items()} for a, x in columns.items()}
 
 
-def grouped_correlation(
+def mean_within_group_correlation(
     groups: Sequence[str], lengths_V: Float[np.ndarray, "V"], scores_V: Float[np.ndarray, "V"]
 ) -> float:
-    """The mean of each group's own Spearman correlation: what holds among the rewrites of one
-    prompt, however prompts differ. NaN where no group of three varies in both."""
+    """Mean over groups of the Spearman correlation within a group.
+
+    With prompts as groups it holds among the rewrites of one prompt, however prompts differ. NaN if
+    no group has three values that vary on both sides.
+    """
     rows: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
-    found = [spearman(lengths_V[i], scores_V[i]) for i in rows.values()]
-    known = [r for r in found if np.isfinite(r)]
-    return float(np.mean(known)) if known else float("nan")
+    correlations = [spearman(lengths_V[i], scores_V[i]) for i in rows.values()]
+    return finite_mean(np.asarray(correlations, float))
 
 
-# ------------------------------------------------------------------------------------------ the rim
+# ------------------------------------------------------------------------------------- saturation
 
 
-def at_ends(values_V: Float[np.ndarray, "V"], low: float, high: float) -> tuple[float, float]:
-    """The shares of values within a hair of `low`, and of `high`; a value beyond an end is at
-    it."""
-    known = values_V[np.isfinite(values_V)]
-    if not len(known):
+def shares_at_bounds(
+    values_V: Float[np.ndarray, "V"], low: float, high: float
+) -> tuple[float, float]:
+    """Shares of the values at or beyond `low` and `high`, within TOLERANCE of the range."""
+    finite = values_V[np.isfinite(values_V)]
+    if not len(finite):
         return float("nan"), float("nan")
-    hair = HAIR * (high - low)
-    return float((known <= low + hair).mean()), float((known >= high - hair).mean())
+    margin = TOLERANCE * (high - low)
+    return float((finite <= low + margin).mean()), float((finite >= high - margin).mean())
 
 
 def saturation(
-    values_V: Float[np.ndarray, "V"], published: tuple[float, float] | None
+    values_V: Float[np.ndarray, "V"], published_range: tuple[float, float] | None
 ) -> tuple[tuple[float, float], tuple[float, float] | None]:
-    """`at_ends` of the values seen, and of the published range where there is one."""
-    known = values_V[np.isfinite(values_V)]
-    seen = at_ends(known, known.min(), known.max()) if len(known) else (float("nan"),) * 2
-    return seen, None if published is None else at_ends(known, *published)
+    """Shares of values at the lower and upper bound.
+
+    Returns:
+      (with the observed minimum and maximum as bounds, with the published ones; None without them).
+    """
+    finite = values_V[np.isfinite(values_V)]
+    observed = (float("nan"), float("nan"))
+    if len(finite):
+        observed = shares_at_bounds(finite, finite.min(), finite.max())
+    if published_range is None:
+        return observed, None
+    low, high = published_range
+    return observed, shares_at_bounds(finite, low, high)

@@ -1,5 +1,8 @@
-"""Videos in, scored samples on disk: each video is made once and scored in all the ways that were
-asked for."""
+"""Scores of videos under several conditions, recorded on disk.
+
+A condition is a caption to score the video against, or a corruption of the video or of its caption.
+Each video is generated once and scored under all of its conditions.
+"""
 
 import dataclasses
 import math
@@ -14,178 +17,220 @@ from pav_jax.errors import BadInput
 from pav_jax.evaluate.measure import chunks
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key, stable_seed
-from pav_jax.rewards.suite import HELD_OUT, Reward
+from pav_jax.rewards.suite import HELD_OUT, Reward, RewardSuite
 from pav_jax.storage.records import SegmentWriter, read_segments
 from pav_jax.trust.corruptions import VIDEO_CORRUPTIONS, corrupt_video
+from pav_jax.video.generator import Generator
 
-TRUE, PERMUTED, EMPTY = "true", "permuted", "empty"  # kinds of a view that are no damage
+# kinds of conditions that are not corruptions
+TRUE_PROMPT = "true"
+PERMUTED_PROMPT = "permuted"
+EMPTY_PROMPT = "empty"
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """One way to look at a video: damaged or not, and against which caption."""
+class Condition:
+    """One way to score a video.
 
-    kind: str  # TRUE, PERMUTED, EMPTY, or a kind of damage
+    Attributes:
+      kind: TRUE_PROMPT, PERMUTED_PROMPT, EMPTY_PROMPT or a corruption type.
+      severity: of the corruption, 0 without one.
+      caption: to score the video against.
+    """
+
+    kind: str
     severity: int
     caption: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Video:
-    """The video of `prompt` with the generator's `seed`, and the views of it that are to be
-    scored."""
+class PlannedVideo:
+    """The video of `prompt` with the generator's `seed`, and the conditions to score it under."""
 
     prompt: str
     seed: int
-    views: tuple[View, ...]
+    conditions: tuple[Condition, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A scored view: one line of the segments in `trust/`."""
+    """The scores of a video under one condition: one line of the segments in `trust/`.
+
+    Attributes:
+      key: identifies the generator, video and condition.
+      prompt: that the video was generated from.
+      seed: that the video was generated with.
+      kind, severity, caption: of the condition.
+      scores: NaN where a reward has no score.
+      refusals: "NAME = error message" for each score whose reward refused the caption.
+    """
 
     key: str
-    prompt: str  # what the video was made from
+    prompt: str
     seed: int
     kind: str
     severity: int
-    caption: str  # what it was scored against
-    scores: dict[str, float]  # NaN where there is none
-    refused: tuple[str, ...]  # "NAME = what its reward said instead of scoring"
+    caption: str
+    scores: dict[str, float]
+    refusals: tuple[str, ...]
 
 
-def judges_of(suite) -> list[tuple[tuple[str, ...], Reward]]:
-    """Every reward with the names under which the suite gives its scores: held-out ones have theirs
-    marked."""
-    return [(reward.names, reward) for reward in suite.rewards] + [
-        (tuple(HELD_OUT + name for name in judge.names), judge) for judge in suite.judges
-    ]
+def rewards_with_names(suite: RewardSuite) -> list[tuple[tuple[str, ...], Reward]]:
+    """Every reward of a suite with the names of its scores; held-out ones have their prefix."""
+    rewards = [(reward.names, reward) for reward in suite.rewards]
+    held_out = [(tuple(HELD_OUT + name for name in r.names), r) for r in suite.judges]
+    return rewards + held_out
 
 
-class Samples:
-    """Scored views, kept in the segments of `folder`; a kill loses at most one kind of view of one
-    batch.
+class SampleStore:
+    """Generates, scores and records samples, skipping those that are already in `folder`.
+
+    If the process is killed, at most one kind of condition of one batch is lost.
 
     Args:
-      generator: as for `evaluate.measure.Measurements`.
-      suite: see `rewards.suite.RewardSuite`; its rewards are asked one by one, as one may refuse a
-        caption.
-      batch: videos in one call of the generator or a reward, always that many: the last batch is
-        filled up.
+      generator: of the videos.
+      suite: a `rewards.suite.RewardSuite`. Its rewards are called one by one, because one may
+        refuse a caption.
+      folder: of the segments.
+      batch_size: videos per call of the generator or a reward; the last batch is padded.
     """
 
-    def __init__(self, generator, suite, folder: str | os.PathLike, batch: int):
-        if batch < 1:
-            raise BadInput(f"generator.batch={batch}: must be at least 1")
-        self.generator, self.suite, self.batch = generator, suite, batch
+    def __init__(
+        self,
+        generator: Generator,
+        suite: RewardSuite,
+        folder: str | os.PathLike,
+        batch_size: int,
+    ):
+        if batch_size < 1:
+            raise BadInput(
+                f"generator.batch={batch_size}: must be at least 1", field="generator.batch"
+            )
+        self.generator = generator
+        self.suite = suite
+        self.batch_size = batch_size
         self._writer = SegmentWriter(folder, jax.process_index())
+        self._samples: dict[str, Sample] = {}
         self._read()
 
     def _read(self) -> None:
-        self._known = {s.key: s for s in read_segments(self._writer.folder, Sample)}
+        self._samples = {
+            sample.key: sample for sample in read_segments(self._writer.folder, Sample)
+        }
 
-    def key(self, video: Video, view: View) -> str:
-        made_by = f"{self.generator.fingerprint} {view.kind} {view.severity}"
-        return candidate_key(view.caption, video.prompt, video.seed, made_by)
+    def key(self, video: PlannedVideo, condition: Condition) -> str:
+        """Identifies a sample of this generator."""
+        source = f"{self.generator.fingerprint} {condition.kind} {condition.severity}"
+        return candidate_key(condition.caption, video.prompt, video.seed, source)
 
-    def of(self, video: Video, kind: str, severity: int = 0) -> Sample:
-        view = next(v for v in video.views if (v.kind, v.severity) == (kind, severity))
-        return self._known[self.key(video, view)]
+    def get(self, video: PlannedVideo, kind: str, severity: int = 0) -> Sample:
+        """The sample of a video under its condition of this kind and severity."""
+        condition = next(c for c in video.conditions if (c.kind, c.severity) == (kind, severity))
+        return self._samples[self.key(video, condition)]
 
     def measure(
-        self, videos: Sequence[Video], on_views: Callable[[int], None] | None = None
+        self,
+        videos: Sequence[PlannedVideo],
+        on_samples: Callable[[int], None] | None = None,
     ) -> None:
-        """Scores what is missing; of many processes each takes its share of the batches.
+        """Scores the samples that are missing. Processes share the batches.
 
         Args:
-          on_views: called with the number of views that were settled since.
+          videos: with the conditions to score them under.
+          on_samples: called with the number of samples finished since the last call.
         """
-        for batch in processes.shard_for_process(chunks(videos, self.batch)):
+        for batch in processes.shard_for_process(chunks(videos, self.batch_size)):
             missing = [
-                (row, view)
+                (row, condition)
                 for row, video in enumerate(batch)
-                for view in video.views
-                if self.key(video, view) not in self._known
+                for condition in video.conditions
+                if self.key(video, condition) not in self._samples
             ]
-            if on_views:
-                on_views(sum(len(video.views) for video in batch) - len(missing))
+            if on_samples:
+                on_samples(sum(len(video.conditions) for video in batch) - len(missing))
             if missing:
-                self._make(batch, missing, on_views)
+                self._make(batch, missing, on_samples)
         processes.call_after_barrier("trust", self._read)
 
     def _make(
         self,
-        batch: Sequence[Video],
-        missing: Sequence[tuple[int, View]],
-        on_views: Callable[[int], None] | None,
+        batch: Sequence[PlannedVideo],
+        missing: Sequence[tuple[int, Condition]],
+        on_samples: Callable[[int], None] | None,
     ) -> None:
-        padded = list(batch) + [batch[-1]] * (self.batch - len(batch))
-        made = self.generator.start([v.prompt for v in padded], [v.seed for v in padded])()
-        for kind in dict.fromkeys(view.kind for _, view in missing):
-            same = [(row, view) for row, view in missing if view.kind == kind]
-            records = [
-                record
-                for part in chunks(same, self.batch)
-                for record in self._score(batch, made.videos, part)
+        """Generates a batch and records its missing samples, given as (row, condition)."""
+        padded = list(batch) + [batch[-1]] * (self.batch_size - len(batch))
+        wait = self.generator.start([v.prompt for v in padded], [v.seed for v in padded])
+        generated = wait()
+        for kind in dict.fromkeys(condition.kind for _, condition in missing):
+            of_kind = [(row, condition) for row, condition in missing if condition.kind == kind]
+            samples = [
+                sample
+                for part in chunks(of_kind, self.batch_size)
+                for sample in self._score(batch, generated.videos, part)
             ]
-            # what came out of NaN pixels is no score, however finite it looks
-            records = [
-                (
-                    record
-                    if made.errors[row] is None
-                    else dataclasses.replace(record, scores=dict.fromkeys(record.scores, math.nan))
-                )
-                for (row, _), record in zip(same, records, strict=True)
+            # the score of a failed video is meaningless even if it is finite
+            samples = [
+                sample if generated.errors[row] is None else _without_scores(sample)
+                for (row, _), sample in zip(of_kind, samples, strict=True)
             ]
-            self._writer.write(records)
-            self._known |= {record.key: record for record in records}
-            if on_views:
-                on_views(len(records))
+            self._writer.write(samples)
+            self._samples |= {sample.key: sample for sample in samples}
+            if on_samples:
+                on_samples(len(samples))
 
     def _score(
         self,
-        batch: Sequence[Video],
+        batch: Sequence[PlannedVideo],
         videos: UInt8[np.ndarray, "B T H W 3"],
-        part: Sequence[tuple[int, View]],
+        part: Sequence[tuple[int, Condition]],
     ) -> list[Sample]:
-        rows = list(part) + list(part[-1:]) * (self.batch - len(part))
-        seen = np.stack([self._seen(videos[i], batch[i], view) for i, view in rows])
-        captions, refined = [view.caption for _, view in rows], [batch[i].prompt for i, _ in rows]
+        """Scores at most `batch_size` rows of the batch, each under one condition."""
+        padded = list(part) + list(part[-1:]) * (self.batch_size - len(part))
+        inputs = np.stack([_input(videos[row], batch[row], c) for row, c in padded])
+        captions = [condition.caption for _, condition in padded]
+        refined = [batch[row].prompt for row, _ in padded]
         scores: dict[str, np.ndarray] = {}
-        refused: list[str] = []
-        for names, reward in judges_of(self.suite):
+        refusals: list[str] = []
+        for names, reward in rewards_with_names(self.suite):
             try:
-                found = reward.score(seen, captions, refined)
-                scores |= {
-                    shown: found[name]
-                    for shown, name in zip(names, reward.names, strict=True)
-                    if name in found
-                }
-            except (BadInput, ValueError) as error:
-                if part[0][1].kind != EMPTY:  # any other caption is one that people may write
+                values = reward.score(inputs, captions, refined)
+            except ValueError as error:
+                # any caption but the empty one is one that users may write
+                if part[0][1].kind != EMPTY_PROMPT:
                     raise
-                refused += [f"{name} = {error}" for name in names]
-                scores |= {name: np.full(len(rows), np.nan) for name in names}
+                refusals += [f"{name} = {error}" for name in names]
+                scores |= {name: np.full(len(padded), np.nan) for name in names}
+                continue
+            scores |= {
+                name: values[own_name]
+                for name, own_name in zip(names, reward.names, strict=True)
+                if own_name in values
+            }
         return [
             Sample(
-                self.key(batch[i], view),
-                batch[i].prompt,
-                batch[i].seed,
-                view.kind,
-                view.severity,
-                view.caption,
-                {name: float(values[row]) for name, values in scores.items()},
-                tuple(refused),
+                key=self.key(batch[row], condition),
+                prompt=batch[row].prompt,
+                seed=batch[row].seed,
+                kind=condition.kind,
+                severity=condition.severity,
+                caption=condition.caption,
+                scores={name: float(values[i]) for name, values in scores.items()},
+                refusals=tuple(refusals),
             )
-            for row, (i, view) in enumerate(part)
+            for i, (row, condition) in enumerate(part)
         ]
 
-    @staticmethod
-    def _seen(
-        video_TxHxWx3: UInt8[np.ndarray, "T H W 3"], video: Video, view: View
-    ) -> UInt8[np.ndarray, "T H W 3"]:
-        if view.kind not in VIDEO_CORRUPTIONS:
-            return video_TxHxWx3
-        return corrupt_video(
-            video_TxHxWx3, view.kind, view.severity, stable_seed(video.prompt, video.seed)
-        )
+
+def _input(
+    video_TxHxWx3: UInt8[np.ndarray, "T H W 3"], video: PlannedVideo, condition: Condition
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames to score: corrupted if the condition corrupts videos."""
+    if condition.kind not in VIDEO_CORRUPTIONS:
+        return video_TxHxWx3
+    seed = stable_seed(video.prompt, video.seed)
+    return corrupt_video(video_TxHxWx3, condition.kind, condition.severity, seed)
+
+
+def _without_scores(sample: Sample) -> Sample:
+    return dataclasses.replace(sample, scores=dict.fromkeys(sample.scores, math.nan))

@@ -1,81 +1,79 @@
-"""A trust report in the terminal: one row for each score, one screen for all."""
+"""A trust report in the terminal: one row per score."""
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-LEGEND = """\
-damage: median rank correlation of severity and score (-1: every step costs), and share of claimed kinds noticed,
-on the half of the kinds that fixes the threshold | on the half that verifies it; words: rank correlation with length"""
+LEGEND = (
+    "AUC: true against permuted prompts. Rank correlation of severity and score: median over the"
+    " corruption types that the score should respond to; -1: every step of severity lowers it."
+    " Detected: share of these types. Both on the types that tune the threshold | on the others,"
+    " which validate it. Words: rank correlation with the prompt's length."
+)
+HEADING = (
+    "score",
+    "verdict",
+    "true - permuted",
+    "AUC",
+    "std: seeds / prompts",
+    "correlation",
+    "detected",
+    "words",
+    "at lower / upper bound",
+)
+PIPE_WIDTH = 200  # columns when standard output is not a terminal
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Prints the table of a `trust.json` to standard output."""
+def print_table(result: Mapping[str, Any]) -> None:
+    """Prints the content of `trust.json` as a table to standard output."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    heading, *rows = one_screen(result)
+    heading, *rows = table_rows(result)
     table = Table(*heading)
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console(file=sys.stdout)
-    if not console.is_terminal:  # a file or a pipe wants every character, not the terminal's width
-        console.width = 200
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     console.print(table)
     console.print(
-        f"{result['videos']} videos of {result['prompts']} prompts, {result['degraded']} of them"
-        f" damaged. {LEGEND}",
+        f"{result['num_videos']} videos of {result['num_prompts']} prompts,"
+        f" {result['num_corrupted']} of them corrupted. {LEGEND}",
         highlight=False,
     )
 
 
-def one_screen(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows as text, the heading first."""
-    rows = [
-        (
-            "score",
-            "verdict",
-            "true - permuted",
-            "AUC",
-            "deviation: seeds / prompts",
-            "damage",
-            "noticed",
-            "words",
-            "at low / high end",
-        )
-    ]
-    for name, entry in result["rewards"].items():
-        shuffle, noise, half, ends = (
-            entry["shuffle"],
-            entry["noise"],
-            entry["halves"],
-            entry["saturation"],
-        )
-        mean, low, high = (_text(v, "+.3f") for v in shuffle["minus_permuted"])
-        rows.append(
-            (
-                name,
-                entry["verdict"] + ("" if entry["reads_prompt"] else " (reads no prompt)"),
-                f"{mean} ({low}, {high})",
-                _text(shuffle["auc"], ".2f"),
-                f"{_text(noise['seeds'], '.3f')} / {_text(noise['prompts'], '.3f')}",
-                (
-                    f"{_text(half['fixed']['correlation'], '+.2f')} |"
-                    f" {_text(half['verified']['correlation'], '+.2f')}"
-                ),
-                (
-                    f"{_text(half['fixed']['noticed'], '.0%')} |"
-                    f" {_text(half['verified']['noticed'], '.0%')}"
-                ),
-                _text(entry["length"]["prompts"], "+.2f"),
-                " / ".join(_text(v, ".0%") for v in ends["published"] or ends["seen"]),
-            )
-        )
-    return rows
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table's cells, the heading first."""
+    return [HEADING, *(_row(name, entry) for name, entry in result["rewards"].items())]
 
 
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    prompt = entry["prompt"]
+    std = entry["std"]
+    saturation = entry["saturation"]
+    tuning = entry["responses"]["tuning"]
+    validation = entry["responses"]["validation"]
+    mean, low, high = (_format(v, "+.3f") for v in prompt["true_minus_permuted"])
+    verdict = entry["verdict"]
+    if not entry["should_read_prompt"]:
+        verdict += " (prompt not needed)"
+    return (
+        name,
+        verdict,
+        f"{mean} ({low}, {high})",
+        _format(prompt["auc"], ".2f"),
+        f"{_format(std['over_seeds'], '.3f')} / {_format(std['between_prompts'], '.3f')}",
+        f"{_format(tuning['correlation'], '+.2f')} | {_format(validation['correlation'], '+.2f')}",
+        f"{_format(tuning['detected'], '.0%')} | {_format(validation['detected'], '.0%')}",
+        _format(entry["length_correlation"]["prompts"], "+.2f"),
+        " / ".join(_format(v, ".0%") for v in saturation["published"] or saturation["observed"]),
+    )
+
+
+def _format(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,22 +1,21 @@
-"""From figures to a word: may this score be optimised?
+"""The verdict on a score: can it be optimized?
 
-    does not read the prompt   it claims to, but other people's prompts do it no harm: the interval
-    of true minus
-                               permuted holds zero, or the AUC stays below READS
-    noisy                      damage it claims to notice does not lower it: on the kinds that
-    verify, the median rank
-                               correlation does not fall below minus the threshold, or the median
-                               fall of the heaviest damage is less than SEEDS deviations over seeds
+    insensitive to the prompt  although it should be sensitive: the confidence interval of true
+                               minus permuted prompts contains zero, or their AUC is below MIN_AUC
+    noisy                      it does not respond to the corruptions that it should respond to: on
+                               the validation types the median rank correlation is above minus the
+                               threshold, or the median drop at the highest severity is below
+                               MIN_DROP_STD standard deviations over seeds
     usable                     neither
-    no scores                  there is nothing to judge
+    no scores                  too few finite scores
 
-Beside the word stand the sentences behind it, and warnings: a score that rises with some damage,
-which optimising it would then bring about, or one that is mostly at an end of its range.
+Each verdict comes with its reasons and with warnings: a score that rises with a corruption, which
+optimization would then favour, or one that is mostly at a bound of its range.
 
-The threshold of the rank correlation is fixed on one half of the kinds of damage: what chance
-reaches there in one of a hundred draws when severities are dealt out at random, and at least LEAST.
-It is verified on the other half: there chance should again pass it in at most about one of a
-hundred draws, and the kinds that are claimed should pass it.
+The threshold of the rank correlation is tuned on one half of the corruption types: there, at most a
+FALSE_POSITIVE_RATE of random permutations of the severities passes it; it is at least
+MIN_THRESHOLD. It is validated on the other half: permutations should pass it about as rarely, and
+the types that the score should respond to should pass it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,18 +28,23 @@ from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.trust import measures
 from pav_jax.trust.corruptions import FAMILIES, VIDEO_CORRUPTIONS, split_types
 
-USABLE, NOISY, DEAF, NOTHING = "usable", "noisy", "does not read the prompt", "no scores"
-READS = 0.6  # least AUC of true against permuted prompts
-# of the rank correlation's threshold: with many videos chance alone would ask for almost nothing
-LEAST = 0.2
-CHANCE = 0.01
-RISES = 0.5  # rank correlation from which damage is said to raise a score
-SEEDS = 1.0  # deviations over seeds that the heaviest damage must cost
-DRAWS = 2000
+USABLE = "usable"
+NOISY = "noisy"
+PROMPT_INSENSITIVE = "insensitive to the prompt"
+NO_SCORES = "no scores"
 
-# What a score says it is about: families of damage. "text" is there for those that claim to read
-# the prompt.
-CLAIMS = {
+MIN_AUC = 0.6  # of true against permuted prompts
+MIN_THRESHOLD = (
+    0.2  # of the rank correlation: with many videos, chance alone demands almost nothing
+)
+FALSE_POSITIVE_RATE = 0.01
+RISE_CORRELATION = 0.5  # rank correlation from which a score is said to rise with a corruption
+MIN_DROP_STD = 1.0  # standard deviations over seeds, at the highest severity
+MAX_SATURATED_SHARE = 0.5  # share of scores at a bound
+NUM_PERMUTATIONS = 2000
+
+# score -> families of corruptions that it should respond to; "text": it should read the prompt
+EXPECTED_SENSITIVITIES = {
     "AES": ("picture",),
     "VQ": ("picture", "content"),
     "TC": ("consistency",),
@@ -54,117 +58,167 @@ CLAIMS = {
     "PC": ("consistency",),
     "QA": ("picture", "content", "consistency", "text"),
 }
-ANY = ("picture", "content")  # of a score that is not in the table
+DEFAULT_SENSITIVITIES = ("picture", "content")  # of a score that is not in the table
 
 
-def claimed(name: str, claims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The kinds of damage that the score `name` ought to notice."""
+def expected_corruptions(name: str, overrides: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Corruption types that a score should respond to.
+
+    Args:
+      name: of the score, with or without the `held_out:` prefix.
+      overrides: score -> families, instead of `EXPECTED_SENSITIVITIES`.
+    """
     name = name.removeprefix(HELD_OUT)
-    families = claims.get(name, CLAIMS.get(name, ANY))
+    families = overrides.get(name, EXPECTED_SENSITIVITIES.get(name, DEFAULT_SENSITIVITIES))
     return tuple(kind for kind, family in FAMILIES.items() if family in families)
 
 
-def reads_prompt(name: str, claims: Mapping[str, Sequence[str]]) -> bool:
-    return any(kind not in VIDEO_CORRUPTIONS for kind in claimed(name, claims))
+def should_read_prompt(name: str, overrides: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a score should be sensitive to the prompt. Arguments as `expected_corruptions`."""
+    return any(kind not in VIDEO_CORRUPTIONS for kind in expected_corruptions(name, overrides))
 
 
-def responses(
+def corruption_responses(
     name: str,
     scores: Mapping[str, Float[np.ndarray, "D G"]],
     severities: Sequence[int],
-    seed_noise: float,
-    claims: Mapping[str, Sequence[str]],
-) -> dict[str, dict[str, float | None]]:
-    """How the score answers the damage it claims to notice, on the half that fixes the threshold
-    and the other.
+    seed_std: float,
+    overrides: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, float]]:
+    """How a score responds to the corruptions that it should respond to.
 
     Args:
-      scores: kind -> scores of each damaged video at each severity.
+      name: of the score.
+      scores: corruption type -> scores of each corrupted video at each severity.
+      severities: ascending, starting with 0.
+      seed_std: the score's standard deviation over seeds.
+      overrides: as in `expected_corruptions`.
 
     Returns:
-      "fixed" and "verified", each with the median `correlation` and median `fall` (heaviest damage,
-      in deviations over seeds) of its kinds, the share of kinds `noticed`, the `threshold`, and how
-      often `chance` passes that. NaN where there is nothing to measure, infinity where seeds make
-      no difference.
+      For the "tuning" and the "validation" types: the median `correlation` and median `drop` (at
+      the highest severity, in standard deviations over seeds) over types, the share of types
+      `detected`, the `threshold`, and the `false_positive_rate` of random permutations. NaN without
+      data; an infinite drop where scores do not vary over seeds.
     """
     rng = np.random.default_rng(stable_seed("trust", name))
-    found, threshold = {}, float("nan")
-    for half, kinds in zip(("fixed", "verified"), split_types(), strict=True):
-        mine = [kind for kind in kinds if kind in claimed(name, claims)]
-        chance = np.concatenate(
-            [measures.chance_correlations(scores[k], severities, DRAWS, rng) for k in mine] or [[]]
-        )
-        if half == "fixed":
-            threshold = (
-                max(LEAST, float(np.quantile(-chance, 1 - CHANCE))) if len(chance) else LEAST
-            )
-        followed = [
-            _mean(measures.severity_correlations(scores[kind], severities)) for kind in mine
-        ]
-        falls = [fall(scores[kind], seed_noise) for kind in mine]
-        found[half] = {
-            "correlation": _median(followed),
-            "fall": _median(falls),
-            "noticed": (
-                float(np.mean([-r >= threshold for r in followed])) if mine else float("nan")
-            ),
-            "threshold": threshold,
-            "chance": float((-chance >= threshold).mean()) if len(chance) else float("nan"),
-        }
-    return found
+    expected = expected_corruptions(name, overrides)
+    tuning, validation = ([kind for kind in kinds if kind in expected] for kinds in split_types())
+    null = _null_distribution(tuning, scores, severities, rng)
+    threshold = MIN_THRESHOLD
+    if len(null):
+        threshold = max(MIN_THRESHOLD, float(np.quantile(-null, 1 - FALSE_POSITIVE_RATE)))
+    responses = {"tuning": _response(tuning, scores, severities, seed_std, threshold, null)}
+    null = _null_distribution(validation, scores, severities, rng)
+    responses["validation"] = _response(validation, scores, severities, seed_std, threshold, null)
+    return responses
 
 
-def fall(scores_DxG: Float[np.ndarray, "D G"], seed_noise: float) -> float:
-    """What the heaviest damage costs on average, in deviations over seeds."""
-    cost = _mean(scores_DxG[:, 0] - scores_DxG[:, -1])
-    if not np.isfinite(cost) or not np.isfinite(seed_noise):
+def _null_distribution(
+    kinds: Sequence[str],
+    scores: Mapping[str, Float[np.ndarray, "D G"]],
+    severities: Sequence[int],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "R"]:
+    """Mean rank correlations of random permutations, of all types together."""
+    samples = [
+        measures.null_correlations(scores[kind], severities, NUM_PERMUTATIONS, rng)
+        for kind in kinds
+    ]
+    return np.concatenate(samples) if samples else np.zeros(0)
+
+
+def _response(
+    kinds: Sequence[str],
+    scores: Mapping[str, Float[np.ndarray, "D G"]],
+    severities: Sequence[int],
+    seed_std: float,
+    threshold: float,
+    null_R: Float[np.ndarray, "R"],
+) -> dict[str, float]:
+    """One entry of `corruption_responses`."""
+    correlations = [
+        measures.finite_mean(measures.severity_correlations(scores[kind], severities))
+        for kind in kinds
+    ]
+    detected = [-correlation >= threshold for correlation in correlations]
+    return {
+        "correlation": _median(correlations),
+        "drop": _median([drop_in_std(scores[kind], seed_std) for kind in kinds]),
+        "detected": float(np.mean(detected)) if kinds else float("nan"),
+        "threshold": threshold,
+        "false_positive_rate": (
+            float((-null_R >= threshold).mean()) if len(null_R) else float("nan")
+        ),
+    }
+
+
+def drop_in_std(scores_DxG: Float[np.ndarray, "D G"], seed_std: float) -> float:
+    """Mean drop from severity 0 to the highest, in standard deviations over seeds."""
+    drop = measures.finite_mean(scores_DxG[:, 0] - scores_DxG[:, -1])
+    if not np.isfinite(drop) or not np.isfinite(seed_std):
         return float("nan")
-    if seed_noise > 0:
-        return cost / seed_noise
-    return float(np.sign(cost) * np.inf) if cost else 0.0
+    if seed_std > 0:
+        return drop / seed_std
+    return float(np.sign(drop) * np.inf) if drop else 0.0
 
 
-def judge(
-    reads: bool,
+def decide(
+    reads_prompt: bool,
     difference: Sequence[float],
-    area: float,
-    verified: Mapping[str, float | None],
-    saturated: Sequence[float],
+    auc: float,
+    validation: Mapping[str, float],
+    saturated_shares: Sequence[float],
     rising: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
-    """-> (verdict, the sentences behind it).
+    """Decides the verdict.
 
     Args:
-      reads: whether the score claims to read the prompt.
-      difference: true minus permuted, (mean, low, high); area: their AUC.
-      verified: of `responses`.
-      saturated: the shares of scores at the low and the high end of a range.
-      rising: the kinds of damage that raise the score.
+      reads_prompt: whether the score should read the prompt.
+      difference: of the scores with true and with permuted prompts: (mean, low, high).
+      auc: of true against permuted prompts.
+      validation: see `corruption_responses`.
+      saturated_shares: shares of scores at the lower and the upper bound.
+      rising: corruption types that the score rises with.
+
+    Returns:
+      (verdict, reasons and warnings).
     """
-    why = []
-    if not np.isfinite(difference[0]) or not np.isfinite(verified["correlation"]):
-        return NOTHING, ["too few of its scores are numbers"]
-    if deaf := reads and not (difference[1] > 0 and area >= READS):
-        why.append(f"a permuted prompt does as well as the true one (AUC {area:.2f})")
-    if not reads:
-        why.append("need not read the prompt")
-    if weak := -verified["correlation"] < verified["threshold"]:
-        why.append(f"it does not follow damage (correlation {verified['correlation']:.2f})")
-    if small := verified["fall"] < SEEDS:
-        why.append(f"heavy damage costs {verified['fall']:.1f} deviations over seeds")
-    for end, share in zip(("lowest", "highest"), saturated, strict=True):
-        if share > 0.5:
-            why.append(f"{100 * share:.0f} % of its scores are the {end} there is")
+    if not np.isfinite(difference[0]) or not np.isfinite(validation["correlation"]):
+        return NO_SCORES, ["too few finite scores"]
+    prompt_insensitive = reads_prompt and not (difference[1] > 0 and auc >= MIN_AUC)
+    weak_response = -validation["correlation"] < validation["threshold"]
+    small_drop = validation["drop"] < MIN_DROP_STD
+    reasons = []
+    if prompt_insensitive:
+        reasons.append(f"permuted prompts score as high as true ones (AUC {auc:.2f})")
+    if not reads_prompt:
+        reasons.append("not expected to read the prompt")
+    if weak_response:
+        reasons.append(
+            f"weak response to corruptions (rank correlation {validation['correlation']:.2f})"
+        )
+    if small_drop:
+        reasons.append(
+            f"drops by only {validation['drop']:.1f} standard deviations over seeds at the highest"
+            " severity"
+        )
+    reasons += _warnings(saturated_shares, rising)
+    if prompt_insensitive:
+        return PROMPT_INSENSITIVE, reasons
+    return (NOISY if weak_response or small_drop else USABLE), reasons
+
+
+def _warnings(saturated_shares: Sequence[float], rising: Sequence[str]) -> list[str]:
+    warnings = [
+        f"{100 * share:.0f}% of the scores are at the {bound} bound"
+        for bound, share in zip(("lower", "upper"), saturated_shares, strict=True)
+        if share > MAX_SATURATED_SHARE
+    ]
     if rising:
-        why.append(f"it rises with {', '.join(rising)}")
-    return DEAF if deaf else NOISY if weak or small else USABLE, why
-
-
-def _mean(values: Float[np.ndarray, "V"]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+        warnings.append(f"rises with {', '.join(rising)}")
+    return warnings
 
 
 def _median(values: Sequence[float]) -> float:
-    known = [v for v in values if not np.isnan(v)]
-    return float(np.median(known)) if known else float("nan")
+    numbers = [v for v in values if not np.isnan(v)]
+    return float(np.median(numbers)) if numbers else float("nan")
