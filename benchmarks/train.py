@@ -178,20 +178,20 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     fields.update(
         dict(
             batch_size=len(work[0]),
-            grad_accumulation=1,
+            gradient_accumulation_steps=1,
             learning_rate=RATE,
-            schedule="constant",
+            lr_scheduler_type="constant",
             warmup_ratio=0.0,
-            grad_clip=1.0,
+            max_grad_norm=1.0,
             remat=False,
-            loss_chunk=32,
+            loss_chunk_size=32,
         )
     )  # a chunk of nothing but prompts is left out
     fields.lora.update(
         dict(
             r=settings.r,
-            alpha=settings.lora_alpha,
-            dropout=0.0,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=0.0,
             target_modules=settings.target_modules,
         )
     )

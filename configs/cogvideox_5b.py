@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.sft.batch_size = 8
     config.dpo.batch_size = 32
     for fields in (config.sft, config.dpo):
-        fields.grad_accumulation = 1
+        fields.gradient_accumulation_steps = 1
 
     config.generator.path = "THUDM/CogVideoX-5b"
     config.generator.dtype = "bfloat16"

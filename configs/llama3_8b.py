@@ -120,7 +120,7 @@ def _get_model_config(stage: str) -> ConfigDict:
     for options in (config.sft, config.dpo):
         # A short prompt and its rewrite fit the first bucket: nearly all rows do.
         options.length_buckets = (512, 1024)
-        options.save_every = 50
+        options.save_steps = 50
     config.mesh.fsdp = -1
     # Before a round of DPO, `prefer` samples.
     config.check.programs = (stage,) if stage == "sft" else (stage, "sample")
@@ -136,6 +136,6 @@ def _set_slice(config: ConfigDict, stage: str, tpu_slice: Slice) -> None:
     options = config[stage]
     options.batch_size = tpu_slice.batch_size
     if stage == "dpo":
-        options.grad_accumulation = 1
+        options.gradient_accumulation_steps = 1
     if tpu_slice.learning_rate is not None:
         options.learning_rate = tpu_slice.learning_rate

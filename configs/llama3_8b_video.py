@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("llama3_8b.py"))
     for fields in (config.sft, config.dpo):
         fields.batch_size = 32
-        fields.grad_accumulation = 1  # a part has rows for every chip
+        fields.gradient_accumulation_steps = 1  # a part has rows for every chip
 
     config.evolve.prompts = "prompts/evolve.txt"
     config.prefer.prompts = "prompts/prefer.txt"

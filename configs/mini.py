@@ -88,10 +88,10 @@ def get_config() -> ConfigDict:
 
     for stage in (config.sft, config.dpo, config.grpo):
         stage.batch_size = 16
-        stage.grad_accumulation = 1
+        stage.gradient_accumulation_steps = 1
         stage.remat = False
-        stage.unroll = True
-        stage.save_every = 20
+        stage.unroll_layers = True
+        stage.save_steps = 20
         stage.lora.r = 16
         stage.lora.lora_alpha = 32.0
         stage.lora.target_modules = ALL_LINEARS
@@ -99,9 +99,9 @@ def get_config() -> ConfigDict:
     config.sft.learning_rate = (
         4e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
     )
-    config.sft.schedule = "linear"
-    config.sft.grad_clip = 1.0
-    config.sft.epochs = (
+    config.sft.lr_scheduler_type = "linear"
+    config.sft.max_grad_norm = 1.0
+    config.sft.num_train_epochs = (
         6.0  # the generator's dialect is learnt by then; more passes learn the few pairs by heart
     )
     config.dpo.learning_rate = (
@@ -112,11 +112,11 @@ def get_config() -> ConfigDict:
         "sft",
     )  # the second keeps the text whole while the first moves it
     config.dpo.loss_weights = (1.0, 1.0)
-    config.dpo.epochs = 3.0
+    config.dpo.num_train_epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
 
     # `pav grpo` is no part of `pav run`.
-    config.grpo.steps = 50
+    config.grpo.max_steps = 50
     config.grpo.batch_size = 32
     config.grpo.max_completion_length = NEW_TOKENS
     config.grpo.learning_rate = 2e-3

@@ -24,11 +24,11 @@ def get_config() -> ConfigDict:
     config.select.min_gain = -1000.0
 
     for stage in (config.sft, config.dpo, config.grpo):
-        stage.steps = 4
+        stage.max_steps = 4
         stage.batch_size = 4
-        stage.grad_accumulation = 1
-        stage.save_every = 2
-        stage.log_every = 1
+        stage.gradient_accumulation_steps = 1
+        stage.save_steps = 2
+        stage.logging_steps = 1
 
     config.grpo.num_generations = 2
 

@@ -51,22 +51,24 @@ def get_config() -> ConfigDict:
         )
         stage.lora.target_modules = ALL_LINEARS
         stage.max_length = 512
-        stage.schedule = "cosine"
+        stage.lr_scheduler_type = "cosine"
         stage.warmup_ratio = 0.05
-        stage.grad_clip = 1.0
+        stage.max_grad_norm = 1.0
         stage.remat = False
-        stage.loss_chunk = 64
-        stage.log_every = 5
-        stage.save_every = 20
+        stage.loss_chunk_size = 64
+        stage.logging_steps = 5
+        stage.save_steps = 20
     config.sft.batch_size = 15  # about nine packed rows of the longest example's length
-    config.sft.grad_accumulation = 5  # parts of about 700 tokens: 5 GB without recomputing
+    config.sft.gradient_accumulation_steps = (
+        5  # parts of about 700 tokens: 5 GB without recomputing
+    )
     config.sft.packing = True
     config.sft.learning_rate = 1e-3
-    config.sft.epochs = 1.0
+    config.sft.num_train_epochs = 1.0
     config.dpo.batch_size = 8
-    config.dpo.grad_accumulation = 4
+    config.dpo.gradient_accumulation_steps = 4
     config.dpo.learning_rate = 2e-4
-    config.dpo.epochs = 0.6
+    config.dpo.num_train_epochs = 0.6
     config.dpo.max_length = (
         256  # half of the answers lose their end, which saves a third of the time
     )

@@ -86,26 +86,26 @@ def training(name: str, config: Any, lm: LanguageModel) -> Program:
 def _batch_text(name: str, options: Any, row_length: int) -> str:
     unit = "pairs" if name == "dpo" else "rows"
     text = f"{options.batch_size} {unit} of {row_length} tokens"
-    if options.grad_accumulation > 1:
-        text += f", {options.grad_accumulation} accumulation steps"
+    if options.gradient_accumulation_steps > 1:
+        text += f", {options.gradient_accumulation_steps} accumulation steps"
     return text
 
 
 def _reference_is_precomputed(name: str, options: Any) -> bool:
     """Whether the DPO reference's log-probabilities are inputs of the train step."""
-    return name == "dpo" and (options.precompute_ref_log_probs or options.full)
+    return name == "dpo" and (options.precompute_ref_log_probs or options.full_finetuning)
 
 
 def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: int) -> float:
     adapter: Any = {}
-    if not options.full:
+    if not options.full_finetuning:
         adapter = jax.eval_shape(
             lambda: stage.lora.init_lora(lm.params, stage.lora_config(options), jax.random.key(0))
         )
     rows = options.batch_size * SEQUENCES_PER_ROW[name]
     adapter_size = flops.adapter_size(adapter)
     forward = flops.forward(lm.config, rows, row_length, row_length, row_length, adapter_size)
-    total = flops.training_step(forward, options.full)
+    total = flops.training_step(forward, options.full_finetuning)
     if name == "dpo" and not _reference_is_precomputed(name, options):
         total += forward.total - forward.adapters  # the reference is the model without adapters
     return total
@@ -134,7 +134,7 @@ def _batch_shapes(name: str, options: Any, mesh: Mesh, row_length: int) -> dict:
         "ids": jax.ShapeDtypeStruct((*rows, row_length), jnp.int32),
         "answer": jax.ShapeDtypeStruct((*rows, row_length), jnp.bool_),
     }
-    if options.get("packing"):
+    if getattr(options, "packing", False):
         shapes["segments"] = jax.ShapeDtypeStruct((*rows, row_length), jnp.int32)
     if _reference_is_precomputed(name, options):
         shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)

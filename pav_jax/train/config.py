@@ -1,12 +1,16 @@
-"""The fields of the configuration's `sft`, `dpo` and `grpo` sections; defaults are the constants of
-arXiv 2412.15156.
+"""The fields of supervised fine-tuning, DPO and GRPO; defaults are the constants of arXiv 2412.15156.
 
-Imports nothing heavy: the command line lists these fields before any model is built.
+Field names follow TRL 1.16's SFTConfig, DPOConfig and GRPOConfig where TRL has the field. Imports
+nothing heavy: the command line lists these fields before any model is built.
 """
 
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+
+from pav_jax.config_fields import config_dict, from_config_dict, option
 from pav_jax.errors import BadInput
 
 REMAT_POLICIES = (
@@ -15,180 +19,327 @@ REMAT_POLICIES = (
     "dots_with_no_batch_dims_saveable",
     "everything_saveable",
 )
+SCHEDULES = ("linear", "cosine", "constant", "exponential_per_epoch")
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DPO_LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "sigmoid_norm", "sft")
+GRPO_LOSS_TYPES = ("grpo", "dapo", "bnpo", "dr_grpo")
+REWARD_SCALES = ("group", "batch", "none")
 
 
-def _shared() -> dict:
-    return dict(
-        epochs=1.0,  # passes over the data; not used where steps > 0
-        steps=0,  # optimizer steps; 0: from epochs
-        batch_size=8,  # examples (dpo: pairs) per optimizer step, over all devices and parts
-        grad_accumulation=1,  # parts a batch is computed in; must divide batch_size
-        learning_rate=1e-4,
-        schedule="linear",  # linear, cosine, constant, exponential_per_epoch
-        decay_per_epoch=0.85,  # of exponential_per_epoch
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        grad_clip=1.0,  # global norm; 0: none
-        max_length=1024,  # tokens of prompt and answer
-        max_prompt_length=512,  # longer prompts lose tokens on the left
-        # padded lengths, one compiled program each; empty: one, the longest example's
-        length_buckets=(),
-        # the frozen base in few bits: int8, int4 or nf4 (needs the extra `quantize`); empty: as it
-        # was loaded
-        quantize="",
-        full=False,  # True: all parameters are trained, there is no adapter
-        lora=dict(r=8, lora_alpha=32.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
-        loss_chunk=256,  # positions whose logits exist at a time
-        remat=True,  # recompute each layer's activations in the backward pass
-        # what is saved all the same: a name of jax.checkpoint_policies; dots_saveable keeps matrix
-        # products, which costs memory and saves computing them again
-        remat_policy="nothing_saveable",
-        # True: no loop over the layers; faster where they are small, slow to compile where they are
-        # many
-        unroll=False,
-        # steps between lines on the screen and in metrics.jsonl (which has every step)
-        log_every=10,
-        save_every=100,  # steps between checkpoints; 0: only the last
-        keep=2,  # checkpoints that stay
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+    """The adapter, in the names of PEFT's LoraConfig."""
+
+    r: int = option(8, "rank", minimum=1)
+    lora_alpha: float = option(32.0, "the adapter's output is scaled by lora_alpha / r")
+    lora_dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0)
+    target_modules: tuple[str, ...] = option(
+        ALL_LINEARS, "names of dense layers, or regular expressions for their whole path"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Fields that all three trainings share."""
+
+    num_train_epochs: float = option(
+        1.0, "passes over the data; ignored when max_steps is set", minimum=0.0
+    )
+    max_steps: int | None = option(
+        None, "optimizer steps; None: computed from num_train_epochs", minimum=1
+    )
+    batch_size: int = option(
+        8, "examples (DPO: pairs) per optimizer step, over all devices and parts", minimum=1
+    )
+    gradient_accumulation_steps: int = option(
+        1, "parts that a batch is split into, computed one after another", minimum=1
+    )
+    learning_rate: float = option(1e-4, "peak learning rate of AdamW")
+    lr_scheduler_type: str = option("linear", "learning-rate schedule", choices=SCHEDULES)
+    decay_per_epoch: float = option(
+        0.85, "factor on the learning rate after each epoch, for exponential_per_epoch"
+    )
+    warmup_ratio: float = option(
+        0.0, "fraction of all steps with linear warm-up", minimum=0.0, maximum=1.0
+    )
+    weight_decay: float = option(0.0, "AdamW weight decay; norms and biases are exempt")
+    max_grad_norm: float | None = option(1.0, "clip gradients to this global norm; None: off")
+    max_prompt_length: int = option(
+        512, "tokens; longer prompts are truncated on the left", minimum=1
+    )
+    quantize: str | None = option(
+        None, "quantize the frozen base: int8, int4 or nf4 (extra `quantize`); None: off"
+    )
+    full_finetuning: bool = option(False, "train all parameters, without an adapter")
+    lora: LoraOptions = option(LoraOptions, "the LoRA adapter")
+    loss_chunk_size: int = option(256, "positions whose logits are in memory at a time", minimum=1)
+    remat: bool = option(True, "recompute each layer's activations in the backward pass")
+    remat_policy: str = option(
+        "nothing_saveable",
+        "what remat saves nevertheless: a name of jax.checkpoint_policies",
+        choices=REMAT_POLICIES,
+    )
+    unroll_layers: bool = option(
+        False, "unroll the loop over layers: faster for small models, slow to compile for deep ones"
+    )
+    logging_steps: int = option(10, "steps between progress lines", minimum=1)
+    save_steps: int | None = option(
+        100, "steps between checkpoints; None: only after the last step", minimum=1
+    )
+    save_total_limit: int = option(2, "checkpoints to keep", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig(TrainingConfig):
+    """Supervised fine-tuning.
+
+    Defaults: llama-recipes' LoRA on queries and values, learning rate x 0.85 per epoch; 4 examples
+    per device on 2 GPUs.
+    """
+
+    num_train_epochs: float = option(
+        12.0, "passes over the data; ignored when max_steps is set", minimum=0.0
+    )
+    lr_scheduler_type: str = option(
+        "exponential_per_epoch", "learning-rate schedule", choices=SCHEDULES
+    )
+    max_grad_norm: float | None = option(None, "clip gradients to this global norm; None: off")
+    lora: LoraOptions = option(
+        lambda: LoraOptions(lora_dropout=0.05, target_modules=("q_proj", "v_proj")),
+        "the LoRA adapter",
+    )
+    max_length: int = option(1024, "tokens of prompt and answer together", minimum=1)
+    length_buckets: tuple[int, ...] = option(
+        (), "padded lengths, one compiled program each; empty: the longest example's length"
+    )
+    packing: bool = option(
+        False, "pack a batch's examples into rows of max_length: same losses, less padding"
+    )
+    pairs: str | None = option(
+        None, "pairs to train on instead of sft_pairs.jsonl: .jsonl, or .json [[prompt, refined]]"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOConfig(TrainingConfig):
+    """Direct preference optimization.
+
+    Defaults: the published run; learning rate and schedule are those of transformers'
+    TrainingArguments.
+    """
+
+    num_train_epochs: float = option(
+        3.0, "passes over the data; ignored when max_steps is set", minimum=0.0
+    )
+    batch_size: int = option(32, "pairs per optimizer step, over all devices and parts", minimum=1)
+    gradient_accumulation_steps: int = option(
+        8, "parts that a batch is split into, computed one after another", minimum=1
+    )
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW")
+    warmup_ratio: float = option(
+        0.1, "fraction of all steps with linear warm-up", minimum=0.0, maximum=1.0
+    )
+    lora: LoraOptions = option(lambda: LoraOptions(r=16, lora_alpha=16.0), "the LoRA adapter")
+    max_length: int = option(1024, "tokens of prompt and answer together", minimum=1)
+    length_buckets: tuple[int, ...] = option(
+        (), "padded lengths, one compiled program each; empty: the longest example's length"
+    )
+    beta: float = option(0.1, "strength of the implicit KL penalty to the reference")
+    loss_type: tuple[str, ...] = option(
+        ("sigmoid",), "losses that are summed, see train/losses.py", choices=DPO_LOSS_TYPES
+    )
+    loss_weights: tuple[float, ...] | None = option(
+        None, "one weight for each loss type; None: 1 each"
+    )
+    label_smoothing: float = option(
+        0.0, "probability that a preference is flipped, for robust and exo_pair"
+    )
+    ld_alpha: float | None = option(
+        None, "weight of tokens beyond the shorter answer's length (LD-DPO); None: 1"
+    )
+    precompute_ref_log_probs: bool = option(
+        False, "compute the reference's log-probabilities once, before training"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig(TrainingConfig):
+    """Group relative policy optimization.
+
+    Defaults: TRL 1.16's GRPOConfig where it has the field; batch, adapter and completion length are
+    the published DPO run's. A step is one sampled batch, with `num_iterations` optimizer steps.
+    """
+
+    batch_size: int = option(
+        32, "completions per step: batch_size / num_generations prompts", minimum=1
+    )
+    gradient_accumulation_steps: int = option(
+        8, "parts that a batch is split into, computed one after another", minimum=1
+    )
+    # TRL's 1e-6 is for all parameters; an adapter takes about ten times that (Schulman et al. 2025,
+    # "LoRA without regret")
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW")
+    lora: LoraOptions = option(lambda: LoraOptions(r=16, lora_alpha=16.0), "the LoRA adapter")
+    # a step makes videos, so each is worth a line
+    logging_steps: int = option(1, "steps between progress lines", minimum=1)
+    # a restart samples the steps since the checkpoint again, but reuses their videos
+    save_steps: int | None = option(
+        10, "steps between checkpoints; None: only after the last step", minimum=1
+    )
+    start: str = option("sft", "booster to start from: sft, dpo_1, ..., base (untuned), a folder")
+    prompts: str = option("mini:prompts/prefer.txt", "file of training prompts")
+    max_prompts: int | None = option(None, "use only the first prompts; None: all", minimum=1)
+    num_generations: int = option(
+        8, "completions per prompt, whose rewards are compared", minimum=2
+    )
+    num_iterations: int = option(1, "optimizer steps per sampled batch", minimum=1)
+    max_completion_length: int = option(250, "new tokens per completion (TRL: 512)", minimum=1)
+    temperature: float = option(1.0, "sampling temperature, above 0")
+    # with top_k off and top_p 1, the sampling distribution is that of the log-probabilities
+    top_k: int = option(0, "sample from the k most likely tokens; 0: off", minimum=0)
+    top_p: float = option(1.0, "nucleus sampling; 1: off")
+    beta: float = option(
+        0.0, "weight of the KL divergence from the start model (Shao et al. 2024: 0.04)"
+    )
+    use_bias_correction_kl: bool = option(
+        True, "multiply the KL term by the importance ratio (DeepSeek-V3.2)"
+    )
+    epsilon: float = option(0.2, "the importance ratio is clipped below at 1 - epsilon")
+    epsilon_high: float | None = option(
+        None, "the importance ratio is clipped above at 1 + epsilon_high; None: epsilon"
+    )
+    loss_type: str = option(
+        "dapo", "how token losses are averaged, see train/grpo_loss.py", choices=GRPO_LOSS_TYPES
+    )
+    scale_rewards: str = option(
+        "group", "divide advantages by the standard deviation of this", choices=REWARD_SCALES
+    )
+    mask_truncated_completions: bool = option(
+        False, "exclude completions without an end-of-sequence token from the loss"
+    )
+    weights: dict[str, float] | None = option(None, "reward weights; None: rewards.weights")
+    faith_weight: float = option(
+        1.0, "added to the overall score per unit of FAITH: losing all user words costs this"
+    )
+    constraints: dict[str, float] | None = option(
+        None, "minimum scores; None: rewards.constraints; {}: none"
+    )
+    constraint_penalty: float = option(
+        1.0, "distance of infeasible completions below the group's lowest reward", minimum=0.0
+    )
+    keep_videos: str = option("none", "videos to keep on disk", choices=("none", "all"))
+
+
+SECTIONS: dict[str, type[TrainingConfig]] = {
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "grpo": GRPOConfig,
+}
+AnyTrainingConfig = TypeVar("AnyTrainingConfig", bound=TrainingConfig)
 
 
 def sft_config() -> ConfigDict:
-    """Defaults: llama-recipes' LoRA on queries and values, learning rate x 0.85 per epoch; 4 per
-    device on 2 GPUs."""
-    return ConfigDict(
-        _shared()
-        | dict(
-            # a file in place of sft_pairs.jsonl: .jsonl as that one, or .json with [[prompt,
-            # refined], ...]
-            pairs="",
-            epochs=12.0,
-            schedule="exponential_per_epoch",
-            grad_clip=0.0,
-            # True: a batch's examples share rows of max_length tokens; same losses, less padding
-            packing=False,
-            lora=dict(r=8, lora_alpha=32.0, lora_dropout=0.05, target_modules=("q_proj", "v_proj")),
-        )
-    )
+    """The `sft` section of a configuration with its default values."""
+    return config_dict(SFTConfig())
 
 
 def dpo_config() -> ConfigDict:
-    """Defaults: the published run; learning rate and schedule are those of transformers'
-    TrainingArguments."""
-    return ConfigDict(
-        _shared()
-        | dict(
-            epochs=3.0,
-            batch_size=32,
-            grad_accumulation=8,
-            learning_rate=5e-5,
-            warmup_ratio=0.1,
-            lora=dict(r=16, lora_alpha=16.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
-            beta=0.1,
-            loss_type=("sigmoid",),
-            loss_weights=placeholder(tuple),
-            label_smoothing=0.0,
-            ld_alpha=placeholder(float),
-            precompute_ref_log_probs=False,
-        )
-    )
+    """The `dpo` section of a configuration with its default values."""
+    return config_dict(DPOConfig())
 
 
 def grpo_config() -> ConfigDict:
-    """Defaults: TRL 1.16's GRPOConfig where it has the field; batch, adapter and completion length
-    are the published DPO run's. Steps count sampled batches, each with `num_iterations` optimizer
-    steps."""
-    fields = _shared() | dict(
-        # the booster to start from: sft, dpo_1, ..., base (the rewriter untuned), or a folder
-        start="sft",
-        prompts="mini:prompts/prefer.txt",
-        count=0,  # the first so many prompts; 0 takes all
-        num_generations=8,  # completions of a prompt, among which rewards are compared
-        batch_size=32,  # completions of a step: batch_size / num_generations prompts
-        num_iterations=1,  # optimizer steps on each sampled batch
-        grad_accumulation=8,
-        # TRL's 1e-6 is for all parameters; an adapter takes about ten times that (Schulman et
-        # al. 2025, "LoRA without regret")
-        learning_rate=1e-5,
-        lora=dict(r=16, lora_alpha=16.0, lora_dropout=0.0, target_modules=ALL_LINEARS),
-        max_completion_length=250,  # new tokens (TRL: 512)
-        temperature=1.0,
-        top_k=0,  # off, as top_p=1: what is sampled is then what the log-probabilities are of
-        top_p=1.0,
-        # of the divergence from the start (Shao et al.: 0.04); with LoRA it is measured at 0
-        # too
-        beta=0.0,
-        use_bias_correction_kl=True,
-        # the ratio of new to old probabilities counts within 1 - epsilon and 1 + epsilon_high
-        epsilon=0.2,
-        epsilon_high=placeholder(float),  # None: as epsilon
-        loss_type="dapo",  # grpo, dapo, bnpo, dr_grpo: see train/grpo_loss.py
-        # group, batch, none: what advantages are divided by the deviation of
-        scale_rewards="group",
-        # True: a completion that was cut off is no part of the loss
-        mask_truncated_completions=False,
-        weights=None,  # None: rewards.weights
-        # added to overall per unit of FAITH: dropping all of the user's words costs 1
-        faith_weight=1.0,
-        floors=None,  # None: rewards.floors; {} for none
-        # how far below its group's least reward a completion under a floor is put
-        floor_penalty=1.0,
-        keep_videos="none",  # none or all
-        log_every=1,  # a step makes videos: it takes its time
-        save_every=10,  # the steps since then are done again after a stop, but not their videos
-    )
-    del (
-        fields["max_length"],
-        fields["length_buckets"],
-    )  # every batch has one shape, from prompts and completions
-    return ConfigDict(fields)
+    """The `grpo` section of a configuration with its default values."""
+    return config_dict(GRPOConfig())
 
 
-def section(config: ConfigDict, name: str) -> ConfigDict:
-    """`config[name]` over the defaults, checked.
+def sft_section(config: Any) -> SFTConfig:
+    """The checked `sft` section of a whole configuration."""
+    return _section(config, "sft", SFTConfig)
+
+
+def dpo_section(config: Any) -> DPOConfig:
+    """The checked `dpo` section of a whole configuration."""
+    return _section(config, "dpo", DPOConfig)
+
+
+def grpo_section(config: Any) -> GRPOConfig:
+    """The checked `grpo` section of a whole configuration."""
+    return _section(config, "grpo", GRPOConfig)
+
+
+def section(config: Any, name: str) -> TrainingConfig:
+    """The checked section "sft", "dpo" or "grpo" of a whole configuration."""
+    return _section(config, name, SECTIONS[name])
+
+
+def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTrainingConfig:
+    """A section as its dataclass.
+
+    Args:
+      config: the whole configuration; its section is a ConfigDict, a mapping or the dataclass.
 
     Raises:
-      BadInput: an unknown field, a value of another type, or numbers that cannot work together.
+      BadInput: an unknown field, a value of another type, or values that do not fit each other.
     """
-    merged = {"sft": sft_config, "dpo": dpo_config, "grpo": grpo_config}[name]()
-    given = config[name].to_dict()
-    if unknown := sorted(set(given) - set(merged)):
+    values = config[name] if isinstance(config, Mapping | ConfigDict) else getattr(config, name)
+    if isinstance(values, kind):
+        check(values, name)
+        return values
+    changes = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+    section = config_dict(kind())
+    if unknown := sorted(set(changes) - set(section)):
         raise BadInput(
-            f"config.{name}.{unknown[0]} is not a field; the fields are {', '.join(sorted(merged))}"
+            f"config.{name}.{unknown[0]}: no such field; the fields are"
+            f" {', '.join(sorted(section))}",
+            source="config",
+            field=f"{name}.{unknown[0]}",
         )
-    if name == "dpo" and isinstance(given.get("loss_type"), str):
-        given["loss_type"] = (given["loss_type"],)
-    try:
-        merged.update(given)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"config.{name}: {error.args[0] if error.args else error}") from error
-    for field in (
-        "batch_size",
-        "grad_accumulation",
-        "max_length",
-        "max_prompt_length",
-        "loss_chunk",
-        "log_every",
-        "num_iterations",
-    ):
-        if field in merged and merged[field] < 1:
-            raise BadInput(f"config.{name}.{field}={merged[field]} must be at least 1")
-    if merged.batch_size % merged.grad_accumulation:
+    if isinstance(changes.get("loss_type"), str) and name == "dpo":
+        changes["loss_type"] = (changes["loss_type"],)
+    for field, value in changes.items():
+        try:
+            section.update({field: value})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = error.args[0] if error.args else error
+            raise BadInput(
+                f"config.{name}.{field}: {reason}", source="config", field=f"{name}.{field}"
+            ) from error
+    fields = from_config_dict(kind, section)
+    check(fields, name)
+    return fields
+
+
+def check(fields: TrainingConfig, name: str) -> None:
+    """Raises BadInput for a value outside its range, or values that do not fit each other."""
+
+    def fail(field: str, problem: str):
+        value = getattr(fields, field)
         raise BadInput(
-            f"config.{name}.grad_accumulation={merged.grad_accumulation} does not divide"
-            f" batch_size={merged.batch_size}"
+            f"config.{name}.{field}={value!r}: {problem}", source="config", field=f"{name}.{field}"
         )
-    if merged.remat_policy not in REMAT_POLICIES:
-        raise BadInput(
-            f"config.{name}.remat_policy={merged.remat_policy!r} is none of"
-            f" {', '.join(REMAT_POLICIES)}"
-        )
-    if merged.quantize and merged.full:
-        raise BadInput(
-            f"config.{name}.quantize={merged.quantize!r}: full tuning has no frozen base; set"
-            " full=False"
-        )
-    if merged.steps <= 0 and merged.epochs <= 0:
-        raise BadInput(f"config.{name}: set epochs or steps to more than 0")
-    return merged
+
+    for field in dataclasses.fields(fields):
+        if (problem := _problem(getattr(fields, field.name), field.metadata)) is not None:
+            fail(field.name, problem)
+    if fields.batch_size % fields.gradient_accumulation_steps:
+        fail("gradient_accumulation_steps", f"does not divide batch_size={fields.batch_size}")
+    if fields.quantize and fields.full_finetuning:
+        fail("quantize", "full fine-tuning has no frozen base; set full_finetuning=False")
+    if fields.max_steps is None and fields.num_train_epochs <= 0:
+        fail("num_train_epochs", "set num_train_epochs or max_steps to more than 0")
+
+
+def _problem(value: Any, limits: Mapping[str, Any]) -> str | None:
+    """What is wrong with a value, given the `choices`, `minimum` and `maximum` of its field."""
+    if value is None:
+        return None
+    choices = limits.get("choices")
+    members = value if isinstance(value, tuple) else (value,)
+    if choices and any(member not in choices for member in members):
+        return f"choose from {', '.join(choices)}"
+    if limits.get("minimum") is not None and value < limits["minimum"]:
+        return f"must be at least {limits['minimum']}"
+    if limits.get("maximum") is not None and value > limits["maximum"]:
+        return f"must be at most {limits['maximum']}"
+    return None

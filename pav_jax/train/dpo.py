@@ -17,8 +17,8 @@ from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
-from pav_jax.train import config as train_config
 from pav_jax.train import stage
+from pav_jax.train.config import dpo_section
 from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
 from pav_jax.train.losses import PreferenceLoss, answer_log_probs, preference_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
@@ -75,24 +75,28 @@ def make_train_step(
 
         def loss_fn(trained, rows, key):
             ids, answer = rows["ids"], rows["answer"]
-            dropout = key if fields.lora.lora_dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full_finetuning else None
             logp_Bx2xT = pair_log_probs(
                 model,
                 {**state.frozen, **trained},
                 ids,
                 answer,
-                fields.loss_chunk,
+                fields.loss_chunk_size,
                 dropout,
-                fixed_head=not fields.full,
+                fixed_head=not fields.full_finetuning,
             )
             if (reference_Bx2 := rows.get("reference")) is None:
-                base_Bx2xT = pair_log_probs(model, state.frozen, ids, answer, fields.loss_chunk)
+                base_Bx2xT = pair_log_probs(
+                    model, state.frozen, ids, answer, fields.loss_chunk_size
+                )
                 reference_Bx2 = answer_log_probs(base_Bx2xT, answer, fields.ld_alpha)
             return preference_loss(
                 loss_fields, logp_Bx2xT, answer, reference_Bx2, pairs, chosen_tokens
             )
 
-        grads, metrics = gradients(loss_fn, state.trained, batch, key, fields.grad_accumulation)
+        grads, metrics = gradients(
+            loss_fn, state.trained, batch, key, fields.gradient_accumulation_steps
+        )
         metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(state.step)}
         return state.apply_gradients(tx, grads), metrics
 
@@ -110,7 +114,7 @@ def reference_log_probs(
 
     @functools.partial(jax.jit, out_shardings=sharding_rules.replicated(mesh))
     def one(params, ids, answer):
-        logp_Bx2xT = pair_log_probs(model, {"params": params}, ids, answer, fields.loss_chunk)
+        logp_Bx2xT = pair_log_probs(model, {"params": params}, ids, answer, fields.loss_chunk_size)
         return answer_log_probs(logp_Bx2xT, answer, fields.ld_alpha)
 
     rows, stream = fields.batch_size, data.batches(fields.batch_size, seed=None)
@@ -148,7 +152,7 @@ def run(
     Returns:
       The folder of the booster.
     """
-    folder, fields = Path(workdir), train_config.section(config, "dpo")
+    folder, fields = Path(workdir), dpo_section(config)
     lm = stage.base(lm, fields)
     loss_config(fields)
     about = stage.identity("dpo", fields, config.seed, lm, preferences_path)
@@ -161,7 +165,7 @@ def run(
     state, shardings, mesh = stage.make_state("dpo", lm, fields, tx, config.seed)
     model = stage.training_model(lm, fields)
     columns = {}
-    if fields.precompute_ref_log_probs or fields.full:
+    if fields.precompute_ref_log_probs or fields.full_finetuning:
         params = {**state.frozen, **state.trained}["params"]
         columns["reference"] = reference_log_probs(
             model, params, data, fields, mesh, folder / "reference_logps.npy"
@@ -176,9 +180,9 @@ def run(
         steps,
         folder,
         mesh,
-        fields.save_every,
-        fields.keep,
-        fields.log_every,
+        fields.save_steps,
+        fields.save_total_limit,
+        fields.logging_steps,
         stage.reporter(folder.name, steps, progress),
         operations=stage.operations(lm, fields, state.trained, passes=0 if columns else 1),
     )

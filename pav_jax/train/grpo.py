@@ -22,21 +22,16 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
-from pav_jax.train import config as train_config
 from pav_jax.train import stage
+from pav_jax.train.config import grpo_section
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
 from pav_jax.train.optimizer import make_optimizer, make_schedule
-from pav_jax.train.rollouts import SCALES, Rollouts, prompt_batches
+from pav_jax.train.rollouts import Rollouts, prompt_batches
 
 
 def loss_config(fields: ConfigDict) -> PolicyLoss:
     """Raises BadInput where the fields do not fit each other."""
-    if fields.num_generations < 2:
-        raise BadInput(
-            f"grpo.num_generations={fields.num_generations}: rewards are compared within a group; 2"
-            " or more"
-        )
     if fields.batch_size % fields.num_generations:
         raise BadInput(
             f"grpo.num_generations={fields.num_generations} does not divide"
@@ -47,13 +42,6 @@ def loss_config(fields: ConfigDict) -> PolicyLoss:
             f"grpo.temperature={fields.temperature}: must be above 0, or a group's completions are"
             " all one"
         )
-    if fields.scale_rewards not in SCALES:
-        raise BadInput(
-            f"grpo.scale_rewards={fields.scale_rewards!r} is not known; choose from"
-            f" {', '.join(SCALES)}"
-        )
-    if not fields.floor_penalty >= 0:
-        raise BadInput(f"grpo.floor_penalty={fields.floor_penalty} must be 0 or more")
     return PolicyLoss(
         beta=fields.beta,
         epsilon=fields.epsilon,
@@ -65,17 +53,17 @@ def loss_config(fields: ConfigDict) -> PolicyLoss:
 
 
 def fixed_log_probs(model: Any, variables: Any, batch: Batch, fields: ConfigDict) -> jax.Array:
-    """Log-probabilities [B, T] that no gradient flows to, `grad_accumulation` equal parts of the
+    """Log-probabilities [B, T] that no gradient flows to, `gradient_accumulation_steps` equal parts of the
     rows at a time."""
     B, T = batch["ids"].shape
-    parts = fields.grad_accumulation
+    parts = fields.gradient_accumulation_steps
     split = lambda rows_BxT: rows_BxT.reshape(B // parts, parts, T).swapaxes(0, 1)  # noqa: E731  as `gradients` does
     logp_NxPxT = jax.lax.map(
         lambda part: stage.log_probs(
             model,
             variables,
             part[0],
-            fields.loss_chunk,
+            fields.loss_chunk_size,
             temperature=fields.temperature,
             wanted_BxT=part[1],
         ),
@@ -105,16 +93,16 @@ def make_train_step(
             batch["reference"] = fixed_log_probs(model, state.frozen, batch, fields)
 
         def loss_fn(trained, rows, key):
-            dropout = key if fields.lora.lora_dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full_finetuning else None
             logp_BxT = stage.log_probs(
                 model,
                 {**state.frozen, **trained},
                 rows["ids"],
-                fields.loss_chunk,
+                fields.loss_chunk_size,
                 dropout,
                 fields.temperature,
                 wanted_BxT=rows["answer"],
-                fixed_head=not fields.full,
+                fixed_head=not fields.full_finetuning,
             )
             return policy_loss(
                 loss_fields,
@@ -129,7 +117,9 @@ def make_train_step(
 
         def update(live, _):
             key = jax.random.fold_in(live.rng, live.step)
-            grads, metrics = gradients(loss_fn, live.trained, batch, key, fields.grad_accumulation)
+            grads, metrics = gradients(
+                loss_fn, live.trained, batch, key, fields.gradient_accumulation_steps
+            )
             metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(live.step)}
             return live.apply_gradients(tx, grads), metrics
 
@@ -145,7 +135,7 @@ def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransfor
     """`stage.make_state`; full tuning keeps the parameters it began with where beta asks for a
     reference."""
     state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
-    if fields.full and fields.beta:
+    if fields.full_finetuning and fields.beta:
         frozen = sharding_rules.device_put_global({"params": lm.params}, shardings.trained)
         state, shardings = state.replace(frozen=frozen), shardings.replace(frozen=shardings.trained)
     return state, shardings, mesh
@@ -176,18 +166,18 @@ def run(
     Returns:
       The folder of the booster.
     """
-    folder, fields = Path(workdir), train_config.section(config, "grpo")
+    folder, fields = Path(workdir), grpo_section(config)
     lm = stage.base(lm, fields)
     loss_config(fields)
     prompts_path = local_file(prompts_path)
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
         "generator": generator.fingerprint,
         "weights": dict(fields.weights or suite.weights),
-        "floors": minimum_scores(fields.floors, suite.floors),
+        "constraints": minimum_scores(fields.constraints, suite.floors),
     }
     if stage.finished(folder, about):
         return folder / "booster"
-    prompts = usable_prompts(read_prompt_set(prompts_path).prompts, fields.count)
+    prompts = usable_prompts(read_prompt_set(prompts_path).prompts, fields.max_prompts or 0)
     steps, per_epoch = stage.count_steps(fields, len(prompts) * fields.num_generations)
     schedule = make_schedule(
         fields, "grpo", steps * fields.num_iterations, per_epoch * fields.num_iterations
@@ -212,9 +202,9 @@ def run(
         steps,
         folder,
         mesh,
-        fields.save_every,
-        fields.keep,
-        fields.log_every,
+        fields.save_steps,
+        fields.save_total_limit,
+        fields.logging_steps,
         stage.reporter(folder.name, steps, progress),
         rollouts,
         stage.operations(

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pav_jax.errors import BadInput
-
-LOSS_TYPES = ("grpo", "dapo", "bnpo", "dr_grpo")
+from pav_jax.train.config import GRPO_LOSS_TYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +42,10 @@ class PolicyLoss:
     def __post_init__(self):
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
         object.__setattr__(self, "epsilon_high", high)
-        if self.loss_type not in LOSS_TYPES:
+        if self.loss_type not in GRPO_LOSS_TYPES:
             raise BadInput(
                 f"grpo.loss_type={self.loss_type!r} is not known; choose from"
-                f" {', '.join(LOSS_TYPES)}"
+                f" {', '.join(GRPO_LOSS_TYPES)}"
             )
         if not self.beta >= 0:
             raise BadInput(f"grpo.beta={self.beta} must be 0 (no divergence term) or more")

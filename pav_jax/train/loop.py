@@ -185,7 +185,7 @@ class _Log:
             if not math.isfinite(line["loss"]):
                 raise BadInput(
                     f"{self._path}: the loss is {line['loss']} at step {line['step']}; lower"
-                    " learning_rate, set grad_clip, or check the checkpoint the training starts"
+                    " learning_rate, set max_grad_norm, or check the checkpoint the training starts"
                     " from"
                 )
         self._write("a", lines)
@@ -246,16 +246,16 @@ def fit(
     steps: int,
     folder: Path,
     mesh: Mesh,
-    save_every: int = 100,
-    keep: int = 2,
-    log_every: int = 10,
+    save_steps: int | None = 100,
+    save_total_limit: int = 2,
+    logging_steps: int = 10,
     report: Report = lambda done, text: None,
     prepare: Prepare = lambda state, batch: (batch, {}),
     operations: Callable[[Batch], float] = lambda batch: 0.0,
 ) -> TrainState:
     """Trains to `steps`, from the newest checkpoint in `folder/checkpoints` where there is one.
 
-    Metrics stay on the device for `log_every` steps, so that steps follow each other without
+    Metrics stay on the device for `logging_steps` steps, so that steps follow each other without
     waiting for the host. Each line of `metrics.jsonl` has the step's own values and, of the steps
     logged with it, the tokens per second and the
     model FLOPs utilization: mfu = operations by formula / (seconds * chips * a chip's published
@@ -272,7 +272,10 @@ def fit(
         it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopOnSignal() as stop:
+    with (
+        Checkpoints(folder / "checkpoints", save_total_limit) as checkpoints,
+        _StopOnSignal() as stop,
+    ):
         done, saved = 0, -1
         if (found := checkpoints.restore(_saved_part(state), batches)) is not None:
             done = saved = found[0]
@@ -292,8 +295,8 @@ def fit(
             done += 1
             log.add(metrics | seen, tokens, operations(batch))
             leave = stop.asked or checkpoints.preempted(done)
-            due = leave or done == steps or (save_every > 0 and done % save_every == 0)
-            if due or done % log_every == 0:
+            due = leave or done == steps or (save_steps is not None and done % save_steps == 0)
+            if due or done % logging_steps == 0:
                 log.flush()
             if due and saved != done:
                 checkpoints.save(done, _saved_part(state), batches)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pav_jax.errors import BadInput
-
-LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "sigmoid_norm", "sft")
+from pav_jax.train.config import DPO_LOSS_TYPES
 
 
 def sft_loss(
@@ -58,10 +57,10 @@ class PreferenceLoss:
         )
         object.__setattr__(self, "loss_type", types)
         object.__setattr__(self, "loss_weights", weights)
-        if not types or (unknown := [t for t in types if t not in LOSS_TYPES]):
+        if not types or (unknown := [t for t in types if t not in DPO_LOSS_TYPES]):
             name = unknown[0] if types else ""
             raise BadInput(
-                f"dpo.loss_type={name!r} is not known; choose from {', '.join(LOSS_TYPES)}"
+                f"dpo.loss_type={name!r} is not known; choose from {', '.join(DPO_LOSS_TYPES)}"
             )
         if len(weights) != len(types):
             raise BadInput(

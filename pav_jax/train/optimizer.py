@@ -9,8 +9,8 @@ import optax
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
-
-SCHEDULES = ("linear", "cosine", "constant", "exponential_per_epoch")
+from pav_jax.train.config import SCHEDULES
+from pav_jax.train.config import SCHEDULES
 
 
 def make_schedule(
@@ -22,13 +22,13 @@ def make_schedule(
     `total_steps`; half a cosine to 0; constant; or times `decay_per_epoch` after every epoch
     (llama-recipes' StepLR, 0.85).
     """
-    if config.schedule not in SCHEDULES:
+    if config.lr_scheduler_type not in SCHEDULES:
         raise BadInput(
-            f"{section}.schedule={config.schedule!r} is not known; choose from"
+            f"{section}.lr_scheduler_type={config.lr_scheduler_type!r} is not known; choose from"
             f" {', '.join(SCHEDULES)}"
         )
     warmup = math.ceil(config.warmup_ratio * total_steps)
-    peak, kind, decay = config.learning_rate, config.schedule, config.decay_per_epoch
+    peak, kind, decay = config.learning_rate, config.lr_scheduler_type, config.decay_per_epoch
 
     def schedule(step):
         progress = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
@@ -57,7 +57,7 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
 
         return jax.tree_util.tree_map_with_path(one, params)
 
-    clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
+    clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
     return optax.chain(
         *clip,
         optax.adamw(

@@ -36,7 +36,6 @@ from pav_jax.train.loop import Batch, TrainState
 
 log = logging.getLogger(__name__)
 
-SCALES = ("group", "batch", "none")
 FAITH = "FAITH"
 TINY = 1e-4  # TRL's, added to the deviation
 
@@ -167,7 +166,7 @@ class Rollouts:
 
     def _sample(self, state: TrainState, number: int, prompts: Sequence[int]) -> list[list[int]]:
         """Token ids of the step's completions, drawn from the policy in `state`."""
-        if self.fields.full:
+        if self.fields.full_finetuning:
             policy = dataclasses.replace(self.lm, params=state.trained["params"])
         else:
             policy = dataclasses.replace(self.lm, params=state.frozen["params"]).with_lora(
@@ -235,7 +234,7 @@ def check_rewards(fields: ConfigDict, suite: Any) -> None:
     video is made."""
     for field, named in (
         ("weights", fields.weights or {}),
-        ("floors", minimum_scores(fields.floors, suite.floors)),
+        ("constraints", minimum_scores(fields.constraints, suite.floors)),
     ):
         if unknown := sorted(set(named) - set(suite.names)):
             raise BadInput(
@@ -256,7 +255,7 @@ def rewards(
 
     reward = overall + faith_weight * FAITH, where overall is the suite's weighted sum of scores
     against the user's prompt. A candidate below a floor gets the least reward of its group, minus
-    floor_penalty * (1 + how far it is below
+    constraint_penalty * (1 + how far it is below
     its floors): it is worse than whatever keeps them, however well it scores, and the further below
       the worse, so that
     a group in which nothing keeps them still learns which way is up.
@@ -276,7 +275,7 @@ def rewards(
     below_PxG = np.isfinite(value_PxG) & (short_PxG > 0)
     least_Px1 = np.where(np.isfinite(value_PxG), value_PxG, np.inf).min(axis=1, keepdims=True)
     return (
-        np.where(below_PxG, least_Px1 - fields.floor_penalty * (1 + short_PxG), value_PxG),
+        np.where(below_PxG, least_Px1 - fields.constraint_penalty * (1 + short_PxG), value_PxG),
         below_PxG.ravel(),
     )
 
@@ -329,7 +328,7 @@ def describe(
         },
         "advantages/abs_mean": mean(np.abs(advantage_B)),
         "advantages/max": float(np.abs(advantage_B).max()),
-        "completions/below_floor": mean(below_B),
+        "completions/infeasible": mean(below_B),
         "completions/without_reward": float(1 - known_B.mean()),
     }
 

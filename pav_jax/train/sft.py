@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.train import config as train_config
 from pav_jax.train import stage
+from pav_jax.train.config import sft_section
 from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
 from pav_jax.train.losses import sft_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
@@ -35,21 +35,23 @@ def make_train_step(
         examples = batch["ids"].shape[0] if packed is None else jnp.sum(jnp.max(packed, axis=1))
 
         def loss_fn(trained, rows, key):
-            dropout = key if fields.lora.lora_dropout and not fields.full else None
+            dropout = key if fields.lora.lora_dropout and not fields.full_finetuning else None
             logp_BxT = stage.log_probs(
                 model,
                 {**state.frozen, **trained},
                 rows["ids"],
-                fields.loss_chunk,
+                fields.loss_chunk_size,
                 dropout,
                 segments_BxT=rows.get("segments"),
                 wanted_BxT=rows["answer"],
-                fixed_head=not fields.full,
+                fixed_head=not fields.full_finetuning,
             )
             loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
             return loss, {"loss": loss}
 
-        grads, metrics = gradients(loss_fn, state.trained, batch, key, fields.grad_accumulation)
+        grads, metrics = gradients(
+            loss_fn, state.trained, batch, key, fields.gradient_accumulation_steps
+        )
         metrics |= {
             "lengths/answer": answer_tokens / examples,
             "grad_norm": optax.global_norm(grads),
@@ -84,7 +86,7 @@ def run(
       BadInput: the data, the configuration or the work directory cannot be used.
       SystemExit: SIGTERM came; the state is saved.
     """
-    folder, fields = Path(workdir), train_config.section(config, "sft")
+    folder, fields = Path(workdir), sft_section(config)
     lm = stage.base(lm, fields)
     about = stage.identity("sft", fields, config.seed, lm, pairs_path)
     if stage.finished(folder, about):
@@ -106,9 +108,9 @@ def run(
         steps,
         folder,
         mesh,
-        fields.save_every,
-        fields.keep,
-        fields.log_every,
+        fields.save_steps,
+        fields.save_total_limit,
+        fields.logging_steps,
         stage.reporter(folder.name, steps, progress),
         operations=stage.operations(lm, fields, state.trained),
     )

@@ -36,14 +36,14 @@ from pav_jax.train.loop import Report, TrainState, state_shardings
 
 # fields that may change between two runs of one training: they move no number of the loss curve
 FREE_FIELDS = {
-    "log_every",
-    "save_every",
-    "keep",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
     "remat",
     "remat_policy",
-    "unroll",
-    "loss_chunk",
-    "grad_accumulation",
+    "unroll_layers",
+    "loss_chunk_size",
+    "gradient_accumulation_steps",
     "length_buckets",
     "packing",
     "pairs",
@@ -94,7 +94,7 @@ def read_data(
     answers = batches.ANSWERS[name]
     found = batches.survey(source, encoder, answers, path)
     print(f"{name}: {found}", file=sys.stderr)
-    if fields.get("packing"):
+    if getattr(fields, "packing", False):
         shards = batch_shards(lm.mesh) if lm.mesh is not None else 1
         return Data(
             source,
@@ -102,7 +102,7 @@ def read_data(
             answers,
             (fields.max_length,),
             found.sizes,
-            fields.grad_accumulation * shards,
+            fields.gradient_accumulation_steps * shards,
         )
     lengths = batches.buckets(fields.length_buckets, found.longest, fields.max_length)
     return Data(source, encoder, answers, lengths, found.sizes)
@@ -130,7 +130,8 @@ def count_steps(fields: ConfigDict, examples: int) -> tuple[int, int]:
     next one's first."""
     per_epoch = max(1, math.ceil(examples / fields.batch_size))
     return (
-        fields.steps or max(1, math.ceil(fields.epochs * examples / fields.batch_size)),
+        fields.max_steps
+        or max(1, math.ceil(fields.num_train_epochs * examples / fields.batch_size)),
         per_epoch,
     )
 
@@ -182,7 +183,7 @@ def training_model(lm: LanguageModel, fields: ConfigDict) -> Any:
     how = {
         "remat": fields.remat,
         "remat_policy": fields.remat_policy,
-        "unroll": fields.unroll,
+        "unroll": fields.unroll_layers,
         "flat_rows": lm.mesh is None or lm.mesh.shape["sequence"] == 1,
     }
     model = lora.with_lora(lm.model, lora_config(fields)).clone(**how)
@@ -223,12 +224,12 @@ def make_state(
     mesh = lm.mesh if lm.mesh is not None else make_mesh()
     check_batch(
         mesh,
-        fields.batch_size // fields.grad_accumulation,
-        f"config.{name}: batch_size / grad_accumulation",
+        fields.batch_size // fields.gradient_accumulation_steps,
+        f"config.{name}: batch_size / gradient_accumulation_steps",
     )
     key = jax.random.key(seed)
     param_axes = logical_axes(weights(lm.config))
-    if fields.full:
+    if fields.full_finetuning:
         frozen, frozen_axes = {}, {}
         trained = {"params": jax.tree.map(lambda p: jnp.array(p, jnp.float32), lm.params)}
         trained_axes = {"params": param_axes}
@@ -250,7 +251,7 @@ def make_state(
         raise AssertionError(f"{count} parameters would be trained, {expected} should be")
     what = (
         "all parameters"
-        if fields.full
+        if fields.full_finetuning
         else f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
     )
     print(
@@ -299,12 +300,14 @@ def operations(
       passes: forward passes without gradient, as a reference takes.
       updates: optimizer steps on one batch.
     """
-    adapter = 0 if fields.full else lora.count(trained)
+    adapter = 0 if fields.full_finetuning else lora.count(trained)
 
     def of(batch: Mapping[str, Any]) -> float:
         *rows, T = batch["ids"].shape
         one = flops.forward(lm.config, math.prod(rows) * jax.process_count(), T, T, T, adapter)
-        return updates * flops.training_step(one, fields.full) + passes * (one.total - one.adapters)
+        return updates * flops.training_step(one, fields.full_finetuning) + passes * (
+            one.total - one.adapters
+        )
 
     return of
 
@@ -325,7 +328,11 @@ def identity(
     }
     return _plain(
         about
-        | {field: value for field, value in fields.to_dict().items() if field not in FREE_FIELDS}
+        | {
+            field: value
+            for field, value in dataclasses.asdict(fields).items()
+            if field not in FREE_FIELDS
+        }
     )
 
 
@@ -366,7 +373,7 @@ def _plain(value: Any) -> Any:
 def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folder: Path) -> Path:
     """Merges the adapter and writes `folder/booster`, which appears whole, in the base model's
     dtype; before it, unless all parameters were trained, `folder/adapter` for PEFT."""
-    if fields.full:
+    if fields.full_finetuning:
         params = jax.tree.map(
             lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params
         )
@@ -378,7 +385,7 @@ def save_booster(lm: LanguageModel, state: TrainState, fields: ConfigDict, folde
     if jax.process_index() == 0:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped while saving
         try:
-            if not fields.full:
+            if not fields.full_finetuning:
                 adapted = lm.with_lora(adapter, lora_config(fields))
                 adapted = dataclasses.replace(adapted, path=_base_name(lm, folder / "adapter"))
                 adapted.save_pretrained(folder / "adapter", merge_adapter=False)

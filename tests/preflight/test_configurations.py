@@ -37,7 +37,7 @@ def test_llama3_8b_slice_fits_mesh_and_batch(argument):
     assert mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence == chips
     assert mesh.data % config.check.num_slices == 0
     options = config[config.check.programs[0]]
-    rows = options.batch_size // options.grad_accumulation
+    rows = options.batch_size // options.gradient_accumulation_steps
     assert rows % (mesh.data * mesh.fsdp) == 0
 
 
@@ -65,7 +65,7 @@ def test_training_batches_fit_mesh(name):
     config = load(f"configs/{name}.py")
     shards = config.mesh.data * config.mesh.fsdp
     for options in (config.sft, config.dpo):
-        assert options.batch_size // options.grad_accumulation % shards == 0
+        assert options.batch_size // options.gradient_accumulation_steps % shards == 0
 
 
 def test_cogvideox_1_5_default_size():

@@ -72,7 +72,7 @@ def test_forward_flops_by_hand(lm):
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_training_flops_match_formula(lm, config, stage, full):
-    config[stage].full = full
+    config[stage].full_finetuning = full
     config[stage].remat = False
     counted = counted_flops(stage, config, lm)
     formula = rewriter_programs.training(stage, config, lm).phases[0].flops
@@ -88,7 +88,7 @@ def test_training_flops_with_accumulation(lm, config):
     config.dpo.remat = False
     counts = []
     for steps in (1, 4):
-        config.dpo.grad_accumulation = steps
+        config.dpo.gradient_accumulation_steps = steps
         counts.append(counted_flops("dpo", config, lm))
     assert counts[0] == counts[1]
 

@@ -25,6 +25,6 @@ def set_batch(config, max_length=32, batch_size=4):
     """Sets the batch of SFT and DPO in `config`, without accumulation, and returns it."""
     for options in (config.sft, config.dpo):
         options.batch_size = batch_size
-        options.grad_accumulation = 1
+        options.gradient_accumulation_steps = 1
         options.max_length = max_length
     return config

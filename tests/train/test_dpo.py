@@ -29,16 +29,16 @@ def make_config(**changes):
     fields = dpo_config()
     fields.update(
         dict(
-            steps=6,
+            max_steps=6,
             batch_size=4,
-            grad_accumulation=1,
+            gradient_accumulation_steps=1,
             learning_rate=1e-2,
-            schedule="constant",
+            lr_scheduler_type="constant",
             warmup_ratio=0.0,
             max_length=32,
-            save_every=3,
-            log_every=1,
-            loss_chunk=8,
+            save_steps=3,
+            logging_steps=1,
+            loss_chunk_size=8,
         )
     )
     fields.update(changes)
@@ -78,7 +78,7 @@ def test_first_loss_is_ln_2_exactly(straight):
 
 def test_first_loss_is_ln_2_in_bfloat16_with_dropout(preferences, tmp_path):
     lm = tiny.make_lm(dtype=jnp.bfloat16)
-    dpo.run(make_config(steps=2, lora=dict(lora_dropout=0.3)), lm, preferences, tmp_path)
+    dpo.run(make_config(max_steps=2, lora=dict(lora_dropout=0.3)), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2 and losses(tmp_path)[1] != LN_2
 
 
@@ -112,8 +112,8 @@ def test_metrics_name_what_a_reader_asks_for(straight):
     "changes",
     [
         dict(precompute_ref_log_probs=True),
-        dict(grad_accumulation=2),
-        dict(loss_chunk=512, remat=False),
+        dict(gradient_accumulation_steps=2),
+        dict(loss_chunk_size=512, remat=False),
         dict(length_buckets=(8, 12, 16)),
     ],
     ids=lambda c: next(iter(c)),
@@ -124,7 +124,7 @@ def test_ways_to_compute_the_same_thing_agree(straight, lm, preferences, tmp_pat
 
 
 def test_full_tuning_measures_against_the_model_it_began_with(lm, preferences, tmp_path):
-    dpo.run(make_config(full=True, learning_rate=1e-3), lm, preferences, tmp_path)
+    dpo.run(make_config(full_finetuning=True, learning_rate=1e-3), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(LN_2, abs=1e-6)
     assert losses(tmp_path)[-1] < 0.9 * LN_2
 
@@ -177,7 +177,7 @@ dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_p
 
 def test_second_round_starts_from_the_first_round_s_booster(straight, lm, preferences, tmp_path):
     booster = LanguageModel.from_pretrained(straight / "booster", dtype="float32")
-    dpo.run(make_config(steps=2), booster, preferences, tmp_path)
+    dpo.run(make_config(max_steps=2), booster, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2
     assert lines(tmp_path)[0]["logps/chosen"] > lines(straight)[0]["logps/chosen"] - 1e-3
 

@@ -20,8 +20,8 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from pav_jax.train import grpo, rollouts, stage
-from pav_jax.train.config import grpo_config
-from pav_jax.train.grpo_loss import LOSS_TYPES, PolicyLoss, policy_loss
+from pav_jax.train.config import GRPO_LOSS_TYPES, REWARD_SCALES, grpo_config
+from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.loop import compile_step
 from tests.fakes import Generator, Suite
 from tests.train import tiny
@@ -34,16 +34,16 @@ def make_config(**changes):
     fields = grpo_config()
     fields.update(
         dict(
-            steps=STEPS,
+            max_steps=STEPS,
             batch_size=32,
-            grad_accumulation=1,
+            gradient_accumulation_steps=1,
             num_generations=8,
             max_completion_length=8,
             learning_rate=2e-2,
-            schedule="constant",
+            lr_scheduler_type="constant",
             beta=0.02,
-            loss_chunk=16,
-            save_every=2,
+            loss_chunk_size=16,
+            save_steps=2,
             remat=False,
         )
     )
@@ -124,7 +124,7 @@ def test_metrics_name_what_a_reader_asks_for(straight):
         "rewards/FAITH/mean",
         "advantages/abs_mean",
         "advantages/max",
-        "completions/below_floor",
+        "completions/infeasible",
         "completions/without_reward",
         "completions/mean_length",
         "completions/clipped_ratio",
@@ -212,7 +212,7 @@ def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
         return math.nan if len(suite.sizes) > 2 or len(refined.split()) % 2 else 1.0
 
     suite = make_suite(value)
-    grpo.run(make_config(steps=2), lm, prompts, Generator(), suite, tmp_path)
+    grpo.run(make_config(max_steps=2), lm, prompts, Generator(), suite, tmp_path)
     some, none = lines(tmp_path)
     assert (
         math.isfinite(some["loss"])
@@ -247,7 +247,7 @@ def random_batch():
 
 def stepped(lm, batch, steps=1, **changes):
     """(state, metrics, the state before the last step) after plain gradient steps."""
-    fields = make_config(**{"batch_size": 8, "loss_chunk": 5, **changes}).grpo
+    fields = make_config(**{"batch_size": 8, "loss_chunk_size": 5, **changes}).grpo
     model, tx = stage.training_model(lm, fields), optax.sgd(1.0)
     state, shardings, _ = grpo.make_state(lm, fields, tx, 0)
     step = compile_step(grpo.make_train_step(model, tx, lambda _: 1.0, fields), shardings)
@@ -257,7 +257,7 @@ def stepped(lm, batch, steps=1, **changes):
     return state, metrics, before
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", GRPO_LOSS_TYPES)
 def test_losses_of_parts_add_up(loss_type):
     rng, batch = np.random.default_rng(0), random_batch()
     logp, old, reference = (jnp.asarray(rng.normal(size=(8, 16)), jnp.float32) for _ in range(3))
@@ -278,9 +278,9 @@ def test_further_iterations_measure_against_the_policy_that_sampled(lm):
     a divergence."""
     batch = random_batch()
     state, metrics, before = stepped(
-        lm, batch, num_iterations=2, grad_accumulation=4, temperature=0.7, beta=0.5
+        lm, batch, num_iterations=2, gradient_accumulation_steps=4, temperature=0.7, beta=0.5
     )
-    fields = make_config(batch_size=8, loss_chunk=5, temperature=0.7, beta=0.5).grpo
+    fields = make_config(batch_size=8, loss_chunk_size=5, temperature=0.7, beta=0.5).grpo
     model = stage.training_model(lm, fields)
 
     @jax.jit
@@ -313,10 +313,12 @@ def test_further_iterations_measure_against_the_policy_that_sampled(lm):
 
 
 def test_full_tuning_keeps_the_model_it_began_with_where_beta_asks_for_it(lm):
-    state, metrics, _ = stepped(lm, random_batch(), steps=2, full=True, beta=0.1)
+    state, metrics, _ = stepped(lm, random_batch(), steps=2, full_finetuning=True, beta=0.1)
     jax.tree.map(np.testing.assert_array_equal, state.frozen["params"], lm.params)
     assert float(metrics["kl"]) > 1e-6
-    state, _, _ = grpo.make_state(lm, make_config(full=True, beta=0.0).grpo, optax.sgd(1.0), 0)
+    state, _, _ = grpo.make_state(
+        lm, make_config(full_finetuning=True, beta=0.0).grpo, optax.sgd(1.0), 0
+    )
     assert state.frozen == {}
 
 
@@ -337,17 +339,19 @@ def reward(rows, **changes):
 
 def test_faith_is_added_and_a_floor_puts_a_rewrite_last_in_its_group():
     rows = [(2.0, 1.0), (9.0, 0.5), (1.0, 0.8), (9.0, 0.0)]
-    assert reward(rows, faith_weight=0.0, floors={}) == ([2.0, 9.0, 1.0, 9.0], [False] * 4)
-    assert reward(rows, faith_weight=2.0, floors={})[0] == [4.0, 10.0, 2.6, 9.0]
+    assert reward(rows, faith_weight=0.0, constraints={}) == ([2.0, 9.0, 1.0, 9.0], [False] * 4)
+    assert reward(rows, faith_weight=2.0, constraints={})[0] == [4.0, 10.0, 2.6, 9.0]
     # the least of 4, 10, 2.6 and 9, minus 0.5 (1 + what is missing to 0.75)
-    found, below = reward(rows, faith_weight=2.0, floors={"FAITH": 0.75}, floor_penalty=0.5)
+    found, below = reward(
+        rows, faith_weight=2.0, constraints={"FAITH": 0.75}, constraint_penalty=0.5
+    )
     assert found == pytest.approx([4.0, 2.6 - 0.5 * 1.25, 2.6, 2.6 - 0.5 * 1.75])
     assert below == [False, True, False, True]
-    every = reward([(2.0, 0.2), (3.0, 0.4)], floors={"FAITH": 0.75})[0]
+    every = reward([(2.0, 0.2), (3.0, 0.4)], constraints={"FAITH": 0.75})[0]
     assert every[0] < every[1] < 2.2  # none keeps the floor: the nearer one still wins
 
 
-@pytest.mark.parametrize("scale", rollouts.SCALES)
+@pytest.mark.parametrize("scale", REWARD_SCALES)
 def test_a_missing_reward_has_no_advantage_and_moves_no_other(scale):
     rows = np.array(
         [[1.0, np.nan, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0], [np.nan] * 4, [7.0, np.nan, np.nan, np.nan]]
@@ -388,12 +392,12 @@ def test_prompts_come_in_an_order_of_seed_and_epoch():
         (dict(epsilon=1.5), "epsilon=1.5"),
         (dict(beta=-1.0), "beta"),
         (dict(scale_rewards="all"), "scale_rewards='all'"),
-        (dict(floors={"FAIT": 0.5}), "floors.FAIT"),
+        (dict(constraints={"FAIT": 0.5}), "constraints.FAIT"),
         (dict(weights={"VQ": 1.0}), "VQ"),
         (dict(betas=1.0), "betas"),
         (dict(batch_size=80), "takes batch_size / num_generations = 10 prompts, .* has 8"),
         (dict(num_iterations=0), "num_iterations=0"),
-        (dict(floor_penalty=-1.0), "floor_penalty"),
+        (dict(constraint_penalty=-1.0), "constraint_penalty"),
     ],
 )
 def test_configuration_that_cannot_work_is_refused_by_name(lm, prompts, tmp_path, changes, named):

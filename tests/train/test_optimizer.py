@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 def fields(**changes):
     config = sft_config()
-    config.update(dict(learning_rate=0.01, schedule="constant") | changes)
+    config.update(dict(learning_rate=0.01, lr_scheduler_type="constant") | changes)
     return config
 
 
@@ -39,24 +39,26 @@ def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
         want.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    schedule = make_schedule(fields(schedule=kind, warmup_ratio=warmup_ratio), "sft", total, 5)
+    schedule = make_schedule(
+        fields(lr_scheduler_type=kind, warmup_ratio=warmup_ratio), "sft", total, 5
+    )
     np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(total)), want, rtol=1e-5, atol=1e-9)
 
 
 def test_exponential_schedule_falls_once_per_epoch():
-    schedule = make_schedule(fields(schedule="exponential_per_epoch"), "sft", 12, 4)
+    schedule = make_schedule(fields(lr_scheduler_type="exponential_per_epoch"), "sft", 12, 4)
     np.testing.assert_allclose(
         jax.vmap(schedule)(jnp.arange(12)), 0.01 * 0.85 ** (np.arange(12) // 4), rtol=1e-5
     )
 
 
 def test_unknown_schedule_is_refused_by_name():
-    with pytest.raises(BadInput, match="dpo.schedule='step'"):
-        make_schedule(fields(schedule="step"), "dpo", 10, 5)
+    with pytest.raises(BadInput, match="dpo.lr_scheduler_type='step'"):
+        make_schedule(fields(lr_scheduler_type="step"), "dpo", 10, 5)
 
 
-@pytest.mark.parametrize("weight_decay, grad_clip", [(0.0, 0.0), (0.1, 0.0), (0.05, 0.5)])
-def test_updates_are_those_of_torch(weight_decay, grad_clip):
+@pytest.mark.parametrize("weight_decay, max_grad_norm", [(0.0, None), (0.1, None), (0.05, 0.5)])
+def test_updates_are_those_of_torch(weight_decay, max_grad_norm):
     """AdamW after clipping; norms and biases do not decay."""
     rng = np.random.default_rng(0)
     start = {
@@ -72,14 +74,16 @@ def test_updates_are_those_of_torch(weight_decay, grad_clip):
     optimizer = torch.optim.AdamW(
         [{"params": [p], "weight_decay": d} for p, d in zip(theirs, decays, strict=True)], lr=0.01
     )
-    tx = make_optimizer(fields(weight_decay=weight_decay, grad_clip=grad_clip), lambda _: 0.01)
+    tx = make_optimizer(
+        fields(weight_decay=weight_decay, max_grad_norm=max_grad_norm), lambda _: 0.01
+    )
     ours, state = jax.tree.map(jnp.asarray, start), tx.init(start)
     for _ in range(5):
         grads = [rng.normal(size=x.shape).astype(np.float32) for x in leaves]
         for p, g in zip(theirs, grads, strict=True):
             p.grad = torch.tensor(g)
-        if grad_clip:
-            torch.nn.utils.clip_grad_norm_(theirs, grad_clip)
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(theirs, max_grad_norm)
         optimizer.step()
         updates, state = tx.update(structure.unflatten(map(jnp.asarray, grads)), state, ours)
         ours = optax.apply_updates(ours, updates)

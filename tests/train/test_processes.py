@@ -34,9 +34,9 @@ read, part = [], TensorFolder.part
 TensorFolder.part = lambda *about: read.append(part(*about)) or read[-1]
 _, base = folders.load(hf, folder / "base", "float32", functools.partial(sharding_rules.sharding, mesh=make_mesh(fsdp=4)))
 print(sum(p.size for p in read) / sum(p.size for p in jax.tree.leaves(base)), flush=True)
-common = dict(steps=steps, save_every=2, batch_size=8, log_every=1)
+common = dict(max_steps=steps, save_steps=2, batch_size=8, logging_steps=1)
 sft.run(test_sft.make_config(**common, length_buckets=(16, 24)), lm, folder / "sft_pairs.jsonl", folder / "sft")
-dpo.run(test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4), precompute_ref_log_probs=True), lm,
+dpo.run(test_dpo.make_config(**common, gradient_accumulation_steps=2, lora=dict(r=4), precompute_ref_log_probs=True), lm,
         folder / "preferences.jsonl", folder / "dpo")
 """
 
@@ -79,7 +79,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     pairs = tiny.write_pairs(folder / "sft_pairs.jsonl")
     preferences = tiny.write_preferences(folder / "preferences.jsonl")
-    common = dict(steps=3, save_every=0, batch_size=8)
+    common = dict(max_steps=3, save_steps=None, batch_size=8)
     sft.run(test_sft.make_config(**common), tiny.make_lm(), pairs, folder / "sft")
     dpo.run(
         test_dpo.make_config(**common, lora=dict(r=4)), tiny.make_lm(), preferences, folder / "dpo"

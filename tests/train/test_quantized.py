@@ -40,13 +40,13 @@ def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
 def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind, near, tmp_path):
     pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
     losses = {}
-    for quantize in ("", kind):
+    for quantize in (None, kind):
         folder = tmp_path / (quantize or "whole")
         booster = sft.run(test_sft.make_config(quantize=quantize), tiny.make_lm(), pairs, folder)
         losses[quantize] = [
             json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
         ]
-    assert 0 < abs(losses[kind][0] - losses[""][0]) < near
+    assert 0 < abs(losses[kind][0] - losses[None][0]) < near
     assert losses[kind][-1] < losses[kind][0] - 0.2
     saved = transformers.AutoModelForCausalLM.from_pretrained(booster)
     assert all(p.isfinite().all() for p in saved.parameters())
@@ -56,7 +56,7 @@ def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind
     "changes, message",
     [
         ({"quantize": "int3"}, "'int3' is not known; choose from int8, int4, nf4"),
-        ({"quantize": "nf4", "full": True}, "full tuning has no frozen base"),
+        ({"quantize": "nf4", "full_finetuning": True}, "full fine-tuning has no frozen base"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message, tmp_path):

@@ -25,14 +25,14 @@ def make_config(**changes):
     fields = sft_config()
     fields.update(
         dict(
-            steps=6,
+            max_steps=6,
             batch_size=4,
             learning_rate=3e-2,
-            schedule="constant",
+            lr_scheduler_type="constant",
             max_length=32,
-            save_every=2,
-            log_every=2,
-            loss_chunk=8,
+            save_steps=2,
+            logging_steps=2,
+            loss_chunk_size=8,
         )
     )
     fields.lora.lora_dropout = 0.0
@@ -144,11 +144,11 @@ def signal_at(step):
 @pytest.mark.parametrize("stop", [crash_at, signal_at])
 @pytest.mark.parametrize(
     "changes",
-    [dict(), dict(lora=dict(lora_dropout=0.2)), dict(full=True, learning_rate=1e-3)],
+    [dict(), dict(lora=dict(lora_dropout=0.2)), dict(full_finetuning=True, learning_rate=1e-3)],
     ids=["lora", "dropout", "full"],
 )
 def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
-    config = make_config(log_every=1, save_every=3, **changes)
+    config = make_config(logging_steps=1, save_steps=3, **changes)
     sft.run(config, lm, pairs, tmp_path / "straight")
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
         sft.run(config, lm, pairs, tmp_path / "stopped", stop(4))
@@ -172,7 +172,7 @@ def test_finished_training_is_not_repeated(straight, lm, pairs):
 
 
 def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_path):
-    config = make_config(log_every=1, save_every=2)
+    config = make_config(logging_steps=1, save_steps=2)
     sft.run(config, lm, pairs, tmp_path)
     want = curve(tmp_path)[1]
     shutil.rmtree(tmp_path / "booster")
@@ -223,14 +223,14 @@ def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path
     config = LoraConfig(r=2, lora_alpha=4.0, target_modules=("o_proj",))
     adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
     with_adapter = lm.with_lora(adapter, config)
-    sft.run(make_config(steps=1), with_adapter, pairs, tmp_path / "adapter")
+    sft.run(make_config(max_steps=1), with_adapter, pairs, tmp_path / "adapter")
     sft.run(
-        make_config(steps=1),
+        make_config(max_steps=1),
         lm.with_params(merge(lm.params, adapter, config)),
         pairs,
         tmp_path / "merged",
     )
-    sft.run(make_config(steps=1), lm, pairs, tmp_path / "base")
+    sft.run(make_config(max_steps=1), lm, pairs, tmp_path / "base")
     got, want, base = (curve(tmp_path / name)[1] for name in ("adapter", "merged", "base"))
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert abs(got[0] - base[0]) > 1e-3
@@ -244,7 +244,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
     }
     results = []
     for parts in (1, 4):
-        fields = make_config(batch_size=8, grad_accumulation=parts).sft
+        fields = make_config(batch_size=8, gradient_accumulation_steps=parts).sft
         tx = optax.sgd(1.0)
         state, shardings, _ = stage.make_state("sft", lm, fields, tx, 0)
         step = compile_step(
@@ -267,12 +267,12 @@ def test_one_program_serves_all_steps(lm, pairs, tmp_path):
         patch.setattr(
             logging.Logger, "handle", lambda self, record: names.append(record.getMessage())
         )
-        sft.run(make_config(steps=5), lm, pairs, tmp_path)
+        sft.run(make_config(max_steps=5), lm, pairs, tmp_path)
     assert sum("Compiling jit(step)" in name for name in names) == 1
 
 
 def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys):
-    config = make_config(steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
+    config = make_config(max_steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
     sft.run(config, lm, pairs, tmp_path)
     count = 2 * 4 * ((32 + 32) + (48 + 32))  # layers, rank, in + out
     assert (
@@ -284,10 +284,10 @@ def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys)
     "changes, named",
     [
         (dict(lora=dict(target_modules=("no_such_layer",))), "no_such_layer"),
-        (dict(grad_accumulation=3), "grad_accumulation"),
-        (dict(schedule="cosin"), "cosin"),
+        (dict(gradient_accumulation_steps=3), "gradient_accumulation_steps"),
+        (dict(lr_scheduler_type="cosin"), "cosin"),
         (dict(batch_size=0), "batch_size"),
-        (dict(steps=0, epochs=0.0), "epochs"),
+        (dict(max_steps=None, num_train_epochs=0.0), "epochs"),
     ],
 )
 def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, changes, named):
@@ -295,7 +295,7 @@ def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, 
         sft.run(make_config(**changes), lm, pairs, tmp_path)
 
 
-@pytest.mark.parametrize("field, value", [("batchsize", 3), ("epochs", "three")])
+@pytest.mark.parametrize("field, value", [("batchsize", 3), ("num_train_epochs", "three")])
 def test_unknown_field_or_wrong_type_is_refused_by_name(lm, pairs, tmp_path, field, value):
     config = ConfigDict({"seed": 0, "sft": {field: value}})
     with pytest.raises(BadInput, match=field):
@@ -310,7 +310,7 @@ def test_folder_of_another_training_is_refused(straight, lm, pairs):
 def test_folder_of_a_refused_configuration_can_be_used_again(lm, pairs, tmp_path):
     with pytest.raises(BadInput, match="no_such_layer"):
         sft.run(make_config(lora=dict(target_modules=("no_such_layer",))), lm, pairs, tmp_path)
-    assert sft.run(make_config(steps=1), lm, pairs, tmp_path).is_dir()
+    assert sft.run(make_config(max_steps=1), lm, pairs, tmp_path).is_dir()
 
 
 def test_missing_file_is_named(lm, tmp_path):
@@ -325,7 +325,12 @@ def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
 
 
 def test_packed_rows_give_the_losses_of_rows_apart(straight, lm, pairs, tmp_path):
-    sft.run(make_config(packing=True, grad_accumulation=2, save_every=0), lm, pairs, tmp_path)
+    sft.run(
+        make_config(packing=True, gradient_accumulation_steps=2, save_steps=None),
+        lm,
+        pairs,
+        tmp_path,
+    )
     np.testing.assert_allclose(curve(tmp_path)[1], curve(straight[0])[1], atol=1e-5)
     lines = [
         [

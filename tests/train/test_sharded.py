@@ -29,9 +29,9 @@ curves = {}
 for name, sizes in meshes.items():
     lm = tiny.make_lm(make_mesh(**sizes))
     assert lm.mesh.size == (8 if sizes else 1)
-    common = dict(steps=3, save_every=0, batch_size=16)
+    common = dict(max_steps=3, save_steps=None, batch_size=16)
     sft.run(test_sft.make_config(**common), lm, pairs, folder / name / "sft")
-    config = test_dpo.make_config(**common, grad_accumulation=2, lora=dict(r=4))
+    config = test_dpo.make_config(**common, gradient_accumulation_steps=2, lora=dict(r=4))
     dpo.run(config, lm, preferences, folder / name / "dpo")
     if name in ("1", "2x2x2"):
         config = test_dpo.make_config(**common, lora=dict(r=4), quantize="int8")
