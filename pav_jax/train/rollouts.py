@@ -267,7 +267,7 @@ def rewards(
         )
     value_PxG = np.where(np.isfinite(value_B), value_B, np.nan).reshape(-1, fields.num_generations)
     short_B = np.zeros(len(candidates))
-    for name, floor in minimum_scores(fields.floors, suite.floors).items():
+    for name, floor in minimum_scores(fields.constraints, suite.floors).items():
         short_B += np.maximum(
             floor - np.array([c.scores.get(name, np.nan) for c in candidates]), 0.0
         )
@@ -335,7 +335,7 @@ def describe(
 
 def weights(fields: ConfigDict, suite: Any) -> dict[str, float]:
     """Return the weights of `overall`: the stage's own, else the suite's."""
-    return stage_weights({"grpo": fields}, "grpo", suite)
+    return stage_weights({"grpo": {"weights": fields.weights}}, "grpo", suite)
 
 
 def _mean(values_PxG: Float[np.ndarray, "P G"]) -> Float[np.ndarray, "P 1"]:
