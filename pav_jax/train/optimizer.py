@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.train.config import SCHEDULES
-from pav_jax.train.config import SCHEDULES
 
 
 def make_schedule(
