@@ -160,5 +160,5 @@ def test_a_work_directory_takes_in_sections_that_are_newer_than_it(tmp_path):
     assert configuration.for_workdir(None, [], tmp_path).trust.seeds == (0, 1, 2, 3)
     configuration.claim(configuration.load(None, ["--config.trust.max_prompts=5"]), tmp_path)
     assert json.loads(file.read_text()) == whole | {"trust": whole["trust"] | {"max_prompts": 5}}
-    with pytest.raises(BadInput, match="trust.count = 5, now it is 6"):
-        configuration.claim(configuration.load(None, ["--config.trust.count=6"]), tmp_path)
+    with pytest.raises(BadInput, match="trust.max_prompts = 5, now it is 6"):
+        configuration.claim(configuration.load(None, ["--config.trust.max_prompts=6"]), tmp_path)

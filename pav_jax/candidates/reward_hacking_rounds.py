@@ -9,6 +9,7 @@ from etils import epath
 
 from pav_jax.candidates.reward_hacking import (
     REJECTED_REWRITES,
+    RewritesByPrompt,
     RoundStatistics,
     ScoredCandidate,
     grouped_statistics,
@@ -60,8 +61,8 @@ def pair_statistics(
         for p in preferences
         if (p.prompt, p.chosen) in by_text and (p.prompt, p.rejected) in by_text
     ]
-    chosen = {i: [pair[0]] for i, pair in enumerate(pairs)}
-    rejected = {i: [pair[1]] for i, pair in enumerate(pairs)}
+    chosen: RewritesByPrompt = {i: [pair[0]] for i, pair in enumerate(pairs)}
+    rejected: RewritesByPrompt = {i: [pair[1]] for i, pair in enumerate(pairs)}
     return grouped_statistics(f"dpo, round {round}", chosen, rejected, REJECTED_REWRITES, rejected)
 
 

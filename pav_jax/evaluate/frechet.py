@@ -53,4 +53,6 @@ def _centre(
         )
     mean = x.mean(0)
     x = (x - mean) / np.sqrt(len(x) - 1)
-    return mean, np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x
+    if len(x) > x.shape[1]:
+        return mean, np.asarray(np.linalg.qr(x, mode="r"))
+    return mean, x

@@ -125,7 +125,8 @@ def _pixelate(frames: Frames, strength: float, rng: np.random.Generator) -> Fram
     block = max(2, round(strength * min(frames.shape[1:3])))
     for axis in (1, 2):
         starts = np.arange(0, frames.shape[axis], block)
-        sizes = np.diff(np.append(starts, frames.shape[axis]))
+        ends = np.append(starts[1:], frames.shape[axis])
+        sizes = (ends - starts).astype(int)
         shape = [-1 if a == axis else 1 for a in range(4)]
         means = np.add.reduceat(frames, starts, axis) / sizes.reshape(shape)
         frames = np.repeat(means, sizes, axis)

@@ -180,7 +180,7 @@ def summarize_score(
         "reasons": reasons,
         "should_read_prompt": reads_prompt,
         "prompt": {
-            "mean": rounded(np.nanmean(true_NxS)) if np.isfinite(true_NxS).any() else None,
+            "mean": rounded(float(np.nanmean(true_NxS))) if np.isfinite(true_NxS).any() else None,
             "true_minus_permuted": _rounded(difference),
             "auc": rounded(auc),
             "true_minus_empty": _rounded(

@@ -5,6 +5,7 @@ prompt half the set away, and against an empty one. The first seed's videos of s
 corrupted, or scored against corrupted captions, with increasing severity.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -61,14 +62,11 @@ def trust(
     check_options(options, prompts, names)
     store = SampleStore(generator, suite, epath.Path(workdir) / "trust", config.generator.batch)
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
-    on_samples = None
     if progress:
         task = progress.add_task("trust", total=sum(len(v.conditions) for v in videos))
-
-        def on_samples(count: int) -> None:
-            progress.advance(task, count)
-
-    store.measure(videos, on_samples)
+        store.measure(videos, functools.partial(progress.advance, task))
+    else:
+        store.measure(videos)
     arrays = ScoreArrays.from_store(store, videos, names, options.seeds, options.severities)
     pool = read_segments(epath.Path(workdir) / "pool", Candidate)
     result = summarize(arrays, suite, options, pool)

@@ -164,7 +164,7 @@ def drop_in_std(scores_DxG: Float[np.ndarray, "D G"], seed_std: float) -> float:
 
 def decide(
     reads_prompt: bool,
-    difference: Sequence[float],
+    difference: Sequence[float] | Float[np.ndarray, "3"],
     auc: float,
     validation: Mapping[str, float],
     saturated_shares: Sequence[float],
