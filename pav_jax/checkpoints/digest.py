@@ -1,4 +1,4 @@
-"""Hashes of files. They change with what is in a file, not with where it lies."""
+"""Hashes of files: they depend on the contents, not on the location."""
 
 import hashlib
 import os
@@ -7,18 +7,25 @@ from typing import Any
 
 import numpy as np
 
-WHOLE_FILE_BYTES = 256 * 2**20  # files above this are hashed by sample
-SAMPLES, SAMPLE_BYTES = 64, 2**20
+WHOLE_FILE_BYTES = 256 * 2**20  # larger files are hashed by sample
+SAMPLES = 64
+SAMPLE_BYTES = 2**20
+BLOCK_BYTES = 2**22
 
 
 def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
-    """Feeds a file to a hash of hashlib. Unless `whole`, of a large file only 64 even blocks of a
-    MiB, the first and
-    the last too: training moves every weight, so that is enough to tell checkpoints apart."""
+    """Feeds a file to a hash of hashlib.
+
+    Of a large file only 64 evenly spaced blocks of 1 MiB are read, including the first and the
+    last: training changes every weight, so that is enough to tell checkpoints apart.
+
+    Args:
+      whole: read all of a large file too.
+    """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
         if whole or size <= WHOLE_FILE_BYTES:
-            while block := file.read(2**22):
+            while block := file.read(BLOCK_BYTES):
                 digest.update(block)
             return
         for offset in np.linspace(0, size - SAMPLE_BYTES, SAMPLES).astype(np.int64):
@@ -27,16 +34,21 @@ def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """Hash of everything in one file."""
+    """Hashes the whole content of a file."""
     digest = hashlib.blake2b(digest_size=16)
     add_file(digest, path, whole=True)
     return digest.hexdigest()
 
 
-def add_files(digest: Any, path: Path, kinds: tuple[str, ...]) -> None:
-    """Feeds names, sizes and contents of a folder's own files of these suffixes, or one file, to a
-    hash."""
-    files = sorted(p for p in path.iterdir() if p.suffix in kinds) if path.is_dir() else [path]
+def add_files(digest: Any, path: Path, suffixes: tuple[str, ...]) -> None:
+    """Feeds names, sizes and contents of files to a hash of hashlib.
+
+    Args:
+      path: a folder, of which the files with one of `suffixes` are read, or a single file.
+    """
+    is_folder = path.is_dir()
+    files = sorted(p for p in path.iterdir() if p.suffix in suffixes) if is_folder else [path]
     for file in files:
-        digest.update(f"{file.name if path.is_dir() else ''} {file.stat().st_size}\n".encode())
+        name = file.name if is_folder else ""
+        digest.update(f"{name} {file.stat().st_size}\n".encode())
         add_file(digest, file)

