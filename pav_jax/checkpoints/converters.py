@@ -1,18 +1,19 @@
-"""Reward models as their authors publish them, made into folders that our rewards load: config.json
-beside safetensors, in the Hugging Face layout where there is one.
+"""Converts reward models as their authors publish them to folders that our rewards load.
 
-Known, by what is in the file and not by its name:
+A folder has config.json beside safetensors, in the Hugging Face layout where there is one. The
+format is recognised by the content of the file, not by its name:
 - LAION's aesthetic heads (sa_0_4_vit_l_14_linear.pth, sac+logos+ava1-l14-linearMSE.pth), for
   `rewards.aesthetic`;
 - CLIP in open_clip's or OpenAI's layout, for `rewards.clip_tower`;
 - MPS_overall_checkpoint, a state dict or the whole pickled model, for `rewards.mps`;
-- a VideoScore folder, for `rewards.videoscore`, which reads that layout as it is.
+- a VideoScore folder, for `rewards.videoscore`, which reads that layout unchanged.
 """
 
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +24,17 @@ from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.checkpoints.torch_files import read_file
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
+from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_from_hf
 from pav_jax.storage.json_files import read_json, write_json
 
-KNOWN = (
+SUPPORTED = (
     "LAION's two aesthetic heads (.pth), CLIP in open_clip's layout, MPS_overall_checkpoint and"
     " VideoScore's folder"
 )
-COMPANIONS = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -42,8 +44,11 @@ COMPANIONS = (
     "preprocessor_config.json",
 )
 ACTIVATIONS = ("gelu", "quick_gelu")
-MPS_MARK = "cross_model.layers.0.0.fn.to_q.weight"
+MPS_MARKER = "cross_model.layers.0.0.fn.to_q.weight"  # a tensor that only MPS has
 MPS_UNUSED = ("post_layernorm.weight", "post_layernorm.bias", "position_ids", "inv_freq", "pos_emb")
+NO_SHARDING = f"{10**6}GB"
+
+Tensors = Mapping[str, np.ndarray]
 
 
 def convert(
@@ -56,158 +61,191 @@ def convert(
     """Writes the folder `out` from the file or folder `source`.
 
     Args:
-      tokenizer: the folder (or hub id) of a CLIP whose tokenizer and preprocessing a CLIP or an MPS
-        gets; where None, those that lie beside `source`.
-      activation: of a CLIP's feed-forward, one of ACTIVATIONS; where None, what
-        open_clip_config.json beside `source` says, quick_gelu for OpenAI's files, and else gelu.
+      tokenizer: a folder or Hub repository of a CLIP, whose tokenizer and preprocessing are copied
+        for a CLIP or an MPS; None copies those beside `source`.
+      activation: of the feed-forward layers of a CLIP or MPS, one of ACTIVATIONS. None takes what
+        open_clip_config.json beside `source` says, quick_gelu for OpenAI's files, else gelu.
+      max_shard_size: the largest file of weights.
 
     Returns:
-      What the user should know of the result: lines on what was guessed and what is missing.
+      Remarks for the user: what was guessed and what is missing.
 
     Raises:
-      BadInput: nothing there, a broken file, or a layout that is not known.
+      BadInput: the source is missing, broken or of no supported format.
     """
-    path, out = Path(source), Path(out)
+    path = Path(source)
+    out = Path(out)
     if not path.is_file():
-        return _videoscore(local_folder(source), out)
+        _convert_videoscore(local_folder(source), out)
+        return []
     tensors = read_file(path)
-    if open_clip.MARK in tensors or MPS_MARK in tensors:
-        activation, remarks = _activation(activation, path, tensors)
-        beside = local_folder(tokenizer, COMPANIONS) if tokenizer else path.parent
-        make = _mps if MPS_MARK in tensors else _open_clip
-        make(tensors, str(path), out, activation, max_shard_size)
-        return remarks + _companions(beside, out)
+    if open_clip.MARKER in tensors or MPS_MARKER in tensors:
+        activation, remarks = _choose_activation(activation, path, tensors)
+        tokenizer_folder = local_folder(tokenizer, TOKENIZER_FILES) if tokenizer else path.parent
+        convert_clip = _convert_mps if MPS_MARKER in tensors else _convert_open_clip
+        convert_clip(tensors, str(path), out, activation, max_shard_size)
+        return remarks + _copy_tokenizer(tokenizer_folder, out)
     if tokenizer or activation:
         raise BadInput(
-            f"{path}: --tokenizer and --activation are for a CLIP or an MPS, and this file is"
-            " neither"
+            f"{path}: --tokenizer and --activation apply to a CLIP or an MPS, and this file is"
+            " neither",
+            source=path,
         )
-    if set(tensors) == {"weight", "bias"} or all(
-        re.fullmatch(r"layers\.\d+\.(weight|bias)", n) for n in tensors
-    ):
-        _aesthetic_head(tensors, str(path), out)
+    if _is_aesthetic_head(tensors):
+        _convert_aesthetic_head(tensors, str(path), out)
         return []
     raise BadInput(
-        f"{path}: {len(tensors)} tensors, the first {next(iter(tensors))!r}, are of no known"
-        f" layout; known are {KNOWN}"
+        f"{path}: unknown format with {len(tensors)} tensors, the first {next(iter(tensors))!r};"
+        f" supported are {SUPPORTED}",
+        source=path,
     )
 
 
 # ---------------------------------------------------------------------------------- aesthetic heads
 
 
-def _aesthetic_head(tensors: dict[str, np.ndarray], source: str, out: Path) -> None:
-    """The names stay; what config.json says is read off the shapes."""
+def _is_aesthetic_head(tensors: Collection[str]) -> bool:
+    return set(tensors) == {"weight", "bias"} or all(
+        re.fullmatch(r"layers\.\d+\.(weight|bias)", name) for name in tensors
+    )
+
+
+def _convert_aesthetic_head(tensors: Tensors, source: str, out: Path) -> None:
+    """Keeps the names of the tensors; config.json follows from their shapes."""
     numbers = sorted({int(name.split(".")[1]) for name in tensors if "." in name})
-    names = [f"layers.{i}." for i in numbers] or [""]
-    inner = [2 * i for i in range(len(numbers) - 1)]  # a dropout follows each, but for the last two
-    if numbers and numbers != [*inner, 2 * len(inner) - 1]:
+    # a dropout follows each layer but the last two: [0, 2, 4, 6, 7]
+    hidden = [2 * i for i in range(len(numbers) - 1)]
+    if numbers and numbers != [*hidden, 2 * len(hidden) - 1]:
         raise BadInput(
-            f"{source}: layers {numbers} are not numbered as the published head's, [0, 2, 4, 6, 7]"
+            f"{source}: layers are numbered {numbers}, the published head's [0, 2, 4, 6, 7]; is it"
+            " another head?",
+            source=source,
+            field="layers",
         )
-    shapes = [
-        tensors[f"{name}weight"].shape if f"{name}weight" in tensors else () for name in names
-    ]
-    if any(len(shape) != 2 for shape in shapes) or any(
-        f"{name}bias" not in tensors for name in names
-    ):
-        raise BadInput(f"{source}: a layer lacks its weight matrix or its bias; is the file whole?")
-    if shapes[-1][0] != 1 or any(a[0] != b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
+    prefixes = [f"layers.{i}." for i in numbers] or [""]
+    shapes = [_linear_shape(tensors, prefix, source) for prefix in prefixes]
+    composes = all(
+        inner[0] == outer[1] for inner, outer in zip(shapes[:-1], shapes[1:], strict=True)
+    )
+    if shapes[-1][0] != 1 or not composes:
         raise BadInput(
-            f"{source}: weights of shapes {[list(s) for s in shapes]} are no chain down to one"
-            " score"
+            f"{source}: layer shapes {[list(shape) for shape in shapes]} do not compose to a scalar"
+            " head",
+            source=source,
+            field="layers",
         )
     write_tensors(out, {name: np.asarray(array, np.float32) for name, array in tensors.items()})
-    write_json(
-        out / "config.json",
-        {
-            "kind": "mlp" if numbers else "linear",
-            "input_dim": shapes[0][1],
-            "hidden_dims": [shape[0] for shape in shapes[:-1]],
-            "activation": None,
-        },
-    )  # as published: nothing between
+    fields = {
+        "kind": "mlp" if numbers else "linear",
+        "input_dim": shapes[0][1],
+        "hidden_dims": [shape[0] for shape in shapes[:-1]],
+        "activation": None,  # the published head has none
+    }
+    write_json(out / "config.json", fields)
+
+
+def _linear_shape(tensors: Tensors, prefix: str, source: str) -> tuple[int, int]:
+    """(outputs, inputs) of a linear layer."""
+    weight = tensors.get(f"{prefix}weight")
+    if weight is None or weight.ndim != 2 or f"{prefix}bias" not in tensors:
+        raise BadInput(
+            f"{source}: layer {prefix!r} has no weight matrix or no bias; is the file complete?",
+            source=source,
+            field=f"{prefix}weight",
+        )
+    outputs, inputs = weight.shape
+    return outputs, inputs
 
 
 # ------------------------------------------------------------------------------------- CLIP and MPS
 
 
-def _open_clip(
-    tensors: dict[str, np.ndarray], source: str, out: Path, activation: str, max_shard_size: str
+def _convert_open_clip(
+    tensors: Tensors, source: str, out: Path, activation: str, max_shard_size: str
 ) -> None:
-    named = open_clip.to_transformers(tensors, source)
-    config = open_clip.sizes(named, activation, source)
-    params = params_from_hf(
-        clip_hf.weights(config), named, source, expected=clip_hf.param_shapes(config)
-    )
+    renamed = open_clip.to_transformers(tensors, source)
+    config = open_clip.infer_config(renamed, activation, source)
+    table = clip_hf.weights(config)
+    params = params_from_hf(table, renamed, source, expected=clip_hf.param_shapes(config))
     folders.save(clip_hf, out, config, params, max_shard_size)
 
 
-def _mps(
-    tensors: dict[str, np.ndarray], source: str, out: Path, activation: str, max_shard_size: str
+def _convert_mps(
+    tensors: Tensors, source: str, out: Path, activation: str, max_shard_size: str
 ) -> None:
-    prefix, reading = mps_hf.CLIP_PREFIX, mps_hf.CROSS_PREFIX + "0.fn."
+    prefix = mps_hf.CLIP_PREFIX
     clip = {
         name.removeprefix(prefix): array
         for name, array in tensors.items()
         if name.startswith(prefix)
     }
-    first = {part: f"{reading.format(layer=0)}{part}.weight" for part in ("to_q", "to_kv", "ff.0")}
-    if missing := [name for name in first.values() if name not in tensors]:
-        raise BadInput(f"{source}: tensor {missing[0]!r} is missing; is the file whole?")
-    queries, key_and_value, feed_forward = (tensors[name].shape[0] for name in first.values())
-    head_dim = key_and_value // 2
-    layers = sum(name.endswith(".0.fn.to_q.weight") for name in tensors)
     config = MPSConfig(
-        open_clip.sizes(clip, activation, source),
-        CrossConfig(layers, queries // head_dim, head_dim, feed_forward // 2),
+        open_clip.infer_config(clip, activation, source), _infer_cross_config(tensors, source)
     )
     table = mps_hf.weights(config)
-    used = {name for row in table for name in row.hf_names()}
-    if extra := [name for name in tensors if name not in used and not name.endswith(MPS_UNUSED)]:
+    used = {name for weight in table for name in weight.hf_names()}
+    unknown = [name for name in tensors if name not in used and not name.endswith(MPS_UNUSED)]
+    if unknown:
         raise BadInput(
-            f"{source}: tensor {extra[0]!r} has no place in the published MPS; is it another"
-            " version?"
+            f"{source}: tensor {unknown[0]!r} does not belong to the published MPS; is it another"
+            " version?",
+            source=source,
+            field=unknown[0],
         )
-    folders.save(
-        mps_hf,
-        out,
-        config,
-        params_from_hf(table, tensors, source, expected=mps_hf.param_shapes(config)),
-        max_shard_size,
-    )
+    params = params_from_hf(table, tensors, source, expected=mps_hf.param_shapes(config))
+    folders.save(mps_hf, out, config, params, max_shard_size)
 
 
-def _activation(given: str | None, path: Path, tensors: Iterable[str]) -> tuple[str, list[str]]:
-    """The feed-forwards' activation, which no tensor tells, and a remark where it is a guess."""
-    beside = path.parent / "open_clip_config.json"
-    if given is not None:
-        if given not in ACTIVATIONS:
-            raise BadInput(f"activation is {given!r}; choose one of {', '.join(ACTIVATIONS)}")
-        return given, []
-    if MPS_MARK in tensors:  # tuned from laion's ViT-H/14
+def _infer_cross_config(tensors: Tensors, source: str) -> CrossConfig:
+    """The sizes of MPS's cross-attention, from the shapes of its first layer."""
+    first_layer = mps_hf.CROSS_PREFIX.format(layer=0) + "0.fn."
+    names = [f"{first_layer}{module}.weight" for module in ("to_q", "to_kv", "ff.0")]
+    if missing := [name for name in names if name not in tensors]:
+        raise BadInput(
+            f"{source}: tensor {missing[0]!r} is missing; is the file complete?",
+            source=source,
+            field=missing[0],
+        )
+    queries, keys_and_values, feed_forward = (tensors[name].shape[0] for name in names)
+    head_dim = keys_and_values // 2
+    layers = sum(name.endswith(".0.fn.to_q.weight") for name in tensors)
+    return CrossConfig(layers, queries // head_dim, head_dim, feed_forward // 2)
+
+
+def _choose_activation(
+    activation: str | None, path: Path, tensors: Collection[str]
+) -> tuple[str, list[str]]:
+    """The activation of the feed-forward layers, and a remark if it is a guess."""
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            raise BadInput(
+                f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}",
+                field="activation",
+            )
+        return activation, []
+    if MPS_MARKER in tensors:  # fine-tuned from LAION's ViT-H/14
         return "gelu", []
-    if beside.exists():
-        return (
-            "quick_gelu" if read_json(beside).get("model_cfg", {}).get("quick_gelu") else "gelu"
-        ), []
+    open_clip_config = path.parent / "open_clip_config.json"
+    if open_clip_config.exists():
+        quick = read_json(open_clip_config).get("model_cfg", {}).get("quick_gelu")
+        return ("quick_gelu" if quick else "gelu"), []
     if all(name in tensors for name in open_clip.OPENAI_SIZES):
         return "quick_gelu", []
     return "gelu", [
-        "the activation is taken to be gelu, as in open_clip's ViT-L-14 and ViT-H-14; weights"
-        " trained with OpenAI's need --activation=quick_gelu"
+        "the activation is assumed to be gelu, as in open_clip's ViT-L-14 and ViT-H-14; OpenAI's"
+        " weights need --activation=quick_gelu"
     ]
 
 
-def _companions(folder: Path, out: Path) -> list[str]:
-    """Copies tokenizer and preprocessing; a remark where there is no tokenizer."""
-    for name in COMPANIONS:
+def _copy_tokenizer(folder: Path, out: Path) -> list[str]:
+    """Copies tokenizer and preprocessing files; returns a remark if there is no tokenizer."""
+    for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     if any((out / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return []
     return [
-        f"no tokenizer lies in {folder}; texts need one: put CLIP's into the new folder, or name"
+        f"no tokenizer in {folder}, and texts need one: copy CLIP's into the new folder, or name"
         " its folder with --tokenizer"
     ]
 
@@ -215,41 +253,43 @@ def _companions(folder: Path, out: Path) -> list[str]:
 # --------------------------------------------------------------------------------------- VideoScore
 
 
-def _videoscore(folder: Path, out: Path) -> list[str]:
-    """A checked copy, torch's .bin files turned into safetensors one by one."""
-    from pav_jax.models.idefics2 import hf
-
+def _convert_videoscore(folder: Path, out: Path) -> None:
+    """Copies and checks a folder; torch's .bin files become safetensors, one at a time."""
     fields = read_json(folder / "config.json")
     if (kind := fields.get("model_type")) != "idefics2":
         raise BadInput(
-            f"{folder}: a folder with model_type {kind!r}; known are {KNOWN}, whose model_type is"
-            " 'idefics2'"
+            f"{folder}: model_type is {kind!r}; supported are {SUPPORTED}, whose model_type is"
+            " 'idefics2'",
+            source=folder / "config.json",
+            field="model_type",
         )
+
+    def check(names: Collection[str]) -> None:
+        _check_videoscore(fields, names, folder)
+
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-        check = lambda names: _check_videoscore(hf, fields, names, folder)  # noqa: E731
-        _bins_to_safetensors(folder, out, check)
+        _convert_bin_files(folder, out, check)
     else:
-        tensors = read_tensors(folder, (hf.STEM,))
-        _check_videoscore(hf, fields, tensors, folder)
-        _copy(folder, out, ("*.safetensors", "*.safetensors.index.json"))
-    _copy(folder, out, ("*.json", "*.jinja", "*.model", "merges.txt"), ("*.index.json",))
-    return []
+        check(read_tensors(folder, (idefics2_hf.STEM,)))
+        _copy_files(folder, out, ("*.safetensors", "*.safetensors.index.json"))
+    patterns = ("*.json", "*.jinja", "*.model", "merges.txt")
+    _copy_files(folder, out, patterns, exclude="*.index.json")
 
 
-def _check_videoscore(
-    hf: folders.Layout, fields: Mapping, names: Collection[str], folder: Path
-) -> None:
-    config = hf.fit_config(hf.config_from_hf(fields, str(folder / "config.json")), names)
-    if missing := [
-        name for row in hf.weights(config) for name in row.hf_names() if name not in names
-    ]:
+def _check_videoscore(fields: Mapping[str, Any], names: Collection[str], folder: Path) -> None:
+    config = idefics2_hf.config_from_hf(fields, str(folder / "config.json"))
+    table = idefics2_hf.weights(idefics2_hf.fit_config(config, names))
+    missing = [name for weight in table for name in weight.hf_names() if name not in names]
+    if missing:
         raise BadInput(
-            f"{folder}: tensor {missing[0]!r} is missing, so this is not VideoScore, an Idefics2"
-            " with a head of scores"
+            f"{folder}: tensor {missing[0]!r} is missing; VideoScore is an Idefics2 with a score"
+            " head",
+            source=folder,
+            field=missing[0],
         )
 
 
-def _bins_to_safetensors(folder: Path, out: Path, check: Callable) -> None:
+def _convert_bin_files(folder: Path, out: Path, check: Callable[[Collection[str]], None]) -> None:
     index = folder / "pytorch_model.bin.index.json"
     if not index.exists():
         tensors = read_file(folder / "pytorch_model.bin")
@@ -258,26 +298,28 @@ def _bins_to_safetensors(folder: Path, out: Path, check: Callable) -> None:
         return
     weight_map = read_json(index)["weight_map"]
     check(weight_map)
-    renamed = {
+    new_names = {
         file: re.sub(r"^pytorch_model(.*)\.bin$", r"model\1.safetensors", file)
         for file in dict.fromkeys(weight_map.values())
     }
     total = 0
-    for file, new in renamed.items():
+    for file, new_name in new_names.items():
         tensors = read_file(folder / file)
         total += sum(array.nbytes for array in tensors.values())
-        write_tensors(out, tensors, new.removesuffix(".safetensors"), f"{10**6}GB")
+        write_tensors(out, tensors, new_name.removesuffix(".safetensors"), NO_SHARDING)
     write_json(
         out / "model.safetensors.index.json",
         {
             "metadata": {"total_size": total},
-            "weight_map": {name: renamed[file] for name, file in weight_map.items()},
+            "weight_map": {name: new_names[file] for name, file in weight_map.items()},
         },
     )
 
 
-def _copy(folder: Path, out: Path, patterns: Iterable[str], but: Iterable[str] = ()) -> None:
+def _copy_files(
+    folder: Path, out: Path, patterns: Iterable[str], exclude: str | None = None
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    left_out = {path for pattern in but for path in folder.glob(pattern)}
-    for path in {path for pattern in patterns for path in folder.glob(pattern)} - left_out:
-        shutil.copyfile(path, out / path.name)
+    for path in {path for pattern in patterns for path in folder.glob(pattern)}:
+        if exclude is None or not path.match(exclude):
+            shutil.copyfile(path, out / path.name)

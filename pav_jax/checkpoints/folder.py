@@ -10,7 +10,7 @@ import numpy as np
 
 from pav_jax.checkpoints.safetensors import STEMS, read_tensors, write_tensors
 from pav_jax.errors import BadInput
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, placed_params_from_hf
+from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, sharded_params_from_hf
 from pav_jax.storage.json_files import read_json, write_json
 
 
@@ -57,7 +57,7 @@ def load(
     shapes = layout.param_shapes(config)
     if where is None:
         return config, params_from_hf(table, tensors, str(folder), dtype, shapes)
-    return config, placed_params_from_hf(table, tensors, str(folder), dtype, shapes, where)
+    return config, sharded_params_from_hf(table, tensors, str(folder), dtype, shapes, where)
 
 
 def save(

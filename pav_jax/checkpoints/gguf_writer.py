@@ -1,14 +1,14 @@
-"""A Llama-architecture model into one GGUF file, as llama.cpp's converter lays it out; `gguf.py`
-reads it back.
+"""Writes a Llama-architecture model as one GGUF file in the layout of llama.cpp's converter;
+`gguf.py` reads it back.
 
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which
-quantises and writes.
+quantizes and writes.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quantize
 from pav_jax.checkpoints.gguf import LAYER_TENSORS, LLAMA3_SPLIT, TENSORS
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import LlamaConfig
+from pav_jax.storage.files import atomic_file
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0")
-BLOCK = 32  # numbers along a row that share a scale, in q8_0 and q4_0
+BLOCK = 32  # elements along a row that share a scale, in q8_0 and q4_0
 
 
 def write_gguf(
@@ -30,65 +31,90 @@ def write_gguf(
     name: str = "model",
     quantization: str = "bf16",
 ) -> None:
-    """Writes the file `path`, which appears whole.
+    """Writes the file `path` atomically.
 
     Args:
       tensors: {Hugging Face name: array in the Hugging Face layout}.
-      tokenizer: a fast tokenizer with byte-level BPE; its chat template goes along.
-      quantization: of matrices; vectors stay float32. q8_0 and q4_0 leave matrices whose rows are
-        no multiple of 32.
+      tokenizer: a fast tokenizer with byte-level BPE; its chat template is written too.
+      name: of the model, for the file's metadata and for messages.
+      quantization: of matrices; vectors stay float32. With q8_0 and q4_0, matrices whose rows are
+        not a multiple of 32 are written as f16.
 
     Raises:
-      BadInput: rescaled rotary positions, biases, another kind of tokenizer, or no room on the
-        disk.
+      BadInput: rescaled rotary positions, biases or another kind of tokenizer, which GGUF files of
+        this architecture do not have; or the file cannot be written.
     """
     if config.rope_scaling is not None:
         raise BadInput(
-            f"{name}: rope_scaling is not written to GGUF; export --to=hf and convert with"
-            " llama.cpp"
+            f"{name}: rope_scaling is not supported in GGUF; export --to=hf and convert with"
+            " llama.cpp",
+            source=name,
+            field="rope_scaling",
         )
     if quantization not in QUANTIZATIONS:
-        raise BadInput(f"quantization={quantization!r} is none of {', '.join(QUANTIZATIONS)}")
-    part = Path(f"{os.fspath(path)}.part")
+        raise BadInput(
+            f"quantization={quantization!r}: choose one of {', '.join(QUANTIZATIONS)}",
+            field="quantization",
+        )
     vocabulary = _vocabulary(tokenizer, name)
-    renamed = {_gguf_name(hf, name): (hf, array) for hf, array in tensors.items()}
+    hf_names = {_gguf_name(hf_name, name): hf_name for hf_name in tensors}
     try:
-        writer = GGUFWriter(part, "llama")
-        _sizes(writer, config, name)
-        _tokenizer(writer, tokenizer, vocabulary)
-        for new, (hf, array) in sorted(renamed.items()):
-            array = np.asarray(array, np.float32)
-            if "q_proj" in hf or "k_proj" in hf:
-                heads = config.num_attention_heads if "q_proj" in hf else config.num_key_value_heads
-                array = _permute(array, heads)
-            kind = _kind(array, quantization)
-            writer.add_tensor(new, quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(part, path)
+        with atomic_file(path) as part:
+            writer = GGUFWriter(part, "llama")
+            _add_config(writer, config, name)
+            _add_tokenizer(writer, tokenizer, vocabulary)
+            for gguf_name, hf_name in sorted(hf_names.items()):
+                array = _to_gguf(np.asarray(tensors[hf_name], np.float32), hf_name, config)
+                kind = _quantization_type(array, quantization)
+                data = quantize(np.ascontiguousarray(array), kind)
+                writer.add_tensor(gguf_name, data, raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
     except OSError as error:
         raise BadInput(
-            f"{path}: could not be written ({error.strerror or error}); make room and run again"
+            f"{path}: could not be written ({error.strerror or error}); free disk space and run"
+            " again",
+            source=path,
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def _gguf_name(hf: str, model: str) -> str:
-    names = {theirs: ours for ours, theirs in TENSORS.items()}
-    parts = {theirs: ours for ours, theirs in LAYER_TENSORS.items()}
-    if hf in names:
-        return names[hf]
-    _, _, layer, rest = hf.split(".", 3) if hf.startswith("model.layers.") else ("", "", "", hf)
-    stem, _, kind = rest.rpartition(".")
-    if stem not in parts or kind != "weight":
-        raise BadInput(f"{model}: tensor {hf!r} has no place in a GGUF file of architecture llama")
-    return f"blk.{layer}.{parts[stem]}.weight"
+# ------------------------------------------------------------------------------------------ tensors
 
 
-def _kind(array: np.ndarray, quantization: str) -> GGMLQuantizationType:
+def _gguf_name(hf_name: str, model: str) -> str:
+    names = {hf: gguf for gguf, hf in TENSORS.items()}
+    modules = {hf: gguf for gguf, hf in LAYER_TENSORS.items()}
+    if hf_name in names:
+        return names[hf_name]
+    if hf_name.startswith("model.layers."):
+        _, _, layer, rest = hf_name.split(".", 3)
+        module, _, kind = rest.rpartition(".")
+        if module in modules and kind == "weight":
+            return f"blk.{layer}.{modules[module]}.weight"
+    raise BadInput(
+        f"{model}: tensor {hf_name!r} cannot be stored in a GGUF file of architecture llama; export"
+        " --to=hf",
+        source=model,
+        field=hf_name,
+    )
+
+
+def _to_gguf(array: np.ndarray, hf_name: str, config: LlamaConfig) -> np.ndarray:
+    """Puts the two rows that rotary positions rotate side by side: the inverse of
+    `gguf._unpermute`."""
+    if "q_proj" in hf_name:
+        heads = config.num_attention_heads
+    elif "k_proj" in hf_name:
+        heads = config.num_key_value_heads
+    else:
+        return array
+    half = array.shape[0] // heads // 2
+    return array.reshape(heads, 2, half, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+
+
+def _quantization_type(array: np.ndarray, quantization: str) -> GGMLQuantizationType:
     if array.ndim < 2:
         return GGMLQuantizationType.F32
     if quantization.startswith("q") and array.shape[-1] % BLOCK:
@@ -96,61 +122,83 @@ def _kind(array: np.ndarray, quantization: str) -> GGMLQuantizationType:
     return GGMLQuantizationType[quantization.upper()]
 
 
-def _permute(array: np.ndarray, heads: int) -> np.ndarray:
-    """The halves that rotary positions pair, interleaved: the inverse of `gguf._unpermute`."""
-    half = array.shape[0] // heads // 2
-    return array.reshape(heads, 2, half, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+# ----------------------------------------------------------------------------------------- metadata
 
 
-def _sizes(writer: GGUFWriter, c: LlamaConfig, name: str) -> None:
+def _add_config(writer: GGUFWriter, config: LlamaConfig, name: str) -> None:
     writer.add_name(name)
-    writer.add_context_length(c.max_position_embeddings)
-    writer.add_embedding_length(c.hidden_size)
-    writer.add_block_count(c.num_hidden_layers)
-    writer.add_feed_forward_length(c.intermediate_size)
-    writer.add_head_count(c.num_attention_heads)
-    writer.add_head_count_kv(c.num_key_value_heads)
-    writer.add_key_length(c.head_dim)
-    writer.add_value_length(c.head_dim)
-    writer.add_rope_dimension_count(c.head_dim)
-    writer.add_rope_freq_base(c.rope_theta)
-    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_vocab_size(c.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
 
 
-def _vocabulary(tokenizer: Any, name: str) -> dict[str, Any]:
-    """{"tokens", "kinds", "merges", "pre"} of a byte-level BPE."""
-    made = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind, pre = made["model"]["type"], json.dumps(made["pre_tokenizer"] or {}, ensure_ascii=False)
-    if kind != "BPE" or "ByteLevel" not in pre:
+@dataclasses.dataclass(frozen=True)
+class _Vocabulary:
+    """A byte-level BPE in GGUF's terms."""
+
+    tokens: list[str]
+    token_types: list[TokenType]
+    merges: list[str]
+    pre: str  # how a text is split into words
+
+
+def _vocabulary(tokenizer: Any, name: str) -> _Vocabulary:
+    """Reads the vocabulary of a fast tokenizer.
+
+    Raises:
+      BadInput: not a byte-level BPE that GGUF can describe.
+    """
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = spec["model"]["type"]
+    pre_tokenizer = json.dumps(spec["pre_tokenizer"] or {}, ensure_ascii=False)
+    if kind != "BPE" or "ByteLevel" not in pre_tokenizer:
         raise BadInput(
-            f"{name}: its tokenizer is {kind}, GGUF is written for byte-level BPE only; export"
-            " --to=hf"
+            f"{name}: its tokenizer is {kind}, but GGUF export supports byte-level BPE only; export"
+            " --to=hf",
+            source=name,
+            field="tokenizer",
         )
-    if (
-        made["normalizer"] or '"add_prefix_space": true' in pre
-    ):  # the same words would become other tokens
+    # without these steps the same text would give other tokens
+    if spec["normalizer"] or '"add_prefix_space": true' in pre_tokenizer:
         raise BadInput(
-            f"{name}: its tokenizer changes a text before it cuts it (normalizer, prefix space),"
-            " which GGUF cannot say; export --to=hf"
+            f"{name}: its tokenizer normalizes texts or adds a space in front, which GGUF cannot"
+            " describe; export --to=hf",
+            source=name,
+            field="tokenizer",
         )
-    merges = [
-        merge if isinstance(merge, str) else " ".join(merge) for merge in made["model"]["merges"]
-    ]
-    special = {token["id"] for token in made["added_tokens"] if token["special"]}
+    merges = spec["model"]["merges"]
+    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    kinds = [TokenType.CONTROL if i in special else TokenType.NORMAL for i in range(len(tokens))]
-    llama3 = json.dumps(LLAMA3_SPLIT, ensure_ascii=False) in pre
-    split = "llama-bpe" if llama3 else "smollm" if "Digits" in pre else "gpt-2"
-    return {"tokens": tokens, "kinds": kinds, "merges": merges, "pre": split}
+    return _Vocabulary(
+        tokens,
+        [TokenType.CONTROL if i in special else TokenType.NORMAL for i in range(len(tokens))],
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
+        _split_name(pre_tokenizer),
+    )
 
 
-def _tokenizer(writer: GGUFWriter, tokenizer: Any, vocabulary: Mapping[str, Any]) -> None:
+def _split_name(pre_tokenizer: str) -> str:
+    """The value of tokenizer.ggml.pre for a pre-tokenizer's JSON."""
+    if json.dumps(LLAMA3_SPLIT, ensure_ascii=False) in pre_tokenizer:
+        return "llama-bpe"
+    return "smollm" if "Digits" in pre_tokenizer else "gpt-2"
+
+
+def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, vocabulary: _Vocabulary) -> None:
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary["pre"])
-    writer.add_token_list(vocabulary["tokens"])
-    writer.add_token_types(vocabulary["kinds"])
-    writer.add_token_merges(vocabulary["merges"])
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.token_types)
+    writer.add_token_merges(vocabulary.merges)
     for token_id, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
@@ -159,7 +207,8 @@ def _tokenizer(writer: GGUFWriter, tokenizer: Any, vocabulary: Mapping[str, Any]
     ):
         if token_id is not None:
             add(token_id)
-    starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    writer.add_add_bos_token(bool(starts and tokenizer.bos_token_id is not None))
+    has_bos = tokenizer.bos_token_id is not None
+    first = tokenizer("a")["input_ids"][:1]
+    writer.add_add_bos_token(has_bos and first == [tokenizer.bos_token_id])
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)

@@ -1,4 +1,4 @@
-"""Training checkpoints: trained parameters, optimizer state, step and data iterator, saved together.
+"""Training checkpoints: trained parameters, optimizer state, step and data iterator in one.
 
 The frozen base model is not saved. Orbax writes under a temporary name and renames, so a checkpoint
 appears whole.
@@ -107,7 +107,7 @@ class Checkpoints:
         return None
 
     def preempted(self, step: int) -> bool:
-        """Whether the cluster asked all processes to stop after `step`; False in a single process."""
+        """Whether the cluster asked all processes to stop after `step`; False in one process."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def __enter__(self) -> "Checkpoints":

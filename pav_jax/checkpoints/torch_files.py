@@ -107,7 +107,7 @@ def _state_dict(content: Any) -> dict[str, Any]:
 
 
 def _module_tensors(module: OpaqueObject, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields what torch's Module.state_dict has: parameters and buffers, then those of submodules."""
+    """Yields parameters and buffers as torch's Module.state_dict does, then those of submodules."""
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (module.state.get(kind) or {}).items():
             if tensor is not None:

@@ -1,5 +1,4 @@
-"""A checkpoint read onto a mesh: the numbers that are read into memory, each once, and only those
-that are held."""
+"""Checkpoints read onto a mesh."""
 
 import json
 import os
@@ -26,22 +25,26 @@ from pav_jax.models.llama import hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh
-config, want = folders.load(hf, sys.argv[1], jnp.bfloat16)
-read, part = [], TensorFolder.part
-TensorFolder.__getitem__ = lambda self, name: exit(name + " was read whole")
-def counted(self, name, index):
+config, expected = folders.load(hf, sys.argv[1], jnp.bfloat16)
+read = []
+part = TensorFolder.part
+TensorFolder.__getitem__ = lambda self, name: exit(name + " was read as a whole")
+def counting_part(self, name, index):
     read.append(part(self, name, index).size)
     return part(self, name, index)
-TensorFolder.part = counted
-found = []
+TensorFolder.part = counting_part
+results = []
 for sizes in json.loads(sys.argv[2]):
     read.clear()
     mesh = make_mesh(**sizes, devices=jax.devices()[:int(np.prod(list(sizes.values())))])
-    _, params = folders.load(hf, sys.argv[1], jnp.bfloat16, functools.partial(sharding_rules.sharding, mesh=mesh))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), b), params, want)
-    assert jax.tree.map(lambda a: a.sharding, params) == sharding_rules.shardings(logical_axes(hf.weights(config)), want, mesh)
-    found.append([sum(read), sum(a.size for a in jax.tree.leaves(want))])
-print(json.dumps(found))
+    where = functools.partial(sharding_rules.sharding, mesh=mesh)
+    _, params = folders.load(hf, sys.argv[1], jnp.bfloat16, where)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), b), params, expected)
+    axes = logical_axes(hf.weights(config))
+    shardings = sharding_rules.shardings(axes, expected, mesh)
+    assert jax.tree.map(lambda a: a.sharding, params) == shardings
+    results.append([sum(read), sum(a.size for a in jax.tree.leaves(expected))])
+print(json.dumps(results))
 """
 
 
@@ -51,24 +54,24 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_onto_a_mesh_it_is_what_it_is_in_memory_and_each_number_is_read_once(saved):
+def test_load_on_meshes_reads_each_parameter_once(saved):
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(saved), json.dumps(MESHES)],
         env=env,
         text=True,
         capture_output=True,
     )
-    assert done.returncode == 0, done.stderr
-    for read, total in json.loads(done.stdout.splitlines()[-1]):
+    assert result.returncode == 0, result.stderr
+    for read, total in json.loads(result.stdout.splitlines()[-1]):
         assert read == total
 
 
 @pytest.mark.parametrize(
     "transform, shape", [("linear", (6, 4)), ("conv2d", (3, 3, 4, 8)), ("conv3d", (1, 3, 3, 4, 8))]
 )
-def test_any_part_in_any_layout(transform, shape):
-    """Parts of a stack of layers, cut along every axis, lie where they belong."""
+def test_sharded_params_from_hf_every_transform(transform, shape):
+    """Slices of stacked layers along every axis are read from the right place."""
     ours = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     row = Weight("w.{layer}", "w", transform, (None,) * ours.ndim, layers=2)
     tensors = params_to_hf([row], {"w": ours})
@@ -94,7 +97,7 @@ def test_any_part_in_any_layout(transform, shape):
     np.testing.assert_array_equal(row.from_hf(tensors["w.1"][row.to_hf(cut)]), ours[1][cut])
 
 
-def test_a_tensor_of_another_shape_is_named(saved):
+def test_load_tensor_of_wrong_shape(saved):
     fields = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(
         json.dumps(fields | {"intermediate_size": fields["intermediate_size"] * 2})

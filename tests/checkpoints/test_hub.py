@@ -1,3 +1,5 @@
+"""Checkpoints by folder or Hub repository."""
+
 import pathlib
 
 import huggingface_hub
@@ -7,22 +9,22 @@ from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path):
+def test_local_folder_existing(tmp_path):
     assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
 
 
-def test_a_repository_is_fetched_by_name(monkeypatch, tmp_path):
-    asked = []
+def test_local_folder_repository(monkeypatch, tmp_path):
+    calls = []
     monkeypatch.setattr(
         huggingface_hub,
         "snapshot_download",
-        lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path),
+        lambda name, allow_patterns: calls.append((name, allow_patterns)) or str(tmp_path),
     )
     assert local_folder("openai/clip-vit", ["*.json"]) == tmp_path
-    assert asked == [("openai/clip-vit", ["*.json"])]
+    assert calls == [("openai/clip-vit", ["*.json"])]
 
 
-def test_neither_folder_nor_repository_is_bad_input(monkeypatch, tmp_path):
+def test_local_folder_missing(monkeypatch, tmp_path):
     for name in ("/nowhere/at/all", "./runs/x/booster", "clip", tmp_path / "gone"):
         with pytest.raises(BadInput, match="no such folder"):
             local_folder(name)

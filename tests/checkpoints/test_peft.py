@@ -1,5 +1,7 @@
 """PEFT's adapter layout. That peft itself loads it is tested with the language model."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def adapter(tmp_path):
     return tmp_path, lora, config
 
 
-def test_what_is_written_is_read_back(adapter):
+def test_read_adapter_round_trip(adapter):
     folder, lora, config = adapter
     back, settings = peft.read_adapter(folder, TABLE)
     jax.tree.map(np.testing.assert_array_equal, back, lora)
@@ -35,17 +37,19 @@ def test_what_is_written_is_read_back(adapter):
 @pytest.mark.parametrize(
     "change", [{"peft_type": "IA3"}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}]
 )
-def test_other_kinds_of_adapters_are_refused_by_field(adapter, change):
+def test_read_adapter_unsupported_kind(adapter, change):
     folder, *_ = adapter
     write_json(
         folder / "adapter_config.json", {**read_json(folder / "adapter_config.json"), **change}
     )
-    with pytest.raises(BadInput, match=next(iter(change))):
+    with pytest.raises(BadInput) as error:
         peft.read_adapter(folder, TABLE)
+    assert error.value.field == next(iter(change))
 
 
-def test_an_adapter_of_a_deeper_or_a_shallower_model_is_refused(adapter):
+def test_read_adapter_of_another_depth(adapter):
     folder, *_ = adapter
     for layers in (1, 3):
-        with pytest.raises(BadInput, match="layers.[12]"):
+        with pytest.raises(BadInput) as error:
             peft.read_adapter(folder, hf.weights(LlamaConfig(64, 32, 40, layers, 4, 2, 8)))
+        assert re.search(r"layers\.[12]", error.value.field)

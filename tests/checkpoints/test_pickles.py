@@ -1,3 +1,5 @@
+"""Arrays in pickles."""
+
 import os
 import pickle
 
@@ -14,38 +16,41 @@ TREE = {
 }
 
 
-class Evil:
-    def __init__(self, what):
-        self.what = what
+class Malicious:
+    """Its pickle calls a function when it is loaded."""
+
+    def __init__(self, call):
+        self.call = call
 
     def __reduce__(self):
-        return self.what
+        return self.call
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
-def test_nested_arrays_are_read_under_joined_names(tmp_path, protocol):
+def test_read_arrays_nested(tmp_path, protocol):
     path = tmp_path / "x.ckpt"
     content = pickle.dumps(TREE, protocol)
-    if protocol == 3:  # there names are lines of text: as numpy 1 wrote them
+    if protocol == 3:  # a text protocol: write the name as numpy 1 did
         content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     path.write_bytes(content)
-    found = read_arrays(path)
-    assert set(found) == {"a/kernel", "mean"}
-    np.testing.assert_array_equal(found["a/kernel"], TREE["a"]["kernel"])
+    arrays = read_arrays(path)
+    assert set(arrays) == {"a/kernel", "mean"}
+    np.testing.assert_array_equal(arrays["a/kernel"], TREE["a"]["kernel"])
 
 
-def test_nothing_else_is_ever_run(tmp_path):
-    mark, path = tmp_path / "ran", tmp_path / "x.ckpt"
-    for what in (
-        (os.system, (f"touch {mark}",)),
+def test_read_arrays_runs_no_code(tmp_path):
+    marker = tmp_path / "called"
+    path = tmp_path / "x.ckpt"
+    for call in (
+        (os.system, (f"touch {marker}",)),
         (eval, ("1",)),
         (np.load, ("x",)),
         (getattr, ("x", "upper")),
     ):
-        path.write_bytes(pickle.dumps({"a": Evil(what)}))
-        with pytest.raises(BadInput, match="x.ckpt: not a pickle of numpy arrays .it names"):
+        path.write_bytes(pickle.dumps({"a": Malicious(call)}))
+        with pytest.raises(BadInput, match="x.ckpt: not a pickle of numpy arrays .it refers to"):
             read_arrays(path)
-    assert not mark.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -58,15 +63,15 @@ def test_nothing_else_is_ever_run(tmp_path):
         b"no pickle",
     ],
 )
-def test_what_holds_no_arrays_is_named(tmp_path, content):
+def test_read_arrays_other_content(tmp_path, content):
     (tmp_path / "x.ckpt").write_bytes(content)
-    with pytest.raises(BadInput, match="x.ckpt"):
-        read_arrays(tmp_path / "x.ckpt")
-    with pytest.raises(BadInput, match="none.ckpt: cannot be read"):
-        read_arrays(tmp_path / "none.ckpt")
+    for name in ("x.ckpt", "none.ckpt"):
+        with pytest.raises(BadInput) as error:
+            read_arrays(tmp_path / name)
+        assert error.value.source == str(tmp_path / name)
 
 
-def test_axes_of_one_are_dropped_and_other_shapes_refused(tmp_path):
+def test_read_params_axes_of_length_one_and_wrong_shapes(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(pickle.dumps(TREE))
     table = [Weight("a/kernel", "kernel"), Weight("mean", "norm/mean")]
     shapes = {"kernel": np.empty((2, 3)), "norm": {"mean": np.empty(4)}}

@@ -149,5 +149,5 @@ def test_a_broken_weight_is_found_on_a_mesh_too(made, tmp_path):
     broken = jax.tree.map(np.array, params)
     broken["text"]["layers"]["mlp"]["up_proj"]["kernel"][1, -1, -1] = np.nan
     save(hf, tmp_path, config, broken)
-    with pytest.raises(BadInput, match="layers.1.mlp.up_proj.weight holds NaN"):
+    with pytest.raises(BadInput, match="layers.1.mlp.up_proj.weight contains NaN"):
         VideoScore.from_pretrained(tmp_path, mesh=dict(fsdp=1))

@@ -146,7 +146,9 @@ def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps
         write_tensors(folder / part, tensors)
         with pytest.raises(BadInput) as error:
             RewardSuite.from_config({"entries": {kind: {"path": str(folder)}}})
-        assert f"{folder / part / 'model.safetensors'}: tensor {name} holds NaN" in str(error.value)
+        assert f"{folder / part / 'model.safetensors'}: tensor {name} contains NaN" in str(
+            error.value
+        )
 
 
 def test_wrong_shapes_are_bad_input(suite, videos, prompts):

@@ -184,7 +184,7 @@ def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_pa
         sft.run(config, lm, pairs, tmp_path)
     texts = " ".join(str(w.message) for w in warned)
     assert (
-        "checkpoints/6: not a whole checkpoint" in texts
+        "checkpoints/6: incomplete or corrupt checkpoint" in texts
         and "8.orbax-checkpoint-tmp-1 was being written" in texts
     )
     np.testing.assert_allclose(curve(tmp_path)[1], want, atol=1e-6, rtol=0)

@@ -201,7 +201,7 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(fo
     broken = copy("half")
     weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(broken, "not a whole safetensors file")
+    refused(broken, "incomplete or corrupt safetensors file")
     broken = copy("text")
     config = json.loads((broken / "text_encoder" / "config.json").read_text())
     write_json(broken / "text_encoder" / "config.json", config | {"d_ff": 25})

@@ -5,6 +5,8 @@ and GGUF files all read it; a decoder architecture with other tensors is added t
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ OPTIONAL = (
 )
 
 
-def config_from_hf(fields: dict, source: str = "config.json") -> LlamaConfig:
+def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> LlamaConfig:
     """Read a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
 
     Args:
