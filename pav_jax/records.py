@@ -64,6 +64,31 @@ class Preference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One line of `evaluation/measurements.jsonl`: a system's video of a prompt and its scores.
+
+    Attributes:
+      set: name of the prompt set.
+      system: that wrote the rewrite.
+      prompt: of the user.
+      seed: of the generator.
+      refined: the rewrite that the video was generated from.
+      scores: by name; NaN where a reward has no score.
+      overall: weighted sum of the scores.
+      video: path relative to the work directory; None if it was not saved.
+    """
+
+    set: str
+    system: str
+    prompt: str
+    seed: int
+    refined: str
+    scores: dict[str, float]
+    overall: float
+    video: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Refinement:
     """A rewrite by a booster."""
 

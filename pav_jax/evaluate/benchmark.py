@@ -1,7 +1,6 @@
 """Does rewriting help? Every system on the same prompts with the same seeds, and the controls it
 has to beat."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.measure import Cell, Measurements
 from pav_jax.evaluate.systems import Rewrites, System
 from pav_jax.parallel import processes
+from pav_jax.records import Measurement
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
@@ -28,21 +28,6 @@ COMPARED = {
     "delta_vs_sft": "sft",
     "delta_vs_suffix": "suffix",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One line of `evaluation/measurements.jsonl`: a system's video of one prompt with one seed,
-    and its scores."""
-
-    set: str
-    system: str
-    prompt: str
-    seed: int
-    refined: str
-    scores: dict[str, float]
-    overall: float
-    video: str | None = None
 
 
 def evaluate(

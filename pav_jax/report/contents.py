@@ -15,8 +15,7 @@ from etils import epath
 from pav_jax.candidates import preview
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.benchmark import Measurement
-from pav_jax.records import Candidate, Preference, PromptPair
+from pav_jax.records import Candidate, Measurement, Preference, PromptPair
 from pav_jax.storage.records import read_jsonl, read_segments
 
 CONTROLS = ("suffix", "shuffled", "oracle")

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
 from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
-from pav_jax.evaluate.benchmark import Measurement
+from pav_jax.records import Measurement
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
 from pav_jax.storage.files import write_atomic

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.benchmark import Measurement, evaluate
-from pav_jax.records import Refinement
+from pav_jax.evaluate.benchmark import evaluate
+from pav_jax.records import Measurement, Refinement
 from pav_jax.storage.records import read_jsonl
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from tests.evaluate.fakes import Generator, Suite
