@@ -439,7 +439,7 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
         MPS.from_pretrained(scratch / "mps", condition=scratch / "words.txt"),
     ]
     for reward in ours:
-        reward.spread()
+        reward.use_local_devices()
     tower, size = ours[0].tower, clip.config.vision_config.image_size
 
     def score_ours() -> dict[str, np.ndarray]:
@@ -471,7 +471,7 @@ def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
     videos = smooth_videos(args.judged, 4 if args.tiny else 16, 240, 320)
     prompts = ["a red star spins over the sea"] * len(videos)
     ours = VideoScore.from_pretrained(scratch / "videoscore")
-    ours.spread()
+    ours.use_local_devices()
     settings = ours.processor.settings
     images = Idefics2ImageProcessorPil(
         size={"shortest_edge": settings.shortest, "longest_edge": settings.longest},

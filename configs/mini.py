@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
                 "path": "mini:videoscore",
                 "query": "mini:videoscore/query.txt",
                 "frames": 5,
-                "batch": 16,
+                "batch_size": 16,
             },
             "aesthetic": {"path": "mini:clip", "frames": 4, "layout": "sheet"},
             "mps": {"path": "mini:mps", "condition": "mini:mps/condition.txt", "frames": 4},
@@ -78,7 +78,9 @@ def get_config() -> ConfigDict:
     config.rewards.held_out = (
         {"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},
     )
-    config.rewards.floors = {"FAITH": 0.95}  # a rewrite to learn from keeps every word that counts
+    config.rewards.constraints = {
+        "FAITH": 0.95
+    }  # a rewrite to learn from keeps every word that counts
     config.evolve.count = 128
     config.evolve.rounds = 2
     config.evolve.children = 4

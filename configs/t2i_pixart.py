@@ -22,7 +22,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.config import load
-from pav_jax.rewards.suite import TEMPORAL
+from pav_jax.rewards.suite import TEMPORAL_SCORES
 
 
 def get_config() -> ConfigDict:
@@ -45,5 +45,5 @@ def get_config() -> ConfigDict:
         # AES as the method weighs it while evolving, MPS too; CLIP's TVA, 100 times a cosine of 0.2
         # to 0.35, spreads by about 3 among the pictures of a prompt
         config.rewards.weights = dict(AES=5 / 8, MPS=1 / 4, TVA=1 / 10)
-    config.rewards.skip = TEMPORAL
+    config.rewards.skip = TEMPORAL_SCORES
     return config

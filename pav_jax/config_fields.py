@@ -5,6 +5,8 @@ ml_collections section that configuration files change; types follow from the an
 """
 
 import dataclasses
+import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,10 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from pav_jax.errors import BadInput
+
 SCALARS = (bool, int, float, str, tuple)
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 T = TypeVar("T")
 
 
@@ -89,3 +94,65 @@ def from_config_dict(section: type[T], values: Mapping[str, Any]) -> T:
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
             plain[name] = from_config_dict(kind, value)
     return section(**plain)
+
+
+def parse_options(section: type[T], values: Any, path: str) -> T:
+    """Make the dataclass `section` from an entry of a configuration, and check it.
+
+    Args:
+      values: a mapping of option names to values. None keeps a default.
+      path: the dotted name of the entry, such as "rewards.entries.mps".
+
+    Raises:
+      BadInput: not a mapping, an unknown or missing option, or one of another type or out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise _bad(path, f"{path}={values!r}: give a mapping of options, such as {{}}")
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    chosen = {name: value for name, value in values.items() if value is not None}
+    for name in chosen:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            known = ", ".join(fields) or "none"
+            raise _bad(
+                f"{path}.{name}", f"{path}: there is no option {name!r}; {hint}It has {known}"
+            )
+    for name, field in fields.items():
+        if field.default is field.default_factory is dataclasses.MISSING and name not in chosen:
+            raise _bad(f"{path}.{name}", f"{path}: the option {name!r} is missing")
+    kinds = field_types(section)
+    for name, value in chosen.items():
+        check_option(fields[name], kinds[name][0], value, f"{path}.{name}")
+    return section(**chosen)
+
+
+def check_option(field: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
+    """Check the type, choices and range of one option.
+
+    Raises:
+      BadInput: it does not fit; names `path` and the value.
+    """
+    origin = typing.get_origin(kind) or kind
+    allowed = (int, float) if origin is float else origin
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(allowed, type | tuple) and allowed is not Any:
+        fits = is_number if origin in (int, float) else True
+        if not (isinstance(value, allowed) and fits):
+            name = TYPE_NAMES.get(origin, getattr(origin, "__name__", str(origin)))
+            raise _bad(path, f"{path}={value!r}: it must be {name}")
+    if is_number and not math.isfinite(value):
+        raise _bad(path, f"{path}={value!r}: it must be a finite number")
+    choices = field.metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise _bad(path, f"{path}={value!r}: choose one of {', '.join(map(str, choices))}")
+    minimum = field.metadata.get("minimum")
+    if minimum is not None and not value >= minimum:
+        raise _bad(path, f"{path}={value!r}: it must be at least {minimum}")
+    maximum = field.metadata.get("maximum")
+    if maximum is not None and not value <= maximum:
+        raise _bad(path, f"{path}={value!r}: it must be at most {maximum}")
+
+
+def _bad(path: str, message: str) -> BadInput:
+    return BadInput(message, source="configuration", field=path)

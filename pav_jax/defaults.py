@@ -117,7 +117,7 @@ def _rewards() -> ConfigDict:
             ),
             weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
             thresholds=dict(),  # a rewrite may only be selected or chosen above these
-            floors=dict(FAITH=0.7),
+            constraints=dict(FAITH=0.7),
             # scores left out of all entries: for images, videos of one frame, ("TC", "DD", "FC")
             skip=(),
             # entries as above, as a tuple of dict(name=kind, ...): judges whose scores are recorded

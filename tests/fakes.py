@@ -38,7 +38,7 @@ class Suite:
     names = ("AES", "TVA", "FAITH")
     weights = {"AES": 1.0, "TVA": 1.0}
     thresholds: dict = {}
-    floors: dict = {}
+    constraints: dict = {}
 
     def __init__(self, nan=(), value=None):
         self.nan, self.sizes, self.value = set(nan), [], value

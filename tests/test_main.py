@@ -114,7 +114,7 @@ def no_models(monkeypatch, tmp_path):
         setattr(stages, name, stage)
 
     monkeypatch.setattr(
-        "pav_jax.rewards.suite.RewardSuite.from_config", lambda config, failed=None: Suite()
+        "pav_jax.rewards.suite.RewardSuite.from_config", lambda config, on_error=None: Suite()
     )
     judge = dict(
         rewards=property(lambda self: (self,)),

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.suite import FLOOR_ONLY
+from pav_jax.rewards.suite import CONSTRAINT_ONLY
 
 METHODS = ("sum", "pareto", "average_rank")
 
@@ -138,7 +138,7 @@ class Ranking:
         used = {
             n: float(w)
             for n, w in sorted(dict(weights or suite.weights).items())
-            if w and n not in FLOOR_ONLY
+            if w and n not in CONSTRAINT_ONLY
         }
         return cls(named_method(config, section), used, dict(floors or {}))
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import FLOOR_ONLY
+from pav_jax.rewards.suite import CONSTRAINT_ONLY
 
 
 def overall_scores(
@@ -54,7 +54,9 @@ def weighted_sums(
 def weighted_rewards(weights: Mapping[str, float]) -> dict[str, float]:
     """Return the weights that enter the sum: FAITH is only ever a constraint, zeros drop out."""
     return {
-        name: float(weight) for name, weight in weights.items() if weight and name not in FLOOR_ONLY
+        name: float(weight)
+        for name, weight in weights.items()
+        if weight and name not in CONSTRAINT_ONLY
     }
 
 

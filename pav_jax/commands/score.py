@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.rewards.suite import RewardSuite
 
     problems: list[BadInput] = []
-    suite = RewardSuite.from_config(config.rewards, failed=problems.append)
+    suite = RewardSuite.from_config(config.rewards, on_error=problems.append)
     shown = [*suite.names, *suite.held_out]
     if args.rewards:
         names, shown = shown, [name.strip() for name in args.rewards.split(",") if name.strip()]

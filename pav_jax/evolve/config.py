@@ -67,7 +67,7 @@ def evolve_config() -> ConfigDict:
             # (mean place per reward)
             ranking="sum",
             # whoever keeps these is shown before whoever does not; None: none where ranking is sum,
-            # else rewards.floors
+            # else rewards.constraints
             floors=None,
             # none, all, or best: those that beat every earlier round of their prompt
             keep_videos="none",
@@ -94,7 +94,7 @@ def select_config() -> ConfigDict:
             weights=None,  # None: evolve.weights, then rewards.weights
             ranking="sum",  # who is the best: sum, pareto, average_rank, as in evolve
             thresholds=None,  # None: rewards.thresholds; {} for none
-            floors=None,  # None: rewards.floors; {} for none
+            floors=None,  # None: rewards.constraints; {} for none
             min_gain=0.0,  # of overall over the user's own prompt, whatever the ranking
             max_words=130,
             pareto=False,  # True: no weighted reward may be below the user's own prompt's

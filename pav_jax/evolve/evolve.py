@@ -127,7 +127,7 @@ def _ranking(config, suite) -> Ranking:
     keep the suite's."""
     options = config.evolve
     method, floors = named_method(config, "evolve"), options.get("floors")
-    kept = {} if floors is None and method == "sum" else minimum_scores(floors, suite.floors)
+    kept = {} if floors is None and method == "sum" else minimum_scores(floors, suite.constraints)
     return Ranking.from_config(config, "evolve", suite, options.get("weights"), kept)
 
 

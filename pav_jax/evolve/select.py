@@ -36,7 +36,7 @@ def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[Promp
     ranking = Ranking.from_config(config, "select", suite, weights)
     least = (
         minimum_scores(options.get("thresholds"), suite.thresholds),
-        minimum_scores(options.get("floors"), suite.floors),
+        minimum_scores(options.get("floors"), suite.constraints),
     )
     gain, longest = options.get("min_gain", 0.0), options.get("max_words", 130)
     dimensions = sorted(weights or suite.weights) if options.get("pareto", False) else []

@@ -19,7 +19,7 @@ def prefer_config() -> ConfigDict:
             weights=None,  # None: rewards.weights
             ranking="sum",  # who is better: sum, pareto, average_rank, as in evolve
             thresholds=None,  # None: rewards.thresholds; {} for none
-            floors=None,  # None: rewards.floors; {} for none
+            floors=None,  # None: rewards.constraints; {} for none
             # True: what keeps the floors is preferred to what does not, unless that is clearly
             # better
             floors_first=False,

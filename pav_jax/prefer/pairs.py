@@ -58,7 +58,7 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
     options = config.prefer
     weights = stage_weights(config, "prefer", suite)
     thresholds = minimum_scores(options.get("thresholds"), suite.thresholds)
-    floors = minimum_scores(options.get("floors"), suite.floors)
+    floors = minimum_scores(options.get("floors"), suite.constraints)
     margin, longest = options.get("margin", MARGIN), options.get("max_words", MAX_WORDS)
     match, first = (
         options.get("length_match", 0.0),

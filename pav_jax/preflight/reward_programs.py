@@ -31,7 +31,7 @@ from pav_jax.rewards.clip_tower import IMAGES, TEXTS, contact_sheet
 from pav_jax.rewards.idefics2_processor import ImageSettings
 from pav_jax.rewards.motion import motion_scores
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels
-from pav_jax.rewards.suite import listed
+from pav_jax.rewards.registry import parse_entries
 from pav_jax.video import pipeline_folder
 
 # Letters of a query per token. English text has more, so that rows are estimated too long rather
@@ -65,12 +65,11 @@ def build(config: Any, host: Sequence[Any]) -> list[Program]:
     programs: list[Program] = []
     seen_paths: set[str] = set()
     for field in ("entries", "held_out"):
-        for entry in listed(config.rewards.to_dict()[field]):
-            options = {name: value for name, value in entry.items() if value is not None}
-            kind = options.pop("name")
-            if kind not in BUILDERS:
+        for entry in parse_entries(config.rewards.to_dict()[field], field):
+            if entry.kind not in BUILDERS:
                 continue
-            place = f"config.rewards.{field}.{kind}"
+            options = {k: v for k, v in entry.values.items() if v is not None}
+            place = f"config.rewards.{field}.{entry.kind}"
             path = options.get("path")
             if path is not None:
                 if path in seen_paths:  # rewards with the same path share one model
@@ -79,7 +78,7 @@ def build(config: Any, host: Sequence[Any]) -> list[Program]:
                 options["folder"] = config_folder(path, f"{place}.path")
             mesh = local_mesh(options.pop("mesh", None), f"{place}.mesh", host)
             mesh = mesh or make_mesh(devices=host[:1])
-            programs += BUILDERS[kind](options, mesh, workload)
+            programs += BUILDERS[entry.kind](options, mesh, workload)
     return programs
 
 
@@ -200,7 +199,7 @@ def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Progr
     params = _param_shapes(idefics2_hf, sizes, dtype, mesh)
     max_frames = options.get("frames") or videoscore.FRAMES[str(options.get("version", "1"))]
     num_frames = min(max_frames, workload.size[0])
-    batch_size = batch_shards(mesh) * options.get("batch", 1)
+    batch_size = batch_shards(mesh) * options.get("batch_size", 1)
     height, width = ImageSettings.from_folder(folder).target(*workload.size[1:])
     pixels = _batch(mesh, (videoscore.IMAGES * batch_size, height, width, 3), np.float32)
     query = videoscore.read_query(options.get("query") or videoscore.QUERY)

@@ -12,7 +12,7 @@ _WHERE = {
     "MPS": "mps",
     "Motion": "motion",
     "PerceptualConsistency": "lpips",
-    "Reward": "suite",
+    "Reward": "reward",
     "RewardSuite": "suite",
     "VideoScore": "videoscore",
     "VisionQuestions": "vision_questions",

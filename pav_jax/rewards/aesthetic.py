@@ -32,6 +32,8 @@ from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
 from pav_jax.rewards.clip_tower import ClipTower, check_layout
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import AestheticOptions
+from pav_jax.rewards.reward import PretrainedReward
 from pav_jax.storage.json_files import read_json, write_json
 
 HEAD_FOLDER = "aesthetic_head"  # inside the CLIP folder
@@ -112,10 +114,11 @@ def save_head(folder: str | Path, config: HeadConfig, params: Mapping) -> None:
     )
 
 
-class Aesthetic:
+class Aesthetic(PretrainedReward):
     """AES behind the suite's protocol."""
 
     names = ("AES",)
+    options = AestheticOptions
 
     def __init__(
         self,
@@ -133,27 +136,27 @@ class Aesthetic:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        path: str | Path,
         head: str | Path | None = None,
         frames: int = 4,
         layout: str = "frames",
         dtype: str = "float32",
     ) -> "Aesthetic":
-        """`folder`: a CLIP in transformers' layout; `head`: its head's folder,
-        `<folder>/aesthetic_head` where None.
+        """`path`: a CLIP in transformers' layout; `head`: its head's folder,
+        `<path>/aesthetic_head` where None.
         `layout`: see `ClipTower.embed_frames`.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding
             width.
         """
-        tower = ClipTower.load(folder, dtype)
+        tower = ClipTower.load(path, dtype)
         head_folder = local_folder(head) if head else tower.folder / HEAD_FOLDER
         config, params = load_head(head_folder)
         if config.input_dim != tower.config.projection_dim:
             raise BadInput(
                 f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of"
-                f" {folder} have {tower.config.projection_dim} numbers; take the head trained on"
+                f" {tower.folder} have {tower.config.projection_dim} dimensions; take the head trained on"
                 " this CLIP"
             )
         return cls(tower, config, params, frames, layout)
@@ -170,8 +173,8 @@ class Aesthetic:
             params=self.params,
         )
 
-    def spread(self) -> None:
-        self.tower.spread()
+    def use_local_devices(self) -> None:
+        self.tower.use_local_devices()
 
     def score(
         self, videos: np.ndarray, prompts: Sequence[str], refined=None

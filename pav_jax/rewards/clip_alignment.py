@@ -14,27 +14,30 @@ import numpy as np
 
 from pav_jax.rewards.clip_tower import ClipTower, check_layout
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import ClipAlignmentOptions
+from pav_jax.rewards.reward import PretrainedReward
 
 
-class ClipAlignment:
+class ClipAlignment(PretrainedReward):
     """TVA behind the suite's protocol."""
 
     names = ("TVA",)
+    options = ClipAlignmentOptions
 
     def __init__(self, tower: ClipTower, frames: int = 4, layout: str = "frames"):
         self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, frames: int = 4, layout: str = "frames", dtype: str = "float32"
+        cls, path: str | Path, frames: int = 4, layout: str = "frames", dtype: str = "float32"
     ) -> "ClipAlignment":
-        """`folder`: a CLIP in transformers' layout with its tokenizer. `layout`: see
+        """`path`: a CLIP in transformers' layout with its tokenizer. `layout`: see
         `ClipTower.embed_frames`.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
         """
-        return cls(ClipTower.load(folder, dtype), frames, layout)
+        return cls(ClipTower.load(path, dtype), frames, layout)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -46,8 +49,8 @@ class ClipAlignment:
             layout=self.layout,
         )
 
-    def spread(self) -> None:
-        self.tower.spread()
+    def use_local_devices(self) -> None:
+        self.tower.use_local_devices()
 
     def score(
         self, videos: np.ndarray, prompts: Sequence[str], refined=None

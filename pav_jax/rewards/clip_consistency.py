@@ -14,9 +14,11 @@ import numpy as np
 from pav_jax.errors import BadInput
 from pav_jax.rewards.clip_tower import ClipTower
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import ClipConsistencyOptions
+from pav_jax.rewards.reward import PretrainedReward
 
 
-class ClipConsistency:
+class ClipConsistency(PretrainedReward):
     """CFC behind the suite's protocol, on the tower that the suite's other CLIP rewards of the
     folder use.
 
@@ -26,6 +28,7 @@ class ClipConsistency:
     """
 
     names = ("CFC",)
+    options = ClipConsistencyOptions
 
     def __init__(self, tower: ClipTower, frames: int | None = None):
         if frames is not None and frames < 2:
@@ -37,15 +40,15 @@ class ClipConsistency:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, frames: int | None = None, dtype: str = "float32"
+        cls, path: str | Path, frames: int | None = None, dtype: str = "float32"
     ) -> "ClipConsistency":
-        """`folder`: a CLIP in transformers' layout. `frames`: so many evenly spaced ones; all where
+        """`path`: a CLIP in transformers' layout. `frames`: so many evenly spaced ones; all where
         None.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint.
         """
-        return cls(ClipTower.load(folder, dtype), frames)
+        return cls(ClipTower.load(path, dtype), frames)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -53,8 +56,8 @@ class ClipConsistency:
             "clip_consistency", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames
         )
 
-    def spread(self) -> None:
-        self.tower.spread()
+    def use_local_devices(self) -> None:
+        self.tower.use_local_devices()
 
     def score(
         self, videos: np.ndarray, prompts: Sequence[str], refined=None

@@ -67,7 +67,7 @@ class ClipTower:
         """
         return _load(local_folder(folder, FILES).resolve(), dtype)
 
-    def spread(self) -> None:
+    def use_local_devices(self) -> None:
         """From now on the rows of a batch are shared by this host's devices. Not the default,
         because the last bits of an embedding may change with the number of devices."""
         self._mesh = batch_mesh(math.gcd(IMAGES, TEXTS))

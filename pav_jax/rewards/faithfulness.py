@@ -20,6 +20,8 @@ import numpy as np
 from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.lemmas import Lemmatiser, related, words
+from pav_jax.rewards.options import FaithfulnessOptions
+from pav_jax.rewards.reward import PretrainedReward
 from pav_jax.storage.json_files import read_json
 
 LEXICON = Path(__file__).with_name("lexicon.json")
@@ -179,11 +181,12 @@ def faithfulness(prompt: str, refined: str, words: Lexicon | None = None) -> flo
     return sum(u.weight * words.kept(u, said) for u in units) / sum(u.weight for u in units)
 
 
-class Faithfulness:
+class Faithfulness(PretrainedReward):
     """FAITH behind the suite's protocol. Without rewrites there is nothing to measure, and no score
     comes back."""
 
     names = ("FAITH",)
+    options = FaithfulnessOptions
 
     def __init__(self, words: Lexicon | None = None):
         self.lexicon = words or lexicon()
@@ -193,12 +196,12 @@ class Faithfulness:
         return fingerprint("faithfulness", lexicon=self.lexicon.path)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> "Faithfulness":
-        """`folder`: a folder with another lexicon.json, or such a file; the package's own where
+    def from_pretrained(cls, path: str | Path | None = None) -> "Faithfulness":
+        """`path`: a folder with another lexicon.json, or such a file; the package's own where
         None."""
-        if folder is None:
+        if path is None:
             return cls()
-        path = Path(folder)
+        path = Path(path)
         return cls(lexicon(path / "lexicon.json" if path.is_dir() else path))
 
     def score(

@@ -24,8 +24,9 @@ from jaxtyping import UInt8
 from pav_jax.checkpoints.digest import file_digest
 from pav_jax.errors import BadInput
 from pav_jax.language.chat_endpoint import EndpointDown
+from pav_jax.rewards.reward import Reward
 from pav_jax.rewards.score_cache import ScoreCache
-from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT, Reward, RewardSuite
+from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, RewardSuite
 from pav_jax.video.files import read_mp4
 
 # in a batch: the rows of a CLIP tower's program, where the frames of a video are laid out as one
@@ -83,11 +84,13 @@ class FileScorer:
     ):
         """`names`: only rewards that give one of these scores are asked; all where None."""
         every = [("", reward) for reward in suite.rewards] + [
-            (HELD_OUT, judge) for judge in suite.judges
+            (HELD_OUT, judge) for judge in suite.held_out_rewards
         ]
         # nobody tells what a file was made from, and FAITH compares that with the prompt
         every = [
-            (before, reward) for before, reward in every if not set(reward.names) <= set(FLOOR_ONLY)
+            (before, reward)
+            for before, reward in every
+            if not set(reward.names) <= set(CONSTRAINT_ONLY)
         ]
         wanted = None if names is None else set(names)
         self.rewards = [
@@ -239,9 +242,7 @@ def _ask(
 
 def _lasting(reward: Reward, scores: Mapping[str, float]) -> bool:
     """Whether the reward would say the same another time."""
-    return not (
-        getattr(reward, "passing", False) and any(math.isnan(value) for value in scores.values())
-    )
+    return not (reward.transient_failures and any(math.isnan(value) for value in scores.values()))
 
 
 def _wide_enough(

@@ -23,6 +23,8 @@ from pav_jax.errors import BadInput
 from pav_jax.models.lpips import LPIPS, NETS
 from pav_jax.models.lpips.names import PREFIX, param_shapes, weights
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import PerceptualConsistencyOptions
+from pav_jax.rewards.reward import PretrainedReward
 
 SIDE = 64  # pixels: smaller frames are enlarged to it; the patches LPIPS learned from had it
 ARCHIVE = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -37,7 +39,7 @@ FILES = {
 }
 
 
-class PerceptualConsistency:
+class PerceptualConsistency(PretrainedReward):
     """PC behind the suite's protocol. Videos are measured one by one, so a score never sees its
     batch.
 
@@ -47,15 +49,16 @@ class PerceptualConsistency:
     """
 
     names = ("PC",)
+    options = PerceptualConsistencyOptions
 
     def __init__(self, model: LPIPS, params: Mapping, file: Path | None = None):
         self.model, self.file, self._params = model, file, jax.device_put(params)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path | None = None, net: str = "alexnet"
+        cls, path: str | Path | None = None, net: str = "alexnet"
     ) -> "PerceptualConsistency":
-        """`folder`: the weights' file where it is not to be fetched; `net`: alexnet or vgg16.
+        """`path`: the weights' file where it is not to be fetched; `net`: alexnet or vgg16.
 
         Raises:
           BadInput: there is no such net, or its weights cannot be had.
@@ -64,7 +67,7 @@ class PerceptualConsistency:
             raise BadInput(
                 f"rewards.entries: lpips has no net {net!r}; choose one of {', '.join(NETS)}"
             )
-        file = FILES[net].path() if folder is None else Path(folder)
+        file = FILES[net].path() if path is None else Path(path)
         return cls(
             LPIPS(NETS[net]),
             read_params(file, weights(NETS[net], PREFIX[net]), param_shapes(NETS[net])),

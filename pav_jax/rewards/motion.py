@@ -29,6 +29,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import MotionOptions
+from pav_jax.rewards.reward import PretrainedReward
 
 SIDE = 64  # pixels of the shorter side that motion is measured at
 BLOCK, STRIDE = 8, 4
@@ -127,16 +129,17 @@ def motion_scores(video: UInt8[Array, "T H W 3"]) -> tuple[Float[Array, ""], Flo
     return consistency, jnp.minimum(speeds[:, -count:].mean() / REACH, 1.0)
 
 
-class Motion:
+class Motion(PretrainedReward):
     """TC and DD behind the suite's protocol. Videos are measured one by one, so a score never sees
     its batch."""
 
     names = ("TC", "DD")
+    options = MotionOptions
     fingerprint = fingerprint("motion")
 
     @classmethod
-    def from_pretrained(cls, folder: None = None) -> "Motion":
-        """Nothing is loaded; the method is there because every reward has it."""
+    def from_pretrained(cls) -> "Motion":
+        """Make the reward; it has no checkpoint."""
         return cls()
 
     def score(

@@ -30,13 +30,15 @@ from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import batch_mesh, batch_shards, local_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.clip_tower import FILES, in_batches
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import MPSOptions
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
+from pav_jax.rewards.reward import PretrainedReward
 
 CONDITION = Path(__file__).parent / "mps_condition.txt"
 VIDEOS = 8  # in one compiled program, at least: a mesh fills all its rows
 
 
-class MPS:
+class MPS(PretrainedReward):
     """MPS behind the suite's protocol.
 
     Attributes:
@@ -45,6 +47,7 @@ class MPS:
     """
 
     names = ("MPS",)
+    options = MPSOptions
 
     def __init__(
         self,
@@ -88,13 +91,13 @@ class MPS:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        path: str | Path,
         frames: int = 4,
         condition: str | Path | None = None,
         dtype: str = "float32",
         mesh: Mesh | Mapping[str, int] | None = None,
     ) -> "MPS":
-        """`folder`: an MPS with its tokenizer; `condition`: a file with one word a line, None for
+        """`path`: an MPS with its tokenizer; `condition`: a file with one word a line, None for
         the published list;
         `mesh`: see above, or its sizes on this host, as in dict(fsdp=4).
 
@@ -104,7 +107,7 @@ class MPS:
         """
         mesh = local_mesh(mesh, "rewards.entries: mps's mesh")
         return cls(
-            local_folder(folder, FILES),
+            local_folder(path, FILES),
             frames,
             Path(local_file(condition or CONDITION)),
             dtype,
@@ -121,8 +124,8 @@ class MPS:
             dtype=self.dtype,
         )
 
-    def spread(self) -> None:
-        """See `ClipTower.spread`. On a mesh all is spread already."""
+    def use_local_devices(self) -> None:
+        """See `ClipTower.use_local_devices`. On a mesh all is spread already."""
         if self.mesh is None:
             self._mesh = batch_mesh(VIDEOS)
             self._params, self._condition_MxP = replicate(

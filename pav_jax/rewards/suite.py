@@ -1,221 +1,197 @@
-"""Rewards behind one protocol, and the suite that names, weighs and bounds them."""
+"""Several rewards scored together: names, weights, thresholds, constraints, held-out evaluators."""
 
-import importlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
+from pav_jax.rewards.registry import KINDS, Entry, parse_entries
+from pav_jax.rewards.reward import Reward, Scores, Videos, as_reward
 
-# entry kind -> where its class is; a class is imported when a configuration asks for it
-KINDS = {
-    "aesthetic": "pav_jax.rewards.aesthetic:Aesthetic",
-    "clip_alignment": "pav_jax.rewards.clip_alignment:ClipAlignment",
-    "clip_consistency": "pav_jax.rewards.clip_consistency:ClipConsistency",
-    "faithfulness": "pav_jax.rewards.faithfulness:Faithfulness",
-    "lpips": "pav_jax.rewards.lpips:PerceptualConsistency",
-    "motion": "pav_jax.rewards.motion:Motion",
-    "mps": "pav_jax.rewards.mps:MPS",
-    "videoscore": "pav_jax.rewards.videoscore:VideoScore",
-    "vision_questions": "pav_jax.rewards.vision_questions:VisionQuestions",
-}
-FLOOR_ONLY = ("FAITH",)  # bounds what may be chosen, and is never part of the sum
-TEMPORAL = (
-    "TC",
-    "DD",
-    "FC",
-)  # judge how frames follow each other: an image, a video of one frame, has none of them
-# begins the name of a score that only watches: it is recorded, and nothing is chosen by it
-HELD_OUT = "held_out:"
-
-
-class Reward(Protocol):
-    """`score` gives float32 [B] for each of `names`; NaN where a video cannot be scored. A reward
-    that reads `refined` gives nothing where there is none. A row's score does not depend on the
-    other rows.
-
-    A reward may also have `spread()`: from then on it shares rows among this host's devices.
-
-    Attributes:
-      fingerprint: changes when scores may, with kind, options and weights (`rewards.fingerprint`);
-        scores of a reward that has none are never kept.
-      passing: whether a NaN may come from a failure that passes; such a one is not kept. False
-        where absent.
-    """
-
-    names: tuple[str, ...]
-    fingerprint: str | None = None
-
-    def score(
-        self,
-        videos: UInt8[np.ndarray, "B T H W 3"],
-        prompts: Sequence[str],
-        refined: Sequence[str] | None = None,
-    ) -> dict[str, Float[np.ndarray, "B"]]: ...
+CONSTRAINT_ONLY = ("FAITH",)  # constrains what may be chosen; never a term of the weighted sum
+TEMPORAL_SCORES = ("TC", "DD", "FC")  # compare frames; undefined for images, videos of one frame
+HELD_OUT = "held_out:"  # prefix of scores that are recorded and never used for selection
+BOUNDS = ("weights", "thresholds", "constraints")
 
 
 class RewardSuite:
     """Several rewards scored together.
 
+    Args:
+      rewards: `pav.Reward`s, or functions (videos, prompts) -> scores [B].
+      weights: score name -> weight in `overall`; other scores have no weight.
+      thresholds: score name -> a selected rewrite's score lies above it.
+      constraints: score name -> least value of a feasible rewrite.
+      held_out: rewards that are recorded under "held_out:NAME" and never used for selection.
+
     Attributes:
-      names: every score's name that may be weighed, in the order of the configuration.
-      held_out: the names of the scores of held-out judges, each with `HELD_OUT` before it.
-      weights: of `overall`. Scores not named there have no weight.
-      thresholds, floors: least values by name, for those who choose.
+      names: the names of the scores that can have a weight, in the order of `rewards`.
+      held_out: the names of the held-out scores, with their prefix.
+
+    Raises:
+      BadInput: two rewards give one score, or a weight or bound names an unknown score.
     """
 
     def __init__(
         self,
-        rewards: Sequence[Reward],
+        rewards: Sequence[Reward | Callable],
         weights: Mapping[str, float],
         thresholds: Mapping[str, float] | None = None,
-        floors: Mapping[str, float] | None = None,
-        held_out: Sequence[Reward] = (),
+        constraints: Mapping[str, float] | None = None,
+        held_out: Sequence[Reward | Callable] = (),
     ):
-        self.rewards, self.judges = tuple(rewards), tuple(held_out)
-        self.names = _names("entries", self.rewards)
-        self.held_out = tuple(HELD_OUT + name for name in _names("held_out", self.judges))
-        self.weights = self._numbers("weights", weights)
-        self.thresholds = self._numbers("thresholds", thresholds or {})
-        self.floors = self._numbers("floors", floors or {})
-        if bounded := [n for n in FLOOR_ONLY if self.weights.get(n)]:
-            raise BadInput(
-                f"rewards.weights.{bounded[0]}: {bounded[0]} is a floor, not a term of the sum; set"
-                f" rewards.floors.{bounded[0]} instead"
-            )
+        self.rewards = tuple(as_reward(reward) for reward in rewards)
+        self.held_out_rewards = tuple(as_reward(reward) for reward in held_out)
+        self.names = _unique_names("entries", self.rewards)
+        held_out_names = _unique_names("held_out", self.held_out_rewards)
+        self.held_out = tuple(HELD_OUT + name for name in held_out_names)
+        self.weights = self._bounds("weights", weights)
+        self.thresholds = self._bounds("thresholds", thresholds or {})
+        self.constraints = self._bounds("constraints", constraints or {})
+        _check_weights(self.weights)
 
     @classmethod
     def from_config(
-        cls, config: Any, failed: Callable[[BadInput], None] | None = None
+        cls, config: Any, on_error: Callable[[BadInput], None] | None = None
     ) -> "RewardSuite":
-        """Builds what a configuration's `rewards` names.
+        """Load what a configuration's `rewards` names.
 
         Args:
-          config: `entries`, `weights`, `thresholds`, `floors`, `held_out`, `skip` (names of scores
-            that are left out, with the whole reward where it gives no other). `entries` and
-            `held_out` are a mapping of kind to options, or a list of options each with its kind as
-            `name`; the other options are those of the kind's `from_pretrained` (`path` is its
-            folder).
-          failed: told why an entry of a known kind cannot be used; its scores are then NaN. Raised
-            where None.
+          config: the fields of `defaults.RewardsConfig`.
+          on_error: called for an entry whose checkpoint cannot be used; its scores are then NaN.
+            None: the error is raised.
 
         Raises:
-          BadInput: an unknown kind or option, or a checkpoint that cannot be used; the message
-            names it.
+          BadInput: an unknown kind or option, or a checkpoint that cannot be used.
         """
+        cls.check_config(config)
         plain = _plain(config)
-        entries, judges = (listed(plain.get(field) or ()) for field in ("entries", "held_out"))
-        if not entries:
-            raise BadInput(f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
+        entries = _entries(plain, "entries")
+        held_out = _entries(plain, "held_out")
         skip = tuple(plain.get("skip") or ())
-        rewards, held_out = (
-            [_built(entry, field, failed) for entry in listed]
-            for field, listed in (("entries", entries), ("held_out", judges))
-        )
-        known = {name for reward in (*rewards, *held_out) for name in reward.names}
-        if unknown := sorted(set(skip) - known - set(TEMPORAL)):
-            raise BadInput(
-                f"rewards.skip: no entry gives {unknown[0]}; there are {', '.join(sorted(known))}"
-            )
-        rewards, held_out = (list(_without(skip, some)) for some in (rewards, held_out))
-        if not rewards:
-            raise BadInput(
-                f"rewards.skip: {', '.join(skip)} are all that rewards.entries give; name an entry"
-                " that gives more"
-            )
         return cls(
-            rewards,
+            _subsets(skip, (_build(entry, on_error) for entry in entries)),
             plain.get("weights") or {},
             plain.get("thresholds"),
-            plain.get("floors"),
-            held_out,
+            plain.get("constraints"),
+            _subsets(skip, (_build(entry, on_error) for entry in held_out)),
         )
 
-    def check_frames(self, frames: int) -> None:
-        """Raises BadInput where videos have one frame and a score would judge how frames follow
-        each other."""
-        asked = [
-            name
-            for name in (*self.names, *self.held_out)
-            if name.removeprefix(HELD_OUT) in TEMPORAL
-        ]
-        if frames == 1 and asked:
-            raise BadInput(
-                f"rewards: {', '.join(asked)} judge how frames follow each other, and these videos"
-                f" have one frame; leave them out with rewards.skip={TEMPORAL} and without their"
-                " weights, or make more frames"
+    @staticmethod
+    def check_config(config: Any) -> None:
+        """Check a configuration's `rewards` without loading anything.
+
+        Names of scores are checked unless a plug-in is among the entries: its names are not known
+        before it is imported.
+
+        Raises:
+          BadInput: the first entry, weight or bound that cannot be used.
+        """
+        plain = _plain(config)
+        entries = _entries(plain, "entries")
+        held_out = _entries(plain, "held_out")
+        skip = tuple(plain.get("skip") or ())
+        for field in BOUNDS:
+            _check_numbers(field, plain.get(field))
+        _check_weights(plain.get("weights") or {})
+        if any(entry.names is None for entry in (*entries, *held_out)):
+            return
+        names = _scored(entries)
+        unknown = sorted(set(skip) - {*names, *_scored(held_out)} - set(TEMPORAL_SCORES))
+        if unknown:
+            known = ", ".join(names)
+            raise _bad("skip", f"rewards.skip: no entry gives {unknown[0]}; there are {known}")
+        left = [name for name in names if name not in skip]
+        if not left:
+            raise _bad("skip", "rewards.skip leaves out every score of rewards.entries")
+        for field in BOUNDS:
+            for name, value in (plain.get(field) or {}).items():
+                if value and name not in left:
+                    raise _unknown_score(field, name, left)
+
+    def check_frames(self, num_frames: int) -> None:
+        """Refuse images where a score compares frames.
+
+        Raises:
+          BadInput: videos have one frame and a score is temporal.
+        """
+        names = (*self.names, *self.held_out)
+        temporal = [name for name in names if name.removeprefix(HELD_OUT) in TEMPORAL_SCORES]
+        if num_frames == 1 and temporal:
+            raise _bad(
+                "skip",
+                f"rewards: {', '.join(temporal)} compare frames, and these videos have one frame;"
+                f" leave them out with rewards.skip={TEMPORAL_SCORES} and without their weights, or"
+                " make more frames",
             )
 
-    def spread(self) -> None:
-        """Shares the rows of later batches among this host's devices, in the rewards that can."""
-        for reward in (*self.rewards, *self.judges):
-            if hasattr(reward, "spread"):
-                reward.spread()
+    def use_local_devices(self) -> None:
+        """Split later batches over this host's devices, in the rewards that can."""
+        for reward in (*self.rewards, *self.held_out_rewards):
+            reward.use_local_devices()
 
     def score(
-        self,
-        videos: UInt8[np.ndarray, "B T H W 3"],
-        prompts: Sequence[str],
-        refined: Sequence[str] | None = None,
-    ) -> dict[str, Float[np.ndarray, "B"]]:
-        """Every score of each video against its user's prompt, float32 [B]; NaN where a reward has
-        no answer.
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
+        """Score each video against its user's prompt.
 
         Args:
-          refined: the rewrites the videos were made from, for FAITH; without them FAITH is left
-            out.
+          videos: uint8 [B, T, H, W, 3].
+          prompts: what the users typed, B of them.
+          refined: the rewrites that the videos were made from; without them FAITH is left out.
+
+        Returns:
+          name -> float32 [B]; NaN where a reward has no answer.
+
+        Raises:
+          BadInput: arguments of other shapes or types.
         """
-        videos = np.asarray(videos)
-        if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8:
-            raise BadInput(
-                f"videos to score: {videos.dtype} {list(videos.shape)}; expected uint8 [B, T, H,"
-                " W, 3]"
-            )
-        if len(prompts) != len(videos) or (refined is not None and len(refined) != len(videos)):
-            raise BadInput(
-                f"videos to score: {len(videos)} videos, {len(prompts)} prompts"
-                + (f", {len(refined)} rewrites" if refined is not None else "")
-                + "; give one per video"
-            )
-        self.check_frames(videos.shape[1])
+        videos = _checked(videos, prompts, refined)
         if not len(videos):
             return {name: np.zeros(0, np.float32) for name in (*self.names, *self.held_out)}
-        scores = {}
+        self.check_frames(videos.shape[1])
+        scores: dict[str, Any] = {}
         for reward in self.rewards:
             scores |= reward.score(videos, prompts, refined)
-        for judge in self.judges:
-            scores |= {
-                HELD_OUT + name: value
-                for name, value in judge.score(videos, prompts, refined).items()
-            }
+        for reward in self.held_out_rewards:
+            answers = reward.score(videos, prompts, refined)
+            scores |= {HELD_OUT + name: value for name, value in answers.items()}
         return {name: np.asarray(value, np.float32) for name, value in scores.items()}
 
     def overall(
         self, scores: Mapping[str, Any], weights: Mapping[str, float] | None = None
     ) -> Float[np.ndarray, "B"]:
-        """The weighted sum. A NaN in any weighed score stays NaN; FAITH and unweighed scores do not
-        enter."""
-        weights = self.weights if weights is None else self._numbers("weights", weights)
-        used = {name: w for name, w in weights.items() if w and name not in FLOOR_ONLY}
-        if missing := sorted(set(used) - set(scores)):
-            raise BadInput(
-                f"overall: there is no score {missing[0]} here, but rewards.weights weighs it"
-            )
-        rows = max((np.size(value) for value in scores.values()), default=0)
-        total = sum(
-            (w * np.asarray(scores[name], np.float64) for name, w in used.items()), np.zeros(rows)
-        )
-        return total.astype(np.float32)
+        """The weighted sum of scores, float32 [B].
 
-    def _numbers(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
-        if unknown := sorted(n for n, v in values.items() if n not in self.names and v):
-            raise BadInput(
-                f"rewards.{field}.{unknown[0]}: no entry gives this score; there are"
-                f" {', '.join(self.names)}"
+        A NaN in a score that has a weight stays NaN. FAITH does not enter.
+
+        Args:
+          scores: name -> [B].
+          weights: None: the suite's.
+
+        Raises:
+          BadInput: a score that has a weight is missing.
+        """
+        weights = self.weights if weights is None else self._bounds("weights", weights)
+        used = {name: w for name, w in weights.items() if w and name not in CONSTRAINT_ONLY}
+        missing = sorted(set(used) - set(scores))
+        if missing:
+            raise _bad(
+                f"weights.{missing[0]}",
+                f"overall: there is no score {missing[0]}, but rewards.weights gives it a weight",
             )
+        count = max((np.size(value) for value in scores.values()), default=0)
+        terms = (w * np.asarray(scores[name], np.float64) for name, w in used.items())
+        return sum(terms, np.zeros(count)).astype(np.float32)
+
+    def _bounds(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
+        for name, value in sorted(values.items()):
+            if value and name not in self.names:
+                raise _unknown_score(field, name, self.names)
         return {
             name: float(value)
             for name, value in values.items()
@@ -223,103 +199,147 @@ class RewardSuite:
         }
 
 
-def build(entry: Mapping[str, Any], field: str = "entries") -> Reward:
-    """The reward of one entry of the configuration's `rewards.<field>`. An option set to None keeps
-    its default.
-
-    Raises:
-      BadInput: an unknown kind or option, a missing path, or an unusable checkpoint.
-    """
-    options = {k: v for k, v in entry.items() if v is not None}
-    kind = options.pop("name", None)
-    if kind not in KINDS:
-        raise BadInput(
-            f"rewards.{field}: there is no reward {kind!r}; the known ones are {', '.join(KINDS)}"
-        )
-    module, name = KINDS[kind].split(":")
-    make = getattr(importlib.import_module(module), name).from_pretrained
-    if "path" in options:
-        options["folder"] = options.pop("path")
-    known = inspect.signature(make).parameters
-    if unknown := sorted(set(options) - set(known)):
-        shown = ", ".join("path" if k == "folder" else k for k in known)
-        raise BadInput(f"rewards.{field}: {kind} has no option {unknown[0]!r}; it has {shown}")
-    if missing := [k for k, p in known.items() if p.default is p.empty and k not in options]:
-        raise BadInput(
-            f"rewards.{field}: {kind} needs {'path' if missing[0] == 'folder' else missing[0]!r}"
-        )
-    return make(**options)
-
-
-class Part:
+class RewardSubset(Reward):
     """A reward without some of its scores."""
 
     def __init__(self, reward: Reward, names: tuple[str, ...]):
-        self.reward, self.names = reward, names
-        self.fingerprint = getattr(reward, "fingerprint", None)
-        self.passing = getattr(reward, "passing", False)
+        self.reward = reward
+        self.names = names
+        self.fingerprint = reward.fingerprint
+        self.transient_failures = reward.transient_failures
 
-    def spread(self) -> None:
-        if hasattr(self.reward, "spread"):
-            self.reward.spread()
+    def use_local_devices(self) -> None:
+        self.reward.use_local_devices()
 
     def score(
-        self, videos, prompts: Sequence[str], refined=None
-    ) -> dict[str, Float[np.ndarray, "B"]]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         scores = self.reward.score(videos, prompts, refined)
         return {name: value for name, value in scores.items() if name in self.names}
 
 
-class StandIn:
-    """Has no answer to anything: in the place of a reward that cannot be used."""
+class UnavailableReward(Reward):
+    """Stands for a reward whose checkpoint cannot be used: every score is NaN."""
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
 
     def score(
-        self, videos, prompts: Sequence[str], refined=None
-    ) -> dict[str, Float[np.ndarray, "B"]]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         return {name: np.full(len(videos), np.nan, np.float32) for name in self.names}
 
 
-def _built(
-    entry: Mapping[str, Any], field: str, failed: Callable[[BadInput], None] | None
-) -> Reward:
+def _entries(plain: Mapping[str, Any], field: str) -> list[Entry]:
+    entries = parse_entries(plain.get(field) or (), field)
+    if field == "entries" and not entries:
+        raise _bad(field, f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
+    names = _scored(entries)
+    repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated:
+        raise _repeated_score(field, repeated[0])
+    return entries
+
+
+def _scored(entries: Iterable[Entry]) -> list[str]:
+    return [name for entry in entries for name in entry.names or ()]
+
+
+def _build(entry: Entry, on_error: Callable[[BadInput], None] | None) -> Reward:
     try:
-        return build(entry, field)
+        return entry.build()
     except BadInput as error:
-        if failed is None or entry.get("name") not in KINDS:
+        if on_error is None or entry.names is None:
             raise
-        failed(error)
-        module, name = KINDS[entry["name"]].split(":")
-        return StandIn(getattr(importlib.import_module(module), name).names)
+        on_error(error)
+        return UnavailableReward(entry.names)
 
 
-def _without(skip: Sequence[str], rewards: Sequence[Reward]) -> Iterator[Reward]:
+def _subsets(skip: Sequence[str], rewards: Iterable[Reward]) -> list[Reward]:
+    subsets: list[Reward] = []
     for reward in rewards:
         names = tuple(name for name in reward.names if name not in skip)
-        if names:
-            yield reward if names == tuple(reward.names) else Part(reward, names)
+        if names == tuple(reward.names):
+            subsets.append(reward)
+        elif names:
+            subsets.append(RewardSubset(reward, names))
+    return subsets
 
 
-def _names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
+def _unique_names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     names = tuple(name for reward in rewards for name in reward.names)
-    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
-        raise BadInput(f"rewards.{field}: two entries give the score {twice[0]}; keep one of them")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise _repeated_score(field, name)
     return names
 
 
-def listed(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Entries by kind as a list of entries with names."""
-    if isinstance(entries, Mapping):
-        return [{"name": kind, **(options or {})} for kind, options in entries.items()]
-    return list(entries)
+def _check_numbers(field: str, values: Any) -> None:
+    if values is None:
+        return
+    if not isinstance(values, Mapping):
+        raise _bad(field, f"rewards.{field}={values!r}: give a mapping of score names to numbers")
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and math.isfinite(value)):
+            raise _bad(
+                f"{field}.{name}", f"rewards.{field}.{name}={value!r}: it must be a finite number"
+            )
+    faith = values.get("FAITH")
+    if field != "weights" and faith is not None and faith > 1:
+        raise _bad(
+            f"{field}.FAITH", f"rewards.{field}.FAITH={faith}: FAITH is at most 1; nothing passes"
+        )
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    for name in CONSTRAINT_ONLY:
+        if weights.get(name):
+            raise _bad(
+                f"weights.{name}",
+                f"rewards.weights.{name}: {name} is a constraint, not a term of the sum; set"
+                f" rewards.constraints.{name} instead",
+            )
+
+
+def _checked(
+    videos: Any, prompts: Sequence[str], refined: Sequence[str] | None
+) -> UInt8[np.ndarray, "B T H W 3"]:
+    videos = np.asarray(videos)
+    if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8:
+        raise BadInput(
+            f"videos to score: {videos.dtype} {list(videos.shape)}; expected uint8 [B, T, H, W, 3]",
+            source="videos",
+        )
+    if len(prompts) != len(videos) or (refined is not None and len(refined) != len(videos)):
+        rewrites = "" if refined is None else f", {len(refined)} rewrites"
+        raise BadInput(
+            f"videos to score: {len(videos)} videos, {len(prompts)} prompts{rewrites}; give one per"
+            " video",
+            source="prompts",
+        )
+    return videos
 
 
 def _plain(config: Any) -> Any:
-    """ConfigDicts, wherever they are, to plain dicts."""
-    if hasattr(config, "to_dict"):
+    """ConfigDicts and tuples in a tree as plain dicts and lists."""
+    if isinstance(config, ConfigDict):
         config = config.to_dict()
     if isinstance(config, Mapping):
-        return {k: _plain(v) for k, v in config.items()}
-    return [_plain(v) for v in config] if isinstance(config, list | tuple) else config
+        return {name: _plain(value) for name, value in config.items()}
+    return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+def _unknown_score(field: str, name: str, names: Sequence[str]) -> BadInput:
+    known = ", ".join(names)
+    return _bad(
+        f"{field}.{name}", f"rewards.{field}.{name}: no entry gives this score; there are {known}"
+    )
+
+
+def _repeated_score(field: str, name: str) -> BadInput:
+    return _bad(field, f"rewards.{field}: two entries give the score {name}; keep one of them")
+
+
+def _bad(field: str, message: str) -> BadInput:
+    return BadInput(message, source="configuration", field=f"rewards.{field}")

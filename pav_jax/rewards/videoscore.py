@@ -16,9 +16,9 @@ reads 16, and is better at alignment by its authors' account. As a judge that no
     --config.rewards.held_out="({'name': 'videoscore', 'path': 'TIGER-Lab/VideoScore-v1.1',
     'version': '1.1'},)"
 
-Programs have fixed shapes, so that a video's score does not depend on what else is scored: `batch`
+Programs have fixed shapes, so that a video's score does not depend on what else is scored: `batch_size`
 videos of one padded length at a time, one where the model is large. Where it does not fit one
-device, a mesh takes its weights by their logical axes, and a program takes `batch` videos for each
+device, a mesh takes its weights by their logical axes, and a program takes `batch_size` videos for each
 of the mesh's rows.
 """
 
@@ -42,7 +42,9 @@ from pav_jax.parallel.mesh import batch_mesh, batch_shards, local_mesh, replicat
 from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
+from pav_jax.rewards.options import VideoScoreOptions
 from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.rewards.reward import PretrainedReward
 
 NAMES = ("VQ", "TC", "DD", "TVA", "FC")  # in the order of the head's outputs
 OF_MOTION = ("TC", "DD")  # have no answer for a single frame
@@ -59,7 +61,7 @@ FRAMES = {"1": 16, "1.1": 48}  # that a version reads at most, by its model card
 EYES = ("vision", "connector")  # parts of the model that look at frames
 
 
-class VideoScore:
+class VideoScore(PretrainedReward):
     """VQ, TC, DD, TVA and FC behind the suite's protocol.
 
     Attributes:
@@ -69,6 +71,7 @@ class VideoScore:
     """
 
     names = NAMES
+    options = VideoScoreOptions
 
     def __init__(
         self,
@@ -79,9 +82,9 @@ class VideoScore:
         frames: int = 16,
         folder: Path | None = None,
         mesh: Mesh | None = None,
-        batch: int = 1,
+        batch_size: int = 1,
     ):
-        for name, value in (("frames", frames), ("batch", batch)):
+        for name, value in (("frames", frames), ("batch_size", batch_size)):
             if value < 1:
                 raise BadInput(
                     f"rewards.entries: videoscore's {name} is {value}; at least 1 is needed"
@@ -93,24 +96,24 @@ class VideoScore:
             jax.device_put(params) if mesh is None else params,
         )
         self._eyes = {part: self._params[part] for part in EYES}
-        self._rows = batch * (1 if mesh is None else batch_shards(mesh))
+        self._rows = batch_size * (1 if mesh is None else batch_shards(mesh))
         self._eyes_mesh = self._judge_mesh = mesh
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        path: str | Path,
         query: str | Path | None = None,
         frames: int | None = None,
         dtype: str = "float32",
         mesh: Mesh | Mapping[str, int] | None = None,
         version: str = "1",
-        batch: int = 1,
+        batch_size: int = 1,
     ) -> "VideoScore":
-        """`folder`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a
+        """`path`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a
         text file, see above; `mesh`: over which the weights are laid out, or its sizes on this
         host, as in dict(fsdp=4); `version`: of the checkpoint, "1" or "1.1"; it decides the number
-        of frames where `frames` is None; `batch`: videos in a program.
+        of frames where `frames` is None; `batch_size`: videos in a program.
 
         Raises:
           BadInput: a missing, half-written or foreign checkpoint, a query that cannot be used, or a
@@ -128,10 +131,8 @@ class VideoScore:
             )
         frames = FRAMES[str(version)] if frames is None else frames
         text = read_query(QUERY if query is None else query)
-        mesh, folder = (
-            local_mesh(mesh, "rewards.entries: videoscore's mesh"),
-            local_folder(folder, FILES),
-        )
+        mesh = local_mesh(mesh, "rewards.entries: videoscore's mesh")
+        folder = local_folder(path, FILES)
         where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
         config, params = load(hf, folder, jnp.dtype(dtype), where)
         check_finite(params, folder)
@@ -149,7 +150,14 @@ class VideoScore:
                 f" {config.text.vocab_size}; take both from one checkpoint"
             )
         return cls(
-            make_model(config, dtype, mesh), params, processor, text, frames, folder, mesh, batch
+            make_model(config, dtype, mesh),
+            params,
+            processor,
+            text,
+            frames,
+            folder,
+            mesh,
+            batch_size,
         )
 
     @functools.cached_property
@@ -162,8 +170,8 @@ class VideoScore:
             dtype=jnp.dtype(self.model.dtype).name,
         )
 
-    def spread(self) -> None:
-        """The rows of a program are shared by this host's devices, see `ClipTower.spread`. On a
+    def use_local_devices(self) -> None:
+        """The rows of a program are shared by this host's devices, see `ClipTower.use_local_devices`. On a
         mesh all is spread already."""
         if self.mesh is None:
             self._eyes_mesh, self._judge_mesh = (

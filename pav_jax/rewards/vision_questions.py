@@ -29,7 +29,9 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.language.chat_endpoint import Ask, Chat, ChatEndpoint, text_of
 from pav_jax.rewards.fingerprint import fingerprint
+from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.rewards.reward import PretrainedReward
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Question:
     weight: float
 
 
-class VisionQuestions:
+class VisionQuestions(PretrainedReward):
     """QA behind the suite's protocol; the key comes from the environment alone.
 
     A video of which one question stays without an answer of yes or no has NaN, and one line says
@@ -64,7 +66,8 @@ class VisionQuestions:
     """
 
     names = ("QA",)
-    passing = True
+    options = VisionQuestionsOptions
+    transient_failures = True
 
     def __init__(
         self,

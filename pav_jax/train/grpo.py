@@ -173,7 +173,7 @@ def run(
     about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
         "generator": generator.fingerprint,
         "weights": dict(fields.weights or suite.weights),
-        "constraints": minimum_scores(fields.constraints, suite.floors),
+        "constraints": minimum_scores(fields.constraints, suite.constraints),
     }
     if stage.finished(folder, about):
         return folder / "booster"

@@ -234,7 +234,7 @@ def check_rewards(fields: ConfigDict, suite: Any) -> None:
     video is made."""
     for field, named in (
         ("weights", fields.weights or {}),
-        ("constraints", minimum_scores(fields.constraints, suite.floors)),
+        ("constraints", minimum_scores(fields.constraints, suite.constraints)),
     ):
         if unknown := sorted(set(named) - set(suite.names)):
             raise BadInput(
@@ -267,7 +267,7 @@ def rewards(
         )
     value_PxG = np.where(np.isfinite(value_B), value_B, np.nan).reshape(-1, fields.num_generations)
     short_B = np.zeros(len(candidates))
-    for name, floor in minimum_scores(fields.constraints, suite.floors).items():
+    for name, floor in minimum_scores(fields.constraints, suite.constraints).items():
         short_B += np.maximum(
             floor - np.array([c.scores.get(name, np.nan) for c in candidates]), 0.0
         )

@@ -28,7 +28,7 @@ from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import FLOOR_ONLY, HELD_OUT
+from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT
 from pav_jax.storage.json_files import write_json
 
 FILE = "calibration.json"
@@ -148,7 +148,7 @@ def _check_weighted_score(
 
 def _published_weights(config) -> dict[str, float]:
     weights = dict(config.calibrate.weights or config.evolve.weights or config.rewards.weights)
-    return {name: float(w) for name, w in weights.items() if w and name not in FLOOR_ONLY}
+    return {name: float(w) for name, w in weights.items() if w and name not in CONSTRAINT_ONLY}
 
 
 def _thresholds(scores: Mapping[str, Float[np.ndarray, "V"]], quantile: float) -> dict[str, float]:
@@ -156,7 +156,7 @@ def _thresholds(scores: Mapping[str, Float[np.ndarray, "V"]], quantile: float) -
     thresholds = {
         name: fit_threshold(values, quantile)
         for name, values in scores.items()
-        if name not in FLOOR_ONLY and not name.startswith(HELD_OUT)
+        if name not in CONSTRAINT_ONLY and not name.startswith(HELD_OUT)
     }
     return {name: value for name, value in thresholds.items() if value is not None}
 

@@ -17,7 +17,8 @@ from pav_jax.errors import BadInput
 from pav_jax.evaluate.measure import chunks
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key, stable_seed
-from pav_jax.rewards.suite import HELD_OUT, Reward, RewardSuite
+from pav_jax.rewards.reward import Reward
+from pav_jax.rewards.suite import HELD_OUT, RewardSuite
 from pav_jax.storage.records import SegmentWriter, read_segments
 from pav_jax.trust.corruptions import VIDEO_CORRUPTIONS, corrupt_video
 from pav_jax.video.generator import Generator
@@ -78,7 +79,7 @@ class Sample:
 def rewards_with_names(suite: RewardSuite) -> list[tuple[tuple[str, ...], Reward]]:
     """Every reward of a suite with the names of its scores; held-out ones have their prefix."""
     rewards = [(reward.names, reward) for reward in suite.rewards]
-    held_out = [(tuple(HELD_OUT + name for name in r.names), r) for r in suite.judges]
+    held_out = [(tuple(HELD_OUT + name for name in r.names), r) for r in suite.held_out_rewards]
     return rewards + held_out
 
 

@@ -66,7 +66,7 @@ def test_thresholds_floors_and_the_word_limit_decide_first():
     assert chosen(second, thresholds={"MPS": 1.0}) == []  # not measured
     assert chosen(second, thresholds={"MPS": None}) == ["good " * 5 + "dog"]
     suite = Suite()
-    suite.floors, suite.thresholds = {"FAITH": 0.9}, {"AES": 10.0}
+    suite.constraints, suite.thresholds = {"FAITH": 0.9}, {"AES": 10.0}
     assert chosen(best, second, suite=suite) == []
     assert chosen(best, second, suite=suite, thresholds={}, floors={}) == ["unfaithful"]
 

@@ -42,10 +42,10 @@ def test_it_shares_the_tower_and_can_be_a_held_out_judge(clip_folder, videos, pr
     )
     assert (
         isinstance(suite.rewards[0], ClipAlignment)
-        and suite.rewards[0].tower is suite.judges[0].tower
+        and suite.rewards[0].tower is suite.held_out_rewards[0].tower
     )
     assert np.isfinite(suite.score(videos, prompts)["held_out:CFC"]).all()
     assert (
-        suite.judges[0].fingerprint
+        suite.held_out_rewards[0].fingerprint
         != ClipConsistency.from_pretrained(clip_folder, frames=3).fingerprint
     )

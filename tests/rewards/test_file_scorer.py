@@ -14,6 +14,7 @@ from pav_jax.rewards import (
     ClipAlignment,
     Faithfulness,
     Motion,
+    Reward,
     RewardSuite,
     VideoScore,
     file_scorer,
@@ -51,7 +52,7 @@ def paths(tmp_path_factory, videos):
     return [str(folder / f"{i}.mp4") for i in range(len(videos))]
 
 
-class Counted:
+class Counted(Reward):
     """Scores by the first pixel; remembers what it was asked."""
 
     names = ("N",)

@@ -6,10 +6,10 @@ from ml_collections import ConfigDict
 
 from pav_jax import config as configuration
 from pav_jax.errors import BadInput
-from pav_jax.rewards import Motion, RewardSuite
+from pav_jax.rewards import Motion, Reward, RewardSuite
 
 
-class Judge:
+class Judge(Reward):
     def __init__(self, *names):
         self.names = names
 
@@ -28,7 +28,7 @@ def test_a_held_out_score_has_a_name_of_its_own_and_no_part_in_overall(videos, p
     assert set(watched.score(videos[:0], [])) == set(scores)
 
 
-@pytest.mark.parametrize("field", ["weights", "thresholds", "floors"])
+@pytest.mark.parametrize("field", ["weights", "thresholds", "constraints"])
 def test_it_can_be_neither_weighed_nor_a_limit(field):
     with pytest.raises(BadInput, match=f"rewards.{field}.held_out:VQ: no entry gives this score"):
         RewardSuite(
@@ -52,7 +52,7 @@ def test_a_configuration_names_judges_as_it_names_entries():
     "judges, message",
     [
         ([{"name": "beauty"}], "rewards.held_out: there is no reward 'beauty'"),
-        ([{"name": "motion", "speed": 3}], "rewards.held_out: motion has no option 'speed'"),
+        ([{"name": "motion", "speed": 3}], "rewards.held_out.motion: there is no option 'speed'"),
         (
             [{"name": "motion"}, {"name": "motion"}],
             "rewards.held_out: two entries give the score TC",

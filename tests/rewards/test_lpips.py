@@ -58,7 +58,7 @@ def test_the_configuration_names_it_and_what_is_wrong(file, tmp_path):
     suite = RewardSuite.from_config(
         {"entries": {"motion": {}}, "held_out": [{"name": "lpips", "path": str(file)}]}
     )
-    assert suite.held_out == ("held_out:PC",) and suite.judges[0].fingerprint
+    assert suite.held_out == ("held_out:PC",) and suite.held_out_rewards[0].fingerprint
     with pytest.raises(BadInput, match="lpips has no net 'resnet'"):
         PerceptualConsistency.from_pretrained(file, net="resnet")
     with pytest.raises(BadInput, match="VGG16_0/Conv_0/kernel' is missing"):

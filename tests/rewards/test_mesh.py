@@ -35,7 +35,7 @@ sizes = (dict(fsdp=-1), dict(fsdp=2, tensor=4))[jax.process_index()]
 entries = dict(mps=dict(path=mps, condition=condition, mesh=sizes),
                videoscore=dict(path=judge, query=query, mesh=sizes))
 suite = RewardSuite.from_config(dict(entries=entries))
-suite.spread()  # changes nothing where there is a mesh
+suite.use_local_devices()  # changes nothing where there is a mesh
 for reward in suite.rewards:
     assert reward.mesh.size == 8
     leaves = jax.tree.leaves(reward._params)

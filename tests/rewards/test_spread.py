@@ -18,10 +18,10 @@ clip, mps, condition, judge, data, out = sys.argv[1:]
 given = np.load(data)
 videos, prompts = given["videos"], given["prompts"].tolist()
 made = [Aesthetic.from_pretrained(clip), ClipAlignment.from_pretrained(clip),
-        MPS.from_pretrained(mps, condition=condition), VideoScore.from_pretrained(judge, batch=4)]
+        MPS.from_pretrained(mps, condition=condition), VideoScore.from_pretrained(judge, batch_size=4)]
 scores = {}
 for reward in made:
-    reward.spread()
+    reward.use_local_devices()
     spread = reward._judge_mesh if isinstance(reward, VideoScore) else getattr(reward, "tower", reward)._mesh
     assert spread.shape["data"] == len(jax.devices()) == 4
     for rows in (slice(None), slice(1, 2)):

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite
-from pav_jax.rewards.suite import Part, StandIn
+from pav_jax.rewards.reward import Reward
+from pav_jax.rewards.suite import RewardSubset, UnavailableReward
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def suite(clip_folder):
                 },
                 "weights": {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
                 "thresholds": {"AES": -10.0},
-                "floors": {"FAITH": 0.7},
+                "constraints": {"FAITH": 0.7},
             }
         )
     )
@@ -33,7 +34,7 @@ def test_a_configuration_becomes_a_suite(suite):
     assert suite.names == ("AES", "TVA", "FAITH", "TC", "DD")  # a ConfigDict sorts its keys
     assert [type(r) for r in suite.rewards] == [Aesthetic, ClipAlignment, Faithfulness, Motion]
     assert suite.rewards[0].tower is suite.rewards[1].tower and suite.rewards[0].frames == 2
-    assert (suite.weights, suite.thresholds, suite.floors) == (
+    assert (suite.weights, suite.thresholds, suite.constraints) == (
         {"AES": 1.0, "TVA": 0.5, "TC": 2.0},
         {"AES": -10.0},
         {"FAITH": 0.7},
@@ -81,7 +82,7 @@ def test_nan_stays_nan_in_its_row_only(suite):
 
 
 def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
-    class Broken:
+    class Broken(Reward):
         names = ("VQ",)
 
         def score(self, videos, prompts, refined=None):
@@ -99,11 +100,11 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
             "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, lpips, motion",
         ),
         ({"entries": {}}, "empty"),
-        ({"entries": {"aesthetic": {}}}, "aesthetic needs 'path'"),
-        ({"entries": {"motion": {"speed": 3}}}, "motion has no option 'speed'"),
+        ({"entries": {"aesthetic": {}}}, "aesthetic: the option 'path' is missing"),
+        ({"entries": {"motion": {"speed": 3}}}, "motion: there is no option 'speed'"),
         ({"entries": {"motion": {}}, "weights": {"VQ": 1.0}}, "weights.VQ.*TC, DD"),
-        ({"entries": {"motion": {}}, "floors": {"FAITH": 0.7}}, "floors.FAITH"),
-        ({"entries": {"faithfulness": {}}, "weights": {"FAITH": 1.0}}, "weights.FAITH.*floor"),
+        ({"entries": {"motion": {}}, "constraints": {"FAITH": 0.7}}, "constraints.FAITH"),
+        ({"entries": {"faithfulness": {}}, "weights": {"FAITH": 1.0}}, "weights.FAITH.*constraint"),
         ({"entries": [{"name": "motion"}, {"name": "motion"}]}, "two entries give the score TC"),
         ({"entries": {"clip_alignment": {"path": "/nowhere/at/all"}}}, "nowhere"),
     ],
@@ -120,7 +121,7 @@ def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, p
         "held_out": {"mps": {"path": str(clip_folder)}},
     }
     problems = []
-    suite = RewardSuite.from_config(config, failed=problems.append)
+    suite = RewardSuite.from_config(config, on_error=problems.append)
     assert ["nowhere" in str(problems[0]), "model_type" in str(problems[1])] == [
         True,
         True,
@@ -129,7 +130,7 @@ def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, p
     assert list(scores) == ["TC", "DD", "TVA", "held_out:MPS"] and np.isfinite(scores["DD"]).all()
     assert np.isnan(scores["TVA"]).all() and np.isnan(scores["held_out:MPS"]).all()
     with pytest.raises(BadInput, match="'beauty'"):
-        RewardSuite.from_config({"entries": {"beauty": {}}}, failed=problems.append)
+        RewardSuite.from_config({"entries": {"beauty": {}}}, on_error=problems.append)
 
 
 def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps_folder, tmp_path):
@@ -177,14 +178,14 @@ def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(
     image = RewardSuite.from_config(
         ConfigDict(judged | {"skip": ("TC", "DD", "FC")})
     )  # motion is left out as a whole
-    assert [type(r) for r in image.rewards] == [Aesthetic] and image.judges == ()
+    assert [type(r) for r in image.rewards] == [Aesthetic] and image.held_out_rewards == ()
     assert set(image.score(videos[:, :1], prompts)) == {"AES"}
 
 
 def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts):
     with pytest.raises(
         BadInput,
-        match=r"TC, DD judge how frames follow each other.*rewards.skip=\('TC', 'DD', 'FC'\)",
+        match=r"TC, DD compare frames.*rewards.skip=\('TC', 'DD', 'FC'\)",
     ):
         suite.score(videos[:, :1], prompts)
     suite.check_frames(2)
@@ -193,8 +194,8 @@ def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts)
 @pytest.mark.parametrize(
     "skip, message",
     [
-        (("TC", "DD"), "all that rewards.entries give"),
-        (("TVC",), "no entry gives TVC; there are DD, TC"),
+        (("TC", "DD"), "leaves out every score"),
+        (("TVC",), "no entry gives TVC; there are TC, DD"),
         (("TC",), "rewards.weights.TC: no entry gives this score"),
     ],
 )
@@ -204,9 +205,11 @@ def test_a_skip_that_does_not_fit_is_named(skip, message):
 
 
 def test_what_is_left_of_a_reward_says_of_its_failures_what_the_whole_says():
-    class Asked:
-        names, fingerprint, passing = ("A", "B"), "mark", True
+    class Flaky(Reward):
+        names = ("A", "B")
+        fingerprint = "mark"
+        transient_failures = True
 
-    left = Part(Asked(), ("A",))
-    assert (left.names, left.fingerprint, left.passing) == (("A",), "mark", True)
-    assert not Part(StandIn(("A", "B")), ("A",)).passing
+    left = RewardSubset(Flaky(), ("A",))
+    assert (left.names, left.fingerprint, left.transient_failures) == (("A",), "mark", True)
+    assert not RewardSubset(UnavailableReward(("A", "B")), ("A",)).transient_failures

@@ -204,9 +204,9 @@ def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, p
 
 
 def test_several_videos_in_a_program_score_as_each_alone(folder, query, reward, videos, prompts):
-    several = VideoScore.from_pretrained(folder, query, batch=3)
+    several = VideoScore.from_pretrained(folder, query, batch_size=3)
     alone, together = reward.score(videos, prompts), several.score(videos, prompts)
-    several.spread()
+    several.use_local_devices()
     spread = several.score(videos[::-1], prompts[::-1])
     for name, scores in alone.items():
         np.testing.assert_allclose(together[name], scores, rtol=1e-5, atol=1e-6)
@@ -282,7 +282,7 @@ def one_line(call, *named):
 
 def test_bad_options_are_bad_input(folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(folder, frames=0), "frames")
-    one_line(lambda: VideoScore.from_pretrained(folder, batch=0), "batch")
+    one_line(lambda: VideoScore.from_pretrained(folder, batch_size=0), "batch_size")
     one_line(lambda: VideoScore.from_pretrained(folder, dtype="int7"), "int7")
     one_line(lambda: VideoScore.from_pretrained(folder, version="2"), "version")
     one_line(lambda: VideoScore.from_pretrained(folder, tmp_path / "none.txt"), "none.txt")

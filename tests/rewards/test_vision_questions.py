@@ -226,8 +226,12 @@ def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_th
     entry = dict(name="vision_questions", model="m", base_url=endpoint.url, api_key_env="TEST_KEY")
     suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [entry]})
     assert suite.held_out == ("held_out:QA",)
-    assert suite.judges[0].fingerprint != make(endpoint).fingerprint == make(endpoint).fingerprint
-    with pytest.raises(BadInput, match="vision_questions needs 'model'"):
+    assert (
+        suite.held_out_rewards[0].fingerprint
+        != make(endpoint).fingerprint
+        == make(endpoint).fingerprint
+    )
+    with pytest.raises(BadInput, match="vision_questions: the option 'model' is missing"):
         RewardSuite.from_config({"entries": {"vision_questions": {}}})
     with pytest.raises(
         BadInput, match="rewards.vision_questions.api_key_env.*ABSENT_KEY is not set"

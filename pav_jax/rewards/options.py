@@ -1,0 +1,108 @@
+"""The options of every kind of reward, as a configuration's `rewards.entries` holds them.
+
+Reading them imports no model, so that a configuration is checked when it is loaded. A field without
+default must be given.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pav_jax.config_fields import option
+
+CLIP_PATH = "a CLIP folder or hub id"
+FRAMES = "frames scored per video, evenly spaced"
+
+
+@dataclasses.dataclass(frozen=True)
+class AestheticOptions:
+    """LAION's aesthetic score."""
+
+    path: str = option(help=CLIP_PATH)
+    head: str | None = option(None, "folder of the head; None: aesthetic_head in the CLIP folder")
+    frames: int = option(4, FRAMES, minimum=1)
+    layout: str = option("frames", "frames apart, or as one sheet", choices=("frames", "sheet"))
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipAlignmentOptions:
+    """CLIP similarity of frames and prompt."""
+
+    path: str = option(help=CLIP_PATH)
+    frames: int = option(4, FRAMES, minimum=1)
+    layout: str = option("frames", "frames apart, or as one sheet", choices=("frames", "sheet"))
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConsistencyOptions:
+    """CLIP similarity of neighboring frames."""
+
+    path: str = option(help=CLIP_PATH)
+    frames: int | None = option(None, "frames scored per video; None: all", minimum=2)
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FaithfulnessOptions:
+    """FAITH, from the two texts alone."""
+
+    path: str | None = option(None, "another lexicon.json, or its folder; None: the package's")
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptualConsistencyOptions:
+    """LPIPS between neighboring frames."""
+
+    path: str | None = option(None, "file of the weights; None: installed or downloaded")
+    net: str = option("alexnet", "backbone", choices=("alexnet", "vgg16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionOptions:
+    """TC and DD from block matching; without options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MPSOptions:
+    """Multi-dimensional Preference Score."""
+
+    path: str = option(help="an MPS folder that `pav export --to=pav` wrote, with a tokenizer")
+    frames: int = option(4, FRAMES, minimum=1)
+    condition: str | None = option(None, "file with one word a line; None: the published list")
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoScoreOptions:
+    """VideoScore's five dimensions."""
+
+    path: str = option(help="a folder or hub id in the layout of TIGER-Lab/VideoScore")
+    query: str | None = option(None, "text file of the query; None: the package's")
+    frames: int | None = option(None, "frames scored per video; None: the version's", minimum=1)
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
+    version: str = option("1", "of the checkpoint", choices=("1", "1.1"))
+    batch_size: int = option(1, "videos in one compiled program", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionQuestionsOptions:
+    """Weighted yes/no questions to an OpenAI-compatible vision endpoint."""
+
+    model: str = option(help="name of the model at the endpoint")
+    base_url: str = option("https://api.openai.com/v1", "address of the endpoint")
+    api_key_env: str = option("OPENAI_API_KEY", "environment variable with the key; empty: none")
+    questions: str | None = option(None, "JSON file of questions; None: the package's")
+    weights: str | None = option(None, "JSON file of weights; None: those of the questions")
+    frames: int = option(8, "frames sent per video", minimum=1)
+    side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
+    probabilities: bool = option(False, "use log-probabilities of yes and no")
+    concurrency: int = option(16, "requests in flight", minimum=1)
+    timeout_s: float = option(120.0, "seconds for one answer")
+    max_retries: int = option(4, "retries of one question", minimum=0)
+    max_backoff_s: float = option(60.0, "longest wait between two tries, in seconds")
+    max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
+    options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")

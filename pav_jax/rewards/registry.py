@@ -1,0 +1,140 @@
+"""The kinds of rewards that a configuration can name, and how an entry becomes a reward."""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pav_jax.config_fields import parse_options
+from pav_jax.errors import BadInput
+from pav_jax.plugins import import_plugin, is_plugin
+from pav_jax.rewards import options
+from pav_jax.rewards.reward import Reward, as_reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A built-in kind: where its class is, the names of its scores, and its options."""
+
+    location: str
+    names: tuple[str, ...]
+    options: type
+
+    def load(self) -> type[Reward]:
+        """Import the class."""
+        module, _, name = self.location.partition(":")
+        return getattr(importlib.import_module(f"pav_jax.rewards.{module}"), name)
+
+
+KINDS = {
+    "aesthetic": Kind("aesthetic:Aesthetic", ("AES",), options.AestheticOptions),
+    "clip_alignment": Kind("clip_alignment:ClipAlignment", ("TVA",), options.ClipAlignmentOptions),
+    "clip_consistency": Kind(
+        "clip_consistency:ClipConsistency", ("CFC",), options.ClipConsistencyOptions
+    ),
+    "faithfulness": Kind("faithfulness:Faithfulness", ("FAITH",), options.FaithfulnessOptions),
+    "lpips": Kind("lpips:PerceptualConsistency", ("PC",), options.PerceptualConsistencyOptions),
+    "motion": Kind("motion:Motion", ("TC", "DD"), options.MotionOptions),
+    "mps": Kind("mps:MPS", ("MPS",), options.MPSOptions),
+    "videoscore": Kind(
+        "videoscore:VideoScore", ("VQ", "TC", "DD", "TVA", "FC"), options.VideoScoreOptions
+    ),
+    "vision_questions": Kind(
+        "vision_questions:VisionQuestions", ("QA",), options.VisionQuestionsOptions
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of a configuration, checked.
+
+    Attributes:
+      names: of its scores; None for a plug-in, which is not imported yet.
+      values: the options by name.
+      parsed: the options dataclass; None for a plug-in.
+    """
+
+    kind: str
+    names: tuple[str, ...] | None
+    values: Mapping[str, Any]
+    parsed: Any
+    path: str
+
+    def build(self) -> Reward:
+        """Load the reward.
+
+        Raises:
+          BadInput: a plug-in or checkpoint that cannot be used.
+        """
+        if self.kind in KINDS:
+            return KINDS[self.kind].load().from_options(self.parsed)
+        target = import_plugin(self.kind, self.path)
+        if not (isinstance(target, type) and issubclass(target, Reward)):
+            if self.values:
+                raise BadInput(
+                    f"{self.path}: a function takes no options; leave them out",
+                    source="configuration",
+                    field=self.path,
+                )
+            return as_reward(target)
+        if target.options is None:
+            return target(**self.values)
+        return target.from_options(parse_options(target.options, self.values, self.path))
+
+
+def parse_entries(entries: Any, field: str) -> list[Entry]:
+    """Check the entries of a configuration's `rewards.<field>` without loading anything.
+
+    Args:
+      entries: kind -> options, or a sequence of options with the kind as `name`.
+
+    Raises:
+      BadInput: an unknown kind or option, a missing one, or one of another type.
+    """
+    path = f"rewards.{field}"
+    if isinstance(entries, Mapping):
+        listed = [(kind, options) for kind, options in entries.items()]
+    elif isinstance(entries, Sequence) and not isinstance(entries, str):
+        listed = [_named(entry, path) for entry in entries]
+    else:
+        raise BadInput(
+            f"{path}={entries!r}: give a mapping of kinds to options",
+            source="configuration",
+            field=path,
+        )
+    return [_parse(kind, {} if options is None else options, path) for kind, options in listed]
+
+
+def _named(entry: Any, path: str) -> tuple[str, Any]:
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        raise BadInput(
+            f"{path}: {entry!r} is no entry; write {{'name': KIND, ...}}",
+            source="configuration",
+            field=path,
+        )
+    options = dict(entry)
+    return str(options.pop("name")), options
+
+
+def _parse(kind: str, values: Any, path: str) -> Entry:
+    if is_plugin(kind):
+        if not isinstance(values, Mapping):
+            raise BadInput(
+                f"{path}.{kind}={values!r}: give a mapping of options, such as {{}}",
+                source="configuration",
+                field=f"{path}.{kind}",
+            )
+        return Entry(kind, None, dict(values), None, f"{path}.{kind}")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BadInput(
+            f"{path}: there is no reward {kind!r}; {hint}The kinds are {', '.join(KINDS)}, or"
+            " package.module:Name",
+            source="configuration",
+            field=path,
+        )
+    parsed = parse_options(KINDS[kind].options, values, f"{path}.{kind}")
+    return Entry(kind, KINDS[kind].names, dict(values), parsed, f"{path}.{kind}")

@@ -1,0 +1,126 @@
+"""The interface of every reward, and the adapter of functions to it.
+
+Shapes: B videos, T frames, H, W height and width in pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pav_jax.errors import BadInput
+
+Videos = UInt8[np.ndarray, "B T H W 3"]
+Scores = dict[str, Float[np.ndarray, "B"]]
+RewardFunction = Callable[[np.ndarray, Sequence[str]], Any]
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores videos against the users' prompts. Subclass it and define `names` and `score`.
+
+    Attributes:
+      names: the names of the scores.
+      fingerprint: changes whenever scores may change (kind, options, weights); scores are cached
+        under it. None: scores are never cached.
+      transient_failures: whether a NaN may come from a failure that can pass, such as a network
+        error; such scores are not cached.
+      options: the dataclass of the reward's options in a configuration; None: it has none.
+
+    Example:
+
+        class Brightness(pav.Reward):
+            names = ("BRIGHT",)
+
+            def score(self, videos, prompts, refined=None):
+                return {"BRIGHT": videos.mean(axis=(1, 2, 3, 4)) / 255}
+    """
+
+    names: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    transient_failures: bool = False
+    options: ClassVar[type | None] = None
+
+    def score(
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
+        """Score each video.
+
+        Args:
+          videos: uint8 [B, T, H, W, 3].
+          prompts: what the users typed, B of them.
+          refined: the rewrites that the videos were made from, where known. A reward that needs
+            them returns no score without them.
+
+        Returns:
+          name -> float32 [B] for each of `names`; NaN where a video cannot be scored. A score does
+          not depend on the other videos of the batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define score")
+
+    def use_local_devices(self) -> None:
+        """Split later batches over this host's devices; a reward that cannot ignores it."""
+
+    @classmethod
+    def from_options(cls, options: Any) -> "Reward":
+        """Make the reward from its `options`, as a configuration's entry does."""
+        del options
+        return cls()
+
+
+class PretrainedReward(Reward):
+    """A reward that is loaded from a checkpoint; its options are `from_pretrained`'s arguments."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "PretrainedReward":
+        """Load the reward; subclasses list their arguments."""
+        raise NotImplementedError(f"{cls.__name__} must define from_pretrained")
+
+    @classmethod
+    def from_options(cls, options: Any) -> "PretrainedReward":
+        """Load the reward from its options dataclass."""
+        return cls.from_pretrained(**vars(options))
+
+
+class FunctionReward(Reward):
+    """A function (videos, prompts) -> scores [B] as a reward with one score."""
+
+    def __init__(self, function: RewardFunction, name: str):
+        self.function = function
+        self.names = (name,)
+
+    def score(
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
+        (name,) = self.names
+        scores = np.asarray(self.function(videos, prompts), np.float32)
+        if scores.shape != (len(videos),):
+            raise BadInput(
+                f"the reward {name} returned an array of shape {list(scores.shape)} for"
+                f" {len(videos)} videos; return one number per video",
+                source=name,
+                field="score",
+            )
+        return {name: scores}
+
+
+def as_reward(reward: Any, name: str | None = None) -> Reward:
+    """Adapt a function (videos, prompts) -> scores; a `Reward` is returned unchanged.
+
+    Args:
+      name: of the function's score; None: the function's own name.
+
+    Raises:
+      BadInput: neither a `Reward` nor a function with a name.
+    """
+    if isinstance(reward, Reward) and not isinstance(reward, type):
+        return reward
+    name = name or getattr(reward, "__name__", None)
+    if isinstance(reward, type) or not callable(reward) or name is None:
+        raise BadInput(
+            f"rewards: {reward!r} is no reward; pass a subclass of pav.Reward, made, or a function"
+            " (videos, prompts) -> scores",
+            source="rewards",
+        )
+    return FunctionReward(reward, name)
