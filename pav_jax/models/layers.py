@@ -24,6 +24,27 @@ def unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
     return x
 
 
+def scan_layers(
+    block: type[nn.Module], length: int, unroll: int = 1, remat: bool = False
+) -> Callable[..., Any]:
+    """Return a module class that applies `length` layers with stacked parameters in one loop.
+
+    Args:
+      block: of one layer: (x, *broadcast arguments) -> (x, None).
+      unroll: layers per step of the loop; `length` unrolls it completely (faster on CPU, slower to
+        compile).
+      remat: recompute each layer in the backward pass instead of storing its activations.
+    """
+    return nn.scan(
+        nn.remat(block, prevent_cse=False) if remat else block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=length,
+        unroll=unroll,
+    )
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale, the norm of Llama and T5 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 

@@ -94,6 +94,15 @@ def norm(hf: str, path: str, axis: str | None = None, layers: int = 0) -> list[W
     ]
 
 
+def conv(hf: str, path: str, transform: str = "conv3d") -> list[Weight]:
+    """Return the rows of a replicated convolution with a bias; arguments as in `Weight`."""
+    axes = (None,) * len(TRANSFORMS[transform] or ())
+    return [
+        Weight(f"{hf}.weight", f"{path}/kernel", transform, axes),
+        Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)),
+    ]
+
+
 class SlicedTensors(Protocol):
     """Tensors by name, of which slices can be read without reading the rest."""
 

@@ -10,7 +10,7 @@ import pytest
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import vae, vae_hf
-from pav_jax.models.cogvideox.causal_conv import CausalConv3d
+from pav_jax.models.causal_conv import CausalConv3d
 from pav_jax.models.weights import params_from_hf
 from tests.parity.comparison import QUICK, channels_last, close, shaken
 
@@ -154,7 +154,7 @@ def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sa
 
 
 def test_tiles_cover_the_published_sizes_exactly():
-    rows, columns = vae.CogVideoXVAEConfig().cuts()
+    rows, columns = vae.CogVideoXVAEConfig().tiled_axes()
     assert (rows.tile, rows.step, columns.tile, columns.step) == (30, 25, 45, 36)
     for cut, sizes in ((rows, (60, 96)), (columns, (90, 170))):
         for size in sizes:

@@ -1,4 +1,4 @@
-"""CLIP checkpoints: config.json and tensor names of transformers' `CLIPModel`, both directions."""
+"""CLIP checkpoints: config.json and tensor names of transformers' `CLIPModel`, both ways."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
+from pav_jax.models import fields
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
-from pav_jax.models.layers import ACTIVATIONS
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, linear, norm
 
 STEM = "model"
 
-# Our field -> (transformers' field, transformers' default). A config.json leaves defaults out, so
-# they matter; they are those of ViT-B/32.
+# Our field -> (transformers' field, transformers' default). config.json omits fields that have the
+# default, those of ViT-B/32.
 TEXT_FIELDS = {
     "vocab_size": ("vocab_size", 49408),
     "width": ("hidden_size", 512),
@@ -42,152 +42,112 @@ VISION_FIELDS = {
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CLIPConfig:
-    """Reads a transformers CLIP config with its nested `text_config` and `vision_config`.
+    """Read a transformers CLIP config with its nested `text_config` and `vision_config`.
 
     Raises:
-      BadInput: another architecture, an unknown activation, or a size this model does not have.
+      BadInput: another architecture, an unknown activation, or an unsupported size.
     """
     if (kind := hf.get("model_type", "clip")) != "clip":
         raise BadInput(
-            f"{source}: model_type is {kind!r}, a whole CLIP model ('clip') was expected"
+            f"{source}: model_type is {kind!r}; a complete CLIP model ('clip') is needed",
+            source=source,
+            field="model_type",
         )
-    sides = {}
-    for side, fields in (("text", TEXT_FIELDS), ("vision", VISION_FIELDS)):
-        raw = dict(hf.get(f"{side}_config") or {})
-        # Configs written by old versions repeat the block as `*_config_dict`, and there that one
-        # counts, defaults too.
-        if (old := hf.get(f"{side}_config_dict")) is not None:
-            raw |= dict(fields.values()) | old
-        sides[side] = {ours: raw.get(theirs, default) for ours, (theirs, default) in fields.items()}
-        if (activation := sides[side]["activation"]) not in ACTIVATIONS:
-            raise BadInput(
-                f"{source}: {side}_config.hidden_act is {activation!r}; known:"
-                f" {', '.join(ACTIVATIONS)}"
-            )
-        if sides[side]["width"] % sides[side]["heads"]:
-            raise BadInput(
-                f"{source}: {side}_config.hidden_size is not a multiple of num_attention_heads"
-            )
-    for field in ("image_size", "patch_size"):
-        sizes = sides["vision"][field]
-        if isinstance(sizes, list | tuple):
-            if len(set(sizes)) != 1:
-                raise BadInput(
-                    f"{source}: vision_config.{field} is {sizes}; only squares are supported"
-                )
-            sides["vision"][field] = sizes[0]
+    text = _read_tower(hf, "text", TEXT_FIELDS, source)
+    vision = _read_tower(hf, "vision", VISION_FIELDS, source)
     return CLIPConfig(
-        text=TextConfig(**sides["text"]),
-        vision=VisionConfig(**sides["vision"]),
+        text=TextConfig(**text),
+        vision=VisionConfig(**vision),
         projection_dim=hf.get("projection_dim", 512),
         logit_scale_init=hf.get("logit_scale_init_value", 2.6592),
     )
 
 
+def _read_tower(
+    hf: Mapping[str, Any], tower: str, names: Mapping[str, tuple[str, Any]], source: str
+) -> dict[str, Any]:
+    raw = dict(hf.get(f"{tower}_config") or {})
+    # Old versions of transformers also wrote `*_config_dict`, which then takes precedence, its
+    # defaults included.
+    legacy = hf.get(f"{tower}_config_dict")
+    if legacy is not None:
+        raw |= dict(names.values()) | legacy
+    return fields.read_section(raw, names, source, f"{tower}_config")
+
+
 def config_to_hf(config: CLIPConfig) -> dict[str, Any]:
-    """A config.json that `transformers.CLIPModel` loads."""
-    sides = {
-        f"{side}_config": (
-            {theirs: getattr(part, ours) for ours, (theirs, _) in fields.items()}
-            | {"model_type": f"clip_{side}_model", "projection_dim": config.projection_dim}
-        )
-        for side, part, fields in (
-            ("text", config.text, TEXT_FIELDS),
-            ("vision", config.vision, VISION_FIELDS),
-        )
-    }
+    """Return a config.json that transformers' `CLIPModel` loads."""
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.projection_dim,
         "logit_scale_init_value": config.logit_scale_init,
-        **sides,
+        "text_config": _write_tower(config, "text", config.text, TEXT_FIELDS),
+        "vision_config": _write_tower(config, "vision", config.vision, VISION_FIELDS),
         "torch_dtype": "float32",
     }
 
 
+def _write_tower(
+    config: CLIPConfig,
+    tower: str,
+    sizes: TextConfig | VisionConfig,
+    names: Mapping[str, tuple[str, Any]],
+) -> dict[str, Any]:
+    return fields.write_section(sizes, names) | {
+        "model_type": f"clip_{tower}_model",
+        "projection_dim": config.projection_dim,
+    }
+
+
 def weights(config: CLIPConfig) -> list[Weight]:
+    """Return the weight table."""
+    text = "text_model.embeddings"
+    vision = "vision_model.embeddings"
+    table_axes = (None, "embed")
+    patch_axes = (None, None, None, "embed")
     return [
         Weight(
-            "text_model.embeddings.token_embedding.weight",
+            f"{text}.token_embedding.weight",
             "text/token_embedding/embedding",
             axes=("vocab", "embed"),
         ),
-        Weight(
-            "text_model.embeddings.position_embedding.weight",
-            "text/position_embedding",
-            axes=(None, "embed"),
-        ),
-        Weight(
-            "vision_model.embeddings.class_embedding", "vision/class_embedding", axes=("embed",)
-        ),
-        Weight(
-            "vision_model.embeddings.patch_embedding.weight",
-            "vision/patch_embedding",
-            "conv2d",
-            (None, None, None, "embed"),
-        ),
-        Weight(
-            "vision_model.embeddings.position_embedding.weight",
-            "vision/position_embedding",
-            axes=(None, "embed"),
-        ),
-        *norm_rows("vision_model.pre_layrnorm", "vision/pre_norm"),  # transformers' own spelling
-        *layer_rows("text_model", "text", config.text.layers),
-        *layer_rows("vision_model", "vision", config.vision.layers),
-        *norm_rows("text_model.final_layer_norm", "text/final_norm"),
-        *norm_rows("vision_model.post_layernorm", "vision_norm"),
+        Weight(f"{text}.position_embedding.weight", "text/position_embedding", axes=table_axes),
+        Weight(f"{vision}.class_embedding", "vision/class_embedding", axes=("embed",)),
+        Weight(f"{vision}.patch_embedding.weight", "vision/patch_embedding", "conv2d", patch_axes),
+        Weight(f"{vision}.position_embedding.weight", "vision/position_embedding", axes=table_axes),
+        *norm("vision_model.pre_layrnorm", "vision/pre_norm", "embed"),  # transformers' spelling
+        *tower_weights("text_model", "text", config.text.layers),
+        *tower_weights("vision_model", "vision", config.vision.layers),
+        *norm("text_model.final_layer_norm", "text/final_norm", "embed"),
+        *norm("vision_model.post_layernorm", "vision_norm", "embed"),
         Weight("text_projection.weight", "text_projection/kernel", "linear", ("embed", None)),
         Weight("visual_projection.weight", "visual_projection/kernel", "linear", ("embed", None)),
         Weight("logit_scale", "logit_scale"),
     ]
 
 
-def norm_rows(hf: str, path: str, layers: int = 0) -> list[Weight]:
-    """A LayerNorm, or one of each of `layers` layers."""
-    axes = ("layers", "embed") if layers else ("embed",)
-    return [
-        Weight(f"{hf}.weight", f"{path}/scale", "same", axes, layers),
-        Weight(f"{hf}.bias", f"{path}/bias", "same", axes, layers),
-    ]
-
-
-def layer_rows(hf: str, path: str, count: int) -> list[Weight]:
-    """All layers of a tower whose body is `run_layers`."""
-    hf, path = f"{hf}.encoder.layers.{{layer}}", f"{path}/layers"
+def tower_weights(hf: str, path: str, layers: int) -> list[Weight]:
+    """Return the rows of all layers of a tower (`scan_tower`)."""
+    hf = f"{hf}.encoder.layers.{{layer}}"
+    path = f"{path}/layers"
     rows = [
-        *norm_rows(f"{hf}.layer_norm1", f"{path}/norm1", count),
-        *norm_rows(f"{hf}.layer_norm2", f"{path}/norm2", count),
+        *norm(f"{hf}.layer_norm1", f"{path}/norm1", "embed", layers),
+        *norm(f"{hf}.layer_norm2", f"{path}/norm2", "embed", layers),
     ]
-    dense = {
-        **{
-            f"self_attn.{n}": (f"attention/{n}", "embed", "heads")
-            for n in ("q_proj", "k_proj", "v_proj")
-        },
-        "self_attn.out_proj": ("attention/out_proj", "heads", "embed"),
-        "mlp.fc1": ("fc1", "embed", "mlp"),
-        "mlp.fc2": ("fc2", "mlp", "embed"),
-    }
-    for name, (ours, inner, outer) in dense.items():
-        rows.append(
-            Weight(
-                f"{hf}.{name}.weight",
-                f"{path}/{ours}/kernel",
-                "linear",
-                ("layers", inner, outer),
-                count,
-            )
-        )
-        rows.append(
-            Weight(f"{hf}.{name}.bias", f"{path}/{ours}/bias", "same", ("layers", outer), count)
-        )
+    for name in ("q_proj", "k_proj", "v_proj"):
+        attention = f"{path}/attention/{name}"
+        rows += linear(f"{hf}.self_attn.{name}", attention, ("embed", "heads"), layers)
+    output = f"{path}/attention/out_proj"
+    rows += linear(f"{hf}.self_attn.out_proj", output, ("heads", "embed"), layers)
+    rows += linear(f"{hf}.mlp.fc1", f"{path}/fc1", ("embed", "mlp"), layers)
+    rows += linear(f"{hf}.mlp.fc2", f"{path}/fc2", ("mlp", "embed"), layers)
     return rows
 
 
 def param_shapes(config: CLIPConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     side = config.vision.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, config.vision.channels), jnp.float32)
-    return jax.eval_shape(
-        CLIP(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32), pixels
-    )["params"]
+    ids = jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(CLIP(config).init, jax.random.key(0), ids, pixels)["params"]

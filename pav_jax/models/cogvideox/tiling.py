@@ -1,10 +1,11 @@
-"""Decoding a latent in overlapping spatial tiles, so that memory does not grow with the picture.
+"""Decode a latent in overlapping spatial tiles, so that memory does not grow with the video's size.
 
-Group norms see one tile at a time, so the result is not that of the whole picture: it is what
-diffusers' AutoencoderKLCogVideoX gives after `enable_tiling()`, whose sizes and order of blending
-this follows.
+Group norms see one tile at a time, so the result differs from that of the whole frame. It equals
+that of diffusers' `AutoencoderKLCogVideoX` after `enable_tiling()`, whose sizes and order of
+blending it follows.
 
-Axis letters: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
+Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in latent space; n
+tiles.
 """
 
 import dataclasses
@@ -14,18 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# the share of a tile that it has in common with the next one; chosen in diffusers for 480 x 720
-OVERLAP_HEIGHT, OVERLAP_WIDTH = 1 / 6, 1 / 5
+# overlap of neighbouring tiles as a fraction of a tile; diffusers chose it for 480 x 720
+OVERLAP_HEIGHT = 1 / 6
+OVERLAP_WIDTH = 1 / 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """How one spatial axis is cut.
+class TiledAxis:
+    """How one spatial axis is divided into tiles.
 
     Attributes:
-      tile, step: latent rows of a tile, and from one tile's start to the next.
-      blend: pixel rows over which a tile fades into the next.
-      keep: pixel rows of a tile that stay; what lies beyond is the next one's.
+      tile: latent rows of a tile.
+      step: latent rows from one tile's start to the next.
+      blend: pixel rows over which a tile is blended with the next one.
+      keep: pixel rows of a tile in the output; the rows after them come from the next tile.
     """
 
     tile: int
@@ -34,63 +37,78 @@ class Cut:
     keep: int
 
     @classmethod
-    def of(cls, sample: int, ratio: int, overlap: float) -> "Cut":
-        """`sample`: the axis' size in pixels of the videos the VAE was trained on; a tile is half
-        of it."""
+    def for_size(cls, sample: int, ratio: int, overlap: float) -> "TiledAxis":
+        """Return the division for a VAE; a tile is half of the size it was trained on.
+
+        Args:
+          sample: size of the axis in the training videos, in pixels.
+          ratio: pixels per latent row.
+          overlap: of neighbouring tiles, as a fraction of a tile.
+        """
         pixels = sample // 2
-        tile, blend = int(pixels / ratio), int(pixels * overlap)
+        tile = int(pixels / ratio)
+        blend = int(pixels * overlap)
         return cls(tile, max(int(tile * (1 - overlap)), 1), blend, pixels - blend)
 
     def spans(self, size: int) -> list[tuple[int, int]]:
-        """[start, stop) of each tile of an axis of `size` latent rows."""
+        """Return [start, stop) of each tile of an axis of `size` latent rows."""
         return [(start, min(start + self.tile, size)) for start in range(0, size, self.step)]
 
 
 def decode_tiles(
     decode: Callable[[Float[Array, "n B t h w C"]], Float[Array, "n B T H W 3"]],
     z: Float[Array, "B t h w C"],
-    rows: Cut,
-    columns: Cut,
+    rows: TiledAxis,
+    columns: TiledAxis,
 ) -> Float[Array, "B T H W 3"]:
-    """Cuts, decodes and joins.
+    """Cut `z` into tiles, decode them and join the results.
 
     Args:
-      decode: decodes n tiles of one size, each on its own.
+      decode: decodes n tiles of one size independently.
     """
-    height, width = rows.spans(z.shape[2]), columns.spans(z.shape[3])
-    same_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, (top, bottom) in enumerate(height):
-        for j, (left, right) in enumerate(width):
-            same_size.setdefault((bottom - top, right - left), []).append((i, j))
+    row_spans = rows.spans(z.shape[2])
+    column_spans = columns.spans(z.shape[3])
+    positions_by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, (top, bottom) in enumerate(row_spans):
+        for j, (left, right) in enumerate(column_spans):
+            positions_by_size.setdefault((bottom - top, right - left), []).append((i, j))
     tiles = {}
-    for places in same_size.values():
-        cut = [z[:, :, slice(*height[i]), slice(*width[j])] for i, j in places]
-        tiles |= dict(zip(places, decode(jnp.stack(cut)), strict=True))
-    return join(tiles, len(height), len(width), rows, columns)
+    for positions in positions_by_size.values():
+        cut = [z[:, :, slice(*row_spans[i]), slice(*column_spans[j])] for i, j in positions]
+        tiles |= dict(zip(positions, decode(jnp.stack(cut)), strict=True))
+    return join_tiles(tiles, len(row_spans), len(column_spans), rows, columns)
 
 
-def join(
-    tiles: dict[tuple[int, int], Array], height: int, width: int, rows: Cut, columns: Cut
-) -> Array:
-    """Fades each tile into the one above, then into the one on its left, both as already blended,
-    and cuts it off."""
+def join_tiles(
+    tiles: dict[tuple[int, int], Array],
+    num_rows: int,
+    num_columns: int,
+    rows: TiledAxis,
+    columns: TiledAxis,
+) -> Float[Array, "B T H W 3"]:
+    """Blend each tile with the one above, then with the one to its left, and join them.
+
+    Both neighbours are taken as already blended.
+
+    Args:
+      tiles: decoded tile by (row, column).
+    """
     blended: dict[tuple[int, int], Array] = {}
     lines = []
-    for i in range(height):
+    for i in range(num_rows):
         line = []
-        for j in range(width):
+        for j in range(num_columns):
             tile = tiles[i, j]
-            tile = fade(blended[i - 1, j], tile, rows.blend, axis=2) if i else tile
-            tile = fade(blended[i, j - 1], tile, columns.blend, axis=3) if j else tile
+            tile = blend(blended[i - 1, j], tile, rows.blend, axis=2) if i else tile
+            tile = blend(blended[i, j - 1], tile, columns.blend, axis=3) if j else tile
             blended[i, j] = tile
             line.append(tile[:, :, : rows.keep, : columns.keep])
         lines.append(jnp.concatenate(line, axis=3))
     return jnp.concatenate(lines, axis=2)
 
 
-def fade(before: Array, tile: Array, extent: int, axis: int) -> Array:
-    """`tile` with its first `extent` rows of `axis` mixed linearly with the last ones of
-    `before`."""
+def blend(before: Array, tile: Array, extent: int, axis: int) -> Array:
+    """Mix the first `extent` rows of `tile` linearly with the last `extent` rows of `before`."""
     extent = min(before.shape[axis], tile.shape[axis], extent)
     if not extent:
         return tile

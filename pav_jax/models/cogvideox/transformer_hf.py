@@ -1,8 +1,7 @@
-"""CogVideoX transformer checkpoints: config.json and tensor names of diffusers'
-`CogVideoXTransformer3DModel`.
+"""CogVideoX transformer checkpoints: diffusers' `CogVideoXTransformer3DModel`, both ways.
 
-`patch_embed.pos_embedding` is a table diffusers can rebuild: it is ignored where a checkpoint
-carries it, except in models with learned positions, where it is a parameter.
+A checkpoint's `patch_embed.pos_embedding` is a fixed table and is ignored, except in models with
+learned positions, where it is a parameter.
 """
 
 import dataclasses
@@ -16,23 +15,25 @@ import jax.numpy as jnp
 from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
-from pav_jax.models.weights import Weight, linear
+from pav_jax.models.weights import Weight, linear, norm
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "CogVideoXTransformer3DModel"
-# fields of diffusers' configuration that this model has in one value only
+# fields of which only one value is supported
 FIXED = {"activation_fn": "gelu-approximate", "timestep_activation_fn": "silu"}
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVideoXConfig:
-    """Reads a diffusers transformer config; fields it does not name take diffusers' defaults.
+    """Read a diffusers transformer config; missing fields take diffusers' defaults.
 
     Raises:
-      BadInput: another class, or a choice this model does not have.
+      BadInput: another class, or an unsupported option.
     """
     if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise BadInput(
-            f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected"
+            f"{source}: _class_name is {hf['_class_name']!r}; {CLASS_NAME!r} is needed",
+            source=source,
+            field="_class_name",
         )
     fields.check_fixed(hf, FIXED, source)
     config = CogVideoXConfig(**fields.select_fields(CogVideoXConfig, hf))
@@ -41,17 +42,22 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVid
     if config.attention_head_dim % 16 and config.use_rotary_positional_embeddings:
         raise BadInput(
             f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need a"
-            " multiple of 16"
+            " multiple of 16",
+            source=source,
+            field="attention_head_dim",
         )
     if config.width % 16 and not config.use_rotary_positional_embeddings:
         raise BadInput(
-            f"{source}: the width (heads x head size) is {config.width}; positions need a multiple"
-            " of 16"
+            f"{source}: the width (heads x head size) is {config.width}; sinusoidal positions need"
+            " a multiple of 16",
+            source=source,
+            field="num_attention_heads",
         )
     return config
 
 
 def config_to_hf(config: CogVideoXConfig) -> dict[str, Any]:
+    """Return the config.json that diffusers reads."""
     return {
         "_class_name": CLASS_NAME,
         "_diffusers_version": "0.35.0",
@@ -62,12 +68,13 @@ def config_to_hf(config: CogVideoXConfig) -> dict[str, Any]:
 
 
 def weights(config: CogVideoXConfig) -> list[Weight]:
-    return [*_ends(config), *_layers(config)]
+    """Return the weight table."""
+    return [*_embeddings(config), *_output(config), *_layers(config)]
 
 
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: CogVideoXConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     shape = (1, config.patch_size_t or 1, config.patch_size, config.patch_size, config.in_channels)
     arguments = (jnp.zeros(shape), jnp.zeros((1, 1, config.text_embed_dim)), jnp.zeros((1,)))
     return jax.eval_shape(CogVideoXTransformer(config).init, jax.random.key(0), *arguments)[
@@ -75,71 +82,52 @@ def param_shapes(config: CogVideoXConfig) -> dict:
     ]
 
 
-def _norm(hf: str, path: str, axis: str | None = "embed", layers: int = 0) -> list[Weight]:
-    axes = ("layers", axis) if layers else (axis,)
-    return [
-        Weight(f"{hf}.weight", f"{path}/scale", axes=axes, layers=layers),
-        Weight(f"{hf}.bias", f"{path}/bias", axes=axes, layers=layers),
-    ]
-
-
-def _ends(config: CogVideoXConfig) -> list[Weight]:
-    affine = config.norm_elementwise_affine
+def _embeddings(config: CogVideoXConfig) -> list[Weight]:
     if config.patch_size_t is None:
-        patch = [
-            Weight(
-                "patch_embed.proj.weight",
-                "patch_embed/kernel",
-                "conv2d",
-                (None, None, None, "embed"),
-            )
-        ]
+        transform = "conv2d"
+        axes = (None, None, None, "embed")
     else:
-        patch = [Weight("patch_embed.proj.weight", "patch_embed/kernel", "linear", (None, "embed"))]
+        transform = "linear"
+        axes = (None, "embed")
+    rows = [Weight("patch_embed.proj.weight", "patch_embed/kernel", transform, axes)]
     if config.patch_bias or config.patch_size_t is not None:
-        patch.append(Weight("patch_embed.proj.bias", "patch_embed/bias", axes=("embed",)))
+        rows.append(Weight("patch_embed.proj.bias", "patch_embed/bias", axes=("embed",)))
     if config.use_learned_positional_embeddings:
-        patch.append(
-            Weight(
-                "patch_embed.pos_embedding", "patch_embed/pos_embedding", axes=(None, None, "embed")
-            )
-        )
-    embeddings = ["time_embedding"] + ["ofs_embedding"] * bool(config.ofs_embed_dim)
-    return [
-        *patch,
-        *linear("patch_embed.text_proj", "patch_embed/text_proj", (None, "embed")),
-        *(
-            row
-            for name in embeddings
-            for i in (1, 2)
-            for row in linear(f"{name}.linear_{i}", f"{name}/linear_{i}", (None, None))
-        ),
-        *_norm("norm_final", "norm_final") * affine,
-        *linear("norm_out.linear", "out_modulation", (None, "embed")),
-        *_norm("norm_out.norm", "norm_out") * affine,
-        *linear("proj_out", "proj_out", ("embed", None)),
-    ]
+        path = "patch_embed/pos_embedding"
+        rows.append(Weight("patch_embed.pos_embedding", path, axes=(None, None, "embed")))
+    rows += linear("patch_embed.text_proj", "patch_embed/text_proj", (None, "embed"))
+    names = ("time_embedding", "ofs_embedding") if config.ofs_embed_dim else ("time_embedding",)
+    for name in names:
+        for layer in ("linear_1", "linear_2"):
+            rows += linear(f"{name}.{layer}", f"{name}/{layer}", (None, None))
+    return rows
+
+
+def _output(config: CogVideoXConfig) -> list[Weight]:
+    affine = config.norm_elementwise_affine
+    rows = norm("norm_final", "norm_final", "embed") if affine else []
+    rows += linear("norm_out.linear", "out_modulation", (None, "embed"))
+    rows += norm("norm_out.norm", "norm_out", "embed") if affine else []
+    return rows + linear("proj_out", "proj_out", ("embed", None))
 
 
 def _layers(config: CogVideoXConfig) -> list[Weight]:
-    n, block = config.num_layers, "transformer_blocks.{layer}"
+    layers = config.num_layers
+    block = "transformer_blocks.{layer}"
     rows = []
-    for norm in ("norm1", "norm2"):
-        rows += linear(f"{block}.{norm}.linear", f"layers/{norm}/linear", (None, "embed"), layers=n)
-        rows += (
-            _norm(f"{block}.{norm}.norm", f"layers/{norm}/norm", layers=n)
-            * config.norm_elementwise_affine
-        )
-    for ours in "qkv":
-        kernel, bias = linear(
-            f"{block}.attn1.to_{ours}", f"layers/attention/{ours}_proj", ("embed", "heads"), n
-        )
+    for name in ("norm1", "norm2"):
+        rows += linear(f"{block}.{name}.linear", f"layers/{name}/linear", (None, "embed"), layers)
+        if config.norm_elementwise_affine:
+            rows += norm(f"{block}.{name}.norm", f"layers/{name}/norm", "embed", layers)
+    for letter in "qkv":
+        path = f"layers/attention/{letter}_proj"
+        kernel, bias = linear(f"{block}.attn1.to_{letter}", path, ("embed", "heads"), layers)
         rows += [kernel, bias] if config.attention_bias else [kernel]
-    for ours in "qk":
-        rows += _norm(f"{block}.attn1.norm_{ours}", f"layers/attention/{ours}_norm", None, n)
-    rows += linear(
-        f"{block}.attn1.to_out.0", "layers/attention/o_proj", ("heads", "embed"), layers=n
-    )
-    rows += linear(f"{block}.ff.net.0.proj", "layers/ff_up", ("embed", "mlp"), layers=n)
-    rows += linear(f"{block}.ff.net.2", "layers/ff_down", ("mlp", "embed"), layers=n)
+    for letter in "qk":
+        rows += norm(
+            f"{block}.attn1.norm_{letter}", f"layers/attention/{letter}_norm", None, layers
+        )
+    rows += linear(f"{block}.attn1.to_out.0", "layers/attention/o_proj", ("heads", "embed"), layers)
+    rows += linear(f"{block}.ff.net.0.proj", "layers/ff_up", ("embed", "mlp"), layers)
+    rows += linear(f"{block}.ff.net.2", "layers/ff_down", ("mlp", "embed"), layers)
     return rows

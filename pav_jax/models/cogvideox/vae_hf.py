@@ -1,4 +1,4 @@
-"""CogVideoX VAE: diffusers' config.json and tensor names <-> ours, both directions."""
+"""CogVideoX VAE checkpoints: diffusers' `AutoencoderKLCogVideoX`, both ways."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,22 +10,23 @@ import jax.numpy as jnp
 from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.cogvideox.vae import ACTIVATIONS, CogVideoXVAE, CogVideoXVAEConfig
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, conv, norm
 
 CLASS_NAME = "AutoencoderKLCogVideoX"
 STEM = "diffusion_pytorch_model"
 
 
 def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVideoXVAEConfig:
-    """Reads config.json's fields; those we do not know are ignored.
+    """Read a diffusers VAE config; unknown fields are ignored.
 
     Raises:
-      BadInput: the file belongs to another class, or asks for an activation or a block we do not
-        have.
+      BadInput: another class, or an unsupported activation or block.
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
         raise BadInput(
-            f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
+            f"{source}: _class_name is {name!r}; {CLASS_NAME!r} is needed; is this the vae folder?",
+            source=source,
+            field="_class_name",
         )
     config = CogVideoXVAEConfig(**fields.select_fields(CogVideoXVAEConfig, raw))
     for field, block in (
@@ -34,13 +35,22 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
     ):
         blocks = raw.get(field, [block] * len(config.block_out_channels))
         if len(blocks) != len(config.block_out_channels) or set(blocks) != {block}:
-            raise BadInput(f"{source}: {field} must be one {block} per entry of block_out_channels")
+            raise BadInput(
+                f"{source}: {field} must be one {block} per entry of block_out_channels",
+                source=source,
+                field=field,
+            )
     if config.act_fn not in ACTIVATIONS:
-        raise BadInput(f"{source}: act_fn={config.act_fn!r} is not one of {', '.join(ACTIVATIONS)}")
+        raise BadInput(
+            f"{source}: act_fn={config.act_fn!r} is not one of {', '.join(ACTIVATIONS)}",
+            source=source,
+            field="act_fn",
+        )
     return config
 
 
 def config_to_hf(config: CogVideoXVAEConfig) -> dict[str, Any]:
+    """Return the config.json that diffusers reads."""
     count = len(config.block_out_channels)
     raw = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
     return {
@@ -52,59 +62,64 @@ def config_to_hf(config: CogVideoXVAEConfig) -> dict[str, Any]:
 
 
 def weights(config: CogVideoXVAEConfig) -> list[Weight]:
-    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all
-    of them."""
-    rows: list[Weight] = []
-
-    def conv(hf, path, kind="conv3d"):
-        rows.append(
-            Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4))
-        )
-        rows.append(Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)))
-
-    def group_norm(hf, path):
-        rows.append(Weight(f"{hf}.weight", f"{path}/scale", "same", (None,)))
-        rows.append(Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)))
-
-    def norm(hf, path, spatial):
-        if not spatial:
-            return group_norm(hf, path)
-        group_norm(f"{hf}.norm_layer", f"{path}/norm_layer")
-        conv(f"{hf}.conv_y.conv", f"{path}/conv_y")
-        conv(f"{hf}.conv_b.conv", f"{path}/conv_b")
-
-    def resnets(hf, path, count, width_in, width_out, spatial):
-        for i in range(count):
-            h, p = f"{hf}.resnets.{i}", f"{path}/resnets_{i}"
-            for n in ("1", "2"):
-                norm(f"{h}.norm{n}", f"{p}/norm{n}", spatial)
-                conv(f"{h}.conv{n}.conv", f"{p}/conv{n}")
-            if i == 0 and width_in != width_out:
-                conv(f"{h}.conv_shortcut", f"{p}/conv_shortcut")
-
-    for part, direction in (("encoder", "down"), ("decoder", "up")):
-        down = direction == "down"
-        widths = config.block_out_channels if down else config.block_out_channels[::-1]
-        conv(f"{part}.conv_in.conv", f"{part}/conv_in")
-        middle = widths[-1 if down else 0]
-        resnets(f"{part}.mid_block", f"{part}/mid_block", 2, middle, middle, not down)
-        layers = config.layers_per_block + (0 if down else 1)
-        for i, width in enumerate(widths):
-            h, p = f"{part}.{direction}_blocks.{i}", f"{part}/blocks_{i}"
-            resnets(h, p, layers, widths[max(i - 1, 0)], width, not down)
-            if i < len(widths) - 1:
-                conv(f"{h}.{direction}samplers.0.conv", f"{p}/{direction}sampler", "conv2d")
-        norm(f"{part}.norm_out", f"{part}/norm_out", not down)
-        conv(f"{part}.conv_out.conv", f"{part}/conv_out")
+    """Return the weight table; the convolutions are small and replicated on every device."""
+    rows = [*_coder(config, "encoder", "down"), *_coder(config, "decoder", "up")]
     if config.use_quant_conv:
-        conv("quant_conv", "quant_conv")
+        rows += conv("quant_conv", "quant_conv")
     if config.use_post_quant_conv:
-        conv("post_quant_conv", "post_quant_conv")
+        rows += conv("post_quant_conv", "post_quant_conv")
     return rows
 
 
+def _coder(config: CogVideoXVAEConfig, part: str, direction: str) -> list[Weight]:
+    widths = config.block_out_channels
+    layers = config.layers_per_block
+    spatial = direction == "up"  # the decoder's norms read the latent
+    if spatial:
+        widths = widths[::-1]
+        layers += 1
+    middle = widths[0 if spatial else -1]
+    rows = conv(f"{part}.conv_in.conv", f"{part}/conv_in")
+    rows += _resnets(f"{part}.mid_block", f"{part}/mid_block", 2, middle, middle, spatial)
+    for i, width in enumerate(widths):
+        hf = f"{part}.{direction}_blocks.{i}"
+        path = f"{part}/blocks_{i}"
+        rows += _resnets(hf, path, layers, widths[max(i - 1, 0)], width, spatial)
+        if i < len(widths) - 1:
+            sampler = f"{direction}sampler"
+            rows += conv(f"{hf}.{sampler}s.0.conv", f"{path}/{sampler}", "conv2d")
+    rows += _norm(f"{part}.norm_out", f"{part}/norm_out", spatial)
+    return rows + conv(f"{part}.conv_out.conv", f"{part}/conv_out")
+
+
+def _resnets(
+    hf: str, path: str, count: int, width_in: int, width_out: int, spatial: bool
+) -> list[Weight]:
+    rows = []
+    for i in range(count):
+        block_hf = f"{hf}.resnets.{i}"
+        block_path = f"{path}/resnets_{i}"
+        for n in ("1", "2"):
+            rows += _norm(f"{block_hf}.norm{n}", f"{block_path}/norm{n}", spatial)
+            rows += conv(f"{block_hf}.conv{n}.conv", f"{block_path}/conv{n}")
+        if i == 0 and width_in != width_out:
+            rows += conv(f"{block_hf}.conv_shortcut", f"{block_path}/conv_shortcut")
+    return rows
+
+
+def _norm(hf: str, path: str, spatial: bool) -> list[Weight]:
+    """Return the rows of a group norm, or of a spatial norm."""
+    if not spatial:
+        return norm(hf, path)
+    return [
+        *norm(f"{hf}.norm_layer", f"{path}/norm_layer"),
+        *conv(f"{hf}.conv_y.conv", f"{path}/conv_y"),
+        *conv(f"{hf}.conv_b.conv", f"{path}/conv_b"),
+    ]
+
+
 def param_shapes(config: CogVideoXVAEConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     ratio = config.spatial_ratio
     video = jax.ShapeDtypeStruct((1, 1, ratio, ratio, config.in_channels), jnp.float32)
     return jax.eval_shape(CogVideoXVAE(config).init, jax.random.key(0), video)["params"]

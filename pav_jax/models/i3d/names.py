@@ -47,7 +47,7 @@ def weights(config: I3DConfig) -> list[Weight]:
 
 
 def param_shapes(config: I3DConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     frames = 8 * config.window[0]
     video = jax.ShapeDtypeStruct(
         (1, frames, 32 * config.window[1], 32 * config.window[2], 3), jnp.float32

@@ -1,2 +1,4 @@
-"""Idefics2 with a head of numbers: `model.py` joins `vision.py`, `perceiver.py` and `mistral.py`,
-`hf.py` names their tensors."""
+"""Idefics2 with a regression head, as VideoScore has it.
+
+`model.py` joins `vision.py`, `perceiver.py` and `mistral.py`; `hf.py` names their weights.
+"""

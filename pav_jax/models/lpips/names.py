@@ -23,6 +23,6 @@ def weights(net: Net, prefix: str) -> list[Weight]:
 
 
 def param_shapes(net: Net) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     return jax.eval_shape(LPIPS(net).init, jax.random.key(0), picture, picture)["params"]

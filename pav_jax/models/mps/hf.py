@@ -109,7 +109,7 @@ def weights(config: MPSConfig) -> list[Weight]:
 
 
 def param_shapes(config: MPSConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     side, ids = config.clip.vision.image_size, jnp.zeros((1, 2), jnp.int32)
     pixels = jax.ShapeDtypeStruct((1, side, side, config.clip.vision.channels), jnp.float32)
     return jax.eval_shape(MPSModel(config).init, jax.random.key(0), ids, pixels, ids)["params"]

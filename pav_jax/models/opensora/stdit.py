@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.cogvideox.positions import rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
+from pav_jax.models.video_positions import rotate, timestep_features
 
 ZEROS = nn.initializers.zeros_init()
 FREQUENCIES = 256  # waves a timestep or a frame rate is written in

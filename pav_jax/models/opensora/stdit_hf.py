@@ -59,7 +59,7 @@ def config_to_hf(config: STDiT3Config) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: STDiT3Config) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     arguments = (
         jnp.zeros((1, *config.patch_size, config.in_channels)),
         jnp.zeros((1,)),

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.cogvideox.causal_conv import ConvImpl
+from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.opensora.vae_spatial import AutoencoderKL, AutoencoderKLConfig, over_frames
 from pav_jax.models.opensora.vae_temporal import TemporalVAE, TemporalVAEConfig
 

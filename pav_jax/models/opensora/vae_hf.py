@@ -119,7 +119,7 @@ def weights(config: OpenSoraVAEConfig) -> list[Weight]:
 
 
 def param_shapes(config: OpenSoraVAEConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     side = config.spatial_ratio
     video = jax.ShapeDtypeStruct((1, 1, side, side, config.spatial.in_channels), jnp.float32)
     return jax.eval_shape(OpenSoraVAE(config).init, jax.random.key(0), video)["params"]

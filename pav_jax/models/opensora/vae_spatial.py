@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.cogvideox.vae import GroupNorm
+from pav_jax.models.causal_conv import GroupNorm
 
 EPS = 1e-6  # of every norm
 

@@ -17,8 +17,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from pav_jax.models.cogvideox.causal_conv import ConvImpl, conv2d, per_frame, resolve
-from pav_jax.models.cogvideox.vae import GroupNorm
+from pav_jax.models.causal_conv import ConvImpl, GroupNorm, conv2d, per_frame, resolve
 
 EPS = 1e-5  # torch's own default for a group norm
 

@@ -1,5 +1,4 @@
-"""T5 encoder checkpoints: config.json and tensor names of transformers' `T5EncoderModel` and
-`UMT5EncoderModel`."""
+"""T5 encoder checkpoints: transformers' `T5EncoderModel` and `UMT5EncoderModel`, both ways."""
 
 import functools
 from collections.abc import Mapping
@@ -17,29 +16,34 @@ STEM = "model"
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Config:
-    """Reads a transformers T5 config.
+    """Read a transformers T5 config.
 
     Raises:
-      BadInput: another architecture, or a feed-forward this encoder does not have.
+      BadInput: another architecture, a missing size or an unsupported activation.
     """
     if hf.get("model_type", "t5") not in ("t5", "umt5"):
         raise BadInput(
-            f"{source}: model_type is {hf['model_type']!r}, a T5 encoder ('t5' or 'umt5') was"
-            " expected"
+            f"{source}: model_type is {hf['model_type']!r}; a T5 encoder ('t5' or 'umt5') is"
+            " needed",
+            source=source,
+            field="model_type",
         )
     needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     if missing := [name for name in needed if name not in hf]:
         raise BadInput(
-            f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?"
+            f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?",
+            source=source,
+            field=missing[0],
         )
     kind = hf.get("feed_forward_proj", "relu")
-    activation = (
-        "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
-    )  # transformers reads it so too
+    # transformers also reads "gated-gelu" as the tanh approximation
+    activation = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
     if activation not in ACTIVATIONS:
         raise BadInput(
-            f"{source}: feed_forward_proj is {kind!r}; known activations:"
-            f" {', '.join(sorted(ACTIVATIONS))}"
+            f"{source}: feed_forward_proj is {kind!r}; supported activations are"
+            f" {', '.join(sorted(ACTIVATIONS))}",
+            source=source,
+            field="feed_forward_proj",
         )
     return T5Config(
         vocab_size=hf["vocab_size"],
@@ -60,11 +64,12 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
 
 
 def class_name(config: T5Config) -> str:
-    """transformers' class for such an encoder."""
+    """Return the name of transformers' class for this encoder."""
     return "UMT5EncoderModel" if config.layer_bias else "T5EncoderModel"
 
 
 def config_to_hf(config: T5Config) -> dict[str, Any]:
+    """Return the config.json that transformers reads."""
     if config.gated and config.activation == "gelu_new":
         kind = "gated-gelu"
     else:
@@ -93,75 +98,39 @@ def config_to_hf(config: T5Config) -> dict[str, Any]:
 
 
 def weights(config: T5Config) -> list[Weight]:
-    stack = config.layers
-    attention, ff = "encoder.block.{layer}.layer.0.", "encoder.block.{layer}.layer.1."
-    ups = ("wi_0", "wi_1") if config.gated else ("wi",)
+    """Return the weight table."""
+    attention = "encoder.block.{layer}.layer.0"
+    ff = "encoder.block.{layer}.layer.1"
+
+    def stacked(hf: str, path: str, *axes: str | None) -> Weight:
+        transform = "linear" if path.endswith("kernel") else "same"
+        return Weight(hf, f"layers/{path}", transform, ("layers", *axes), config.layers)
+
     if config.layer_bias:
-        bias = Weight(
-            f"{attention}SelfAttention.relative_attention_bias.weight",
-            "layers/attention/position_bias",
-            axes=("layers", None, "heads"),
-            layers=stack,
-        )
+        name = f"{attention}.SelfAttention.relative_attention_bias.weight"
+        bias = stacked(name, "attention/position_bias", None, "heads")
     else:
-        bias = Weight(
-            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            "position_bias",
-            axes=(None, "heads"),
-        )
-    return [
-        Weight("shared.weight", "embed/embedding", axes=("vocab", "embed")),
-        bias,
-        *(
-            Weight(
-                f"{attention}SelfAttention.{name}.weight",
-                f"layers/attention/{name}/kernel",
-                "linear",
-                ("layers", "embed", "heads"),
-                stack,
-            )
-            for name in ("q", "k", "v")
-        ),
-        Weight(
-            f"{attention}SelfAttention.o.weight",
-            "layers/attention/o/kernel",
-            "linear",
-            ("layers", "heads", "embed"),
-            stack,
-        ),
-        Weight(
-            f"{attention}layer_norm.weight",
-            "layers/attention_norm/scale",
-            axes=("layers", "embed"),
-            layers=stack,
-        ),
-        *(
-            Weight(
-                f"{ff}DenseReluDense.{name}.weight",
-                f"layers/ff/{name}/kernel",
-                "linear",
-                ("layers", "embed", "mlp"),
-                stack,
-            )
-            for name in ups
-        ),
-        Weight(
-            f"{ff}DenseReluDense.wo.weight",
-            "layers/ff/wo/kernel",
-            "linear",
-            ("layers", "mlp", "embed"),
-            stack,
-        ),
-        Weight(
-            f"{ff}layer_norm.weight", "layers/ff_norm/scale", axes=("layers", "embed"), layers=stack
-        ),
-        Weight("encoder.final_layer_norm.weight", "final_norm/scale", axes=("embed",)),
-    ]
+        name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        bias = Weight(name, "position_bias", axes=(None, "heads"))
+    rows = [Weight("shared.weight", "embed/embedding", axes=("vocab", "embed")), bias]
+    for name in ("q", "k", "v"):
+        hf = f"{attention}.SelfAttention.{name}.weight"
+        rows.append(stacked(hf, f"attention/{name}/kernel", "embed", "heads"))
+    output = f"{attention}.SelfAttention.o.weight"
+    rows.append(stacked(output, "attention/o/kernel", "heads", "embed"))
+    rows.append(stacked(f"{attention}.layer_norm.weight", "attention_norm/scale", "embed"))
+    for name in ("wi_0", "wi_1") if config.gated else ("wi",):
+        hf = f"{ff}.DenseReluDense.{name}.weight"
+        rows.append(stacked(hf, f"ff/{name}/kernel", "embed", "mlp"))
+    rows.append(stacked(f"{ff}.DenseReluDense.wo.weight", "ff/wo/kernel", "mlp", "embed"))
+    rows.append(stacked(f"{ff}.layer_norm.weight", "ff_norm/scale", "embed"))
+    rows.append(Weight("encoder.final_layer_norm.weight", "final_norm/scale", axes=("embed",)))
+    return rows
 
 
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: T5Config) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
         "params"
     ]

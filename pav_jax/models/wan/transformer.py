@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.attention.dot_product import FirstKeys
-from pav_jax.models.cogvideox.positions import over_grid, rotate, timestep_features
 from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
+from pav_jax.models.video_positions import broadcast_tables, rotate, timestep_features
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()
@@ -69,7 +69,9 @@ class WanConfig:
             )  # float64, as diffusers
             for size, count in zip(self.grid(latent_shape), channels, strict=True)
         ]
-        return tuple(over_grid(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin))
+        return tuple(
+            broadcast_tables(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin)
+        )
 
 
 class Attention(nn.Module):

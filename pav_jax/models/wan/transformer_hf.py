@@ -63,7 +63,7 @@ def config_to_hf(config: WanConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: WanConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     arguments = (
         jnp.zeros((1, *config.patch_size, config.in_channels)),
         jnp.zeros((1, 1, config.text_dim)),

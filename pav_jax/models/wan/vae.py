@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.cogvideox.causal_conv import ConvImpl, conv2d_taps, conv3d, in_chunks, resolve
-from pav_jax.models.cogvideox.vae import Conv2d
+from pav_jax.models.causal_conv import Conv2d, ConvImpl, conv2d_taps, conv3d, in_chunks, resolve
 
 FRAMES = 4  # encoded at once after the first
 KEPT = 2  # frames that a temporal convolution looks back

@@ -121,7 +121,7 @@ def weights(config: WanVAEConfig) -> list[Weight]:
 
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: WanVAEConfig) -> dict:
-    """The parameter tree as ShapeDtypeStructs, without computing anything."""
+    """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     ratio = config.spatial_ratio
     video = jax.ShapeDtypeStruct((1, 1, ratio, ratio, config.in_channels), jnp.float32)
     return jax.eval_shape(WanVAE(config).init, jax.random.key(0), video)["params"]
