@@ -21,7 +21,7 @@ def narrow(net: Net, seed) -> Net:
         tuple((int(rng.integers(2, 9)), *rest) for _, *rest in net.convs),
         net.pools,
         net.window,
-        net.seen,
+        net.compared,
     )
 
 
@@ -30,7 +30,7 @@ def torch_lpips(net: Net, tensors, prefix, a, b):
         x = (
             torch.tensor(x).permute(0, 3, 1, 2) - torch.tensor(SHIFT).view(1, 3, 1, 1)
         ) / torch.tensor(SCALE).view(1, 3, 1, 1)
-        found = []
+        features = []
         for i, (_, _, stride, padding) in enumerate(net.convs):
             if i in net.pools:
                 x = F.max_pool2d(x, net.window, 2)
@@ -40,9 +40,9 @@ def torch_lpips(net: Net, tensors, prefix, a, b):
                     x, kernel, torch.tensor(tensors[f"{prefix}/Conv_{i}/bias"]), stride, padding
                 )
             )
-            if i in net.seen:
-                found.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
-        return found
+            if i in net.compared:
+                features.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
+        return features
 
     total = 0
     for k, (x, y) in enumerate(zip(see(a), see(b), strict=True)):

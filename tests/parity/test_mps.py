@@ -202,5 +202,5 @@ def test_the_table_is_read_in_both_directions(tmp_path):
 
 
 def test_a_plain_clip_is_bad_input():
-    with pytest.raises(BadInput, match="'mps' was expected"):
+    with pytest.raises(BadInput, match="'mps' is needed"):
         hf.config_from_hf({"model_type": "clip"})

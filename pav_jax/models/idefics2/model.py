@@ -2,8 +2,10 @@
 
 A SigLIP tower encodes each image, a perceiver resampler turns its patches into S tokens, Mistral
 reads them in place of the text's image tokens, and a linear head on the last token gives the
-scores. Source: Laurencon et al. 2024 (arXiv 2405.02246) and the class `Idefics2ForSequenceClassification`
-of TIGER-AI-Lab/Mantis, which is VideoScore's (He et al. 2024, arXiv 2406.15252).
+scores.
+
+Sources: Laurencon et al. 2024 (arXiv 2405.02246); the class `Idefics2ForSequenceClassification` of
+TIGER-AI-Lab/Mantis, which is VideoScore's (He et al. 2024, arXiv 2406.15252).
 
 Shapes: B rows, T tokens, N images (of a row, or in all), H, W pixels, C colours, P patches of V
 features, S tokens per image, I = N S, D width, K scores.

@@ -1,5 +1,4 @@
-"""LPIPS, the distance of two pictures to a network that learned to see (Zhang et al. 2018, arXiv
-1801.03924)."""
+"""LPIPS, a learned perceptual distance of two images (Zhang et al. 2018, arXiv 1801.03924)."""
 
 from pav_jax.models.lpips.model import LPIPS, NETS
 

@@ -1,9 +1,12 @@
-"""LPIPS: at five depths of an image classifier, the squared difference of unit feature vectors,
-weighed by a learned non-negative weight of each channel, averaged over the picture and summed
-(Zhang et al. 2018, section 3).
+"""LPIPS: a perceptual distance of two images from the features of an image classifier.
 
-Source: richzhang/PerceptualSimilarity, lpips/lpips.py (version 0.1). Shapes: N images, H W pixels,
-C channels.
+At five depths of the classifier: the squared difference of the unit feature vectors, weighted by a
+learned non-negative weight per channel, averaged over the image; then the sum over depths.
+
+Sources: Zhang et al. 2018 (arXiv 1801.03924), section 3; richzhang/PerceptualSimilarity,
+lpips/lpips.py (version 0.1).
+
+Shapes: N images, H, W pixels, C channels.
 """
 
 import dataclasses
@@ -13,7 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pixels in -1..1, per channel
+# normalization per channel of pixels in [-1, 1]
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
 EPSILON = 1e-10
 
 
@@ -23,15 +28,15 @@ class Net:
 
     Attributes:
       convs: (channels, window, stride, padding) of each.
-      pools: the convolutions before which the picture is max-pooled.
-      window: of that pooling, whose stride is 2.
-      seen: the convolutions whose output is compared.
+      pools: indices of the convolutions that come after a max-pooling.
+      window: of the max-pooling, whose stride is 2.
+      compared: indices of the convolutions whose outputs are compared.
     """
 
     convs: tuple[tuple[int, int, int, int], ...]
     pools: tuple[int, ...]
     window: int
-    seen: tuple[int, ...]
+    compared: tuple[int, ...]
 
 
 _WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -47,7 +52,7 @@ NETS = {
 
 
 class LPIPS(nn.Module):
-    """`features` of one set of images, `distance` of two sets of features."""
+    """The distance; `features` and `distance` are its two steps, for images used several times."""
 
     net: Net
 
@@ -58,30 +63,36 @@ class LPIPS(nn.Module):
         ]
         self.channels = [
             self.param(f"channels_{k}", nn.initializers.ones, (self.net.convs[i][0],))
-            for k, i in enumerate(self.net.seen)
+            for k, i in enumerate(self.net.compared)
         ]
 
     def features(
         self, images_NxHxWx3: Float[Array, "N H W 3"]
     ) -> Sequence[Float[Array, "N h w C"]]:
-        """Unit vectors at the compared depths. `images`: -1..1."""
+        """Return the unit feature vectors at the compared depths.
+
+        Args:
+          images_NxHxWx3: in [-1, 1].
+        """
         x = (images_NxHxWx3 - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
-        found = []
+        features = []
         for i, conv in enumerate(self.convs):
             if i in self.net.pools:
                 x = nn.max_pool(x, (self.net.window, self.net.window), (2, 2))
             x = nn.relu(conv(x))
-            if i in self.net.seen:
-                found.append(x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + EPSILON))
-        return found
+            if i in self.net.compared:
+                features.append(x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + EPSILON))
+        return features
 
     def distance(self, a: Sequence[Array], b: Sequence[Array]) -> Float[Array, "N"]:
-        return sum(
-            (jnp.square(x - y) * weight).sum(-1).mean((1, 2))
-            for x, y, weight in zip(a, b, self.channels, strict=True)
-        )
+        """Return the distance of two sets of features."""
+        total = jnp.zeros(())
+        for x, y, weight in zip(a, b, self.channels, strict=True):
+            total = total + (jnp.square(x - y) * weight).sum(-1).mean((1, 2))
+        return total
 
     def __call__(
         self, a_NxHxWx3: Float[Array, "N H W 3"], b_NxHxWx3: Float[Array, "N H W 3"]
     ) -> Float[Array, "N"]:
+        """Return the distance of each image of `a` to that of `b`; both are in [-1, 1]."""
         return self.distance(self.features(a_NxHxWx3), self.features(b_NxHxWx3))

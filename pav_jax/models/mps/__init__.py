@@ -1,5 +1,4 @@
-"""MPS, the multi-dimensional preference score: a CLIP whose image tokens read the prompt's
-tokens."""
+"""MPS, the multi-dimensional preference score: CLIP, and a cross-attention to the prompt."""
 
 from pav_jax.models.mps.model import CrossConfig, MPSConfig, MPSModel
 

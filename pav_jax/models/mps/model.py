@@ -1,15 +1,14 @@
-"""MPS: CLIP's two towers without pooling, then a small transformer in which the image tokens read
-the prompt's tokens.
+"""MPS: CLIP's two towers, then a small transformer in which image tokens attend to the prompt.
 
 Source: Zhang et al. 2024 (CVPR), "Learning Multi-dimensional Human Preference for Text-to-Image
 Generation", section 4; the order of operations follows Kwai-Kolors/MPS, trainer/models.
 
-The condition is a text that lists what a judge may look at. Prompt tokens that resemble none of its
-tokens are hidden from the image, so the score is a preference under that condition.
+The condition is a text that lists what is to be judged. Prompt tokens that are not similar to any of
+its tokens are masked, so that the score is a preference under that condition.
 
 Shapes: B pairs of an image and a prompt, T text tokens, S image tokens (class token first), M
-tokens of the condition, P CLIP's shared space, which is the cross layers' width too, N heads, H
-head size, F feed-forward width.
+tokens of the condition, P CLIP's shared space, also the width of the cross layers, N heads, H head
+size, F feed-forward width.
 """
 
 import dataclasses
@@ -24,16 +23,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig, normalise
-from pav_jax.models.layers import LayerNorm, rotate
+from pav_jax.models.layers import LayerNorm, rotate, scan_layers
 
-# a token stays in sight above this share of the prompt's best similarity:
-# eval_overall_mps_on_hpdv2.py
+# a token is not masked above this fraction of the prompt's best similarity
+# (eval_overall_mps_on_hpdv2.py)
 RELEVANT = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossConfig:
-    """Sizes of the cross layers; defaults: the published checkpoint's."""
+    """Sizes of the cross layers; defaults: the published checkpoint."""
 
     layers: int = 4
     heads: int = 16
@@ -52,19 +51,27 @@ VIT_H14 = CLIPConfig(
 
 @dataclasses.dataclass(frozen=True)
 class MPSConfig:
+    """CLIP and the cross layers; defaults: the published checkpoint."""
+
     clip: CLIPConfig = VIT_H14
     cross: CrossConfig = CrossConfig()
 
 
 def swiglu(fused: Float[Array, "... FF"]) -> Float[Array, "... F"]:
-    """The second half gates the first (Shazeer 2020); FF is 2 F."""
+    """Gate the first half by the second (Shazeer 2020, arXiv 2002.05202); FF = 2 F."""
     value, gate = jnp.split(fused, 2, axis=-1)
     return value * jax.nn.silu(gate)
 
 
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
+
+
 class Reading(nn.Module):
-    """Image tokens attend to the text, which is not normalised; a feed-forward of the image tokens
-    runs beside it."""
+    """Cross-attention from image tokens to the text, in parallel with a feed-forward.
+
+    The image tokens are normed, the text is not.
+    """
 
     config: CrossConfig
     dtype: Any
@@ -72,25 +79,26 @@ class Reading(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxSxP, text_BxTxP, mask_Bx1x1xT):
-        c, (b, s, p) = self.config, x_BxSxP.shape
-        dense = lambda width, name: nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
+        c = self.config
+        b, s, p = x_BxSxP.shape
         h_BxSxP = LayerNorm(c.norm_epsilon, dtype=self.dtype, name="norm")(x_BxSxP)
-        q_BxSxNxH = dense(c.heads * c.head_dim, "to_q")(h_BxSxP).reshape(b, s, c.heads, c.head_dim)
-        kv_BxTx1xHH = dense(2 * c.head_dim, "to_kv")(text_BxTxP)[
-            :, :, None
-        ]  # one head, for all N queries
+        q = _dense(c.heads * c.head_dim, self.dtype, "to_q")(h_BxSxP)
+        q_BxSxNxH = q.reshape(b, s, c.heads, c.head_dim)
+        # one head of keys and values for all heads of queries
+        kv_BxTx1xHH = _dense(2 * c.head_dim, self.dtype, "to_kv")(text_BxTxP)[:, :, None]
         k_BxTx1xH, v_BxTx1xH = jnp.split(kv_BxTx1xHH, 2, axis=-1)
-        read = self.attention_fn(q_BxSxNxH, k_BxTx1xH, v_BxTx1xH, mask=mask_Bx1x1xT).reshape(
-            b, s, -1
-        )
-        beside = dense(p, "ff_out")(swiglu(dense(2 * c.ff_width, "ff_in")(h_BxSxP)))
-        return x_BxSxP + dense(p, "to_out")(read) + beside
+        attended = self.attention_fn(q_BxSxNxH, k_BxTx1xH, v_BxTx1xH, mask=mask_Bx1x1xT)
+        attended = _dense(p, self.dtype, "to_out")(attended.reshape(b, s, -1))
+        hidden = swiglu(_dense(2 * c.ff_width, self.dtype, "ff_in")(h_BxSxP))
+        return x_BxSxP + attended + _dense(p, self.dtype, "ff_out")(hidden)
 
 
 class Parallel(nn.Module):
-    """Attention among the image tokens beside a feed-forward, both fed by one product (GPT-J's
-    arrangement). The only
-    place with rotary positions: they number the image tokens in order, the class token 0."""
+    """Self-attention of image tokens in parallel with a feed-forward, as in GPT-J.
+
+    One matrix product makes the inputs of both. Rotary positions number the image tokens in order,
+    from 0 for the class token.
+    """
 
     config: CrossConfig
     dtype: Any
@@ -98,49 +106,55 @@ class Parallel(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxSxP):
-        c, (b, s, p) = self.config, x_BxSxP.shape
-        dense = lambda width, name: nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
-        widths = (c.heads * c.head_dim, c.head_dim, c.head_dim, 2 * c.ff_width)
+        c = self.config
+        b, s, p = x_BxSxP.shape
         h_BxSxP = LayerNorm(c.norm_epsilon, dtype=self.dtype, name="norm")(x_BxSxP)
-        cuts = tuple(itertools.accumulate(widths))
-        q, k, v, ff = jnp.split(dense(cuts[-1], "fused")(h_BxSxP), cuts[:-1], axis=-1)
+        widths = (c.heads * c.head_dim, c.head_dim, c.head_dim, 2 * c.ff_width)
+        splits = tuple(itertools.accumulate(widths))
+        fused = _dense(splits[-1], self.dtype, "fused")(h_BxSxP)
+        q, k, v, ff = jnp.split(fused, splits[:-1], axis=-1)
         rotary = rotary_table(c, s)
         q_BxSxNxH = rotate(q.reshape(b, s, c.heads, c.head_dim), rotary)
-        k_BxSx1xH, v_BxSx1xH = rotate(k[:, :, None], rotary), v[:, :, None]
-        mixed = self.attention_fn(q_BxSxNxH, k_BxSx1xH, v_BxSx1xH).reshape(b, s, -1)
-        return x_BxSxP + dense(p, "attn_out")(mixed) + dense(p, "ff_out")(swiglu(ff))
+        k_BxSx1xH = rotate(k[:, :, None], rotary)
+        v_BxSx1xH = v[:, :, None]
+        attended = self.attention_fn(q_BxSxNxH, k_BxSx1xH, v_BxSx1xH).reshape(b, s, -1)
+        attended = _dense(p, self.dtype, "attn_out")(attended)
+        return x_BxSxP + attended + _dense(p, self.dtype, "ff_out")(swiglu(ff))
 
 
 def rotary_table(
     config: CrossConfig, length: int
 ) -> tuple[Float[Array, "1 S 1 h"], Float[Array, "1 S 1 h"]]:
-    """cos and sin of each position's angles, h = H / 2 (Su et al. 2021)."""
+    """Return cos and sin of each position's angles, h = H / 2 (Su et al. 2021, arXiv 2104.09864)."""
     half = config.head_dim // 2
     frequency_h = config.rope_theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-    angle_1xSx1xh = jnp.arange(length, dtype=jnp.float32)[None, :, None, None] * frequency_h
-    return jnp.cos(angle_1xSx1xh), jnp.sin(angle_1xSx1xh)
+    angle = jnp.arange(length, dtype=jnp.float32)[None, :, None, None] * frequency_h
+    return jnp.cos(angle), jnp.sin(angle)
 
 
 class CrossLayer(nn.Module):
+    """One layer: cross-attention to the text, then self-attention."""
+
     config: CrossConfig
     dtype: Any
     attention_fn: Callable
 
     @nn.compact
     def __call__(self, x_BxSxP, text_BxTxP, mask_Bx1x1xT):
-        fields = (self.config, self.dtype, self.attention_fn)
-        x_BxSxP = Reading(*fields, name="reading")(x_BxSxP, text_BxTxP, mask_Bx1x1xT)
-        return Parallel(*fields, name="parallel")(x_BxSxP), None
+        options = (self.config, self.dtype, self.attention_fn)
+        x_BxSxP = Reading(*options, name="reading")(x_BxSxP, text_BxTxP, mask_Bx1x1xT)
+        return Parallel(*options, name="parallel")(x_BxSxP), None
 
 
 def condition_mask(
     text_BxTxP: Float[Array, "B T P"], condition_MxP: Float[Array, "M P"]
 ) -> Bool[Array, "B T"]:
-    """Which tokens of each prompt the image may read: those whose best dot product with a token of
-    the condition is more than RELEVANT of the prompt's largest. Padding counts as tokens on both
-    sides, as it did in training.
+    """Return which tokens of each prompt the image attends to; True = attend.
+
+    They are those whose best dot product with a token of the condition is more than RELEVANT times
+    the prompt's largest. As in training, padding counts as tokens in both texts.
     """
-    # a threshold: the default precision of a TPU's products would move tokens across it
+    # Highest precision: with a TPU's default, tokens would cross the threshold.
     similarity_BxTxM = jnp.einsum(
         "btp,mp->btm", text_BxTxP, condition_MxP, precision=jax.lax.Precision.HIGHEST
     )
@@ -149,12 +163,13 @@ def condition_mask(
 
 
 class MPSModel(nn.Module):
-    """`model.init(key, ids, pixels, condition_ids)`; the methods below through
-    `apply(..., method=name)`.
+    """The whole model.
+
+    Call `model.init(key, ids, pixels, condition_ids)`, then the methods below through
+    `model.apply(variables, ..., method=name)`.
 
     Attributes:
-      dtype: compute type of the matrix products; norms, softmax and what the methods return stay in
-        float32.
+      dtype: of the matrix products; norms, softmax and the returned arrays are float32.
     """
 
     config: MPSConfig
@@ -163,37 +178,36 @@ class MPSModel(nn.Module):
 
     def setup(self):
         self.clip = CLIP(self.config.clip, self.dtype, self.attention_fn)
-        stack = nn.scan(
-            CrossLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.config.cross.layers,
-        )
-        self.cross = stack(self.config.cross, self.dtype, self.attention_fn)
+        layers = scan_layers(CrossLayer, self.config.cross.layers)
+        self.cross = layers(self.config.cross, self.dtype, self.attention_fn)
 
     def __call__(
         self,
         ids_BxT: Int[Array, "B T"],
         pixels_BxHxWxC: Float[Array, "B H W C"],
-        condition_ids_1xM: Int[Array, "1 M"],
+        condition_ids: Int[Array, "1 M"],
     ) -> Float[Array, "B"]:
-        """The score of each image for its prompt. Pixels are resized and normalised; ids are padded
-        as in training, to every position, with the tokenizer's own padding."""
+        """Return the score of each image for its prompt.
+
+        Args:
+          ids_BxT: padded to all positions with the tokenizer's padding, as in training.
+          pixels_BxHxWxC: resized and normalized.
+          condition_ids: of the condition, padded in the same way.
+        """
         text_BxTxP, end_BxP = self.encode_text(ids_BxT)
-        mask_BxT = condition_mask(text_BxTxP, self.encode_text(condition_ids_1xM)[0][0])
+        mask_BxT = condition_mask(text_BxTxP, self.encode_text(condition_ids)[0][0])
         return self.compare(self.encode_image(pixels_BxHxWxC), text_BxTxP, end_BxP, mask_BxT)
 
     def encode_text(
         self, ids_BxT: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T P"], Float[Array, "B P"]]:
-        """Every projected token, and the one at the end of the text."""
+        """Return all projected tokens, and the one at the end of each text."""
         tokens_BxTxD = self.clip.text_tokens(ids_BxT)
         text_BxTxP = self.clip.project_text(tokens_BxTxD)
         return text_BxTxP, self.clip.pool_text(text_BxTxP, ids_BxT)
 
     def encode_image(self, pixels_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B S P"]:
-        """Every projected token; CLIP's post norm is left out."""
+        """Return all projected tokens, without CLIP's post norm."""
         return self.clip.project_image(self.clip.vision_tokens(pixels_BxHxWxC))
 
     def compare(
@@ -203,8 +217,13 @@ class MPSModel(nn.Module):
         end_BxP: Float[Array, "B P"],
         mask_BxT: Bool[Array, "B T"],
     ) -> Float[Array, "B"]:
-        """exp(logit_scale) times the cosine of the text's end and the class token that has read the
-        text."""
+        """Return exp(logit_scale) times the cosine of class token and end of text.
+
+        Args:
+          image_BxSxP: from `encode_image`; the class token is taken after the cross layers.
+          text_BxTxP, end_BxP: from `encode_text`.
+          mask_BxT: from `condition_mask`.
+        """
         x_BxSxP, _ = self.cross(
             image_BxSxP.astype(self.dtype), text_BxTxP, mask_BxT[:, None, None, :]
         )

@@ -1,1 +1,1 @@
-"""Wan 2.1: the denoiser and the causal video autoencoder."""
+"""Wan 2.1: denoiser and causal video autoencoder; `*_hf.py` name their weights."""

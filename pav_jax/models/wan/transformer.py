@@ -1,12 +1,11 @@
-"""The Wan 2.1 denoiser: self-attention over video tokens, cross-attention to the text, modulated by
-the timestep.
+"""The Wan 2.1 denoiser: self-attention over video, cross-attention to text, timestep modulation.
 
-Source: Wan Team 2025 (arXiv 2503.20314), section 4.2: one modulation for all blocks, to which each
-adds its own table; queries and keys RMS-normed across heads; 3-D rotary positions; the text, zero
-where it is padding, is not masked.
+Source: Wan Team 2025 (arXiv 2503.20314), section 4.2, and diffusers' `WanTransformer3DModel`: one
+modulation for all blocks, to which each adds its own table; queries and keys RMS-normed across
+heads; 3-D rotary positions; the text, zero at padding, is not masked.
 
-Shapes: B batch, T, H, W latent frames, height, width, C channels; S text tokens, U text width, L
-video tokens, D width, N heads, K head size.
+Shapes: B batch, T, H, W latent frames, height, width, C channels, O output channels; S text tokens,
+U text width, L video tokens, D width, N heads, K head size, P values of a patch.
 """
 
 import dataclasses
@@ -21,8 +20,15 @@ from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.attention.dot_product import FirstKeys
-from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
-from pav_jax.models.video_positions import broadcast_tables, rotate, timestep_features
+from pav_jax.models.layers import (
+    Constrain,
+    LayerNorm,
+    RMSNorm,
+    gated_sum,
+    scan_layers,
+    unconstrained,
+)
+from pav_jax.models.video_positions import rotary_grid, rotate, timestep_features
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()
@@ -30,8 +36,7 @@ ZEROS = nn.initializers.zeros_init()
 
 @dataclasses.dataclass(frozen=True)
 class WanConfig:
-    """Field names are diffusers' own (`WanTransformer3DModel`), so is their meaning. Defaults: Wan
-    2.1 14B."""
+    """Configuration with diffusers' field names and meanings; defaults: Wan 2.1 14B."""
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
     num_attention_heads: int = 40
@@ -48,34 +53,35 @@ class WanConfig:
 
     @property
     def width(self) -> int:
+        """Features of a token."""
         return self.num_attention_heads * self.attention_head_dim
 
     def grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Patch grid (t, h, w) of latents [T, H, W]."""
-        return tuple(
-            size // patch for size, patch in zip(latent_shape, self.patch_size, strict=True)
-        )
+        """Return the patch grid (t, h, w) of latents [T, H, W]."""
+        frames, height, width = latent_shape
+        pt, ph, pw = self.patch_size
+        return frames // pt, height // ph, width // pw
 
     def rotary(
         self, latent_shape: tuple[int, int, int]
     ) -> tuple[Float[Array, "L K/2"], Float[Array, "L K/2"]]:
-        """(cos, sin) of each pair of channels: a third of the head, rounded down to pairs, for
-        height, as much for width, the rest for time."""
+        """Return (cos, sin) of each pair of channels.
+
+        A third of the head, rounded down to pairs, is for height, as much for width, the rest for
+        time.
+        """
         third = 2 * (self.attention_head_dim // 6)
         channels = (self.attention_head_dim - 2 * third, third, third)
         angles = [
-            np.outer(
-                np.arange(size), 1.0 / 10000.0 ** (np.arange(0, count, 2) / count)
-            )  # float64, as diffusers
+            # float64, as in diffusers
+            np.outer(np.arange(size), 1.0 / 10000.0 ** (np.arange(0, count, 2) / count))
             for size, count in zip(self.grid(latent_shape), channels, strict=True)
         ]
-        return tuple(
-            broadcast_tables(*(wave(a) for a in angles), "thw") for wave in (np.cos, np.sin)
-        )
+        return rotary_grid(angles)
 
 
 class Attention(nn.Module):
-    """Attention from video tokens to `context`: themselves, or the text."""
+    """Attention from video tokens to `context`: to themselves or to the text."""
 
     config: WanConfig
     dtype: Any
@@ -84,91 +90,100 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD, context_BxSxD, rotary=None, mask=None):
         config = self.config
-        dense = lambda name, x: nn.Dense(config.width, dtype=self.dtype, name=name)(x)  # noqa: E731
-        norm = lambda name, x: RMSNorm(config.eps, self.dtype, name=name)(x)  # noqa: E731
-        q, k, v = (
-            x.reshape(*x.shape[:2], config.num_attention_heads, config.attention_head_dim)
-            for x in (
-                norm("q_norm", dense("q_proj", x_BxLxD)),
-                norm("k_norm", dense("k_proj", context_BxSxD)),
-                dense("v_proj", context_BxSxD),
-            )
-        )
+
+        def dense(x: Array, name: str) -> Array:
+            return nn.Dense(config.width, dtype=self.dtype, name=name)(x)
+
+        def heads(x: Array) -> Array:
+            return x.reshape(*x.shape[:2], config.num_attention_heads, config.attention_head_dim)
+
+        q_norm = RMSNorm(config.eps, self.dtype, name="q_norm")
+        k_norm = RMSNorm(config.eps, self.dtype, name="k_norm")
+        q = heads(q_norm(dense(x_BxLxD, "q_proj")))
+        k = heads(k_norm(dense(context_BxSxD, "k_proj")))
+        v = heads(dense(context_BxSxD, "v_proj"))
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        return dense("o_proj", self.attention_fn(q, k, v, mask).reshape(x_BxLxD.shape))
+            q = rotate(q, rotary)
+            k = rotate(k, rotary)
+        return dense(self.attention_fn(q, k, v, mask).reshape(x_BxLxD.shape), "o_proj")
 
 
 class Block(nn.Module):
+    """One layer: modulated self-attention, cross-attention, modulated feed-forward."""
+
     config: WanConfig
     dtype: Any
     attention_fn: Callable
-    constrain: Callable
+    constrain: Constrain
 
     @nn.compact
     def __call__(self, x_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask):
         config = self.config
-        table_1x6xD = self.param(
-            "scale_shift_table", nn.initializers.normal(config.width**-0.5), (1, 6, config.width)
-        )
+        table = modulation_table(self, config, 6)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = jnp.split(
-            table_1x6xD.astype(jnp.float32) + modulation_Bx6xD, 6, axis=1
+            table + modulation_Bx6xD, 6, axis=1
         )
-        attention = lambda name, *args: Attention(config, self.dtype, self.attention_fn, name=name)(
-            *args
-        )  # noqa: E731
-
+        attention = Attention(config, self.dtype, self.attention_fn, name="self_attention")
         x = modulated_norm(config, "norm1", x_BxLxD, shift, scale).astype(self.dtype)
-        x_BxLxD = gated_sum(x_BxLxD, gate, attention("self_attention", x, x, rotary, mask))
+        x_BxLxD = gated_sum(x_BxLxD, gate, attention(x, x, rotary, mask))
 
-        x = (
-            LayerNorm(config.eps, name="norm2")(x_BxLxD).astype(self.dtype)
-            if config.cross_attn_norm
-            else x_BxLxD
-        )
-        x_BxLxD += attention("cross_attention", x, text_BxSxD)
+        attention = Attention(config, self.dtype, self.attention_fn, name="cross_attention")
+        x = x_BxLxD
+        if config.cross_attn_norm:
+            x = LayerNorm(config.eps, name="norm2")(x).astype(self.dtype)
+        x_BxLxD += attention(x, text_BxSxD)
 
         x = modulated_norm(config, "norm3", x_BxLxD, ff_shift, ff_scale).astype(self.dtype)
-        hidden = nn.gelu(
-            nn.Dense(config.ffn_dim, dtype=self.dtype, name="ff_up")(x), approximate=True
-        )
+        hidden = nn.Dense(config.ffn_dim, dtype=self.dtype, name="ff_up")(x)
+        hidden = nn.gelu(hidden, approximate=True)
         out = nn.Dense(config.width, dtype=self.dtype, name="ff_down")(hidden)
         return self.constrain(gated_sum(x_BxLxD, ff_gate, out), TOKENS), None
 
 
+def modulation_table(module: nn.Module, config: WanConfig, rows: int) -> Float[Array, "1 rows D"]:
+    """Return the learned table of `module` that is added to the timestep's modulation, float32."""
+    init = nn.initializers.normal(config.width**-0.5)
+    return module.param("scale_shift_table", init, (1, rows, config.width)).astype(jnp.float32)
+
+
 def modulated_norm(
     config: WanConfig, name: str, x_BxLxD: Array, shift_Bx1xD: Array, scale_Bx1xD: Array
-) -> Array:
-    """Layer norm without parameters of its own, float32."""
+) -> Float[Array, "B L D"]:
+    """Apply a layer norm without parameters of its own, then scale and shift, in float32."""
     return LayerNorm(config.eps, affine=False, name=name)(x_BxLxD) * (1 + scale_Bx1xD) + shift_Bx1xD
 
 
 class TimestepEmbedding(nn.Module):
-    """The timestep's vector, and what all blocks make of it: shift, scale and gate of attention and
-    feed-forward."""
+    """Timesteps to their embedding [B, D] and the modulation of all blocks [B, 6, D].
+
+    The modulation is shift, scale and gate of self-attention, then of the feed-forward.
+    """
 
     config: WanConfig
 
     @nn.compact
-    def __call__(self, timesteps_B) -> tuple[Array, Array]:
+    def __call__(self, timesteps_B) -> tuple[Float[Array, "B D"], Float[Array, "B 6 D"]]:
         width = self.config.width
-        dense = lambda name, size, x: nn.Dense(size, dtype=jnp.float32, name=name)(x)  # noqa: E731
+
+        def dense(x: Array, features: int, name: str) -> Array:
+            return nn.Dense(features, dtype=jnp.float32, name=name)(x)
+
         features = timestep_features(timesteps_B, self.config.freq_dim)
-        temb_BxD = dense("linear_2", width, nn.silu(dense("linear_1", width, features)))
-        return temb_BxD, dense("modulation", 6 * width, nn.silu(temb_BxD)).reshape(-1, 6, width)
+        temb_BxD = dense(nn.silu(dense(features, width, "linear_1")), width, "linear_2")
+        modulation = dense(nn.silu(temb_BxD), 6 * width, "modulation")
+        return temb_BxD, modulation.reshape(-1, 6, width)
 
 
 class WanTransformer(nn.Module):
-    """Noisy latents, timestep and text to the flow's velocity, noise minus data.
+    """Predicts the flow's velocity (noise minus data) from noisy latents, timestep and text.
 
     Attributes:
-      dtype: compute type of the matrix products; norms, timestep embedding, modulation, rotary and
-        softmax stay in float32.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
-      unroll: layers per step of the scan.
-      constrain: keeps an array where its logical axes belong, on a mesh.
-      token_multiple: the video tokens are padded to a multiple of it, for a mesh that cuts them
-        evenly.
+      dtype: of the matrix products; norms, timestep embedding, modulation, rotary and softmax are
+        float32.
+      remat, unroll: see `scan_layers`.
+      constrain: shards activations by their logical axes.
+      token_multiple: the video tokens are padded to a multiple of this, so that a mesh divides
+        them.
     """
 
     config: WanConfig
@@ -176,7 +191,7 @@ class WanTransformer(nn.Module):
     attention_fn: Callable = blockwise_attention
     remat: bool = False
     unroll: int = 1
-    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    constrain: Constrain = unconstrained
     token_multiple: int = 1
 
     @nn.compact
@@ -188,76 +203,78 @@ class WanTransformer(nn.Module):
         residual: Float[Array, "B L D"] | None = None,
         keep_residual: bool = False,
     ) -> Float[Array, "B T H W O"] | tuple[Float[Array, "B T H W O"], Float[Array, "B L D"]]:
-        """
+        """Return the velocity of the latents.
+
         Args:
-          residual: stands for what all layers would add to the tokens; they are not run.
-          keep_residual: also return what they added.
+          residual: used in place of what all layers would add to the tokens; they are not run.
+          keep_residual: also return what the layers added.
         """
         config = self.config
-        latent_shape = latents_BxTxHxWxC.shape[1:4]
-        dense = lambda name, x: nn.Dense(config.width, dtype=self.dtype, name=name)(x)  # noqa: E731
-        text_BxSxD = dense(
-            "text_linear_2", nn.gelu(dense("text_linear_1", text_BxSxU), approximate=True)
-        )
+        _, frames, height, width, _ = latents_BxTxHxWxC.shape
+        latent_shape = (frames, height, width)
+        text = nn.Dense(config.width, dtype=self.dtype, name="text_linear_1")(text_BxSxU)
+        text = nn.gelu(text, approximate=True)
+        text_BxSxD = nn.Dense(config.width, dtype=self.dtype, name="text_linear_2")(text)
         temb_BxD, modulation_Bx6xD = TimestepEmbedding(config, name="time_embedding")(timesteps_B)
 
-        # a convolution whose stride is its window; the kernel keeps the convolution's shape for its
-        # name's sake
-        kernel = self.param(
-            "patch_kernel",
-            nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)),
-            (*config.patch_size, config.in_channels, config.width),
-        ).reshape(-1, config.width)
-        bias = self.param("patch_bias", ZEROS, (config.width,))
-        x_BxLxD = patchify(config, latents_BxTxHxWxC).astype(self.dtype) @ kernel.astype(self.dtype)
-        x_BxLxD += bias.astype(self.dtype)
-        tokens, rotary = x_BxLxD.shape[1], config.rotary(latent_shape)
-        if padding := -tokens % self.token_multiple:
+        x_BxLxD = self._embed_patches(latents_BxTxHxWxC)
+        num_tokens = x_BxLxD.shape[1]
+        rotary = config.rotary(latent_shape)
+        mask = None
+        padding = -num_tokens % self.token_multiple
+        if padding:
             x_BxLxD = jnp.pad(x_BxLxD, ((0, 0), (0, padding), (0, 0)))
             rotary = tuple(jnp.pad(table, ((0, padding), (0, 0))) for table in rotary)
-        mask = FirstKeys(tokens) if padding else None
-
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast,) * 4,
-            length=config.num_layers,
-            unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, self.constrain, name="layers")
+            mask = FirstKeys(num_tokens)
+        layers = scan_layers(Block, config.num_layers, self.unroll, self.remat)(
+            config, self.dtype, self.attention_fn, self.constrain, name="layers"
+        )
         start_BxLxD = self.constrain(x_BxLxD, TOKENS)
         if residual is None:
-            x_BxLxD, _ = stack(start_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask)
+            end_BxLxD, _ = layers(start_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask)
         else:
-            x_BxLxD = start_BxLxD + residual
-        added_BxLxD = x_BxLxD - start_BxLxD if keep_residual else None
+            end_BxLxD = start_BxLxD + residual
 
-        table_1x2xD = self.param(
-            "scale_shift_table", nn.initializers.normal(config.width**-0.5), (1, 2, config.width)
-        )
-        shift, scale = jnp.split(table_1x2xD.astype(jnp.float32) + temb_BxD[:, None], 2, axis=1)
-        x_BxLxD = modulated_norm(config, "norm_out", x_BxLxD, shift, scale).astype(self.dtype)
-        pixels = config.out_channels * math.prod(config.patch_size)
-        x_BxLxP = nn.Dense(pixels, dtype=self.dtype, name="proj_out")(x_BxLxD)
-        output = unpatchify(config, x_BxLxP[:, :tokens], latent_shape)
-        return (output, added_BxLxD) if keep_residual else output
+        table = modulation_table(self, config, 2)
+        shift, scale = jnp.split(table + temb_BxD[:, None], 2, axis=1)
+        x_BxLxD = modulated_norm(config, "norm_out", end_BxLxD, shift, scale).astype(self.dtype)
+        patch_values = config.out_channels * math.prod(config.patch_size)
+        out_BxLxP = nn.Dense(patch_values, dtype=self.dtype, name="proj_out")(x_BxLxD)
+        output = unpatchify(config, out_BxLxP[:, :num_tokens], latent_shape)
+        return (output, end_BxLxD - start_BxLxD) if keep_residual else output
+
+    def _embed_patches(self, latents_BxTxHxWxC: Array) -> Float[Array, "B L D"]:
+        """Apply a convolution whose stride is its window, as one matrix product.
+
+        The kernel keeps the convolution's shape, as in the checkpoint.
+        """
+        config = self.config
+        init = nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3))
+        shape = (*config.patch_size, config.in_channels, config.width)
+        kernel = self.param("patch_kernel", init, shape).reshape(-1, config.width)
+        bias = self.param("patch_bias", ZEROS, (config.width,))
+        patches_BxLxP = patchify(config, latents_BxTxHxWxC)
+        x_BxLxD = patches_BxLxP.astype(self.dtype) @ kernel.astype(self.dtype)
+        return x_BxLxD + bias.astype(self.dtype)
 
 
-def patchify(config: WanConfig, x_BxTxHxWxC: Array) -> Float[Array, "B L P"]:
-    """Latents to one row of values per patch, channels innermost."""
-    (t, h, w), (pt, ph, pw) = config.grid(x_BxTxHxWxC.shape[1:4]), config.patch_size
-    x = x_BxTxHxWxC.reshape(-1, t, pt, h, ph, w, pw, x_BxTxHxWxC.shape[-1]).transpose(
-        0, 1, 3, 5, 2, 4, 6, 7
-    )
-    return x.reshape(x.shape[0], t * h * w, -1)
+def patchify(
+    config: WanConfig, latents_BxTxHxWxC: Float[Array, "B T H W C"]
+) -> Float[Array, "B L P"]:
+    """Arrange latents as one row of values per patch, channels innermost."""
+    batch, frames, height, width, channels = latents_BxTxHxWxC.shape
+    t, h, w = config.grid((frames, height, width))
+    pt, ph, pw = config.patch_size
+    x = latents_BxTxHxWxC.reshape(batch, t, pt, h, ph, w, pw, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, t * h * w, -1)
 
 
 def unpatchify(
-    config: WanConfig, x_BxLxP: Array, latent_shape: tuple[int, int, int]
+    config: WanConfig, x_BxLxP: Float[Array, "B L P"], latent_shape: tuple[int, int, int]
 ) -> Float[Array, "B T H W O"]:
-    (t, h, w), (pt, ph, pw) = config.grid(latent_shape), config.patch_size
-    x = x_BxLxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels).transpose(
-        0, 1, 4, 2, 5, 3, 6, 7
-    )
+    """Invert `patchify` for the output channels."""
+    t, h, w = config.grid(latent_shape)
+    pt, ph, pw = config.patch_size
+    x = x_BxLxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels)
+    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
     return x.reshape(-1, t * pt, h * ph, w * pw, config.out_channels)

@@ -1,5 +1,4 @@
-"""Wan 2.1 transformer checkpoints: config.json and tensor names of diffusers'
-`WanTransformer3DModel`."""
+"""Wan 2.1 transformer checkpoints: diffusers' `WanTransformer3DModel`, both ways."""
 
 import dataclasses
 import functools
@@ -16,8 +15,7 @@ from pav_jax.models.weights import Weight, linear
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "WanTransformer3DModel"
-# fields of diffusers' configuration that this model has in one value only; the null ones are of
-# image-to-video
+# fields of which only one value is supported; those that are None are for image-to-video
 FIXED = {
     "qk_norm": "rms_norm_across_heads",
     "image_dim": None,
@@ -27,32 +25,38 @@ FIXED = {
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> WanConfig:
-    """Reads a diffusers transformer config; fields it does not name take diffusers' defaults.
+    """Read a diffusers transformer config; missing fields take diffusers' defaults.
 
     Raises:
-      BadInput: another class, or a choice this model does not have.
+      BadInput: another class, or an unsupported option.
     """
     if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise BadInput(
-            f"{source}: _class_name is {hf['_class_name']!r}, {CLASS_NAME!r} was expected"
+            f"{source}: _class_name is {hf['_class_name']!r}; {CLASS_NAME!r} is needed",
+            source=source,
+            field="_class_name",
         )
     fields.check_fixed(hf, FIXED, source, " (text-to-video)")
     config = WanConfig(**fields.select_fields(WanConfig, hf))
     config = dataclasses.replace(config, out_channels=config.out_channels or config.in_channels)
     if len(config.patch_size) != 3:
         raise BadInput(
-            f"{source}: patch_size is {list(config.patch_size)}; [frames, height, width] was"
-            " expected"
+            f"{source}: patch_size is {list(config.patch_size)}; [frames, height, width] is needed",
+            source=source,
+            field="patch_size",
         )
     if config.attention_head_dim % 2:
         raise BadInput(
-            f"{source}: attention_head_dim is {config.attention_head_dim}; it must be even"
-            " for rotary positions"
+            f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need an"
+            " even one",
+            source=source,
+            field="attention_head_dim",
         )
     return config
 
 
 def config_to_hf(config: WanConfig) -> dict[str, Any]:
+    """Return the config.json that diffusers reads."""
     return {
         "_class_name": CLASS_NAME,
         "_diffusers_version": "0.35.0",
@@ -73,65 +77,46 @@ def param_shapes(config: WanConfig) -> dict:
 
 
 def weights(config: WanConfig) -> list[Weight]:
-    """The table. What diffusers keeps in float32 whatever the type of the rest, is so here too."""
-    n, block = config.num_layers, "blocks.{layer}"
-    modulation = dict(transform="same", keep_float32=True)
+    """Return the weight table; what diffusers always keeps in float32 is kept so here too."""
+    embedder = "condition_embedder"
+    patch_axes = (None, None, None, None, "embed")
     rows = [
-        Weight(
-            "patch_embedding.weight", "patch_kernel", "conv3d", (None, None, None, None, "embed")
-        ),
+        Weight("patch_embedding.weight", "patch_kernel", "conv3d", patch_axes),
         Weight("patch_embedding.bias", "patch_bias", axes=("embed",)),
-        *linear("condition_embedder.text_embedder.linear_1", "text_linear_1", (None, "embed")),
-        *linear("condition_embedder.text_embedder.linear_2", "text_linear_2", ("embed", None)),
-        *linear(
-            "condition_embedder.time_embedder.linear_1",
-            "time_embedding/linear_1",
-            (None, "embed"),
-            float32=True,
-        ),
-        *linear(
-            "condition_embedder.time_embedder.linear_2",
-            "time_embedding/linear_2",
-            ("embed", None),
-            float32=True,
-        ),
-        *linear("condition_embedder.time_proj", "time_embedding/modulation", ("embed", "mlp")),
-        Weight("scale_shift_table", "scale_shift_table", axes=(None, None, "embed"), **modulation),
-        *linear("proj_out", "proj_out", ("embed", None)),
-        Weight(
-            f"{block}.scale_shift_table",
-            "layers/scale_shift_table",
-            axes=("layers", None, None, "embed"),
-            layers=n,
-            **modulation,
-        ),
+        *linear(f"{embedder}.text_embedder.linear_1", "text_linear_1", (None, "embed")),
+        *linear(f"{embedder}.text_embedder.linear_2", "text_linear_2", ("embed", None)),
     ]
+    for name, axes in (("linear_1", (None, "embed")), ("linear_2", ("embed", None))):
+        hf = f"{embedder}.time_embedder.{name}"
+        rows += linear(hf, f"time_embedding/{name}", axes, keep_float32=True)
+    rows += linear(f"{embedder}.time_proj", "time_embedding/modulation", ("embed", "mlp"))
+    name = "scale_shift_table"
+    rows.append(Weight(name, name, axes=(None, None, "embed"), keep_float32=True))
+    rows += linear("proj_out", "proj_out", ("embed", None))
+    return rows + _layers(config)
+
+
+def _layers(config: WanConfig) -> list[Weight]:
+    layers = config.num_layers
+    block = "blocks.{layer}"
+
+    def stacked(hf: str, path: str, *axes: str | None, keep_float32: bool = False) -> Weight:
+        axes = ("layers", *axes)
+        return Weight(f"{block}.{hf}", f"layers/{path}", "same", axes, layers, keep_float32)
+
+    name = "scale_shift_table"
+    rows = [stacked(name, name, None, None, "embed", keep_float32=True)]
     for theirs, ours in (("attn1", "self_attention"), ("attn2", "cross_attention")):
-        for name in "qkv":
-            rows += linear(
-                f"{block}.{theirs}.to_{name}", f"layers/{ours}/{name}_proj", ("embed", "heads"), n
-            )
-        rows += linear(f"{block}.{theirs}.to_out.0", f"layers/{ours}/o_proj", ("heads", "embed"), n)
-        rows += [
-            Weight(
-                f"{block}.{theirs}.norm_{name}.weight",
-                f"layers/{ours}/{name}_norm/scale",
-                axes=("layers", "heads"),
-                layers=n,
-            )
-            for name in "qk"
-        ]
+        for letter in "qkv":
+            path = f"layers/{ours}/{letter}_proj"
+            rows += linear(f"{block}.{theirs}.to_{letter}", path, ("embed", "heads"), layers)
+        output = f"layers/{ours}/o_proj"
+        rows += linear(f"{block}.{theirs}.to_out.0", output, ("heads", "embed"), layers)
+        for letter in "qk":
+            hf = f"{theirs}.norm_{letter}.weight"
+            rows.append(stacked(hf, f"{ours}/{letter}_norm/scale", "heads"))
     if config.cross_attn_norm:
-        rows += [
-            Weight(
-                f"{block}.norm2.{theirs}",
-                f"layers/norm2/{ours}",
-                axes=("layers", "embed"),
-                layers=n,
-                keep_float32=True,
-            )
-            for theirs, ours in (("weight", "scale"), ("bias", "bias"))
-        ]
-    rows += linear(f"{block}.ffn.net.0.proj", "layers/ff_up", ("embed", "mlp"), n)
-    rows += linear(f"{block}.ffn.net.2", "layers/ff_down", ("mlp", "embed"), n)
-    return rows
+        rows.append(stacked("norm2.weight", "norm2/scale", "embed", keep_float32=True))
+        rows.append(stacked("norm2.bias", "norm2/bias", "embed", keep_float32=True))
+    rows += linear(f"{block}.ffn.net.0.proj", "layers/ff_up", ("embed", "mlp"), layers)
+    return rows + linear(f"{block}.ffn.net.2", "layers/ff_down", ("mlp", "embed"), layers)

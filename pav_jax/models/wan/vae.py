@@ -1,15 +1,13 @@
-"""Wan 2.1's causal 3-D variational autoencoder in Flax, channels last.
+"""Wan 2.1's causal 3-D variational autoencoder, channels last.
 
-A clip goes through in chunks: the first frame alone, then four frames (one latent frame) at a time,
-each chunk handing the last two input frames of every temporal convolution to the next. Norms are
-per pixel and attention is within a frame, so the chunks change nothing but memory, which does not
-grow with the clip. The first frame is no part of what the temporal resampling convolutions see of
-the past when decoding; zeros stand there.
+A clip is processed in chunks: the first frame alone, then four frames (one latent frame) at a time;
+each chunk passes the last two input frames of every temporal convolution to the next. Norms are per
+pixel and attention is within a frame, so the chunks do not change the result; they bound the
+memory. When decoding, the temporal resampling convolutions have zeros in place of the first frame.
 
-Source: Wan Team 2025 (arXiv 2503.20314), section 4.1; the arithmetic is that of diffusers'
-AutoencoderKLWan.
+Source: Wan Team 2025 (arXiv 2503.20314), section 4.1, and diffusers' `AutoencoderKLWan`.
 
-Letters: B clips, T frames, H and W pixels, C channels, t/h/w the same axes in latent space.
+Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in latent space.
 """
 
 import dataclasses
@@ -19,26 +17,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import Conv2d, ConvImpl, conv2d_taps, conv3d, in_chunks, resolve
+from pav_jax.models.causal_conv import TORCH_UNIFORM, Conv2d, ConvImpl, conv_fn, in_chunks
 
-FRAMES = 4  # encoded at once after the first
-KEPT = 2  # frames that a temporal convolution looks back
-TORCH = nn.initializers.variance_scaling(
-    1 / 3, "fan_in", "uniform"
-)  # torch's default range, 1 / sqrt(fan_in)
+ENCODE_CHUNK = 4  # frames per chunk after the first frame
+PAST = 2  # preceding frames that a temporal convolution reads
 ZEROS = nn.initializers.zeros_init()
 
 
 @dataclasses.dataclass(frozen=True)
 class WanVAEConfig:
-    """Sizes under diffusers' names; the defaults are those of Wan 2.1, of both sizes."""
+    """Configuration with diffusers' field names; defaults: Wan 2.1, 1.3B and 14B.
+
+    Attributes:
+      decoder_base_dim: None means `base_dim`.
+      temperal_downsample: whether each resampling halves the frames; diffusers' spelling.
+    """
 
     base_dim: int = 96
-    decoder_base_dim: int | None = None  # as base_dim where None
+    decoder_base_dim: int | None = None
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
-    temperal_downsample: tuple[bool, ...] = (False, True, True)  # spelt so there
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
     latents_mean: tuple[float, ...] = (
         -0.7571,
         -0.7089,
@@ -80,24 +80,25 @@ class WanVAEConfig:
 
     @property
     def spatial_ratio(self) -> int:
+        """Pixels per latent row and column."""
         return 2 ** (len(self.dim_mult) - 1)
 
     @property
     def temporal_ratio(self) -> int:
-        """Frames per latent frame, the first one excepted."""
+        """Frames per latent frame, except for the first one."""
         return 2 ** sum(self.temperal_downsample)
 
     def scale(self, latents: Array) -> Array:
-        """Encoder output -> what the denoiser sees."""
+        """Scale the encoder's output for the denoiser."""
         return (latents - jnp.asarray(self.latents_mean)) / jnp.asarray(self.latents_std)
 
     def unscale(self, latents: Array) -> Array:
-        """Denoiser output -> decoder input."""
+        """Scale the denoiser's output for the decoder."""
         return latents * jnp.asarray(self.latents_std) + jnp.asarray(self.latents_mean)
 
 
 class CausalConv3d(nn.Module):
-    """3-D convolution that sees the past only; before the first frame there are zeros."""
+    """3-D convolution that depends on no later frame; before the first frame there are zeros."""
 
     features: int
     conv_impl: ConvImpl
@@ -105,18 +106,16 @@ class CausalConv3d(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"], cache: Array | None) -> tuple[Array, Array]:
-        """Returns the convolved chunk and the next cache: the last `KEPT` frames of the input so
-        far."""
-        kernel = self.param("kernel", TORCH, (KEPT + 1, 3, 3, x.shape[-1], self.features))
+        """Return the convolved chunk, and the next chunk's cache: the last `PAST` input frames."""
+        kernel = self.param("kernel", TORCH_UNIFORM, (PAST + 1, 3, 3, x.shape[-1], self.features))
         bias = self.param("bias", ZEROS, (self.features,))
         x = with_past(x.astype(self.dtype), cache)
-        run = conv3d if resolve(self.conv_impl) == "conv3d" else conv2d_taps
-        return run(x, kernel.astype(self.dtype)) + bias.astype(self.dtype), x[:, -KEPT:]
+        y = conv_fn(self.conv_impl)(x, kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype), x[:, -PAST:]
 
 
 class Pointwise(nn.Module):
-    """A 1x1x1 convolution; the kernel keeps the convolution's shape, of `rank` window axes, for its
-    name's sake."""
+    """A 1x1x1 convolution; the kernel keeps the convolution's `rank` window axes."""
 
     features: int
     dtype: Any
@@ -124,16 +123,14 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", TORCH, (*(1,) * self.rank, x.shape[-1], self.features))
+        shape = (*(1,) * self.rank, x.shape[-1], self.features)
+        kernel = self.param("kernel", TORCH_UNIFORM, shape)[(0,) * self.rank]
         bias = self.param("bias", ZEROS, (self.features,))
-        return x.astype(self.dtype) @ kernel[(0,) * self.rank].astype(self.dtype) + bias.astype(
-            self.dtype
-        )
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
 class TimeConv(nn.Module):
-    """Convolution over three frames at each pixel alone, one matrix product per frame of the
-    window."""
+    """Convolution over three frames of each pixel, one matrix product per frame of the window."""
 
     features: int
     stride: int
@@ -141,19 +138,21 @@ class TimeConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-        kernel = self.param("kernel", TORCH, (KEPT + 1, 1, 1, x.shape[-1], self.features)).astype(
-            self.dtype
-        )
+        shape = (PAST + 1, 1, 1, x.shape[-1], self.features)
+        kernel = self.param("kernel", TORCH_UNIFORM, shape).astype(self.dtype)
         bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
-        stop = x.shape[1] - KEPT
-        return (
-            sum(x[:, k : k + stop : self.stride] @ kernel[k, 0, 0] for k in range(KEPT + 1)) + bias
-        )
+        stop = x.shape[1] - PAST
+        y = x[:, : stop : self.stride] @ kernel[0, 0, 0]
+        for k in range(1, PAST + 1):
+            y = y + x[:, k : k + stop : self.stride] @ kernel[k, 0, 0]
+        return y + bias
 
 
 class Norm(nn.Module):
-    """x / |x| sqrt(C) scale over channels, in float32; as in files, scale has `rank` axes of size
-    one more."""
+    """x / |x| * sqrt(C) * scale over channels, in float32.
+
+    The scale has `rank` more axes of size one, as in the checkpoint.
+    """
 
     rank: int = 3
 
@@ -162,20 +161,22 @@ class Norm(nn.Module):
         C = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (C, *(1,) * self.rank)).reshape(C)
         x32 = x.astype(jnp.float32)
-        length = jnp.maximum(
-            jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12
-        )  # torch's normalize has this floor
+        # the minimum of torch's normalize
+        length = jnp.maximum(jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12)
         return (x32 / length * C**0.5 * scale).astype(x.dtype)
 
 
 class ResnetBlock(nn.Module):
+    """Norm, activation, convolution, twice, plus the input."""
+
     features: int
     conv_impl: ConvImpl
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
-        h, new = x, {}
+        h = x
+        new = {}
         for n in ("1", "2"):
             conv = CausalConv3d(self.features, self.conv_impl, self.dtype, name=f"conv{n}")
             h, new[f"conv{n}"] = conv(nn.silu(Norm(name=f"norm{n}")(h)), cache.get(f"conv{n}"))
@@ -185,7 +186,7 @@ class ResnetBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Self-attention with one head among the pixels of each frame."""
+    """Single-head self-attention over the pixels of each frame."""
 
     dtype: Any
 
@@ -200,8 +201,11 @@ class FrameAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width and halves the channels; where `time`, doubles frames too, all but
-    the clip's first."""
+    """Doubles height and width and halves the channels.
+
+    Attributes:
+      time: double the frames too, except for the clip's first.
+    """
 
     time: bool
     dtype: Any
@@ -212,12 +216,11 @@ class Upsample(nn.Module):
         new = {}
         if self.time:
             padded = with_past(x, cache.get("time"))
-            # on the clip's first frame it is made for its parameters' sake only, and its past stays
-            # zero
+            # On the clip's first frame the result is not used: the call declares the parameters.
+            # Its cache is zeros.
             pairs = TimeConv(2 * C, 1, self.dtype, name="time_conv")(padded)
-            new["time"] = (
-                padded[:, -KEPT:] if "time" in cache else jnp.zeros_like(padded[:, -KEPT:])
-            )
+            past = padded[:, -PAST:]
+            new["time"] = past if "time" in cache else jnp.zeros_like(past)
             if "time" in cache:
                 pairs = jnp.moveaxis(pairs.reshape(B, T, H, W, 2, C), 4, 2)
                 x = pairs.reshape(B, 2 * T, H, W, C)
@@ -226,7 +229,11 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width; where `time`, frames too, all but the clip's first."""
+    """Halves height and width.
+
+    Attributes:
+      time: halve the frames too, except for the clip's first.
+    """
 
     time: bool
     dtype: Any
@@ -234,7 +241,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
         C = x.shape[-1]
-        # padded below and to the right only, as the stride-2 grid starts at the first pixel
+        # padded below and to the right only: the stride-2 grid starts at the first pixel
         x = Conv2d(C, 2, ((0, 1), (0, 1)), self.dtype, name="conv")(x)
         if not self.time:
             return x, {}
@@ -242,19 +249,18 @@ class Downsample(nn.Module):
         padded = (
             jnp.concatenate([cache["time"], x], axis=1) if "time" in cache else with_past(x, None)
         )
-        shorter = TimeConv(C, 2, self.dtype, name="time_conv")(padded)
-        return shorter if "time" in cache else x, {"time": last}
+        halved = TimeConv(C, 2, self.dtype, name="time_conv")(padded)
+        return halved if "time" in cache else x, {"time": last}
 
 
 def with_past(x: Array, cache: Array | None) -> Array:
-    """The frames kept from before, or zeros, in front of a chunk."""
-    past = jnp.zeros((x.shape[0], KEPT, *x.shape[2:]), x.dtype) if cache is None else cache
+    """Prepend the preceding frames, or zeros, to a chunk."""
+    past = jnp.zeros((x.shape[0], PAST, *x.shape[2:]), x.dtype) if cache is None else cache
     return jnp.concatenate([past, x], axis=1)
 
 
 class Coder(nn.Module):
-    """The encoder ("down") or the decoder ("up") for one chunk; the first one comes with an empty
-    cache."""
+    """The encoder ("down") or the decoder ("up") for one chunk; the first has an empty cache."""
 
     config: WanVAEConfig
     direction: str
@@ -263,7 +269,9 @@ class Coder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
-        config, new, down = self.config, {}, self.direction == "down"
+        config = self.config
+        new = {}
+        down = self.direction == "down"
 
         def run(name, module, h):
             h, new[name] = module(h, cache.get(name, {}))
@@ -288,42 +296,42 @@ class Coder(nn.Module):
         x = conv("conv_in", widths[0], x)
         x = x if down else middle(x)
         times = config.temperal_downsample if down else config.temperal_downsample[::-1]
-        for i, width in enumerate(widths if not down else widths[1:]):
-            for j in range(config.num_res_blocks + (not down)):
+        resnets = config.num_res_blocks if down else config.num_res_blocks + 1
+        resample = Downsample if down else Upsample
+        for i, width in enumerate(widths[1:] if down else widths):
+            for j in range(resnets):
                 x = resnet(f"blocks_{i}_resnets_{j}", width, x)
             if i < len(config.dim_mult) - 1:
-                resample = Downsample if down else Upsample
-                x = run(
-                    f"blocks_{i}_resample",
-                    resample(times[i], self.dtype, name=f"blocks_{i}_resample"),
-                    x,
-                )
+                name = f"blocks_{i}_resample"
+                x = run(name, resample(times[i], self.dtype, name=name), x)
         x = middle(x) if down else x
         features = 2 * config.z_dim if down else config.out_channels
         return conv("conv_out", features, nn.silu(Norm(name="norm_out")(x))), new
 
 
 def coder_widths(config: WanVAEConfig, direction: str) -> tuple[int, ...]:
-    """Channels of the encoder: of its first convolution, then of each block; of the decoder: of
-    each block."""
+    """Return the channels of each block; the encoder's first convolution comes before them."""
     if direction == "down":
         return tuple(config.base_dim * m for m in (1, *config.dim_mult))
     return tuple((config.decoder_base_dim or config.base_dim) * m for m in config.dim_mult[::-1])
 
 
 class WanVAE(nn.Module):
-    """The whole autoencoder. `model.init(key, video)` makes all parameters; then
+    """The autoencoder.
 
-    `model.apply({"params": p}, video, method="encode")`,
-    `model.apply({"params": p}, z, method="decode")`.
+    `model.init(key, video)` makes all parameters; then call
+    `model.apply({"params": params}, video, method="encode")` or
+    `model.apply({"params": params}, z, method="decode")`.
 
     Attributes:
-      unroll: all chunks in one program, see `in_chunks`: for training on a CPU.
+      dtype: of the convolutions; norms are float32.
+      conv_impl: see `causal_conv.ConvImpl`.
+      unroll: no loop over the chunks (see `in_chunks`), for training on CPU.
     """
 
     config: WanVAEConfig
     dtype: Any = jnp.float32
-    conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
+    conv_impl: ConvImpl = "auto"
     unroll: bool = False
 
     def setup(self):
@@ -333,28 +341,30 @@ class WanVAE(nn.Module):
         self.post_quant_conv = Pointwise(self.config.z_dim, self.dtype)
 
     def __call__(self, video: Float[Array, "B T H W 3"]) -> tuple[Array, Array, Array]:
-        """Reconstruction from the mean latent, with the mean and the log variance."""
+        """Return the reconstruction from the mean latent, the mean and the log variance."""
         mean, logvar = self.encode(video)
         return self.decode(mean), mean, logvar
 
     def encode(self, video: Float[Array, "B T H W 3"]) -> tuple[Array, Array]:
-        """Video in [-1, 1] -> mean and log variance of the latent, both float32 [B, t, h, w, C],
-        unscaled.
+        """Encode a video in [-1, 1].
 
-        H and W must be multiples of `config.spatial_ratio`; frames after the last whole four are
-        dropped, as diffusers drops them.
+        Args:
+          video: H and W are multiples of `config.spatial_ratio`; as in diffusers, frames after the
+            last whole chunk are dropped.
+
+        Returns:
+          Mean and log variance of the latent, both float32 [B, t, h, w, C], unscaled.
         """
-        moments = self.quant_conv(
-            in_chunks(self.encoder, video.astype(self.dtype), 1, FRAMES, self.unroll)
-        )
-        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.clip(
-            logvar, -30.0, 20.0
-        )  # the range diffusers' DiagonalGaussianDistribution keeps
+        chunks = in_chunks(self.encoder, video.astype(self.dtype), 1, ENCODE_CHUNK, self.unroll)
+        moments = self.quant_conv(chunks).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        # the range of diffusers' DiagonalGaussianDistribution
+        return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
-        """Unscaled latent -> video in about [-1, 1], float32; not clipped, so that an infinity is
-        still seen."""
-        return in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll).astype(
-            jnp.float32
-        )
+        """Decode an unscaled latent to a float32 video in about [-1, 1].
+
+        It is not clipped, so that non-finite values can be detected.
+        """
+        video = in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll)
+        return video.astype(jnp.float32)

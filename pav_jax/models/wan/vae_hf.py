@@ -1,4 +1,4 @@
-"""Wan 2.1 VAE: diffusers' config.json and tensor names <-> ours, both directions."""
+"""Wan 2.1 VAE checkpoints: diffusers' `AutoencoderKLWan`, both ways."""
 
 import dataclasses
 import functools
@@ -11,25 +11,25 @@ import jax.numpy as jnp
 from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig, coder_widths
-from pav_jax.models.weights import Weight
+from pav_jax.models.weights import Weight, conv
 
 CLASS_NAME = "AutoencoderKLWan"
 STEM = "diffusion_pytorch_model"
-# fields of diffusers' configuration that this model has in one value only; the others are of Wan
-# 2.2
+# fields of which only one value is supported; others are for Wan 2.2
 FIXED = {"is_residual": False, "patch_size": None, "attn_scales": []}
 
 
 def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVAEConfig:
-    """Reads config.json's fields; those we do not know are ignored.
+    """Read a diffusers VAE config; unknown fields are ignored.
 
     Raises:
-      BadInput: the file belongs to another class, asks for what Wan 2.1's VAE does not have, or
-        contradicts itself.
+      BadInput: another class, an option that Wan 2.1's VAE does not have, or lists of wrong length.
     """
     if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
         raise BadInput(
-            f"{source}: _class_name is {name}, expected {CLASS_NAME}; is this the vae folder?"
+            f"{source}: _class_name is {name!r}; {CLASS_NAME!r} is needed; is this the vae folder?",
+            source=source,
+            field="_class_name",
         )
     fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
     config = WanVAEConfig(**fields.select_fields(WanVAEConfig, raw))
@@ -40,17 +40,22 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
     ):
         if len(getattr(config, name)) != count:
             raise BadInput(
-                f"{source}: {name} has {len(getattr(config, name))} entries; {count} were expected"
+                f"{source}: {name} has {len(getattr(config, name))} entries; {count} are needed",
+                source=source,
+                field=name,
             )
     if config.temporal_ratio > 4:
         raise BadInput(
             f"{source}: temperal_downsample is {list(config.temperal_downsample)}; at most two may"
-            " be true"
+            " be true",
+            source=source,
+            field="temperal_downsample",
         )
     return config
 
 
 def config_to_hf(config: WanVAEConfig) -> dict[str, Any]:
+    """Return the config.json that diffusers reads."""
     raw = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
     return {
         "_class_name": CLASS_NAME,
@@ -64,58 +69,82 @@ def config_to_hf(config: WanVAEConfig) -> dict[str, Any]:
 
 
 def weights(config: WanVAEConfig) -> list[Weight]:
-    """The table. Convolutions are small, so their logical axes stay unnamed: every device keeps all
-    of them."""
-    rows: list[Weight] = []
+    """Return the weight table; the convolutions are small and replicated on every device."""
+    return [
+        *_encoder(config),
+        *_decoder(config),
+        *conv("quant_conv", "quant_conv"),
+        *conv("post_quant_conv", "post_quant_conv"),
+    ]
 
-    def conv(hf, path, kind="conv3d"):
-        rows.append(
-            Weight(f"{hf}.weight", f"{path}/kernel", kind, (None,) * (5 if kind == "conv3d" else 4))
-        )
-        rows.append(Weight(f"{hf}.bias", f"{path}/bias", "same", (None,)))
 
-    def norm(hf, path, rank=3):
-        rows.append(Weight(f"{hf}.gamma", f"{path}/scale", "same", (None,) * (1 + rank)))
+def _encoder(config: WanVAEConfig) -> list[Weight]:
+    widths = coder_widths(config, "down")
+    rows = [*conv("encoder.conv_in", "encoder/conv_in"), *_middle("encoder")]
+    layer = 0  # the checkpoint's blocks are one list of layers
+    for i, width in enumerate(widths[1:]):
+        for j in range(config.num_res_blocks):
+            width_in = widths[i] if j == 0 else width
+            hf = f"encoder.down_blocks.{layer}"
+            rows += _resnet(hf, f"encoder/blocks_{i}_resnets_{j}", width_in != width)
+            layer += 1
+        if i < len(config.dim_mult) - 1:
+            time = config.temperal_downsample[i]
+            rows += _resample(f"encoder.down_blocks.{layer}", f"encoder/blocks_{i}_resample", time)
+            layer += 1
+    return rows + _output("encoder")
 
-    def resnet(hf, path, width_in, width_out):
-        for n in ("1", "2"):
-            norm(f"{hf}.norm{n}", f"{path}/norm{n}")
-            conv(f"{hf}.conv{n}", f"{path}/conv{n}")
-        if width_in != width_out:
-            conv(f"{hf}.conv_shortcut", f"{path}/conv_shortcut")
 
-    def resample(hf, path, time):
-        conv(f"{hf}.resample.1", f"{path}/conv", "conv2d")
-        if time:
-            conv(f"{hf}.time_conv", f"{path}/time_conv")
+def _decoder(config: WanVAEConfig) -> list[Weight]:
+    widths = coder_widths(config, "up")
+    rows = [*conv("decoder.conv_in", "decoder/conv_in"), *_middle("decoder")]
+    for i, width in enumerate(widths):
+        hf = f"decoder.up_blocks.{i}"
+        for j in range(config.num_res_blocks + 1):
+            # upsampling halves the channels of the preceding block
+            changes_width = i > 0 and j == 0 and widths[i - 1] // 2 != width
+            path = f"decoder/blocks_{i}_resnets_{j}"
+            rows += _resnet(f"{hf}.resnets.{j}", path, changes_width)
+        if i < len(config.dim_mult) - 1:
+            time = config.temperal_downsample[::-1][i]
+            rows += _resample(f"{hf}.upsamplers.0", f"decoder/blocks_{i}_resample", time)
+    return rows + _output("decoder")
 
-    for part, direction in (("encoder", "down"), ("decoder", "up")):
-        down, widths = direction == "down", coder_widths(config, direction)
-        conv(f"{part}.conv_in", f"{part}/conv_in")
-        for i in range(2):
-            resnet(f"{part}.mid_block.resnets.{i}", f"{part}/mid_resnets_{i}", 0, 0)
-        attention = f"{part}.mid_block.attentions.0"
-        norm(f"{attention}.norm", f"{part}/mid_attention/norm", 2)
-        for name in ("to_qkv", "proj"):
-            conv(f"{attention}.{name}", f"{part}/mid_attention/{name}", "conv2d")
-        flat = 0  # the encoder's blocks are one list of layers
-        times = config.temperal_downsample if down else config.temperal_downsample[::-1]
-        for i, width in enumerate(widths[1:] if down else widths):
-            before = widths[i] if down else widths[0] if i == 0 else widths[i - 1] // 2
-            for j in range(config.num_res_blocks + (not down)):
-                hf = f"encoder.down_blocks.{flat}" if down else f"decoder.up_blocks.{i}.resnets.{j}"
-                resnet(hf, f"{part}/blocks_{i}_resnets_{j}", before if j == 0 else width, width)
-                flat += 1
-            if i < len(config.dim_mult) - 1:
-                hf = (
-                    f"encoder.down_blocks.{flat}" if down else f"decoder.up_blocks.{i}.upsamplers.0"
-                )
-                resample(hf, f"{part}/blocks_{i}_resample", times[i])
-                flat += 1
-        norm(f"{part}.norm_out", f"{part}/norm_out")
-        conv(f"{part}.conv_out", f"{part}/conv_out")
-    conv("quant_conv", "quant_conv")
-    conv("post_quant_conv", "post_quant_conv")
+
+def _middle(part: str) -> list[Weight]:
+    rows = []
+    for i in range(2):
+        rows += _resnet(f"{part}.mid_block.resnets.{i}", f"{part}/mid_resnets_{i}", False)
+    attention = f"{part}.mid_block.attentions.0"
+    path = f"{part}/mid_attention"
+    rows.append(_norm(f"{attention}.norm", f"{path}/norm", window_axes=2))
+    rows += conv(f"{attention}.to_qkv", f"{path}/to_qkv", "conv2d")
+    return rows + conv(f"{attention}.proj", f"{path}/proj", "conv2d")
+
+
+def _output(part: str) -> list[Weight]:
+    norm = _norm(f"{part}.norm_out", f"{part}/norm_out")
+    return [norm, *conv(f"{part}.conv_out", f"{part}/conv_out")]
+
+
+def _norm(hf: str, path: str, window_axes: int = 3) -> Weight:
+    return Weight(f"{hf}.gamma", f"{path}/scale", "same", (None,) * (1 + window_axes))
+
+
+def _resnet(hf: str, path: str, changes_width: bool) -> list[Weight]:
+    rows = []
+    for n in ("1", "2"):
+        rows.append(_norm(f"{hf}.norm{n}", f"{path}/norm{n}"))
+        rows += conv(f"{hf}.conv{n}", f"{path}/conv{n}")
+    if changes_width:
+        rows += conv(f"{hf}.conv_shortcut", f"{path}/conv_shortcut")
+    return rows
+
+
+def _resample(hf: str, path: str, time: bool) -> list[Weight]:
+    rows = conv(f"{hf}.resample.1", f"{path}/conv", "conv2d")
+    if time:
+        rows += conv(f"{hf}.time_conv", f"{path}/time_conv")
     return rows
 
 
