@@ -1,7 +1,7 @@
 """I3D: Inception v1 with its windows inflated to three dimensions, for inference only.
 
-Sources: Carreira & Zisserman 2017 (arXiv 1705.07750); deepmind/kinetics-i3d, i3d.py. Batch norms use
-the running statistics, there is no dropout, and padding is TensorFlow's "SAME".
+Sources: Carreira & Zisserman 2017 (arXiv 1705.07750); deepmind/kinetics-i3d, i3d.py. Batch norms
+use the running statistics, there is no dropout, and padding is TensorFlow's "SAME".
 
 Shapes: B videos, T frames, H, W pixels, C channels, K classes.
 """

@@ -3,8 +3,8 @@
 Source: Zhang et al. 2024 (CVPR), "Learning Multi-dimensional Human Preference for Text-to-Image
 Generation", section 4; the order of operations follows Kwai-Kolors/MPS, trainer/models.
 
-The condition is a text that lists what is to be judged. Prompt tokens that are not similar to any of
-its tokens are masked, so that the score is a preference under that condition.
+The condition is a text that lists what is to be judged. Prompt tokens that are not similar to any
+of its tokens are masked, so that the score is a preference under that condition.
 
 Shapes: B pairs of an image and a prompt, T text tokens, S image tokens (class token first), M
 tokens of the condition, P CLIP's shared space, also the width of the cross layers, N heads, H head
@@ -125,7 +125,7 @@ class Parallel(nn.Module):
 def rotary_table(
     config: CrossConfig, length: int
 ) -> tuple[Float[Array, "1 S 1 h"], Float[Array, "1 S 1 h"]]:
-    """Return cos and sin of each position's angles, h = H / 2 (Su et al. 2021, arXiv 2104.09864)."""
+    """Return cos and sin of each position's angles, h = H / 2 (arXiv 2104.09864)."""
     half = config.head_dim // 2
     frequency_h = config.rope_theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
     angle = jnp.arange(length, dtype=jnp.float32)[None, :, None, None] * frequency_h

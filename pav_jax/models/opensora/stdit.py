@@ -1,16 +1,18 @@
-"""STDiT3, Open-Sora 1.2's denoiser: pairs of a spatial block (attention among the places of one
-frame) and a temporal one (attention among the frames at one place), each with cross attention to
-the caption, modulated by the timestep.
+"""STDiT3, Open-Sora 1.2's denoiser: spatial and temporal attention, modulated by the timestep.
 
-Source of the arithmetic: hpcaitech/Open-Sora, tag v1.2.0, `opensora/models/stdit/stdit3.py`; of its
-design, docs/report_03.md there; adaptive norms with one shared projection and a table per block,
-Chen et al. 2023 (arXiv 2310.00426, section 2.3).
+Layers are pairs of a spatial block (attention within a frame) and a temporal block (attention over
+frames at one patch position), each with cross-attention to the caption.
 
-Shapes: B batch, T, H, W latent frames, height, width, C channels; M caption tokens, U their width;
-S places of a frame in patches, D width, N heads, K head size.
+Sources: hpcaitech/Open-Sora, tag v1.2.0, `opensora/models/stdit/stdit3.py` and docs/report_03.md;
+adaptive norms with one shared projection and a table per block: Chen et al. 2023 (arXiv 2310.00426,
+section 2.3).
+
+Shapes: B batch, T, H, W latent frames, height, width, C channels, O output channels; M caption
+tokens, U their width; S patches of a frame, P values of a patch, D width, N heads, K head size.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,46 +22,54 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum
+from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum, scan_layers
 from pav_jax.models.video_positions import rotate, timestep_features
 
 ZEROS = nn.initializers.zeros_init()
-FREQUENCIES = 256  # waves a timestep or a frame rate is written in
+NUM_FEATURES = 256  # sinusoidal features of a timestep or a frame rate
+NORM_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class STDiT3Config:
-    """Field names are the published config.json's. Defaults: OpenSora-STDiT-v3 (XL/2)."""
+    """Configuration with the published config.json's field names; defaults: OpenSora-STDiT-v3.
 
-    input_sq_size: int = 512  # side in pixels of the picture whose positions are 0, 1, 2, ...
+    Attributes:
+      input_sq_size: height and width in pixels at which positions are 0, 1, 2, ...
+      pred_sigma: twice the output channels; sampling uses the first half.
+    """
+
+    input_sq_size: int = 512
     in_channels: int = 4
     patch_size: tuple[int, int, int] = (1, 2, 2)
     hidden_size: int = 1152
     depth: int = 28
     num_heads: int = 16
     mlp_ratio: float = 4.0
-    pred_sigma: bool = True  # twice the channels; sampling reads the first half
+    pred_sigma: bool = True
     caption_channels: int = 4096
     model_max_length: int = 300
     qk_norm: bool = True
 
     @property
     def head_size(self) -> int:
+        """Features of an attention head."""
         return self.hidden_size // self.num_heads
 
     @property
     def out_channels(self) -> int:
+        """Channels of the prediction."""
         return self.in_channels * (2 if self.pred_sigma else 1)
 
     def grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Patches (t, h, w) of latents [T, H, W]; sizes that patches do not divide are padded."""
-        return tuple(
-            -(-size // patch) for size, patch in zip(latent_shape, self.patch_size, strict=True)
-        )
+        """Return the patch grid (t, h, w) of latents [T, H, W], padded to whole patches."""
+        frames, height, width = latent_shape
+        pt, ph, pw = self.patch_size
+        return -(-frames // pt), -(-height // ph), -(-width // pw)
 
 
 class MLP(nn.Module):
-    """Two linear layers; the captions', the timestep's, the frame rate's and the blocks'."""
+    """Two dense layers with an activation in between."""
 
     hidden: int
     out: int
@@ -73,64 +83,76 @@ class MLP(nn.Module):
 
 
 def gelu(x: Array) -> Array:
+    """Return the tanh approximation of GELU."""
     return nn.gelu(x, approximate=True)
 
 
 class SelfAttention(nn.Module):
-    """Among the places of each frame; with `rotary`, among the frames of each place, whose
-    positions then turn it."""
+    """Attention over the patches of each frame; with `rotary`, over the frames at each position."""
 
     config: STDiT3Config
     dtype: Any
     attention_fn: Callable
 
     @nn.compact
-    def __call__(self, x_BxTxSxD: Array, rotary: tuple[Array, Array] | None) -> Array:
+    def __call__(
+        self, x_BxTxSxD: Float[Array, "B T S D"], rotary: tuple[Array, Array] | None
+    ) -> Float[Array, "B T S D"]:
         config = self.config
-        batch, frames, places, width = x_BxTxSxD.shape
-        n, k = config.num_heads, config.head_size
+        batch, frames, patches, width = x_BxTxSxD.shape
+        n = config.num_heads
+        k = config.head_size
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x_BxTxSxD)
-        qkv = qkv.reshape(batch, frames, places, 3, n, k)
-        norm = lambda name, x: RMSNorm(1e-6, self.dtype, name=name)(x) if config.qk_norm else x  # noqa: E731
-        q, key, v = (
-            norm("q_norm", qkv[..., 0, :, :]),
-            norm("k_norm", qkv[..., 1, :, :]),
-            qkv[..., 2, :, :],
-        )
+        qkv = qkv.reshape(batch, frames, patches, 3, n, k)
+        query = qkv[..., 0, :, :]
+        key = qkv[..., 1, :, :]
+        value = qkv[..., 2, :, :]
+        if config.qk_norm:
+            query = RMSNorm(NORM_EPSILON, self.dtype, name="q_norm")(query)
+            key = RMSNorm(NORM_EPSILON, self.dtype, name="k_norm")(key)
         if rotary is None:
-            out = self.attention_fn(*(x.reshape(batch * frames, places, n, k) for x in (q, key, v)))
+            frames_first = (x.reshape(batch * frames, patches, n, k) for x in (query, key, value))
+            out = self.attention_fn(*frames_first)
         else:
-            q, key, v = (
-                x.swapaxes(1, 2).reshape(batch * places, frames, n, k) for x in (q, key, v)
+            query, key, value = (
+                x.swapaxes(1, 2).reshape(batch * patches, frames, n, k) for x in (query, key, value)
             )
-            out = blockwise_attention(rotate(q, rotary), rotate(key, rotary), v)
-            out = out.reshape(batch, places, frames, n, k).swapaxes(1, 2)
+            out = blockwise_attention(rotate(query, rotary), rotate(key, rotary), value)
+            out = out.reshape(batch, patches, frames, n, k).swapaxes(1, 2)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
 class CrossAttention(nn.Module):
-    """Of every place to the caption's own tokens, without norms of queries and keys."""
+    """Attention from every patch to the caption, without norms of queries and keys."""
 
     config: STDiT3Config
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_BxTxSxD: Array, text_BxMxD: Array, mask_BxM: Array) -> Array:
-        config = self.config
+    def __call__(
+        self,
+        x_BxTxSxD: Float[Array, "B T S D"],
+        text_BxMxD: Float[Array, "B M D"],
+        mask_BxM: Array,
+    ) -> Float[Array, "B T S D"]:
         batch, tokens, width = text_BxMxD.shape
-        n, k = config.num_heads, config.head_size
-        q = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD).reshape(batch, -1, n, k)
-        kv = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD).reshape(
-            batch, tokens, 2, n, k
-        )
-        mask_Bx1x1xM = mask_BxM.astype(bool)[:, None, None, :]
-        out = blockwise_attention(q, kv[:, :, 0], kv[:, :, 1], mask=mask_Bx1x1xM)
+        n = self.config.num_heads
+        k = self.config.head_size
+        query = nn.Dense(width, dtype=self.dtype, name="q_linear")(x_BxTxSxD)
+        query = query.reshape(batch, -1, n, k)
+        key_value = nn.Dense(2 * width, dtype=self.dtype, name="kv_linear")(text_BxMxD)
+        key_value = key_value.reshape(batch, tokens, 2, n, k)
+        mask = mask_BxM.astype(bool)[:, None, None, :]
+        out = blockwise_attention(query, key_value[:, :, 0], key_value[:, :, 1], mask=mask)
         return nn.Dense(width, dtype=self.dtype, name="proj")(out.reshape(x_BxTxSxD.shape))
 
 
 class Block(nn.Module):
-    """Modulated self-attention, cross attention, modulated feed-forward. `temporal`: over frames
-    instead of places."""
+    """Modulated self-attention, cross-attention, modulated feed-forward.
+
+    Attributes:
+      temporal: attention over frames instead of within frames.
+    """
 
     config: STDiT3Config
     dtype: Any
@@ -139,30 +161,34 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxSxD, modulation_Bx6xD, text_BxMxD, mask_BxM, rotary):
-        config, width = self.config, self.config.hidden_size
-        table_6xD = self.param("scale_shift_table", nn.initializers.normal(width**-0.5), (6, width))
-        rows = (modulation_Bx6xD + table_6xD.astype(jnp.float32))[:, :, None, None, :]
+        config = self.config
+        width = config.hidden_size
+        table = self.param("scale_shift_table", nn.initializers.normal(width**-0.5), (6, width))
+        rows = (modulation_Bx6xD + table.astype(jnp.float32))[:, :, None, None, :]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (rows[:, i] for i in range(6))
-        norm = lambda x, shift, scale: (  # noqa: E731
-            LayerNorm(1e-6, affine=False)(x) * (1 + scale) + shift
-        ).astype(self.dtype)
 
-        out = SelfAttention(config, self.dtype, self.attention_fn, name="attention")(
-            norm(x_BxTxSxD, shift, scale), rotary if self.temporal else None
-        )
+        attention = SelfAttention(config, self.dtype, self.attention_fn, name="attention")
+        x = modulated_norm(x_BxTxSxD, shift, scale).astype(self.dtype)
+        out = attention(x, rotary if self.temporal else None)
         x_BxTxSxD = gated_sum(x_BxTxSxD, gate, out)
-        x_BxTxSxD += CrossAttention(config, self.dtype, name="cross_attention")(
-            x_BxTxSxD, text_BxMxD, mask_BxM
-        )
-        hidden = int(width * config.mlp_ratio)
-        out = MLP(hidden, width, gelu, self.dtype, name="mlp")(
-            norm(x_BxTxSxD, mlp_shift, mlp_scale)
-        )
+
+        cross_attention = CrossAttention(config, self.dtype, name="cross_attention")
+        x_BxTxSxD += cross_attention(x_BxTxSxD, text_BxMxD, mask_BxM)
+
+        mlp = MLP(int(width * config.mlp_ratio), width, gelu, self.dtype, name="mlp")
+        out = mlp(modulated_norm(x_BxTxSxD, mlp_shift, mlp_scale).astype(self.dtype))
         return gated_sum(x_BxTxSxD, mlp_gate, out)
 
 
+def modulated_norm(
+    x_BxTxSxD: Array, shift_Bx1x1xD: Array, scale_Bx1x1xD: Array
+) -> Float[Array, "B T S D"]:
+    """Apply a layer norm without parameters, then scale and shift, in float32."""
+    return LayerNorm(NORM_EPSILON, affine=False)(x_BxTxSxD) * (1 + scale_Bx1x1xD) + shift_Bx1x1xD
+
+
 class Pair(nn.Module):
-    """One layer of the scan."""
+    """One layer: a spatial and a temporal block."""
 
     config: STDiT3Config
     dtype: Any
@@ -177,15 +203,13 @@ class Pair(nn.Module):
 
 
 class STDiT3(nn.Module):
-    """Noisy latents, caption and timestep to the velocity from noise to video.
+    """Predicts the velocity from noise to video from noisy latents, caption and timestep.
 
     Attributes:
-      dtype: compute type of the matrix products; norms, modulation, rotary and softmax stay in
-        float32.
-      attention_fn: of queries, keys and values, for the places of a frame; they are many, frames
-        and captions are not.
-      remat: recompute each pair of blocks in the backward pass instead of keeping its activations.
-      unroll: pairs per step of the scan.
+      dtype: of the matrix products; norms, modulation, rotary and softmax are float32.
+      attention_fn: of attention within frames, which have many patches; frames and captions are
+        few.
+      remat, unroll: see `scan_layers`; a layer is a pair of blocks.
     """
 
     config: STDiT3Config
@@ -207,132 +231,146 @@ class STDiT3(nn.Module):
         residual: Float[Array, "B T S D"] | None = None,
         keep_residual: bool = False,
     ) -> Float[Array, "B T H W O"] | tuple[Float[Array, "B T H W O"], Float[Array, "B T S D"]]:
-        """
+        """Return the prediction for the latents.
+
         Args:
-          timesteps_B: 1000 is noise, 0 is video; fractions are allowed.
-          mask_BxM: the caption's own tokens; the others are not looked at.
-          fps_B: frames per second the video is to have.
+          timesteps_B: from 1000 (noise) to 0 (video), possibly fractional.
+          mask_BxM: True for the caption's tokens, False for padding.
+          fps_B: frames per second of the video.
           size: height and width of the video in pixels, for the scale of the positions.
-          null_B: rows that see the learned null caption instead of their text, under their own
+          null_B: rows that use the learned null caption in place of their text, with their own
             mask.
-          residual: stands for what all pairs of blocks would add to the places; they are not run.
-          keep_residual: also return what they added.
+          residual: used in place of what all layers would add to the patches; they are not run.
+          keep_residual: also return what the layers added.
 
         Returns:
           float32; of O = `config.out_channels` the first C are the velocity.
         """
-        config, width = self.config, self.config.hidden_size
-        batch, *shape, _ = latents_BxTxHxWxC.shape
-        frames, *grid = config.grid(tuple(shape))
-
-        embed = lambda name, x_B: MLP(width, width, nn.silu, jnp.float32, name=name)(  # noqa: E731
-            timestep_features(x_B, FREQUENCIES)
-        )
-        time_BxD = embed("time_embedding", timesteps_B) + embed("fps_embedding", fps_B)
+        config = self.config
+        width = config.hidden_size
+        batch, frames, height, latent_width, _ = latents_BxTxHxWxC.shape
+        shape = (frames, height, latent_width)
+        grid = config.grid(shape)
+        time_BxD = embed_scalars(config, "time_embedding", timesteps_B)
+        time_BxD = time_BxD + embed_scalars(config, "fps_embedding", fps_B)
         modulation = nn.Dense(6 * width, dtype=jnp.float32, name="modulation")(nn.silu(time_BxD))
-
-        null_MxU = self.param(
-            "null_caption",
-            nn.initializers.normal(config.caption_channels**-0.5),
-            (config.model_max_length, config.caption_channels),
-        )
-        if null_B is not None:
-            null_MxU = null_MxU[: text_BxMxU.shape[1]].astype(text_BxMxU.dtype)
-            text_BxMxU = jnp.where(null_B[:, None, None], null_MxU, text_BxMxU)
+        text_BxMxU = self._with_null_caption(text_BxMxU, null_B)
         text_BxMxD = MLP(width, width, gelu, self.dtype, name="caption")(text_BxMxU)
+        rotary = self._rotary(grid[0])
 
-        k = config.head_size
+        x_BxTxSxD = Patches(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC)
+        x_BxTxSxD += positions(config, grid[1:], size).astype(self.dtype)
+        layers = scan_layers(Pair, config.depth, self.unroll, self.remat)(
+            config, self.dtype, self.attention_fn, name="layers"
+        )
+        start_BxTxSxD = x_BxTxSxD
+        if residual is None:
+            modulation_Bx6xD = modulation.reshape(batch, 6, width)
+            end_BxTxSxD, _ = layers(start_BxTxSxD, modulation_Bx6xD, text_BxMxD, mask_BxM, rotary)
+        else:
+            end_BxTxSxD = start_BxTxSxD + residual
+
+        table = self.param("out_table", nn.initializers.normal(width**-0.5), (2, width))
+        table = table.astype(jnp.float32)
+        shift, scale = (table[i] + time_BxD[:, None, None, :] for i in range(2))
+        x_BxTxSxD = modulated_norm(end_BxTxSxD, shift, scale).astype(self.dtype)
+        patch_values = config.out_channels * math.prod(config.patch_size)
+        out = nn.Dense(patch_values, dtype=self.dtype, name="out")(x_BxTxSxD)
+        output = unpatchify(config, out, grid, shape).astype(jnp.float32)
+        return (output, end_BxTxSxD - start_BxTxSxD) if keep_residual else output
+
+    def _with_null_caption(self, text_BxMxU: Array, null_B: Array | None) -> Array:
+        """Replace the text of the rows `null_B` by the learned null caption."""
+        config = self.config
+        init = nn.initializers.normal(config.caption_channels**-0.5)
+        shape = (config.model_max_length, config.caption_channels)
+        null_MxU = self.param("null_caption", init, shape)
+        if null_B is None:
+            return text_BxMxU
+        null_MxU = null_MxU[: text_BxMxU.shape[1]].astype(text_BxMxU.dtype)
+        return jnp.where(null_B[:, None, None], null_MxU, text_BxMxU)
+
+    def _rotary(self, frames: int) -> tuple[Array, Array]:
+        """Return cos and sin [T, K/2] of the frames' angles; the frequencies are parameters."""
+        k = self.config.head_size
         frequencies = self.param(
             "rotary_frequencies", lambda _: 10000.0 ** -(jnp.arange(0, k, 2) / k)
         )
         angles = jnp.arange(frames, dtype=jnp.float32)[:, None] * frequencies.astype(jnp.float32)
-        rotary = (jnp.cos(angles), jnp.sin(angles))
+        return jnp.cos(angles), jnp.sin(angles)
 
-        x_BxTxSxD = Patches(config, self.dtype, name="patch_embed")(latents_BxTxHxWxC)
-        x_BxTxSxD += positions(config, tuple(grid), size).astype(self.dtype)
-        pair = nn.remat(Pair, prevent_cse=False) if self.remat else Pair
-        stack = nn.scan(
-            pair,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=config.depth,
-            unroll=self.unroll,
-        )(config, self.dtype, self.attention_fn, name="layers")
-        start_BxTxSxD = x_BxTxSxD
-        if residual is None:
-            x_BxTxSxD, _ = stack(
-                start_BxTxSxD, modulation.reshape(batch, 6, width), text_BxMxD, mask_BxM, rotary
-            )
-        else:
-            x_BxTxSxD = start_BxTxSxD + residual
-        added_BxTxSxD = x_BxTxSxD - start_BxTxSxD if keep_residual else None
 
-        table_2xD = self.param("out_table", nn.initializers.normal(width**-0.5), (2, width)).astype(
-            jnp.float32
-        )
-        shift, scale = (table_2xD[i] + time_BxD[:, None, None, :] for i in range(2))
-        x_BxTxSxD = LayerNorm(1e-6, affine=False)(x_BxTxSxD) * (1 + scale) + shift
-        values = config.out_channels * int(np.prod(config.patch_size))
-        out = nn.Dense(values, dtype=self.dtype, name="out")(x_BxTxSxD.astype(self.dtype))
-        output = unpatchify(config, out, (frames, *grid), tuple(shape)).astype(jnp.float32)
-        return (output, added_BxTxSxD) if keep_residual else output
+def embed_scalars(config: STDiT3Config, name: str, x_B: Array) -> Float[Array, "B D"]:
+    """Embed one number per row by sinusoidal features and an MLP; in a compact module."""
+    mlp = MLP(config.hidden_size, config.hidden_size, nn.silu, jnp.float32, name=name)
+    return mlp(timestep_features(x_B, NUM_FEATURES))
 
 
 class Patches(nn.Module):
-    """A convolution whose stride is its window, as one matrix product; the kernel keeps the
-    convolution's shape."""
+    """Embeds patches: a convolution whose stride is its window, as one matrix product.
+
+    The kernel keeps the convolution's shape, as in the checkpoint.
+    """
 
     config: STDiT3Config
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_BxTxHxWxC: Array) -> Float[Array, "B T S D"]:
-        config, patch = self.config, self.config.patch_size
-        batch, *shape, channels = x_BxTxHxWxC.shape
-        t, h, w = config.grid(tuple(shape))
-        (pt, ph, pw), width = patch, config.hidden_size
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), (*patch, channels, width)
-        )
-        bias = self.param("bias", ZEROS, (width,))
-        padding = [(0, n * p - size) for n, p, size in zip((t, h, w), patch, shape, strict=True)]
-        x = jnp.pad(x_BxTxHxWxC, [(0, 0), *padding, (0, 0)])
+    def __call__(self, x_BxTxHxWxC: Float[Array, "B T H W C"]) -> Float[Array, "B T S D"]:
+        patch_size = self.config.patch_size
+        features = self.config.hidden_size
+        batch, frames, height, width, channels = x_BxTxHxWxC.shape
+        t, h, w = self.config.grid((frames, height, width))
+        pt, ph, pw = patch_size
+        init = nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3))
+        kernel = self.param("kernel", init, (*patch_size, channels, features))
+        bias = self.param("bias", ZEROS, (features,))
+        padding = ((0, 0), (0, t * pt - frames), (0, h * ph - height), (0, w * pw - width), (0, 0))
+        x = jnp.pad(x_BxTxHxWxC, padding)
         x = x.reshape(batch, t, pt, h, ph, w, pw, channels).transpose(0, 1, 3, 5, 2, 4, 6, 7)
         x = x.reshape(batch, t, h * w, -1).astype(self.dtype)
-        return x @ kernel.reshape(-1, width).astype(self.dtype) + bias.astype(self.dtype)
+        return x @ kernel.reshape(-1, features).astype(self.dtype) + bias.astype(self.dtype)
 
 
 def unpatchify(
-    config: STDiT3Config, x_BxTxSxP: Array, grid: tuple[int, ...], shape: tuple[int, ...]
-) -> Array:
-    """The inverse: patches, channels innermost, to [B, T, H, W, O], what padding added cut off."""
-    (t, h, w), (pt, ph, pw) = grid, config.patch_size
-    x = x_BxTxSxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels).transpose(
-        0, 1, 4, 2, 5, 3, 6, 7
-    )
+    config: STDiT3Config,
+    x_BxTxSxP: Float[Array, "B T S P"],
+    grid: tuple[int, int, int],
+    shape: tuple[int, int, int],
+) -> Float[Array, "B T H W O"]:
+    """Arrange patches, channels innermost, as latents of `shape` (frames, height, width)."""
+    t, h, w = grid
+    pt, ph, pw = config.patch_size
+    frames, height, width = shape
+    x = x_BxTxSxP.reshape(-1, t, h, w, pt, ph, pw, config.out_channels)
+    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
     x = x.reshape(-1, t * pt, h * ph, w * pw, config.out_channels)
-    return x[:, : shape[0], : shape[1], : shape[2]]
+    return x[:, :frames, :height, :width]
 
 
 def positions(
     config: STDiT3Config, grid: tuple[int, int], size: tuple[int, int]
 ) -> Float[Array, "S D"]:
-    """Sinusoids of the column in the first half of the channels and of the row in the second.
+    """Return sinusoids of the column in the first half of the channels, of the row in the second.
 
-    Both run to round(sqrt(S)) over the scale, whatever the aspect ratio; the scale is the video's
-    side (the root of its pixels) over `input_sq_size`, so that a place means the same in pictures
-    of every size.
+    Both run to round(sqrt(S)) / scale, whatever the aspect ratio. The scale is the square root of
+    the video's pixels over `input_sq_size`, so that positions agree between resolutions.
+
+    Args:
+      grid: (h, w) in patches.
+      size: height and width of the video in pixels.
     """
-    (h, w), half = grid, config.hidden_size // 2
-    base, scale = round((h * w) ** 0.5), (size[0] * size[1]) ** 0.5 / config.input_sq_size
+    h, w = grid
+    half = config.hidden_size // 2
+    base = round((h * w) ** 0.5)
+    scale = (size[0] * size[1]) ** 0.5 / config.input_sq_size
     frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)
-    tables = []
-    for count in (w, h):
+
+    def table(count: int) -> Array:
         angles = np.outer(np.arange(count) / scale * (base / count), frequencies)
-        tables.append(
-            jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
-        )
-    columns, rows = tables
-    both = [jnp.broadcast_to(table, (h, w, half)) for table in (columns[None, :], rows[:, None])]
-    return jnp.concatenate(both, axis=-1).reshape(h * w, -1)
+        waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return jnp.asarray(waves, jnp.float32)
+
+    columns = jnp.broadcast_to(table(w)[None, :], (h, w, half))
+    rows = jnp.broadcast_to(table(h)[:, None], (h, w, half))
+    return jnp.concatenate([columns, rows], axis=-1).reshape(h * w, -1)

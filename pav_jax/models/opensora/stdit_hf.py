@@ -1,4 +1,4 @@
-"""STDiT3 checkpoints: config.json and tensor names of the published folder OpenSora-STDiT-v3."""
+"""STDiT3 checkpoints: the published folder OpenSora-STDiT-v3, both ways."""
 
 import dataclasses
 import functools
@@ -18,35 +18,43 @@ MODEL_TYPE = "STDiT3"
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> STDiT3Config:
-    """Reads the fields that shape the model; those of training and of CUDA kernels are ignored.
+    """Read the fields of the model's sizes; those of training and CUDA kernels are ignored.
 
     Raises:
-      BadInput: another class, or sizes that do not fit each other.
+      BadInput: another class, or inconsistent sizes.
     """
     if (name := hf.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
         raise BadInput(
-            f"{source}: model_type is {name!r}, {MODEL_TYPE!r} was expected; is this the"
-            " transformer?"
+            f"{source}: model_type is {name!r}; {MODEL_TYPE!r} is needed; is this the transformer?",
+            source=source,
+            field="model_type",
         )
     if hf.get("skip_y_embedder"):
         raise BadInput(
             f"{source}: skip_y_embedder is true; captions that were embedded beforehand are not"
-            " supported"
+            " supported",
+            source=source,
+            field="skip_y_embedder",
         )
     config = STDiT3Config(**fields.select_fields(STDiT3Config, hf))
     if config.hidden_size % config.num_heads or config.head_size % 2:
         raise BadInput(
             f"{source}: hidden_size is {config.hidden_size}, num_heads {config.num_heads}; heads"
-            " must have one even size"
+            " must have one even size",
+            source=source,
+            field="hidden_size",
         )
     if config.hidden_size % 4:
         raise BadInput(
-            f"{source}: hidden_size is {config.hidden_size}; positions need a multiple of 4"
+            f"{source}: hidden_size is {config.hidden_size}; positions need a multiple of 4",
+            source=source,
+            field="hidden_size",
         )
     return config
 
 
 def config_to_hf(config: STDiT3Config) -> dict[str, Any]:
+    """Return a config.json with the published field names."""
     return {
         "architectures": [MODEL_TYPE],
         "model_type": MODEL_TYPE,
@@ -72,75 +80,56 @@ def param_shapes(config: STDiT3Config) -> dict:
 
 
 def weights(config: STDiT3Config) -> list[Weight]:
-    """The table. What is computed in float32 (times, modulation, rotary frequencies) is kept so."""
-    return [*_ends(), *_blocks(config, "spatial"), *_blocks(config, "temporal")]
+    """Return the weight table; weights that are used in float32 are kept in float32."""
+    return [*_outside_layers(), *_blocks(config, "spatial"), *_blocks(config, "temporal")]
 
 
-def _ends() -> list[Weight]:
-    return [
+def _outside_layers() -> list[Weight]:
+    patch_axes = (None, None, None, None, "embed")
+    rows = [
         Weight("rope.freqs", "rotary_frequencies", axes=(None,), keep_float32=True),
-        Weight(
-            "x_embedder.proj.weight",
-            "patch_embed/kernel",
-            "conv3d",
-            (None, None, None, None, "embed"),
-        ),
+        Weight("x_embedder.proj.weight", "patch_embed/kernel", "conv3d", patch_axes),
         Weight("x_embedder.proj.bias", "patch_embed/bias", axes=("embed",)),
-        *(
-            row
-            for theirs, ours in (
-                ("t_embedder", "time_embedding"),
-                ("fps_embedder", "fps_embedding"),
-            )
-            for i, name in ((0, "fc1"), (2, "fc2"))
-            for row in linear(f"{theirs}.mlp.{i}", f"{ours}/{name}", (None, None), float32=True)
-        ),
-        *linear("t_block.1", "modulation", (None, "embed"), float32=True),
+    ]
+    for hf, path in (("t_embedder", "time_embedding"), ("fps_embedder", "fps_embedding")):
+        for i, name in ((0, "fc1"), (2, "fc2")):
+            rows += linear(f"{hf}.mlp.{i}", f"{path}/{name}", (None, None), keep_float32=True)
+    table = "final_layer.scale_shift_table"
+    return [
+        *rows,
+        *linear("t_block.1", "modulation", (None, "embed"), keep_float32=True),
         Weight("y_embedder.y_embedding", "null_caption", axes=(None, None)),
         *linear("y_embedder.y_proj.fc1", "caption/fc1", (None, "embed")),
         *linear("y_embedder.y_proj.fc2", "caption/fc2", ("embed", None)),
-        Weight(
-            "final_layer.scale_shift_table", "out_table", axes=(None, "embed"), keep_float32=True
-        ),
+        Weight(table, "out_table", axes=(None, "embed"), keep_float32=True),
         *linear("final_layer.linear", "out", ("embed", None)),
     ]
 
 
 def _blocks(config: STDiT3Config, kind: str) -> list[Weight]:
-    n, block, ours = config.depth, f"{kind}_blocks.{{layer}}", f"layers/{kind}"
-    norms = [
-        Weight(
-            f"{block}.attn.{name}.weight",
-            f"{ours}/attention/{name}/scale",
-            axes=("layers", None),
-            layers=n,
-        )
-        for name in ("q_norm", "k_norm")
-    ]
-    return [
-        Weight(
-            f"{block}.scale_shift_table",
-            f"{ours}/scale_shift_table",
-            axes=("layers", None, "embed"),
-            layers=n,
-            keep_float32=True,
-        ),
-        *linear(f"{block}.attn.qkv", f"{ours}/attention/qkv", ("embed", "heads"), n),
-        *(norms if config.qk_norm else []),
-        *linear(f"{block}.attn.proj", f"{ours}/attention/proj", ("heads", "embed"), n),
-        *linear(
-            f"{block}.cross_attn.q_linear",
-            f"{ours}/cross_attention/q_linear",
-            ("embed", "heads"),
-            n,
-        ),
-        *linear(
-            f"{block}.cross_attn.kv_linear",
-            f"{ours}/cross_attention/kv_linear",
-            ("embed", "heads"),
-            n,
-        ),
-        *linear(f"{block}.cross_attn.proj", f"{ours}/cross_attention/proj", ("heads", "embed"), n),
-        *linear(f"{block}.mlp.fc1", f"{ours}/mlp/fc1", ("embed", "mlp"), n),
-        *linear(f"{block}.mlp.fc2", f"{ours}/mlp/fc2", ("mlp", "embed"), n),
-    ]
+    layers = config.depth
+    block = f"{kind}_blocks.{{layer}}"
+    path = f"layers/{kind}"
+
+    def stacked(name: str, ours: str, *axes: str | None, keep_float32: bool = False) -> Weight:
+        axes = ("layers", *axes)
+        return Weight(f"{block}.{name}", f"{path}/{ours}", "same", axes, layers, keep_float32)
+
+    def dense(name: str, ours: str, inputs: str, outputs: str) -> list[Weight]:
+        return linear(f"{block}.{name}", f"{path}/{ours}", (inputs, outputs), layers)
+
+    table = "scale_shift_table"
+    rows = [stacked(table, table, None, "embed", keep_float32=True)]
+    rows += dense("attn.qkv", "attention/qkv", "embed", "heads")
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            rows.append(stacked(f"attn.{name}.weight", f"attention/{name}/scale", None))
+    rows += dense("attn.proj", "attention/proj", "heads", "embed")
+    for name, inputs, outputs in (
+        ("q_linear", "embed", "heads"),
+        ("kv_linear", "embed", "heads"),
+        ("proj", "heads", "embed"),
+    ):
+        rows += dense(f"cross_attn.{name}", f"cross_attention/{name}", inputs, outputs)
+    rows += dense("mlp.fc1", "mlp/fc1", "embed", "mlp")
+    return rows + dense("mlp.fc2", "mlp/fc2", "mlp", "embed")

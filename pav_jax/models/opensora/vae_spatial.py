@@ -1,10 +1,10 @@
-"""The 2-D variational autoencoder of Stable Diffusion (diffusers' `AutoencoderKL`) in Flax,
-channels last.
+"""The 2-D variational autoencoder of Stable Diffusion, channels last.
 
-Sources: Rombach et al. 2022 (arXiv 2112.10752), appendix G; the arithmetic is that of diffusers'
-AutoencoderKL. Pictures are independent of each other, so a video is decoded a few frames at a time.
+Sources: Rombach et al. 2022 (arXiv 2112.10752), appendix G; diffusers' `AutoencoderKL`. Images are
+independent of each other, so a video is processed a few frames at a time.
 
-Shapes: N pictures, H, W their pixels, C channels; h, w the same axes in latent space.
+Shapes: N images, H, W their pixels, C channels; h, w the same axes in latent space; B videos of T
+frames.
 """
 
 import dataclasses
@@ -23,8 +23,7 @@ EPS = 1e-6  # of every norm
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKLConfig:
-    """Sizes under diffusers' names; the defaults are those of the SDXL and PixArt-Sigma
-    autoencoder."""
+    """Configuration with diffusers' field names; defaults: SDXL and PixArt-Sigma."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -35,22 +34,29 @@ class AutoencoderKLConfig:
 
     @property
     def spatial_ratio(self) -> int:
+        """Pixels per latent row and column."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-def conv(features: int, dtype: Any, name: str, size: int = 3, stride: int = 1) -> nn.Conv:
-    # Padded below and to the right only where it halves, as the stride-2 grid starts at the first
-    # pixel.
+def conv(
+    features: int, dtype: Any, name: str | None = None, size: int = 3, stride: int = 1
+) -> nn.Conv:
+    """Return a convolution with "same" padding.
+
+    With stride 2 it pads below and to the right only: its grid starts at the first pixel.
+    """
     padding = ((0, 1), (0, 1)) if stride == 2 else ((size // 2,) * 2,) * 2
     return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, name=name)
 
 
 def norm(groups: int, x_NxHxWxC: Array, name: str) -> Array:
-    """Group norm of each picture; it is a clip of one frame."""
+    """Apply a group norm to each image, as a clip of one frame."""
     return GroupNorm(groups, EPS, name=name)(x_NxHxWxC[:, None])[:, 0]
 
 
 class ResnetBlock(nn.Module):
+    """Norm, activation, convolution, twice, plus the input."""
+
     config: AutoencoderKLConfig
     features: int
     dtype: Any
@@ -67,7 +73,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """One head over all places of a picture."""
+    """Single-head self-attention over the pixels of an image, plus the input."""
 
     config: AutoencoderKLConfig
     dtype: Any
@@ -76,14 +82,15 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x_NxHxWxC: Array) -> Array:
         n, h, w, channels = x_NxHxWxC.shape
-        normed = norm(self.config.norm_num_groups, x_NxHxWxC, "group_norm").reshape(
-            n, h * w, channels
+        normed = norm(self.config.norm_num_groups, x_NxHxWxC, "group_norm")
+        normed = normed.reshape(n, h * w, channels)
+        q, k, v = (
+            nn.Dense(channels, dtype=self.dtype, name=name)(normed)[:, :, None, :]
+            for name in ("to_q", "to_k", "to_v")
         )
-        dense = lambda name, x: nn.Dense(channels, dtype=self.dtype, name=name)(x)  # noqa: E731
-        q, k, v = (dense(name, normed)[:, :, None, :] for name in ("to_q", "to_k", "to_v"))
-        return x_NxHxWxC + dense("to_out", self.attention_fn(q, k, v)[:, :, 0]).reshape(
-            x_NxHxWxC.shape
-        )
+        out = self.attention_fn(q, k, v)[:, :, 0]
+        out = nn.Dense(channels, dtype=self.dtype, name="to_out")(out)
+        return x_NxHxWxC + out.reshape(x_NxHxWxC.shape)
 
 
 class Coder(nn.Module):
@@ -96,34 +103,40 @@ class Coder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        config, down = self.config, self.direction == "down"
-        resnet = lambda features, name: ResnetBlock(config, features, self.dtype, name=name)  # noqa: E731
+        config = self.config
+        down = self.direction == "down"
         widths = config.block_out_channels if down else config.block_out_channels[::-1]
+        resnets = config.layers_per_block if down else config.layers_per_block + 1
 
-        def middle(x):
-            x = resnet(x.shape[-1], "mid_resnets_0")(x)
+        def resnet(x: Array, features: int, name: str) -> Array:
+            return ResnetBlock(config, features, self.dtype, name=name)(x)
+
+        def middle(x: Array) -> Array:
+            x = resnet(x, x.shape[-1], "mid_resnets_0")
             x = AttentionBlock(config, self.dtype, self.attention_fn, name="mid_attention")(x)
-            return resnet(x.shape[-1], "mid_resnets_1")(x)
+            return resnet(x, x.shape[-1], "mid_resnets_1")
 
         x = conv(widths[0], self.dtype, "conv_in")(x)
         x = x if down else middle(x)
         for i, width in enumerate(widths):
-            for j in range(config.layers_per_block + (0 if down else 1)):
-                x = resnet(width, f"blocks_{i}_resnets_{j}")(x)
+            for j in range(resnets):
+                x = resnet(x, width, f"blocks_{i}_resnets_{j}")
             if i < len(widths) - 1:
                 if not down:
                     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = conv(width, self.dtype, f"blocks_{i}_sampler", stride=2 if down else 1)(x)
         x = middle(x) if down else x
         x = nn.silu(norm(config.norm_num_groups, x, "norm_out"))
-        return conv(
-            2 * config.latent_channels if down else config.out_channels, self.dtype, "conv_out"
-        )(x)
+        features = 2 * config.latent_channels if down else config.out_channels
+        return conv(features, self.dtype, "conv_out")(x)
 
 
 class AutoencoderKL(nn.Module):
-    """`model.apply({"params": p}, pictures, method="encode")`,
-    `model.apply({"params": p}, z, method="decode")`."""
+    """The autoencoder of images.
+
+    Call `model.apply({"params": params}, images, method="encode")` or
+    `model.apply({"params": params}, z, method="decode")`.
+    """
 
     config: AutoencoderKLConfig
     dtype: Any = jnp.float32
@@ -133,46 +146,52 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Coder(config, "down", self.dtype, self.attention_fn)
         self.decoder = Coder(config, "up", self.dtype, self.attention_fn)
-        self.quant_conv = conv(2 * config.latent_channels, self.dtype, None, size=1)
-        self.post_quant_conv = conv(config.latent_channels, self.dtype, None, size=1)
+        self.quant_conv = conv(2 * config.latent_channels, self.dtype, size=1)
+        self.post_quant_conv = conv(config.latent_channels, self.dtype, size=1)
 
-    def __call__(self, pictures: Float[Array, "N H W 3"]) -> Array:
-        return self.decode(self.encode(pictures)[0])
+    def __call__(self, images: Float[Array, "N H W 3"]) -> Array:
+        """Return the reconstruction from the mean latent."""
+        return self.decode(self.encode(images)[0])
 
-    def encode(self, pictures: Float[Array, "N H W 3"]) -> tuple[Array, Array]:
-        """Pictures in [-1, 1] -> mean and log variance of the latent, both float32 [N, h, w, C],
-        unscaled."""
-        moments = self.quant_conv(self.encoder(pictures.astype(self.dtype))).astype(jnp.float32)
+    def encode(self, images: Float[Array, "N H W 3"]) -> tuple[Array, Array]:
+        """Encode images in [-1, 1].
+
+        Returns:
+          Mean and log variance of the latent, both float32 [N, h, w, C], unscaled.
+        """
+        moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(
-            logvar, -30.0, 20.0
-        )  # the range diffusers' DiagonalGaussianDistribution keeps
+        # the range of diffusers' DiagonalGaussianDistribution
+        return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z: Float[Array, "N h w C"]) -> Float[Array, "N H W 3"]:
-        """Unscaled latent -> pictures in about [-1, 1] (not clipped), float32."""
+        """Decode an unscaled latent to float32 images in about [-1, 1] (not clipped)."""
         return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
 
 
 def over_frames(
-    function: Callable[[nn.Module, Array], Array], module: nn.Module, x_BxTxHxWxC: Array, count: int
+    function: Callable[[Any, Array], Array], module: nn.Module, x_BxTxHxWxC: Array, count: int
 ) -> Array:
-    """A picture function of `module` applied to every frame, `count` frames of each video at a
-    time."""
+    """Apply an image function to every frame, to `count` frames of each video at a time.
+
+    Args:
+      function: (module, images [N, H, W, C]) -> images.
+    """
     batch, frames, *rest = x_BxTxHxWxC.shape
 
-    def group(module, x_BxGxHxWxC):
-        y = function(module, x_BxGxHxWxC.reshape(-1, *rest))
+    def apply(module: nn.Module, x: Array) -> Array:
+        y = function(module, x.reshape(-1, *rest))
         return y.reshape(batch, -1, *y.shape[1:])
 
+    def body(module: nn.Module, carry: tuple, x: Array) -> tuple[tuple, Array]:
+        return carry, apply(module, x)
+
     if frames <= count:
-        return group(module, x_BxTxHxWxC)
+        return apply(module, x_BxTxHxWxC)
     steps = -(-frames // count)
     x = jnp.pad(x_BxTxHxWxC, [(0, 0), (0, steps * count - frames), *((0, 0),) * len(rest)])
     x = jnp.moveaxis(x.reshape(batch, steps, count, *rest), 1, 0)
-    scan = nn.scan(
-        lambda module, carry, x: (carry, group(module, x)),
-        variable_broadcast="params",
-        split_rngs={"params": False},
-    )
-    y = jnp.moveaxis(scan(module, (), x)[1], 0, 1)
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+    _, y = scan(module, (), x)
+    y = jnp.moveaxis(y, 0, 1)
     return y.reshape(batch, steps * count, *y.shape[3:])[:, :frames]

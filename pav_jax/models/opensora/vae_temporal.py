@@ -1,12 +1,12 @@
-"""Open-Sora 1.2's temporal autoencoder: it compresses the latents of the 2-D autoencoder in time
-only, by four.
+"""Open-Sora 1.2's temporal autoencoder: compresses latents of the 2-D autoencoder in time by four.
 
 A stack of causal 3-D convolutions after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737, section 3.2),
-zeros before the first frame. The arithmetic is that of hpcaitech/Open-Sora, tag v1.2.0,
-`opensora/models/vae/vae_temporal.py`. A clip whose length the compression does not divide gets
-zeros in front when encoded, and loses as many frames when decoded.
+with zeros before the first frame. Source: hpcaitech/Open-Sora, tag v1.2.0,
+`opensora/models/vae/vae_temporal.py`. A clip whose length the ratio does not divide is padded with
+zeros in front before encoding; as many frames are dropped after decoding.
 
-Shapes: B clips, T frames, H, W places, C channels; t latent frames.
+Shapes: B clips, T frames, H, W height and width in the 2-D latent space, C channels; t latent
+frames.
 """
 
 import dataclasses
@@ -14,18 +14,16 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import ConvImpl, GroupNorm, conv2d, per_frame, resolve
+from pav_jax.models.causal_conv import TORCH_UNIFORM, ConvImpl, GroupNorm, conv_fn
 
-EPS = 1e-5  # torch's own default for a group norm
+EPS = 1e-5  # torch's default for group norms
 
 
 @dataclasses.dataclass(frozen=True)
 class TemporalVAEConfig:
-    """Sizes under the names of the original; the defaults are those of OpenSora-VAE-v1.2
-    (`VAE_Temporal_SD`)."""
+    """Configuration with the original's field names; defaults: `VAE_Temporal_SD`."""
 
     in_out_channels: int = 4
     latent_embed_dim: int = 4
@@ -38,23 +36,30 @@ class TemporalVAEConfig:
 
     @property
     def ratio(self) -> int:
+        """Frames per latent frame."""
         return 2 ** sum(self.temporal_downsample)
 
     def padding(self, frames: int) -> int:
-        """Frames of zeros in front of a clip of `frames`, that the ratio divides it."""
+        """Return how many frames of zeros make a clip of `frames` frames divisible by the ratio."""
         return -frames % self.ratio
 
     def latent_frames(self, frames: int) -> int:
+        """Return the number of latent frames of a clip."""
         return -(-frames // self.ratio)
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """Channels of each block of the encoder."""
         return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
 
 
 class CausalConv(nn.Module):
-    """3-D convolution that sees the past only, the past of the first frame being zeros. `stride` is
-    in time."""
+    """3-D convolution that depends on no later frame; before the first frame there are zeros.
+
+    Attributes:
+      size: of the window on each axis.
+      stride: in time.
+    """
 
     features: int
     size: int = 3
@@ -65,31 +70,13 @@ class CausalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W D"]:
-        k, stride = self.size, self.stride
-        kernel = self.param(
-            "kernel",
-            nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            (k, k, k, x.shape[-1], self.features),
-        ).astype(self.dtype)
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (k - stride, 0), (0, 0), (0, 0), (0, 0)))
-        pads = ((k // 2,) * 2,) * 2
-        if k == 1:
-            y = x @ kernel[0, 0, 0]
-        elif resolve(self.conv_impl) == "conv3d":
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (stride, 1, 1),
-                ((0, 0), *pads),
-                dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-            )
-        else:  # one 2-D convolution per time tap
-            frames = (x.shape[1] - k) // stride + 1
-            taps = (x[:, i : i + stride * (frames - 1) + 1 : stride] for i in range(k))
-            y = sum(
-                per_frame(lambda f, w=kernel[i]: conv2d(f, w, padding=pads), tap)
-                for i, tap in enumerate(taps)
-            )
+        k = self.size
+        shape = (k, k, k, x.shape[-1], self.features)
+        kernel = self.param("kernel", TORCH_UNIFORM, shape).astype(self.dtype)
+        past = k - self.stride
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (past, 0), (0, 0), (0, 0), (0, 0)))
+        convolve = conv_fn(self.conv_impl)
+        y = x @ kernel[0, 0, 0] if k == 1 else convolve(x, kernel, self.stride)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
@@ -105,56 +92,66 @@ class Coder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        config, widths, down = self.config, self.config.widths, self.direction == "down"
-        levels = len(widths)
+        return self._encode(x) if self.direction == "down" else self._decode(x)
 
-        def conv(features, name, x, size=3, **options):
-            return CausalConv(
-                features, size, conv_impl=self.conv_impl, dtype=self.dtype, name=name, **options
-            )(x)
+    def _encode(self, x: Array) -> Array:
+        config = self.config
+        widths = config.widths
+        x = self._conv(widths[0], "conv_in", x, use_bias=False)
+        for i, width in enumerate(widths):
+            x = self._residuals(x, width, f"blocks_{i}")
+            if i < len(widths) - 1 and config.temporal_downsample[i]:
+                x = self._conv(width, f"sampler_{i}", x, stride=2)
+        x = self._norm("norm_out", self._residuals(x, widths[-1], "middle"))
+        return self._conv(2 * config.latent_embed_dim, "conv_out", x, size=1)
 
-        def norm(name, x):
-            return nn.silu(GroupNorm(config.num_groups, EPS, name=name)(x))
-
-        def residuals(x, features, prefix):
-            for j in range(config.num_res_blocks):
-                name = f"{prefix}_{j}"
-                h = conv(features, f"{name}_conv1", norm(f"{name}_norm1", x), use_bias=False)
-                h = conv(features, f"{name}_conv2", norm(f"{name}_norm2", h), use_bias=False)
-                if x.shape[-1] != features:
-                    x = conv(features, f"{name}_conv3", x, size=1, use_bias=False)
-                x = x + h
-            return x
-
-        if down:
-            x = conv(widths[0], "conv_in", x, use_bias=False)
-            for i, width in enumerate(widths):
-                x = residuals(x, width, f"blocks_{i}")
-                if i < levels - 1 and config.temporal_downsample[i]:
-                    x = conv(width, f"sampler_{i}", x, stride=2)
-            x = norm("norm_out", residuals(x, widths[-1], "middle"))
-            return conv(2 * config.latent_embed_dim, "conv_out", x, size=1)
-
-        x = residuals(conv(widths[-1], "conv_in", x), widths[-1], "middle")
-        for i in reversed(range(levels)):
-            x = residuals(x, widths[i], f"blocks_{i}")
+    def _decode(self, x: Array) -> Array:
+        config = self.config
+        widths = config.widths
+        x = self._residuals(self._conv(widths[-1], "conv_in", x), widths[-1], "middle")
+        for i in reversed(range(len(widths))):
+            x = self._residuals(x, widths[i], f"blocks_{i}")
             if i and config.temporal_downsample[i - 1]:
-                x = unfold_time(conv(2 * widths[i], f"sampler_{i - 1}", x))
-        return conv(config.in_out_channels, "conv_out", norm("norm_out", x))
+                x = unfold_time(self._conv(2 * widths[i], f"sampler_{i - 1}", x))
+        return self._conv(config.in_out_channels, "conv_out", self._norm("norm_out", x))
+
+    def _conv(self, features: int, name: str, x: Array, size: int = 3, **options: Any) -> Array:
+        conv_impl = self.conv_impl
+        conv = CausalConv(
+            features, size, conv_impl=conv_impl, dtype=self.dtype, name=name, **options
+        )
+        return conv(x)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return nn.silu(GroupNorm(self.config.num_groups, EPS, name=name)(x))
+
+    def _residuals(self, x: Array, features: int, prefix: str) -> Array:
+        for j in range(self.config.num_res_blocks):
+            name = f"{prefix}_{j}"
+            h = self._conv(
+                features, f"{name}_conv1", self._norm(f"{name}_norm1", x), use_bias=False
+            )
+            h = self._conv(
+                features, f"{name}_conv2", self._norm(f"{name}_norm2", h), use_bias=False
+            )
+            if x.shape[-1] != features:
+                x = self._conv(features, f"{name}_conv3", x, size=1, use_bias=False)
+            x = x + h
+        return x
 
 
 def unfold_time(x: Float[Array, "B T H W 2C"]) -> Float[Array, "B 2T H W C"]:
-    """Channels 2c and 2c + 1 become channel c of two frames that follow each other."""
+    """Make channels 2c and 2c + 1 channel c of two consecutive frames."""
     b, t, h, w, c = x.shape
     return jnp.moveaxis(x.reshape(b, t, h, w, c // 2, 2), 5, 2).reshape(b, 2 * t, h, w, c // 2)
 
 
 class TemporalVAE(nn.Module):
-    """Of one clip; `OpenSoraVAE` cuts videos into clips."""
+    """The autoencoder of one clip; `OpenSoraVAE` divides videos into clips."""
 
     config: TemporalVAEConfig
     dtype: Any = jnp.float32
-    conv_impl: ConvImpl = "auto"  # "auto": "conv2d_taps" on a CPU, "conv3d" elsewhere
+    conv_impl: ConvImpl = "auto"
 
     def setup(self):
         config = self.config
@@ -164,16 +161,20 @@ class TemporalVAE(nn.Module):
         self.post_quant_conv = CausalConv(config.latent_embed_dim, 1, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+        """Return the reconstruction from the mean latent."""
         return self.decode(self.encode(x)[0], x.shape[1])
 
     def encode(self, x: Float[Array, "B T H W C"]) -> tuple[Array, Array]:
-        """Mean and log variance of the latent, both float32 [B, t, H, W, C]."""
+        """Return mean and log variance of the latent, both float32 [B, t, H, W, C]."""
         x = jnp.pad(x, ((0, 0), (self.config.padding(x.shape[1]), 0), (0, 0), (0, 0), (0, 0)))
         mean, logvar = jnp.split(self.quant_conv(self.encoder(x)).astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z: Float[Array, "B t H W C"], frames: int) -> Float[Array, "B T H W C"]:
-        """`frames`: of the clip; one of `ratio * t - 3` to `ratio * t` where the ratio is 4."""
-        return self.decoder(self.post_quant_conv(z))[:, self.config.padding(frames) :].astype(
-            jnp.float32
-        )
+        """Decode a latent, float32.
+
+        Args:
+          frames: of the clip, from ratio * (t - 1) + 1 to ratio * t.
+        """
+        x = self.decoder(self.post_quant_conv(z))
+        return x[:, self.config.padding(frames) :].astype(jnp.float32)
