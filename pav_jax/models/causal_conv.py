@@ -4,7 +4,7 @@ Letters: B clips, T frames, N images, H and W pixels, C channels; t, h, w the sa
 space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -37,9 +37,13 @@ def per_frame(function: Callable[[Array], Array], x_BxTxHxWxC: Array) -> Array:
     return y.reshape(B, T, *y.shape[1:])
 
 
+def _same_padding(window: Sequence[int]) -> list[tuple[int, int]]:
+    return [((k - 1) // 2, (k - 1) // 2) for k in window]
+
+
 def conv3d(x: Array, kernel: Array, time_stride: int = 1) -> Array:
     """Convolve clips as one XLA operation; no padding in time, "same" padding in space."""
-    padding = ((0, 0), *(((k - 1) // 2,) * 2 for k in kernel.shape[1:3]))
+    padding = ((0, 0), *_same_padding(kernel.shape[1:3]))
     return lax.conv_general_dilated(
         x, kernel, (time_stride, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
@@ -49,7 +53,7 @@ def conv2d_taps(x: Array, kernel: Array, time_stride: int = 1) -> Array:
     """Compute `conv3d` as one 2-D convolution per time tap, several times faster on CPU."""
     frames = (x.shape[1] - kernel.shape[0]) // time_stride + 1
     span = time_stride * (frames - 1) + 1
-    padding = tuple(((k - 1) // 2,) * 2 for k in kernel.shape[1:3])
+    padding = _same_padding(kernel.shape[1:3])
 
     def tap(k: int) -> Array:
         clip = x[:, k : k + span : time_stride]

@@ -24,6 +24,10 @@ def unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
     return x
 
 
+# the stub of nn.scan knows integers only
+BROADCAST: Any = nn.broadcast
+
+
 def scan_layers(
     block: type[nn.Module], length: int, unroll: int = 1, remat: bool = False
 ) -> Callable[..., Any]:
@@ -39,7 +43,7 @@ def scan_layers(
         nn.remat(block, prevent_cse=False) if remat else block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=BROADCAST,
         length=length,
         unroll=unroll,
     )

@@ -12,6 +12,8 @@ from pav_jax.errors import BadInput
 
 # data is outermost: it is the axis that crosses slices over the slow network
 AXES = ("data", "fsdp", "tensor", "sequence")
+# jax declares jax.Device as a variable, which type checkers do not accept as a type
+Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 
 
 def make_mesh(
@@ -19,7 +21,7 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
     sequence: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices | None = None,
 ) -> Mesh:
     """Make a mesh of the given axis sizes.
 
@@ -80,7 +82,7 @@ def _describe(sizes: Sequence[int]) -> str:
     return ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
 
 
-def batch_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+def batch_mesh(batch_size: int, devices: Devices | None = None) -> Mesh | None:
     """Make a data-parallel mesh of as many devices as divide the batch, or None for one device.
 
     On CPU a device is a core: cores that each work on their own rows are a fifth faster than cores
@@ -98,7 +100,7 @@ def generator_meshes(
     batch_size: int,
     sizes: Mapping[str, int],
     encoder_vae_devices: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices | None = None,
 ) -> tuple[Mesh | None, Mesh | None]:
     """Make the two meshes of a video generator.
 
@@ -135,7 +137,7 @@ def generator_meshes(
 
 
 def local_mesh(
-    sizes: Mesh | Mapping[str, int] | None, field: str, devices: Sequence[jax.Device] | None = None
+    sizes: Mesh | Mapping[str, int] | None, field: str, devices: Devices | None = None
 ) -> Mesh | None:
     """Make a mesh of this host's devices, for a model of which every process has a copy.
 

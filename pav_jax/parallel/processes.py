@@ -35,7 +35,7 @@ def initialize_distributed() -> None:
     Raises:
       BadInput: the coordinator's address is set without the number and index of processes.
     """
-    timeouts = {
+    timeouts: dict[str, Any] = {
         "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT_S,
         "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
     }

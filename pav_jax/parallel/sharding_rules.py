@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
@@ -42,16 +43,16 @@ def partition_spec(
     used: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
     for name, size in zip(axes, shape, strict=True):
-        target = rules.get(name) if name is not None else None
-        names = (target,) if isinstance(target, str) else tuple(target or ())
-        names = tuple(n for n in names if n not in used and mesh.shape[n] > 1)
+        target = rules.get(name, ()) if name is not None else ()
+        candidates = [target] if isinstance(target, str) else target
+        names = [n for n in candidates if n not in used and mesh.shape[n] > 1]
         while size % math.prod(mesh.shape[n] for n in names):
             names = names[:-1]
         if not names:
             entries.append(None)
             continue
         used.update(names)
-        entries.append(names if len(names) > 1 else names[0])
+        entries.append(tuple(names) if len(names) > 1 else names[0])
     return PartitionSpec(*entries)
 
 
@@ -100,8 +101,9 @@ def device_put_global(tree: Any, target: Any) -> Any:
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return x
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(x), replicated(sharding.mesh)))
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            key_sharding = NamedSharding(sharding.mesh, PartitionSpec())
+            return jax.random.wrap_key_data(put(jax.random.key_data(x), key_sharding))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

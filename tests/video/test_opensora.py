@@ -203,7 +203,7 @@ def test_large_frames_are_decoded_fewer_at_a_time_and_give_the_same_video(model,
         (1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32
     )
     together = family.vae.apply(params, z, 34, method="decode")
-    monkeypatch.setattr(opensora_vae, "PIXELS", 1)
+    monkeypatch.setattr(opensora_vae, "MAX_PIXELS", 1)
     assert family.vae.config.frames_at_once(34, 32) == 1
     np.testing.assert_allclose(
         family.vae.apply(params, z, 34, method="decode"), together, atol=1e-5

@@ -75,7 +75,7 @@ def dot_product_attention(
     b, t, n, h = q_BxTxNxH.shape
     s, k = k_BxSxKxH.shape[1:3]
     mask = mask_array(mask, s)
-    scale = h**-0.5 if scale is None else scale
+    factor = h**-0.5 if scale is None else scale
     if k == n:
         logits_BxNxTxS = jnp.einsum(
             "btnh,bsnh->bnts", q_BxTxNxH, k_BxSxKxH, preferred_element_type=jnp.float32
@@ -86,7 +86,7 @@ def dot_product_attention(
             "btkgh,bskh->bkgts", q_BxTxKxGxH, k_BxSxKxH, preferred_element_type=jnp.float32
         )
         logits_BxNxTxS = logits.reshape(b, n, t, s)
-    logits_BxNxTxS = logits_BxNxTxS * scale
+    logits_BxNxTxS = logits_BxNxTxS * factor
     if bias is not None:
         logits_BxNxTxS = logits_BxNxTxS + bias.astype(jnp.float32)
     if mask is not None:

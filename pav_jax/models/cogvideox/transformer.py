@@ -299,10 +299,9 @@ class CogVideoXTransformer(nn.Module):
         mask = FirstKeys(num_tokens) if padding else None
         is_text_T = jnp.arange(x_BxTxD.shape[1]) < num_text
         if rotary is not None:  # text and padding get an angle of zero
-            rotary = tuple(
-                jnp.pad(table, ((num_text, padding), (0, 0)), constant_values=at_zero)
-                for table, at_zero in zip(rotary, (1.0, 0.0), strict=True)
-            )
+            cos, sin = rotary
+            outside = ((num_text, padding), (0, 0))
+            rotary = (jnp.pad(cos, outside, constant_values=1.0), jnp.pad(sin, outside))
         layers = scan_layers(Block, config.num_layers, self.unroll, self.remat)(
             config, self.dtype, self.attention_fn, self.constrain, name="layers"
         )

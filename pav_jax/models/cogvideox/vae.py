@@ -250,21 +250,22 @@ class Coder(nn.Module):
         new = {}
         down = self.direction == "down"
         widths = config.block_out_channels if down else config.block_out_channels[::-1]
-        z = None if down else x
+        latent = x
 
-        def conv(name, features, h):
-            h, new[name] = CausalConv3d(features, 3, self.conv_impl, self.dtype, name=name)(
-                h, cache.get(name)
-            )
+        def conv(name: str, features: int, h: Array) -> Array:
+            layer = CausalConv3d(features, 3, self.conv_impl, self.dtype, name=name)
+            h, new[name] = layer(h, cache.get(name))
             return h
 
-        def block(name, h, *sizes):
-            h, new[name] = Block(config, *sizes, self.conv_impl, self.dtype, name=name)(
-                h, z, cache.get(name)
-            )
+        def block(
+            name: str, h: Array, features: int, layers: int, resample: str, compress_time: bool
+        ) -> Array:
+            sizes = (features, layers, resample, compress_time)
+            layer = Block(config, *sizes, self.conv_impl, self.dtype, name=name)
+            h, new[name] = layer(h, None if down else latent, cache.get(name))
             return h
 
-        def middle(h, features):
+        def middle(h: Array, features: int) -> Array:
             return block("mid_block", h, features, 2, "", False)
 
         x = conv("conv_in", widths[0], x)
@@ -276,7 +277,7 @@ class Coder(nn.Module):
         if down:
             x = GroupNorm(config.norm_num_groups, 1e-6, name="norm_out")(middle(x, widths[-1]))
         else:
-            x = SpatialNorm(config.norm_num_groups, self.dtype, name="norm_out")(x, z)
+            x = SpatialNorm(config.norm_num_groups, self.dtype, name="norm_out")(x, latent)
         features = 2 * config.latent_channels if down else config.out_channels
         return conv("conv_out", features, nn.silu(x)), new
 

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from flax import traverse_util
+import jax
 
 from pav_jax.models.llama import LlamaConfig
 
@@ -64,7 +64,7 @@ def forward(
 
 def adapter_size(adapter: Mapping) -> int:
     """Return the number of parameters in an adapter's tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for leaf in traverse_util.flatten_dict(adapter).values())
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(adapter))
 
 
 def training_step(flops: ForwardFlops, full: bool) -> float:

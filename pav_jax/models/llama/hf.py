@@ -90,7 +90,7 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Ll
     )
 
 
-def _rope(fields: dict, source: str) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:
     """Return the rotary base and, for Llama 3.1's scaling, its parameters."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     theta = float(rope.get("rope_theta") or fields.get("rope_theta") or 10000.0)

@@ -14,7 +14,7 @@ lora_scale (xa)b (Hu et al. 2021, section 4.1). Without the collection the model
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
-from pav_jax.models.layers import ACTIVATIONS, Constrain, RMSNorm, rotate, unconstrained
+from pav_jax.models.layers import ACTIVATIONS, BROADCAST, Constrain, RMSNorm, rotate, unconstrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +171,7 @@ class Attention(nn.Module):
         # order, without a transposed copy.
         kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
         if cache is not None:
+            assert slot is not None, "a cache needs a slot"
             kv = tuple(
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
                 for old, new in zip(cache, kv, strict=True)
@@ -320,7 +321,7 @@ class Llama(nn.Module):
             block,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
+            in_axes=BROADCAST,
             length=c.num_hidden_layers,
             unroll=c.num_hidden_layers if self.unroll else 1,
         )
@@ -377,4 +378,5 @@ def final_norm(
     config: LlamaConfig, params: Mapping, x: Float[Array, "... D"], dtype: Any
 ) -> Float[Array, "... D"]:
     """Apply the norm before `unembed`, in code that runs the layers one by one."""
-    return RMSNorm(config.rms_norm_eps, dtype).apply({"params": params["norm"]}, x)
+    norm = RMSNorm(config.rms_norm_eps, dtype)
+    return cast(Array, norm.apply({"params": params["norm"]}, x))

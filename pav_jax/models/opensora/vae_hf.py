@@ -42,11 +42,13 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenS
             source=source,
             field="model_type",
         )
-    spatial = raw.get("vae_2d") or {"type": SPATIAL}
-    temporal = raw.get("vae_temporal") or {"type": TEMPORAL_SD}
+    spatial: dict[str, Any] = raw.get("vae_2d") or {"type": SPATIAL}
+    temporal: dict[str, Any] = raw.get("vae_temporal") or {"type": TEMPORAL_SD}
     _check_parts(spatial, temporal, source)
     # the default of VAE_Temporal differs from that of VAE_Temporal_SD
-    sizes = {"temporal_downsample": (True, True, False)} if temporal["type"] == TEMPORAL else {}
+    sizes: dict[str, Any] = {}
+    if temporal["type"] == TEMPORAL:
+        sizes["temporal_downsample"] = (True, True, False)
     clip_fields = {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw}
     config = OpenSoraVAEConfig(
         spatial=AutoencoderKLConfig(

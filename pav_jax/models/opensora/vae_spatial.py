@@ -45,7 +45,9 @@ def conv(
 
     With stride 2 it pads below and to the right only: its grid starts at the first pixel.
     """
-    padding = ((0, 1), (0, 1)) if stride == 2 else ((size // 2,) * 2,) * 2
+    before = 0 if stride == 2 else size // 2
+    after = 1 if stride == 2 else size // 2
+    padding = [(before, after)] * 2
     return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, name=name)
 
 
