@@ -226,7 +226,7 @@ def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Progr
             f"{batch_size} videos of {num_frames} frames, as {length} tokens",
             workload.num_videos / batch_size,
             mesh,
-            lambda: videoscore.program(model, "judge").trace(params, *decoder_inputs),
+            lambda: videoscore.program(model, "score").trace(params, *decoder_inputs),
         ),
     ]
 

@@ -234,7 +234,7 @@ class VideoScore(PretrainedReward):
 
     @functools.cached_property
     def _judge(self):
-        return program(self.model, "judge")
+        return program(self.model, "score")
 
     def _score_some(
         self, frames_BxTxHxWx3: np.ndarray, ids_BxL: np.ndarray, mask_BxL: np.ndarray

@@ -1,18 +1,19 @@
-"""What parity tests of video models share: originals without idle parameters, their layout, how
-near is equal."""
+"""Helpers of the parity tests of video models: originals with random parameters, comparison."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-# compiling is nearly all of these tests' time, so the compiler is asked for less
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# compilation takes nearly all of the time of these tests, so the compiler optimizes less
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def shaken(model, scale=0.1):
-    """The torch module for evaluation, noise added to every parameter: the default affine ones are
-    1 and 0, which would hide a swapped name."""
+def perturbed(model, scale=0.1):
+    """Return the torch module for evaluation with noise added to every parameter.
+
+    The default affine parameters are 1 and 0, which would hide a swapped name.
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(scale * torch.randn_like(parameter))

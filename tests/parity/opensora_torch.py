@@ -224,16 +224,9 @@ def sample(w, config, noise, text, tokens, size, frames, fps, steps, guidance, n
     times = [ratio * t / (1 + (ratio - 1) * t) for t in times]
     x = noise
     for t, after in zip(times, [*times[1:], 0.0], strict=True):
-        run = lambda y, n, x=x, t=t: stdit(
-            w,
-            config,
-            x,
-            torch.tensor(1000 * t),
-            y,
-            n,
-            size,  # noqa: E731
-            torch.tensor(fps),
-        ).chunk(2)[0]
-        positive, negative = run(text, tokens), run(null, null_tokens)
+        conditions = (size, torch.tensor(fps))
+        time = torch.tensor(1000 * t)
+        positive = stdit(w, config, x, time, text, tokens, *conditions).chunk(2)[0]
+        negative = stdit(w, config, x, time, null, null_tokens, *conditions).chunk(2)[0]
         x = x + (t - after) * (negative + guidance * (positive - negative))
     return x

@@ -108,7 +108,7 @@ def pair(request, tmp_path_factory):
     return theirs, config, params, ids, everything(params, ids, pixels), expected
 
 
-def test_projected_embeddings_equal_transformers(pair):
+def test_clip_embeddings_equal_transformers(pair):
     _, _, _, _, ours, expected = pair
     unit = lambda x: np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     close(unit(ours["text"]), expected.text_embeds)
@@ -116,7 +116,7 @@ def test_projected_embeddings_equal_transformers(pair):
     close(ours["scale"] * unit(ours["text"]) @ unit(ours["image"]).T, expected.logits_per_text)
 
 
-def test_all_tokens_equal_transformers(pair):
+def test_clip_tokens_equal_transformers(pair):
     theirs, _, _, ids, ours, expected = pair
     close(ours["text_tokens"], expected.text_model_output.last_hidden_state)
     close(ours["vision_tokens"], expected.vision_model_output.last_hidden_state)
@@ -127,7 +127,7 @@ def test_all_tokens_equal_transformers(pair):
     close(ours["masked"], masked.last_hidden_state)
 
 
-def test_what_we_save_loads_in_transformers_with_equal_output(pair, tmp_path):
+def test_save_loads_in_transformers(pair, tmp_path):
     theirs, config, params, *_ = pair
     save(hf, tmp_path, config, params)
     again, info = transformers.CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -143,7 +143,7 @@ def test_what_we_save_loads_in_transformers_with_equal_output(pair, tmp_path):
     assert load(hf, tmp_path)[0] == config
 
 
-def test_old_config_dicts_count_with_their_defaults():
+def test_config_from_hf_legacy_config_dict():
     raw = {
         "text_config": {"hidden_size": 64, "hidden_act": "gelu"},
         "text_config_dict": {"hidden_size": 128},
@@ -157,14 +157,14 @@ def test_old_config_dicts_count_with_their_defaults():
     )
 
 
-def test_a_foreign_config_is_bad_input():
+def test_config_from_hf_unsupported():
     with pytest.raises(BadInput, match="siglip"):
         hf.config_from_hf({"model_type": "siglip"})
     with pytest.raises(BadInput, match="hidden_act"):
         hf.config_from_hf({"text_config": {"hidden_act": "sine"}})
 
 
-def test_weights_of_another_size_are_bad_input(tmp_path):
+def test_load_shape_mismatch(tmp_path):
     torch_clip(0).save_pretrained(tmp_path)
     config, _ = load(hf, tmp_path)
     raw = hf.config_to_hf(config)

@@ -4,7 +4,7 @@ score."""
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors  # vocabulary: ignore
 
 from pav_jax.rewards import aesthetic
 from pav_jax.rewards.clip_alignment import ClipAlignment
@@ -17,15 +17,11 @@ PROMPTS = ["a red ball", "the sea over a red box and a cat and a ball and a dog"
 
 
 def write_folder(folder, seed):
-    vocabulary = {
-        w: i
-        for i, w in enumerate(
-            "<pad> <unk> <bos> <eos> a red ball box sea cat dog and the over".split()
-        )
-    }
+    words = "<pad> <unk> <bos> <eos> a red ball box sea cat dog and the over"
+    vocabulary = {word: i for i, word in enumerate(words.split())}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    tokenizer.post_processor = processors.TemplateProcessing(  # vocabulary: ignore
         single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
     )
     transformers.PreTrainedTokenizerFast(
@@ -72,7 +68,7 @@ def write_folder(folder, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_scores_equal_pillow_and_transformers(seed, tmp_path):
+def test_clip_rewards_equal_pillow_and_transformers(seed, tmp_path):
     model, tokenizer, params = write_folder(tmp_path, seed)
     rng = np.random.default_rng(10 + seed)
     videos = rng.integers(0, 256, (3, 7, 36, 48, 3), np.uint8)

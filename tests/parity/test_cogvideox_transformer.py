@@ -87,7 +87,7 @@ def example(config):
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "learned", "1.5"])
 @pytest.mark.parametrize("seed", range(3))
-def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, tmp_path):
+def test_cogvideox_transformer_equals_diffusers(kind, seed, tmp_path):
     original = random_original(10 * seed + len(kind), kind)
     original.save_pretrained(tmp_path / "theirs")
     config, params = load(transformer_hf, tmp_path / "theirs")
@@ -130,7 +130,7 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(kind, seed, t
         assert torch.equal(again.eval()(**arguments).sample, theirs)
 
 
-def test_a_stored_table_of_sinusoidal_positions_is_ignored(tmp_path):
+def test_load_ignores_sinusoidal_table(tmp_path):
     original = random_original(3, "2b")
     original.save_pretrained(tmp_path)
     tensors = dict(read_tensors(tmp_path))
@@ -143,7 +143,7 @@ def test_a_stored_table_of_sinusoidal_positions_is_ignored(tmp_path):
     assert "pos_embedding" not in params["patch_embed"]
 
 
-def test_gradients_flow_and_remat_and_unrolling_change_nothing():
+def test_cogvideox_transformer_gradients_remat_unroll():
     config = config_from_hf(dict(random_original(4, "2b").config))
     latents, text, timesteps = example(config)
     latents = jax.random.normal(jax.random.key(1), latents.shape)
@@ -169,7 +169,7 @@ def test_gradients_flow_and_remat_and_unrolling_change_nothing():
         )
 
 
-def test_choices_the_model_does_not_have_are_bad_input():
+def test_config_from_hf_unsupported():
     with pytest.raises(BadInput, match="_class_name"):
         config_from_hf({"_class_name": "WanTransformer3DModel"})
     with pytest.raises(BadInput, match="activation_fn"):

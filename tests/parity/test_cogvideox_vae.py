@@ -9,10 +9,10 @@ import pytest
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
-from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.causal_conv import CausalConv3d
+from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.weights import params_from_hf
-from tests.parity.comparison import QUICK, channels_last, close, shaken
+from tests.parity.comparison import FAST_COMPILE, channels_last, close, perturbed
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -35,9 +35,8 @@ def random_config(seed):
         sample_width=48,
         invert_scale_latents=bool(rng.integers(2)),
     )
-    if (
-        seed == 0
-    ):  # the 1x1 convolutions around the latent exist in the published class for latent = output channels
+    # diffusers has the 1x1 convolutions around the latent only if latent = output channels
+    if seed == 0:
         config |= dict(latent_channels=3, use_quant_conv=True, use_post_quant_conv=True)
     return config
 
@@ -46,7 +45,7 @@ def random_config(seed):
 def torch_vae(seed):
     torch.manual_seed(seed)
     blocks = len(random_config(seed)["block_out_channels"])
-    return shaken(
+    return perturbed(
         diffusers.AutoencoderKLCogVideoX(
             **random_config(seed),
             down_block_types=("CogVideoXDownBlock3D",) * blocks,
@@ -60,7 +59,7 @@ def run(config, method, conv_impl="auto", chunked=True):
     model = vae.CogVideoXVAE(config, conv_impl=conv_impl)
     return jax.jit(
         lambda params, x: model.apply({"params": params}, x, chunked=chunked, method=method),
-        compiler_options=QUICK,
+        compiler_options=FAST_COMPILE,
     )
 
 
@@ -74,7 +73,7 @@ def pair(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("frames", [5, 25])
-def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
+def test_encode_equals_diffusers(pair, frames):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio
     video = np.random.default_rng(frames).uniform(
@@ -90,7 +89,7 @@ def test_encode_equals_diffusers_also_over_several_chunks(pair, frames):
 
 
 @pytest.mark.parametrize("frames", [1, 7])
-def test_decode_equals_diffusers_also_over_several_chunks(pair, frames):
+def test_decode_equals_diffusers(pair, frames):
     theirs, config, params = pair
     z = (
         np.random.default_rng(frames)
@@ -110,7 +109,7 @@ def tiny_torch_vae(seed, **sizes):
         | dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2)
         | sizes
     )
-    return shaken(
+    return perturbed(
         diffusers.AutoencoderKLCogVideoX(
             **config,
             down_block_types=("CogVideoXDownBlock3D",) * 2,
@@ -127,7 +126,7 @@ def tiny_torch_vae(seed, **sizes):
         (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
     ],
 )
-def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sample):
+def test_decode_tiled_equals_diffusers(frames, height, width, sample):
     theirs = tiny_torch_vae(frames, sample_height=sample[0], sample_width=sample[1])
     theirs.enable_tiling()
     ours = vae_hf.config_from_hf(dict(theirs.config))
@@ -145,7 +144,7 @@ def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sa
         whole = channels_last(theirs.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample)
     decode = jax.jit(
         functools.partial(vae.CogVideoXVAE(ours).apply, method="decode", tiled=True),
-        compiler_options=QUICK,
+        compiler_options=FAST_COMPILE,
     )
     close(decode({"params": params}, z), expected, 1e-3)
     assert (
@@ -153,7 +152,7 @@ def test_tiled_decoding_equals_diffusers_enable_tiling(frames, height, width, sa
     )  # tiling changes the result
 
 
-def test_tiles_cover_the_published_sizes_exactly():
+def test_tiled_axes_cover_published_sizes():
     rows, columns = vae.CogVideoXVAEConfig().tiled_axes()
     assert (rows.tile, rows.step, columns.tile, columns.step) == (30, 25, 45, 36)
     for cut, sizes in ((rows, (60, 96)), (columns, (90, 170))):
@@ -164,7 +163,7 @@ def test_tiles_cover_the_published_sizes_exactly():
             )
 
 
-def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
+def test_save_loads_in_diffusers(pair, tmp_path):
     theirs, config, params = pair
     save(vae_hf, tmp_path, config, params)
     again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path).eval()
@@ -200,7 +199,7 @@ def ours():
     return config, model.init(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 3)))["params"]
 
 
-def test_both_convolution_forms_agree_with_their_gradients():
+def test_causal_conv_forms_equal():
     x = jax.random.normal(jax.random.key(1), (2, 5, 6, 4, 3))
     conv = functools.partial(CausalConv3d, 4)
     params = conv().init(jax.random.key(0), x)
@@ -215,7 +214,7 @@ def test_both_convolution_forms_agree_with_their_gradients():
     jax.tree.map(close, da, db)
 
 
-def test_the_whole_model_takes_either_convolution_form(ours):
+def test_decode_conv_forms_equal(ours):
     config, params = ours
     z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, 2))
     close(
@@ -223,7 +222,7 @@ def test_the_whole_model_takes_either_convolution_form(ours):
     )
 
 
-def test_training_gradients_reach_every_parameter(ours):
+def test_vae_gradients_nonzero(ours):
     config, params = ours
     video = jax.random.uniform(jax.random.key(1), (1, 5, 4, 4, 3), minval=-1)
 
@@ -231,13 +230,13 @@ def test_training_gradients_reach_every_parameter(ours):
         rebuilt, _, logvar = vae.CogVideoXVAE(config).apply({"params": params}, video)
         return jnp.square(rebuilt - video).mean() + jnp.square(logvar).mean()
 
-    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
+    gradients = jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(params)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     kernels = [g for path, g in jax.tree.leaves_with_path(gradients) if path[-1].key == "kernel"]
     assert all(np.abs(g).max() > 0 for g in kernels)
 
 
-def test_one_chunk_clips_do_not_depend_on_chunking(ours):
+def test_vae_single_chunk_equals_unchunked(ours):
     config, params = ours
     video = jax.random.uniform(jax.random.key(2), (1, 9, 4, 4, 3))
     close(
@@ -249,21 +248,21 @@ def test_one_chunk_clips_do_not_depend_on_chunking(ours):
     close(run(config, "decode")(params, z), run(config, "decode", chunked=False)(params, z), 1e-6)
 
 
-def test_chunk_bounds_put_the_remainder_first():
+def test_chunk_bounds_remainder_first():
     assert vae.chunk_bounds(9, 8) == [(0, 9)]
     assert vae.chunk_bounds(17, 8) == [(0, 9), (9, 17)]
     assert vae.chunk_bounds(13, 2)[:2] == [(0, 3), (3, 5)]
     assert vae.chunk_bounds(1, 2) == [(0, 1)]
 
 
-def test_a_foreign_or_misfit_config_is_bad_input(ours):
+def test_config_from_hf_unsupported(ours):
     with pytest.raises(BadInput, match="UNet"):
         vae_hf.config_from_hf({"_class_name": "UNet2DModel"})
     with pytest.raises(BadInput, match="act_fn"):
         vae_hf.config_from_hf({"act_fn": "tanhish", "block_out_channels": [4, 4, 4, 4]})
 
 
-def test_config_survives_the_round_trip():
+def test_config_round_trip():
     for seed in range(4):
         raw = vae_hf.config_to_hf(vae.CogVideoXVAEConfig(**random_config(seed)))
         assert vae_hf.config_from_hf(raw) == vae.CogVideoXVAEConfig(**random_config(seed))

@@ -171,20 +171,24 @@ def test_gradients_equal_trl(trainer, batch):
             lambda x: policy_loss(config, x, answer, jnp.asarray(ADVANTAGES), old, reference)[0]
         )(jnp.asarray(logp))
     )
-    given = torch.zeros(4, LONGEST)
+    torch_logp = torch.zeros(4, LONGEST)
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        given[i, : len(tokens)] = torch.from_numpy(logp[i, len(prompt) : len(prompt) + len(tokens)])
-    given.requires_grad_()
+        torch_logp[i, : len(tokens)] = torch.from_numpy(
+            logp[i, len(prompt) : len(prompt) + len(tokens)]
+        )
+    torch_logp.requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             trainer,
             "_get_per_token_logps_and_entropies",
-            lambda *_, **__: (given, torch.zeros(4, LONGEST), None),
+            lambda *_, **__: (torch_logp, torch.zeros(4, LONGEST), None),
         )
         trainer._compute_loss(trainer.model, theirs).backward()
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         np.testing.assert_allclose(
-            got[i, len(prompt) : len(prompt) + len(tokens)], given.grad[i, : len(tokens)], atol=1e-6
+            got[i, len(prompt) : len(prompt) + len(tokens)],
+            torch_logp.grad[i, : len(tokens)],
+            atol=1e-6,
         )
     assert not got[~answer].any() and got.any()
 

@@ -62,7 +62,7 @@ def torch_i3d(config, tensors, videos):
 
 
 @pytest.mark.parametrize("frames, side", [(17, 70)])
-def test_logits_are_torchs(frames, side):
+def test_i3d_equals_torch(frames, side):
     rng = np.random.default_rng(0)
     stages = tuple(
         tuple(tuple(int(n) for n in rng.integers(2, 6, 6)) for _ in blocks)
@@ -78,7 +78,7 @@ def test_logits_are_torchs(frames, side):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
-def test_the_published_sizes_and_names():
+def test_weights_published_sizes_and_names():
     shapes, table = param_shapes(I3DConfig()), weights(I3DConfig())
     assert shapes["block_1_4"]["branch_1"]["conv"]["kernel"].shape == (3, 3, 3, 160, 320)
     assert shapes["logits"]["kernel"].shape == (1024, 400)

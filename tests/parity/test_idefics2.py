@@ -134,10 +134,10 @@ def close(ours, theirs, tolerance=1e-4):
 
 
 def run_torch(model, padded, pixels, seen):
-    found = {}
+    outputs = {}
     with torch.no_grad():
         for side, (ids, mask) in padded.items():
-            found[side] = [
+            outputs[side] = [
                 x.numpy()
                 for x in model(
                     torch.from_numpy(mask).long(),
@@ -146,7 +146,7 @@ def run_torch(model, padded, pixels, seen):
                     pixel_attention_mask=torch.from_numpy(seen).long(),
                 )
             ]
-    return found
+    return outputs
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -159,7 +159,7 @@ def pair(request, tmp_path_factory):
     return theirs, config, params, inputs, run_torch(theirs, *inputs)
 
 
-def test_numbers_and_hidden_states_equal_transformers(pair):
+def test_idefics2_equals_transformers(pair):
     _, config, params, (padded, pixels, seen), expected = pair
     model = Idefics2(config)
 
@@ -182,7 +182,7 @@ def test_numbers_and_hidden_states_equal_transformers(pair):
     close(expected["left"][0], expected["right"][0])  # padding has no part in a score
 
 
-def test_what_we_save_loads_there_with_equal_output(pair, tmp_path):
+def test_save_loads_in_transformers(pair, tmp_path):
     theirs, config, params, inputs, expected = pair
     save(hf, tmp_path, config, params)
     again, info = Judge.from_pretrained(tmp_path, config.score_bias, output_loading_info=True)
@@ -195,15 +195,15 @@ def test_what_we_save_loads_there_with_equal_output(pair, tmp_path):
 
 
 @pytest.mark.parametrize("side", [1, 4, 27, 70])
-def test_positions_equal_transformers_at_the_published_size(side):
+def test_position_ids_equal_transformers(side):
     sizes = [(1, 70), (34, 51), (70, 3), (27, 48), (69, 70)]
     patches = np.zeros((len(sizes), 70, 70), bool)
-    for one, (h, w) in zip(patches, sizes, strict=True):
-        one[:h, :w] = True
+    for mask, (h, w) in zip(patches, sizes, strict=True):
+        mask[:h, :w] = True
     embeddings = idefics2.Idefics2VisionEmbeddings(
         idefics2.Idefics2VisionConfig(hidden_size=1, patch_size=1, image_size=side)
     )
-    with torch.no_grad():  # the patches are nothing, so what comes out is the position's own number
+    with torch.no_grad():  # patches embed to zero, so the output is the index of the position
         embeddings.patch_embedding.bias.zero_()
         embeddings.position_embedding.weight.copy_(torch.arange(side**2)[:, None])
         expected = embeddings(torch.zeros(len(sizes), 3, 70, 70), torch.from_numpy(patches))[
@@ -212,11 +212,11 @@ def test_positions_equal_transformers_at_the_published_size(side):
     np.testing.assert_array_equal(position_ids(jnp.asarray(patches), side), expected)
 
 
-def test_a_picture_as_large_as_the_grid_takes_every_position_once():
+def test_position_ids_full_grid():
     np.testing.assert_array_equal(bucket_table(70, 70)[70], np.arange(70))
 
 
-def test_a_patch_that_is_partly_padding_is_padding():
+def test_patch_mask_partial_padding():
     pixels = np.zeros((1, 7, 9), bool)
     pixels[0, :5, :6] = True
     np.testing.assert_array_equal(
@@ -224,7 +224,7 @@ def test_a_patch_that_is_partly_padding_is_padding():
     )
 
 
-def test_an_old_config_leaves_the_epsilon_to_the_text():
+def test_config_from_hf_without_perceiver_epsilon():
     raw = {
         "model_type": "idefics2",
         "text_config": {"rms_norm_eps": 1e-3},
@@ -248,13 +248,13 @@ def test_an_old_config_leaves_the_epsilon_to_the_text():
         ({"perceiver_config": {"num_key_value_heads": 5}}, "num_key_value_heads"),
     ],
 )
-def test_a_foreign_config_is_bad_input(change, named):
+def test_config_from_hf_unsupported(change, named):
     with pytest.raises(BadInput, match=named) as error:
         hf.config_from_hf({"model_type": "idefics2"} | change)
     assert "\n" not in str(error.value)
 
 
-def test_weights_of_another_size_are_bad_input(pair, tmp_path):
+def test_load_shape_mismatch(pair, tmp_path):
     _, config, params, *_ = pair
     save(hf, tmp_path, config, params)
     write_json(

@@ -34,29 +34,29 @@ def damaged(videos, kind, severity):
     )
 
 
-def test_fvd_is_nothing_for_one_set_and_grows_with_damage(worlds):
+def test_frechet_distance_grows_with_corruption(worlds):
     network, (first, second) = I3DFeatures.from_pretrained(), worlds
     a, b = network.features(first), network.features(second)
     assert a.shape == (24, 400)
     assert frechet_distance(a, a) < 1e-6 and frechet_distance(a, b) == pytest.approx(
         frechet_distance(b, a), rel=1e-9
     )
-    found = {
+    scores = {
         kind: [frechet_distance(a, network.features(damaged(first, kind, s))) for s in (1, 2, 4)]
         for kind in ("blur", "noise", "flicker")
     }
-    print("FVD", {"other scenes": frechet_distance(a, b)} | found)
-    assert all(0 < low < middle < high for low, middle, high in found.values())
+    print("FVD", {"other scenes": frechet_distance(a, b)} | scores)
+    assert all(0 < low < middle < high for low, middle, high in scores.values())
 
 
-def test_lpips_notices_flicker_and_jumps(worlds):
+def test_lpips_scores_flicker_and_jumps(worlds):
     judge, videos = PerceptualConsistency.from_pretrained(), worlds[0][:12]
     prompts = [""] * len(videos)
-    found = {
+    scores = {
         kind: [
             float(judge.score(damaged(videos, kind, s), prompts)["PC"].mean()) for s in (0, 1, 2, 4)
         ]
         for kind in ("flicker", "jump")
     }
-    print("PC", found)
-    assert all(a > b > d for a, b, _, d in found.values())
+    print("PC", scores)
+    assert all(a > b > d for a, b, _, d in scores.values())

@@ -71,7 +71,7 @@ def assert_close(ours, theirs, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_configurations_agree_and_what_we_save_loads_back_with_equal_logits(seed, tmp_path):
+def test_llama_equals_transformers(seed, tmp_path):
     theirs = torch_model(random_config(seed), seed)
     theirs.save_pretrained(tmp_path / "theirs")
     config, params = load(hf, tmp_path / "theirs")
@@ -85,7 +85,7 @@ def test_random_configurations_agree_and_what_we_save_loads_back_with_equal_logi
     assert load(hf, tmp_path / "ours")[0] == config
 
 
-def test_attention_masks_of_left_and_right_padding_agree(tmp_path):
+def test_llama_padding_equals_transformers(tmp_path):
     theirs = torch_model(random_config(11), 11)
     theirs.save_pretrained(tmp_path)
     config, params = load(hf, tmp_path)
@@ -102,7 +102,7 @@ def test_attention_masks_of_left_and_right_padding_agree(tmp_path):
 
 
 @pytest.mark.parametrize("offset", [0, 100_000])
-def test_positions_past_8192_agree_with_llama3_rotary_scaling(offset, tmp_path):
+def test_llama_rope_scaling_equals_transformers(offset, tmp_path):
     length = 8300 if offset == 0 else 64
     config = LlamaConfig(
         vocab_size=60,

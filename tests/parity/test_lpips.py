@@ -52,7 +52,7 @@ def torch_lpips(net: Net, tensors, prefix, a, b):
 
 
 @pytest.mark.parametrize("name", list(NETS))
-def test_distances_are_torchs(name):
+def test_lpips_equals_torch(name):
     net, rng = narrow(NETS[name], 1), np.random.default_rng(2)
     shapes = param_shapes(net)
     tensors = random_tensors(weights(net, PREFIX[name]), shapes, 3)
@@ -64,7 +64,7 @@ def test_distances_are_torchs(name):
     assert np.abs(distance({"params": params}, a, a)).max() < 1e-6
 
 
-def test_the_published_sizes():
+def test_weights_published_sizes():
     shapes = param_shapes(NETS["vgg16"])
     assert shapes["conv_12"]["kernel"].shape == (3, 3, 512, 512) and shapes["channels_1"].shape == (
         128,

@@ -95,17 +95,17 @@ def turn(x):
 
 def heads(q, k, v, count, hidden=None, rotary=False):
     """Every head of q [S, N H] on the one head of k and v [T, H]."""
-    found = []
-    for one in q.tensor_split(count, -1):
-        logits = (turn(one) @ turn(k).T if rotary else one @ k.T) / k.shape[-1] ** 0.5
-        found.append(
+    outputs = []
+    for head in q.tensor_split(count, -1):
+        logits = (turn(head) @ turn(k).T if rotary else head @ k.T) / k.shape[-1] ** 0.5
+        outputs.append(
             (logits if hidden is None else logits.masked_fill(hidden, -torch.inf)).softmax(-1) @ v
         )
-    return torch.cat(found, -1)
+    return torch.cat(outputs, -1)
 
 
-def torch_kept(seed, ids, condition_ids):
-    """Which tokens of one prompt [T] the condition [C] leaves in sight."""
+def torch_condition_mask(seed, ids, condition_ids):
+    """Return which tokens of one prompt [T] the condition [C] does not mask."""
     clip, *_ = checkpoint(seed)
     encode = lambda ids: clip.text_projection(clip.text_model(ids[None]).last_hidden_state)[0]  # noqa: E731
     text, condition = encode(ids), encode(condition_ids)
@@ -113,7 +113,7 @@ def torch_kept(seed, ids, condition_ids):
     return best / best.max() > 0.3
 
 
-def torch_score(seed, ids, pixels, kept):
+def torch_score(seed, ids, pixels, mask):
     """The score of one prompt [T] and one image [3, H, W]."""
     clip, cross, w = checkpoint(seed)
     prompt = clip.text_model(ids[None])
@@ -127,7 +127,7 @@ def torch_score(seed, ids, pixels, kept):
         h = norm(x, w, name)
         k, v = (text @ w[f"{name}to_kv.weight"].T).tensor_split(2, -1)
         read = (
-            heads(h @ w[f"{name}to_q.weight"].T, k, v, cross.heads, ~kept)
+            heads(h @ w[f"{name}to_q.weight"].T, k, v, cross.heads, ~mask)
             @ w[f"{name}to_out.weight"].T
         )
         x = x + read + gated(h @ w[f"{name}ff.0.weight"].T) @ w[f"{name}ff.2.weight"].T
@@ -154,12 +154,14 @@ def ours(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @torch.no_grad()
-def test_scores_and_the_tokens_in_sight_equal_torch(seed):
+def test_mps_equals_torch(seed):
     (config, params), (clip, *_) = ours(seed), checkpoint(seed)
     ids, pixels = clips.batch(clip, seed)
     texts = torch.from_numpy(ids)
     for condition in (clips.batch(clip, other)[0][:1, :2] for other in range(50, 80)):
-        expected = [torch_kept(seed, text, torch.from_numpy(condition[0])) for text in texts]
+        expected = [
+            torch_condition_mask(seed, text, torch.from_numpy(condition[0])) for text in texts
+        ]
         if not torch.stack(expected).all():
             break  # this one hides something
     else:
@@ -173,14 +175,14 @@ def test_scores_and_the_tokens_in_sight_equal_torch(seed):
             text(ids), text(condition)[0]
         )
 
-    scores, kept = both(params, ids, pixels, condition)
-    np.testing.assert_array_equal(kept, torch.stack(expected).numpy())
+    scores, mask = both(params, ids, pixels, condition)
+    np.testing.assert_array_equal(mask, torch.stack(expected).numpy())
     images = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
-    theirs = [torch_score(seed, *one) for one in zip(texts, images, expected, strict=True)]
+    theirs = [torch_score(seed, *inputs) for inputs in zip(texts, images, expected, strict=True)]
     np.testing.assert_allclose(scores, theirs, rtol=0, atol=1e-4 * clip.logit_scale.exp().item())
 
 
-def test_a_token_is_hidden_at_a_share_of_the_best_similarity_and_the_best_never_is():
+def test_condition_mask_threshold():
     best = jnp.array(
         [[[1.0], [0.3], [0.31], [-2.0]], [[-1.0], [-3.0], [-1.5], [-1.2]]]
     )  # 0.3 is out
@@ -189,7 +191,7 @@ def test_a_token_is_hidden_at_a_share_of_the_best_similarity_and_the_best_never_
     )
 
 
-def test_the_table_is_read_in_both_directions(tmp_path):
+def test_save_and_load(tmp_path):
     (config, params), (*_, tensors) = ours(1), checkpoint(1)
     back = params_to_hf(hf.weights(config), params)
     assert set(back) == {name for name in tensors if not any(part in name for part in LEFT_OUT)}
@@ -201,6 +203,6 @@ def test_the_table_is_read_in_both_directions(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
-def test_a_plain_clip_is_bad_input():
+def test_config_from_hf_plain_clip():
     with pytest.raises(BadInput, match="'mps' is needed"):
         hf.config_from_hf({"model_type": "clip"})

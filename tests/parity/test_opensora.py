@@ -18,7 +18,7 @@ from pav_jax.models.opensora import stdit_hf, vae_hf
 from pav_jax.models.opensora.stdit import STDiT3, STDiT3Config
 from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
 from tests.parity import opensora_torch
-from tests.parity.comparison import QUICK, close
+from tests.parity.comparison import FAST_COMPILE, close
 from tests.parity.opensora_tensors import published
 from tests.video.tiny_pipeline import random_params
 
@@ -34,7 +34,7 @@ def torch_tensors(folder) -> dict[str, torch.Tensor]:
     "part, layout, config",
     [("transformer", stdit_hf, STDiT3Config()), ("vae", vae_hf, OpenSoraVAEConfig())],
 )
-def test_every_published_tensor_is_read_and_none_is_left_over(part, layout, config):
+def test_weights_match_published_tensors(part, layout, config):
     shapes = traverse_util.flatten_dict(layout.param_shapes(config), sep="/")
     read = {}
     for row in layout.weights(config):
@@ -70,7 +70,7 @@ def random_stdit(seed: int) -> tuple[STDiT3Config, dict]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_denoiser_gives_what_torch_gives(seed, tmp_path):
+def test_stdit_equals_torch(seed, tmp_path):
     config, params = random_stdit(seed)
     save(stdit_hf, tmp_path, config, params)
     tensors = torch_tensors(tmp_path)
@@ -106,7 +106,7 @@ def test_the_denoiser_gives_what_torch_gives(seed, tmp_path):
     close(ours, torch.stack(rows))
 
 
-def test_gradients_reach_every_parameter_and_remat_and_unrolling_change_nothing():
+def test_stdit_gradients_remat_unroll():
     config, params = random_stdit(0)
     latents = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, config.in_channels))
     text = jax.random.normal(jax.random.key(1), (2, 7, config.caption_channels))
@@ -127,7 +127,7 @@ def test_gradients_reach_every_parameter_and_remat_and_unrolling_change_nothing(
             )
             return jnp.mean(out**2)
 
-        return jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
+        return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(params)
 
     plain = gradient()
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(plain))
@@ -175,7 +175,7 @@ def random_vae(seed: int) -> tuple[dict, diffusers.AutoencoderKL]:
 
 @pytest.mark.parametrize("seed", range(2))
 @torch.no_grad()
-def test_the_autoencoders_give_what_torch_and_diffusers_give(seed, tmp_path):
+def test_vae_equals_torch_and_diffusers(seed, tmp_path):
     raw, spatial = random_vae(seed)
     config = vae_hf.config_from_hf(raw)
     assert vae_hf.config_from_hf(vae_hf.config_to_hf(config)) == config
@@ -203,7 +203,8 @@ def test_the_autoencoders_give_what_torch_and_diffusers_give(seed, tmp_path):
     loaded, again = load(vae_hf, tmp_path)
     model = OpenSoraVAE(loaded)
     run = lambda method, x, *rest: jax.jit(  # noqa: E731
-        lambda p, x: model.apply({"params": p}, x, *rest, method=method), compiler_options=QUICK
+        lambda p, x: model.apply({"params": p}, x, *rest, method=method),
+        compiler_options=FAST_COMPILE,
     )(again, x)
 
     z = run("encode", video)
@@ -223,7 +224,7 @@ def test_the_autoencoders_give_what_torch_and_diffusers_give(seed, tmp_path):
     close(run("decode", noise, frames), theirs.permute(0, 2, 3, 4, 1))
 
 
-def test_clips_of_seventeen_frames_become_five_latent_frames():
+def test_vae_config_latent_frames():
     config = OpenSoraVAEConfig()
     assert [config.latent_frames(n) for n in (1, 17, 51, 102, 20, 34)] == [1, 5, 15, 30, 6, 10]
     assert config.clips(40) == [17, 17, 6] and config.clips(16) == [16]
@@ -246,6 +247,6 @@ def test_clips_of_seventeen_frames_become_five_latent_frames():
         (vae_hf, {"shift": [0.0], "scale": [1.0]}, "one number for each of 4 channels"),
     ],
 )
-def test_choices_the_models_do_not_have_are_bad_input(layout, fields, message):
+def test_config_from_hf_unsupported(layout, fields, message):
     with pytest.raises(BadInput, match=message):
         layout.config_from_hf(fields)

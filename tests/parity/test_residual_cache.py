@@ -7,7 +7,7 @@ from pav_jax.video.residual_cache import interpolated, schedule
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_same_steps_are_skipped_as_in_diffusers(seed):
+def test_schedule_equals_diffusers_mag_cache(seed):
     torch = pytest.importorskip("torch")
     hooks = pytest.importorskip("diffusers.hooks.mag_cache")
     from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry

@@ -48,7 +48,7 @@ def theirs(file):
     ).eval()
 
 
-def test_the_tokenizer_is_transformers_own(file, ours, prompts):
+def test_tokenizer_equals_transformers(file, ours, prompts):
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     texts = [
         *prompts,
@@ -67,7 +67,7 @@ def test_the_tokenizer_is_transformers_own(file, ours, prompts):
         assert ours.tokenizer.decode(want) == theirs.decode(want)
 
 
-def test_the_configuration_and_every_weight_are_transformers_own(ours, theirs):
+def test_config_and_weights_equal_transformers(ours, theirs):
     want = theirs.state_dict()
     for name, array in params_to_hf(hf.weights(ours.config), ours.params).items():
         np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)
@@ -120,7 +120,7 @@ def compare(ours, theirs, prompts: list[str]) -> float:
     return whole / len(prompts)
 
 
-def test_greedy_tokens_equal_transformers_on_a_sample_of_the_prompts(ours, theirs, prompts):
+def test_generate_greedy_sample_equals_transformers(ours, theirs, prompts):
     rng = np.random.default_rng(0)
     assert (
         compare(ours, theirs, [prompts[i] for i in rng.choice(len(prompts), 16, replace=False)])
@@ -129,6 +129,6 @@ def test_greedy_tokens_equal_transformers_on_a_sample_of_the_prompts(ours, their
 
 
 @pytest.mark.slow
-def test_greedy_tokens_equal_transformers_on_all_prompts(ours, theirs, prompts):
+def test_generate_greedy_all_prompts_equal_transformers(ours, theirs, prompts):
     assert len(prompts) == 230
     assert compare(ours, theirs, prompts) >= 0.95

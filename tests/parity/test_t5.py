@@ -12,7 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.t5 import T5Encoder, hf
 from pav_jax.models.t5.hf import config_from_hf
 from pav_jax.models.t5.model import bucket_table
-from tests.parity.comparison import shaken
+from tests.parity.comparison import perturbed
 
 RELATIVE = 1e-4
 
@@ -32,7 +32,7 @@ def random_original(seed: int, kind: str = "T5") -> transformers.PreTrainedModel
         feed_forward_proj=str(rng.choice(["gated-gelu", "gated-gelu", "relu", "gated-silu"])),
         tie_word_embeddings=kind == "UMT5",
     )
-    return shaken(getattr(transformers, f"{kind}EncoderModel")(config), 0.3)
+    return perturbed(getattr(transformers, f"{kind}EncoderModel")(config), 0.3)
 
 
 def relative_error(ours, theirs) -> float:
@@ -43,7 +43,7 @@ def relative_error(ours, theirs) -> float:
 @pytest.mark.parametrize(
     "kind, seed", [*(("T5", seed) for seed in range(5)), *(("UMT5", seed) for seed in range(3))]
 )
-def test_outputs_equal_transformers_and_saved_weights_load_back_there(kind, seed, tmp_path):
+def test_t5_equals_transformers(kind, seed, tmp_path):
     original = random_original(seed, kind)
     original.save_pretrained(tmp_path / "theirs")
     config, params = load(hf, tmp_path / "theirs")
@@ -73,7 +73,7 @@ def test_outputs_equal_transformers_and_saved_weights_load_back_there(kind, seed
         assert torch.equal(again.eval()(torch.tensor(ids)).last_hidden_state, plain)
 
 
-def test_position_buckets_equal_the_original_at_every_distance():
+def test_bucket_table_equals_transformers():
     from transformers.models.t5.modeling_t5 import T5Attention
 
     offsets = torch.arange(600)[None, :] - torch.arange(600)[:, None]
@@ -82,7 +82,7 @@ def test_position_buckets_equal_the_original_at_every_distance():
         np.testing.assert_array_equal(bucket_table(600, buckets, distance), theirs)
 
 
-def test_remat_and_unrolling_change_nothing():
+def test_t5_remat_unroll():
     config = config_from_hf(random_original(1).config.to_dict())
     ids = np.arange(10)[None] % config.vocab_size
     params = jax.jit(T5Encoder(config).init)(jax.random.key(0), ids)["params"]
@@ -94,7 +94,7 @@ def test_remat_and_unrolling_change_nothing():
         np.testing.assert_allclose(outputs[0], other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_config_of_another_model_is_bad_input():
+def test_config_from_hf_unsupported():
     with pytest.raises(BadInput, match="model_type"):
         config_from_hf({"model_type": "llama"})
     with pytest.raises(BadInput, match="feed_forward_proj"):

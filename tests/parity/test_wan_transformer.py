@@ -62,7 +62,7 @@ def theirs_of(original, latents, text, timesteps, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_outputs_equal_diffusers_and_saved_weights_load_back_there(seed, tmp_path):
+def test_wan_transformer_equals_diffusers(seed, tmp_path):
     original = random_original(seed)
     original.save_pretrained(tmp_path / "theirs")
     config, params = load(transformer_hf, tmp_path / "theirs")
@@ -80,7 +80,7 @@ def test_outputs_equal_diffusers_and_saved_weights_load_back_there(seed, tmp_pat
     np.testing.assert_array_equal(theirs_of(again.eval(), *inputs), theirs)
 
 
-def test_bfloat16_keeps_in_float32_what_diffusers_keeps_there(tmp_path):
+def test_load_bfloat16_keeps_float32_modules(tmp_path):
     random_original(1).save_pretrained(tmp_path)
     original = diffusers.WanTransformer3DModel.from_pretrained(
         tmp_path, torch_dtype=torch.bfloat16
@@ -104,7 +104,7 @@ def test_bfloat16_keeps_in_float32_what_diffusers_keeps_there(tmp_path):
     )  # the original's own rounding is the yardstick
 
 
-def test_gradients_flow_and_remat_and_unrolling_change_nothing():
+def test_wan_transformer_gradients_remat_unroll():
     config = config_from_hf(dict(random_original(4, num_layers=2).config))
     latents, text, timesteps = arguments(config, 1)
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_gradients_flow_and_remat_and_unrolling_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), plain, other)
 
 
-def test_choices_the_model_does_not_have_are_bad_input():
+def test_config_from_hf_unsupported():
     for fields, named in (
         ({"_class_name": "CogVideoXTransformer3DModel"}, "_class_name"),
         ({"image_dim": 1280}, "image_dim is 1280; only None is supported"),

@@ -11,7 +11,7 @@ import torch
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.wan import vae, vae_hf
-from tests.parity.comparison import QUICK, channels_last, close, shaken
+from tests.parity.comparison import FAST_COMPILE, channels_last, close, perturbed
 
 CONFIGS = (
     dict(
@@ -48,14 +48,15 @@ def torch_vae(index):
         scale_factor_temporal=2 ** sum(fields["temperal_downsample"]),
         scale_factor_spatial=2 ** (len(fields["dim_mult"]) - 1),
     )
-    return shaken(diffusers.AutoencoderKLWan(**fields, **moments, **ratios))
+    return perturbed(diffusers.AutoencoderKLWan(**fields, **moments, **ratios))
 
 
 @functools.cache
 def run(config, method, conv_impl="auto"):
     model = vae.WanVAE(config, conv_impl=conv_impl)
     return jax.jit(
-        lambda params, x: model.apply({"params": params}, x, method=method), compiler_options=QUICK
+        lambda params, x: model.apply({"params": params}, x, method=method),
+        compiler_options=FAST_COMPILE,
     )
 
 
@@ -68,7 +69,7 @@ def pair(request, tmp_path_factory):
     return theirs, config, params
 
 
-def test_encode_equals_diffusers_over_several_chunks(pair):
+def test_encode_equals_diffusers(pair):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio
     video = (
@@ -85,7 +86,7 @@ def test_encode_equals_diffusers_over_several_chunks(pair):
 
 # one frame has no cache; one small configuration is enough for it
 @pytest.mark.parametrize("pair, frames", [(0, 4), (1, 4), (2, 4), (2, 1)], indirect=["pair"])
-def test_decode_equals_diffusers_with_its_feature_cache(pair, frames):
+def test_decode_equals_diffusers(pair, frames):
     theirs, config, params = pair
     z = (
         np.random.default_rng(frames)
@@ -104,7 +105,7 @@ def test_decode_equals_diffusers_with_its_feature_cache(pair, frames):
     )  # most of it is not at the clip
 
 
-def test_latents_are_scaled_as_the_pipeline_scales_them(pair):
+def test_scale_equals_pipeline(pair):
     theirs, config, _ = pair
     z = np.random.default_rng(0).normal(size=(1, 2, 2, 2, config.z_dim)).astype(np.float32)
     mean, std = (
@@ -114,7 +115,7 @@ def test_latents_are_scaled_as_the_pipeline_scales_them(pair):
     np.testing.assert_allclose(config.scale(config.unscale(z)), z, atol=1e-5)
 
 
-def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
+def test_save_loads_in_diffusers(pair, tmp_path):
     theirs, config, params = pair
     save(vae_hf, tmp_path, config, params)
     again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path).eval()
@@ -133,7 +134,7 @@ def test_what_we_save_loads_in_diffusers_with_equal_output(pair, tmp_path):
         assert torch.equal(again.decode(z).sample, theirs.decode(z).sample)
 
 
-def test_both_convolution_forms_agree():
+def test_decode_conv_forms_equal():
     config = vae_hf.config_from_hf(dict(torch_vae(0).config))
     params = load_params(config)
     z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, config.z_dim))
@@ -149,7 +150,7 @@ def load_params(config):
     )
 
 
-def test_memory_of_decoding_grows_with_the_clip_by_its_frames_alone():
+def test_decode_memory_bounded():
     config = vae_hf.config_from_hf(dict(torch_vae(0).config))
     params = load_params(config)
 
@@ -163,7 +164,7 @@ def test_memory_of_decoding_grows_with_the_clip_by_its_frames_alone():
     assert more <= 3 * 32 * frame  # what is stacked of 32 more frames, not their wide activations
 
 
-def test_what_wan_2_1_does_not_have_is_bad_input():
+def test_config_from_hf_unsupported():
     for fields, named in (
         ({"_class_name": "AutoencoderKLCogVideoX"}, "is this the vae folder"),
         ({"is_residual": True}, "is_residual is True; only False"),

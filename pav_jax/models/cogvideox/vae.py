@@ -161,7 +161,8 @@ class ResnetBlock(nn.Module):
     def __call__(self, x: Array, z: Array | None, cache: dict | None) -> tuple[Array, dict]:
         cache = cache or {}
         new = {}
-        groups, act = self.config.norm_num_groups, ACTIVATIONS[self.config.act_fn]
+        groups = self.config.norm_num_groups
+        act = ACTIVATIONS[self.config.act_fn]
 
         def norm(name, h):
             if z is None:

@@ -95,7 +95,7 @@ class Idefics2(nn.Module):
             pixel_mask = pixel_mask.reshape(b * n, *pixel_mask.shape[2:])
         pixels = pixels_BxNxHxWxC.reshape(b * n, *pixels_BxNxHxWxC.shape[2:])
         images = self.encode_images(pixels, pixel_mask)
-        return self.judge(input_ids_BxT, mask_BxT, images.reshape(b, -1, images.shape[-1]))
+        return self.score(input_ids_BxT, mask_BxT, images.reshape(b, -1, images.shape[-1]))
 
     def encode_images(
         self,
@@ -119,7 +119,7 @@ class Idefics2(nn.Module):
         """Return the decoder's output at every token; it is undefined at padding."""
         return self.text(input_ids_BxT, mask_BxT, images_BxIxD).astype(jnp.float32)
 
-    def judge(
+    def score(
         self,
         input_ids_BxT: Int[Array, "B T"],
         mask_BxT: Bool[Array, "B T"],

@@ -166,7 +166,8 @@ class Attention(nn.Module):
         q_BxTxNxH = dense(n * h, name="q_proj")(x_BxTxD, deterministic).reshape(b, t, n, h)
         k_BxTxKxH = dense(k * h, name="k_proj")(x_BxTxD, deterministic).reshape(b, t, k, h)
         v_BxTxKxH = dense(k * h, name="v_proj")(x_BxTxD, deterministic).reshape(b, t, k, h)
-        q_BxTxNxH, k_BxTxKxH = rotate(q_BxTxNxH, rotary), rotate(k_BxTxKxH, rotary)
+        q_BxTxNxH = rotate(q_BxTxNxH, rotary)
+        k_BxTxKxH = rotate(k_BxTxKxH, rotary)
         # Heads come before positions in the cache, so that the products of decoding read it in
         # order, without a transposed copy.
         kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
@@ -294,27 +295,7 @@ class Llama(nn.Module):
         c = self.config
         if positions_BxT is None:
             positions_BxT = _default_positions(input_ids_BxT, segment_ids_BxT)
-        embedding = self.param(
-            "embed",
-            nn.initializers.normal(c.initializer_range),
-            (c.vocab_size, c.hidden_size),
-            jnp.float32,
-        )
-        if not c.tie_word_embeddings:  # declared here, used in `unembed`
-            self.param(
-                "lm_head",
-                nn.initializers.normal(c.initializer_range),
-                (c.hidden_size, c.vocab_size),
-                jnp.float32,
-            )
-        # If the table's width is sharded, each device looks its columns up for all rows of the
-        # batch; then the devices exchange columns for rows. Without the constraints XLA would
-        # keep the width sharded, and every layer would sum over devices.
-        ids = self.constrain(input_ids_BxT, ("rows", "length"))
-        x_BxTxD = self.constrain(
-            jnp.take(embedding, ids, axis=0).astype(self.dtype), ("rows", "length", "embed")
-        )
-        x_BxTxD = self.constrain(x_BxTxD, ("batch", "length", None))
+        x_BxTxD = self._embed(input_ids_BxT)
         policy = getattr(jax.checkpoint_policies, self.remat_policy)
         block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat else Block
         layers = nn.scan(
@@ -339,6 +320,21 @@ class Llama(nn.Module):
         x_BxTxD = RMSNorm(c.rms_norm_eps, self.dtype, name="norm")(x_BxTxD)
         out = x_BxTxD if return_hidden else unembed(self.variables["params"], x_BxTxD)
         return (out, cache) if return_cache else out
+
+    def _embed(self, input_ids_BxT: Array) -> Float[Array, "B T D"]:
+        """Look the tokens up, and declare the output matrix that `unembed` uses."""
+        c = self.config
+        init = nn.initializers.normal(c.initializer_range)
+        embedding = self.param("embed", init, (c.vocab_size, c.hidden_size), jnp.float32)
+        if not c.tie_word_embeddings:
+            self.param("lm_head", init, (c.hidden_size, c.vocab_size), jnp.float32)
+        # If the table's width is sharded, each device looks its columns up for all rows of the
+        # batch; then the devices exchange columns for rows. Without the constraints XLA would
+        # keep the width sharded, and every layer would sum over devices.
+        ids = self.constrain(input_ids_BxT, ("rows", "length"))
+        x_BxTxD = jnp.take(embedding, ids, axis=0).astype(self.dtype)
+        x_BxTxD = self.constrain(x_BxTxD, ("rows", "length", "embed"))
+        return self.constrain(x_BxTxD, ("batch", "length", None))
 
     @nn.nowrap
     def block(self) -> Block:
