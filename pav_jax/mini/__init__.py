@@ -1,2 +1,2 @@
-"""The embedded default: a toy world, the trainers of its tiny checkpoints, and the gate they
-pass."""
+"""The embedded toy world: scenes, their renderer and captions, prompt files, and small checkpoints
+of every model, which `mini.training` trains."""

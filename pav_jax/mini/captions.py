@@ -1,12 +1,12 @@
-"""What people and captioners say about a scene.
+"""User prompts and captions of scenes.
 
-`user_prompt` is short and free with synonyms. `caption` is the generator's training caption: long,
-in fixed words (the first synonym 95 % of the time). `dialect` gives eight long forms; number 0 is
-the generator's, the others are how other captioners talk. No text here is ever read by a reward,
-except the user's own prompt.
+A user prompt is short and uses any synonym. The generator's training captions are long and use
+fixed words (the first synonym 95 % of the time). There are eight caption styles; style 0 is the
+generator's, the others imitate other captioners. No reward reads any of these texts except the
+user's own prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,27 +16,29 @@ from pav_jax.mini.world import Scene
 
 CANONICAL = 0.95  # share of caption words that are the concept's first synonym
 
-Pick = Callable[[tuple[str, ...]], str]
+ChooseWord = Callable[[tuple[str, ...]], str]  # chooses one of a concept's synonyms
 
 
-def _picker(rng: np.random.Generator, canonical: float, favourite: int = 0) -> Pick:
-    """Chooses a synonym: the one at `favourite` with probability `canonical`, else one of the
-    others."""
+def _word_chooser(rng: np.random.Generator, canonical: float, favourite: int = 0) -> ChooseWord:
+    """Returns a function that chooses the synonym at index `favourite` with probability
+    `canonical`, else one of the others."""
 
-    def pick(words: tuple[str, ...]) -> str:
+    def choose(words: tuple[str, ...]) -> str:
         if len(words) == 1 or rng.random() < canonical:
             return words[favourite]
         return words[(favourite + 1 + int(rng.integers(len(words) - 1))) % len(words)]
 
-    return pick
+    return choose
 
 
-def _article(phrase: str) -> str:
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+def with_article(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def _words(scene: Scene, pick: Pick) -> dict[str, str]:
-    names = {
+def _choose_words(scene: Scene, choose: ChooseWord) -> dict[str, str]:
+    """One word for each attribute of the scene; the motion also as a gerund."""
+    concepts = {
         "subject": (v.SUBJECTS, world.SUBJECTS[scene.subject]),
         "colour": (v.COLOURS, world.COLOURS[scene.colour]),
         "size": (v.SIZES, world.SIZES[scene.size]),
@@ -44,51 +46,61 @@ def _words(scene: Scene, pick: Pick) -> dict[str, str]:
         "background": (v.BACKGROUNDS, world.BACKGROUNDS[scene.background]),
         "camera": (v.CAMERAS, world.CAMERAS[scene.camera]),
     }
-    words = {slot: pick(table[name]) for slot, (table, name) in names.items()}
+    words = {slot: choose(synonyms[name]) for slot, (synonyms, name) in concepts.items()}
     motion = world.MOTIONS[scene.motion]
-    return words | {"motion": pick(v.MOTIONS[motion]), "gerund": pick(v.GERUNDS[motion])}
+    return words | {"motion": choose(v.MOTIONS[motion]), "gerund": choose(v.GERUNDS[motion])}
 
 
 def user_prompt(scene: Scene, rng: np.random.Generator) -> str:
-    """Four to nine words, synonyms uniform: subject, colour and motion, now and then the size or
-    the place."""
-    w = _words(scene, lambda words: words[int(rng.integers(len(words)))])
+    """A prompt of four to nine words with uniformly chosen synonyms: subject, colour and motion,
+    sometimes the size or the background."""
+    w = _choose_words(scene, lambda words: words[int(rng.integers(len(words)))])
     noun = f"{w['colour']} {w['subject']}"
     if rng.random() < 0.25 and len(f"{noun} {w['gerund']}".split()) < 5:
         noun = f"{w['size']} {noun}"
     forms = [
-        f"{_article(noun)} {w['motion']}",
-        f"{_article(noun)} {w['gerund']}",
-        f"{_article(noun)} is {w['gerund']}",
-        f"video of {_article(noun)} {w['gerund']}",
+        f"{with_article(noun)} {w['motion']}",
+        f"{with_article(noun)} {w['gerund']}",
+        f"{with_article(noun)} is {w['gerund']}",
+        f"video of {with_article(noun)} {w['gerund']}",
     ]
     forms = [form for form in forms if len(form.split()) <= 9]
     text = forms[int(rng.integers(len(forms)))]
-    placed = f"{text} {w['background']}"
-    if len(text.split()) < 4 or (rng.random() < 0.35 and len(placed.split()) <= 9):
-        text = placed
+    with_background = f"{text} {w['background']}"
+    is_short = len(text.split()) < 4
+    if is_short or (rng.random() < 0.35 and len(with_background.split()) <= 9):
+        text = with_background
     return text
 
 
-def _quality_clauses(scene: Scene, table: dict, rng: np.random.Generator, keep: float) -> list[str]:
-    """The scene's quality clauses in random order, each said with probability `keep`."""
-    clauses = [table[q][level] for q, level in zip(world.QUALITIES, scene.quality, strict=True)]
-    return [clauses[i] for i in rng.permutation(len(clauses)) if rng.random() < keep]
+def _quality_clauses(
+    scene: Scene,
+    phrases: Mapping[str, tuple[str, ...]],
+    rng: np.random.Generator,
+    probability: float,
+) -> list[str]:
+    """The scene's quality clauses in random order, each included with this probability."""
+    clauses = [phrases[q][level] for q, level in zip(world.QUALITIES, scene.quality, strict=True)]
+    return [clauses[i] for i in rng.permutation(len(clauses)) if rng.random() < probability]
 
 
 def caption(scene: Scene, rng: np.random.Generator, canonical: float = CANONICAL) -> str:
-    """The generator's long caption, 35 to 60 tokens."""
-    w = _words(scene, _picker(rng, canonical))
+    """The generator's long caption, 35 to 60 tokens.
+
+    Args:
+      canonical: probability of a concept's first synonym.
+    """
+    w = _choose_words(scene, _word_chooser(rng, canonical))
     first = (
-        f"{_article(w['size'])} {w['material']} {w['colour']} {w['subject']} {w['motion']}"
+        f"{with_article(w['size'])} {w['material']} {w['colour']} {w['subject']} {w['motion']}"
         f" {w['background']}"
     )
-    clauses = _quality_clauses(scene, v.QUALITIES, rng, keep=0.95)
+    clauses = _quality_clauses(scene, v.QUALITIES, rng, 0.95)
     return f"a short video of {first}. {w['camera']}, {', '.join(clauses)}."
 
 
-def _tags(scene, rng, pick):
-    w = _words(scene, pick)
+def _tags(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     tags = [
         w["subject"],
         w["colour"],
@@ -101,8 +113,8 @@ def _tags(scene, rng, pick):
     return ", ".join([*tags, *_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9)])
 
 
-def _slots(scene, rng, pick):
-    w = _words(scene, pick)
+def _form(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     body = (
         f"subject: {w['colour']} {w['subject']}; look: {w['size']} and {w['material']}; action:"
         f" {w['gerund']}; place: {w['background']}; view: {w['camera']}; notes:"
@@ -110,17 +122,17 @@ def _slots(scene, rng, pick):
     return " ".join([body, " / ".join(_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9))])
 
 
-def _story(scene, rng, pick):
-    w = _words(scene, pick)
+def _story(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     end = " and ".join(_quality_clauses(scene, v.QUALITIES, rng, 0.9))
     return (
-        f"once upon a time there was {_article(w['colour'])} {w['subject']}, so {w['size']} and"
+        f"once upon a time there was {with_article(w['colour'])} {w['subject']}, so {w['size']} and"
         f" {w['material']}, which one fine day {w['motion']} {w['background']} while {end}."
     )
 
 
-def _poem(scene, rng, pick):
-    w = _words(scene, pick)
+def _poem(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     end = ", oh, ".join(_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9))
     return (
         f"behold {w['background']}, my dear, how {w['gerund']} the {w['subject']} goes,"
@@ -128,26 +140,27 @@ def _poem(scene, rng, pick):
     )
 
 
-def _script(scene, rng, pick):
-    w = _words(scene, pick)
+def _script(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     end = "; ".join(_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9))
     return (
-        f"scene one, {w['background']}. enter {_article(w['size'])} {w['subject']}, {w['colour']},"
-        f" {w['material']}. it {w['motion']}. {w['camera']}. director asks for {end}. cut."
+        f"scene one, {w['background']}. enter {with_article(w['size'])} {w['subject']},"
+        f" {w['colour']}, {w['material']}. it {w['motion']}. {w['camera']}. director asks for"
+        f" {end}. cut."
     )
 
 
-def _witness(scene, rng, pick):
-    w = _words(scene, pick)
+def _witness(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     end = " and i think ".join(_quality_clauses(scene, v.QUALITIES, rng, 0.9))
     return (
-        f"i was standing there and i saw {_article(w['colour'])} {w['subject']}, really"
+        f"i was standing there and i saw {with_article(w['colour'])} {w['subject']}, really"
         f" {w['size']}, kind of {w['material']}, {w['gerund']} {w['background']}, i think {end}"
     )
 
 
-def _review(scene, rng, pick):
-    w = _words(scene, pick)
+def _review(scene: Scene, rng: np.random.Generator, choose: ChooseWord) -> str:
+    w = _choose_words(scene, choose)
     end = ", also ".join(_quality_clauses(scene, v.QUALITY_TAGS, rng, 0.9))
     return (
         f"an award winning masterpiece showing {w['subject']} in {w['colour']}, {w['material']}"
@@ -156,17 +169,28 @@ def _review(scene, rng, pick):
 
 
 def tag_caption(scene: Scene, rng: np.random.Generator, canonical: float = CANONICAL) -> str:
-    """The second generator's long caption: the tags of dialect 1, mostly in the second synonym of
-    each concept."""
-    return _tags(scene, rng, _picker(rng, canonical, favourite=1))
+    """The second generator's long caption: tags (style 1), mostly the second synonym of each
+    concept.
+
+    Args:
+      canonical: probability of a concept's second synonym.
+    """
+    return _tags(scene, rng, _word_chooser(rng, canonical, favourite=1))
 
 
-_OTHERS = (_tags, _slots, _story, _poem, _script, _witness, _review)
-DIALECTS = 1 + len(_OTHERS)
+_OTHER_STYLES = (_tags, _form, _story, _poem, _script, _witness, _review)
+NUM_STYLES = 1 + len(_OTHER_STYLES)
 
 
-def dialect(scene: Scene, number: int, rng: np.random.Generator, canonical: float = 0.5) -> str:
-    """The scene in dialect `number`; 0 is the generator's own."""
-    if number == 0:
+def styled_caption(
+    scene: Scene, style: int, rng: np.random.Generator, canonical: float = 0.5
+) -> str:
+    """A long caption in one of the NUM_STYLES styles.
+
+    Args:
+      style: 0 is the generator's own.
+      canonical: probability of a concept's first synonym.
+    """
+    if style == 0:
         return caption(scene, rng, canonical)
-    return _OTHERS[number - 1](scene, rng, _picker(rng, canonical))
+    return _OTHER_STYLES[style - 1](scene, rng, _word_chooser(rng, canonical))

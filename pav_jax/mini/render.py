@@ -1,5 +1,4 @@
-"""Draws a scene as a video: signed distance fields on 64 x 64 pixels, nine frames, compiled and
-batched."""
+"""Renders scenes as videos of nine frames with 64 x 64 pixels, from signed distance fields."""
 
 import functools
 from collections.abc import Sequence
@@ -7,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from pav_jax.mini.world import FRAMES, HEIGHT, MOTIONS, WIDTH, Scene
@@ -24,19 +24,18 @@ PALETTE = np.array(  # one row per colour of world.COLOURS, sRGB in 0..1
     ],
     np.float32,
 )
-RADIUS = np.array([0.46, 0.57, 0.70], np.float32)  # per size; the picture spans -1..1
-LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # multiplies every pixel
-FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)  # share of mid-grey mixed in
-GRAIN = np.array([0.09, 0.03, 0.0], np.float32)  # standard deviation of the luminance noise
-BLUR = np.array([1.9, 0.85, 0.0], np.float32)  # pixels, standard deviation
-CAMERA_PATHS = (
-    0.0,
-    0.6,
-    -0.45,
-)  # by world.CAMERAS: how far a pan goes, and by how much a zoom scales, in the clip
-SHAKE = np.array(
-    [0.06, 0.02, 0.0], np.float32
-)  # standard deviation of the frame offset; 2 / 64 is one pixel
+RADIUS = np.array([0.46, 0.57, 0.70], np.float32)  # per size; the frame spans -1..1
+LIGHT = np.array([0.42, 0.72, 1.0], np.float32)  # per level of light: factor of every pixel
+# Per level of contrast: share of mid-grey mixed in.
+FLATNESS = np.array([0.55, 0.25, 0.0], np.float32)
+# Per level of grain: standard deviation of the luminance noise.
+GRAIN = np.array([0.09, 0.03, 0.0], np.float32)
+# Per level of focus: standard deviation in pixels.
+BLUR = np.array([1.9, 0.85, 0.0], np.float32)
+# Per world.CAMERAS: how far a pan moves, and by how much a zoom scales, over the clip.
+CAMERA_PATHS = (0.0, 0.6, -0.45)
+# Per level of steadiness: standard deviation of the frame offset; 2 / 64 is one pixel.
+SHAKE = np.array([0.06, 0.02, 0.0], np.float32)
 
 
 def _box(x, y, w, h):
@@ -49,8 +48,10 @@ def _star(x, y):
     wedge = 2 * jnp.pi / 5
     angle = jnp.abs((jnp.arctan2(x, y) + wedge / 2) % wedge - wedge / 2)
     radius = jnp.hypot(x, y)
-    u, v = radius * jnp.cos(angle), radius * jnp.sin(angle)
-    cx, cy = 0.46 * np.cos(wedge / 2), 0.46 * np.sin(wedge / 2)
+    u = radius * jnp.cos(angle)
+    v = radius * jnp.sin(angle)
+    cx = 0.46 * np.cos(wedge / 2)
+    cy = 0.46 * np.sin(wedge / 2)
     length = np.hypot(1 - cx, cy)
     return ((u - 1) * cy + v * (1 - cx)) / length
 
@@ -74,16 +75,17 @@ _SHAPES = (  # signed distance (negative inside) in subject units, one per world
 
 
 def _pose(motion, t):
-    """Centre (x, y up) and scale of the subject at time t in 0..1; it stays on the picture's
-    axes."""
-    way = 0.9 * t - 0.45
-    zero, one = jnp.zeros_like(t), jnp.ones_like(t)
+    """Centre (x, y up) and scale of the subject at time t in 0..1. It moves along the axes of the
+    frame."""
+    offset = 0.9 * t - 0.45
+    zero = jnp.zeros_like(t)
+    unit = jnp.ones_like(t)
     poses = {
-        "right": (way, zero, one),
-        "left": (-way, zero, one),
-        "rise": (zero, way, one),
-        "fall": (zero, -way, one),
-        "bounce": (zero, -0.45 + 0.9 * jnp.sin(jnp.pi * t), one),
+        "right": (offset, zero, unit),
+        "left": (-offset, zero, unit),
+        "rise": (zero, offset, unit),
+        "fall": (zero, -offset, unit),
+        "bounce": (zero, -0.45 + 0.9 * jnp.sin(jnp.pi * t), unit),
         "grow": (zero, zero, 0.45 + 0.95 * t),
         "shrink": (zero, zero, 1.4 - 0.95 * t),
     }
@@ -91,11 +93,14 @@ def _pose(motion, t):
 
 
 def path(scene: Scene) -> Float[np.ndarray, "T 5"]:
-    """What moves, at each frame: the subject's centre (x, y up) and radius, how far the camera pans
-    and zooms."""
+    """The motion of a scene in each frame.
+
+    Returns:
+      The subject's centre (x, y up), its radius, and how far the camera has panned and zoomed.
+    """
     x, y, scale = _poses()[scene.motion]
     t = np.linspace(0, 1, FRAMES)
-    pan, zoom = (CAMERA_PATHS[i] * (scene.camera == i) * t for i in (1, 2))
+    pan, zoom = (CAMERA_PATHS[i] * t if scene.camera == i else 0.0 * t for i in (1, 2))
     return np.stack([x, y, RADIUS[scene.size] * scale, pan, zoom], axis=-1)
 
 
@@ -105,9 +110,12 @@ def _poses() -> Float[np.ndarray, "motions 3 T"]:
 
 
 def _background(kind, x, y):
-    """RGB of six places at world coordinates (x, y up); far enough apart in colour and texture to
-    be told apart."""
-    rgb = lambda *c: jnp.asarray(c, jnp.float32)  # noqa: E731
+    """RGB of a background at world coordinates (x, y up). The six backgrounds differ clearly in
+    colour and texture."""
+
+    def rgb(*channels):
+        return jnp.asarray(channels, jnp.float32)
+
     hill = y < -0.15 + 0.12 * jnp.sin(2.3 * x + 1)
     meadow = jnp.where(hill[..., None], rgb(0.35, 0.62, 0.22), rgb(0.62, 0.84, 0.97))
     meadow = meadow - 0.10 * (hill & (jnp.sin(17 * x) * jnp.sin(19 * y) > 0.45))[..., None]
@@ -117,7 +125,8 @@ def _background(kind, x, y):
     near = y < -0.35 + 0.18 * jnp.sin(2.7 * x + 2)
     desert = jnp.where(dune[..., None], rgb(0.87, 0.70, 0.42), rgb(0.97, 0.88, 0.74))
     desert = jnp.where(near[..., None], rgb(0.74, 0.55, 0.30), desert)
-    cell_x, cell_y = jnp.floor(x * 3), jnp.floor(y * 3)
+    cell_x = jnp.floor(x * 3)
+    cell_y = jnp.floor(y * 3)
     hashed = jnp.sin(cell_x * 12.99 + cell_y * 78.23) * 43758.5
     hashed = hashed - jnp.floor(hashed)
     spot = jnp.hypot(x * 3 - cell_x - 0.5, y * 3 - cell_y - 0.5)
@@ -133,36 +142,42 @@ def _background(kind, x, y):
 
 
 def _gaussian_rows(sigma, size):
-    """[size, size] matrix that blurs along one axis; the identity for sigma 0."""
+    """Matrix [size, size] that blurs along one axis; the identity for sigma 0."""
     index = jnp.arange(size)
     weights = jnp.exp(-0.5 * ((index[:, None] - index[None, :]) / jnp.maximum(sigma, 1e-2)) ** 2)
     return weights / weights.sum(-1, keepdims=True)
 
 
-def _render_one(s):
-    key = jax.random.key(s["seed"])
-    k_place, k_shake, k_grain = jax.random.split(key, 3)
-    light, contrast, grain, focus, steadiness = (s["quality"][i] for i in range(5))
+def _render_one(scene):
+    """One scene of `scene_arrays` as frames uint8 [T, H, W, 3] and the subject's mask [T, H, W]."""
+    k_position, k_shake, k_grain = jax.random.split(jax.random.key(scene["seed"]), 3)
+    light, contrast, grain, focus, steadiness = (scene["quality"][i] for i in range(5))
     t = jnp.linspace(0, 1, FRAMES)
     shake = jnp.asarray(SHAKE)[steadiness] * jax.random.normal(k_shake, (FRAMES, 2))
-    place = jax.random.uniform(
-        k_place, minval=-3, maxval=3
-    )  # which part of the background is in view
+    # which part of the background is in view
+    position = jax.random.uniform(k_position, minval=-3, maxval=3)
 
     axis = (jnp.arange(WIDTH) + 0.5) / WIDTH * 2 - 1
     x = axis[None, None, :] + shake[:, 0, None, None]
     y = -((jnp.arange(HEIGHT) + 0.5) / HEIGHT * 2 - 1)[None, :, None] + shake[:, 1, None, None]
 
-    # The camera moves the background; the subject is near, and the camera keeps it in view.
-    zoom = jnp.where(s["camera"] == 2, 1.2 + CAMERA_PATHS[2] * t, 1.0)[:, None, None]
-    pan = jnp.where(s["camera"] == 1, CAMERA_PATHS[1] * t, 0.0)[:, None, None]
-    back = _background(s["background"], x * zoom + pan + place, y * zoom)
+    # The camera moves the background only: the subject is near and stays in view.
+    zoom = jnp.where(scene["camera"] == 2, 1.2 + CAMERA_PATHS[2] * t, 1.0)[:, None, None]
+    pan = jnp.where(scene["camera"] == 1, CAMERA_PATHS[1] * t, 0.0)[:, None, None]
+    background = _background(scene["background"], x * zoom + pan + position, y * zoom)
 
-    cx, cy, scale = (v[:, None, None] for v in _pose(s["motion"], t))
-    radius = jnp.asarray(RADIUS)[s["size"]] * scale
+    frame, distance = _draw_subject(scene, background, x, y, t)
+    frame = _apply_picture_quality(frame, k_grain, light, contrast, grain, focus)
+    return jnp.round(jnp.clip(frame, 0, 1) * 255).astype(jnp.uint8), distance < 0
+
+
+def _draw_subject(scene, background, x, y, t):
+    """Returns the frames with the subject, and its signed distance in pixels."""
+    cx, cy, scale = (v[:, None, None] for v in _pose(scene["motion"], t))
+    radius = jnp.asarray(RADIUS)[scene["size"]] * scale
     px, py = jnp.broadcast_arrays((x - cx) / radius, (y - cy) / radius)
-    distance = jax.lax.switch(s["subject"], _SHAPES, px, py) * radius * WIDTH / 2  # in pixels
-    body = jnp.asarray(PALETTE)[s["colour"]]
+    distance = jax.lax.switch(scene["subject"], _SHAPES, px, py) * radius * WIDTH / 2
+    body = jnp.asarray(PALETTE)[scene["colour"]]
     shine = jnp.exp(-((px + 0.30) ** 2 + (py - 0.32) ** 2) / 0.05)
     stripes = 0.5 + 0.5 * jnp.sign(jnp.sin(9.5 * (px + 0.35 * py)))
     fill = jnp.stack(
@@ -171,23 +186,26 @@ def _render_one(s):
             body + (1 - body) * 0.95 * shine[..., None],
             body * (1 - 0.55 * stripes[..., None]),
         ]
-    )[s["material"]]
+    )[scene["material"]]
     cover = jnp.clip(0.5 - distance, 0, 1)[..., None]
     outline = jnp.clip(1.2 - jnp.abs(distance), 0, 1)[..., None] * 0.75
-    frame = back * (1 - cover) + fill * cover
+    frame = background * (1 - cover) + fill * cover
     frame = frame * (1 - outline * jnp.clip(1.5 - distance, 0, 1)[..., None])
+    return frame, distance
 
+
+def _apply_picture_quality(frame, key, light, contrast, grain, focus):
+    """Blurs, flattens, dims and adds grain, each by its level."""
     rows = _gaussian_rows(jnp.asarray(BLUR)[focus], HEIGHT)
     frame = jnp.einsum("ij,tjkc->tikc", rows, frame)
     frame = jnp.einsum("kl,tilc->tikc", rows, frame)
     flat = jnp.asarray(FLATNESS)[contrast]
     frame = (frame * (1 - flat) + 0.5 * flat) * jnp.asarray(LIGHT)[light]
-    # Grain is two pixels coarse and stays on the film through the clip, so that a video codec or
-    # VAE can carry it.
-    noise = jax.random.normal(k_grain, (1, HEIGHT // 2, WIDTH // 2, 1))
+    # Grain is two pixels coarse and constant through the clip, so that a video codec or VAE can
+    # reproduce it.
+    noise = jax.random.normal(key, (1, HEIGHT // 2, WIDTH // 2, 1))
     noise = jnp.repeat(jnp.repeat(noise, 2, axis=1), 2, axis=2)
-    frame = frame + jnp.asarray(GRAIN)[grain] * noise
-    return jnp.round(jnp.clip(frame, 0, 1) * 255).astype(jnp.uint8), distance < 0
+    return frame + jnp.asarray(GRAIN)[grain] * noise
 
 
 def scene_arrays(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -206,28 +224,34 @@ def scene_arrays(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return {f: np.array([getattr(s, f) for s in scenes], np.int32) for f in fields}
 
 
-# One scene at a time inside one program: `switch` then runs only the shape that is asked for.
+# One scene at a time inside one program, so that `switch` evaluates only the requested shape.
 _render_batch = jax.jit(lambda arrays: jax.lax.map(_render_one, arrays))
 
 
 def render(scenes: Sequence[Scene], batch: int = 64) -> UInt8[np.ndarray, "B T H W 3"]:
-    """Renders scenes in programs of one fixed batch size; the last batch is padded and cut."""
+    """Renders scenes.
+
+    Args:
+      batch: scenes in one run of the program; the last batch is padded.
+    """
     return render_with_masks(scenes, batch)[0]
 
 
 def render_with_masks(
     scenes: Sequence[Scene], batch: int = 64
 ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Bool[np.ndarray, "B T H W"]]:
-    """The videos, and where the subject is in them."""
-    parts = []
+    """Renders scenes, and masks of the pixels that show the subject."""
+    videos = []
+    masks = []
     for start in range(0, len(scenes), batch):
-        part = list(scenes[start : start + batch])
-        padded = part + [part[-1]] * (batch - len(part))
-        parts.append([np.asarray(x)[: len(part)] for x in _render_batch(scene_arrays(padded))])
-    videos, masks = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return videos, masks
+        chunk = list(scenes[start : start + batch])
+        padded = chunk + [chunk[-1]] * (batch - len(chunk))
+        frames, mask = _render_batch(scene_arrays(padded))
+        videos.append(np.asarray(frames)[: len(chunk)])
+        masks.append(np.asarray(mask)[: len(chunk)])
+    return np.concatenate(videos), np.concatenate(masks)
 
 
-def to_unit(video: Array) -> Float[Array, "..."]:
-    """uint8 frames to the [-1, 1] floats a VAE reads."""
-    return video.astype(jnp.float32) / 127.5 - 1
+def to_unit(video: ArrayLike) -> Float[Array, "..."]:
+    """Converts uint8 frames to the floats in [-1, 1] that a VAE reads."""
+    return jnp.asarray(video).astype(jnp.float32) / 127.5 - 1

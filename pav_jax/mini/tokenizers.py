@@ -1,5 +1,5 @@
-"""One byte-level BPE vocabulary for the mini models, in three dresses: T5, CLIP and the
-rewriter."""
+"""The tokenizers of the mini models: one byte-level BPE vocabulary with the special tokens of T5,
+CLIP or the rewriter."""
 
 import functools
 from pathlib import Path
@@ -16,15 +16,15 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from pav_jax.mini.captions import DIALECTS, caption, dialect, user_prompt
+from pav_jax.mini.captions import NUM_STYLES, caption, styled_caption, user_prompt
 from pav_jax.mini.world import draw_scene
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, EOS, UNK, BOS, USER, ASSISTANT, END = range(len(SPECIALS))
 VOCABULARY = 2048
 
-# The rewriter's instruction lives here, so that plain transformers' apply_chat_template gives the
-# exact input.
+# The template contains the rewriter's instruction, so that apply_chat_template of transformers
+# gives the exact input.
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'user' %}<|user|>describe this video in full: {{ m['content'] }}<|end|>"
@@ -35,13 +35,13 @@ CHAT_TEMPLATE = (
 
 @functools.cache
 def _vocabulary() -> str:
-    """The trained BPE as JSON; texts come from a fixed seed, so it is the same everywhere."""
+    """The trained BPE as JSON. Its texts come from a fixed seed, so that it is the same
+    everywhere."""
     rng = np.random.default_rng(1)
     scenes = [draw_scene(rng) for _ in range(4000)]
     texts = [user_prompt(s, rng) for s in scenes] + [caption(s, rng, canonical=0.4) for s in scenes]
-    texts += [dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)] + [
-        "describe this video in full: "
-    ] * 50
+    texts += [styled_caption(s, i % NUM_STYLES, rng) for i, s in enumerate(scenes)]
+    texts += ["describe this video in full: "] * 50
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -59,7 +59,8 @@ def _vocabulary() -> str:
     return bpe.to_str()
 
 
-def _dressed(template: str | None, **names) -> PreTrainedTokenizerFast:
+def _with_special_tokens(template: str | None, **names) -> PreTrainedTokenizerFast:
+    """The vocabulary as a transformers tokenizer that wraps texts in `template`."""
     bpe = Tokenizer.from_str(_vocabulary())
     if template:
         bpe.post_processor = processors.TemplateProcessing(
@@ -76,26 +77,32 @@ def _dressed(template: str | None, **names) -> PreTrainedTokenizerFast:
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    return _dressed("$A </s>", eos_token="</s>", model_max_length=64)
+    """Ends texts with </s>."""
+    return _with_special_tokens("$A </s>", eos_token="</s>", model_max_length=64)
 
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
-    return _dressed("<s> $A </s>", bos_token="<s>", eos_token="</s>", model_max_length=64)
+    """Wraps texts in <s> and </s>."""
+    return _with_special_tokens(
+        "<s> $A </s>", bos_token="<s>", eos_token="</s>", model_max_length=64
+    )
 
 
 def rewriter_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = _dressed(None, eos_token="<|end|>", model_max_length=256)
+    """Adds nothing to texts; has the chat template."""
+    tokenizer = _with_special_tokens(None, eos_token="<|end|>", model_max_length=256)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes the files of the tokenizer."""
     tokenizer.save_pretrained(folder)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int) -> np.ndarray:
-    """int32 [B, length], right-padded, cut at `length`."""
-    ids = tokenizer(
+    """Token ids, int32 [B, length], truncated and right-padded to `length`."""
+    encoding = tokenizer(
         texts, padding="max_length", truncation=True, max_length=length, return_tensors="np"
-    )["input_ids"]
-    return ids.astype(np.int32)
+    )
+    return np.asarray(encoding["input_ids"], np.int32)

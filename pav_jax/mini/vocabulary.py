@@ -1,5 +1,5 @@
-"""The mini world's words. Each concept lists its caption word first; users and other dialects say
-the others too."""
+"""The words of the mini world. The first word of each concept is the one that captions use; user
+prompts and other caption styles use all of its synonyms."""
 
 SUBJECTS = {
     "ball": ("ball", "sphere", "orb"),
@@ -40,7 +40,7 @@ MOTIONS = {  # third person, caption form first
     "grow": ("grows", "expands", "swells"),
     "shrink": ("shrinks", "contracts", "dwindles"),
 }
-GERUNDS = {  # the same, as users often say it
+GERUNDS = {  # the same motions, as user prompts often put them
     "right": ("sliding to the right", "gliding rightward", "drifting rightward"),
     "left": ("sliding to the left", "gliding leftward", "drifting leftward"),
     "rise": ("rising", "climbing", "ascending"),
@@ -62,7 +62,7 @@ CAMERAS = {
     "pan": ("the camera pans", "the camera sweeps sideways", "the camera travels sideways"),
     "zoom": ("the camera zooms in", "the camera moves closer", "the camera pushes in"),
 }
-# Five qualities, each (poor, middling, good); how the generator's captions say it.
+# Five qualities, each (poor, medium, good), in the words of the generator's captions.
 QUALITIES = {
     "light": ("the light is dim", "the light is ordinary", "the light is bright"),
     "contrast": ("the contrast is faded", "the contrast is moderate", "the contrast is vivid"),
@@ -70,7 +70,7 @@ QUALITIES = {
     "focus": ("the focus is blurry", "the focus is soft", "the focus is sharp"),
     "steadiness": ("the shot is shaky", "the shot is handheld", "the shot is steady"),
 }
-# The same five in the tag dialects' words.
+# The same five in the words of the tag styles.
 QUALITY_TAGS = {
     "light": ("underexposed", "normal exposure", "brilliant exposure"),
     "contrast": ("washed out", "natural tones", "rich tones"),

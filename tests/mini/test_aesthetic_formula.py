@@ -25,32 +25,32 @@ def by_level(quality, count=10):
 
 
 @pytest.mark.parametrize("quality", ["light", "grain", "contrast", "focus"])
-def test_better_pictures_score_higher(quality):
+def test_aesthetic_rises_with_quality(quality):
     scores = by_level(quality)
     assert (np.diff(scores.mean(0)) > 0.02).all()
     if quality in ("light", "grain"):  # and not only on average
         assert (scores[:, 2] > scores[:, 0]).all()
 
 
-def test_scores_lie_where_the_module_says():
+def test_aesthetic_range():
     rng = np.random.default_rng(21)
     scores = a.aesthetic(render([draw_scene(rng) for _ in range(48)]))
     assert scores.shape == (48,) and (scores > 2.5).all() and (scores < 8.5).all()
     assert abs(scores.mean() - 5.5) < 0.4  # features are standardised over random renders
 
 
-def test_it_reads_videos_and_nothing_else():
+def test_aesthetic_signature():
     assert list(inspect.signature(a.aesthetic).parameters) == ["videos"]
     assert list(inspect.signature(a.features).parameters) == ["frames"]
 
 
-def test_a_video_scores_the_same_in_any_company():
+def test_aesthetic_independent_of_batch():
     rng = np.random.default_rng(22)
     videos = render([draw_scene(rng) for _ in range(6)])
     np.testing.assert_array_equal(a.aesthetic(videos)[4:], a.aesthetic(videos[4:]))
 
 
-def test_features_of_plain_frames():
+def test_features_plain_frames():
     grey = np.full((1, 64, 64, 3), 51, np.uint8)
     got = {name: float(value[0]) for name, value in a.features(grey).items()}
     assert got == pytest.approx(
@@ -59,7 +59,7 @@ def test_features_of_plain_frames():
     assert set(got) == set(a.FEATURES)
 
 
-def test_the_noise_feature_measures_coarse_noise_and_not_edges():
+def test_features_noise():
     rng = np.random.default_rng(23)
     noise = np.kron(rng.normal(size=(64, 32, 32)), np.ones((2, 2)))
     for deviation in (0.02, 0.05):

@@ -1,4 +1,4 @@
-"""The shipped checkpoints: small, whole, and the same models in our classes as in transformers and
+"""The embedded checkpoints: size, agreement with their trainers, parity with transformers and
 diffusers."""
 
 import jax
@@ -9,10 +9,11 @@ import pytest
 from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.checkpoints.folder import load
 from pav_jax.checkpoints.safetensors import read_tensors
-from pav_jax.mini import drawing, tokenizers
+from pav_jax.mini import tokenizers
 from pav_jax.mini.training import (
     clip,
     generator,
+    generator_trainer,
     mps,
     rewriter,
     vae,
@@ -65,7 +66,7 @@ def folder(name):
 
 
 def run(function, *args):
-    """Compiled quickly: these programs run once."""
+    """Compiles with low effort, because these programs run once."""
     return np.asarray(jax.jit(function).lower(*args).compile(QUICK)(*args))
 
 
@@ -74,8 +75,8 @@ def close(ours, theirs):
 
 
 def loaded(original, path):
-    """The model in its own library, float32, with every tensor of the file used and none made
-    up."""
+    """The model in its original library in float32; all tensors of the file are used and none is
+    missing."""
     torch = pytest.importorskip("torch")
     name = "dtype" if original.__module__.startswith("transformers") else "torch_dtype"
     model, info = original.from_pretrained(
@@ -85,10 +86,10 @@ def loaded(original, path):
     return model.eval()
 
 
-# -------------------------------------------------------------------------------------- as they are
+# ----------------------------------------------------------------------------------------- contents
 
 
-def test_all_weights_together_stay_within_40_megabytes():
+def test_checkpoints_total_size():
     files = [p for p in CHECKPOINTS.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 40 * MEGABYTE
     assert not [
@@ -97,7 +98,7 @@ def test_all_weights_together_stay_within_40_megabytes():
 
 
 @pytest.mark.parametrize("name", [n for n in FOLDERS if n != "head"])
-def test_weights_are_bf16_and_finite(name):
+def test_checkpoints_bf16_and_finite(name):
     tensors = read_tensors(folder(name))
     assert {str(tensors[n].dtype) for n in tensors} == {"bfloat16"}
     assert all(np.isfinite(tensors[n].astype(np.float32)).all() for n in tensors)
@@ -116,12 +117,12 @@ def test_weights_are_bf16_and_finite(name):
         ("wan_transformer", wan_hf, lambda: wan.DENOISER),
     ],
 )
-def test_configurations_are_those_the_trainings_declare(name, layout, declared):
+def test_checkpoints_config_matches_trainer(name, layout, declared):
     assert load(layout, folder(name))[0] == declared()
 
 
 @pytest.mark.parametrize(
-    "place, dress",
+    "directory, make_tokenizer",
     [
         ("generator/tokenizer", tokenizers.t5_tokenizer),
         ("generator_wan/tokenizer", tokenizers.t5_tokenizer),
@@ -131,19 +132,20 @@ def test_configurations_are_those_the_trainings_declare(name, layout, declared):
         ("mps", tokenizers.clip_tokenizer),
     ],
 )
-def test_tokenizers_are_those_the_package_makes(place, dress):
+def test_checkpoints_tokenizer_matches_trainer(directory, make_tokenizer):
     from transformers import AutoTokenizer
 
-    path = CHECKPOINTS / place
-    shipped, made = AutoTokenizer.from_pretrained(path), dress()
-    assert shipped(TEXTS)["input_ids"] == made(TEXTS)["input_ids"]
-    assert shipped.get_vocab() == made.get_vocab() and shipped.chat_template == made.chat_template
+    saved = AutoTokenizer.from_pretrained(CHECKPOINTS / directory)
+    expected = make_tokenizer()
+    assert saved(TEXTS)["input_ids"] == expected(TEXTS)["input_ids"]
+    assert saved.get_vocab() == expected.get_vocab()
+    assert saved.chat_template == expected.chat_template
 
 
-# -------------------------------------------------------------------------- in both implementations
+# ------------------------------------------------------------------------------------------- parity
 
 
-def test_the_text_encoder_is_the_same_in_transformers():
+def test_text_encoder_matches_transformers():
     path = folder("text_encoder")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.T5EncoderModel, path)
@@ -154,7 +156,7 @@ def test_the_text_encoder_is_the_same_in_transformers():
         close(ours, theirs(torch.tensor(ids, dtype=torch.long)).last_hidden_state.numpy())
 
 
-def test_the_clip_is_the_same_in_transformers():
+def test_clip_matches_transformers():
     path = folder("clip")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.CLIPModel, path)
@@ -175,7 +177,7 @@ def test_the_clip_is_the_same_in_transformers():
         close(mine / np.linalg.norm(mine, axis=-1, keepdims=True), original.numpy())
 
 
-def test_the_rewriter_is_the_same_in_transformers():
+def test_rewriter_matches_transformers():
     path = folder("rewriter")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs = loaded(transformers.LlamaForCausalLM, path)
@@ -186,7 +188,7 @@ def test_the_rewriter_is_the_same_in_transformers():
         close(ours, theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy())
 
 
-def test_the_videoscore_is_the_same_in_transformers():
+def test_videoscore_matches_transformers():
     path = folder("videoscore")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     theirs, info = transformers.Idefics2Model.from_pretrained(
@@ -228,7 +230,7 @@ def test_the_videoscore_is_the_same_in_transformers():
         ("wan_vae", "AutoencoderKLWan", wan_vae_hf),
     ],
 )
-def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
+def test_denoiser_and_vae_load_in_diffusers(name, original, layout):
     path = folder(name)
     diffusers = pytest.importorskip("diffusers")
     theirs = loaded(getattr(diffusers, original), path)
@@ -245,9 +247,7 @@ def test_denoiser_and_vae_load_in_diffusers_and_here(name, original, layout):
         ("wan_vae", wan_vae_hf, WanVAE, wan_vae.CONFIG.z_dim),
     ],
 )
-def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(
-    name, layout, model, channels
-):
+def test_vae_latents_and_reconstruction(name, layout, model, channels):
     path = folder(name)
     from pav_jax.mini.render import to_unit
     from pav_jax.mini.world import draw_scene
@@ -266,25 +266,24 @@ def test_the_vae_codes_latents_of_unit_deviation_and_rebuilds_the_picture(
     latents, rebuilt = map(np.asarray, code(params, videos))
     assert latents.shape == (8, 3, 16, 16, channels)
     assert 0.8 < latents.std() < 1.25
-    assert (latents.std((0, 1, 2, 3)) > 0.1).all()  # no channel is silent
-    plain = videos.mean(
-        (1, 2, 3), keepdims=True
-    )  # what a codec that learnt colours alone would give
+    assert (latents.std((0, 1, 2, 3)) > 0.1).all()  # no channel is constant
+    # what a codec would give that knows colours only
+    plain = videos.mean((1, 2, 3), keepdims=True)
     assert np.square(rebuilt - videos).mean() < 0.3 * np.square(plain - videos).mean()
 
 
 @pytest.mark.parametrize("name, training", [("generator", generator), ("generator_wan", wan)])
-def test_the_whole_generator_loads(name, training):
+def test_generator_settings_match_trainer(name, training):
     from pav_jax.video.video_model import VideoModel
 
     model = VideoModel.from_pretrained(CHECKPOINTS / name, dtype="float32")
     declared = {k: v for k, v in training.GENERATION.items() if v is not None}
     assert {k: getattr(model.settings, k) for k in declared} == declared
-    assert model.family.text_tokens == drawing.TEXT_TOKENS
+    assert model.family.text_tokens == generator_trainer.TEXT_TOKENS
     assert dict(model.family.scheduler.config) == training.SCHEDULER
 
 
-def test_the_second_generator_gives_the_same_video_in_diffusers():
+def test_wan_generator_matches_diffusers():
     from pav_jax.video.video_model import VideoModel
 
     path = CHECKPOINTS / "generator_wan"
@@ -306,7 +305,7 @@ def test_the_second_generator_gives_the_same_video_in_diffusers():
         guidance_scale=3.0,
         negative_prompt="",
         latents=torch.tensor(latents),
-        max_sequence_length=drawing.TEXT_TOKENS,
+        max_sequence_length=generator_trainer.TEXT_TOKENS,
         output_type="np",
     ).frames
     ours = model.generate([text], latents=latents)
@@ -314,7 +313,7 @@ def test_the_second_generator_gives_the_same_video_in_diffusers():
     assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 2e-3
 
 
-def test_the_aesthetic_head_fits_its_clip():
+def test_aesthetic_head_matches_clip():
     from pav_jax.rewards.aesthetic import load_head
 
     config, _ = load_head(folder("head"))

@@ -1,4 +1,4 @@
-"""The trainings' loop: killed and called again it ends with the same weights."""
+"""The training loop of the mini checkpoints."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ OPTIMIZER = fit.adamw(0.1, STEPS, warmup=2)
 TARGET = np.array([1.0, -2.0, 3.0], np.float32)
 
 
-class Killed(Exception):
+class Interrupted(Exception):  # noqa: N818
     pass
 
 
-def fresh():
+def initial_state():
     params = jnp.zeros(3)
     return {
         "params": params,
@@ -37,7 +37,7 @@ def step(state, data, key):
     value, gradient = jax.value_and_grad(loss)(state["params"])
     updates, opt = OPTIMIZER.update(gradient, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
-    average = fit.ema(state["average"], params, 0.9, state["step"])
+    average = fit.update_ema(state["average"], params, 0.9, state["step"])
     return {"params": params, "opt": opt, "average": average, "step": state["step"] + 1}, {
         "loss": value
     }
@@ -48,7 +48,9 @@ def noisy(i):
 
 
 def train(batch=noisy):
-    return jax.device_get(fit.fit("quadratic", step, fresh(), batch, STEPS, seed=1, log_every=5))
+    return jax.device_get(
+        fit.fit("quadratic", step, initial_state(), batch, STEPS, seed=1, logging_steps=5)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -57,82 +59,82 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize("killed_at", [1, 6, 11])
-@pytest.mark.parametrize("every", [-1, 300])  # a save after every step, or none before the kill
-def test_an_interrupted_fit_ends_with_the_same_weights(
-    killed_at, every, folder, monkeypatch, capsys
-):
-    whole = train()
+@pytest.mark.parametrize("interrupted_at", [1, 6, 11])
+@pytest.mark.parametrize("every", [-1, 300])  # a save after every step, or none
+def test_fit_resumes_with_same_weights(interrupted_at, every, folder, monkeypatch, capsys):
+    uninterrupted = train()
     (folder / "quadratic.state").unlink()
-    monkeypatch.setattr(fit, "SAVE_SECONDS", every)
+    monkeypatch.setattr(fit, "SAVE_INTERVAL_S", every)
 
-    def dying(i):
-        if i == killed_at:
-            raise Killed
+    def failing_batch(i):
+        if i == interrupted_at:
+            raise Interrupted
         return noisy(i)
 
-    with pytest.raises(Killed):
-        train(dying)
-    asked = []
-    resumed = train(lambda i: asked.append(i) or noisy(i))
-    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    assert asked[0] == (killed_at if every < 0 else 0)
-    assert ("going on from step" in capsys.readouterr().out) == (every < 0)
+    with pytest.raises(Interrupted):
+        train(failing_batch)
+    steps = []
+    resumed = train(lambda i: steps.append(i) or noisy(i))
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+    assert steps[0] == (interrupted_at if every < 0 else 0)
+    assert ("resuming from step" in capsys.readouterr().out) == (every < 0)
 
 
-def test_a_finished_fit_is_not_done_again(folder):
-    whole = train()
-    again = train(lambda i: pytest.fail("a batch was asked for"))
-    jax.tree.map(np.testing.assert_array_equal, again, whole)
+def test_fit_finished(folder):
+    first = train()
+    again = train(lambda i: pytest.fail("a batch was requested"))
+    jax.tree.map(np.testing.assert_array_equal, again, first)
     assert [p.name for p in folder.iterdir()] == ["quadratic.state"]
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"x"]
+    "truncate", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"x"]
 )
-def test_a_half_written_state_is_reported_and_kept(damage, folder):
+def test_fit_incomplete_state(truncate, folder):
     train()
     path = folder / "quadratic.state"
-    broken = damage(path.read_bytes())
+    broken = truncate(path.read_bytes())
     path.write_bytes(broken)
-    with pytest.raises(BadInput, match="quadratic.state"):
+    with pytest.raises(BadInput) as error:
         train()
+    assert error.value.source == str(path)
     assert path.read_bytes() == broken
 
 
-def test_a_stale_part_file_does_no_harm(folder):
+def test_fit_stale_partial_file(folder):
     folder.mkdir()
     (folder / "quadratic.part").write_bytes(b"half")
     train()
     assert not (folder / "quadratic.part").exists()
 
 
-def test_every_step_moves_towards_the_target():
+def test_fit_reduces_loss():
     result = train()
     assert result["step"] == STEPS
     assert (np.sign(result["params"]) == np.sign(TARGET)).all()
 
 
-def test_descending_is_a_loop_of_gradient_steps():
+def test_minimize_matches_gradient_steps():
     def loss(p, data):
         value = jnp.square(p["x"] - TARGET + data).sum()
         return value, {"loss": value}
 
-    found = fit.descend("descent", loss, OPTIMIZER, {"x": jnp.zeros(3)}, noisy, STEPS)
-    x, opt = jnp.zeros(3), OPTIMIZER.init(jnp.zeros(3))
+    trained = fit.minimize("descent", loss, OPTIMIZER, {"x": jnp.zeros(3)}, noisy, STEPS)
+    x = jnp.zeros(3)
+    opt = OPTIMIZER.init(x)
     for i in range(STEPS):
         updates, opt = OPTIMIZER.update(2 * (x - TARGET + noisy(i)), opt, x)
         x = optax.apply_updates(x, updates)
-    np.testing.assert_allclose(found["x"], x, rtol=1e-5)
+    np.testing.assert_allclose(trained["x"], x, rtol=1e-5)
 
 
-def test_the_average_warms_up():
-    first = fit.ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.zeros((), jnp.int32))
-    late = fit.ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.asarray(10**6))
+def test_update_ema_warms_up():
+    first = fit.update_ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.zeros((), jnp.int32))
+    late = fit.update_ema(jnp.zeros(2), jnp.ones(2), 0.999, jnp.asarray(10**6))
     np.testing.assert_allclose(first, 0.9)  # decay 1 / 10
     np.testing.assert_allclose(late, 0.001, rtol=1e-3)
 
 
-def test_shipped_weights_are_bf16():
+def test_to_bf16():
     tree = fit.to_bf16({"a": {"b": np.float32([1.00390625])}})
     assert tree["a"]["b"].dtype == jnp.bfloat16 and float(tree["a"]["b"][0]) == 1.0

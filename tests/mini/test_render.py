@@ -1,8 +1,7 @@
-"""Pictures show what the scene says: measured on the pixels."""
+"""Renders match their scenes, measured on the pixels."""
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from pav_jax.mini import render as r
 from pav_jax.mini import world as w
 
 BATCH = 16  # one compiled program for all tests of the folder
-PIXEL = 2 / w.WIDTH  # the picture spans -1..1
+PIXEL = 2 / w.WIDTH  # the frame spans -1..1
 CLEAN = (2, 2, 2, 2, 2)
-STUDIO, STILL = w.BACKGROUNDS.index("studio"), w.CAMERAS.index("still")
+STUDIO = w.BACKGROUNDS.index("studio")
+STILL = w.CAMERAS.index("still")
 LIGHT, CONTRAST, GRAIN, FOCUS, STEADINESS = range(5)
 
 
@@ -39,11 +39,11 @@ def mixed():
     return scenes, render(scenes)
 
 
-def test_videos_are_uint8_frames_of_the_worlds_size(mixed):
+def test_render_shape(mixed):
     assert mixed[1].dtype == np.uint8 and mixed[1].shape == (BATCH, w.FRAMES, w.HEIGHT, w.WIDTH, 3)
 
 
-def test_a_scene_gives_the_same_video_alone_and_among_others(mixed):
+def test_render_independent_of_batch(mixed):
     scenes, videos = mixed
     for i in (0, 5, 15):
         np.testing.assert_array_equal(render([scenes[i]])[0], videos[i])
@@ -51,13 +51,13 @@ def test_a_scene_gives_the_same_video_alone_and_among_others(mixed):
     np.testing.assert_array_equal(render(scenes + scenes[:3])[BATCH:], videos[:3])
 
 
-def test_another_seed_places_the_same_scene_elsewhere(mixed):
+def test_render_follows_seed(mixed):
     scenes, videos = mixed
     others = render([dataclasses.replace(s, seed=s.seed + 1) for s in scenes])
     assert all((a != b).any() for a, b in zip(videos, others, strict=True))
 
 
-def test_to_unit_spans_minus_one_to_one():
+def test_to_unit():
     np.testing.assert_allclose(r.to_unit(jnp.array([0, 255], jnp.uint8)), [-1, 1], atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def subject_mask(videos):
 
 
 def centres(masks):
-    """Centroids (x, y up) in the picture's units, [B, T, 2]."""
+    """Centroids (x, y up) in the frame's units, [B, T, 2]."""
     axis = (np.arange(w.WIDTH) + 0.5) * PIXEL - 1
     area = masks.sum((2, 3))
     return np.stack(
@@ -78,13 +78,12 @@ def centres(masks):
     )
 
 
-def test_masks_say_where_the_subject_is():
+def test_render_with_masks():
     coloured = draw(5, 4, background=STUDIO, camera=STILL, material=0, quality=CLEAN, colour=0)
     videos, masks = r.render_with_masks(coloured, batch=BATCH)
     seen = subject_mask(videos)
-    assert (masks & seen).sum() > 0.9 * (
-        masks | seen
-    ).sum()  # the outline is dark, and half of it lies outside
+    # the outline is dark, and half of it lies outside
+    assert (masks & seen).sum() > 0.9 * (masks | seen).sum()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def clean_shots():
 @pytest.mark.parametrize(
     "motion, axis, sign", [("right", 0, 1), ("left", 0, -1), ("rise", 1, 1), ("fall", 1, -1)]
 )
-def test_straight_motions_go_the_way_they_are_called(motion, axis, sign, clean_shots):
+def test_render_straight_motion(motion, axis, sign, clean_shots):
     masks, middles = clean_shots[motion]
     steps = sign * np.diff(middles[..., axis], axis=1)
     assert (steps > PIXEL).all() and (
@@ -129,7 +128,7 @@ def test_straight_motions_go_the_way_they_are_called(motion, axis, sign, clean_s
     assert (np.ptp(masks.sum((2, 3)), axis=1) < 0.25 * masks.sum((2, 3)).max(1)).all()
 
 
-def test_bouncing_goes_up_and_down(clean_shots):
+def test_render_bounce(clean_shots):
     _, middles = clean_shots["bounce"]
     height = middles[..., 1]
     assert (height[:, [4]] - height[:, [0, 8]] > 0.5).all()
@@ -138,7 +137,7 @@ def test_bouncing_goes_up_and_down(clean_shots):
 
 
 @pytest.mark.parametrize("motion, sign", [("grow", 1), ("shrink", -1)])
-def test_growing_and_shrinking_change_the_area_in_place(motion, sign, clean_shots):
+def test_render_size_change(motion, sign, clean_shots):
     masks, middles = clean_shots[motion]
     area = masks.sum((2, 3)).astype(float)
     assert (sign * np.diff(area, axis=1) > 0).all()
@@ -148,7 +147,7 @@ def test_growing_and_shrinking_change_the_area_in_place(motion, sign, clean_shot
     ).all()  # a shape is not round about its middle, so its centroid drifts a bit
 
 
-def test_cameras_move_the_background_and_nothing_else_does():
+def test_render_camera():
     grow, brick = w.MOTIONS.index("grow"), w.BACKGROUNDS.index("brick wall")
     scenes = [
         dataclasses.replace(s, camera=c)
@@ -166,7 +165,7 @@ def test_cameras_move_the_background_and_nothing_else_does():
 
 
 def levels(quality, seed, count=5, **fixed):
-    """Videos [count, 3, T, H, W, 3] of clean scenes in the three levels of one quality."""
+    """Videos [count, 3, T, H, W, 3] of clean scenes with the three levels of one quality."""
     scenes = [
         dataclasses.replace(s, quality=(*CLEAN[:quality], level, *CLEAN[quality + 1 :]))
         for s in draw(seed, count, **fixed)
@@ -176,21 +175,21 @@ def levels(quality, seed, count=5, **fixed):
 
 
 def rises(values):
-    """values [count, 3]: poor < middling < good in every scene."""
+    """Whether poor < medium < good in every scene; values [count, 3]."""
     return (np.diff(values, axis=1) > 0).all()
 
 
-def test_better_light_is_brighter():
+def test_render_light():
     brightness = luma(levels(LIGHT, 10)).mean((2, 3, 4))
     assert rises(brightness)
     np.testing.assert_allclose(brightness / brightness[:, 2:], np.tile(r.LIGHT, (5, 1)), rtol=0.02)
 
 
-def test_better_contrast_spreads_the_luminance():
+def test_render_contrast():
     assert rises(luma(levels(CONTRAST, 11)).std((2, 3, 4)))
 
 
-def test_grain_is_the_declared_noise():
+def test_render_grain():
     videos = luma(levels(GRAIN, 12, background=STUDIO))
     noise = (videos - videos[:, 2:]).std((2, 3, 4)) / 255
     assert rises(-noise)
@@ -199,13 +198,13 @@ def test_grain_is_the_declared_noise():
     )  # a little is lost where pixels saturate
 
 
-def test_better_focus_has_steeper_edges():
+def test_render_focus():
     videos = luma(levels(FOCUS, 13))
     slopes = np.hypot(np.diff(videos, axis=3)[..., :-1], np.diff(videos, axis=4)[..., :-1, :])
     assert rises(np.percentile(slopes, 97, axis=(2, 3, 4)))
 
 
-def test_a_steadier_shot_wanders_less():
+def test_render_steadiness():
     right = w.MOTIONS.index("right")
     videos = levels(
         STEADINESS, 14, background=STUDIO, camera=STILL, motion=right, colour=0, material=0, size=0
@@ -216,10 +215,3 @@ def test_a_steadier_shot_wanders_less():
     wander = heights.std(2)
     assert rises(-wander) and (wander[:, 2] < PIXEL / 4).all()
     np.testing.assert_allclose(wander[:, 0] / wander[:, 1], r.SHAKE[0] / r.SHAKE[1], rtol=0.25)
-
-
-def test_blur_weights_sum_to_one_and_vanish_without_blur():
-    for sigma in (0.0, 0.85, 1.9):
-        rows = np.asarray(jax.jit(r._gaussian_rows, static_argnums=1)(sigma, 16))
-        np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
-        assert (sigma > 0) ^ np.allclose(rows, np.eye(16))

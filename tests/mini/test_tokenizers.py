@@ -1,5 +1,4 @@
-"""One vocabulary in three dresses: texts survive, files give the same ids, the template is what the
-rewriter reads."""
+"""The mini tokenizers: round trips, saved files, special tokens and the chat template."""
 
 import numpy as np
 import pytest
@@ -7,28 +6,27 @@ from transformers import AutoTokenizer
 
 from pav_jax.language import chat
 from pav_jax.mini import tokenizers as t
-from pav_jax.mini.captions import DIALECTS, dialect, user_prompt
+from pav_jax.mini.captions import NUM_STYLES, styled_caption, user_prompt
 from pav_jax.mini.world import draw_scene
 
-DRESSES = {"t5": t.t5_tokenizer, "clip": t.clip_tokenizer, "rewriter": t.rewriter_tokenizer}
+TOKENIZERS = {"t5": t.t5_tokenizer, "clip": t.clip_tokenizer, "rewriter": t.rewriter_tokenizer}
 
 
 @pytest.fixture(scope="module")
 def texts():
     rng = np.random.default_rng(12)
     scenes = [draw_scene(rng) for _ in range(200)]
-    return [user_prompt(s, rng) for s in scenes] + [
-        dialect(s, i % DIALECTS, rng) for i, s in enumerate(scenes)
-    ]
+    prompts = [user_prompt(s, rng) for s in scenes]
+    return prompts + [styled_caption(s, i % NUM_STYLES, rng) for i, s in enumerate(scenes)]
 
 
-@pytest.fixture(scope="module", params=DRESSES)
-def dressed(request):
-    return request.param, DRESSES[request.param]()
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def named_tokenizer(request):
+    return request.param, TOKENIZERS[request.param]()
 
 
-def test_texts_come_back(dressed, texts):
-    _, tokenizer = dressed
+def test_decode_round_trip(named_tokenizer, texts):
+    _, tokenizer = named_tokenizer
     strange = ["ein mädchen, 猫 🐕", "<b>1 & 2</b> {{ x }}", "x" * 50]
     for text in texts + strange:
         ids = tokenizer(text)["input_ids"]
@@ -36,13 +34,13 @@ def test_texts_come_back(dressed, texts):
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
-def test_case_does_not_matter(dressed):
-    _, tokenizer = dressed
+def test_tokenizer_ignores_case(named_tokenizer):
+    _, tokenizer = named_tokenizer
     assert tokenizer("A Red BALL")["input_ids"] == tokenizer("a red ball")["input_ids"]
 
 
-def test_saved_files_give_the_same_ids_in_plain_transformers(dressed, texts, tmp_path):
-    _, tokenizer = dressed
+def test_save_loads_in_transformers(named_tokenizer, texts, tmp_path):
+    _, tokenizer = named_tokenizer
     t.save(tokenizer, tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again(texts)["input_ids"] == tokenizer(texts)["input_ids"]
@@ -53,8 +51,8 @@ def test_saved_files_give_the_same_ids_in_plain_transformers(dressed, texts, tmp
     )
 
 
-def test_each_dress_brings_its_own_special_tokens(dressed):
-    name, tokenizer = dressed
+def test_special_tokens(named_tokenizer):
+    name, tokenizer = named_tokenizer
     ids = tokenizer("a red ball")["input_ids"]
     first, last = {"t5": (None, t.EOS), "clip": (t.BOS, t.EOS), "rewriter": (None, None)}[name]
     assert (ids[0] == t.BOS) == (first == t.BOS) and (ids[-1] == t.EOS) == (last == t.EOS)
@@ -62,13 +60,13 @@ def test_each_dress_brings_its_own_special_tokens(dressed):
     assert [tokenizer.convert_tokens_to_ids(s) for s in t.SPECIALS] == list(range(len(t.SPECIALS)))
 
 
-def test_users_words_are_few_tokens(texts):
+def test_tokens_per_word(texts):
     tokenizer = t.rewriter_tokenizer()
     words = sum(len(text.split()) for text in texts)
     assert sum(map(len, tokenizer(texts)["input_ids"])) < 1.5 * words
 
 
-def test_encode_pads_and_cuts_and_keeps_the_end(texts):
+def test_encode_pads_and_truncates(texts):
     ids = t.encode(t.clip_tokenizer(), [*texts, "a " * 100], 24)
     assert ids.shape == (len(texts) + 1, 24) and ids.dtype == np.int32
     assert (ids[:, 0] == t.BOS).all() and ((ids == t.EOS).sum(1) == 1).all()
@@ -79,7 +77,7 @@ def test_encode_pads_and_cuts_and_keeps_the_end(texts):
     )
 
 
-def test_the_chat_template_carries_the_instruction():
+def test_chat_template_instruction():
     tokenizer = t.rewriter_tokenizer()
     question = [{"role": "user", "content": "a red ball falls"}]
     text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
@@ -89,7 +87,7 @@ def test_the_chat_template_carries_the_instruction():
     assert whole == text + "a short video<|end|>"
 
 
-def test_the_chat_template_gives_our_exact_input(texts):
+def test_chat_template_matches_chat_module(texts):
     tokenizer = t.rewriter_tokenizer()
     for prompt in texts[:20]:
         messages = chat.user_chat(prompt)
@@ -99,7 +97,7 @@ def test_the_chat_template_gives_our_exact_input(texts):
     assert tokenizer.eos_token_id == t.END
 
 
-def test_the_vocabulary_is_the_same_each_time_it_is_trained():
+def test_vocabulary_is_reproducible():
     first = t._vocabulary()
     t._vocabulary.cache_clear()
     assert t._vocabulary() == first

@@ -1,5 +1,4 @@
-"""What the mini VideoScore is told of each frame: where things are, and what has changed since the
-first."""
+"""The frame labels of the mini VideoScore's training examples."""
 
 import dataclasses
 
@@ -7,7 +6,8 @@ import numpy as np
 import pytest
 
 from pav_jax.mini import render
-from pav_jax.mini.training import damage, videoscore_examples
+from pav_jax.mini.training import corruption_labels
+from pav_jax.mini.training.videoscore_examples import frame_labels
 from pav_jax.mini.world import CAMERAS, FRAMES, MOTIONS, Scene
 
 SCENE = Scene(
@@ -21,11 +21,11 @@ SCENE = Scene(
     quality=(2,) * 5,
     seed=0,
 )
-SOUND = np.arange(FRAMES)
+CLEAN = np.arange(FRAMES)
 
 
 @pytest.mark.parametrize("motion", range(len(MOTIONS)))
-def test_the_path_is_that_of_the_rendered_subject(motion):
+def test_path_matches_rendered_subject(motion):
     scene = dataclasses.replace(SCENE, motion=motion)
     _, masks = render.render_with_masks([scene], batch=1)
     for mask, (x, y, radius, _, _) in zip(masks[0], render.path(scene), strict=True):
@@ -37,28 +37,35 @@ def test_the_path_is_that_of_the_rendered_subject(motion):
             assert np.sqrt(mask.mean() * 4 / np.pi) == pytest.approx(0.88 * radius, abs=0.05)
 
 
-def test_a_sound_video_moves_and_nothing_changes():
-    told = videoscore_examples.frame_by_frame(SCENE, SCENE, SOUND, np.zeros(FRAMES))
-    assert told["changed"].max() == 0 and told["passed"].tolist() == (SOUND / 4).tolist()
-    assert told["moved"][-1, 0] == pytest.approx(0.9) and not told["moved"][:, 1:].any()
-    assert (told["attributes"] == told["attributes"][0]).all()
+def test_frame_labels_clean_video():
+    labels = frame_labels(SCENE, SCENE, CLEAN, np.zeros(FRAMES))
+    assert labels["changed"].max() == 0 and labels["passed"].tolist() == (CLEAN / 4).tolist()
+    assert labels["moved"][-1, 0] == pytest.approx(0.9) and not labels["moved"][:, 1:].any()
+    assert (labels["attributes"] == labels["attributes"][0]).all()
 
 
-def test_a_frozen_video_stays_where_it_stood():
-    order = damage.damaged(SOUND.astype(np.uint8)[:, None, None, None], "freeze", 4, 0)[:, 0, 0, 0]
-    told = videoscore_examples.frame_by_frame(SCENE, SCENE, order, np.zeros(FRAMES))
-    assert not told["moved"].any() and not told["passed"].any()
+def test_frame_labels_frozen_video():
+    order = corruption_labels.corrupt(CLEAN.astype(np.uint8)[:, None, None, None], "freeze", 4, 0)[
+        :, 0, 0, 0
+    ]
+    labels = frame_labels(SCENE, SCENE, order, np.zeros(FRAMES))
+    assert not labels["moved"].any() and not labels["passed"].any()
 
 
-def test_a_camera_that_pans_moves_though_the_subject_does_not():
+def test_frame_labels_panning_camera():
     still = dataclasses.replace(SCENE, motion=MOTIONS.index("grow"), camera=CAMERAS.index("pan"))
-    moved = videoscore_examples.frame_by_frame(still, still, SOUND, np.zeros(FRAMES))["moved"]
-    assert moved[-1, 3] == pytest.approx(0.6) and not moved[:, :2].any() and moved[-1, 2] > 0
+    motion = frame_labels(still, still, CLEAN, np.zeros(FRAMES))["moved"]
+    assert motion[-1, 3] == pytest.approx(0.6)
+    assert not motion[:, :2].any() and motion[-1, 2] > 0
 
 
-def test_a_turn_changes_what_it_names_from_the_middle_on():
+def test_frame_labels_colour_change():
     other = dataclasses.replace(SCENE, colour=3)
-    fade = np.where(SOUND >= damage.fade_start(FRAMES), 0.75, 0.0)
-    told = videoscore_examples.frame_by_frame(SCENE, other, SOUND, fade)
-    assert told["changed"][0].tolist() == [0, 0, 0] and told["changed"][-1].tolist() == [0, 0.75, 0]
-    assert (told["attributes"][0, 1], told["attributes"][-1, 1]) == (1, 3)
+    fade = np.where(CLEAN >= corruption_labels.fade_start(FRAMES), 0.75, 0.0)
+    labels = frame_labels(SCENE, other, CLEAN, fade)
+    assert labels["changed"][0].tolist() == [0, 0, 0] and labels["changed"][-1].tolist() == [
+        0,
+        0.75,
+        0,
+    ]
+    assert (labels["attributes"][0, 1], labels["attributes"][-1, 1]) == (1, 3)

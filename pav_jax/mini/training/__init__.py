@@ -1,1 +1,2 @@
-"""Trainers of the embedded checkpoints and the quality checks of the embedded world."""
+"""The trainers of the embedded checkpoints: `python -m pav_jax.mini.training.NAME`, one for
+each."""

@@ -1,8 +1,8 @@
-"""The mini world's taste: a declared formula of pixels, which the aesthetic head learns to predict
-from embeddings.
+"""The ground truth of the mini world's aesthetic score: a formula of pixels, which the aesthetic
+head is trained to predict from embeddings.
 
-Like people's taste in pictures it rewards good exposure, contrast, colour and detail and dislikes
-noise; unlike theirs it is written down. It reads single frames, never text.
+As people do, it prefers good exposure, contrast, colour and detail, and penalizes noise. It reads
+single frames, never text.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-# Immerkaer, "Fast noise variance estimation" (1996): a mask whose response to smooth image
-# structure is zero.
+# Immerkaer, "Fast noise variance estimation" (1996): its response to smooth image structure is
+# zero.
 NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
-# feature: (mean, deviation) over 2,000 random renders, and the weight of its standardised value.
+# feature: (mean, standard deviation over 2,000 random renders, weight of the standardised value).
 FEATURES = {
     "exposure": (0.33, 0.14, 0.45),
     "contrast": (0.083, 0.038, 0.35),
@@ -25,9 +25,13 @@ FEATURES = {
 
 
 def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray, "N"]]:
-    """Mean luminance; its deviation; Hasler and Suesstrunk's colourfulness (2003); the 95th
-    percentile of the slope, less what noise gives it; Immerkaer's noise deviation, by the median.
-    All on the 0..1 scale."""
+    """Computes the features of frames, on the 0..1 scale.
+
+    Returns:
+      exposure: mean luminance. contrast: its standard deviation. colourfulness: of Hasler and
+      Suesstrunk (2003). detail: 95th percentile of the luminance slope minus the contribution of
+      noise. noise: Immerkaer's noise deviation, with the median instead of the mean.
+    """
     rgb = frames.astype(np.float32) / 255
     luma = rgb @ LUMA
     red_green = rgb[..., 0] - rgb[..., 1]
@@ -36,8 +40,8 @@ def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray
     colour = np.hypot(red_green.std(axes), yellow_blue.std(axes)) + 0.3 * np.hypot(
         red_green.mean(axes), yellow_blue.mean(axes)
     )
-    # Grain is two pixels coarse, so noise is measured at half size; the median passes over edges,
-    # which are few.
+    # Grain is two pixels coarse, so that noise is measured at half size. The median ignores edges,
+    # which are rare.
     half = luma.reshape(len(luma), luma.shape[1] // 2, 2, luma.shape[2] // 2, 2).mean((2, 4))
     response = ndimage.convolve(half, NOISE_MASK[None], mode="nearest")[:, 1:-1, 1:-1]
     noise = np.median(np.abs(response), axis=axes) / (6 * 0.6745)
@@ -52,10 +56,15 @@ def features(frames: UInt8[np.ndarray, "N H W 3"]) -> dict[str, Float[np.ndarray
 
 
 def aesthetic(videos: UInt8[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B"]:
-    """About 3 to 8, mean over four evenly spaced frames: 5.5 plus the weighted standardised
-    features."""
+    """The aesthetic score of videos, about 3 to 8: 5.5 plus the weighted standardised features,
+    mean over four evenly spaced frames."""
     B, T = videos.shape[:2]
     shown = videos[:, np.arange(0, T, T / 4).astype(int)]
     values = features(shown.reshape(-1, *videos.shape[2:]))
-    score = 5.5 + sum(w * np.clip((values[k] - m) / s, -3, 3) for k, (m, s, w) in FEATURES.items())
+    standardised = {
+        name: np.clip((values[name] - mean) / deviation, -3, 3)
+        for name, (mean, deviation, _) in FEATURES.items()
+    }
+    weighted = [weight * standardised[name] for name, (_, _, weight) in FEATURES.items()]
+    score = 5.5 + np.asarray(sum(weighted))
     return score.reshape(B, 4).mean(1)

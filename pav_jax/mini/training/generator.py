@@ -1,20 +1,26 @@
-"""Trains the mini generator: `python -m pav_jax.mini.training.generator` writes checkpoints/generator
-(its vae is first).
+"""Trains the mini generator and writes checkpoints/generator, which must contain its VAE:
 
-A CogVideoX that reads whole sentences (`captions.caption`) and learns with the v-prediction
-objective; how it learns is in `drawing.py`.
+    python -m pav_jax.mini.training.generator
+
+A CogVideoX with captions in whole sentences (`captions.caption`), trained with v-prediction.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pav_jax.checkpoints.embedded import CHECKPOINTS
-from pav_jax.mini import drawing
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import caption
-from pav_jax.mini.drawing import TEXT_TOKENS, Draughtsman, Leg
 from pav_jax.mini.tokenizers import t5_tokenizer
+from pav_jax.mini.training.generator_trainer import (
+    TEXT_TOKENS,
+    GeneratorTrainer,
+    TrainingPhase,
+    model_index,
+)
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
@@ -60,42 +66,50 @@ GENERATION = {
     "batch": 16,
 }
 FOLDER = CHECKPOINTS / "generator"
-INDEX = drawing.model_index(
-    "CogVideoXPipeline",
-    "CogVideoXDDIMScheduler",
-    "T5EncoderModel",
-    "CogVideoXTransformer3DModel",
-    "AutoencoderKLCogVideoX",
-)
 
 
 def t5_config() -> T5Config:
+    """The configuration of the text encoder."""
     return T5Config(
         vocab_size=len(t5_tokenizer()), width=128, head_size=32, heads=4, layers=3, ff_width=256
     )
 
 
-class Generator(Draughtsman):
-    prefix, folder = "", FOLDER
-    legs = (Leg(4000, 3e-3, 0), Leg(7000, 2e-3, 1))
-    denoiser_layout, vae_layout, vae = transformer_hf, vae_hf, CogVideoXVAE
-    scheduler, generation, index = SCHEDULER, GENERATION, INDEX
+class CogVideoXTrainer(GeneratorTrainer):
+    """The first generator's training."""
+
+    prefix = ""
+    folder = FOLDER
+    phases = (TrainingPhase(4000, 3e-3, 0), TrainingPhase(7000, 2e-3, 1))
+    denoiser_layout = transformer_hf
+    vae_layout = vae_hf
+    vae = CogVideoXVAE
+    scheduler = SCHEDULER
+    generation = GENERATION
+    index = model_index(
+        "CogVideoXPipeline",
+        "CogVideoXDDIMScheduler",
+        "T5EncoderModel",
+        "CogVideoXTransformer3DModel",
+        "AutoencoderKLCogVideoX",
+    )
 
     def __init__(self):
         self.t5 = T5Encoder(t5_config(), unroll=3)
-        self.dit = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
+        self.denoiser = CogVideoXTransformer(DENOISER, unroll=DENOISER.num_layers)
         self._noise = NoiseSchedule.from_config(SCHEDULER)
 
     def caption(self, scene: w.Scene, rng: np.random.Generator) -> str:
         return caption(scene, rng)
 
-    def read(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, None]:
-        return self.t5.apply({"params": t5_params}, ids_BxS), None
+    def encode_text(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, None]:
+        embedding: Any = self.t5.apply({"params": t5_params}, ids_BxS)
+        return embedding, None
 
-    def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
+    def add_noise(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
         t = jnp.clip((level_B * 1000).astype(jnp.int32), 0, 999)
         return self._noise.add_noise(clean, noise, t), t, self._noise.velocity(clean, noise, t)
 
 
 if __name__ == "__main__":
-    drawing.main(Generator)
+    CogVideoXTrainer().train()

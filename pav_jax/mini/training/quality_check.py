@@ -1,124 +1,122 @@
-"""Is the mini world worth optimising? `python -m pav_jax.mini.training.quality_check` prints the figures and fails
-where one is missed.
+"""Checks that the mini world can be optimised. Prints the figures; exit status 1 if a check fails:
 
-- The oracle caption must beat the user's prompt on TVA and on AES by half a paired standard
-  deviation or more.
-- Another prompt's oracle caption must lose to the user's prompt on TVA: a fine video of something
-  else is no use.
-- CLIP must find subject, colour and motion of renders among their alternatives, 90 % or more each.
+    python -m pav_jax.mini.training.quality_check
+
+- The oracle caption must beat the user's prompt on TVA and on AES by at least half a paired
+  standard deviation.
+- The oracle caption of another prompt must lose to the user's prompt on TVA: a good video of
+  something else must not win.
+- CLIP must recognise the subject, colour and motion of renders in at least 90 % of the cases each.
 """
 
 import argparse
-import json
 import sys
 
 import numpy as np
 
 from pav_jax import defaults
-from pav_jax.checkpoints.embedded import ROOT
+from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.components import Parts
 from pav_jax.mini import vocabulary as v
 from pav_jax.mini import world as w
+from pav_jax.mini.captions import with_article
 from pav_jax.mini.render import render
 from pav_jax.mini.training.clip import FRAMES_SHOWN
+from pav_jax.mini.training.write_prompts import EVALUATION_SETS, read_evaluation_set
 from pav_jax.rewards.clip_tower import ClipTower
 
 SEEDS = (0, 1)
+REWARDS = ("TVA", "AES", "TC", "DD")
+MIN_EFFECT = 0.5  # paired standard deviations
+MIN_RECOGNITION = 0.9
 
 
-def effects(parts: Parts, prompts: list[str], oracles: list[str]) -> dict[str, dict[str, float]]:
-    """Mean and paired deviation units of (oracle - original) and (another's oracle - original) per
-    reward."""
+def reward_differences(
+    components: Parts, prompts: list[str], oracles: list[str]
+) -> dict[str, dict[str, float]]:
+    """Compares the videos of oracle captions, and of other prompts' oracle captions, with those of
+    the prompts.
+
+    Returns:
+      {"oracle - original, REWARD" and "shuffled - original, REWARD": mean difference `mean`, and
+      `d` in paired standard deviations}.
+    """
     scores = {}
-    for name, texts in (
-        ("original", prompts),
-        ("oracle", oracles),
-        ("shuffled", oracles[1:] + oracles[:1]),
-    ):
+    systems = {"original": prompts, "oracle": oracles, "shuffled": oracles[1:] + oracles[:1]}
+    for name, texts in systems.items():
         runs = []
         for seed in SEEDS:
-            videos = parts.generator.generate(
-                texts, seed=[seed * 10_000 + i for i in range(len(texts))]
-            )
-            runs.append(parts.suite.score(videos, prompts))
-        scores[name] = {
-            r: np.mean([run[r] for run in runs], axis=0) for r in ("TVA", "AES", "TC", "DD")
-        }
-    result = {}
+            seeds = [seed * 10_000 + i for i in range(len(texts))]
+            videos = components.generator.generate(texts, seed=seeds)
+            runs.append(components.suite.score(videos, prompts))
+        scores[name] = {r: np.mean([run[r] for run in runs], axis=0) for r in REWARDS}
+    differences = {}
     for name in ("oracle", "shuffled"):
         for reward, values in scores[name].items():
             gain = values - scores["original"][reward]
-            result[f"{name} - original, {reward}"] = {
+            differences[f"{name} - original, {reward}"] = {
                 "mean": float(gain.mean()),
                 "d": float(gain.mean() / gain.std()),
             }
-    return result
+    return differences
 
 
-def retrieval(folder: str, count: int = 512) -> dict[str, float]:
-    """Share of fresh renders whose true subject (colour, motion) CLIP ranks first, the other two
-    being given."""
+def recognition(num_scenes: int = 512) -> dict[str, float]:
+    """The share of fresh renders whose true subject (colour, motion) CLIP ranks first, given the
+    other two."""
     rng = np.random.default_rng(71)
-    scenes = [w.draw_scene(rng) for _ in range(count)]
-    tower = ClipTower.load(folder)
-    images = _unit(tower.embed_frames(render(scenes), FRAMES_SHOWN, "sheet")[:, 0])
-    sizes = {"subject": w.SUBJECTS, "colour": w.COLOURS, "motion": w.MOTIONS}
+    scenes = [w.draw_scene(rng) for _ in range(num_scenes)]
+    tower = ClipTower.load(CHECKPOINTS / "clip")
+    images = _normalise(tower.embed_frames(render(scenes), FRAMES_SHOWN, "sheet")[:, 0])
+    slots = {"subject": w.SUBJECTS, "colour": w.COLOURS, "motion": w.MOTIONS}
     shares = {}
-    for slot, names in sizes.items():
-        right = 0
+    for slot, names in slots.items():
+        num_correct = 0
         for scene, image in zip(scenes, images, strict=True):
-            truth = {s: getattr(scene, s) for s in sizes}
-            texts = [_text(**(truth | {slot: i})) for i in range(len(names))]
-            right += int((_unit(tower.embed_texts(texts)) @ image).argmax() == truth[slot])
-        shares[slot] = right / count
+            truth = {name: getattr(scene, name) for name in slots}
+            texts = [_describe(**(truth | {slot: i})) for i in range(len(names))]
+            ranked_first = (_normalise(tower.embed_texts(texts)) @ image).argmax()
+            num_correct += int(ranked_first == truth[slot])
+        shares[slot] = num_correct / num_scenes
     return shares
 
 
-def _text(subject: int, colour: int, motion: int) -> str:
+def _describe(subject: int, colour: int, motion: int) -> str:
     noun = f"{v.COLOURS[w.COLOURS[colour]][0]} {v.SUBJECTS[w.SUBJECTS[subject]][0]}"
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} {v.MOTIONS[w.MOTIONS[motion]][0]}"
+    return f"{with_article(noun)} {v.MOTIONS[w.MOTIONS[motion]][0]}"
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def _normalise(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs all checks."""
+    parser = argparse.ArgumentParser(description="Checks that the mini world can be optimised.")
     parser.add_argument(
         "--count", type=int, default=100, help="prompts of each evaluation set (default 100)"
     )
     count = parser.parse_args().count
-    rows = []
-    for name in ("in_domain", "held_out"):
-        rows += [
-            json.loads(line)
-            for line in (ROOT / "prompts" / f"{name}.jsonl").read_text().splitlines()[:count]
-        ]
-    parts = Parts(defaults.get_config())
-    found = retrieval(parts.suite.rewards[0].tower.folder)
-    gains = effects(parts, [r["prompt"] for r in rows], [r["oracle"] for r in rows])
-    checks = [(f"CLIP finds the {slot}", share, share >= 0.9) for slot, share in found.items()]
-    checks += [
-        (
-            f"oracle - original, {r}: d",
-            gains[f"oracle - original, {r}"]["d"],
-            gains[f"oracle - original, {r}"]["d"] >= 0.5,
-        )
-        for r in ("TVA", "AES")
+    rows = [row for name in EVALUATION_SETS for row in read_evaluation_set(name)[:count]]
+    checks = [
+        (f"CLIP recognises the {slot}", share, share >= MIN_RECOGNITION)
+        for slot, share in recognition().items()
     ]
-    checks += [
-        (
-            "shuffled - original, TVA: d",
-            gains["shuffled - original, TVA"]["d"],
-            gains["shuffled - original, TVA"]["d"] < 0,
-        )
-    ]
-    for key, value in gains.items():
-        print(f"{key}: mean {value['mean']:+.3f}, d {value['d']:+.2f}")
-    for text, value, fine in checks:
-        print(f"{'pass' if fine else 'MISS'}  {text} {value:.3f}")
-    sys.exit(0 if all(fine for *_, fine in checks) else 1)
+    differences = reward_differences(
+        Parts(defaults.get_config()),
+        [row["prompt"] for row in rows],
+        [row["oracle"] for row in rows],
+    )
+    for name in ("oracle - original, TVA", "oracle - original, AES"):
+        effect = differences[name]["d"]
+        checks.append((f"{name}: d", effect, effect >= MIN_EFFECT))
+    effect = differences["shuffled - original, TVA"]["d"]
+    checks.append(("shuffled - original, TVA: d", effect, effect < 0))
+    for name, difference in differences.items():
+        print(f"{name}: mean {difference['mean']:+.3f}, d {difference['d']:+.2f}")
+    for text, value, passed in checks:
+        print(f"{'pass' if passed else 'FAIL'}  {text} {value:.3f}")
+    sys.exit(0 if all(passed for _, _, passed in checks) else 1)
 
 
 if __name__ == "__main__":

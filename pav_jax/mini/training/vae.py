@@ -1,11 +1,13 @@
-"""Trains the mini generator's VAE: `python -m pav_jax.mini.training.vae` writes
-checkpoints/generator/vae.
+"""Trains the mini generator's VAE and writes checkpoints/generator/vae:
 
-CogVideoX's architecture, compressing 4 x 4 x 4 into 16 channels. It is trained on 32 x 32 crops:
-there is no attention, so a codec learnt on crops works on whole pictures.
+    python -m pav_jax.mini.training.vae
+
+CogVideoX's architecture, compressing 4 x 4 x 4 into 16 channels. It has no attention, so that a
+model trained on 32 x 32 crops works on whole frames.
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,7 @@ from flax import traverse_util
 
 from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.embedded import CHECKPOINTS
-from pav_jax.mini import codec
-from pav_jax.mini.training import fit
+from pav_jax.mini.training import fit, vae_trainer
 from pav_jax.models.cogvideox import vae_hf
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
 
@@ -28,106 +29,123 @@ CONFIG = CogVideoXVAEConfig(
     scaling_factor=1.0,
 )
 STEPS = 1000
-ANCHOR = 3.0  # several times a colour's deviation
+ANCHOR = 3.0  # value of the constant channels: several times a colour's deviation
 FOLDER = CHECKPOINTS / "generator" / "vae"
+# Weights of a smoothing and of an averaging convolution. The stride-2 grid of the averaging one
+# starts at the first pixel.
+SMOOTH = np.outer([1, 2, 1], [1, 2, 1]) / 16
+BOX = np.outer([1, 1, 0], [1, 1, 0]) / 4
 
 
-def pyramid(params: dict) -> dict:
-    """Starts the network as a plain averaging pyramid: colours pass through from the first step,
-    and detail is learnt.
+def pyramid_params(params: dict) -> dict:
+    """Initialises the network as an averaging pyramid, so that colours pass from the first step and
+    training adds the details.
 
     Residual branches start at zero, resampling convolutions as averages, spatial norms as plain
     group norms (gain 1 and shift 0 whatever the latent), other convolutions with the identity on
-    the channels both sides have. A group norm would take brightness and hue away, so two channels
-    of every group of the main path are constants, `ANCHOR` and
-    minus it: the group's deviation is then theirs and the norm a fixed gain. And silu(x) - silu(-x)
-      = x, so each colour
-    runs beside its negative: the last convolutions read their difference, which is linear.
+    the channels that both sides have. A group norm would remove brightness and hue. Therefore two
+    channels of every group of the main path are the constants `ANCHOR` and -`ANCHOR`: they
+    determine the group's deviation, so that the norm is a fixed gain. As silu(x) - silu(-x) = x,
+    each colour has a channel with its negative, and the last convolutions read their difference,
+    which is linear.
+
+    Args:
+      params: random parameters, from `vae_trainer.init_params`.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    smooth = np.outer([1, 2, 1], [1, 2, 1]) / 16
-    box = np.outer([1, 1, 0], [1, 1, 0]) / 4  # the stride-2 grid starts at the first pixel
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     for path, value in flat.items():
-        kernel = np.array(value)
-        if path.endswith(("conv_y/kernel", "conv_b/kernel")):
-            kernel *= 0.1
-        elif path.endswith("conv_y/bias"):
-            kernel += 1
-        elif "resnets" in path and path.endswith("conv2/kernel"):
-            kernel *= 0
-        elif path.endswith(("sampler/kernel", "conv_shortcut/kernel")):
-            kernel *= 0.3
-            kernel[..., [*range(6), *_constant(kernel.shape[-1])]] = (
-                0  # these only come through the identity
-            )
-            if "sampler" in path:
-                same = np.eye(*kernel.shape[-2:])
-                kernel += (box if "downsampler" in path else smooth)[:, :, None, None] * same
-            else:
-                kernel[0, 0, 0] += _aligned(*kernel.shape[-2:])
-        elif path.endswith(("conv_in/kernel", "conv_out/kernel")):
-            # the last time tap and the middle of the window are the present pixel
-            into, (now, middle) = (
-                path.endswith("conv_in/kernel"),
-                (kernel.shape[0] - 1, kernel.shape[1] // 2),
-            )
-            kernel *= (
-                3.0 if path.startswith("encoder") else 0.3
-            )  # so that latents besides the colours say something
-            if into:
-                kernel[..., _constant(kernel.shape[-1])] = 0
-            else:
-                kernel[:, :, :, _constant(kernel.shape[-2])] = 0
-            for colour in range(3):
-                pair = (colour, 3 + colour)
-                if into:
-                    kernel[..., pair] = 0
-                    kernel[now, middle, middle, colour, pair] = 1, -1
-                else:
-                    kernel[..., colour] = 0
-                    gain = (
-                        ANCHOR * (2 / (kernel.shape[-2] / CONFIG.norm_num_groups)) ** 0.5
-                    )  # undoes the norm
-                    kernel[now, middle, middle, pair, colour] = gain, -gain
-            if path == "encoder/conv_out/kernel":
-                kernel[..., CONFIG.latent_channels :] *= 0.01
-        elif path == "encoder/conv_out/bias":
-            kernel[CONFIG.latent_channels :] = -5  # log variance of the latent
-        elif path.endswith("conv_in/bias"):
-            kernel[_constant(len(kernel))] = [ANCHOR, -ANCHOR] * CONFIG.norm_num_groups
-        flat[path] = jnp.asarray(kernel)
+        flat[path] = jnp.asarray(_initial_value(path, np.array(value)))
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _constant(channels: int) -> list[int]:
+def _initial_value(path: str, value: np.ndarray) -> np.ndarray:
+    if path.endswith(("conv_y/kernel", "conv_b/kernel")):
+        value *= 0.1
+    elif path.endswith("conv_y/bias"):
+        value += 1
+    elif "resnets" in path and path.endswith("conv2/kernel"):
+        value *= 0
+    elif path.endswith(("sampler/kernel", "conv_shortcut/kernel")):
+        _set_resampling(path, value)
+    elif path.endswith(("conv_in/kernel", "conv_out/kernel")):
+        _set_end_convolution(path, value)
+    elif path == "encoder/conv_out/bias":
+        value[CONFIG.latent_channels :] = -5  # log variance of the latent
+    elif path.endswith("conv_in/bias"):
+        value[_constant_channels(len(value))] = [ANCHOR, -ANCHOR] * CONFIG.norm_num_groups
+    return value
+
+
+def _set_resampling(path: str, kernel: np.ndarray) -> None:
+    """Averages, or the identity in a shortcut, plus small random weights."""
+    kernel *= 0.3
+    # Colours and constants pass through the identity only.
+    kernel[..., [*range(6), *_constant_channels(kernel.shape[-1])]] = 0
+    if "sampler" in path:
+        window = BOX if "downsampler" in path else SMOOTH
+        kernel += window[:, :, None, None] * np.eye(*kernel.shape[-2:])
+    else:
+        kernel[0, 0, 0] += _aligned_identity(*kernel.shape[-2:])
+
+
+def _set_end_convolution(path: str, kernel: np.ndarray) -> None:
+    """The first or the last convolution of a part: colours to pairs of channels, or back."""
+    is_input = path.endswith("conv_in/kernel")
+    now = kernel.shape[0] - 1  # the last time tap is the current frame
+    middle = kernel.shape[1] // 2
+    # Larger weights in the encoder, so that latents besides the colours carry information.
+    kernel *= 3.0 if path.startswith("encoder") else 0.3
+    if is_input:
+        kernel[..., _constant_channels(kernel.shape[-1])] = 0
+    else:
+        kernel[:, :, :, _constant_channels(kernel.shape[-2])] = 0
+    for colour in range(3):
+        pair = (colour, 3 + colour)
+        if is_input:
+            kernel[..., pair] = 0
+            kernel[now, middle, middle, colour, pair] = 1, -1
+        else:
+            kernel[..., colour] = 0
+            # the inverse of the norm's gain
+            gain = ANCHOR * (2 / (kernel.shape[-2] / CONFIG.norm_num_groups)) ** 0.5
+            kernel[now, middle, middle, pair, colour] = gain, -gain
+    if path == "encoder/conv_out/kernel":
+        kernel[..., CONFIG.latent_channels :] *= 0.01
+
+
+def _constant_channels(channels: int) -> list[int]:
     """The last two channels of every group."""
     size = channels // CONFIG.norm_num_groups
     return [g * size + i for g in range(CONFIG.norm_num_groups) for i in (size - 2, size - 1)]
 
 
-def _aligned(channels_in: int, channels_out: int) -> np.ndarray:
-    """[in, out]: constants to constants, the others in order."""
-    constants = [_constant(n) for n in (channels_in, channels_out)]
-    others = [
-        [i for i in range(n) if i not in c]
-        for n, c in zip((channels_in, channels_out), constants, strict=True)
-    ]
+def _aligned_identity(channels_in: int, channels_out: int) -> np.ndarray:
+    """[in, out]: constant channels to constant channels, the others in order."""
+    constants_in = _constant_channels(channels_in)
+    constants_out = _constant_channels(channels_out)
+    others_in = [i for i in range(channels_in) if i not in constants_in]
+    others_out = [i for i in range(channels_out) if i not in constants_out]
     matrix = np.zeros((channels_in, channels_out))
-    for i, o in [*zip(*constants, strict=True), *zip(*others, strict=False)]:
+    for i, o in zip(constants_in, constants_out, strict=True):
+        matrix[i, o] = 1
+    for i, o in zip(others_in, others_out, strict=False):
         matrix[i, o] = 1
     return matrix
 
 
 def main() -> None:
-    fit.use_every_core()
-    vae, clips = CogVideoXVAE(CONFIG), codec.training_clips()
-    params = codec.train("vae_crops", vae, pyramid(codec.fresh(vae)), clips, STEPS)
+    """Trains the VAE and writes the checkpoint."""
+    fit.use_all_cores()
+    vae = CogVideoXVAE(CONFIG)
+    clips = vae_trainer.training_clips()
+    params = pyramid_params(vae_trainer.init_params(vae))
+    params = vae_trainer.train_vae("vae_crops", vae, params, clips, STEPS)
     save(vae, params, clips[:256])
 
 
-def save(vae: CogVideoXVAE, params, clips) -> None:
-    """Writes the folder; `scaling_factor` brings the whole latent to unit deviation."""
-    latents = codec.mean_latents(vae, params, clips)
+def save(vae: CogVideoXVAE, params: dict, clips: np.ndarray) -> None:
+    """Writes the checkpoint. Its `scaling_factor` brings the whole latent to unit deviation."""
+    latents = vae_trainer.mean_latents(vae, params, clips)
     config = dataclasses.replace(CONFIG, scaling_factor=round(float(1 / latents.std()), 4))
     folder.save(vae_hf, FOLDER, config, fit.to_bf16(params))
     axes = (0, 1, 2, 3)

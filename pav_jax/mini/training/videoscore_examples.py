@@ -1,166 +1,246 @@
-"""What the mini VideoScore learns from: damaged videos with prompts, and everything that is known
-of each frame.
+"""Training examples of the mini VideoScore: corrupted videos with prompts, and labels for the video
+and for each frame.
 
 Shapes: B rows, F frames shown.
 """
 
+import dataclasses
+
 import numpy as np
 
 from pav_jax.mini.render import path
-from pav_jax.mini.training import clips
-from pav_jax.mini.training.damage import COST, FADES, SAID, ask, damaged, fade_start, labels, truth
+from pav_jax.mini.training import training_videos
+from pav_jax.mini.training.corruption_labels import (
+    FADES,
+    LOST_SHARE,
+    PROMPT_SLOTS,
+    corrupt,
+    corrupted_labels,
+    draw_prompt,
+    fade_start,
+    prompt_accuracy,
+)
 from pav_jax.mini.world import FRAMES, Scene, attributes
 from pav_jax.rewards.idefics2_processor import Idefics2Processor
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.videoscore import FRAME, SLOT
 from pav_jax.trust.corruptions import NUM_SEVERITIES, corrupt_caption
 
-QUERY_TEXT = f"{SLOT}:"  # as short as can be: every token costs time
-FRAMES_SHOWN, TOKENS = 5, 48
-CLEAN, TWICE, GENERATED_SHARE, REBUILT_SHARE = 0.25, 0.3, 0.3, 0.2
-# how often, of the damaged videos that have a second one to turn into, the damage is that turn
-TURN = 0.6
-# how often so many of the prompt's slots are wrong; 3: it is another scene's
-WRONG = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
-WRONG_CAPTION = (
-    0.15  # of the prompts that are right: how often some of the words are another prompt's
+QUERY_TEXT = f"{SLOT}:"  # as short as possible, because every token costs time
+FRAMES_SHOWN = 5
+TOKENS = 48
+CLEAN_SHARE = 0.25
+SECOND_CORRUPTION_SHARE = 0.3
+GENERATED_SHARE = 0.3
+RECONSTRUCTED_SHARE = 0.2
+CHANGE_SHARE = 0.6  # of the corrupted videos that have a changed version
+# Number of wrong slots of the prompt -> probability. 3: the prompt of another scene.
+NUM_WRONG_SLOTS = {0: 0.5, 1: 0.24, 2: 0.1, 3: 0.16}
+WRONG_PLACE_SHARE = 0.1
+WRONG_CAPTION_SHARE = 0.15  # of the right prompts: some words are those of another prompt
+PLAIN_KINDS = tuple(
+    kind for kind in LOST_SHARE if kind not in (*training_videos.CHANGE_KINDS, "cut", "tint")
 )
-PLAIN_KINDS = tuple(kind for kind in COST if kind not in (*clips.TURN_KINDS, "cut", "tint"))
-FIRST_KINDS = (
-    *PLAIN_KINDS,
-    "cut",
-    "tint",
-    "tint",
-    "flicker",
-    "jump",
-    "freeze",
-    "freeze",
-)  # often: what takes longest
-NAMED_KINDS = tuple(COST)
-ORDER_KINDS = ("freeze", "jump")
-TURNING = ("subject", "colour", "background")  # what a turn changes
+# The kinds that take longest to learn are listed more than once.
+FIRST_KINDS = (*PLAIN_KINDS, "cut", "tint", "tint", "flicker", "jump", "freeze", "freeze")
+CORRUPTION_KINDS = tuple(LOST_SHARE)
+ORDER_KINDS = ("freeze", "jump")  # they reorder frames
+CHANGING_SLOTS = ("subject", "colour", "background")  # what a change alters
+
+
+@dataclasses.dataclass
+class _CorruptedVideo:
+    """A video with its corruptions, and what is known of each frame.
+
+    Attributes:
+      video: uint8 [FRAMES, H, W, 3].
+      scene: of the clean video.
+      other_scene: the scene that the video fades to; `scene` if it does not fade.
+      clock: of each frame, its index in the clean video.
+      fade: of each frame, the share of the other scene's video, 0..1.
+      corruptions: (kind, severity) of each.
+    """
+
+    video: np.ndarray
+    scene: Scene
+    other_scene: Scene
+    clock: np.ndarray
+    fade: np.ndarray
+    corruptions: list[tuple[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompt:
+    """A prompt for a video.
+
+    Attributes:
+      text: of the prompt.
+      described: the scene that it describes.
+      is_right: which of PROMPT_SLOTS are right.
+      accuracy: how much of it is true of the video, 0..1.
+    """
+
+    text: str
+    described: Scene
+    is_right: dict[str, bool]
+    accuracy: float
 
 
 class Examples:
-    """Batches as pure functions of the step."""
+    """Batches as a function of the step number."""
 
-    def __init__(self, processor: Idefics2Processor, batch: int):
-        self.processor, self.batch = processor, batch
-        self.sets = [clips.rendered(), clips.generated()]
-        self.turn_scenes, self.turn_videos = clips.turns()
-        self.turn_of = {i: row for row, (i, _, _) in enumerate(self.turn_scenes)}
+    def __init__(self, processor: Idefics2Processor, batch_size: int):
+        self.processor = processor
+        self.batch_size = batch_size
+        self.rendered = training_videos.rendered_videos()
+        self.generated = training_videos.generated_videos()
+        self.changed_scenes, self.changed_videos = training_videos.changed_videos()
+        self.changed_row = {index: row for row, (index, _, _) in enumerate(self.changed_scenes)}
         self.shown = frame_indices(FRAMES, FRAMES_SHOWN)
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
-        """
-        frames uint8 [B, F, H, W, 3], ids and mask [B, T], labels [B, 5]: the judge's task. What it
-        is told besides: asked [B, 12] the attributes the prompt asks for, right [B, 3] whether SAID
-          are right, hurt [B, kinds] severity
-        0..1; of each frame its scene's attributes [B, F, 12], where [B, F, 5] (`render.path`), and
-        since the first frame passed [B, F] time in half seconds, moved [B, F, 5], changed [B, F, 3]
-        how far TURNING are others.
+        """Makes the batch of step `i`.
+
+        Returns:
+          The model's inputs and labels: frames uint8 [B, F, H, W, 3], ids and mask [B, T], labels
+          [B, 5]. Auxiliary labels of a video: asked [B, 12], the attributes that the prompt asks
+          for; right [B, 3], which of PROMPT_SLOTS are right; hurt [B, kinds], severities in 0..1.
+          Of each
+          frame: attributes [B, F, 12] of its scene; where [B, F, 5] (`render.path`); and since the
+          first frame passed [B, F], time in half seconds; moved [B, F, 5]; changed [B, F, 3], how
+          far CHANGING_SLOTS have changed.
         """
         rng = np.random.default_rng([86, i])
-        rows = [self.one(rng) for _ in range(self.batch)]
+        rows = [self.draw_row(rng) for _ in range(self.batch_size)]
         ids, mask = self.processor.texts([row.pop("text") for row in rows], TOKENS, "right")
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return stacked | {"ids": ids, "mask": mask}
 
-    def one(self, rng: np.random.Generator) -> dict:
-        made = rng.random()
-        scenes, videos = self.sets[int(made < GENERATED_SHARE)]
-        low, high = (
-            (0, len(scenes))
-            if made < GENERATED_SHARE
-            else (
-                (0, clips.REBUILT)
-                if made < GENERATED_SHARE + REBUILT_SHARE
-                else (clips.REBUILT, len(scenes))
-            )
-        )
-        pick = int(rng.integers(low, high))
-        scene = other_scene = scenes[pick]
-        video, damages = np.array(videos[pick]), []
-        clock, fade = (
-            np.arange(FRAMES),
-            np.zeros(FRAMES),
-        )  # of each frame: its number in the sound video
-        for kind in self.kinds(rng, pick if videos is self.sets[0][1] else None):
-            severity, other, seed = (
-                int(rng.integers(1, NUM_SEVERITIES)),
-                None,
-                int(rng.integers(2**31)),
-            )
-            if kind == "cut":
-                number = int(rng.integers(low, high))
-                other_scene, other = scenes[number], videos[number]
-            elif kind in clips.TURN_KINDS:
-                row = self.turn_of[pick]
-                other_scene, other = self.turn_scenes[row][2], self.turn_videos[row]
-            video = damaged(video, kind, severity, seed, other)
-            if kind in ORDER_KINDS:
-                numbers = np.arange(FRAMES, dtype=np.uint8)[:, None, None, None]
-                order = damaged(numbers, kind, severity, seed)[:, 0, 0, 0]
-                clock, fade = clock[order], fade[order]
-            elif other is not None:
-                fade[fade_start(FRAMES) :] = FADES[severity - 1]
-            damages.append((kind, severity))
-        prompt, asked, right, true = self.text(scene, rng)
+    def draw_row(self, rng: np.random.Generator) -> dict:
+        """Draws a video, its corruptions and its prompt."""
+        example = self._draw_video(rng)
+        prompt = _draw_prompt(example.scene, rng)
+        severities = dict(example.corruptions)
+        hurt = [severities.get(kind, 0) / (NUM_SEVERITIES - 1) for kind in CORRUPTION_KINDS]
         return {
-            "text": QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN,
-            "frames": video[self.shown],
-            "labels": labels(scene, true, damages),
-            "asked": attributes([asked])[0],
-            "right": np.array([right[s] for s in SAID], np.float32),
-            "hurt": np.array(
-                [dict(damages).get(kind, 0) / (NUM_SEVERITIES - 1) for kind in NAMED_KINDS],
-                np.float32,
+            "text": QUERY_TEXT.replace(SLOT, prompt.text) + FRAME * FRAMES_SHOWN,
+            "frames": example.video[self.shown],
+            "labels": corrupted_labels(example.scene, prompt.accuracy, example.corruptions),
+            "asked": attributes([prompt.described])[0],
+            "right": np.array([prompt.is_right[slot] for slot in PROMPT_SLOTS], np.float32),
+            "hurt": np.array(hurt, np.float32),
+            **frame_labels(
+                example.scene,
+                example.other_scene,
+                example.clock[self.shown],
+                example.fade[self.shown],
             ),
-            **frame_by_frame(scene, other_scene, clock[self.shown], fade[self.shown]),
         }
 
-    def kinds(self, rng: np.random.Generator, render: int | None) -> list[str]:
-        """The damage of one video; `render`: its number among the renders, where it is one."""
-        if rng.random() < CLEAN:
-            return []
-        turns = render in self.turn_of and rng.random() < TURN
-        first = self.turn_scenes[self.turn_of[render]][1] if turns else str(rng.choice(FIRST_KINDS))
-        second = (
-            [str(rng.choice([k for k in PLAIN_KINDS if k != first]))]
-            if rng.random() < TWICE
-            else []
+    def _draw_video(self, rng: np.random.Generator) -> _CorruptedVideo:
+        draw = rng.random()
+        is_generated = draw < GENERATED_SHARE
+        scenes, videos = self.generated if is_generated else self.rendered
+        if is_generated:
+            low, high = 0, len(scenes)
+        elif draw < GENERATED_SHARE + RECONSTRUCTED_SHARE:
+            low, high = 0, training_videos.NUM_RECONSTRUCTED
+        else:
+            low, high = training_videos.NUM_RECONSTRUCTED, len(scenes)
+        pick = int(rng.integers(low, high))
+        example = _CorruptedVideo(
+            video=np.array(videos[pick]),
+            scene=scenes[pick],
+            other_scene=scenes[pick],
+            clock=np.arange(FRAMES),
+            fade=np.zeros(FRAMES),
+            corruptions=[],
         )
-        return [first, *second]
+        for kind in self._draw_kinds(rng, None if is_generated else pick):
+            severity = int(rng.integers(1, NUM_SEVERITIES))
+            seed = int(rng.integers(2**31))
+            other = None
+            if kind == "cut":
+                index = int(rng.integers(low, high))
+                example.other_scene = scenes[index]
+                other = videos[index]
+            elif kind in training_videos.CHANGE_KINDS:
+                row = self.changed_row[pick]
+                example.other_scene = self.changed_scenes[row][2]
+                other = self.changed_videos[row]
+            _apply_corruption(example, kind, severity, seed, other)
+        return example
 
-    def text(
-        self, scene: Scene, rng: np.random.Generator
-    ) -> tuple[str, Scene, dict[str, bool], float]:
-        """(prompt, the scene it asks for, which of SAID are right, 0..1 how true it is)."""
-        wrong = int(rng.choice(list(WRONG), p=list(WRONG.values())))
-        slots = [str(s) for s in rng.permutation(SAID)[:wrong]] if wrong < 3 else list(SAID)
-        if rng.random() < 0.1:
-            slots.append("background")
-        prompt, asked, right = ask(scene, slots, rng)
-        true = truth(prompt, scene, right)
-        if not wrong and rng.random() < WRONG_CAPTION:
-            other, severity = ask(scene, SAID, rng)[0], int(rng.integers(1, NUM_SEVERITIES))
-            prompt = corrupt_caption(prompt, other, "wrong caption", severity)
-            true *= 1 - severity / (NUM_SEVERITIES - 1)
-            right = dict.fromkeys(SAID, severity < 3)
-        return prompt, asked, right, true
+    def _draw_kinds(self, rng: np.random.Generator, render: int | None) -> list[str]:
+        """The corruptions of one video.
+
+        Args:
+          render: index of the video among the renders; None: it is generated.
+        """
+        if rng.random() < CLEAN_SHARE:
+            return []
+        row = None if render is None else self.changed_row.get(render)
+        if row is not None and rng.random() < CHANGE_SHARE:
+            first = self.changed_scenes[row][1]
+        else:
+            first = str(rng.choice(FIRST_KINDS))
+        if rng.random() < SECOND_CORRUPTION_SHARE:
+            return [first, str(rng.choice([kind for kind in PLAIN_KINDS if kind != first]))]
+        return [first]
 
 
-def frame_by_frame(scene: Scene, other: Scene, clock_F: np.ndarray, fade_F: np.ndarray) -> dict:
-    """What is known of each frame, from its number in the sound video and how far it has faded to
-    the other's."""
+def _apply_corruption(
+    example: _CorruptedVideo, kind: str, severity: int, seed: int, other: np.ndarray | None
+) -> None:
+    example.video = corrupt(example.video, kind, severity, seed, other)
+    if kind in ORDER_KINDS:
+        indices = np.arange(FRAMES, dtype=np.uint8)[:, None, None, None]
+        order = corrupt(indices, kind, severity, seed)[:, 0, 0, 0]
+        example.clock = example.clock[order]
+        example.fade = example.fade[order]
+    elif other is not None:
+        example.fade[fade_start(FRAMES) :] = FADES[severity - 1]
+    example.corruptions.append((kind, severity))
+
+
+def _draw_prompt(scene: Scene, rng: np.random.Generator) -> _Prompt:
+    """Draws a prompt that is wrong in some of its slots."""
+    num_wrong = int(rng.choice(list(NUM_WRONG_SLOTS), p=list(NUM_WRONG_SLOTS.values())))
+    slots: list[str] = list(PROMPT_SLOTS)
+    if num_wrong < len(PROMPT_SLOTS):
+        slots = [str(slot) for slot in rng.permutation(PROMPT_SLOTS)[:num_wrong]]
+    if rng.random() < WRONG_PLACE_SHARE:
+        slots.append("background")
+    text, described, is_right = draw_prompt(scene, slots, rng)
+    accuracy = prompt_accuracy(text, scene, is_right)
+    if num_wrong == 0 and rng.random() < WRONG_CAPTION_SHARE:
+        other = draw_prompt(scene, PROMPT_SLOTS, rng)[0]
+        severity = int(rng.integers(1, NUM_SEVERITIES))
+        text = corrupt_caption(text, other, "wrong caption", severity)
+        accuracy *= 1 - severity / (NUM_SEVERITIES - 1)
+        is_right = {slot: severity < 3 for slot in PROMPT_SLOTS}
+    return _Prompt(text, described, is_right, accuracy)
+
+
+def frame_labels(
+    scene: Scene, other: Scene, clock_F: np.ndarray, fade_F: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The labels of each frame (see `Examples`).
+
+    Args:
+      scene: of the clean video.
+      other: the scene that the video fades to.
+      clock_F: indices of the frames in the clean video.
+      fade_F: shares of the other scene's video, 0..1.
+    """
     fade_Fx1 = fade_F[:, None]
-    named = np.where(fade_Fx1 > 0.5, attributes([other]), attributes([scene]))
+    frame_attributes = np.where(fade_Fx1 > 0.5, attributes([other]), attributes([scene]))
     where_Fx5 = (1 - fade_Fx1) * path(scene)[clock_F] + fade_Fx1 * path(other)[clock_F]
-    differs = np.array([getattr(scene, slot) != getattr(other, slot) for slot in TURNING])
-    told = {
+    differs = np.array([getattr(scene, slot) != getattr(other, slot) for slot in CHANGING_SLOTS])
+    labels = {
         "where": where_Fx5,
         "moved": where_Fx5 - where_Fx5[:1],
         "changed": fade_Fx1 * differs,
         "passed": (clock_F - clock_F[0]) / 4,
     }
-    return {"attributes": named} | {name: value.astype(np.float32) for name, value in told.items()}
+    return {"attributes": frame_attributes} | {k: v.astype(np.float32) for k, v in labels.items()}

@@ -1,21 +1,23 @@
-"""Trains the second mini generator: `python -m pav_jax.mini.training.wan` writes
-checkpoints/generator_wan (its vae, of `train_wan_vae`, is first).
+"""Trains the second mini generator and writes checkpoints/generator_wan, which must contain its VAE
+(`wan_vae`):
 
-A Wan 2.1 that reads lists of tags, in words that are rare to the first generator
-(`captions.tag_caption`), and learns the flow from noise to data; how it learns is in `drawing.py`.
+    python -m pav_jax.mini.training.wan
+
+A Wan 2.1 with captions as lists of tags, in words that are rare in the first generator's captions
+(`captions.tag_caption`), trained with flow matching.
 """
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Array
 
 from pav_jax.checkpoints.embedded import CHECKPOINTS
-from pav_jax.mini import drawing
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import tag_caption
-from pav_jax.mini.drawing import Draughtsman, Leg
 from pav_jax.mini.training import generator
+from pav_jax.mini.training.generator_trainer import GeneratorTrainer, TrainingPhase, model_index
 from pav_jax.models.t5 import T5Config, T5Encoder
 from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
@@ -46,40 +48,47 @@ SCHEDULER = {
 GENERATION = {
     name: value for name, value in generator.GENERATION.items() if name != "use_dynamic_cfg"
 }
-INDEX = drawing.model_index(
-    "WanPipeline",
-    "UniPCMultistepScheduler",
-    "UMT5EncoderModel",
-    "WanTransformer3DModel",
-    "AutoencoderKLWan",
-)
 
 
 def t5_config() -> T5Config:
+    """The configuration of the text encoder."""
     return dataclasses.replace(generator.t5_config(), ff_width=128, layer_bias=True)
 
 
-class WanGenerator(Draughtsman):
-    prefix, folder = "wan_", CHECKPOINTS / "generator_wan"
-    legs = (Leg(3500, 3e-3, 1),)
-    denoiser_layout, vae_layout, vae = transformer_hf, vae_hf, WanVAE
-    scheduler, generation, index = SCHEDULER, GENERATION, INDEX
+class WanTrainer(GeneratorTrainer):
+    """The second generator's training."""
+
+    prefix = "wan_"
+    folder = CHECKPOINTS / "generator_wan"
+    phases = (TrainingPhase(3500, 3e-3, 1),)
+    denoiser_layout = transformer_hf
+    vae_layout = vae_hf
+    vae = WanVAE
+    scheduler = SCHEDULER
+    generation = GENERATION
+    index = model_index(
+        "WanPipeline",
+        "UniPCMultistepScheduler",
+        "UMT5EncoderModel",
+        "WanTransformer3DModel",
+        "AutoencoderKLWan",
+    )
 
     def __init__(self):
         self.t5 = T5Encoder(t5_config(), unroll=3)
-        self.dit = WanTransformer(DENOISER, unroll=DENOISER.num_layers)
+        self.denoiser = WanTransformer(DENOISER, unroll=DENOISER.num_layers)
 
     def caption(self, scene: w.Scene, rng: np.random.Generator) -> str:
         return tag_caption(scene, rng)
 
-    def read(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, Array]:
+    def encode_text(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, Array]:
         return read_text(self.t5, t5_params, ids_BxS)
 
-    def noised(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
-        sigma_B = flow.shifted(level_B, SHIFT)
+    def add_noise(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
+        sigma_B: Any = flow.shifted(cast(Any, level_B), SHIFT)
         sigma = sigma_B[:, None, None, None, None]
         return (1 - sigma) * clean + sigma * noise, sigma_B * 1000, noise - clean
 
 
 if __name__ == "__main__":
-    drawing.main(WanGenerator)
+    WanTrainer().train()

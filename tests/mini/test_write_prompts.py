@@ -1,5 +1,4 @@
-"""The prompt files that come with the package are what `write_prompts` writes, and keep the sets
-apart."""
+"""The prompt files of the package: reproduced by `write_prompts`, disjoint, with fitting oracles."""
 
 import json
 
@@ -7,11 +6,12 @@ import pytest
 
 from pav_jax.checkpoints.embedded import ROOT
 from pav_jax.mini.training import write_prompts
-from pav_jax.mini.world import triples
-from tests.mini.reading import said, triple
+from pav_jax.mini.world import split_triples
+from tests.mini.scene_parser import parse, parse_triple
 
 FOLDER = ROOT / "prompts"
-EVALUATION, TRAINING = ("in_domain", "held_out"), ("evolve", "prefer")
+EVALUATION = ("in_domain", "held_out")
+TRAINING = ("evolve", "prefer")
 WAN = tuple(f"wan_{name}" for name in EVALUATION)
 
 
@@ -25,7 +25,7 @@ def prompts(name):
     return (FOLDER / f"{name}.txt").read_text().splitlines()
 
 
-def test_the_generator_writes_the_files_again(tmp_path, monkeypatch):
+def test_main_reproduces_files(tmp_path, monkeypatch):
     monkeypatch.setattr(write_prompts, "FOLDER", tmp_path)
     write_prompts.main()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in FOLDER.iterdir())
@@ -34,34 +34,33 @@ def test_the_generator_writes_the_files_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVALUATION + WAN)
-def test_evaluation_sets_have_two_hundred_prompts_with_their_captions(name):
+def test_evaluation_set_rows(name):
     assert len(rows(name)) == 200
     assert all(set(row) == {"prompt", "oracle"} for row in rows(name))
 
 
-def test_no_prompt_is_in_two_files_or_twice_in_one():
-    every = [p for name in EVALUATION + TRAINING for p in prompts(name)]
-    assert len(every) == len(set(every))
+def test_prompts_are_distinct():
+    all_prompts = [p for name in EVALUATION + TRAINING for p in prompts(name)]
+    assert len(all_prompts) == len(set(all_prompts))
 
 
-def test_held_out_prompts_are_of_triples_that_no_model_saw():
-    seen, held = map(set, triples())
-    asked = [triple(p) for p in prompts("held_out")]
-    assert set(asked) == held  # each at least once
+def test_held_out_prompts_have_held_out_triples():
+    seen, held = map(set, split_triples())
+    assert {parse_triple(p) for p in prompts("held_out")} == held  # each at least once
     for name in ("in_domain", *TRAINING):
-        assert {triple(p) for p in prompts(name)} <= seen, name
+        assert {parse_triple(p) for p in prompts(name)} <= seen, name
 
 
 @pytest.mark.parametrize("name", EVALUATION)
-def test_oracles_are_good_captions_of_the_prompts_own_scene(name):
+def test_oracle_caption_fits_prompt(name):
     for row in rows(name):
         first, rest = row["oracle"].split(". ", 1)
         assert first.startswith("a short video of ")
-        assert triple(first) == triple(row["prompt"])
+        assert parse_triple(first) == parse_triple(row["prompt"])
         for slot in ("size", "background"):
-            if asked := said(row["prompt"], slot):
-                assert said(first, slot)[0] == asked[0]
-        assert said(first, "colour")[1] == 0  # the caption's own word
+            if in_prompt := parse(row["prompt"], slot):
+                assert parse(first, slot)[0] == in_prompt[0]
+        assert parse(first, "colour")[1] == 0  # the caption's own word
         for poor in (
             "dim",
             "ordinary",
@@ -77,19 +76,17 @@ def test_oracles_are_good_captions_of_the_prompts_own_scene(name):
 
 
 @pytest.mark.parametrize("name", EVALUATION)
-def test_the_second_generators_sets_are_the_same_prompts_and_scenes_in_its_own_words(name):
+def test_wan_sets_have_same_prompts_and_scenes(name):
     for first, second in zip(rows(name), rows(f"wan_{name}"), strict=True):
         assert first["prompt"] == second["prompt"]
         tags = second["oracle"].split(", ")
         for slot, tag in zip(
             ("subject", "colour", "size", "material", "gerund", "background"), tags, strict=False
         ):
-            concept, synonym = said(tag, slot)
+            concept, synonym = parse(tag, slot)
             assert synonym == 1, tag
-            assert (
-                concept
-                == (said(first["oracle"].split(". ")[0], "motion" if slot == "gerund" else slot))[0]
-            )
+            caption_slot = "motion" if slot == "gerund" else slot
+            assert concept == parse(first["oracle"].split(". ")[0], caption_slot)[0]
         assert not {
             "underexposed",
             "washed out",

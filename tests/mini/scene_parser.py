@@ -1,5 +1,5 @@
-"""Reads a scene back from a text, by the vocabulary alone; where two phrases overlap the longer one
-is meant."""
+"""Parses the attributes of a scene from a text, with the vocabulary alone. Of overlapping phrases the
+longer one counts."""
 
 from pav_jax.mini import vocabulary as v
 
@@ -16,7 +16,7 @@ TABLES = {
 
 
 def phrases(slot: str) -> list[tuple[str, int, int]]:
-    """(phrase, number of its concept, place among the concept's synonyms), longer phrases first."""
+    """(phrase, index of its concept, index among the concept's synonyms), longer phrases first."""
     rows = [
         (p, c, s)
         for c, synonyms in enumerate(TABLES[slot].values())
@@ -25,18 +25,18 @@ def phrases(slot: str) -> list[tuple[str, int, int]]:
     return sorted(rows, key=lambda row: -len(row[0]))
 
 
-def said(text: str, slot: str) -> tuple[int, int] | None:
-    """(concept, synonym) of the slot that `text` names, or None."""
+def parse(text: str, slot: str) -> tuple[int, int] | None:
+    """(concept, synonym) that `text` names in a slot, or None."""
     for phrase, concept, synonym in phrases(slot):
         if f" {phrase} " in f" {text} ":
             return concept, synonym
     return None
 
 
-def triple(text: str) -> tuple[int, int, int]:
-    """(subject, colour, motion) that a user's prompt or a caption's first sentence is about."""
+def parse_triple(text: str) -> tuple[int, int, int]:
+    """(subject, colour, motion) of a user prompt or of the first sentence of a caption."""
     return (
-        said(text, "subject")[0],
-        said(text, "colour")[0],
-        (said(text, "motion") or said(text, "gerund"))[0],
+        parse(text, "subject")[0],
+        parse(text, "colour")[0],
+        (parse(text, "motion") or parse(text, "gerund"))[0],
     )
