@@ -3,8 +3,8 @@ MPS, aesthetic.
 
     pav run --config=configs/mini.py --workdir=runs/mini
 
-The embedded VideoScore and MPS are of the published architectures, trained on declared labels of
-damage (`python -m pav_jax.mini.training.judges` says how well they see what no training showed them).
+The embedded VideoScore and MPS have the published architectures and are trained on labels of known
+corruptions (`python -m pav_jax.mini.training.reward_check` measures them on unseen ones).
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
 """

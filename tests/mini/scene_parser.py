@@ -1,5 +1,5 @@
-"""Parses the attributes of a scene from a text, with the vocabulary alone. Of overlapping phrases the
-longer one counts."""
+"""Parses the attributes of a scene from a text, with the vocabulary alone. Of overlapping phrases
+the longer one counts."""
 
 from pav_jax.mini import vocabulary as v
 

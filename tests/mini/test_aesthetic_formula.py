@@ -1,4 +1,4 @@
-"""The declared taste: better light and less grain score higher; nothing but pixels is read."""
+"""The aesthetic formula: it rises with light and falls with grain, and reads pixels only."""
 
 import dataclasses
 import inspect
@@ -12,12 +12,12 @@ from tests.mini.test_render import render
 
 
 def by_level(quality, count=10):
-    """Scores [count, 3] of random scenes in the three levels of one quality, all else as drawn."""
+    """Scores [count, 3] of random scenes with the three levels of one quality."""
     rng = np.random.default_rng(20)
-    place = QUALITIES.index(quality)
+    index = QUALITIES.index(quality)
     scenes = [draw_scene(rng) for _ in range(count)]
     changed = [
-        dataclasses.replace(s, quality=(*s.quality[:place], level, *s.quality[place + 1 :]))
+        dataclasses.replace(s, quality=(*s.quality[:index], level, *s.quality[index + 1 :]))
         for s in scenes
         for level in range(3)
     ]
@@ -28,7 +28,7 @@ def by_level(quality, count=10):
 def test_aesthetic_rises_with_quality(quality):
     scores = by_level(quality)
     assert (np.diff(scores.mean(0)) > 0.02).all()
-    if quality in ("light", "grain"):  # and not only on average
+    if quality in ("light", "grain"):  # not only on average
         assert (scores[:, 2] > scores[:, 0]).all()
 
 
@@ -52,11 +52,11 @@ def test_aesthetic_independent_of_batch():
 
 def test_features_plain_frames():
     grey = np.full((1, 64, 64, 3), 51, np.uint8)
-    got = {name: float(value[0]) for name, value in a.features(grey).items()}
-    assert got == pytest.approx(
+    values = {name: float(value[0]) for name, value in a.features(grey).items()}
+    assert values == pytest.approx(
         {"exposure": 0.2, "contrast": 0, "colourfulness": 0, "detail": 0, "noise": 0}, abs=1e-6
     )
-    assert set(got) == set(a.FEATURES)
+    assert set(values) == set(a.FEATURES)
 
 
 def test_features_noise():

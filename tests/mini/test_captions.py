@@ -1,4 +1,5 @@
-"""Captions and user prompts: lengths, synonyms, styles, and faithfulness of the styles to prompts."""
+"""Captions and user prompts: lengths, synonyms, styles, and faithfulness of the styles to
+prompts."""
 
 import itertools
 

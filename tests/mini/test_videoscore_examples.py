@@ -21,7 +21,7 @@ SCENE = Scene(
     quality=(2,) * 5,
     seed=0,
 )
-CLEAN = np.arange(FRAMES)
+CLEAN_CLOCK = np.arange(FRAMES)
 
 
 @pytest.mark.parametrize("motion", range(len(MOTIONS)))
@@ -38,31 +38,31 @@ def test_path_matches_rendered_subject(motion):
 
 
 def test_frame_labels_clean_video():
-    labels = frame_labels(SCENE, SCENE, CLEAN, np.zeros(FRAMES))
-    assert labels["changed"].max() == 0 and labels["passed"].tolist() == (CLEAN / 4).tolist()
+    labels = frame_labels(SCENE, SCENE, CLEAN_CLOCK, np.zeros(FRAMES))
+    assert labels["changed"].max() == 0 and labels["passed"].tolist() == (CLEAN_CLOCK / 4).tolist()
     assert labels["moved"][-1, 0] == pytest.approx(0.9) and not labels["moved"][:, 1:].any()
     assert (labels["attributes"] == labels["attributes"][0]).all()
 
 
 def test_frame_labels_frozen_video():
-    order = corruption_labels.corrupt(CLEAN.astype(np.uint8)[:, None, None, None], "freeze", 4, 0)[
-        :, 0, 0, 0
-    ]
+    order = corruption_labels.corrupt(
+        CLEAN_CLOCK.astype(np.uint8)[:, None, None, None], "freeze", 4, 0
+    )[:, 0, 0, 0]
     labels = frame_labels(SCENE, SCENE, order, np.zeros(FRAMES))
     assert not labels["moved"].any() and not labels["passed"].any()
 
 
 def test_frame_labels_panning_camera():
     still = dataclasses.replace(SCENE, motion=MOTIONS.index("grow"), camera=CAMERAS.index("pan"))
-    motion = frame_labels(still, still, CLEAN, np.zeros(FRAMES))["moved"]
+    motion = frame_labels(still, still, CLEAN_CLOCK, np.zeros(FRAMES))["moved"]
     assert motion[-1, 3] == pytest.approx(0.6)
     assert not motion[:, :2].any() and motion[-1, 2] > 0
 
 
 def test_frame_labels_colour_change():
     other = dataclasses.replace(SCENE, colour=3)
-    fade = np.where(CLEAN >= corruption_labels.fade_start(FRAMES), 0.75, 0.0)
-    labels = frame_labels(SCENE, other, CLEAN, fade)
+    fade = np.where(np.arange(FRAMES) >= corruption_labels.fade_start(FRAMES), 0.75, 0.0)
+    labels = frame_labels(SCENE, other, CLEAN_CLOCK, fade)
     assert labels["changed"][0].tolist() == [0, 0, 0] and labels["changed"][-1].tolist() == [
         0,
         0.75,

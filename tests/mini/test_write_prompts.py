@@ -1,4 +1,5 @@
-"""The prompt files of the package: reproduced by `write_prompts`, disjoint, with fitting oracles."""
+"""The prompt files of the package: reproduced by `write_prompts`, disjoint, with fitting
+oracles."""
 
 import json
 
