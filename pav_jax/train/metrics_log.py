@@ -1,0 +1,139 @@
+"""The metrics of a training on their way from the device to `metrics.jsonl`."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pav_jax.errors import BadInput
+
+Report = Callable[[int, str], None]  # steps done, a short text
+
+
+class MetricsLog:
+    """Writes one line per step to `metrics.jsonl` and reports to the progress display.
+
+    Each line has the step's own metrics and, averaged over the steps that were flushed together,
+    the tokens per second and the model FLOPs utilization: mfu = FLOPs by formula / (seconds * chips
+    * a chip's published peak in bfloat16), null where the peak is not known.
+
+    After a restart the file continues after the restored step, without duplicates.
+
+    Args:
+      path: of the file.
+      steps_done: steps that earlier runs completed.
+      num_chips: devices of the mesh.
+      peak_flops: FLOP/s of a chip; None where it is not known.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        steps_done: int,
+        report: Report,
+        num_chips: int,
+        peak_flops: float | None,
+    ):
+        self._path = path
+        self._steps_done = steps_done
+        self._report = report
+        self._num_chips = num_chips
+        self._peak_flops = peak_flops
+        self._is_first = True
+        self._write("w", [line for line in self._read_lines() if line["step"] <= steps_done])
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pending: list[Mapping[str, Any]] = []
+        self._tokens = 0
+        self._flops = 0.0
+        self._start_time = time.perf_counter()
+
+    def add(self, metrics: Mapping[str, Any], num_tokens: int, flops: float) -> None:
+        """Add a step's metrics without waiting for the device.
+
+        It waits only after the first step, whose time is mostly compilation and is not counted.
+        """
+        self._pending.append(metrics)
+        self._tokens += num_tokens
+        self._flops += flops
+        if self._is_first:
+            jax.block_until_ready(metrics)
+            self._tokens = 0
+            self._flops = 0.0
+            self._start_time = time.perf_counter()
+        self._is_first = False
+
+    def flush(self) -> None:
+        """Wait for the device and write the metrics of all steps since the last flush.
+
+        Raises:
+          BadInput: the loss is not a finite number, or the file cannot be written.
+        """
+        rows = jax.device_get(self._pending)
+        speed = self._speed(time.perf_counter() - self._start_time)
+        lines = [
+            {"step": self._steps_done + i} | {name: float(v) for name, v in row.items()} | speed
+            for i, row in enumerate(rows, 1)
+        ]
+        self._steps_done += len(lines)
+        for line in lines:
+            if not math.isfinite(line["loss"]):
+                raise BadInput(
+                    f"{self._path}: the loss is {line['loss']} at step {line['step']}; lower"
+                    " learning_rate, set max_grad_norm, or check the checkpoint that training"
+                    " starts from",
+                    source=self._path,
+                    field="loss",
+                )
+        self._write("a", lines)
+        if lines:
+            self._report(self._steps_done, _summary(lines[-1]))
+        self._reset()
+
+    def _speed(self, seconds: float) -> dict[str, float | None]:
+        speed: dict[str, float | None] = {
+            "tokens_per_second": None,
+            "tokens_per_second_per_chip": None,
+            "mfu": None,
+        }
+        if self._tokens:
+            tokens_per_second = self._tokens / seconds
+            speed["tokens_per_second"] = tokens_per_second
+            speed["tokens_per_second_per_chip"] = tokens_per_second / self._num_chips
+            if self._peak_flops:
+                speed["mfu"] = self._flops / (seconds * self._num_chips * self._peak_flops)
+        return speed
+
+    def _read_lines(self) -> list[dict]:
+        lines = []
+        for text in self._path.read_text().splitlines() if self._path.exists() else ():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break  # a line cut off by the end of an earlier run; its step is run again
+        return lines
+
+    def _write(self, mode: str, lines: list[dict]) -> None:
+        if jax.process_index():
+            return
+        try:
+            with self._path.open(mode) as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise BadInput(
+                f"{self._path}: could not be written ({error.strerror}); make room and run the same"
+                " command again",
+                source=self._path,
+            ) from error
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    reward = f"reward {line['reward']:.3f}, " if "reward" in line else ""
+    speed = line["tokens_per_second"]
+    pace = f", {speed:,.0f} tokens/s" if speed else ""
+    return f"{reward}loss {line['loss']:.4f}{pace}"
