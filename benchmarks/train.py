@@ -166,9 +166,11 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
 
     from pav_jax.language.language_model import LanguageModel
     from pav_jax.train import config as train_config
-    from pav_jax.train import dpo, sft, stage
+    from pav_jax.train import dpo_trainer as dpo
+    from pav_jax.train import sft_trainer as sft
     from pav_jax.train.loop import compile_step
     from pav_jax.train.optimizer import make_optimizer, make_schedule
+    from pav_jax.train.state import make_state, training_model
 
     lm = LanguageModel.from_pretrained("smollm2", dtype=dtype, adapter=folder / "adapter")
     start = lm.lora
@@ -197,10 +199,10 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     )
     schedule = make_schedule(fields, name, len(work), len(work))
     tx = make_optimizer(fields, schedule)
-    state, shardings, _ = stage.make_state(name, lm, fields, tx, 0)
+    state, shardings, _ = make_state(name, lm, fields, tx, 0)
     state = state.replace(trained={"lora": start})
     make = {"sft": sft, "dpo": dpo}[name].make_train_step
-    step = compile_step(make(stage.training_model(lm, fields), tx, schedule, fields), shardings)
+    step = compile_step(make(training_model(lm, fields), tx, schedule, fields), shardings)
     seconds, losses = [], []
     for rows in work:
         answers = ("chosen_ids", "rejected_ids") if name == "dpo" else ("chosen_ids",)

@@ -27,7 +27,8 @@ from pav_jax.records import Preference, PromptPair, stable_seed
 from pav_jax.rewards.faithfulness import faithfulness
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
-from pav_jax.train import stage
+from pav_jax.train.data import make_encoder
+from pav_jax.train.log_probs import log_probs
 
 ROWS = 8
 
@@ -102,11 +103,11 @@ def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
 
 def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
     """(sum of log-probabilities, number of tokens) of each answer."""
-    encoder = stage.make_encoder(lm, config.sft.max_length, config.sft.max_prompt_length)
+    encoder = make_encoder(lm, config.sft.max_length, config.sft.max_prompt_length)
 
     @jax.jit
     def one(params, ids, answer):
-        return (stage.log_probs(lm.model, {"params": params}, ids, 128) * answer).sum(-1)
+        return (log_probs(lm.model, {"params": params}, ids, 128) * answer).sum(-1)
 
     sums, counts = [], []
     for start in range(0, len(pairs), ROWS):
@@ -114,8 +115,10 @@ def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarr
         answer = np.zeros(ids.shape, bool)
         some = pairs[start : start + ROWS]
         for i, (prompt, text) in enumerate(some):
-            (row,), at, _, _ = encoder.encode(prompt, [text])
-            ids[i, : len(row)], answer[i, at : len(row)] = row, True
+            encoded = encoder.encode(prompt, [text])
+            (row,) = encoded.rows
+            ids[i, : len(row)] = row
+            answer[i, encoded.num_prompt_tokens : len(row)] = True
         sums.append(np.asarray(one(lm.params, jnp.asarray(ids), jnp.asarray(answer)))[: len(some)])
         counts.append(answer.sum(-1)[: len(some)])
     return np.concatenate(sums), np.concatenate(counts)

@@ -82,8 +82,8 @@ def select(config, workdir, parts: "Parts | None" = None) -> Path:
 def sft(config, workdir) -> Path:
     """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
     from pav_jax.parallel.processes import first_process_first
-    from pav_jax.train import sft as training
-    from pav_jax.train.pairs import import_pairs
+    from pav_jax.train import sft_trainer as training
+    from pav_jax.train.import_pairs import import_pairs
 
     if config.sft.pairs:
         with first_process_first("pairs"):
@@ -126,7 +126,7 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
 def dpo(config, workdir, round: int = 1) -> Path:
     """round_N/preferences.jsonl -> round_N/booster."""
     from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
-    from pav_jax.train import dpo as training
+    from pav_jax.train import dpo_trainer as training
 
     preferences = require_output(
         workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}"
@@ -142,7 +142,7 @@ def dpo(config, workdir, round: int = 1) -> Path:
 def grpo(config, workdir, parts: "Parts | None" = None) -> Path:
     """A booster and prompts -> grpo/booster: tuned by the scores of its own rewrites' videos. Not a
     part of `run`."""
-    from pav_jax.train import grpo as training
+    from pav_jax.train import grpo_trainer as training
 
     parts = parts or Parts(config)
     start = load_rewriter(config, named_booster(config.grpo.start, workdir))

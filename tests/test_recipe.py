@@ -119,7 +119,7 @@ def test_the_stages_run_in_the_methods_order_on_one_set_of_models(tmp_path, monk
 
 
 def test_preference_training_tells_first_what_its_pairs_teach(tmp_path, monkeypatch, caplog):
-    from pav_jax.train import dpo
+    from pav_jax.train import dpo_trainer as dpo
 
     monkeypatch.setattr(dpo, "run", lambda *args: caplog.text)
     monkeypatch.setattr(recipe, "load_rewriter", lambda *args: None)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from pav_jax.checkpoints import gguf
 from pav_jax.language import sampling
 from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
+from pav_jax.language.lora import init_lora
 from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
@@ -21,9 +22,11 @@ from pav_jax.parallel.mesh import batch_shards
 from pav_jax.preflight.program import CostedPhase, Program, config_folder
 from pav_jax.storage.json_files import read_json
 from pav_jax.train import config as train_config
-from pav_jax.train import dpo, sft, stage
+from pav_jax.train import dpo_trainer as dpo
+from pav_jax.train import sft_trainer as sft
 from pav_jax.train.loop import compile_step
 from pav_jax.train.optimizer import make_optimizer, make_schedule
+from pav_jax.train.state import base_model, count_steps, lora_config, make_state, training_model
 
 SEQUENCES_PER_ROW = {"sft": 1, "dpo": 2}  # DPO: the preferred and the other answer
 
@@ -73,7 +76,7 @@ def training(name: str, config: Any, lm: LanguageModel) -> Program:
     row_length = config.check.row_length
     if row_length is None:
         row_length = max(options.length_buckets, default=options.max_length)
-    steps, _ = stage.count_steps(options, config.check.num_examples)
+    steps, _ = count_steps(options, config.check.num_examples)
     num_runs = steps * (config.rounds if name == "dpo" else 1)
     formula_flops = _train_step_flops(name, options, lm, row_length)
     return Program(
@@ -100,7 +103,7 @@ def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: in
     adapter: Any = {}
     if not options.full_finetuning:
         adapter = jax.eval_shape(
-            lambda: stage.lora.init_lora(lm.params, stage.lora_config(options), jax.random.key(0))
+            lambda: init_lora(lm.params, lora_config(options), jax.random.key(0))
         )
     rows = options.batch_size * SEQUENCES_PER_ROW[name]
     adapter_size = flops.adapter_size(adapter)
@@ -115,12 +118,12 @@ def _trace_train_step(
     name: str, config: Any, lm: LanguageModel, row_length: int
 ) -> jax.stages.Traced:
     options: Any = train_config.section(config, name)
-    steps, steps_per_epoch = stage.count_steps(options, config.check.num_examples)
+    steps, steps_per_epoch = count_steps(options, config.check.num_examples)
     schedule = make_schedule(options, name, steps, steps_per_epoch)
     optimizer = make_optimizer(options, schedule)
     state, shardings = _state_shapes(name, config, lm, options, optimizer)
     make_train_step = {"sft": sft, "dpo": dpo}[name].make_train_step
-    step = make_train_step(stage.training_model(lm, options), optimizer, schedule, options)
+    step = make_train_step(training_model(lm, options), optimizer, schedule, options)
     batch = _batch_shapes(name, options, _mesh(lm), row_length)
     return compile_step(step, shardings).trace(state, batch)
 
@@ -150,8 +153,8 @@ def _state_shapes(
 
     def make(params):
         nonlocal shardings
-        base = stage.base(dataclasses.replace(lm, params=params), options)
-        state, shardings, _ = stage.make_state(name, base, options, optimizer, config.seed)
+        base = base_model(dataclasses.replace(lm, params=params), options)
+        state, shardings, _ = make_state(name, base, options, optimizer, config.seed)
         return state
 
     shapes = jax.eval_shape(make, lm.params)

@@ -1,9 +1,8 @@
-"""From pairs of texts to padded batches of token ids, in an order that is a function of (seed,
-step) alone.
+"""From pairs of texts to padded batches of token ids; the order depends on (seed, step) only.
 
 A prompt goes through the model's chat template with the generation prompt; the answer's tokens and
-the end-of-sequence token follow. Where the answer starts is known from the number of prompt tokens,
-never searched for in a string.
+the end-of-sequence token follow. The number of prompt tokens says where the answer starts; it is
+never searched for in the text.
 """
 
 import dataclasses
@@ -16,231 +15,300 @@ import numpy as np
 
 from pav_jax.errors import BadInput
 
-ANSWERS = {"sft": ("refined",), "dpo": ("chosen", "rejected")}  # the fields that hold answers
-LENGTH_MULTIPLE = 16  # the longest example is rounded up to this where no buckets are given
+ANSWER_FIELDS = {"sft": ("refined",), "dpo": ("chosen", "rejected")}
+LENGTH_MULTIPLE = 16  # tokens; the longest example is rounded up to it where no buckets are given
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """Turns the texts of an example into token ids.
 
-    prompt_ids: a prompt's token ids through the chat template, generation prompt included.
-    eos: the token that ends an answer.
+    Attributes:
+      prompt_ids: a prompt's token ids through the chat template, generation prompt included.
+      eos: the token that ends an answer.
+      vocab_size: of the model.
+      max_length: tokens of prompt and answer.
+      max_prompt_length: tokens of the prompt.
     """
 
     tokenizer: Any
     prompt_ids: Callable[[str], Sequence[int]]
     eos: int
-    vocabulary: int
+    vocab_size: int
     max_length: int
     max_prompt_length: int
 
     @property
     def padding(self) -> int:
-        """What fills a row up. It may equal the end of sequence: masks come from lengths, not from
-        this id."""
+        """The padding token. It may equal `eos`: masks come from lengths, not from this token."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else pad
 
-    def prompt(self, text: str) -> tuple[list[int], bool]:
-        """-> (a prompt's ids, it was cut). A prompt of more than `max_prompt_length` tokens loses
-        tokens on its left, behind the beginning-of-sequence token."""
+    def encode_prompt(self, text: str) -> tuple[list[int], bool]:
+        """Return (a prompt's ids, whether it was truncated).
+
+        A prompt of more than `max_prompt_length` tokens loses tokens on its left, after the
+        beginning-of-sequence token.
+        """
         ids = list(self.prompt_ids(text))
-        limit = min(self.max_prompt_length, self.max_length - 2)  # room for one token and the end
+        # leaves room for one token of the answer and the end-of-sequence token
+        limit = min(self.max_prompt_length, self.max_length - 2)
         if len(ids) <= limit:
             return ids, False
         head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         return head + ids[len(ids) - limit + len(head) :], True
 
-    def encode(
-        self, prompt: str, answers: Sequence[str]
-    ) -> tuple[list[np.ndarray], int, bool, bool]:
-        """-> (ids of prompt + answer for each answer, prompt tokens, prompt was cut, an answer was
-        cut).
+    def encode(self, prompt: str, answers: Sequence[str]) -> "EncodedExample":
+        """Encode a prompt with each of its answers, truncated on the right to `max_length`."""
+        ids, prompt_truncated = self.encode_prompt(prompt)
+        rows = []
+        for text in answers:
+            answer_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows.append(np.asarray([*ids, *answer_ids, self.eos], np.int32))
+        return EncodedExample(
+            rows=[row[: self.max_length] for row in rows],
+            num_prompt_tokens=len(ids),
+            prompt_truncated=prompt_truncated,
+            answer_truncated=any(len(row) > self.max_length for row in rows),
+        )
 
-        What exceeds `max_length` is cut on the right.
-        """
-        ids, cut_prompt = self.prompt(prompt)
-        tails = [
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.eos]
-            for text in answers
-        ]
-        rows = [np.asarray(ids + tail, np.int32) for tail in tails]
-        cut_answer = any(len(row) > self.max_length for row in rows)
-        return [row[: self.max_length] for row in rows], len(ids), cut_prompt, cut_answer
+
+@dataclasses.dataclass(frozen=True)
+class EncodedExample:
+    """Token ids of prompt + answer, one row for each answer."""
+
+    rows: list[np.ndarray]
+    num_prompt_tokens: int
+    prompt_truncated: bool
+    answer_truncated: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What one pass over the data found."""
+    """Sizes of all examples.
 
-    sizes: tuple[int, ...]  # tokens of each example's longest row
-    cut_prompts: int
-    cut_answers: int
+    Attributes:
+      sizes: tokens of each example's longest row.
+      truncated_prompts, truncated_answers: numbers of examples.
+    """
+
+    sizes: tuple[int, ...]
+    truncated_prompts: int
+    truncated_answers: int
 
     @property
-    def examples(self) -> int:
+    def num_examples(self) -> int:
+        """The number of examples."""
         return len(self.sizes)
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest row."""
         return max(self.sizes)
 
     def __str__(self) -> str:
-        cut = f", {self.cut_prompts} prompts cut from the left" if self.cut_prompts else ""
-        cut += f", {self.cut_answers} answers cut" if self.cut_answers else ""
-        return f"{self.examples} examples, at most {self.longest} tokens{cut}"
+        text = f"{self.num_examples} examples, at most {self.longest} tokens"
+        if self.truncated_prompts:
+            text += f", {self.truncated_prompts} prompts truncated on the left"
+        if self.truncated_answers:
+            text += f", {self.truncated_answers} answers truncated"
+        return text
 
 
 def survey(
-    source: Sequence[Mapping[str, Any]], encoder: Encoder, fields: Sequence[str], path: str | Path
+    source: Sequence[Mapping[str, Any]],
+    encoder: Encoder,
+    answer_fields: Sequence[str],
+    path: str | Path,
 ) -> Survey:
-    """Reads every example once.
+    """Read and check every example.
+
+    Args:
+      path: the file of the examples, for messages.
 
     Raises:
-      BadInput: an empty answer, or a token that the model does not have; names the file and the
-        line.
+      BadInput: an empty answer, or a token outside the model's vocabulary; names file and line.
     """
-    sizes, cut_prompts, cut_answers = [], 0, 0
+    sizes = []
+    truncated_prompts = 0
+    truncated_answers = 0
     for example in (source[i] for i in range(len(source))):
-        prompt, answers = _texts(example, fields)
-        where = f"{path}:{int(example['line'])}"
-        if empty := [f for f, text in zip(fields, answers, strict=True) if not text.strip()]:
-            raise BadInput(f"{where}: {empty[0]!r} is empty; delete the line or write an answer")
-        rows, _, cut_prompt, cut_answer = encoder.encode(prompt, answers)
-        if (top := max(int(row.max()) for row in rows)) >= encoder.vocabulary:
+        prompt, answers = _texts(example, answer_fields)
+        location = f"{path}:{int(example['line'])}"
+        for field, text in zip(answer_fields, answers, strict=True):
+            if not text.strip():
+                raise BadInput(
+                    f"{location}: {field!r} is empty; delete the line or write an answer",
+                    source=path,
+                    field=field,
+                )
+        encoded = encoder.encode(prompt, answers)
+        largest = max(int(row.max()) for row in encoded.rows)
+        if largest >= encoder.vocab_size:
             raise BadInput(
-                f"{where}: token {top} is outside the model's vocabulary of {encoder.vocabulary};"
-                " is the tokenizer the model's own?"
+                f"{location}: token {largest} is outside the model's vocabulary of"
+                f" {encoder.vocab_size}; use the tokenizer that belongs to the model",
+                source=path,
             )
-        sizes.append(max(map(len, rows)))
-        cut_prompts, cut_answers = cut_prompts + cut_prompt, cut_answers + cut_answer
-    return Survey(tuple(sizes), cut_prompts, cut_answers)
+        sizes.append(max(map(len, encoded.rows)))
+        truncated_prompts += int(encoded.prompt_truncated)
+        truncated_answers += int(encoded.answer_truncated)
+    return Survey(tuple(sizes), truncated_prompts, truncated_answers)
 
 
-def _texts(example: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, list[str]]:
+def _texts(example: Mapping[str, Any], answer_fields: Sequence[str]) -> tuple[str, list[str]]:
     def text(value: Any) -> str:
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    return text(example["prompt"]), [text(example[f]) for f in fields]
+    return text(example["prompt"]), [text(example[field]) for field in answer_fields]
 
 
-def buckets(configured: Sequence[int], longest: int, max_length: int) -> tuple[int, ...]:
-    """The padded lengths: those configured that are of use, or the longest example's, rounded
-    up."""
+def padded_lengths(configured: Sequence[int], longest: int, max_length: int) -> tuple[int, ...]:
+    """The lengths that rows are padded to.
+
+    Those of `configured` that hold a row, or else the longest example's length, rounded up.
+    """
     if not configured:
         return (min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length),)
-    top = max(longest, min(configured))
-    return tuple(b for b in sorted(configured) if b < top) + (
-        min((b for b in configured if b >= top), default=top),
-    )
+    longest = max(longest, min(configured))
+    largest = min((length for length in configured if length >= longest), default=longest)
+    return (*(length for length in sorted(configured) if length < longest), largest)
 
 
-def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Items into rows of at most `capacity`: the longest first, each into the first row with room
-    (first fit decreasing, at most 11/9 of the fewest rows; Johnson 1973). Items keep their order
-    within a row.
+def pack_rows(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack items into rows of at most `capacity` tokens; returns the items of each row, in order.
+
+    First fit decreasing: at most 11/9 of the fewest rows (Johnson 1973). Grain's packing packs a
+    stream: it would move examples between batches, and the loss of a batch would no longer be that
+    of its unpacked examples.
     """
     rows: list[list[int]] = []
-    room: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((i for i, free in enumerate(room) if free >= lengths[item]), len(rows))
-        if place == len(rows):
+    free: list[int] = []
+    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        row = next((i for i, space in enumerate(free) if space >= sizes[item]), len(rows))
+        if row == len(rows):
             rows.append([])
-            room.append(capacity)
-        rows[place].append(item)
-        room[place] -= lengths[item]
+            free.append(capacity)
+        rows[row].append(item)
+        free[row] -= sizes[item]
     return [sorted(row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchMaker:
+    """Makes the arrays of a batch from the indices of its examples. See `make_batches`."""
+
+    source: Sequence[Mapping[str, Any]]
+    encoder: Encoder
+    answer_fields: Sequence[str]
+    lengths: Sequence[int]
+    columns: Mapping[str, np.ndarray]
+    pack_multiple: int
+    sizes: np.ndarray
+    process: tuple[int, int]
+
+    def padded(self, indices_B: np.ndarray) -> dict[str, Any]:
+        """One row for each answer."""
+        longest = self.sizes[indices_B].max()  # of all processes' rows, so that lengths agree
+        length = min(length for length in self.lengths if length >= longest)
+        indices = self._rows_of_process(indices_B)
+        ids = np.full(
+            (len(indices), len(self.answer_fields), length), self.encoder.padding, np.int32
+        )
+        answer = np.zeros(ids.shape, bool)
+        num_tokens = 0
+        for i, index in enumerate(indices):
+            encoded = self._encode(index)
+            for j, row in enumerate(encoded.rows):
+                ids[i, j, : len(row)] = row
+                answer[i, j, encoded.num_prompt_tokens : len(row)] = True
+                num_tokens += len(row)
+        if len(self.answer_fields) == 1:
+            ids = ids[:, 0]
+            answer = answer[:, 0]
+        columns = {name: column[indices] for name, column in self.columns.items()}
+        return {"ids": ids, "answer": answer, **columns, "tokens": num_tokens}
+
+    def packed(self, indices_B: np.ndarray) -> dict[str, Any]:
+        """Several examples in each row."""
+        length = self.lengths[-1]
+        rows = pack_rows(self.sizes[indices_B].tolist(), length)
+        rows += [[]] * (-len(rows) % self.pack_multiple)
+        rows = self._rows_of_process(rows)
+        ids = np.full((len(rows), length), self.encoder.padding, np.int32)
+        answer = np.zeros(ids.shape, bool)
+        segments = np.zeros(ids.shape, np.int32)
+        for i, members in enumerate(rows):
+            start = 0
+            for number, member in enumerate(members, 1):
+                encoded = self._encode(indices_B[member])
+                (tokens,) = encoded.rows
+                end = start + len(tokens)
+                ids[i, start:end] = tokens
+                answer[i, start + encoded.num_prompt_tokens : end] = True
+                segments[i, start:end] = number
+                start = end
+        num_tokens = int((segments > 0).sum())
+        return {"ids": ids, "answer": answer, "segments": segments, "tokens": num_tokens}
+
+    def _encode(self, index: int) -> EncodedExample:
+        prompt, answers = _texts(self.source[int(index)], self.answer_fields)
+        return self.encoder.encode(prompt, answers)
+
+    def _rows_of_process(self, rows: Any) -> Any:
+        index, count = self.process
+        return rows[index * len(rows) // count : (index + 1) * len(rows) // count]
 
 
 def make_batches(
     source: Sequence[Mapping[str, Any]],
     encoder: Encoder,
-    fields: Sequence[str],
+    answer_fields: Sequence[str],
     lengths: Sequence[int],
     batch_size: int,
     seed: int | None,
     columns: Mapping[str, np.ndarray] | None = None,
-    pack: int = 0,
+    pack_multiple: int = 0,
     sizes: Sequence[int] | None = None,
-    share: tuple[int, int] = (0, 1),
+    process: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
     """An endless iterator of batches; every epoch has its own order, drawn from (seed, epoch).
 
     Each batch is {"ids": int32, "answer": bool, "tokens": int}: rows [B, T] for one answer field,
     [B, 2, T] for two, T the smallest of `lengths` that holds them; "answer" marks the answers'
-    tokens; "tokens" counts what is not padding.
+    tokens; "tokens" counts the tokens that are not padding.
 
     Args:
+      lengths: padded lengths, in tokens.
       seed: None keeps the file's order.
-      columns: further arrays with one row per example, passed along under their names.
-      pack: of one answer field: a batch's examples share rows of the longest of `lengths`, told
-        apart by "segments" int32 [B, T] (1, 2, ... and 0 for padding); B is as small as can be, in
-        multiples of `pack`. 0: a row each.
-      sizes: tokens of each example's longest row, as `survey` found them; None: counted here.
-      share: (i, n): of n processes that make the same batches, this is number i and reads only its
-        rows of each, B / n that follow each other.
+      columns: additional arrays with one row per example, passed along under their names.
+      pack_multiple: with one answer field, packs a batch's examples into rows of the largest of
+        `lengths`, numbered by "segments" int32 [B, T] (1, 2, ... and 0 for padding); B is as small
+        as possible, a multiple of this. 0: a row for each example.
+      sizes: tokens of each example's longest row, as `survey` counts them; None: counted here.
+      process: (index, count): this process gets its rows of each batch, B / count consecutive ones.
     """
-    columns, (index, count) = dict(columns or {}), share
-
-    def example(i: int) -> tuple[list[np.ndarray], int]:
-        prompt, answers = _texts(source[int(i)], fields)
-        rows, start, _, _ = encoder.encode(prompt, answers)
-        return rows, start
-
-    def own(rows: Sequence[Any]) -> Sequence[Any]:
-        return rows[index * len(rows) // count : (index + 1) * len(rows) // count]
-
     if sizes is None:
-        sizes = [max(map(len, example(i)[0])) for i in range(len(source))]
-    sizes_N = np.asarray(sizes)
-
-    def apart(chosen_B: np.ndarray) -> dict[str, Any]:
-        length = min(
-            bucket for bucket in lengths if bucket >= sizes_N[chosen_B].max()
-        )  # all processes' choice
-        chosen = own(chosen_B)
-        ids = np.full((len(chosen), len(fields), length), encoder.padding, np.int32)
-        answer = np.zeros(ids.shape, bool)
-        tokens = 0
-        for i, (rows, start) in enumerate(map(example, chosen)):
-            for j, row in enumerate(rows):
-                ids[i, j, : len(row)] = row
-                answer[i, j, start : len(row)] = True
-                tokens += len(row)
-        batch = (
-            {"ids": ids, "answer": answer}
-            if len(fields) > 1
-            else {"ids": ids[:, 0], "answer": answer[:, 0]}
-        )
-        return (
-            batch | {name: column[chosen] for name, column in columns.items()} | {"tokens": tokens}
-        )
-
-    def shared(chosen_B: np.ndarray) -> dict[str, Any]:
-        members = packed(sizes_N[chosen_B].tolist(), lengths[-1])
-        rows = own(members + [[]] * (-len(members) % pack))
-        ids = np.full((len(rows), lengths[-1]), encoder.padding, np.int32)
-        answer, segments = np.zeros(ids.shape, bool), np.zeros(ids.shape, np.int32)
-        for i, row in enumerate(rows):
-            at = 0
-            for number, member in enumerate(row, 1):
-                (tokens,), start = example(chosen_B[member])
-                ids[i, at : at + len(tokens)] = tokens
-                answer[i, at + start : at + len(tokens)] = True
-                segments[i, at : at + len(tokens)] = number
-                at += len(tokens)
-        return {
-            "ids": ids,
-            "answer": answer,
-            "segments": segments,
-            "tokens": int((segments > 0).sum()),
-        }
-
-    # endless, but for Grain's own repeat() without a number, whose length does not fit len() at
-    # batch size 1
+        sizes = []
+        for i in range(len(source)):
+            encoded = encoder.encode(*_texts(source[i], answer_fields))
+            sizes.append(max(map(len, encoded.rows)))
+    maker = _BatchMaker(
+        source,
+        encoder,
+        answer_fields,
+        lengths,
+        dict(columns or {}),
+        pack_multiple,
+        np.asarray(sizes),
+        process,
+    )
     order = grain.MapDataset.range(len(source))
-    order = (order if seed is None else order.seed(seed).shuffle()).repeat(1 << 31)
-    # one thread: rows are short and the cores are the model's
+    if seed is not None:
+        order = order.seed(seed).shuffle()
+    # a number instead of Grain's endless repeat(), whose length does not fit len() at batch size 1
+    order = order.repeat(1 << 31)
+    # one thread: rows are short, and the cores are needed for the model
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    return iter(order.batch(batch_size).map(shared if pack else apart).to_iter_dataset(options))
+    make_batch = maker.packed if pack_multiple else maker.padded
+    return iter(order.batch(batch_size).map(make_batch).to_iter_dataset(options))

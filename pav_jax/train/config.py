@@ -1,6 +1,6 @@
-"""The fields of supervised fine-tuning, DPO and GRPO; defaults are the constants of arXiv 2412.15156.
+"""The fields of supervised fine-tuning, DPO and GRPO.
 
-Field names follow TRL 1.16's SFTConfig, DPOConfig and GRPOConfig where TRL has the field. Imports
+Defaults are the constants of arXiv 2412.15156 unless a comment says otherwise. Field names follow TRL 1.16's SFTConfig, DPOConfig and GRPOConfig where TRL has the field. Imports
 nothing heavy: the command line lists these fields before any model is built.
 """
 

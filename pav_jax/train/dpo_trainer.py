@@ -157,9 +157,7 @@ def reference_column(inputs: training.ColumnInputs, fields: DPOConfig) -> dict[s
         return {}
     params = {**inputs.state.frozen, **inputs.state.trained}["params"]
     path = inputs.folder / "reference_logps.npy"
-    logps_Nx2 = reference_log_probs(
-        inputs.model, params, inputs.data, fields, inputs.mesh, path
-    )
+    logps_Nx2 = reference_log_probs(inputs.model, params, inputs.data, fields, inputs.mesh, path)
     return {"reference": logps_Nx2}
 
 

@@ -1,18 +1,19 @@
-"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300, section 4): of several
-rewrites that the rewriter itself has just drawn for a prompt, those whose videos score above their
-group's mean become more likely.
+"""Group relative policy optimization (Shao et al. 2024, arXiv 2402.03300, section 4).
+
+The rewriter samples several rewrites of a prompt; those whose videos score above the mean of their
+group become more likely.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 from rich.progress import Progress
 
 from pav_jax.candidates.constraints import minimum_scores
@@ -22,25 +23,53 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
-from pav_jax.train import stage
-from pav_jax.train.config import grpo_section
+from pav_jax.train import state as training_state
+from pav_jax.train.config import GRPOConfig, grpo_section
+from pav_jax.train.export import save_booster
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from pav_jax.train.loop import Batch, Metrics, TrainState, compile_step, fit, gradients
+from pav_jax.train.log_probs import log_probs
+from pav_jax.train.loop import (
+    Batch,
+    Metrics,
+    TrainStep,
+    compile_step,
+    fit,
+    gradients,
+    progress_report,
+    split_rows,
+)
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 from pav_jax.train.rollouts import Rollouts, prompt_batches
+from pav_jax.train.run_identity import is_finished, run_identity, write_run_identity
+from pav_jax.train.state import (
+    TrainState,
+    base_model,
+    count_steps,
+    dropout_key,
+    step_flops,
+    training_model,
+)
 
 
-def loss_config(fields: ConfigDict) -> PolicyLoss:
-    """Raises BadInput where the fields do not fit each other."""
+def loss_config(fields: GRPOConfig) -> PolicyLoss:
+    """The loss that the fields describe.
+
+    Raises:
+      BadInput: the fields do not fit each other.
+    """
     if fields.batch_size % fields.num_generations:
         raise BadInput(
-            f"grpo.num_generations={fields.num_generations} does not divide"
-            f" batch_size={fields.batch_size}"
+            f"config.grpo.num_generations={fields.num_generations}: does not divide"
+            f" batch_size={fields.batch_size}",
+            source="config",
+            field="grpo.num_generations",
         )
     if not fields.temperature > 0:
         raise BadInput(
-            f"grpo.temperature={fields.temperature}: must be above 0, or a group's completions are"
-            " all one"
+            f"config.grpo.temperature={fields.temperature}: must be above 0, otherwise all"
+            " completions of a group are the same",
+            source="config",
+            field="grpo.temperature",
         )
     return PolicyLoss(
         beta=fields.beta,
@@ -52,57 +81,58 @@ def loss_config(fields: ConfigDict) -> PolicyLoss:
     )
 
 
-def fixed_log_probs(model: Any, variables: Any, batch: Batch, fields: ConfigDict) -> jax.Array:
-    """Log-probabilities [B, T] that no gradient flows to, `gradient_accumulation_steps` equal parts of the
-    rows at a time."""
+def fixed_log_probs(model: Any, variables: Any, batch: Batch, fields: GRPOConfig) -> jax.Array:
+    """Log-probabilities [B, T] without gradient, in `gradient_accumulation_steps` parts."""
     B, T = batch["ids"].shape
-    parts = fields.gradient_accumulation_steps
-    split = lambda rows_BxT: rows_BxT.reshape(B // parts, parts, T).swapaxes(0, 1)  # noqa: E731  as `gradients` does
-    logp_NxPxT = jax.lax.map(
-        lambda part: stage.log_probs(
+    num_parts = fields.gradient_accumulation_steps
+
+    def part_log_probs(part):
+        ids, answer = part
+        return log_probs(
             model,
             variables,
-            part[0],
+            ids,
             fields.loss_chunk_size,
             temperature=fields.temperature,
-            wanted_BxT=part[1],
-        ),
-        (split(batch["ids"]), split(batch["answer"])),
-    )
+            mask_BxT=answer,
+        )
+
+    parts = (split_rows(batch["ids"], num_parts), split_rows(batch["answer"], num_parts))
+    logp_NxPxT = jax.lax.map(part_log_probs, parts)
     return jax.lax.stop_gradient(logp_NxPxT.swapaxes(0, 1).reshape(B, T))
 
 
 def make_train_step(
-    model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: ConfigDict
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step as a pure function: `num_iterations` optimizer steps on one sampled batch, their
-    metrics averaged.
+    model: Any, tx: optax.GradientTransformation, schedule: optax.Schedule, fields: GRPOConfig
+) -> TrainStep:
+    """Make the step, a pure function: `num_iterations` optimizer steps on one sampled batch.
 
-    A batch is {"ids": int32 [B, T], "answer": bool [B, T], "advantage": float32 [B]}, drawn from
-    the policy in the state. The reference is the frozen parameters: the model without adapter;
-    without them there is no divergence.
+    A batch is {"ids": int32 [B, T], "answer": bool [B, T], "advantage": float32 [B]}, sampled from
+    the policy in the state. Metrics are averaged over the iterations. The reference is the frozen
+    parameters, the model without adapter; without frozen parameters there is no KL term.
     """
-    loss_fields, again = loss_config(fields), fields.num_iterations > 1
+    loss_fields = loss_config(fields)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        sequences, tokens = batch["ids"].shape[0], jnp.sum(batch["answer"]).astype(jnp.float32)
-        policy, batch = {**state.frozen, **state.trained}, dict(batch)
-        if again:  # otherwise the policy that sampled is the one that is updated
-            batch["old"] = fixed_log_probs(model, policy, batch, fields)
+        num_sequences = batch["ids"].shape[0]
+        num_tokens = jnp.sum(batch["answer"]).astype(jnp.float32)
+        policy = {**state.frozen, **state.trained}
+        inputs = dict(batch)
+        if fields.num_iterations > 1:  # with one iteration, the updated policy is the sampling one
+            inputs["old"] = fixed_log_probs(model, policy, inputs, fields)
         if state.frozen:
-            batch["reference"] = fixed_log_probs(model, state.frozen, batch, fields)
+            inputs["reference"] = fixed_log_probs(model, state.frozen, inputs, fields)
 
         def loss_fn(trained, rows, key):
-            dropout = key if fields.lora.lora_dropout and not fields.full_finetuning else None
-            logp_BxT = stage.log_probs(
+            logp_BxT = log_probs(
                 model,
                 {**state.frozen, **trained},
                 rows["ids"],
                 fields.loss_chunk_size,
-                dropout,
+                dropout_key(fields, key),
                 fields.temperature,
-                wanted_BxT=rows["answer"],
-                fixed_head=not fields.full_finetuning,
+                mask_BxT=rows["answer"],
+                head_is_frozen=not fields.full_finetuning,
             )
             return policy_loss(
                 loss_fields,
@@ -111,15 +141,14 @@ def make_train_step(
                 rows["advantage"],
                 rows.get("old"),
                 rows.get("reference"),
-                sequences,
-                tokens,
+                num_sequences,
+                num_tokens,
             )
 
-        def update(live, _):
+        def update(live: TrainState, _):
             key = jax.random.fold_in(live.rng, live.step)
-            grads, metrics = gradients(
-                loss_fn, live.trained, batch, key, fields.gradient_accumulation_steps
-            )
+            num_parts = fields.gradient_accumulation_steps
+            grads, metrics = gradients(loss_fn, live.trained, inputs, key, num_parts)
             metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(live.step)}
             return live.apply_gradients(tx, grads), metrics
 
@@ -131,18 +160,23 @@ def make_train_step(
     return train_step
 
 
-def make_state(lm: LanguageModel, fields: ConfigDict, tx: optax.GradientTransformation, seed: int):
-    """`stage.make_state`; full tuning keeps the parameters it began with where beta asks for a
-    reference."""
-    state, shardings, mesh = stage.make_state("grpo", lm, fields, tx, seed)
+def make_state(
+    lm: LanguageModel, fields: GRPOConfig, tx: optax.GradientTransformation, seed: int
+) -> tuple[TrainState, TrainState, Mesh]:
+    """The state, its shardings and the mesh, see `train.state.make_state`.
+
+    Full fine-tuning keeps the initial parameters as reference if there is a KL term.
+    """
+    state, shardings, mesh = training_state.make_state("grpo", lm, fields, tx, seed)
     if fields.full_finetuning and fields.beta:
         frozen = sharding_rules.device_put_global({"params": lm.params}, shardings.trained)
-        state, shardings = state.replace(frozen=frozen), shardings.replace(frozen=shardings.trained)
+        state = state.replace(frozen=frozen)
+        shardings = shardings.replace(frozen=shardings.trained)
     return state, shardings, mesh
 
 
 def run(
-    config: ConfigDict,
+    config: Any,
     lm: LanguageModel,
     prompts_path: str | os.PathLike,
     generator: Any,
@@ -150,69 +184,97 @@ def run(
     workdir: str | os.PathLike,
     progress: Progress | None = None,
 ) -> Path:
-    """Trains `lm` by the rewards of its own rewrites of the prompts in `prompts_path`, as
-    `config.grpo` says.
-
-    Files, continuing and errors are those of `sft.run`; the rewrites of step N and their scores are
-    under `candidates/N` of `workdir`. A restart draws the steps since its checkpoint again, and
-    makes only videos that are not there.
+    """Train `lm` by the rewards of its own rewrites, as `config.grpo` says.
 
     Args:
       config: the whole configuration; `grpo`, `seed` and `generator.batch` are read.
-      lm: the `LanguageModel` to start from, which is also the reference; it is not changed.
       prompts_path: a .txt file with one prompt a line, or a .jsonl file with `prompt`.
-      generator, suite: what makes and scores the videos, see `evolve.pool.Pool`.
+      generator, suite, progress: see `train_on_prompts`.
 
     Returns:
       The folder of the booster.
     """
-    folder, fields = Path(workdir), grpo_section(config)
-    lm = stage.base(lm, fields)
+    fields = grpo_section(config)
+    path = local_file(prompts_path)
+    prompts = usable_prompts(read_prompt_set(path).prompts, fields.max_prompts or 0)
+    return train_on_prompts(
+        fields,
+        config.seed,
+        lm,
+        prompts,
+        path,
+        generator,
+        suite,
+        Path(workdir),
+        config.generator.batch,
+        progress,
+    )
+
+
+def train_on_prompts(
+    fields: GRPOConfig,
+    seed: int,
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    prompts_path: str | os.PathLike,
+    generator: Any,
+    suite: Any,
+    folder: Path,
+    video_batch_size: int,
+    progress: Progress | None = None,
+) -> Path:
+    """Train `lm` by the rewards of its own rewrites of `prompts`.
+
+    Files, continuation and errors are those of `train.run.run`. The rewrites of step N and their
+    scores are in `candidates/N` of `folder`. A restart samples the steps since its checkpoint
+    again, but makes only videos that are missing.
+
+    Args:
+      lm: the model to start from, which is also the reference; it is not changed.
+      prompts_path: the file of the prompts, whose contents identify the run.
+      generator, suite: make and score the videos.
+      video_batch_size: videos per batch of the generator.
+
+    Returns:
+      The folder of the booster.
+    """
+    lm = base_model(lm, fields)
     loss_config(fields)
-    prompts_path = local_file(prompts_path)
-    about = stage.identity("grpo", fields, config.seed, lm, prompts_path) | {
+    identity = run_identity("grpo", fields, seed, lm, prompts_path) | {
         "generator": generator.fingerprint,
         "weights": dict(fields.weights or suite.weights),
         "constraints": minimum_scores(fields.constraints, suite.constraints),
     }
-    if stage.finished(folder, about):
+    if is_finished(folder, identity):
         return folder / "booster"
-    prompts = usable_prompts(read_prompt_set(prompts_path).prompts, fields.max_prompts or 0)
-    steps, per_epoch = stage.count_steps(fields, len(prompts) * fields.num_generations)
-    schedule = make_schedule(
-        fields, "grpo", steps * fields.num_iterations, per_epoch * fields.num_iterations
-    )
+    num_steps, steps_per_epoch = count_steps(fields, len(prompts) * fields.num_generations)
+    iterations = fields.num_iterations
+    schedule = make_schedule(fields, "grpo", num_steps * iterations, steps_per_epoch * iterations)
     tx = make_optimizer(fields, schedule)
-    state, shardings, mesh = make_state(lm, fields, tx, config.seed)
-    rollouts = Rollouts(config, fields, lm, mesh, prompts, generator, suite, folder, progress)
-    cut = f", {rollouts.cut_prompts} cut from the left" if rollouts.cut_prompts else ""
+    state, shardings, mesh = make_state(lm, fields, tx, seed)
+    rollouts = Rollouts(
+        fields, lm, mesh, prompts, generator, suite, folder, seed, video_batch_size, progress
+    )
+    truncated = rollouts.num_truncated_prompts
+    note = f" ({truncated} truncated on the left)" if truncated else ""
     print(
-        f"grpo: {len(prompts)} prompts{cut}, {steps} steps of {fields.batch_size} videos",
+        f"grpo: {len(prompts)} prompts{note}, {num_steps} steps of {fields.batch_size} videos",
         file=sys.stderr,
     )
-    step_fn = compile_step(
-        make_train_step(stage.training_model(lm, fields), tx, schedule, fields), shardings
-    )
-    stage.claim(folder, about)
-    stream = prompt_batches(len(prompts), fields.batch_size // fields.num_generations, config.seed)
+    train_step = make_train_step(training_model(lm, fields), tx, schedule, fields)
+    num_reference_passes = 1 if state.frozen else 0
+    num_policy_passes = 1 if iterations > 1 else 0
+    write_run_identity(folder, identity)
     state = fit(
         state,
-        step_fn,
-        stream,
-        steps,
+        compile_step(train_step, shardings),
+        prompt_batches(len(prompts), fields.batch_size // fields.num_generations, seed),
+        num_steps,
         folder,
         mesh,
-        fields.save_steps,
-        fields.save_total_limit,
-        fields.logging_steps,
-        stage.reporter(folder.name, steps, progress),
+        fields,
+        progress_report(folder.name, num_steps, progress),
         rollouts,
-        stage.operations(
-            lm,
-            fields,
-            state.trained,
-            bool(state.frozen) + (fields.num_iterations > 1),
-            fields.num_iterations,
-        ),
+        step_flops(lm, fields, state.trained, num_reference_passes + num_policy_passes, iterations),
     )
-    return stage.save_booster(lm, state, fields, folder)
+    return save_booster(lm, state, fields, folder)

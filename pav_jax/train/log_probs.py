@@ -85,7 +85,7 @@ def token_log_probs(
     chunk_log_probs = functools.partial(chunk_fn, unembed, head)
     # the state at t - 1 predicts the token at t
     target_BxT = jnp.roll(ids_BxT, -1, axis=1)
-    if T <= chunk_size:
+    if chunk_size >= T:
         return _shift_to_tokens(chunk_log_probs(x_BxTxD, target_BxT))
     num_chunks = -(-T // chunk_size)
     pad = num_chunks * chunk_size - T
@@ -132,7 +132,8 @@ def _with_precomputed_gradient(
 
     While it has the logits, the forward pass computes d log p / dx = (onehot - p) W for each row of
     `x`; the backward pass only scales it, as Liger's fused linear cross-entropy does (Hsu et al.
-    2024). The products with the vocabulary are then two instead of three. The head gets no gradient.
+    2024). There are then two products with the vocabulary instead of three. The head gets no
+    gradient.
     """
     return _target_log_probs(unembed(head, x_BxCxD), target_BxC)[0]
 

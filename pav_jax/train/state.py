@@ -48,7 +48,7 @@ class TrainState(struct.PyTreeNode):
         return self.replace(step=self.step + 1, trained=trained, opt_state=opt_state)
 
     def saved_part(self) -> dict[str, Any]:
-        """The arrays that checkpoints hold; the others are made anew from configuration and seed."""
+        """The arrays in checkpoints; the others follow from configuration and seed."""
         return {"step": self.step, "trained": self.trained, "opt_state": self.opt_state}
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from pav_jax.checkpoints.folder import load
 from pav_jax.models.llama import Llama, hf
-from pav_jax.train import dpo, losses
+from pav_jax.train import dpo_trainer as dpo
+from pav_jax.train import losses
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -102,7 +103,7 @@ def ours(torch_side, tmp_path_factory):
 def our_loss(config, llama_config, policy, reference, ids, answer):
     model = Llama(llama_config)
     logp, base = (
-        dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk=4)
+        dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk_size=4)
         for params in (policy, reference)
     )
     reference_logps = losses.answer_log_probs(base, answer, config.ld_alpha)

@@ -11,8 +11,8 @@ from pav_jax.language import chat
 from pav_jax.records import Preference, PromptPair
 from pav_jax.storage.records import write_jsonl
 from pav_jax.train import batches, tfds_builders
-from tests.train import tiny
-from tests.train.tiny import WORDS
+from tests.tiny import language_model as tiny
+from tests.tiny.language_model import WORDS
 
 
 def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
@@ -46,7 +46,9 @@ def source(tmp_path_factory):
 
 
 def make(source, **changes):
-    options = dict(encoder=make_encoder(), fields=("refined",), lengths=(16,), batch_size=4, seed=7)
+    options = dict(
+        encoder=make_encoder(), answer_fields=("refined",), lengths=(16,), batch_size=4, seed=7
+    )
     return batches.make_batches(source, **(options | changes))
 
 
@@ -93,36 +95,44 @@ def test_no_pairs_says_what_to_do(tmp_path):
 
 
 def test_row_is_template_then_answer_then_end_of_sequence():
-    rows, start, cut_prompt, cut_answer = make_encoder().encode("a b", ["c d", "e"])
-    assert start == 5 and not cut_prompt and not cut_answer
-    assert [list(r) for r in rows] == [
+    encoded = make_encoder().encode("a b", ["c d", "e"])
+    assert encoded.num_prompt_tokens == 5
+    assert not encoded.prompt_truncated and not encoded.answer_truncated
+    assert [list(row) for row in encoded.rows] == [
         ids("<s> <user> a b <booster> c d </s>"),
         ids("<s> <user> a b <booster> e </s>"),
     ]
 
 
 def test_prompt_that_writes_the_template_s_markers_moves_no_boundary():
-    rows, start, _, _ = make_encoder().encode("a <booster> b", ["c"])
-    assert start == len(rows[0]) - 2
+    encoded = make_encoder().encode("a <booster> b", ["c"])
+    assert encoded.num_prompt_tokens == len(encoded.rows[0]) - 2
 
 
 def test_long_prompt_loses_its_left_but_not_the_first_token():
-    rows, start, cut_prompt, _ = make_encoder(max_prompt_length=4).encode("a b c d e", ["f"])
-    assert cut_prompt and start == 4
-    assert list(rows[0]) == ids("<s> d e <booster> f </s>")
+    encoded = make_encoder(max_prompt_length=4).encode("a b c d e", ["f"])
+    assert encoded.prompt_truncated and encoded.num_prompt_tokens == 4
+    assert list(encoded.rows[0]) == ids("<s> d e <booster> f </s>")
 
 
 def test_long_answer_is_cut_at_max_length():
-    rows, start, _, cut = make_encoder(max_length=6).encode("a", ["b c d e"])
-    assert cut and list(rows[0]) == ids("<s> <user> a <booster> b c")
+    encoded = make_encoder(max_length=6).encode("a", ["b c d e"])
+    assert encoded.answer_truncated and list(encoded.rows[0]) == ids("<s> <user> a <booster> b c")
 
 
 def test_survey_counts_cuts_and_longest(source):
     found = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
-    assert (found.examples, found.longest, found.cut_prompts, found.cut_answers) == (10, 9, 0, 3)
-    assert "3 answers cut" in str(found)
     assert (
-        batches.survey(source, make_encoder(max_prompt_length=3), ("refined",), "x").cut_prompts
+        found.num_examples,
+        found.longest,
+        found.truncated_prompts,
+        found.truncated_answers,
+    ) == (10, 9, 0, 3)
+    assert "3 answers truncated" in str(found)
+    assert (
+        batches.survey(
+            source, make_encoder(max_prompt_length=3), ("refined",), "x"
+        ).truncated_prompts
         == 10
     )
 
@@ -195,7 +205,7 @@ def test_batch_larger_than_the_data_repeats_it(source):
     [((), 17, (32,)), ((), 63, (64,)), ((8, 16, 64), 12, (8, 16)), ((8, 16), 40, (8, 16, 40))],
 )
 def test_buckets_hold_the_longest_row(configured, longest, want):
-    assert batches.buckets(configured, longest, 64) == want
+    assert batches.padded_lengths(configured, longest, 64) == want
 
 
 def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
@@ -207,7 +217,12 @@ def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
     )
     column = np.asarray([[1, 2], [3, 4]], np.float32)
     batch = next(
-        make(source, fields=("chosen", "rejected"), batch_size=2, columns={"reference": column})
+        make(
+            source,
+            answer_fields=("chosen", "rejected"),
+            batch_size=2,
+            columns={"reference": column},
+        )
     )
     order = [0, 1] if batch["ids"][0, 0, 2] == WORDS.index("a") else [1, 0]
     np.testing.assert_array_equal(batch["reference"], column[order])
@@ -220,7 +235,7 @@ def test_packing_fills_rows_and_loses_nothing(seed):
     rng = np.random.default_rng(seed)
     capacity = int(rng.integers(8, 200))
     lengths = rng.integers(1, capacity + 1, int(rng.integers(1, 60))).tolist()
-    rows = batches.packed(lengths, capacity)
+    rows = batches.pack_rows(lengths, capacity)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= capacity for row in rows)
     loads = [sum(lengths[i] for i in row) for row in rows]
@@ -229,10 +244,13 @@ def test_packing_fills_rows_and_loses_nothing(seed):
     )  # no two rows would fit in one
 
 
-@pytest.mark.parametrize("changes", [{}, {"lengths": (8, 16)}, {"pack": 4, "lengths": (24,)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lengths": (8, 16)}, {"pack_multiple": 4, "lengths": (24,)}]
+)
 def test_processes_that_share_batches_have_one_processs_rows_between_them(source, changes):
     whole, *parts = (
-        make(source, batch_size=8, **changes, share=share) for share in ((0, 1), (0, 2), (1, 2))
+        make(source, batch_size=8, **changes, process=process)
+        for process in ((0, 1), (0, 2), (1, 2))
     )
     for _ in range(5):
         want, halves = next(whole), [next(part) for part in parts]

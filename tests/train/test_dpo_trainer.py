@@ -17,10 +17,11 @@ from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.records import Preference
 from pav_jax.storage.records import write_jsonl
-from pav_jax.train import dpo, stage
+from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train.config import dpo_config
 from pav_jax.train.loop import compile_step
-from tests.train import tiny
+from pav_jax.train.state import make_state, training_model
+from tests.tiny import language_model as tiny
 
 LN_2 = float(np.float32(np.log(2)))
 
@@ -136,8 +137,8 @@ def test_reference_is_the_base_and_never_moves(lm):
     ids = jnp.asarray(rng.integers(0, 32, (4, 2, 12)), jnp.int32)
     batch = {"ids": ids, "answer": jnp.broadcast_to(jnp.arange(12) >= 5, ids.shape)}
     fields = make_config().dpo
-    model, tx = stage.training_model(lm, fields), optax.sgd(3.0)
-    state, shardings, _ = stage.make_state("dpo", lm, fields, tx, 0)
+    model, tx = training_model(lm, fields), optax.sgd(3.0)
+    state, shardings, _ = make_state("dpo", lm, fields, tx, 0)
     step = compile_step(dpo.make_train_step(model, tx, lambda _: 0.0, fields), shardings)
     for _ in range(3):
         before = jax.tree.map(jnp.copy, state.trained)
@@ -158,8 +159,9 @@ def test_killed_run_continues_with_the_same_losses(straight, preferences, tmp_pa
     """SIGKILL in the fifth step, in a process of its own."""
     program = f"""
 import os, signal
-from tests.train import test_dpo, tiny
-from pav_jax.train import dpo
+from tests.tiny import language_model as tiny
+from tests.train import test_dpo_trainer as test_dpo
+from pav_jax.train import dpo_trainer as dpo
 def kill(done):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.records import PromptPair
 from pav_jax.storage.records import read_jsonl, write_jsonl
-from pav_jax.train.pairs import import_pairs
+from pav_jax.train.import_pairs import import_pairs
 
 PAIRS = [
     PromptPair("a dog", "A brown dog, seen from afar."),

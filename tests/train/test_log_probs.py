@@ -78,7 +78,7 @@ def test_the_gradient_made_ahead_is_the_one_that_differentiation_makes(drawn, ch
         )
 
     for x in (drawn["x"], drawn["x"].astype(jnp.bfloat16)):
-        want, got = (jax.value_and_grad(loss)(x, fixed_head=fixed) for fixed in (False, True))
+        want, got = (jax.value_and_grad(loss)(x, head_is_frozen=fixed) for fixed in (False, True))
         np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
         assert got[1].dtype == x.dtype
         np.testing.assert_allclose(
@@ -104,13 +104,13 @@ def products_with_the_vocabulary(jaxpr, vocabulary):
     return found
 
 
-def test_a_fixed_head_saves_the_second_forward_product(drawn):
+def test_a_head_is_frozen_saves_the_second_forward_product(drawn):
     ids = jnp.asarray(drawn["ids"])
     programs = [
         jax.make_jaxpr(
             jax.grad(
                 lambda x, fixed=fixed: token_log_probs(
-                    lambda w, h: h @ w, drawn["w"], x, ids, 64, fixed_head=fixed
+                    lambda w, h: h @ w, drawn["w"], x, ids, 64, head_is_frozen=fixed
                 ).sum()
             )
         )(drawn["x"])
@@ -119,8 +119,8 @@ def test_a_fixed_head_saves_the_second_forward_product(drawn):
     assert [products_with_the_vocabulary(p.jaxpr, 23) for p in programs] == [3, 2]
 
 
-@pytest.mark.parametrize("fixed_head", [False, True])
-def test_chunks_without_a_wanted_token_are_not_computed(drawn, fixed_head):
+@pytest.mark.parametrize("head_is_frozen", [False, True])
+def test_chunks_without_a_wanted_token_are_not_computed(drawn, head_is_frozen):
     """Their states are NaN here: computing with them would show."""
     wanted = np.zeros((3, 11), bool)
     wanted[0, 6:9], wanted[2, 5] = True, True  # predicted at 5..7 and 4, in chunks 4..7 of 4
@@ -135,7 +135,10 @@ def test_chunks_without_a_wanted_token_are_not_computed(drawn, fixed_head):
                 jnp.where(
                     wanted,
                     token_log_probs(
-                        x_BxTxD=x, wanted_BxT=jnp.asarray(wanted), fixed_head=fixed_head, **calls
+                        x_BxTxD=x,
+                        mask_BxT=jnp.asarray(wanted),
+                        head_is_frozen=head_is_frozen,
+                        **calls,
                     ),
                     0,
                 )

@@ -13,7 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.train import test_dpo, test_sft, tiny
+from tests.tiny import language_model as tiny
+from tests.train import test_dpo_trainer as test_dpo
+from tests.train import test_sft_trainer as test_sft
 
 PROGRAM = """
 import functools, pathlib, sys
@@ -25,8 +27,10 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
 from pav_jax.models.llama import hf
 from pav_jax.parallel.mesh import make_mesh
-from pav_jax.train import dpo, sft
-from tests.train import test_dpo, test_sft, tiny
+from pav_jax.train import dpo_trainer as dpo
+from pav_jax.train import sft_trainer as sft
+from tests.tiny import language_model as tiny
+from tests.train import test_dpo_trainer as test_dpo, test_sft_trainer as test_sft
 folder, steps, mesh = pathlib.Path(sys.argv[1]), int(sys.argv[2]), [int(n) for n in sys.argv[3].split("x")]
 assert jax.device_count() == 4
 lm = tiny.make_lm(make_mesh(*mesh))
@@ -74,7 +78,8 @@ def losses(folder):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """(folder with the data, losses by stage) of one process on one device."""
-    from pav_jax.train import dpo, sft
+    from pav_jax.train import dpo_trainer as dpo
+    from pav_jax.train import sft_trainer as sft
 
     folder = tmp_path_factory.mktemp("alone")
     pairs = tiny.write_pairs(folder / "sft_pairs.jsonl")

@@ -11,8 +11,9 @@ import transformers
 
 from pav_jax.errors import BadInput
 from pav_jax.language import quantized
-from pav_jax.train import sft
-from tests.train import test_sft, tiny
+from pav_jax.train import sft_trainer as sft
+from tests.tiny import language_model as tiny
+from tests.train import test_sft_trainer as test_sft
 
 # Largest rounding error of a kernel in units of its tile's largest magnitude: half a step of the
 # code, which has 127 steps each side, 7, or NormalFloat's 15 gaps of at most 0.304.

@@ -15,10 +15,13 @@ from ml_collections import ConfigDict
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, init_lora, merge
 from pav_jax.parallel import chips
-from pav_jax.train import sft, stage
+from pav_jax.train import sft_trainer as sft
 from pav_jax.train.config import REMAT_POLICIES, sft_config
+from pav_jax.train.data import read_data
+from pav_jax.train.log_probs import log_probs
 from pav_jax.train.loop import compile_step
-from tests.train import tiny
+from pav_jax.train.state import make_state, training_model
+from tests.tiny import language_model as tiny
 
 
 def make_config(**changes):
@@ -93,7 +96,7 @@ def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp
     sft.run(make_config(length_buckets=(16,)), lm, pairs, tmp_path)
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     batch = next(
-        stage.read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, tmp_path).batches(
+        read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, tmp_path).batches(
             4, None
         )
     )
@@ -118,9 +121,9 @@ def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp
 
 def tokens_of(pairs, lm, folder, *steps):
     """Tokens in the batches of some steps."""
-    stream = stage.read_data(
-        "sft", pairs, lm, make_config(length_buckets=(16,)).sft, folder
-    ).batches(4, 0)
+    stream = read_data("sft", pairs, lm, make_config(length_buckets=(16,)).sft, folder).batches(
+        4, 0
+    )
     counts = [next(stream)["tokens"] for _ in range(max(steps))]
     return sum(int(counts[i - 1]) for i in steps)
 
@@ -211,7 +214,7 @@ def test_booster_computes_what_was_trained(straight, lm):
     adapter = ocp.StandardCheckpointer().restore(
         (folder / "checkpoints" / "6" / "state").absolute()
     )["trained"]
-    model = stage.training_model(lm, make_config().sft)
+    model = training_model(lm, make_config().sft)
     want = model.apply({"params": lm.params, **adapter}, jnp.asarray([ids]))
     with torch.no_grad():
         got = loaded(torch.tensor([ids])).logits.numpy()
@@ -246,9 +249,9 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
     for parts in (1, 4):
         fields = make_config(batch_size=8, gradient_accumulation_steps=parts).sft
         tx = optax.sgd(1.0)
-        state, shardings, _ = stage.make_state("sft", lm, fields, tx, 0)
+        state, shardings, _ = make_state("sft", lm, fields, tx, 0)
         step = compile_step(
-            sft.make_train_step(stage.training_model(lm, fields), tx, lambda _: 1.0, fields),
+            sft.make_train_step(training_model(lm, fields), tx, lambda _: 1.0, fields),
             shardings,
         )
         results.append(step(state, batch))
@@ -348,7 +351,7 @@ def test_recomputing_changes_no_gradient(lm, policy):
 
     def gradient(**how):
         model = lm.model.clone(**how)
-        return jax.jit(jax.grad(lambda p: stage.log_probs(model, {"params": p}, ids, 4).mean()))(
+        return jax.jit(jax.grad(lambda p: log_probs(model, {"params": p}, ids, 4).mean()))(
             lm.params
         )
 

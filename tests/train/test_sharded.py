@@ -20,8 +20,10 @@ MESHES = {
 PROGRAM = """
 import json, pathlib, sys
 from pav_jax.parallel.mesh import make_mesh
-from pav_jax.train import dpo, sft
-from tests.train import test_dpo, test_sft, tiny
+from pav_jax.train import dpo_trainer as dpo
+from pav_jax.train import sft_trainer as sft
+from tests.tiny import language_model as tiny
+from tests.train import test_dpo_trainer as test_dpo, test_sft_trainer as test_sft
 folder, meshes = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 pairs = tiny.write_pairs(folder / "sft_pairs.jsonl")
 preferences = tiny.write_preferences(folder / "preferences.jsonl")
