@@ -1,7 +1,8 @@
 """The fields of supervised fine-tuning, DPO and GRPO.
 
-Defaults are the constants of arXiv 2412.15156 unless a comment says otherwise. Field names follow TRL 1.16's SFTConfig, DPOConfig and GRPOConfig where TRL has the field. Imports
-nothing heavy: the command line lists these fields before any model is built.
+Defaults are the constants of arXiv 2412.15156 unless a comment says otherwise. Field names follow
+TRL 1.16's SFTConfig, DPOConfig and GRPOConfig where TRL has the field. Imports nothing heavy: the
+command line lists these fields before any model is built.
 """
 
 import dataclasses

@@ -1,5 +1,4 @@
-"""The policy loss of group relative policy optimisation over per-token log-probabilities, in
-float32.
+"""The policy loss of GRPO over per-token log-probabilities, in float32.
 
 Names follow TRL 1.16's GRPOConfig. B completions, T tokens of a row, prompt included.
 """
@@ -16,20 +15,25 @@ from pav_jax.train.config import GRPO_LOSS_TYPES
 
 @dataclasses.dataclass(frozen=True)
 class PolicyLoss:
-    """Which policy loss, in TRL's names.
+    """A policy loss, in TRL's names.
 
     Per token, with ratio = exp(logp - old): -min(ratio A, clip(ratio, 1 - epsilon, 1 +
     epsilon_high) A) + beta KL. The clipped term is eq. 3 of Shao et al. 2024 (arXiv 2402.03300),
-    after Schulman et al. 2017; epsilon_high (None: as epsilon) is DAPO's (Yu et al. 2025, eq. 10).
-    KL is eq. 4 of Shao et al., Schulman's k3 estimator: exp(reference - logp) - (reference - logp)
-    - 1; `use_bias_correction_kl` multiplies it by the ratio (DeepSeek-V3.2, arXiv 2512.02556),
-      whose gradient then is that of the reverse divergence.
+    after Schulman et al. 2017. KL is eq. 4 of Shao et al., Schulman's k3 estimator: exp(reference -
+    logp) - (reference - logp) - 1.
 
-    How the tokens are summed: grpo, the mean over completions of each one's mean over its tokens
-      (Shao et al., eq. 3).
-    dapo and bnpo, the mean over all tokens (Yu et al., eq. 8); TRL's two differ in whether a
-    batch's parts are counted together, here they always are. dr_grpo, the sum divided by B *
-    max_completion_length (Liu et al. 2025, arXiv 2503.20783, section 3.2).
+    Loss types, which say how token losses are averaged:
+      grpo: the mean over completions of each one's mean over its tokens (Shao et al., eq. 3).
+      dapo, bnpo: the mean over all tokens (Yu et al. 2025, eq. 8). TRL's two differ in whether the
+        parts of a batch are counted together; here they always are.
+      dr_grpo: the sum divided by B * max_completion_length (Liu et al. 2025, arXiv 2503.20783,
+        section 3.2).
+
+    Attributes:
+      beta: weight of the KL term.
+      epsilon_high: DAPO's upper clipping bound (Yu et al. 2025, eq. 10); None: epsilon.
+      use_bias_correction_kl: multiplies KL by the ratio (DeepSeek-V3.2, arXiv 2512.02556), whose
+        gradient then is that of the reverse divergence.
     """
 
     beta: float = 0.0
@@ -40,19 +44,24 @@ class PolicyLoss:
     use_bias_correction_kl: bool = True
 
     def __post_init__(self):
-        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        object.__setattr__(self, "epsilon_high", high)
         if self.loss_type not in GRPO_LOSS_TYPES:
-            raise BadInput(
-                f"grpo.loss_type={self.loss_type!r} is not known; choose from"
-                f" {', '.join(GRPO_LOSS_TYPES)}"
-            )
+            problem = f"={self.loss_type!r}: choose from {', '.join(GRPO_LOSS_TYPES)}"
+            raise _bad("loss_type", problem)
         if not self.beta >= 0:
-            raise BadInput(f"grpo.beta={self.beta} must be 0 (no divergence term) or more")
+            raise _bad("beta", f"={self.beta}: must be 0 (no KL term) or more")
         if not 0 < self.epsilon < 1:
-            raise BadInput(f"grpo.epsilon={self.epsilon} must lie between 0 and 1")
-        if not high > 0:
-            raise BadInput(f"grpo.epsilon_high={high} must be positive")
+            raise _bad("epsilon", f"={self.epsilon}: must be between 0 and 1")
+        if not self.upper_epsilon > 0:
+            raise _bad("epsilon_high", f"={self.epsilon_high}: must be positive")
+
+    @property
+    def upper_epsilon(self) -> float:
+        """The ratio is clipped above at 1 + this."""
+        return self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+
+def _bad(field: str, problem: str) -> BadInput:
+    return BadInput(f"config.grpo.{field}{problem}", source="config", field=f"grpo.{field}")
 
 
 def policy_loss(
@@ -62,58 +71,64 @@ def policy_loss(
     advantage_B: Float[Array, "B"],
     old_BxT: Float[Array, "B T"] | None = None,
     reference_BxT: Float[Array, "B T"] | None = None,
-    sequences: int | None = None,
-    tokens: Float[Array, ""] | None = None,
+    num_sequences: int | None = None,
+    num_tokens: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss and, as means over the completions' tokens, what TRL logs beside it.
+    """Return the loss and the metrics that TRL logs with it, means over the completions' tokens.
 
     Args:
       logp_BxT: the policy's per-token log-probabilities.
-      answer_BxT: which tokens belong to a completion that counts.
-      old_BxT: those of the policy that sampled; None where that is this one.
-      reference_BxT: those of the model the training began with; without them there is no
-        divergence.
-      sequences, tokens: completions and their tokens in the whole batch, where this is a part of
-        it; loss and metrics of the parts then add up.
+      answer_BxT: tokens of the completions that are part of the loss.
+      old_BxT: log-probabilities under the policy that sampled; None: it is this policy.
+      reference_BxT: log-probabilities under the initial model; None: no KL term.
+      num_sequences, num_tokens: completions and their tokens in the whole batch if this is a part
+        of it; loss and metrics of the parts then add up. None: this is the whole batch.
     """
     lengths_B = jnp.sum(answer_BxT, axis=-1).astype(jnp.float32)
-    sequences = logp_BxT.shape[0] if sequences is None else sequences
-    tokens = jnp.maximum(jnp.sum(lengths_B) if tokens is None else tokens, 1.0)
+    if num_sequences is None:
+        num_sequences = logp_BxT.shape[0]
+    if num_tokens is None:
+        num_tokens = jnp.sum(lengths_B)
+    num_tokens = jnp.maximum(num_tokens, 1.0)
 
-    def within(
-        values_BxT,
-    ):  # before any exp: what a padding token would give must not reach the gradient
+    def mask(values_BxT):
+        # applied before any exp: values at padding tokens must not reach the gradient
         return jnp.where(answer_BxT, values_BxT, 0.0)
 
     old_BxT = jax.lax.stop_gradient(logp_BxT) if old_BxT is None else old_BxT
-    ratio_BxT, gain_Bx1 = jnp.exp(within(logp_BxT - old_BxT)), advantage_B[:, None]
-    low, high = 1 - config.epsilon, 1 + config.epsilon_high
-    loss_BxT = -jnp.minimum(ratio_BxT * gain_Bx1, jnp.clip(ratio_BxT, low, high) * gain_Bx1)
-    clipped_low_BxT = (ratio_BxT < low) & (gain_Bx1 < 0)
-    clipped_high_BxT = (ratio_BxT > high) & (gain_Bx1 > 0)
-    seen = {
+    ratio_BxT = jnp.exp(mask(logp_BxT - old_BxT))
+    advantage_Bx1 = advantage_B[:, None]
+    low = 1 - config.epsilon
+    high = 1 + config.upper_epsilon
+    clipped_BxT = jnp.clip(ratio_BxT, low, high)
+    loss_BxT = -jnp.minimum(ratio_BxT * advantage_Bx1, clipped_BxT * advantage_Bx1)
+    clipped_low_BxT = (ratio_BxT < low) & (advantage_Bx1 < 0)
+    clipped_high_BxT = (ratio_BxT > high) & (advantage_Bx1 > 0)
+    metrics = {
         "ratio": ratio_BxT,
-        "entropy": -logp_BxT,  # of the policy, estimated from the tokens it drew
+        "entropy": -logp_BxT,  # of the policy, estimated from the sampled tokens
         "clip_ratio/low_mean": clipped_low_BxT,
         "clip_ratio/high_mean": clipped_high_BxT,
         "clip_ratio/region_mean": clipped_low_BxT | clipped_high_BxT,
     }
     if reference_BxT is not None:
-        gap_BxT = within(reference_BxT - logp_BxT)
-        seen["kl"] = kl_BxT = jnp.exp(gap_BxT) - gap_BxT - 1
+        difference_BxT = mask(reference_BxT - logp_BxT)
+        kl_BxT = jnp.exp(difference_BxT) - difference_BxT - 1
+        metrics["kl"] = kl_BxT
         if config.beta:
-            loss_BxT += config.beta * (
-                kl_BxT * ratio_BxT if config.use_bias_correction_kl else kl_BxT
-            )
+            if config.use_bias_correction_kl:
+                kl_BxT = kl_BxT * ratio_BxT
+            loss_BxT += config.beta * kl_BxT
 
     divisor_B = {
-        "grpo": jnp.maximum(lengths_B, 1.0) * sequences,
-        "dapo": tokens,
-        "bnpo": tokens,
-        "dr_grpo": float(sequences * config.max_completion_length),
+        "grpo": jnp.maximum(lengths_B, 1.0) * num_sequences,
+        "dapo": num_tokens,
+        "bnpo": num_tokens,
+        "dr_grpo": float(num_sequences * config.max_completion_length),
     }[config.loss_type]
-    loss = jnp.sum(jnp.sum(within(loss_BxT), axis=-1) / divisor_B)
+    loss = jnp.sum(jnp.sum(mask(loss_BxT), axis=-1) / divisor_B)
     means = {
-        name: jnp.sum(within(jax.lax.stop_gradient(value))) / tokens for name, value in seen.items()
+        name: jnp.sum(mask(jax.lax.stop_gradient(value))) / num_tokens
+        for name, value in metrics.items()
     }
     return loss, {"loss": loss} | means

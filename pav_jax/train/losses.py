@@ -16,30 +16,35 @@ from pav_jax.train.config import DPO_LOSS_TYPES
 def sft_loss(
     logp_BxT: Float[Array, "B T"], answer_BxT: Bool[Array, "B T"], tokens: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Negative log-likelihood of the answers, divided by `tokens`: the answer tokens of the whole
-    batch.
+    """Negative log-likelihood of the answers per token.
 
-    The divisor is passed in so that the parts of an accumulated batch add up to the loss of the
-    batch.
+    Args:
+      tokens: answer tokens of the whole batch. It is passed in so that the losses of the parts of
+        an accumulated batch add up to the loss of the batch.
     """
     return -jnp.sum(logp_BxT * answer_BxT) / tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceLoss:
-    """Which preference loss, in TRL's names.
+    """A preference loss, in TRL's names.
 
-    sigmoid: Rafailov et al. 2023, eq. 7. hinge: SLiC-HF (Zhao et al. 2023), eq. 4. ipo: Azar et al.
-      2023, eq. 17, on
-    log-ratios averaged over the answer's tokens. robust: Chowdhury et al. 2024, eq. 8. exo_pair: Ji
-    et al. 2024, eq. 16
-    at two answers. sigmoid_norm: sigmoid on averaged log-ratios. sft: negative log-likelihood of
-      the chosen answers,
-    averaged over tokens. Several types are summed with `loss_weights` (default: one each).
+    Loss types:
+      sigmoid: Rafailov et al. 2023, eq. 7.
+      hinge: SLiC-HF (Zhao et al. 2023), eq. 4.
+      ipo: Azar et al. 2023, eq. 17, on log-ratios averaged over the answer's tokens.
+      robust: Chowdhury et al. 2024, eq. 8.
+      exo_pair: Ji et al. 2024, eq. 16, at two answers.
+      sigmoid_norm: sigmoid on log-ratios averaged over the answer's tokens.
+      sft: negative log-likelihood of the chosen answers, averaged over tokens.
 
-    `label_smoothing` is the probability that a preference is flipped; as in TRL it acts on robust
-    and exo_pair only. `ld_alpha` (LD-DPO, Liu et al. 2024) weights the tokens beyond the shorter
-    answer's length; None is 1.
+    Attributes:
+      loss_type: the types to sum.
+      loss_weights: one for each type; None: 1 each.
+      label_smoothing: the probability that a preference is flipped; as in TRL it affects robust and
+        exo_pair only.
+      ld_alpha: weight of the tokens beyond the shorter answer's length (LD-DPO, Liu et al. 2024);
+        None: 1.
     """
 
     beta: float = 0.1
@@ -50,40 +55,48 @@ class PreferenceLoss:
 
     def __post_init__(self):
         types = (self.loss_type,) if isinstance(self.loss_type, str) else tuple(self.loss_type)
-        weights = (
-            (1.0,) * len(types)
-            if self.loss_weights is None
-            else tuple(map(float, self.loss_weights))
-        )
         object.__setattr__(self, "loss_type", types)
-        object.__setattr__(self, "loss_weights", weights)
-        if not types or (unknown := [t for t in types if t not in DPO_LOSS_TYPES]):
-            name = unknown[0] if types else ""
-            raise BadInput(
-                f"dpo.loss_type={name!r} is not known; choose from {', '.join(DPO_LOSS_TYPES)}"
-            )
-        if len(weights) != len(types):
-            raise BadInput(
-                f"dpo.loss_weights has {len(weights)} entries for {len(types)} loss types; give one"
-                " each"
-            )
+        unknown = [name for name in types if name not in DPO_LOSS_TYPES]
+        if unknown or not types:
+            name = unknown[0] if unknown else ""
+            raise _bad("loss_type", f"={name!r}: choose from {', '.join(DPO_LOSS_TYPES)}")
+        if self.loss_weights is not None:
+            object.__setattr__(self, "loss_weights", tuple(map(float, self.loss_weights)))
+            if len(self.loss_weights) != len(types):
+                raise _bad(
+                    "loss_weights",
+                    f": {len(self.loss_weights)} weights for {len(types)} loss types; give one for"
+                    " each",
+                )
         if not self.beta > 0:
-            raise BadInput(f"dpo.beta={self.beta} must be positive")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise BadInput(f"dpo.label_smoothing={self.label_smoothing} must lie in [0, 0.5)")
-        smoothed = {"robust", "exo_pair"} & set(types)
-        if self.label_smoothing and not smoothed:
-            raise BadInput(
-                "dpo.label_smoothing acts on loss_type 'robust' and 'exo_pair' only (as in TRL);"
-                f" with {', '.join(types)} set it to 0 or use 'robust'"
-            )
-        if "exo_pair" in types and not self.label_smoothing:
-            raise BadInput(
-                "dpo.loss_type='exo_pair' takes the logarithm of label_smoothing; set it to 0.001"
-                " or so"
-            )
+            raise _bad("beta", f"={self.beta}: must be positive")
+        self._check_label_smoothing()
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
-            raise BadInput(f"dpo.ld_alpha={self.ld_alpha} must lie in [0, 1]")
+            raise _bad("ld_alpha", f"={self.ld_alpha}: must be between 0 and 1")
+
+    def _check_label_smoothing(self) -> None:
+        if not 0 <= self.label_smoothing < 0.5:
+            raise _bad("label_smoothing", f"={self.label_smoothing}: must be in [0, 0.5)")
+        if self.label_smoothing and not {"robust", "exo_pair"} & set(self.loss_type):
+            raise _bad(
+                "label_smoothing",
+                ": affects loss_type 'robust' and 'exo_pair' only, as in TRL; with"
+                f" {', '.join(self.loss_type)} set it to 0 or use 'robust'",
+            )
+        if "exo_pair" in self.loss_type and not self.label_smoothing:
+            raise _bad(
+                "label_smoothing",
+                ": loss_type='exo_pair' takes its logarithm; set it to 0.001 or so",
+            )
+
+    def terms(self) -> list[tuple[str, float]]:
+        """The loss types with their weights."""
+        weights = self.loss_weights or (1.0,) * len(self.loss_type)
+        return list(zip(self.loss_type, weights, strict=True))
+
+
+def _bad(field: str, problem: str) -> BadInput:
+    return BadInput(f"config.dpo.{field}{problem}", source="config", field=f"dpo.{field}")
 
 
 def answer_log_probs(
@@ -91,13 +104,16 @@ def answer_log_probs(
     answer_Bx2xT: Bool[Array, "B 2 T"],
     ld_alpha: float | None = None,
 ) -> Float[Array, "B 2"]:
-    """Log-probability of each answer, summed over its tokens; `ld_alpha` weights the longer one's
-    tail."""
+    """Log-probability of each answer, summed over its tokens.
+
+    Args:
+      ld_alpha: weight of the tokens beyond the shorter answer's length; None: 1.
+    """
     weight_Bx2xT = answer_Bx2xT.astype(jnp.float32)
     if ld_alpha is not None:
-        place_Bx2xT = jnp.cumsum(weight_Bx2xT, axis=-1)  # 1 at the first token of the answer
-        shared_Bx1x1 = jnp.min(place_Bx2xT[..., -1], axis=1)[:, None, None]
-        weight_Bx2xT = jnp.where(place_Bx2xT > shared_Bx1x1, ld_alpha, 1.0) * weight_Bx2xT
+        position_Bx2xT = jnp.cumsum(weight_Bx2xT, axis=-1)  # 1 at the first token of the answer
+        shared_Bx1x1 = jnp.min(position_Bx2xT[..., -1], axis=1)[:, None, None]
+        weight_Bx2xT = jnp.where(position_Bx2xT > shared_Bx1x1, ld_alpha, 1.0) * weight_Bx2xT
     return jnp.sum(logp_Bx2xT * weight_Bx2xT, axis=-1)
 
 
@@ -106,36 +122,36 @@ def preference_loss(
     logp_Bx2xT: Float[Array, "B 2 T"],
     answer_Bx2xT: Bool[Array, "B 2 T"],
     reference_Bx2: Float[Array, "B 2"],
-    pairs: int | None = None,
+    num_pairs: int | None = None,
     chosen_tokens: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss and what TRL logs beside it.
+    """Return the loss and the metrics that TRL logs with it.
 
     Args:
       logp_Bx2xT: the policy's per-token log-probabilities; chosen at 0, rejected at 1 of the second
         axis.
       answer_Bx2xT: which tokens belong to the answer.
       reference_Bx2: `answer_log_probs` of the reference.
-      pairs, chosen_tokens: pairs and chosen answers' tokens of the whole batch, where this is a
-        part of it; loss and metrics of the parts then add up.
+      num_pairs, chosen_tokens: pairs, and tokens of chosen answers, in the whole batch if this is a
+        part of it; loss and metrics of the parts then add up. None: this is the whole batch.
     """
     lengths_Bx2 = jnp.sum(answer_Bx2xT, axis=-1).astype(jnp.float32)
-    pairs = logp_Bx2xT.shape[0] if pairs is None else pairs
-    chosen_tokens = jnp.sum(lengths_Bx2[:, 0]) if chosen_tokens is None else chosen_tokens
+    if num_pairs is None:
+        num_pairs = logp_Bx2xT.shape[0]
+    if chosen_tokens is None:
+        chosen_tokens = jnp.sum(lengths_Bx2[:, 0])
     logps_Bx2 = answer_log_probs(logp_Bx2xT, answer_Bx2xT, config.ld_alpha)
     ratio_Bx2 = logps_Bx2 - reference_Bx2
     mean_Bx2 = ratio_Bx2 / jnp.maximum(lengths_Bx2, 1.0)
 
     loss = jnp.zeros((), jnp.float32)
-    for kind, weight in zip(config.loss_type, config.loss_weights, strict=True):
+    for kind, weight in config.terms():
         if kind == "sft":
-            chosen = sft_loss(logp_Bx2xT[:, 0], answer_Bx2xT[:, 0], chosen_tokens)
-            loss += weight * chosen
-        else:
-            gap_Bx2 = mean_Bx2 if kind in ("ipo", "sigmoid_norm") else ratio_Bx2
-            loss += (
-                weight * jnp.sum(_pair_loss(config, kind, gap_Bx2[:, 0] - gap_Bx2[:, 1])) / pairs
-            )
+            loss += weight * sft_loss(logp_Bx2xT[:, 0], answer_Bx2xT[:, 0], chosen_tokens)
+            continue
+        values_Bx2 = mean_Bx2 if kind in ("ipo", "sigmoid_norm") else ratio_Bx2
+        loss_B = _pair_loss(config, kind, values_Bx2[:, 0] - values_Bx2[:, 1])
+        loss += weight * jnp.sum(loss_B) / num_pairs
 
     rewards_Bx2 = jax.lax.stop_gradient(config.beta * ratio_Bx2)
     margins_B = rewards_Bx2[:, 0] - rewards_Bx2[:, 1]
@@ -149,12 +165,15 @@ def preference_loss(
         "lengths/chosen": lengths_Bx2[:, 0],
         "lengths/rejected": lengths_Bx2[:, 1],
     }
-    return loss, {"loss": loss} | {name: jnp.sum(value_B) / pairs for name, value_B in sums.items()}
+    return loss, {"loss": loss} | {
+        name: jnp.sum(value_B) / num_pairs for name, value_B in sums.items()
+    }
 
 
 def _pair_loss(config: PreferenceLoss, kind: str, gap_B: Float[Array, "B"]) -> Float[Array, "B"]:
     """One loss per pair from the difference of the log-ratios, chosen minus rejected."""
-    z_B, eps = config.beta * gap_B, config.label_smoothing
+    z_B = config.beta * gap_B
+    eps = config.label_smoothing
     if kind in ("sigmoid", "sigmoid_norm"):
         return -jax.nn.log_sigmoid(z_B)
     if kind == "hinge":
@@ -162,9 +181,8 @@ def _pair_loss(config: PreferenceLoss, kind: str, gap_B: Float[Array, "B"]) -> F
     if kind == "ipo":
         return (gap_B - 1.0 / (2.0 * config.beta)) ** 2
     if kind == "robust":
-        return (-(1 - eps) * jax.nn.log_sigmoid(z_B) + eps * jax.nn.log_sigmoid(-z_B)) / (
-            1 - 2 * eps
-        )
+        smoothed_B = -(1 - eps) * jax.nn.log_sigmoid(z_B) + eps * jax.nn.log_sigmoid(-z_B)
+        return smoothed_B / (1 - 2 * eps)
     # exo_pair: reverse Kullback-Leibler divergence from the smoothed label (1 - eps, eps)
     right_B = jax.nn.sigmoid(z_B) * (jax.nn.log_sigmoid(z_B) - jnp.log1p(-eps))
     return right_B + jax.nn.sigmoid(-z_B) * (jax.nn.log_sigmoid(-z_B) - jnp.log(eps))

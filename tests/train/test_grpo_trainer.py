@@ -272,7 +272,8 @@ def test_losses_of_parts_add_up(loss_type):
     rows = (logp, batch["answer"], batch["advantage"], old, reference)
     whole = policy_loss(config, *rows)
     parts = [
-        policy_loss(config, *(r[i::2] for r in rows), sequences=8, tokens=total) for i in range(2)
+        policy_loss(config, *(r[i::2] for r in rows), num_sequences=8, num_tokens=total)
+        for i in range(2)
     ]
     jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-5), whole, *parts)
 
@@ -305,7 +306,7 @@ def test_further_iterations_measure_against_the_policy_that_sampled(lm):
 
         return jax.grad(loss, has_aux=True)(trained)
 
-    start = log_probs({**before.frozen, **before.trained})
+    start = policy_log_probs({**before.frozen, **before.trained})
     trained, seen = before.trained, []
     for _ in range(2):
         grads, found = loss_and_gradient(trained, start)
