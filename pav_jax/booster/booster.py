@@ -1,24 +1,27 @@
-"""The booster: what training gives and users keep. It turns a short prompt into one a video model
+"""The booster, which training produces: it rewrites a short prompt into one that a video model
 answers better."""
 
 import dataclasses
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.language.language_model import SMOLLM2, LanguageModel
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
 
-LONGEST_PROMPT = 10_000  # characters
-BATCH_SIZE = 4  # rows of a compiled batch: people ask for a few rewrites at a time
-# A general model has no instruction in its own template, and loops or answers instead of rewriting
-# without these.
+MAX_PROMPT_CHARACTERS = 10_000
+BATCH_SIZE = 4  # of a compiled batch: users ask for a few rewrites at a time
+WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
+# The template of a general model has no instruction to rewrite. Without this one and these settings
+# it answers the prompt or repeats itself.
 GENERAL_TEMPLATE = Path(__file__).parents[1] / "language" / "templates" / "rewriter_chatml.jinja"
 GENERAL_SAMPLING = {
     "temperature": 0.6,
@@ -30,8 +33,12 @@ GENERAL_SAMPLING = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Booster:
-    """Make one with `from_pretrained`. The instruction to the model is part of its tokenizer's chat
-    template."""
+    """A language model that rewrites prompts; load one with `from_pretrained`.
+
+    Attributes:
+      language_model: its tokenizer's chat template contains the instruction to rewrite.
+      sampling: how the tokens of a rewrite are drawn.
+    """
 
     language_model: LanguageModel
     sampling: Sampling = Sampling()
@@ -45,27 +52,31 @@ class Booster:
         mesh: jax.sharding.Mesh | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> "Booster":
-        """Loads a trained booster (a Hugging Face folder or hub id), a .gguf file, "smollm2", or,
-        with None, the embedded one.
+        """Load a booster.
+
+        Sampling follows the model's generation_config.json. For what that does not say it is as in
+        the method's training: temperature 1, top-k 50, at most 250 tokens.
 
         Args:
-          template: a chat template file (jinja) that replaces the model's own.
+          path_or_repo: a trained booster (a Hugging Face folder or Hub repository), a .gguf file,
+            `mini:NAME` or "smollm2"; None loads the booster that comes with the package.
+          dtype: of the parameters and of the computation, "float32" or "bfloat16".
+          template: a chat template (a jinja file) that replaces the model's own.
+          mesh: the devices to shard the parameters over.
+          batch_size: rewrites in one compiled batch.
 
-        Sampling follows the model's generation_config.json where that names a value, else the
-        method's training: temperature 1, top-k 50, at most 250 tokens.
+        Raises:
+          BadInput: the model or the template cannot be used.
         """
         path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
-        defaults = lm.generation
+        generation = lm.generation
         if path == SMOLLM2:
-            defaults, template = GENERAL_SAMPLING, template or GENERAL_TEMPLATE
+            generation = GENERAL_SAMPLING
+            template = template or GENERAL_TEMPLATE
         if template is not None:
             lm = lm.with_template(template)
-        names = [f.name for f in dataclasses.fields(Sampling)]
-        chosen = {name: defaults[name] for name in names if defaults.get(name) is not None}
-        if defaults.get("do_sample") is False:
-            chosen["temperature"] = 0.0
-        return cls(lm, Sampling(**chosen))
+        return cls(lm, _sampling(generation))
 
     def refine(
         self,
@@ -73,7 +84,7 @@ class Booster:
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
     ) -> list[list[Refinement]]:
-        """Rewrites prompts.
+        """Rewrite prompts.
 
         Args:
           prompts: short prompts; a single string counts as a list of one.
@@ -90,54 +101,55 @@ class Booster:
         """
         prompts = [clean(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        draws = [stable_seed(s, p) for s, p in zip(seeds, prompts, strict=True)]
-        answers = self.language_model.generate(
-            [chat.user_chat(p) for p in prompts],
+        texts = self.language_model.generate(
+            [chat.user_chat(prompt) for prompt in prompts],
             num_return_sequences=num_return_sequences,
-            seed=draws,
+            seed=[stable_seed(s, prompt) for s, prompt in zip(seeds, prompts, strict=True)],
             **dataclasses.asdict(self.sampling),
         )
+        name = self.language_model.name
         return [
             [
-                Refinement(
-                    prompt,
-                    _without_controls(answer).strip() or prompt,
-                    int(prompt_seed),
-                    self.language_model.name,
-                )
-                for answer in texts
+                Refinement(prompt, _without_controls(text).strip() or prompt, int(s), name)
+                for text in answers
             ]
-            for prompt, texts, prompt_seed in zip(prompts, answers, seeds, strict=True)
+            for prompt, s, answers in zip(prompts, seeds, texts, strict=True)
         ]
 
 
 def clean(prompt: str) -> str:
-    """The prompt without control characters and outer blanks; markup and emoji stay.
+    """Return the prompt without control characters and surrounding blanks; markup and emoji stay.
 
     Raises:
-      BadInput: nothing is left, or it is too long.
+      BadInput: the prompt is empty or too long.
     """
-    if len(prompt) > LONGEST_PROMPT:
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
         raise BadInput(
-            f"a prompt of {len(prompt):,} characters; the most is {LONGEST_PROMPT:,}, shorten it"
+            f"the prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT_CHARACTERS:,}",
+            field="prompts",
         )
     text = _without_controls(prompt).strip()
     if not text:
-        raise BadInput("the prompt is empty; write at least one word")
+        raise BadInput("the prompt is empty; write at least one word", field="prompts")
     return text
 
 
+def _sampling(generation: dict[str, Any]) -> Sampling:
+    """The settings in the fields of a generation_config.json."""
+    names = [field.name for field in dataclasses.fields(Sampling)]
+    values = {name: generation[name] for name in names if generation.get(name) is not None}
+    if generation.get("do_sample") is False:
+        values["temperature"] = 0.0
+    return Sampling(**values)
+
+
 def _without_controls(text: str) -> str:
-    """White-space controls become blanks; other controls and lone surrogates, which no tokenizer
-    takes, go."""
-    kept = (
-        (
-            " "
-            if c in "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
-            else ""
-            if unicodedata.category(c) in ("Cc", "Cs")
-            else c
-        )
-        for c in text
-    )
-    return "".join(kept)
+    """Replaces white-space controls by blanks; drops other controls and lone surrogates, which no
+    tokenizer takes."""
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in WHITESPACE_CONTROLS:
+        return " "
+    return "" if unicodedata.category(character) in ("Cc", "Cs") else character

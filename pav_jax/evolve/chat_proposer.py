@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pav_jax.evolve.dialogue import messages, parse, read_template
 from pav_jax.evolve.proposers import ProposalRequest, Proposer
-from pav_jax.language.chat_endpoint import Ask, ChatEndpoint, NoAnswer, text_of
+from pav_jax.language.chat_endpoint import Ask, ChatEndpoint, NoReplyError, text_of
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class ChatProposer(Proposer):
         for _ in range(2):
             try:
                 texts = max(texts, parse(text_of(await ask(chat))), key=len)
-            except NoAnswer:
+            except NoReplyError:
                 if not texts:
                     raise
             if len(texts) >= request.n:

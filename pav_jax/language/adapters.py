@@ -1,5 +1,5 @@
-"""The adapters of several trainings, each on the model that the one before made, as one adapter on
-the first model."""
+"""Joins the adapters of consecutive trainings, each on the booster of the one before, into one
+adapter for the first model."""
 
 import dataclasses
 import os
@@ -15,55 +15,72 @@ from pav_jax.storage.json_files import read_json
 
 @dataclasses.dataclass(frozen=True)
 class JoinedAdapter:
-    """A LoRA tree with its settings, the sizes of its model, and where that model is."""
+    """An adapter and the model it belongs to.
+
+    Attributes:
+      lora: the adapter's tree.
+      lora_config: its settings.
+      config: the model's configuration.
+      base: the path or Hub repository of the model.
+    """
 
     lora: dict
-    settings: LoraConfig
-    sizes: LlamaConfig
+    lora_config: LoraConfig
+    config: LlamaConfig
     base: str
 
 
 def joined_adapter(booster: str | Path) -> JoinedAdapter:
-    """The adapters in the folders beside `booster` and beside the boosters it was trained from,
-    joined.
+    """Join the adapters beside `booster` and beside the boosters it was trained from.
 
     Raises:
-      BadInput: no adapter beside it, as when all parameters were trained, or a broken one.
+      BadInput: there is no adapter beside it, as after full fine-tuning, or it is broken.
     """
     booster = local_folder(booster)
-    config = booster / "config.json"
-    sizes = hf.config_from_hf(read_json(config), str(config))
-    found, base = [], str(booster.resolve())
-    while (Path(base).parent / "adapter" / "adapter_config.json").exists() and Path(
-        base
-    ).name == "booster":
+    config_file = booster / "config.json"
+    config = hf.config_from_hf(read_json(config_file), str(config_file))
+    adapters = []
+    base = str(booster.resolve())
+    while _has_adapter(base):
         folder = Path(base).parent / "adapter"
-        lora, settings = peft.read_adapter(folder, hf.weights(sizes))
-        found.append((lora, LoraConfig(**settings)))
-        base = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-        if base.startswith(embedded.PREFIX):
-            base = str(local_folder(base))
-        elif base.startswith(os.pardir):
-            base = str((folder / base).resolve())
-    if not found:
+        lora, settings = peft.read_adapter(folder, hf.weights(config))
+        adapters.append((lora, LoraConfig(**settings)))
+        base = _base_of(folder)
+    if not adapters:
         raise BadInput(
             f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use"
-            " --to=hf"
+            " --to=hf",
+            source=booster,
         )
-    lora, settings = concatenate(found[::-1])
-    return JoinedAdapter(lora, settings, sizes, base)
+    lora, lora_config = concatenate(adapters[::-1])
+    return JoinedAdapter(lora, lora_config, config, base)
 
 
-def write_joined(folder: str | os.PathLike, adapter: JoinedAdapter) -> None:
-    """Writes the folder that `peft.PeftModel.from_pretrained` loads on the model at
+def _has_adapter(base: str) -> bool:
+    path = Path(base)
+    return path.name == "booster" and (path.parent / "adapter" / "adapter_config.json").exists()
+
+
+def _base_of(adapter: Path) -> str:
+    """The path or Hub repository of the model that an adapter was trained on."""
+    base = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    if base.startswith(embedded.PREFIX):
+        return str(local_folder(base))
+    if base.startswith(os.pardir):  # relative to the adapter, so that a work directory can move
+        return str((adapter / base).resolve())
+    return base
+
+
+def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
+    """Write the folder that `peft.PeftModel.from_pretrained` loads on the model at
     `adapter.base`."""
-    c = adapter.settings
+    config = adapter.lora_config
     peft.write_adapter(
         folder,
-        hf.weights(adapter.sizes),
+        hf.weights(adapter.config),
         adapter.lora,
-        c.r,
-        c.lora_alpha,
-        c.lora_dropout,
+        config.r,
+        config.lora_alpha,
+        config.lora_dropout,
         adapter.base,
     )

@@ -1,4 +1,4 @@
-"""Prompts to token ids: plain text as it is, chats through the tokenizer's own template."""
+"""Prompts to token ids: plain text unchanged, chats through the tokenizer's chat template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,35 +11,40 @@ Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": "..."}, ...]
 
 
 def user_chat(prompt: str) -> Chat:
+    """Return a chat of one user message."""
     return [{"role": "user", "content": prompt}]
 
 
 def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) -> str:
-    """The chat as the text the model reads, ending where its answer begins.
+    """Return the chat as the text that the model reads, up to where its answer begins.
 
     Raises:
-      BadInput: the tokenizer has no chat template, the template fails, or a message lacks its role
-        or content.
+      BadInput: the tokenizer has no chat template, the template fails, or a message has no role or
+        no content.
     """
     if not chat or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in chat):
         raise BadInput("a chat is a list of messages, each with 'role' and 'content'")
     if not tokenizer.chat_template:
         raise BadInput(
-            "this model's tokenizer has no chat template; give one (a jinja file), or plain text"
+            "this model's tokenizer has no chat template; give a template (a jinja file), or use"
+            " plain text",
+            field="template",
         )
     try:
         return tokenizer.apply_chat_template(
             list(chat), tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except jinja2.TemplateError as error:
-        raise BadInput(f"the chat template fails: {error}; correct the template file") from error
+        raise BadInput(
+            f"the chat template fails: {error}; correct the template file", field="template"
+        ) from error
 
 
 def encode(tokenizer: Any, prompt: str | Chat) -> list[int]:
-    """Token ids of a prompt; the template, not the tokenizer, brings a chat's special tokens.
+    """Return the token ids of a prompt; the special tokens of a chat come from its template.
 
     Raises:
-      BadInput: there is nothing to continue.
+      BadInput: the prompt is empty.
     """
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]

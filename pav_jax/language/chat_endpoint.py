@@ -24,7 +24,7 @@ Ask = Callable[[Chat], Awaitable[Choice | None]]  # None: the endpoint refused t
 T = TypeVar("T")
 
 
-class NoAnswer(Exception):
+class NoReplyError(Exception):
     """A request failed in a way that a retry may fix. The message holds no text of the endpoint."""
 
 
@@ -137,7 +137,7 @@ class ChatEndpoint:
 
             async def ask(chat: Chat) -> Choice | None:
                 retry = tenacity.AsyncRetrying(
-                    retry=tenacity.retry_if_exception_type(NoAnswer),
+                    retry=tenacity.retry_if_exception_type(NoReplyError),
                     reraise=True,
                     stop=tenacity.stop_after_attempt(self.max_retries + 1),
                     wait=tenacity.wait_random_exponential(1, max=self.max_backoff_s),
@@ -154,7 +154,7 @@ class ChatEndpoint:
                 return None
             try:
                 result = await job(ask)
-            except NoAnswer as failure:
+            except NoReplyError as failure:
                 self._consecutive_failures += 1
                 self.last_failure = str(failure)
                 return None
@@ -173,20 +173,20 @@ class ChatEndpoint:
                     **self.options,
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise NoAnswer(f"nothing within {self.timeout_s:g} s") from None
+            raise NoReplyError(f"nothing within {self.timeout_s:g} s") from None
         except openai.APIStatusError as error:
             self._handle_status(error.status_code)
             return None
         except openai.APIConnectionError:
-            raise NoAnswer("no connection") from None
+            raise NoReplyError("no connection") from None
         except (openai.OpenAIError, ValueError):
-            raise NoAnswer("the reply is not JSON") from None
+            raise NoReplyError("the reply is not JSON") from None
         if not isinstance(reply, ChatCompletion) or not reply.choices:
-            raise NoAnswer("the reply is not a chat completion")
+            raise NoReplyError("the reply is not a chat completion")
         return reply.choices[0]
 
     def _handle_status(self, status: int) -> None:
-        """Counts a refusal; raises NoAnswer for a transient status and BadInput for a fatal one."""
+        """Counts a refusal; raises NoReplyError for a transient status and BadInput for a fatal one."""
         if status in FATAL_STATUS:
             raise BadInput(
                 f"{self.base_url}: status {status}; check the address, the model {self.model!r}"
@@ -194,7 +194,7 @@ class ChatEndpoint:
                 source=self.base_url,
             ) from None
         if status in TRANSIENT_STATUS or status >= 500:
-            raise NoAnswer(f"status {status}") from None
+            raise NoReplyError(f"status {status}") from None
         self.refusals += 1
         self.last_refusal = status
 

@@ -1,8 +1,8 @@
-"""Low-rank adapters (Hu et al. 2021): a tree shaped like the parameters it sits beside, `{a, b}`
-for each `kernel`.
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): a tree shaped like the parameters, with
+`{a, b}` for each adapted `kernel`.
 
-The model itself adds `(lora_alpha / r) (x a) b`; see `models/llama/model.py`. Only this tree is trained,
-the base is frozen.
+The model itself adds `(lora_alpha / r) (x a) b`, see `models/llama/model.py`. Only this tree is
+trained; the base model is frozen.
 """
 
 import dataclasses
@@ -22,10 +22,14 @@ from pav_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Field meanings are those of PEFT's LoraConfig.
+    """Settings of an adapter, with the names and meanings of PEFT's LoraConfig.
 
-    `target_modules`: names of dense layers ("q_proj"), or regular expressions for their whole path
-    ("layers/attention/.*").
+    Attributes:
+      r: the rank.
+      lora_alpha: the adapter is scaled by lora_alpha / r.
+      lora_dropout: on the input of the adapter, during training.
+      target_modules: names of dense layers ("q_proj"), or regular expressions for their whole path
+        ("layers/attention/.*").
     """
 
     r: int = 8
@@ -35,67 +39,75 @@ class LoraConfig:
 
     def __post_init__(self):
         if self.r < 1:
-            raise BadInput(f"lora.r={self.r}: the rank is a positive whole number")
+            raise BadInput(f"lora.r={self.r}: the rank must be 1 or more", field="lora.r")
         if not 0.0 <= self.lora_dropout < 1.0:
             raise BadInput(
-                f"lora.lora_dropout={self.lora_dropout}: a share from 0 up to, not including, 1"
+                f"lora.lora_dropout={self.lora_dropout}: must be at least 0 and below 1",
+                field="lora.lora_dropout",
             )
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
 
     @property
     def scale(self) -> float:
+        """The factor of the adapter's output."""
         return self.lora_alpha / self.r
 
 
 def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
-    """The same model, scaling and dropping out its "lora" collection as `config` says."""
+    """Return the model with scale and dropout of its "lora" collection set."""
     return model.clone(lora_scale=config.scale, lora_dropout=config.lora_dropout)
 
 
 def target_paths(params: Mapping, config: LoraConfig) -> list[tuple[str, ...]]:
-    """Paths of the dense layers that `config.target_modules` names, sorted.
+    """Return the paths of the dense layers that `config.target_modules` names, sorted.
 
     Raises:
-      BadInput: a pattern matches no dense layer; the message lists the layers there are.
+      BadInput: a pattern matches no dense layer; the message lists the layers of the model.
     """
-    flat = traverse_util.flatten_dict(params)
-    dense = sorted(path[:-1] for path in flat if path[-1] == "kernel")
-    found = set()
+    dense = sorted(path[:-1] for path in _flatten(params) if path[-1] == "kernel")
+    paths = set()
     for pattern in config.target_modules:
-        try:
-            hits = [
-                path
-                for path in dense
-                if path[-1] == pattern or re.fullmatch(pattern, "/".join(path))
-            ]
-        except re.error as error:
-            raise BadInput(
-                f"lora.target_modules: {pattern!r} is not a regular expression ({error})"
-            ) from error
-        if not hits:
-            names = ", ".join(sorted({path[-1] for path in dense}))
-            raise BadInput(
-                f"lora.target_modules: {pattern!r} matches no dense layer; there are {names}"
-            )
-        found.update(hits)
-    if not found:
+        paths.update(_matches(pattern, dense))
+    if not paths:
         raise BadInput(
-            "lora.target_modules is empty; name at least one dense layer, such as q_proj"
+            "lora.target_modules is empty; name at least one dense layer, such as q_proj",
+            field="lora.target_modules",
         )
-    return sorted(found)
+    return sorted(paths)
+
+
+def _matches(pattern: str, dense: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    try:
+        paths = [
+            path for path in dense if path[-1] == pattern or re.fullmatch(pattern, "/".join(path))
+        ]
+    except re.error as error:
+        raise BadInput(
+            f"lora.target_modules: {pattern!r} is not a regular expression ({error})",
+            field="lora.target_modules",
+        ) from error
+    if not paths:
+        names = ", ".join(sorted({path[-1] for path in dense}))
+        raise BadInput(
+            f"lora.target_modules: {pattern!r} matches no dense layer; this model has {names}",
+            field="lora.target_modules",
+        )
+    return paths
 
 
 def init_lora(
     params: Mapping, config: LoraConfig, key: jax.Array, dtype: Any = jnp.float32
 ) -> dict:
-    """A fresh adapter: `a` uniform in +-1/sqrt(in) (PEFT's Kaiming-uniform with a = sqrt(5)), `b`
-    zero.
+    """Return a new adapter: `a` uniform in +-1/sqrt(in), `b` zero.
+
+    That is PEFT's initialisation, Kaiming-uniform with a = sqrt(5).
 
     Args:
       params: the model's parameters or their shapes; kernels are [in, out] or, stacked over layers,
         [L, in, out].
     """
-    flat, lora = traverse_util.flatten_dict(params), {}
+    flat = _flatten(params)
+    lora = {}
     for i, path in enumerate(target_paths(params, config)):
         *stack, inputs, outputs = flat[(*path, "kernel")].shape
         bound = 1 / math.sqrt(inputs)
@@ -108,56 +120,55 @@ def init_lora(
 
 
 def merge(params: Mapping, lora: Mapping | None, config: LoraConfig) -> dict:
-    """Parameters with `(lora_alpha / r) a b` added to each adapted kernel, computed in float32, in the
-    kernel's dtype."""
-    flat = dict(traverse_util.flatten_dict(params))
-    adapters = traverse_util.flatten_dict(lora or {})
+    """Return the parameters with `(lora_alpha / r) a b` added to each adapted kernel.
+
+    The sum is computed in float32; the result has the kernel's dtype.
+    """
+    flat = _flatten(params)
+    adapters = _flatten(lora or {})
     for path in sorted({path[:-1] for path in adapters}):
         kernel = flat[(*path, "kernel")]
-        delta = jnp.matmul(
-            *(jnp.asarray(adapters[(*path, n)], jnp.float32) for n in "ab"), precision="highest"
-        )
+        a = jnp.asarray(adapters[(*path, "a")], jnp.float32)
+        b = jnp.asarray(adapters[(*path, "b")], jnp.float32)
+        delta = jnp.matmul(a, b, precision="highest")
         merged = jnp.asarray(kernel, jnp.float32) + config.scale * delta
         flat[(*path, "kernel")] = merged.astype(kernel.dtype)
     return traverse_util.unflatten_dict(flat)
 
 
 def concatenate(adapters: Sequence[tuple[Mapping, LoraConfig]]) -> tuple[dict, LoraConfig]:
-    """One adapter that adds what `adapters`, merged one after another, add together: ranks side by
-    side.
+    """Return one adapter equal to the sum of `adapters`, by concatenation along the rank.
 
-    A layer that one of them leaves alone gets zeros there. The scale of the result is 1: scales go
-    into `b`.
+    A layer that an adapter does not adapt gets zeros. The scale of the result is 1: scales are
+    multiplied into `b`.
     """
-    flats = [(traverse_util.flatten_dict(tree), config) for tree, config in adapters]
+    flats = [(_flatten(tree), config) for tree, config in adapters]
     layers = sorted({path[:-1] for flat, _ in flats for path in flat})
     joined = {}
     for layer in layers:
-        adapting = next(flat for flat, _ in flats if (*layer, "a") in flat)
-        a_LxIxR, b_LxRxO = adapting[(*layer, "a")], adapting[(*layer, "b")]
-        a_parts, b_parts = [], []
+        example = next(flat for flat, _ in flats if (*layer, "a") in flat)
+        *a_shape, _ = example[(*layer, "a")].shape
+        *stack, _, outputs = example[(*layer, "b")].shape
+        a_parts = []
+        b_parts = []
         for flat, config in flats:
-            zeros = (
-                np.zeros((*a_LxIxR.shape[:-1], config.r), np.float32),
-                np.zeros((*b_LxRxO.shape[:-2], config.r, b_LxRxO.shape[-1]), np.float32),
-            )
-            a, b = (
-                np.asarray(flat.get((*layer, n), zero), np.float32)
-                for n, zero in zip("ab", zeros, strict=True)
-            )
-            a_parts.append(a)
+            no_a = np.zeros((*a_shape, config.r), np.float32)
+            no_b = np.zeros((*stack, config.r, outputs), np.float32)
+            a_parts.append(np.asarray(flat.get((*layer, "a"), no_a), np.float32))
+            b = np.asarray(flat.get((*layer, "b"), no_b), np.float32)
             b_parts.append(config.scale * b)
-        joined[(*layer, "a")], joined[(*layer, "b")] = (
-            np.concatenate(a_parts, -1),
-            np.concatenate(b_parts, -2),
-        )
+        joined[(*layer, "a")] = np.concatenate(a_parts, -1)
+        joined[(*layer, "b")] = np.concatenate(b_parts, -2)
     rank = sum(config.r for _, config in flats)
     modules = tuple(sorted({layer[-1] for layer in layers}))
-    return traverse_util.unflatten_dict(joined), LoraConfig(
-        r=rank, lora_alpha=float(rank), target_modules=modules
-    )
+    config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=modules)
+    return traverse_util.unflatten_dict(joined), config
 
 
 def count(tree: Any) -> int:
-    """Number of parameters in a tree."""
+    """Return the number of parameters in a tree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _flatten(tree: Mapping) -> dict[tuple[str, ...], Any]:
+    return dict(traverse_util.flatten_dict(tree))

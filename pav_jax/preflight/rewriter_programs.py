@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from pav_jax.checkpoints import gguf
 from pav_jax.language import sampling
-from pav_jax.language.language_model import DTYPES, SMOLLM2, LanguageModel
+from pav_jax.language.language_model import DTYPES, LanguageModel
 from pav_jax.language.lora import init_lora
+from pav_jax.language.model_files import SMOLLM2
 from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
@@ -175,8 +176,8 @@ def sampling_program(config: Any, lm: LanguageModel) -> Program:
     prompt_length = sampling.prompt_bucket(config.check.prompt_length)
     num_prompts = options.count or config.check.num_examples
     num_batches = math.ceil(num_prompts * options.samples / rows) * config.rounds
-    cache_steps = math.ceil(max_new_tokens / sampling.ROOM_STEP)
-    cache_length = prompt_length + cache_steps * sampling.ROOM_STEP
+    cache_steps = math.ceil(max_new_tokens / sampling.NEW_TOKENS_MULTIPLE)
+    cache_length = prompt_length + cache_steps * sampling.NEW_TOKENS_MULTIPLE
     prefill = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
     decode = flops.forward(lm.config, rows, 1, cache_length, 1)
     return Program(

@@ -8,7 +8,7 @@ import jax
 
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
-from pav_jax.language import lora, quantized
+from pav_jax.language import lora, quantization
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import processes
 from pav_jax.storage.files import atomic_folder
@@ -34,7 +34,7 @@ def save_booster(
             lambda new, old: new.astype(old.dtype), state.trained["params"], lm.params
         )
     else:
-        params = quantized.plain(lm.params, lm.model.dtype)
+        params = quantization.dequantize(lm.params, lm.model.dtype)
         params = lora.merge(params, state.trained["lora"], lora_config(fields))
     params, adapter = processes.gather_to_host((params, state.trained.get("lora")))
     booster = folder / "booster"

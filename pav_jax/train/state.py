@@ -11,7 +11,7 @@ import optax
 from flax import struct, traverse_util
 from jax.sharding import Mesh
 
-from pav_jax.language import lora, quantized
+from pav_jax.language import lora, quantization
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.llama import flops
 from pav_jax.models.llama.hf import weights
@@ -71,7 +71,7 @@ def base_model(lm: LanguageModel, fields: TrainingConfig) -> LanguageModel:
         assert lm.lora_config is not None
         lm = lm.with_params(lora.merge(lm.params, lm.lora, lm.lora_config))
     if fields.quantize:
-        lm = lm.with_params(quantized.quantized(lm.params, fields.quantize))
+        lm = lm.with_params(quantization.quantize(lm.params, fields.quantize))
     return lm
 
 
@@ -136,7 +136,7 @@ def make_state(
         _check_and_print_count(name, lm, trained, lora.count(lm.params), "all parameters")
     else:
         frozen = {"params": lm.params}
-        frozen_axes = {"params": quantized.axes(param_axes, lm.params)}
+        frozen_axes = {"params": quantization.array_axes(param_axes, lm.params)}
         adapter_key = jax.random.fold_in(key, ADAPTER_KEY)
         adapter = lora.init_lora(lm.params, lora_config(fields), adapter_key)
         trained = {"lora": adapter}

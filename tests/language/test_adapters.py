@@ -65,7 +65,7 @@ def test_peft_gets_the_last_boosters_logits_from_the_first_model(chain, tmp_path
 def test_the_joined_adapter_loads_here_too_and_names_its_base(chain, tmp_path):
     work, last = chain
     joined = joined_adapter(work / "round_1" / "booster")
-    assert joined.base == str((work / "base").resolve()) and joined.settings.r == 5
+    assert joined.base == str((work / "base").resolve()) and joined.lora_config.r == 5
     write_joined(tmp_path, joined)
     ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
     want = np.asarray(last.logits(IDS))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.language.chat_endpoint import ChatEndpoint, EndpointDown, NoAnswer
+from pav_jax.language.chat_endpoint import ChatEndpoint, EndpointDown, NoReplyError
 
 SETTINGS = dict(
     api_key_env="",
@@ -34,7 +34,7 @@ def test_run_late_success_after_the_endpoint_went_down():
         calls.append("failing")
         if len(calls) == 2:
             down.set()
-        raise NoAnswer("status 500")
+        raise NoReplyError("status 500")
 
     async def skipped(ask):
         calls.append("skipped")

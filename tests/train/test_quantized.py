@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from pav_jax.errors import BadInput
-from pav_jax.language import quantized
+from pav_jax.language import quantization
 from pav_jax.train import sft_trainer as sft
 from tests.tiny import language_model as tiny
 from tests.train import test_sft_trainer as test_sft
@@ -20,15 +20,15 @@ from tests.train import test_sft_trainer as test_sft
 STEP = {"int8": 0.5 / 127, "int4": 0.5 / 7, "nf4": 0.152}
 
 
-@pytest.mark.parametrize("kind", quantized.KINDS)
+@pytest.mark.parametrize("kind", quantization.KINDS)
 def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
     scales = jnp.array([1.0, 100.0])[
         :, None, None
     ]  # layers that differ: shared scales would ruin the first
     kernel = jax.random.normal(jax.random.key(3), (2, 128, 24)) * scales
     params = {"layers": {"mlp": {"up_proj": {"kernel": kernel}}}, "embed": kernel[0]}
-    small = quantized.quantized(params, kind)
-    back = quantized.plain(small, jnp.float32)
+    small = quantization.quantize(params, kind)
+    back = quantization.dequantize(small, jnp.float32)
     np.testing.assert_array_equal(back["embed"], params["embed"])
     tiles = np.abs(kernel).reshape(2, 2, 64, 24).max(2, keepdims=True)
     moved = np.abs(back["layers"]["mlp"]["up_proj"]["kernel"] - kernel).reshape(2, 2, 64, 24)
