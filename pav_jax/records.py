@@ -107,12 +107,12 @@ def _digest(parts: Sequence[Any], size: int) -> bytes:
 
 
 def candidate_key(prompt: str, refined: str, seed: int, fingerprint: str) -> str:
-    """Returns 32 hexadecimal digits that identify a video by what it is made from."""
+    """Return 32 hexadecimal digits that identify a video by what it is made from."""
     return _digest([prompt, refined, int(seed), fingerprint], 16).hex()
 
 
 def stable_seed(*parts: str | int) -> int:
-    """Derives a seed in [0, 2**31) from `parts`; the only source of randomness of the stages."""
+    """Derive a seed in [0, 2**31) from `parts`; the only source of randomness of the stages."""
     return int.from_bytes(_digest(parts, 8), "big") & 0x7FFFFFFF
 
 
@@ -120,13 +120,13 @@ def stable_seed(*parts: str | int) -> int:
 
 
 def to_json(record: Any) -> str:
-    """Encodes a dataclass as one line of JSON; NaN and infinity become null."""
+    """Encode a dataclass as one line of JSON; NaN and infinity become null."""
     fields = {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    """Converts containers and numpy or JAX scalars to what JSON has."""
+    """Convert containers and numpy or JAX scalars to what JSON has."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(cls: type[Record], line: str) -> Record:
-    """Decodes a line that `to_json` wrote; a null number becomes NaN.
+    """Decode a line that `to_json` wrote; a null number becomes NaN.
 
     Raises:
       ValueError: not a JSON object, or its fields are not those of `cls`; the message names the
@@ -161,7 +161,7 @@ def from_json(cls: type[Record], line: str) -> Record:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-    """Checks a decoded value against a field's type and converts it."""
+    """Check a decoded value against a field's type and convert it."""
     if kind == dict[str, float]:
         if not isinstance(value, dict):
             raise ValueError(f"field {name!r} must be an object of numbers")

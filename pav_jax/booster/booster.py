@@ -144,7 +144,7 @@ def _sampling(generation: dict[str, Any]) -> Sampling:
 
 
 def _without_controls(text: str) -> str:
-    """Replaces white-space controls by blanks; drops other controls and lone surrogates, which no
+    """Replace white-space controls by blanks; drop other controls and lone surrogates, which no
     tokenizer takes."""
     return "".join(map(_printable, text))
 

@@ -58,7 +58,7 @@ def convert(
     activation: str | None = None,
     max_shard_size: str = "5GB",
 ) -> list[str]:
-    """Writes the folder `out` from the file or folder `source`.
+    """Write the folder `out` from the file or folder `source`.
 
     Args:
       tokenizer: a folder or Hub repository of a CLIP, whose tokenizer and preprocessing are copied
@@ -111,7 +111,7 @@ def _is_aesthetic_head(tensors: Collection[str]) -> bool:
 
 
 def _convert_aesthetic_head(tensors: Tensors, source: str, out: Path) -> None:
-    """Keeps the names of the tensors; config.json follows from their shapes."""
+    """Keep the names of the tensors; config.json follows from their shapes."""
     numbers = sorted({int(name.split(".")[1]) for name in tensors if "." in name})
     # a dropout follows each layer but the last two: [0, 2, 4, 6, 7]
     hidden = [2 * i for i in range(len(numbers) - 1)]
@@ -238,7 +238,7 @@ def _choose_activation(
 
 
 def _copy_tokenizer(folder: Path, out: Path) -> list[str]:
-    """Copies tokenizer and preprocessing files; returns a remark if there is no tokenizer."""
+    """Copy tokenizer and preprocessing files; return a remark if there is no tokenizer."""
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
@@ -254,7 +254,7 @@ def _copy_tokenizer(folder: Path, out: Path) -> list[str]:
 
 
 def _convert_videoscore(folder: Path, out: Path) -> None:
-    """Copies and checks a folder; torch's .bin files become safetensors, one at a time."""
+    """Copy and check a folder; torch's .bin files become safetensors, one at a time."""
     fields = read_json(folder / "config.json")
     if (kind := fields.get("model_type")) != "idefics2":
         raise BadInput(

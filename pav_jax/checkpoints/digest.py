@@ -14,7 +14,7 @@ BLOCK_BYTES = 2**22
 
 
 def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
-    """Feeds a file to a hash of hashlib.
+    """Feed a file to a hash of hashlib.
 
     Of a large file only 64 evenly spaced blocks of 1 MiB are read, including the first and the
     last: training changes every weight, so that is enough to tell checkpoints apart.
@@ -34,14 +34,14 @@ def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """Hashes the whole content of a file."""
+    """Hash the whole content of a file."""
     digest = hashlib.blake2b(digest_size=16)
     add_file(digest, path, whole=True)
     return digest.hexdigest()
 
 
 def add_files(digest: Any, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Feeds names, sizes and contents of files to a hash of hashlib.
+    """Feed names, sizes and contents of files to a hash of hashlib.
 
     Args:
       path: a folder, of which the files with one of `suffixes` are read, or a single file.

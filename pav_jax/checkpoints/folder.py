@@ -35,7 +35,7 @@ class TensorAwareLayout(Layout, Protocol):
 def load(
     layout: Layout, folder: str | Path, dtype: Any = None, where: Callable | None = None
 ) -> tuple[Any, dict]:
-    """Reads the configuration and the parameters in `folder`.
+    """Read the configuration and the parameters in `folder`.
 
     Args:
       layout: the module `hf` of the model.
@@ -63,7 +63,7 @@ def load(
 def save(
     layout: Layout, folder: str | Path, config: Any, params: Mapping, max_shard_size: str = "5GB"
 ) -> None:
-    """Writes a folder that `from_pretrained` of the original library loads."""
+    """Write a folder that `from_pretrained` of the original library loads."""
     tensors = params_to_hf(layout.weights(config), params)
     fields = layout.config_to_hf(config)
     if "torch_dtype" in fields:
@@ -73,7 +73,7 @@ def save(
 
 
 def check_finite(params: Mapping, folder: str | Path, stems: tuple[str, ...] = STEMS) -> None:
-    """Checks that no parameter read from `folder` is NaN or infinite.
+    """Check that no parameter read from `folder` is NaN or infinite.
 
     One such parameter makes every output NaN, which shows up late and far from its cause.
 

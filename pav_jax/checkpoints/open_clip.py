@@ -53,7 +53,7 @@ VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
 
 def to_transformers(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Renames tensors to those of transformers' `CLIPModel`.
+    """Rename tensors to those of transformers' `CLIPModel`.
 
     Args:
       source: the file, for messages.
@@ -93,7 +93,7 @@ def _layer_tensors(name: str, array: np.ndarray, source: str) -> dict[str, np.nd
 
 
 def infer_config(tensors: Mapping[str, np.ndarray], activation: str, source: str) -> CLIPConfig:
-    """Infers the configuration from tensors under transformers' names.
+    """Infer the configuration from tensors under transformers' names.
 
     The last two ids of the vocabulary are taken to begin and end a text, as in CLIP's own.
 

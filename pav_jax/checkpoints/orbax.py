@@ -25,7 +25,7 @@ class Checkpoints:
     """The checkpoints of a training in a folder, one numbered folder per step."""
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Opens the folder; unfinished checkpoints in it are removed with a warning.
+        """Open the folder; unfinished checkpoints in it are removed with a warning.
 
         Args:
           folder: made if it does not exist.
@@ -59,7 +59,7 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: Any, iterator: grain.DatasetIterator) -> None:
-        """Saves the tree `state` after `step` steps; returns while the files are being written.
+        """Save the tree `state` after `step` steps; return while the files are being written.
 
         Raises:
           BadInput: the disk is full, perhaps for the checkpoint before, which was still being
@@ -77,7 +77,7 @@ class Checkpoints:
             self._manager.save(step, args=args, force=True)
 
     def restore(self, like: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
-        """Restores the newest complete checkpoint and sets `iterator` to the data after it.
+        """Restore the newest complete checkpoint and set `iterator` to the data after it.
 
         A checkpoint that cannot be read is removed with a warning, and the one before it is used.
 
@@ -114,7 +114,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_) -> None:
-        """Waits for a save in progress, also after an error."""
+        """Wait for a save in progress, also after an error."""
         try:
             with self._one_line_errors():
                 self._manager.wait_until_finished()
@@ -135,5 +135,5 @@ class Checkpoints:
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    """Drops orbax's log records: it also raises what it logs."""
+    """Drop orbax's log records: it also raises what it logs."""
     return f"{os.sep}orbax{os.sep}" not in record.pathname

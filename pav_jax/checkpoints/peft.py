@@ -39,7 +39,7 @@ def write_adapter(
     lora_dropout: float,
     base: str = "",
 ) -> None:
-    """Writes an adapter that `peft.PeftModel.from_pretrained` loads on the same base model.
+    """Write an adapter that `peft.PeftModel.from_pretrained` loads on the same base model.
 
     Args:
       table: the base model's weights; it names the tensors.
@@ -78,7 +78,7 @@ def write_adapter(
 
 
 def read_adapter(folder: str | Path, table: Sequence[Weight]) -> tuple[dict, dict[str, Any]]:
-    """Reads a LoRA adapter.
+    """Read a LoRA adapter.
 
     Returns:
       The adapter's tree and the fields of LoraConfig: r, lora_alpha, lora_dropout, target_modules.

@@ -30,7 +30,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a pickle of nested dicts of arrays as {"outer/inner": array}.
+    """Read a pickle of nested dicts of arrays as {"outer/inner": array}.
 
     Raises:
       BadInput: the file is missing or broken, or contains anything but numeric arrays.
@@ -48,7 +48,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_params(path: str | Path, table: Sequence[Weight], expected: Mapping[str, Any]) -> dict:
-    """Reads the parameters of `table` from a pickle.
+    """Read the parameters of `table` from a pickle.
 
     Args:
       expected: the parameters' shapes; additional axes of length one in the file are dropped.
@@ -71,7 +71,7 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 
 
 def _collect(arrays: dict[str, np.ndarray], value: Any, name: str, path: str | Path) -> None:
-    """Adds the arrays nested in `value` to `arrays`."""
+    """Add the arrays nested in `value` to `arrays`."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _collect(arrays, inner, f"{name}/{key}" if name else str(key), path)

@@ -71,7 +71,7 @@ class TensorFolder(Mapping[str, np.ndarray]):
 
 
 def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFolder:
-    """Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
+    """Open `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
 
     Raises:
       BadInput: the folder, the file or a shard is missing or incomplete.
@@ -121,7 +121,7 @@ def write_tensors(
     stem: str = "model",
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes `tensors` as one file, or as shards with an index; each file is written atomically.
+    """Write `tensors` as one file, or as shards with an index; each file is written atomically.
 
     Args:
       stem: of the file names.

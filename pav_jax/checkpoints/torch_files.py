@@ -16,7 +16,7 @@ DDP_PREFIX = "module."  # of DistributedDataParallel
 
 
 class OpaqueObject:
-    """Replaces each class and function that a pickle names.
+    """Replace each class and function that a pickle names.
 
     It takes any arguments, does nothing and keeps its state, so that the tensors of a pickled
     module can be read without its code.
@@ -33,7 +33,7 @@ class OpaqueObject:
 
 
 def read_file(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads {name: array} from a state dict, a trainer's checkpoint or a pickled torch module.
+    """Read {name: array} from a state dict, a trainer's checkpoint or a pickled torch module.
 
     Raises:
       BadInput: the file is missing, broken or of another format, or holds no tensors.
@@ -107,7 +107,7 @@ def _state_dict(content: Any) -> dict[str, Any]:
 
 
 def _module_tensors(module: OpaqueObject, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields parameters and buffers as torch's Module.state_dict does, then those of submodules."""
+    """Yield parameters and buffers as torch's Module.state_dict does, then those of submodules."""
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (module.state.get(kind) or {}).items():
             if tensor is not None:

@@ -55,7 +55,7 @@ class ChatEndpoint:
         options: Mapping[str, Any],
         field: str,
     ):
-        """Checks the settings; nothing is sent.
+        """Check the settings; nothing is sent.
 
         Args:
           base_url: the address of an OpenAI-compatible server, as in "https://api.openai.com/v1".
@@ -99,7 +99,7 @@ class ChatEndpoint:
         self._consecutive_failures = 0
 
     def run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
-        """Runs jobs concurrently; each is called with a function that sends one chat.
+        """Run jobs concurrently; each is called with a function that sends one chat.
 
         Returns:
           What each job returned. None for a job that failed, or that was not started because the
@@ -111,7 +111,7 @@ class ChatEndpoint:
         return asyncio.run(self._run(jobs))
 
     def raise_if_down(self, what: str) -> None:
-        """Raises EndpointDown if the last `max_consecutive_failures` jobs failed; resets the count.
+        """Raise EndpointDown if the last `max_consecutive_failures` jobs failed; reset the count.
 
         Args:
           what: what the jobs were about, in the plural, for the message.
@@ -164,14 +164,11 @@ class ChatEndpoint:
         return result
 
     async def _send(self, client: openai.AsyncOpenAI, chat: Chat) -> Choice | None:
+        request: dict[str, Any] = {"model": self.model, "messages": list(chat), **self.options}
         try:
             # the client's own timeout starts again with every byte received
             async with asyncio.timeout(self.timeout_s):
-                reply = await client.chat.completions.create(
-                    model=self.model,
-                    messages=list(chat),  # pyright: ignore[reportArgumentType]
-                    **self.options,
-                )
+                reply = await client.chat.completions.create(**request)
         except (TimeoutError, openai.APITimeoutError):
             raise NoReplyError(f"nothing within {self.timeout_s:g} s") from None
         except openai.APIStatusError as error:
@@ -186,7 +183,7 @@ class ChatEndpoint:
         return reply.choices[0]
 
     def _handle_status(self, status: int) -> None:
-        """Counts a refusal; raises NoReplyError for a transient status and BadInput for a fatal one."""
+        """Count a refusal; raise NoReplyError for a transient and BadInput for a fatal status."""
         if status in FATAL_STATUS:
             raise BadInput(
                 f"{self.base_url}: status {status}; check the address, the model {self.model!r}"

@@ -316,7 +316,7 @@ class LanguageModel:
         )
 
     def _generation_config(self) -> dict[str, Any]:
-        fields = {"_from_model_config": True}
+        fields: dict[str, Any] = {"_from_model_config": True}
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if (token_id := getattr(self.config, name)) is not None:
                 fields[name] = token_id

@@ -99,7 +99,7 @@ def read_adapter(folder: str | Path, config: LlamaConfig) -> tuple[dict, LoraCon
 
 
 def eos_ids(config: LlamaConfig, tokenizer: Any, generation: dict) -> tuple[int, ...]:
-    """Return the ids that end an answer, from generation_config.json, config.json and the tokenizer."""
+    """Return the ids that end an answer: of the configuration and of the tokenizer."""
     eos: list[int] = []
     for ids in (generation.get("eos_token_id", config.eos_token_id), tokenizer.eos_token_id):
         eos += [ids] if isinstance(ids, int) else list(ids or ())

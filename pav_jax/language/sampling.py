@@ -6,8 +6,8 @@ every batch of a model has the same padded shape, prompts are padded to a bucket
 length, and each row has its own random key.
 
 Letters: B rows, P padded prompt length, M slots for new tokens, S = P + M cache slots, V
-vocabulary, C candidate tokens. Prompts are padded on the left, so that the newest token of every row is in the
-same slot.
+vocabulary, C candidate tokens. Prompts are padded on the left, so that the newest token of every
+row is in the same slot.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it; on an object store, with one PUT.
+    """Write a file under a temporary name and rename it; on an object store, with one PUT.
 
     Readers see the old file or the new one, never a part of it. Missing parent folders are made.
 
@@ -53,7 +53,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path in the folder of the local `path`; it becomes `path` at the end.
+    """Yield a temporary path in the folder of the local `path`; it becomes `path` at the end.
 
     For writers that need a file name rather than bytes. Nothing is left behind after an error.
     """
@@ -69,7 +69,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields an empty temporary folder beside the local `path`; it replaces `path` at the end.
+    """Yield an empty temporary folder beside the local `path`; it replaces `path` at the end.
 
     Nothing is left behind after an error, and an older folder at `path` is then unchanged.
     """

@@ -11,7 +11,7 @@ from pav_jax.storage.files import write_atomic
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a JSON file, local or in an object store.
+    """Read a JSON file, local or in an object store.
 
     Raises:
       BadInput: the file is missing or is not valid JSON.
@@ -29,7 +29,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented UTF-8 JSON; see `write_atomic` for errors."""
+    """Write `value` as indented UTF-8 JSON; see `write_atomic` for errors."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     # a lone surrogate has no UTF-8 form and becomes "?"
     write_atomic(path, text.encode("utf-8", "replace"))

@@ -25,22 +25,22 @@ SEGMENT_NAME = re.compile(r"(\d+)-(\d+)\.jsonl")
 
 
 def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
-    """Writes a complete file of records, one JSON object per line."""
+    """Write a complete file of records, one JSON object per line."""
     write_atomic(path, _encode(records))
 
 
 class SegmentWriter:
-    """Adds segments to a folder, one for each `write`, numbered after those already there."""
+    """Add segments to a folder, one for each `write`, numbered after those already there."""
 
     def __init__(self, folder: str | os.PathLike, process: int = 0):
-        """Lists the segments that this process has written to `folder` before."""
+        """List the segments that this process has written to `folder` before."""
         self.folder = epath.Path(folder)
         self.process = process
         numbers = [number for owner, number, _ in _segments(self.folder) if owner == process]
         self._next = max(numbers, default=-1) + 1
 
     def write(self, records: Sequence[Any]) -> None:
-        """Writes `records` as one segment; does nothing for an empty list."""
+        """Write `records` as one segment; do nothing for an empty list."""
         if not records:
             return
         write_atomic(self.folder / f"{self.process}-{self._next:06d}.jsonl", _encode(records))
@@ -56,7 +56,7 @@ def _encode(records: Iterable[Any]) -> bytes:
 
 
 def read_segments(folder: str | os.PathLike, cls: type[Record]) -> list[Record]:
-    """Reads the merged set in `folder`: sorted, each key once; empty if there is no folder.
+    """Read the merged set in `folder`: sorted, each key once; empty if there is no folder.
 
     A record that is cut off at the end of a segment is left out, so that its work is done again.
 
@@ -70,7 +70,7 @@ def read_segments(folder: str | os.PathLike, cls: type[Record]) -> list[Record]:
 
 
 def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
-    """Reads a complete file of records, in the order of the file.
+    """Read a complete file of records, in the order of the file.
 
     Raises:
       BadInput: the file is missing or a record is broken; the message names the file and the line.
@@ -114,7 +114,7 @@ def _read(path: epath.Path, cls: type[Record], allow_truncated_end: bool) -> lis
 
 
 def _merge(records: Iterable[Record]) -> list[Record]:
-    """Sorts, so that the order of writing does not matter, and keeps the first of equal keys."""
+    """Sort, so that the order of writing does not matter, and keep the first of equal keys."""
     unique: dict[Any, Record] = {}
     for record in sorted(records, key=_sort_key):
         unique.setdefault(getattr(record, "key", None) or record, record)

@@ -56,7 +56,7 @@ def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"quantize": "int3"}, "'int3' is not known; choose from int8, int4, nf4"),
+        ({"quantize": "int3"}, "'int3': choose one of int8, int4, nf4"),
         ({"quantize": "nf4", "full_finetuning": True}, "full fine-tuning has no frozen base"),
     ],
 )
