@@ -58,24 +58,24 @@ MANY = 24  # steps of the sampling that is fuller than the shipped one
 MODES = {
     FULL: {},
     LUCK: {},
-    "24 steps": dict(steps=24),
-    "6 steps": dict(steps=6),
-    "4 steps": dict(steps=4),
-    "4 steps, DPM-Solver++": dict(steps=4, scheduler=DPM),
+    "24 steps": dict(num_inference_steps=24),
+    "6 steps": dict(num_inference_steps=6),
+    "4 steps": dict(num_inference_steps=4),
+    "4 steps, DPM-Solver++": dict(num_inference_steps=4, scheduler=DPM),
     "guidance in [0, .75)": dict(guidance_stop=0.75),
     "guidance in [0, .5)": dict(guidance_stop=0.5),
     "guidance in [.25, 1)": dict(guidance_start=0.25),
     "cache .2": dict(cache_threshold=0.2),
     "cache .5": dict(cache_threshold=0.5),
     "cache .5, guidance in [0, .75)": dict(cache_threshold=0.5, guidance_stop=0.75),
-    "24 steps, cache .1": dict(steps=24, cache_threshold=0.1, curve=True),
-    "24 steps, cache .3": dict(steps=24, cache_threshold=0.3, curve=True),
+    "24 steps, cache .1": dict(num_inference_steps=24, cache_threshold=0.1, curve=True),
+    "24 steps, cache .3": dict(num_inference_steps=24, cache_threshold=0.3, curve=True),
 }
 DRAFTS = {
-    "draft of 4 steps": dict(steps=4),
-    "draft of 2 steps": dict(steps=2),
+    "draft of 4 steps": dict(num_inference_steps=4),
+    "draft of 2 steps": dict(num_inference_steps=2),
     "draft of 32 x 32": dict(height=32, width=32),
-    "draft of 4 steps, 32 x 32": dict(steps=4, height=32, width=32),
+    "draft of 4 steps, 32 x 32": dict(num_inference_steps=4, height=32, width=32),
 }
 
 
@@ -97,14 +97,18 @@ class Sampler:
 
     def evaluations(self) -> int:
         schedule = step_schedule.make_step_schedule(self.model.settings)
-        return 2 * self.model.settings.steps if schedule is None else schedule.evaluations()
+        return (
+            2 * self.model.settings.num_inference_steps
+            if schedule is None
+            else schedule.evaluations()
+        )
 
     def videos(self, texts: list[str], seeds: list[int]) -> np.ndarray:
         return self.model.generate(texts, seed=[seed + self.offset for seed in seeds])
 
     def denoise(self, text: str) -> None:
         """One batch, without VAE; its texts were read by the first run."""
-        rows = list(range(self.model.settings.batch))
+        rows = list(range(self.model.settings.batch_size))
         request = self.model.make_request([text] * len(rows), seed=rows)
         self.model.denoise(request, rows).block_until_ready()
 
@@ -173,7 +177,8 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
             curves.append(
                 tuple(
                     residual_curve.ratios(
-                        base.with_settings(steps=MANY), texts[: base.settings.batch]
+                        base.with_settings(num_inference_steps=MANY),
+                        texts[: base.settings.batch_size],
                     )
                 )
             )

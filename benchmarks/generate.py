@@ -73,7 +73,7 @@ class Ours:
 
     def __init__(self, folder: Path, dtype: str, **defaults: Any):
         loaded = VideoModel.from_pretrained(folder, dtype=dtype, **defaults)
-        n, devices = loaded.settings.batch, jax.local_devices()
+        n, devices = loaded.settings.batch_size, jax.local_devices()
         if n == 1 and len(devices) > 1:
             mesh = make_mesh(data=2, devices=devices[:2])
             loaded = VideoModel(
@@ -173,9 +173,9 @@ class Theirs:
             num_frames=frames,
             height=height,
             width=width,
-            num_inference_steps=used.steps,
+            num_inference_steps=used.num_inference_steps,
             guidance_scale=used.guidance_scale,
-            max_sequence_length=family.text_tokens,
+            max_sequence_length=family.sequence_length(None),
             latents=latents,
             output_type="np",
             **dynamic,
@@ -206,13 +206,13 @@ def measure(
     folder: Path, batch: int | None, steps: int | None, repeats: int, gpu: bool
 ) -> tuple[list[Row], VideoModel]:
     dtype = "bfloat16" if gpu else "float32"
-    ours = Ours(folder, dtype, batch=batch, steps=steps)
+    ours = Ours(folder, dtype, batch_size=batch, num_inference_steps=steps)
     theirs = Theirs(folder, ours, "cuda" if gpu else "cpu", getattr(torch, dtype))
     model, family = ours.model, ours.family
     shape, _ = family.latent_shape(*sizes(model))
-    n, used, rng = model.settings.batch, model.settings, np.random.default_rng(0)
+    n, used, rng = model.settings.batch_size, model.settings, np.random.default_rng(0)
     latents = rng.standard_normal((n, *shape), dtype=np.float32)
-    ids, _ = family.tokenize([PROMPT] * n)
+    ids, _ = family.tokenize([PROMPT] * n, family.sequence_length(None))
     text = ours.text(ids)
     one = generate_models.Operations.of(family, shape)
     branches = 2 if used.guidance_scale > 1 else 1
@@ -221,8 +221,8 @@ def measure(
         ("denoiser, guided", 2 * one.denoiser, "evaluation", (latents, text, 500.0)),
         ("VAE decoder", one.decoder, "decoding", (latents,)),
         (
-            f"whole, {used.steps} steps",
-            branches * (used.steps * one.denoiser + one.text) + one.decoder,
+            f"whole, {used.num_inference_steps} steps",
+            branches * (used.num_inference_steps * one.denoiser + one.text) + one.decoder,
             "videos",
             ([PROMPT] * n, latents),
         ),
@@ -305,7 +305,9 @@ def main() -> None:
         if folder.parent == Path(scratch) and model != "mini":
             steps = steps or 2
         rows, made = measure(folder, arguments.batch, steps, arguments.repeats, arguments.gpu)
-        compiled = compiling(folder, arguments.batch, made.settings.steps, arguments.gpu)
+        compiled = compiling(
+            folder, arguments.batch, made.settings.num_inference_steps, arguments.gpu
+        )
     show(rows, made, compiled, arguments.gpu)
 
 
@@ -320,7 +322,7 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
         f" {device.platform}, torch {torch.__version__} with {torch.get_num_threads()} threads,"
         f" diffusers {diffusers.__version__}\n{type(family).__name__}, width"
         f" {family.transformer.config.width}, {family.transformer.config.num_layers} layers; VAE of"
-        f" {', '.join(map(str, channels))} channels; {model.settings.batch} videos of {frames} x"
+        f" {', '.join(map(str, channels))} channels; {model.settings.batch_size} videos of {frames} x"
         f" {height} x {width}"
     )
     table = Table(

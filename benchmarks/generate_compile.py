@@ -25,7 +25,9 @@ def programs(
 ) -> Iterator[tuple[str, jax.stages.Wrapped, tuple, dict]]:
     """Name, program, its arguments as shapes, and those that are static."""
     kind = families.family_class(folder)
-    used = families.saved_settings(kind, folder).replace("command line", steps=steps, batch=batch)
+    used = families.saved_settings(kind, folder).replace(
+        "command line", num_inference_steps=steps, batch_size=batch
+    )
     family = kind.outline(folder, video_model.DTYPES[dtype])
     size = tuple(
         a or b
@@ -40,11 +42,11 @@ def programs(
     )
     read = (
         {"text_encoder": shapes["text_encoder"]},
-        jax.ShapeDtypeStruct((used.batch, family.text_tokens), jnp.int32),
+        jax.ShapeDtypeStruct((used.batch_size, family.sequence_length(None)), jnp.int32),
     )
     text = jax.eval_shape(family.encode_text, *read)
-    keys = jax.eval_shape(lambda: sampling.video_keys((0,) * used.batch))
-    latents = jax.ShapeDtypeStruct((used.batch, keep, *latent_shape[1:]), jnp.float32)
+    keys = jax.eval_shape(lambda: sampling.video_keys((0,) * used.batch_size))
+    latents = jax.ShapeDtypeStruct((used.batch_size, keep, *latent_shape[1:]), jnp.float32)
     yield "text encoder", made.encoder, read, {}
     yield (
         "denoiser",

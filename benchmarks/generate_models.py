@@ -166,8 +166,8 @@ class Operations:
             else (wan_flops, wan_decoder_flops)
         )
         return cls(
-            text_flops(family.text_encoder.config, family.text_tokens),
-            denoiser(family.transformer.config, latent_shape, family.text_tokens),
+            text_flops(family.text_encoder.config, family.sequence_length(None)),
+            denoiser(family.transformer.config, latent_shape, family.sequence_length(None)),
             decoder(family.vae.config, latent_shape),
         )
 

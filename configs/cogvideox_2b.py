@@ -28,6 +28,6 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 8
     config.generator.path = "THUDM/CogVideoX-2b"
     config.generator.use_dynamic_cfg = False
-    config.generator.batch = 8
+    config.generator.batch_size = 8
     config.generator.mesh.fsdp = 8
     return config

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.generator.num_frames = FRAMES
     config.generator.use_dynamic_cfg = True
     config.generator.vae_tiling = True
-    config.generator.batch = 4
+    config.generator.batch_size = 4
     config.generator.mesh.fsdp = 4  # a chip has one video and a quarter of the weights
 
     clip = dict(path="openai/clip-vit-large-patch14", frames=4, dtype="bfloat16")

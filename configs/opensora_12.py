@@ -34,11 +34,11 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 4
     config.generator.path = "models/OpenSora-v1.2"
     config.generator.dtype = "bfloat16"
-    config.generator.batch = 4
+    config.generator.batch_size = 4
     config.generator.mesh.fsdp = -1  # a chip has one video and its share of the weights
     config.generator.num_frames = 51
     config.generator.height = 720
     config.generator.width = 1280
-    config.generator.steps = 30
+    config.generator.num_inference_steps = 30
     config.generator.guidance_scale = 7.0
     return config

@@ -14,8 +14,8 @@ from pav_jax.config import load
 
 def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("mini.py"))
-    config.generator.batch = 8
-    config.generator.steps = 2
+    config.generator.batch_size = 8
+    config.generator.num_inference_steps = 2
     config.evolve.count = 8
     config.evolve.rounds = 2
     config.evolve.children = 2

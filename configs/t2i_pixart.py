@@ -29,10 +29,10 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("llama3_8b.py"))
     config.generator.path = "diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
     config.generator.dtype = "float16"
-    config.generator.batch = 8
+    config.generator.batch_size = 8
     config.generator.num_frames = 1
     config.generator.height = config.generator.width = 512
-    config.generator.steps = 20
+    config.generator.num_inference_steps = 20
     config.generator.guidance_scale = 4.5
 
     with config.unlocked():

@@ -32,6 +32,6 @@ def get_config(size: str = "1.3B") -> ConfigDict:
     config.generator.num_frames = 81
     config.generator.height = 480
     config.generator.width = 832
-    config.generator.steps = 50
+    config.generator.num_inference_steps = 50
     config.generator.guidance_scale = 5.0
     return config

@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     config = load(f"{Path(__file__).with_name('wan21.py')}:14B")
     config.check.topology = "v5p:2x2x1"  # v5p counts cores, two per chip
     config.mesh.fsdp = 4
-    config.generator.batch = 4
+    config.generator.batch_size = 4
     config.generator.mesh.fsdp = -1  # a chip has one video and its share of the weights
     return config

@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     config = load(f"{Path(__file__).with_name('wan21.py')}:1.3B")
     config.check.topology = "v6e:2x4"
     config.mesh.fsdp = 8
-    config.generator.batch = 8  # one video per chip
+    config.generator.batch_size = 8  # one video per chip
     return config

@@ -25,12 +25,13 @@ GENERATION_FIELDS = (
     "num_frames",
     "height",
     "width",
-    "steps",
+    "num_inference_steps",
     "guidance_scale",
     "use_dynamic_cfg",
+    "max_sequence_length",
     "vae_tiling",
     "cfg_parallel",
-    "batch",
+    "batch_size",
     "guidance_start",
     "guidance_stop",
     "cache_threshold",
@@ -63,7 +64,9 @@ class Parts:
             overrides["options"] = chosen.options.to_dict()
         if chosen.path.startswith(HTTP):
             overrides["endpoint"] = chosen.endpoint.to_dict()
-        mesh, auxiliary_mesh = generator_meshes(chosen.batch, chosen.mesh, chosen.side_devices)
+        mesh, auxiliary_mesh = generator_meshes(
+            chosen.batch_size, chosen.mesh, chosen.encoder_vae_devices
+        )
         return load_generator(
             chosen.path,
             dtype=chosen.dtype,

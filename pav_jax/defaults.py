@@ -53,13 +53,14 @@ def _generator() -> ConfigDict:
             # for any endpoint that keeps to the contract in video/endpoint.py
             path="mini:generator",
             dtype="float32",
-            batch=16,  # videos in one compiled program; the last batch is filled up
+            batch_size=16,  # videos in one compiled program; the last batch is filled up
             num_frames=placeholder(int),
             height=placeholder(int),
             width=placeholder(int),
-            steps=placeholder(int),
+            num_inference_steps=placeholder(int),
             guidance_scale=placeholder(float),
             use_dynamic_cfg=placeholder(bool),
+            max_sequence_length=placeholder(int),  # text tokens that the text encoder reads
             # how steps are made fewer or cheaper; all off unless set, and what each costs is in
             # README
             scheduler=placeholder(
@@ -85,7 +86,7 @@ def _generator() -> ConfigDict:
             ),  # guidance's two branches on two halves of data, instead of one doubled batch
             # the host's last so many devices have text encoder and VAE, which work beside the
             # denoiser
-            side_devices=0,
+            encoder_vae_devices=0,
             # of the two back ends: further arguments of a pipeline's call, further fields of a
             # request
             options=dict(),

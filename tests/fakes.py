@@ -88,7 +88,7 @@ def config(**changes) -> ConfigDict:
     settings = ConfigDict(
         {
             "seed": 7,
-            "generator": {"batch": 4},
+            "generator": {"batch_size": 4},
             "proposers": {"local": {"kind": "local"}},
             "evolve": {
                 "rounds": 2,

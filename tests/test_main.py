@@ -77,8 +77,8 @@ def no_models(monkeypatch, tmp_path):
             )
             return VideoBatch(videos, errors)
 
-    def load_generator(path, dtype, batch, **settings):
-        calls.append(("load", path, dtype, batch, *([settings] if settings else [])))
+    def load_generator(path, dtype, batch_size, **settings):
+        calls.append(("load", path, dtype, batch_size, *([settings] if settings else [])))
         return Backend()
 
     class LanguageModel:
@@ -219,7 +219,10 @@ def test_help_loads_no_model_library():
         (["refine", "a\udcff"], "not UTF-8"),
         (["refine", "a", "--model=nowhere"], "nowhere: no such folder"),
         (["generate", "a", "--format=avi"], "invalid choice: 'avi'"),
-        (["generate", "a", "--steps=0"], "--steps=0: must be at least 1"),
+        (
+            ["generate", "a", "--num-inference-steps=0"],
+            "--num-inference-steps=0: must be at least 1",
+        ),
         (["score", "a.mp4"], "required: --prompts"),
         (
             ["score", "a.mp4", "b.mp4", "--prompts=x", "--rewards=AES,XX"],
@@ -399,10 +402,10 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
             "A red ball!",
             "../../etc!",
             f"--out={tmp_path / kind}",
-            "--steps=3",
+            "--num-inference-steps=3",
             f"--format={kind}",
             "--seed=9",
-            "--batch=2",
+            "--batch-size=2",
         )
         assert status == 0 and "embedded generator" in err
         paths = sorted((tmp_path / kind).iterdir())
@@ -412,7 +415,7 @@ def test_generate_writes_each_format_and_prints_the_paths(tmp_path, capsys, no_m
         )
     assert no_models[0] == ("load", "mini:generator", "float32", 2)
     assert (
-        no_models[1][2]["steps"] == 3
+        no_models[1][2]["num_inference_steps"] == 3
         and no_models[1][2]["seed"] == 9
         and no_models[1][2]["guidance_scale"] is None
     )
@@ -427,7 +430,7 @@ def test_generate_names_what_could_not_be_made_and_writes_the_rest(tmp_path, cap
         "a dog",
         f"--out={tmp_path}",
         "--model=m",
-        "--batch=2",
+        "--batch-size=2",
     )
     assert status == 2 and err == "pav generate: 'impossible': no video: HTTP status 500\n"
     assert [line.rpartition("/")[2] for line in out.splitlines()] == [
@@ -519,7 +522,7 @@ def test_generate_writes_an_image_as_png_and_every_file_tells_what_made_it(tmp_p
                 "a picture",
                 f"--out={tmp_path}",
                 "--seed=3",
-                "--steps=9",
+                "--num-inference-steps=9",
                 "--negative-prompt=dark",
                 *kind.split(),
             )[0]
@@ -531,7 +534,7 @@ def test_generate_writes_an_image_as_png_and_every_file_tells_what_made_it(tmp_p
                 "prompt": "a picture",
                 "negative_prompt": "dark",
                 "seed": "3",
-                "steps": "9",
+                "num_inference_steps": "9",
                 "model": "mini:generator",
                 "fingerprint": "0123",
                 "version": f"pav_jax {pav_jax.__version__}",

@@ -23,6 +23,7 @@ from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Preference, Proposal
 from pav_jax.storage.records import SegmentWriter, read_segments, write_jsonl
+from pav_jax.video import loading
 from tests.language.conftest import tiny_language_model
 from tests.recipe_witness import REPEATED, STAGES
 
@@ -143,20 +144,20 @@ def test_preference_training_tells_first_what_its_pairs_teach(tmp_path, monkeypa
 
 
 def test_the_generator_gets_the_settings_that_are_set(monkeypatch):
-    from pav_jax.video.video_model import VideoModel
-
-    monkeypatch.setattr(VideoModel, "from_pretrained", lambda path, **options: (path, options))
+    monkeypatch.setattr(loading, "load_generator", lambda path, **options: (path, options))
     config = defaults.get_config()
-    config.generator.path, config.generator.steps, config.generator.batch = "some/folder", 3, 4
+    config.generator.path = "some/folder"
+    config.generator.num_inference_steps = 3
+    config.generator.batch_size = 4
     parts = components.Parts(config)
     assert parts.generator == (
         "some/folder",
         {
             "dtype": "float32",
             "mesh": None,
-            "side": None,
-            "steps": 3,
-            "batch": 4,
+            "auxiliary_mesh": None,
+            "num_inference_steps": 3,
+            "batch_size": 4,
             "sequence_attention": "auto",
         },
     )

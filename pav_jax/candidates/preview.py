@@ -22,7 +22,7 @@ from pav_jax.storage.json_files import write_json
 from pav_jax.video.generator import Generator
 
 FILE, FOLDER = "drafts.json", "drafts"
-SETTINGS = ("steps", "num_frames", "height", "width")
+SETTINGS = ("num_inference_steps", "num_frames", "height", "width")
 
 
 class Screen:
@@ -78,7 +78,7 @@ class Screen:
             workdir / FOLDER,
             workdir,
             seed=config.seed,
-            batch=config.generator.batch,
+            batch=config.generator.batch_size,
             weights=config.evolve.get("weights"),
         )
         return cls(pool, options.keep, options.audit)

@@ -83,7 +83,7 @@ class Pool:
         if keep_videos not in KEEP:
             raise BadInput(f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP)}")
         if batch < 1:
-            raise BadInput(f"generator.batch={batch}: must be at least 1")
+            raise BadInput(f"generator.batch_size={batch}: must be at least 1")
         self.generator, self.suite = generator, suite
         self.weights = dict(weights or suite.weights)
         self.folder, self.workdir = epath.Path(folder), epath.Path(workdir)

@@ -19,7 +19,7 @@ keep an earlier residual. It belongs to the weights and the sampler; measure it 
         epilog="""\
 examples:
   pav cache-curve /data/CogVideoX-5b --dtype=bfloat16 --count=1
-  pav cache-curve mini:generator prompts.txt --steps=50 --dry""",
+  pav cache-curve mini:generator prompts.txt --num-inference-steps=50 --dry""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("folder", metavar="FOLDER", help="a generator's folder, or mini:generator")
@@ -32,7 +32,7 @@ examples:
     command.add_argument(
         "--count", type=int, default=16, help="prompts that are sampled (default 16)"
     )
-    command.add_argument("--steps", type=int, help="default: the folder's")
+    command.add_argument("--num-inference-steps", type=int, help="default: the folder's")
     command.add_argument("--dtype", default="float32", help="of the weights (default float32)")
     command.add_argument("--dry", action="store_true", help="only print the curve")
     command.set_defaults(handler=run, parser=command)
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.video.video_model import VideoModel
 
     at_least(1, "--count", args.count)
-    at_least(1, "--steps", args.steps)
+    at_least(1, "--num-inference-steps", args.num_inference_steps)
     folder = local_folder(Path(args.folder))  # a Path: the Hub is not asked
     prompts = read_prompts(args.prompts or [PROMPTS])[: args.count]
     model = VideoModel.from_pretrained(
-        folder, dtype=args.dtype, steps=args.steps, cache_threshold=0.0
+        folder, dtype=args.dtype, num_inference_steps=args.num_inference_steps, cache_threshold=0.0
     )
     curve = [round(float(ratio), DIGITS) for ratio in residual_curve.ratios(model, prompts)]
     print(curve)

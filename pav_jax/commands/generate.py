@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 examples:
   pav generate "a red ball bounces on grass" --out=videos
   pav refine "a red ball" | pav generate - --out=videos --format=gif
-  pav generate prompts.txt --model=/data/CogVideoX-5b --steps=50 --guidance-scale=6
+  pav generate prompts.txt --model=/data/CogVideoX-5b --num-inference-steps=50 --guidance-scale=6
   pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS    any pipeline of diffusers
   pav generate "a red ball" --model=http://127.0.0.1:8000/generate                     any endpoint""",
     )
@@ -58,7 +58,9 @@ examples:
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
     command.add_argument("--negative-prompt", default="", help="what to steer away from")
-    command.add_argument("--steps", type=int, help="denoising steps; default: the model's")
+    command.add_argument(
+        "--num-inference-steps", type=int, help="denoising steps; default: the model's"
+    )
     command.add_argument(
         "--guidance-scale",
         type=float,
@@ -108,7 +110,9 @@ examples:
         choices=("float32", "bfloat16"),
         help="default: float32 for the embedded generator, else bfloat16",
     )
-    command.add_argument("--batch", type=int, default=1, help="videos made at once (default 1)")
+    command.add_argument(
+        "--batch-size", type=int, default=1, help="videos made at once (default 1)"
+    )
     command.add_argument(
         "--option",
         action="append",
@@ -134,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     from pav_jax.commands.numbers import at_least
     from pav_jax.commands.prompts import read_prompts
 
-    for option in ("steps", "num_frames", "height", "width", "batch"):
+    for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
         at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
     options = dict(map(_option, args.option))
     prompts = read_prompts(args.prompts)
@@ -150,21 +154,21 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
     generator = load_generator(
         args.model or EMBEDDED,
-        batch=args.batch,
+        batch_size=args.batch_size,
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
         **{name: value for name, value in given.items() if value is not None},
     )
     failed = 0
     with _progress(len(prompts)) as reached:
-        for first in range(0, len(prompts), args.batch):
-            batch = prompts[first : first + args.batch]
+        for first in range(0, len(prompts), args.batch_size):
+            batch = prompts[first : first + args.batch_size]
             made = generator.generate_batch(
                 batch,
                 negative_prompt=args.negative_prompt,
                 num_frames=args.num_frames,
                 height=args.height,
                 width=args.width,
-                steps=args.steps,
+                num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
                 seed=args.seed,
                 progress=lambda done, _, first=first: reached(first + done),
@@ -234,7 +238,7 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         "num_frames",
         "height",
         "width",
-        "steps",
+        "num_inference_steps",
         "guidance_scale",
         "dtype",
         *OF_MODEL,

@@ -45,7 +45,7 @@ def evaluate(
     called again.
 
     Args:
-      config: the whole configuration; reads `generator.batch`, and of `evaluate` `seeds`,
+      config: the whole configuration; reads `generator.batch_size`, and of `evaluate` `seeds`,
         `suffix_prompts`, `resamples` and `save_videos`.
       systems: name -> system, see `systems.py`; "original" is always measured too. The last one is
         the one whose rewrites the shuffled control hands to other prompts.
@@ -67,7 +67,7 @@ def evaluate(
         suite,
         folder / "candidates",
         workdir,
-        config.generator.batch,
+        config.generator.batch_size,
         options.save_videos,
     )
     systems = {"original": None} | dict(systems)

@@ -79,7 +79,9 @@ def evolve_config() -> ConfigDict:
                 keep=1.0,  # share of a prompt's rewrites of a round that get one; 1: no drafts
                 # share of prompts of which all do, to measure what drafts are worth (drafts.json)
                 audit=0.1,
-                steps=placeholder(int),  # of the drafts; what is not set is as in full videos
+                num_inference_steps=placeholder(
+                    int
+                ),  # of the drafts; what is not set is as in full videos
                 num_frames=placeholder(int),
                 height=placeholder(int),
                 width=placeholder(int),

@@ -41,7 +41,7 @@ def evolve(
     starts the next, so what a proposer sees never depends on the order of the work.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch` and of `evolve`: `rounds`,
+      config: the whole configuration; reads `seed`, `generator.batch_size` and of `evolve`: `rounds`,
         `children`, `top`, `count` (0: all prompts), `weights`, `ranking` and `floors` (who is
           best), `keep_videos`, `propose_batch`,
         `draft` (see `screen`).
@@ -64,7 +64,7 @@ def evolve(
         workdir / "pool",
         workdir,
         seed=config.seed,
-        batch=config.generator.batch,
+        batch=config.generator.batch_size,
         weights=stage_weights(config, "evolve", suite),
         keep_videos=options.get("keep_videos", "none"),
     )

@@ -34,7 +34,7 @@ def make_candidates(
     called again.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch` and of `prefer`: `samples`,
+      config: the whole configuration; reads `seed`, `generator.batch_size` and of `prefer`: `samples`,
         `temperature`, `top_k`, `top_p`, `max_new_tokens`, `count` (0: all prompts), `sample_batch`,
         `keep_videos`, `weights`.
       prompts: this round's, which no earlier stage has used.
@@ -52,7 +52,7 @@ def make_candidates(
         workdir / f"round_{round}" / "candidates",
         workdir,
         seed=config.seed,
-        batch=config.generator.batch,
+        batch=config.generator.batch_size,
         weights=weights,
         keep_videos=options.get("keep_videos", "none"),
     )

@@ -82,11 +82,12 @@ class _GeneratorPrograms:
     def __init__(self, config: Any, host: Sequence[Any]):
         options = config.generator
         family, self.param_shapes, self.settings = load_family(config)
-        self.batch_size = self.settings.batch
+        self.batch_size = self.settings.batch_size
+        self.num_text_tokens = family.sequence_length(self.settings.max_sequence_length)
         self.size = size_of_videos(family, self.settings)
         self.latent_shape, self.num_latent_frames = family.latent_shape(*self.size)
         mesh, auxiliary_mesh = generator_meshes(
-            self.batch_size, options.mesh, options.side_devices, host
+            self.batch_size, options.mesh, options.encoder_vae_devices, host
         )
         self.mesh = mesh or make_mesh(devices=host[:1])
         self.auxiliary_mesh = auxiliary_mesh or self.mesh
@@ -102,9 +103,9 @@ class _GeneratorPrograms:
         rows = self.batch_size
         num_frames, height, width = self.size
         videos = f"{rows} videos of {num_frames} x {height} x {width}"
-        steps = f"{self.settings.steps} steps"
+        steps = f"{self.settings.num_inference_steps} steps"
         tiles = ", in tiles" if self.settings.vae_tiling else ""
-        texts = f"{rows} texts of {self.family.text_tokens} tokens"
+        texts = f"{rows} texts of {self.num_text_tokens} tokens"
         return [
             self._program("text encoder", texts, self._trace_encoder, self.auxiliary_mesh),
             self._program("denoiser", f"{videos}, {steps}", self._trace_denoiser, self.mesh),
@@ -128,7 +129,7 @@ class _GeneratorPrograms:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def _encoder_inputs(self) -> tuple[dict, jax.ShapeDtypeStruct]:
-        shape = (self.batch_size, self.family.text_tokens)
+        shape = (self.batch_size, self.num_text_tokens)
         return self._params("text_encoder"), self._batch(shape, jnp.int32, self.auxiliary_mesh)
 
     def _trace_encoder(self) -> jax.stages.Traced:
@@ -140,7 +141,7 @@ class _GeneratorPrograms:
         text = self._batch(text.shape, text.dtype, self.mesh)
         keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * self.batch_size))
         scales = video_sampling.guidance_scales(
-            self.family.scheduler.timesteps(settings.steps),
+            self.family.scheduler.timesteps(settings.num_inference_steps),
             settings.guidance_scale,
             settings.use_dynamic_cfg,
         )

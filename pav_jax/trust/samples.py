@@ -105,7 +105,8 @@ class SampleStore:
     ):
         if batch_size < 1:
             raise BadInput(
-                f"generator.batch={batch_size}: must be at least 1", field="generator.batch"
+                f"generator.batch_size={batch_size}: must be at least 1",
+                field="generator.batch_size",
             )
         self.generator = generator
         self.suite = suite

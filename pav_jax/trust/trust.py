@@ -44,7 +44,7 @@ def trust(
     """Tests every score of `suite`. A killed run continues where it stopped when called again.
 
     Args:
-      config: the whole configuration; reads `generator.batch` and `trust`.
+      config: the whole configuration; reads `generator.batch_size` and `trust`.
       prompts: the users' prompts, of which the first `trust.max_prompts` are used.
       generator, suite: see `SampleStore`.
       workdir: samples go to `trust/` in it; rewrites are read from `pool/` if evolution has run.
@@ -60,7 +60,9 @@ def trust(
     prompts = list(prompts)[: options.max_prompts or None]
     names = [name for names, _ in rewards_with_names(suite) for name in names]
     check_options(options, prompts, names)
-    store = SampleStore(generator, suite, epath.Path(workdir) / "trust", config.generator.batch)
+    store = SampleStore(
+        generator, suite, epath.Path(workdir) / "trust", config.generator.batch_size
+    )
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
     if progress:
         task = progress.add_task("trust", total=sum(len(v.conditions) for v in videos))

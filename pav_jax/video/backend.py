@@ -18,7 +18,7 @@ from pav_jax.video.generator import Generator, VideoBatch
 DIFFUSERS = "diffusers:"
 HTTP = ("http://", "https://")
 SIZES = ("num_frames", "height", "width")
-NOT_REQUEST_FIELDS = ("batch", "fps")  # settings of ours that no pipeline or endpoint reads
+NOT_REQUEST_FIELDS = ("batch_size", "fps")  # settings of ours that no pipeline or endpoint reads
 
 Progress = Callable[[float, int], None]  # (videos made, fractions included; videos requested)
 

@@ -170,17 +170,31 @@ class CogVideoX(Family):
 
     # ----------------------------------------------------------------------------------------- text
 
-    @property
-    def text_tokens(self) -> int:
-        return self.transformer.config.max_text_seq_length
+    def sequence_length(self, max_sequence_length: int | None) -> int:
+        """See `Family`. Position embeddings that are added to the tokens fix the length."""
+        config = self.transformer.config
+        trained = config.max_text_seq_length
+        if max_sequence_length in (None, trained):
+            return trained
+        if not config.use_rotary_positional_embeddings or config.use_learned_positional_embeddings:
+            raise BadInput(
+                f"max_sequence_length={max_sequence_length}: this CogVideoX has position embeddings"
+                f" for {trained} text tokens; use {trained} or leave it out",
+                source="generate",
+                field="max_sequence_length",
+            )
+        return max_sequence_length
 
     # ------------------------------------------------------------------------------------- sampling
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
 
-    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
-        return super().video_tokens(residual[:, self.text_tokens :], latents)
+    def video_tokens(
+        self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int
+    ) -> Array:
+        """See `Family`; text comes first."""
+        return super().video_tokens(residual[:, num_text_tokens:], latents, num_text_tokens)
 
     def decode(
         self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False

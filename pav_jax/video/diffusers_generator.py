@@ -98,8 +98,9 @@ class DiffusersGenerator(backend.GeneratorBackend):
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        steps: int | None = None,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        max_sequence_length: int | None = None,
         seed: int | Sequence[int] = 0,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
@@ -117,8 +118,9 @@ class DiffusersGenerator(backend.GeneratorBackend):
             num_frames=num_frames,
             height=height,
             width=width,
-            steps=steps,
+            num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            max_sequence_length=max_sequence_length,
             use_dynamic_cfg=use_dynamic_cfg,
         ).videos
 
@@ -142,7 +144,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             return backend.empty_batch(request.settings)
         batches: list[VideoBatch] = []
         done = 0
-        for rows, count in sampling.batches(total, self.settings.batch):
+        for rows, count in sampling.batches(total, self.settings.batch_size):
             callback = None
             if progress:
                 callback = functools.partial(_report_step, progress, done, count, total)
@@ -223,8 +225,6 @@ class DiffusersGenerator(backend.GeneratorBackend):
                 source="generator",
                 field="num_frames",
             )
-        if "steps" in arguments:
-            arguments["num_inference_steps"] = arguments.pop("steps")
         if any(request.negative_prompts):
             arguments["negative_prompt"] = request.negative_prompts
         for name in arguments:
@@ -259,9 +259,9 @@ class DiffusersGenerator(backend.GeneratorBackend):
         except torch.OutOfMemoryError as error:
             raise BadInput(
                 f"{self._display_name}: {len(request.prompts)} videos at once do not fit into"
-                " memory; lower generator.batch or the sizes",
+                " memory; lower generator.batch_size or the sizes",
                 source="generator",
-                field="batch",
+                field="batch_size",
             ) from error
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             self._raise_refusal(request, error)

@@ -5,6 +5,7 @@ Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width 
 latent.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -152,10 +153,23 @@ class Family:
 
     # ------------------------------------------------------------------------------------- sampling
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids, padded, and which prompts were longer than the limit and were cut."""
+    @abc.abstractmethod
+    def sequence_length(self, max_sequence_length: int | None) -> int:
+        """How many text tokens the text encoder reads.
+
+        Args:
+          max_sequence_length: of `GenerationConfig`; None: the family's own.
+
+        Raises:
+          BadInput: the family cannot read as many.
+        """
+
+    def tokenize(
+        self, prompts: Sequence[str], length: int
+    ) -> tuple[Int[np.ndarray, "B S"], list[int]]:
+        """Token ids, padded to `length`, and the indices of prompts that were truncated to it."""
         return pipeline_folder.tokenize(
-            self.tokenizer, prompts, self.text_tokens, self.text_encoder.config.vocab_size
+            self.tokenizer, prompts, length, self.text_encoder.config.vocab_size
         )
 
     def predict(
@@ -204,8 +218,10 @@ class Family:
         output = guided(output, scale, self.halves) if both else output
         return (output, *residual) if residual else output
 
-    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
-        """What of a transformer's residual belongs to the video: not text, not padding."""
+    def video_tokens(
+        self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int
+    ) -> Array:
+        """The part of a transformer's residual that belongs to the video: not text, not padding."""
         return residual[:, : math.prod(self.transformer.config.grid(latents.shape[1:4]))]
 
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> Any:

@@ -75,7 +75,7 @@ def make_request(
     if latents is not None:
         latents = _to_channels_last(latents, (len(seeds), *latent_shape), family.latent_axes)
     scales = sampling.guidance_scales(
-        family.scheduler.timesteps(settings.steps),
+        family.scheduler.timesteps(settings.num_inference_steps),
         settings.guidance_scale,
         settings.use_dynamic_cfg,
     )

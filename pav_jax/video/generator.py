@@ -124,9 +124,14 @@ class Generator(Protocol):
     def cost(self) -> float | None:
         """Relative cost of one video: steps x frames x pixels; None where the settings don't say."""
         used = self.settings
-        if used is None or None in (used.num_frames, used.height, used.width, used.steps):
+        if used is None or None in (
+            used.num_frames,
+            used.height,
+            used.width,
+            used.num_inference_steps,
+        ):
             return None
-        return float(used.steps * used.num_frames * used.height * used.width)
+        return float(used.num_inference_steps * used.num_frames * used.height * used.width)
 
 
 class FunctionGenerator(Generator):

@@ -154,8 +154,9 @@ class HttpGenerator(backend.GeneratorBackend):
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        steps: int | None = None,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        max_sequence_length: int | None = None,
         seed: int | Sequence[int] = 0,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """As `VideoModel.generate`.
@@ -170,8 +171,9 @@ class HttpGenerator(backend.GeneratorBackend):
             num_frames=num_frames,
             height=height,
             width=width,
-            steps=steps,
+            num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            max_sequence_length=max_sequence_length,
         )
         for error in batch.errors:
             if error is not None:

@@ -91,7 +91,9 @@ class OpenSora(Family):
     pipeline, called = "OpenSoraPipeline", "an Open-Sora"
     layouts = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts)
-    generation = GenerationConfig(steps=30, guidance_scale=7.0, fps=24)  # as published for sampling
+    generation = GenerationConfig(
+        num_inference_steps=30, guidance_scale=7.0, fps=24
+    )  # as published for sampling
     tiles = False
     latent_axes = (
         "videos",
@@ -227,9 +229,10 @@ class OpenSora(Family):
 
     # ----------------------------------------------------------------------------------------- text
 
-    @property
-    def text_tokens(self) -> int:
-        return self.transformer.config.model_max_length
+    def sequence_length(self, max_sequence_length: int | None) -> int:
+        """See `Family`; the learned null caption has as many tokens as the model was trained on."""
+        trained = self.transformer.config.model_max_length
+        return pipeline_folder.checked_sequence_length(max_sequence_length, trained, trained)
 
     def caption(self, prompt: str) -> str:
         """The prompt as the text encoder reads it; an empty one stays empty and stands for the null
@@ -243,15 +246,16 @@ class OpenSora(Family):
             )
         )
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids of the captions, padded, and which were longer than the limit and were cut. Of
-        an empty prompt there is padding only."""
+    def tokenize(
+        self, prompts: Sequence[str], length: int
+    ) -> tuple[Int[np.ndarray, "B S"], list[int]]:
+        """See `Family`, of the prompts' captions; an empty prompt has padding only."""
         captions = [self.caption(prompt) for prompt in prompts]
-        ids, cut = super().tokenize(captions)
+        ids, truncated = super().tokenize(captions, length)
         ids[[i for i, caption in enumerate(captions) if not caption]] = (
             self.text_encoder.config.pad_id
         )
-        return ids, cut
+        return ids, truncated
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U+1"]:
         """The embedding and, as its last channel, which tokens are the text's own; none is in the
@@ -306,7 +310,10 @@ class OpenSora(Family):
         # the other channels are the variance of an earlier training objective
         return self.one_output(output, scale, negative is not None, latents.shape[-1])
 
-    def video_tokens(self, residual: Array, latents: Float[Array, "B t h w C"]) -> Array:
+    def video_tokens(
+        self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int
+    ) -> Array:
+        """See `Family`; the residual has video tokens only."""
         return residual
 
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> RectifiedFlowPlan:

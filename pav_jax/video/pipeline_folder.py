@@ -33,6 +33,24 @@ def check_tiling(family: Any, asked: bool) -> None:
         raise BadInput(f"vae_tiling: the VAE of {name} decodes whole frames only; leave it out")
 
 
+def checked_sequence_length(max_sequence_length: int | None, default: int, limit: int) -> int:
+    """How many text tokens to read: `max_sequence_length`, or `default` if it is None.
+
+    Raises:
+      BadInput: more than `limit`, which the model was trained on.
+    """
+    if max_sequence_length is None:
+        return default
+    if max_sequence_length > limit:
+        raise BadInput(
+            f"max_sequence_length={max_sequence_length}: this model reads at most {limit} text"
+            " tokens",
+            source="generate",
+            field="max_sequence_length",
+        )
+    return max_sequence_length
+
+
 def check_multiples(height: int, width: int, step: int) -> None:
     """Raises BadInput, with the nearest sizes that work, where one of them is no multiple of
     `step`."""

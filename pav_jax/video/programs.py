@@ -266,14 +266,14 @@ def check_rows(
     if halves and (data % 2 or 2 * batch % data):
         raise BadInput(
             f"generator.cfg_parallel: data={data} of the mesh must be even and divide 2 *"
-            f" generator.batch = {2 * batch}; change either"
+            f" generator.batch_size = {2 * batch}; change either"
         )
     if not halves and batch % data:
         raise BadInput(
-            f"generator.batch={batch} is not a multiple of data={data} of the mesh; change either"
+            f"generator.batch_size={batch} is not a multiple of data={data} of the mesh; change either"
         )
     if side is not None and batch % side.shape["data"]:
         raise BadInput(
-            f"generator.batch={batch} is not a multiple of data={side.shape['data']} of the VAE's"
+            f"generator.batch_size={batch} is not a multiple of data={side.shape['data']} of the VAE's"
             " mesh"
         )

@@ -41,7 +41,7 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
         def body(kept, index):
             carry, before = kept
             output, residual = predict(carry[1], index)
-            ours = (family.video_tokens(x, latents) for x in (residual, before))
+            ours = (family.video_tokens(x, latents, text.shape[1]) for x in (residual, before))
             return (step(carry, output, index), residual), residual_cache.magnitude_ratio(*ours)
 
         shape = jax.eval_shape(lambda x: predict(x, 0)[1], latents)

@@ -146,7 +146,7 @@ def make_step_schedule(used: GenerationConfig) -> StepSchedule | None:
     Raises:
       BadInput: there is guidance, but in none of the steps.
     """
-    steps, first, last = used.steps, 0, used.steps
+    steps, first, last = used.num_inference_steps, 0, used.num_inference_steps
     if used.guidance_scale > 1:
         # shares such as 0.29 of 100 steps come out a hair below the whole number they mean
         first, last = (

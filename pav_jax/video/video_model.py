@@ -59,7 +59,7 @@ class VideoModel(backend.GeneratorBackend):
         auxiliary_mesh = auxiliary_mesh or mesh
         cfg_parallel = self.settings.cfg_parallel
         if mesh is not None:
-            check_rows(mesh, auxiliary_mesh, self.settings.batch, cfg_parallel)
+            check_rows(mesh, auxiliary_mesh, self.settings.batch_size, cfg_parallel)
         self.family = family.on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
         self.programs = Programs(self.family, mesh, auxiliary_mesh)
         self.params = self.programs.place_params(params)
@@ -120,7 +120,7 @@ class VideoModel(backend.GeneratorBackend):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.family.save(folder, jax.device_get(self.params), max_shard_size)
-        write_json(folder / generation_config.FILE, self.settings.saved())
+        write_json(folder / generation_config.FILE, self.settings.to_dict())
 
     def with_settings(self, **fields: Any) -> "VideoModel":
         """The same model with other fields of `GenerationConfig`; shares weights and compiled
@@ -134,7 +134,7 @@ class VideoModel(backend.GeneratorBackend):
     def cost(self) -> float:
         """Relative cost of one video: steps x frames x pixels."""
         frames, height, width = video_size(self.family, self.settings)
-        return float(self.settings.steps * frames * height * width)
+        return float(self.settings.num_inference_steps * frames * height * width)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -142,9 +142,12 @@ class VideoModel(backend.GeneratorBackend):
 
         It does not change with the folder's path, the batch size or the frame rate of files.
         """
+        settings = self.settings.sampling_settings()
+        # the name under which the fingerprints of existing videos have it
+        settings["steps"] = settings.pop("num_inference_steps")
         parts = [
             self._weights_digest or digest_params(self.params),
-            self.settings.sampling_settings(),
+            settings,
             dict(self.family.scheduler.config),
             jnp.dtype(self.family.transformer.dtype).name,
         ]
@@ -161,8 +164,9 @@ class VideoModel(backend.GeneratorBackend):
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        steps: int | None = None,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        max_sequence_length: int | None = None,
         seed: int | Sequence[int] = 0,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
@@ -175,6 +179,7 @@ class VideoModel(backend.GeneratorBackend):
           negative_prompt: what guidance moves away from: one text, or one per prompt.
           num_frames, height, width: size of the videos; height and width in pixels.
           guidance_scale: 1 or less switches guidance off.
+          max_sequence_length: text tokens that the text encoder reads; longer prompts are truncated.
           seed: one int for all videos, or one per prompt.
           latents: initial noise in diffusers' axis order, instead of the seed's.
 
@@ -193,8 +198,9 @@ class VideoModel(backend.GeneratorBackend):
             num_frames=num_frames,
             height=height,
             width=width,
-            steps=steps,
+            num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            max_sequence_length=max_sequence_length,
             use_dynamic_cfg=use_dynamic_cfg,
             zero_uncond=zero_uncond,
             vae_tiling=vae_tiling,
@@ -217,7 +223,7 @@ class VideoModel(backend.GeneratorBackend):
     def start(
         self, prompts: Sequence[str], seed: int | Sequence[int] = 0
     ) -> Callable[[], VideoBatch]:
-        """Starts the first `settings.batch` videos and returns a function that waits for all.
+        """Starts the first `settings.batch_size` videos and returns a function that waits for all.
 
         If the next batch is started before this one is waited for, it is denoised while this one
         is decoded.
@@ -244,10 +250,11 @@ class VideoModel(backend.GeneratorBackend):
         pipeline_folder.check_tiling(self.family, used.vae_tiling)
         step_schedule.check(used)
         seeds = sampling.seeds_of(seed, len(prompts))
-        token_ids = self._tokenize(prompts)
+        length = self.family.sequence_length(used.max_sequence_length)
+        token_ids = self._tokenize(prompts, length)
         negative_token_ids = None
         if used.guidance_scale > 1:
-            negative_token_ids = self._tokenize_negative(negative_prompt, len(prompts))
+            negative_token_ids = self._tokenize_negative(negative_prompt, len(prompts), length)
         return make_request(self.family, used, token_ids, negative_token_ids, seeds, latents)
 
     def encode_prompts(
@@ -282,7 +289,7 @@ class VideoModel(backend.GeneratorBackend):
     ) -> Callable[[], VideoBatch]:
         """Starts the first batch; the returned function keeps two in flight until all are done."""
         total = len(request.seeds)
-        batches = sampling.batches(total, self.settings.batch)
+        batches = sampling.batches(total, self.settings.batch_size)
         running = collections.deque(
             self._start_batch(request, rows, count) for rows, count in itertools.islice(batches, 1)
         )
@@ -316,23 +323,24 @@ class VideoModel(backend.GeneratorBackend):
 
         return wait
 
-    def _tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "B S"]:
+    def _tokenize(self, prompts: Sequence[str], length: int) -> Int[np.ndarray, "B S"]:
         if not prompts:
-            return np.zeros((0, self.family.text_tokens), np.int32)
-        token_ids, truncated = self.family.tokenize(prompts)
+            return np.zeros((0, length), np.int32)
+        token_ids, truncated = self.family.tokenize(prompts, length)
         if truncated and not self._warned_of_truncation:
             self._warned_of_truncation = True
             warnings.warn(
-                f"{len(truncated)} of {len(prompts)} prompts are longer than the"
-                f" {self.family.text_tokens} tokens this model reads and were truncated; the first"
-                f" one is {prompts[truncated[0]][:40]!r}...",
+                f"{len(truncated)} of {len(prompts)} prompts are longer than the {length} tokens"
+                f" this model reads and were truncated; the first one is"
+                f" {prompts[truncated[0]][:40]!r}...",
                 stacklevel=3,
             )
         return token_ids
 
     def _tokenize_negative(
-        self, negative_prompt: str | Sequence[str], count: int
+        self, negative_prompt: str | Sequence[str], count: int, length: int
     ) -> Int[np.ndarray, "B S"]:
         if isinstance(negative_prompt, str):
-            return np.repeat(self._tokenize([negative_prompt]), count, axis=0)
-        return self._tokenize(sampling.per_prompt("negative_prompt", negative_prompt, count))
+            return np.repeat(self._tokenize([negative_prompt], length), count, axis=0)
+        texts = sampling.per_prompt("negative_prompt", negative_prompt, count)
+        return self._tokenize(texts, length)

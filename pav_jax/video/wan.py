@@ -31,7 +31,7 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
 # diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
-TEXT_TOKENS = 512
+MAX_TEXT_TOKENS = 512
 # what each sampler calls the shift of its noise levels, and what else it must be told to sample a
 # flow
 FLOW_SETTINGS = {
@@ -48,7 +48,7 @@ class Wan(Family):
     transformer: WanTransformer
     vae: WanVAE
     scheduler: schedulers.Scheduler
-    text_tokens: int = TEXT_TOKENS
+    default_sequence_length: int = MAX_TEXT_TOKENS
 
     pipeline, called = "WanPipeline", "a Wan"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
@@ -94,14 +94,16 @@ class Wan(Family):
             settings = flow_settings(
                 settings, pipeline_folder.scheduler_settings(folder, None).get("_class_name")
             )
-        longest = TEXT_TOKENS if tokenizer is None else min(TEXT_TOKENS, tokenizer.model_max_length)
+        default_sequence_length = MAX_TEXT_TOKENS
+        if tokenizer is not None:
+            default_sequence_length = min(MAX_TEXT_TOKENS, tokenizer.model_max_length)
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),
             WanTransformer(denoiser, dtype),
             WanVAE(vae, jnp.float32, conv_impl),
             pipeline_folder.load_scheduler(folder, settings, FLOW_SETTINGS),
-            text_tokens=longest,
+            default_sequence_length=default_sequence_length,
         )
         family.check_parts(str(folder))
         return family
@@ -160,10 +162,17 @@ class Wan(Family):
 
     # ----------------------------------------------------------------------------------------- text
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B S"], list[int]]:
-        """Token ids of the cleaned prompts, padded, and which were longer than the limit and were
-        cut."""
-        return super().tokenize([clean(prompt) for prompt in prompts])
+    def sequence_length(self, max_sequence_length: int | None) -> int:
+        """See `Family`."""
+        return pipeline_folder.checked_sequence_length(
+            max_sequence_length, self.default_sequence_length, MAX_TEXT_TOKENS
+        )
+
+    def tokenize(
+        self, prompts: Sequence[str], length: int
+    ) -> tuple[Int[np.ndarray, "B S"], list[int]]:
+        """See `Family`; the prompts are cleaned first."""
+        return super().tokenize([clean(prompt) for prompt in prompts], length)
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         return read_text(self.text_encoder, params["text_encoder"], ids_BxS)[0]

@@ -22,7 +22,7 @@ PROMPTS = [f"a prompt number {i}" for i in range(12)]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    steps: int = 10
+    num_inference_steps: int = 10
     num_frames: int = 8
     height: int = 8
     width: int = 8
@@ -34,7 +34,7 @@ class WithDrafts(Generator):
     def __init__(self, noise=0.0, settings=Settings(), stop_after=None):
         super().__init__()
         self.noise, self.settings, self.stop_after = noise, settings, stop_after
-        self.fingerprint = f"stand-in of {settings.steps}"
+        self.fingerprint = f"stand-in of {settings.num_inference_steps}"
         self.variants = []
 
     def with_settings(self, **fields):
@@ -48,7 +48,7 @@ class WithDrafts(Generator):
         if self.stop_after is not None and len(self.sizes) >= self.stop_after:
             raise KeyboardInterrupt
         videos = super().generate(prompts, seed=seed).astype(float)
-        if self.settings.steps < 10 and self.noise:
+        if self.settings.num_inference_steps < 10 and self.noise:
             videos += self.noise * np.asarray([number("draft", p) - 0.5 for p in prompts]).reshape(
                 -1, 1, 1, 1, 1
             )
@@ -57,7 +57,7 @@ class WithDrafts(Generator):
 
 def settings(**draft):
     changed = config(evolve__rounds=2, evolve__children=4)
-    changed.evolve.draft = ConfigDict(dict(keep=0.5, audit=0.0, steps=3) | draft)
+    changed.evolve.draft = ConfigDict(dict(keep=0.5, audit=0.0, num_inference_steps=3) | draft)
     return changed
 
 
@@ -154,7 +154,7 @@ def test_a_best_rewrite_whose_draft_failed_counts_as_screened_out():
     [
         ({"keep": 0.0}, "evolve.draft.keep"),
         ({"audit": 2.0}, "evolve.draft.audit"),
-        ({"steps": None}, "evolve.draft"),
+        ({"num_inference_steps": None}, "evolve.draft"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(tmp_path, draft, named):

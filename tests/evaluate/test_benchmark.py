@@ -33,7 +33,7 @@ WORDS = [
 
 def config(**changes):
     options = dict(seeds=(0, 1), suffix_prompts=4, resamples=200, save_videos=False) | changes
-    return ConfigDict(dict(generator=dict(batch=5), evaluate=options))
+    return ConfigDict(dict(generator=dict(batch_size=5), evaluate=options))
 
 
 def prompt_sets(rng, n=9):

@@ -32,7 +32,7 @@ def test_the_default_sections_run_locked_and_take_weights_and_limits_later(tmp_p
     settings = ConfigDict(
         dict(
             seed=0,
-            generator=dict(batch=4),
+            generator=dict(batch_size=4),
             proposers=proposers_config(),
             evolve=evolve_config(),
             select=select_config(),

@@ -279,7 +279,7 @@ def test_generator_settings_match_trainer(name, training):
     model = VideoModel.from_pretrained(CHECKPOINTS / name, dtype="float32")
     declared = {k: v for k, v in training.GENERATION.items() if v is not None}
     assert {k: getattr(model.settings, k) for k in declared} == declared
-    assert model.family.text_tokens == generator_trainer.TEXT_TOKENS
+    assert model.family.sequence_length(None) == generator_trainer.TEXT_TOKENS
     assert dict(model.family.scheduler.config) == training.SCHEDULER
 
 
@@ -294,7 +294,7 @@ def test_wan_generator_matches_diffusers():
     )
     pipeline = diffusers.WanPipeline.from_pretrained(path, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    model = VideoModel.from_pretrained(path, dtype="float32", steps=2, batch=1)
+    model = VideoModel.from_pretrained(path, dtype="float32", num_inference_steps=2, batch_size=1)
     latents = np.random.default_rng(5).standard_normal((1, 16, 3, 16, 16), dtype=np.float32)
     theirs = pipeline(
         text,

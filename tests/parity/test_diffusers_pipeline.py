@@ -38,7 +38,12 @@ def video_model(folders):
 @pytest.fixture(scope="module")
 def image_model(folders):
     return load_generator(
-        f"diffusers:{folders[1]}", dtype="float32", options=IMAGE, steps=2, batch=2, **SIZE
+        f"diffusers:{folders[1]}",
+        dtype="float32",
+        options=IMAGE,
+        num_inference_steps=2,
+        batch_size=2,
+        **SIZE,
     )
 
 
@@ -148,13 +153,24 @@ def test_the_fingerprint_follows_weights_settings_and_number_format(folders, vid
             f"diffusers:{folder}", dtype=dtype, options=options, **settings
         ).fingerprint
 
-    assert mark() == mark(batch=1, fps=3) == video_model.fingerprint
+    assert mark() == mark(batch_size=1, fps=3) == video_model.fingerprint
     other = shutil.copytree(folders[0], tmp_path / "other")
     assert mark(other) == mark()
     (other / "scheduler" / "scheduler_config.json").write_text(
         (other / "scheduler" / "scheduler_config.json").read_text().replace("trailing", "leading")
     )
-    assert len({mark(), mark(other), mark(steps=3), mark(dtype="bfloat16"), mark(options={})}) == 5
+    assert (
+        len(
+            {
+                mark(),
+                mark(other),
+                mark(num_inference_steps=3),
+                mark(dtype="bfloat16"),
+                mark(options={}),
+            }
+        )
+        == 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +182,7 @@ def test_the_fingerprint_follows_weights_settings_and_number_format(folders, vid
         ),
         (dict(num_frames=5), r"num_frames=5: .*PixArtSigmaPipeline\) makes images"),
         (dict(use_dynamic_cfg=True), "use_dynamic_cfg: .* has no such setting"),
-        (dict(steps="3"), "steps='3'"),
+        (dict(num_inference_steps="3"), "num_inference_steps='3'"),
         (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
         (dict(negative_prompt=["", ""]), "negative_prompt: 2 texts for 1 prompts"),
     ],

@@ -72,7 +72,7 @@ def their_video(folder, model, noise, guidance, negative, steps):
 
 @pytest.mark.parametrize("negative", ["", "dark blurred"])
 def test_the_saved_pipeline_gives_the_same_video_in_torch(negative, tmp_path):
-    random_model(3, steps=4).save_pretrained(tmp_path)
+    random_model(3, num_inference_steps=4).save_pretrained(tmp_path)
     model = VideoModel.from_pretrained(tmp_path, dtype="float32")
     noise = np.random.default_rng(5).standard_normal((2, 4, 10, 4, 2), dtype=np.float32)
     told = negative and f"{negative} aesthetic score: 6.5."

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.pipelines.wan import pipeline_wan
 
+from pav_jax.errors import BadInput
 from pav_jax.video import VideoModel
 from pav_jax.video.wan import clean
 from tests.video.tiny_wan import EULER, UNIPC, random_model
@@ -22,9 +23,12 @@ def reloaded(folder) -> VideoModel:
     return VideoModel.from_pretrained(folder, dtype="float32")
 
 
-@pytest.mark.parametrize("scheduler, scales", [(UNIPC, (3.0, 1.0)), (EULER, (3.0,))])
-def test_the_saved_pipeline_gives_the_same_video_in_diffusers(scheduler, scales, tmp_path):
-    random_model(3, scheduler, steps=STEPS).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "scheduler, scales, length",
+    [(UNIPC, (3.0, 1.0), None), (EULER, (3.0,), None), (EULER, (3.0,), 5), (EULER, (3.0,), 12)],
+)
+def test_generate_equals_diffusers(scheduler, scales, length, tmp_path):
+    random_model(3, scheduler, num_inference_steps=STEPS).save_pretrained(tmp_path)
     model = reloaded(tmp_path)
     pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
@@ -39,16 +43,28 @@ def test_the_saved_pipeline_gives_the_same_video_in_diffusers(scheduler, scales,
             width=32,
             guidance_scale=guidance,
             latents=torch.tensor(latents),
-            max_sequence_length=8,
+            max_sequence_length=length or 8,
             output_type="np",
         ).frames
-        ours = model.generate(PROMPTS, NEGATIVE, guidance_scale=guidance, latents=latents)
+        ours = model.generate(
+            PROMPTS,
+            NEGATIVE,
+            guidance_scale=guidance,
+            latents=latents,
+            max_sequence_length=length,
+        )
         assert ours.shape == theirs.shape == (2, 5, 16, 32, 3)
         assert ours.std() > 5  # a grey picture would prove nothing
         assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4  # rounding to bytes, and 1e-4
 
 
-def test_the_encoded_text_equals_the_pipelines(tmp_path):
+def test_generate_max_sequence_length_above_the_limit():
+    with pytest.raises(BadInput) as error:
+        random_model(3).generate("two cats", max_sequence_length=513)
+    assert error.value.field == "max_sequence_length"
+
+
+def test_encode_text_equals_diffusers(tmp_path):
     random_model(6).save_pretrained(tmp_path)
     model = reloaded(tmp_path)
     pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
@@ -56,7 +72,7 @@ def test_the_encoded_text_equals_the_pipelines(tmp_path):
     theirs, _ = pipeline.encode_prompt(
         prompts, do_classifier_free_guidance=False, max_sequence_length=8
     )
-    ids, cut = model.family.tokenize(prompts)
+    ids, cut = model.family.tokenize(prompts, 8)
     ours = np.asarray(model.family.encode_text(model.params, ids))
     assert np.abs(ours - theirs.detach().numpy()).max() < 1e-4 * np.abs(ours).max()
     assert (
@@ -64,14 +80,14 @@ def test_the_encoded_text_equals_the_pipelines(tmp_path):
     )  # two words, the end, padding
 
 
-def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
+def test_from_pretrained_of_a_folder_from_diffusers(tmp_path):
     model = random_model(4)
     model.save_pretrained(tmp_path / "ours")
     diffusers.WanPipeline.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     again = VideoModel.from_pretrained(tmp_path / "theirs", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
     assert (
-        again.family.text_tokens == 8
+        again.family.sequence_length(None) == 8
         and again.settings.guidance_scale == 5.0
         and again.settings.fps == 16
     )
@@ -90,5 +106,5 @@ def test_what_diffusers_saved_loads_here_with_the_same_weights(tmp_path):
         "control \x1c here",
     ],
 )
-def test_prompts_are_cleaned_as_the_pipeline_cleans_them(text):
+def test_clean_equals_diffusers(text):
     assert clean(text) == pipeline_wan.prompt_clean(text)

@@ -54,7 +54,7 @@ def test_cogvideox_fits_one_host(name):
     family, _, settings = load_family(config)
     assert family.latent_shape(33, 480, 720) == ((9, 60, 90, 16), 9)
     mesh = config.generator.mesh
-    assert settings.batch % (mesh.data * mesh.fsdp) == 0
+    assert settings.batch_size % (mesh.data * mesh.fsdp) == 0
     assert mesh.fsdp == chips_per_slice(config) == config.mesh.fsdp
 
 
@@ -86,7 +86,7 @@ def test_cogvideox_1_5_default_size():
 def test_wan21_published_sizes(name, chips, denoiser):
     config = load(f"configs/wan21_{name}.py")
     assert chips_per_slice(config) == chips
-    assert config.mesh.fsdp == config.generator.batch == chips
+    assert config.mesh.fsdp == config.generator.batch_size == chips
     assert config.sft.batch_size % chips == 0
     family, shapes, settings = load_family(config)
     assert count_params(shapes) == {
@@ -95,14 +95,14 @@ def test_wan21_published_sizes(name, chips, denoiser):
         "vae": 126_892_531,
     }
     assert video_size(config) == (81, 480, 832)
-    assert settings.guidance_scale == 5.0 and settings.steps == 50
-    assert family.scheduler.shift == 3.0 and family.text_tokens == 512
+    assert settings.guidance_scale == 5.0 and settings.num_inference_steps == 50
+    assert family.scheduler.shift == 3.0 and family.sequence_length(None) == 512
 
 
 def test_opensora_published_sizes():
     config = load("configs/opensora_12.py")
     chips = chips_per_slice(config)
-    assert config.mesh.fsdp == config.generator.batch == chips
+    assert config.mesh.fsdp == config.generator.batch_size == chips
     assert config.sft.batch_size % chips == 0
     family, shapes, settings = load_family(config)
     assert count_params(shapes) == {
@@ -111,5 +111,9 @@ def test_opensora_published_sizes():
         "vae": 393_341_015,
     }
     assert video_size(config) == family.default_size() == (51, 720, 1280)
-    assert settings.guidance_scale == 7.0 and settings.steps == 30 and family.text_tokens == 300
+    assert (
+        settings.guidance_scale == 7.0
+        and settings.num_inference_steps == 30
+        and family.sequence_length(None) == 300
+    )
     assert family.latent_shape(51, 720, 1280)[0] == (15, 90, 160, 4)

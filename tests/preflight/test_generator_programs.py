@@ -14,7 +14,7 @@ def test_count_videos():
 
 def test_build_mini():
     config = load("configs/mini.py")
-    config.generator.steps = 3
+    config.generator.num_inference_steps = 3
     programs = generator_programs.build(config, list(make_mesh().devices.flat))
     assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
     assert all(program.trace().jaxpr.eqns for program in programs)

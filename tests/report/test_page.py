@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
     configuration.claim(config, folder)
     settings = ConfigDict(
         dict(
-            generator=dict(batch=4),
+            generator=dict(batch_size=4),
             evaluate=dict(seeds=(0, 1), suffix_prompts=2, resamples=100, save_videos=True),
         )
     )

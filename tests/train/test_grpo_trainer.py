@@ -51,7 +51,7 @@ def make_config(**changes):
         )
     )
     fields.update(changes)
-    return ConfigDict({"seed": 0, "generator": {"batch": VIDEOS}, "grpo": fields})
+    return ConfigDict({"seed": 0, "generator": {"batch_size": VIDEOS}, "grpo": fields})
 
 
 def early_letters(prompt, refined):

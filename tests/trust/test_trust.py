@@ -15,7 +15,7 @@ from tests.trust.fakes import CAPTION_REFUSED, PROMPTS, PatternGenerator, make_s
 
 def make_config(batch_size=4, **options):
     defaults = trust_config().to_dict() | dict(seeds=(0, 1, 2), num_corrupted=10, num_resamples=200)
-    return ConfigDict(dict(generator=dict(batch=batch_size), trust=defaults | options))
+    return ConfigDict(dict(generator=dict(batch_size=batch_size), trust=defaults | options))
 
 
 def run_trust(folder, generator=None, suite=None, **options):
@@ -165,7 +165,7 @@ def test_trust_expected_sensitivities(tmp_path):
         (dict(expected_sensitivities={"XX": ("text",)}), "trust.expected_sensitivities.XX"),
         (dict(expected_sensitivities={"AES": ("taste",)}), "trust.expected_sensitivities.AES"),
         (dict(expected_sensitivities={"AES": ()}), "trust.expected_sensitivities.AES"),
-        (dict(batch_size=0), "generator.batch"),
+        (dict(batch_size=0), "generator.batch_size"),
     ],
 )
 def test_trust_invalid_options(tmp_path, options, field):

@@ -69,7 +69,9 @@ def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_t
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
-    batch = model(endpoint, {"model": "m"}, concurrency=2, STEPS=7, HEIGHT=16).generate_batch(
+    batch = model(
+        endpoint, {"model": "m"}, concurrency=2, NUM_INFERENCE_STEPS=7, HEIGHT=16
+    ).generate_batch(
         [*PROMPTS, PROMPTS[0]],
         "dark",
         seed=[1, 2, 3, 1],
@@ -89,7 +91,7 @@ def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_t
             "prompt": p,
             "negative_prompt": "dark",
             "seed": s,
-            "steps": 7,
+            "num_inference_steps": 7,
             "height": 16,
             "guidance_scale": 5.0,
             "model": "m",
@@ -276,7 +278,7 @@ def test_another_size_than_asked_for_is_bad_input(serve):
         ("http://user:secret@h/x", {}, {}, "contains a user name or password"),
         ("http://", {}, {}, "has no host"),
         ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"),
-        ("http://h/x", {"steps": 3}, {}, "options.steps"),
+        ("http://h/x", {"num_inference_steps": 3}, {}, "options.num_inference_steps"),
         ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"),
         ("http://h/x", {}, {"timeout_s": 0}, "timeout_s=0"),
     ],
@@ -292,13 +294,13 @@ def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move
         named = {"name": settings.pop("name", "")}
         return load_generator(url, options=options, endpoint=named, **settings).fingerprint
 
-    assert mark() == mark(batch=3, fps=9)
+    assert mark() == mark(batch_size=3, fps=9)
     assert (
         len(
             {
                 mark(),
                 mark("http://other/x"),
-                mark(steps=3),
+                mark(num_inference_steps=3),
                 mark(options={"model": "m"}),
                 mark(name="m"),
             }
@@ -332,7 +334,7 @@ def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(
                 f"--out={tmp_path}",
                 "--seed=4",
                 "--negative-prompt=dark",
-                "--batch=3",
+                "--batch-size=3",
             ]
         )
         == 2

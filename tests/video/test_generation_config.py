@@ -7,9 +7,11 @@ from pav_jax.video import GenerationConfig
 
 
 def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
-    saved = GenerationConfig.from_dict({"steps": 12, "guidance_scale": 5, "batch": 16})
-    assert saved.replace("call", steps=None, fps=4) == GenerationConfig(
-        steps=12, guidance_scale=5.0, batch=16, fps=4
+    saved = GenerationConfig.from_dict(
+        {"num_inference_steps": 12, "guidance_scale": 5, "batch_size": 16}
+    )
+    assert saved.replace("call", num_inference_steps=None, fps=4) == GenerationConfig(
+        num_inference_steps=12, guidance_scale=5.0, batch_size=16, fps=4
     )
 
 
@@ -17,8 +19,8 @@ def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
     "field, value, message",
     [
         ("stepz", 3, "unknown field 'stepz'"),
-        ("steps", "3", "type int"),
-        ("steps", True, "type int"),
+        ("num_inference_steps", "3", "type int"),
+        ("num_inference_steps", True, "type int"),
         ("num_frames", 0, "at least 1"),
         ("use_dynamic_cfg", 1, "type bool"),
         ("guidance_scale", "6", "type float"),
@@ -32,7 +34,10 @@ def test_a_wrong_field_is_bad_input_that_names_it(field, value, message):
 
 def test_batching_and_filing_are_not_sampling_settings():
     assert (
-        GenerationConfig(batch=3, fps=9).sampling_settings()
+        GenerationConfig(batch_size=3, fps=9).sampling_settings()
         == GenerationConfig().sampling_settings()
     )
-    assert GenerationConfig(steps=3).sampling_settings() != GenerationConfig().sampling_settings()
+    assert (
+        GenerationConfig(num_inference_steps=3).sampling_settings()
+        != GenerationConfig().sampling_settings()
+    )

@@ -50,7 +50,7 @@ def test_generator_defaults():
 
 def test_cost_is_that_of_the_settings():
     generator = Constant()
-    generator.settings = GenerationConfig(num_frames=2, height=3, width=5, steps=7)
+    generator.settings = GenerationConfig(num_frames=2, height=3, width=5, num_inference_steps=7)
     assert generator.cost() == 210
 
 

@@ -64,9 +64,9 @@ def test_the_same_pixels_on_one_device_and_on_eight(tmp_path):
             num_frames=5,
             height=8,
             width=12,
-            steps=2,
+            num_inference_steps=2,
             guidance_scale=3.0,
-            batch=8,
+            batch_size=8,
         )
         vae = dataclasses.replace(
             made.family.vae.config, sample_height=24, sample_width=20
@@ -114,7 +114,7 @@ for tiny, sizes, halves, shortcuts in (
     made = tiny.random_model(3)
     family, rng, mesh = made.family, np.random.default_rng(0), make_mesh(**sizes)
     latent_shape, keep = family.latent_shape(17 if tiny is tiny_opensora else 5, 24, 24)  # Wan: 27 tokens, padded
-    text = jax.jit(family.encode_text)(made.params, rng.integers(1, 20, (8, family.text_tokens)))
+    text = jax.jit(family.encode_text)(made.params, rng.integers(1, 20, (8, family.sequence_length(None))))
     negative = text[::-1].at[:, -2:].set(0)  # Open-Sora: captions of other lengths
     asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep,
              shortcuts)
@@ -154,10 +154,12 @@ def test_guidance_rows_are_neighbours_or_halves():
 
 def test_a_mesh_that_does_not_fit_is_bad_input():
     mesh = jax.sharding.AbstractMesh((4, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"))
-    with pytest.raises(BadInput, match="generator.batch=6 is not a multiple of data=4"):
+    with pytest.raises(BadInput, match="generator.batch_size=6 is not a multiple of data=4"):
         programs.check_rows(mesh, None, 6, False)
     programs.check_rows(mesh, None, 6, True)
-    with pytest.raises(BadInput, match="cfg_parallel: data=4 .* divide 2 . generator.batch = 2"):
+    with pytest.raises(
+        BadInput, match="cfg_parallel: data=4 .* divide 2 . generator.batch_size = 2"
+    ):
         programs.check_rows(mesh, None, 1, True)
     with pytest.raises(BadInput, match="encoder_vae_devices=9"):
         generator_meshes(1, dict(data=1), 9, jax.devices())

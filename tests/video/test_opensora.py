@@ -66,12 +66,12 @@ def test_scores_are_appended_unless_the_prompt_names_them():
 def test_what_the_encoder_reads(model):
     assert model.family.caption("A  Cat (on GRASS)!") == "a cat on grass ! aesthetic score: 6.5."
     assert model.family.caption(" \n") == ""
-    ids, cut = model.family.tokenize(["a cat", "", "two " * 30, "\ud800 a ball"])
+    ids, cut = model.family.tokenize(["a cat", "", "two " * 30, "\ud800 a ball"], 14)
     assert ids.shape == (4, 14) and not ids[1].any() and ids[0].any() and cut == [2]
 
 
 def test_the_published_settings_are_the_defaults(model):
-    assert (model.settings.fps, type(model.family).generation.steps) == (24, 30)
+    assert (model.settings.fps, type(model.family).generation.num_inference_steps) == (24, 30)
     assert type(model.family).generation.guidance_scale == 7.0
     assert Conditions() == Conditions(24.0, 6.5, None, None)
     assert RectifiedFlow.from_config({}) == RectifiedFlow(1000, False, True)

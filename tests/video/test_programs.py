@@ -17,7 +17,7 @@ class Family:
 
     transformer = types.SimpleNamespace(dtype=jnp.float32)
     scheduler = types.SimpleNamespace(config={}, timesteps=lambda steps: np.arange(steps))
-    text_tokens = 3
+    conditions = None
     tiles = False
 
     def __init__(self):
@@ -35,7 +35,10 @@ class Family:
     def latent_shape(self, frames, height, width):
         return (1, 2, 2, 1), 1
 
-    def tokenize(self, prompts):
+    def sequence_length(self, max_sequence_length):
+        return 3
+
+    def tokenize(self, prompts, length):
         return np.asarray([[len(p), ord(p[0]), 1] for p in prompts], np.int32), []
 
     def encode_text(self, params, ids):
@@ -54,13 +57,15 @@ def model(family, **settings):
     return VideoModel(
         family,
         params,
-        generation_config.GenerationConfig(**{"guidance_scale": 1.0, "steps": 1} | settings),
+        generation_config.GenerationConfig(
+            **{"guidance_scale": 1.0, "num_inference_steps": 1} | settings
+        ),
     )
 
 
 def test_a_text_is_encoded_once_however_often_it_is_asked_for():
     family = Family()
-    made = model(family, batch=2)
+    made = model(family, batch_size=2)
     first = made.generate(["a", "b", "a"])
     again = made.generate(["b", "c"])
     jax.effects_barrier()
@@ -124,7 +129,7 @@ def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monk
 
 
 def test_a_batch_can_be_started_and_waited_for_later():
-    made = model(Family(), batch=2)
+    made = model(Family(), batch_size=2)
     waiting = made.start(["a", "b"], [1, 2])
     other = made.start(["c"], 3)
     batch = waiting()
@@ -133,7 +138,7 @@ def test_a_batch_can_be_started_and_waited_for_later():
 
 
 def test_start_more_prompts_than_a_batch():
-    made = model(Family(), batch=2)
+    made = model(Family(), batch_size=2)
     prompts = ["a", "b", "c"]
     np.testing.assert_array_equal(made.start(prompts, 3)().videos, made.generate(prompts, seed=3))
 

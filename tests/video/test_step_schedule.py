@@ -31,14 +31,14 @@ DPM = {
 }
 STEPS = 6
 SETTINGS = dict(
-    steps=STEPS,
+    num_inference_steps=STEPS,
     guidance_start=0.2,
     guidance_stop=0.7,
     cache_threshold=0.5,
     cache_max_skips=1,
     cache_retention=0.1,
     cache_ratios=(1.0,) + (0.9,) * 5,
-    batch=2,
+    batch_size=2,
 )
 PROMPTS, SEEDS = ["a red ball", "two cats"], [4, 5]
 
@@ -124,8 +124,8 @@ def test_what_is_off_leaves_the_keys_of_records_as_they_were():
     ]
     assert len({str(used.sampling_settings()) for used in [off, *on]}) == 5
     assert (
-        off.saved()["cache_ratios"] == (1.0, 0.9)
-        and "cache_ratios" not in GenerationConfig().saved()
+        off.to_dict()["cache_ratios"] == (1.0, 0.9)
+        and "cache_ratios" not in GenerationConfig().to_dict()
     )
 
 
@@ -134,10 +134,10 @@ def test_what_is_off_leaves_the_keys_of_records_as_they_were():
     [
         (
             dict(guidance_start=-0.1),
-            "generator: guidance_start=-0.1; it must be 0 or more, and 1 at most",
+            "generator: guidance_start=-0.1; it must be at least 0 and at most 1",
         ),
         (dict(guidance_stop=1.5), "guidance_stop=1.5"),
-        (dict(cache_threshold=-1), "cache_threshold=-1.0; .* 0 or more$"),
+        (dict(cache_threshold=-1), "cache_threshold=-1.0; .* at least 0$"),
         (dict(cache_threshold=float("nan")), "cache_threshold=nan"),
         (dict(cache_retention=2), "cache_retention=2.0"),
         (dict(cache_max_skips=0), "cache_max_skips=0"),
@@ -173,22 +173,22 @@ def test_settings_that_do_not_fit_each_other_are_bad_input(fields, message):
 
 def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     of = lambda **fields: step_schedule.make_step_schedule(GenerationConfig(**fields))  # noqa: E731
-    assert of() is None and of(steps=3, guidance_stop=1.0) is None
-    assert of(steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
-    assert of(steps=100, guidance_start=0.29, guidance_stop=0.57).guided == (29, 57)
-    planned = of(steps=10, guidance_start=0.25, guidance_stop=0.7)
+    assert of() is None and of(num_inference_steps=3, guidance_stop=1.0) is None
+    assert of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
+    assert of(num_inference_steps=100, guidance_start=0.29, guidance_stop=0.57).guided == (29, 57)
+    planned = of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7)
     assert planned.segments(True) == [(0, 2, False), (2, 7, True), (7, 10, False)]
     assert planned.segments(False) == [(0, 10, False)] and planned.evaluations() == 15
-    assert of(steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
+    assert of(num_inference_steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
     with pytest.raises(BadInput, match="none of the 4 steps lies between"):
-        of(steps=4, guidance_start=0.1, guidance_stop=0.2)
+        of(num_inference_steps=4, guidance_start=0.1, guidance_stop=0.2)
     assert (
-        of(steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None
+        of(num_inference_steps=4, guidance_start=0.1, guidance_stop=0.2, guidance_scale=1.0) is None
     )  # what that message advises
 
 
 def test_a_cache_that_skips_nothing_is_full_sampling():
-    curve = dict(steps=8, cache_ratios=(0.9, 0.9))
+    curve = dict(num_inference_steps=8, cache_ratios=(0.9, 0.9))
     assert step_schedule.make_step_schedule(GenerationConfig(cache_threshold=0.01, **curve)) is None
     assert (
         step_schedule.make_step_schedule(
@@ -203,7 +203,7 @@ def test_a_cache_that_skips_nothing_is_full_sampling():
 
 def test_the_embedded_generator_has_a_curve_and_full_sampling():
     used = GenerationConfig.from_dict(read_json(CHECKPOINTS / "generator" / generation_config.FILE))
-    assert len(used.cache_ratios) == used.steps and used.cache_ratios[0] == 1.0
+    assert len(used.cache_ratios) == used.num_inference_steps and used.cache_ratios[0] == 1.0
     assert step_schedule.make_step_schedule(used) is None
 
 
@@ -273,7 +273,7 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
     model = random_model("CogVideoX")
     family, rng = model.family, np.random.default_rng(0)
     latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
-    text = rng.standard_normal((2, family.text_tokens, 16), np.float32)
+    text = rng.standard_normal((2, family.sequence_length(None), 16), np.float32)
     times = np.full(2, 500)
     call = jax.jit(
         functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
@@ -295,7 +295,7 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
     )
     request = model.make_request(PROMPTS, seed=SEEDS)
     _, residuals = loop(model, request, step_schedule.StepSchedule((0, STEPS), (True,) * STEPS))
-    text = model.family.text_tokens
+    text = model.family.sequence_length(None)
     length = [
         np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
         for kept in residuals
@@ -309,7 +309,7 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
 
     model.save_pretrained(tmp_path)
     before = read_json(tmp_path / generation_config.FILE)
-    assert main(["cache-curve", str(tmp_path), *PROMPTS, "--steps=3"]) == 0
+    assert main(["cache-curve", str(tmp_path), *PROMPTS, "--num-inference-steps=3"]) == 0
     after = read_json(tmp_path / generation_config.FILE)
     assert len(after["cache_ratios"]) == 3 and str(after["cache_ratios"]) in capsys.readouterr().out
     assert {k: v for k, v in after.items() if k != "cache_ratios"} == {

@@ -22,7 +22,9 @@ SCHEDULER = {
     "timestep_spacing": "trailing",
     "rescale_betas_zero_snr": True,
 }
-DEFAULTS = dict(num_frames=5, height=4, width=8, steps=2, guidance_scale=3.0, batch=2)
+DEFAULTS = dict(
+    num_frames=5, height=4, width=8, num_inference_steps=2, guidance_scale=3.0, batch_size=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +82,24 @@ def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):
     model = VideoModel.from_pretrained(folder, dtype="float32")
     long = "a red ball " * 4000
     with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the 8 tokens"):
-        ids = model._tokenize(["a ball", long])
-    assert ids.shape == (2, 8) and ids[1, -1] == model.family.text_encoder.config.eos_id
+        request = model.make_request(["a ball", long])
+    assert request.token_ids.shape == (2, 8)
+    assert request.token_ids[1, -1] == model.family.text_encoder.config.eos_id
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model._tokenize([long])
-        assert model._tokenize(["a red ball a red ball a"]).shape == (
-            1,
-            8,
-        )  # exactly as long as the limit
+        model.make_request(long)
+
+
+def test_make_request_prompt_as_long_as_the_limit(folder):
+    model = VideoModel.from_pretrained(folder, dtype="float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.make_request("a red ball a red ball a").token_ids.shape == (1, 8)
 
 
 def test_any_text_can_be_read(model):
     odd = ["", "\ud800 a ball", "<b>\x00\x1b[31m 🎈", "\n" * 10_000]
-    assert model.family.tokenize(odd)[0].shape == (4, 8)
+    assert model.family.tokenize(odd, 8)[0].shape == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +108,8 @@ def test_any_text_can_be_read(model):
         (dict(num_frames=6), r"num_frames=6: .* nearest: 4, 5, 8"),
         (dict(height=6), "height=6: .* multiples of 4; nearest: 4 and 8"),
         (dict(width=1), "width=1: .* nearest: 4 and 8"),
-        (dict(steps=0), "steps=0"),
-        (dict(steps=1001), "1 to 1000"),
+        (dict(num_inference_steps=0), "num_inference_steps=0"),
+        (dict(num_inference_steps=1001), "1 to 1000"),
         (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
         (dict(latents=np.zeros((1, 3, 2, 4, 4))), r"latents: shape \[1, 3, 2, 4, 4\]"),
     ],
@@ -135,9 +141,9 @@ def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, mo
     def fingerprint(**arguments):
         return VideoModel.from_pretrained(folder, **{"dtype": "float32"} | arguments).fingerprint
 
-    assert fingerprint() == fingerprint(batch=5, fps=3) == model.fingerprint
+    assert fingerprint() == fingerprint(batch_size=5, fps=3) == model.fingerprint
     changed = [
-        fingerprint(steps=3),
+        fingerprint(num_inference_steps=3),
         fingerprint(guidance_scale=2.0),
         fingerprint(dtype="bfloat16"),
         fingerprint(scheduler="CogVideoXDDIMScheduler"),
@@ -207,5 +213,5 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(fo
     write_json(broken / "text_encoder" / "config.json", config | {"d_ff": 25})
     refused(broken, "has shape")
     broken = copy("settings")
-    write_json(broken / "pav_generation.json", {"steps": "many"})
-    refused(broken, "steps='many'")
+    write_json(broken / "pav_generation.json", {"num_inference_steps": "many"})
+    refused(broken, "num_inference_steps='many'")

@@ -48,7 +48,7 @@ def test_the_words_matter_and_white_space_does_not(model, videos):
         (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
         (dict(height=20), "height=20: .* nearest: 16 and 24"),
         (dict(width=1), "width=1: .* nearest: 8$"),
-        (dict(steps=1001), "1 to 1000"),
+        (dict(num_inference_steps=1001), "1 to 1000"),
         (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
         (
             dict(latents=np.zeros((1, 3, 4, 4, 8))),
@@ -175,12 +175,17 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(mo
 
 def test_a_folder_without_our_settings_uses_the_pipelines_defaults(model, tmp_path):
     model.save_pretrained(tmp_path)
-    (tmp_path / "pav_generation.json").write_text(json.dumps({"steps": 7}))
+    (tmp_path / "pav_generation.json").write_text(json.dumps({"num_inference_steps": 7}))
     defaults = VideoModel.from_pretrained(tmp_path).settings
-    assert (defaults.steps, defaults.guidance_scale, defaults.fps, defaults.num_frames) == (
+    assert (
+        defaults.num_inference_steps,
+        defaults.guidance_scale,
+        defaults.fps,
+        defaults.num_frames,
+    ) == (
         7,
         5.0,
         16,
         None,
     )
-    assert model.settings.steps == SMALL["steps"]
+    assert model.settings.num_inference_steps == SMALL["num_inference_steps"]

@@ -19,7 +19,15 @@ SCHEDULER = {
 def save_video_pipeline(folder: Path) -> Path:
     """A CogVideoX of 5 frames of 8 x 16 that also runs in JAX."""
     random_model(
-        3, SCHEDULER, num_frames=5, height=8, width=16, steps=2, guidance_scale=3.0, fps=6, batch=2
+        3,
+        SCHEDULER,
+        num_frames=5,
+        height=8,
+        width=16,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        fps=6,
+        batch_size=2,
     ).save_pretrained(folder)
     return folder
 

@@ -12,7 +12,9 @@ from pav_jax.video.opensora import Conditions, OpenSora
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
 from tests.video.tiny_pipeline import random_params, tiny_tokenizer
 
-SMALL = dict(num_frames=34, height=8, width=4, steps=2, guidance_scale=3.0, batch=2)
+SMALL = dict(
+    num_frames=34, height=8, width=4, num_inference_steps=2, guidance_scale=3.0, batch_size=2
+)
 
 
 def random_model(

@@ -17,7 +17,9 @@ UNIPC = {
     "solver_order": 2,
 }
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-SMALL = dict(num_frames=5, height=16, width=32, steps=2, guidance_scale=3.0, batch=2)
+SMALL = dict(
+    num_frames=5, height=16, width=32, num_inference_steps=2, guidance_scale=3.0, batch_size=2
+)
 
 
 def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
@@ -51,7 +53,7 @@ def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
         WanTransformer(denoiser),
         WanVAE(vae),
         schedulers.load(scheduler),
-        text_tokens=8,
+        default_sequence_length=8,
     )
     scales = {"text_encoder": 0.3, "transformer": 0.15, "vae": 0.25}
     params = {

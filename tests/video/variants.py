@@ -15,7 +15,7 @@ def share_compiled(model, other):
 def poisoned(model: VideoModel, word: str) -> VideoModel:
     """The same model, but a prompt with this word gives NaN."""
     table = model.params["text_encoder"]["embed"]["embedding"]
-    token = int(model.family.tokenize([word])[0][0, 0])
+    token = int(model.family.tokenize([word], 8)[0][0, 0])
     params = {
         **model.params,
         "text_encoder": {

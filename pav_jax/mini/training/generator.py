@@ -59,11 +59,11 @@ GENERATION = {
     "num_frames": w.FRAMES,
     "height": w.HEIGHT,
     "width": w.WIDTH,
-    "steps": 8,
+    "num_inference_steps": 8,
     "guidance_scale": 3.0,
     "use_dynamic_cfg": False,
     "fps": 8,
-    "batch": 16,
+    "batch_size": 16,
 }
 FOLDER = CHECKPOINTS / "generator"
 
