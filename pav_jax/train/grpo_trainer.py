@@ -187,7 +187,7 @@ def run(
     """Train `lm` by the rewards of its own rewrites, as `config.grpo` says.
 
     Args:
-      config: the whole configuration; `grpo`, `seed` and `generator.batch` are read.
+      config: the whole configuration; `grpo`, `seed` and `generator.batch_size` are read.
       prompts_path: a .txt file with one prompt a line, or a .jsonl file with `prompt`.
       generator, suite, progress: see `train_on_prompts`.
 
@@ -206,7 +206,7 @@ def run(
         generator,
         suite,
         Path(workdir),
-        config.generator.batch,
+        config.generator.batch_size,
         progress,
     )
 
