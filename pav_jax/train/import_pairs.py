@@ -1,7 +1,8 @@
-"""Pairs that others published, as the pairs that training reads."""
+"""Published pairs of prompt and rewrite, as the pairs that training reads."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
@@ -10,12 +11,13 @@ from pav_jax.storage.records import read_jsonl, write_jsonl
 
 
 def import_pairs(path: str | Path, out: Path) -> Path:
-    """Writes the pairs in `path`, JSON Lines of `PromptPair` or one JSON list of [prompt, refined],
-    to `out`.
+    """Write the pairs in the file `path` to `out` as JSON Lines of `PromptPair`.
+
+    Args:
+      path: JSON Lines of `PromptPair`, or a .json file with a list of [prompt, refined].
 
     Raises:
-      BadInput: no such file, not JSON, or an item that is no pair of texts; names the file and the
-        item.
+      BadInput: no such file, not JSON, or an item that is not a pair of texts; names file and item.
     """
     path = Path(local_file(path))
     if path.suffix != ".json":
@@ -25,22 +27,25 @@ def import_pairs(path: str | Path, out: Path) -> Path:
         items = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(
-            f"{path}: cannot be read ({error.strerror}); name a file of pairs"
+            f"{path}: cannot be read ({error.strerror}); give a file of pairs", source=path
         ) from error
     except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error}); mend or fetch it again") from error
+        raise BadInput(f"{path}: not JSON ({error}); fix the file", source=path) from error
     if not isinstance(items, list) or not items:
-        raise BadInput(f"{path}: holds no list; write [[prompt, refined], ...]")
+        raise BadInput(f"{path}: must hold a list [[prompt, refined], ...]", source=path)
     for number, item in enumerate(items):
-        texts = (
-            isinstance(item, list)
-            and len(item) == 2
-            and all(isinstance(t, str) and t.strip() for t in item)
-        )
-        if not texts:
+        if not _is_pair(item):
             raise BadInput(
                 f"{path}: item {number} is {json.dumps(item)[:60]}; write [prompt, refined], two"
-                " texts"
+                " texts",
+                source=path,
+                field=str(number),
             )
     write_jsonl(out, [PromptPair(prompt.strip(), refined.strip()) for prompt, refined in items])
     return out
+
+
+def _is_pair(item: Any) -> bool:
+    if not isinstance(item, list) or len(item) != 2:
+        return False
+    return all(isinstance(text, str) and text.strip() for text in item)

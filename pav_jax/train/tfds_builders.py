@@ -1,5 +1,4 @@
-"""TFDS builders over the JSON Lines that training reads, prepared as ArrayRecord and read without
-TensorFlow."""
+"""TFDS builders for JSON Lines, prepared as ArrayRecord and read without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -17,11 +16,15 @@ from pav_jax.storage.records import read_jsonl
 
 
 class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One example per line, in the file's order. `source` is the file; `RECORD` the dataclass of a
-    line."""
+    """One example per line, in the order of the file.
+
+    Attributes:
+      RECORD: the dataclass of a line.
+      FEATURES: its fields and their TFDS features.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # where TFDS would look for checksums of downloads; there are none
+    code_path = None  # TFDS would look there for checksums of downloads
     RECORD: type
     FEATURES: dict[str, Any]
 
@@ -30,9 +33,8 @@ class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            self.FEATURES | {"line": np.int64}
-        )  # counted from 1, for messages
+        # lines are counted from 1, for error messages
+        features = tfds.features.FeaturesDict(self.FEATURES | {"line": np.int64})
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -45,15 +47,14 @@ class _JsonLines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class SftPairs(_JsonLines):
-    """`sft_pairs.jsonl`: what a user typed and the rewrite to learn."""
+    """`sft_pairs.jsonl`: prompts and the rewrites to learn."""
 
     RECORD = PromptPair
     FEATURES = {"prompt": tfds.features.Text(), "refined": tfds.features.Text()}
 
 
 class Preferences(_JsonLines):
-    """`preferences.jsonl`: what a user typed, the better rewrite, the worse one, and by how
-    much."""
+    """`preferences.jsonl`: prompts, the preferred and the rejected rewrite, and the margin."""
 
     RECORD = Preference
     FEATURES = {
@@ -65,32 +66,36 @@ class Preferences(_JsonLines):
 
 
 def data_digest(path: str | os.PathLike) -> str:
-    """Names the contents of a file: 16 hexadecimal digits."""
+    """A digest of the contents of a file, 16 hexadecimal digits."""
     if not Path(path).is_file():
-        raise BadInput(f"{path}: no such file; run the stage that writes it first")
+        raise BadInput(f"{path}: no such file; run the stage that writes it first", source=path)
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 
 def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path):
-    """Random access to the examples of the file `path`, prepared once under `folder` and named by
-    its contents.
+    """Random access to the examples in a file, prepared once for each content of it.
+
+    Args:
+      folder: where the prepared examples are stored.
 
     Raises:
-      BadInput: the file is missing, broken or has no line.
+      BadInput: the file is missing, invalid or empty.
     """
     if not read_jsonl(path, builder.RECORD):
         raise BadInput(
-            f"{path}: holds no {builder.RECORD.__name__}; lower select's and prefer's thresholds,"
-            " floors and margin, or give more prompts, and run the stage before again"
+            f"{path}: contains no {builder.RECORD.__name__}; lower the thresholds, constraints and"
+            " margin of `select` and `prefer`, or give more prompts, and run the previous stage again",
+            source=path,
         )
     tfds.disable_progress_bar()
-    made = builder(source=path, data_dir=folder / data_digest(path), file_format="array_record")
+    prepared = builder(source=path, data_dir=folder / data_digest(path), file_format="array_record")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of downloads; there are none
-            made.download_and_prepare()  # returns at once where it was prepared; renames when done
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
+            prepared.download_and_prepare()  # returns at once if it was prepared before
     except OSError as error:
         raise BadInput(
             f"{folder}: the examples of {path} could not be written ({error.strerror or error});"
-            " make room and run the same command again"
+            " make room and run the same command again",
+            source=folder,
         ) from error
-    return made.as_data_source(split="train")
+    return prepared.as_data_source(split="train")

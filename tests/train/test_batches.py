@@ -52,7 +52,7 @@ def make(source, **changes):
     return batches.make_batches(source, **(options | changes))
 
 
-def test_builder_keeps_texts_and_line_numbers(tmp_path):
+def test_data_source_texts_and_lines(tmp_path):
     records = [Preference("ä 🎬 <b>", "c\nc", "r", 0.5), Preference("p", "\u2028", "q", -1.0)]
     write_jsonl(tmp_path / "p.jsonl", records)
     source = tfds_builders.data_source(
@@ -65,7 +65,7 @@ def test_builder_keeps_texts_and_line_numbers(tmp_path):
     assert got == [("ä 🎬 <b>", "c\nc", "r", 0.5, 1), ("p", "\u2028", "q", -1.0, 2)]
 
 
-def test_reading_does_not_import_tensorflow(tmp_path):
+def test_data_source_without_tensorflow(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", pairs(3))
     program = f"""
 import sys
@@ -79,7 +79,7 @@ assert "tensorflow" not in sys.modules and "torch" not in sys.modules
     assert done.stdout == b""  # TFDS would speak of downloads
 
 
-def test_a_changed_file_is_prepared_anew(tmp_path):
+def test_data_source_changed_file(tmp_path):
     path = tmp_path / "p.jsonl"
     for count in (3, 5):
         write_jsonl(path, pairs(count))
@@ -88,13 +88,13 @@ def test_a_changed_file_is_prepared_anew(tmp_path):
         )
 
 
-def test_no_pairs_says_what_to_do(tmp_path):
+def test_data_source_empty_file(tmp_path):
     (tmp_path / "p.jsonl").write_text("")
-    with pytest.raises(BadInput, match="p.jsonl: holds no PromptPair; lower"):
+    with pytest.raises(BadInput, match="p.jsonl: contains no PromptPair; lower"):
         tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds")
 
 
-def test_row_is_template_then_answer_then_end_of_sequence():
+def test_encode_two_answers():
     encoded = make_encoder().encode("a b", ["c d", "e"])
     assert encoded.num_prompt_tokens == 5
     assert not encoded.prompt_truncated and not encoded.answer_truncated
@@ -104,23 +104,23 @@ def test_row_is_template_then_answer_then_end_of_sequence():
     ]
 
 
-def test_prompt_that_writes_the_template_s_markers_moves_no_boundary():
+def test_encode_prompt_with_template_markers():
     encoded = make_encoder().encode("a <booster> b", ["c"])
     assert encoded.num_prompt_tokens == len(encoded.rows[0]) - 2
 
 
-def test_long_prompt_loses_its_left_but_not_the_first_token():
+def test_encode_long_prompt():
     encoded = make_encoder(max_prompt_length=4).encode("a b c d e", ["f"])
     assert encoded.prompt_truncated and encoded.num_prompt_tokens == 4
     assert list(encoded.rows[0]) == ids("<s> d e <booster> f </s>")
 
 
-def test_long_answer_is_cut_at_max_length():
+def test_encode_long_answer():
     encoded = make_encoder(max_length=6).encode("a", ["b c d e"])
     assert encoded.answer_truncated and list(encoded.rows[0]) == ids("<s> <user> a <booster> b c")
 
 
-def test_survey_counts_cuts_and_longest(source):
+def test_survey_truncated_examples(source):
     found = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
     assert (
         found.num_examples,
@@ -137,7 +137,7 @@ def test_survey_counts_cuts_and_longest(source):
     )
 
 
-def test_empty_answer_names_file_and_line(tmp_path):
+def test_survey_empty_answer(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [*pairs(2), PromptPair("a", " ")])
     source = tfds_builders.data_source(
         tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds"
@@ -146,12 +146,12 @@ def test_empty_answer_names_file_and_line(tmp_path):
         batches.survey(source, make_encoder(), ("refined",), tmp_path / "p.jsonl")
 
 
-def test_token_outside_the_vocabulary_is_refused(source):
+def test_survey_token_outside_vocabulary(source):
     with pytest.raises(BadInput, match="outside the model's vocabulary of 8"):
         batches.survey(source, make_encoder(vocabulary=8), ("refined",), "p.jsonl")
 
 
-def test_every_epoch_holds_every_example_in_its_own_order(source):
+def test_make_batches_epochs(source):
     stream = make(source, batch_size=10)
     firsts = [
         tuple(next(stream)["ids"][:, 2]) for _ in range(3)
@@ -160,14 +160,14 @@ def test_every_epoch_holds_every_example_in_its_own_order(source):
     assert len(set(firsts)) == 3
 
 
-def test_order_is_a_function_of_seed_and_step(source):
+def test_make_batches_seed(source):
     one, two, other = make(source), make(source), make(source, seed=8)
     a, b, c = ([next(s)["ids"] for _ in range(5)] for s in (one, two, other))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
 
-def test_iterator_continues_from_its_state(source):
+def test_make_batches_restored_state(source):
     stream = make(source)
     [next(stream) for _ in range(3)]
     state = stream.get_state()
@@ -178,7 +178,7 @@ def test_iterator_continues_from_its_state(source):
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "</s>"])
-def test_mask_covers_answer_and_one_end_whatever_fills_the_row(source, pad):
+def test_make_batches_answer_mask(source, pad):
     batch = next(make(source, encoder=make_encoder(tiny.make_tokenizer(pad))))
     for row, answer in zip(batch["ids"], batch["answer"], strict=True):
         length = 4 + answer.sum()
@@ -187,7 +187,7 @@ def test_mask_covers_answer_and_one_end_whatever_fills_the_row(source, pad):
     assert batch["tokens"] == sum(4 + a.sum() for a in batch["answer"])
 
 
-def test_batch_is_padded_to_the_smallest_bucket(source):
+def test_make_batches_length_buckets(source):
     shapes = {
         next(stream)["ids"].shape
         for stream in [make(source, lengths=(8, 16), batch_size=1)]
@@ -196,7 +196,7 @@ def test_batch_is_padded_to_the_smallest_bucket(source):
     assert shapes == {(1, 8), (1, 16)}
 
 
-def test_batch_larger_than_the_data_repeats_it(source):
+def test_make_batches_larger_than_data(source):
     assert next(make(source, batch_size=25))["ids"].shape == (25, 16)
 
 
@@ -204,11 +204,11 @@ def test_batch_larger_than_the_data_repeats_it(source):
     "configured, longest, want",
     [((), 17, (32,)), ((), 63, (64,)), ((8, 16, 64), 12, (8, 16)), ((8, 16), 40, (8, 16, 40))],
 )
-def test_buckets_hold_the_longest_row(configured, longest, want):
+def test_padded_lengths(configured, longest, want):
     assert batches.padded_lengths(configured, longest, 64) == want
 
 
-def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
+def test_make_batches_preferences_with_columns(tmp_path):
     write_jsonl(
         tmp_path / "p.jsonl", [Preference("a", "b c", "d", 1.0), Preference("e", "f", "g h i", 1.0)]
     )
@@ -231,7 +231,7 @@ def test_preference_batch_has_both_answers_and_extra_columns(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_packing_fills_rows_and_loses_nothing(seed):
+def test_pack_rows(seed):
     rng = np.random.default_rng(seed)
     capacity = int(rng.integers(8, 200))
     lengths = rng.integers(1, capacity + 1, int(rng.integers(1, 60))).tolist()
@@ -247,7 +247,7 @@ def test_packing_fills_rows_and_loses_nothing(seed):
 @pytest.mark.parametrize(
     "changes", [{}, {"lengths": (8, 16)}, {"pack_multiple": 4, "lengths": (24,)}]
 )
-def test_processes_that_share_batches_have_one_processs_rows_between_them(source, changes):
+def test_make_batches_two_processes(source, changes):
     whole, *parts = (
         make(source, batch_size=8, **changes, process=process)
         for process in ((0, 1), (0, 2), (1, 2))

@@ -71,25 +71,25 @@ def straight(lm, preferences, tmp_path_factory):
     return folder
 
 
-def test_first_loss_is_ln_2_exactly(straight):
+def test_run_first_loss(straight):
     first = lines(straight)[0]
     assert first["loss"] == LN_2
     assert first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
 
 
-def test_first_loss_is_ln_2_in_bfloat16_with_dropout(preferences, tmp_path):
+def test_run_first_loss_bfloat16_dropout(preferences, tmp_path):
     lm = tiny.make_lm(dtype=jnp.bfloat16)
     dpo.run(make_config(max_steps=2, lora=dict(lora_dropout=0.3)), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2 and losses(tmp_path)[1] != LN_2
 
 
-def test_the_chosen_answers_win(straight):
+def test_run_accuracy_rises(straight):
     first, last = lines(straight)[0], lines(straight)[-1]
     assert last["loss"] < 0.9 * first["loss"]
     assert last["rewards/margins"] > 0.1 and last["rewards/accuracies"] >= 0.75
 
 
-def test_metrics_name_what_a_reader_asks_for(straight):
+def test_run_metric_names(straight):
     assert set(lines(straight)[0]) == {
         "step",
         "loss",
@@ -119,18 +119,18 @@ def test_metrics_name_what_a_reader_asks_for(straight):
     ],
     ids=lambda c: next(iter(c)),
 )
-def test_ways_to_compute_the_same_thing_agree(straight, lm, preferences, tmp_path, changes):
+def test_run_equivalent_options(straight, lm, preferences, tmp_path, changes):
     dpo.run(make_config(**changes), lm, preferences, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=2e-5)
 
 
-def test_full_tuning_measures_against_the_model_it_began_with(lm, preferences, tmp_path):
+def test_run_full_finetuning(lm, preferences, tmp_path):
     dpo.run(make_config(full_finetuning=True, learning_rate=1e-3), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(LN_2, abs=1e-6)
     assert losses(tmp_path)[-1] < 0.9 * LN_2
 
 
-def test_reference_is_the_base_and_never_moves(lm):
+def test_train_step_reference_is_base_model(lm):
     """After steps that change the adapter, the reference's term is still the base model's
     log-probability."""
     rng = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_reference_is_the_base_and_never_moves(lm):
     assert abs(float(metrics["rewards/margins"])) > 1e-3
 
 
-def test_killed_run_continues_with_the_same_losses(straight, preferences, tmp_path):
+def test_run_resumed_after_kill(straight, preferences, tmp_path):
     """SIGKILL in the fifth step, in a process of its own."""
     program = f"""
 import os, signal
@@ -177,7 +177,7 @@ dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_p
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=1e-6, rtol=0)
 
 
-def test_second_round_starts_from_the_first_round_s_booster(straight, lm, preferences, tmp_path):
+def test_run_second_round(straight, lm, preferences, tmp_path):
     booster = LanguageModel.from_pretrained(straight / "booster", dtype="float32")
     dpo.run(make_config(max_steps=2), booster, preferences, tmp_path)
     assert losses(tmp_path)[0] == LN_2
@@ -193,16 +193,14 @@ def test_second_round_starts_from_the_first_round_s_booster(straight, lm, prefer
         (dict(lora=dict(target_modules=("nothing",))), "nothing"),
     ],
 )
-def test_configuration_that_cannot_work_is_refused_by_name(
-    lm, preferences, tmp_path, changes, named
-):
+def test_run_invalid_field(lm, preferences, tmp_path, changes, named):
     with pytest.raises(BadInput, match=named):
         dpo.run(make_config(**changes), lm, preferences, tmp_path)
 
 
-def test_no_preferences_and_empty_answers_are_refused(lm, tmp_path):
+def test_run_invalid_data(lm, tmp_path):
     write_jsonl(tmp_path / "none.jsonl", [])
-    with pytest.raises(BadInput, match="none.jsonl: holds no Preference; lower .* margin"):
+    with pytest.raises(BadInput, match="none.jsonl: contains no Preference; lower .* margin"):
         dpo.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path / "a")
     write_jsonl(
         tmp_path / "p.jsonl", [Preference("a", "b", "c", 1.0), Preference("a", "b", "", 1.0)]

@@ -94,19 +94,19 @@ def straight(lm, prompts, tmp_path_factory):
 # -------------------------------------------------------------------------------------------- a run
 
 
-def test_it_starts_at_the_reference_and_on_the_policy_that_sampled(straight):
+def test_run_first_step(straight):
     first = lines(straight[0])[0]
     assert first["ratio"] == 1.0 and first["kl"] == pytest.approx(0.0, abs=1e-6)
     assert first["clip_ratio/region_mean"] == 0.0
 
 
-def test_what_scores_better_becomes_more_likely(straight):
+def test_run_reward_rises(straight):
     rewards, kl = column(straight[0], "reward"), column(straight[0], "kl")
     assert rewards[-2:].mean() > rewards[:2].mean() + 0.15
     assert kl[-1] > 1e-3
 
 
-def test_metrics_name_what_a_reader_asks_for(straight):
+def test_run_metric_names(straight):
     assert set(lines(straight[0])[0]) == {
         "step",
         "loss",
@@ -143,23 +143,20 @@ def test_metrics_name_what_a_reader_asks_for(straight):
     assert 1 <= first["completions/mean_length"] <= 8
 
 
-def test_every_step_leaves_its_candidates(straight):
+def test_run_candidates(straight):
     folder, generator = straight
-    every = [
+    steps = [
         read_segments(folder / "candidates" / f"{n:06d}", Candidate) for n in range(1, STEPS + 1)
     ]
-    assert all({c.round for c in found} == {n} for n, found in enumerate(every, 1))
-    assert all(
-        len({c.prompt for c in found}) == 4 for found in every
-    )  # batch_size / num_generations
-    assert all(
-        len({c.seed for c in found}) == 4 for found in every
-    )  # a group shares its video's seed
-    assert not {c.seed for c in every[0]} & {c.seed for c in every[1]}
-    assert len(generator.made) == sum(map(len, every)) and set(generator.sizes) == {VIDEOS}
+    for number, candidates in enumerate(steps, 1):
+        assert {c.round for c in candidates} == {number}
+        assert len({c.prompt for c in candidates}) == 4  # batch_size / num_generations
+        assert len({c.seed for c in candidates}) == 4  # a group shares its video's seed
+    assert not {c.seed for c in steps[0]} & {c.seed for c in steps[1]}
+    assert len(generator.made) == sum(map(len, steps)) and set(generator.sizes) == {VIDEOS}
 
 
-def test_the_booster_loads_and_another_call_does_nothing(straight, lm, prompts):
+def test_run_finished(straight, lm, prompts):
     folder, _ = straight
     booster = LanguageModel.from_pretrained(folder / "booster", dtype="float32")
     assert booster.tokenizer.chat_template == lm.tokenizer.chat_template
@@ -179,9 +176,7 @@ class Killer(Generator):
         return super().generate(prompts, seed=seed)
 
 
-def test_killed_run_continues_with_the_same_curve_and_makes_no_video_twice(
-    straight, lm, prompts, tmp_path
-):
+def test_run_resumed_after_kill(straight, lm, prompts, tmp_path):
     folder, done = tmp_path / "grpo", Generator()
     program = f"""
 from tests.tiny import language_model as tiny
@@ -192,8 +187,8 @@ t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()}
     )
     assert killed.returncode == -signal.SIGKILL
-    kept = len(read_segments(folder / "candidates" / "000005", Candidate))
-    assert 0 < kept < len(read_segments(straight[0] / "candidates" / "000005", Candidate))
+    num_finished = len(read_segments(folder / "candidates" / "000005", Candidate))
+    assert 0 < num_finished < len(read_segments(straight[0] / "candidates" / "000005", Candidate))
     grpo.run(make_config(), lm, prompts, done, make_suite(), folder)
     for name in ("step", "loss", "reward", "kl", "completions/mean_length"):
         np.testing.assert_allclose(
@@ -209,7 +204,7 @@ t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make
     assert len(done.made) < len(straight[1].made) / 2
 
 
-def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
+def test_run_missing_scores(lm, prompts, tmp_path, caplog):
     """In the first step half of the videos have no score, in the second none has."""
 
     def value(prompt, refined):
@@ -217,14 +212,16 @@ def test_what_cannot_be_scored_has_no_part(lm, prompts, tmp_path, caplog):
 
     suite = make_suite(value)
     grpo.run(make_config(max_steps=2), lm, prompts, Generator(), suite, tmp_path)
-    some, none = lines(tmp_path)
+    first, second = lines(tmp_path)
     assert (
-        math.isfinite(some["loss"])
-        and some["reward"] == 2.0
-        and 0 < some["completions/without_reward"] < 1
+        math.isfinite(first["loss"])
+        and first["reward"] == 2.0
+        and 0 < first["completions/without_reward"] < 1
     )
-    assert none["loss"] == none["grad_norm"] == 0.0 and none["completions/without_reward"] == 1.0
-    assert "reward" not in none and "NaN" not in json.dumps([some, none])
+    assert (
+        second["loss"] == second["grad_norm"] == 0.0 and second["completions/without_reward"] == 1.0
+    )
+    assert "reward" not in second and "NaN" not in json.dumps([first, second])
     # that a reward tells nothing apart is said in every step, from the records on disk
     for last in (1, 2):
         assert (
@@ -262,7 +259,7 @@ def stepped(lm, batch, steps=1, **changes):
 
 
 @pytest.mark.parametrize("loss_type", GRPO_LOSS_TYPES)
-def test_losses_of_parts_add_up(loss_type):
+def test_policy_loss_parts(loss_type):
     rng, batch = np.random.default_rng(0), random_batch()
     logp, old, reference = (jnp.asarray(rng.normal(size=(8, 16)), jnp.float32) for _ in range(3))
     config, total = (
@@ -278,7 +275,7 @@ def test_losses_of_parts_add_up(loss_type):
     jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-5), whole, *parts)
 
 
-def test_further_iterations_measure_against_the_policy_that_sampled(lm):
+def test_train_step_two_iterations(lm):
     """Two optimizer steps on one batch, in parts, are these two by hand; the second has ratios and
     a divergence."""
     batch = random_batch()
@@ -309,15 +306,15 @@ def test_further_iterations_measure_against_the_policy_that_sampled(lm):
     start = policy_log_probs({**before.frozen, **before.trained})
     trained, seen = before.trained, []
     for _ in range(2):
-        grads, found = loss_and_gradient(trained, start)
-        trained, seen = jax.tree.map(jnp.subtract, trained, grads), [*seen, found]
+        grads, step_metrics = loss_and_gradient(trained, start)
+        trained, seen = jax.tree.map(jnp.subtract, trained, grads), [*seen, step_metrics]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.trained, trained)
     for name in ("loss", "kl", "ratio"):
         np.testing.assert_allclose(metrics[name], (seen[0][name] + seen[1][name]) / 2, atol=1e-5)
     assert float(seen[1]["kl"]) > 1e-6 and int(state.step) == 2
 
 
-def test_full_tuning_keeps_the_model_it_began_with_where_beta_asks_for_it(lm):
+def test_make_state_full_finetuning(lm):
     state, metrics, _ = stepped(lm, random_batch(), steps=2, full_finetuning=True, beta=0.1)
     jax.tree.map(np.testing.assert_array_equal, state.frozen["params"], lm.params)
     assert float(metrics["kl"]) > 1e-6
@@ -338,46 +335,48 @@ def candidate(aes, faith=1.0, error=None):
 
 def reward(rows, **changes):
     fields = make_config(num_generations=len(rows), batch_size=len(rows), **changes).grpo
-    found, below = group_rewards.rewards([candidate(*row) for row in rows], Suite(), fields)
-    return found[0].tolist(), below.tolist()
+    rewards_1xG, infeasible = group_rewards.rewards(
+        [candidate(*row) for row in rows], Suite(), fields
+    )
+    return rewards_1xG[0].tolist(), infeasible.tolist()
 
 
-def test_faith_is_added_and_a_floor_puts_a_rewrite_last_in_its_group():
+def test_rewards_faith_and_constraints():
     rows = [(2.0, 1.0), (9.0, 0.5), (1.0, 0.8), (9.0, 0.0)]
     assert reward(rows, faith_weight=0.0, constraints={}) == ([2.0, 9.0, 1.0, 9.0], [False] * 4)
     assert reward(rows, faith_weight=2.0, constraints={})[0] == [4.0, 10.0, 2.6, 9.0]
     # the least of 4, 10, 2.6 and 9, minus 0.5 (1 + what is missing to 0.75)
-    found, below = reward(
+    rewards, infeasible = reward(
         rows, faith_weight=2.0, constraints={"FAITH": 0.75}, constraint_penalty=0.5
     )
-    assert found == pytest.approx([4.0, 2.6 - 0.5 * 1.25, 2.6, 2.6 - 0.5 * 1.75])
-    assert below == [False, True, False, True]
-    every = reward([(2.0, 0.2), (3.0, 0.4)], constraints={"FAITH": 0.75})[0]
-    assert every[0] < every[1] < 2.2  # none keeps the floor: the nearer one still wins
+    assert rewards == pytest.approx([4.0, 2.6 - 0.5 * 1.25, 2.6, 2.6 - 0.5 * 1.75])
+    assert infeasible == [False, True, False, True]
+    both = reward([(2.0, 0.2), (3.0, 0.4)], constraints={"FAITH": 0.75})[0]
+    assert both[0] < both[1] < 2.2  # both infeasible: the smaller shortfall wins
 
 
 @pytest.mark.parametrize("scale", REWARD_SCALES)
-def test_a_missing_reward_has_no_advantage_and_moves_no_other(scale):
+def test_advantages_missing_reward(scale):
     rows = np.array(
         [[1.0, np.nan, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0], [np.nan] * 4, [7.0, np.nan, np.nan, np.nan]]
     )
-    found = group_rewards.advantages(rows, scale)
-    known = np.array([1.0, 3.0, 5.0])
+    advantages = group_rewards.advantages(rows, scale)
+    finite = np.array([1.0, 3.0, 5.0])
     everything = rows[np.isfinite(rows)].std(ddof=1)
-    divisor = {"group": known.std(ddof=1) + 1e-4, "batch": everything + 1e-4, "none": 1.0}[scale]
-    np.testing.assert_allclose(found[0], np.array([-2.0, 0.0, 0.0, 2.0]) / divisor, rtol=1e-6)
-    assert not found[1:].any()
+    divisor = {"group": finite.std(ddof=1) + 1e-4, "batch": everything + 1e-4, "none": 1.0}[scale]
+    np.testing.assert_allclose(advantages[0], np.array([-2.0, 0.0, 0.0, 2.0]) / divisor, rtol=1e-6)
+    assert not advantages[1:].any()
     assert reward([(math.nan, 1.0), (1.0, 1.0), (1.0, 1.0, "broken")])[0] == pytest.approx(
         [math.nan, 2.0, math.nan], nan_ok=True
     )
 
 
-def test_prompts_come_in_an_order_of_seed_and_epoch():
+def test_prompt_batches_order():
     def order(seed, steps):
         stream = rollouts.prompt_batches(6, 2, seed)
-        found = [next(stream) for _ in range(steps)]
-        assert [int(f["step"]) for f in found] == list(range(steps))
-        return [f["prompts"].tolist() for f in found]
+        batches = [next(stream) for _ in range(steps)]
+        assert [int(batch["step"]) for batch in batches] == list(range(steps))
+        return [batch["prompts"].tolist() for batch in batches]
 
     six = order(3, 6)
     assert sorted(sum(six[:3], [])) == sorted(sum(six[3:], [])) == list(range(6))
@@ -392,7 +391,7 @@ def test_prompts_come_in_an_order_of_seed_and_epoch():
     [
         (dict(loss_type="gpro"), "loss_type='gpro'"),
         (dict(num_generations=1), "num_generations=1"),
-        (dict(num_generations=5), "num_generations=5 does not divide batch_size=32"),
+        (dict(num_generations=5), "num_generations=5: does not divide batch_size=32"),
         (dict(temperature=0.0), "temperature=0.0"),
         (dict(epsilon=1.5), "epsilon=1.5"),
         (dict(beta=-1.0), "beta"),
@@ -405,15 +404,15 @@ def test_prompts_come_in_an_order_of_seed_and_epoch():
         (dict(constraint_penalty=-1.0), "constraint_penalty"),
     ],
 )
-def test_configuration_that_cannot_work_is_refused_by_name(lm, prompts, tmp_path, changes, named):
+def test_run_invalid_field(lm, prompts, tmp_path, changes, named):
     config = make_config()
     config.grpo = ConfigDict(config.grpo.to_dict() | changes)
     with pytest.raises(BadInput, match=named):
         grpo.run(config, lm, prompts, Generator(), make_suite(), tmp_path)
 
 
-def test_a_suite_without_faith_is_refused_where_faith_is_to_be_added(lm, prompts, tmp_path):
+def test_run_suite_without_faith(lm, prompts, tmp_path):
     suite = make_suite()
     suite.names = ("AES", "TVA")
-    with pytest.raises(BadInput, match="faith_weight=1.0: no entry gives FAITH"):
+    with pytest.raises(BadInput, match="faith_weight=1.0: no reward gives FAITH"):
         grpo.run(make_config(), lm, prompts, Generator(), suite, tmp_path)

@@ -15,7 +15,7 @@ PAIRS = [
 ]
 
 
-def test_a_list_of_lists_and_json_lines_give_the_same_pairs(tmp_path):
+def test_import_pairs_json_and_jsonl(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([[p.prompt, p.refined] for p in PAIRS]))
     write_jsonl(tmp_path / "p.jsonl", PAIRS)
     for name in ("p.json", "p.jsonl"):
@@ -28,14 +28,14 @@ def test_a_list_of_lists_and_json_lines_give_the_same_pairs(tmp_path):
     "text, message",
     [
         ("{", "not JSON"),
-        ("{}", "holds no list"),
-        ("[]", "holds no list"),
+        ("{}", "must hold a list"),
+        ("[]", "must hold a list"),
         ('[["a", "b"], ["a"]]', "item 1 "),
         ('[["a", 3]]', "item 0 "),
         ('[["a", " "]]', "item 0 "),
     ],
 )
-def test_what_is_no_list_of_pairs_is_refused(text, message, tmp_path):
+def test_import_pairs_invalid_file(text, message, tmp_path):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(BadInput, match=message):
         import_pairs(tmp_path / "p.json", tmp_path / "out.jsonl")

@@ -25,7 +25,7 @@ def log_softmax(logits):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 11, 64])
-def test_token_log_probs_do_not_depend_on_the_chunk(drawn, chunk):
+def test_token_log_probs_chunk_sizes(drawn, chunk):
     x, w, ids = drawn["x"], drawn["w"], drawn["ids"]
     got = jax.jit(lambda: token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(ids), chunk))()
     every = log_softmax(x.astype(np.float64) @ w)
@@ -34,7 +34,7 @@ def test_token_log_probs_do_not_depend_on_the_chunk(drawn, chunk):
     np.testing.assert_array_equal(got[:, 0], 0)
 
 
-def test_gradients_do_not_depend_on_the_chunk(drawn):
+def test_token_log_probs_gradients(drawn):
     def loss(x, w, chunk):
         return token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(drawn["ids"]), chunk)[
             :, 3:
@@ -46,7 +46,7 @@ def test_gradients_do_not_depend_on_the_chunk(drawn):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_no_array_of_all_logits_is_made():
+def test_token_log_probs_largest_array():
     """With 8 chunks, nothing as large as [B, T, V] appears in the program, forward or backward."""
     B, T, D, V, chunk = 2, 64, 4, 1000, 8
     w, ids = jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32)
@@ -66,7 +66,7 @@ def test_no_array_of_all_logits_is_made():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
-def test_the_gradient_made_ahead_is_the_one_that_differentiation_makes(drawn, chunk):
+def test_token_log_probs_frozen_head_gradient(drawn, chunk):
     ids, weight = (
         jnp.asarray(drawn["ids"]),
         np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32),
@@ -104,7 +104,7 @@ def products_with_the_vocabulary(jaxpr, vocabulary):
     return found
 
 
-def test_a_head_is_frozen_saves_the_second_forward_product(drawn):
+def test_token_log_probs_frozen_head_products(drawn):
     ids = jnp.asarray(drawn["ids"])
     programs = [
         jax.make_jaxpr(
@@ -120,7 +120,7 @@ def test_a_head_is_frozen_saves_the_second_forward_product(drawn):
 
 
 @pytest.mark.parametrize("head_is_frozen", [False, True])
-def test_chunks_without_a_wanted_token_are_not_computed(drawn, head_is_frozen):
+def test_token_log_probs_mask(drawn, head_is_frozen):
     """Their states are NaN here: computing with them would show."""
     wanted = np.zeros((3, 11), bool)
     wanted[0, 6:9], wanted[2, 5] = True, True  # predicted at 5..7 and 4, in chunks 4..7 of 4

@@ -24,7 +24,7 @@ def fields(**changes):
     [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")],
 )
 @pytest.mark.parametrize("warmup_ratio, total", [(0.0, 7), (0.1, 25), (0.3, 10)])
-def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
+def test_make_schedule_equals_transformers(kind, theirs, warmup_ratio, total):
     from transformers import TrainingArguments, get_scheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
@@ -45,20 +45,87 @@ def test_schedules_are_those_of_transformers(kind, theirs, warmup_ratio, total):
     np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(total)), want, rtol=1e-5, atol=1e-9)
 
 
-def test_exponential_schedule_falls_once_per_epoch():
+def test_make_schedule_exponential_per_epoch():
     schedule = make_schedule(fields(lr_scheduler_type="exponential_per_epoch"), "sft", 12, 4)
     np.testing.assert_allclose(
         jax.vmap(schedule)(jnp.arange(12)), 0.01 * 0.85 ** (np.arange(12) // 4), rtol=1e-5
     )
 
 
-def test_unknown_schedule_is_refused_by_name():
+def optax_schedule(kind, learning_rate, warmup, total, steps_per_epoch):
+    decay = {
+        "linear": optax.linear_schedule(learning_rate, 0.0, total - warmup),
+        "cosine": optax.cosine_decay_schedule(learning_rate, total - warmup),
+        "constant": optax.constant_schedule(learning_rate),
+        "exponential_per_epoch": optax.exponential_decay(
+            learning_rate, steps_per_epoch, 0.85, staircase=True
+        ),
+    }[kind]
+    if not warmup:
+        return decay
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, warmup), decay], [warmup]
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, warmup_ratio",
+    [
+        ("linear", 0.1),
+        ("linear", 0.0),
+        ("cosine", 0.1),
+        ("constant", 0.1),
+        ("exponential_per_epoch", 0.0),
+    ],
+)
+def test_make_schedule_equals_optax(kind, warmup_ratio):
+    """Equal but for the last bit of float32."""
+    total = 70
+    options = fields(lr_scheduler_type=kind, warmup_ratio=warmup_ratio)
+    schedule = make_schedule(options, "sft", total, 23)
+    reference = optax_schedule(kind, 0.01, int(np.ceil(warmup_ratio * total)), total, 23)
+    steps = jnp.arange(total)
+    np.testing.assert_allclose(
+        jax.vmap(schedule)(steps), jax.vmap(reference)(steps), rtol=1e-6, atol=2e-9
+    )
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "exponential_per_epoch"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_make_schedule_exact_values(kind, warmup):
+    """The float32 operations and their order are fixed, so that trainings stay reproducible."""
+    total, per_epoch, peak = 70, 23, 0.004
+    config = fields(
+        lr_scheduler_type=kind,
+        warmup_ratio=warmup / total,
+        learning_rate=peak,
+        decay_per_epoch=0.85,
+    )
+    schedule = make_schedule(config, "sft", total, per_epoch)
+
+    def reference(step):
+        progress = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
+        decay = {
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+            "constant": jnp.ones_like(progress),
+            "exponential_per_epoch": 0.85 ** (step // per_epoch),
+        }[kind]
+        return peak * jnp.where(step < warmup, step / max(1, warmup), decay)
+
+    steps = jnp.arange(total)
+    np.testing.assert_allclose(
+        jax.vmap(schedule)(steps), jax.vmap(reference)(steps), rtol=0, atol=1e-12
+    )
+
+
+def test_make_schedule_unknown_type():
     with pytest.raises(BadInput, match="dpo.lr_scheduler_type='step'"):
         make_schedule(fields(lr_scheduler_type="step"), "dpo", 10, 5)
 
 
 @pytest.mark.parametrize("weight_decay, max_grad_norm", [(0.0, None), (0.1, None), (0.05, 0.5)])
-def test_updates_are_those_of_torch(weight_decay, max_grad_norm):
+def test_make_optimizer_equals_torch(weight_decay, max_grad_norm):
     """AdamW after clipping; norms and biases do not decay."""
     rng = np.random.default_rng(0)
     start = {

@@ -98,7 +98,7 @@ def copy_data(alone, folder):
     tiny.make_lm().save_pretrained(folder / "base")
 
 
-def test_two_processes_train_as_one_and_read_half_of_a_checkpoint_each(alone, tmp_path):
+def test_run_two_processes(alone, tmp_path):
     copy_data(alone, tmp_path)
     for process in start(tmp_path, 3):
         said, errors = process.communicate(timeout=300)
@@ -109,7 +109,7 @@ def test_two_processes_train_as_one_and_read_half_of_a_checkpoint_each(alone, tm
         assert (tmp_path / stage / "booster" / "model.safetensors").exists()
 
 
-def test_when_one_process_dies_the_other_ends_and_both_go_on_later(alone, tmp_path):
+def test_run_resumed_after_process_failure(alone, tmp_path):
     copy_data(alone, tmp_path)
     first, second = start(tmp_path, 40)
     metrics = tmp_path / "sft" / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""A frozen base in few bits: close to the numbers it came from, smaller, and trained on like any
+"""A frozen base quantized: close to the numbers it came from, smaller, and trained on like any
 other."""
 
 import json
@@ -21,7 +21,7 @@ STEP = {"int8": 0.5 / 127, "int4": 0.5 / 7, "nf4": 0.152}
 
 
 @pytest.mark.parametrize("kind", quantization.KINDS)
-def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
+def test_quantize_rounding_error(kind):
     scales = jnp.array([1.0, 100.0])[
         :, None, None
     ]  # layers that differ: shared scales would ruin the first
@@ -31,14 +31,14 @@ def test_no_number_moves_by_more_than_half_a_step_of_its_own_layer(kind):
     back = quantization.dequantize(small, jnp.float32)
     np.testing.assert_array_equal(back["embed"], params["embed"])
     tiles = np.abs(kernel).reshape(2, 2, 64, 24).max(2, keepdims=True)
-    moved = np.abs(back["layers"]["mlp"]["up_proj"]["kernel"] - kernel).reshape(2, 2, 64, 24)
-    assert (moved <= STEP[kind] * tiles * 1.01 + 1e-7).all() and moved.max() > 0
+    change = np.abs(back["layers"]["mlp"]["up_proj"]["kernel"] - kernel).reshape(2, 2, 64, 24)
+    assert (change <= STEP[kind] * tiles * 1.01 + 1e-7).all() and change.max() > 0
     code = small["layers"]["mlp"]["up_proj"]["kernel"].array.qvalue
     assert code.dtype.itemsize == 1 and code.shape == kernel.shape
 
 
 @pytest.mark.parametrize("kind, near", [("int8", 0.05), ("nf4", 0.5)])
-def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind, near, tmp_path):
+def test_run_quantized_base(kind, near, tmp_path):
     pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
     losses = {}
     for quantize in (None, kind):
@@ -60,7 +60,7 @@ def test_training_on_it_starts_near_the_loss_of_the_whole_numbers_and_falls(kind
         ({"quantize": "nf4", "full_finetuning": True}, "full fine-tuning has no frozen base"),
     ],
 )
-def test_what_cannot_be_is_refused(changes, message, tmp_path):
+def test_run_invalid_quantize(changes, message, tmp_path):
     pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")
     with pytest.raises(BadInput, match=message):
         sft.run(test_sft.make_config(**changes), tiny.make_lm(), pairs, tmp_path / "sft")

@@ -68,7 +68,7 @@ def straight(lm, pairs, tmp_path_factory):
     return folder, booster, before, calls
 
 
-def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
+def test_run_loss_falls(straight, lm):
     folder, booster, before, calls = straight
     steps, losses = curve(folder)
     assert steps == [1, 2, 3, 4, 5, 6] and losses[-1] < 0.8 * losses[0]
@@ -77,7 +77,7 @@ def test_loss_falls_and_the_model_given_is_left_alone(straight, lm):
     assert calls == [0, 2, 4, 6]
 
 
-def test_metrics_name_what_a_reader_asks_for(straight):
+def test_run_metric_names(straight):
     line = json.loads((straight[0] / "metrics.jsonl").read_text().splitlines()[0])
     assert set(line) == {
         "step",
@@ -91,7 +91,7 @@ def test_metrics_name_what_a_reader_asks_for(straight):
     }
 
 
-def test_utilization_is_operations_by_formula_over_the_chips_peak(lm, pairs, tmp_path, monkeypatch):
+def test_run_mfu(lm, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(chips, "peak_flops", lambda kind: 5e9)
     sft.run(make_config(length_buckets=(16,)), lm, pairs, tmp_path)
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
@@ -150,7 +150,7 @@ def signal_at(step):
     [dict(), dict(lora=dict(lora_dropout=0.2)), dict(full_finetuning=True, learning_rate=1e-3)],
     ids=["lora", "dropout", "full"],
 )
-def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_path, stop, changes):
+def test_run_resumed(lm, pairs, tmp_path, stop, changes):
     config = make_config(logging_steps=1, save_steps=3, **changes)
     sft.run(config, lm, pairs, tmp_path / "straight")
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
@@ -167,14 +167,14 @@ def test_a_run_that_was_stopped_continues_with_the_same_losses(lm, pairs, tmp_pa
     np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
 
 
-def test_finished_training_is_not_repeated(straight, lm, pairs):
+def test_run_finished(straight, lm, pairs):
     folder, booster, _, _ = straight
     stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
     assert sft.run(make_config(), lm, pairs, folder, crash_at(0)) == booster
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
 
 
-def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_path):
+def test_run_incomplete_checkpoint(lm, pairs, tmp_path):
     config = make_config(logging_steps=1, save_steps=2)
     sft.run(config, lm, pairs, tmp_path)
     want = curve(tmp_path)[1]
@@ -193,13 +193,13 @@ def test_torn_checkpoint_is_removed_and_the_one_before_is_used(lm, pairs, tmp_pa
     np.testing.assert_allclose(curve(tmp_path)[1], want, atol=1e-6, rtol=0)
 
 
-def test_checkpoints_hold_the_adapter_and_not_the_base(straight, lm):
+def test_run_checkpoint_size(straight, lm):
     state = straight[0] / "checkpoints" / "6" / "state"
     saved = json.loads((state / "_METADATA").read_text())["tree_metadata"]
     assert any("'lora'" in name for name in saved) and not any("'params'" in name for name in saved)
 
 
-def test_booster_computes_what_was_trained(straight, lm):
+def test_save_booster_outputs(straight, lm):
     """The merged folder, in transformers, gives the logits of base plus adapter."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder, booster, _, _ = straight
@@ -222,7 +222,7 @@ def test_booster_computes_what_was_trained(straight, lm):
     assert np.abs(got - lm.model.apply({"params": lm.params}, jnp.asarray([ids]))).max() > 0.1
 
 
-def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path):
+def test_run_from_adapter(lm, pairs, tmp_path):
     config = LoraConfig(r=2, lora_alpha=4.0, target_modules=("o_proj",))
     adapter = jax.tree.map(lambda x: x + 0.3, init_lora(lm.params, config, jax.random.key(5)))
     with_adapter = lm.with_lora(adapter, config)
@@ -239,7 +239,7 @@ def test_an_adapter_that_came_with_the_model_is_merged_first(lm, pairs, tmp_path
     assert abs(got[0] - base[0]) > 1e-3
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
+def test_train_step_gradient_accumulation(lm):
     rng = np.random.default_rng(1)
     batch = {
         "ids": jnp.asarray(rng.integers(0, 32, (8, 16)), jnp.int32),
@@ -262,7 +262,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(lm):
     assert float(metrics_one["loss"]) == pytest.approx(float(metrics_four["loss"]), rel=1e-5)
 
 
-def test_one_program_serves_all_steps(lm, pairs, tmp_path):
+def test_run_compiles_once(lm, pairs, tmp_path):
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         import logging
 
@@ -274,7 +274,7 @@ def test_one_program_serves_all_steps(lm, pairs, tmp_path):
     assert sum("Compiling jit(step)" in name for name in names) == 1
 
 
-def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys):
+def test_make_state_parameter_count(lm, pairs, tmp_path, capsys):
     config = make_config(max_steps=1, lora=dict(r=4, target_modules=("q_proj", "down_proj")))
     sft.run(config, lm, pairs, tmp_path)
     count = 2 * 4 * ((32 + 32) + (48 + 32))  # layers, rank, in + out
@@ -286,48 +286,49 @@ def test_trained_parameters_are_counted_and_printed(lm, pairs, tmp_path, capsys)
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(lora=dict(target_modules=("no_such_layer",))), "no_such_layer"),
         (dict(gradient_accumulation_steps=3), "gradient_accumulation_steps"),
-        (dict(lr_scheduler_type="cosin"), "cosin"),
+        (dict(lr_scheduler_type="cosin"), "lr_scheduler_type"),
         (dict(batch_size=0), "batch_size"),
-        (dict(max_steps=None, num_train_epochs=0.0), "epochs"),
+        (dict(max_steps=None, num_train_epochs=0.0), "num_train_epochs"),
     ],
 )
-def test_configuration_that_cannot_work_is_refused_by_name(lm, pairs, tmp_path, changes, named):
-    with pytest.raises(BadInput, match=named):
+def test_run_invalid_field(lm, pairs, tmp_path, changes, named):
+    with pytest.raises(BadInput) as error:
         sft.run(make_config(**changes), lm, pairs, tmp_path)
+    assert error.value.field == f"sft.{named}"
 
 
 @pytest.mark.parametrize("field, value", [("batchsize", 3), ("num_train_epochs", "three")])
-def test_unknown_field_or_wrong_type_is_refused_by_name(lm, pairs, tmp_path, field, value):
+def test_sft_section_unknown_field_or_type(lm, pairs, tmp_path, field, value):
     config = ConfigDict({"seed": 0, "sft": {field: value}})
-    with pytest.raises(BadInput, match=field):
+    with pytest.raises(BadInput) as error:
         sft.run(config, lm, pairs, tmp_path)
+    assert error.value.field == f"sft.{field}"
 
 
-def test_folder_of_another_training_is_refused(straight, lm, pairs):
+def test_run_folder_of_another_training(straight, lm, pairs):
     with pytest.raises(BadInput, match="learning_rate=0.03, now it is 0.5"):
         sft.run(make_config(learning_rate=0.5), lm, pairs, straight[0])
 
 
-def test_folder_of_a_refused_configuration_can_be_used_again(lm, pairs, tmp_path):
+def test_run_after_invalid_field(lm, pairs, tmp_path):
     with pytest.raises(BadInput, match="no_such_layer"):
         sft.run(make_config(lora=dict(target_modules=("no_such_layer",))), lm, pairs, tmp_path)
     assert sft.run(make_config(max_steps=1), lm, pairs, tmp_path).is_dir()
 
 
-def test_missing_file_is_named(lm, tmp_path):
+def test_run_missing_file(lm, tmp_path):
     with pytest.raises(BadInput, match="none.jsonl: no such file"):
         sft.run(make_config(), lm, tmp_path / "none.jsonl", tmp_path)
 
 
-def test_loss_that_is_not_a_number_ends_the_run(lm, pairs, tmp_path):
+def test_run_loss_not_finite(lm, pairs, tmp_path):
     broken = lm.with_params(jax.tree.map(lambda p: p * jnp.nan, lm.params))
     with pytest.raises(BadInput, match="loss is nan"):
         sft.run(make_config(), broken, pairs, tmp_path)
 
 
-def test_packed_rows_give_the_losses_of_rows_apart(straight, lm, pairs, tmp_path):
+def test_run_packing(straight, lm, pairs, tmp_path):
     sft.run(
         make_config(packing=True, gradient_accumulation_steps=2, save_steps=None),
         lm,
@@ -346,7 +347,7 @@ def test_packed_rows_give_the_losses_of_rows_apart(straight, lm, pairs, tmp_path
 
 
 @pytest.mark.parametrize("policy", [*REMAT_POLICIES, "unroll"])
-def test_recomputing_changes_no_gradient(lm, policy):
+def test_log_probs_remat_policies(lm, policy):
     ids = jnp.asarray(np.random.default_rng(0).integers(0, lm.config.vocab_size, (2, 9)))
 
     def gradient(**how):

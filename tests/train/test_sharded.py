@@ -63,11 +63,11 @@ def curves(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 @pytest.mark.parametrize("mesh", [name for name in MESHES if name != "1"])
-def test_losses_on_a_mesh_are_those_of_one_device_and_fall(curves, mesh, stage):
+def test_run_on_mesh(curves, mesh, stage):
     np.testing.assert_allclose(curves[mesh][stage], curves["1"][stage], atol=1e-4, rtol=0)
     assert curves[mesh][stage][-1] < curves[mesh][stage][0] - 0.05
 
 
-def test_so_are_those_on_a_quantized_base(curves):
+def test_run_on_mesh_quantized(curves):
     np.testing.assert_allclose(curves["2x2x2"]["int8"], curves["1"]["int8"], atol=1e-4, rtol=0)
     assert abs(curves["1"]["int8"][0] - np.log(2)) < 1e-6
