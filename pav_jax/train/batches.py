@@ -6,8 +6,8 @@ never searched for in the text.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -119,7 +119,7 @@ def survey(
     source: Sequence[Mapping[str, Any]],
     encoder: Encoder,
     answer_fields: Sequence[str],
-    path: str | Path,
+    path: str | os.PathLike,
 ) -> Survey:
     """Read and check every example.
 
@@ -251,7 +251,7 @@ class _BatchMaker:
         num_tokens = int((segments > 0).sum())
         return {"ids": ids, "answer": answer, "segments": segments, "tokens": num_tokens}
 
-    def _encode(self, index: int) -> EncodedExample:
+    def _encode(self, index: Any) -> EncodedExample:
         prompt, answers = _texts(self.source[int(index)], self.answer_fields)
         return self.encoder.encode(prompt, answers)
 

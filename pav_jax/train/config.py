@@ -283,11 +283,13 @@ def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
     Raises:
       BadInput: an unknown field, a value of another type, or values that do not fit each other.
     """
-    values = config[name] if isinstance(config, Mapping | ConfigDict) else getattr(config, name)
+    values: Any = (
+        config[name] if isinstance(config, Mapping | ConfigDict) else getattr(config, name)
+    )
     if isinstance(values, kind):
         check(values, name)
         return values
-    changes = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+    changes: dict[str, Any] = values.to_dict() if isinstance(values, ConfigDict) else {**values}
     section = config_dict(kind())
     if unknown := sorted(set(changes) - set(section)):
         raise BadInput(
@@ -306,7 +308,7 @@ def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
             raise BadInput(
                 f"config.{name}.{field}: {reason}", source="config", field=f"{name}.{field}"
             ) from error
-    fields = from_config_dict(kind, section)
+    fields = from_config_dict(kind, section.to_dict())
     check(fields, name)
     return fields
 

@@ -20,7 +20,7 @@ from pav_jax.train.metrics_log import MetricsLog, Report
 from pav_jax.train.state import TrainState
 
 Batch = Mapping[str, Any]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # scalars on the device
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
 # (state, what the batch iterator gave) -> (the step's batch, additional metrics)

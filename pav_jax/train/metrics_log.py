@@ -76,7 +76,7 @@ class MetricsLog:
         """
         rows = jax.device_get(self._pending)
         speed = self._speed(time.perf_counter() - self._start_time)
-        lines = [
+        lines: list[dict[str, Any]] = [
             {"step": self._steps_done + i} | {name: float(v) for name, v in row.items()} | speed
             for i, row in enumerate(rows, 1)
         ]

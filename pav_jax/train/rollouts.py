@@ -133,7 +133,7 @@ class Rollouts:
         indices_B = np.repeat(prompt_batch["prompts"], fields.num_generations)
         completions = self._sample(state, step, prompt_batch["prompts"])
         candidates, videos_per_second = self._score(
-            step, [self.prompts[i] for i in indices_B], completions
+            step, [self.prompts[int(i)] for i in indices_B], completions
         )
         reward_PxG, infeasible_B = rewards(candidates, self.suite, fields)
         advantage_PxG = advantages(reward_PxG, fields.scale_rewards)

@@ -159,7 +159,8 @@ def _check_and_print_count(
     name: str, lm: LanguageModel, trained: Any, expected: int, target: str
 ) -> None:
     count = lora.count(trained)
-    total = sum(p.size for p in traverse_util.flatten_dict(lm.params).values())
+    flat_params: dict[tuple, Any] = traverse_util.flatten_dict(lm.params)
+    total = sum(p.size for p in flat_params.values())
     if count != expected:
         raise AssertionError(f"{count} parameters would be trained, {expected} expected")
     print(
@@ -195,7 +196,7 @@ def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
 
     `a` has the input axis of its kernel, `b` the output axis; the rank is not sharded.
     """
-    kernel_axes = traverse_util.flatten_dict(param_axes)
+    kernel_axes: dict[tuple, Any] = traverse_util.flatten_dict(param_axes)
     axes = {}
     for path in traverse_util.flatten_dict(adapter):
         layers, inputs, outputs = kernel_axes[*path[:-1], "kernel"]
@@ -205,7 +206,7 @@ def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
 
 def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:
     """r (in + out) for every adapted kernel of every layer (Hu et al. 2021, section 4.2)."""
-    flat_params = traverse_util.flatten_dict(params)
+    flat_params: dict[tuple, Any] = traverse_util.flatten_dict(params)
     kernels = [
         flat_params[*path[:-1], "kernel"]
         for path in traverse_util.flatten_dict(adapter)

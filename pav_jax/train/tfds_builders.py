@@ -84,7 +84,8 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path
     if not read_jsonl(path, builder.RECORD):
         raise BadInput(
             f"{path}: contains no {builder.RECORD.__name__}; lower the thresholds, constraints and"
-            " margin of `select` and `prefer`, or give more prompts, and run the previous stage again",
+            " margin of `select` and `prefer`, or give more prompts, and run the previous stage"
+            " again",
             source=path,
         )
     tfds.disable_progress_bar()
@@ -98,4 +99,5 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path
             " make room and run the same command again",
             source=folder,
         ) from error
-    return prepared.as_data_source(split="train")
+    # the stubs of TFDS do not show the parameters of this decorated method
+    return prepared.as_data_source(split="train")  # pyright: ignore[reportCallIssue]

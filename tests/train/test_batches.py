@@ -161,8 +161,8 @@ def test_make_batches_epochs(source):
 
 
 def test_make_batches_seed(source):
-    one, two, other = make(source), make(source), make(source, seed=8)
-    a, b, c = ([next(s)["ids"] for _ in range(5)] for s in (one, two, other))
+    streams = (make(source), make(source), make(source, seed=8))
+    a, b, c = ([next(stream)["ids"] for _ in range(5)] for stream in streams)
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 

@@ -335,10 +335,8 @@ def candidate(aes, faith=1.0, error=None):
 
 def reward(rows, **changes):
     fields = make_config(num_generations=len(rows), batch_size=len(rows), **changes).grpo
-    rewards_1xG, infeasible = group_rewards.rewards(
-        [candidate(*row) for row in rows], Suite(), fields
-    )
-    return rewards_1xG[0].tolist(), infeasible.tolist()
+    values, infeasible = group_rewards.rewards([candidate(*row) for row in rows], Suite(), fields)
+    return values[0].tolist(), infeasible.tolist()
 
 
 def test_rewards_faith_and_constraints():

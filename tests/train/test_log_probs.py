@@ -90,18 +90,18 @@ def test_token_log_probs_frozen_head_gradient(drawn, chunk):
 
 def products_with_the_vocabulary(jaxpr, vocabulary):
     """How many dot products of a program read or write an axis of that size."""
-    found = 0
+    count = 0
     for eqn in jaxpr.eqns:
         touched = [v.aval.shape for v in (*eqn.invars, *eqn.outvars) if hasattr(v, "aval")]
-        found += eqn.primitive.name == "dot_general" and any(
+        count += eqn.primitive.name == "dot_general" and any(
             vocabulary in shape for shape in touched
         )
         for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "jaxpr")):
             inner = getattr(value, "jaxpr", value)
-            found += (
+            count += (
                 products_with_the_vocabulary(inner, vocabulary) if hasattr(inner, "eqns") else 0
             )
-    return found
+    return count
 
 
 def test_token_log_probs_frozen_head_products(drawn):
@@ -122,21 +122,22 @@ def test_token_log_probs_frozen_head_products(drawn):
 @pytest.mark.parametrize("head_is_frozen", [False, True])
 def test_token_log_probs_mask(drawn, head_is_frozen):
     """Their states are NaN here: computing with them would show."""
-    wanted = np.zeros((3, 11), bool)
-    wanted[0, 6:9], wanted[2, 5] = True, True  # predicted at 5..7 and 4, in chunks 4..7 of 4
+    mask = np.zeros((3, 11), bool)
+    mask[0, 6:9] = True
+    mask[2, 5] = True  # predicted at 5..7 and 4, in chunks 4..7 of 4
     x = drawn["x"].copy()
     x[:, :4], x[:, 8:] = np.nan, np.nan
     calls = dict(
-        unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk=4
+        unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk_size=4
     )
     got, gradient = jax.jit(
         jax.value_and_grad(
             lambda x: jnp.sum(
                 jnp.where(
-                    wanted,
+                    mask,
                     token_log_probs(
                         x_BxTxD=x,
-                        mask_BxT=jnp.asarray(wanted),
+                        mask_BxT=jnp.asarray(mask),
                         head_is_frozen=head_is_frozen,
                         **calls,
                     ),
@@ -146,7 +147,7 @@ def test_token_log_probs_mask(drawn, head_is_frozen):
         )
     )(x)
     whole, slope = jax.value_and_grad(
-        lambda x: jnp.sum(jnp.where(wanted, token_log_probs(x_BxTxD=x, **calls), 0))
+        lambda x: jnp.sum(jnp.where(mask, token_log_probs(x_BxTxD=x, **calls), 0))
     )(drawn["x"])
     np.testing.assert_allclose(got, whole, rtol=1e-6)
     np.testing.assert_allclose(gradient, slope, atol=1e-6)
