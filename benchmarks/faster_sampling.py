@@ -1,27 +1,27 @@
-"""What cheaper sampling costs on the mini world: fewer steps, guidance in an interval, kept
-residuals, and drafts.
+"""What cheaper sampling costs on the mini world: fewer steps, guidance in an interval, cached
+residuals, and previews.
 
-    python benchmarks/faster_sampling.py                    # everything
-    python benchmarks/faster_sampling.py --only=cache,24    # the full sampling and the modes whose names hold these
-    python benchmarks/faster_sampling.py --prompts=16 --rank=8 --json=found.json
+    python benchmarks/faster_sampling.py                   # everything
+    python benchmarks/faster_sampling.py --only=cache,24   # full sampling, and modes with these
+    names python benchmarks/faster_sampling.py --prompts=16 --rank=8 --json=results.json
 
-Every mode makes the same videos as the shipped sampling, from the same seeds; the differences are
+Every mode generates the same videos as the default sampling, from the same seeds; differences are
 paired.
 
-  evaluations   how often the layers run for a video, both branches of guidance counted
-  speed-up      of the denoiser, the fastest of --repeats runs of a batch, all modes in turn
-  PSNR, CLIP    how far the videos are from full sampling's: dB, and 1 - the cosine of the
-  embeddings of their frames TVA, AES      minus full sampling's, with the 95 % interval, over the
-  users' own prompts and the long captions rank          what the generator is for here, choosing
-  among --rewrites of a prompt: the rank correlation of the
-                overall reward with full sampling's, how often the same rewrite comes first, and
-                what of the gain (the best rewrite's overall over the mean's, by full sampling) is
-                lost where another does
+  evaluations   denoiser evaluations per video, both branches of guidance counted
+  speed-up      of the denoiser, the fastest of --repeats runs of a batch, modes alternating
+  PSNR, CLIP    distance from the videos of full sampling: dB, and 1 - cosine of CLIP embeddings
+  TVA, AES      difference from full sampling with the 95 % interval, over user prompts and long
+                captions
+  rank          for choosing among --rewrites of a prompt: rank correlation of the overall reward
+  with
+                full sampling's, how often the same rewrite is best, and the share of the gain (best
+                rewrite minus mean, by full sampling) that is lost when another is chosen
 
-"another seed" is full sampling with other noise: how much of a rank is luck. A mode that agrees
-less than that costs more than a throw of the dice. Drafts (`evolve.draft`) only rank: for them
-"survives" says how often the best rewrite is among the half that gets a full video, and "saved" the
-share of the denoiser's time that drafting saves.
+"another seed" is full sampling with other noise: the part of a rank that is chance. A mode that
+agrees less than this costs more than choosing a seed does. Previews (`evolve.preview`) only rank:
+for them "survives" is how often the best rewrite is in the half that gets a full video, and "saved"
+the share of the denoiser's time that they save.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from machine import cpu_model
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from machine import cpu_model
 from pav_jax.booster.booster import Booster
 from pav_jax.candidates.preview import judge
 from pav_jax.candidates.statistics import paired_intervals
@@ -49,15 +49,17 @@ from pav_jax.language.sampling import Sampling
 from pav_jax.records import stable_seed
 from pav_jax.video import VideoModel, residual_curve, step_schedule
 
-FULL, LUCK, KEEP = "8 steps (shipped)", "8 steps, another seed", 0.5
+FULL = "8 steps (default)"
+OTHER_SEED = "8 steps, another seed"
+KEEP = 0.5  # share of candidates that a preview lets pass
 REWARDS = ("TVA", "AES")
 DPM = "CogVideoXDPMScheduler"
-MANY = 24  # steps of the sampling that is fuller than the shipped one
-# name -> fields of Generation, or a scheduler; "curve" asks for a curve measured at that number of
-# steps
+MANY = 24  # steps of the finest sampling
+# name -> generation settings, or a scheduler; "curve" takes a residual curve measured at that
+# number of steps
 MODES = {
     FULL: {},
-    LUCK: {},
+    OTHER_SEED: {},
     "24 steps": dict(num_inference_steps=24),
     "6 steps": dict(num_inference_steps=6),
     "4 steps": dict(num_inference_steps=4),
@@ -71,11 +73,11 @@ MODES = {
     "24 steps, cache .1": dict(num_inference_steps=24, cache_threshold=0.1, curve=True),
     "24 steps, cache .3": dict(num_inference_steps=24, cache_threshold=0.3, curve=True),
 }
-DRAFTS = {
-    "draft of 4 steps": dict(num_inference_steps=4),
-    "draft of 2 steps": dict(num_inference_steps=2),
-    "draft of 32 x 32": dict(height=32, width=32),
-    "draft of 4 steps, 32 x 32": dict(num_inference_steps=4, height=32, width=32),
+PREVIEWS = {
+    "preview of 4 steps": dict(num_inference_steps=4),
+    "preview of 2 steps": dict(num_inference_steps=2),
+    "preview of 32 x 32": dict(height=32, width=32),
+    "preview of 4 steps, 32 x 32": dict(num_inference_steps=4, height=32, width=32),
 }
 
 
@@ -93,7 +95,7 @@ class Sampler:
                 "mini:generator", dtype="float32", scheduler=scheduler
             )
         self.name, self.model = name, base.with_settings(**fields)
-        self.offset = 10**6 * (name == LUCK)
+        self.seed_offset = 10**6 if name == OTHER_SEED else 0
 
     def evaluations(self) -> int:
         schedule = step_schedule.make_step_schedule(self.model.settings)
@@ -104,17 +106,18 @@ class Sampler:
         )
 
     def videos(self, texts: list[str], seeds: list[int]) -> np.ndarray:
-        return self.model.generate(texts, seed=[seed + self.offset for seed in seeds])
+        return self.model.generate(texts, seed=[seed + self.seed_offset for seed in seeds])
 
     def denoise(self, text: str) -> None:
-        """One batch, without VAE; its texts were read by the first run."""
+        """Denoises one batch. Its texts were encoded by the first run."""
         rows = list(range(self.model.settings.batch_size))
         request = self.model.make_request([text] * len(rows), seed=rows)
         self.model.denoise(request, rows).block_until_ready()
 
 
 def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) -> dict[str, float]:
-    """The fastest run of each, all in turn, so that a busy minute hits all alike."""
+    """The fastest run of each. Samplers alternate, so that load on the machine affects all
+    alike."""
     best = dict.fromkeys((s.name for s in samplers), np.inf)
     for _ in range(repeats + 1):  # the first round compiles
         for sampler in samplers:
@@ -126,8 +129,8 @@ def seconds(samplers: list[Sampler], text: str, repeats: int, tick: Callable) ->
 
 
 def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
-    """Half by the untuned rewriter, half by the embedded booster; as varied as they come while
-    boosters are trained."""
+    """`count` rewrites per prompt, half by the untuned rewriter and half by the embedded booster,
+    as varied as during training."""
     how = Sampling(
         temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=config.rewriter.max_new_tokens
     )
@@ -146,8 +149,7 @@ def rewrites(config: Any, prompts: list[str], count: int) -> list[list[str]]:
 
 
 def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, float]:
-    """dB of the mean squared error of each video, and the CLIP distance of its frames; means over
-    videos."""
+    """PSNR in dB and CLIP distance of the frames, mean over videos."""
     error = np.square(videos.astype(np.float64) - full).mean(axis=(1, 2, 3, 4))
     embed = lambda x: tower.embed_frames(x, 4, "sheet")[:, 0]  # noqa: E731
     ours, theirs = embed(videos), embed(full)
@@ -168,7 +170,7 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
     half = options.prompts // 2
     users = [r["prompt"] for r in rows[:half]] + [r["prompt"] for r in rows[half : 2 * half]]
     texts = [r["prompt"] for r in rows[:half]] + [r["oracle"] for r in rows[half : 2 * half]]
-    asked = [r["prompt"] for r in rows[-options.rank :]]
+    rank_prompts = [r["prompt"] for r in rows[-options.rank :]]
 
     curves: list[tuple[float, ...]] = []
 
@@ -188,25 +190,25 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
     wanted = lambda name: name == FULL or not only or any(word in name for word in only)  # noqa: E731
     samplers = [
         Sampler(name, base, curve, **fields)
-        for name, fields in (MODES | DRAFTS).items()
+        for name, fields in (MODES | PREVIEWS).items()
         if wanted(name)
     ]
-    written = rewrites(config, asked, options.rewrites)
+    written = rewrites(config, rank_prompts, options.rewrites)
     ranked = [text for own in written for text in own]
-    of = [prompt for prompt, own in zip(asked, written, strict=True) for _ in own]
+    of = [prompt for prompt, own in zip(rank_prompts, written, strict=True) for _ in own]
     rank_seeds = [stable_seed("rank", prompt) for prompt in of]
     task = bars.add_task("sampling", total=len(samplers) * (options.repeats + 3))
     tick = lambda: bars.advance(task)  # noqa: E731
     times = seconds(samplers, texts[-1], options.repeats, tick)
 
-    found, scores, first, order = {}, {}, None, {}
+    results, scores, first, order = {}, {}, None, {}
     for sampler in samplers:
-        entry = found[sampler.name] = {
+        entry = results[sampler.name] = {
             "evaluations": sampler.evaluations(),
             "seconds": times[sampler.name],
             "speed-up": times[FULL] / times[sampler.name],
         }
-        if sampler.name not in DRAFTS:
+        if sampler.name not in PREVIEWS:
             videos = sampler.videos(texts, list(range(len(texts))))
             first = videos if first is None else first
             entry |= distances(videos, first, suite.rewards[0].tower)
@@ -219,7 +221,7 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
                 ]
         tick()
         overall = suite.overall(suite.score(sampler.videos(ranked, rank_seeds), of))
-        order[sampler.name] = overall.reshape(len(asked), -1)
+        order[sampler.name] = overall.reshape(len(rank_prompts), -1)
         groups = [
             list(zip(cheap, full, strict=True))
             for cheap, full in zip(order[sampler.name], order[FULL], strict=True)
@@ -234,12 +236,12 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
         }
         tick()
     spread = order[FULL].max(axis=1) - order[FULL].mean(axis=1)
-    for entry in found.values():
+    for entry in results.values():
         entry["share of the gain lost"] = entry["loss"] / float(spread.mean())
-    return found
+    return results
 
 
-def tables(found: dict[str, dict[str, Any]]) -> list[Table]:
+def tables(results: dict[str, dict[str, Any]]) -> list[Table]:
     change = lambda c: f"{c[1]:+.2f} ({c[2]:+.2f}, {c[3]:+.2f})"  # noqa: E731
     modes = Table(
         "mode",
@@ -253,11 +255,11 @@ def tables(found: dict[str, dict[str, Any]]) -> list[Table]:
         "same best",
         "gain lost",
     )
-    drafts = Table("drafts, half kept", "speed-up", "rank", "survives", "loss", "saved")
-    for name, e in found.items():
+    previews = Table("previews, half kept", "speed-up", "rank", "survives", "loss", "saved")
+    for name, e in results.items():
         rank = [f"{e['rank correlation']:.2f}"]
-        if name in DRAFTS:
-            drafts.add_row(
+        if name in PREVIEWS:
+            previews.add_row(
                 name,
                 f"{e['speed-up']:.2f}",
                 *rank,
@@ -278,7 +280,7 @@ def tables(found: dict[str, dict[str, Any]]) -> list[Table]:
                 f"{e['same best']:.0%}",
                 f"{e['share of the gain lost']:.0%}",
             )
-    return [modes, drafts] if drafts.row_count else [modes]
+    return [modes, previews] if previews.row_count else [modes]
 
 
 def main() -> None:
@@ -286,28 +288,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--prompts", type=int, default=64, help="half users' own, half long captions"
+        "--prompts", type=int, default=64, help="half user prompts, half long captions"
     )
     parser.add_argument("--rank", type=int, default=16, help="prompts whose rewrites are ranked")
     parser.add_argument("--rewrites", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--only", default="", help="modes whose names hold one of these words; full sampling always"
+        "--only", default="", help="modes whose names contain one of these words; and full sampling"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with Progress(console=Console(stderr=True)) as bars:
-        found = measure(options, bars)
+        results = measure(options, bars)
     console = Console(width=150)
     console.print(
         f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}; jax"
         f" {jax.__version__} on {jax.devices()[0].platform}; {options.prompts} videos,"
-        f" {options.rank} prompts x {options.rewrites} rewrites; TVA and AES less full sampling's"
+        f" {options.rank} prompts x {options.rewrites} rewrites; TVA and AES minus full sampling's"
     )
-    for table in tables(found):
+    for table in tables(results):
         console.print(table)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

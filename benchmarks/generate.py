@@ -1,21 +1,22 @@
-"""Time of making videos, ours and diffusers' in torch, from one run on one machine: same weights,
-noise and type.
+"""Times video generation against diffusers in torch, on one machine with the same weights, noise
+and type.
 
-    python benchmarks/generate.py                          # the shipped mini CogVideoX, float32 on the processor
-    python benchmarks/generate.py --model=cogvideox        # random: width 512, 8 layers, 13 x 32 x 32 latents
-    python benchmarks/generate.py --model=wan              # a Wan of these sizes
-    python benchmarks/generate.py --model=wan --gpu        # Wan 2.1 1.3B's published sizes, bfloat16, on a GPU
-    python benchmarks/generate.py --folder=...             # any folder of either family
+    python benchmarks/generate.py                     # the embedded CogVideoX, float32 on the CPU
+    python benchmarks/generate.py --model=cogvideox   # random weights: width 512, 8 layers
+    python benchmarks/generate.py --model=wan         # a Wan of these sizes
+    python benchmarks/generate.py --model=wan --gpu   # Wan 2.1 1.3B's sizes, bfloat16, on a GPU
+    python benchmarks/generate.py --folder=...        # any folder of either family
 
-Four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding, and
-everything from prompts to frames in `--steps` steps. FLOPs are counted by formula, the same for
-both sides, so FLOP/s are those achieved on the work the model asks for. The two sides take turns,
-`--repeats` times after a warm-up; the best of each is printed, and the largest difference of what
-they give. With JAX_NUM_CPU_DEVICES=2 our side spreads over two devices what torch spreads over two
-threads: videos, or the two branches of guidance where there is one video.
+Prints four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding,
+and everything from prompts to frames in `--num-inference-steps` steps. FLOPs are counted by formula, the same for
+both sides, so that FLOP/s refer to the work that the model needs. The two sides alternate,
+`--repeats` times after a warm-up; the best time of each is printed, and the largest difference of
+their outputs. With JAX_NUM_CPU_DEVICES=2 our side distributes over two devices what torch
+distributes over two
+threads: videos, or the two branches of guidance if there is one video.
 
-Compiling is timed in processes of their own, apart from import and from loading, without and with
-JAX's persistent cache of programs.
+Compilation is timed in separate processes, without import and loading, with an empty and with a
+filled persistent compilation cache of JAX.
 """
 
 import argparse
@@ -32,15 +33,15 @@ from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU both sides need memory
 import diffusers
-import generate_models
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from machine import cpu_model
 from rich.console import Console
 from rich.table import Table
 
+import generate_models
+from machine import cpu_model
 from pav_jax.parallel.chips import peak_flops
 from pav_jax.parallel.mesh import batch_mesh, make_mesh
 from pav_jax.video import VideoModel
@@ -54,11 +55,15 @@ PIPELINES = {"CogVideoX": diffusers.CogVideoXPipeline, "Wan": diffusers.WanPipel
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Attributes:
-    flops: of the batch.
-    ours, theirs: seconds.
-    difference: the largest, over the largest value there is; of frames in bytes, beyond rounding to
-      them.
+    """One line of the table.
+
+    Attributes:
+      name: what is timed.
+      flops: of the batch.
+      ours: seconds of pav_jax.
+      theirs: seconds of diffusers.
+      difference: largest difference of the outputs relative to the largest value; for uint8 frames
+        beyond the rounding error.
     """
 
     name: str
@@ -69,7 +74,8 @@ class Row:
 
 
 class Ours:
-    """The four things measured, each giving a numpy array in diffusers' order of axes."""
+    """The four timed calls of pav_jax. Each returns a numpy array in the axis order of
+    diffusers."""
 
     def __init__(self, folder: Path, dtype: str, **defaults: Any):
         loaded = VideoModel.from_pretrained(folder, dtype=dtype, **defaults)
@@ -99,7 +105,8 @@ class Ours:
         )
 
     def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
-        """Of both branches, with the same text: at scale 1 guidance gives the positive one."""
+        """The denoiser for both branches with the same text; at scale 1 guidance returns the
+        positive branch."""
         out = self._predict(
             {"transformer": self.params["transformer"]}, latents, text, jnp.float32(time)
         )
@@ -107,22 +114,22 @@ class Ours:
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
         programs = self.model.programs
-        latents = spread(latents, programs.mesh)  # as the denoiser hands them over
+        latents = spread(latents, programs.mesh)  # as the denoiser returns them
         return np.asarray(programs.decode(self.params, latents, False)[0])
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
-        self.model.programs._texts.clear()  # or texts would be read in the first run only
+        self.model.programs._texts.clear()  # otherwise only the first run would encode texts
         return self.model.generate(prompts, latents=latents.transpose(self.order))
 
 
 class Theirs:
-    """The same with a pipeline of diffusers."""
+    """The same calls of a diffusers pipeline."""
 
     def __init__(self, folder: Path, ours: Ours, device: str, dtype: torch.dtype):
         self.ours, self.device, self.dtype, kind = ours, device, dtype, type(ours.family).__name__
         self.pipeline = PIPELINES[kind].from_pretrained(folder, dtype=dtype).to(device)
         if kind == "Wan" and device != "cpu":
-            self.pipeline.vae.to(torch.float32)  # as its authors do, and we
+            self.pipeline.vae.to(torch.float32)  # as its authors do, and pav_jax
         self.pipeline.set_progress_bar_config(disable=True)
 
     def tensor(self, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -183,14 +190,16 @@ class Theirs:
 
 
 def sizes(model: VideoModel) -> tuple[int, int, int]:
-    given = (model.settings.num_frames, model.settings.height, model.settings.width)
-    return tuple(a or b for a, b in zip(given, model.family.default_size(), strict=True))
+    """Frames, height and width of the videos."""
+    settings = model.settings
+    num_frames, height, width = model.family.default_size()
+    return settings.num_frames or num_frames, settings.height or height, settings.width or width
 
 
-def in_turns(
+def time_alternating(
     mine: Callable, peers: Callable, repeats: int
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Fastest seconds of each, and what each gave."""
+    """Fastest seconds of each, and the outputs of each."""
     with torch.no_grad():
         ours, theirs, seconds = mine(), peers(), []
         for _ in range(repeats):
@@ -214,15 +223,16 @@ def measure(
     latents = rng.standard_normal((n, *shape), dtype=np.float32)
     ids, _ = family.tokenize([PROMPT] * n, family.sequence_length(None))
     text = ours.text(ids)
-    one = generate_models.Operations.of(family, shape)
+    flops_of = generate_models.Operations.of(family, shape)
     branches = 2 if used.guidance_scale > 1 else 1
     calls = [
-        ("text encoder", one.text, "text", (ids,)),
-        ("denoiser, guided", 2 * one.denoiser, "evaluation", (latents, text, 500.0)),
-        ("VAE decoder", one.decoder, "decoding", (latents,)),
+        ("text encoder", flops_of.text, "text", (ids,)),
+        ("denoiser, guided", 2 * flops_of.denoiser, "evaluation", (latents, text, 500.0)),
+        ("VAE decoder", flops_of.decoder, "decoding", (latents,)),
         (
             f"whole, {used.num_inference_steps} steps",
-            branches * (used.num_inference_steps * one.denoiser + one.text) + one.decoder,
+            branches * (used.num_inference_steps * flops_of.denoiser + flops_of.text)
+            + flops_of.decoder,
             "videos",
             ([PROMPT] * n, latents),
         ),
@@ -233,7 +243,7 @@ def measure(
             lambda side=side, method=method, args=args: getattr(side, method)(*args)
             for side in (ours, theirs)
         ]
-        mine, peers, a, b = in_turns(*run, repeats)
+        mine, peers, a, b = time_alternating(*run, repeats)
         if a.dtype == np.uint8:
             difference = max(np.abs(a / 255.0 - b).max() - 0.5 / 255.0, 0.0)
         else:
@@ -242,18 +252,20 @@ def measure(
     return rows, model
 
 
-def compiling(
+def time_compilation(
     folder: Path, batch: int | None, steps: int, gpu: bool
 ) -> list[dict[str, dict[str, float]]]:
-    """Seconds of every program in a process with an empty cache, and in one that finds it
-    filled."""
+    """Seconds of every program in a process with an empty compilation cache, and in one with a
+    filled cache."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("generate_compile.py")),
         f"--folder={folder}",
-        f"--steps={steps}",
+        f"--num-inference-steps={steps}",
         f"--dtype={'bfloat16' if gpu else 'float32'}",
-    ] + [f"--batch={batch}"] * bool(batch)
+    ]
+    if batch is not None:
+        command.append(f"--batch-size={batch}")
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
         return [
@@ -268,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=tuple(generate_models.SMALL), default="mini")
+    parser.add_argument("--model", choices=tuple(generate_models.BUILDERS), default="mini")
     parser.add_argument(
         "--folder", type=Path, help="a pipeline with weights, instead of random ones"
     )
@@ -280,11 +292,11 @@ def main() -> None:
         action="store_true",
         help="published sizes in bfloat16, on a GPU that both sides see",
     )
+    parser.add_argument("--batch-size", type=int, help="videos at once; default: the folder's")
     parser.add_argument(
-        "--batch", type=int, help="videos at once; the folder's own batch where not given"
-    )
-    parser.add_argument(
-        "--steps", type=int, help="of the last row; 2 where not given, of mini its own"
+        "--num-inference-steps",
+        type=int,
+        help="steps of the last row; default: 2, for mini its own",
     )
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
@@ -296,7 +308,7 @@ def main() -> None:
         parser.error("--gpu: choose --model=cogvideox or --model=wan")
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder, model, steps = arguments.folder, arguments.model, arguments.steps
+        folder, model, steps = arguments.folder, arguments.model, arguments.num_inference_steps
         if folder is None and model == "mini" and not arguments.random:
             folder = MINI
         if folder is None:
@@ -304,9 +316,9 @@ def main() -> None:
             generate_models.write_folder(model, folder, arguments.gpu)
         if folder.parent == Path(scratch) and model != "mini":
             steps = steps or 2
-        rows, made = measure(folder, arguments.batch, steps, arguments.repeats, arguments.gpu)
-        compiled = compiling(
-            folder, arguments.batch, made.settings.num_inference_steps, arguments.gpu
+        rows, made = measure(folder, arguments.batch_size, steps, arguments.repeats, arguments.gpu)
+        compiled = time_compilation(
+            folder, arguments.batch_size, made.settings.num_inference_steps, arguments.gpu
         )
     show(rows, made, compiled, arguments.gpu)
 
@@ -360,8 +372,8 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
         for process in compiled
     )
     console.print(
-        f"the persistent cache makes compiling {cold[0] / warm[0]:.1f} times faster;"
-        f" {cold.sum() / warm.sum():.1f} times with tracing, which it cannot spare"
+        f"the persistent cache makes compilation {cold[0] / warm[0]:.1f} times faster;"
+        f" {cold.sum() / warm.sum():.1f} times including tracing, which it does not save"
     )
 
 

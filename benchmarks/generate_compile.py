@@ -1,10 +1,10 @@
-"""Seconds that tracing and compiling a generator's three programs take in this process, as JSON;
-weights are not read.
+"""Times tracing and compilation of a generator's three programs in this process, and prints seconds
+as JSON. Weights are not read.
 
-    JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py --folder=... --steps=2
+    JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py --folder=...
+    --steps=2
 
-A process that finds the programs in JAX's persistent cache traces them all the same, and loads what
-the first compiled.
+With a filled persistent cache, a process still traces the programs but loads the compiled ones.
 """
 
 import argparse
@@ -23,62 +23,60 @@ from pav_jax.video.programs import Programs
 def programs(
     folder: Path, dtype: str, steps: int, batch: int | None
 ) -> Iterator[tuple[str, jax.stages.Wrapped, tuple, dict]]:
-    """Name, program, its arguments as shapes, and those that are static."""
-    kind = families.family_class(folder)
-    used = families.saved_settings(kind, folder).replace(
-        "command line", num_inference_steps=steps, batch_size=batch
+    """Yields each program's name, the program, the shapes of its arguments, and its static
+    arguments."""
+    family_class = families.family_class(folder)
+    settings = families.saved_settings(family_class, folder)
+    settings = settings.replace("command line", num_inference_steps=steps, batch_size=batch)
+    family = family_class.outline(folder, video_model.DTYPES[dtype])
+    num_frames, height, width = family.default_size()
+    latent_shape, keep = family.latent_shape(
+        settings.num_frames or num_frames, settings.height or height, settings.width or width
     )
-    family = kind.outline(folder, video_model.DTYPES[dtype])
-    size = tuple(
-        a or b
-        for a, b in zip(
-            (used.num_frames, used.height, used.width), family.default_size(), strict=True
-        )
-    )
-    latent_shape, keep = family.latent_shape(*size)
-    shapes, made = family.param_shapes(), Programs(family)
+    shapes = family.param_shapes()
+    compiled = Programs(family)
     scales = sampling.guidance_scales(
-        family.scheduler.timesteps(steps), used.guidance_scale, used.use_dynamic_cfg
+        family.scheduler.timesteps(steps), settings.guidance_scale, settings.use_dynamic_cfg
     )
-    read = (
+    encoder_inputs = (
         {"text_encoder": shapes["text_encoder"]},
-        jax.ShapeDtypeStruct((used.batch_size, family.sequence_length(None)), jnp.int32),
+        jax.ShapeDtypeStruct((settings.batch_size, family.sequence_length(None)), jnp.int32),
     )
-    text = jax.eval_shape(family.encode_text, *read)
-    keys = jax.eval_shape(lambda: sampling.video_keys((0,) * used.batch_size))
-    latents = jax.ShapeDtypeStruct((used.batch_size, keep, *latent_shape[1:]), jnp.float32)
-    yield "text encoder", made.encoder, read, {}
+    text = jax.eval_shape(family.encode_text, *encoder_inputs)
+    keys = jax.eval_shape(lambda: sampling.video_keys((0,) * settings.batch_size))
+    latents = jax.ShapeDtypeStruct((settings.batch_size, keep, *latent_shape[1:]), jnp.float32)
+    yield "text encoder", compiled.encoder, encoder_inputs, {}
     yield (
         "denoiser",
-        made.denoiser,
+        compiled.denoiser,
         ({"transformer": shapes["transformer"]}, text, text, None, keys, scales),
         dict(latent_shape=latent_shape, keep=keep),
     )
     yield (
         "VAE decoder",
-        made.decoder,
+        compiled.decoder,
         ({"vae": shapes["vae"]}, latents),
-        dict(tiled=used.vae_tiling),
+        dict(tiled=settings.vae_tiling),
     )
 
 
 def main() -> None:
+    """Times the programs of the folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--batch", type=int)
+    parser.add_argument("--num-inference-steps", type=int, default=2)
+    parser.add_argument("--batch-size", type=int)
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.jit(lambda x: x + 1)(
-        0
-    ).block_until_ready()  # starts the back end, which is no part of compiling
+    # Starts the backend, which is not part of compilation.
+    jax.jit(lambda x: x + 1)(0).block_until_ready()
 
     seconds = {}
     for name, program, shapes, static in programs(
-        arguments.folder, arguments.dtype, arguments.steps, arguments.batch
+        arguments.folder, arguments.dtype, arguments.num_inference_steps, arguments.batch_size
     ):
         start = time.perf_counter()
         lowered = program.lower(*shapes, **static)

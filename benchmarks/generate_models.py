@@ -1,8 +1,8 @@
-"""What benchmarks/generate.py measures: folders of random weights, and the operations of their
-parts by formula.
+"""What benchmarks/generate.py measures: pipelines with random weights, and the FLOPs of their
+components by formula.
 
-Shapes: a latent is [T, H, W, C], without a batch axis. FLOPs are of one row; a multiplication and
-an addition are two.
+Shapes: a latent is [T, H, W, C], without a batch axis. FLOPs are those of one row; a multiply-add
+counts as two.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ UNIPC = {
 
 
 def cogvideox(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
-    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of an eighth of the published
-    width."""
+    """A CogVideoX of width 512 with 8 layers, a text encoder of the same size, and a VAE of an
+    eighth of the published width."""
     from pav_jax.mini.training.generator import SCHEDULER
 
     text = T5Config(
@@ -70,8 +70,8 @@ def cogvideox(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
 
 
 def wan(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
-    """Width 512, 8 layers; a text encoder as wide, of 8 layers; a VAE of a sixth of the published
-    width."""
+    """A Wan of width 512 with 8 layers, a text encoder of the same size, and a VAE of a sixth of
+    the published width."""
     text = T5Config(
         vocab_size=len(tokenizer),
         width=512,
@@ -95,6 +95,7 @@ def wan(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
 
 
 def mini(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
+    """The embedded generator's sizes."""
     from pav_jax.mini.training import generator, vae
 
     family = CogVideoX(
@@ -107,12 +108,15 @@ def mini(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
     return family, GenerationConfig.from_dict(generator.GENERATION)
 
 
-SMALL = {"cogvideox": cogvideox, "wan": wan, "mini": mini}
+BUILDERS = {"cogvideox": cogvideox, "wan": wan, "mini": mini}
 
 
 def write_folder(model: str, folder: Path, published: bool) -> None:
-    """A pipeline with random weights that both sides load; `published`: bfloat16, of the sizes its
-    authors chose."""
+    """Writes a pipeline with random weights that both sides load.
+
+    Args:
+      published: the published sizes in bfloat16.
+    """
     from pav_jax.mini.tokenizers import t5_tokenizer
 
     tokenizer = t5_tokenizer()
@@ -122,23 +126,24 @@ def write_folder(model: str, folder: Path, published: bool) -> None:
         family = kind.outline(PUBLISHED / PUBLISHED_NAMES[model], jnp.bfloat16, tokenizer=tokenizer)
         generation = kind.generation
     else:
-        family, generation = SMALL[model](tokenizer)
+        family, generation = BUILDERS[model](tokenizer)
     VideoModel(family, random_params(family.param_shapes()), generation).save_pretrained(folder)
 
 
 def random_params(shapes: Any) -> Any:
-    """Weights by fan-in, norms near one, so that activations neither vanish nor explode in any
-    depth."""
+    """Weights scaled by fan-in and norms near one, so that activations neither vanish nor
+    explode."""
     rng = np.random.default_rng(0)
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        name, stacked = path[-1].key, any(getattr(key, "key", "") == "layers" for key in path)
-        own = shape.shape[1:] if stacked else shape.shape  # without the axis of layers
+        name = path[-1].key
+        is_stacked = any(getattr(key, "key", "") == "layers" for key in path)
+        layer_shape = shape.shape[1:] if is_stacked else shape.shape
         values = rng.standard_normal(shape.shape, dtype=np.float32)
         if name == "scale":
             values = 1 + 0.1 * values
         elif name in ("kernel", "patch_kernel"):
-            values *= 0.7 / math.sqrt(math.prod(own[:-1]))
+            values *= 0.7 / math.sqrt(math.prod(layer_shape[:-1]))
         elif name != "embedding":
             values *= 0.05
         return values.astype(shape.dtype)
@@ -146,13 +151,13 @@ def random_params(shapes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-# --------------------------------------------------------------------------------------- operations
+# -------------------------------------------------------------------------------------------- FLOPs
 
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """FLOPs of one text, of one model evaluation for one latent (half a guided one), of decoding
-    one latent."""
+    """FLOPs of encoding one text, of one denoiser evaluation of one latent (half of a guided one),
+    and of decoding one latent."""
 
     text: float
     denoiser: float
@@ -160,6 +165,7 @@ class Operations:
 
     @classmethod
     def of(cls, family: Family, latent_shape: tuple[int, int, int, int]) -> "Operations":
+        """Counts the FLOPs of a family."""
         denoiser, decoder = (
             (cogvideox_flops, cogvideox_decoder_flops)
             if isinstance(family, CogVideoX)
@@ -173,6 +179,7 @@ class Operations:
 
 
 def text_flops(config: T5Config, tokens: int) -> float:
+    """One text in the T5 encoder."""
     heads = config.heads * config.head_size
     layer = 2 * tokens * config.width * (4 * heads + (3 if config.gated else 2) * config.ff_width)
     return config.layers * (layer + 4 * tokens**2 * heads)
@@ -181,15 +188,12 @@ def text_flops(config: T5Config, tokens: int) -> float:
 def cogvideox_flops(
     config: CogVideoXConfig, latent_shape: tuple[int, int, int, int], text: int
 ) -> float:
-    video, width, temb = (
-        math.prod(config.grid(latent_shape[:3])),
-        config.width,
-        config.time_embed_dim,
-    )
+    video = math.prod(config.grid(latent_shape[:3]))
+    width = config.width
+    temb = config.time_embed_dim
     tokens = video + text
-    layer = (
-        24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width
-    )  # qkvo 8, feed-forward 16; modulation
+    # qkvo 8 and feed-forward 16, attention, modulation
+    layer = 24 * tokens * width**2 + 4 * tokens**2 * width + 24 * temb * width
     patch = config.patch_size**2 * (config.patch_size_t or 1)
     ends = 2 * video * width * patch * (config.in_channels + config.out_channels)
     ends += 2 * text * config.text_embed_dim * width + 2 * temb * (width + temb) + 4 * temb * width
@@ -212,6 +216,7 @@ def wan_flops(config: WanConfig, latent_shape: tuple[int, int, int, int], text: 
 
 
 def conv(taps: int, fan_in: int, fan_out: int, places: int) -> float:
+    """A convolution with `taps` window elements at `places` output positions."""
     return 2.0 * taps * fan_in * fan_out * places
 
 
@@ -224,17 +229,15 @@ def resnet(fan_in: int, fan_out: int, places: int) -> float:
 def cogvideox_decoder_flops(
     config: CogVideoXVAEConfig, latent_shape: tuple[int, int, int, int]
 ) -> float:
-    """In one chunk; the norms' 1x1x1 convolutions at latent size, as they can be."""
+    """In one chunk; the 1x1x1 convolutions of the norms at latent size, which suffices."""
     t, h, w, channels = latent_shape
     latent, widths = t * h * w, config.block_out_channels[::-1]
 
     def block(fan_in: int, fan_out: int, places: int) -> float:
         return resnet(fan_in, fan_out, places) + conv(1, channels, 2 * (fan_in + fan_out), latent)
 
-    total, before = (
-        conv(27, channels, widths[0], latent) + 2 * block(widths[0], widths[0], latent),
-        widths[0],
-    )
+    before = widths[0]
+    total = conv(27, channels, before, latent) + 2 * block(before, before, latent)
     for i, width in enumerate(widths):
         for _ in range(config.layers_per_block + 1):
             total += block(before, width, t * h * w)
@@ -254,9 +257,8 @@ def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, i
     places, before = t * h * w, widths[0]
     total = conv(1, channels, channels, places) + conv(27, channels, before, places)
     total += 2 * resnet(before, before, places)
-    total += (
-        conv(1, before, 4 * before, places) + 4 * t * (h * w) ** 2 * before
-    )  # attention within frames
+    # attention within frames
+    total += conv(1, before, 4 * before, places) + 4 * t * (h * w) ** 2 * before
     for i, width in enumerate(widths):
         for _ in range(config.num_res_blocks + 1):
             total += resnet(before, width, t * h * w)

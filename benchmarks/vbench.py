@@ -1,13 +1,15 @@
-"""A real model on real pairs: SmolLM2 learns one video model's prompt dialect, and then to tell it
-from another's.
+"""Trains SmolLM2 on published rewrites: SFT on the prompt style of one video model, then DPO that
+prefers it to the style of another.
 
-    python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl --tests a.txt b.txt
+    python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl \\
+        --tests a.txt b.txt
 
-Prompts are split 90/10. Prints, before and after SFT, the loss of held-out rewrites and the FAITH
-of what the model writes for held-out prompts; then DPO, whose chosen rewrite is the target's and
-whose rejected one the other generator's, of like length, and the share of held-out pairs it puts
-right, beside "pick the longer" and "pick the shorter". Twenty rewrites to read go to rewrites.md.
-Stop it anywhere and run it again: it goes on.
+Prompts are split 90/10. Prints for the base model, SFT and DPO the loss of held-out rewrites and
+the FAITH of the rewrites that the model generates for held-out prompts. DPO's chosen rewrite is
+that of the target generator and the rejected one that of the other, with similar lengths; the share
+of held-out pairs that it ranks correctly is printed beside "pick the longer" and "pick the
+shorter". Twenty rewrites to read are written to rewrites.md. An interrupted run resumes when it is
+started again.
 """
 
 import argparse
@@ -30,10 +32,11 @@ from pav_jax.storage.records import write_jsonl
 from pav_jax.train.data import make_encoder
 from pav_jax.train.log_probs import log_probs
 
-ROWS = 8
+BATCH_SIZE = 8
 
 
 def main() -> None:
+    """Trains and measures the models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/smollm2_vbench.py")
     parser.add_argument("--workdir", type=Path, default=Path("runs/vbench"))
@@ -48,7 +51,7 @@ def main() -> None:
     rows = [json.loads(line) for line in Path(config.data).read_text(encoding="utf-8").splitlines()]
     held = [r for r in rows if stable_seed("held out", r["prompt"]) % config.held_out_every == 0]
     seen = [r for r in rows if r not in held]
-    print(f"{len(seen)} prompts to learn from, {len(held)} held out")
+    print(f"{len(seen)} training prompts, {len(held)} held out")
 
     write_jsonl(
         args.workdir / "sft_pairs.jsonl", [PromptPair(r["prompt"], r[config.target]) for r in seen]
@@ -74,7 +77,7 @@ def main() -> None:
 
 
 def preferences(rows: list[dict], config) -> list[Preference]:
-    """The target's rewrite over the other generator's, where their lengths are alike."""
+    """Prefers the target's rewrite to the other generator's, for pairs of similar length."""
     pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
     return [
         Preference(*pair, 1.0) for pair in pairs if length_gap(*pair[1:]) <= config.length_match
@@ -82,22 +85,23 @@ def preferences(rows: list[dict], config) -> list[Preference]:
 
 
 def booster(config, folder: Path | None) -> Booster:
+    """The booster in `folder`, or the untuned rewriter."""
     return Booster(components.load_rewriter(config, folder), recipe.rewriter_sampling(config))
 
 
 def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
-    """Loss of the target's held-out rewrites, per token, and FAITH and length of the model's
-    own."""
+    """Loss per token of the target's held-out rewrites, and FAITH and number of words of the
+    model's rewrites."""
     model = booster(config, folder)
     logps, counts = answer_log_probs(
         config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
     )
-    written = [rewrites[0] for rewrites in model.refine([r["prompt"] for r in held])]
-    faith = [faithfulness(w.prompt, w.refined) for w in written]
+    generated = [rewrites[0] for rewrites in model.refine([r["prompt"] for r in held])]
+    faith = [faithfulness(w.prompt, w.refined) for w in generated]
     return {
         "loss": float(-logps.sum() / counts.sum()),
         "FAITH": float(np.mean(faith)),
-        "words": float(np.mean([len(w.refined.split()) for w in written])),
+        "words": float(np.mean([len(w.refined.split()) for w in generated])),
     }
 
 
@@ -106,27 +110,28 @@ def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarr
     encoder = make_encoder(lm, config.sft.max_length, config.sft.max_prompt_length)
 
     @jax.jit
-    def one(params, ids, answer):
+    def answer_sums(params, ids, answer):
         return (log_probs(lm.model, {"params": params}, ids, 128) * answer).sum(-1)
 
     sums, counts = [], []
-    for start in range(0, len(pairs), ROWS):
-        ids = np.full((ROWS, config.sft.max_length), encoder.padding, np.int32)
+    for start in range(0, len(pairs), BATCH_SIZE):
+        ids = np.full((BATCH_SIZE, config.sft.max_length), encoder.padding, np.int32)
         answer = np.zeros(ids.shape, bool)
-        some = pairs[start : start + ROWS]
-        for i, (prompt, text) in enumerate(some):
+        chunk = pairs[start : start + BATCH_SIZE]
+        for i, (prompt, text) in enumerate(chunk):
             encoded = encoder.encode(prompt, [text])
             (row,) = encoded.rows
             ids[i, : len(row)] = row
             answer[i, encoded.num_prompt_tokens : len(row)] = True
-        sums.append(np.asarray(one(lm.params, jnp.asarray(ids), jnp.asarray(answer)))[: len(some)])
-        counts.append(answer.sum(-1)[: len(some)])
+        batch_sums = answer_sums(lm.params, jnp.asarray(ids), jnp.asarray(answer))
+        sums.append(np.asarray(batch_sums)[: len(chunk)])
+        counts.append(answer.sum(-1)[: len(chunk)])
     return np.concatenate(sums), np.concatenate(counts)
 
 
 def accuracies(config, models: dict[str, Path | None], pairs: list[Preference]) -> dict[str, float]:
-    """Share of pairs whose chosen rewrite a rule prefers. DPO's own rule is the gain over the model
-    it started from."""
+    """Share of pairs whose chosen rewrite a rule prefers. The DPO reward is the gain in
+    log-probability over the model that it started from."""
     sums = {}
     for name, folder in models.items():
         lm = components.load_rewriter(config, folder)
@@ -149,6 +154,7 @@ def accuracies(config, models: dict[str, Path | None], pairs: list[Preference]) 
 
 
 def write_examples(path: Path, boosters: dict[str, Booster], prompts: list[str]) -> None:
+    """Writes the rewrites of every booster as Markdown."""
     answers = {name: model.refine(prompts) for name, model in boosters.items()}
     lines = []
     for i, prompt in enumerate(prompts):
