@@ -8,11 +8,11 @@ and type.
     python benchmarks/generate.py --folder=...        # any folder of either family
 
 Prints four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding,
-and everything from prompts to frames in `--num-inference-steps` steps. FLOPs are counted by formula, the same for
-both sides, so that FLOP/s refer to the work that the model needs. The two sides alternate,
-`--repeats` times after a warm-up; the best time of each is printed, and the largest difference of
-their outputs. With JAX_NUM_CPU_DEVICES=2 our side distributes over two devices what torch
-distributes over two
+and everything from prompts to frames in `--num-inference-steps` steps. FLOPs are counted by
+formula, the same for both sides, so that FLOP/s refer to the work that the model needs. The two
+sides alternate, `--repeats` times after a warm-up; the best time of each is printed, and the
+largest difference of their outputs. With JAX_NUM_CPU_DEVICES=2 our side distributes over two
+devices what torch distributes over two
 threads: videos, or the two branches of guidance if there is one video.
 
 Compilation is timed in separate processes, without import and loading, with an empty and with a
@@ -334,8 +334,8 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
         f" {device.platform}, torch {torch.__version__} with {torch.get_num_threads()} threads,"
         f" diffusers {diffusers.__version__}\n{type(family).__name__}, width"
         f" {family.transformer.config.width}, {family.transformer.config.num_layers} layers; VAE of"
-        f" {', '.join(map(str, channels))} channels; {model.settings.batch_size} videos of {frames} x"
-        f" {height} x {width}"
+        f" {', '.join(map(str, channels))} channels;"
+        f" {model.settings.batch_size} videos of {frames} x {height} x {width}"
     )
     table = Table(
         "bfloat16" if gpu else "float32",

@@ -1,8 +1,8 @@
 """Times tracing and compilation of a generator's three programs in this process, and prints seconds
 as JSON. Weights are not read.
 
-    JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py --folder=...
-    --steps=2
+    JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py \\
+        --folder=... --num-inference-steps=2
 
 With a filled persistent cache, a process still traces the programs but loads the compiled ones.
 """

@@ -164,8 +164,8 @@ def main() -> None:
     )
     console.print(
         f"SmolLM2-135M-Instruct, {count(ours.params) / 1e6:.1f} M weights; prompt of {len(ids)}"
-        f" tokens, in pav_jax padded to {prompt_bucket(len(ids))}; {args.max_new_tokens} new, greedy,"
-        f" best of {args.repeats}"
+        f" tokens, in pav_jax padded to {prompt_bucket(len(ids))}; {args.max_new_tokens} new,"
+        f" greedy, best of {args.repeats}"
     )
     console.print(f"{FORMULA}; GFLOP/s = (prompt + new tokens) * that / seconds")
     console.print(table)

@@ -138,7 +138,7 @@ def _batch_shapes(name: str, options: Any, mesh: Mesh, row_length: int) -> dict:
         "ids": jax.ShapeDtypeStruct((*rows, row_length), jnp.int32),
         "answer": jax.ShapeDtypeStruct((*rows, row_length), jnp.bool_),
     }
-    if getattr(options, "packing", False):
+    if name == "sft" and options.packing:
         shapes["segments"] = jax.ShapeDtypeStruct((*rows, row_length), jnp.int32)
     if _reference_is_precomputed(name, options):
         shapes["reference"] = jax.ShapeDtypeStruct(rows, jnp.float32)
