@@ -21,7 +21,7 @@ from pav_jax.rewards.reward import as_reward
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
 from pav_jax.storage.files import write_atomic
 from pav_jax.train import dpo_trainer, grpo_trainer, run, sft_trainer
-from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig, check
+from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig, check_training
 from pav_jax.train.datasets import Dataset, prompt_texts, write_pairs, write_preferences
 from pav_jax.train.group_rewards import FAITH
 from pav_jax.train.text_rewards import NoVideos, text_suite
@@ -63,7 +63,7 @@ def sft(
       BadInput: the dataset, the configuration or the folder cannot be used.
     """
     config = config or SFTConfig()
-    check(config, "sft")
+    check_training(config, "sft")
     folder = _output_folder(output_dir, "sft")
     path = write_pairs(dataset, folder / "pairs.jsonl")
     booster = run.run(sft_trainer.OBJECTIVE, config, seed, lm, path, folder, progress)
@@ -92,7 +92,7 @@ def dpo(
       BadInput: the dataset, the configuration or the folder cannot be used.
     """
     config = config or DPOConfig()
-    check(config, "dpo")
+    check_training(config, "dpo")
     dpo_trainer.loss_config(config)
     folder = _output_folder(output_dir, "dpo")
     path = write_preferences(dataset, folder / "preferences.jsonl")
@@ -139,7 +139,7 @@ def grpo(
       BadInput: the prompts, the reward, the configuration or the folder cannot be used.
     """
     config = config or GRPOConfig()
-    check(config, "grpo")
+    check_training(config, "grpo")
     suite = _reward_suite(reward, with_videos=generator is not None)
     if FAITH not in suite.names:
         config = dataclasses.replace(config, faith_weight=0.0)

@@ -231,11 +231,7 @@ class GRPOConfig(TrainingConfig):
     keep_videos: str = option("none", "videos to keep on disk", choices=("none", "all"))
 
 
-SECTIONS: dict[str, type[TrainingConfig]] = {
-    "sft": SFTConfig,
-    "dpo": DPOConfig,
-    "grpo": GRPOConfig,
-}
+SECTIONS: dict[str, type[TrainingConfig]] = {"sft": SFTConfig, "dpo": DPOConfig, "grpo": GRPOConfig}
 AnyTrainingConfig = TypeVar("AnyTrainingConfig", bound=TrainingConfig)
 
 
@@ -274,31 +270,39 @@ def section(config: Any, name: str) -> TrainingConfig:
     return _section(config, name, SECTIONS[name])
 
 
-def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTrainingConfig:
-    """A section as its dataclass.
+def check_training(values: Any, name: str) -> TrainingConfig:
+    """Check the section "sft", "dpo" or "grpo" and return it as its dataclass.
 
     Args:
-      config: the whole configuration; its section is a ConfigDict, a mapping or the dataclass.
+      values: the section: a ConfigDict, a mapping or the dataclass.
 
     Raises:
-      BadInput: an unknown field, a value of another type, or values that do not fit each other.
+      BadInput: an unknown field, a value of another type, a value outside its range, or values that
+        do not fit each other.
     """
-    values: Any = (
-        config[name] if isinstance(config, Mapping | ConfigDict) else getattr(config, name)
-    )
+    return _checked(values, name, SECTIONS[name])
+
+
+def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTrainingConfig:
+    is_mapping = isinstance(config, Mapping | ConfigDict)
+    return _checked(config[name] if is_mapping else getattr(config, name), name, kind)
+
+
+def _checked(values: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTrainingConfig:
     if isinstance(values, kind):
-        check(values, name)
+        _check_values(values, name)
         return values
     changes: dict[str, Any] = values.to_dict() if isinstance(values, ConfigDict) else {**values}
     section = config_dict(kind())
-    if unknown := sorted(set(changes) - set(section)):
+    unknown = sorted(set(changes) - set(section))
+    if unknown:
         raise BadInput(
             f"config.{name}.{unknown[0]}: no such field; the fields are"
             f" {', '.join(sorted(section))}",
             source="config",
             field=f"{name}.{unknown[0]}",
         )
-    if isinstance(changes.get("loss_type"), str) and name == "dpo":
+    if kind is DPOConfig and isinstance(changes.get("loss_type"), str):
         changes["loss_type"] = (changes["loss_type"],)
     for field, value in changes.items():
         try:
@@ -309,13 +313,11 @@ def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
                 f"config.{name}.{field}: {reason}", source="config", field=f"{name}.{field}"
             ) from error
     fields = from_config_dict(kind, section.to_dict())
-    check(fields, name)
+    _check_values(fields, name)
     return fields
 
 
-def check(fields: TrainingConfig, name: str) -> None:
-    """Raises BadInput for a value outside its range, or values that do not fit each other."""
-
+def _check_values(fields: TrainingConfig, name: str) -> None:
     def fail(field: str, problem: str):
         value = getattr(fields, field)
         raise BadInput(
@@ -323,7 +325,8 @@ def check(fields: TrainingConfig, name: str) -> None:
         )
 
     for field in dataclasses.fields(fields):
-        if (problem := _problem(getattr(fields, field.name), field.metadata)) is not None:
+        problem = _problem(getattr(fields, field.name), field.metadata)
+        if problem is not None:
             fail(field.name, problem)
     if fields.batch_size % fields.gradient_accumulation_steps:
         fail("gradient_accumulation_steps", f"does not divide batch_size={fields.batch_size}")

@@ -255,11 +255,11 @@ def test_train_step_gradient_accumulation(lm):
             shardings,
         )
         results.append(step(state, batch))
-    (one, metrics_one), (four, metrics_four) = results
+    (whole, metrics_whole), (parts, metrics_parts) = results
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.trained, four.trained
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole.trained, parts.trained
     )
-    assert float(metrics_one["loss"]) == pytest.approx(float(metrics_four["loss"]), rel=1e-5)
+    assert float(metrics_whole["loss"]) == pytest.approx(float(metrics_parts["loss"]), rel=1e-5)
 
 
 def test_run_compiles_once(lm, pairs, tmp_path):
