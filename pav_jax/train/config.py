@@ -6,12 +6,13 @@ command line lists these fields before any model is built.
 """
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from pav_jax.config_fields import config_dict, from_config_dict, option
+from pav_jax.config_fields import config_dict, field_types, from_config_dict, option
 from pav_jax.errors import BadInput
 
 REMAT_POLICIES = (
@@ -293,7 +294,7 @@ def _checked(values: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
         _check_values(values, name)
         return values
     changes: dict[str, Any] = values.to_dict() if isinstance(values, ConfigDict) else {**values}
-    section = config_dict(kind())
+    section = config_dict(kind()).lock()
     unknown = sorted(set(changes) - set(section))
     if unknown:
         raise BadInput(
@@ -324,8 +325,13 @@ def _check_values(fields: TrainingConfig, name: str) -> None:
             f"config.{name}.{field}={value!r}: {problem}", source="config", field=f"{name}.{field}"
         )
 
+    kinds = field_types(type(fields))
     for field in dataclasses.fields(fields):
-        problem = _problem(getattr(fields, field.name), field.metadata)
+        value = getattr(fields, field.name)
+        is_mapping_field = typing.get_origin(kinds[field.name][0]) is dict
+        if is_mapping_field and value is not None and not isinstance(value, Mapping):
+            fail(field.name, "must be a mapping such as {'AES': 1.0}, or None")
+        problem = _problem(value, field.metadata)
         if problem is not None:
             fail(field.name, problem)
     if fields.batch_size % fields.gradient_accumulation_steps:

@@ -121,14 +121,14 @@ def test_encode_long_answer():
 
 
 def test_survey_truncated_examples(source):
-    found = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
+    survey = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
     assert (
-        found.num_examples,
-        found.longest,
-        found.truncated_prompts,
-        found.truncated_answers,
+        survey.num_examples,
+        survey.longest,
+        survey.truncated_prompts,
+        survey.truncated_answers,
     ) == (10, 9, 0, 3)
-    assert "3 answers truncated" in str(found)
+    assert "3 answers truncated" in str(survey)
     assert (
         batches.survey(
             source, make_encoder(max_prompt_length=3), ("refined",), "x"
