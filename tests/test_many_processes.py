@@ -15,9 +15,9 @@ from pav_jax.storage.records import read_segments
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo")] + [
-    "--config.sft.steps=3",
-    "--config.dpo.steps=2",
-    "--config.grpo.steps=2",
+    "--config.sft.max_steps=3",
+    "--config.dpo.max_steps=2",
+    "--config.grpo.max_steps=2",
     "--config.evaluate.count=2",
     "--config.rounds=1",
     "--config.evaluate.systems=('original','base','sft','dpo_1')",
