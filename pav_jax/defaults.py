@@ -173,8 +173,8 @@ def _report() -> ConfigDict:
     return ConfigDict(
         dict(
             title="Prompt booster report",
-            examples=8,  # shown per prompt set, evenly spaced in the file
-            worst=4,  # largest losses shown per prompt set
+            num_examples=8,  # shown per prompt set, evenly spaced in the file
+            num_worst=4,  # largest losses shown per prompt set
         )
     )
 

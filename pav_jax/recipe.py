@@ -226,7 +226,7 @@ def report(config, workdir) -> Path:
     from pav_jax.parallel import processes
     from pav_jax.report.page import write_report
 
-    processes.run_on_first_process("report", lambda: write_report(workdir))
+    processes.run_on_first_process("report", lambda: write_report(workdir, **config.report))
     return Path(workdir) / "report" / "index.html"
 
 

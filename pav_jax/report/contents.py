@@ -1,16 +1,16 @@
-"""Reads a work directory into what the report shows. Whatever stage has not run yet is simply
-absent."""
+"""Reads a work directory into what the report shows. Stages that have not run are left empty."""
 
 import dataclasses
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from pav_jax.candidates import preview
 from pav_jax.candidates.scoring import overall_scores, stage_weights
@@ -22,165 +22,215 @@ CONTROLS = ("suffix", "shuffled", "oracle")
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
-    """Everything in the work directory that the report shows."""
+class EvolutionRound:
+    """One round of evolution.
 
-    config: dict[str, Any]
-    evaluation: dict[str, Any] | None  # the content of evaluation.json
-    measurements: list[Measurement]
-    evolution: list["Round"]
-    curves: dict[
-        str, dict[str, list[float]]
-    ]  # "sft", "round_1", ... -> metric, "step" among them -> values
-    preferences: list["PairStatistics"]
-    sft_pairs: list[PromptPair]
-    trust: dict[str, Any] | None = None  # the content of trust.json
-    drafts: dict[str, Any] | None = None  # the content of drafts.json
-
-
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """One round of evolution. Means of `overall` over prompts or rewrites with a score."""
+    Attributes:
+      number: of the round; 0 are the user's own prompts.
+      num_candidates: including failed ones.
+      num_failed: candidates without an overall score.
+      mean_overall: over the round's candidates.
+      mean_best: over prompts, of each prompt's best candidate in this or an earlier round.
+    """
 
     number: int
-    candidates: int
-    failed: int
-    mean: float
-    best: float  # of each prompt's best so far
+    num_candidates: int
+    num_failed: int
+    mean_overall: float
+    mean_best: float
 
 
 @dataclasses.dataclass(frozen=True)
-class PairStatistics:
-    """One round of preference pairs; words are counted by white space."""
+class PreferenceRound:
+    """One round of preference pairs. Words are separated by white space; means may be NaN.
 
-    round: int
-    candidates: int
-    sampled: float  # mean overall of the sampled rewrites
-    pairs: int
-    prompts: int
-    margin: float
+    Attributes:
+      number: of the round, from 1.
+      num_candidates: sampled rewrites.
+      mean_overall: over the sampled rewrites.
+      num_pairs: preference pairs.
+      num_prompts: prompts that have a pair.
+      mean_margin: overall score of the chosen minus that of the rejected rewrite, over pairs.
+      chosen_words: mean number of words of the chosen rewrites.
+      rejected_words: mean number of words of the rejected rewrites.
+    """
+
+    number: int
+    num_candidates: int
+    mean_overall: float
+    num_pairs: int
+    num_prompts: int
+    mean_margin: float
     chosen_words: float
     rejected_words: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Everything in the work directory that the report shows.
+
+    Attributes:
+      config: the content of `config.json`.
+      evaluation: the content of `evaluation.json`; None without it.
+      measurements: videos of the evaluation.
+      evolution: its rounds.
+      curves: stage ("sft", "round_1", "grpo") -> metric ("step", "loss", ...) -> values.
+      preferences: rounds of preference pairs.
+      sft_pairs: selected rewrites.
+      trust: the content of `trust.json`; None without it.
+      preview: the content of the preview's report; None without it.
+    """
+
+    config: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    measurements: list[Measurement]
+    evolution: list[EvolutionRound]
+    curves: dict[str, dict[str, list[float]]]
+    preferences: list[PreferenceRound]
+    sft_pairs: list[PromptPair]
+    trust: dict[str, Any] | None = None
+    preview: dict[str, Any] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to report."""
+        return not any(
+            (
+                self.config,
+                self.evaluation,
+                self.trust,
+                self.evolution,
+                self.curves,
+                self.preferences,
+                self.sft_pairs,
+            )
+        )
+
+
 def read_contents(workdir: str | os.PathLike) -> Contents:
-    """Reads what is there.
+    """Reads a work directory, local or on an object store.
 
     Raises:
-      BadInput: the folder is missing or holds nothing to report, or a file in it is broken.
+      BadInput: the folder is missing or has nothing to report, or a file in it is corrupt.
     """
     folder = epath.Path(workdir)
     if not folder.is_dir():
-        raise BadInput(f"{workdir}: no such work directory; run a stage first")
-    config = _json(folder / "config.json") or {}
-    evaluation = _json(folder / "evaluation.json")
-    rounds = sorted(
-        int(m[1]) for p in folder.iterdir() if (m := re.fullmatch(r"round_(\d+)", p.name))
+        raise BadInput(f"{workdir}: no such work directory; run a stage first", source=workdir)
+    config = _read_json(folder / "config.json") or {}
+    round_numbers = sorted(
+        int(match[1])
+        for path in folder.iterdir()
+        if (match := re.fullmatch(r"round_(\d+)", path.name))
     )
-    measured = folder / "evaluation" / "measurements.jsonl"
-    curves = {
-        name: curve
-        for name in ["sft", *(f"round_{n}" for n in rounds), "grpo"]
-        if (curve := _metrics(folder / name / "metrics.jsonl"))
-    }
-    selected = folder / "sft_pairs.jsonl"
+    measurements = folder / "evaluation" / "measurements.jsonl"
+    sft_pairs = folder / "sft_pairs.jsonl"
+    pool = read_segments(folder / "pool", Candidate)
     contents = Contents(
         config=config,
-        evaluation=evaluation,
-        measurements=read_jsonl(measured, Measurement) if measured.exists() else [],
-        evolution=evolution(
-            read_segments(folder / "pool", Candidate), stage_weights(config, "evolve")
-        ),
-        curves=curves,
-        preferences=[
-            statistics
-            for n in rounds
-            if (statistics := _pairs(folder / f"round_{n}", n, stage_weights(config, "prefer")))
-        ],
-        sft_pairs=read_jsonl(selected, PromptPair) if selected.exists() else [],
-        trust=_json(folder / "trust.json"),
-        drafts=_json(folder / preview.FILE),
+        evaluation=_read_json(folder / "evaluation.json"),
+        measurements=read_jsonl(measurements, Measurement) if measurements.exists() else [],
+        evolution=evolution_rounds(pool, stage_weights(config, "evolve")),
+        curves=_read_curves(folder, ["sft", *(f"round_{n}" for n in round_numbers), "grpo"]),
+        preferences=_read_preference_rounds(folder, round_numbers, stage_weights(config, "prefer")),
+        sft_pairs=read_jsonl(sft_pairs, PromptPair) if sft_pairs.exists() else [],
+        trust=_read_json(folder / "trust.json"),
+        preview=_read_json(folder / preview.FILE),
     )
-    if not any(
-        (
-            config,
-            evaluation,
-            contents.trust,
-            contents.evolution,
-            curves,
-            contents.preferences,
-            contents.sft_pairs,
+    if contents.is_empty:
+        raise BadInput(
+            f"{workdir}: nothing to report; run a stage with this --workdir first", source=workdir
         )
-    ):
-        raise BadInput(f"{workdir}: nothing to report here; run a stage with this --workdir first")
     return contents
 
 
-def evolution(pool: Sequence[Candidate], weights: Mapping[str, float]) -> list[Round]:
-    """What each round added."""
+def evolution_rounds(
+    pool: Sequence[Candidate], weights: Mapping[str, float]
+) -> list[EvolutionRound]:
+    """Statistics of each round in a pool.
+
+    Args:
+      pool: candidates of all rounds.
+      weights: of the overall score.
+    """
     by_round: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in pool:
         by_round[candidate.round].append(candidate)
-    best: dict[str, float] = {}
+    best: dict[str, float] = {}  # by prompt
     rounds = []
     for number, candidates in sorted(by_round.items()):
-        values = _overall(candidates, weights)
-        for candidate, value in zip(candidates, values, strict=True):
-            if np.isfinite(value):
-                best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
+        overall_N = _overall(candidates, weights)
+        for candidate, overall in zip(candidates, overall_N, strict=True):
+            if np.isfinite(overall):
+                best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), overall)
         rounds.append(
-            Round(
-                number,
-                len(candidates),
-                int(np.sum(~np.isfinite(values))),
-                _mean(values),
-                _mean(list(best.values())),
+            EvolutionRound(
+                number=number,
+                num_candidates=len(candidates),
+                num_failed=int(np.sum(~np.isfinite(overall_N))),
+                mean_overall=_finite_mean(overall_N),
+                mean_best=_finite_mean(best.values()),
             )
         )
     return rounds
 
 
-def _pairs(folder: epath.Path, number: int, weights: Mapping[str, float]) -> PairStatistics | None:
-    candidates = read_segments(folder / "candidates", Candidate)
-    file = folder / "preferences.jsonl"
-    pairs = read_jsonl(file, Preference) if file.exists() else []
-    if not candidates and not pairs:
-        return None
-    return PairStatistics(
-        round=number,
-        candidates=len(candidates),
-        sampled=_mean(_overall(candidates, weights)),
-        pairs=len(pairs),
-        prompts=len({p.prompt for p in pairs}),
-        margin=_mean([p.margin for p in pairs]),
-        chosen_words=_mean([len(p.chosen.split()) for p in pairs]),
-        rejected_words=_mean([len(p.rejected.split()) for p in pairs]),
-    )
+def _read_preference_rounds(
+    folder: epath.Path, numbers: Sequence[int], weights: Mapping[str, float]
+) -> list[PreferenceRound]:
+    """Rounds that have candidates or pairs."""
+    rounds = []
+    for number in numbers:
+        round_folder = folder / f"round_{number}"
+        candidates = read_segments(round_folder / "candidates", Candidate)
+        file = round_folder / "preferences.jsonl"
+        pairs = read_jsonl(file, Preference) if file.exists() else []
+        if candidates or pairs:
+            rounds.append(
+                PreferenceRound(
+                    number=number,
+                    num_candidates=len(candidates),
+                    mean_overall=_finite_mean(_overall(candidates, weights)),
+                    num_pairs=len(pairs),
+                    num_prompts=len({p.prompt for p in pairs}),
+                    mean_margin=_finite_mean(p.margin for p in pairs),
+                    chosen_words=_finite_mean(len(p.chosen.split()) for p in pairs),
+                    rejected_words=_finite_mean(len(p.rejected.split()) for p in pairs),
+                )
+            )
+    return rounds
 
 
-def _overall(candidates: Sequence[Candidate], weights: Mapping[str, float]) -> np.ndarray:
-    """The weighted sums; NaN for all where the work directory holds no weights."""
+def _overall(
+    candidates: Sequence[Candidate], weights: Mapping[str, float]
+) -> Float[np.ndarray, "N"]:
+    """Weighted sums; all NaN if the work directory has no weights."""
     return overall_scores(candidates, weights) if weights else np.full(len(candidates), np.nan)
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")
+def _finite_mean(values: Iterable[float]) -> float:
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
-def _json(path: epath.Path) -> Any:
+def _read_json(path: epath.Path) -> Any:
+    """The content of a JSON file; None if it does not exist."""
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise BadInput(
-            f"{path}: not valid JSON ({error}); delete it and run its stage again"
+            f"{path}: not valid JSON ({error}); delete it and run its stage again", source=path
         ) from error
 
 
-def _metrics(path: epath.Path) -> dict[str, list[float]]:
-    """The columns of a metrics.jsonl; a last line that was being written is left out."""
+def _read_curves(folder: epath.Path, stages: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    curves = {stage: _read_metrics(folder / stage / "metrics.jsonl") for stage in stages}
+    return {stage: curve for stage, curve in curves.items() if curve}
+
+
+def _read_metrics(path: epath.Path) -> dict[str, list[float]]:
+    """Columns of a metrics.jsonl. An incomplete last line is ignored."""
     columns: dict[str, list[float]] = defaultdict(list)
     if not path.exists():
         return {}
@@ -192,5 +242,5 @@ def _metrics(path: epath.Path) -> dict[str, list[float]]:
         for name, value in row.items():
             if isinstance(value, (int, float)):
                 columns[name].append(value)
-    # a metric that some steps lack cannot be drawn over the steps
+    # a metric that some steps lack cannot be plotted over the steps
     return {name: values for name, values in columns.items() if len(values) == len(columns["step"])}

@@ -1,5 +1,4 @@
-"""A booster's README.md, as model hubs show it: what it is, how it was trained, what it was
-measured at."""
+"""A booster's README.md in the form of a model card: base model, training and evaluation."""
 
 import json
 import os
@@ -12,15 +11,22 @@ import jinja2
 from pav_jax.storage.files import write_atomic
 from pav_jax.storage.json_files import read_json
 
-SECTIONS = ("model", "lora")  # of training.json: shown field by field
+NESTED_SECTIONS = ("model", "lora")  # of training.json, shown field by field
 
 
 def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> Path:
-    """Writes `folder/README.md` about the booster at `source`, from what its work directory still
-    holds.
+    """Writes `folder/README.md` about a booster.
 
-    `source` is <workdir>/<stage>/booster; beside it lie training.json and metrics.jsonl, above it
-    evaluation.json.
+    Args:
+      folder: of the exported booster.
+      source: <workdir>/<stage>/booster. The card also uses, where they exist, training.json,
+        metrics.jsonl and adapter/ of the stage and evaluation.json of the work directory.
+
+    Returns:
+      The path of the card.
+
+    Raises:
+      BadInput: one of these files is corrupt.
     """
     path = Path(folder) / "README.md"
     write_atomic(path, render(Path(source)).encode())
@@ -28,10 +34,12 @@ def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> Pa
 
 
 def render(source: Path) -> str:
-    """The card's text."""
+    """The card's text; `source` as in `write_model_card`."""
     stage = source.resolve().parent
-    adapter, training = stage / "adapter" / "adapter_config.json", stage / "training.json"
-    metrics, evaluation = stage / "metrics.jsonl", stage.parent / "evaluation.json"
+    adapter = stage / "adapter" / "adapter_config.json"
+    training = stage / "training.json"
+    metrics = stage / "metrics.jsonl"
+    evaluation = stage.parent / "evaluation.json"
     system = "sft" if stage.name == "sft" else stage.name.replace("round_", "dpo_")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -42,22 +50,23 @@ def render(source: Path) -> str:
     return environment.get_template("model_card.md.j2").render(
         name=f"{stage.parent.name}/{stage.name}" if training.exists() else source.name,
         base=_hub_name(read_json(adapter)["base_model_name_or_path"]) if adapter.exists() else "",
-        training=_flat(read_json(training)) if training.exists() else {},
+        training=_flatten(read_json(training)) if training.exists() else {},
         metrics=json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {},
-        evaluation=_sets(read_json(evaluation), system) if evaluation.exists() else [],
+        evaluation=_results(read_json(evaluation), system) if evaluation.exists() else [],
         system=system,
     )
 
 
 def _hub_name(base: str) -> str:
-    """A name that means something elsewhere: paths do not."""
+    """The base model's name on the Hugging Face Hub; empty for a local path."""
     return "" if os.path.isabs(base) or base.startswith((os.pardir, "mini:")) else base
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of training.json with dotted names; lists as text, without unset fields."""
     flat = {}
     for field, value in fields.items():
-        if field in SECTIONS and isinstance(value, Mapping):
+        if field in NESTED_SECTIONS and isinstance(value, Mapping):
             flat |= {f"{field}.{name}": inner for name, inner in value.items()}
         else:
             flat[field] = value
@@ -68,9 +77,10 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sets(evaluation: Mapping[str, Any], system: str) -> list[dict[str, Any]]:
+def _results(evaluation: Mapping[str, Any], system: str) -> list[dict[str, Any]]:
+    """Of each prompt set that `system` was evaluated on: name, number of prompts, and gains."""
     return [
-        {"name": name, "prompts": found["prompts"], "delta": found["systems"][system]["delta"]}
-        for name, found in evaluation["sets"].items()
-        if system in found["systems"]
+        {"name": name, "prompts": entry["prompts"], "delta": entry["systems"][system]["delta"]}
+        for name, entry in evaluation["sets"].items()
+        if system in entry["systems"]
     ]

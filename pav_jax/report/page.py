@@ -1,9 +1,6 @@
-"""`report/index.html`: one file with everything in it, readable without a network and with stages
-still missing."""
+"""Writes `report/index.html`: one self-contained file, for a finished or an unfinished run."""
 
 import base64
-import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -17,107 +14,100 @@ from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
 from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
-from pav_jax.records import Measurement
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
+from pav_jax.report.examples import Examples
 from pav_jax.storage.files import write_atomic
 
-EXAMPLES, WORST = 8, 4  # per prompt set, where the configuration does not say
+DASH = "–"
+MINUS = "−"
+NBSP = "\N{NO-BREAK SPACE}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """One system's answer to one prompt, as shown beside the others."""
+def write_report(
+    workdir: str | os.PathLike,
+    *,
+    title: str = "Prompt booster report",
+    num_examples: int = 8,
+    num_worst: int = 4,
+) -> epath.Path:
+    """Writes `<workdir>/report/index.html`.
 
-    system: str
-    refined: str
-    video: Markup | None  # a data: address
-    overall: float | None
-    gain: float | None  # of overall, over the original prompt with the same seed
-    scores: dict[str, float]
+    Args:
+      workdir: of a run, finished or not; local or on an object store.
+      title: of the page.
+      num_examples: evenly spaced prompts whose videos are shown, per prompt set.
+      num_worst: prompts with the largest losses whose videos are shown, per prompt set.
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A prompt with its cards; `gain` is the last booster's over the original, seeds averaged."""
-
-    prompt: str
-    gain: float | None
-    cards: list[Card]
-
-
-def write_report(workdir: str | os.PathLike) -> epath.Path:
-    """Writes `<workdir>/report/index.html` and returns its path.
+    Returns:
+      The path of the page.
 
     Raises:
-      BadInput: nothing to report there, or a file that cannot be read or written.
+      BadInput: there is nothing to report, or a file cannot be read or written.
     """
-    contents = read_contents(workdir)
-    path = epath.Path(workdir) / "report" / "index.html"
-    write_atomic(path, render(contents, epath.Path(workdir)).encode("utf-8", "replace"))
+    folder = epath.Path(workdir)
+    path = folder / "report" / "index.html"
+    html = render(read_contents(folder), folder, title, num_examples, num_worst)
+    write_atomic(path, html.encode("utf-8", "replace"))
     return path
 
 
-def render(contents: Contents, workdir: epath.Path) -> str:
-    """The page as text."""
+def render(
+    contents: Contents, workdir: epath.Path, title: str, num_examples: int, num_worst: int
+) -> str:
+    """The page as text. Arguments as in `write_report`."""
+    loader = jinja2.PackageLoader("pav_jax.report")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.PackageLoader("pav_jax.report"),
+        loader=loader,
     )
     environment.filters |= {"number": number, "signed": signed, "direction": direction}
-    options = contents.config.get("report") or {}
-    style, script = (
-        environment.loader.get_source(environment, name)[0] for name in ("style.css", "videos.js")
-    )
+    style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "videos.js"))
+    rewards = contents.config.get("rewards") or {}
+    config = ""
+    if contents.config:
+        public = shorten_paths(contents.config)
+        config = json.dumps(public, indent=2, sort_keys=True, ensure_ascii=False)
     return environment.get_template("page.html.j2").render(
-        title=options.get("title") or "Prompt booster report",
+        title=title,
         style=Markup(style),
         script=Markup(script),
-        # no other script may run, whatever a prompt holds
+        # the page's policy allows no other script, whatever a prompt contains
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=headline(contents.evaluation),
         sets=[
-            _set(name, entry, contents, workdir, options)
-            for name, entry in _sets(contents.evaluation).items()
+            _prompt_set(name, entry, contents, workdir, num_examples, num_worst)
+            for name, entry in _evaluated_sets(contents.evaluation).items()
         ],
         seeds=(contents.evaluation or {}).get("seeds", []),
         contents=contents,
-        drawings=_drawings(contents),
-        drafts=preview.said(contents.drafts) if contents.drafts else "",
+        plots=_stage_plots(contents),
+        preview=preview.said(contents.preview) if contents.preview else "",
         round_statistics=read_round_statistics(workdir, contents.config),
         limits=reward_hacking,
-        held_out=bool((contents.config.get("rewards") or {}).get("held_out")),
-        config=(
-            json.dumps(
-                _without_places(contents.config), indent=2, sort_keys=True, ensure_ascii=False
-            )
-            if contents.config
-            else ""
-        ),
+        has_held_out=bool(rewards.get("held_out")),
+        config=config,
     )
 
 
-# ------------------------------------------------------------------------------------------ numbers
+# --------------------------------------------------------------------------------------- filters
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure for a table; a dash where there is none."""
-    return (
-        "–"
-        if value is None or not math.isfinite(value)
-        else f"{value:.{digits}f}".replace("-", "−")
-    )
+    """A number for a table; a dash if it is undefined."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    return (
-        "–"
-        if value is None or not math.isfinite(value)
-        else f"{value:+.{digits}f}".replace("-", "−")
-    )
+    """A number with its sign; a dash if it is undefined."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def direction(interval: Sequence[float | None] | None) -> str:
@@ -132,116 +122,123 @@ def direction(interval: Sequence[float | None] | None) -> str:
     return "up" if low > 0 else "down"
 
 
-def _sets(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict((evaluation or {}).get("sets", {}))
+# -------------------------------------------------------------------------------------- headline
+
+
+def headline(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """One sentence per prompt set: the last booster's gain over the original prompts."""
+    sentences = []
+    for name, entry in _evaluated_sets(evaluation).items():
+        booster = last_booster(list(entry["systems"]))
+        if booster is not None:
+            result = entry["systems"][booster]
+            sentences.append(_headline_sentence(name, booster, result, entry["prompts"]))
+    return sentences
+
+
+def _headline_sentence(
+    set_name: str, booster: str, result: Mapping[str, Any], num_prompts: int
+) -> str:
+    mean, low, high = result["delta"]["overall"]
+    if mean is None:
+        return f"On {set_name}, {booster} has no score to compare."
+    wins = f"wins on {100 * result['win_rate']:.0f}{NBSP}% of {num_prompts} prompts"
+    interval = f"(95{NBSP}% interval {signed(low)} to {signed(high)})"
+    verb = {"up": "raises", "down": "lowers"}.get(direction((mean, low, high)))
+    if verb:
+        return (
+            f"On {set_name}, {booster} {verb} the overall score by {number(abs(mean))} {interval}"
+            f" over the user’s own prompts and {wins}."
+        )
+    return (
+        f"On {set_name}, {booster} changes the overall score by {signed(mean)} {interval}, which is"
+        f" no clear difference from the user’s own prompts, and {wins}."
+    )
 
 
 def last_booster(systems: Sequence[str]) -> str | None:
-    """The system the headline is about: the last that is neither the original prompt nor a
-    control."""
+    """The last system that is neither the original prompt nor a control; None if there is none."""
     boosters = [s for s in systems if s not in ("original", *CONTROLS)]
     return boosters[-1] if boosters else None
 
 
-def headline(evaluation: Mapping[str, Any] | None) -> list[str]:
-    """One sentence per prompt set: what the last booster gains over the user's own prompts, and how
-    sure that is."""
-    sentences = []
-    for name, entry in _sets(evaluation).items():
-        booster = last_booster(list(entry["systems"]))
-        if booster is None:
-            continue
-        found = entry["systems"][
-            booster
-        ]  # "original" is always measured, so the differences are there
-        mean, low, high = found["delta"]["overall"]
-        if mean is None:
-            sentences.append(f"On {name}, {booster} has no score to compare.")
-            continue
-        change = {"up": "raises", "down": "lowers"}.get(direction((mean, low, high)))
-        wins = (
-            f"and wins on {100 * found['win_rate']:.0f}\N{NO-BREAK SPACE}% of {entry['prompts']}"
-            " prompts"
-        )
-        interval = f"(95\N{NO-BREAK SPACE}% interval {signed(low)} to {signed(high)})"
-        if change:
-            sentences.append(
-                f"On {name}, {booster} {change} the overall score by {number(abs(mean))} {interval}"
-                f" over the user’s own prompts {wins}."
-            )
-        else:
-            sentences.append(
-                f"On {name}, {booster} changes the overall score by {signed(mean)} {interval}, "
-                f"which is no clear difference from the user’s own prompts, {wins}."
-            )
-    return sentences
+def _evaluated_sets(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict((evaluation or {}).get("sets", {}))
 
 
-# ----------------------------------------------------------------------------------------- drawings
+# ----------------------------------------------------------------------------------------- plots
 
 
-def _drawings(contents: Contents) -> dict[str, Markup]:
-    """Name -> drawing of evolution and training, those whose stage has run."""
-    found = {}
+def _stage_plots(contents: Contents) -> dict[str, Markup]:
+    """Name -> plot of evolution and of each training stage that has run."""
+    stage_plots = {}
     if contents.evolution:
-        rounds = [r.number for r in contents.evolution]
-        found["evolution"] = plots.lines(
+        numbers = [r.number for r in contents.evolution]
+        best = [r.mean_best for r in contents.evolution]
+        mean = [r.mean_overall for r in contents.evolution]
+        stage_plots["evolution"] = plots.lines(
             {
-                "best so far": (rounds, [r.best for r in contents.evolution], plots.DPO),
-                "mean of the round": (rounds, [r.mean for r in contents.evolution], plots.BASE),
+                "best so far": (numbers, best, plots.DPO),
+                "mean of the round": (numbers, mean, plots.BASE),
             },
             "round (0: the user’s own prompt)",
             "overall",
-            whole_steps=True,
+            integer_x=True,
         )
-    for name, curve in contents.curves.items():
-        if "loss" in curve:
-            found[f"{name} loss"] = plots.lines(
-                {"loss": (curve["step"], curve["loss"], plots.SFT if name == "sft" else plots.DPO)},
-                "step",
-                "loss",
-            )
-        if "reward" in curve:
-            found[f"{name} reward"] = plots.lines(
-                {"reward": (curve["step"], curve["reward"], plots.WARM)},
-                "step",
-                "mean reward of the rewrites it drew",
-            )
-        if accuracy := next(
-            (m for m in curve if m.endswith("accuracies") or m.endswith("accuracy")), None
-        ):
-            found[f"{name} preference accuracy"] = plots.lines(
-                {"accuracy": (curve["step"], curve[accuracy], plots.WARM)},
-                "step",
-                "share of pairs ranked right",
-            )
-    return found
+    for stage, curve in contents.curves.items():
+        stage_plots |= _training_plots(stage, curve)
+    return stage_plots
 
 
-# -------------------------------------------------------------------------------------------- a set
+def _training_plots(stage: str, curve: Mapping[str, Sequence[float]]) -> dict[str, Markup]:
+    """Plots of the loss, reward and preference accuracy that a training stage has logged."""
+    steps = curve["step"]
+    training_plots = {}
+    if "loss" in curve:
+        color = plots.SFT if stage == "sft" else plots.DPO
+        training_plots[f"{stage} loss"] = plots.lines(
+            {"loss": (steps, curve["loss"], color)}, "step", "loss"
+        )
+    if "reward" in curve:
+        training_plots[f"{stage} reward"] = plots.lines(
+            {"reward": (steps, curve["reward"], plots.WARM)},
+            "step",
+            "mean reward of the sampled rewrites",
+        )
+    accuracy = next((m for m in curve if m.endswith(("accuracies", "accuracy"))), None)
+    if accuracy is not None:
+        training_plots[f"{stage} preference accuracy"] = plots.lines(
+            {"accuracy": (steps, curve[accuracy], plots.WARM)},
+            "step",
+            "share of pairs ranked correctly",
+        )
+    return training_plots
 
 
-def _set(
+# ------------------------------------------------------------------------------------ prompt sets
+
+
+def _prompt_set(
     name: str,
     entry: Mapping[str, Any],
     contents: Contents,
     workdir: epath.Path,
-    options: Mapping[str, Any],
+    num_examples: int,
+    num_worst: int,
 ) -> dict[str, Any]:
+    """What the template shows of a prompt set; `entry` is its part of `evaluation.json`."""
     systems = entry["systems"]
     booster = last_booster(list(systems))
     rewards = list(next(iter(systems.values()))["scores"]) if systems else []
     deltas = {s: e["delta"] for s, e in systems.items() if s != "original" and "delta" in e}
-    shown = [s for s in ("original", "base", "sft", booster) if s in systems]
-    rows = _rows(
+    shown = dict.fromkeys(("original", "base", "sft", booster or "original"))
+    examples = Examples(
         [m for m in contents.measurements if m.set == name],
-        list(dict.fromkeys(shown)),
+        [system for system in shown if system in systems],
         booster,
         rewards,
-        functools.partial(_data_address, workdir),
+        workdir,
     )
-    count, worst = options.get("examples", EXAMPLES), options.get("worst", WORST)
-    losses = sorted((r for r in rows if r["gain"] is not None), key=lambda r: r["gain"])
     return dict(
         name=name,
         prompts=entry["prompts"],
@@ -252,67 +249,20 @@ def _set(
             {s: d["overall"] for s, d in deltas.items()}, "gain in overall over the original prompt"
         ),
         reward_gains=plots.reward_gains(deltas, rewards) if deltas and rewards else None,
-        examples=(
-            [_shown(rows[i * len(rows) // count]) for i in range(min(count, len(rows)))]
-            if len(rows) >= count
-            else [_shown(r) for r in rows]
-        ),
-        worst=[_shown(r) for r in losses[:worst]],
+        examples=examples.evenly_spaced(num_examples),
+        worst=examples.worst(num_worst),
     )
 
 
-def _rows(
-    measurements: Sequence[Measurement],
-    systems: Sequence[str],
-    booster: str | None,
-    rewards: Sequence[str],
-    address,
-) -> list[dict[str, Any]]:
-    """Per prompt, in the order of the set: the gain, and a function that builds the row with its
-    videos."""
-    by_prompt: dict[str, dict[str, list[Measurement]]] = {}
-    for m in measurements:
-        by_prompt.setdefault(m.prompt, {}).setdefault(m.system, []).append(m)
+def shorten_paths(value: Any) -> Any:
+    """A configuration whose absolute paths are cut to their last two parts.
 
-    def gain(mine: Sequence[Measurement], theirs: Sequence[Measurement]) -> float | None:
-        other = {m.seed: m.overall for m in theirs}
-        known = [d for m in mine if math.isfinite(d := m.overall - other.get(m.seed, math.nan))]
-        return sum(known) / len(known) if known else None
-
-    def build(prompt: str, found: Mapping[str, Sequence[Measurement]], total: float | None) -> Row:
-        cards = []
-        for system in systems:
-            for m in found.get(system, [])[:1]:  # the first seed
-                scores = {r: m.scores[r] for r in rewards if r in m.scores}
-                mine = None if system == "original" else gain([m], found.get("original", []))
-                cards.append(Card(system, m.refined, address(m.video), m.overall, mine, scores))
-        return Row(prompt, total, cards)
-
-    rows = []
-    for prompt, found in by_prompt.items():
-        total = gain(found.get(booster, []), found.get("original", []))
-        rows.append(dict(gain=total, build=functools.partial(build, prompt, found, total)))
-    return rows
-
-
-def _shown(row: Mapping[str, Any]) -> Row:
-    return row["build"]()
-
-
-def _data_address(workdir: epath.Path, video: str | None) -> Markup | None:
-    path = workdir / video if video else None
-    if path is None or not path.exists():
-        return None
-    return Markup("data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode())
-
-
-def _without_places(value: Any) -> Any:
-    """The configuration without the folders of the machine it ran on: an absolute path keeps its
-    last two parts."""
+    So the page does not disclose the folders of the machine.
+    """
     if isinstance(value, dict):
-        return {k: _without_places(v) for k, v in value.items()}
+        return {key: shorten_paths(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_without_places(v) for v in value]
+        return [shorten_paths(v) for v in value]
     if isinstance(value, str) and os.path.isabs(value):
         return "…/" + "/".join(value.rstrip("/").split("/")[-2:])
     return value

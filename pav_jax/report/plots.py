@@ -1,16 +1,17 @@
-"""The report's drawings: SVG text with the page's own colours, so that they follow its light and
-dark theme."""
+"""The report's plots: SVG in the page's CSS colours, to follow its light or dark theme."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that stand for the page's CSS variables: matplotlib writes them, `_svg` replaces them.
-STAND_INS = {
+# Placeholder colours for the page's CSS variables: matplotlib writes them, `_svg` replaces them.
+CSS_VARIABLES = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
     "#030303": "var(--line)",
@@ -21,8 +22,8 @@ STAND_INS = {
     "#080808": "var(--control)",
     "#090909": "var(--warm)",
 }
-INK, MUTED, LINE, ORIGINAL, BASE, SFT, DPO, CONTROL, WARM = STAND_INS
-STYLE = {
+INK, MUTED, LINE, ORIGINAL, BASE, SFT, DPO, CONTROL, WARM = CSS_VARIABLES
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pav",
     "text.parse_math": False,
@@ -46,7 +47,7 @@ STYLE = {
 
 
 def color_of(system: str) -> str:
-    """A system's colour: boosters stand out, controls recede."""
+    """The colour of a system: strong for boosters, pale for controls."""
     if system in ("suffix", "shuffled", "oracle"):
         return CONTROL
     return {"original": ORIGINAL, "base": BASE, "sft": SFT}.get(
@@ -55,18 +56,22 @@ def color_of(system: str) -> str:
 
 
 def gains(intervals: Mapping[str, Sequence[float]], label: str) -> Markup:
-    """Horizontal bars with 95 % intervals: name -> (mean, low, high); a name without figures is
-    left out."""
-    known = {name: row for name, row in intervals.items() if None not in row}
+    """Horizontal bars with 95 % intervals.
+
+    Args:
+      intervals: system -> (mean, low, high); systems with None are left out.
+      label: of the horizontal axis.
+    """
+    complete = {name: row for name, row in intervals.items() if None not in row}
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(width=6.4, height=0.42 * max(len(known), 1) + 0.75)
-        for place, (name, (mean, low, high)) in enumerate(known.items()):
-            axes.barh(place, mean, height=0.58, color=color_of(name), linewidth=0)
-            axes.plot([low, high], [place, place], color=INK, linewidth=1.4)
+        figure, axes = _figure(width=6.4, height=0.42 * max(len(complete), 1) + 0.75)
+        for y, (name, (mean, low, high)) in enumerate(complete.items()):
+            axes.barh(y, mean, height=0.58, color=color_of(name), linewidth=0)
+            axes.plot([low, high], [y, y], color=INK, linewidth=1.4)
             for end in (low, high):
-                axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.4)
+                axes.plot([end, end], [y - 0.13, y + 0.13], color=INK, linewidth=1.4)
         axes.axvline(0, color=MUTED, linewidth=1)
-        axes.set_yticks(range(len(known)), list(known), color=INK)
+        axes.set_yticks(range(len(complete)), list(complete), color=INK)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.tick_params(length=0)
@@ -78,59 +83,73 @@ def gains(intervals: Mapping[str, Sequence[float]], label: str) -> Markup:
 def reward_gains(
     deltas: Mapping[str, Mapping[str, Sequence[float]]], rewards: Sequence[str]
 ) -> Markup:
-    """Per reward, in its own scale, each system's gain with its interval, as points over one
-    another."""
+    """One panel per reward, on its own scale, with each system's gain and 95 % interval.
+
+    Args:
+      deltas: system -> reward -> (mean, low, high).
+      rewards: to show, at most four or five in a row.
+    """
+    num_columns = len(rewards) if len(rewards) < 6 else 4
+    num_rows = -(-len(rewards) // num_columns)
+    height = 0.26 * max(len(deltas), 1) * num_rows + 0.8 * num_rows
     with matplotlib.rc_context(STYLE):
-        columns = len(rewards) if len(rewards) < 6 else 4
-        lines = -(-len(rewards) // columns)
-        figure = Figure(
-            figsize=(8.4, 0.26 * max(len(deltas), 1) * lines + 0.8 * lines), layout="constrained"
-        )
+        figure = Figure(figsize=(8.4, height), layout="constrained")
         figure.patch.set_alpha(0)
-        grid = figure.subplots(lines, columns, squeeze=False)
+        grid = figure.subplots(num_rows, num_columns, squeeze=False)
         for axes in grid.flat[len(rewards) :]:
             axes.set_visible(False)
-        for number, (axes, reward) in enumerate(zip(grid.flat, rewards, strict=False)):
-            axes.patch.set_alpha(0)
-            for place, (name, delta) in enumerate(deltas.items()):
-                mean, low, high = delta.get(reward) or (None, None, None)
-                if mean is not None:
-                    axes.plot([low, high], [place, place], color=color_of(name), linewidth=2.2)
-                    axes.plot([mean], [place], "o", color=color_of(name), markersize=5.5)
-            axes.axvline(0, color=MUTED, linewidth=1)
-            if (
-                max(
-                    (abs(v) for d in deltas.values() for v in d.get(reward) or () if v is not None),
-                    default=0,
-                )
-                < 1e-9
-            ):
-                axes.set_xlim(-1, 1)  # nothing differs; without this the axis shows rounding noise
-            axes.set_title(reward, fontsize=10, fontweight="bold", color=INK)
-            names = list(deltas) if number % columns == 0 else [""] * len(deltas)
-            axes.set_yticks(range(len(deltas)), names, color=INK)
-            axes.set_ylim(len(deltas) - 0.4, -0.6)
-            axes.grid(axis="y", visible=False)
-            axes.tick_params(length=0, labelsize=8.5)
-            axes.locator_params(axis="x", nbins=2)  # narrow panels: more labels would touch
-            axes.spines["left"].set_visible(False)
+        for i, (axes, reward) in enumerate(zip(grid.flat, rewards, strict=False)):
+            _reward_panel(axes, reward, deltas, has_labels=i % num_columns == 0)
         return _svg(figure, "gain over the original prompt, per reward")
+
+
+def _reward_panel(
+    axes: Axes,
+    reward: str,
+    deltas: Mapping[str, Mapping[str, Sequence[float]]],
+    has_labels: bool,
+) -> None:
+    """Each system's gain in one reward as a point with its interval."""
+    axes.patch.set_alpha(0)
+    for y, (name, delta) in enumerate(deltas.items()):
+        mean, low, high = delta.get(reward) or (None, None, None)
+        if mean is not None:
+            axes.plot([low, high], [y, y], color=color_of(name), linewidth=2.2)
+            axes.plot([mean], [y], "o", color=color_of(name), markersize=5.5)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    values = [v for delta in deltas.values() for v in delta.get(reward) or () if v is not None]
+    if max(map(abs, values), default=0) < 1e-9:
+        axes.set_xlim(-1, 1)  # all equal: an automatic scale would show rounding noise
+    axes.set_title(reward, fontsize=10, fontweight="bold", color=INK)
+    labels = list(deltas) if has_labels else [""] * len(deltas)
+    axes.set_yticks(range(len(deltas)), labels, color=INK)
+    axes.set_ylim(len(deltas) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(length=0, labelsize=8.5)
+    axes.locator_params(axis="x", nbins=2)  # panels are narrow: more labels would overlap
+    axes.spines["left"].set_visible(False)
 
 
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
     xlabel: str,
     ylabel: str,
-    whole_steps: bool = False,
+    integer_x: bool = False,
 ) -> Markup:
-    """Curves: name -> (x, y, colour), the name written at each curve's end."""
+    """Line plot.
+
+    Args:
+      series: name -> (x, y, colour).
+      xlabel, ylabel: of the axes.
+      integer_x: whether to label integers only on the horizontal axis.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(width=4.6, height=2.7)
         for name, (x, y, color) in series.items():
             axes.plot(
                 x, y, color=color, label=name, marker="o" if len(x) < 13 else None, markersize=4
             )
-        if whole_steps:
+        if integer_x:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(length=0)
         axes.margins(x=0.03, y=0.12)
@@ -141,7 +160,7 @@ def lines(
         return _svg(figure, f"{ylabel} over {xlabel}")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, matplotlib.axes.Axes]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
@@ -150,8 +169,7 @@ def _figure(width: float, height: float) -> tuple[Figure, matplotlib.axes.Axes]:
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The figure as an <svg> element without a fixed size, a date or ids that another drawing could
-    have too."""
+    """The figure as an <svg> element without a fixed size, date, or ids shared with other plots."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -172,8 +190,10 @@ def _svg(figure: Figure, title: str) -> Markup:
         ),
         text,
     )
-    for stand_in, variable in STAND_INS.items():
-        text = text.replace(stand_in, variable)
+    for placeholder, variable in CSS_VARIABLES.items():
+        text = text.replace(placeholder, variable)
     text = re.sub(r" font-family: [^;\"]*sans-serif;", "", text)  # the page's font
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would style the whole page
+    text = re.sub(
+        r"<style.*?</style>", "", text, flags=re.DOTALL
+    )  # else they would apply to the whole page
     return Markup(text)

@@ -1,5 +1,3 @@
-"""The card of an exported booster says what its work directory knows, and no more."""
-
 import json
 
 from pav_jax.report.model_card import render, write_model_card
@@ -7,7 +5,8 @@ from pav_jax.report.model_card import render, write_model_card
 DELTA = {"overall": [1.25, 1.0, 1.5], "FAITH": [-0.01, -0.02, 0.0]}
 
 
-def workdir(folder):
+def write_workdir(folder):
+    """Writes the outputs of a DPO round; returns its booster."""
     stage = folder / "round_1"
     (stage / "adapter").mkdir(parents=True)
     (stage / "booster").mkdir()
@@ -25,8 +24,8 @@ def workdir(folder):
     return stage / "booster"
 
 
-def test_it_tells_of_base_training_metrics_and_evaluation(tmp_path):
-    booster = workdir(tmp_path)
+def test_write_model_card_finished_run(tmp_path):
+    booster = write_workdir(tmp_path)
     text = write_model_card(tmp_path / "out", booster).read_text()
     for part in (
         "base_model: owner/model",
@@ -38,15 +37,23 @@ def test_it_tells_of_base_training_metrics_and_evaluation(tmp_path):
         "| overall | +1.250 (+1.000, +1.500) |",
     ):
         assert part in text
-    assert "0.69" not in text and "Not measured" not in text
+    assert "0.69" not in text  # the first step's loss
+    assert "Not evaluated" not in text
 
 
-def test_it_names_no_path_of_this_machine_and_admits_what_it_does_not_know(tmp_path):
-    booster = workdir(tmp_path)
-    (tmp_path / "round_1" / "adapter" / "adapter_config.json").write_text(
-        '{"base_model_name_or_path": "/home/x/base"}'
-    )
+def test_render_local_base_model(tmp_path):
+    booster = write_workdir(tmp_path)
+    config = tmp_path / "round_1" / "adapter" / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "/home/x/base"}')
+    assert "/home" not in render(booster)
+
+
+def test_render_without_evaluation(tmp_path):
+    booster = write_workdir(tmp_path)
     (tmp_path / "evaluation.json").unlink()
-    assert "/home" not in render(booster) and "Not measured." in render(booster)
-    (tmp_path / "bare").mkdir()
-    assert "no training.json" in render(tmp_path / "bare")
+    assert "Not evaluated." in render(booster)
+
+
+def test_render_without_training(tmp_path):
+    (tmp_path / "booster").mkdir()
+    assert "no training.json" in render(tmp_path / "booster")

@@ -3,9 +3,9 @@ import xml.etree.ElementTree
 from pav_jax.report import plots
 
 
-def drawings():
+def make_plots():
     yield plots.gains(
-        {"base": (0.1, -0.1, 0.3), "<b>&$x$": (0.5, 0.4, 0.6), "lost": (None, None, None)},
+        {"base": (0.1, -0.1, 0.3), "<b>&$x$": (0.5, 0.4, 0.6), "unscored": (None, None, None)},
         "gain & more",
     )
     for rewards in (
@@ -15,24 +15,30 @@ def drawings():
     ):
         base = {reward: (0.1, 0.0, 0.2) for reward in rewards}
         yield plots.reward_gains({"base": base, "sft": {rewards[0]: [None] * 3}}, rewards)
-    yield plots.lines(
-        {"loss": ([1, 2, 3], [3.0, 2.0, 1.0], plots.SFT)}, "step", "loss", whole_steps=True
-    )
+    series = {"loss": ([1, 2, 3], [3.0, 2.0, 1.0], plots.SFT)}
+    yield plots.lines(series, "step", "loss", integer_x=True)
     yield plots.lines({"one point": ([1], [3.0], plots.SFT)}, "step", "loss")
 
 
-def test_drawings_are_well_formed_and_follow_the_pages_colours():
-    for svg in drawings():
+def test_plots_are_valid_svg():
+    for svg in make_plots():
         xml.etree.ElementTree.fromstring(svg)
+        assert "<style" not in svg
+        assert "<b>" not in svg
+        assert "<?xml" not in svg
+
+
+def test_plots_use_css_variables():
+    for svg in make_plots():
         assert "var(--ink)" in svg or "var(--muted)" in svg
-        assert not any(stand_in in svg for stand_in in plots.STAND_INS)
-        assert "<style" not in svg and "<b>" not in svg and "<?xml" not in svg
+        assert not any(placeholder in svg for placeholder in plots.CSS_VARIABLES)
 
 
-def test_names_are_shown_as_they_are():
-    svg = next(drawings())
-    assert "&lt;b&gt;&amp;$x$" in svg and "lost" not in svg
+def test_gains_names():
+    svg = next(make_plots())
+    assert "&lt;b&gt;&amp;$x$" in svg
+    assert "unscored" not in svg
 
 
-def test_drawings_are_the_same_every_time():
-    assert list(drawings()) == list(drawings())
+def test_plots_are_deterministic():
+    assert list(make_plots()) == list(make_plots())

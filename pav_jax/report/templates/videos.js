@@ -1,6 +1,6 @@
-// Browsers allow a few dozen playing videos at a time: those out of sight give their source back.
-const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const sight = new IntersectionObserver((entries) => {
+// Browsers play only a few dozen videos at a time: release the source of those outside the viewport.
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const observer = new IntersectionObserver((entries) => {
   for (const { target: video, isIntersecting } of entries) {
     if (isIntersecting && !video.hasAttribute("src")) {
       video.src = video.dataset.src;
@@ -12,13 +12,13 @@ const sight = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 for (const video of document.querySelectorAll("video")) {
   video.dataset.src = video.getAttribute("src");
-  const shape = () => video.videoWidth && video.style.setProperty("--shape", video.videoWidth / video.videoHeight);
-  video.addEventListener("loadedmetadata", shape);
-  shape();
-  if (calm) {
+  const setAspectRatio = () => video.videoWidth && video.style.setProperty("--shape", video.videoWidth / video.videoHeight);
+  video.addEventListener("loadedmetadata", setAspectRatio);
+  setAspectRatio();
+  if (reducedMotion) {
     video.autoplay = false;
     video.controls = true;
     video.pause();
   }
-  sight.observe(video);
+  observer.observe(video);
 }
