@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from pav_jax.rewards.reward import Reward
 from pav_jax.rewards.suite import RewardSuite
 from pav_jax.video.generator import NOT_FINITE, Generator, VideoBatch
 
@@ -59,7 +60,7 @@ class PatternGenerator(Generator):
         return lambda: VideoBatch(self.generate(prompts, seed=seed), errors)
 
 
-class FunctionReward:
+class FunctionReward(Reward):
     """A reward of one score from `function(videos, prompts, refined)`; can be interrupted.
 
     Attributes:
