@@ -71,12 +71,13 @@ def test_data_source_without_tensorflow(tmp_path):
 import sys
 from pathlib import Path
 from pav_jax.train import batches, tfds_builders
-source = tfds_builders.data_source(tfds_builders.SftPairs, {str(tmp_path / "p.jsonl")!r}, Path({str(tmp_path)!r}))
+folder = Path({str(tmp_path)!r})
+source = tfds_builders.data_source(tfds_builders.SftPairs, folder / "p.jsonl", folder)
 assert len(source) == 3 and source[2]["line"] == 3
 assert "tensorflow" not in sys.modules and "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
-    assert done.stdout == b""  # TFDS would speak of downloads
+    assert done.stdout == b""  # TFDS would print about downloads
 
 
 def test_data_source_changed_file(tmp_path):

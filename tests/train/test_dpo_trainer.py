@@ -165,7 +165,8 @@ from pav_jax.train import dpo_trainer as dpo
 def kill(done):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-dpo.run(test_dpo.make_config(), tiny.make_lm(), {str(preferences)!r}, {str(tmp_path)!r}, tiny.Watch(kill))
+data, folder = {str(preferences)!r}, {str(tmp_path)!r}
+dpo.run(test_dpo.make_config(), tiny.make_lm(), data, folder, tiny.Watch(kill))
 """
     killed = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()}

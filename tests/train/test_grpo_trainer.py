@@ -181,7 +181,8 @@ def test_run_resumed_after_kill(straight, lm, prompts, tmp_path):
     program = f"""
 from tests.tiny import language_model as tiny
 from tests.train import test_grpo_trainer as t
-t.grpo.run(t.make_config(), tiny.make_lm(), {str(prompts)!r}, t.Killer(), t.make_suite(), {str(folder)!r})
+prompts, folder = {str(prompts)!r}, {str(folder)!r}
+t.grpo.run(t.make_config(), tiny.make_lm(), prompts, t.Killer(), t.make_suite(), folder)
 """
     killed = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.getcwd()}

@@ -31,17 +31,23 @@ from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import sft_trainer as sft
 from tests.tiny import language_model as tiny
 from tests.train import test_dpo_trainer as test_dpo, test_sft_trainer as test_sft
-folder, steps, mesh = pathlib.Path(sys.argv[1]), int(sys.argv[2]), [int(n) for n in sys.argv[3].split("x")]
+folder = pathlib.Path(sys.argv[1])
+steps = int(sys.argv[2])
+mesh = [int(n) for n in sys.argv[3].split("x")]
 assert jax.device_count() == 4
 lm = tiny.make_lm(make_mesh(*mesh))
 read, part = [], TensorFolder.part
 TensorFolder.part = lambda *about: read.append(part(*about)) or read[-1]
-_, base = folders.load(hf, folder / "base", "float32", functools.partial(sharding_rules.sharding, mesh=make_mesh(fsdp=4)))
+sharding = functools.partial(sharding_rules.sharding, mesh=make_mesh(fsdp=4))
+_, base = folders.load(hf, folder / "base", "float32", sharding)
 print(sum(p.size for p in read) / sum(p.size for p in jax.tree.leaves(base)), flush=True)
 common = dict(max_steps=steps, save_steps=2, batch_size=8, logging_steps=1)
-sft.run(test_sft.make_config(**common, length_buckets=(16, 24)), lm, folder / "sft_pairs.jsonl", folder / "sft")
-dpo.run(test_dpo.make_config(**common, gradient_accumulation_steps=2, lora=dict(r=4), precompute_ref_log_probs=True), lm,
-        folder / "preferences.jsonl", folder / "dpo")
+config = test_sft.make_config(**common, length_buckets=(16, 24))
+sft.run(config, lm, folder / "sft_pairs.jsonl", folder / "sft")
+config = test_dpo.make_config(
+    **common, gradient_accumulation_steps=2, lora=dict(r=4), precompute_ref_log_probs=True
+)
+dpo.run(config, lm, folder / "preferences.jsonl", folder / "dpo")
 """
 
 
