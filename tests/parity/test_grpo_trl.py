@@ -135,12 +135,11 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
     (logp, answer, old, reference), theirs = batch
     got, metrics = policy_loss(config, logp, answer, jnp.asarray(ADVANTAGES), old, reference)
 
-    trainer.loss_type, trainer.beta, trainer.max_completion_length = (
-        config.loss_type,
-        config.beta,
-        LONGEST,
-    )
-    trainer.epsilon_low, trainer.epsilon_high = config.epsilon, config.epsilon_high
+    trainer.loss_type = config.loss_type
+    trainer.beta = config.beta
+    trainer.max_completion_length = LONGEST
+    trainer.epsilon_low = config.epsilon
+    trainer.epsilon_high = config.upper_epsilon
     trainer.args.use_bias_correction_kl = config.use_bias_correction_kl
     with torch.no_grad():
         want = float(trainer._compute_loss(trainer.model, theirs))
