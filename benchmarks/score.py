@@ -450,7 +450,8 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
     tower, size = ours[0].tower, clip.config.vision_config.image_size
 
     def score_ours() -> dict[str, np.ndarray]:
-        tower._last, tower._texts = None, {}  # frames and texts of the call before
+        tower._last_frames = None  # embeddings of the previous call
+        tower._text_cache = {}
         return {
             name: value for reward in ours for name, value in reward.score(videos, prompts).items()
         }

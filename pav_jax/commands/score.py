@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pav_jax.rewards.file_scorer import Scored
+    from pav_jax.rewards.file_scorer import ScoredFile
 
-Row = tuple["Scored", float]  # and its overall score
+Row = tuple["ScoredFile", float]  # and its overall score
 
 
 def add(commands: Any) -> None:

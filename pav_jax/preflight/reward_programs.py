@@ -169,7 +169,7 @@ def _mps(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     _, height, width = workload.size
     sizes = pipeline_folder.sizes(mps_hf, folder)
     clip = sizes.clip
-    batch_size = mps.rows_of(mesh)
+    batch_size = mps.batch_size_on(mesh)
     settings = Preprocess.from_folder(folder, clip.vision.image_size)
     model = MPSModel(sizes, dtype=jnp.dtype(dtype))
     params = _param_shapes(mps_hf, sizes, dtype, mesh)
@@ -212,7 +212,7 @@ def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Progr
         _batch(mesh, (batch_size, length), np.bool_),
         _batch(mesh, (batch_size, num_frames * latents, sizes.text.hidden_size), np.float32),
     )
-    vision_params = {part: params[part] for part in videoscore.EYES}
+    vision_params = {part: params[part] for part in videoscore.VISION_PARTS}
     return [
         _program(
             "VideoScore, frames",

@@ -1,21 +1,21 @@
-"""AES: LAION's aesthetic predictors, a small head on the unit-length CLIP image embedding, averaged
-over frames.
+"""AES: LAION's aesthetic predictors, averaged over frames.
 
-Two published heads, and any size between: `linear` is one layer (LAION-AI/aesthetic-predictor),
-`mlp` is the chain 768-1024-128-64-16-1 of christophschuhmann/improved-aesthetic-predictor; its
-dropouts do nothing here, and between its layers there is no activation function.
+A small head maps the unit-length CLIP image embedding to a score. There are two published heads:
+`linear` is one layer (LAION-AI/aesthetic-predictor); `mlp` has the widths 768-1024-128-64-16-1
+(christophschuhmann/improved-aesthetic-predictor), without activation functions between its layers.
+Its dropout layers do nothing at inference.
 
-A head folder holds config.json, {"kind": "linear" | "mlp", "input_dim": 768, "hidden_dims": [1024,
-...], "activation": null or a name}, and model.safetensors with the tensor names of the published
-.pth files: `weight` and `bias`, or `layers.<i>.weight` and `layers.<i>.bias`, where i skips the
-dropout that follows each layer but the last two.
+A head's folder holds config.json, {"kind": "linear" | "mlp", "input_dim": 768, "hidden_dims":
+[1024, ...], "activation": null or a name}, and model.safetensors with the tensor names of the
+published .pth files: `weight` and `bias`, or `layers.<i>.weight` and `layers.<i>.bias`. The index i
+counts the dropout layers, which follow each layer but the last two.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -30,40 +30,66 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip.model import normalise
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
-from pav_jax.rewards.clip_tower import ClipTower, check_layout
+from pav_jax.rewards.clip_tower import ClipTower, Dtype, Layout, check_layout
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import AestheticOptions
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.json_files import read_json, write_json
 
-HEAD_FOLDER = "aesthetic_head"  # inside the CLIP folder
+HEAD_FOLDER = "aesthetic_head"  # in the folder of the CLIP checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    kind: str = "linear"
+    """The architecture of a head, as in its config.json.
+
+    Attributes:
+      input_dim: width of the CLIP embedding.
+      hidden_dims: widths of the inner layers; empty for `linear`.
+      activation: name of the function between layers, one of `ACTIVATIONS`; None: none.
+    """
+
+    kind: Literal["linear", "mlp"] = "linear"
     input_dim: int = 768
     hidden_dims: tuple[int, ...] = ()
     activation: str | None = None
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str) -> "HeadConfig":
-        kind, hidden = raw.get("kind"), tuple(raw.get("hidden_dims") or ())
+        """Checks the content of a config.json.
+
+        Args:
+          source: the path of the file, for error messages.
+
+        Raises:
+          BadInput: a field has an unusable value.
+        """
+        kind = raw.get("kind")
+        hidden_dims = tuple(raw.get("hidden_dims") or ())
+        activation = raw.get("activation")
         if kind not in ("linear", "mlp"):
-            raise BadInput(f"{source}: kind is {kind!r}, expected 'linear' or 'mlp'")
-        if (kind == "mlp") != bool(hidden):
             raise BadInput(
-                f"{source}: hidden_dims must list the mlp's inner widths, and be empty for linear"
+                f"{source}: kind is {kind!r}, expected 'linear' or 'mlp'", source, "kind"
             )
-        if (activation := raw.get("activation")) is not None and activation not in ACTIVATIONS:
+        if (kind == "mlp") != bool(hidden_dims):
             raise BadInput(
-                f"{source}: activation is {activation!r}; known: null, {', '.join(ACTIVATIONS)}"
+                f"{source}: hidden_dims must list the inner widths of an mlp, and be empty for"
+                " linear",
+                source,
+                "hidden_dims",
             )
-        return cls(kind, raw.get("input_dim", 768), hidden, activation)
+        if activation is not None and activation not in ACTIVATIONS:
+            raise BadInput(
+                f"{source}: activation is {activation!r}; expected null or one of"
+                f" {', '.join(ACTIVATIONS)}",
+                source,
+                "activation",
+            )
+        return cls(kind, raw.get("input_dim", 768), hidden_dims, activation)
 
 
 class AestheticHead(nn.Module):
-    """Unit-length embeddings to one score each."""
+    """Maps unit-length embeddings [..., P] to one score each."""
 
     config: HeadConfig
 
@@ -78,21 +104,23 @@ class AestheticHead(nn.Module):
 
 
 def weights(config: HeadConfig) -> list[Weight]:
+    """The table of a head's weights: published tensor names and parameter paths."""
     last = len(config.hidden_dims)
-    rows = []
+    table = []
     for i in range(last + 1):
-        name = f"layers.{2 * i if i < last else 2 * last - 1}." if config.kind == "mlp" else ""
-        rows.append(Weight(f"{name}weight", f"layer_{i}/kernel", "linear", (None, None)))
-        rows.append(Weight(f"{name}bias", f"layer_{i}/bias", "same", (None,)))
-    return rows
+        position = 2 * i if i < last else 2 * last - 1  # counts the dropout layers
+        prefix = f"layers.{position}." if config.kind == "mlp" else ""
+        table.append(Weight(f"{prefix}weight", f"layer_{i}/kernel", "linear", (None, None)))
+        table.append(Weight(f"{prefix}bias", f"layer_{i}/bias", "same", (None,)))
+    return table
 
 
 def load_head(folder: str | Path) -> tuple[HeadConfig, dict]:
-    """The head's configuration and parameters.
+    """Loads a head's configuration and parameters.
 
     Raises:
-      BadInput: a missing, half-written or NaN head, or tensors of other sizes than its config.json
-        says.
+      BadInput: a file is missing or incomplete, a parameter is NaN, or the sizes of the tensors
+        differ from config.json.
     """
     folder = Path(folder)
     config = HeadConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
@@ -107,6 +135,7 @@ def load_head(folder: str | Path) -> tuple[HeadConfig, dict]:
 
 
 def save_head(folder: str | Path, config: HeadConfig, params: Mapping) -> None:
+    """Writes a head's folder, which `load_head` reads."""
     write_tensors(folder, params_to_hf(weights(config), params), "model")
     write_json(
         Path(folder) / "config.json",
@@ -115,7 +144,7 @@ def save_head(folder: str | Path, config: HeadConfig, params: Mapping) -> None:
 
 
 class Aesthetic(PretrainedReward):
-    """AES behind the suite's protocol."""
+    """The reward AES."""
 
     names = ("AES",)
     options = AestheticOptions
@@ -126,10 +155,13 @@ class Aesthetic(PretrainedReward):
         head: HeadConfig,
         params: Mapping,
         frames: int = 4,
-        layout: str = "frames",
+        layout: Layout = "frames",
     ):
-        self.tower, self.frames, self.layout = tower, frames, check_layout(layout)
-        self.head, self.params = head, params
+        self.tower = tower
+        self.frames = frames
+        self.layout = check_layout(layout)
+        self.head = head
+        self.params = params
         module = AestheticHead(head)
         self._program = jax.jit(lambda x: module.apply({"params": params}, normalise(x)))
 
@@ -139,16 +171,21 @@ class Aesthetic(PretrainedReward):
         path: str | Path,
         head: str | Path | None = None,
         frames: int = 4,
-        layout: str = "frames",
-        dtype: str = "float32",
+        layout: Layout = "frames",
+        dtype: Dtype = "float32",
     ) -> "Aesthetic":
-        """`path`: a CLIP in transformers' layout; `head`: its head's folder,
-        `<path>/aesthetic_head` where None.
-        `layout`: see `ClipTower.embed_frames`.
+        """Loads a CLIP and its head.
+
+        Args:
+          path: a CLIP checkpoint in the layout of transformers: a folder or a Hub repository.
+          head: the folder of the head; None: `aesthetic_head` in the CLIP folder.
+          frames: number of evenly spaced frames of a video that are scored.
+          layout: see `ClipTower.embed_frames`.
+          dtype: of the CLIP.
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint, or a head for another embedding
-            width.
+          BadInput: a checkpoint is missing, incomplete or of another model, or the head belongs to
+            another width of embeddings.
         """
         tower = ClipTower.load(path, dtype)
         head_folder = local_folder(head) if head else tower.folder / HEAD_FOLDER
@@ -156,8 +193,10 @@ class Aesthetic(PretrainedReward):
         if config.input_dim != tower.config.projection_dim:
             raise BadInput(
                 f"{head_folder}/config.json: input_dim is {config.input_dim}, but the embeddings of"
-                f" {tower.folder} have {tower.config.projection_dim} dimensions; take the head trained on"
-                " this CLIP"
+                f" {path} have {tower.config.projection_dim} dimensions; use the head that was"
+                " trained on this CLIP",
+                head_folder / "config.json",
+                "input_dim",
             )
         return cls(tower, config, params, frames, layout)
 
@@ -177,9 +216,9 @@ class Aesthetic(PretrainedReward):
         self.tower.use_local_devices()
 
     def score(
-        self, videos: np.ndarray, prompts: Sequence[str], refined=None
-    ) -> dict[str, np.ndarray]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         embedded_BxNxP = self.tower.embed_frames(videos, self.frames, self.layout)
-        # One video per call: the sum over P then always runs in one order.
-        scores = [np.asarray(self._program(one)).mean() for one in embedded_BxNxP]
+        # one video per call: then the sum over P always has the same order
+        scores = [np.asarray(self._program(frames_NxP)).mean() for frames_NxP in embedded_BxNxP]
         return {"AES": np.array(scores, np.float32)}

@@ -1,8 +1,8 @@
-"""CFC, CLIP frame consistency: the mean cosine of neighbouring frames' CLIP embeddings.
+"""CFC: CLIP frame consistency, the mean cosine of the CLIP embeddings of neighbouring frames.
 
-The measure is "CLIP-Temp" of EvalCrafter (Liu et al. 2023, arXiv 2310.11440, section 3.3) and the
-frame consistency of video editing papers (Esser et al. 2023, arXiv 2302.03011, section 4). At most
-1, which a still picture reaches: read it beside DD.
+This is "CLIP-Temp" of EvalCrafter (Liu et al. 2023, arXiv 2310.11440, section 3.3), and the frame
+consistency of papers on video editing (Esser et al. 2023, arXiv 2302.03011, section 4). A still
+picture has the largest value, 1: compare with DD.
 """
 
 import functools
@@ -12,17 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.clip_tower import ClipTower
+from pav_jax.rewards.clip_tower import ClipTower, Dtype
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import ClipConsistencyOptions
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
 
 class ClipConsistency(PretrainedReward):
-    """CFC behind the suite's protocol, on the tower that the suite's other CLIP rewards of the
-    folder use.
+    """The reward CFC. It shares its CLIP with the other rewards of the same checkpoint.
 
-    Example, as a judge that no stage optimises:
+    As a held-out evaluator:
 
         --config.rewards.held_out="({'name': 'clip_consistency', 'path': 'mini:clip'},)"
     """
@@ -33,20 +32,26 @@ class ClipConsistency(PretrainedReward):
     def __init__(self, tower: ClipTower, frames: int | None = None):
         if frames is not None and frames < 2:
             raise BadInput(
-                f"rewards.entries: clip_consistency's frames is {frames}; neighbours need at"
-                " least 2"
+                f"clip_consistency: frames is {frames}; neighbouring frames need at least 2",
+                source="clip_consistency",
+                field="frames",
             )
-        self.tower, self.frames = tower, frames
+        self.tower = tower
+        self.frames = frames
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, frames: int | None = None, dtype: str = "float32"
+        cls, path: str | Path, frames: int | None = None, dtype: Dtype = "float32"
     ) -> "ClipConsistency":
-        """`path`: a CLIP in transformers' layout. `frames`: so many evenly spaced ones; all where
-        None.
+        """Loads a CLIP.
+
+        Args:
+          path: a CLIP checkpoint in the layout of transformers: a folder or a Hub repository.
+          frames: number of evenly spaced frames of a video that are compared; None: all.
+          dtype: of the CLIP.
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint.
+          BadInput: the checkpoint is missing, incomplete or of another model.
         """
         return cls(ClipTower.load(path, dtype), frames)
 
@@ -60,8 +65,8 @@ class ClipConsistency(PretrainedReward):
         self.tower.use_local_devices()
 
     def score(
-        self, videos: np.ndarray, prompts: Sequence[str], refined=None
-    ) -> dict[str, np.ndarray]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         count = min(self.frames or videos.shape[1], videos.shape[1])
         if count < 2:
             return {"CFC": np.full(len(videos), np.nan, np.float32)}

@@ -1,19 +1,21 @@
-"""FAITH: how much of the user's prompt a rewrite keeps, from the two texts alone.
+"""FAITH: how much of the user's prompt a rewrite keeps, computed from the two texts alone.
 
-The prompt is read as units: its subjects, attributes, counts, motions, places, styles and camera
-words, by longest match against a concept lexicon, plus every content word the lexicon does not
-know. The score is the weighted share of units the rewrite still says. A unit is kept by the same
-word in any inflection, by a synonym (crimson keeps red), by a narrower word (corgi keeps dog), by a
-close derivation (snowy keeps snow); a broader word (dog for corgi) counts half. Words such as
-"person" or "view" weigh less, since almost any text has them.
+The prompt is split into units: its subjects, attributes, counts, motions, places, styles and camera
+words, by longest match against a concept lexicon, and every content word that is not in the
+lexicon. The score is the weighted share of units that the rewrite mentions. A unit is mentioned by
+the same word in any inflection, by a synonym (crimson for red), by a narrower word (corgi for dog),
+or by a close derivation (snowy for snow). A broader word (dog for corgi) counts half. Words such as
+"person" or "view" weigh less, because almost any text has them.
 
-What it does not see: which noun an attribute belongs to, and negation.
+It does not check which noun an attribute belongs to, and does not understand negation.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +23,11 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.lemmas import Lemmatiser, related, words
 from pav_jax.rewards.options import FaithfulnessOptions
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.json_files import read_json
 
 LEXICON = Path(__file__).with_name("lexicon.json")
+FIELDS = ("concepts", "kinds", "generic", "stop", "irregular", "uninflected")
 GENERIC_WEIGHT = 0.25
 BROADER_CREDIT = 0.5
 
@@ -33,8 +36,16 @@ Concept = tuple[str, str]  # (category, concept)
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Something the prompt asks for. `text` is as the user wrote it, `category` e.g. "colour"
-    ("other" if unknown)."""
+    """One thing that the prompt asks for.
+
+    Attributes:
+      text: as the user wrote it.
+      category: such as "colour"; "other" where the lexicon has no concept for it.
+      weight: in the score.
+      lemmas: of the text's words.
+      concepts: that the text names.
+      broader: concepts that are broader than the text (dog for corgi).
+    """
 
     text: str
     category: str
@@ -45,151 +56,169 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What a rewrite says: its lemmas (neighbours joined, too: tea pot, teapot), the concepts it
-    names, and the kinds
-    of the narrower words in it (corgi: dog)."""
+class Mentions:
+    """What a rewrite mentions.
+
+    Attributes:
+      lemmas: of its words, and of neighbouring words joined (tea pot: teapot).
+      concepts: that it names.
+      broader: concepts that are broader than its words (dog, if it names a corgi).
+    """
 
     lemmas: frozenset[str]
-    named: frozenset[Concept]
-    kinds: frozenset[Concept]
+    concepts: frozenset[Concept]
+    broader: frozenset[Concept]
 
 
 class Lexicon:
-    """Phrases to concepts. See the "about" field of the data file for its layout.
-
-    Raises:
-      BadInput: the file is missing, not JSON, or lacks a field.
-    """
+    """A concept lexicon. The field "about" of the data file describes its layout."""
 
     def __init__(self, path: str | Path = LEXICON):
+        """Reads a lexicon file.
+
+        Raises:
+          BadInput: the file is missing, not JSON, or lacks a field.
+        """
         self.path = Path(path)
         data = read_json(path)
-        fields = ("concepts", "kinds", "generic", "stop", "irregular", "uninflected")
-        if missing := [f for f in fields if f not in data]:
-            raise BadInput(
-                f"{path}: field {missing[0]!r} is missing; see the lexicon.json that comes with the"
-                " package"
-            )
-        concepts, kinds = data["concepts"], data["kinds"]
-        phrases = [
-            p
-            for group in concepts.values()
-            for name, synonyms in group.items()
-            for p in (name, *synonyms)
-        ]
-        phrases += [p for narrower in kinds.values() for p in narrower]
-        known = [*phrases, *data["generic"], *data["stop"], *data["irregular"].values()]
-        vocabulary = {word for phrase in known for word in words(phrase)}
-        entries = frozenset(phrase for phrase in known if " " not in phrase)
-        self.lemmatise = Lemmatiser(
-            vocabulary, entries, data["irregular"], frozenset(data["uninflected"])
-        )
+        for field in FIELDS:
+            if field not in data:
+                raise BadInput(
+                    f"{path}: field {field!r} is missing; see the lexicon.json of the package",
+                    path,
+                    field,
+                )
+        self.lemmatise = _make_lemmatiser(data)
         self.stop = frozenset(data["stop"])
-        self.generic = frozenset(self.lemmatise.lemma(w) for w in data["generic"])
-        self._meanings: dict[tuple[str, ...], set[Concept]] = {}
+        self.generic = frozenset(self.lemmatise.lemma(word) for word in data["generic"])
+        self._concepts: dict[tuple[str, ...], set[Concept]] = {}
         self._broader: dict[tuple[str, ...], set[Concept]] = {}
+        self._add_concepts(data["concepts"])
+        self._add_kinds(data["kinds"])
+        self._max_words = max(map(len, self._concepts))
+        self._category_rank = {category: rank for rank, category in enumerate(data["concepts"])}
+
+    def units(self, prompt: str) -> list[Unit]:
+        """The prompt's units, each once, from left to right."""
+        surface = words(prompt)
+        lemmas = [self.lemmatise.lemma(word) for word in surface]
+        units: dict[tuple[str, ...], Unit] = {}
+        start = 0
+        while start < len(lemmas):
+            length = self._match(lemmas, start)
+            if length > 1 or not self._is_function_word(surface[start], lemmas[start]):
+                key = tuple(lemmas[start : start + max(length, 1)])
+                text = " ".join(surface[start : start + len(key)])
+                units.setdefault(key, self._unit(text, key))
+            start += max(length, 1)
+        return list(units.values())
+
+    def mentions(self, text: str) -> Mentions:
+        """Everything that the words and phrases of `text` mention."""
+        lemmas = self.lemmatise(text)
+        concepts: set[Concept] = set()
+        broader: set[Concept] = set()
+        for start in range(len(lemmas)):
+            for length in range(1, min(self._max_words, len(lemmas) - start) + 1):
+                phrase = tuple(lemmas[start : start + length])
+                concepts |= self._concepts.get(phrase, set())
+                broader |= self._broader.get(phrase, set())
+        joined = (first + second for first, second in itertools.pairwise(lemmas))
+        return Mentions(frozenset((*lemmas, *joined)), frozenset(concepts), frozenset(broader))
+
+    def credit(self, unit: Unit, mentions: Mentions) -> float:
+        """1 where a rewrite mentions the unit, 0.5 where it mentions a broader concept, else 0."""
+        if unit.concepts & (mentions.concepts | mentions.broader):
+            return 1.0
+        content = [lemma for lemma in unit.lemmas if lemma not in self.stop]
+        if all(
+            lemma in mentions.lemmas or any(related(lemma, other) for other in mentions.lemmas)
+            for lemma in content
+        ):
+            return 1.0
+        return BROADER_CREDIT if unit.broader & mentions.concepts else 0.0
+
+    def _add_concepts(self, concepts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         for category, group in concepts.items():
             for name, synonyms in group.items():
                 for phrase in (name, *synonyms):
-                    self._meanings.setdefault(tuple(self.lemmatise(phrase)), set()).add(
-                        (category, name)
-                    )
+                    key = tuple(self.lemmatise(phrase))
+                    self._concepts.setdefault(key, set()).add((category, name))
+
+    def _add_kinds(self, kinds: Mapping[str, Sequence[str]]) -> None:
         for name, narrower in kinds.items():
-            own = {
-                c for c in self._meanings.get(tuple(self.lemmatise(name)), ()) if c[1] == name
-            } or {("kind", name)}
-            self._meanings.setdefault(tuple(self.lemmatise(name)), set()).update(own)
+            key = tuple(self.lemmatise(name))
+            own = {concept for concept in self._concepts.get(key, ()) if concept[1] == name}
+            own = own or {("kind", name)}
+            self._concepts.setdefault(key, set()).update(own)
             for phrase in narrower:
                 self._broader.setdefault(tuple(self.lemmatise(phrase)), set()).update(own)
-        self._longest = max(map(len, self._meanings))
-        self._order = {category: i for i, category in enumerate(concepts)}
 
-    def units(self, prompt: str) -> list[Unit]:
-        """The prompt's units, each once, left to right."""
-        surface = words(prompt)
-        lemmas = [self.lemmatise.lemma(w) for w in surface]
-        units, at = {}, 0
-        while at < len(lemmas):
-            length = self._match(lemmas, at)
-            if length > 1 or not self._empty(surface[at], lemmas[at]):
-                key = tuple(lemmas[at : at + max(length, 1)])
-                units.setdefault(key, self._unit(" ".join(surface[at : at + len(key)]), key))
-            at += max(length, 1)
-        return list(units.values())
-
-    def _match(self, lemmas: list[str], at: int) -> int:
-        """Words of the longest known phrase at `at`; one that is only function words does not
-        count."""
-        for length in range(min(self._longest, len(lemmas) - at), 0, -1):
-            phrase = tuple(lemmas[at : at + length])
-            if (phrase in self._meanings or phrase in self._broader) and not all(
-                w in self.stop for w in phrase
-            ):
+    def _match(self, lemmas: list[str], start: int) -> int:
+        """The number of words of the longest known phrase at `start`, ignoring phrases of function
+        words alone; 0 without one."""
+        for length in range(min(self._max_words, len(lemmas) - start), 0, -1):
+            phrase = tuple(lemmas[start : start + length])
+            is_known = phrase in self._concepts or phrase in self._broader
+            if is_known and not all(lemma in self.stop for lemma in phrase):
                 return length
         return 0
 
-    def _empty(self, word: str, lemma: str) -> bool:
-        return word in self.stop or lemma in self.stop or (len(word) == 1 and not word.isdigit())
+    def _is_function_word(self, word: str, lemma: str) -> bool:
+        is_letter = len(word) == 1 and not word.isdigit()
+        return word in self.stop or lemma in self.stop or is_letter
 
     def _unit(self, text: str, key: tuple[str, ...]) -> Unit:
-        concepts = frozenset(self._meanings.get(key, ()))
+        concepts = frozenset(self._concepts.get(key, ()))
         category = min(
-            (c for c, _ in concepts), key=lambda c: self._order.get(c, 99), default="other"
+            (category for category, _ in concepts),
+            key=lambda category: self._category_rank.get(category, 99),
+            default="other",
         )
-        weight = GENERIC_WEIGHT if all(w in self.generic or w in self.stop for w in key) else 1.0
+        is_generic = all(lemma in self.generic or lemma in self.stop for lemma in key)
+        weight = GENERIC_WEIGHT if is_generic else 1.0
         return Unit(text, category, weight, key, concepts, frozenset(self._broader.get(key, ())))
 
-    def said(self, text: str) -> Said:
-        """Everything any stretch of `text` names."""
-        lemmas = self.lemmatise(text)
-        named: set[Concept] = set()
-        kinds: set[Concept] = set()
-        for at in range(len(lemmas)):
-            for length in range(1, min(self._longest, len(lemmas) - at) + 1):
-                phrase = tuple(lemmas[at : at + length])
-                named |= self._meanings.get(phrase, set())
-                kinds |= self._broader.get(phrase, set())
-        joined = (a + b for a, b in zip(lemmas, lemmas[1:], strict=False))
-        return Said(frozenset(lemmas) | frozenset(joined), frozenset(named), frozenset(kinds))
 
-    def kept(self, unit: Unit, said: Said) -> float:
-        """1 where `said` keeps the unit, 0.5 where it says something broader, else 0."""
-        if unit.concepts & (said.named | said.kinds):
-            return 1.0
-        content = [w for w in unit.lemmas if w not in self.stop]
-        if all(
-            w in said.lemmas or any(related(w, other) for other in said.lemmas) for w in content
-        ):
-            return 1.0
-        return BROADER_CREDIT if unit.broader & said.named else 0.0
+def _make_lemmatiser(data: Mapping[str, Any]) -> Lemmatiser:
+    phrases = [
+        phrase
+        for group in data["concepts"].values()
+        for name, synonyms in group.items()
+        for phrase in (name, *synonyms)
+    ]
+    phrases += [phrase for narrower in data["kinds"].values() for phrase in narrower]
+    phrases += [*data["generic"], *data["stop"], *data["irregular"].values()]
+    vocabulary = {word for phrase in phrases for word in words(phrase)}
+    entries = frozenset(phrase for phrase in phrases if " " not in phrase)
+    return Lemmatiser(vocabulary, entries, data["irregular"], frozenset(data["uninflected"]))
 
 
 @functools.cache
-def lexicon(path: str | Path = LEXICON) -> Lexicon:
+def load_lexicon(path: str | Path = LEXICON) -> Lexicon:
+    """The lexicon of a file, read once."""
     return Lexicon(path)
 
 
-def faithfulness(prompt: str, refined: str, words: Lexicon | None = None) -> float:
-    """The share in [0, 1] of `prompt` that survives in `refined`; 1 for a prompt that asks for
-    nothing."""
-    words = words or lexicon()
-    units = words.units(prompt)
+def faithfulness(prompt: str, refined: str, lexicon: Lexicon | None = None) -> float:
+    """The share, in [0, 1], of the prompt that the rewrite keeps; 1 for a prompt without units."""
+    lexicon = lexicon or load_lexicon()
+    units = lexicon.units(prompt)
     if not units:
         return 1.0
-    said = words.said(refined)
-    return sum(u.weight * words.kept(u, said) for u in units) / sum(u.weight for u in units)
+    mentions = lexicon.mentions(refined)
+    total = sum(unit.weight for unit in units)
+    return sum(unit.weight * lexicon.credit(unit, mentions) for unit in units) / total
 
 
 class Faithfulness(PretrainedReward):
-    """FAITH behind the suite's protocol. Without rewrites there is nothing to measure, and no score
-    comes back."""
+    """The reward FAITH. Without rewrites there is no score."""
 
     names = ("FAITH",)
     options = FaithfulnessOptions
 
-    def __init__(self, words: Lexicon | None = None):
-        self.lexicon = words or lexicon()
+    def __init__(self, lexicon: Lexicon | None = None):
+        self.lexicon = lexicon or load_lexicon()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -197,17 +226,24 @@ class Faithfulness(PretrainedReward):
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> "Faithfulness":
-        """`path`: a folder with another lexicon.json, or such a file; the package's own where
-        None."""
+        """Reads a lexicon.
+
+        Args:
+          path: a lexicon file, or a folder with lexicon.json; None: that of the package.
+
+        Raises:
+          BadInput: the file is missing, not JSON, or lacks a field.
+        """
         if path is None:
             return cls()
-        path = Path(path)
-        return cls(lexicon(path / "lexicon.json" if path.is_dir() else path))
+        file = Path(path)
+        return cls(load_lexicon(file / "lexicon.json" if file.is_dir() else file))
 
     def score(
-        self, videos, prompts: Sequence[str], refined: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         if refined is None:
             return {}
         pairs = zip(prompts, refined, strict=True)
-        return {"FAITH": np.array([faithfulness(p, r, self.lexicon) for p, r in pairs], np.float32)}
+        scores = [faithfulness(prompt, rewrite, self.lexicon) for prompt, rewrite in pairs]
+        return {"FAITH": np.array(scores, np.float32)}

@@ -1,5 +1,4 @@
-"""Names what a reward's scores depend on besides the video and its prompt, so that scores can be
-kept."""
+"""Fingerprints of rewards: what their scores depend on besides the video and its prompt."""
 
 import functools
 import hashlib
@@ -13,27 +12,24 @@ import numpy as np
 
 from pav_jax.checkpoints.digest import add_files
 
-FILES = (
-    ".json",
-    ".safetensors",
-    ".txt",
-    ".model",
-)  # of a checkpoint's folder: weights, settings, tokenizer
+# weights, configuration and tokenizer in the folder of a checkpoint
+SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 PACKAGE = Path(__file__).parents[1]
-CODE = ("rewards", "models", "video/files.py")  # of this package: what decides about a score
+CODE = ("rewards", "models", "video/files.py")  # parts of the package that scores depend on
 
 
-def fingerprint(kind: str, **made_from: Any) -> str:
-    """32 hexadecimal digits that change with the kind, the options, the weights, and the code that
-    scores.
+def fingerprint(kind: str, **dependencies: Any) -> str:
+    """32 hexadecimal digits that change with the kind, the dependencies, and the scoring code.
 
     Args:
-      made_from: options by name. A Path stands for what is in the file, or in the folder's files;
-        arrays, also nested in mappings, for their numbers; anything else for its JSON.
+      kind: of reward.
+      dependencies: options and weights by name. A Path stands for the content of the file, or of
+        the folder's files with one of SUFFIXES; arrays, also in nested mappings, for their values;
+        anything else for its JSON.
     """
     digest = hashlib.blake2b(digest_size=16)
-    _add(digest, [_code(), kind])
-    _add(digest, made_from)
+    _add(digest, [_code_digest(), kind])
+    _add(digest, dependencies)
     return digest.hexdigest()
 
 
@@ -43,7 +39,7 @@ def _add(digest: Any, value: Any) -> None:
             digest.update(f"{name}\n".encode())
             _add(digest, value[name])
     elif isinstance(value, Path):
-        add_files(digest, value, FILES)
+        add_files(digest, value, SUFFIXES)
     elif isinstance(value, np.ndarray | jax.Array):
         array = np.asarray(value)
         digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
@@ -52,7 +48,7 @@ def _add(digest: Any, value: Any) -> None:
 
 
 @functools.cache
-def _code() -> str:
+def _code_digest() -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in CODE:
         path = PACKAGE / part

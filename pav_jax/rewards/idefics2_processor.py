@@ -1,12 +1,11 @@
-"""Texts and pictures as Idefics2 takes them: what transformers' `Idefics2Processor` does, without
-torch.
+"""Texts and images as Idefics2 takes them: transformers' `Idefics2Processor` without torch.
 
-A picture keeps its shape: its longer side is brought down to a limit, and a side below another
-limit is brought up to that, by Pillow's own bilinear resize. In a text an image stands as
-`<image>`; it is written out as a fence token, one image token per vector of the resampler, and a
-fence token. Neighbours share a fence.
+An image keeps its aspect ratio: its longer side is reduced to a limit, then a side below a second
+limit is enlarged to that, by Pillow's bilinear resize. In a text, `<image>` stands for an image; it
+is expanded to a fence token, one image token per latent of the resampler, and a fence token.
+Neighbouring images share a fence.
 
-Shapes: B rows, T tokens, N images of a row, H W pixels.
+Shapes: B rows, T tokens, N images of a row, H, W height and width in pixels.
 """
 
 import dataclasses
@@ -22,8 +21,10 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json
 
-IMAGE, FENCE = "<image>", "<fake_token_around_image>"
-EXPECTED = {
+IMAGE = "<image>"
+FENCE = "<fake_token_around_image>"
+# the only supported values of these fields of preprocessor_config.json
+SUPPORTED = {
     "do_resize": True,
     "do_rescale": True,
     "do_normalize": True,
@@ -33,7 +34,14 @@ EXPECTED = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """Sides in pixels; `scale` brings grey levels to 0..1. Defaults: the original processor's."""
+    """Settings of the image preprocessing; the defaults are those of transformers.
+
+    Attributes:
+      shortest, longest: limits of the sides, in pixels.
+      resample: Pillow's number of the resize filter.
+      scale: factor that brings grey levels to 0..1.
+      mean, std: per channel, of the normalisation.
+    """
 
     shortest: int = 378
     longest: int = 980
@@ -44,153 +52,194 @@ class ImageSettings:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ImageSettings":
-        """Reads preprocessor_config.json, or processor_config.json as transformers 5 writes it;
-        else the defaults.
+        """Reads preprocessor_config.json, or processor_config.json as transformers 5 writes it.
+
+        Without either, the defaults are used.
 
         Raises:
-          BadInput: the file asks for steps that are not done here.
+          BadInput: the file requires steps that are not supported.
         """
-        path, raw = Path(folder) / "preprocessor_config.json", {}
+        path = Path(folder) / "preprocessor_config.json"
         if path.exists():
-            raw = read_json(path)
-        elif (path := Path(folder) / "processor_config.json").exists():
-            raw = read_json(path).get("image_processor") or {}
-        return cls.from_json(raw, str(path))
+            return cls.from_json(read_json(path), str(path))
+        path = Path(folder) / "processor_config.json"
+        raw = read_json(path).get("image_processor") if path.exists() else None
+        return cls.from_json(raw or {}, str(path))
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str) -> "ImageSettings":
-        for field, value in EXPECTED.items():
+        """Checks the fields of a preprocessor_config.json.
+
+        Args:
+          source: the path of the file, for error messages.
+
+        Raises:
+          BadInput: they require steps that are not supported.
+        """
+        for field, value in SUPPORTED.items():
             if raw.get(field) not in (None, value):
-                raise BadInput(f"{source}: {field} is {raw[field]}; only {value} is supported")
+                raise BadInput(
+                    f"{source}: {field} is {raw[field]}; only {value} is supported", source, field
+                )
         size = raw.get("size") or {}
         if size and not {"shortest_edge", "longest_edge"} <= set(size):
             raise BadInput(
-                f"{source}: size has {', '.join(size)}; shortest_edge and longest_edge are needed"
+                f"{source}: size has {', '.join(size)}; it needs shortest_edge and longest_edge",
+                source,
+                "size",
             )
-        fields = {
+        values = {
             "shortest": size.get("shortest_edge"),
             "longest": size.get("longest_edge"),
             "resample": raw.get("resample"),
             "scale": raw.get("rescale_factor"),
+            "mean": tuple(raw.get("image_mean") or ()) or None,
+            "std": tuple(raw.get("image_std") or ()) or None,
         }
-        fields |= {
-            ours: tuple(raw[theirs])
-            for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
-            if raw.get(theirs)
-        }
-        return cls(**{name: value for name, value in fields.items() if value is not None})
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after the resize. The original's order of float operations, which decides
-        the rounding."""
-        aspect, longest = width / height, self.longest
-        if width >= height and width > longest:
-            height, width = int(longest / aspect), longest
-        elif height > width and height > longest:
-            height, width = longest, int(longest * aspect)
+        """(height, width) after the resize.
+
+        The order of float operations is that of transformers, because it decides the rounding.
+        """
+        aspect = width / height
+        if width >= height and width > self.longest:
+            height = int(self.longest / aspect)
+            width = self.longest
+        elif height > width and height > self.longest:
+            height = self.longest
+            width = int(self.longest * aspect)
         return max(height, self.shortest), max(width, self.shortest)
 
 
 class Idefics2Processor:
-    """`image_tokens`: how many of them stand for one image, the resampler's latents."""
+    """The tokenizer and image preprocessing of an Idefics2.
+
+    Attributes:
+      image_tokens: number of image tokens per image, the resampler's latents.
+    """
 
     def __init__(self, tokenizer: Any, settings: ImageSettings, image_tokens: int):
-        self.tokenizer, self.settings, self.image_tokens = tokenizer, settings, image_tokens
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.image_tokens = image_tokens
 
     @classmethod
     def from_folder(
         cls, folder: str | Path, image_tokens: int, image_token_id: int
     ) -> "Idefics2Processor":
-        """The tokenizer and the settings beside a checkpoint.
+        """Loads the tokenizer and the settings in the folder of a checkpoint.
+
+        Args:
+          image_tokens, image_token_id: from the model's config.json.
 
         Raises:
-          BadInput: they are missing, or belong to another model than `image_tokens` and
-            `image_token_id`.
+          BadInput: they are missing, or belong to another model.
         """
         from transformers import AutoTokenizer
 
         folder = Path(folder)
         if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
             raise BadInput(
-                f"{folder}: no tokenizer.json here; an Idefics2 folder carries its tokenizer"
+                f"{folder}: tokenizer.json is missing; put the tokenizer of the checkpoint there",
+                folder,
+                "tokenizer.json",
             )
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        known = tokenizer.get_vocab()
-        if missing := [token for token in (IMAGE, FENCE) if token not in known]:
-            raise BadInput(
-                f"{folder}: the tokenizer has no {missing[0]} token; take the one of this"
-                " checkpoint"
-            )
-        if known[IMAGE] != image_token_id:
-            raise BadInput(
-                f"{folder}: {IMAGE} is token {known[IMAGE]} here, but config.json's image_token_id"
-                f" is {image_token_id}; take both from one checkpoint"
-            )
+        _check_image_tokens(tokenizer.get_vocab(), image_token_id, folder)
         path = folder / "processor_config.json"
-        written = (
-            read_json(path).get("image_seq_len", image_tokens) if path.exists() else image_tokens
-        )
-        if written != image_tokens:
-            raise BadInput(
-                f"{path}: image_seq_len is {written}, but the model's resampler gives"
-                f" {image_tokens} tokens"
-            )
+        if path.exists():
+            length = read_json(path).get("image_seq_len", image_tokens)
+            if length != image_tokens:
+                raise BadInput(
+                    f"{path}: image_seq_len is {length}, but the model's resampler has"
+                    f" {image_tokens} latents",
+                    path,
+                    "image_seq_len",
+                )
         return cls(tokenizer, ImageSettings.from_folder(folder), image_tokens)
 
-    def write_out(self, text: str) -> str:
-        """`text` with every `<image>` as the tokens it stands for."""
-        text = text.replace(IMAGE, FENCE + IMAGE * self.image_tokens + FENCE).replace(
-            FENCE + FENCE, FENCE
-        )
-        return re.sub(
-            re.escape(FENCE) + r"(?=[^\s<])", FENCE + " ", text
-        )  # a word right behind stays a word
+    def expand_images(self, text: str) -> str:
+        """`text` with every `<image>` expanded to the tokens that stand for it."""
+        image = FENCE + IMAGE * self.image_tokens + FENCE
+        text = text.replace(IMAGE, image).replace(FENCE + FENCE, FENCE)
+        # a space keeps a word right after an image a word of its own
+        return re.sub(re.escape(FENCE) + r"(?=[^\s<])", FENCE + " ", text)
 
     def texts(
         self, texts: Sequence[str], multiple: int = 1, side: str | None = None
     ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        """Token ids and where they are real. Padded to the longest text, or beyond it to a multiple
-        of `multiple`.
+        """Tokenizes texts.
 
         Args:
-          side: of the padding, "left" or "right"; the tokenizer's own where None.
+          multiple: texts are padded to the longest one, rounded up to a multiple of this.
+          side: of the padding, "left" or "right"; None: the tokenizer's.
+
+        Returns:
+          Token ids, and a mask that is False for padding.
         """
-        encoded = self.tokenizer([self.write_out(text) for text in texts])["input_ids"]
+        encoded = self.tokenizer([self.expand_images(text) for text in texts])["input_ids"]
         length = -(-max(map(len, encoded)) // multiple) * multiple
         ids = np.full((len(encoded), length), self.tokenizer.pad_token_id or 0, np.int32)
         mask = np.zeros(ids.shape, bool)
-        for i, one in enumerate(encoded):
-            start = length - len(one) if (side or self.tokenizer.padding_side) == "left" else 0
-            ids[i, start : start + len(one)] = one
-            mask[i, start : start + len(one)] = True
+        pad_left = (side or self.tokenizer.padding_side) == "left"
+        for row, text_ids in enumerate(encoded):
+            start = length - len(text_ids) if pad_left else 0
+            ids[row, start : start + len(text_ids)] = text_ids
+            mask[row, start : start + len(text_ids)] = True
         return ids, mask
 
     def images(
         self, rows: Sequence[Sequence[UInt8[np.ndarray, "H W 3"]]]
     ) -> tuple[Float[np.ndarray, "B N h w 3"], Bool[np.ndarray, "B N h w"]]:
-        """Normalised pixels and where they are picture. Each row's pictures come first; pictures
-        stand at the top left.
+        """Resizes and normalises images.
 
-        Padding is zero, whole missing pictures too.
+        Images are at the top left of their padding, and missing images at the end of their row.
+        Padding and missing images are zero.
+
+        Args:
+          rows: the images of each text.
+
+        Returns:
+          Pixels, and a mask that is False for padding and missing images.
         """
         resized = [[self._resize(image) for image in row] for row in rows]
-        height, width = (
-            max(image.shape[axis] for row in resized for image in row) for axis in (0, 1)
-        )
+        height = max(image.shape[0] for row in resized for image in row)
+        width = max(image.shape[1] for row in resized for image in row)
         shape = (len(rows), max(map(len, rows)), height, width)
-        pixels, mask = np.zeros((*shape, 3), np.float32), np.zeros(shape, bool)
-        mean, std = (np.asarray(x, np.float32) for x in (self.settings.mean, self.settings.std))
+        pixels = np.zeros((*shape, 3), np.float32)
+        mask = np.zeros(shape, bool)
+        scale = np.float32(self.settings.scale)
+        mean = np.asarray(self.settings.mean, np.float32)
+        std = np.asarray(self.settings.std, np.float32)
         for i, row in enumerate(resized):
             for j, image in enumerate(row):
                 h, w = image.shape[:2]
-                pixels[i, j, :h, :w] = (image * np.float32(self.settings.scale) - mean) / std
+                pixels[i, j, :h, :w] = (image * scale - mean) / std
                 mask[i, j, :h, :w] = True
         return pixels, mask
 
     def _resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = self.settings.target(*image.shape[:2])
+        height, width = self.settings.target(image.shape[0], image.shape[1])
         if (height, width) == image.shape[:2]:
             return image
-        return np.asarray(
-            Image.fromarray(image).resize((width, height), Image.Resampling(self.settings.resample))
+        resample = Image.Resampling(self.settings.resample)
+        return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+def _check_image_tokens(vocab: Mapping[str, int], image_token_id: int, folder: Path) -> None:
+    for token in (IMAGE, FENCE):
+        if token not in vocab:
+            raise BadInput(
+                f"{folder}: the tokenizer has no token {token}; use that of the checkpoint",
+                folder,
+                token,
+            )
+    if vocab[IMAGE] != image_token_id:
+        raise BadInput(
+            f"{folder}: {IMAGE} is token {vocab[IMAGE]} of the tokenizer, but image_token_id in"
+            f" config.json is {image_token_id}; use the tokenizer and model of one checkpoint",
+            folder,
+            "image_token_id",
         )

@@ -1,8 +1,8 @@
-"""A small rule-based lemmatiser for English: inflected words to the form a dictionary lists.
+"""A small rule-based lemmatiser for English: inflected words to the form in a dictionary.
 
-Endings are taken off by spelling rules; where several bases are possible (`hoping`: hop, hope) one
-that the given vocabulary knows wins, else the spelling decides: a short stem that did not double
-its consonant had an e.
+Spelling rules strip endings. Where several bases are possible (`hoping`: hop, hope), one that is in
+the given vocabulary wins. Otherwise the spelling decides: a short stem whose consonant is not
+doubled ended in e.
 """
 
 import functools
@@ -12,25 +12,32 @@ from collections.abc import Set as AbstractSet
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 VOWEL = re.compile(r"[aeiouy]")
-# One vowel before a last consonant other than w, x, y: English doubles it before -ing unless an e
-# was there.
+# One vowel before a final consonant other than w, x, y: English doubles the consonant before -ing
+# unless the base ends in e.
 UNDOUBLED = re.compile(r"^[^aeiou]*[aeiou][^aeiouwxy]$")
 USUAL_E = re.compile(r"(?:at|bl|iz|[vcuz]|[dlr]g)$")
+# endings of derivations, as in snow - snowy
 DERIVED = frozenset(
-    "y e er or ist ly ful less ness ing ed ish en ous al ic ical ian an ion tion ation ment ity age"
+    "y e er or ist ly ful less ness ing ed ish en ous al ic ical ian an ion tion ation ment ity age"  # noqa: SIM905
     " ery ry like es s ies fall side ward wards ism able".split()
 )
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words in order; hyphens separate, possessive endings go."""
+    """Lower-case words in order, split at hyphens, without possessive endings."""
     text = text.lower().replace("’", "'").replace("'s ", " ")
-    return [w.removesuffix("'s") for w in WORD.findall(text)]
+    return [word.removesuffix("'s") for word in WORD.findall(text)]
 
 
 class Lemmatiser:
-    """`vocabulary` decides between possible bases; `entries` are words in their own right: they
-    lose no -er and -ly."""
+    """Maps words to lemmas.
+
+    Args:
+      vocabulary: words that are preferred among possible bases.
+      entries: words that keep -er, -est and -ly.
+      irregular: word -> lemma.
+      uninflected: words that are their own lemmas.
+    """
 
     def __init__(
         self,
@@ -39,11 +46,14 @@ class Lemmatiser:
         irregular: Mapping[str, str],
         uninflected: AbstractSet[str],
     ):
-        self._vocabulary, self._entries = vocabulary, entries
-        self._irregular, self._uninflected = irregular, uninflected
+        self._vocabulary = vocabulary
+        self._entries = entries
+        self._irregular = irregular
+        self._uninflected = uninflected
         self.lemma = functools.lru_cache(maxsize=65536)(self._lemma)
 
     def __call__(self, text: str) -> list[str]:
+        """The lemmas of a text's words."""
         return [self.lemma(word) for word in words(text)]
 
     def _lemma(self, word: str) -> str:
@@ -51,18 +61,20 @@ class Lemmatiser:
             return self._irregular[word]
         if len(word) <= 3 or word in self._uninflected:
             return word
-        bases, fallback = _inflected(word)
-        if (
-            not bases and word not in self._entries
-        ):  # comparison and adverbs change the meaning more: known ones
-            bases, fallback = _compared(word), word
-        known = next((b for b in bases if b in self._vocabulary), fallback)
-        return self._irregular.get(known, known)
+        bases, default = _inflected(word)
+        # comparison and -ly change the meaning more: only to a base in the vocabulary
+        if not bases and word not in self._entries:
+            bases = _compared(word)
+        lemma = next((base for base in bases if base in self._vocabulary), default)
+        return self._irregular.get(lemma, lemma)
 
 
 def _inflected(word: str) -> tuple[list[str], str]:
-    """Possible bases of a plural, third person, past or -ing form, likeliest first, and the one to
-    take unknown."""
+    """Possible bases of a plural, third person, past or -ing form.
+
+    Returns:
+      The bases, most likely first, and the one to use if the vocabulary has none of them.
+    """
     if word.endswith(("ies", "ied")):
         return [word[:-3] + "y", word[:-1]], word[:-3] + "y"
     if word.endswith(("ches", "shes", "xes", "sses", "zes", "oes")):
@@ -93,8 +105,7 @@ def _compared(word: str) -> list[str]:
 
 
 def related(a: str, b: str) -> bool:
-    """Whether two lemmas are one word but for a common ending (snow, snowy; celebrate,
-    celebration)."""
+    """Whether two lemmas differ only in an ending (snow, snowy; celebrate, celebration)."""
     if a == b:
         return True
     a, b = sorted((a, b), key=len)
@@ -102,6 +113,5 @@ def related(a: str, b: str) -> bool:
         return False
     root = a.removesuffix("e") if len(a) > 4 else a
     root = root.removesuffix("y") if len(root) > 4 else root
-    return b.startswith(root) and (
-        b[len(root) :] in DERIVED or b[len(root) :].removeprefix("i") in DERIVED
-    )
+    ending = b[len(root) :]
+    return b.startswith(root) and (ending in DERIVED or ending.removeprefix("i") in DERIVED)

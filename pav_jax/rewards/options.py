@@ -52,7 +52,7 @@ class FaithfulnessOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerceptualConsistencyOptions:
+class LPIPSConsistencyOptions:
     """LPIPS between neighboring frames."""
 
     path: str | None = option(None, "file of the weights; None: installed or downloaded")

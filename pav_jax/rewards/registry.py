@@ -34,7 +34,7 @@ KINDS = {
         "clip_consistency:ClipConsistency", ("CFC",), options.ClipConsistencyOptions
     ),
     "faithfulness": Kind("faithfulness:Faithfulness", ("FAITH",), options.FaithfulnessOptions),
-    "lpips": Kind("lpips:PerceptualConsistency", ("PC",), options.PerceptualConsistencyOptions),
+    "lpips": Kind("lpips:LPIPSConsistency", ("PC",), options.LPIPSConsistencyOptions),
     "motion": Kind("motion:Motion", ("TC", "DD"), options.MotionOptions),
     "mps": Kind("mps:MPS", ("MPS",), options.MPSOptions),
     "videoscore": Kind(
@@ -71,7 +71,7 @@ class Entry:
         if self.kind in KINDS:
             return KINDS[self.kind].load().from_options(self.parsed)
         target = import_plugin(self.kind, self.path)
-        if not (isinstance(target, type) and issubclass(target, Reward)):
+        if not (isinstance(target, type) and Reward in target.__mro__):
             if self.values:
                 raise BadInput(
                     f"{self.path}: a function takes no options; leave them out",

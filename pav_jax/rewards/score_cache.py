@@ -1,7 +1,7 @@
-"""Scores that were computed before, kept as one small file each.
+"""A cache of scores, one small file per video, prompt and reward.
 
-The cache never stands in the way: an entry that is broken, half-written or of another form is as
-good as none and is written again, and where nothing can be written scoring goes on without.
+The cache never stops a run: a broken or incomplete entry counts as missing and is written again,
+and where nothing can be written, scoring continues without.
 """
 
 import hashlib
@@ -14,14 +14,15 @@ from pathlib import Path
 
 
 def default_folder() -> Path:
+    """`pav_jax/scores` in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "scores"
 
 
 class ScoreCache:
-    """Scores in `folder`, which is made when the first is written.
+    """Scores in `folder`, which is created when the first score is written.
 
     Attributes:
-      problem: why nothing is written any more, in one line.
+      problem: one line that says why scores cannot be written any more; None while they can.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -31,53 +32,61 @@ class ScoreCache:
     def get(
         self, video: str, prompt: str, reward: str, names: Sequence[str]
     ) -> dict[str, float] | None:
-        """The scores of `names`, NaN where the reward had no answer; None where they are not known.
+        """Looks up the scores of a video; None if they are not in the cache.
 
         Args:
-          video, reward: the hash of the video's file, the reward's fingerprint.
+          video: the digest of the video's file.
+          reward: the reward's fingerprint.
+          names: of the scores.
+
+        Returns:
+          name -> score, NaN where the reward could not score the video.
         """
         try:
-            found = json.loads(self._path(video, prompt, reward).read_bytes())
-            if not isinstance(found, dict) or set(found) != set(names):
+            entry = json.loads(self._path(video, prompt, reward).read_bytes())
+            if not isinstance(entry, dict) or set(entry) != set(names):
                 return None
             return {
-                name: math.nan if found[name] is None else _number(found[name]) for name in names
+                name: math.nan if entry[name] is None else _finite(entry[name]) for name in names
             }
         except (OSError, ValueError, TypeError):
             return None
 
     def put(self, video: str, prompt: str, reward: str, scores: Mapping[str, float]) -> None:
-        """Keeps `scores`; readers see all of them or none."""
+        """Writes scores atomically; a failure sets `problem`.
+
+        Args:
+          video, reward: see `get`.
+        """
         if self.problem:
             return
-        path, part = self._path(video, prompt, reward), None
-        plain = {
+        path = self._path(video, prompt, reward)
+        temporary: Path | None = None
+        entry = {
             name: float(value) if math.isfinite(value) else None for name, value in scores.items()
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # a name of its own, so that processes that score the same video do not write into each
-            # other's file
+            # a unique name: other processes may write scores of the same video
             with tempfile.NamedTemporaryFile(
                 "w", dir=path.parent, suffix=".part", delete=False
             ) as file:
-                part = Path(file.name)
-                json.dump(plain, file)
-            os.replace(part, path)
+                temporary = Path(file.name)
+                json.dump(entry, file)
+            os.replace(temporary, path)
         except OSError as error:
-            self.problem = f"{self.folder}: scores are not kept ({error.strerror or error})"
-            if part is not None:
-                part.unlink(missing_ok=True)
+            self.problem = f"{self.folder}: scores cannot be cached ({error.strerror or error})"
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
     def _path(self, video: str, prompt: str, reward: str) -> Path:
         text = json.dumps([video, prompt, reward])
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return (
-            self.folder / key[:2] / f"{key}.json"
-        )  # in 256 folders: some file systems are slow with many files
+        # 256 folders, because some file systems are slow with many files in one
+        return self.folder / key[:2] / f"{key}.json"
 
 
-def _number(value: object) -> float:
+def _finite(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError
     return float(value)

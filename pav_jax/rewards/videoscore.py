@@ -1,36 +1,37 @@
-"""VideoScore (He et al. 2024, arXiv 2406.15252): five scores of about 1 to 4, by an Idefics2 that
-learned from ratings.
+"""VideoScore: five scores of about 1 to 4, by an Idefics2 trained on human ratings.
 
-It reads a query, the user's prompt and the frames; a linear head on the last token gives VQ visual
-quality, TC temporal consistency, DD dynamic degree, TVA text-to-video alignment and FC factual
-consistency.
+Source: He et al. 2024, arXiv 2406.15252. It reads a query with the user's prompt, and the frames. A
+linear head on the last token gives VQ visual quality, TC temporal consistency, DD dynamic degree,
+TVA text-to-video alignment and FC factual consistency.
 
-The query is a text file with `{text_prompt}` where the prompt goes; behind it one image per frame
-is written. The default is in our words. Published scores belong to the query the checkpoint was
-trained with: the constant REGRESSION_QUERY_PROMPT in TIGER-AI-Lab/VideoScore's examples, saved to a
-file, can be given as it is.
+The query is a text file with `{text_prompt}` in place of the prompt; one image per frame follows
+it. The default query is in our own words. To reproduce published scores, pass the query that the
+checkpoint was trained with: the constant REGRESSION_QUERY_PROMPT in the examples of
+TIGER-AI-Lab/VideoScore, saved to a file without changes.
 
-VideoScore-v1.1 is the same network, query and five scores; it reads up to 48 frames where version 1
-reads 16, and is better at alignment by its authors' account. As a judge that no stage optimises:
+VideoScore-v1.1 has the same network, query and scores. It reads up to 48 frames where version 1
+reads 16, and is better at alignment according to its authors. As a held-out evaluator:
 
     --config.rewards.held_out="({'name': 'videoscore', 'path': 'TIGER-Lab/VideoScore-v1.1',
     'version': '1.1'},)"
 
-Programs have fixed shapes, so that a video's score does not depend on what else is scored: `batch_size`
-videos of one padded length at a time, one where the model is large. Where it does not fit one
-device, a mesh takes its weights by their logical axes, and a program takes `batch_size` videos for each
-of the mesh's rows.
+Programs have fixed shapes, so that the score of a video does not depend on what else is scored:
+`batch_size` videos of one padded length. A model that does not fit one device is sharded over a
+mesh; a program then takes `batch_size` videos for each row of the mesh.
+
+Shapes: B videos, T frames, L tokens, N images in a program, K scores.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_file, local_folder
@@ -44,30 +45,30 @@ from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
 from pav_jax.rewards.options import VideoScoreOptions
 from pav_jax.rewards.preprocess import frame_indices
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
 NAMES = ("VQ", "TC", "DD", "TVA", "FC")  # in the order of the head's outputs
-OF_MOTION = ("TC", "DD")  # have no answer for a single frame
+TWO_FRAME_SCORES = ("TC", "DD")  # NaN for a single frame
 QUERY = Path(__file__).parent / "templates" / "videoscore_query.txt"
 SLOT = "{text_prompt}"
-FRAME = IMAGE + " "  # with the space: the token after the last frame is the one that is scored
-# frames in one program, for each video in one: attention over 1,700 patches of a 720 x 480 frame is
-# large
+FRAME = IMAGE + " "  # the token after the last frame, which is scored, is that of the space
+# images in one program per video: attention over the 1,700 patches of a 720 x 480 frame is large
 IMAGES = 4
-TOKENS = 64  # texts are padded to a multiple, so that few lengths are compiled
+TOKENS = 64  # texts are padded to a multiple of it, so that few lengths are compiled
 FILES = ("*.json", "*.safetensors", "tokenizer.model")
-DTYPES = ("float32", "bfloat16")
-FRAMES = {"1": 16, "1.1": 48}  # that a version reads at most, by its model card
-EYES = ("vision", "connector")  # parts of the model that look at frames
+FRAMES = {"1": 16, "1.1": 48}  # version -> most frames it reads, from the model cards
+VISION_PARTS = ("vision", "connector")  # parts of the model that encode frames
+
+Dtype = Literal["float32", "bfloat16"]
+Version = Literal["1", "1.1"]
 
 
 class VideoScore(PretrainedReward):
-    """VQ, TC, DD, TVA and FC behind the suite's protocol.
+    """The rewards VQ, TC, DD, TVA and FC.
 
     Attributes:
-      frames: all frames of a video are read where it has at most as many, else so many evenly
-        spaced ones.
-      mesh: where `params` lie, and rows go; None: one device.
+      frames: the most frames of a video that are read; of longer videos, evenly spaced ones.
+      mesh: the mesh that weights and batches are sharded over; None: one device.
     """
 
     names = NAMES
@@ -87,17 +88,19 @@ class VideoScore(PretrainedReward):
         for name, value in (("frames", frames), ("batch_size", batch_size)):
             if value < 1:
                 raise BadInput(
-                    f"rewards.entries: videoscore's {name} is {value}; at least 1 is needed"
+                    f"videoscore: {name} is {value}; it must be at least 1", "videoscore", name
                 )
-        self.model, self.processor, self.query, self.frames = model, processor, query, frames
-        self.folder, self.mesh, self._params = (
-            folder,
-            mesh,
-            jax.device_put(params) if mesh is None else params,
-        )
-        self._eyes = {part: self._params[part] for part in EYES}
-        self._rows = batch_size * (1 if mesh is None else batch_shards(mesh))
-        self._eyes_mesh = self._judge_mesh = mesh
+        self.model = model
+        self.processor = processor
+        self.query = query
+        self.frames = frames
+        self.folder = folder
+        self.mesh = mesh
+        self._params = jax.device_put(params) if mesh is None else params
+        self._vision_params = {part: self._params[part] for part in VISION_PARTS}
+        self._batch_size = batch_size if mesh is None else batch_size * batch_shards(mesh)
+        self._vision_mesh = mesh
+        self._decoder_mesh = mesh
 
     @classmethod
     def from_pretrained(
@@ -105,56 +108,52 @@ class VideoScore(PretrainedReward):
         path: str | Path,
         query: str | Path | None = None,
         frames: int | None = None,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         mesh: Mesh | Mapping[str, int] | None = None,
-        version: str = "1",
+        version: Version = "1",
         batch_size: int = 1,
     ) -> "VideoScore":
-        """`path`: a checkpoint in the layout of TIGER-Lab/VideoScore, or its hub name; `query`: a
-        text file, see above; `mesh`: over which the weights are laid out, or its sizes on this
-        host, as in dict(fsdp=4); `version`: of the checkpoint, "1" or "1.1"; it decides the number
-        of frames where `frames` is None; `batch_size`: videos in a program.
+        """Loads a VideoScore checkpoint.
+
+        Args:
+          path: a folder or a Hub repository in the layout of TIGER-Lab/VideoScore.
+          query: a text file, see the module; None: the default query.
+          frames: the most frames of a video that are read; None: those of the version.
+          dtype: of the parameters and activations.
+          mesh: shards the weights; a mesh, or axis sizes on this host, as in dict(fsdp=4).
+          version: of the checkpoint.
+          batch_size: videos in a program.
 
         Raises:
-          BadInput: a missing, half-written or foreign checkpoint, a query that cannot be used, or a
-            mesh that does not fit the devices.
+          BadInput: the checkpoint is missing, incomplete or of another model, the query is
+            unusable, or the mesh does not fit the devices.
         """
-        if dtype not in DTYPES:
-            raise BadInput(
-                f"rewards.entries: videoscore's dtype is {dtype!r}; choose one of"
-                f" {', '.join(DTYPES)}"
-            )
-        if str(version) not in FRAMES:
-            raise BadInput(
-                f"rewards.entries: videoscore's version is {version!r}; choose one of"
-                f" {', '.join(FRAMES)}"
-            )
-        frames = FRAMES[str(version)] if frames is None else frames
+        for name, value, choices in (
+            ("dtype", dtype, get_args(Dtype)),
+            ("version", version, get_args(Version)),
+        ):
+            if value not in choices:
+                raise BadInput(
+                    f"videoscore: {name} is {value!r}; use one of {', '.join(choices)}",
+                    "videoscore",
+                    name,
+                )
         text = read_query(QUERY if query is None else query)
-        mesh = local_mesh(mesh, "rewards.entries: videoscore's mesh")
+        mesh = local_mesh(mesh, "videoscore.mesh")
         folder = local_folder(path, FILES)
-        where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
-        config, params = load(hf, folder, jnp.dtype(dtype), where)
+        sharding = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
+        config, params = load(hf, folder, jnp.dtype(dtype), sharding)
         check_finite(params, folder)
-        if config.labels != len(NAMES):
-            raise BadInput(
-                f"{folder}/config.json: its head gives {config.labels} numbers; VideoScore's gives"
-                f" {len(NAMES)}, {', '.join(NAMES)}"
-            )
         processor = Idefics2Processor.from_folder(
             folder, config.perceiver.latents, config.image_token_id
         )
-        if len(processor.tokenizer) > config.text.vocab_size:
-            raise BadInput(
-                f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
-                f" {config.text.vocab_size}; take both from one checkpoint"
-            )
+        _check_sizes(config, processor, folder)
         return cls(
             make_model(config, dtype, mesh),
             params,
             processor,
             text,
-            frames,
+            FRAMES[version] if frames is None else frames,
             folder,
             mesh,
             batch_size,
@@ -171,99 +170,93 @@ class VideoScore(PretrainedReward):
         )
 
     def use_local_devices(self) -> None:
-        """The rows of a program are shared by this host's devices, see `ClipTower.use_local_devices`. On a
-        mesh all is spread already."""
+        """Shards later batches over this host's devices; see `ClipTower.use_local_devices`.
+
+        A reward with a mesh stays on its mesh.
+        """
         if self.mesh is None:
-            self._eyes_mesh, self._judge_mesh = (
-                batch_mesh(IMAGES * self._rows),
-                batch_mesh(self._rows),
-            )
-            self._eyes = replicate(self._eyes, self._eyes_mesh)
-            self._params = replicate(self._params, self._judge_mesh)
+            self._vision_mesh = batch_mesh(IMAGES * self._batch_size)
+            self._decoder_mesh = batch_mesh(self._batch_size)
+            self._vision_params = replicate(self._vision_params, self._vision_mesh)
+            self._params = replicate(self._params, self._decoder_mesh)
 
     def score(
-        self,
-        videos: UInt8[np.ndarray, "B T H W 3"],
-        prompts: Sequence[str],
-        refined: Sequence[str] | None = None,
-    ) -> dict[str, Float[np.ndarray, "B"]]:
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
         if videos.ndim != 5 or not videos.shape[1]:
             raise BadInput(
-                f"videos to score: their shape is {list(videos.shape)}; frames, [B, T, H, W, 3],"
-                " are needed"
+                f"videos to score: their shape is {list(videos.shape)}; expected [B, T, H, W, 3]"
+                " with at least one frame",
+                "videos",
             )
         T = videos.shape[1]
-        chosen = np.arange(T) if T <= self.frames else frame_indices(T, self.frames)
-        asked = [
-            self.processor.texts([self.text(prompt, len(chosen))], TOKENS, "right")
-            for prompt in prompts
-        ]
-        scores_BxK, lengths = (
-            np.zeros((len(videos), len(NAMES)), np.float32),
-            [ids.shape[1] for ids, _ in asked],
-        )
-        for length in sorted(set(lengths)):
-            alike = np.flatnonzero(np.equal(lengths, length))
+        indices = np.arange(T) if self.frames >= T else frame_indices(T, self.frames)
+        texts = [self.text(prompt, len(indices)) for prompt in prompts]
+        encoded = [self.processor.texts([text], TOKENS, "right") for text in texts]
+        lengths = np.array([ids.shape[1] for ids, _ in encoded], int)
+        scores_BxK = np.zeros((len(videos), len(NAMES)), np.float32)
+        for length in np.unique(lengths):
 
             def run(rows):
-                ids_BxL, mask_BxL = (
-                    np.concatenate([asked[b][part] for b in rows]) for part in (0, 1)
-                )
-                return self._score_some(videos[rows][:, chosen], ids_BxL, mask_BxL)
+                ids_BxL = np.concatenate([encoded[row][0] for row in rows])
+                mask_BxL = np.concatenate([encoded[row][1] for row in rows])
+                return self._score_batch(videos[rows][:, indices], ids_BxL, mask_BxL)
 
-            scores_BxK[alike] = in_batches(run, alike, self._rows)
+            same_length = np.flatnonzero(lengths == length)
+            scores_BxK[same_length] = in_batches(run, same_length, self._batch_size)
         if T < 2:
-            scores_BxK[:, [NAMES.index(name) for name in OF_MOTION]] = np.nan
+            scores_BxK[:, [NAMES.index(name) for name in TWO_FRAME_SCORES]] = np.nan
         return {name: scores_BxK[:, k] for k, name in enumerate(NAMES)}
 
-    def text(self, prompt: str, frames: int) -> str:
-        """What is asked about a video of `prompt`.
+    def text(self, prompt: str, num_frames: int) -> str:
+        """The query about a video of `prompt`, followed by its frames.
 
         Raises:
           BadInput: the prompt holds a token that stands for an image.
         """
-        if held := [token for token in (IMAGE, FENCE) if token in prompt]:
-            raise BadInput(
-                f"prompt {prompt!r}: it holds {held[0]}, which stands for a frame; take it out"
-            )
-        return self.query.replace(SLOT, prompt) + FRAME * frames
+        for token in (IMAGE, FENCE):
+            if token in prompt:
+                raise BadInput(
+                    f"prompt {prompt!r}: remove {token}, which stands for a frame", "prompts"
+                )
+        return self.query.replace(SLOT, prompt) + FRAME * num_frames
 
     @functools.cached_property
-    def _see(self):
+    def _encode_images(self):
         return program(self.model, "encode_images")
 
     @functools.cached_property
-    def _judge(self):
+    def _decode(self):
         return program(self.model, "score")
 
-    def _score_some(
+    def _score_batch(
         self, frames_BxTxHxWx3: np.ndarray, ids_BxL: np.ndarray, mask_BxL: np.ndarray
     ) -> Float[np.ndarray, "B K"]:
-        pixels_BxTxHxWx3, _ = self.processor.images(frames_BxTxHxWx3)  # one size, hence no padding
+        # all frames have one size, hence the images have no padding
+        pixels_BxTxHxWx3, _ = self.processor.images(list(frames_BxTxHxWx3))
         pixels_NxHxWx3 = pixels_BxTxHxWx3.reshape(-1, *pixels_BxTxHxWx3.shape[2:])
-        seen_NxSxD = in_batches(
-            lambda rows: self._see(self._eyes, rows),
+        encoded_NxSxD = in_batches(
+            lambda pixels: self._encode_images(self._vision_params, pixels),
             pixels_NxHxWx3,
-            IMAGES * self._rows,
-            self._eyes_mesh,
+            IMAGES * self._batch_size,
+            self._vision_mesh,
         )
-        images_BxIxD = seen_NxSxD.reshape(len(ids_BxL), -1, seen_NxSxD.shape[-1])
-        return np.asarray(
-            self._judge(
-                self._params, *shard_batch_axis((ids_BxL, mask_BxL, images_BxIxD), self._judge_mesh)
-            )
-        )
+        images_BxIxD = encoded_NxSxD.reshape(len(ids_BxL), -1, encoded_NxSxD.shape[-1])
+        inputs = shard_batch_axis((ids_BxL, mask_BxL, images_BxIxD), self._decoder_mesh)
+        return np.asarray(self._decode(self._params, *inputs))
 
 
 def make_model(config: Idefics2Config, dtype: str, mesh: Mesh | None) -> Idefics2:
-    """The model, keeping its rows where `mesh` has them."""
+    """The model; on a mesh, its activations are sharded by rows."""
     model = Idefics2(config, jnp.dtype(dtype))
     return model if mesh is None else model.clone(constrain=sharding_rules.ShardingConstraint(mesh))
 
 
-def program(model: Idefics2, method: str):
-    """(parameters, arguments) -> what the model's `method` gives; "encode_images" needs the
-    parameters in EYES only."""
+def program(model: Idefics2, method: str) -> Callable:
+    """The jitted function (params, *arguments) -> result of the model's `method`.
+
+    "encode_images" needs only the parameters of VISION_PARTS.
+    """
     return jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=method))
 
 
@@ -271,22 +264,45 @@ def read_query(path: str | Path) -> str:
     """The text of a query file.
 
     Raises:
-      BadInput: there is no such text, it has no place for the prompt, or places frames itself.
+      BadInput: it cannot be read, holds the prompt not exactly once, or holds images.
     """
     try:
         text = Path(local_file(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path}: no readable videoscore query ({type(error).__name__}); give a text file"
+            f"{path}: the videoscore query cannot be read ({type(error).__name__}); give a text"
+            " file",
+            path,
+            "query",
         ) from error
     if text.count(SLOT) != 1:
         raise BadInput(
-            f"{path}: videoscore's query must hold {SLOT} once, where the prompt goes; it holds it"
-            f" {text.count(SLOT)} times"
+            f"{path}: the videoscore query holds {SLOT} {text.count(SLOT)} times; write it once, in"
+            " place of the prompt",
+            path,
+            SLOT,
         )
     if IMAGE in text:
         raise BadInput(
-            f"{path}: videoscore's query holds {IMAGE}; leave it out, frames are written behind the"
-            " query"
+            f"{path}: remove {IMAGE} from the videoscore query; frames are appended to it",
+            path,
+            IMAGE,
         )
     return text
+
+
+def _check_sizes(config: Idefics2Config, processor: Idefics2Processor, folder: Path) -> None:
+    if config.labels != len(NAMES):
+        raise BadInput(
+            f"{folder}/config.json: the head has {config.labels} outputs; VideoScore's has"
+            f" {len(NAMES)}, {', '.join(NAMES)}",
+            folder / "config.json",
+            "num_labels",
+        )
+    if len(processor.tokenizer) > config.text.vocab_size:
+        raise BadInput(
+            f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, the model only"
+            f" {config.text.vocab_size}; use the tokenizer and model of one checkpoint",
+            folder,
+            "vocab_size",
+        )

@@ -1,13 +1,13 @@
-"""QA: a vision chat model answers weighted yes/no questions about a video, in the manner of
-VisionReward.
+"""QA: a vision chat model answers weighted yes/no questions about a video, as in VisionReward.
 
-Score = mean over the questions of weight * answer, answer 1 for yes and -1 for no (Xu et al. 2024,
-arXiv 2412.21059, section 3; THUDM/VisionReward, inference-video.py). With `probabilities` the
-answer is 2 P(yes) - 1, where P is over the tokens of yes and no that the endpoint reports.
+Score = mean over the questions of weight * answer, with the answer 1 for yes and -1 for no (Xu et
+al. 2024, arXiv 2412.21059, section 3; THUDM/VisionReward, inference-video.py). With `probabilities`
+the answer is 2 P(yes) - 1, from the token probabilities that the endpoint reports.
 
-The questions are a file; `[[prompt]]` in one stands for the user's prompt. The default is in our
-words, with weights chosen by hand: they have been fitted to nobody's ratings. VisionReward's own, a
-text file with one question a line and a JSON list of weights, can be given as they are.
+The questions are in a file, in which `[[prompt]]` stands for the user's prompt. The default
+questions are in our own words, with weights chosen by hand that were not fitted to ratings. The
+files of VisionReward, a text file with one question per line and a JSON list of weights, can be
+used without changes.
 """
 
 import base64
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
@@ -31,7 +31,7 @@ from pav_jax.language.chat_endpoint import Ask, Chat, ChatEndpoint, text_of
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frame_indices
-from pav_jax.rewards.reward import PretrainedReward
+from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +43,31 @@ RULES = (
     " with the single word yes or no."
 )
 JPEG_QUALITY = 95
-ALTERNATIVES = 10  # tokens whose probabilities are asked for
-TRIES = 2  # how often a question that was answered neither yes nor no is put
+TOP_LOGPROBS = 10  # tokens whose probabilities are requested
+MAX_ATTEMPTS = 2  # requests per question while the answer is neither yes nor no
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
+    """A yes/no question, and the weight of its answer in the score."""
+
     text: str
     weight: float
 
 
 class VisionQuestions(PretrainedReward):
-    """QA behind the suite's protocol; the key comes from the environment alone.
+    """The reward QA. Each question about a video is one request with all its frames.
 
-    A video of which one question stays without an answer of yes or no has NaN, and one line says
-    so. Each question about a video is one request with all its frames.
-
-    Example, as a judge that no stage optimises:
+    A video has NaN where one of its questions was answered neither yes nor no. The API key is read
+    from the environment only. As a held-out evaluator:
 
         --config.rewards.held_out="({'name': 'vision_questions', 'model': 'NAME', 'base_url':
         'http://host:8000/v1'},)"
     """
 
     names = ("QA",)
-    options = VisionQuestionsOptions
     transient_failures = True
+    options = VisionQuestionsOptions
 
     def __init__(
         self,
@@ -79,9 +79,16 @@ class VisionQuestions(PretrainedReward):
     ):
         for name, value in (("frames", frames), ("side", side)):
             if value < 1:
-                raise BadInput(f"{FIELD}.{name} is {value}; at least 1 is needed")
-        self.endpoint, self.questions = endpoint, tuple(questions)
-        self.frames, self.side, self.probabilities = frames, side, probabilities
+                raise BadInput(
+                    f"{FIELD}.{name} is {value}; it must be at least 1",
+                    "configuration",
+                    f"{FIELD}.{name}",
+                )
+        self.endpoint = endpoint
+        self.questions = tuple(questions)
+        self.frames = frames
+        self.side = side
+        self.probabilities = probabilities
 
     @classmethod
     def from_pretrained(
@@ -101,18 +108,24 @@ class VisionQuestions(PretrainedReward):
         max_consecutive_failures: int = 8,
         options: Mapping[str, Any] | None = None,
     ) -> "VisionQuestions":
-        """`questions`, `weights`: see `read_questions`; `frames`: evenly spaced ones, all where
-        there are fewer;
-        `side`: pixels of a frame's longer side, at most; the rest is `ChatEndpoint`'s, an option of
-          None is not sent.
+        """Reads the questions and connects to an endpoint.
+
+        Args:
+          model: the name of the model at the endpoint.
+          questions, weights: files, see `read_questions`; None: those of the package.
+          frames: the most frames of a video that are shown, evenly spaced.
+          side: the most pixels of a frame's longer side.
+          probabilities: use token probabilities where the endpoint reports them.
+          options: fields of every request; None as a value removes a default field. The other
+            arguments are those of `ChatEndpoint`.
 
         Raises:
-          BadInput: the key's variable is not set, or the questions cannot be used.
+          BadInput: the API key's variable is not set, or the questions are unusable.
         """
-        asked = {"temperature": 0.0} | (
-            {"logprobs": True, "top_logprobs": ALTERNATIVES} if probabilities else {}
-        )
-        asked = {k: v for k, v in (asked | dict(options or {})).items() if v is not None}
+        request: dict[str, Any] = {"temperature": 0.0}
+        if probabilities:
+            request |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        request |= options or {}
         endpoint = ChatEndpoint(
             base_url,
             model,
@@ -122,7 +135,7 @@ class VisionQuestions(PretrainedReward):
             max_retries=max_retries,
             max_backoff_s=max_backoff_s,
             max_consecutive_failures=max_consecutive_failures,
-            options=asked,
+            options={name: value for name, value in request.items() if value is not None},
             field=FIELD,
         )
         return cls(
@@ -135,7 +148,7 @@ class VisionQuestions(PretrainedReward):
             "vision_questions",
             endpoint=self.endpoint.base_url,
             model=self.endpoint.model,
-            questions=[dataclasses.astuple(q) for q in self.questions],
+            questions=[dataclasses.astuple(question) for question in self.questions],
             frames=self.frames,
             side=self.side,
             probabilities=self.probabilities,
@@ -143,121 +156,140 @@ class VisionQuestions(PretrainedReward):
         )
 
     def score(
-        self,
-        videos: UInt8[np.ndarray, "B T H W 3"],
-        prompts: Sequence[str],
-        refined: Sequence[str] | None = None,
-    ) -> dict[str, Float[np.ndarray, "B"]]:
-        """Raises BadInput where the key or the address is refused, or the endpoint is down."""
+        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+    ) -> Scores:
+        """See `Reward.score`.
+
+        Raises:
+          BadInput: the endpoint refuses the key or the address, or is down.
+        """
         jobs = []
         for video, prompt in zip(videos, prompts, strict=True):
             images = self._images(video)
-            jobs += [
-                functools.partial(self._answer, _chat(images, question.text.replace(SLOT, prompt)))
-                for question in self.questions
-            ]
-        refusals = self.endpoint.refusals
+            for question in self.questions:
+                chat = _chat(images, question.text.replace(SLOT, prompt))
+                jobs.append(functools.partial(self._answer, chat))
+        refusals_before = self.endpoint.refusals
         answers = self.endpoint.run(jobs)
         self.endpoint.raise_if_down("questions")
-        answers_BxQ = np.array([math.nan if a is None else a for a in answers]).reshape(
-            len(videos), -1
-        )
+        num_failed = sum(answer is None for answer in answers)
+        answers_BxQ = np.array(
+            [math.nan if answer is None else answer for answer in answers]
+        ).reshape(len(videos), -1)
         scores_B = (answers_BxQ * [question.weight for question in self.questions]).mean(1)
-        if failed := int(np.isnan(scores_B).sum()):
-            silent, refused = sum(a is None for a in answers), self.endpoint.refusals - refusals
-            told = {
-                f"got no answer ({self.endpoint.last_failure})": silent,
-                f"were refused (status {self.endpoint.last_refusal})": refused,
-                "were answered neither yes nor no": (
-                    int(np.isnan(answers_BxQ).sum()) - silent - refused
-                ),
-            }
-            log.warning(
-                "vision_questions: %d of %d videos have no QA: of their questions %s",
-                failed,
-                len(videos),
-                ", ".join(f"{count} {what}" for what, count in told.items() if count),
-            )
+        num_refused = self.endpoint.refusals - refusals_before
+        num_unclear = int(np.isnan(answers_BxQ).sum()) - num_failed - num_refused
+        self._log_missing(scores_B, num_failed, num_refused, num_unclear)
         return {"QA": scores_B.astype(np.float32)}
+
+    def _log_missing(
+        self, scores_B: np.ndarray, num_failed: int, num_refused: int, num_unclear: int
+    ) -> None:
+        num_missing = int(np.isnan(scores_B).sum())
+        if not num_missing:
+            return
+        reasons = {
+            f"failed ({self.endpoint.last_failure})": num_failed,
+            f"were refused (status {self.endpoint.last_refusal})": num_refused,
+            "were answered neither yes nor no": num_unclear,
+        }
+        log.warning(
+            "vision_questions: %d of %d videos have no QA: of their questions %s",
+            num_missing,
+            len(scores_B),
+            ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count),
+        )
 
     def _images(self, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> list[dict[str, Any]]:
         T = len(video_TxHxWx3)
-        chosen = np.arange(T) if T <= self.frames else frame_indices(T, self.frames)
+        indices = np.arange(T) if self.frames >= T else frame_indices(T, self.frames)
         return [
             {"type": "image_url", "image_url": {"url": data_url(frame, self.side)}}
-            for frame in video_TxHxWx3[chosen]
+            for frame in video_TxHxWx3[indices]
         ]
 
     async def _answer(self, chat: Chat, ask: Ask) -> float:
-        """-1..1; NaN where the question is refused, or the answer is neither yes nor no, more than
-        once."""
-        for _ in range(TRIES):
+        """The answer in -1..1; NaN where the request is refused, or repeatedly answered neither yes
+        nor no."""
+        for _ in range(MAX_ATTEMPTS):
             choice = await ask(chat)
-            if choice is None or not math.isnan(answer := self._read(choice)):
-                break
-        return math.nan if choice is None else answer
+            if choice is None:
+                return math.nan
+            answer = self._parse_answer(choice)
+            if not math.isnan(answer):
+                return answer
+        return math.nan
 
-    def _read(self, choice: Choice) -> float:
+    def _parse_answer(self, choice: Choice) -> float:
         probability = yes_probability(choice) if self.probabilities else math.nan
-        return said(text_of(choice)) if math.isnan(probability) else 2 * probability - 1
+        if math.isnan(probability):
+            return yes_or_no(text_of(choice))
+        return 2 * probability - 1
 
 
 def read_questions(path: str | Path, weights: str | Path | None = None) -> list[Question]:
-    """A JSON list of objects with `question` and `weight`; or, with `weights`, a text with one
-    question a line and a JSON list of as many numbers.
+    """Reads weighted questions.
+
+    Args:
+      path: a JSON list of objects with `question` and `weight`; with `weights`, a text file with
+        one question per line.
+      weights: a JSON list with one number per question.
 
     Raises:
-      BadInput: a file that cannot be read so; the message names it.
+      BadInput: a file cannot be read, or has another layout.
     """
-
-    def read(file: str | Path) -> str:
-        try:
-            return Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"{file}: no readable questions or weights ({type(error).__name__}); give a text"
-                " file"
-            ) from error
-
-    def parse(file: str | Path) -> list:
-        try:
-            found = json.loads(read(file))
-        except ValueError as error:
-            raise BadInput(f"{file}: not JSON ({error})") from error
-        if not isinstance(found, list) or not found:
-            raise BadInput(f"{file}: expected a JSON list with at least one entry")
-        return found
-
-    if weights is not None:
-        texts, numbers = (
-            [line.strip() for line in read(path).splitlines() if line.strip()],
-            parse(weights),
-        )
-        if len(texts) != len(numbers):
-            raise BadInput(
-                f"{weights}: {len(numbers)} weights for the {len(texts)} questions of {path}; give"
-                " one each"
-            )
-        entries, source = list(zip(texts, numbers, strict=True)), weights
+    if weights is None:
+        source = path
+        rows = [row if isinstance(row, dict) else {} for row in _read_list(path)]
+        entries = [(row.get("question"), row.get("weight")) for row in rows]
     else:
-        rows, source = parse(path), path
-        entries = [
-            (row.get("question"), row.get("weight")) if isinstance(row, dict) else (None, None)
-            for row in rows
-        ]
+        source = weights
+        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        numbers = _read_list(weights)
+        if len(lines) != len(numbers):
+            raise BadInput(
+                f"{weights}: {len(numbers)} weights for the {len(lines)} questions of {path}; give"
+                " one weight per question",
+                weights,
+            )
+        entries = list(zip(lines, numbers, strict=True))
+    questions = []
     for i, (text, weight) in enumerate(entries):
-        number = (
-            isinstance(weight, int | float)
-            and not isinstance(weight, bool)
-            and math.isfinite(weight)
-        )
-        if not isinstance(text, str) or not text.strip() or not number:
-            raise BadInput(f"{source}: entry {i} lacks a `question` of words or a finite `weight`")
-    return [Question(text, float(weight)) for text, weight in entries]
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput(f"{source}: entry {i} has no text `question`", source, f"{i}.question")
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not math.isfinite(weight)
+        ):
+            raise BadInput(f"{source}: entry {i} has no finite `weight`", source, f"{i}.weight")
+        questions.append(Question(text, float(weight)))
+    return questions
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{path}: questions or weights cannot be read ({type(error).__name__}); give a text"
+            " file",
+            path,
+        ) from error
+
+
+def _read_list(path: str | Path) -> list[Any]:
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not JSON ({error})", path) from error
+    if not isinstance(content, list) or not content:
+        raise BadInput(f"{path}: expected a JSON list with at least one entry", path)
+    return content
 
 
 def data_url(frame_HxWx3: UInt8[np.ndarray, "H W 3"], side: int) -> str:
-    """A JPEG as the chat protocol takes it."""
+    """A frame as a JPEG in a data URL, with at most `side` pixels on its longer side."""
     image = Image.fromarray(frame_HxWx3)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -265,26 +297,26 @@ def data_url(frame_HxWx3: UInt8[np.ndarray, "H W 3"], side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def said(text: str) -> float:
-    """1 for yes, -1 for no, by the answer's first word; NaN for anything else."""
-    first = text.strip().split()[0] if text.strip() else ""
-    return {"yes": 1.0, "no": -1.0}.get(first.strip("*_\"'`.,:;!()").lower(), math.nan)
+def yes_or_no(text: str) -> float:
+    """1 for yes, -1 for no, by the first word of an answer; NaN for anything else."""
+    first_word = text.strip().split()[0] if text.strip() else ""
+    return {"yes": 1.0, "no": -1.0}.get(first_word.strip("*_\"'`.,:;!()").lower(), math.nan)
 
 
 def yes_probability(choice: Choice) -> float:
-    """P(yes) / (P(yes) + P(no)) of the answer's first token; NaN where neither is told."""
+    """P(yes) / (P(yes) + P(no)) of the first token; NaN where neither is reported."""
     tokens = choice.logprobs.content if choice.logprobs else None
-    found = {"yes": 0.0, "no": 0.0}
+    probabilities = {"yes": 0.0, "no": 0.0}
     for token in tokens[0].top_logprobs if tokens else ():
-        if (word := token.token.strip().lower()) in found:
-            found[word] += math.exp(token.logprob)
-    total = sum(found.values())
-    return found["yes"] / total if total else math.nan
+        word = token.token.strip().lower()
+        if word in probabilities:
+            probabilities[word] += math.exp(token.logprob)
+    total = sum(probabilities.values())
+    return probabilities["yes"] / total if total else math.nan
 
 
 def _chat(images: Sequence[Mapping[str, Any]], question: str) -> Chat:
-    # the frames first: they are the same for all questions, so a server can keep what it made of
-    # them
+    # frames come first: they are the same for all questions, so a server can cache this prefix
     return [
         {"role": "system", "content": RULES},
         {"role": "user", "content": [*images, {"type": "text", "text": question}]},

@@ -8,7 +8,7 @@ from pav_jax.evaluate.frechet import frechet_distance
 from pav_jax.mini.render import render
 from pav_jax.mini.world import draw_scene
 from pav_jax.rewards.i3d_features import FILE, I3DFeatures
-from pav_jax.rewards.lpips import FILES, PerceptualConsistency
+from pav_jax.rewards.lpips import FILES, LPIPSConsistency
 from pav_jax.trust.corruptions import corrupt_video
 from tests.absent import fetched
 
@@ -50,7 +50,7 @@ def test_frechet_distance_grows_with_corruption(worlds):
 
 
 def test_lpips_scores_flicker_and_jumps(worlds):
-    judge, videos = PerceptualConsistency.from_pretrained(), worlds[0][:12]
+    judge, videos = LPIPSConsistency.from_pretrained(), worlds[0][:12]
     prompts = [""] * len(videos)
     scores = {
         kind: [

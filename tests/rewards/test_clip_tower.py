@@ -21,7 +21,7 @@ def test_an_image_is_embedded_alike_in_any_company(clip_folder):
 def test_a_text_is_embedded_alike_in_any_company_and_long_ones_keep_their_end(clip_folder, prompts):
     tower = ClipTower.load(clip_folder)
     together = tower.embed_texts(prompts)
-    tower._texts.clear()
+    tower._text_cache.clear()
     np.testing.assert_array_equal(tower.embed_texts(prompts[2:3])[0], together[2])
     assert (tower.tokens(["red " * 100])[0] == 3).sum() == 1
 

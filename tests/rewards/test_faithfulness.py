@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import rankdata
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, lexicon
+from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, load_lexicon
 from tests.absent import shared_file
 
 KEPT = [
@@ -73,7 +73,7 @@ def test_words_that_any_text_has_weigh_less():
 def test_units_carry_their_category():
     found = {
         u.text: u.category
-        for u in lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")
+        for u in load_lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")
     }
     assert found == {
         "two": "count",
@@ -104,17 +104,17 @@ def test_true_rewrites_are_told_from_permuted_ones():
     rows = [
         json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()
     ]
-    words, permutation = lexicon(), np.random.default_rng(0).permutation(len(rows))
+    words, permutation = load_lexicon(), np.random.default_rng(0).permutation(len(rows))
     units = [words.units(row["prompt"]) for row in rows]
 
     def share(units, said):
-        return sum(u.weight * words.kept(u, said) for u in units) / sum(u.weight for u in units)
+        return sum(u.weight * words.credit(u, said) for u in units) / sum(u.weight for u in units)
 
-    assert share(units[0], words.said(rows[0]["wan"])) == faithfulness(
+    assert share(units[0], words.mentions(rows[0]["wan"])) == faithfulness(
         rows[0]["prompt"], rows[0]["wan"]
     )
     for target in ("cogvideox", "wan", "hunyuan"):
-        said = [words.said(row[target]) for row in rows]
+        said = [words.mentions(row[target]) for row in rows]
         true = [share(u, s) for u, s in zip(units, said, strict=True)]
         false = [share(u, said[i]) for u, i in zip(units, permutation, strict=True)]
         n = len(rows)

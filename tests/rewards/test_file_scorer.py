@@ -19,7 +19,7 @@ from pav_jax.rewards import (
     VideoScore,
     file_scorer,
 )
-from pav_jax.rewards.file_scorer import FileScorer, prefetched, rows_of
+from pav_jax.rewards.file_scorer import FileScorer, prefetched, batch_size_for
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.video.files import read_mp4, write_mp4
 from tests.rewards.test_videoscore import write_videoscore
@@ -69,7 +69,7 @@ class Counted(Reward):
 
 
 def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, prompts):
-    results = FileScorer(suite, batch=2, threads=3).score(paths, prompts)
+    results = FileScorer(suite, batch_size=2, threads=3).score(paths, prompts)
     assert [(r.path, r.prompt, r.problems) for r in results] == [
         (*one, ()) for one in zip(paths, prompts, strict=True)
     ]
@@ -81,7 +81,7 @@ def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, pr
         "MPS",
     ]  # FAITH would need to know the rewrites
     expected = suite.score(np.stack([read_mp4(path) for path in paths]), prompts)
-    backwards = FileScorer(suite, batch=4, threads=1).score(paths[::-1], prompts[::-1])[::-1]
+    backwards = FileScorer(suite, batch_size=4, threads=1).score(paths[::-1], prompts[::-1])[::-1]
     for i, (one, other) in enumerate(zip(results, backwards, strict=True)):
         for name, value in one.scores.items():
             np.testing.assert_allclose([value, other.scores[name]], expected[name][i], rtol=1e-5)
@@ -99,7 +99,7 @@ def test_held_out_judges_are_asked_too(paths):
 def test_nothing_compiles_after_the_first_batch_of_a_shape(suite, paths, prompts, tmp_path):
     compiled = []
     listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-    scorer = FileScorer(suite, batch=2)
+    scorer = FileScorer(suite, batch_size=2)
     scorer.score(paths[:2], prompts[:2])
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -119,7 +119,7 @@ def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(
     assert aesthetic.tower is alignment.tower
     tower, seen = aesthetic.tower, []
     embed = tower.embed_images
-    monkeypatch.setattr(tower, "_last", None)
+    monkeypatch.setattr(tower, "_last_frames", None)
     monkeypatch.setattr(
         tower, "embed_images", lambda images: seen.append(len(images)) or embed(images)
     )
@@ -127,7 +127,7 @@ def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(
     monkeypatch.setattr(
         file_scorer, "read_mp4", lambda path: decoded.append(path) or read_mp4(path)
     )
-    FileScorer(suite, batch=5).score(paths, prompts)
+    FileScorer(suite, batch_size=5).score(paths, prompts)
     assert seen == [5 * 4] and sorted(decoded) == paths
 
 
@@ -151,7 +151,7 @@ def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch)
 
     monkeypatch.setattr(file_scorer, "read_mp4", read)
     reward = Busy()
-    FileScorer(RewardSuite([reward], {}), batch=1, threads=2).score(paths, ["a"] * len(paths))
+    FileScorer(RewardSuite([reward], {}), batch_size=1, threads=2).score(paths, ["a"] * len(paths))
     assert reward.asked == [1] * len(paths)
 
 
@@ -164,10 +164,10 @@ def test_threads_work_ahead_but_not_far_and_order_is_kept():
 
 
 def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_path, monkeypatch):
-    assert rows_of((49, 480, 720, 3), 32) == 16 and rows_of((9, 64, 64, 3), 32) == 32
-    assert rows_of((1000, 2160, 3840, 3), 32) == 1
+    assert batch_size_for((49, 480, 720, 3), 32) == 16 and batch_size_for((9, 64, 64, 3), 32) == 32
+    assert batch_size_for((1000, 2160, 3840, 3), 32) == 1
     size = read_mp4(paths[0]).nbytes
-    monkeypatch.setattr(file_scorer, "WAITING_BYTES", 2 * size)
+    monkeypatch.setattr(file_scorer, "MAX_WAITING_BYTES", 2 * size)
     reward = Counted()
     FileScorer(RewardSuite([reward], {})).score(paths, prompts)
     assert reward.asked == [2, 2, 1]

@@ -34,7 +34,7 @@ def test_options_and_contents_count_and_places_do_not(tmp_path):
 
 def test_the_code_that_scores_counts(monkeypatch):
     before = fingerprint("kind")
-    monkeypatch.setattr("pav_jax.rewards.fingerprint._code", lambda: "another version")
+    monkeypatch.setattr("pav_jax.rewards.fingerprint._code_digest", lambda: "another version")
     assert fingerprint("kind") != before
 
 

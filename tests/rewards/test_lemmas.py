@@ -1,6 +1,6 @@
 import pytest
 
-from pav_jax.rewards.faithfulness import lexicon
+from pav_jax.rewards.faithfulness import load_lexicon
 from pav_jax.rewards.lemmas import related, words
 
 FORMS = {
@@ -38,7 +38,7 @@ FORMS = {
 
 @pytest.mark.parametrize("base", FORMS)
 def test_inflected_forms_come_back_to_their_base(base):
-    assert {lexicon().lemmatise.lemma(form) for form in FORMS[base].split()} == {base}
+    assert {load_lexicon().lemmatise.lemma(form) for form in FORMS[base].split()} == {base}
 
 
 def test_words_are_split_at_hyphens_and_lose_possessives():

@@ -7,7 +7,7 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.models.lpips import NETS
 from pav_jax.models.lpips.names import PREFIX, param_shapes, weights
-from pav_jax.rewards import PerceptualConsistency, RewardSuite
+from pav_jax.rewards import LPIPSConsistency, RewardSuite
 from tests.parity.random_params import random_tensors
 
 
@@ -32,7 +32,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(file):
-    return PerceptualConsistency.from_pretrained(file)
+    return LPIPSConsistency.from_pretrained(file)
 
 
 def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
@@ -60,8 +60,8 @@ def test_the_configuration_names_it_and_what_is_wrong(file, tmp_path):
     )
     assert suite.held_out == ("held_out:PC",) and suite.held_out_rewards[0].fingerprint
     with pytest.raises(BadInput, match="lpips has no net 'resnet'"):
-        PerceptualConsistency.from_pretrained(file, net="resnet")
+        LPIPSConsistency.from_pretrained(file, net="resnet")
     with pytest.raises(BadInput, match="VGG16_0/Conv_0/kernel' is missing"):
-        PerceptualConsistency.from_pretrained(file, net="vgg16")
+        LPIPSConsistency.from_pretrained(file, net="vgg16")
     with pytest.raises(BadInput, match="none.ckpt: cannot be read"):
-        PerceptualConsistency.from_pretrained(tmp_path / "none.ckpt")
+        LPIPSConsistency.from_pretrained(tmp_path / "none.ckpt")

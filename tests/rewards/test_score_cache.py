@@ -54,7 +54,7 @@ def test_a_place_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path)
     cache = ScoreCache(tmp_path / "a file")
     assert cache.problem is None
     cache.put("video", "prompt", "reward", SCORES)
-    assert "a file" in cache.problem and "not kept" in cache.problem
+    assert "a file" in cache.problem and "cannot be cached" in cache.problem
     cache.put("video", "prompt", "reward", SCORES)
     assert cache.get("video", "prompt", "reward", ("TC", "DD")) is None
 

@@ -22,7 +22,7 @@ made = [Aesthetic.from_pretrained(clip), ClipAlignment.from_pretrained(clip),
 scores = {}
 for reward in made:
     reward.use_local_devices()
-    spread = reward._judge_mesh if isinstance(reward, VideoScore) else getattr(reward, "tower", reward)._mesh
+    spread = reward._decoder_mesh if isinstance(reward, VideoScore) else getattr(reward, "tower", reward)._mesh
     assert spread.shape["data"] == len(jax.devices()) == 4
     for rows in (slice(None), slice(1, 2)):
         found = reward.score(videos[rows], prompts[rows])

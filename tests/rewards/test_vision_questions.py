@@ -19,7 +19,7 @@ from pav_jax.rewards.vision_questions import (
     Question,
     VisionQuestions,
     read_questions,
-    said,
+    yes_or_no,
 )
 from pav_jax.video.files import write_mp4
 from tests.chat_server import ChatServer, completion
@@ -284,9 +284,9 @@ def test_another_number_of_weights_is_named(tmp_path):
     "text, value", [("yes", 1), ("YES!", 1), (" No, because", -1), ("**no**", -1), ("'Yes'", 1)]
 )
 def test_the_first_word_is_the_answer(text, value):
-    assert said(text) == value
+    assert yes_or_no(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "yesterday", "I say yes", "not at all", "..."])
 def test_what_does_not_begin_with_it_is_no_answer(text):
-    assert np.isnan(said(text))
+    assert np.isnan(yes_or_no(text))
