@@ -11,7 +11,7 @@ from tests.absent import shared_file
 LINEAR, MLP = "sa_0_4_vit_l_14_linear.pth", "sac+logos+ava1-l14-linearMSE.pth"
 
 
-def test_a_score_is_the_same_in_any_batch_and_moves_with_the_pictures(clip_folder, videos, prompts):
+def test_score_in_any_batch(clip_folder, videos, prompts):
     reward = aesthetic.Aesthetic.from_pretrained(clip_folder)
     together = reward.score(videos, prompts)["AES"]
     assert together.dtype == np.float32 and together.shape == (5,)
@@ -20,7 +20,7 @@ def test_a_score_is_the_same_in_any_batch_and_moves_with_the_pictures(clip_folde
     assert np.ptp(together) > 1e-4
 
 
-def test_an_explicit_head_replaces_the_one_in_the_folder(clip_folder, videos, prompts, tmp_path):
+def test_from_pretrained_with_head(clip_folder, videos, prompts, tmp_path):
     config = aesthetic.HeadConfig("linear", 12)
     params = {
         "layer_0": {"kernel": np.zeros((12, 1), np.float32), "bias": np.array([7.5], np.float32)}
@@ -40,13 +40,13 @@ def test_an_explicit_head_replaces_the_one_in_the_folder(clip_folder, videos, pr
         ),
     ],
 )
-def test_tensor_names_are_those_of_the_published_heads(hidden, names):
+def test_save_head_tensor_names(hidden, names):
     config = aesthetic.HeadConfig("mlp" if hidden else "linear", 768, hidden)
     assert [row.hf for row in aesthetic.weights(config)] == names
 
 
 @pytest.mark.parametrize("name,hidden", [(LINEAR, ()), (MLP, (1024, 128, 64, 16))])
-def test_a_published_head_gives_its_own_scores(name, hidden, tmp_path):
+def test_load_head_published(name, hidden, tmp_path):
     file = shared_file(f"aesthetic_heads/{name}")
     torch = pytest.importorskip("torch")
     tensors = torch.load(file, weights_only=True, map_location="cpu")
@@ -63,7 +63,7 @@ def test_a_published_head_gives_its_own_scores(name, hidden, tmp_path):
     np.testing.assert_allclose(ours, expected[:, 0].numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_head_for_another_width_or_of_no_kind_is_bad_input(clip_folder, tmp_path):
+def test_from_pretrained_unsuitable_head(clip_folder, tmp_path):
     config = aesthetic.HeadConfig("linear", 13)
     params = {"layer_0": {"kernel": np.zeros((13, 1), np.float32), "bias": np.zeros(1, np.float32)}}
     aesthetic.save_head(tmp_path, config, params)

@@ -5,7 +5,7 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards import ClipAlignment, ClipConsistency, RewardSuite
 
 
-def test_it_is_the_mean_cosine_of_neighbours(clip_folder, videos, prompts):
+def test_score_mean_cosine_of_neighbours(clip_folder, videos, prompts):
     judge = ClipConsistency.from_pretrained(clip_folder)
     scores = judge.score(videos, prompts)["CFC"]
     for video, score in zip(videos, scores, strict=True):
@@ -17,9 +17,7 @@ def test_it_is_the_mean_cosine_of_neighbours(clip_folder, videos, prompts):
     assert scores.max() < 1 - 1e-4
 
 
-def test_a_still_video_is_wholly_consistent_and_one_frame_has_no_neighbour(
-    clip_folder, videos, prompts
-):
+def test_score_still_video_and_single_frame(clip_folder, videos, prompts):
     judge = ClipConsistency.from_pretrained(clip_folder)
     still = np.repeat(videos[:, :1], 4, axis=1)
     np.testing.assert_allclose(judge.score(still, prompts)["CFC"], 1, atol=1e-6)
@@ -32,7 +30,7 @@ def test_a_still_video_is_wholly_consistent_and_one_frame_has_no_neighbour(
         ClipConsistency.from_pretrained(clip_folder, frames=1)
 
 
-def test_it_shares_the_tower_and_can_be_a_held_out_judge(clip_folder, videos, prompts):
+def test_from_config_held_out_shares_tower(clip_folder, videos, prompts):
     suite = RewardSuite.from_config(
         {
             "entries": {"clip_alignment": {"path": str(clip_folder)}},

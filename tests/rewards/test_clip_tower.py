@@ -5,11 +5,11 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards.clip_tower import IMAGES, ClipTower, in_batches
 
 
-def test_one_folder_is_loaded_once_however_it_is_written(clip_folder):
+def test_load_same_folder_once(clip_folder):
     assert ClipTower.load(clip_folder) is ClipTower.load(str(clip_folder / ".." / clip_folder.name))
 
 
-def test_an_image_is_embedded_alike_in_any_company(clip_folder):
+def test_embed_images_in_any_batch(clip_folder):
     tower = ClipTower.load(clip_folder)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES + 3, 16, 16, 3), np.uint8)
     together = tower.embed_images(images)
@@ -18,7 +18,7 @@ def test_an_image_is_embedded_alike_in_any_company(clip_folder):
     assert np.ptp(together, axis=0).max() > 0.01
 
 
-def test_a_text_is_embedded_alike_in_any_company_and_long_ones_keep_their_end(clip_folder, prompts):
+def test_embed_texts_in_any_batch_and_truncated(clip_folder, prompts):
     tower = ClipTower.load(clip_folder)
     together = tower.embed_texts(prompts)
     tower._text_cache.clear()
@@ -26,19 +26,19 @@ def test_a_text_is_embedded_alike_in_any_company_and_long_ones_keep_their_end(cl
     assert (tower.tokens(["red " * 100])[0] == 3).sum() == 1
 
 
-def test_changed_frames_are_embedded_anew_though_the_array_is_the_same(clip_folder, videos):
+def test_embed_frames_changed_in_place(clip_folder, videos):
     tower, clips = ClipTower.load(clip_folder), videos.copy()
     before = tower.embed_frames(clips, 2)
     clips[:] = 255 - clips
     assert np.abs(tower.embed_frames(clips, 2) - before).max() > 0
 
 
-def test_filled_up_rows_do_not_come_back():
+def test_in_batches_drops_padding():
     rows = np.arange(5)[:, None]
     assert in_batches(lambda x: x * 2 + len(x) * 0, rows, 4).tolist() == [[0], [2], [4], [6], [8]]
 
 
-def test_a_folder_without_tokenizer_or_with_a_foreign_one_is_bad_input(tmp_path, make_clip):
+def test_load_wrong_tokenizer(tmp_path, make_clip):
     make_clip(tmp_path)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"eos_token_id": 3', '"eos_token_id": 5'))

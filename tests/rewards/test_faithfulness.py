@@ -41,22 +41,22 @@ LOST = [
 
 
 @pytest.mark.parametrize("prompt,refined", KEPT)
-def test_synonyms_inflections_and_narrower_words_are_kept(prompt, refined):
+def test_faithfulness_equivalent_words(prompt, refined):
     assert faithfulness(prompt, refined) == 1
 
 
 @pytest.mark.parametrize("prompt,refined,share", LOST)
-def test_what_is_changed_or_dropped_costs_its_share(prompt, refined, share):
+def test_faithfulness_changed_words(prompt, refined, share):
     assert faithfulness(prompt, refined) == pytest.approx(share)
 
 
-def test_the_prompt_itself_is_wholly_faithful_and_an_empty_rewrite_is_not():
+def test_faithfulness_same_and_empty_rewrite():
     for prompt, _ in KEPT:
         assert faithfulness(prompt, prompt) == 1
         assert faithfulness(prompt, "") == 0
 
 
-def test_a_prompt_that_asks_for_nothing_is_kept():
+def test_faithfulness_prompt_without_units():
     assert (
         faithfulness("", "anything")
         == faithfulness("the of and", "")
@@ -65,12 +65,12 @@ def test_a_prompt_that_asks_for_nothing_is_kept():
     )
 
 
-def test_words_that_any_text_has_weigh_less():
+def test_faithfulness_generic_words():
     assert faithfulness("a person juggling", "someone is juggling") == 1
     assert faithfulness("a person juggling", "a person asleep") < 0.25
 
 
-def test_units_carry_their_category():
+def test_units_categories():
     found = {
         u.text: u.category
         for u in load_lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")
@@ -86,7 +86,7 @@ def test_units_carry_their_category():
     } | {k: v for k, v in found.items() if k == "sea"}
 
 
-def test_mini_world_synonyms_are_kept_and_its_concepts_told_apart():
+def test_faithfulness_mini_world():
     vocabulary = pytest.importorskip("pav_jax.mini.vocabulary")
     for table in ("SUBJECTS", "COLOURS", "SIZES", "MATERIALS", "MOTIONS", "BACKGROUNDS", "CAMERAS"):
         concepts = getattr(vocabulary, table)
@@ -100,7 +100,7 @@ def test_mini_world_synonyms_are_kept_and_its_concepts_told_apart():
                     )
 
 
-def test_true_rewrites_are_told_from_permuted_ones():
+def test_faithfulness_vbench_auc():
     rows = [
         json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()
     ]
@@ -122,14 +122,14 @@ def test_true_rewrites_are_told_from_permuted_ones():
         assert auc >= 0.97, (target, auc)
 
 
-def test_the_reward_reads_texts_only_and_needs_rewrites():
+def test_score_without_rewrites():
     reward = Faithfulness.from_pretrained()
     scores = reward.score(None, ["a red ball", "a cat"], ["a crimson orb", "a dog"])["FAITH"]
     assert scores.dtype == np.float32 and scores.tolist() == [1.0, 0.0]
     assert reward.score(None, ["a cat"]) == {}
 
 
-def test_another_lexicon_can_be_given_and_a_broken_one_is_bad_input(tmp_path):
+def test_from_pretrained_other_and_broken_lexicon(tmp_path):
     data = {
         "concepts": {"thing": {"ball": ["pilota"]}},
         "kinds": {},

@@ -68,7 +68,7 @@ class Counted(Reward):
         return {"N": videos[:, 0, 0, 0, 0].astype(np.float32)}
 
 
-def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, prompts):
+def test_score_equals_suite_in_any_order(suite, paths, prompts):
     results = FileScorer(suite, batch_size=2, threads=3).score(paths, prompts)
     assert [(r.path, r.prompt, r.problems) for r in results] == [
         (*one, ()) for one in zip(paths, prompts, strict=True)
@@ -87,16 +87,16 @@ def test_scores_are_the_suites_whatever_the_batch_and_the_order(suite, paths, pr
             np.testing.assert_allclose([value, other.scores[name]], expected[name][i], rtol=1e-5)
 
 
-def test_only_rewards_that_are_wanted_are_asked(suite, paths, prompts):
+def test_score_requested_names_only(suite, paths, prompts):
     assert list(FileScorer(suite, ["DD"]).score(paths[:1], prompts[:1])[0].scores) == ["TC", "DD"]
 
 
-def test_held_out_judges_are_asked_too(paths):
+def test_score_held_out(paths):
     suite = RewardSuite([Motion()], {}, held_out=[Counted()])
     assert list(FileScorer(suite).score(paths[:1], ["a"])[0].scores) == ["TC", "DD", "held_out:N"]
 
 
-def test_nothing_compiles_after_the_first_batch_of_a_shape(suite, paths, prompts, tmp_path):
+def test_score_compiles_once_per_shape(suite, paths, prompts, tmp_path):
     compiled = []
     listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
     scorer = FileScorer(suite, batch_size=2)
@@ -112,9 +112,7 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(suite, paths, prompts
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(
-    suite, paths, prompts, monkeypatch
-):
+def test_score_embeds_frames_once(suite, paths, prompts, monkeypatch):
     aesthetic, alignment = suite.rewards[:2]
     assert aesthetic.tower is alignment.tower
     tower, seen = aesthetic.tower, []
@@ -131,7 +129,7 @@ def test_a_tower_of_two_rewards_is_loaded_once_and_sees_every_frame_once(
     assert seen == [5 * 4] and sorted(decoded) == paths
 
 
-def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch):
+def test_score_decodes_ahead(paths, monkeypatch):
     decoded, more = [], threading.Condition()
 
     def read(path):
@@ -155,7 +153,7 @@ def test_the_next_files_are_decoded_while_the_device_is_busy(paths, monkeypatch)
     assert reward.asked == [1] * len(paths)
 
 
-def test_threads_work_ahead_but_not_far_and_order_is_kept():
+def test_prefetched_order_and_limit():
     started, taken = [], []
     for done in prefetched(lambda job: started.append(job) or job, iter(range(20)), threads=2):
         taken.append(done)
@@ -163,7 +161,7 @@ def test_threads_work_ahead_but_not_far_and_order_is_kept():
     assert taken == list(range(20))
 
 
-def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_path, monkeypatch):
+def test_score_large_videos_in_smaller_batches(paths, prompts, tmp_path, monkeypatch):
     assert batch_size_for((49, 480, 720, 3), 32) == 16 and batch_size_for((9, 64, 64, 3), 32) == 32
     assert batch_size_for((1000, 2160, 3840, 3), 32) == 1
     size = read_mp4(paths[0]).nbytes
@@ -176,7 +174,7 @@ def test_large_videos_go_in_smaller_batches_and_few_wait(paths, prompts, tmp_pat
 # -------------------------------------------------------------------------------------------- cache
 
 
-def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_path, monkeypatch):
+def test_score_cached(suite, paths, prompts, tmp_path, monkeypatch):
     cache = ScoreCache(tmp_path / "scores")
     first = FileScorer(suite, cache=cache).score(paths, prompts)
     with monkeypatch.context() as patch:
@@ -197,7 +195,7 @@ def test_what_is_known_is_neither_decoded_nor_scored(suite, paths, prompts, tmp_
     assert reward.asked == [1, 1, 1]
 
 
-def test_a_broken_entry_is_computed_and_written_again(paths, tmp_path):
+def test_score_broken_cache_entry(paths, tmp_path):
     cache, reward = ScoreCache(tmp_path), Counted()
     scorer = FileScorer(RewardSuite([reward], {}), cache=cache)
     first = scorer.score(paths[:1], ["a"])
@@ -207,7 +205,7 @@ def test_a_broken_entry_is_computed_and_written_again(paths, tmp_path):
     assert reward.asked == [1, 1]
 
 
-def test_a_reward_without_a_fingerprint_is_always_asked(paths, tmp_path):
+def test_score_without_fingerprint_not_cached(paths, tmp_path):
     reward = Counted()
     reward.fingerprint = None
     scorer = FileScorer(RewardSuite([reward], {}), cache=ScoreCache(tmp_path))
@@ -219,7 +217,7 @@ def test_a_reward_without_a_fingerprint_is_always_asked(paths, tmp_path):
 # ---------------------------------------------------------------------------------------- bad input
 
 
-def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_path):
+def test_score_unreadable_files(light_suite, paths, tmp_path):
     broken = odd_files.write_broken(tmp_path)
     strip = odd_files.write(tmp_path / "strip.mkv", odd_files.moving_square(2, 16, 640), "ffv1")
     one = odd_files.write(tmp_path / "one\nframe.mp4", odd_files.moving_square(1))
@@ -239,7 +237,7 @@ def test_bad_files_are_named_and_the_others_are_scored(light_suite, paths, tmp_p
         assert missing == (["TC", "DD"] if path == str(one) else [])
 
 
-def test_tiny_pictures_are_scored(light_suite, tmp_path):
+def test_score_tiny_videos(light_suite, tmp_path):
     for size in ((1, 1), (2, 3)):
         path = odd_files.write(
             tmp_path / "tiny.mkv", np.full((3, *size, 3), 90, np.uint8), "ffv1", "bgra"
@@ -248,7 +246,7 @@ def test_tiny_pictures_are_scored(light_suite, tmp_path):
         assert result.problems == () and np.isfinite(list(result.scores.values())).all()
 
 
-def test_a_reward_that_refuses_one_video_scores_its_neighbours(paths, tmp_path):
+def test_score_refused_video(paths, tmp_path):
     suite = RewardSuite([Counted(), Motion()], {})
     cache = ScoreCache(tmp_path)
     results = FileScorer(suite, cache=cache).score(paths[:3], ["a", "refuse", "b"])
@@ -265,7 +263,7 @@ def test_a_reward_that_refuses_one_video_scores_its_neighbours(paths, tmp_path):
     )
 
 
-def test_a_prompt_that_the_judge_cannot_read_is_one_line(paths, tmp_path):
+def test_score_refused_prompt(paths, tmp_path):
     suite = RewardSuite(
         [VideoScore.from_pretrained(write_videoscore(tmp_path / "judge"), frames=2)], {}
     )
@@ -275,7 +273,7 @@ def test_a_prompt_that_the_judge_cannot_read_is_one_line(paths, tmp_path):
     )
 
 
-def test_a_video_too_large_for_memory_is_one_line(paths):
+def test_score_out_of_memory(paths):
     class Large(Counted):
         def score(self, videos, prompts, refined=None):
             raise MemoryError

@@ -10,7 +10,7 @@ from pav_jax.rewards.fingerprint import fingerprint
 from tests.rewards.test_videoscore import write_videoscore
 
 
-def test_options_and_contents_count_and_places_do_not(tmp_path):
+def test_fingerprint_depends_on_content(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -32,13 +32,13 @@ def test_options_and_contents_count_and_places_do_not(tmp_path):
     assert len({first, *others}) == 1 + len(others)
 
 
-def test_the_code_that_scores_counts(monkeypatch):
+def test_fingerprint_depends_on_code(monkeypatch):
     before = fingerprint("kind")
     monkeypatch.setattr("pav_jax.rewards.fingerprint._code_digest", lambda: "another version")
     assert fingerprint("kind") != before
 
 
-def test_every_reward_has_one_of_its_own(clip_folder, mps_folder, condition, tmp_path):
+def test_fingerprint_of_every_reward(clip_folder, mps_folder, condition, tmp_path):
     tmp_path.joinpath("query.txt").write_text('Rate "{text_prompt}":\n')
     judge = write_videoscore(tmp_path / "judge")
     made = [
@@ -60,7 +60,7 @@ def test_every_reward_has_one_of_its_own(clip_folder, mps_folder, condition, tmp
     assert VideoScore.from_pretrained(tmp_path / "elsewhere").fingerprint == made[9].fingerprint
 
 
-def test_another_head_or_other_weights_are_another_reward(clip_folder, tmp_path):
+def test_fingerprint_depends_on_weights(clip_folder, tmp_path):
     before = Aesthetic.from_pretrained(clip_folder).fingerprint
     shutil.copytree(clip_folder, tmp_path / "clip")
     assert Aesthetic.from_pretrained(tmp_path / "clip").fingerprint == before

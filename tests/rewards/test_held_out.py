@@ -17,7 +17,7 @@ class Judge(Reward):
         return {name: np.full(len(videos), 7.0) for name in self.names}
 
 
-def test_a_held_out_score_has_a_name_of_its_own_and_no_part_in_overall(videos, prompts):
+def test_score_held_out_not_in_overall(videos, prompts):
     plain = RewardSuite([Motion()], {"TC": 1.0})
     watched = RewardSuite([Motion()], {"TC": 1.0}, held_out=[Judge("TC", "VQ")])
     assert watched.names == plain.names and watched.held_out == ("held_out:TC", "held_out:VQ")
@@ -29,7 +29,7 @@ def test_a_held_out_score_has_a_name_of_its_own_and_no_part_in_overall(videos, p
 
 
 @pytest.mark.parametrize("field", ["weights", "thresholds", "constraints"])
-def test_it_can_be_neither_weighed_nor_a_limit(field):
+def test_suite_held_out_without_weight_or_bounds(field):
     with pytest.raises(BadInput, match=f"rewards.{field}.held_out:VQ: no entry gives this score"):
         RewardSuite(
             [Motion()], **({"weights": {}} | {field: {"held_out:VQ": 1.0}}), held_out=[Judge("VQ")]
@@ -39,7 +39,7 @@ def test_it_can_be_neither_weighed_nor_a_limit(field):
         suite.overall({"TC": [1.0], "held_out:VQ": [1.0]}, {"held_out:VQ": 1.0})
 
 
-def test_a_configuration_names_judges_as_it_names_entries():
+def test_from_config_held_out():
     loaded = configuration.load(None, ["--config.rewards.held_out=({'name': 'motion'},)"]).rewards
     assert RewardSuite.from_config(
         ConfigDict({"entries": {"faithfulness": {}}, "held_out": loaded.held_out})
@@ -59,6 +59,6 @@ def test_a_configuration_names_judges_as_it_names_entries():
         ),
     ],
 )
-def test_a_wrong_judge_is_named(judges, message):
+def test_from_config_invalid_held_out(judges, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "held_out": judges})

@@ -18,7 +18,7 @@ def tiny() -> I3DFeatures:
     return I3DFeatures(model, params)
 
 
-def test_a_video_is_seen_the_same_alone_and_frames_are_resized_and_scaled():
+def test_features_in_any_batch():
     network, videos = tiny(), np.random.default_rng(0).integers(0, 256, (3, 9, 20, 24, 3), np.uint8)
     features = network.features(videos)
     assert (
@@ -38,7 +38,7 @@ def test_a_video_is_seen_the_same_alone_and_frames_are_resized_and_scaled():
 
 
 @pytest.mark.parametrize("size, target", [((5, 7), (8, 4)), ((64, 6), (224, 6))])
-def test_the_resize_is_tensorflows_first_rule(size, target):
+def test_resize_bilinear_as_tensorflow_1(size, target):
     x = np.random.default_rng(1).uniform(0, 255, (1, *size, 1)).repeat(3, -1).astype(np.float32)
     ours = resize_bilinear(x, *target)
     for i in range(target[0]):

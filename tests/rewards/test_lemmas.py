@@ -37,11 +37,11 @@ FORMS = {
 
 
 @pytest.mark.parametrize("base", FORMS)
-def test_inflected_forms_come_back_to_their_base(base):
+def test_lemma_inflected(base):
     assert {load_lexicon().lemmatise.lemma(form) for form in FORMS[base].split()} == {base}
 
 
-def test_words_are_split_at_hyphens_and_lose_possessives():
+def test_words_hyphens_and_possessives():
     assert words("The Dog’s slow-motion run, at 8 o'clock; dogs' 2nd") == [
         "the",
         "dog",
@@ -65,12 +65,12 @@ def test_words_are_split_at_hyphens_and_lose_possessives():
         ("rain", "rainfall"),
     ],
 )
-def test_derived_words_are_related(a, b):
+def test_related_derived_words(a, b):
     assert related(a, b) and related(b, a)
 
 
 @pytest.mark.parametrize(
     "a,b", [("car", "carpet"), ("cat", "category"), ("star", "starve"), ("pan", "panda")]
 )
-def test_words_that_only_begin_alike_are_not(a, b):
+def test_related_common_prefix_only(a, b):
     assert not related(a, b)

@@ -35,7 +35,7 @@ def judge(file):
     return LPIPSConsistency.from_pretrained(file)
 
 
-def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
+def test_score_mean_distance_of_neighbours(judge, videos):
     clips = np.kron(videos, np.ones((1, 1, 4, 4, 1))).astype(np.uint8)[:2]  # 80 x 96: not enlarged
     scores = judge.score(clips, ["", ""])["PC"]
     distance = jax.jit(judge.model.apply)
@@ -45,22 +45,21 @@ def test_it_is_one_minus_the_mean_distance_of_neighbours(judge, videos):
     assert scores.dtype == np.float32 and scores.max() < 1 - 1e-3
 
 
-def test_a_still_video_has_one_small_frames_are_enlarged_and_one_frame_has_no_neighbour(
-    judge, videos
-):
+def test_score_still_small_and_single_frame(judge, videos):
     still = np.repeat(videos[:1, :1], 3, axis=1)  # 20 x 24 pixels
     assert judge.score(still, [""])["PC"] == pytest.approx([1], abs=1e-6)
     assert np.isfinite(judge.score(videos[:1], [""])["PC"]).all()
     assert np.isnan(judge.score(videos[:, :1], [""] * 5)["PC"]).all()
 
 
-def test_the_configuration_names_it_and_what_is_wrong(file, tmp_path):
+def test_from_config_and_invalid_options(file, tmp_path):
     suite = RewardSuite.from_config(
         {"entries": {"motion": {}}, "held_out": [{"name": "lpips", "path": str(file)}]}
     )
     assert suite.held_out == ("held_out:PC",) and suite.held_out_rewards[0].fingerprint
-    with pytest.raises(BadInput, match="lpips has no net 'resnet'"):
+    with pytest.raises(BadInput) as error:
         LPIPSConsistency.from_pretrained(file, net="resnet")
+    assert error.value.field == "net"
     with pytest.raises(BadInput, match="VGG16_0/Conv_0/kernel' is missing"):
         LPIPSConsistency.from_pretrained(file, net="vgg16")
     with pytest.raises(BadInput, match="none.ckpt: cannot be read"):

@@ -95,9 +95,7 @@ def on_meshes(made, mps_folder, condition, videos, prompts, tmp_path_factory):
     return [dict(np.load(folder / f"{i}.npz")) for i in range(2)]
 
 
-def test_scores_depend_on_neither_the_mesh_nor_other_processes(
-    on_meshes, made, mps_folder, condition, videos, prompts
-):
+def test_score_on_any_mesh(on_meshes, made, mps_folder, condition, videos, prompts):
     rewards = (
         MPS.from_pretrained(mps_folder, condition=condition),
         VideoScore.from_pretrained(*made),
@@ -115,13 +113,13 @@ def test_scores_depend_on_neither_the_mesh_nor_other_processes(
                 )
 
 
-def test_a_device_holds_its_share_of_the_weights(on_meshes):
+def test_from_pretrained_shards_weights(on_meshes):
     for found in on_meshes:
         for reward in ("MPS", "VideoScore"):  # what a mesh does not divide stays whole
             assert 1 / 8 <= found[f"{reward} share"] < 0.3, reward
 
 
-def test_a_score_on_a_mesh_does_not_depend_on_the_other_rows(on_meshes):
+def test_score_on_mesh_in_any_batch(on_meshes):
     for found in on_meshes:
         for name in ("MPS", "VQ", "TC", "DD", "TVA", "FC"):
             # not to the last bit: among processes, devices add up in the order in which they come
@@ -139,12 +137,12 @@ def test_a_score_on_a_mesh_does_not_depend_on_the_other_rows(on_meshes):
         (dict(fsdp=4096), "4096 devices"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_bad_input(mesh, named, made):
+def test_from_pretrained_invalid_mesh(mesh, named, made):
     with pytest.raises(BadInput, match=named):
         VideoScore.from_pretrained(*made, mesh=mesh)
 
 
-def test_a_broken_weight_is_found_on_a_mesh_too(made, tmp_path):
+def test_from_pretrained_nan_weight_on_mesh(made, tmp_path):
     config, params = load(hf, write_videoscore(tmp_path))
     broken = jax.tree.map(np.array, params)
     broken["text"]["layers"]["mlp"]["up_proj"]["kernel"][1, -1, -1] = np.nan

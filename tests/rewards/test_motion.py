@@ -44,11 +44,11 @@ def scores():
     }
 
 
-def test_a_still_clip_is_wholly_consistent_and_does_not_move(scores):
+def test_score_still_video(scores):
     assert scores["still"] == (1.0, 0.0)
 
 
-def test_motion_of_a_sharp_object_or_of_the_camera_is_no_flicker(scores):
+def test_score_moving_object_and_camera(scores):
     for name in ("slow object", "fast object", "pan"):
         assert scores[name][0] > 0.985
         assert scores[name][0] > max(
@@ -56,36 +56,36 @@ def test_motion_of_a_sharp_object_or_of_the_camera_is_no_flicker(scores):
         )
 
 
-def test_more_grain_is_less_consistent_and_is_not_motion(scores):
+def test_score_noise(scores):
     assert scores["still"][0] > scores["some grain"][0] > scores["much grain"][0]
     assert max(scores["some grain"][1], scores["much grain"][1]) < 0.05
 
 
-def test_dynamic_degree_follows_the_speed(scores):
+def test_score_speed(scores):
     assert scores["slow object"][1] == pytest.approx(2 / 6, abs=0.02)
     assert scores["fast object"][1] == pytest.approx(5 / 6, abs=0.1)
     assert scores["pan"][1] == pytest.approx(np.hypot(2, 1) / 6, abs=0.02)
 
 
-def test_a_score_is_the_same_alone_and_in_company():
+def test_score_in_any_batch():
     videos = RNG.integers(0, 256, (3, 3, 16, 24, 3), np.uint8)
     together, alone = Motion().score(videos, [""] * 3), Motion().score(videos[1:2], [""])
     assert together["TC"][1] == alone["TC"][0] and together["DD"][1] == alone["DD"][0]
 
 
-def test_one_frame_has_no_motion_to_judge():
+def test_score_single_frame():
     assert all(
         np.isnan(v).all()
         for v in Motion().score(np.zeros((2, 1, 8, 8, 3), np.uint8), ["", ""]).values()
     )
 
 
-def test_tiny_and_large_pictures_are_scored():
+def test_score_tiny_and_large_videos():
     for shape in ((1, 2, 5, 9, 3), (1, 2, 97, 130, 3)):
         assert np.isfinite(Motion().score(RNG.integers(0, 256, shape, np.uint8), [""])["TC"]).all()
 
 
-def test_block_rows_are_averages():
+def test_block_matrix_rows():
     matrix = block_matrix(19)
     assert matrix.shape == (3, 19)
     np.testing.assert_allclose(matrix.sum(1), 1)

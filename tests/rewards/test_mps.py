@@ -12,7 +12,7 @@ def reward(mps_folder, condition):
     return MPS.from_pretrained(mps_folder, condition=condition)
 
 
-def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_pictures(reward, videos, prompts):
+def test_score_in_any_batch(reward, videos, prompts):
     together = reward.score(videos, prompts)["MPS"]
     assert together.shape == (5,) and together.dtype == np.float32 and np.isfinite(together).all()
     np.testing.assert_array_equal(reward.score(videos[2:4], prompts[2:4])["MPS"], together[2:4])
@@ -23,13 +23,13 @@ def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_pictures(reward, 
     assert np.abs(reward.score(255 - videos, prompts)["MPS"] - together).max() > 1e-3
 
 
-def test_the_rewrite_is_not_read(reward, videos, prompts):
+def test_score_ignores_rewrite(reward, videos, prompts):
     np.testing.assert_array_equal(
         reward.score(videos, prompts, prompts[::-1])["MPS"], reward.score(videos, prompts)["MPS"]
     )
 
 
-def test_the_score_is_the_mean_over_four_frames_evenly_spaced(reward, videos, prompts):
+def test_score_mean_over_frames(reward, videos, prompts):
     frames = [
         reward.score(np.repeat(videos[:, t : t + 1], 4, axis=1), prompts)["MPS"]
         for t in (0, 1, 3, 4)
@@ -39,12 +39,12 @@ def test_the_score_is_the_mean_over_four_frames_evenly_spaced(reward, videos, pr
     )
 
 
-def test_padding_fills_every_position_and_long_prompts_keep_their_end(reward):
+def test_tokens_padded_and_truncated(reward):
     ids = reward.tokens(["a cat", "red " * 100])
     assert ids.shape == (2, 8) and ids[0].tolist()[3:] == [3, 0, 0, 0, 0] and ids[1, -1] == 3
 
 
-def test_the_default_condition_is_the_published_list_and_another_file_may_replace_it(tmp_path):
+def test_condition_text(tmp_path):
     text = mps.condition_text(mps.CONDITION)
     assert text.startswith("light, color, clarity, tone,") and text.endswith(
         "location, word, things."
@@ -53,19 +53,19 @@ def test_the_default_condition_is_the_published_list_and_another_file_may_replac
     (tmp_path / "words.txt").write_text("\n  hands \nfaces\n")
     assert mps.condition_text(tmp_path / "words.txt") == "hands, faces."
     (tmp_path / "words.txt").write_text("\n")
-    with pytest.raises(BadInput, match="one word a line"):
+    with pytest.raises(BadInput, match="one word per line"):
         mps.condition_text(tmp_path / "words.txt")
     with pytest.raises(BadInput, match="gone.txt"):
         mps.condition_text(tmp_path / "gone.txt")
 
 
-def test_the_suite_builds_it_by_its_kind(mps_folder, videos, prompts):
+def test_from_config(mps_folder, videos, prompts):
     config = dict(entries=dict(mps=dict(path=str(mps_folder), frames=2)), weights=dict(MPS=0.25))
     suite = RewardSuite.from_config(config)
     scores = suite.score(videos[:1], prompts[:1])
     assert suite.names == ("MPS",) and suite.overall(scores) == 0.25 * scores["MPS"]
 
 
-def test_a_plain_clip_folder_is_bad_input(clip_folder):
+def test_from_pretrained_clip_folder(clip_folder):
     with pytest.raises(BadInput, match="model_type"):
         MPS.from_pretrained(clip_folder)

@@ -22,7 +22,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("source,target", SIZES)
-def test_resize_equals_pillow_within_one_grey_level(source, target):
+def test_resize_bicubic_equals_pillow(source, target):
     image = np.random.default_rng(sum(source)).integers(0, 256, (*source, 3), np.uint8)
     picture = Image.fromarray(image)
     for size in (
@@ -37,7 +37,7 @@ def test_resize_equals_pillow_within_one_grey_level(source, target):
 
 
 @pytest.mark.parametrize("height,width", [(40, 60), (61, 33), (20, 20), (16, 27)])
-def test_pixels_are_those_of_pillow_resize_crop_and_normalise(height, width):
+def test_clip_pixels_equal_pillow(height, width):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     short = min(height, width)
     size = (int(16 * width / short), int(16 * height / short))
@@ -50,7 +50,7 @@ def test_pixels_are_those_of_pillow_resize_crop_and_normalise(height, width):
     assert np.abs(ours - cut).max() <= 1 / 255 + 1e-6
 
 
-def test_settings_come_from_the_folder_where_it_has_them(tmp_path):
+def test_from_folder(tmp_path):
     assert Preprocess.from_folder(tmp_path, 16) == Preprocess(16, (16, 16))
     raw = {
         "size": {"shortest_edge": 20},
@@ -64,13 +64,13 @@ def test_settings_come_from_the_folder_where_it_has_them(tmp_path):
         Preprocess.from_folder(tmp_path, 32)
 
 
-def test_a_crop_larger_than_the_picture_is_filled_with_black():
+def test_clip_pixels_padded_crop():
     image = np.full((1, 8, 8, 3), 255, np.uint8)
     out = np.asarray(clip_pixels(image, Preprocess(8, (12, 12), (0, 0, 0), (1, 1, 1))))
     assert out.shape == (1, 12, 12, 3) and out[0, 2:10, 2:10].min() == 1 and out.sum() == 8 * 8 * 3
 
 
-def test_frames_are_evenly_spaced_and_repeat_in_short_clips():
+def test_frame_indices():
     assert frame_indices(9, 4).tolist() == [0, 2, 4, 6]
     assert frame_indices(49, 4).tolist() == [0, 12, 24, 36]
     assert frame_indices(2, 4).tolist() == [0, 0, 1, 1]

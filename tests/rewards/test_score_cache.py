@@ -11,7 +11,7 @@ def files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_put_comes_back_for_that_video_prompt_and_reward_only(tmp_path):
+def test_get_after_put(tmp_path):
     cache = ScoreCache(tmp_path / "scores")
     assert cache.get("video", "prompt", "reward", ("TC", "DD")) is None
     cache.put("video", "prompt", "reward", SCORES)
@@ -40,7 +40,7 @@ def test_what_was_put_comes_back_for_that_video_prompt_and_reward_only(tmp_path)
         b'{"TC": 1, "DD": 1, "X": 1}',
     ],
 )
-def test_a_broken_entry_is_as_good_as_none_and_is_written_again(content, tmp_path):
+def test_get_broken_entry(content, tmp_path):
     cache = ScoreCache(tmp_path)
     cache.put("video", "prompt", "reward", SCORES)
     files(tmp_path)[0].write_bytes(content)
@@ -49,7 +49,7 @@ def test_a_broken_entry_is_as_good_as_none_and_is_written_again(content, tmp_pat
     assert cache.get("video", "prompt", "reward", ("TC", "DD"))["TC"] == 0.1
 
 
-def test_a_place_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path):
+def test_put_unwritable_folder(tmp_path):
     (tmp_path / "a file").touch()
     cache = ScoreCache(tmp_path / "a file")
     assert cache.problem is None
@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path)
     assert cache.get("video", "prompt", "reward", ("TC", "DD")) is None
 
 
-def test_the_default_place_follows_the_environment(monkeypatch, tmp_path):
+def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "pav_jax" / "scores"
     monkeypatch.delenv("XDG_CACHE_HOME")

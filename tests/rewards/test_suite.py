@@ -30,7 +30,7 @@ def suite(clip_folder):
     )
 
 
-def test_a_configuration_becomes_a_suite(suite):
+def test_from_config(suite):
     assert suite.names == ("AES", "TVA", "FAITH", "TC", "DD")  # a ConfigDict sorts its keys
     assert [type(r) for r in suite.rewards] == [Aesthetic, ClipAlignment, Faithfulness, Motion]
     assert suite.rewards[0].tower is suite.rewards[1].tower and suite.rewards[0].frames == 2
@@ -41,7 +41,7 @@ def test_a_configuration_becomes_a_suite(suite):
     )
 
 
-def test_entries_may_be_a_list_with_names(clip_folder):
+def test_from_config_entry_list(clip_folder):
     config = ConfigDict(
         {
             "entries": (dict(name="motion"), dict(name="clip_alignment", path=str(clip_folder))),
@@ -52,7 +52,7 @@ def test_entries_may_be_a_list_with_names(clip_folder):
     assert suite.names == ("TC", "DD", "TVA") and suite.weights == {"TVA": 1.0}
 
 
-def test_every_score_is_there_and_a_row_does_not_depend_on_the_others(suite, videos, prompts):
+def test_score_in_any_batch(suite, videos, prompts):
     together = suite.score(videos, prompts, refined=prompts)
     assert tuple(together) == suite.names
     assert all(v.shape == (5,) and v.dtype == np.float32 for v in together.values())
@@ -63,7 +63,7 @@ def test_every_score_is_there_and_a_row_does_not_depend_on_the_others(suite, vid
     assert "FAITH" not in suite.score(videos, prompts)
 
 
-def test_overall_is_the_weighted_sum_without_the_floor(suite):
+def test_overall_weighted_sum(suite):
     scores = {
         "AES": [1.0, 2.0],
         "TVA": [4.0, 0.0],
@@ -75,13 +75,13 @@ def test_overall_is_the_weighted_sum_without_the_floor(suite):
     assert suite.overall(scores, {"DD": 2.0, "FAITH": 5.0}).tolist() == [18.0, 18.0]
 
 
-def test_nan_stays_nan_in_its_row_only(suite):
+def test_overall_nan(suite):
     scores = {"AES": [np.nan, 2.0], "TVA": [4.0, 0.0], "TC": [0.5, 1.0]}
     total = suite.overall(scores)
     assert np.isnan(total[0]) and total[1] == 4
 
 
-def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
+def test_score_nan(videos, prompts):
     class Broken(Reward):
         names = ("VQ",)
 
@@ -109,12 +109,12 @@ def test_a_reward_that_gives_nan_is_passed_through(videos, prompts):
         ({"entries": {"clip_alignment": {"path": "/nowhere/at/all"}}}, "nowhere"),
     ],
 )
-def test_a_wrong_configuration_names_what_is_wrong(config, message):
+def test_from_config_invalid(config, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config(config)
 
 
-def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, prompts):
+def test_from_config_unavailable_reward(clip_folder, videos, prompts):
     config = {
         "entries": {"motion": {}, "clip_alignment": {"path": "/nowhere/at/all"}},
         "weights": {"TC": 1.0},
@@ -133,7 +133,7 @@ def test_a_reward_that_cannot_be_used_may_have_a_stand_in(clip_folder, videos, p
         RewardSuite.from_config({"entries": {"beauty": {}}}, on_error=problems.append)
 
 
-def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps_folder, tmp_path):
+def test_from_config_nan_checkpoint(clip_folder, mps_folder, tmp_path):
     for kind, source, part in (
         ("aesthetic", clip_folder, ""),
         ("aesthetic", clip_folder, "aesthetic_head"),
@@ -152,7 +152,7 @@ def test_weights_that_are_not_numbers_are_named_with_their_file(clip_folder, mps
         )
 
 
-def test_wrong_shapes_are_bad_input(suite, videos, prompts):
+def test_score_wrong_shapes(suite, videos, prompts):
     with pytest.raises(BadInput, match="uint8"):
         suite.score(videos.astype(np.float32), prompts)
     with pytest.raises(BadInput, match="5 videos, 2 prompts"):
@@ -165,9 +165,7 @@ def test_wrong_shapes_are_bad_input(suite, videos, prompts):
 # ------------------------------------------------------------------------------ videos of one frame
 
 
-def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(
-    suite, clip_folder, videos, prompts
-):
+def test_from_config_skip(suite, clip_folder, videos, prompts):
     entries = {"aesthetic": {"path": str(clip_folder), "frames": 2}, "motion": {}}
     judged = {"entries": entries, "weights": {"AES": 1.0}, "held_out": {"motion": {}}}
     some = RewardSuite.from_config(ConfigDict(judged | {"skip": ("DD",)}))
@@ -182,7 +180,7 @@ def test_skipped_scores_are_nowhere_and_the_others_are_unchanged(
     assert set(image.score(videos[:, :1], prompts)) == {"AES"}
 
 
-def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts):
+def test_check_frames_single_frame(suite, videos, prompts):
     with pytest.raises(
         BadInput,
         match=r"TC, DD compare frames.*rewards.skip=\('TC', 'DD', 'FC'\)",
@@ -199,12 +197,12 @@ def test_a_temporal_score_of_one_frame_is_one_clear_line(suite, videos, prompts)
         (("TC",), "rewards.weights.TC: no entry gives this score"),
     ],
 )
-def test_a_skip_that_does_not_fit_is_named(skip, message):
+def test_from_config_invalid_skip(skip, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "weights": {"TC": 1.0}, "skip": skip})
 
 
-def test_what_is_left_of_a_reward_says_of_its_failures_what_the_whole_says():
+def test_reward_subset_attributes():
     class Flaky(Reward):
         names = ("A", "B")
         fingerprint = "mark"

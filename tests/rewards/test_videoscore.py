@@ -116,7 +116,7 @@ def pictures(*sizes):
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
-def test_pixels_equal_the_original_processor(reward, theirs):
+def test_images_equal_transformers(reward, theirs):
     # longer side over the limit, then one side under the other limit, upright, unchanged, enlarged
     rows = [pictures((20, 24)), pictures((9, 30), (40, 11), (13, 15), (5, 7))]
     expected = theirs.image_processor(rows, return_tensors="np")
@@ -128,7 +128,7 @@ def test_pixels_equal_the_original_processor(reward, theirs):
     np.testing.assert_array_equal(mask, expected["pixel_attention_mask"])
 
 
-def test_sizes_after_the_resize_equal_the_original(theirs):
+def test_target_equals_transformers(theirs):
     module = pytest.importorskip("transformers.models.idefics2.image_processing_pil_idefics2")
     settings = ImageSettings()
     size = module.SizeDict(shortest_edge=settings.shortest, longest_edge=settings.longest)
@@ -139,7 +139,7 @@ def test_sizes_after_the_resize_equal_the_original(theirs):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_token_ids_equal_the_original_processor(reward, theirs, side):
+def test_texts_equal_transformers(reward, theirs, side):
     texts = [f"a {IMAGE} cat", f"{IMAGE}{IMAGE}{IMAGE}sits {IMAGE}\n", f"in rows: {IMAGE} {IMAGE} "]
     images = [
         [Image.fromarray(one) for one in pictures(*[(13, 15)] * text.count(IMAGE))]
@@ -152,7 +152,7 @@ def test_token_ids_equal_the_original_processor(reward, theirs, side):
     np.testing.assert_array_equal(mask, expected["attention_mask"])
 
 
-def test_settings_are_read_where_transformers_5_writes_them(theirs, tmp_path):
+def test_image_settings_from_folder(theirs, tmp_path):
     theirs.save_pretrained(tmp_path)
     settings = ImageSettings.from_folder(tmp_path)
     assert (settings.shortest, settings.longest, settings.mean) == (12, 20, (0.5, 0.4, 0.3))
@@ -166,7 +166,7 @@ def test_settings_are_read_where_transformers_5_writes_them(theirs, tmp_path):
         ({"size": {"height": 3, "width": 3}}, "shortest_edge"),
     ],
 )
-def test_steps_that_are_not_done_are_bad_input(raw, named):
+def test_image_settings_unsupported(raw, named):
     with pytest.raises(BadInput, match=named):
         ImageSettings.from_json(raw, "preprocessor_config.json")
 
@@ -174,7 +174,7 @@ def test_steps_that_are_not_done_are_bad_input(raw, named):
 # -------------------------------------------------------------------------------------------- score
 
 
-def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_frames(reward, videos, prompts):
+def test_score_in_any_batch(reward, videos, prompts):
     together = reward.score(videos, prompts)
     assert tuple(together) == NAMES == ("VQ", "TC", "DD", "TVA", "FC")
     assert all(
@@ -190,7 +190,7 @@ def test_a_score_is_the_same_in_any_batch_and_reads_prompt_and_frames(reward, vi
         assert np.abs(swapped[name] - together[name][:2]).max() > 1e-3
 
 
-def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, prompts):
+def test_score_equals_model_on_padded_batch(reward, videos, prompts):
     processor = reward.processor
     ids, mask = processor.texts([reward.text(prompt, 6) for prompt in prompts])
     assert (
@@ -203,7 +203,7 @@ def test_scores_are_the_whole_models_numbers_on_a_padded_batch(reward, videos, p
         np.testing.assert_allclose(scores, numbers[:, k], rtol=0, atol=1e-4)
 
 
-def test_several_videos_in_a_program_score_as_each_alone(folder, query, reward, videos, prompts):
+def test_score_batch_size(folder, query, reward, videos, prompts):
     several = VideoScore.from_pretrained(folder, query, batch_size=3)
     alone, together = reward.score(videos, prompts), several.score(videos, prompts)
     several.use_local_devices()
@@ -213,18 +213,18 @@ def test_several_videos_in_a_program_score_as_each_alone(folder, query, reward, 
         np.testing.assert_allclose(spread[name][::-1], scores, rtol=1e-5, atol=1e-6)
 
 
-def test_one_frame_has_scores_but_those_of_motion(reward, videos, prompts):
+def test_score_single_frame(reward, videos, prompts):
     for name, scores in reward.score(videos[:2, :1], prompts[:2]).items():
         assert np.isnan(scores).all() if name in ("TC", "DD") else np.isfinite(scores).all()
 
 
-def test_a_long_video_is_read_at_evenly_spaced_frames(folder, query, reward, videos, prompts):
+def test_score_long_video(folder, query, reward, videos, prompts):
     few = VideoScore.from_pretrained(folder, query, frames=3).score(videos[:2], prompts[:2])
     for name, scores in reward.score(videos[:2, [0, 2, 4]], prompts[:2]).items():
         np.testing.assert_array_equal(few[name], scores)
 
 
-def test_version_1_1_reads_up_to_48_frames(folder, query, videos, prompts):
+def test_from_pretrained_version_1_1(folder, query, videos, prompts):
     newer = VideoScore.from_pretrained(folder, query, version="1.1")
     long = np.tile(videos[:1], (1, 9, 1, 1, 1))  # 54 frames
     chosen = np.arange(0, 54, 54 / 48).astype(int)[:48]
@@ -234,7 +234,7 @@ def test_version_1_1_reads_up_to_48_frames(folder, query, videos, prompts):
         assert scores[name] == value and np.isfinite(value)
 
 
-def test_the_default_query_lists_the_dimensions_in_order(folder, videos, prompts):
+def test_default_query(folder, videos, prompts):
     text = read_query(QUERY)
     dimensions = (
         "visual quality",
@@ -251,7 +251,7 @@ def test_the_default_query_lists_the_dimensions_in_order(folder, videos, prompts
     assert all(np.isfinite(v).all() for v in reward.score(videos[:1, :2], prompts[:1]).values())
 
 
-def test_the_suite_knows_it_by_its_kind(folder, query, reward, videos, prompts):
+def test_from_config(folder, query, reward, videos, prompts):
     suite = RewardSuite.from_config(
         {
             "entries": {"videoscore": {"path": str(folder), "query": str(query)}},
@@ -263,7 +263,7 @@ def test_the_suite_knows_it_by_its_kind(folder, query, reward, videos, prompts):
     np.testing.assert_allclose(suite.overall(scores), scores["VQ"] + 0.5 * scores["DD"], rtol=1e-6)
 
 
-def test_bfloat16_stays_near(folder, query, reward, videos, prompts):
+def test_score_bfloat16(folder, query, reward, videos, prompts):
     half = VideoScore.from_pretrained(folder, query, dtype="bfloat16").score(
         videos[:2], prompts[:2]
     )
@@ -280,7 +280,7 @@ def one_line(call, *named):
     assert "\n" not in str(error.value) and all(name in str(error.value) for name in named)
 
 
-def test_bad_options_are_bad_input(folder, tmp_path):
+def test_from_pretrained_invalid_options(folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(folder, frames=0), "frames")
     one_line(lambda: VideoScore.from_pretrained(folder, batch_size=0), "batch_size")
     one_line(lambda: VideoScore.from_pretrained(folder, dtype="int7"), "int7")
@@ -291,17 +291,17 @@ def test_bad_options_are_bad_input(folder, tmp_path):
         one_line(lambda: VideoScore.from_pretrained(folder, tmp_path / "query.txt"), "query.txt")
 
 
-def test_bad_videos_and_prompts_are_bad_input(reward, videos):
-    one_line(lambda: reward.score(videos[:1, :0], ["a"]), "frames")
+def test_score_invalid_inputs(reward, videos):
+    one_line(lambda: reward.score(videos[:1, :0], ["a"]), "frame")
     one_line(lambda: reward.score(videos[:1], [f"a {IMAGE}\ncat"]), IMAGE)
 
 
-def test_foreign_or_broken_folders_are_bad_input(folder, clip_folder, tmp_path):
+def test_from_pretrained_unusable_folder(folder, clip_folder, tmp_path):
     one_line(lambda: VideoScore.from_pretrained(tmp_path / "nowhere"), "nowhere")
     one_line(lambda: VideoScore.from_pretrained(clip_folder), "idefics2")
     one_line(
         lambda: VideoScore.from_pretrained(write_videoscore(tmp_path / "three", labels=3)),
-        "3 numbers",
+        "3 outputs",
     )
     load = lambda token_id: Idefics2Processor.from_folder(tmp_path, LATENTS, token_id)  # noqa: E731
     one_line(lambda: load(5), "tokenizer.json")

@@ -80,7 +80,7 @@ def yes_to(*words):
     )
 
 
-def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make, videos):
+def test_score_mean_of_weighted_answers(serve, make, videos):
     endpoint = serve(lambda nth, text: endpoint.meet(2) or yes_to("a cat", "flicker")(nth, text))
     judge = make(endpoint, frames=3)
     scores = judge.score(videos[:2], ["a cat", "a dog"])["QA"]
@@ -111,7 +111,7 @@ def test_the_score_is_the_mean_of_weighted_answers_about_each_video(serve, make,
         )
 
 
-def test_large_frames_are_reduced_and_short_videos_shown_whole(serve, make):
+def test_score_frame_size_and_number(serve, make):
     endpoint = serve(yes_to())
     make(endpoint, side=20).score(np.zeros((1, 2, 30, 40, 3), np.uint8), ["x"])
     urls = [part["image_url"]["url"] for part in endpoint.bodies[0]["messages"][-1]["content"][:-1]]
@@ -120,7 +120,7 @@ def test_large_frames_are_reduced_and_short_videos_shown_whole(serve, make):
     ] * 2
 
 
-def test_probabilities_are_taken_where_the_endpoint_tells_them(serve, make, videos):
+def test_score_probabilities(serve, make, videos):
     def token(word, p):
         return {"token": word, "logprob": float(np.log(p)), "bytes": None}
 
@@ -146,7 +146,7 @@ def test_probabilities_are_taken_where_the_endpoint_tells_them(serve, make, vide
     assert endpoint.bodies[0]["logprobs"] is True and endpoint.bodies[0]["top_logprobs"] == 10
 
 
-def test_passing_failures_and_one_unreadable_answer_are_asked_again(serve, make, videos):
+def test_score_retries(serve, make, videos):
     endpoint = serve(
         lambda nth, text: (
             (503, "{}") if nth == 1 else (200, completion("Maybe" if nth == 2 else "yes"))
@@ -163,12 +163,10 @@ def test_passing_failures_and_one_unreadable_answer_are_asked_again(serve, make,
         ((200, completion("I cannot tell")), "1 were answered neither yes nor no"),
         ((200, completion(None)), "1 were answered neither yes nor no"),
         ((400, '{"error": "policy"}'), r"1 were refused \(status 400\)"),
-        ((500, "{}"), r"1 got no answer \(status 500\)"),
+        ((500, "{}"), r"1 failed \(status 500\)"),
     ],
 )
-def test_a_video_without_an_answer_is_nan_and_one_line_says_why(
-    serve, make, videos, caplog, answer, why
-):
+def test_score_missing_answers(serve, make, videos, caplog, answer, why):
     endpoint = serve(lambda nth, text: answer if "a cat" in text else (200, completion("yes")))
     scores = make(endpoint).score(videos[:3], ["a dog", "a cat", "a cow"])["QA"]
     assert np.isnan(scores).tolist() == [False, True, False]
@@ -177,9 +175,7 @@ def test_a_video_without_an_answer_is_nan_and_one_line_says_why(
     assert re.search(why, record.getMessage()), record.getMessage()
 
 
-def test_an_endpoint_that_is_down_or_refuses_the_key_is_one_clear_line_without_the_key(
-    serve, make, videos
-):
+def test_score_endpoint_down_or_key_refused(serve, make, videos):
     with pytest.raises(BadInput, match="2 questions in a row failed"):
         make(serve(lambda nth, text: (500, "{}")), max_consecutive_failures=2, concurrency=1).score(
             videos[:1], ["x"]
@@ -190,7 +186,7 @@ def test_an_endpoint_that_is_down_or_refuses_the_key_is_one_clear_line_without_t
     assert KEY not in str(caught.value)
 
 
-def test_a_failure_that_passes_is_not_kept_in_the_cache(serve, make, tmp_path):
+def test_transient_failure_not_cached(serve, make, tmp_path):
     write_mp4(tmp_path / "a.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
     answers = iter(["perhaps"] * 6 + ["yes"] * 3)
     endpoint = serve(lambda nth, text: (200, completion(next(answers))))
@@ -206,9 +202,7 @@ def test_a_failure_that_passes_is_not_kept_in_the_cache(serve, make, tmp_path):
     assert sum(endpoint.count.values()) == 9
 
 
-def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_down(
-    serve, make, tmp_path
-):
+def test_file_scorer_endpoint_down(serve, make, tmp_path):
     paths = [str(tmp_path / f"{i}.mp4") for i in range(3)]
     for path in paths:
         write_mp4(path, np.zeros((3, 16, 16, 3), np.uint8), 8)
@@ -219,9 +213,7 @@ def test_files_of_a_batch_are_not_asked_about_one_by_one_when_the_endpoint_is_do
     assert sum(endpoint.count.values()) == 2  # one question, asked twice
 
 
-def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_the_questions(
-    serve, make, tmp_path
-):
+def test_from_config_fingerprint(serve, make, tmp_path):
     endpoint = serve(yes_to())
     entry = dict(name="vision_questions", model="m", base_url=endpoint.url, api_key_env="TEST_KEY")
     suite = RewardSuite.from_config({"entries": {"motion": {}}, "held_out": [entry]})
@@ -241,7 +233,7 @@ def test_a_configuration_makes_it_a_judge_whose_scores_change_their_mark_with_th
         make(endpoint, frames=0)
 
 
-def test_our_questions_can_be_read_and_so_can_lines_with_weights_beside_them(tmp_path):
+def test_read_questions(tmp_path):
     ours = read_questions(QUESTIONS)
     assert len(ours) == len({q.text for q in ours}) >= 12 and any(q.weight < 0 for q in ours)
     assert any("[[prompt]]" in q.text for q in ours)
@@ -259,34 +251,34 @@ def test_our_questions_can_be_read_and_so_can_lines_with_weights_beside_them(tmp
         ("{", "not JSON"),
         ("[]", "at least one"),
         ('{"question": "x"}', "JSON list"),
-        ('["x"]', "entry 0 lacks"),
-        ('[{"question": "x", "weight": 1}, {"question": "", "weight": 1}]', "entry 1 lacks"),
-        ('[{"question": "x", "weight": NaN}]', "entry 0 lacks"),
-        ('[{"question": "x", "weight": true}]', "entry 0 lacks"),
+        ('["x"]', "entry 0 has no text"),
+        ('[{"question": "x", "weight": 1}, {"question": "", "weight": 1}]', "entry 1 has no text"),
+        ('[{"question": "x", "weight": NaN}]', "entry 0 has no finite"),
+        ('[{"question": "x", "weight": true}]', "entry 0 has no finite"),
     ],
 )
-def test_a_wrong_question_file_is_named(tmp_path, text, message):
+def test_read_questions_invalid_file(tmp_path, text, message):
     (tmp_path / "q.json").write_text(text)
     with pytest.raises(BadInput, match=f"q.json.*{message}"):
         read_questions(tmp_path / "q.json")
 
 
-def test_another_number_of_weights_is_named(tmp_path):
+def test_read_questions_wrong_number_of_weights(tmp_path):
     (tmp_path / "lines.txt").write_text("Is it red?\n")
     (tmp_path / "weights.json").write_text("[0.5, -1]")
     with pytest.raises(BadInput, match="2 weights for the 1 questions"):
         read_questions(tmp_path / "lines.txt", tmp_path / "weights.json")
-    with pytest.raises(BadInput, match="none.txt: no readable questions"):
+    with pytest.raises(BadInput, match="none.txt: questions or weights cannot be read"):
         read_questions(tmp_path / "none.txt", tmp_path / "weights.json")
 
 
 @pytest.mark.parametrize(
     "text, value", [("yes", 1), ("YES!", 1), (" No, because", -1), ("**no**", -1), ("'Yes'", 1)]
 )
-def test_the_first_word_is_the_answer(text, value):
+def test_yes_or_no(text, value):
     assert yes_or_no(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "yesterday", "I say yes", "not at all", "..."])
-def test_what_does_not_begin_with_it_is_no_answer(text):
+def test_yes_or_no_unclear(text):
     assert np.isnan(yes_or_no(text))

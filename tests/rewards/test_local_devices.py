@@ -31,9 +31,7 @@ np.savez(out, **scores)
 """
 
 
-def test_scores_do_not_depend_on_the_number_of_devices(
-    clip_folder, mps_folder, condition, videos, prompts, tmp_path
-):
+def test_score_on_local_devices(clip_folder, mps_folder, condition, videos, prompts, tmp_path):
     judge = write_videoscore(tmp_path / "judge")
     np.savez(tmp_path / "data.npz", videos=videos, prompts=prompts)
     env = os.environ | {
