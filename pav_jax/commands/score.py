@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             )
     for error in problems:
         _complain(str(error))
-    suite.spread()
+    suite.use_local_devices()
     cache = None if args.no_cache else ScoreCache(args.cache or default_folder())
     scorer = FileScorer(suite, [*shown, *suite.weights], cache)
     with _progress(len(args.videos)) as advance:
