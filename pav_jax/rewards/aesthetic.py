@@ -159,7 +159,7 @@ class Aesthetic(PretrainedReward):
     ):
         self.tower = tower
         self.frames = frames
-        self.layout = check_layout(layout)
+        self.layout: Layout = check_layout(layout)
         self.head = head
         self.params = params
         module = AestheticHead(head)

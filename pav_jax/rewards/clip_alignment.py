@@ -27,7 +27,7 @@ class ClipAlignment(PretrainedReward):
     def __init__(self, tower: ClipTower, frames: int = 4, layout: Layout = "frames"):
         self.tower = tower
         self.frames = frames
-        self.layout = check_layout(layout)
+        self.layout: Layout = check_layout(layout)
 
     @classmethod
     def from_pretrained(

@@ -11,7 +11,7 @@ downloaded at first use.
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,10 @@ class LPIPSConsistency(PretrainedReward):
             if factor > 1:
                 shape = (round(H * factor), round(W * factor), 3)
                 x_HxWx3 = jax.image.resize(x_HxWx3, shape, "linear")
-            return self.model.apply({"params": params}, x_HxWx3[None], method="features")
+            return cast(
+                Sequence[Array],
+                self.model.apply({"params": params}, x_HxWx3[None], method="features"),
+            )
 
         def mean_distance(params: Mapping, video_TxHxWx3: Array) -> Float[Array, ""]:
             # each frame's features are computed once, and those of two frames are in memory
@@ -112,7 +115,7 @@ class LPIPSConsistency(PretrainedReward):
                 distance = self.model.apply(
                     {"params": params}, previous, current, method="distance"
                 )
-                return current, distance
+                return current, cast(Array, distance)
 
             first = features(params, video_TxHxWx3[0])
             _, distances = jax.lax.scan(step, first, video_TxHxWx3[1:])

@@ -23,6 +23,7 @@ Shapes: T frames, P pairs of frames, h w downscaled pixels, y x blocks.
 
 import functools
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -93,9 +94,11 @@ def match(
         shifted = jax.lax.dynamic_slice(
             padded, (0, 0, shift[0] + REACH, shift[1] + REACH), from_CxPxhxw.shape
         )
-        pixels_Pxhxw = sum(jnp.abs(shifted[c] - from_CxPxhxw[c]) for c in range(3)) / 3
+        colours = (jnp.abs(shifted[c] - from_CxPxhxw[c]) for c in range(3))
+        pixels_Pxhxw = cast(Array, sum(colours)) / 3
         # sums of STRIDE rows, [P, h / STRIDE, w]; two of them are a row of blocks
-        strips = sum(pixels_Pxhxw[:, i : h - h % STRIDE : STRIDE] for i in range(STRIDE))
+        rows = (pixels_Pxhxw[:, i : h - h % STRIDE : STRIDE] for i in range(STRIDE))
+        strips = cast(Array, sum(rows))
         bands = (strips[:, :-1] + strips[:, 1:]) / BLOCK
         blocks = jnp.matmul(
             bands.reshape(-1, w), columns, precision=jax.lax.Precision.HIGHEST

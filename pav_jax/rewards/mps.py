@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_file, local_folder
@@ -172,7 +172,9 @@ def program(model: MPSModel, settings: Preprocess) -> Callable:
     """
 
     def score(params, condition_MxP, frames_VxFxHxWx3, ids_VxT):
-        call = functools.partial(model.apply, {"params": params})
+        def call(*args: Array, method: str) -> Any:
+            return model.apply({"params": params}, *args, method=method)
+
         V, F = frames_VxFxHxWx3.shape[:2]
         text, end = call(ids_VxT, method="encode_text")
         mask = condition_mask(text, condition_MxP)

@@ -1,6 +1,7 @@
 """Scoring files: the numbers do not depend on company, nothing is computed twice, nothing bad stops
 the others."""
 
+import shutil
 import threading
 
 import jax
@@ -19,7 +20,7 @@ from pav_jax.rewards import (
     VideoScore,
     file_scorer,
 )
-from pav_jax.rewards.file_scorer import FileScorer, prefetched, batch_size_for
+from pav_jax.rewards.file_scorer import FileScorer, batch_size_for, prefetched
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.video.files import read_mp4, write_mp4
 from tests.rewards.test_videoscore import write_videoscore
@@ -181,7 +182,7 @@ def test_score_cached(suite, paths, prompts, tmp_path, monkeypatch):
         patch.setattr(file_scorer, "read_mp4", None)
         assert FileScorer(suite, cache=cache).score(paths, prompts) == first
     moved = tmp_path / "elsewhere.mp4"
-    moved.write_bytes(open(paths[0], "rb").read())
+    shutil.copy(paths[0], moved)
     counted = RewardSuite([*suite.rewards, Counted()], {})
     asked = FileScorer(counted, cache=cache).score([str(moved)], prompts[:1])
     assert {n: v for n, v in asked[0].scores.items() if n != "N"} == first[

@@ -15,18 +15,28 @@ import jax
 import numpy as np
 from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoScore
 clip, mps, condition, judge, data, out = sys.argv[1:]
-given = np.load(data)
-videos, prompts = given["videos"], given["prompts"].tolist()
-made = [Aesthetic.from_pretrained(clip), ClipAlignment.from_pretrained(clip),
-        MPS.from_pretrained(mps, condition=condition), VideoScore.from_pretrained(judge, batch_size=4)]
+inputs = np.load(data)
+videos = inputs["videos"]
+prompts = inputs["prompts"].tolist()
+rewards = [
+    Aesthetic.from_pretrained(clip),
+    ClipAlignment.from_pretrained(clip),
+    MPS.from_pretrained(mps, condition=condition),
+    VideoScore.from_pretrained(judge, batch_size=4),
+]
+meshes = [
+    lambda reward: reward.tower._mesh,
+    lambda reward: reward.tower._mesh,
+    lambda reward: reward._mesh,
+    lambda reward: reward._decoder_mesh,
+]
 scores = {}
-for reward in made:
+for reward, mesh_of in zip(rewards, meshes):
     reward.use_local_devices()
-    spread = reward._decoder_mesh if isinstance(reward, VideoScore) else getattr(reward, "tower", reward)._mesh
-    assert spread.shape["data"] == len(jax.devices()) == 4
+    assert mesh_of(reward).shape["data"] == len(jax.devices()) == 4
     for rows in (slice(None), slice(1, 2)):
-        found = reward.score(videos[rows], prompts[rows])
-        scores |= {f"{type(reward).__name__} {name} {rows.start}": value for name, value in found.items()}
+        for name, values in reward.score(videos[rows], prompts[rows]).items():
+            scores[f"{type(reward).__name__} {name} {rows.start}"] = values
 np.savez(out, **scores)
 """
 
