@@ -1,0 +1,1 @@
+"""CLIP: `model.py` is the mathematics, `hf.py` names the weights."""

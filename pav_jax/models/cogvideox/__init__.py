@@ -1,0 +1,1 @@
+"""CogVideoX: denoiser and causal video autoencoder; `*_hf.py` name their weights."""
