@@ -62,6 +62,6 @@ def get_config() -> ConfigDict:
             VQ=2.6, TC=2.6, FC=2.55, DD=2.65, TVA=2.9, AES=5.5, MPS=8.5
         )
         config.evolve.weights = dict(VQ=1.0, TC=1.0, FC=1.0, TVA=1.0, DD=0.5, AES=0.625, MPS=0.25)
-    config.evolve.count = 500
-    config.prefer.count = 500
+    config.evolve.max_prompts = 500
+    config.prefer.max_prompts = 500
     return config

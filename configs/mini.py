@@ -35,7 +35,7 @@ PUBLISHED_PREFER = {
     "MPS": 1 / 3,
 }
 # The same for the scores of the embedded judges, and the thresholds, written by
-#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.count=32
+#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.max_prompts=32
 # --config.evolve.rounds=1
 #     pav calibrate --workdir=runs/c
 # with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as
@@ -81,9 +81,9 @@ def get_config() -> ConfigDict:
     config.rewards.constraints = {
         "FAITH": 0.95
     }  # a rewrite to learn from keeps every word that counts
-    config.evolve.count = 128
+    config.evolve.max_prompts = 128
     config.evolve.rounds = 2
-    config.evolve.children = 4
+    config.evolve.num_rewrites = 4
     config.proposers.lexicon.share = (
         3.0  # from the second round on, three rewrites in four are bred
     )
@@ -127,11 +127,11 @@ def get_config() -> ConfigDict:
     )
     config.grpo.beta = 0.04
 
-    config.prefer.samples = 4
+    config.prefer.num_return_sequences = 4
     config.prefer.temperature = (
         0.6  # near what boosters write; at 1 most pairs teach only to avoid slips
     )
-    config.prefer.floors_first = True
+    config.prefer.feasible_first = True
     # they choose what is imitated; of two candidates one is the better anyway
     config.prefer.thresholds = {}
     config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
     )
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)
-    config.evaluate.suffix_prompts = 12
+    config.evaluate.num_suffix_prompts = 12
 
     # `pav trust` and `pav calibrate` are no part of `pav run` either.
     config.trust.max_prompts = 32

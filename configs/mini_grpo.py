@@ -5,7 +5,7 @@ configs/mini.py.
     pav grpo --config=configs/mini_grpo.py --workdir=runs/mini_grpo
     pav evaluate --workdir=runs/mini_grpo && pav report --workdir=runs/mini_grpo
 
-`--config.grpo.start=FOLDER --config.evaluate.files.sft=FOLDER` start from, and compare with,
+`--config.grpo.start=FOLDER --config.evaluate.rewrite_files.sft=FOLDER` start from, and compare with,
 another booster.
 
 Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
     config.grpo.start = START
     config.evaluate.systems = ("original", "grpo")
     with config.unlocked():
-        config.evaluate.files = {"sft": START}
+        config.evaluate.rewrite_files = {"sft": START}
     config.evaluate.controls = False
     return config

@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("mini.py"))
     config.generator.batch_size = 8
     config.generator.num_inference_steps = 2
-    config.evolve.count = 8
+    config.evolve.max_prompts = 8
     config.evolve.rounds = 2
-    config.evolve.children = 2
+    config.evolve.num_rewrites = 2
 
-    config.select.floors = {}  # whatever was generated gives pairs
+    config.select.constraints = {}  # whatever was generated gives pairs
     config.select.min_gain = -1000.0
 
     for stage in (config.sft, config.dpo, config.grpo):
@@ -32,15 +32,15 @@ def get_config() -> ConfigDict:
 
     config.grpo.num_generations = 2
 
-    config.prefer.count = 8
-    config.prefer.samples = 3
+    config.prefer.max_prompts = 8
+    config.prefer.num_return_sequences = 3
     config.prefer.margin = 0.0  # here too
     config.prefer.thresholds = {}
-    config.prefer.floors = {}
+    config.prefer.constraints = {}
 
-    config.evaluate.count = 4
+    config.evaluate.max_prompts = 4
     config.evaluate.seeds = (0,)
-    config.evaluate.suffix_prompts = 2
-    config.evaluate.resamples = 1000
+    config.evaluate.num_suffix_prompts = 2
+    config.evaluate.num_resamples = 1000
     config.report.title = "Smoke test"
     return config

@@ -162,10 +162,10 @@ def prompts(path: str) -> list[str]:
     return list(read_prompt_set(path).prompts)
 
 
-def round_prompts(every: list[str], count: int, round: int, rounds: int) -> list[str]:
-    """New prompts for each round: its even share of the file, `count` of them where that is set."""
+def round_prompts(every: list[str], max_prompts: int | None, round: int, rounds: int) -> list[str]:
+    """New prompts for each round: its even share of the file, `max_prompts` of them where that is set."""
     share = len(every) // rounds
-    size = min(count, share) if count else share
+    size = share if max_prompts is None else min(max_prompts, share)
     return every[(round - 1) * size : round * size]
 
 

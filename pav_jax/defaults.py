@@ -157,13 +157,13 @@ def _evaluate() -> ConfigDict:
             prompts=dict(
                 in_domain="mini:prompts/in_domain.jsonl", held_out="mini:prompts/held_out.jsonl"
             ),
-            count=0,  # the first so many prompts of each set; 0 takes all
+            max_prompts=placeholder(int),  # the first so many of each set; None for all
             systems=("original", "base", "sft", "dpo_1", "dpo_2"),
-            files=dict(),  # further systems: name -> .jsonl of `prompt` and `refined`
+            rewrite_files=dict(),  # further systems: name -> .jsonl of `prompt` and `refined`
             controls=True,
             seeds=(0, 1),  # the generator's; every system is measured with the same ones
-            suffix_prompts=24,  # training prompts on which the best fixed suffix is found
-            resamples=10_000,
+            num_suffix_prompts=24,  # training prompts on which the best fixed suffix is found
+            num_resamples=10_000,
             save_videos=True,
         )
     )

@@ -47,11 +47,11 @@ def run(config, workdir: str | os.PathLike) -> Path:
 def evolve(config, workdir, parts: "Parts | None" = None) -> None:
     """Training prompts -> pool/: rewrites of each, bred by the scores of their videos."""
     from pav_jax.evolve.evolve import evolve as evolution
-    from pav_jax.evolve.proposers import make_proposers
+    from pav_jax.evolve.registry import build_mixture
     from pav_jax.rewards.faithfulness import faithfulness
 
     parts = parts or Parts(config)
-    proposers = make_proposers(config, parts.rewriter, faith=faithfulness)
+    proposers = build_mixture(config, lambda: parts.rewriter, faithfulness)
     with progress_bars() as bars:
         evolution(
             config,
@@ -103,7 +103,7 @@ def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Pat
     parts = parts or Parts(config)
     folder = Path(workdir) / f"round_{round}"
     chosen = round_prompts(
-        prompts(config.prefer.prompts), config.prefer.count, round, config.rounds
+        prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
     )
     with progress_bars() as bars:
         candidates = make_candidates(
@@ -162,24 +162,20 @@ def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = Non
     """Every system on the evaluation prompts -> evaluation.json."""
     from pav_jax.booster.booster import Booster
     from pav_jax.evaluate.benchmark import evaluate as benchmark
-    from pav_jax.evaluate.systems import systems_named
-    from pav_jax.evolve.proposers import chat_proposers
+    from pav_jax.evaluate.systems import check_systems, systems_named
+    from pav_jax.evolve.registry import build_chat_proposers
 
     parts = parts or Parts(config)
     options = config.evaluate
     base = Booster(parts.rewriter, rewriter_sampling(config))
-    chats = chat_proposers(config, options.systems)
-    systems = systems_named(options.systems, dict(options.files), base, workdir, chats)
-    for name, system in systems.items():
-        if isinstance(system, os.PathLike) and not (Path(system) / "config.json").exists():
-            raise BadInput(
-                f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first"
-            )
+    chats = build_chat_proposers(config, options.systems)
+    systems = systems_named(options.systems, dict(options.rewrite_files), base, workdir, chats)
+    check_systems(systems)
     with progress_bars() as bars:
         benchmark(
             config,
             systems,
-            read_sets(options.prompts, options.count),
+            read_sets(options.prompts, options.max_prompts),
             parts.generator,
             parts.suite,
             workdir,
@@ -233,7 +229,7 @@ def report(config, workdir) -> Path:
 def check_rankings(config) -> None:
     """Raises BadInput for a `ranking` that only a later stage would refuse, with its videos made in
     vain."""
-    from pav_jax.candidates.ranking import named_method
+    from pav_jax.candidates.ranking import check_method
 
     for section in ("evolve", "select", "prefer"):
-        named_method(config, section)
+        check_method(config[section].ranking, f"{section}.ranking")

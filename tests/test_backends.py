@@ -10,13 +10,12 @@ from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import evaluate
 from pav_jax.evolve.evolve import evolve
-from pav_jax.evolve.proposers import make_proposers
+from pav_jax.evolve.registry import build_mixture
 from pav_jax.preflight import generator_programs
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
-from tests import fakes as stand_ins
+from tests import fakes
 from tests.endpoint_server import Endpoint
-from tests.evaluate.fakes import Suite as PixelSuite
 from tests.video.test_endpoint import works
 from tests.video.tiny_diffusers import save_image_pipeline
 
@@ -41,7 +40,7 @@ def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not
     endpoint = serve(
         lambda nth, body: (422, "", b"") if "fish" in body["prompt"] else works(nth, body)
     )
-    settings = stand_ins.config(evolve__rounds=1, evolve__keep_videos="all")
+    settings = fakes.make_config(evolve__rounds=1, evolve__keep_videos="all")
     for _ in range(2):
         generator = parts(
             f"path={endpoint.url}",
@@ -52,14 +51,14 @@ def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not
         ).generator
         evolve(
             settings,
-            stand_ins.PROMPTS,
-            make_proposers(settings, stand_ins.Rewriter()),
+            fakes.PROMPTS,
+            build_mixture(settings, fakes.FakeLanguageModel),
             generator,
-            stand_ins.Suite(),
+            fakes.FakeSuite(),
             tmp_path,
         )
     made = read_segments(tmp_path / "pool", Candidate)
-    assert len(made) == len(stand_ins.PROMPTS) * (1 + 3)
+    assert len(made) == len(fakes.PROMPTS) * (1 + 3)
     assert {c.error for c in made if "fish" in c.refined} == {"no video: HTTP status 422"}
     assert all(
         c.error is None and (tmp_path / c.video).exists() for c in made if "fish" not in c.refined
@@ -83,11 +82,11 @@ def test_an_evaluation_of_images_from_a_pipeline_of_diffusers(tmp_path):
         " False}",
     ).generator
     config = defaults.get_config()
-    config.update(generator=dict(batch_size=2), evaluate=dict(seeds=(0,), resamples=100))
+    config.update(generator=dict(batch_size=2), evaluate=dict(seeds=(0,), num_resamples=100))
     sets = {"near": PromptSet(("a red ball", "two cats"), (None, None))}
     systems = {"original": None, "sft": lambda prompts, seed: [f"{p} on grass" for p in prompts]}
     result = evaluate(
-        config, systems, sets, generator, PixelSuite(), tmp_path / "run", controls=False
+        config, systems, sets, generator, fakes.WordCountSuite(), tmp_path / "run", controls=False
     )
     assert result["sets"]["near"]["systems"]["sft"]["scores"]["AES"] is not None
     assert len(list((tmp_path / "run" / "videos").iterdir())) == 4

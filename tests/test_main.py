@@ -21,7 +21,7 @@ from pav_jax.records import Refinement
 from pav_jax.video.backend import GeneratorBackend
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
-from tests.evaluate.fakes import Suite
+from tests.fakes import WordCountReward, WordCountSuite
 
 COMMANDS = (
     "refine generate score fvd run evolve select sft prefer dpo grpo evaluate trust calibrate"
@@ -114,23 +114,14 @@ def no_models(monkeypatch, tmp_path):
         setattr(stages, name, stage)
 
     monkeypatch.setattr(
-        "pav_jax.rewards.suite.RewardSuite.from_config", lambda config, on_error=None: Suite()
+        "pav_jax.rewards.suite.RewardSuite.from_config",
+        lambda config, on_error=None: WordCountSuite(),
     )
-    judge = dict(
-        rewards=property(lambda self: (self,)),
-        judges=(),
-        held_out=(),
-        weights={"AES": 1.0, "TVA": 1.0},
-        fingerprint="fake",
-        spread=lambda self: None,
-    )
-    for name, value in judge.items():
-        monkeypatch.setattr(Suite, name, value, raising=False)
-    suite_with_faith = Suite.score
+    score_with_refined = WordCountReward.score
     monkeypatch.setattr(
-        Suite,
+        WordCountReward,
         "score",
-        lambda self, videos, prompts, refined=None: suite_with_faith(
+        lambda self, videos, prompts, refined=None: score_with_refined(
             self, videos, prompts, refined or prompts
         ),
     )
@@ -616,7 +607,7 @@ def test_score_leaves_what_is_not_a_number_empty(tmp_path, capsys, monkeypatch):
     run(capsys, "generate", "a cat", f"--out={tmp_path}")
     (video,) = map(str, tmp_path.glob("*.mp4"))
     monkeypatch.setattr(
-        Suite,
+        WordCountReward,
         "score",
         lambda self, videos, prompts, refined=None: {
             "AES": np.array([np.nan]),
@@ -641,8 +632,10 @@ def test_score_keeps_scores_where_it_is_told_to(tmp_path, capsys, monkeypatch):
     run(capsys, "generate", "a cat", f"--out={tmp_path}")
     (video,) = map(str, tmp_path.glob("*.mp4"))
     asked = []
-    score = Suite.score
-    monkeypatch.setattr(Suite, "score", lambda self, *args: asked.append(1) or score(self, *args))
+    score = WordCountReward.score
+    monkeypatch.setattr(
+        WordCountReward, "score", lambda self, *args: asked.append(1) or score(self, *args)
+    )
     line = ["score", video, "--prompts=x", "--json"]
     for options, calls in (
         ([f"--cache={tmp_path / 'kept'}"], 1),

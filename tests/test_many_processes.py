@@ -18,7 +18,7 @@ OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo"
     "--config.sft.max_steps=3",
     "--config.dpo.max_steps=2",
     "--config.grpo.max_steps=2",
-    "--config.evaluate.count=2",
+    "--config.evaluate.max_prompts=2",
     "--config.rounds=1",
     "--config.evaluate.systems=('original','base','sft','dpo_1')",
 ]

@@ -1,1 +1,1 @@
-"""What the stages share: the store of scored videos, scoring, ranking, constraints and prompt sets."""
+"""What all stages share: scored videos, weighted sums, constraints, rankings and rounds."""

@@ -1,8 +1,8 @@
-"""Cheap first: every rewrite gets a draft video (fewer steps, frames or pixels), and only the best
-of a prompt's round are made in full.
+"""Previews: cheap videos that decide which rewrites get a full video.
 
-Some prompts are audited: all of their rewrites are made in full as well, so that `drafts.json` can
-say how well drafts rank, and how often the best rewrite was screened out.
+A preview has fewer denoising steps, frames or pixels. Of each prompt's rewrites of a round, only
+those with the best previews are made in full. For the audited prompts all of them are, so that
+`preview.json` can say how well previews rank rewrites and how often they miss the best one.
 """
 
 import math
@@ -13,188 +13,217 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
+from pav_jax.candidates.candidate_store import PendingCandidate
+from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.scoring import overall_scores
-from pav_jax.candidates.store import Draft, Pool
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
 from pav_jax.storage.json_files import write_json
-from pav_jax.video.generator import Generator
 
-FILE, FOLDER = "drafts.json", "drafts"
+FILE = "preview.json"
+FOLDER = "previews"
 SETTINGS = ("num_inference_steps", "num_frames", "height", "width")
 
 
-class Screen:
-    """Who of a round's rewrites is worth a full video.
+class PreviewFilter:
+    """Selects the rewrites of a round that are worth a full video.
 
     Args:
-      drafts: a pool whose generator makes the drafts.
-      keep: share of a prompt's rewrites of a round that survive, rounded up.
-      audit: share of prompts of which all survive.
+      previews: a pool whose generator makes previews.
+      keep: share of a prompt's rewrites of a round that are selected, rounded up.
+      audit: share of prompts of which all rewrites are.
     """
 
-    def __init__(self, drafts: Pool, keep: float, audit: float):
+    def __init__(self, previews: CandidatePool, keep: float, audit: float):
         if not 0 < keep < 1:
-            raise BadInput(
-                f"evolve.draft.keep={keep}: a share above 0 and below 1; 1 makes no drafts"
-            )
+            raise _bad("keep", keep, "use a share between 0 and 1; 1 makes no previews")
         if not 0 <= audit <= 1:
-            raise BadInput(f"evolve.draft.audit={audit}: a share from 0 to 1")
-        self.drafts, self.keep, self.audit = drafts, keep, audit
+            raise _bad("audit", audit, "use a share from 0 to 1")
+        self.previews = previews
+        self.keep = keep
+        self.audit = audit
 
     @classmethod
     def from_config(
-        cls, config: Any, generator: Any, suite: Any, workdir: epath.Path
-    ) -> "Screen | None":
-        """None where `evolve.draft.keep` is 1.
+        cls,
+        config: Any,
+        generator: Any,
+        suite: Any,
+        workdir: epath.Path,
+        weights: Mapping[str, float] | None = None,
+    ) -> "PreviewFilter | None":
+        """Build the filter of `evolve.preview`; None if `evolve.preview.keep` is 1.
 
         Raises:
-          BadInput: nothing makes the drafts cheaper, this generator cannot change its settings, or
-            drafts of one frame are to be judged by how frames follow each other.
+          BadInput: no setting makes previews cheaper, the generator's settings cannot be changed,
+            or a reward needs more frames than a preview has.
         """
-        options = config.evolve.get("draft")
-        if options is None or options.keep == 1:
+        options = config.evolve.preview
+        if options.keep == 1:
             return None
-        settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
+        settings = {name: options[name] for name in SETTINGS if options[name] is not None}
         if not settings:
             raise BadInput(
-                f"evolve.draft: set some of {', '.join(SETTINGS)}; as it is, drafts cost what"
-                " videos cost"
+                f"evolve.preview: previews cost as much as full videos; set one of"
+                f" {', '.join(SETTINGS)}",
+                source="configuration",
+                field="evolve.preview",
             )
         if "num_frames" in settings:
-            suite.check_frames(settings["num_frames"])  # before a draft is made in vain
-        try:
-            cheaper = generator.with_settings(**settings)
-        except BadInput as error:
-            raise BadInput(
-                f"evolve.draft: {error}; set evolve.draft.keep=1 for no drafts",
-                source=error.source,
-                field=error.field,
-            ) from error
-        pool = Pool(
-            cheaper,
+            suite.check_frames(settings["num_frames"])  # before any preview is made
+        pool = CandidatePool(
+            generator.with_settings(**settings),
             suite,
             workdir / FOLDER,
             workdir,
             seed=config.seed,
-            batch=config.generator.batch_size,
-            weights=config.evolve.get("weights"),
+            batch_size=config.generator.batch_size,
+            weights=weights,
         )
         return cls(pool, options.keep, options.audit)
 
     def is_audited(self, prompt: str) -> bool:
+        """Whether all rewrites of this prompt are made in full."""
         return stable_seed("audit of drafts", prompt) < self.audit * 2**31
 
-    def survivors(self, proposed: Sequence[Draft], round: int) -> list[Draft]:
-        """Makes and scores the drafts of `proposed`, whole rounds of some prompts; those to be made
-        in full, in the order given. What it answers depends on nothing but the drafts' scores."""
-        for _ in self.drafts.score(iter(proposed), round):
+    def select(self, pending: Sequence[PendingCandidate], round: int) -> list[PendingCandidate]:
+        """Make and score previews; return the candidates that get a full video, in their order.
+
+        Args:
+          pending: all candidates of a round of some prompts.
+        """
+        for _ in self.previews.score_round(pending, round):
             pass
-        values = self._values()
-        kept: list[Draft] = []
-        for prompt in dict.fromkeys(draft.prompt for draft in proposed):
-            rows = [draft for draft in proposed if draft.prompt == prompt]
+        overall = self._overall()
+        selected: list[PendingCandidate] = []
+        for prompt in dict.fromkeys(candidate.prompt for candidate in pending):
+            rows = [candidate for candidate in pending if candidate.prompt == prompt]
             if not self.is_audited(prompt):
-                best = sorted(rows, key=lambda d: (-values[d.prompt, d.refined], d.index))
-                rows = sorted(best[: math.ceil(self.keep * len(rows))], key=lambda d: d.index)
-            kept += rows
-        return kept
+                best = sorted(rows, key=lambda c: (-overall[c.prompt, c.refined], c.index))
+                rows = sorted(best[: math.ceil(self.keep * len(rows))], key=lambda c: c.index)
+            selected += rows
+        return selected
 
-    def _values(self) -> dict[tuple[str, str], float]:
-        made = self.drafts.candidates
+    def _overall(self) -> dict[tuple[str, str], float]:
+        """Return (prompt, rewrite) -> overall of its preview."""
+        candidates = self.previews.candidates
+        values = overall_scores(candidates, self.previews.weights)
         return {
-            (c.prompt, c.refined): float(v)
-            for c, v in zip(made, overall_scores(made, self.drafts.weights), strict=True)
+            (c.prompt, c.refined): float(value) for c, value in zip(candidates, values, strict=True)
         }
 
-    # ------------------------------------------------------------------------------------- how well
+    def write_report(self, pool: CandidatePool, workdir: epath.Path) -> dict[str, Any]:
+        """Write `preview.json`: how good previews are for the audited prompts, and what they saved.
 
-    def report(self, pool: Pool, workdir: epath.Path) -> dict[str, Any]:
-        """Writes `drafts.json`: what drafts are worth by the audited prompts, and what they
-        saved."""
-        self.drafts.gather("drafts")
-        made = [c for c in pool.candidates if c.round > 0]
-        values, drafted = overall_scores(made, pool.weights), self._values()
+        Args:
+          pool: the full videos.
+        """
+        self.previews.wait_for_processes("previews")
+        candidates = [c for c in pool.candidates if c.round > 0]
+        full = overall_scores(candidates, pool.weights)
+        preview = self._overall()
         audited: dict[tuple[str, int], list[tuple[float, float]]] = {}
-        for c, value in zip(made, values, strict=True):
-            if self.is_audited(c.prompt) and (c.prompt, c.refined) in drafted:
-                audited.setdefault((c.prompt, c.round), []).append(
-                    (drafted[c.prompt, c.refined], float(value))
-                )
-        found = judge(audited.values(), self.keep)
-        share = relative_cost(self.drafts.generator, pool.generator)
-        result = {
+        for c, value in zip(candidates, full, strict=True):
+            if self.is_audited(c.prompt) and (c.prompt, c.refined) in preview:
+                pair = (preview[c.prompt, c.refined], float(value))
+                audited.setdefault((c.prompt, c.round), []).append(pair)
+        cost = relative_cost(self.previews.generator, pool.generator)
+        report = {
             "keep": self.keep,
-            "cost of a draft": share,
-            "drafts": len(drafted),
-            "videos": len(made),
-            "saved": saved(len(drafted), len(made), share),
-            **found,
+            "relative_cost": cost,
+            "num_previews": len(preview),
+            "num_videos": len(candidates),
+            "saved": saved_share(len(preview), len(candidates), cost),
+            **ranking_quality(audited.values(), self.keep),
         }
-        processes.run_on_first_process("drafts.json", lambda: write_json(workdir / FILE, result))
-        return result
+        processes.run_on_first_process(FILE, lambda: write_json(workdir / FILE, report))
+        return report
 
 
-def judge(
-    audited: Iterable[Sequence[tuple[float, float]]], keep: float
+def ranking_quality(
+    groups: Iterable[Sequence[tuple[float, float]]], keep: float
 ) -> dict[str, float | int | None]:
-    """What drafts say about full videos.
+    """Measure how well previews rank the rewrites of a prompt.
 
     Args:
-      audited: of each prompt and round, (draft's overall, full video's overall) per rewrite. A
-        draft that failed, which is minus infinity, ranks last; a rewrite whose full video failed is
-        left out.
+      groups: for each audited prompt and round, (overall of the preview, overall of the full video)
+        of each rewrite. A failed preview, which has minus infinity, ranks last; a rewrite whose
+        full video failed is left out.
+      keep: see `PreviewFilter`.
 
     Returns:
-      how many such groups of two and more there are, the mean rank correlation within them, the
-      share of groups whose best rewrite would have survived, and the mean loss of overall where it
-      would not, over all groups.
+      num_groups: groups of at least two rewrites.
+      rank_correlation: mean Spearman correlation within a group.
+      best_selected: share of groups whose best rewrite would have been selected.
+      mean_loss: mean over all groups of the overall lost by missing the best one.
+      The means are None if there is no group.
     """
-    correlations, survived, losses = [], [], []
-    for group in audited:
-        draft, full = np.asarray([pair for pair in group if np.isfinite(pair[1])]).reshape(-1, 2).T
-        if len(draft) < 2:
+    correlations: list[float] = []
+    best_selected: list[bool] = []
+    losses: list[float] = []
+    for group in groups:
+        finite = [pair for pair in group if np.isfinite(pair[1])]
+        preview, full = np.asarray(finite).reshape(-1, 2).T
+        if len(preview) < 2:
             continue
-        if len(set(draft)) > 1 and len(set(full)) > 1:
-            correlations.append(stats.spearmanr(draft, full).statistic)
-        chosen = np.argsort(-draft, kind="stable")[: math.ceil(keep * len(draft))]
-        survived.append(full[chosen].max() >= full.max())
-        losses.append(full.max() - full[chosen].max())
-    mean = lambda values: float(np.mean(values)) if values else None  # noqa: E731
+        if len(set(preview)) > 1 and len(set(full)) > 1:
+            correlations.append(stats.spearmanr(preview, full).statistic)
+        selected = np.argsort(-preview, kind="stable")[: math.ceil(keep * len(preview))]
+        best_selected.append(full[selected].max() >= full.max())
+        losses.append(full.max() - full[selected].max())
     return {
-        "audited": len(survived),
-        "rank correlation": mean(correlations),
-        "best survives": mean(survived),
-        "loss of the best": mean(losses),
+        "num_groups": len(best_selected),
+        "rank_correlation": _mean(correlations),
+        "best_selected": _mean(best_selected),
+        "mean_loss": _mean(losses),
     }
 
 
-def relative_cost(draft: Generator, full: Generator) -> float | None:
-    """Steps x frames x pixels of a draft over those of a video; None where a generator does not
-    say. Attention makes the true share smaller, encoding and scoring make it larger."""
-    draft_cost = draft.cost()
-    full_cost = full.cost()
-    return None if draft_cost is None or full_cost is None else draft_cost / full_cost
+def relative_cost(preview: Any, full: Any) -> float | None:
+    """Return the cost of a preview over that of a full video; None if a generator does not say.
+
+    The cost is steps x frames x pixels. Attention makes the true ratio smaller; encoding and
+    scoring make it larger.
+    """
+    costs = preview.cost(), full.cost()
+    return None if None in costs else costs[0] / costs[1]
 
 
-def saved(drafts: int, videos: int, share: float | None) -> float | None:
-    """The share of the generator's work that was saved against making every drafted rewrite in
-    full."""
-    return None if share is None or not drafts else 1 - (videos + share * drafts) / drafts
+def saved_share(num_previews: int, num_videos: int, cost: float | None) -> float | None:
+    """Return the share of the generator's work that was saved by not making every video in full.
+
+    Args:
+      cost: of a preview relative to a full video; None if unknown.
+    """
+    if cost is None or not num_previews:
+        return None
+    return 1 - (num_videos + cost * num_previews) / num_previews
 
 
-def said(result: Mapping[str, Any]) -> str:
-    """One line for the log and the report."""
-    text = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
-    made = (
-        f"{result['videos']} of {result['drafts']} rewrites made in full,"
-        f" {text(result['saved'], '.0%')} of the work"
+def summary_line(report: Mapping[str, Any]) -> str:
+    """Return the content of `preview.json` as a line for the log and the HTML report."""
+    counts = (
+        f"previews: {report['num_videos']} of {report['num_previews']} rewrites made in full,"
+        f" {_format(report['saved'], '.0%')} of the work saved"
     )
-    if not result["audited"]:
-        return f"drafts: {made} saved; none was audited"
+    if not report["num_groups"]:
+        return f"{counts}; no prompt was audited"
     return (
-        f"drafts: {made} saved; by {result['audited']} audited groups ranks correlate at"
-        f" {text(result['rank correlation'], '.2f')}, and the best survives in"
-        f" {result['best survives']:.0%}"
+        f"{counts}; in {report['num_groups']} audited groups the mean rank correlation is"
+        f" {_format(report['rank_correlation'], '.2f')} and the best rewrite is selected in"
+        f" {report['best_selected']:.0%}"
     )
+
+
+def _format(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _bad(name: str, value: float, fix: str) -> BadInput:
+    field = f"evolve.preview.{name}"
+    return BadInput(f"{field}={value}: {fix}", source="configuration", field=field)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -12,71 +12,86 @@ from pav_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """Prompts that are measured and reported together; `oracles` holds the caption a prompt came
-    from, or None."""
+    """Prompts that are measured and reported together.
+
+    Attributes:
+      prompts: the users' prompts.
+      oracles: the caption that each prompt was made from, None if it is unknown.
+    """
 
     prompts: tuple[str, ...]
     oracles: tuple[str | None, ...]
 
-    def first(self, count: int) -> "PromptSet":
-        """The first `count` prompts; all for 0."""
-        return PromptSet(self.prompts[: count or None], self.oracles[: count or None])
+    def first(self, max_prompts: int | None) -> "PromptSet":
+        """Return the first so many prompts; all for None."""
+        return PromptSet(self.prompts[:max_prompts], self.oracles[:max_prompts])
 
 
-def read_sets(files: Mapping[str, str], count: int = 0) -> dict[str, PromptSet]:
-    """Set name -> file (`mini:...` names those that come with the package) -> set name -> prompts.
+def read_sets(files: Mapping[str, str], max_prompts: int | None = None) -> dict[str, PromptSet]:
+    """Read the evaluation prompts: set name -> prompts.
+
+    Args:
+      files: set name -> file, see `read_prompt_set`.
+      max_prompts: of each set; None for all.
 
     Raises:
-      BadInput: there is no set, or a file is missing, broken, empty, or names a prompt twice.
+      BadInput: there is no set, or a file is missing, broken, empty, or repeats a prompt.
     """
     if not files:
         raise BadInput(
-            "evaluate.prompts: names no prompt set; give a name and a file, as in {'mine':"
-            " 'prompts.txt'}"
+            "evaluate.prompts: there is no prompt set; give a name and a file, as in {'mine':"
+            " 'prompts.txt'}",
+            source="configuration",
+            field="evaluate.prompts",
         )
-    return {name: read_prompt_set(path).first(count) for name, path in sorted(files.items())}
+    return {name: read_prompt_set(path).first(max_prompts) for name, path in sorted(files.items())}
 
 
 def read_prompt_set(path: str) -> PromptSet:
-    """Reads a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and
-    perhaps `oracle`."""
+    """Read a file of prompts.
+
+    Args:
+      path: a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and
+        optionally `oracle`; `mini:...` names the files in this package.
+
+    Raises:
+      BadInput: the file is missing, broken, empty, or repeats a prompt.
+    """
     file = epath.Path(local_file(path))
     if not file.exists():
-        raise BadInput(
-            f"{path}: no such file; evaluate.prompts names a .txt or .jsonl file for each set"
-        )
+        raise BadInput(f"{path}: no such file; give a .txt or .jsonl file of prompts", source=path)
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text") from error
-    rows = {}
-    for number, prompt, oracle in _rows(path, lines):
-        if prompt in rows:
-            raise BadInput(f"{path}:{number}: this prompt is in the file twice; leave one out")
-        rows[prompt] = oracle
-    if not rows:
-        raise BadInput(f"{path}: no prompt in it")
-    return PromptSet(tuple(rows), tuple(rows.values()))
-
-
-def _rows(path: str, lines: list[str]) -> Iterator[tuple[int, str, str | None]]:
+        raise BadInput(f"{path}: not UTF-8 text", source=path) from error
+    oracles: dict[str, str | None] = {}
+    read_line = _read_json if str(path).endswith(".jsonl") else _read_text
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        if not str(path).endswith(".jsonl"):
-            yield number, " ".join(line.split()), None
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}:{number}: not valid JSON ({error.msg})") from error
-        if (
-            not isinstance(row, dict)
-            or not isinstance(row.get("prompt"), str)
-            or not row["prompt"].strip()
-        ):
-            raise BadInput(f"{path}:{number}: needs an object with a `prompt`")
-        oracle = row.get("oracle")
-        if oracle is not None and not isinstance(oracle, str):
-            raise BadInput(f"{path}:{number}: `oracle` must be text")
-        yield number, " ".join(row["prompt"].split()), oracle
+        place = f"{path}:{number}"
+        prompt, oracle = read_line(line, place)
+        if prompt in oracles:
+            raise BadInput(f"{place}: this prompt is in the file twice; remove one", source=path)
+        oracles[prompt] = oracle
+    if not oracles:
+        raise BadInput(f"{path}: the file holds no prompt", source=path)
+    return PromptSet(tuple(oracles), tuple(oracles.values()))
+
+
+def _read_text(line: str, place: str) -> tuple[str, None]:
+    return " ".join(line.split()), None
+
+
+def _read_json(line: str, place: str) -> tuple[str, str | None]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{place}: not valid JSON ({error.msg})", source=place) from error
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise BadInput(f"{place}: needs an object with a `prompt`", source=place, field="prompt")
+    oracle = row.get("oracle")
+    if oracle is not None and not isinstance(oracle, str):
+        raise BadInput(f"{place}: `oracle` must be text", source=place, field="oracle")
+    return " ".join(prompt.split()), oracle

@@ -1,4 +1,4 @@
-"""Which of the user's prompts a stage works on."""
+"""Cleaning and choosing the users' prompts that a stage works on."""
 
 import logging
 import unicodedata
@@ -9,44 +9,52 @@ from pav_jax.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-MAX_CHARACTERS = 2000  # a short prompt is what a rewriter is for; video models read 226-512 tokens
+MAX_CHARACTERS = 2000  # a rewriter is for short prompts; video models read 226 to 512 tokens
 MAX_DIGITS = 2  # the published method leaves out prompts with three or more digits (gpt_boost.py)
 
 
 def plain_text(text: str) -> str:
-    """`text` on one line: control characters and line ends become single spaces. Emoji and markup
-    stay."""
+    """Put a text on one line: control characters and line ends become single spaces.
+
+    Emoji and markup stay.
+    """
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
-def usable_prompts(prompts: Iterable[str], count: int = 0) -> list[str]:
-    """The first `count` (0: all) distinct prompts worth rewriting, in order; logs how many were
-    left out and why.
+def usable_prompts(prompts: Iterable[str], max_prompts: int | None = None) -> list[str]:
+    """Return the distinct prompts worth rewriting, in order; log how many were left out and why.
+
+    Args:
+      max_prompts: return only the first so many; None returns all.
 
     Raises:
-      BadInput: nothing is left.
+      BadInput: no prompt is usable.
     """
-    kept: dict[str, None] = {}
-    dropped: Counter[str] = Counter()
+    usable: dict[str, None] = {}
+    skipped: Counter[str] = Counter()
     for text in prompts:
         prompt = plain_text(text)
-        if not prompt:
-            dropped["empty"] += 1
-        elif len(prompt) > MAX_CHARACTERS:
-            dropped[f"over {MAX_CHARACTERS} characters"] += 1
-        elif sum(c.isdigit() for c in prompt) > MAX_DIGITS:
-            dropped[f"over {MAX_DIGITS} digits"] += 1
-        elif prompt in kept:
-            dropped["repeated"] += 1
+        reason = "repeated" if prompt in usable else _problem(prompt)
+        if reason:
+            skipped[reason] += 1
         else:
-            kept[prompt] = None
-    if dropped:
-        log.info(
-            "prompts left out: %s", ", ".join(f"{n} {why}" for why, n in sorted(dropped.items()))
+            usable[prompt] = None
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+    if skipped:
+        log.info("prompts left out: %s", reasons)
+    if not usable:
+        raise BadInput(
+            f"prompts: none is usable ({reasons or 'the list is empty'}); give one prompt per line",
+            source="prompts",
         )
-    if not kept:
-        reasons = (
-            ", ".join(f"{n} {why}" for why, n in sorted(dropped.items())) or "the list is empty"
-        )
-        raise BadInput(f"prompts: none can be used ({reasons}); give one prompt per line")
-    return list(kept)[: count or None]
+    return list(usable)[: max_prompts or None]
+
+
+def _problem(prompt: str) -> str | None:
+    if not prompt:
+        return "empty"
+    if len(prompt) > MAX_CHARACTERS:
+        return f"over {MAX_CHARACTERS} characters"
+    if sum(c.isdigit() for c in prompt) > MAX_DIGITS:
+        return f"over {MAX_DIGITS} digits"
+    return None

@@ -1,203 +1,196 @@
-"""Which of a prompt's candidates are better: the weighted sum, or two rules that need no exchange
-rate between rewards.
+"""The order of a prompt's candidates: by the weighted sum, or by rules without exchange rates.
 
 - sum: by overall, the published rule. A gain in one reward can pay for a loss in any other.
 - pareto: by fronts of non-dominated sorting (Deb et al. 2002, NSGA-II, section III-A). A candidate
-  dominates another if no reward is lower and one is higher; the first front is what nothing
+  dominates another if no reward is lower and one is higher. The first front is what nothing
   dominates, the second what only the first dominates, and so on. Within a front the weighted sum
-  decides, not the crowding distance: crowding keeps a population spread out, and would put the most
-    one-sided candidates first where one good one is wanted.
-- average_rank: by the mean of a candidate's places in each reward, 1 for the best, ties sharing
-  theirs; a reward's part in the mean is its weight. Units play no part, so weights that only
-  convert units are out of place here.
+  decides and not the crowding distance: crowding keeps a population spread out, and would put the
+  most one-sided candidates first where one good candidate is wanted.
+- average_rank: by the mean of a candidate's ranks in each reward, 1 for the best, equal values
+  sharing theirs; a reward's share of the mean is its weight. Units play no role, so weights that
+  only convert units are out of place here.
 
-Fronts and places do not change when a reward is rescaled by any increasing function. Under all
-three a candidate never ranks above one that dominates it. Where floors are given, whoever keeps
-them ranks above whoever does not, which is constrained domination (Deb et al. 2002, section VI).
+Fronts and ranks do not change when a reward is rescaled by an increasing function. Under all three
+methods a candidate never ranks above one that dominates it. With constraints, feasible candidates
+rank above infeasible ones: constrained domination (Deb et al. 2002, section VI).
 
 Shapes: N candidates of one prompt, D rewards that have a weight.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pav_jax.candidates.constraints import is_feasible
+from pav_jax.candidates.scoring import weighted_rewards
 from pav_jax.errors import BadInput
-from pav_jax.rewards.suite import CONSTRAINT_ONLY
 
 METHODS = ("sum", "pareto", "average_rank")
 
 
-def rank(
+class RankKey(NamedTuple):
+    """The sort key of a candidate among those of its prompt; the smallest is the best.
+
+    Attributes:
+      infeasible: whether it violates a constraint.
+      rank_value: see `rank_values`.
+      loss: minus overall, for ties.
+    """
+
+    infeasible: bool
+    rank_value: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The order of a prompt's candidates.
+
+    Attributes:
+      method: one of `METHODS`.
+      weights: reward name -> weight.
+      constraints: reward name -> minimum; feasible candidates come first.
+
+    Raises:
+      BadInput: the method is unknown.
+    """
+
+    method: str
+    weights: Mapping[str, float]
+    constraints: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_method(self.method, "ranking")
+        # the sum of `average_ranks` is added up in the order of the names
+        ordered = dict(sorted(weighted_rewards(self.weights).items()))
+        object.__setattr__(self, "weights", ordered)
+
+    def keys(
+        self, scores: Sequence[Mapping[str, float]], overall: Sequence[float]
+    ) -> list[RankKey]:
+        """Return the sort key of each of one prompt's candidates.
+
+        Args:
+          scores: of each candidate, reward name -> value.
+          overall: their weighted sums, finite. The method "sum" compares these and adds up nothing
+            itself, so that no bit differs.
+        """
+        infeasible_N = np.asarray([not is_feasible(row, self.constraints) for row in scores], bool)
+        value_N = -np.asarray(overall, np.float64)
+        if self.method != "sum":
+            weights_D = np.asarray(list(self.weights.values()))
+            value_N = rank_values(self._table(scores), self.method, weights_D, infeasible_N)
+        return [
+            RankKey(bool(infeasible), float(value), -float(total))
+            for infeasible, value, total in zip(infeasible_N, value_N, overall, strict=True)
+        ]
+
+    def gap(self, better: RankKey, worse: RankKey) -> float:
+        """Return the distance of two keys: of mean ranks for average_rank, else of overall."""
+        if self.method == "average_rank":
+            return worse.rank_value - better.rank_value
+        return worse.loss - better.loss
+
+    def is_clearly_better(
+        self, better: Mapping[str, float], worse: Mapping[str, float], gap: float, margin: float
+    ) -> bool:
+        """Whether the gap exceeds the margin and, for pareto, the first scores dominate."""
+        if self.method == "pareto":
+            signs_D = np.sign(list(self.weights.values()))
+            better_D, worse_D = self._table([better, worse]) * signs_D
+            return bool(dominates(better_D, worse_D)) and gap > margin
+        return gap > margin
+
+    def _table(self, scores: Sequence[Mapping[str, float]]) -> Float[np.ndarray, "N D"]:
+        rows = [[row.get(name, np.nan) for name in self.weights] for row in scores]
+        return np.asarray(rows, np.float64).reshape(len(scores), len(self.weights))
+
+
+def check_method(method: str, field: str) -> None:
+    """Check the name of a ranking method.
+
+    Raises:
+      BadInput: it is unknown; the message names `field`.
+    """
+    if method not in METHODS:
+        raise BadInput(
+            f"{field}={method!r} is not known; choose from {', '.join(METHODS)}",
+            source="configuration",
+            field=field,
+        )
+
+
+def rank_values(
     values_NxD: Float[np.ndarray, "N D"],
     method: str = "sum",
     weights_D: Float[np.ndarray, "D"] | None = None,
-    falls_N: Bool[np.ndarray, "N"] | None = None,
+    infeasible_N: Bool[np.ndarray, "N"] | None = None,
 ) -> Float[np.ndarray, "N"]:
-    """The standing of each candidate: lower is better, infinite for one that lacks a value.
+    """Return what a method sorts by, lower being better; infinity for a row with a missing score.
 
     Args:
-      values_NxD: scores; a negative weight makes a reward one that should be low.
+      values_NxD: scores. With a negative weight a low score is good.
       method: "sum": minus the weighted sum; "pareto": the front, from 0; "average_rank": the mean
-        place, from 1.
+        rank, from 1.
       weights_D: None for ones.
-      falls_N: who is below a floor. Under pareto these come in fronts behind all others; in the
-        other two methods it is for whoever sorts to put them last (see `Ranking`), so that a
-        distance between standings keeps its meaning.
+      infeasible_N: which candidates violate a constraint. For pareto they get fronts behind all
+        others; with the other methods the caller sorts them last (see `RankKey`), so that
+        differences of values keep their meaning.
     """
-    known_N = np.isfinite(values_NxD).all(axis=1)
-    values, weights_D = (
-        values_NxD[known_N],
-        np.ones(values_NxD.shape[1]) if weights_D is None else weights_D,
-    )
-    standing_N = np.full(len(values_NxD), np.inf)
+    check_method(method, "ranking")
+    if weights_D is None:
+        weights_D = np.ones(values_NxD.shape[1])
+    complete_N = np.isfinite(values_NxD).all(axis=1)
+    complete = values_NxD[complete_N]
+    result_N = np.full(len(values_NxD), np.inf)
     if method == "sum":
-        standing_N[known_N] = -(values @ weights_D)
+        result_N[complete_N] = -(complete @ weights_D)
     elif method == "pareto":
-        standing_N[known_N] = fronts(
-            values * np.sign(weights_D), None if falls_N is None else falls_N[known_N]
-        )
-    elif method == "average_rank":
-        standing_N[known_N] = average_places(values * np.sign(weights_D), np.abs(weights_D))
+        infeasible = None if infeasible_N is None else infeasible_N[complete_N]
+        result_N[complete_N] = pareto_fronts(complete * np.sign(weights_D), infeasible)
     else:
-        raise BadInput(f"ranking={method!r} is not known; choose from {', '.join(METHODS)}")
-    return standing_N
+        result_N[complete_N] = average_ranks(complete * np.sign(weights_D), np.abs(weights_D))
+    return result_N
 
 
 def dominates(
     a: Float[np.ndarray, "*#B D"], b: Float[np.ndarray, "*#B D"]
 ) -> Bool[np.ndarray, "*#B"]:
-    """No value of `a` is lower than its neighbour in `b`, and one is higher."""
+    """Whether no value of `a` is lower than that of `b`, and one is higher."""
     return np.asarray((a >= b).all(axis=-1) & (a > b).any(axis=-1))
 
 
-def fronts(
-    values_NxD: Float[np.ndarray, "N D"], falls_N: Bool[np.ndarray, "N"] | None = None
+def pareto_fronts(
+    values_NxD: Float[np.ndarray, "N D"], infeasible_N: Bool[np.ndarray, "N"] | None = None
 ) -> Int[np.ndarray, "N"]:
-    """The number of each candidate's front, 0 for the first; higher values are better."""
-    falls_N = np.zeros(len(values_NxD), bool) if falls_N is None else falls_N
-    better_NxN = dominates(values_NxD[:, None], values_NxD[None]) & (
-        falls_N[:, None] == falls_N[None]
-    )
-    better_NxN |= ~falls_N[:, None] & falls_N[None]
-    front_N, left_N, number = np.zeros(len(values_NxD), np.int64), np.ones(len(values_NxD), bool), 0
-    while left_N.any():
-        now_N = left_N & ~better_NxN[left_N].any(axis=0)
-        front_N[now_N], number = number, number + 1
-        left_N &= ~now_N
-    return front_N
+    """Return the number of each candidate's front, 0 for the first; higher values are better."""
+    if infeasible_N is None:
+        infeasible_N = np.zeros(len(values_NxD), bool)
+    better_NxN = dominates(values_NxD[:, None], values_NxD[None])
+    better_NxN &= infeasible_N[:, None] == infeasible_N[None]
+    better_NxN |= ~infeasible_N[:, None] & infeasible_N[None]
+    fronts_N = np.zeros(len(values_NxD), np.int64)
+    remaining_N = np.ones(len(values_NxD), bool)
+    front = 0
+    while remaining_N.any():
+        in_front_N = remaining_N & ~better_NxN[remaining_N].any(axis=0)
+        fronts_N[in_front_N] = front
+        front += 1
+        remaining_N &= ~in_front_N
+    return fronts_N
 
 
-def average_places(
+def average_ranks(
     values_NxD: Float[np.ndarray, "N D"], weights_D: Float[np.ndarray, "D"]
 ) -> Float[np.ndarray, "N"]:
-    """The weighted mean of each candidate's places, 1 for the highest value; equal values share the
-    mean of theirs."""
-    above_NxD = (values_NxD[None] > values_NxD[:, None]).sum(axis=1)
-    equal_NxD = (values_NxD[None] == values_NxD[:, None]).sum(axis=1)  # itself too
-    return (above_NxD + (equal_NxD + 1) / 2) @ (
-        weights_D / max(weights_D.sum(), np.finfo(float).tiny)
-    )
+    """Return the weighted mean of each candidate's ranks, 1 for the highest value.
 
-
-class Place(NamedTuple):
-    """Where a candidate stands among its prompt's. Places sort from the best to the worst."""
-
-    falls: bool  # below a floor
-    standing: float  # see `rank`
-    loss: float  # minus overall, for ties
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """How candidates of one prompt are ordered: by a method, the rewards that have a weight, and
-    floors."""
-
-    method: str
-    weights: Mapping[str, float]
-    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Any,
-        section: str,
-        suite: Any,
-        weights: Mapping[str, float] | None = None,
-        floors: Mapping[str, float] | None = None,
-    ) -> "Ranking":
-        """Reads `<section>.ranking` (absent: sum). `weights` None: the suite's; `floors` None:
-        none.
-
-        Raises:
-          BadInput: the method is not known.
-        """
-        used = {
-            n: float(w)
-            for n, w in sorted(dict(weights or suite.weights).items())
-            if w and n not in CONSTRAINT_ONLY
-        }
-        return cls(named_method(config, section), used, dict(floors or {}))
-
-    def places(
-        self, scores: Sequence[Mapping[str, float]], overall: Sequence[float]
-    ) -> list[Place]:
-        """The place of each of one prompt's candidates.
-
-        Args:
-          overall: the suite's weighted sums, finite. "sum" goes by these, to the last bit, not by a
-            sum of its own.
-        """
-        falls_N = np.asarray(
-            [any(not row.get(n, np.nan) >= f for n, f in self.floors.items()) for row in scores],
-            bool,
-        )
-        standing_N = -np.asarray(overall, np.float64)
-        if self.method != "sum":
-            standing_N = rank(
-                self._values(scores), self.method, np.asarray(list(self.weights.values())), falls_N
-            )
-        return [
-            Place(bool(f), float(s), -float(v))
-            for f, s, v in zip(falls_N, standing_N, overall, strict=True)
-        ]
-
-    def gap(self, better: Place, worse: Place) -> float:
-        """How far apart two places are: in mean places for average_rank, else in overall."""
-        return (
-            worse.standing - better.standing
-            if self.method == "average_rank"
-            else worse.loss - better.loss
-        )
-
-    def clearly(
-        self, better: Mapping[str, float], worse: Mapping[str, float], gap: float, margin: float
-    ) -> bool:
-        """Whether one may be preferred to the other: the gap is over the margin and, under pareto,
-        the one with these scores dominates the other."""
-        if self.method == "pareto":
-            signs_D = np.sign(list(self.weights.values()))
-            a_D, b_D = self._values([better, worse]) * signs_D
-            return bool(dominates(a_D, b_D)) and gap > margin
-        return gap > margin
-
-    def _values(self, scores: Sequence[Mapping[str, float]]) -> Float[np.ndarray, "N D"]:
-        rows = [[row.get(name, np.nan) for name in self.weights] for row in scores]
-        return np.asarray(rows, np.float64).reshape(len(scores), len(self.weights))
-
-
-def named_method(config: Any, section: str) -> str:
-    """`<section>.ranking`, checked.
-
-    Raises:
-      BadInput: it is not known; the message names the field.
+    Equal values share the mean of their ranks.
     """
-    method = config.get(section, {}).get("ranking", "sum")
-    if method not in METHODS:
-        raise BadInput(
-            f"{section}.ranking={method!r} is not known; choose from {', '.join(METHODS)}"
-        )
-    return method
+    above_NxD = (values_NxD[None] > values_NxD[:, None]).sum(axis=1)
+    equal_NxD = (values_NxD[None] == values_NxD[:, None]).sum(axis=1)  # includes itself
+    share_D = weights_D / max(weights_D.sum(), np.finfo(float).tiny)
+    return (above_NxD + (equal_NxD + 1) / 2) @ share_D

@@ -2,14 +2,15 @@
 
 import collections
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 
-from pav_jax.candidates.preview import Screen
-from pav_jax.candidates.store import Draft, Pool
+from pav_jax.candidates.candidate_store import PendingCandidate
+from pav_jax.candidates.pool import CandidatePool
+from pav_jax.candidates.preview import PreviewFilter
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Proposal
@@ -17,117 +18,150 @@ from pav_jax.storage.records import SegmentWriter, read_segments
 
 log = logging.getLogger(__name__)
 
-Named = tuple[str, str]  # (proposer, rewrite)
-Propose = Callable[[Sequence[str]], Sequence[Sequence[Named]]]
+Rewrite = tuple[str, str]  # (name of the proposer, text)
+Propose = Callable[[Sequence[str]], Sequence[Sequence[Rewrite]]]
 
 
 def run_round(
-    pool: Pool,
+    pool: CandidatePool,
     prompts: Sequence[str],
     round: int,
     propose: Propose,
     *,
     parents: Callable[[str], tuple[str, ...]] = lambda prompt: (),
-    chunk: int = 0,
-    on_batch: Callable[[int], None] = lambda drafts: None,
-    screen: Screen | None = None,
+    proposal_batch_size: int | None = None,
+    on_batch: Callable[[int], None] = lambda settled: None,
+    preview_filter: PreviewFilter | None = None,
 ) -> None:
-    """Proposes for every prompt and scores what was proposed; both are on disk as soon as they
-    exist.
+    """Propose rewrites of every prompt and score their videos.
 
-    A proposal is written down before its videos are made (`<pool>/proposals`), so a restart carries
-    on from the same rewrites even where the proposer would answer differently. One thread proposes,
-    in chunks, ahead of the generator. Of many processes each takes its share of the prompts, with
-    models of its own; when this returns, all are done.
+    A proposal is recorded before its videos are made (`<pool>/proposals`), so that a restart
+    continues with the same rewrites even if the proposer would answer differently. One thread
+    proposes, in batches, ahead of the generator. Every process takes its share of the prompts, with
+    models of its own; when this returns, all processes are done.
 
     Args:
-      propose: for some prompts, the rewrites of each, with who wrote them; may return fewer than
-        asked.
-      chunk: how many prompts are proposed for at once; 0 takes twice the generator's batch.
-      on_batch: told how many drafts each batch settled.
-      screen: leaves out those that are not worth a video.
+      propose: maps some prompts to the rewrites of each, possibly fewer than wanted.
+      parents: maps a prompt to the keys of the candidates that its proposer was shown.
+      proposal_batch_size: prompts per call of `propose`; None takes twice the pool's batch size.
+      on_batch: called with the number of candidates settled since.
+      preview_filter: leaves out rewrites that are not worth a full video.
+
+    Raises:
+      BadInput: none of the first proposals holds a rewrite.
     """
-    folder = pool.folder / "proposals"
-    every = read_segments(folder, Proposal)
-    known = {p.prompt: p for p in every if p.round == round}
-    worked = any(
-        p.refined for p in every if p.round
-    )  # this pool's proposers have been seen to work
-    writer = SegmentWriter(folder, jax.process_index())
+    proposals = _Proposals(pool, round, propose, parents)
     prompts = processes.shard_for_process(prompts)
-    size = chunk or 2 * pool.batch
-    chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-
-    def settle(some: Sequence[str]) -> list[Proposal]:
-        nonlocal worked
-        new = [p for p in some if p not in known]
-        answers = propose(new) if new else []
-        made = {
-            p: Proposal(
-                f"{round}:{p}",
-                p,
-                round,
-                tuple(text for _, text in named),
-                tuple(n for n, _ in named),
-                parents(p),
-            )
-            for p, named in zip(new, answers, strict=True)
-        }
-        worked = worked or any(p.refined for p in made.values())
-        if made and not worked:  # not written: to be asked again once the proposer is mended
-            raise BadInput(
-                f"proposers: no usable rewrite for any of the first {len(made)} prompts; see the"
-                " warnings"
-            )
-        writer.write(list(made.values()))
-        return [known.get(p) or made[p] for p in some]
-
+    size = proposal_batch_size or 2 * pool.batch_size
     executor = ThreadPoolExecutor(1, thread_name_prefix="proposals")
     try:
-        waiting = collections.deque(executor.submit(settle, some) for some in chunks)
-
-        def drafts() -> Iterator[Draft]:
-            while waiting:
-                some = [
-                    Draft(p.prompt, text, round, i, p.parents, name)
-                    for p in waiting.popleft().result()
-                    for i, (name, text) in enumerate(zip(p.proposers, p.refined, strict=True))
-                ]
-                yield from some if screen is None else screen.survivors(some, round)
-
-        for settled in pool.score(drafts(), round):
+        futures = collections.deque(
+            executor.submit(proposals.of, prompts[start : start + size])
+            for start in range(0, len(prompts), size)
+        )
+        pending = _pending_candidates(futures, round, preview_filter)
+        for settled in pool.score_round(pending, round):
             on_batch(settled)
     finally:
-        # after a failure nothing more is proposed; what a running call returns is still written
-        # down
+        # After a failure nothing more is proposed. What a running call returns is still recorded.
         executor.shutdown(wait=True, cancel_futures=True)
-    pool.gather(f"{pool.folder.name}, round {round}")
+    pool.wait_for_processes(f"{pool.folder.name}, round {round}")
 
 
-class Meter:
-    """Progress of a stage over all its rounds: a rich bar where there is one, and what the log line
-    of a round says."""
+def _pending_candidates(
+    futures: collections.deque[Future[list[Proposal]]],
+    round: int,
+    preview_filter: PreviewFilter | None,
+) -> Iterator[PendingCandidate]:
+    """Yield the candidates of each batch of proposals as soon as it is there."""
+    while futures:
+        pending = [
+            PendingCandidate(proposal.prompt, text, round, index, proposal.parents, name)
+            for proposal in futures.popleft().result()
+            for index, (name, text) in enumerate(
+                zip(proposal.proposers, proposal.refined, strict=True)
+            )
+        ]
+        yield from pending if preview_filter is None else preview_filter.select(pending, round)
 
-    def __init__(self, stage: str, total: int, pool: Pool, progress=None):
-        self.pool, self.total, self.done, self.progress = pool, total, 0, progress
-        self.task = progress.add_task(stage, total=total) if progress else None
-        self.started = time.monotonic()
 
-    def advance(self, drafts: int) -> None:
-        self.done += drafts
-        if self.progress:
-            self.progress.update(self.task, completed=min(self.done, self.total))
+class _Proposals:
+    """The proposals of a round, each asked for once and recorded."""
 
-    def settle(self, done: int) -> None:
-        """Counts drafts that never came (a proposer gave too few) as done."""
+    def __init__(
+        self,
+        pool: CandidatePool,
+        round: int,
+        propose: Propose,
+        parents: Callable[[str], tuple[str, ...]],
+    ):
+        folder = pool.folder / "proposals"
+        recorded = read_segments(folder, Proposal)
+        self.round = round
+        self._propose = propose
+        self._parents = parents
+        self._recorded = {p.prompt: p for p in recorded if p.round == round}
+        # whether the proposers have given anything yet
+        self._have_worked = any(p.refined for p in recorded if p.round)
+        self._writer = SegmentWriter(folder, jax.process_index())
+
+    def of(self, prompts: Sequence[str]) -> list[Proposal]:
+        """Return the proposals for some prompts, making and recording those that are missing."""
+        missing = [p for p in prompts if p not in self._recorded]
+        rewrites = self._propose(missing) if missing else []
+        made = {
+            prompt: Proposal(
+                key=f"{self.round}:{prompt}",
+                prompt=prompt,
+                round=self.round,
+                refined=tuple(text for _, text in named),
+                proposers=tuple(name for name, _ in named),
+                parents=self._parents(prompt),
+            )
+            for prompt, named in zip(missing, rewrites, strict=True)
+        }
+        self._have_worked = self._have_worked or any(p.refined for p in made.values())
+        if made and not self._have_worked:  # not recorded, so that the next run tries again
+            raise BadInput(
+                f"proposers: no usable rewrite for any of the first {len(made)} prompts; see the"
+                " warnings in the log",
+                source="configuration",
+                field="proposers",
+            )
+        self._writer.write(list(made.values()))
+        return [self._recorded.get(prompt) or made[prompt] for prompt in prompts]
+
+
+class RoundProgress:
+    """Progress of a stage over all its rounds: a progress bar, and the rate for the log.
+
+    Args:
+      stage: the name beside the bar.
+      total: candidates of all rounds.
+      progress: a `rich.progress.Progress` or None.
+    """
+
+    def __init__(self, stage: str, total: int, pool: CandidatePool, progress: Any = None):
+        self.pool = pool
+        self.total = total
+        self.done = 0
+        self._progress = progress
+        self._task = progress.add_task(stage, total=total) if progress else None
+
+    def advance(self, settled: int) -> None:
+        """Count candidates that were scored or recorded already."""
+        self.done += settled
+        if self._progress:
+            self._progress.update(self._task, completed=min(self.done, self.total))
+
+    def advance_to(self, done: int) -> None:
+        """Count candidates that no proposer wrote as done."""
         self.advance(max(done - self.done, 0))
 
     def rate(self) -> str:
-        """Videos per second of this process, and the time left at that rate."""
-        speed = self.pool.made / self.pool.seconds if self.pool.seconds else 0.0
-        left = (
-            f"{max(self.total - self.done, 0) / speed:.0f} s left"
-            if speed
-            else "nothing was left to make"
-        )
-        return f"{speed:.2f} videos/s, {left}"
+        """Return the videos per second of this process and the time left, for a log line."""
+        if not self.pool.videos_made:
+            return "all videos cached"
+        speed = self.pool.videos_made / self.pool.seconds
+        left = max(self.total - self.done, 0) / speed
+        return f"{speed:.2f} videos/s, {left:.0f} s left"

@@ -1,236 +1,249 @@
-"""From rewrites to scored candidates on disk: the one place where videos are made for evolution and
-preference."""
+"""The scored-video store: makes videos in batches of one size, scores them, and records the scores.
 
+Evolution, preference rounds, GRPO, evaluation and the trust measurements all work on such a store.
+A caller says which videos to make (a text and a generator seed) and which views of each to score; a
+view is whatever one record is about, for instance the prompt that the video is scored against. The
+store does the rest: padded batches, one record per view under a key of its content, and nothing is
+made or scored again that is recorded already.
+"""
+
+import abc
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 
-from pav_jax.candidates.scoring import overall_scores
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
-from pav_jax.records import Candidate, candidate_key, stable_seed
-from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.records import candidate_key
 from pav_jax.storage.records import SegmentWriter, read_segments
-from pav_jax.video.files import write_mp4
-from pav_jax.video.generator import Generator, VideoBatch
 
-KEEP = ("none", "best", "all")
-
-
-@dataclasses.dataclass(frozen=True)
-class Draft:
-    """A candidate before its video exists. Fields as in `Candidate`."""
-
-    prompt: str
-    refined: str
-    round: int
-    index: int
-    parents: tuple[str, ...]
-    proposer: str
+View = TypeVar("View")
+Record = TypeVar("Record")
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Started:
+class VideoRequest(Generic[View]):
+    """A video to make, and the views of it to score.
+
+    Attributes:
+      text: what the generator is given.
+      seed: the generator's.
+      views: each becomes one record.
+    """
+
+    text: str
+    seed: int
+    views: tuple[View, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch(Generic[View]):
     """A batch whose videos are being made.
 
     Attributes:
-      drafts: how many it settles.
-      missing: places of those that are recorded; the other rows fill the batch.
-      videos: waits for them.
-      at: when it was started, on the clock that never goes back.
+      requests: at most as many as the batch has rows.
+      wait: blocks until the videos are there; None if every view is recorded.
+      started_at: in seconds of the monotonic clock.
     """
 
-    drafts: int
-    missing: list[int]
-    rows: list[Draft]
-    videos: Callable[[], VideoBatch]
-    at: float
+    requests: Sequence[VideoRequest[View]]
+    wait: Callable[[], Any] | None
+    started_at: float
 
 
-class Pool:
-    """Makes, scores and records videos, always `batch` at a time, skipping what is already in
-    `folder`.
+class ScoredVideoStore(abc.ABC, Generic[View, Record]):
+    """Makes, scores and records videos, always `batch_size` at a time.
 
-    A draft keeps its place in its batch whatever was finished before, so a restart runs the same
-    program on the same rows. All candidates of a prompt share one generator seed: they differ by
-    their words alone.
+    A request keeps its row in its batch whatever is recorded already, so a restart runs the same
+    program on the same rows. The next batch is generated while one is scored. A killed process
+    loses at most the batches that were being made.
+
+    A subclass says what a record is: `record_type`, `key`, `score_views` and `make_record`.
 
     Args:
-      generator: makes the videos; the next batch is started before this one is scored.
-      suite: see `rewards.suite.RewardSuite`.
-      folder: where the segments go; `workdir` is what recorded video paths are relative to.
-      weights: of `overall` for "best" videos; None takes the suite's own.
-      keep_videos: "none", "all", or "best": those that beat every earlier round of their prompt.
+      generator: a `video.generator.Generator`.
+      suite: a `rewards.suite.RewardSuite`.
+      folder: where the segments of records go.
+      batch_size: videos in one call of the generator, views in one call of the rewards; the last
+        batch is padded.
+
+    Attributes:
+      videos_made: by this process.
+      seconds: that this process spent on them.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        suite,
-        folder,
-        workdir,
-        *,
-        seed: int,
-        batch: int,
-        weights: Mapping[str, float] | None = None,
-        keep_videos: str = "none",
-    ):
-        if keep_videos not in KEEP:
-            raise BadInput(f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP)}")
-        if batch < 1:
-            raise BadInput(f"generator.batch_size={batch}: must be at least 1")
-        self.generator, self.suite = generator, suite
-        self.weights = dict(weights or suite.weights)
-        self.folder, self.workdir = epath.Path(folder), epath.Path(workdir)
-        self.seed, self.batch, self.keep_videos = seed, batch, keep_videos
+    record_type: ClassVar[type]
+
+    def __init__(self, generator: Any, suite: Any, folder: Any, *, batch_size: int):
+        if batch_size < 1:
+            raise BadInput(
+                f"generator.batch_size={batch_size}: must be at least 1",
+                source="configuration",
+                field="generator.batch_size",
+            )
+        self.generator = generator
+        self.suite = suite
+        self.folder = epath.Path(folder)
+        self.batch_size = batch_size
+        self.videos_made = 0
+        self.seconds = 0.0
+        self._finished_at = 0.0  # when the last batch was recorded
         self._writer = SegmentWriter(folder, jax.process_index())
-        self._settled = 0.0  # when the last batch was
-        self.made, self.seconds = 0, 0.0  # by this process: for videos/s
-        self._read()
-        for c in self._all.values():
-            if c.key != self._key(c.prompt, c.refined) or c.seed != self.video_seed(c.prompt):
-                raise BadInput(
-                    f"{folder}: holds candidates of another generator or seed; choose a new"
-                    " --workdir"
-                )
+        self._records: dict[str, Record] = {}
+        self.reload()
 
-    def _read(self) -> None:
-        self._all = {c.key: c for c in read_segments(self.folder, Candidate)}
+    # ---------------------------------------------------------------- what a record is
 
-    def gather(self, name: str) -> None:
-        """Waits until every process is done with its part of the work `name`, and takes in what the
-        others made."""
-        processes.call_after_barrier(name, self._read)
+    @abc.abstractmethod
+    def key(self, request: VideoRequest[View], view: View) -> str:
+        """Return the key of the view's record, which follows from its content."""
+
+    @abc.abstractmethod
+    def score_views(
+        self,
+        videos: UInt8[np.ndarray, "B T H W 3"],
+        rows: Sequence[tuple[VideoRequest[View], View]],
+    ) -> Sequence[Any]:
+        """Score B videos, each for the view in its row; return one result per row.
+
+        Padding repeats a row, so B is always `batch_size`.
+        """
+
+    @abc.abstractmethod
+    def make_record(
+        self,
+        request: VideoRequest[View],
+        view: View,
+        video: UInt8[np.ndarray, "T H W 3"],
+        scores: Any,
+        error: str | None,
+    ) -> Record:
+        """Return the record of a view.
+
+        Args:
+          scores: the view's row of `score_views`.
+          error: why the generator has no usable video; None if it has one.
+        """
+
+    def view_group(self, view: View) -> Hashable:
+        """Return what views have in common that are scored and recorded together."""
+        return None
+
+    # ---------------------------------------------------------------- records
 
     @property
-    def candidates(self) -> list[Candidate]:
-        """Everything finished so far, in the order of the records."""
-        return sorted(self._all.values(), key=lambda c: (c.prompt, c.round, c.index, c.key))
+    def records(self) -> dict[str, Record]:
+        """Everything recorded so far, by key."""
+        return self._records
 
-    def video_seed(self, prompt: str) -> int:
-        return stable_seed(self.seed, "video", prompt)
+    def reload(self) -> None:
+        """Read the records of the folder, those of other processes too."""
+        self._records = {r.key: r for r in read_segments(self.folder, self.record_type)}
 
-    def _key(self, prompt: str, refined: str) -> str:
-        return candidate_key(prompt, refined, self.video_seed(prompt), self.generator.fingerprint)
+    def wait_for_processes(self, name: str) -> None:
+        """Wait until every process has done its part of the work `name`; read what they made."""
+        processes.call_after_barrier(name, self.reload)
 
-    def __contains__(self, draft: Draft) -> bool:
-        return self._key(draft.prompt, draft.refined) in self._all
+    # ---------------------------------------------------------------- making and scoring
 
-    def score(self, drafts: Iterable[Draft], round: int) -> Iterator[int]:
-        """Makes what is missing of one round's `drafts`; yields the number of drafts that each
-        batch settled.
+    def score(self, requests: Iterable[VideoRequest[View]]) -> Iterator[int]:
+        """Make and score what is missing of `requests`; yield how many views were settled since.
 
-        `drafts` is read lazily, a batch at a time, and its order must not depend on what is
-        finished.
+        Args:
+          requests: read lazily, a batch at a time. Their order must not depend on what is recorded.
         """
-        best = self._best_before(round)
-        waiting: _Started | None = None
-        for batch in _batches(self._fresh(drafts), self.batch):
-            started = self._start(batch)
-            # scored while the next one's videos are made
+        yield from self._score_batches(batched(requests, self.batch_size))
+
+    def score_shared(self, requests: Iterable[VideoRequest[View]], name: str) -> Iterator[int]:
+        """Like `score`, but every process is given all requests and takes its share of the batches.
+
+        Afterwards every process has the records of all.
+        """
+        batches = list(batched(requests, self.batch_size))
+        yield from self._score_batches(processes.shard_for_process(batches))
+        self.wait_for_processes(name)
+
+    def _score_batches(self, batches: Iterable[list[VideoRequest[View]]]) -> Iterator[int]:
+        waiting: _Batch[View] | None = None
+        for requests in batches:
+            started = self._start(requests)
             if waiting is not None:
-                yield self._settle(waiting, best)
+                yield from self._finish(waiting)
             waiting = started
         if waiting is not None:
-            yield self._settle(waiting, best)
+            yield from self._finish(waiting)
 
-    def _fresh(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Leaves out what an earlier round has made and repeats: a rule that a restart cannot
-        change."""
-        seen: set[str] = set()
-        for draft in drafts:
-            key = self._key(draft.prompt, draft.refined)
-            earlier = key in self._all and (self._all[key].round, self._all[key].index) != (
-                draft.round,
-                draft.index,
-            )
-            if not earlier and key not in seen:
-                seen.add(key)
-                yield draft
+    def _missing(self, request: VideoRequest[View]) -> bool:
+        return any(self.key(request, view) not in self._records for view in request.views)
 
-    def _settle(self, started: "_Started", best: Mapping[str, float]) -> int:
-        if started.missing:
-            begun = max(started.at, self._settled)
-            records = self._make(started, best)
-            self._writer.write(records)
-            self._all |= {c.key: c for c in records}
-            self._settled = time.monotonic()
-            self.made, self.seconds = self.made + len(records), self.seconds + self._settled - begun
-        return started.drafts
-
-    def _start(self, batch: Sequence[Draft]) -> "_Started":
-        """Starts the generator at the fixed batch size, missing rows in their own places; does not
-        wait for it."""
-        at, missing = time.monotonic(), [i for i, d in enumerate(batch) if d not in self]
+    def _start(self, requests: Sequence[VideoRequest[View]]) -> _Batch[View]:
+        """Start the generator on a full batch, each request in its own row, without waiting."""
+        started_at = time.monotonic()
+        missing = [request for request in requests if self._missing(request)]
         if not missing:
-            empty = VideoBatch(np.zeros((0, 1, 1, 1, 3), np.uint8), [])
-            return _Started(len(batch), missing, [], lambda: empty, at)
-        rows = [batch[i] if i in missing else batch[missing[0]] for i in range(len(batch))]
-        rows += [batch[missing[0]]] * (self.batch - len(rows))
-        videos = self.generator.start(
-            prompts=[d.refined for d in rows], seed=[self.video_seed(d.prompt) for d in rows]
-        )
-        return _Started(len(batch), missing, rows, videos, at)
+            return _Batch(requests, None, started_at)
+        # rows that need no video, and the padding, repeat one that does
+        rows = [r if self._missing(r) else missing[0] for r in requests]
+        rows += [missing[0]] * (self.batch_size - len(rows))
+        wait = self.generator.start([r.text for r in rows], [r.seed for r in rows])
+        return _Batch(requests, wait, started_at)
 
-    def _make(self, started: "_Started", best: Mapping[str, float]) -> list[Candidate]:
-        """Waits for the videos and scores them."""
-        rows, missing = started.rows, started.missing
-        made = started.videos()
-        scores = self.suite.score(
-            made.videos, [d.prompt for d in rows], refined=[d.refined for d in rows]
-        )
-        records = []
-        for i in missing:
-            draft, key = rows[i], self._key(rows[i].prompt, rows[i].refined)
-            row = {name: float(values[i]) for name, values in scores.items()}
-            absent = sorted(
-                n
-                for n, value in row.items()
-                if not np.isfinite(value) and not n.startswith(HELD_OUT)
+    def _finish(self, batch: _Batch[View]) -> Iterator[int]:
+        """Wait for the videos, score their views group by group, and record each group."""
+        views = [
+            (row, view) for row, request in enumerate(batch.requests) for view in request.views
+        ]
+        if batch.wait is None:
+            yield len(views)
+            return
+        made = batch.wait()
+        missing_rows = {row for row, r in enumerate(batch.requests) if self._missing(r)}
+        for group in dict.fromkeys(self.view_group(view) for _, view in views):
+            members = [(row, view) for row, view in views if self.view_group(view) == group]
+            records = list(self._score_group(batch.requests, members, made))
+            self._writer.write(records)
+            self._records |= {record.key: record for record in records}
+            yield len(members)
+        finished_at = time.monotonic()
+        self.videos_made += len(missing_rows)
+        self.seconds += finished_at - max(batch.started_at, self._finished_at)
+        self._finished_at = finished_at
+
+    def _score_group(
+        self, requests: Sequence[VideoRequest[View]], members: list[tuple[int, View]], made: Any
+    ) -> Iterator[Record]:
+        """Score the views of a group that have no record, `batch_size` at a time."""
+        for chunk in batched(members, self.batch_size):
+            missing = [self.key(requests[row], view) not in self._records for row, view in chunk]
+            if not any(missing):
+                continue
+            filler = chunk[missing.index(True)]
+            rows = [m if new else filler for m, new in zip(chunk, missing, strict=True)]
+            rows += [filler] * (self.batch_size - len(rows))
+            results = self.score_views(
+                made.videos[[row for row, _ in rows]], [(requests[row], view) for row, view in rows]
             )
-            error = made.errors[i]
-            if error is None and absent:
-                error = f"no score: {', '.join(absent)}"
-            record = Candidate(
-                key,
-                draft.prompt,
-                draft.refined,
-                draft.round,
-                draft.index,
-                draft.parents,
-                draft.proposer,
-                self.video_seed(draft.prompt),
-                row,
-                None,
-                error,
-            )
-            if self._keeps(record, best):
-                path = f"videos/{key}.mp4"
-                write_mp4(self.workdir / path, made.videos[i], self.generator.fps)
-                record = dataclasses.replace(record, video=path)
-            records.append(record)
-        return records
+            for (row, view), new, result in zip(chunk, missing, results, strict=False):
+                if new:
+                    yield self.make_record(
+                        requests[row], view, made.videos[row], result, made.errors[row]
+                    )
 
-    def _best_before(self, round: int) -> dict[str, float]:
-        """Prompt -> best overall of its earlier rounds."""
-        earlier = [c for c in self._all.values() if c.round < round]
-        best: dict[str, float] = {}
-        for candidate, value in zip(earlier, overall_scores(earlier, self.weights), strict=True):
-            best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
-        return best
-
-    def _keeps(self, record: Candidate, best: Mapping[str, float]) -> bool:
-        if self.keep_videos != "best" or record.error:
-            return self.keep_videos == "all" and not record.error
-        return overall_scores([record], self.weights)[0] > best.get(record.prompt, -np.inf)
+    def video_key(self, prompt: str, text: str, seed: int) -> str:
+        """Return the key of this generator's video of `text`, scored against `prompt`."""
+        return candidate_key(prompt, text, seed, self.generator.fingerprint)
 
 
-def _batches(items: Iterable, size: int) -> Iterator[list]:
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut `items` into lists of `size`; the last may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

@@ -1,9 +1,10 @@
-"""Does rewriting help? Every system on the same prompts with the same seeds, and the controls it
-has to beat."""
+"""Evaluation: every system on the same prompts with the same seeds, and controls to beat."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -12,16 +13,16 @@ from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.candidates.scoring import weighted_sums
 from pav_jax.candidates.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate import controls as control
-from pav_jax.evaluate.measure import Cell, Measurements
+from pav_jax.evaluate.controls import Texts
+from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
 from pav_jax.evaluate.systems import Rewrites, System
 from pav_jax.parallel import processes
 from pav_jax.records import Measurement
-from pav_jax.storage.json_files import write_json
+from pav_jax.storage.files import write_atomic
 from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
 
-Texts = dict[tuple[str, int], str]  # (prompt, seed) -> what the generator is given
 COMPARED = {
     "delta": "original",
     "delta_vs_base": "base",
@@ -29,29 +30,33 @@ COMPARED = {
     "delta_vs_suffix": "suffix",
 }
 
+TextsBySystem = dict[str, Texts]
+
 
 def evaluate(
-    config,
+    config: Any,
     systems: Mapping[str, System],
     sets: Mapping[str, PromptSet],
-    generator,
-    suite,
+    generator: Any,
+    suite: Any,
     workdir: str | os.PathLike,
     controls: bool = True,
     training_prompts: Sequence[str] = (),
-    progress=None,
-) -> dict:
-    """Measures `systems` on `sets`; writes `evaluation.json` and returns it. May be killed and
-    called again.
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Measure systems on prompt sets; write `evaluation.json` and return its content.
+
+    Can be killed at any moment and called again.
 
     Args:
-      config: the whole configuration; reads `generator.batch_size`, and of `evaluate` `seeds`,
-        `suffix_prompts`, `resamples` and `save_videos`.
-      systems: name -> system, see `systems.py`; "original" is always measured too. The last one is
-        the one whose rewrites the shuffled control hands to other prompts.
-      generator, suite: see `Measurements`.
-      controls: also measure suffix (where there are `training_prompts`), shuffled, and oracle
-        (where captions are known).
+      config: the whole configuration; reads `generator.batch_size` and `evaluate`.
+      systems: name -> system, see `systems.py`; "original" is always measured too. The shuffled
+        control uses the rewrites of the last one.
+      sets: name -> prompts.
+      generator, suite: see `MeasurementStore`.
+      controls: also measure suffix (if there are training prompts), shuffled, and oracle (if
+        captions are known).
+      training_prompts: on which the best suffix is chosen.
       progress: a `rich.progress.Progress` or None.
 
     Returns:
@@ -59,178 +64,171 @@ def evaluate(
       reward is left out of that reward's figures; `missing` counts a system's videos that lack a
       score.
     """
-    options = config.evaluate
-    seeds = tuple(int(s) for s in options.seeds)
-    folder = epath.Path(workdir) / "evaluation"
-    measurements = Measurements(
-        generator,
-        suite,
-        folder / "candidates",
-        workdir,
-        config.generator.batch_size,
-        options.save_videos,
-    )
-    systems = {"original": None} | dict(systems)
-    texts = _rewrite(systems, sets, seeds, Rewrites(folder / "rewrites"), progress)
+    benchmark = _Benchmark(config, sets, generator, suite, epath.Path(workdir), progress)
+    systems = {"original": None, **systems}
+    texts = benchmark.rewrite(systems)
     suffix = None
     if controls:
-        suffix = _find_suffix(
-            measurements, suite, training_prompts[: options.suffix_prompts], seeds[0], progress
-        )
-        _add_controls(texts, sets, seeds, suffix, rewriter=list(systems)[-1])
-    cells = [
-        Cell(prompt, refined, seed, name)
-        for named in texts.values()
-        for name, pairs in named.items()
-        for (prompt, seed), refined in pairs.items()
-    ]
-    _measure("evaluate", measurements, cells, progress)
-
-    rows = _rows(texts, measurements, suite)
-    result = {"seeds": list(seeds), "sets": {}}
+        suffix = benchmark.choose_suffix(training_prompts)
+        add_controls(texts, sets, benchmark.seeds, suffix, rewriter=list(systems)[-1])
+    rows = benchmark.measure(texts)
+    result = {"seeds": list(benchmark.seeds), "sets": {}}
     for name in sets:
-        result["sets"][name] = _summarise(
-            name, sets[name], rows, list(texts[name]), seeds, suite, options.resamples
-        )
+        result["sets"][name] = benchmark.summarize(name, rows, list(texts[name]))
         if suffix:
             result["sets"][name]["systems"]["suffix"]["suffix"] = suffix
 
     def write() -> None:
-        write_jsonl(folder / "measurements.jsonl", rows)
-        write_json(epath.Path(workdir) / "evaluation.json", result)
+        write_jsonl(benchmark.folder / "measurements.jsonl", rows)
+        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        write_atomic(epath.Path(workdir) / "evaluation.json", text.encode())
 
     processes.run_on_first_process("evaluation", write)
     return result
 
 
-# --------------------------------------------------------------------------------- what to generate
-
-
-def _rewrite(
-    systems: Mapping[str, System],
-    sets: Mapping[str, PromptSet],
-    seeds: Sequence[int],
-    rewrites: Rewrites,
-    progress,
-) -> dict[str, dict[str, Texts]]:
-    """Set -> system -> texts. A system answers all sets before the next is loaded."""
-    every = list(dict.fromkeys(p for s in sets.values() for p in s.prompts))
-    task = progress.add_task("evaluate: rewrites", total=len(systems)) if progress else None
-    texts: dict[str, dict[str, Texts]] = {name: {} for name in sets}
-    for system, how in systems.items():
-        answers = rewrites.of(system, how, every, seeds)
-        for name, prompt_set in sets.items():
-            texts[name][system] = {(p, s): answers[p, s] for p in prompt_set.prompts for s in seeds}
-        if progress:
-            progress.advance(task)
-    return texts
-
-
-def _find_suffix(
-    measurements: Measurements, suite, prompts: Sequence[str], seed: int, progress
-) -> str | None:
-    """The fixed suffix that helps most on the training prompts; None without training prompts."""
-    if not prompts:
-        log.info("evaluate: no training prompts, so there is no suffix control")
-        return None
-    tried = {
-        suffix: [Cell(p, control.with_suffix(p, suffix), seed, "suffix") for p in prompts]
-        for suffix in control.suffixes()
-    }
-    _measure(
-        "evaluate: suffixes",
-        measurements,
-        [cell for cells in tried.values() for cell in cells],
-        progress,
-    )
-    return control.best_suffix(
-        {
-            suffix: weighted_sums([measurements[c] for c in cells], suite.weights)
-            for suffix, cells in tried.items()
-        }
-    )
-
-
-def _add_controls(
-    texts: dict[str, dict[str, Texts]],
+def add_controls(
+    texts: dict[str, TextsBySystem],
     sets: Mapping[str, PromptSet],
     seeds: Sequence[int],
     suffix: str | None,
     rewriter: str,
 ) -> None:
+    """Add the texts of the controls to those of the systems.
+
+    Args:
+      texts: set -> system -> texts.
+      suffix: None leaves out the suffix control.
+      rewriter: the system whose rewrites the shuffled control gives to other prompts.
+    """
     for name, prompt_set in sets.items():
-        added = {
-            "shuffled": control.shuffled(prompt_set.prompts, seeds, texts[name][rewriter]),
-            "oracle": control.oracle(prompt_set.prompts, prompt_set.oracles, seeds),
-        }
+        prompts = prompt_set.prompts
+        added: TextsBySystem = {}
         if suffix:
-            extended = {p: control.with_suffix(p, suffix) for p in prompt_set.prompts}
-            added = {
-                "suffix": {(p, s): extended[p] for p in prompt_set.prompts for s in seeds}
-            } | added
+            extended = {p: control.with_suffix(p, suffix) for p in prompts}
+            added["suffix"] = {(p, seed): extended[p] for p in prompts for seed in seeds}
+        added["shuffled"] = control.shuffled(prompts, seeds, texts[name][rewriter])
+        added["oracle"] = control.oracle(prompts, prompt_set.oracles, seeds)
         texts[name] |= {system: pairs for system, pairs in added.items() if pairs}
 
 
-def _measure(stage: str, measurements: Measurements, cells: Sequence[Cell], progress) -> None:
-    task = progress.add_task(stage, total=measurements.count(cells)) if progress else None
-    measurements.measure(
-        cells, on_batch=(lambda n: progress.advance(task, n)) if progress else None
-    )
+class _Benchmark:
+    """The steps of an evaluation. Arguments as for `evaluate`."""
 
-
-# ------------------------------------------------------------------------------------ what came out
-
-
-def _rows(
-    texts: Mapping[str, Mapping[str, Texts]], measurements: Measurements, suite
-) -> list[Measurement]:
-    asked = [
-        (name, system, Cell(prompt, refined, seed, system))
-        for name, named in texts.items()
-        for system, pairs in named.items()
-        for (prompt, seed), refined in pairs.items()
-    ]
-    candidates = [measurements[cell] for _, _, cell in asked]
-    totals = weighted_sums(candidates, suite.weights)
-    return [
-        Measurement(
-            name,
-            system,
-            cell.prompt,
-            cell.seed,
-            cell.refined,
-            {k: rounded(v) for k, v in candidate.scores.items()},
-            rounded(total),
-            candidate.video,
+    def __init__(
+        self,
+        config: Any,
+        sets: Mapping[str, PromptSet],
+        generator: Any,
+        suite: Any,
+        workdir: epath.Path,
+        progress: Any,
+    ):
+        self.options = config.evaluate
+        self.seeds = tuple(int(seed) for seed in self.options.seeds)
+        self.sets = sets
+        self.suite = suite
+        self.folder = workdir / "evaluation"
+        self.progress = progress
+        self.store = MeasurementStore(
+            generator,
+            suite,
+            self.folder / "candidates",
+            workdir,
+            batch_size=config.generator.batch_size,
+            save_videos=self.options.save_videos,
         )
-        for (name, system, cell), candidate, total in zip(asked, candidates, totals, strict=True)
-    ]
 
+    def rewrite(self, systems: Mapping[str, System]) -> dict[str, TextsBySystem]:
+        """Return set -> system -> texts. A system rewrites all sets before the next is loaded."""
+        rewrites = Rewrites(self.folder / "rewrites")
+        prompts = list(dict.fromkeys(p for s in self.sets.values() for p in s.prompts))
+        task = None
+        if self.progress:
+            task = self.progress.add_task("evaluate: rewrites", total=len(systems))
+        texts: dict[str, TextsBySystem] = {name: {} for name in self.sets}
+        for name, system in systems.items():
+            rewritten = rewrites.of(name, system, prompts, self.seeds)
+            for set_name, prompt_set in self.sets.items():
+                texts[set_name][name] = {
+                    (p, seed): rewritten[p, seed] for p in prompt_set.prompts for seed in self.seeds
+                }
+            if self.progress:
+                self.progress.advance(task)
+        return texts
 
-def _summarise(
-    name: str,
-    prompt_set: PromptSet,
-    rows: Sequence[Measurement],
-    systems: Sequence[str],
-    seeds: Sequence[int],
-    suite,
-    resamples: int,
-) -> dict:
-    rewards = [*suite.names, *getattr(suite, "held_out", ())]
-    metrics = [*rewards, "overall", "words"]
-    place = {p: i for i, p in enumerate(prompt_set.prompts)}
-    tables = {system: np.full((len(place), len(seeds), len(metrics)), np.nan) for system in systems}
-    missing = dict.fromkeys(systems, 0)
-    for row in rows:
-        if row.set == name:
-            scores = [row.scores.get(m) for m in rewards] + [row.overall, len(row.refined.split())]
-            values = [np.nan if v is None else v for v in scores]
-            tables[row.system][place[row.prompt], seeds.index(row.seed)] = values
-            missing[row.system] += row.overall is None
-    result = summary(
-        {s: seed_mean(table) for s, table in tables.items()}, metrics, COMPARED, resamples
-    )
-    for system, count in missing.items():
-        if count:
-            result[system]["missing"] = count
-    return {"prompts": len(place), "systems": result}
+    def choose_suffix(self, training_prompts: Sequence[str]) -> str | None:
+        """Return the suffix that helps most on the training prompts; None without any."""
+        prompts = training_prompts[: self.options.num_suffix_prompts]
+        if not prompts:
+            log.info("evaluate: no suffix control, because there are no training prompts")
+            return None
+        seed = self.seeds[0]
+        cells = {
+            suffix: [Cell(p, control.with_suffix(p, suffix), seed, "suffix") for p in prompts]
+            for suffix in control.suffixes()
+        }
+        self._score("evaluate: suffixes", [cell for row in cells.values() for cell in row])
+        return control.best_suffix(
+            {
+                suffix: weighted_sums([self.store[cell] for cell in row], self.suite.weights)
+                for suffix, row in cells.items()
+            }
+        )
+
+    def measure(self, texts: Mapping[str, Mapping[str, Texts]]) -> list[Measurement]:
+        """Return the measurements of all texts, making and scoring missing videos."""
+        cells = [
+            (name, Cell(prompt, refined, seed, system))
+            for name, systems in texts.items()
+            for system, pairs in systems.items()
+            for (prompt, seed), refined in pairs.items()
+        ]
+        self._score("evaluate", [cell for _, cell in cells])
+        candidates = [self.store[cell] for _, cell in cells]
+        totals = weighted_sums(candidates, self.suite.weights)
+        return [
+            Measurement(
+                set=name,
+                system=cell.system,
+                prompt=cell.prompt,
+                seed=cell.seed,
+                refined=cell.refined,
+                scores={score: rounded(value) for score, value in candidate.scores.items()},
+                overall=rounded(total),
+                video=candidate.video,
+            )
+            for (name, cell), candidate, total in zip(cells, candidates, totals, strict=True)
+        ]
+
+    def _score(self, stage: str, cells: Sequence[Cell]) -> None:
+        if not self.progress:
+            self.store.measure(cells)
+            return
+        task = self.progress.add_task(stage, total=count_views(cells))
+        self.store.measure(cells, lambda settled: self.progress.advance(task, settled))
+
+    def summarize(
+        self, name: str, rows: Sequence[Measurement], systems: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the part of `evaluation.json` about one prompt set."""
+        rewards = [*self.suite.names, *self.suite.held_out]
+        metrics = [*rewards, "overall", "words"]
+        place = {prompt: i for i, prompt in enumerate(self.sets[name].prompts)}
+        shape = (len(place), len(self.seeds), len(metrics))
+        tables = {system: np.full(shape, np.nan) for system in systems}
+        missing = dict.fromkeys(systems, 0)
+        for row in rows:
+            if row.set != name:
+                continue
+            values = [*(row.scores.get(r) for r in rewards), row.overall, len(row.refined.split())]
+            cell = place[row.prompt], self.seeds.index(row.seed)
+            tables[row.system][cell] = [np.nan if value is None else value for value in values]
+            if row.overall is None:
+                missing[row.system] += 1
+        means = {system: seed_mean(table) for system, table in tables.items()}
+        result = summary(means, metrics, COMPARED, self.options.num_resamples)
+        for system, count in missing.items():
+            if count:
+                result[system]["missing"] = count
+        return {"prompts": len(place), "systems": result}

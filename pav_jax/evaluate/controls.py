@@ -1,4 +1,4 @@
-"""Controls: cheap tricks that a booster has to beat before its gain means anything.
+"""Controls: cheap tricks that a booster must beat before its gain means anything.
 
 `suffix` adds the same words to every prompt, `shuffled` gives each prompt the rewrite of another
 one, and `oracle` is the caption that the prompt was made from: what a perfect rewriter could reach.
@@ -14,62 +14,63 @@ from pav_jax.errors import BadInput
 SUFFIXES = Path(__file__).with_name("suffixes.txt")
 NAMES = ("suffix", "shuffled", "oracle")
 
+Texts = dict[tuple[str, int], str]  # (prompt, seed) -> what the generator is given
+
 
 def suffixes(path: Path = SUFFIXES) -> tuple[str, ...]:
-    """The fixed suffixes that are tried: what people add to prompts of any picture or video
-    model."""
-    lines = tuple(
-        line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    )
-    if not lines:
-        raise BadInput(f"{path}: no suffix in it")
-    return lines
+    """Read the suffixes to try: what people add to prompts of any image or video model."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = tuple(line for line in lines if line)
+    if not texts:
+        raise BadInput(f"{path}: the file holds no suffix", source=path)
+    return texts
 
 
 def with_suffix(prompt: str, suffix: str) -> str:
+    """Return the prompt with a suffix after a comma."""
     return f"{prompt.rstrip(' .,')}, {suffix}"
 
 
 def best_suffix(overall: Mapping[str, Sequence[float]]) -> str:
-    """The suffix with the highest mean overall on the training prompts; the earlier in the list
-    where two are equal.
+    """Return the suffix with the highest mean overall; of equal ones the first.
 
     Args:
-      overall: suffix -> overall of each training prompt with it, NaN where there is none.
+      overall: suffix -> overall of each training prompt with it, NaN if it has none.
     """
     means = {}
     for suffix, values in overall.items():
-        known = [v for v in values if np.isfinite(v)]
-        means[suffix] = float(np.mean(known)) if known else -np.inf
+        finite = [value for value in values if np.isfinite(value)]
+        means[suffix] = float(np.mean(finite)) if finite else -np.inf
     return max(means, key=lambda suffix: means[suffix])
 
 
-def shuffled(
-    prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping[tuple[str, int], str]
-) -> dict[tuple[str, int], str]:
-    """Each prompt with the rewrite of the one before it in a random order; empty for fewer than two
-    prompts.
+def shuffled(prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping) -> Texts:
+    """Give each prompt the rewrite of the one before it in a random order.
 
-    A shift of the given order would not do: files are often made in turns, and prompts half a set
-      apart may be alike.
+    Shifting the given order would not do: files often take turns, and prompts half a set apart can
+    be alike.
+
+    Args:
+      rewrites: (prompt, seed) -> rewrite.
+
+    Returns:
+      Nothing for fewer than two prompts.
     """
     if len(prompts) < 2:
         return {}
     order = np.random.default_rng(0).permutation(len(prompts))
     return {
-        (prompts[i], s): rewrites[prompts[j], s]
+        (prompts[i], seed): rewrites[prompts[j], seed]
         for i, j in zip(order, np.roll(order, 1), strict=True)
-        for s in seeds
+        for seed in seeds
     }
 
 
-def oracle(
-    prompts: Sequence[str], captions: Sequence[str | None], seeds: Sequence[int]
-) -> dict[tuple[str, int], str]:
-    """Each prompt whose caption is known with that caption."""
+def oracle(prompts: Sequence[str], captions: Sequence[str | None], seeds: Sequence[int]) -> Texts:
+    """Give each prompt its caption, where it is known."""
     return {
-        (p, s): caption
-        for p, caption in zip(prompts, captions, strict=True)
+        (prompt, seed): caption
+        for prompt, caption in zip(prompts, captions, strict=True)
         if caption
-        for s in seeds
+        for seed in seeds
     }

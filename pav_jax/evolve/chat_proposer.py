@@ -1,11 +1,13 @@
-"""Rewrites from any endpoint that speaks the OpenAI chat protocol."""
+"""Rewrites from an OpenAI-compatible chat endpoint."""
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from pav_jax.evolve.dialogue import messages, parse, read_template
-from pav_jax.evolve.proposers import ProposalRequest, Proposer
+from pav_jax.evolve.dialogue import make_chat, parse_rewrites, read_template
+from pav_jax.evolve.options import ChatOptions
+from pav_jax.evolve.proposer import ProposalRequest, Proposer, ProposerContext
 from pav_jax.language.chat_endpoint import Ask, ChatEndpoint, NoReplyError, text_of
 
 log = logging.getLogger(__name__)
@@ -14,72 +16,67 @@ log = logging.getLogger(__name__)
 class ChatProposer(Proposer):
     """Shows the scored history to a chat model, many prompts at once.
 
-    A prompt whose endpoint fails `max_retries` retries, or whose answer holds no tagged text, gets no
-    rewrite here; the mixture asks again and goes on with what there is. An endpoint that fails
-    `max_consecutive_failures` prompts in a row is down.
+    A prompt without a reply after all retries, or whose reply holds no tagged text, gets no rewrite
+    from this call. An endpoint that fails `max_consecutive_failures` prompts in a row is down.
 
     Args:
-      template: a file that replaces our system message.
-      The others are `ChatEndpoint`'s.
+      options: see `ChatOptions`.
+      name: of the entry in the configuration.
+
+    Attributes:
+      unanswered: prompts without a reply so far.
+      unreadable: replies without a tagged text so far.
 
     Raises:
-      BadInput: the variable is not set; from `propose`: the key or address is refused, or the
-        endpoint is down.
+      BadInput: the environment variable of the key is not set, there is no model, or the template
+        cannot be used; from `propose`: the key or address is rejected, or the endpoint is down.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        api_key_env: str = "OPENAI_API_KEY",
-        template: str | None = None,
-        concurrency: int = 16,
-        timeout_s: float = 60.0,
-        max_retries: int = 4,
-        max_backoff_s: float = 60.0,
-        max_consecutive_failures: int = 8,
-        options: Mapping | None = None,
-        name: str = "chat",
-    ):
+    options = ChatOptions
+
+    def __init__(self, options: ChatOptions, name: str = "chat"):
         self.name = name
         self.endpoint = ChatEndpoint(
-            base_url,
-            model,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-            max_retries=max_retries,
-            max_backoff_s=max_backoff_s,
-            max_consecutive_failures=max_consecutive_failures,
-            options={"temperature": 1.0} | dict(options or {}),
+            options.base_url,
+            options.model,
+            api_key_env=options.api_key_env,
+            concurrency=options.concurrency,
+            timeout_s=options.timeout_s,
+            max_retries=options.max_retries,
+            max_backoff_s=options.max_backoff_s,
+            max_consecutive_failures=options.max_consecutive_failures,
+            options={"temperature": 1.0} | dict(options.options),
             field=f"proposers.{name}",
         )
-        self.unanswered = self.unreadable = 0  # counted over the proposer's life
-        self._template = read_template(template)
+        self.fingerprint = f"{options.base_url} {options.model}"
+        self.unanswered = 0
+        self.unreadable = 0
+        self._template = read_template(options.template)
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.endpoint.base_url} {self.endpoint.model}"
+    @classmethod
+    def from_options(cls, options: Any, context: ProposerContext, name: str) -> "ChatProposer":
+        return cls(options, name)
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
-        refusals = self.endpoint.refusals
-        answers = self.endpoint.run(
+        refusals_before = self.endpoint.refusals
+        replies = self.endpoint.run(
             [functools.partial(self._rewrites, request) for request in requests]
         )
-        unanswered = sum(texts is None for texts in answers)
-        unreadable = sum(texts == [] for texts in answers)
+        unanswered = sum(texts is None for texts in replies)
+        unreadable = sum(texts == [] for texts in replies)
         self.unanswered += unanswered
         self.unreadable += unreadable
-        if refused := self.endpoint.refusals - refusals:
+        refusals = self.endpoint.refusals - refusals_before
+        if refusals:
             log.warning(
-                "%s: %d times a prompt was refused with status %d",
+                "%s: %d requests were refused, the last with status %d",
                 self.name,
-                refused,
+                refusals,
                 self.endpoint.last_refusal,
             )
         if unreadable or unanswered:
             log.warning(
-                "%s: of %d prompts, %d got no answer%s and %d one without tagged rewrites",
+                "%s: of %d prompts, %d got no reply%s and %d a reply without tagged rewrites",
                 self.name,
                 len(requests),
                 unanswered,
@@ -87,19 +84,18 @@ class ChatProposer(Proposer):
                 unreadable,
             )
         self.endpoint.raise_if_down("prompts")
-        return [texts or [] for texts in answers]
+        return [texts or [] for texts in replies]
 
     async def _rewrites(self, request: ProposalRequest, ask: Ask) -> list[str]:
-        """Up to `n` rewrites; asks once more when their number is wrong, and keeps the fuller
-        answer."""
-        chat = messages(request.history, request.n, self._template)
+        """Return the rewrites of a reply; ask a second time if there are too few."""
+        chat = make_chat(request.history, request.num_rewrites, self._template)
         texts: list[str] = []
         for _ in range(2):
             try:
-                texts = max(texts, parse(text_of(await ask(chat))), key=len)
+                texts = max(texts, parse_rewrites(text_of(await ask(chat))), key=len)
             except NoReplyError:
                 if not texts:
                     raise
-            if len(texts) >= request.n:
+            if len(texts) >= request.num_rewrites:
                 break
-        return texts[: request.n]
+        return texts[: request.num_rewrites]

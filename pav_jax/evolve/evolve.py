@@ -1,166 +1,224 @@
-"""Evolution: rewrites of each user prompt, bred over rounds by the scores of their videos (method
-sections 1 and 2)."""
+"""Evolution: rounds of rewrites of each prompt, guided by the scores of their videos.
+
+Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (gpt_boost.py).
+"""
 
 import logging
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from pav_jax.candidates.constraints import minimum_scores
-from pav_jax.candidates.preview import Screen, said
+from pav_jax.candidates.pool import CandidatePool, best_overall
+from pav_jax.candidates.preview import PreviewFilter, summary_line
 from pav_jax.candidates.prompt_text import usable_prompts
-from pav_jax.candidates.ranking import Ranking, named_method
+from pav_jax.candidates.ranking import Ranking, check_method
 from pav_jax.candidates.reward_hacking import score_candidates
 from pav_jax.candidates.reward_hacking_rounds import evolution_statistics
-from pav_jax.candidates.rounds import Meter, run_round
+from pav_jax.candidates.rounds import Rewrite, RoundProgress, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
-from pav_jax.candidates.store import Pool
-from pav_jax.evolve.proposers import Mixture, ProposalRequest, Proposer, Scored
+from pav_jax.evolve.mixture import Mixture
+from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 
 log = logging.getLogger(__name__)
 
-USER = "user"  # who wrote the rewrite of round 0
+USER = "user"  # the proposer of round 0
+
+KeyedRewrite = tuple[str, ScoredRewrite]  # (key of the candidate, rewrite)
 
 
 def evolve(
-    config,
+    config: Any,
     prompts: Sequence[str],
     proposers: Mixture | Proposer,
-    generator,
-    suite,
-    workdir,
-    progress=None,
+    generator: Any,
+    suite: Any,
+    workdir: str | os.PathLike,
+    progress: Any = None,
 ) -> list[Candidate]:
-    """Fills `<workdir>/pool` and returns it. May be killed at any moment and called again.
+    """Fill `<workdir>/pool` and return it. Can be killed at any moment and called again.
 
-    Round 0 scores the user's own words; each of `rounds` rounds then asks for `children` new
-    rewrites, showing the `top` best of the rounds before. All prompts finish a round before any
-    starts the next, so what a proposer sees never depends on the order of the work.
+    Round 0 scores the users' own prompts. Each later round asks for `num_rewrites` new rewrites of
+    every prompt and shows the proposers the `history_size` best of the rounds before. All prompts
+    finish a round before any starts the next, so what a proposer sees does not depend on the order
+    of the work.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch_size` and of `evolve`: `rounds`,
-        `children`, `top`, `count` (0: all prompts), `weights`, `ranking` and `floors` (who is
-          best), `keep_videos`, `propose_batch`,
-        `draft` (see `screen`).
-      generator, suite: see `Pool`.
+      config: the whole configuration; reads `seed`, `generator.batch_size` and `evolve`.
+      proposers: a mixture, or a single proposer.
+      generator, suite: see `CandidatePool`.
       progress: a `rich.progress.Progress` or None.
+
+    Raises:
+      BadInput: a field of the configuration, the prompts, or a proposer cannot be used.
     """
-    options = config.evolve
-    rounds, children, top = (
-        options.get("rounds", 8),
-        options.get("children", 3),
-        options.get("top", 3),
-    )
-    ranking = _ranking(config, suite)
-    prompts = usable_prompts(prompts, options.get("count", 0))
-    mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
-    workdir = epath.Path(workdir)
-    pool = Pool(
-        generator,
-        suite,
-        workdir / "pool",
-        workdir,
-        seed=config.seed,
-        batch=config.generator.batch_size,
-        weights=stage_weights(config, "evolve", suite),
-        keep_videos=options.get("keep_videos", "none"),
-    )
-    screen = Screen.from_config(config, generator, suite, workdir)
-    meter = Meter("evolve", len(prompts) * (1 + rounds * children), pool, progress)
+    search = _Search(config, prompts, proposers, generator, suite, epath.Path(workdir), progress)
+    search.score_user_prompts()
+    for round in range(1, config.evolve.rounds + 1):
+        search.run_round(round)
+    search.report_previews()
+    return search.pool.candidates
 
-    run_round(pool, prompts, 0, lambda some: [[(USER, p)] for p in some], on_batch=meter.advance)
-    _log_round(0, pool, meter)
-    for round in range(1, rounds + 1):
-        history = _history(pool, round)
-        mixture.observe([scored for rows in history.values() for _, scored in rows])
 
-        def request(prompt: str, rows, round=round) -> ProposalRequest:
-            shown = [rows[0], *_best(rows[1:], top, ranking)]
-            return ProposalRequest(
-                prompt,
-                tuple((s.refined, s.scores) for _, s in shown),
-                children,
-                stable_seed(config.seed, "propose", prompt, round),
-                round,
-                frozenset(s.refined for _, s in rows),
+class _Search:
+    """The state of an evolution. Arguments as for `evolve`."""
+
+    def __init__(
+        self,
+        config: Any,
+        prompts: Sequence[str],
+        proposers: Mixture | Proposer,
+        generator: Any,
+        suite: Any,
+        workdir: epath.Path,
+        progress: Any,
+    ):
+        self.config = config
+        self.options = config.evolve
+        self.workdir = workdir
+        self.ranking = evolution_ranking(config, suite)
+        self.prompts = usable_prompts(prompts, self.options.max_prompts)
+        self.mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
+        weights = stage_weights(config, "evolve", suite)
+        self.pool = CandidatePool(
+            generator,
+            suite,
+            workdir / "pool",
+            workdir,
+            seed=config.seed,
+            batch_size=config.generator.batch_size,
+            weights=weights,
+            keep_videos=self.options.keep_videos,
+        )
+        self.preview_filter = PreviewFilter.from_config(config, generator, suite, workdir, weights)
+        total = self._num_candidates(self.options.rounds)
+        self.progress = RoundProgress("evolve", total, self.pool, progress)
+
+    def _num_candidates(self, rounds: int) -> int:
+        return len(self.prompts) * (1 + rounds * self.options.num_rewrites)
+
+    def score_user_prompts(self) -> None:
+        """Round 0: the videos of the users' own prompts."""
+        run_round(
+            self.pool,
+            self.prompts,
+            0,
+            lambda prompts: [[(USER, prompt)] for prompt in prompts],
+            on_batch=self.progress.advance,
+        )
+        self._log_round(0)
+
+    def run_round(self, round: int) -> None:
+        """Propose rewrites from the rounds before and score their videos."""
+        history = scored_history(self.pool, round)
+        self.mixture.observe([rewrite for rows in history.values() for _, rewrite in rows])
+        shown = {prompt: self._shown(rows) for prompt, rows in history.items()}
+
+        def propose(prompts: Sequence[str]) -> list[list[Rewrite]]:
+            return self.mixture.propose(
+                [self._request(prompt, round, shown[prompt], history[prompt]) for prompt in prompts]
             )
 
         run_round(
-            pool,
-            prompts,
+            self.pool,
+            self.prompts,
             round,
-            lambda some, history=history, request=request: mixture.named(
-                [request(p, history[p]) for p in some]
-            ),
-            parents=lambda p, history=history: tuple(
-                key for key, _ in [history[p][0], *_best(history[p][1:], top, ranking)]
-            ),
-            chunk=options.get("propose_batch", 0),
-            on_batch=meter.advance,
-            screen=screen,
+            propose,
+            parents=lambda prompt: tuple(key for key, _ in shown[prompt]),
+            proposal_batch_size=self.options.proposal_batch_size,
+            on_batch=self.progress.advance,
+            preview_filter=self.preview_filter,
         )
-        meter.settle(len(prompts) * (1 + round * children))
-        _log_round(round, pool, meter)
-    if screen is not None:
-        log.info("%s", said(screen.report(pool, workdir)))
-    return pool.candidates
+        self.progress.advance_to(self._num_candidates(round))
+        self._log_round(round)
+
+    def _shown(self, rows: Sequence[KeyedRewrite]) -> list[KeyedRewrite]:
+        """Return what proposers see: the user's prompt, then the best rewrites, best first."""
+        return [rows[0], *best_rewrites(rows[1:], self.options.history_size, self.ranking)]
+
+    def _request(
+        self,
+        prompt: str,
+        round: int,
+        shown: Sequence[KeyedRewrite],
+        earlier: Sequence[KeyedRewrite],
+    ) -> ProposalRequest:
+        return ProposalRequest(
+            prompt,
+            history=tuple((rewrite.refined, rewrite.scores) for _, rewrite in shown),
+            num_rewrites=self.options.num_rewrites,
+            seed=stable_seed(self.config.seed, "propose", prompt, round),
+            round=round,
+            tried=frozenset(rewrite.refined for _, rewrite in earlier),
+        )
+
+    def report_previews(self) -> None:
+        """Write `preview.json`, if there are previews."""
+        if self.preview_filter is not None:
+            report = self.preview_filter.write_report(self.pool, self.workdir)
+            log.info("%s", summary_line(report))
+
+    def _log_round(self, round: int) -> None:
+        candidates = [c for c in self.pool.candidates if c.round <= round]
+        values = overall_scores(candidates, self.pool.weights)
+        in_round = np.asarray([c.round == round for c in candidates], bool)
+        round_values = values[in_round & np.isfinite(values)]
+        best = [v for v in best_overall(candidates, values).values() if np.isfinite(v)]
+        log.info(
+            "evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d failed, %s",
+            round,
+            round_values.mean() if round_values.size else np.nan,
+            np.mean(best) if best else np.nan,
+            len(candidates),
+            sum(c.error is not None for c in candidates),
+            self.progress.rate(),
+        )
+        if round:
+            scored = score_candidates(candidates, values)
+            evolution_statistics(round, scored).log_warnings(log)
 
 
-def _history(pool: Pool, round: int) -> dict[str, list[tuple[str, Scored]]]:
-    """Prompt -> (key, scored rewrite) of every earlier round, the user's own words first. No
-    held-out score is in it: a judge that proposers write for is held out no longer."""
+def scored_history(pool: CandidatePool, round: int) -> dict[str, list[KeyedRewrite]]:
+    """Return prompt -> its rewrites of earlier rounds, the user's own prompt first.
+
+    Held-out scores are left out: an evaluator that proposers write for is held out no longer.
+    """
     earlier = [c for c in pool.candidates if c.round < round]
-    rows: dict[str, list[tuple[str, Scored]]] = {}
+    rows: dict[str, list[KeyedRewrite]] = {}
     for c, value in zip(earlier, overall_scores(earlier, pool.weights), strict=True):
-        seen = {name: score for name, score in c.scores.items() if not name.startswith(HELD_OUT)}
-        rows.setdefault(c.prompt, []).append(
-            (c.key, Scored(c.prompt, c.refined, float(value), seen))
-        )
+        scores = {name: s for name, s in c.scores.items() if not name.startswith(HELD_OUT)}
+        rewrite = ScoredRewrite(c.prompt, c.refined, float(value), scores)
+        rows.setdefault(c.prompt, []).append((c.key, rewrite))
     return rows
 
 
-def _ranking(config, suite) -> Ranking:
-    """Who is shown as best. The published sum knows no floors unless some are given; other methods
-    keep the suite's."""
+def evolution_ranking(config: Any, suite: Any) -> Ranking:
+    """Return the order in which proposers see rewrites.
+
+    The published sum has no constraints unless `evolve.constraints` is set; the other methods take
+    the suite's.
+    """
     options = config.evolve
-    method, floors = named_method(config, "evolve"), options.get("floors")
-    kept = {} if floors is None and method == "sum" else minimum_scores(floors, suite.constraints)
-    return Ranking.from_config(config, "evolve", suite, options.get("weights"), kept)
+    check_method(options.ranking, "evolve.ranking")
+    constraints: dict[str, float] = {}
+    if options.constraints is not None or options.ranking != "sum":
+        constraints = minimum_scores(options.constraints, suite.constraints)
+    return Ranking(options.ranking, stage_weights(config, "evolve", suite), constraints)
 
 
-def _best(
-    rows: Sequence[tuple[str, Scored]], top: int, ranking: Ranking
-) -> list[tuple[str, Scored]]:
-    """The `top` best, best first; one that may not be selected is never shown."""
-    usable = [row for row in rows if np.isfinite(row[1].overall)]
-    places = ranking.places(
-        [scored.scores for _, scored in usable], [scored.overall for _, scored in usable]
+def best_rewrites(
+    rows: Sequence[KeyedRewrite], history_size: int, ranking: Ranking
+) -> list[KeyedRewrite]:
+    """Return the best rewrites, best first; never one that cannot be selected."""
+    selectable = [row for row in rows if np.isfinite(row[1].overall)]
+    keys = ranking.keys(
+        [rewrite.scores for _, rewrite in selectable],
+        [rewrite.overall for _, rewrite in selectable],
     )
-    ordered = sorted(zip(places, usable, strict=True), key=lambda pair: (pair[0], pair[1][0]))
-    return [row for _, row in ordered[:top]]
-
-
-def _log_round(round: int, pool: Pool, meter: Meter) -> None:
-    every = [c for c in pool.candidates if c.round <= round]
-    values = overall_scores(every, pool.weights)
-    best: dict[str, float] = {}
-    for c, value in zip(every, values, strict=True):
-        best[c.prompt] = max(best.get(c.prompt, -np.inf), value)
-    this = np.asarray(
-        [v for c, v in zip(every, values, strict=True) if c.round == round and np.isfinite(v)]
-    )
-    known = [v for v in best.values() if np.isfinite(v)]
-    log.info(
-        "evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d marked, %s",
-        round,
-        this.mean() if this.size else np.nan,
-        np.mean(known) if known else np.nan,
-        len(every),
-        sum(c.error is not None for c in every),
-        meter.rate(),
-    )
-    if round:
-        evolution_statistics(round, score_candidates(every, values)).log_warnings(log)
+    ordered = sorted(zip(keys, selectable, strict=True), key=lambda pair: (pair[0], pair[1][0]))
+    return [row for _, row in ordered[:history_size]]

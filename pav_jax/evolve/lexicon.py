@@ -1,167 +1,44 @@
-"""Texts as clauses, and general English about how a video looks (`phrases.json`)."""
+"""General English about how a video looks (`phrases.json`)."""
 
-import dataclasses
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from pav_jax.errors import BadInput
+from pav_jax.evolve.clauses import content
 
 PHRASES = Path(__file__).parent / "phrases.json"
 
-POOR, GOOD = 0, 2
-NEAR = 4  # a level word belongs to an aspect's word at most this many words away
-
-_BREAK = re.compile(
-    r"(\s*(?:[.,;!?:/]+(?=\s|$)(?:\s+(?:and|while)(?=\s))?|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)"
-)
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_STOP = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "some",
-        "any",
-        "its",
-        "his",
-        "her",
-        "their",
-        "our",
-        "my",
-        "your",
-        "it",
-        "he",
-        "she",
-        "they",
-        "we",
-        "i",
-        "you",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "am",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "will",
-        "would",
-        "can",
-        "could",
-        "may",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "to",
-        "from",
-        "with",
-        "without",
-        "for",
-        "and",
-        "or",
-        "but",
-        "as",
-        "while",
-        "then",
-        "so",
-        "very",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "up",
-        "down",
-        "out",
-        "off",
-        "near",
-        "there",
-        "here",
-        "one",
-        "who",
-        "which",
-        "what",
-        "where",
-        "when",
-        "not",
-        "no",
-        "it's",
-        "video",
-        "clip",
-        "footage",
-        "film",
-        "shot",
-        "scene",
-    ]
-)
-_ENDINGS = ("ings", "ing", "ies", "ied", "es", "ed", "s", "e", "y")
-
-
-@dataclasses.dataclass(frozen=True)
-class Clause:
-    """A piece of text and what follows it: punctuation or "and", with spaces."""
-
-    text: str
-    end: str
-
-    @property
-    def norm(self) -> str:
-        return " ".join(self.text.lower().split())
-
-
-def split(text: str) -> list[Clause]:
-    """Clauses whose `join` is `text` again."""
-    pieces = _BREAK.split(text)
-    pairs = zip(pieces[::2], [*pieces[1::2], ""], strict=True)
-    return [Clause(body, end) for body, end in pairs if body or end]
-
-
-def join(clauses: Sequence[Clause]) -> str:
-    return "".join(c.text + c.end for c in clauses)
-
-
-def words(text: str) -> list[str]:
-    return [w.lower() for w in _WORD.findall(text)]
-
-
-def stem(word: str) -> str:
-    """A crude stem, enough to see that "bounces" and "bouncing" are the same word."""
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
-            break
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
-
-
-def content(text: str) -> frozenset[str]:
-    """Stems of the words that carry meaning."""
-    return frozenset(stem(w) for w in words(text) if w not in _STOP)
+POOR = 0
+GOOD = 2
+MAX_WORDS_BETWEEN = 4  # a level word belongs to an aspect's word at most so many words away
+FAMILIAR_WEIGHT = 4.0  # of a level word that the pool's rewrites use; others have 1
 
 
 def _pattern(phrases: Collection[str]) -> re.Pattern[str]:
+    if not phrases:
+        return re.compile(r"(?!)")  # matches nothing
     longest_first = sorted(phrases, key=lambda p: (-len(p), p))
     either = r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")\b"
-    return re.compile(either if phrases else r"(?!)", re.IGNORECASE)
+    return re.compile(either, re.IGNORECASE)
 
 
 class Lexicon:
-    """Aspects of a video's look, the words that name them, and phrases from poor to good for
-    each."""
+    """Aspects of a video's look, the words that name them, and phrases from poor to good for each.
+
+    Args:
+      path: a file that replaces `phrases.json`.
+
+    Attributes:
+      phrases: aspect -> phrases about it.
+      roots: of all words in the file.
+
+    Raises:
+      BadInput: the file cannot be read or is not a phrase list.
+    """
 
     def __init__(self, path: str | Path | None = None):
         path = Path(path or PHRASES)
@@ -169,31 +46,37 @@ class Lexicon:
             aspects = json.loads(path.read_text(encoding="utf-8"))["aspects"]
             self.phrases: dict[str, list[str]] = {a: list(v["phrases"]) for a, v in aspects.items()}
             self._levels = {a: v["levels"] for a, v in aspects.items()}
-            self._alone = {a: [tuple(pair) for pair in v["alone"]] for a, v in aspects.items()}
+            self._opposites = {a: [tuple(pair) for pair in v["alone"]] for a, v in aspects.items()}
             self._about = {a: _pattern(v["about"]) for a, v in aspects.items()}
-            named = [w for v in aspects.values() for w in v["about"]]
+            names = [word for v in aspects.values() for word in v["about"]]
         except OSError as error:
-            raise BadInput(f"{path}: the phrase list cannot be read ({error.strerror})") from error
+            raise BadInput(
+                f"{path}: the phrase list cannot be read ({error.strerror})", source=path
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the form"
+                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the form", source=path
             ) from error
-        self._pairs = {
-            a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._alone.items()
+        self._opposite_words = {
+            a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._opposites.items()
         }
         graded = [w for levels in self._levels.values() for level in levels for w in level]
-        single = [p for pairs in self._alone.values() for pair in pairs for p in pair]
+        opposites = [p for pairs in self._opposites.values() for pair in pairs for p in pair]
         listed = [p for phrases in self.phrases.values() for p in phrases]
-        self.stems = frozenset().union(*(content(t) for t in [*named, *graded, *single, *listed]))
+        texts = [*names, *graded, *opposites, *listed]
+        self.roots = frozenset().union(*(content(text) for text in texts))
 
     @property
     def aspects(self) -> tuple[str, ...]:
+        """The names of the aspects."""
         return tuple(self.phrases)
 
     def about(self, text: str) -> frozenset[str]:
-        """The aspects that `text` speaks of."""
+        """Return the aspects that `text` mentions."""
         return frozenset(
-            a for a in self.phrases if self._about[a].search(text) or self._pairs[a].search(text)
+            aspect
+            for aspect in self.phrases
+            if self._about[aspect].search(text) or self._opposite_words[aspect].search(text)
         )
 
     def regrade(
@@ -204,22 +87,47 @@ class Lexicon:
         rng: np.random.Generator,
         familiar: Collection[str] = frozenset(),
     ) -> str | None:
-        """`text` with what it says of `aspect` put at `level` (POOR or GOOD); None where nothing
-        can be swapped.
+        """Return `text` with its statement about an aspect changed to another level.
 
-        `familiar` words are preferred: the rewrites of the pool use them.
+        Args:
+          level: POOR or GOOD.
+          familiar: words of the pool's rewrites, which are preferred.
+
+        Returns:
+          None if the text says nothing about the aspect that can be changed.
         """
+        return self._regrade_level_word(text, aspect, level, rng, familiar) or self._swap_opposite(
+            text, aspect, level
+        )
+
+    def _regrade_level_word(
+        self,
+        text: str,
+        aspect: str,
+        level: int,
+        rng: np.random.Generator,
+        familiar: Collection[str],
+    ) -> str | None:
+        """Change a level word ("dim") near a word that names the aspect ("light")."""
         levels = self._levels[aspect]
+        if not levels:
+            return None
         others = _pattern([w for i, ws in enumerate(levels) if i != level for w in ws])
-        for name in self._about[aspect].finditer(text) if levels else ():
-            for found in others.finditer(text):
-                between = text[min(found.end(), name.end()) : max(found.start(), name.start())]
-                if found.span() != name.span() and len(between.split()) <= NEAR:
-                    weight = np.asarray([4.0 if w in familiar else 1.0 for w in levels[level]])
-                    new = str(rng.choice(levels[level], p=weight / weight.sum()))
-                    return text[: found.start()] + new + text[found.end() :]
-        for poor, good in self._alone[aspect]:
+        for name in self._about[aspect].finditer(text):
+            for word in others.finditer(text):
+                between = text[min(word.end(), name.end()) : max(word.start(), name.start())]
+                if word.span() == name.span() or len(between.split()) > MAX_WORDS_BETWEEN:
+                    continue
+                weights = [FAMILIAR_WEIGHT if w in familiar else 1.0 for w in levels[level]]
+                new = str(rng.choice(levels[level], p=np.asarray(weights) / np.sum(weights)))
+                return text[: word.start()] + new + text[word.end() :]
+        return None
+
+    def _swap_opposite(self, text: str, aspect: str, level: int) -> str | None:
+        """Change a word that names aspect and level in one ("blurry")."""
+        for poor, good in self._opposites[aspect]:
             old, new = (poor, good) if level == GOOD else (good, poor)
-            if found := re.search(rf"\b{re.escape(old)}\b", text, re.IGNORECASE):
-                return text[: found.start()] + new + text[found.end() :]
+            match = re.search(rf"\b{re.escape(old)}\b", text, re.IGNORECASE)
+            if match:
+                return text[: match.start()] + new + text[match.end() :]
         return None

@@ -1,425 +1,263 @@
-"""Rewrites without any model: clauses of this run's best rewrites, recombined, and swapped
-phrases."""
+"""Rewrites without a language model: recombined clauses of the best rewrites so far.
 
-import collections
-import dataclasses
+Works offline. It learns from the scores of the pool, so it starts in the second round.
+"""
+
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from pav_jax.evolve.lexicon import GOOD, POOR, Clause, Lexicon, content, join, split, words
-from pav_jax.evolve.proposers import Faith, ProposalRequest, Proposer, Scored
-
-LONGEST = 16  # words of a clause that may move to another prompt
-OFTEN, LIFT = (
-    0.15,
-    8.0,
-)  # a synonym: its share of the rewrites that lack the word, and against the other rewrites
-FEW = 3  # prompts, or rewrites: less is no evidence that one word stands for another
-COMMON = 0.1  # deviations of overall that a word e times as common is expected to be better
-SHORT = 6  # words of a clause that reads well in a list
-FEATURES = 600  # clauses, their words, openings and words for the user's whose effect is estimated
-SHRINK = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-    32.0,
-    64.0,
-    128.0,
-)  # ridge penalties: what is seen so often is believed by half
-TRIES = 12  # texts bred for one rewrite before giving up
-SURE = ("rewrite", "own words", "pool's words")  # bases of the first children, in order
-_OPENING = re.compile(
-    r"^((?:[^\W_]+\s+){0,5}(?:of|showing|shows|depicting|featuring))\s+", re.IGNORECASE
+from pav_jax.evolve.clauses import (
+    Clause,
+    append_clause,
+    content,
+    join_clauses,
+    remove_clause,
+    replace_clause,
+    split_clauses,
+    with_case_of,
+    words,
+)
+from pav_jax.evolve.lexicon import GOOD, POOR, Lexicon
+from pav_jax.evolve.options import LexiconOptions
+from pav_jax.evolve.phrase_bank import OPENING, PhraseBank, learn_phrases
+from pav_jax.evolve.proposer import (
+    Faithfulness,
+    ProposalRequest,
+    Proposer,
+    ProposerContext,
+    ScoredRewrite,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class _Bank:
-    """What the pool teaches: clauses about each aspect and openings, each with its effect on the
-    overall score."""
-
-    effects: Mapping[str, float]
-    clauses: Mapping[str, Sequence[str]]  # aspect ("" for none) -> clause texts, best first
-    openings: Sequence[str]
-    familiar: frozenset[str]
-    synonyms: Mapping[str, str]  # a user's word -> what rewrites should say instead
+MAX_TRIES = 12  # texts made for one rewrite before giving up
+MAX_OFFERS = 8  # of the pool's best clauses about an aspect, to draw from
+FAITHFULNESS_TOLERANCE = 1e-6
+# what a child starts from: a rewrite, the user's prompt, or the prompt with the pool's synonyms
+REWRITE = "rewrite"
+PROMPT = "own words"
+SYNONYMS = "pool's words"
+BASES = (REWRITE, PROMPT, SYNONYMS)
+BASE_PROBABILITIES = (0.7, 0.15, 0.15)
 
 
 class LexiconProposer(Proposer):
-    """Breeds rewrites from the scored pool.
+    """Recombines clauses of the scored pool.
 
-    A clause is free when it holds none of the user's words; only free clauses are touched. The
-    effect of a clause is its coefficient in a ridge regression of `overall` (less the prompt's
-    mean) on the clauses of all rewrites and on
-    their words, plus those of its words: so a clause is not credited for its company, and "in sharp
-      focus" learns from
-    "the focus is sharp". Free clauses with good effects move between rewrites and, if they speak of
-    the look of the video or serve several prompts, between prompts; level words are swapped by
-    `phrases.json`.
+    A clause is free when it holds none of the user's words; only free clauses are touched. Free
+    clauses with good effects (see `phrase_bank.py`) move between rewrites and, if they are about
+    the look of the video or occur with several prompts, between prompts. Words for a level of
+    quality are changed by `phrases.json`.
 
     Args:
       phrases: a file that replaces `phrases.json`.
-      faith: if given, a child may not be less faithful than its parent, and a user's word may give
-        way to the best that the pool's rewrites use for it; without it every word of the user
-        stays.
+      faithfulness: if given, a child is at least as faithful as its parent, and a synonym may
+        replace a user's word; otherwise every word of the user stays.
+      name: of the entry in the configuration.
+    """
+
+    options = LexiconOptions
+
+    def __init__(
+        self,
+        phrases: str | None = None,
+        faithfulness: Faithfulness | None = None,
+        name: str = "lexicon",
+    ):
+        self.name = name
+        self.bank = PhraseBank()
+        self._faithfulness = faithfulness
+        self.lexicon = Lexicon(phrases)
+
+    @classmethod
+    def from_options(cls, options: Any, context: ProposerContext, name: str) -> "LexiconProposer":
+        return cls(options.phrases, context.faithfulness, name)
+
+    def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
+        with_synonyms = self._faithfulness is not None
+        self.bank = learn_phrases(rewrites, self.lexicon, with_synonyms)
+
+    def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
+        return [self._rewrites(request) for request in requests]
+
+    def _rewrites(self, request: ProposalRequest) -> list[str]:
+        rng = np.random.default_rng(request.seed)
+        history = [text for text, _ in request.history]
+        # texts that differ by punctuation alone count as the same
+        tried = {" ".join(words(text)) for text in (request.prompt, *request.tried, *history)}
+        rewrites: list[str] = []
+        for attempt in range(request.num_rewrites * MAX_TRIES):
+            if len(rewrites) == request.num_rewrites:
+                break
+            # the first attempts take the best choice everywhere, one from each base
+            base = BASES[attempt] if attempt < len(BASES) else None
+            breeder = _Breeder(self, request, rng, greedy=base is not None)
+            parent, child = breeder.breed(base)
+            child = " ".join(child.split())
+            same_words = " ".join(words(child))
+            if same_words not in tried and self.is_faithful(request.prompt, parent, child):
+                rewrites.append(child)
+                tried.add(same_words)
+        return rewrites
+
+    def is_faithful(self, prompt: str, parent: str, child: str) -> bool:
+        """Whether a child preserves as much of the user's prompt as its parent."""
+        if self._faithfulness is None:
+            return content(prompt) & content(parent) <= content(child)
+        before = self._faithfulness(prompt, parent)
+        return self._faithfulness(prompt, child) >= before - FAITHFULNESS_TOLERANCE
+
+
+class _Breeder:
+    """Makes one child for a request.
+
+    Args:
+      greedy: take the best choice everywhere, instead of drawing one.
     """
 
     def __init__(
-        self, phrases: str | None = None, faith: Faith | None = None, name: str = "lexicon"
+        self,
+        proposer: LexiconProposer,
+        request: ProposalRequest,
+        rng: np.random.Generator,
+        greedy: bool,
     ):
-        self.name, self._faith = name, faith
-        self._lexicon = Lexicon(phrases)
-        self._bank = _Bank({}, {}, (), frozenset(), {})
+        self.proposer = proposer
+        self.lexicon = proposer.lexicon
+        self.bank = proposer.bank
+        self.prompt = request.prompt
+        self.rewrites = [text for text, _ in request.history[1:]]
+        self.of_user = content(request.prompt)
+        self.rng = rng
+        self.greedy = greedy
 
-    def observe(self, scored: Sequence[Scored]) -> None:
-        usable = [s for s in scored if np.isfinite(s.overall)]
-        users = frozenset().union(*(content(s.prompt) for s in usable)) - self._lexicon.stems
-        said_for = _said_for(usable, self._lexicon) if self._faith else {}
-        choices = frozenset(said_for).union(*said_for.values())
-        rows = [self._features(s, choices) for s in usable]
-        prompts_of: dict[str, set[str]] = collections.defaultdict(set)
-        count: collections.Counter[str] = collections.Counter()
-        for s, features in zip(usable, rows, strict=True):
-            count.update(features.keys())
-            for f in features:
-                prompts_of[f].add(s.prompt)
-        kept = sorted((f for f, n in count.items() if n > 1), key=lambda f: (-count[f], f))[
-            :FEATURES
-        ]
-        advantages_N = _advantages(usable)
-        effects = _effects(advantages_N, rows, kept)
-        texts = {f: text for features in rows for f, text in features.items()}
-        kept = [f for f in kept if not f.startswith(("word:", "said:"))]
-        effects |= {f: _with_words(effects, f) for f in kept if not f.startswith("opening:")}
-        clauses: dict[str, list[str]] = {}
-        openings = []
-        for f in sorted(kept, key=lambda f: (-effects[f], f)):
-            if f.startswith("opening:"):
-                openings.append(texts[f])
-            elif not content(f) & users:  # nobody's subject
-                aspects = self._lexicon.about(f) or ({""} if len(prompts_of[f]) > 1 else set())
-                for aspect in aspects:
-                    clauses.setdefault(aspect, []).append(texts[f])
-        familiar = frozenset(w for s in usable if s.refined != s.prompt for w in words(s.refined))
-        synonyms = (
-            _synonyms(said_for, effects, count, COMMON * advantages_N.std()) if said_for else {}
-        )
-        self._bank = _Bank(effects, clauses, openings, familiar, synonyms)
+    def breed(self, base: str | None) -> tuple[str, str]:
+        """Return (the parent, which sets the least faithfulness, and the child).
 
-    def _features(self, s: Scored, choices: frozenset[str]) -> dict[str, str]:
-        """The free clauses of a rewrite, their words, its opening and which of `choices` it says,
-        by normal form."""
-        if s.refined == s.prompt:
-            return {}
-        mine = content(s.prompt)
-        features = {
-            c.norm: c.text
-            for c in split(s.refined)
-            if c.text
-            and len(c.text.split()) <= LONGEST
-            and content(c.text)
-            and not content(c.text) & mine
-        }
-        features |= {f"word:{w}": w for norm in list(features) for w in content(norm)}
-        features |= {f"said:{w}": w for w in words(s.refined) if w in choices}
-        if opening := _OPENING.match(s.refined):
-            if not content(opening[1]) & mine:
-                features["opening:" + opening[1].lower()] = opening[1]
-        return features
-
-    def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
-        return [self._children(request) for request in requests]
-
-    def _children(self, request: ProposalRequest) -> list[str]:
-        rng = np.random.default_rng(request.seed)
-        children: dict[str, None] = {}
-        # punctuation alone makes nothing new
-        tried = {
-            " ".join(words(t))
-            for t in (request.prompt, *request.taken, *(t for t, _ in request.history))
-        }
-        for attempt in range(request.n * TRIES):
-            if len(children) == request.n:
-                break
-            # first the surest children: of the best rewrite, of the user's own words, of these in
-            # the pool's words
-            sure = SURE[attempt] if attempt < len(SURE) else None
-            parent, child = self._breed(request, rng, greedy=sure is not None, base=sure)
-            child = " ".join(child.split())
-            if " ".join(words(child)) not in tried and self._faithful(
-                request.prompt, parent, child
-            ):
-                children[child] = None
-                tried.add(" ".join(words(child)))
-        return list(children)
-
-    def _faithful(self, prompt: str, parent: str, child: str) -> bool:
-        if self._faith is None:
-            return content(prompt) & content(parent) <= content(child)
-        return self._faith(prompt, child) >= self._faith(prompt, parent) - 1e-6
-
-    def _breed(
-        self, request: ProposalRequest, rng: np.random.Generator, greedy: bool, base: str | None
-    ) -> tuple[str, str]:
-        """(what the child is held against for faithfulness, the child)."""
-        rewrites, mine = [text for text, _ in request.history[1:]], content(request.prompt)
+        Args:
+          base: what to start from; None draws one.
+        """
         if base is None:
-            base = str(rng.choice(["rewrite", "own words", "pool's words"], p=[0.7, 0.15, 0.15]))
-        if not rewrites or base != "rewrite":
-            parent, text = (
-                request.prompt,
-                self._own_words(request.prompt, translate=base == "pool's words"),
-            )
-            if (
-                greedy
-                and base == "pool's words"
-                and text == self._own_words(request.prompt, translate=False)
-            ):
-                return parent, parent  # the pool has no other words: nothing new
-            clauses = [Clause(self._opened(text, mine, rng, greedy, 0.75), ".")]
+            base = str(self.rng.choice(list(BASES), p=list(BASE_PROBABILITIES)))
+        if self.rewrites and base == REWRITE:
+            parent = self._draw_rewrite()
+            text = self._with_best_opening(parent, 0.25) if OPENING.match(parent) else parent
+            clauses = split_clauses(text)
         else:
-            weight = 0.5 ** np.arange(len(rewrites))
-            place = 0 if greedy else int(rng.choice(len(rewrites), p=weight / weight.sum()))
-            parent = rewrites[place]
-            clauses = split(
-                self._opened(parent, mine, rng, greedy, 0.25) if _OPENING.match(parent) else parent
-            )
-        mate = split(rewrites[int(rng.integers(len(rewrites)))]) if rewrites else []
-        spoken = self._lexicon.about(request.prompt)
-        aspects = [
-            a for a in self._lexicon.aspects if a not in spoken
-        ]  # what the user says of the look stands
-        if not greedy:  # the order stays, so that a sure child already tried is recognised
-            rng.shuffle(aspects)
+            parent = self.prompt
+            text = self._user_words(with_synonyms=base == SYNONYMS)
+            no_synonyms = text == self._user_words(with_synonyms=False)
+            if self.greedy and base == SYNONYMS and no_synonyms:
+                return parent, parent  # the same child as from the prompt
+            clauses = [Clause(self._with_best_opening(text, 0.75), ".")]
+        mate: list[Clause] = []
+        if self.rewrites:
+            mate = split_clauses(self.rewrites[int(self.rng.integers(len(self.rewrites)))])
+        # what the user says about the look stays
+        fixed = self.lexicon.about(self.prompt)
+        aspects = [aspect for aspect in self.lexicon.aspects if aspect not in fixed]
+        if not self.greedy:  # the order stays, so that a child that was tried is recognised
+            self.rng.shuffle(aspects)
         for aspect in aspects:
-            clauses = self._better(clauses, aspect, mine, mate, rng, greedy)
-        return parent, join(clauses)
+            clauses = self._improve(clauses, aspect, mate)
+        return parent, join_clauses(clauses)
 
-    def _own_words(self, prompt: str, translate: bool) -> str:
-        """The user's words, or the pool's words for them."""
-        text = prompt.rstrip(" .!?,;:")
-        for word, other in self._bank.synonyms.items() if translate else ():
+    def _draw_rewrite(self) -> str:
+        """Return the best rewrite, or draw one, each half as likely as the one before."""
+        weights = 0.5 ** np.arange(len(self.rewrites))
+        if self.greedy:
+            return self.rewrites[0]
+        return self.rewrites[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
+
+    def _user_words(self, with_synonyms: bool) -> str:
+        """Return the user's prompt, with the pool's synonyms that are faithful."""
+        text = self.prompt.rstrip(" .!?,;:")
+        if not with_synonyms:
+            return text
+        for word, other in self.bank.synonyms.items():
             changed = re.sub(rf"\b{re.escape(word)}\b", other, text, flags=re.IGNORECASE)
-            if changed != text and self._faithful(prompt, prompt, changed):  # each on its own merit
+            if changed != text and self.proposer.is_faithful(self.prompt, self.prompt, changed):
                 text = changed
         return text
 
-    def _opened(
-        self, text: str, mine: frozenset[str], rng: np.random.Generator, greedy: bool, chance: float
-    ) -> str:
-        """`text` behind the best opening of the pool, which takes the place of one that is none of
-        the user's words."""
-        effect = {
-            o.lower(): self._bank.effects["opening:" + o.lower()] for o in self._bank.openings
-        }
-        found = _OPENING.match(text)
-        own = found[1].lower() if found else ""
-        best = max(effect.values(), default=0.0)
-        if best <= max(effect.get(own, 0.0), 0.0) or not (greedy or rng.random() < chance):
+    def _with_best_opening(self, text: str, probability: float) -> str:
+        """Return `text` behind the pool's best opening, which replaces a free opening."""
+        match = OPENING.match(text)
+        present = match[1].lower() if match else ""
+        pool_openings = {opening.lower() for opening in self.bank.openings}
+        best = max(map(self.bank.opening_effect, pool_openings), default=0.0)
+        present_effect = self.bank.opening_effect(present) if present in pool_openings else 0.0
+        if best <= max(present_effect, 0.0):
             return text
-        if (
-            found and not content(own) & mine
-        ):  # "a video of", but not the "a bowl of" that the user wrote
-            if content(own) and own not in effect:
+        if not self.greedy and self.rng.random() >= probability:
+            return text
+        # "a video of" is free, "a bowl of" in the user's prompt is not
+        if match and not content(present) & self.of_user:
+            if content(present) and present not in pool_openings:
                 return text
-            text = text[found.end() :]
-        first = (
-            text if content(text.split(" ")[0]) else _cased(text, "x")
-        )  # a name keeps its capital
-        return f"{_cased(self._bank.openings[0], text)} {first}"
+            text = text[match.end() :]
+        # the first word of the text gets a small letter, unless it can be a name
+        is_content = bool(content(text.split(" ")[0]))
+        rest = text if is_content else with_case_of(text, "x")
+        return f"{with_case_of(self.bank.openings[0], text)} {rest}"
 
-    def _better(
-        self,
-        clauses: list[Clause],
-        aspect: str,
-        mine: frozenset[str],
-        mate: Sequence[Clause],
-        rng: np.random.Generator,
-        greedy: bool,
-    ) -> list[Clause]:
-        """`clauses` with what they say of one aspect replaced, regraded, added or taken out; or as
-        they were."""
-        where = [i for i, c in enumerate(clauses) if aspect in self._lexicon.about(c.text)]
-        if any(content(clauses[i].text) & mine for i in where):
-            return self._regraded(clauses, where, aspect, mine, rng, greedy)
-        offer = self._offer(aspect, mine, mate, rng, greedy)
-        if not where:
-            wanted = offer is not None and self._effect(offer) > 0 if greedy else rng.random() < 0.4
-            if wanted and offer is None:
-                offer = str(rng.choice(self._lexicon.phrases[aspect]))
-            return _added(clauses, offer) if wanted else clauses
-        first = clauses[where[0]]
-        alone = len(self._lexicon.about(first.text)) == 1
-        if offer is not None and alone and (greedy or rng.random() < 0.6):
-            if not greedy or self._effect(offer) > self._effect(first.text):
-                return _replaced(clauses, where[0], offer)
+    def _improve(self, clauses: list[Clause], aspect: str, mate: Sequence[Clause]) -> list[Clause]:
+        """Replace, change, add or remove what the clauses say about an aspect, or leave it."""
+        places = [i for i, c in enumerate(clauses) if aspect in self.lexicon.about(c.text)]
+        if any(content(clauses[i].text) & self.of_user for i in places):
+            return self._regrade(clauses, places, aspect)
+        offer = self._offer(aspect, mate)
+        if not places:
+            return self._add(clauses, aspect, offer)
+        first = clauses[places[0]]
+        is_alone = len(self.lexicon.about(first.text)) == 1
+        if offer is not None and is_alone and (self.greedy or self.rng.random() < 0.6):
+            if not self.greedy or self.bank.effect(offer) > self.bank.effect(first.text):
+                return replace_clause(clauses, places[0], offer)
             return clauses
-        if not greedy and alone and len(where) > 1 and rng.random() < 0.3:
-            return _removed(clauses, where[-1])
-        return self._regraded(clauses, where, aspect, mine, rng, greedy)
+        if not self.greedy and is_alone and len(places) > 1 and self.rng.random() < 0.3:
+            return remove_clause(clauses, places[-1])
+        return self._regrade(clauses, places, aspect)
 
-    def _regraded(self, clauses, where, aspect, mine, rng, greedy) -> list[Clause]:
-        if not greedy and rng.random() < 0.25:
+    def _add(self, clauses: list[Clause], aspect: str, offer: str | None) -> list[Clause]:
+        """Add a clause about an aspect that is not mentioned."""
+        if self.greedy:
+            wanted = offer is not None and self.bank.effect(offer) > 0
+        else:
+            wanted = self.rng.random() < 0.4
+        if not wanted:
             return clauses
-        level = GOOD if greedy or rng.random() < 0.85 else POOR
-        for i in where:
-            text = self._lexicon.regrade(clauses[i].text, aspect, level, rng, self._bank.familiar)
-            if text is not None and content(clauses[i].text) & mine <= content(text):
-                return _replaced(clauses, i, text)
+        if offer is None:
+            offer = str(self.rng.choice(self.lexicon.phrases[aspect]))
+        return append_clause(clauses, offer)
+
+    def _regrade(self, clauses: list[Clause], places: Sequence[int], aspect: str) -> list[Clause]:
+        """Change the first of the clauses that can be put at another level."""
+        if not self.greedy and self.rng.random() < 0.25:
+            return clauses
+        level = GOOD if self.greedy or self.rng.random() < 0.85 else POOR
+        for i in places:
+            old = clauses[i].text
+            text = self.lexicon.regrade(old, aspect, level, self.rng, self.bank.familiar)
+            if text is not None and content(old) & self.of_user <= content(text):
+                return replace_clause(clauses, i, text)
         return clauses
 
-    def _offer(self, aspect, mine, mate, rng, greedy) -> str | None:
-        """A clause about the aspect: from the mate, or from the pool by effect. None where there is
-        none."""
+    def _offer(self, aspect: str, mate: Sequence[Clause]) -> str | None:
+        """Return a free clause about an aspect: of the mate, or of the pool by effect."""
+        of_mate = [c.text for c in mate if aspect in self.lexicon.about(c.text)]
+        free_of_mate = [text for text in of_mate if self._is_free(text)]
+        if free_of_mate and not self.greedy and self.rng.random() < 0.3:
+            return free_of_mate[0]
+        best = [text for text in self.bank.clauses.get(aspect, ()) if self._is_free(text)]
+        best = best[:MAX_OFFERS]
+        if not best or self.greedy:
+            return best[0] if best else None
+        effects = np.asarray([self.bank.effect(text) for text in best])
+        weights = np.exp((effects - effects.max()) / (effects.std() / 2 + 1e-6))
+        return best[int(self.rng.choice(len(best), p=weights / weights.sum()))]
 
-        def free(text: str) -> bool:
-            return not content(text) & mine and len(self._lexicon.about(text)) == 1
-
-        from_mate = [c.text for c in mate if aspect in self._lexicon.about(c.text) and free(c.text)]
-        if from_mate and not greedy and rng.random() < 0.3:
-            return from_mate[0]
-        known = [text for text in self._bank.clauses.get(aspect, ()) if free(text)][:8]
-        if not known:
-            return None
-        if greedy:
-            return known[0]
-        effects = np.asarray([self._effect(text) for text in known])
-        weight = np.exp((effects - effects.max()) / (effects.std() / 2 + 1e-6))
-        return known[int(rng.choice(len(known), p=weight / weight.sum()))]
-
-    def _effect(self, text: str) -> float:
-        norm = " ".join(text.lower().split())
-        return self._bank.effects.get(norm, _with_words(self._bank.effects, norm))
-
-
-def _with_words(effects: Mapping[str, float], clause: str) -> float:
-    """The effect of a clause and of its words; of its words alone where it is new."""
-    return effects.get(clause, 0.0) + sum(effects.get(f"word:{w}", 0.0) for w in content(clause))
-
-
-def _effects(
-    y_N: np.ndarray, rows: Sequence[Mapping[str, str]], kept: Sequence[str]
-) -> dict[str, float]:
-    """Ridge regression of the advantages on the features that a rewrite has, of those kept."""
-    if not kept:
-        return {}
-    place = {f: j for j, f in enumerate(kept)}
-    x_NxF = np.zeros((len(rows), len(kept)))
-    for i, features in enumerate(rows):
-        for f in features:
-            if f in place:
-                x_NxF[i, place[f]] = 1
-    x_NxF -= x_NxF.mean(axis=0)
-    return dict(zip(kept, _ridge(x_NxF, y_N).tolist(), strict=True))
-
-
-def _ridge(x_NxF: np.ndarray, y_N: np.ndarray) -> np.ndarray:
-    """Coefficients [F] under the penalty of SHRINK whose leave-one-out error is least (Golub, Heath
-    & Wahba 1979): the noisier the scores, the less a clause seen a few times is believed."""
-    u_NxR, s_R, v_RxF = np.linalg.svd(x_NxF, full_matrices=False)
-    target_R = u_NxR.T @ y_N
-    errors = []
-    for penalty in SHRINK:
-        kept_R = s_R**2 / (s_R**2 + penalty)
-        left_N = y_N - u_NxR @ (kept_R * target_R)
-        own_N = np.minimum(
-            np.square(u_NxR) @ kept_R, 1 - 1e-6
-        )  # each row's pull on its own prediction
-        errors.append(np.mean(np.square(left_N / (1 - own_N))))
-    return v_RxF.T @ (s_R / (s_R**2 + SHRINK[int(np.argmin(errors))]) * target_R)
-
-
-def _advantages(scored: Sequence[Scored]) -> np.ndarray:
-    """Overall scores less their prompt's mean [N]."""
-    of_prompt: dict[str, list[float]] = collections.defaultdict(list)
-    for s in scored:
-        of_prompt[s.prompt].append(s.overall)
-    return np.asarray([s.overall - np.mean(of_prompt[s.prompt]) for s in scored])
-
-
-def _said_for(scored: Sequence[Scored], lexicon: Lexicon) -> dict[str, frozenset[str]]:
-    """User's word -> those of the same form that stand in rewrites which lack it, and rarely in
-    others."""
-    rewrites = [
-        (frozenset(words(s.prompt)), frozenset(words(s.refined)), s.prompt)
-        for s in scored
-        if s.refined != s.prompt
-    ]
-    everywhere = collections.Counter(w for _, said, _ in rewrites for w in said)
-    found: dict[str, frozenset[str]] = {}
-    for user in sorted(frozenset().union(*(mine for mine, _, _ in rewrites))):
-        if not content(user) or content(user) <= lexicon.stems:
-            continue
-        without = [
-            (mine, said, prompt)
-            for mine, said, prompt in rewrites
-            if user in mine and user not in said
-        ]
-        if len({prompt for _, _, prompt in without}) < FEW:
-            continue
-        here = collections.Counter(w for mine, said, _ in without for w in said - mine)
-        total = len(rewrites) - len(without)
-        fit = frozenset(
-            w
-            for w, n in here.items()
-            if content(w)
-            and _form(w) == _form(user)
-            and not content(w) <= lexicon.stems
-            and n >= max(OFTEN * len(without), FEW)
-            and n / len(without) >= LIFT * (everywhere[w] - n) / max(total, 1)
-        )
-        if fit:
-            found[user] = fit
-    return found
-
-
-def _synonyms(
-    said_for: Mapping[str, frozenset[str]],
-    effects: Mapping[str, float],
-    count: Mapping[str, int],
-    common: float,
-) -> dict[str, str]:
-    """User's word -> the best one, where that is another: by its effect, and by `common` for each
-    time that it is e times as common."""
-
-    def worth(word: str) -> float:
-        return effects.get(f"said:{word}", 0.0) + common * float(np.log1p(count[f"said:{word}"]))
-
-    best = {user: max(sorted({user, *others}), key=worth) for user, others in said_for.items()}
-    return {user: word for user, word in best.items() if word != user}
-
-
-def _form(word: str) -> str:
-    return next((e for e in ("ing", "ed", "s") if word.endswith(e) and len(word) >= len(e) + 3), "")
-
-
-def _cased(text: str, like: str) -> str:
-    """`text` beginning with a capital if `like` does."""
-    return text[:1].upper() + text[1:] if like[:1].isupper() else text[:1].lower() + text[1:]
-
-
-def _replaced(clauses: list[Clause], i: int, text: str) -> list[Clause]:
-    return [*clauses[:i], Clause(_cased(text, clauses[i].text), clauses[i].end), *clauses[i + 1 :]]
-
-
-def _removed(clauses: list[Clause], i: int) -> list[Clause]:
-    """Without clause `i`, whose ending goes to the one before, so that a sentence still ends."""
-    if i == 0:
-        return clauses[1:]
-    before = clauses[i - 1]
-    return [*clauses[: i - 1], Clause(before.text, clauses[i].end or before.end), *clauses[i + 1 :]]
-
-
-def _added(clauses: list[Clause], text: str) -> list[Clause]:
-    """One more clause at the end: listed with the last one if that is short, else as a sentence of
-    its own."""
-    last = clauses[-1]
-    listing = len(clauses) > 1 and len(last.text.split()) <= SHORT
-    listed = listing and clauses[-2].end.strip() in (",", ";", "/")
-    end = clauses[-2].end if listed else ", " if listing else ". "
-    text = _cased(text, "x" if listing else clauses[0].text)
-    return [*clauses[:-1], Clause(last.text, end), Clause(text, last.end.strip() or ".")]
+    def _is_free(self, text: str) -> bool:
+        """Whether a clause holds no word of the user and is about one aspect."""
+        return not content(text) & self.of_user and len(self.lexicon.about(text)) == 1

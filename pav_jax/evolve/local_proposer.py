@@ -1,69 +1,81 @@
-"""Rewrites from a language model that runs here."""
+"""Rewrites from a language model on this machine."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pav_jax.errors import BadInput
-from pav_jax.evolve.dialogue import messages, parse, read_template
-from pav_jax.evolve.proposers import ProposalRequest, Proposer
+from pav_jax.evolve.dialogue import make_chat, parse_rewrites, read_template
+from pav_jax.evolve.options import LocalOptions
+from pav_jax.evolve.proposer import ProposalRequest, Proposer, ProposerContext
 
 MODES = ("rewrite", "history")
 
 
 class LocalProposer(Proposer):
-    """Asks a `LanguageModel`.
+    """Samples rewrites from a `LanguageModel`.
 
-    In mode "rewrite" the user's prompt alone goes through the model's own chat template and `n`
-    answers are drawn: right for a small model that can only rewrite. In mode "history" the model is
-      shown the scored rewrites and answers
-    between tags: right for one that follows instructions.
+    In mode "rewrite" the user's prompt alone goes through the model's own chat template, and
+    `num_rewrites` replies are sampled: for a small model that can only rewrite. In mode "history"
+    the model sees the scored rewrites and replies with tagged texts: for one that follows
+    instructions.
 
     Args:
-      batch_size: how many prompts the model is given at once.
-      template: a file that replaces the system message of mode "history".
+      language_model: a `LanguageModel`.
+      options: see `LocalOptions`.
+      name: of the entry in the configuration.
+
+    Raises:
+      BadInput: the mode is unknown, or the template cannot be used.
     """
 
+    options = LocalOptions
+
     def __init__(
-        self,
-        language_model,
-        mode: str = "rewrite",
-        template: str | None = None,
-        temperature: float = 1.0,
-        top_k: int = 50,
-        top_p: float = 1.0,
-        max_new_tokens: int = 250,
-        batch_size: int = 32,
-        name: str = "local",
+        self, language_model: Any, options: LocalOptions | None = None, name: str = "local"
     ):
-        if mode not in MODES:
-            raise BadInput(f"proposers.{name}.mode={mode!r}: choose one of {', '.join(MODES)}")
+        options = options or LocalOptions()
+        if options.mode not in MODES:
+            field = f"proposers.{name}.mode"
+            raise BadInput(
+                f"{field}={options.mode!r}: choose one of {', '.join(MODES)}",
+                source="configuration",
+                field=field,
+            )
         self.name = name
-        self.mode = mode
-        self.batch_size = batch_size
         self._model = language_model
-        self._template = read_template(template)
+        self._mode = options.mode
+        self._batch_size = options.batch_size
+        self._template = read_template(options.template)
         self._sampling = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
+            "temperature": options.temperature,
+            "top_k": options.top_k,
+            "top_p": options.top_p,
+            "max_new_tokens": options.max_new_tokens,
         }
 
-    def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
-        if self.mode == "rewrite":
-            # the rows of a call share n; a row's text does not depend on how many others are drawn
-            most = max((r.n for r in requests), default=0)
-            chats = [[{"role": "user", "content": r.prompt}] for r in requests]
-            answers = self._generate(chats, [r.seed for r in requests], most)
-            return [texts[: r.n] for r, texts in zip(requests, answers, strict=True)]
-        chats = [messages(r.history, r.n, self._template) for r in requests]
-        answers = self._generate(chats, [r.seed for r in requests], 1)
-        return [parse(texts[0])[: r.n] for r, texts in zip(requests, answers, strict=True)]
+    @classmethod
+    def from_options(cls, options: Any, context: ProposerContext, name: str) -> "LocalProposer":
+        return cls(context.language_model(name), options, name)
 
-    def _generate(self, chats: list, seeds: list[int], n: int) -> list[list[str]]:
-        answers: list[list[str]] = []
-        for i in range(0, len(chats), self.batch_size):
-            part = slice(i, i + self.batch_size)
-            answers += self._model.generate(
-                chats[part], num_return_sequences=n, seed=seeds[part], **self._sampling
+    def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
+        seeds = [request.seed for request in requests]
+        if self._mode == "rewrite":
+            # all rows of a call sample equally many; a text does not depend on how many there are
+            count = max((request.num_rewrites for request in requests), default=0)
+            chats = [[{"role": "user", "content": request.prompt}] for request in requests]
+            rewrites = self._generate(chats, seeds, count)
+        else:
+            chats = [make_chat(r.history, r.num_rewrites, self._template) for r in requests]
+            rewrites = [parse_rewrites(texts[0]) for texts in self._generate(chats, seeds, 1)]
+        return [
+            texts[: request.num_rewrites] for request, texts in zip(requests, rewrites, strict=True)
+        ]
+
+    def _generate(self, chats: list, seeds: list[int], count: int) -> list[list[str]]:
+        texts: list[list[str]] = []
+        for start in range(0, len(chats), self._batch_size):
+            batch = slice(start, start + self._batch_size)
+            texts += self._model.generate(
+                chats[batch], num_return_sequences=count, seed=seeds[batch], **self._sampling
             )
-        return answers
+        return texts

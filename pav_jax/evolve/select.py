@@ -1,84 +1,100 @@
-"""From the pool to examples for supervised tuning: the best rewrite of each prompt, where there is
-a good one."""
+"""Selection: the best rewrite of each prompt in the pool becomes an SFT pair."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from pav_jax.candidates.constraints import is_feasible, minimum_scores, passes_thresholds
-from pav_jax.candidates.ranking import Ranking
+from pav_jax.candidates.ranking import Ranking, check_method
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, PromptPair
 from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
 
+ScoredRow = tuple[float, Candidate]  # (overall, candidate)
 
-def select(config, pool: Sequence[Candidate], suite, workdir=None) -> list[PromptPair]:
-    """At most one pair for each prompt, in the order of the prompts' names.
 
-    The best rewrite is chosen among those without error that stay within `max_words`, keep every
-    floor and pass every threshold, by the weights evolution used; its overall must beat the user's
-    own prompt's by `min_gain`. Which of those is the best, `ranking` says.
+def select(
+    config: Any,
+    pool: Sequence[Candidate],
+    suite: Any,
+    workdir: str | os.PathLike | None = None,
+) -> list[PromptPair]:
+    """Choose at most one pair for each prompt, in the order of the prompts.
+
+    The best rewrite by `ranking` is taken among those without error that have at most `max_words`
+    words, are feasible and pass every threshold, and whose overall exceeds that of the user's own
+    prompt by more than `min_gain`.
 
     Args:
-      config: the whole configuration; reads of `select`: `weights` (None: `evolve.weights`, then
-        the suite's), `ranking` (see `ranking.py`), `thresholds` and `floors` (None: the suite's),
-        `min_gain`, `max_words`, `pareto` (True: no weighted reward may be below the user's own
-          prompt's).
+      config: the whole configuration; reads `select`, and the weights of `evolve` and `rewards`.
       workdir: where to write `sft_pairs.jsonl`; None writes nothing.
     """
-    options = config.get("select", {})
-    weights = stage_weights(config, "select", suite)
-    ranking = Ranking.from_config(config, "select", suite, weights)
-    least = (
-        minimum_scores(options.get("thresholds"), suite.thresholds),
-        minimum_scores(options.get("floors"), suite.constraints),
-    )
-    gain, longest = options.get("min_gain", 0.0), options.get("max_words", 130)
-    dimensions = sorted(weights or suite.weights) if options.get("pareto", False) else []
-
-    prompts: dict[str, list[tuple[float, Candidate]]] = {}
-    for c, value in zip(pool, overall_scores(pool, weights), strict=True):
-        prompts.setdefault(c.prompt, []).append((float(value), c))
-    pairs, dropped = [], Counter()
+    rule = _SelectionRule(config, suite)
+    prompts: dict[str, list[ScoredRow]] = {}
+    values = overall_scores(pool, stage_weights(config, "select", suite))
+    for candidate, value in zip(pool, values, strict=True):
+        prompts.setdefault(candidate.prompt, []).append((float(value), candidate))
+    pairs: list[PromptPair] = []
+    dropped: Counter[str] = Counter()
     for prompt, rows in sorted(prompts.items()):
-        own = next(((v, c) for v, c in rows if c.refined == prompt), None)
-        if own is None or not np.isfinite(own[0]):
-            dropped["the user's prompt has no score"] += 1
-            continue
-        left = [(v, c) for v, c in rows if c.refined != prompt]
-        for why, keeps in (
-            ("no rewrite", lambda v, c: True),
-            ("no rewrite has a score", lambda v, c: np.isfinite(v)),
-            (f"over {longest} words", lambda v, c: len(c.refined.split()) <= longest),
-            ("below a floor", lambda v, c: is_feasible(c.scores, least[1])),
-            ("below a threshold", lambda v, c: passes_thresholds(c, least[0])),
-            (f"gain not over {gain:g}", lambda v, c, own=own[0]: v > own + gain),
-            (
-                "a reward falls",
-                lambda v, c, own=own[1]: all(c.scores[d] >= own.scores[d] for d in dimensions),
-            ),
-        ):
-            left = [(v, c) for v, c in left if keeps(v, c)]
-            if not left:
-                dropped[why] += 1
-                break
+        best, reason = rule.best(prompt, rows)
+        if best is None:
+            dropped[reason] += 1
         else:
-            places = ranking.places([c.scores for _, c in left], [v for v, _ in left])
-            best = min(
-                zip(places, (c for _, c in left), strict=True), key=lambda row: (row[0], row[1].key)
-            )[1]
             pairs.append(PromptPair(prompt, best.refined))
     log.info(
         "select: %d of %d prompts have a pair%s",
         len(pairs),
         len(prompts),
-        "".join(f"; {n} dropped: {why}" for why, n in sorted(dropped.items())),
+        "".join(f"; {count} dropped: {reason}" for reason, count in sorted(dropped.items())),
     )
     if workdir is not None:
         write_jsonl(epath.Path(workdir) / "sft_pairs.jsonl", pairs)
     return pairs
+
+
+class _SelectionRule:
+    """What `config.select` says about a prompt's candidates."""
+
+    def __init__(self, config: Any, suite: Any):
+        options = config.select
+        check_method(options.ranking, "select.ranking")
+        self.ranking = Ranking(options.ranking, stage_weights(config, "select", suite))
+        self.thresholds = minimum_scores(options.thresholds, suite.thresholds)
+        self.constraints = minimum_scores(options.constraints, suite.constraints)
+        self.min_gain = options.min_gain
+        self.max_words = options.max_words
+
+    def best(self, prompt: str, rows: Sequence[ScoredRow]) -> tuple[Candidate | None, str]:
+        """Return (the best rewrite, ""), or (None, why there is none)."""
+        own = next((value for value, c in rows if c.refined == prompt), -np.inf)
+        if not np.isfinite(own):
+            return None, "the user's prompt has no score"
+        remaining = [(value, c) for value, c in rows if c.refined != prompt]
+        if not remaining:
+            return None, "no rewrite"
+        filters = (
+            ("no rewrite has a score", lambda value, c: np.isfinite(value)),
+            (f"over {self.max_words} words", lambda value, c: self._is_short(c)),
+            ("infeasible", lambda value, c: is_feasible(c.scores, self.constraints)),
+            ("below a threshold", lambda value, c: passes_thresholds(c, self.thresholds)),
+            (f"gain not over {self.min_gain:g}", lambda value, c: value > own + self.min_gain),
+        )
+        for reason, accepts in filters:
+            remaining = [(value, c) for value, c in remaining if accepts(value, c)]
+            if not remaining:
+                return None, reason
+        keys = self.ranking.keys([c.scores for _, c in remaining], [v for v, _ in remaining])
+        candidates = [c for _, c in remaining]
+        order = sorted(zip(keys, candidates, strict=True), key=lambda row: (row[0], row[1].key))
+        return order[0][1], ""
+
+    def _is_short(self, candidate: Candidate) -> bool:
+        return len(candidate.refined.split()) <= self.max_words

@@ -1,6 +1,7 @@
-"""The fields of the configuration's `prefer` section; imports nothing heavy."""
+"""Defaults of the configuration's `prefer` section."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def prefer_config() -> ConfigDict:
@@ -8,26 +9,25 @@ def prefer_config() -> ConfigDict:
     return ConfigDict(
         dict(
             prompts="mini:prompts/prefer.txt",
-            count=0,  # the first so many prompts; 0 takes all
-            samples=5,
+            max_prompts=placeholder(int),  # of a round; None: an even share of the file
+            num_return_sequences=5,
             temperature=1.0,
             top_k=50,
             top_p=1.0,
             max_new_tokens=250,
-            sample_batch=32,  # prompts given to the rewriter at once
+            sampling_batch_size=32,  # prompts per call of the rewriter
             keep_videos="none",  # none or all
-            weights=None,  # None: rewards.weights
-            ranking="sum",  # who is better: sum, pareto, average_rank, as in evolve
+            weights=None,  # of overall; None: rewards.weights
+            ranking="sum",  # which rewrite is better: sum, pareto or average_rank
             thresholds=None,  # None: rewards.thresholds; {} for none
-            floors=None,  # None: rewards.constraints; {} for none
-            # True: what keeps the floors is preferred to what does not, unless that is clearly
-            # better
-            floors_first=False,
-            # a rejected rewrite lies more than this below the chosen one: in overall where ranking
-            # is sum; in mean places where it is average_rank; in overall, and dominated by the
-            # chosen one, where it is pareto (0: that is enough)
+            constraints=None,  # None: rewards.constraints; {} for none
+            # True: feasible rewrites rank first, unless an infeasible one is clearly better
+            feasible_first=False,
+            # least distance of a pair: of overall for sum and pareto, of mean ranks for
+            # average_rank
             margin=1.4,
             max_words=130,  # of a chosen rewrite
-            length_match=0.0,  # largest relative difference of the word counts of a pair; 0: any
+            # largest relative difference of a pair's word counts; None for any
+            max_length_difference=placeholder(float),
         )
     )

@@ -1,29 +1,40 @@
-"""From scored candidates to (prompt, chosen, rejected), as the published method pairs them (method
-section 2)."""
+"""Preference pairs: from a prompt's scored candidates to (prompt, chosen, rejected).
+
+Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (dpo/filter.py).
+"""
 
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from pav_jax.candidates.constraints import is_feasible, minimum_scores, passes_thresholds
-from pav_jax.candidates.ranking import Ranking
+from pav_jax.candidates.ranking import Ranking, RankKey, check_method
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, Preference
 
 log = logging.getLogger(__name__)
 
-MARGIN = 1.4  # the published weights' scale (dpo/filter.py)
-MAX_WORDS = 130
-RANKS = 2  # a chosen candidate ranks first or second
+MAX_CHOSEN_RANK = 2  # a chosen candidate ranks first or second
+
+ScoredRow = tuple[float, Candidate]  # (overall, candidate)
+RankedRow = tuple[RankKey, Candidate]
 
 
 @dataclasses.dataclass(frozen=True)
 class PairReport:
-    """What a set of pairs is like. Words are counted by white space; the gap is chosen minus
-    rejected."""
+    """Counts and means over a set of pairs. Words are separated by white space.
+
+    Attributes:
+      pairs: how many there are.
+      prompts: that have a pair.
+      mean_margin: of the pairs.
+      chosen_words, rejected_words: mean length.
+      word_gap: mean length of the chosen minus that of the rejected.
+    """
 
     pairs: int
     prompts: int
@@ -33,67 +44,37 @@ class PairReport:
     word_gap: float
 
 
-def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preference]:
-    """All pairs of every prompt.
+def make_pairs(candidates: Sequence[Candidate], suite: Any, config: Any) -> list[Preference]:
+    """Make all preference pairs of every prompt.
 
-    Ranked by `ranking`, the first and the second may be chosen if they pass every threshold, keep
-    every floor and have at most `max_words` words; every candidate ranked below that lies lower by
-    more than `margin` is a rejected one. A candidate with an error takes no part. With
-    `floors_first`, candidates that keep every floor rank above all that do not, and are preferred
-    to them unless these lie higher by more than `margin`: so no pair teaches to forget the user's
-    words, and none to give up a clearly better video.
+    The candidates of a prompt that have no error are ranked by `ranking`. The first and the second
+    can be chosen if they pass every threshold, are feasible and have at most `max_words` words.
+    Every candidate ranked below a chosen one by more than `margin` is rejected.
 
-    What is measured against `margin`, and recorded as a pair's, depends on the ranking
-    (`evolve/ranking.py`): "sum" takes the difference in overall; "pareto" the same, and the chosen
-    one must dominate the rejected one, so that 0 asks for dominance alone; "average_rank" the
-    difference in mean places, of which neighbours are one apart where they stand alike in every
+    With `feasible_first`, feasible candidates rank above infeasible ones, and are preferred to them
+    unless an infeasible one is better by more than `margin`. So no pair teaches to forget the
+    user's words, and none to give up a clearly better video.
+
+    The margin, which is recorded with the pair, depends on the ranking (`candidates/ranking.py`):
+    for "sum" it is the difference in overall; for "pareto" too, but the chosen one must dominate
+    the rejected one, so that a margin of 0 asks for dominance alone; for "average_rank" it is the
+    difference in mean ranks, in which neighbours differ by one if they are ordered alike by every
     reward.
 
     Args:
-      config: the whole configuration; reads of `prefer`: `weights`, `ranking`, `thresholds`,
-        `floors` (None: the suite's), `floors_first`, `margin`, `max_words`, `length_match` (0: off;
-          else the largest |difference| / longer
-        of the word counts).
+      config: the whole configuration; reads `prefer`, and the weights of `rewards`.
     """
-    options = config.prefer
-    weights = stage_weights(config, "prefer", suite)
-    thresholds = minimum_scores(options.get("thresholds"), suite.thresholds)
-    floors = minimum_scores(options.get("floors"), suite.constraints)
-    margin, longest = options.get("margin", MARGIN), options.get("max_words", MAX_WORDS)
-    match, first = (
-        options.get("length_match", 0.0),
-        floors if options.get("floors_first", False) else {},
-    )
-    ranking = Ranking.from_config(config, "prefer", suite, weights, first)
-
-    prompts: dict[str, list[tuple[float, Candidate]]] = {}
-    for c, value in zip(candidates, overall_scores(candidates, weights), strict=True):
-        prompts.setdefault(c.prompt, [])
+    rule = _PairRule(config, suite)
+    prompts: dict[str, list[ScoredRow]] = {}
+    values = overall_scores(candidates, stage_weights(config, "prefer", suite))
+    for candidate, value in zip(candidates, values, strict=True):
+        rows = prompts.setdefault(candidate.prompt, [])
         if np.isfinite(value):
-            prompts[c.prompt].append((float(value), c))
-    pairs, dropped = [], Counter()
-    for prompt, rows in sorted(prompts.items()):
-        places = ranking.places([c.scores for _, c in rows], [v for v, _ in rows])
-        ranked = sorted(
-            zip(places, (c for _, c in rows), strict=True), key=lambda row: (row[0], row[1].key)
-        )
-        for rank, (best, chosen) in enumerate(ranked[:RANKS]):
-            why = _unfit(chosen, thresholds, floors, longest)
-            if why:
-                dropped[f"chosen {why}"] += 1
-                continue
-            for place, rejected in ranked[rank + 1 :]:
-                gap = ranking.gap(best, place)
-                if place.falls and gap < -margin:
-                    dropped["what falls below a floor is clearly better"] += 1
-                elif not place.falls and not ranking.clearly(
-                    chosen.scores, rejected.scores, gap, margin
-                ):
-                    dropped["margin too small"] += 1
-                elif match and length_gap(chosen.refined, rejected.refined) > match:
-                    dropped["lengths differ too much"] += 1
-                elif chosen.refined != rejected.refined:
-                    pairs.append(Preference(prompt, chosen.refined, rejected.refined, gap))
+            rows.append((float(value), candidate))
+    dropped: Counter[str] = Counter()
+    pairs = [
+        pair for _, rows in sorted(prompts.items()) for pair in rule.pairs_of_prompt(rows, dropped)
+    ]
     report = describe(pairs)
     log.info(
         "pairs: %d of %d prompts (%d prompts have one), mean margin %.3f, words %.1f chosen, %.1f"
@@ -105,38 +86,95 @@ def make_pairs(candidates: Sequence[Candidate], suite, config) -> list[Preferenc
         report.chosen_words,
         report.rejected_words,
         report.word_gap,
-        "".join(f"; {n} left out: {why}" for why, n in sorted(dropped.items())),
+        "".join(f"; {count} left out: {reason}" for reason, count in sorted(dropped.items())),
     )
     return pairs
 
 
-def describe(pairs: Sequence[Preference]) -> PairReport:
-    """Counts and means over the pairs; means of none are 0."""
+class _PairRule:
+    """What `config.prefer` says about a prompt's candidates."""
 
-    def mean(values) -> float:
+    def __init__(self, config: Any, suite: Any):
+        options = config.prefer
+        check_method(options.ranking, "prefer.ranking")
+        self.thresholds = minimum_scores(options.thresholds, suite.thresholds)
+        self.constraints = minimum_scores(options.constraints, suite.constraints)
+        self.ranking = Ranking(
+            options.ranking,
+            stage_weights(config, "prefer", suite),
+            self.constraints if options.feasible_first else {},
+        )
+        self.margin = options.margin
+        self.max_words = options.max_words
+        self.max_length_difference = options.max_length_difference
+
+    def pairs_of_prompt(
+        self, rows: Sequence[ScoredRow], dropped: Counter[str]
+    ) -> Iterable[Preference]:
+        """Yield the pairs of one prompt's candidates; count in `dropped` what gives no pair."""
+        keys = self.ranking.keys([c.scores for _, c in rows], [value for value, _ in rows])
+        candidates = [c for _, c in rows]
+        ranked = sorted(zip(keys, candidates, strict=True), key=lambda row: (row[0], row[1].key))
+        for rank, (key, chosen) in enumerate(ranked[:MAX_CHOSEN_RANK]):
+            problem = self._problem(chosen)
+            if problem:
+                dropped[f"chosen {problem}"] += 1
+                continue
+            for rejected_row in ranked[rank + 1 :]:
+                rejected = rejected_row[1]
+                reason = self._reason_to_drop((key, chosen), rejected_row)
+                if reason:
+                    dropped[reason] += 1
+                elif chosen.refined != rejected.refined:
+                    gap = self.ranking.gap(key, rejected_row[0])
+                    yield Preference(chosen.prompt, chosen.refined, rejected.refined, gap)
+
+    def _problem(self, chosen: Candidate) -> str | None:
+        """Return why a candidate cannot be chosen; None if it can."""
+        if len(chosen.refined.split()) > self.max_words:
+            return f"over {self.max_words} words"
+        if not is_feasible(chosen.scores, self.constraints):
+            return "infeasible"
+        if not passes_thresholds(chosen, self.thresholds):
+            return "below a threshold"
+        return None
+
+    def _reason_to_drop(self, chosen_row: RankedRow, rejected_row: RankedRow) -> str | None:
+        """Return why two ranked candidates are no pair; None if they are one."""
+        chosen_key, chosen = chosen_row
+        rejected_key, rejected = rejected_row
+        gap = self.ranking.gap(chosen_key, rejected_key)
+        if rejected_key.infeasible:
+            if gap < -self.margin:
+                return "the infeasible rewrite is clearly better"
+        elif not self.ranking.is_clearly_better(chosen.scores, rejected.scores, gap, self.margin):
+            return "margin too small"
+        limit = self.max_length_difference
+        if limit is not None and length_difference(chosen.refined, rejected.refined) > limit:
+            return "lengths differ too much"
+        return None
+
+
+def describe(pairs: Sequence[Preference]) -> PairReport:
+    """Return counts and means over the pairs; the means of no pairs are 0."""
+
+    def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values))) if pairs else 0.0
 
-    chosen = mean(len(p.chosen.split()) for p in pairs)
-    rejected = mean(len(p.rejected.split()) for p in pairs)
+    chosen = mean(len(pair.chosen.split()) for pair in pairs)
+    rejected = mean(len(pair.rejected.split()) for pair in pairs)
     return PairReport(
-        len(pairs),
-        len({p.prompt for p in pairs}),
-        mean(p.margin for p in pairs),
-        chosen,
-        rejected,
-        chosen - rejected,
+        pairs=len(pairs),
+        prompts=len({pair.prompt for pair in pairs}),
+        mean_margin=mean(pair.margin for pair in pairs),
+        chosen_words=chosen,
+        rejected_words=rejected,
+        word_gap=chosen - rejected,
     )
 
 
-def _unfit(chosen: Candidate, thresholds, floors, longest: int) -> str | None:
-    if len(chosen.refined.split()) > longest:
-        return f"over {longest} words"
-    if not is_feasible(chosen.scores, floors):
-        return "below a floor"
-    return None if passes_thresholds(chosen, thresholds) else "below a threshold"
-
-
-def length_gap(a: str, b: str) -> float:
-    """Relative difference of the word counts, 0 to 1."""
-    m, n = len(a.split()), len(b.split())
-    return abs(m - n) / max(m, n, 1)
+def length_difference(a: str, b: str) -> float:
+    """Return the relative difference of two word counts, 0 to 1."""
+    count_a = len(a.split())
+    count_b = len(b.split())
+    return abs(count_a - count_b) / max(count_a, count_b, 1)

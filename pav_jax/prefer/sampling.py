@@ -1,19 +1,23 @@
-"""A round of candidates: several rewrites of each new prompt, sampled from the rewriter, each with
-its scored video."""
+"""The candidates of a preference round: rewrites sampled from the rewriter, with scored videos.
+
+Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (dpo/inference.py).
+"""
 
 import logging
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.prompt_text import plain_text, usable_prompts
-from pav_jax.candidates.ranking import named_method
+from pav_jax.candidates.ranking import check_method
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import preference_statistics
-from pav_jax.candidates.rounds import Meter, run_round
+from pav_jax.candidates.rounds import Rewrite, RoundProgress, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
-from pav_jax.candidates.store import Pool
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.records import read_segments
 
@@ -21,79 +25,99 @@ log = logging.getLogger(__name__)
 
 
 def make_candidates(
-    config,
+    config: Any,
     prompts: Sequence[str],
-    language_model,
-    generator,
-    suite,
-    workdir,
+    language_model: Any,
+    generator: Any,
+    suite: Any,
+    workdir: str | os.PathLike,
     round: int,
-    progress=None,
+    progress: Any = None,
 ) -> list[Candidate]:
-    """Fills `<workdir>/round_<round>/candidates` and returns it. May be killed at any moment and
-    called again.
+    """Fill `<workdir>/round_<round>/candidates` and return it.
+
+    Can be killed at any moment and called again.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch_size` and of `prefer`: `samples`,
-        `temperature`, `top_k`, `top_p`, `max_new_tokens`, `count` (0: all prompts), `sample_batch`,
-        `keep_videos`, `weights`.
+      config: the whole configuration; reads `seed`, `generator.batch_size` and `prefer`.
       prompts: this round's, which no earlier stage has used.
-      language_model: the rewriter tuned so far; asked through its own chat template.
+      language_model: the rewriter trained so far; prompted through its own chat template.
+      generator, suite: see `CandidatePool`.
+      progress: a `rich.progress.Progress` or None.
+
+    Raises:
+      BadInput: a field of the configuration or the prompts cannot be used.
     """
     options = config.prefer
-    named_method(config, "prefer")  # pairs go by it when the videos are made: too late to refuse it
-    samples, size = options.get("samples", 5), options.get("sample_batch", 32)
-    prompts = usable_prompts(prompts, options.get("count", 0))
-    workdir = epath.Path(workdir)
+    check_method(options.ranking, "prefer.ranking")  # before any video is made
     weights = stage_weights(config, "prefer", suite)
-    pool = Pool(
+    prompts = usable_prompts(prompts, options.max_prompts)
+    workdir = epath.Path(workdir)
+    pool = CandidatePool(
         generator,
         suite,
         workdir / f"round_{round}" / "candidates",
         workdir,
         seed=config.seed,
-        batch=config.generator.batch_size,
+        batch_size=config.generator.batch_size,
         weights=weights,
-        keep_videos=options.get("keep_videos", "none"),
+        keep_videos=options.keep_videos,
     )
-    meter = Meter(f"prefer, round {round}", len(prompts) * samples, pool, progress)
-    name = f"round_{round - 1}" if round > 1 else "sft"
+    total = len(prompts) * options.num_return_sequences
+    round_progress = RoundProgress(f"prefer, round {round}", total, pool, progress)
+    proposer = f"round_{round - 1}" if round > 1 else "sft"
 
-    def sample(some: Sequence[str]) -> list[list[tuple[str, str]]]:
-        answers = language_model.generate(
-            [[{"role": "user", "content": p}] for p in some],
-            num_return_sequences=samples,
-            temperature=options.get("temperature", 1.0),
-            top_k=options.get("top_k", 50),
-            top_p=options.get("top_p", 1.0),
-            max_new_tokens=options.get("max_new_tokens", 250),
-            seed=[stable_seed(config.seed, "prefer", p, round) for p in some],
+    def sample(prompts: Sequence[str]) -> list[list[Rewrite]]:
+        texts = language_model.generate(
+            [[{"role": "user", "content": prompt}] for prompt in prompts],
+            num_return_sequences=options.num_return_sequences,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            max_new_tokens=options.max_new_tokens,
+            seed=[stable_seed(config.seed, "prefer", prompt, round) for prompt in prompts],
         )
         return [
-            [(name, text) for text in dict.fromkeys(map(plain_text, texts)) if text]
-            for texts in answers
+            [(proposer, text) for text in dict.fromkeys(map(plain_text, row)) if text]
+            for row in texts
         ]
 
-    run_round(pool, prompts, round, sample, chunk=size, on_batch=meter.advance)
-    meter.settle(len(prompts) * samples)
+    run_round(
+        pool,
+        prompts,
+        round,
+        sample,
+        proposal_batch_size=options.sampling_batch_size,
+        on_batch=round_progress.advance,
+    )
+    round_progress.advance_to(total)
     values = overall_scores(pool.candidates, weights)
     finite = values[np.isfinite(values)]
     log.info(
-        "prefer round %d: %d candidates of %d prompts, %d marked, overall %.3f, %s",
+        "prefer round %d: mean overall %.3f, %d candidates of %d prompts, %d failed, %s",
         round,
+        finite.mean() if finite.size else np.nan,
         len(values),
         len(prompts),
         len(values) - len(finite),
-        finite.mean() if finite.size else np.nan,
-        meter.rate(),
+        round_progress.rate(),
     )
+    _log_reward_hacking(pool, weights, round)
+    return pool.candidates
+
+
+def _log_reward_hacking(pool: CandidatePool, weights: dict[str, float], round: int) -> None:
+    """Log the reward-hacking warnings of a round, compared with the first round and the prompts."""
 
     def scored(candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
         return score_candidates(candidates, overall_scores(candidates, weights))
 
-    first_round = read_segments(workdir / "round_1" / "candidates", Candidate) if round > 1 else []
-    user_prompts = [c for c in read_segments(workdir / "pool", Candidate) if c.round == 0]
-    preference_statistics(
+    folder = pool.workdir
+    first_round: list[Candidate] = []
+    if round > 1:
+        first_round = read_segments(folder / "round_1" / "candidates", Candidate)
+    user_prompts = [c for c in read_segments(folder / "pool", Candidate) if c.round == 0]
+    statistics = preference_statistics(
         round, scored(pool.candidates), scored(first_round), scored(user_prompts)
-    ).log_warnings(log)
-    return pool.candidates
+    )
+    statistics.log_warnings(log)

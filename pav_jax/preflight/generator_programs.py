@@ -23,10 +23,10 @@ from pav_jax.video.programs import SIDE, Programs, check_rows
 
 def count_videos(config: Any) -> int:
     """Videos of a whole run: every prompt and its rewrites in evolve, the candidates in prefer."""
-    evolve_prompts = config.evolve.count or config.check.num_examples
-    prefer_prompts = config.prefer.count or config.check.num_examples
-    evolved = evolve_prompts * (1 + config.evolve.rounds * config.evolve.children)
-    return evolved + prefer_prompts * config.prefer.samples * config.rounds
+    evolve_prompts = config.evolve.max_prompts or config.check.num_examples
+    prefer_prompts = config.prefer.max_prompts or config.check.num_examples
+    evolved = evolve_prompts * (1 + config.evolve.rounds * config.evolve.num_rewrites)
+    return evolved + prefer_prompts * config.prefer.num_return_sequences * config.rounds
 
 
 def load_family(config: Any) -> tuple[Any, dict, GenerationConfig]:

@@ -85,7 +85,7 @@ def render(
         seeds=(contents.evaluation or {}).get("seeds", []),
         contents=contents,
         plots=_stage_plots(contents),
-        preview=preview.said(contents.preview) if contents.preview else "",
+        preview=preview.summary_line(contents.preview) if contents.preview else "",
         round_statistics=read_round_statistics(workdir, contents.config),
         limits=reward_hacking,
         has_held_out=bool(rewards.get("held_out")),

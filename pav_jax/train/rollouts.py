@@ -16,11 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.progress import Progress
 
+from pav_jax.candidates.candidate_store import PendingCandidate
+from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import StepWindows
 from pav_jax.candidates.scoring import overall_scores
-from pav_jax.candidates.store import Draft, Pool
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
@@ -204,30 +205,30 @@ class Rollouts:
             plain_text(decode(tokens, skip_special_tokens=True)) or prompt
             for prompt, tokens in zip(prompts, completions, strict=True)
         ]
-        pool = Pool(
+        pool = CandidatePool(
             self.generator,
             self.suite,
             step_folder(self.folder, step),
             self.folder.parent,
             seed=stable_seed(self.seed, "grpo", step),
-            batch=self.video_batch_size,
+            batch_size=self.video_batch_size,
             weights=self.fields.weights,
             keep_videos=self.fields.keep_videos,
         )
         pending = [
-            Draft(prompt, text, step, row, (), "grpo")
+            PendingCandidate(prompt, text, step, row, (), "grpo")
             for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
         own_prompts = set(processes.shard_for_process(list(dict.fromkeys(prompts))))
         own_pending = [candidate for candidate in pending if candidate.prompt in own_prompts]
         done = 0
-        for num_scored in pool.score(own_pending, step):
+        for num_scored in pool.score_round(own_pending, step):
             done += num_scored
             self._report_videos(done, f"step {step}")
-        pool.gather(f"step {step}")
+        pool.wait_for_processes(f"step {step}")
         self._report_videos(len(pending), f"step {step}")
         scored = {(c.prompt, c.refined): c for c in pool.candidates}
-        videos_per_second = pool.made / pool.seconds if pool.made else np.nan
+        videos_per_second = pool.videos_made / pool.seconds if pool.videos_made else np.nan
         rows = [scored[prompt, text] for prompt, text in zip(prompts, texts, strict=True)]
         return rows, videos_per_second
 

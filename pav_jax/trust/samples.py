@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from pav_jax.candidates.store import batched
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.measure import chunks
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key, stable_seed
 from pav_jax.rewards.reward import Reward
@@ -141,7 +141,7 @@ class SampleStore:
           videos: with the conditions to score them under.
           on_samples: called with the number of samples finished since the last call.
         """
-        for batch in processes.shard_for_process(chunks(videos, self.batch_size)):
+        for batch in processes.shard_for_process(list(batched(videos, self.batch_size))):
             missing = [
                 (row, condition)
                 for row, video in enumerate(batch)
@@ -168,7 +168,7 @@ class SampleStore:
             of_kind = [(row, condition) for row, condition in missing if condition.kind == kind]
             samples = [
                 sample
-                for part in chunks(of_kind, self.batch_size)
+                for part in batched(of_kind, self.batch_size)
                 for sample in self._score(batch, generated.videos, part)
             ]
             # the score of a failed video is meaningless even if it is finite

@@ -1,5 +1,3 @@
-"""Which prompts are used."""
-
 import logging
 
 import pytest
@@ -8,7 +6,7 @@ from pav_jax.candidates.prompt_text import plain_text, usable_prompts
 from pav_jax.errors import BadInput
 
 
-def test_empty_long_repeated_and_numeric_prompts_are_left_out_and_reported(caplog):
+def test_usable_prompts_skipped(caplog):
     caplog.set_level(logging.INFO)
     prompts = [
         "a dog",
@@ -27,11 +25,12 @@ def test_empty_long_repeated_and_numeric_prompts_are_left_out_and_reported(caplo
         assert part in caplog.text
 
 
-def test_no_usable_prompt_is_bad_input():
-    for prompts in ([], ["", " "], ["9" * 20]):
-        with pytest.raises(BadInput, match="prompts: none"):
-            usable_prompts(prompts)
+@pytest.mark.parametrize("prompts", [[], ["", " "], ["9" * 20]])
+def test_usable_prompts_none(prompts):
+    with pytest.raises(BadInput) as caught:
+        usable_prompts(prompts)
+    assert caught.value.source == "prompts"
 
 
-def test_markup_and_emoji_stay_and_control_characters_go():
+def test_plain_text_control_characters():
     assert plain_text("a <b>🎈</b>\x07 rises\r\n\tup\u2028 ") == "a <b>🎈</b> rises up"

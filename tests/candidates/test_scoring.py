@@ -6,16 +6,11 @@ import pytest
 from pav_jax.candidates.scoring import overall_scores, stage_weights, weighted_sums
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import RewardSuite
-from tests.fakes import Suite
+from tests.fakes import FakeSuite
 
 
 def candidate(error=None, **scores):
     return Candidate("key", "a dog", "a big dog", 1, 0, (), "local", 1, scores, None, error)
-
-
-class TwoScores:
-    names = ("AES", "TVA")
 
 
 def test_overall_scores_not_selectable():
@@ -37,8 +32,8 @@ def test_overall_scores_equal_the_suites():
     weights = {"TVA": 1 / 3, "AES": 0.7}
     columns = {name: rng.normal(0, 3, 50).astype(np.float32) for name in ("AES", "TVA")}
     rows = [candidate(AES=float(a), TVA=float(t)) for a, t in zip(*columns.values(), strict=True)]
-    suite = RewardSuite([TwoScores()], weights)
-    assert overall_scores(rows, weights).tolist() == suite.overall(columns).tolist()
+    expected = FakeSuite().overall(columns, weights)
+    assert overall_scores(rows, weights).tolist() == expected.tolist()
 
 
 def test_stage_weights_precedence():
@@ -57,10 +52,10 @@ def test_stage_weights_precedence():
 
 
 def test_stage_weights_of_suite():
-    assert stage_weights({}, "evolve", Suite()) == Suite.weights
+    assert stage_weights({}, "evolve", FakeSuite()) == FakeSuite().weights
     config = {"prefer": {"weights": {"AES": 1.0, "VQ": 0.0}}}
-    assert stage_weights(config, "prefer", Suite()) == {"AES": 1.0, "VQ": 0.0}
+    assert stage_weights(config, "prefer", FakeSuite()) == {"AES": 1.0, "VQ": 0.0}
     config["prefer"]["weights"]["VQ"] = 0.5
     with pytest.raises(BadInput) as caught:
-        stage_weights(config, "prefer", Suite())
+        stage_weights(config, "prefer", FakeSuite())
     assert caught.value.field == "prefer.weights.VQ"

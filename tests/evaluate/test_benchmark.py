@@ -1,3 +1,5 @@
+"""With a generator and rewards that need no model."""
+
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ from pav_jax.evaluate.benchmark import evaluate
 from pav_jax.records import Measurement, Refinement
 from pav_jax.storage.records import read_jsonl
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
-from tests.evaluate.fakes import Generator, Suite
+from tests.fakes import FakeGenerator, WordCountSuite
 
 WORDS = [
     "cat",
@@ -31,8 +33,10 @@ WORDS = [
 ]
 
 
-def config(**changes):
-    options = dict(seeds=(0, 1), suffix_prompts=4, resamples=200, save_videos=False) | changes
+def make_config(**changes):
+    options = (
+        dict(seeds=(0, 1), num_suffix_prompts=4, num_resamples=200, save_videos=False) | changes
+    )
     return ConfigDict(dict(generator=dict(batch_size=5), evaluate=options))
 
 
@@ -46,10 +50,10 @@ def prompt_sets(rng, n=9):
 
 class Booster:
     def __init__(self):
-        self.asked = []
+        self.requests = []
 
     def refine(self, prompts, num_return_sequences=1, seed=0):
-        self.asked += [(p, seed) for p in prompts]
+        self.requests += [(p, seed) for p in prompts]
         return [[Refinement(p, f"{p} in soft light take {seed}", seed, "fake")] for p in prompts]
 
 
@@ -63,19 +67,21 @@ def systems():
 
 def run(workdir, sets, generator=None, suite=None, **changes):
     return evaluate(
-        config(**changes),
+        make_config(**changes),
         systems(),
         sets,
-        generator or Generator(),
-        suite or Suite(),
+        generator or FakeGenerator(),
+        suite or WordCountSuite(),
         workdir,
         training_prompts=["a red cat", "a big dog", "a fish swims", "one bird", "left out"],
     )
 
 
-def test_a_held_out_judge_is_measured_beside_the_rewards_and_never_marks_a_video(tmp_path):
-    class Watched(Suite):
-        held_out = ("held_out:VQ", "held_out:TC")
+def test_evaluate_held_out_scores(tmp_path):
+    class Watched(WordCountSuite):
+        def __init__(self):
+            super().__init__()
+            self.held_out = ("held_out:VQ", "held_out:TC")
 
         def score(self, videos, prompts, refined=None):
             scores = super().score(videos, prompts, refined)
@@ -93,7 +99,7 @@ def test_a_held_out_judge_is_measured_beside_the_rewards_and_never_marks_a_video
     assert sft["delta"]["overall"][0] is not None and "missing" not in sft
 
 
-def test_every_system_and_control_is_measured_on_every_prompt_and_seed(tmp_path):
+def test_evaluate_systems_and_controls(tmp_path):
     sets = prompt_sets(np.random.default_rng(0))
     result = run(tmp_path, sets)
     assert list(result["sets"]["near"]["systems"]) == [
@@ -122,99 +128,106 @@ def test_every_system_and_control_is_measured_on_every_prompt_and_seed(tmp_path)
     assert len(rows) == 9 * 2 * (6 + 5)
 
 
-def test_one_batch_shape_and_no_video_made_twice(tmp_path):
-    generator, suite = Generator(), Suite()
+def test_evaluate_makes_each_video_once(tmp_path):
+    generator, suite = FakeGenerator(), WordCountSuite()
     run(tmp_path, prompt_sets(np.random.default_rng(1)), generator, suite)
-    assert generator.shapes == suite.shapes == {5}
+    assert set(generator.batch_sizes) == set(suite.batch_sizes) == {5}
     needed = set(generator.made)
     # what fills up the last batch of the two passes is all that repeats; shuffled texts cost no
     # video
     assert len(generator.made) - len(needed) <= 2 * 4
 
 
-@pytest.mark.parametrize("dies_after", [0, 1, 4, 9, 20])
-def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(tmp_path, dies_after):
+@pytest.mark.parametrize("interrupt_after", [0, 1, 4, 9, 20])
+def test_evaluate_interrupted(tmp_path, interrupt_after):
     sets = prompt_sets(np.random.default_rng(2))
     run(tmp_path / "whole", sets)
-    first = Generator(dies_after=dies_after)
+    first = FakeGenerator(interrupt_after=interrupt_after)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", sets, first)
-    second = Generator()
+    second = FakeGenerator()
     run(tmp_path / "killed", sets, second)
     assert (
         not set(first.made) & set(second.made)
-        or dies_after == 0
+        or interrupt_after == 0
         or len(set(first.made) & set(second.made)) <= 5
     )
     for name in ("evaluation.json", "evaluation/measurements.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
-def test_a_record_cut_in_half_is_made_again_and_the_result_is_the_same(tmp_path):
+def test_evaluate_record_cut_in_half(tmp_path):
     sets = prompt_sets(np.random.default_rng(6))
     run(tmp_path, sets)
     before = (tmp_path / "evaluation.json").read_bytes()
     for folder in ("candidates", "rewrites"):
         last = max((tmp_path / "evaluation" / folder).glob("*.jsonl"))
         last.write_bytes(last.read_bytes()[:-40])
-    generator = Generator()
+    generator = FakeGenerator()
     run(tmp_path, sets, generator)
-    assert generator.calls == 1
+    assert len(generator.batch_sizes) == 1
     assert (tmp_path / "evaluation.json").read_bytes() == before
 
 
-def test_running_again_makes_nothing_and_changes_nothing(tmp_path):
+def test_evaluate_finished(tmp_path):
     sets = prompt_sets(np.random.default_rng(3))
     run(tmp_path, sets)
     before = (tmp_path / "evaluation.json").read_bytes()
-    generator = Generator(dies_after=0)
+    generator = FakeGenerator(interrupt_after=0)
     run(tmp_path, sets, generator)
     assert (tmp_path / "evaluation.json").read_bytes() == before
     assert str(tmp_path) not in before.decode()
 
 
-def test_a_video_without_a_score_is_left_out_and_counted(tmp_path):
+def test_evaluate_missing_score(tmp_path):
     sets = prompt_sets(np.random.default_rng(4))
     lost = sets["near"].prompts[0]
-    result = run(tmp_path, sets, suite=Suite(broken=lost))
+    result = run(tmp_path, sets, suite=WordCountSuite(unscored=lost))
     sft = result["sets"]["near"]["systems"]["sft"]
     assert sft["missing"] == 2
     assert sft["delta"]["AES"] == [5.0, 5.0, 5.0]
     assert "missing" not in result["sets"]["far"]["systems"]["sft"]
 
 
-def test_a_video_of_nan_pixels_has_no_score(tmp_path):
-    class Broken(Generator):
+def test_evaluate_failed_video(tmp_path):
+    class Broken(FakeGenerator):
         def start(self, prompts, seed):
             errors = [NOT_FINITE if "now" in prompt else None for prompt in prompts]
             return lambda: VideoBatch(self.generate(prompts, seed=seed), errors)
 
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
-    result = evaluate(config(), systems(), sets, Broken(), Suite(), tmp_path, controls=False)
-    found = result["sets"]["one"]["systems"]
-    assert (
-        found["base"]["missing"] == 4
-        and found["base"]["overall"] is None
-        and found["sft"]["words"] == 7.0
+    result = evaluate(
+        make_config(), systems(), sets, Broken(), WordCountSuite(), tmp_path, controls=False
     )
-    assert found["base"]["delta"]["overall"] == [None, None, None] and "missing" not in found["sft"]
+    results = result["sets"]["one"]["systems"]
+    assert (
+        results["base"]["missing"] == 4
+        and results["base"]["overall"] is None
+        and results["sft"]["words"] == 7.0
+    )
+    assert (
+        results["base"]["delta"]["overall"] == [None, None, None]
+        and "missing" not in results["sft"]
+    )
 
 
-def test_controls_can_be_left_out(tmp_path):
+def test_evaluate_without_controls(tmp_path):
     sets = prompt_sets(np.random.default_rng(5))
-    result = evaluate(config(), systems(), sets, Generator(), Suite(), tmp_path, controls=False)
+    result = evaluate(
+        make_config(), systems(), sets, FakeGenerator(), WordCountSuite(), tmp_path, controls=False
+    )
     assert list(result["sets"]["near"]["systems"]) == ["original", "base", "sft"]
 
 
-def test_videos_are_kept_with_paths_inside_the_work_directory(tmp_path):
+def test_evaluate_saved_videos(tmp_path):
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
     longer = {"base": lambda prompts, seed: [p + " runs" for p in prompts]}
     evaluate(
-        config(save_videos=True, seeds=(3,)),
+        make_config(save_videos=True, seeds=(3,)),
         longer,
         sets,
-        Generator(),
-        Suite(),
+        FakeGenerator(),
+        WordCountSuite(),
         tmp_path,
         controls=False,
     )
@@ -224,7 +237,7 @@ def test_videos_are_kept_with_paths_inside_the_work_directory(tmp_path):
         assert row.video.startswith("videos/") and (tmp_path / row.video).stat().st_size > 100
 
 
-def test_a_file_of_rewrites_is_a_system(tmp_path):
+def test_evaluate_rewrite_file(tmp_path):
     file = tmp_path / "others.jsonl"
     file.write_text(
         "".join(
@@ -234,25 +247,36 @@ def test_a_file_of_rewrites_is_a_system(tmp_path):
     )
     sets = {"one": PromptSet(("a cat", "a dog"), (None, None))}
     result = evaluate(
-        config(), {"others": str(file)}, sets, Generator(), Suite(), tmp_path / "w", controls=False
+        make_config(),
+        {"others": str(file)},
+        sets,
+        FakeGenerator(),
+        WordCountSuite(),
+        tmp_path / "w",
+        controls=False,
     )
     assert result["sets"]["one"]["systems"]["others"]["words"] == 4
     more = {"one": PromptSet(("a cat", "a wolf"), (None, None))}
-    with pytest.raises(BadInput, match="holds no rewrite of 'a wolf'"):
+    with pytest.raises(BadInput, match="a wolf"):
         evaluate(
-            config(),
+            make_config(),
             {"others": str(file)},
             more,
-            Generator(),
-            Suite(),
+            FakeGenerator(),
+            WordCountSuite(),
             tmp_path / "v",
             controls=False,
         )
 
 
-def test_an_empty_answer_becomes_the_prompt(tmp_path):
+def test_evaluate_empty_rewrite(tmp_path):
     sets = {"one": PromptSet(("a cat",), (None,))}
     result = evaluate(
-        config(), {"mute": lambda p, seed: [""] * len(p)}, sets, Generator(), Suite(), tmp_path
+        make_config(),
+        {"mute": lambda p, seed: [""] * len(p)},
+        sets,
+        FakeGenerator(),
+        WordCountSuite(),
+        tmp_path,
     )
     assert result["sets"]["one"]["systems"]["mute"]["delta"]["overall"] == [0.0, 0.0, 0.0]

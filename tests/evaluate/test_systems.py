@@ -3,23 +3,23 @@ import json
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.systems import Rewrites, fingerprint, systems_named
+from pav_jax.evaluate.systems import Rewrites, check_systems, fingerprint, systems_named
 
 
-def test_each_question_is_asked_once_even_over_restarts(tmp_path):
-    asked = []
+def test_rewrites_are_recorded(tmp_path):
+    requests = []
 
     def system(prompts, seed):
-        asked.extend((p, seed) for p in prompts)
+        requests.extend((p, seed) for p in prompts)
         return [f"{p} {seed}" for p in prompts]
 
     for _ in range(2):
         answers = Rewrites(tmp_path).of("mine", system, ["a", "b"], (0, 5))
     assert answers["b", 5] == "b 5"
-    assert sorted(asked) == [("a", 0), ("a", 5), ("b", 0), ("b", 5)]
+    assert sorted(requests) == [("a", 0), ("a", 5), ("b", 0), ("b", 5)]
 
 
-def test_a_retrained_booster_is_asked_again(tmp_path):
+def test_fingerprint_of_changed_booster(tmp_path):
     folder = tmp_path / "booster"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -28,18 +28,20 @@ def test_a_retrained_booster_is_asked_again(tmp_path):
     assert fingerprint("sft", folder) != before
 
 
-def test_wrong_number_of_answers_is_an_error(tmp_path):
-    with pytest.raises(BadInput, match="mine gave 1 rewrites for 2 prompts"):
+def test_rewrites_wrong_number(tmp_path):
+    with pytest.raises(BadInput) as caught:
         Rewrites(tmp_path).of("mine", lambda p, seed: ["x"], ["a", "b"], (0,))
+    assert caught.value.field == "evaluate.systems"
 
 
-def test_a_file_of_rewrites_names_its_broken_line(tmp_path):
+def test_rewrites_broken_file(tmp_path):
     (tmp_path / "r.jsonl").write_text(json.dumps({"prompt": "a", "refined": "b"}) + "\n{}\n")
-    with pytest.raises(BadInput, match="r.jsonl:2: needs an object"):
+    with pytest.raises(BadInput) as caught:
         Rewrites(tmp_path / "w").of("mine", str(tmp_path / "r.jsonl"), ["a"], (0,))
+    assert caught.value.source == f"{tmp_path / 'r.jsonl'}:2"
 
 
-def test_system_names_lead_to_the_work_directory(tmp_path):
+def test_systems_named(tmp_path):
     names = ("original", "base", "sft", "dpo_2", "grpo")
     systems = systems_named(
         (*names, "gpt"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path, {"gpt": "a chat model"}
@@ -53,7 +55,10 @@ def test_system_names_lead_to_the_work_directory(tmp_path):
     )
     assert str(systems["dpo_2"]).endswith("round_2/booster")
     assert str(systems["grpo"]).endswith("grpo/booster")
-    with pytest.raises(BadInput, match="no system 'gpt'"):
+    with pytest.raises(BadInput) as caught:
         systems_named(("gpt",), {}, None, tmp_path)
-    with pytest.raises(BadInput, match="sft, has its stage been run"):
-        fingerprint("sft", systems["sft"])
+    assert caught.value.field == "evaluate.systems"
+    for check in (lambda: fingerprint("sft", systems["sft"]), lambda: check_systems(systems)):
+        with pytest.raises(BadInput) as caught:
+            check()
+        assert caught.value.source == str(systems["sft"])

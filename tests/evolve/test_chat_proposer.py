@@ -1,5 +1,4 @@
-"""A chat endpoint that works, stumbles, answers garbage, or never answers. The server is a thread
-on 127.0.0.1."""
+"""With a chat server in a thread on 127.0.0.1 that works, fails, or never replies."""
 
 import json
 import logging
@@ -10,11 +9,13 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.evolve.chat_proposer import ChatProposer
 from pav_jax.evolve.evolve import evolve
-from pav_jax.evolve.proposers import ProposalRequest, chat_proposers, make_proposers
+from pav_jax.evolve.options import ChatOptions
+from pav_jax.evolve.proposer import ProposalRequest
+from pav_jax.evolve.registry import build_chat_proposers, build_mixture
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from tests.chat_server import ChatServer, completion
-from tests.fakes import PROMPTS, Generator, Suite, config
+from tests.fakes import PROMPTS, FakeGenerator, FakeSuite, make_config
 
 KEY = "sk-very-secret-0123456789"
 
@@ -50,14 +51,19 @@ def proposer(endpoint, **changes) -> ChatProposer:
         max_retries=2,
         max_backoff_s=0.01,
     )
-    return ChatProposer(**(settings | changes))
+    return ChatProposer(ChatOptions(**(settings | changes)))
+
+
+def use_proposers(config, entries):
+    with config.unlocked():
+        config.proposers = entries
 
 
 def requests(n=3):
     return [ProposalRequest(p, ((p, {"AES": 1.0}),), n, i) for i, p in enumerate(PROMPTS)]
 
 
-def test_many_prompts_are_asked_at_once_and_each_gets_its_own_answer(serve):
+def test_propose_concurrent_requests(serve):
     endpoint = serve(lambda nth, prompt: endpoint.meet(2) or (200, tagged(prompt)))
     texts = proposer(endpoint, options={"max_tokens": 99}).propose(requests())
     assert texts == [[f"{p}, version {i}" for i in range(3)] for p in PROMPTS]
@@ -66,20 +72,20 @@ def test_many_prompts_are_asked_at_once_and_each_gets_its_own_answer(serve):
     assert endpoint.headers[0].get("authorization") == f"Bearer {KEY}"
 
 
-def test_no_more_than_the_permitted_number_is_in_flight(serve):
+def test_propose_concurrency_limit(serve):
     endpoint = serve(lambda nth, prompt: endpoint.meet(2) or (200, tagged(prompt)))
     proposer(endpoint, concurrency=2).propose(requests())
     assert endpoint.most_at_once == 2
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 408])
-def test_passing_failures_are_retried(serve, status):
+def test_propose_transient_status(serve, status):
     endpoint = serve(lambda nth, prompt: (status, "{}") if nth < 3 else (200, tagged(prompt)))
     assert all(len(texts) == 3 for texts in proposer(endpoint).propose(requests()))
     assert set(endpoint.count.values()) == {3}
 
 
-def test_a_body_that_is_not_the_protocols_is_retried(serve):
+def test_propose_malformed_body(serve):
     bodies = ["<html>busy</html>", "[1, 2", "{}", '"text"', json.dumps({"choices": []})]
     endpoint = serve(
         lambda nth, prompt: (200, bodies[nth - 1]) if nth <= len(bodies) else (200, tagged(prompt))
@@ -89,7 +95,7 @@ def test_a_body_that_is_not_the_protocols_is_retried(serve):
     )
 
 
-def test_a_wrong_number_of_rewrites_is_asked_for_again_then_what_parsed_is_kept(serve):
+def test_propose_too_few_rewrites(serve):
     endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=1 if nth == 1 else 3)))
     assert [len(t) for t in proposer(endpoint).propose(requests()[:2])] == [3, 3]
     endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=2 if nth == 1 else 1)))
@@ -97,7 +103,7 @@ def test_a_wrong_number_of_rewrites_is_asked_for_again_then_what_parsed_is_kept(
     assert set(endpoint.count.values()) == {2}
 
 
-def test_garbage_gives_no_rewrite_and_a_counted_warning(serve, caplog):
+def test_propose_reply_without_tags(serve, caplog):
     endpoint = serve(
         lambda nth, prompt: (
             200,
@@ -111,10 +117,10 @@ def test_garbage_gives_no_rewrite_and_a_counted_warning(serve, caplog):
     chat = proposer(endpoint)
     texts = chat.propose(requests())
     assert [len(t) for t in texts] == [3, 3, 0, 3, 0]
-    assert chat.unreadable == 2 and "2 one without tagged rewrites" in caplog.text
+    assert chat.unreadable == 2 and "2 a reply without tagged rewrites" in caplog.text
 
 
-def test_a_prompt_that_the_endpoint_refuses_does_not_stop_the_others(serve):
+def test_propose_refused_prompt(serve):
     endpoint = serve(
         lambda nth, prompt: (
             (400, '{"error": "policy"}') if "girl" in prompt else (200, tagged(prompt))
@@ -124,7 +130,7 @@ def test_a_prompt_that_the_endpoint_refuses_does_not_stop_the_others(serve):
     assert endpoint.count["a girl is playing guitar"] == 2
 
 
-def test_an_endpoint_that_is_down_is_one_clear_line(serve):
+def test_propose_endpoint_down(serve):
     for behave, said in (
         (lambda nth, p: (500, "{}"), "status 500"),
         (lambda nth, p: (200, "garbage"), "not JSON"),
@@ -148,7 +154,7 @@ def test_an_endpoint_that_is_down_is_one_clear_line(serve):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_key_or_address_is_bad_input_at_once(serve, status):
+def test_propose_rejected_key_or_address(serve, status):
     endpoint = serve(
         lambda nth, prompt: (status, json.dumps({"error": {"message": f"bad key {KEY}"}}))
     )
@@ -157,13 +163,13 @@ def test_a_refused_key_or_address_is_bad_input_at_once(serve, status):
     assert KEY not in str(caught.value)
 
 
-def test_a_missing_key_names_the_variable(monkeypatch):
+def test_missing_key(monkeypatch):
     monkeypatch.delenv("ABSENT_KEY", raising=False)
     with pytest.raises(BadInput, match="ABSENT_KEY is not set"):
-        ChatProposer("http://127.0.0.1:9/v1", "m", api_key_env="ABSENT_KEY")
+        ChatProposer(ChatOptions("http://127.0.0.1:9/v1", "m", api_key_env="ABSENT_KEY"))
 
 
-def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
+def test_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
     caplog.set_level(logging.DEBUG)
 
     def behave(nth, prompt):
@@ -172,25 +178,26 @@ def test_the_key_is_never_logged_or_recorded(serve, caplog, capfd, tmp_path):
             (nth - 1) % 4
         ]
 
-    settings = config(evolve__rounds=1)
-    settings.proposers = {
-        "chat": {
-            "kind": "chat",
-            "base_url": serve(behave).url,
-            "model": "m",
-            "api_key_env": "TEST_KEY",
-            "max_backoff_s": 0.01,
-        }
-    }
-    evolve(settings, PROMPTS, make_proposers(settings), Generator(), Suite(), tmp_path)
+    settings = make_config(evolve__rounds=1)
+    use_proposers(
+        settings,
+        {
+            "chat": {
+                "kind": "chat",
+                "base_url": serve(behave).url,
+                "model": "m",
+                "api_key_env": "TEST_KEY",
+                "max_backoff_s": 0.01,
+            }
+        },
+    )
+    evolve(settings, PROMPTS, build_mixture(settings), FakeGenerator(), FakeSuite(), tmp_path)
     out, err = capfd.readouterr()
     assert KEY not in caplog.text + out + err + repr(settings)
     assert all(KEY not in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
 
 
-def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_outage(
-    serve, tmp_path
-):
+def test_evolve_after_outage(serve, tmp_path):
     down = threading.Event()
 
     def behave(nth, prompt):
@@ -202,43 +209,46 @@ def test_evolution_goes_on_with_what_the_endpoint_gave_and_finishes_after_an_out
             else (200, tagged(prompt, note=f" {nth}"))
         )
 
-    settings = config()
-    settings.proposers = {
-        "chat": {
-            "kind": "chat",
-            "base_url": serve(behave).url,
-            "model": "m",
-            "max_retries": 1,
-            "api_key_env": "TEST_KEY",
-            "max_backoff_s": 0.01,
-            "max_consecutive_failures": 2,
-        }
-    }
+    settings = make_config()
+    use_proposers(
+        settings,
+        {
+            "chat": {
+                "kind": "chat",
+                "base_url": serve(behave).url,
+                "model": "m",
+                "max_retries": 1,
+                "api_key_env": "TEST_KEY",
+                "max_backoff_s": 0.01,
+                "max_consecutive_failures": 2,
+            }
+        },
+    )
 
-    class Failing(Generator):
+    class Failing(FakeGenerator):
         def generate(self, prompts, *, seed):
             if any("version" in p for p in prompts):
                 down.set()
             return super().generate(prompts, seed=seed)
 
     with pytest.raises(BadInput, match="in a row failed"):
-        evolve(settings, PROMPTS, make_proposers(settings), Failing(), Suite(), tmp_path)
+        evolve(settings, PROMPTS, build_mixture(settings), Failing(), FakeSuite(), tmp_path)
     kept = {c.key for c in read_segments(tmp_path / "pool", Candidate)}
     assert kept
     down.clear()
-    second = Generator()
-    pool = evolve(settings, PROMPTS, make_proposers(settings), second, Suite(), tmp_path)
+    second = FakeGenerator()
+    pool = evolve(settings, PROMPTS, build_mixture(settings), second, FakeSuite(), tmp_path)
     assert kept <= {c.key for c in pool} and len(second.made) == len(pool) - len(kept)
     assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {
         p: 1 if "rain" in p else 7 for p in PROMPTS
     }
 
 
-def test_a_chat_entry_can_be_measured_as_a_system_whatever_its_share(serve):
+def test_build_chat_proposers_without_share(serve):
     endpoint = serve(lambda nth, prompt: (200, tagged(prompt, n=1)))
-    settings = config()
+    settings = make_config()
     gpt = dict(kind="chat", share=0.0, base_url=endpoint.url, model="m", api_key_env="TEST_KEY")
-    settings.proposers = {"gpt": gpt, "lexicon": dict(kind="lexicon")}
-    chats = chat_proposers(settings, ("original", "gpt", "lexicon"))
+    use_proposers(settings, {"gpt": gpt, "lexicon": dict(kind="lexicon")})
+    chats = build_chat_proposers(settings, ("original", "gpt", "lexicon"))
     assert list(chats) == ["gpt"]
     assert chats["gpt"](PROMPTS, seed=3) == [f"{p}, version 0" for p in PROMPTS]

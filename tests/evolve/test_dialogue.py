@@ -1,11 +1,9 @@
-"""What a chat model is shown, and how forgivingly its answer is read."""
-
 import math
 
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.evolve.dialogue import messages, parse, read_template, shown_history
+from pav_jax.evolve.dialogue import format_history, make_chat, parse_rewrites, read_template
 
 HISTORY = [
     ("a dog", {"VQ": 2.5, "AES": math.nan}),
@@ -13,22 +11,22 @@ HISTORY = [
 ]
 
 
-def test_the_original_is_number_0_and_every_line_has_its_scores():
-    system, user = messages(HISTORY, 3, read_template())
+def test_make_chat_numbered_scores():
+    system, user = make_chat(HISTORY, 3, read_template())
     assert (system["role"], user["role"]) == ("system", "user")
     assert user["content"] == "0. a dog (VQ 2.50)\n1. a big evil dog runs (VQ 2.61, AES 5.00)"
     assert "3 new rewrites" in system["content"] and "VQ, AES" in system["content"]
     assert "six sentences" in system["content"] and "<PROMPT>" in system["content"]
 
 
-def test_braces_and_dollars_of_users_are_harmless():
+def test_make_chat_braces_and_dollars():
     text = "a {dog} costs $5 ${x} %s"
-    assert text in messages([(text, {})], 1, read_template())[1]["content"]
-    assert shown_history([(text, {})]) == f"0. {text}"
+    assert text in make_chat([(text, {})], 1, read_template())[1]["content"]
+    assert format_history([(text, {})]) == f"0. {text}"
 
 
 @pytest.mark.parametrize(
-    "answer, texts",
+    "reply, texts",
     [
         ("<PROMPT>one</PROMPT>\n<PROMPT>two</PROMPT>", ["one", "two"]),
         (
@@ -46,19 +44,22 @@ def test_braces_and_dollars_of_users_are_harmless():
         ("<PROMPT>3 dogs run</PROMPT>", ["3 dogs run"]),
     ],
 )
-def test_answers_are_read_forgivingly(answer, texts):
-    assert parse(answer) == texts
+def test_parse_rewrites(reply, texts):
+    assert parse_rewrites(reply) == texts
 
 
-def test_a_template_file_replaces_ours_and_a_bad_one_is_refused(tmp_path):
+def test_read_template_file(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("write $count for {x} by $rewards at $$5")
-    assert (
-        messages([("p", {"VQ": 1.0})], 2, read_template(path))[0]["content"]
-        == "write 2 for {x} by VQ at $5"
-    )
-    path.write_text("write $number")
-    with pytest.raises(BadInput, match=r"mine\.txt.*number"):
+    chat = make_chat([("p", {"VQ": 1.0})], 2, read_template(path))
+    assert chat[0]["content"] == "write 2 for {x} by VQ at $5"
+
+
+@pytest.mark.parametrize("text", ["write $number", None])
+def test_read_template_unusable(tmp_path, text):
+    path = tmp_path / "mine.txt"
+    if text:
+        path.write_text(text)
+    with pytest.raises(BadInput) as caught:
         read_template(path)
-    with pytest.raises(BadInput, match=r"absent\.txt"):
-        read_template(tmp_path / "absent.txt")
+    assert caught.value.source == str(path)

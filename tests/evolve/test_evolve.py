@@ -1,4 +1,4 @@
-"""Evolution: the same pool whatever was interrupted, and no finished work done again."""
+"""Evolution ends with the same pool after any interruption, and repeats no finished work."""
 
 import errno
 import logging
@@ -10,334 +10,391 @@ import pytest
 import rich.progress
 
 from pav_jax import records
-from pav_jax.candidates import store as pool_module
+from pav_jax.candidates import pool as pool_module
+from pav_jax.candidates.ranking import METHODS, Ranking
+from pav_jax.candidates.scoring import overall_scores
 from pav_jax.errors import BadInput
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.local_proposer import LocalProposer
-from pav_jax.evolve.proposers import Proposer, make_proposers
+from pav_jax.evolve.proposer import Proposer
+from pav_jax.evolve.registry import build_mixture
 from pav_jax.records import Candidate, Proposal
+from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage import records as storage_records
 from pav_jax.storage.records import read_segments
-from tests.fakes import PROMPTS, Generator, Rewriter, Suite, config
+from tests.fakes import PROMPTS, FakeGenerator, FakeLanguageModel, FakeSuite, make_config
+
+WEIGHTS = {"AES": 1.0, "TVA": 1.0}
 
 
-def run(
-    workdir,
-    generator=None,
-    suite=None,
-    rewriter=None,
-    proposers=None,
-    settings=None,
-    prompts=PROMPTS,
-):
-    settings = settings or config()
+def run(workdir, generator=None, suite=None, language_model=None, proposers=None, config=None):
+    config = config or make_config()
+    language_model = language_model or FakeLanguageModel()
     return evolve(
-        settings,
-        prompts,
-        proposers or make_proposers(settings, rewriter or Rewriter()),
-        generator or Generator(),
-        suite or Suite(),
+        config,
+        PROMPTS,
+        proposers or build_mixture(config, lambda: language_model),
+        generator or FakeGenerator(),
+        suite or FakeSuite(),
         workdir,
     )
 
 
-def lines(workdir) -> list[str]:
-    return [records.to_json(c) for c in read_segments(workdir / "pool", Candidate)]
+def read_pool(workdir) -> list[Candidate]:
+    return read_segments(workdir / "pool", Candidate)
+
+
+def pool_lines(workdir) -> list[str]:
+    return [records.to_json(c) for c in read_pool(workdir)]
+
+
+def overall(candidate) -> float:
+    return overall_scores([candidate], WEIGHTS)[0]
+
+
+class Watching(Proposer):
+    """Writes numbered rewrites and keeps the requests."""
+
+    name = "watching"
+
+    def __init__(self):
+        self.requests = {}
+
+    def propose(self, requests):
+        self.requests |= {(r.prompt, r.round): r for r in requests}
+        return [[f"{r.prompt} {r.round} take {i}" for i in range(r.num_rewrites)] for r in requests]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
+def expected(tmp_path_factory):
+    """The lines of an uninterrupted pool, and the number of its files."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder)
-    return lines(folder)
+    return pool_lines(folder), len(list(folder.rglob("*.jsonl")))
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Stands for a kill: nothing is cleaned up that a kill would not leave."""
 
 
-def stop_after(monkeypatch, k: int, error: type[Exception] = Stop):
-    """Lets `k` files be written, then fails every write."""
-    real, left, lock = storage_records.write_atomic, [k], threading.Lock()
+def stop_after(monkeypatch, num_writes: int):
+    """Let so many files be written, then fail every write."""
+    write_atomic = storage_records.write_atomic
+    remaining = [num_writes]
+    lock = threading.Lock()
 
-    def write_atomic(path, data):
+    def stopping_write(path, data):
         with lock:
-            if left[0] == 0:
-                raise error()
-            left[0] -= 1
-        real(path, data)
+            if remaining[0] == 0:
+                raise StopError
+            remaining[0] -= 1
+        write_atomic(path, data)
 
-    monkeypatch.setattr(storage_records, "write_atomic", write_atomic)
+    monkeypatch.setattr(storage_records, "write_atomic", stopping_write)
 
 
-def test_every_round_breeds_from_the_best_of_the_rounds_before(tmp_path):
-    seen = {}
-
-    class Watching(Proposer):
-        name = "watching"
-
-        def propose(self, requests):
-            for r in requests:
-                seen[r.prompt, r.round] = r
-            return [[f"{r.prompt}, round {r.round} take {i}" for i in range(r.n)] for r in requests]
-
-    run(tmp_path, proposers=Watching())
-    pool = read_segments(tmp_path / "pool", Candidate)
+def test_evolve_history_is_best_of_earlier_rounds(tmp_path):
+    proposer = Watching()
+    pool = run(tmp_path, proposers=proposer)
     assert len(pool) == len(PROMPTS) * (1 + 2 * 3)
-    suite = Suite()
+    assert len({c.seed for c in pool}) == len(PROMPTS)
     for prompt in PROMPTS:
         rows = {c.key: c for c in pool if c.prompt == prompt}
         assert [c.refined for c in rows.values() if c.round == 0] == [prompt]
         assert len({c.seed for c in rows.values()}) == 1
+        own = next(c for c in rows.values() if c.round == 0)
         for round in (1, 2):
-            request = seen[prompt, round]
+            request = proposer.requests[prompt, round]
             earlier = [c for c in rows.values() if 0 < c.round < round]
-            best = sorted(earlier, key=lambda c: -suite.overall(c.scores))[:2]
-            assert [text for text, _ in request.history] == [prompt, *(c.refined for c in best)]
-            assert request.history[0][1] == next(c.scores for c in rows.values() if c.round == 0)
+            best = [c.refined for c in sorted(earlier, key=lambda c: -overall(c))[:2]]
+            assert [text for text, _ in request.history] == [prompt, *best]
+            assert request.history[0][1] == own.scores
             for child in (c for c in rows.values() if c.round == round):
-                assert [rows[k].refined for k in child.parents] == [
-                    prompt,
-                    *(c.refined for c in best),
-                ]
-    assert len({c.seed for c in pool}) == len(PROMPTS)
+                assert [rows[key].refined for key in child.parents] == [prompt, *best]
 
 
-def test_videos_are_scored_against_the_users_prompt_at_one_batch_size(tmp_path):
-    generator, asked = Generator(), []
+def test_evolve_scores_against_prompt_in_full_batches(tmp_path):
+    generator = FakeGenerator()
+    scored = []
 
-    class Watching(Suite):
+    class WatchedSuite(FakeSuite):
         def score(self, videos, prompts, refined=None):
-            asked.extend(zip(prompts, refined, strict=True))
+            scored.extend(zip(prompts, refined, strict=True))
             return super().score(videos, prompts, refined)
 
-    run(tmp_path, generator, Watching())
-    assert set(generator.sizes) == {4}
-    pool = read_segments(tmp_path / "pool", Candidate)
-    assert {(c.prompt, c.refined) for c in pool} == set(asked)
+    suite = WatchedSuite()
+    pool = run(tmp_path, generator, suite)
+    assert set(generator.batch_sizes) == set(suite.batch_sizes) == {4}
+    assert {(c.prompt, c.refined) for c in pool} == set(scored)
 
 
-def test_stopped_at_every_write_the_pool_ends_the_same_and_nothing_is_made_twice(
-    tmp_path, monkeypatch, undisturbed
-):
-    total = sum(1 for _ in _segments_of_a_whole_run(tmp_path / "count"))
-    for k in range(total):
-        folder, first, second = tmp_path / str(k), Generator(), Generator()
+def test_evolve_stopped_at_every_write(tmp_path, monkeypatch, expected):
+    lines, num_files = expected
+    for k in range(num_files):
+        folder = tmp_path / str(k)
         with monkeypatch.context() as patch:
             stop_after(patch, k)
-            with pytest.raises(Stop):
-                run(folder, first)
-        kept = {(c.refined, c.seed) for c in read_segments(folder / "pool", Candidate)}
-        run(folder, second)
-        assert lines(folder) == undisturbed
-        assert not kept & set(second.made)
-        assert len(kept) + len(second.made) == len(undisturbed)
+            with pytest.raises(StopError):
+                run(folder)
+        finished = {(c.refined, c.seed) for c in read_pool(folder)}
+        generator = FakeGenerator()
+        run(folder, generator)
+        assert pool_lines(folder) == lines
+        assert not finished & set(generator.made)
+        assert len(finished) + len(generator.made) == len(lines)
 
 
-def _segments_of_a_whole_run(folder):
-    run(folder)
-    return folder.rglob("*.jsonl")
-
-
-def test_a_run_stopped_again_and_again_still_ends_the_same(tmp_path, monkeypatch, undisturbed):
+def test_evolve_stopped_after_each_write(tmp_path, monkeypatch, expected):
     for _ in range(60):
         with monkeypatch.context() as patch:
             stop_after(patch, 1)
             try:
                 run(tmp_path)
                 break
-            except Stop:
+            except StopError:
                 pass
-    assert lines(tmp_path) == undisturbed
+    assert pool_lines(tmp_path) == expected[0]
 
 
-def test_rewrites_of_an_endpoint_that_never_says_the_same_twice_are_kept(tmp_path, monkeypatch):
+def test_evolve_recorded_proposals_are_used(tmp_path, monkeypatch, expected):
+    """With a proposer that never writes the same text twice."""
     calls = []
 
-    def answer(prompt, k, seed):
+    def reply(prompt, k, seed):
         calls.append(prompt)
         return f"{prompt}, call {len(calls)}"
 
-    total = sum(1 for _ in _segments_of_a_whole_run(tmp_path / "count"))
-    for k in range(0, total, 3):
+    for k in range(0, expected[1], 3):
         folder = tmp_path / str(k)
         with monkeypatch.context() as patch:
             stop_after(patch, k)
-            with pytest.raises(Stop):
-                run(folder, rewriter=Rewriter(answer))
-        proposed = {p.key: p for p in read_segments(folder / "pool" / "proposals", Proposal)}
-        run(folder, rewriter=Rewriter(answer))
-        after = {p.key: p for p in read_segments(folder / "pool" / "proposals", Proposal)}
-        assert proposed.items() <= after.items()
-        pool = read_segments(folder / "pool", Candidate)
+            with pytest.raises(StopError):
+                run(folder, language_model=FakeLanguageModel(reply))
+        proposals = folder / "pool" / "proposals"
+        before = {p.key: p for p in read_segments(proposals, Proposal)}
+        pool = run(folder, language_model=FakeLanguageModel(reply))
+        after = {p.key: p for p in read_segments(proposals, Proposal)}
+        assert before.items() <= after.items()
         assert {(c.prompt, c.refined) for c in pool} == {
-            (p.prompt, r) for p in after.values() for r in p.refined
+            (p.prompt, text) for p in after.values() for text in p.refined
         }
 
 
-def test_a_record_cut_in_half_is_made_again_and_only_that(tmp_path, undisturbed):
+def test_evolve_record_cut_in_half(tmp_path, expected):
     run(tmp_path)
     segment = sorted((tmp_path / "pool").glob("*.jsonl"))[3]
-    whole = segment.read_bytes()
-    segment.write_bytes(whole[: len(whole) - 40])
-    generator = Generator()
+    segment.write_bytes(segment.read_bytes()[:-40])
+    generator = FakeGenerator()
     run(tmp_path, generator)
-    assert lines(tmp_path) == undisturbed
-    assert len(generator.made) == 1 and generator.sizes == [4]
+    assert pool_lines(tmp_path) == expected[0]
+    assert len(generator.made) == 1 and generator.batch_sizes == [4]
 
 
-def test_a_finished_pool_is_left_alone(tmp_path):
+def test_evolve_finished_pool(tmp_path):
     run(tmp_path)
     before = {p.name: p.read_bytes() for p in (tmp_path / "pool").rglob("*.jsonl")}
-    generator, rewriter = Generator(), Rewriter()
-    run(tmp_path, generator, rewriter=rewriter)
-    assert not generator.made and not rewriter.asked
+    generator = FakeGenerator()
+    language_model = FakeLanguageModel()
+    run(tmp_path, generator, language_model=language_model)
+    assert not generator.made and not language_model.requests
     assert {p.name: p.read_bytes() for p in (tmp_path / "pool").rglob("*.jsonl")} == before
 
 
-def test_a_full_disk_at_any_write_is_bad_input_and_loses_nothing(
-    tmp_path, monkeypatch, undisturbed
-):
-    total = sum(1 for _ in _segments_of_a_whole_run(tmp_path / "count"))
-    for k in range(0, total, 2):
-        folder, left, real = tmp_path / str(k), [k], os.fsync
+def test_evolve_disk_full_at_any_write(tmp_path, monkeypatch, expected):
+    lines, num_files = expected
+    fsync = os.fsync
+    for k in range(0, num_files, 2):
+        folder = tmp_path / str(k)
+        remaining = [k]
 
-        def fsync(descriptor, left=left, real=real):
-            if left[0] == 0:
+        def full_fsync(descriptor, remaining=remaining):
+            if remaining[0] == 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            left[0] -= 1
-            real(descriptor)
+            remaining[0] -= 1
+            fsync(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fsync)
+            patch.setattr(os, "fsync", full_fsync)
             with pytest.raises(BadInput, match="no space left"):
                 run(folder)
         assert not list(folder.rglob("*.part"))
         run(folder)
-        assert lines(folder) == undisturbed
+        assert pool_lines(folder) == lines
 
 
-def test_a_score_that_is_not_a_number_marks_the_candidate_and_it_is_never_shown(tmp_path):
+def test_evolve_failed_candidate_is_never_shown(tmp_path):
     shown = []
 
-    class Watching(LocalProposer):
+    class WatchingLocal(LocalProposer):
         def propose(self, requests):
             shown.extend(text for r in requests for text, _ in r.history[1:])
             return super().propose(requests)
 
-    run(tmp_path / "a")
-    bad = [c for c in read_segments(tmp_path / "a" / "pool", Candidate) if c.round == 1][::2]
-    suite = Suite(nan=[c.refined for c in bad])
-    run(tmp_path / "b", suite=suite, proposers=Watching(Rewriter()))
-    pool = read_segments(tmp_path / "b" / "pool", Candidate)
-    marked = [c for c in pool if c.error]
-    assert {c.refined for c in marked} == {c.refined for c in bad}
-    assert all(c.error == "no score: TVA" and np.isnan(c.scores["TVA"]) for c in marked)
-    assert not {c.refined for c in marked} & set(shown)
+    failing = {c.refined for c in run(tmp_path / "a") if c.round == 1 and c.index == 0}
+    proposer = WatchingLocal(FakeLanguageModel())
+    pool = run(tmp_path / "b", suite=FakeSuite(nan=failing), proposers=proposer)
+    failed = [c for c in pool if c.error]
+    assert {c.refined for c in failed} == failing
+    assert all(c.error == "no score: TVA" and np.isnan(c.scores["TVA"]) for c in failed)
+    assert shown and not failing & set(shown)
 
 
-def test_a_video_that_is_not_finite_marks_its_candidate_alone(tmp_path):
-    pool = run(tmp_path, Generator(dtype=np.float32, broken=[PROMPTS[1]]))
-    assert [c.refined for c in pool if c.error] == [PROMPTS[1]]
-    assert next(c.error for c in pool if c.error) == "the video is not finite"
+def test_evolve_failed_video(tmp_path):
+    pool = run(tmp_path, FakeGenerator(np.float32, broken=[PROMPTS[1]]))
+    failed = [(c.refined, c.error) for c in pool if c.error]
+    assert failed == [(PROMPTS[1], "the video is not finite")]
 
 
 @pytest.mark.parametrize("keep", ["all", "best", "none"])
-def test_kept_videos_are_the_same_after_a_restart_and_paths_are_relative(
-    tmp_path, monkeypatch, keep
-):
+def test_evolve_kept_videos_after_restart(tmp_path, monkeypatch, keep):
     written = []
     monkeypatch.setattr(
-        pool_module, "write_mp4", lambda path, video, fps, **_: written.append((str(path), fps))
+        pool_module, "write_mp4", lambda path, video, fps: written.append((str(path), fps))
     )
-    settings = config(evolve__keep_videos=keep)
-    run(tmp_path / "a", settings=settings)
+    config = make_config(evolve__keep_videos=keep)
+    run(tmp_path / "a", config=config)
     with monkeypatch.context() as patch:
         stop_after(patch, 9)
-        with pytest.raises(Stop):
-            run(tmp_path / "b", settings=settings)
-    run(tmp_path / "b", settings=settings)
-    assert lines(tmp_path / "a") == lines(tmp_path / "b")
-    pool = read_segments(tmp_path / "b" / "pool", Candidate)
-    kept = [c for c in pool if c.video]
-    assert all(
-        c.video == f"videos/{c.key}.mp4" and (str(tmp_path / "b" / c.video), 8) in written
-        for c in kept
-    )
-    count = {"all": len(pool), "none": 0}.get(keep)
-    assert len(kept) == count if count is not None else len(PROMPTS) <= len(kept) < len(pool)
+        with pytest.raises(StopError):
+            run(tmp_path / "b", config=config)
+    pool = run(tmp_path / "b", config=config)
+    assert pool_lines(tmp_path / "a") == pool_lines(tmp_path / "b")
+    saved = [c for c in pool if c.video]
+    for c in saved:
+        assert c.video == f"videos/{c.key}.mp4"
+        assert (str(tmp_path / "b" / c.video), 8) in written
     if keep == "best":
-        suite = Suite()
+        assert len(PROMPTS) <= len(saved) < len(pool)
         for prompt in PROMPTS:
-            best = max(
-                (c for c in pool if c.prompt == prompt), key=lambda c: suite.overall(c.scores)
-            )
-            assert best.video
+            assert max((c for c in pool if c.prompt == prompt), key=overall).video
+    else:
+        assert len(saved) == {"all": len(pool), "none": 0}[keep]
 
 
-def test_proposals_are_made_while_a_batch_generates(tmp_path):
-    asked_twice, generating = threading.Event(), threading.Event()
+def test_evolve_proposes_while_generating(tmp_path):
+    proposed_again = threading.Event()
+    generating = threading.Event()
 
-    class Waiting(Generator):
+    class Waiting(FakeGenerator):
         def generate(self, prompts, *, seed):
             if any("take" in p for p in prompts):
                 generating.set()
-                assert asked_twice.wait(30), (
-                    "no later proposal was asked for while this batch was being made"
-                )
+                assert proposed_again.wait(30), "nothing was proposed while this batch was made"
             return super().generate(prompts, seed=seed)
 
-    class Slow(Rewriter):
+    class Slow(FakeLanguageModel):
         def generate(self, prompts, num_return_sequences=1, seed=0, **sampling):
-            if len(self.asked) >= 4:
+            if len(self.requests) >= 4:
                 assert generating.wait(30)
-                asked_twice.set()
+                proposed_again.set()
             return super().generate(prompts, num_return_sequences, seed, **sampling)
 
-    run(tmp_path, Waiting(), rewriter=Slow())
+    run(tmp_path, Waiting(), language_model=Slow())
 
 
-def test_a_pool_of_another_generator_or_seed_is_refused(tmp_path):
-    run(tmp_path)
-    other = Generator()
-    other.fingerprint = "other"
-    with pytest.raises(BadInput, match="another generator or seed"):
-        run(tmp_path, other)
-    settings = config()
-    settings.seed = 8
-    with pytest.raises(BadInput, match="another generator or seed"):
-        run(tmp_path, settings=settings)
-
-
-def test_progress_reaches_its_end_and_each_round_is_logged(tmp_path, caplog):
+def test_evolve_progress_and_log(tmp_path, caplog):
     caplog.set_level(logging.INFO)
 
-    class Lazy(Proposer):
+    class OneRewrite(Proposer):
         def propose(self, requests):
             return [[f"{r.prompt} {r.round}"] for r in requests]
 
     progress = rich.progress.Progress(disable=True)
-    for _ in range(2):  # the second time everything is there already
-        evolve(config(), PROMPTS, Lazy(), Generator(), Suite(), tmp_path, progress)
-    assert all(task.finished and task.total == len(PROMPTS) * 7 for task in progress.tasks)
+    arguments = (OneRewrite(), FakeGenerator(), FakeSuite(), tmp_path, progress)
+    for _ in range(2):  # everything is recorded the second time
+        evolve(make_config(), PROMPTS, *arguments)
     assert len(progress.tasks) == 2
+    assert all(task.finished and task.total == len(PROMPTS) * 7 for task in progress.tasks)
     rounds = [r.message for r in caplog.records if r.message.startswith("evolve round")]
-    assert (
-        len(rounds) == 6
-        and "best so far" in rounds[1]
-        and "videos/s" in rounds[1]
-        and "s left" in rounds[1]
-    )
+    assert len(rounds) == 6
+    assert "best so far" in rounds[1] and "10 candidates, 0 failed" in rounds[1]
+    assert "videos/s" in rounds[1] and rounds[1].endswith("s left")
+    assert all(line.endswith("all videos cached") for line in rounds[3:])
 
 
-def test_records_hold_no_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "write_mp4", lambda *args, **_: None)
-    run(tmp_path, settings=config(evolve__keep_videos="all"))
+def test_evolve_records_hold_no_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_module, "write_mp4", lambda *args: None)
+    run(tmp_path, config=make_config(evolve__keep_videos="all"))
     assert all(str(tmp_path) not in p.read_text() for p in tmp_path.rglob("*.jsonl"))
 
 
-def test_a_proposer_that_gives_nothing_at_all_is_an_error_and_can_be_mended(tmp_path, undisturbed):
-    with pytest.raises(BadInput, match="no usable rewrite"):
-        run(tmp_path, rewriter=Rewriter(lambda prompt, k, seed: "  "))
+def test_evolve_without_any_rewrite(tmp_path, expected):
+    with pytest.raises(BadInput) as caught:
+        run(tmp_path, language_model=FakeLanguageModel(lambda prompt, k, seed: "  "))
+    assert caught.value.field == "proposers"
     run(tmp_path)
-    assert lines(tmp_path) == undisturbed
+    assert pool_lines(tmp_path) == expected[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_evolve_history_order_without_held_out_scores(tmp_path, method):
+    class WatchedSuite(FakeSuite):
+        def score(self, videos, prompts, refined=None):
+            scores = super().score(videos, prompts, refined)
+            return scores | {HELD_OUT + "VQ": np.full(len(videos), np.nan)}
+
+    proposer = Watching()
+    config = make_config(evolve__ranking=method)
+    pool = run(tmp_path, suite=WatchedSuite(), proposers=proposer, config=config)
+    assert not any(c.error for c in pool)  # a held-out evaluator without a score fails nothing
+    histories = {key: request.history for key, request in proposer.requests.items()}
+    for history in histories.values():
+        assert not any(n.startswith(HELD_OUT) for _, scores in history for n in scores)
+    ranking = Ranking(method, WEIGHTS)
+    for prompt in PROMPTS:
+        rows = [c for c in pool if c.prompt == prompt and c.round == 1]
+        keys = ranking.keys([c.scores for c in rows], overall_scores(rows, WEIGHTS))
+        ordered = sorted(zip(keys, rows, strict=True), key=lambda row: (row[0], row[1].key))
+        best = [c.refined for _, c in ordered[:2]]
+        assert [text for text, _ in histories[prompt, 2]] == [prompt, *best]
+
+
+@pytest.mark.parametrize(
+    "options, infeasible_first",
+    [
+        ({}, True),
+        ({"constraints": {"FAITH": 0.5}}, False),
+        ({"ranking": "pareto"}, False),
+        ({"ranking": "pareto", "constraints": {}}, True),
+    ],
+)
+def test_evolve_history_feasible_first(tmp_path, options, infeasible_first):
+    class PartlyUnfaithful(FakeSuite):
+        """Rewrites that end with 0 score high but are not faithful."""
+
+        def score(self, videos, prompts, refined=None):
+            scores = super().score(videos, prompts, refined)
+            unfaithful = np.asarray([r.endswith("0") for r in refined])
+            aes = np.where(unfaithful, scores["AES"] + 9, scores["AES"])
+            return scores | {"AES": aes, "FAITH": np.where(unfaithful, 0.1, 1.0)}
+
+    suite = PartlyUnfaithful()
+    suite.constraints = {"FAITH": 0.5}
+    proposer = Watching()
+    config = make_config(**{f"evolve__{name}": value for name, value in options.items()})
+    run(tmp_path, suite=suite, proposers=proposer, config=config)
+    for (_, round), request in proposer.requests.items():
+        if round == 2:
+            assert request.history[1][0].endswith("0") == infeasible_first
+
+
+def test_evolve_reward_hacking_warning(tmp_path, caplog):
+    class Wordy(Proposer):
+        name = "wordy"
+
+        def propose(self, requests):
+            return [
+                [f"{r.prompt} {i} " + "word " * 8 * r.round for i in range(r.num_rewrites)]
+                for r in requests
+            ]
+
+    run(tmp_path, proposers=Wordy())
+    warnings = [r.getMessage() for r in caplog.records if "reward" in r.getMessage()]
+    assert len(warnings) == 1 and warnings[0].startswith("evolve, round 2: ")
+
+
+def test_evolve_unknown_ranking(tmp_path):
+    generator = FakeGenerator()
+    with pytest.raises(BadInput) as caught:
+        run(tmp_path, generator, config=make_config(evolve__ranking="best"))
+    assert caught.value.field == "evolve.ranking" and not generator.made

@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pav_jax.evolve import lexicon, lexicon_proposer
-from pav_jax.evolve.lexicon import content
+from pav_jax.evolve import lexicon, lexicon_proposer, phrase_bank
+from pav_jax.evolve.clauses import content
 from pav_jax.evolve.lexicon_proposer import LexiconProposer
-from pav_jax.evolve.proposers import ProposalRequest, Scored
+from pav_jax.evolve.proposer import ProposalRequest, ScoredRewrite
 
 SUBJECTS = [
     "red ball",
@@ -29,13 +29,13 @@ LOOKS = {
 }
 
 
-def pool(seed: int, rewrites: int = 6) -> list[Scored]:
+def pool(seed: int, rewrites: int = 6) -> list[ScoredRewrite]:
     """Rewrites whose score counts the good looks, plus noise."""
     rng = np.random.default_rng(seed)
     scored = []
     for subject in SUBJECTS:
         prompt = f"a {subject} moving"
-        scored.append(Scored(prompt, prompt, 0.0, {}))
+        scored.append(ScoredRewrite(prompt, prompt, 0.0, {}))
         for _ in range(rewrites):
             levels = rng.integers(0, 2, len(LOOKS))
             opening = rng.choice(["a movie of", "people showing"])
@@ -45,7 +45,7 @@ def pool(seed: int, rewrites: int = 6) -> list[Scored]:
                 + "."
             )
             scored.append(
-                Scored(
+                ScoredRewrite(
                     prompt,
                     text,
                     float(levels.sum() - 1.5 + (opening == "a movie of") + 0.3 * rng.normal()),
@@ -78,7 +78,7 @@ def proposer(scored, **arguments) -> LexiconProposer:
     return made
 
 
-def test_children_carry_what_scored_well_in_the_pool():
+def test_propose_uses_clauses_that_scored_well():
     scored = pool(0)
     perfect = Counter()
     for request, children in zip(
@@ -92,7 +92,7 @@ def test_children_carry_what_scored_well_in_the_pool():
     assert len(perfect) == len(SUBJECTS) and all(perfect.values())
 
 
-def test_an_opening_moves_to_another_rewrite_but_never_over_the_users_words():
+def test_propose_replaces_free_openings_only():
     scored = pool(6)
     made = proposer(scored)
     for prompt, rewrite, wanted in (
@@ -111,31 +111,31 @@ def test_an_opening_moves_to_another_rewrite_but_never_over_the_users_words():
         assert made.propose([request])[0][0].startswith(wanted)
 
 
-def test_children_are_new_and_keep_every_word_of_the_user():
+def test_propose_new_texts_with_all_words_of_prompt():
     scored = pool(1)
     for request, children in zip(
         requests(scored, n=5), proposer(scored).propose(requests(scored, n=5)), strict=True
     ):
         assert len(children) == len(set(children)) == 5
-        assert not set(children) & request.taken
+        assert not set(children) & request.tried
         assert all(content(request.prompt) <= content(child) for child in children)
         others = set(SUBJECTS) - {s for s in SUBJECTS if s in request.prompt}
         assert not any(other in child for other in others for child in children)
 
 
-def test_the_same_seed_gives_the_same_children_whatever_else_is_asked():
+def test_propose_does_not_depend_on_other_requests():
     scored = pool(2)
     together = proposer(scored).propose(requests(scored))
     assert together == proposer(scored[::-1]).propose(requests(scored))
     assert together[3:4] == proposer(scored).propose(requests(scored)[3:4])
     other = [
-        ProposalRequest(r.prompt, r.history, r.n, r.seed + 1, r.round, r.taken)
+        ProposalRequest(r.prompt, r.history, r.num_rewrites, r.seed + 1, r.round, r.tried)
         for r in requests(scored)
     ]
     assert proposer(scored).propose(other) != together
 
 
-def test_what_the_user_says_of_the_look_stands():
+def test_propose_leaves_the_look_in_the_prompt():
     prompt = "a fox in dim light"
     request = ProposalRequest(
         prompt, ((prompt, {}), ("a movie of a fox in dim light, the shot is shaky", {})), 6, 3
@@ -144,19 +144,19 @@ def test_what_the_user_says_of_the_look_stands():
     assert children and all("dim light" in child and "bright" not in child for child in children)
 
 
-def test_without_any_pool_phrases_are_added_to_the_users_words():
+def test_propose_without_pool():
     request = ProposalRequest("a fox sleeps", (("a fox sleeps", {}),), 3, 5)
     (children,) = LexiconProposer().propose([request])
     assert len(children) == 3 and all(child.startswith("a fox sleeps. ") for child in children)
 
 
-def test_an_unfaithful_child_is_not_proposed():
+def test_propose_unfaithful_text():
     scored = pool(4)
 
-    def faith(prompt, refined):
+    def faithfulness(prompt, refined):
         return 0.0 if "steady" in refined else 1.0
 
-    children = proposer(scored, faith=faith).propose(requests(scored))
+    children = proposer(scored, faithfulness=faithfulness).propose(requests(scored))
     texts = [text for row in children for text in row]
     parents = [text for r in requests(scored) for text, _ in r.history]
     assert texts and all(
@@ -166,27 +166,27 @@ def test_an_unfaithful_child_is_not_proposed():
     assert own and all("steady" not in text for text in own)
 
 
-def test_a_users_word_gives_way_to_the_pools_word_only_where_faith_permits():
+def test_propose_synonyms_need_faithfulness():
     scored = []
     for i, subject in enumerate(["ball", "fish", "boat", "kite", "tree", "fox"]):
         for colour, said in (("crimson", "red"), ("green", "green")):
             prompt = f"a {colour} {subject} waits"
-            scored.append(Scored(prompt, prompt, 0.0, {}))
+            scored.append(ScoredRewrite(prompt, prompt, 0.0, {}))
             text = f"a movie of a {said} {subject} that waits, take"
-            scored += [Scored(prompt, f"{text} {k}", 1.0 + i, {}) for k in range(2)]
+            scored += [ScoredRewrite(prompt, f"{text} {k}", 1.0 + i, {}) for k in range(2)]
     request = ProposalRequest("a crimson bird waits", (("a crimson bird waits", {}),), 6, 0)
-    (free,) = proposer(scored, faith=lambda p, r: 1.0).propose([request])
+    (free,) = proposer(scored, faithfulness=lambda p, r: 1.0).propose([request])
     assert any("a red bird waits" in child for child in free) and any(
         "crimson" in child for child in free
     )
-    (strict,) = proposer(scored, faith=lambda p, r: float("crimson" in r)).propose([request])
+    (strict,) = proposer(scored, faithfulness=lambda p, r: float("crimson" in r)).propose([request])
     assert all("a crimson bird waits" in child for child in strict)
     (without,) = proposer(scored).propose([request])
     assert all("crimson" in child for child in without)
 
 
 @pytest.mark.parametrize("better", ["scarlet", "crimson", "red"])
-def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(better):
+def test_propose_best_synonym(better):
     rng = np.random.default_rng(3)
     scored = []
     for subject in ("ball", "fish", "tree", "boat", "cat", "kite", "bridge", "house"):
@@ -195,9 +195,9 @@ def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(bett
             ["scarlet"] * 4 + ["crimson"] * 2 + ["red"] * 2
         ):  # the commonest is not the best
             text = f"a {word} {subject}, seen from take {subject} {i}"
-            scored.append(Scored(prompt, text, (word == better) + 0.3 * rng.normal(), {}))
+            scored.append(ScoredRewrite(prompt, text, (word == better) + 0.3 * rng.normal(), {}))
         scored += [
-            Scored(f"a blue {subject}", f"a blue {subject}, seen {i} times", 0.0, {})
+            ScoredRewrite(f"a blue {subject}", f"a blue {subject}, seen {i} times", 0.0, {})
             for i in range(3)
         ]
     request = ProposalRequest(
@@ -208,9 +208,9 @@ def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(bett
         2,
         frozenset({"a red horse"}),
     )
-    [children] = proposer(scored, faith=lambda prompt, rewrite: float("horse" in rewrite)).propose(
-        [request]
-    )
+    [children] = proposer(
+        scored, faithfulness=lambda prompt, rewrite: float("horse" in rewrite)
+    ).propose([request])
     assert any(f"{better} horse" in child for child in children)
     assert not any(
         f"{other} horse" in child
@@ -219,34 +219,37 @@ def test_of_the_pools_words_for_a_users_word_the_better_scoring_one_is_said(bett
     )
 
 
-def test_a_candidate_without_a_score_teaches_nothing():
+def test_observe_rewrite_without_score():
     scored = pool(5)
-    bad = [Scored(s.prompt, s.refined.replace("bright", "blinding"), -np.inf, {}) for s in scored]
+    bad = [
+        ScoredRewrite(s.prompt, s.refined.replace("bright", "blinding"), -np.inf, {})
+        for s in scored
+    ]
     children = proposer(scored + bad).propose(requests(scored))
     assert children == proposer(scored).propose(requests(scored))
 
 
-@pytest.mark.parametrize("module", [lexicon, lexicon_proposer])
-def test_the_mini_world_is_not_imported(module):
+@pytest.mark.parametrize("module", [lexicon, lexicon_proposer, phrase_bank])
+def test_modules_do_not_import_mini(module):
     tree = ast.parse(pathlib.Path(module.__file__).read_text())
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not any("mini" in name for name in names)
 
 
-def test_a_clause_never_seen_is_judged_by_its_words():
+def test_effect_of_new_clause():
     made = proposer(pool(7))
     assert (
-        made._effect("bright, sharp and steady")
+        made.bank.effect("bright, sharp and steady")
         > 0.5
         > -0.5
-        > made._effect("dim, blurry and shaky")
+        > made.bank.effect("dim, blurry and shaky")
     )
-    assert made._effect("nothing known") == 0.0
+    assert made.bank.effect("nothing known") == 0.0
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_pool_without_any_score_warns_of_nothing():
-    lost = [Scored("a red ball", "a scarlet ball", -np.inf, {})]
+def test_observe_pool_without_scores():
+    lost = [ScoredRewrite("a red ball", "a scarlet ball", -np.inf, {})]
     for scored in ([], lost):
-        proposer(scored, faith=lambda prompt, rewrite: 1.0)
+        proposer(scored, faithfulness=lambda prompt, rewrite: 1.0)

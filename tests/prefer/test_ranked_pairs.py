@@ -8,7 +8,7 @@ from pav_jax.errors import BadInput
 from pav_jax.prefer.pairs import make_pairs
 from pav_jax.prefer.sampling import make_candidates
 from pav_jax.records import Candidate, Preference
-from tests.fakes import PROMPTS, Generator, Rewriter, Suite, config
+from tests.fakes import PROMPTS, FakeGenerator, FakeLanguageModel, FakeSuite, make_config
 
 
 def candidate(refined, aes, tva, faith=1.0):
@@ -26,10 +26,12 @@ ROWS = [
 
 
 def pairs(rows, **options):
-    return make_pairs(rows, Suite(), config(**{f"prefer__{k}": v for k, v in options.items()}))
+    return make_pairs(
+        rows, FakeSuite(), make_config(**{f"prefer__{k}": v for k, v in options.items()})
+    )
 
 
-def test_under_pareto_the_chosen_dominates_the_rejected_and_the_margin_is_of_overall():
+def test_make_pairs_pareto():
     assert pairs(ROWS, ranking="pareto", margin=0.0) == [  # b does not dominate c
         Preference("p", "a", "c", pytest.approx(1.1)),
         Preference("p", "a", "d", 10.0),
@@ -42,7 +44,7 @@ def test_under_pareto_the_chosen_dominates_the_rejected_and_the_margin_is_of_ove
     assert [(p.chosen, p.rejected) for p in pairs(ROWS, margin=0.0)][:2] == [("a", "b"), ("a", "c")]
 
 
-def test_under_average_rank_the_margin_is_in_places():
+def test_make_pairs_average_rank():
     # AES: b a c d; TVA: a c b and d share places 3 and 4
     assert pairs(ROWS, ranking="average_rank", margin=0.5) == [
         Preference("p", "a", "b", 2.25 - 1.5),
@@ -57,7 +59,7 @@ def test_under_average_rank_the_margin_is_in_places():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_floors_come_first_and_nobody_without_a_score_or_dominated_is_chosen(method):
+def test_make_pairs_feasible_first_any_ranking(method):
     rng = np.random.default_rng(0)
     for _ in range(30):
         values = np.round(rng.normal(0, 2, (6, 2)), 1)
@@ -65,7 +67,9 @@ def test_floors_come_first_and_nobody_without_a_score_or_dominated_is_chosen(met
             candidate(str(i), a, t, float(rng.uniform() > 0.4)) for i, (a, t) in enumerate(values)
         ]
         rows.append(candidate("lost", np.nan, 99.0))
-        made = pairs(rows, ranking=method, margin=0.3, floors={"FAITH": 0.5}, floors_first=True)
+        made = pairs(
+            rows, ranking=method, margin=0.3, constraints={"FAITH": 0.5}, feasible_first=True
+        )
         found = {c.refined: c for c in rows}
         for p in made:
             chosen, rejected = found[p.chosen], found[p.rejected]
@@ -78,19 +82,29 @@ def test_floors_come_first_and_nobody_without_a_score_or_dominated_is_chosen(met
                 assert dominates(a, b) if method == "pareto" else not dominates(b, a)
 
 
-def test_a_later_round_is_compared_with_the_first_and_says_so(tmp_path, caplog):
+def test_make_candidates_reward_hacking_warning(tmp_path, caplog):
     for round, words in ((1, 4), (2, 16)):
-        rewriter = Rewriter(lambda prompt, k, seed, words=words: f"{prompt} {k} " + "w " * words)
-        make_candidates(config(), PROMPTS, rewriter, Generator(), Suite(), tmp_path, round)
+        rewriter = FakeLanguageModel(
+            lambda prompt, k, seed, words=words: f"{prompt} {k} " + "w " * words
+        )
+        make_candidates(
+            make_config(), PROMPTS, rewriter, FakeGenerator(), FakeSuite(), tmp_path, round
+        )
         assert ("prefer, round 2: reward-hacking warnings: rewrites have" in caplog.text) == (
             round == 2
         )
 
 
-def test_an_unknown_ranking_is_refused_before_a_video_is_made(tmp_path):
-    generator = Generator()
-    with pytest.raises(BadInput, match="prefer.ranking='best' is not known"):
+def test_make_candidates_unknown_ranking(tmp_path):
+    generator = FakeGenerator()
+    with pytest.raises(BadInput) as caught:
         make_candidates(
-            config(prefer__ranking="best"), ["p"], Rewriter(), generator, Suite(), tmp_path, 1
+            make_config(prefer__ranking="best"),
+            ["p"],
+            FakeLanguageModel(),
+            generator,
+            FakeSuite(),
+            tmp_path,
+            1,
         )
-    assert not generator.made
+    assert caught.value.field == "prefer.ranking" and not generator.made

@@ -9,7 +9,7 @@ from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.evaluate.benchmark import evaluate
 from pav_jax.report import write_report
 from pav_jax.report.page import headline, number, signed
-from tests.evaluate.fakes import Generator, Suite
+from tests.fakes import FakeGenerator, WordCountSuite
 
 MARKUP = '<script>alert("x")</script> & "quoted" \' {{ 7 * 7 }}'
 
@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     config = configuration.load(None, ["--config.rewriter.path=/home/somebody/models/llama"])
     configuration.claim(config, folder)
-    options = dict(seeds=(0, 1), suffix_prompts=2, resamples=100, save_videos=True)
+    options = dict(seeds=(0, 1), num_suffix_prompts=2, num_resamples=100, save_videos=True)
     settings = ConfigDict(dict(generator=dict(batch_size=4), evaluate=options))
     prompts = tuple(f"a cat runs {i}" for i in range(11)) + (MARKUP,)
     sets = {"near": PromptSet(prompts, (None,) * 12), MARKUP: PromptSet((MARKUP,), (MARKUP,))}
@@ -42,7 +42,15 @@ def workdir(tmp_path_factory):
         "base": lambda prompts, seed: [f"{p} now" for p in prompts],
         "dpo_1": lambda prompts, seed: [f"{p} {MARKUP}" for p in prompts],
     }
-    evaluate(settings, systems, sets, Generator(), Suite(), folder, training_prompts=["a dog"])
+    evaluate(
+        settings,
+        systems,
+        sets,
+        FakeGenerator(),
+        WordCountSuite(),
+        folder,
+        training_prompts=["a dog"],
+    )
     return folder
 
 

@@ -26,7 +26,7 @@ from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.log_probs import log_probs
 from pav_jax.train.loop import compile_step
 from pav_jax.train.state import training_model
-from tests.fakes import Generator, Suite
+from tests.fakes import FakeGenerator, FakeSuite
 from tests.tiny import language_model as tiny
 
 STEPS, VIDEOS = 6, 16  # videos in a batch
@@ -60,7 +60,7 @@ def early_letters(prompt, refined):
 
 
 def make_suite(value=early_letters, **names):
-    return Suite(value=value, **names)
+    return FakeSuite(value=value, **names)
 
 
 def lines(folder):
@@ -86,7 +86,7 @@ def prompts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def straight(lm, prompts, tmp_path_factory):
     """A run without interruption: its folder and its generator."""
-    folder, generator = tmp_path_factory.mktemp("straight") / "grpo", Generator()
+    folder, generator = tmp_path_factory.mktemp("straight") / "grpo", FakeGenerator()
     grpo.run(make_config(), lm, prompts, generator, make_suite(), folder)
     return folder, generator
 
@@ -153,31 +153,31 @@ def test_run_candidates(straight):
         assert len({c.prompt for c in candidates}) == 4  # batch_size / num_generations
         assert len({c.seed for c in candidates}) == 4  # a group shares its video's seed
     assert not {c.seed for c in steps[0]} & {c.seed for c in steps[1]}
-    assert len(generator.made) == sum(map(len, steps)) and set(generator.sizes) == {VIDEOS}
+    assert len(generator.made) == sum(map(len, steps)) and set(generator.batch_sizes) == {VIDEOS}
 
 
 def test_run_finished(straight, lm, prompts):
     folder, _ = straight
     booster = LanguageModel.from_pretrained(folder / "booster", dtype="float32")
     assert booster.tokenizer.chat_template == lm.tokenizer.chat_template
-    again = Generator()
+    again = FakeGenerator()
     assert grpo.run(make_config(), lm, prompts, again, make_suite(), folder) == folder / "booster"
     assert again.made == []
     with pytest.raises(BadInput, match="another --workdir"):
         grpo.run(make_config(faith_weight=0.5), lm, prompts, again, make_suite(), folder)
 
 
-class Killer(Generator):
+class Killer(FakeGenerator):
     """Ends the process in its tenth call: within step 5, half of whose videos are on disk."""
 
     def generate(self, prompts, *, seed):
-        if len(self.sizes) == 9:
+        if len(self.batch_sizes) == 9:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().generate(prompts, seed=seed)
 
 
 def test_run_resumed_after_kill(straight, lm, prompts, tmp_path):
-    folder, done = tmp_path / "grpo", Generator()
+    folder, done = tmp_path / "grpo", FakeGenerator()
     program = f"""
 from tests.tiny import language_model as tiny
 from tests.train import test_grpo_trainer as t
@@ -209,10 +209,10 @@ def test_run_missing_scores(lm, prompts, tmp_path, caplog):
     """In the first step half of the videos have no score, in the second none has."""
 
     def value(prompt, refined):
-        return math.nan if len(suite.sizes) > 2 or len(refined.split()) % 2 else 1.0
+        return math.nan if len(suite.batch_sizes) > 2 or len(refined.split()) % 2 else 1.0
 
     suite = make_suite(value)
-    grpo.run(make_config(max_steps=2), lm, prompts, Generator(), suite, tmp_path)
+    grpo.run(make_config(max_steps=2), lm, prompts, FakeGenerator(), suite, tmp_path)
     first, second = lines(tmp_path)
     assert (
         math.isfinite(first["loss"])
@@ -336,7 +336,9 @@ def candidate(aes, faith=1.0, error=None):
 
 def reward(rows, **changes):
     fields = make_config(num_generations=len(rows), batch_size=len(rows), **changes).grpo
-    values, infeasible = group_rewards.rewards([candidate(*row) for row in rows], Suite(), fields)
+    values, infeasible = group_rewards.rewards(
+        [candidate(*row) for row in rows], FakeSuite(), fields
+    )
     return values[0].tolist(), infeasible.tolist()
 
 
@@ -407,11 +409,11 @@ def test_run_invalid_field(lm, prompts, tmp_path, changes, named):
     config = make_config()
     config.grpo = ConfigDict(config.grpo.to_dict() | changes)
     with pytest.raises(BadInput, match=named):
-        grpo.run(config, lm, prompts, Generator(), make_suite(), tmp_path)
+        grpo.run(config, lm, prompts, FakeGenerator(), make_suite(), tmp_path)
 
 
 def test_run_suite_without_faith(lm, prompts, tmp_path):
     suite = make_suite()
     suite.names = ("AES", "TVA")
     with pytest.raises(BadInput, match="faith_weight=1.0: no reward gives FAITH"):
-        grpo.run(make_config(), lm, prompts, Generator(), suite, tmp_path)
+        grpo.run(make_config(), lm, prompts, FakeGenerator(), suite, tmp_path)

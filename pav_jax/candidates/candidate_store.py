@@ -1,0 +1,88 @@
+"""A store of candidates: videos of rewrites, scored against the users' prompts."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pav_jax.candidates.store import ScoredVideoStore, VideoRequest
+from pav_jax.records import Candidate
+from pav_jax.rewards.suite import HELD_OUT
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingCandidate:
+    """A candidate before its video exists. Fields as in `Candidate`."""
+
+    prompt: str
+    refined: str
+    round: int
+    index: int
+    parents: tuple[str, ...]
+    proposer: str
+
+
+class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
+    """Scores the video of a rewrite against each prompt that needs it."""
+
+    record_type = Candidate
+
+    def key(self, request: VideoRequest[PendingCandidate], view: PendingCandidate) -> str:
+        return self.video_key(view.prompt, request.text, request.seed)
+
+    def score_views(
+        self,
+        videos: UInt8[np.ndarray, "B T H W 3"],
+        rows: Sequence[tuple[VideoRequest[PendingCandidate], PendingCandidate]],
+    ) -> list[dict[str, float]]:
+        scores = self.suite.score(
+            videos,
+            [view.prompt for _, view in rows],
+            refined=[request.text for request, _ in rows],
+        )
+        return [
+            {name: float(values[row]) for name, values in scores.items()}
+            for row in range(len(rows))
+        ]
+
+    def make_record(
+        self,
+        request: VideoRequest[PendingCandidate],
+        view: PendingCandidate,
+        video: UInt8[np.ndarray, "T H W 3"],
+        scores: dict[str, float],
+        error: str | None,
+    ) -> Candidate:
+        if error is None:
+            error = missing_scores(scores)
+        else:  # scores of unusable frames mean nothing, even if they are finite
+            scores = dict.fromkeys(scores, math.nan)
+        candidate = Candidate(
+            key=self.key(request, view),
+            prompt=view.prompt,
+            refined=request.text,
+            round=view.round,
+            index=view.index,
+            parents=view.parents,
+            proposer=view.proposer,
+            seed=request.seed,
+            scores=scores,
+            error=error,
+        )
+        return dataclasses.replace(candidate, video=self.save_video(candidate, video))
+
+    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+        """Write the video file; return its path in the work directory, None for no file."""
+        return None
+
+
+def missing_scores(scores: Mapping[str, float]) -> str | None:
+    """Return the error of a candidate that lacks scores; held-out scores may be missing."""
+    missing = sorted(
+        name
+        for name, value in scores.items()
+        if not np.isfinite(value) and not name.startswith(HELD_OUT)
+    )
+    return f"no score: {', '.join(missing)}" if missing else None

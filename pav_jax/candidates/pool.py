@@ -1,0 +1,127 @@
+"""The candidates of a search: of evolution, of a preference round, or of a step of GRPO."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
+from pav_jax.candidates.scoring import overall_scores
+from pav_jax.candidates.store import VideoRequest
+from pav_jax.errors import BadInput
+from pav_jax.records import Candidate, stable_seed
+from pav_jax.video.files import write_mp4
+
+KEEP_VIDEOS = ("none", "best", "all")
+
+
+class CandidatePool(CandidateStore):
+    """A store in which all candidates of a prompt share one generator seed.
+
+    So the videos of a prompt differ by their texts alone.
+
+    Args:
+      generator, suite, batch_size: see `ScoredVideoStore`.
+      folder: where the segments of records go.
+      workdir: what recorded video paths are relative to.
+      seed: of the configuration; the generator's seed of a prompt follows from it.
+      weights: reward name -> weight, for `keep_videos="best"`; None takes the suite's.
+      keep_videos: which videos are saved: "none", "all", or "best": those that beat every earlier
+        round of their prompt.
+
+    Raises:
+      BadInput: the folder holds candidates of another generator or seed.
+    """
+
+    def __init__(
+        self,
+        generator: Any,
+        suite: Any,
+        folder: Any,
+        workdir: Any,
+        *,
+        seed: int,
+        batch_size: int,
+        weights: Mapping[str, float] | None = None,
+        keep_videos: str = "none",
+    ):
+        if keep_videos not in KEEP_VIDEOS:
+            raise BadInput(
+                f"keep_videos={keep_videos!r}: choose one of {', '.join(KEEP_VIDEOS)}",
+                source="configuration",
+                field="keep_videos",
+            )
+        super().__init__(generator, suite, folder, batch_size=batch_size)
+        self.workdir = epath.Path(workdir)
+        self.seed = seed
+        self.weights = dict(suite.weights if weights is None else weights)
+        self.keep_videos = keep_videos
+        self._best_overall: dict[str, float] = {}  # prompt -> best of its earlier rounds
+        for candidate in self.records.values():
+            request = self.request(candidate)
+            if candidate.seed != request.seed or candidate.key != self.key(request, candidate):
+                raise BadInput(
+                    f"{folder}: holds candidates of another generator or seed; choose a new"
+                    " --workdir",
+                    source=self.folder,
+                )
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All recorded candidates, sorted by prompt, round and index."""
+        return sorted(self.records.values(), key=lambda c: (c.prompt, c.round, c.index, c.key))
+
+    def video_seed(self, prompt: str) -> int:
+        """Return the generator's seed for all videos of a prompt."""
+        return stable_seed(self.seed, "video", prompt)
+
+    def request(self, candidate: PendingCandidate | Candidate) -> VideoRequest:
+        """Return the request for a candidate's video."""
+        return VideoRequest(candidate.refined, self.video_seed(candidate.prompt), (candidate,))
+
+    def score_round(self, pending: Iterable[PendingCandidate], round: int) -> Iterator[int]:
+        """Make and score one round's candidates; yield how many were settled since.
+
+        Args:
+          pending: read lazily; their order must not depend on what is recorded.
+        """
+        self._best_overall = self._best_before(round)
+        yield from self.score(self.request(candidate) for candidate in self._distinct(pending))
+
+    def _distinct(self, pending: Iterable[PendingCandidate]) -> Iterator[PendingCandidate]:
+        """Leave out repeats, and what an earlier round has made: a rule that a restart keeps."""
+        seen: set[str] = set()
+        for candidate in pending:
+            key = self.key(self.request(candidate), candidate)
+            recorded = self.records.get(key)
+            place = (candidate.round, candidate.index)
+            if recorded is not None and (recorded.round, recorded.index) != place:
+                continue
+            if key not in seen:
+                seen.add(key)
+                yield candidate
+
+    def _best_before(self, round: int) -> dict[str, float]:
+        earlier = [c for c in self.records.values() if c.round < round]
+        return best_overall(earlier, overall_scores(earlier, self.weights))
+
+    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+        if candidate.error is not None or self.keep_videos == "none":
+            return None
+        if self.keep_videos == "best":
+            value = overall_scores([candidate], self.weights)[0]
+            if not value > self._best_overall.get(candidate.prompt, -np.inf):
+                return None
+        path = f"videos/{candidate.key}.mp4"
+        write_mp4(self.workdir / path, video, self.generator.fps)
+        return path
+
+
+def best_overall(candidates: Iterable[Candidate], values: Iterable[float]) -> dict[str, float]:
+    """Return prompt -> the highest overall of its candidates, minus infinity if none has one."""
+    best: dict[str, float] = {}
+    for candidate, value in zip(candidates, values, strict=True):
+        best[candidate.prompt] = max(best.get(candidate.prompt, -np.inf), value)
+    return best

@@ -1,0 +1,96 @@
+"""The scored videos of an evaluation: each distinct (text, seed) is made once."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
+from pav_jax.candidates.store import VideoRequest
+from pav_jax.records import Candidate
+from pav_jax.video.files import write_mp4
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One measurement: the video of a text, scored against a prompt.
+
+    Attributes:
+      prompt: the user's.
+      refined: what the generator is given.
+      seed: the generator's.
+      system: whose text it is. Not part of the key: systems with the same text share a video.
+    """
+
+    prompt: str
+    refined: str
+    seed: int
+    system: str
+
+
+class MeasurementStore(CandidateStore):
+    """A store in which each video is made once and scored for every prompt that needs it.
+
+    Args:
+      generator, suite, batch_size: see `ScoredVideoStore`.
+      folder: where the segments of records go.
+      workdir: videos go to `videos/` in it.
+      save_videos: whether to write video files.
+    """
+
+    def __init__(
+        self,
+        generator: Any,
+        suite: Any,
+        folder: str | os.PathLike,
+        workdir: str | os.PathLike,
+        *,
+        batch_size: int,
+        save_videos: bool = True,
+    ):
+        super().__init__(generator, suite, folder, batch_size=batch_size)
+        self.workdir = epath.Path(workdir)
+        self.save_videos = save_videos
+
+    def __getitem__(self, cell: Cell) -> Candidate:
+        return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
+
+    def measure(
+        self, cells: Iterable[Cell], on_batch: Callable[[int], None] = lambda settled: None
+    ) -> None:
+        """Make and score what is missing; the processes share the batches.
+
+        Args:
+          on_batch: called with the number of cells settled since; see `count_views`.
+        """
+        for settled in self.score_shared(video_requests(cells), "measurements"):
+            on_batch(settled)
+
+    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+        if not self.save_videos:
+            return None
+        # the name leaves out the prompt, so that all prompts that need the video share the file
+        path = f"videos/{self.video_key('', candidate.refined, candidate.seed)}.mp4"
+        if not (self.workdir / path).exists():
+            write_mp4(self.workdir / path, video, self.generator.fps)
+        return path
+
+
+def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]]:
+    """Group cells by the video they need, in the order in which each video first occurs."""
+    groups: dict[tuple[str, int], dict[str, PendingCandidate]] = {}
+    for cell in cells:
+        view = PendingCandidate(cell.prompt, cell.refined, 0, 0, (), cell.system)
+        groups.setdefault((cell.refined, cell.seed), {}).setdefault(cell.prompt, view)
+    return [
+        VideoRequest(text, seed, tuple(views.values())) for (text, seed), views in groups.items()
+    ]
+
+
+def count_views(cells: Iterable[Cell]) -> int:
+    """Return how many cells `MeasurementStore.measure` will report."""
+    return sum(len(request.views) for request in video_requests(cells))

@@ -1,0 +1,142 @@
+"""The kinds of proposers, and building those that a configuration names.
+
+An entry of `proposers` has a `kind`: a name in `KINDS`, or `package.module:Name`, a subclass of
+`Proposer`. `share` (0 switches it off), `first_round` and `last_round` (None for the last)
+say when it works; all other fields are the kind's own options.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pav_jax.errors import BadInput
+from pav_jax.evolve.mixture import Mixture, MixtureEntry
+from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
+from pav_jax.evolve.proposer import Faithfulness, Proposer, ProposerContext, ProposerSystem
+from pav_jax.plugins import import_plugin, is_plugin, parse_options
+
+# kind -> its class, imported only when it is used, and its options
+KINDS: dict[str, tuple[str, type]] = {
+    "chat": ("pav_jax.evolve.chat_proposer:ChatProposer", ChatOptions),
+    "local": ("pav_jax.evolve.local_proposer:LocalProposer", LocalOptions),
+    "lexicon": ("pav_jax.evolve.lexicon_proposer:LexiconProposer", LexiconOptions),
+}
+MIXTURE_FIELDS = ("share", "first_round", "last_round")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposerEntry:
+    """A checked entry of the configuration's `proposers`.
+
+    Attributes:
+      name: of the entry.
+      kind: a name in `KINDS` or `package.module:Name`.
+      options: an instance of the kind's options dataclass.
+      share, first_round, last_round: see `MixtureEntry`.
+    """
+
+    name: str
+    kind: str
+    options: Any
+    share: float = 1.0
+    first_round: int = 1
+    last_round: int | None = None
+
+
+def parse_entry(name: str, entry: Mapping[str, Any]) -> ProposerEntry:
+    """Check an entry of `proposers`, without loading a model.
+
+    Raises:
+      BadInput: an unknown kind or option, or a value of the wrong type; `field` names it.
+    """
+    values = {key: entry[key] for key in entry}
+    field = f"proposers.{name}"
+    kind = values.pop("kind", name)
+    place = {key: values.pop(key) for key in MIXTURE_FIELDS if key in values}
+    if kind in KINDS:
+        options_type = KINDS[kind][1]
+    elif is_plugin(kind):
+        options_type = _proposer_class(kind, f"{field}.kind").options
+    else:
+        raise BadInput(
+            f"{field}.kind={kind!r}: choose one of {', '.join(KINDS)}, or name a class as"
+            " package.module:Name",
+            source="configuration",
+            field=f"{field}.kind",
+        )
+    return ProposerEntry(name, kind, parse_options(options_type, values, field), **place)
+
+
+def parse_entries(entries: Mapping[str, Any]) -> list[ProposerEntry]:
+    """Check all entries of `proposers`; see `parse_entry`."""
+    return [parse_entry(name, entry) for name, entry in entries.items()]
+
+
+def check_config(entries: Mapping[str, Any]) -> None:
+    """Check the section `proposers` of a configuration, without loading a model.
+
+    Raises:
+      BadInput: an entry cannot be used.
+    """
+    parse_entries(entries)
+
+
+def build(entry: ProposerEntry, context: ProposerContext) -> Proposer:
+    """Make the proposer of an entry.
+
+    Raises:
+      BadInput: its model or files cannot be used.
+    """
+    path = KINDS[entry.kind][0] if entry.kind in KINDS else entry.kind
+    proposer_class = _proposer_class(path, f"proposers.{entry.name}.kind")
+    return proposer_class.from_options(entry.options, context, entry.name)
+
+
+def build_mixture(
+    config: Any,
+    load_language_model: Callable[[], Any] | None = None,
+    faithfulness: Faithfulness | None = None,
+) -> Mixture:
+    """Make the proposers of a configuration that have a share.
+
+    Args:
+      config: the whole configuration; reads `proposers`, `evolve.max_proposal_attempts` and
+        `evolve.max_words`.
+      load_language_model: returns the untuned rewriter; called only if a proposer needs it.
+      faithfulness: see `rewards.faithfulness.faithfulness`.
+
+    Raises:
+      BadInput: an entry cannot be used, or none has a share.
+    """
+    context = ProposerContext(load_language_model, faithfulness)
+    entries = [
+        MixtureEntry(build(entry, context), entry.share, entry.first_round, entry.last_round)
+        for entry in parse_entries(config.proposers)
+        if entry.share > 0
+    ]
+    return Mixture(entries, config.evolve.max_proposal_attempts, config.evolve.max_words)
+
+
+def build_chat_proposers(config: Any, names: Sequence[str]) -> dict[str, ProposerSystem]:
+    """Make the chat proposers among `names`, whatever their share, as systems of the evaluation.
+
+    Args:
+      config: the whole configuration; reads `proposers`.
+    """
+    entries = {entry.name: entry for entry in parse_entries(config.proposers)}
+    return {
+        name: ProposerSystem(build(entries[name], ProposerContext()))
+        for name in names
+        if name in entries and entries[name].kind == "chat"
+    }
+
+
+def _proposer_class(path: str, field: str) -> Any:
+    proposer_class = import_plugin(path, field)
+    if not isinstance(proposer_class, type) or Proposer not in proposer_class.__mro__:
+        raise BadInput(
+            f"{field}={path}: not a proposer; name a subclass of pav_jax.Proposer",
+            source="configuration",
+            field=field,
+        )
+    return proposer_class
