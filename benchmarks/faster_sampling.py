@@ -40,7 +40,7 @@ from rich.table import Table
 
 from machine import cpu_model
 from pav_jax.booster.booster import Booster
-from pav_jax.candidates.preview import judge
+from pav_jax.candidates.preview import ranking_quality
 from pav_jax.candidates.statistics import paired_intervals
 from pav_jax.checkpoints.embedded import ROOT
 from pav_jax.components import Parts
@@ -226,13 +226,14 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
             list(zip(cheap, full, strict=True))
             for cheap, full in zip(order[sampler.name], order[FULL], strict=True)
         ]
-        best, half_kept = judge(groups, 1e-9), judge(groups, KEEP)  # one survivor, and half
+        best = ranking_quality(groups, 1e-9)  # one of each group is selected
+        half_kept = ranking_quality(groups, KEEP)
         entry |= {
-            "rank correlation": best["rank correlation"],
-            "same best": best["best survives"],
-            "loss": best["loss of the best"],
-            "survives": half_kept["best survives"],
-            "loss of half": half_kept["loss of the best"],
+            "rank correlation": best["rank_correlation"],
+            "same best": best["best_selected"],
+            "loss": best["mean_loss"],
+            "survives": half_kept["best_selected"],
+            "loss of half": half_kept["mean_loss"],
         }
         tick()
     spread = order[FULL].max(axis=1) - order[FULL].mean(axis=1)

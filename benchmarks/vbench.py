@@ -24,7 +24,7 @@ import numpy as np
 from pav_jax import components, recipe
 from pav_jax import config as configuration
 from pav_jax.booster.booster import Booster
-from pav_jax.prefer.pairs import length_gap
+from pav_jax.prefer.pairs import length_difference
 from pav_jax.records import Preference, PromptPair, stable_seed
 from pav_jax.rewards.faithfulness import faithfulness
 from pav_jax.storage.json_files import write_json
@@ -80,7 +80,9 @@ def preferences(rows: list[dict], config) -> list[Preference]:
     """Prefers the target's rewrite to the other generator's, for pairs of similar length."""
     pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
     return [
-        Preference(*pair, 1.0) for pair in pairs if length_gap(*pair[1:]) <= config.length_match
+        Preference(*pair, 1.0)
+        for pair in pairs
+        if length_difference(*pair[1:]) <= config.length_match
     ]
 
 
