@@ -43,7 +43,7 @@ from pav_jax.booster.booster import Booster
 from pav_jax.candidates.preview import ranking_quality
 from pav_jax.candidates.statistics import paired_intervals
 from pav_jax.checkpoints.embedded import ROOT
-from pav_jax.components import Parts
+from pav_jax.components import Components
 from pav_jax.config import load
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import stable_seed
@@ -162,7 +162,7 @@ def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, flo
 
 def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, Any]]:
     config = load(Path(__file__).parents[1] / "configs" / "mini.py")
-    parts = Parts(config)
+    parts = Components(config)
     suite, base = parts.suite, parts.generator
     rows = [
         json.loads(line) for line in (ROOT / "prompts/in_domain.jsonl").read_text().splitlines()

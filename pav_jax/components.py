@@ -1,13 +1,15 @@
-"""What a configuration names, loaded: generator, reward suite and rewriter."""
+"""Load what a configuration names: generator, reward suite, proposers and rewriter."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,179 +21,243 @@ from rich.progress import (
 )
 
 from pav_jax.candidates.prompt_sets import read_prompt_set
+from pav_jax.defaults import GENERATION_FIELDS
 from pav_jax.errors import BadInput
-
-GENERATION_FIELDS = (
-    "num_frames",
-    "height",
-    "width",
-    "num_inference_steps",
-    "guidance_scale",
-    "use_dynamic_cfg",
-    "max_sequence_length",
-    "vae_tiling",
-    "cfg_parallel",
-    "batch_size",
-    "guidance_start",
-    "guidance_stop",
-    "cache_threshold",
-    "cache_max_skips",
-    "cache_retention",
-)
+from pav_jax.evolve.mixture import Mixture
+from pav_jax.evolve.registry import build_chat_proposers, build_mixture
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.sampling import Sampling
+from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh
+from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
+from pav_jax.rewards.reward import as_reward
+from pav_jax.rewards.suite import RewardSuite
+from pav_jax.video.backend import HTTP
+from pav_jax.video.generator import Generator, as_generator
+from pav_jax.video.loading import load_generator
 
 
-class Parts:
-    """The models a configuration names, each loaded when first used and kept for the stages that
-    follow.
+class Components:
+    """The models of a configuration, each loaded on first use and shared by all stages.
 
-    Of many processes each has its own, on its own devices, and makes its share of the videos.
+    With several processes each process loads its own copy on its own devices.
+
+    Args:
+      config: a whole configuration.
+      generator, rewards, proposers: objects used instead of what the configuration names; see
+        `recipe.Recipe`.
     """
 
-    def __init__(self, config):
+    def __init__(
+        self,
+        config: Any,
+        generator: Any = None,
+        rewards: RewardSuite | Sequence[Any] | None = None,
+        proposers: Sequence[Any] | None = None,
+    ):
         self.config = config
+        self._generator = None if generator is None else as_generator(generator)
+        self._suite = None if rewards is None else suite_of(rewards, config.rewards)
+        self._proposers = None if proposers is None else Mixture.of(*proposers)
 
     @functools.cached_property
-    def generator(self):
-        from pav_jax.parallel.mesh import generator_meshes
-        from pav_jax.video.backend import HTTP
-        from pav_jax.video.loading import load_generator
-
-        chosen = self.config.generator
-        overrides = {f: chosen[f] for f in GENERATION_FIELDS if chosen.get(f) is not None}
-        if chosen.scheduler:
-            overrides["scheduler"] = chosen.scheduler
-        if chosen.options:
-            overrides["options"] = chosen.options.to_dict()
-        if chosen.path.startswith(HTTP):
-            overrides["endpoint"] = chosen.endpoint.to_dict()
-        mesh, auxiliary_mesh = generator_meshes(
-            chosen.batch_size, chosen.mesh, chosen.encoder_vae_devices
-        )
-        return load_generator(
-            chosen.path,
-            dtype=chosen.dtype,
-            mesh=mesh,
-            auxiliary_mesh=auxiliary_mesh,
-            sequence_attention=chosen.sequence_attention,
-            **overrides,
-        )
+    def generator(self) -> Generator:
+        """The video generator."""
+        return self._generator or load_configured_generator(self.config.generator)
 
     @functools.cached_property
-    def suite(self):
-        from pav_jax.rewards.suite import RewardSuite
-
-        suite = RewardSuite.from_config(self.config.rewards)
-        if (frames := self.config.generator.num_frames) is not None:
+    def suite(self) -> RewardSuite:
+        """The reward suite, checked against the number of frames of the videos."""
+        suite = self._suite or RewardSuite.from_config(self.config.rewards)
+        frames = self.config.generator.num_frames
+        if frames is not None:
             suite.check_frames(frames)  # before a video is made in vain
         return suite
 
     @functools.cached_property
-    def rewriter(self):
-        return load_rewriter(self.config, own=True)
+    def rewriter(self) -> LanguageModel:
+        """The untuned rewriter."""
+        return load_rewriter(self.config, per_process=True)
+
+    @functools.cached_property
+    def proposers(self) -> Mixture:
+        """Who proposes rewrites during evolution."""
+        if self._proposers is not None:
+            return self._proposers
+        return build_mixture(self.config, lambda: self.rewriter, faithfulness)
+
+    @functools.cached_property
+    def chat_proposers(self) -> dict[str, Any]:
+        """The chat models that `evaluate.systems` names."""
+        return build_chat_proposers(self.config, self.config.evaluate.systems)
 
 
-def load_rewriter(config, folder: str | os.PathLike | None = None, own: bool = False) -> Any:
-    """The LanguageModel in `folder`, a booster, or the untuned one that the configuration names, on
-    `config.mesh`.
+def load_configured_generator(section: Any) -> Generator:
+    """The generator of a configuration's `generator` section, on this host's devices."""
+    settings = {name: section[name] for name in GENERATION_FIELDS if section[name] is not None}
+    settings["batch_size"] = section.batch_size
+    if section.scheduler:
+        settings["scheduler"] = section.scheduler
+    if section.options:
+        settings["options"] = section.options.to_dict()
+    if section.path.startswith(HTTP):
+        settings["endpoint"] = section.endpoint.to_dict()
+    mesh, auxiliary_mesh = generator_meshes(
+        section.batch_size, section.mesh, section.encoder_vae_devices
+    )
+    return load_generator(
+        section.path,
+        dtype=section.dtype,
+        mesh=mesh,
+        auxiliary_mesh=auxiliary_mesh,
+        sequence_attention=section.sequence_attention,
+        **settings,
+    )
 
-    A booster trained from it says in its generation_config.json that it is sampled as
-    `config.rewriter` says.
+
+def suite_of(rewards: RewardSuite | Sequence[Any], section: Any) -> RewardSuite:
+    """A suite of Python objects with the weights and bounds of the `rewards` section.
+
+    FAITH is added where the section constrains it and no reward gives it. A score without a
+    configured weight has the weight 1.
+    """
+    if isinstance(rewards, RewardSuite):
+        return rewards
+    adapted = [as_reward(reward) for reward in rewards]
+    names = [name for reward in adapted for name in reward.names]
+    if "FAITH" in section.constraints and "FAITH" not in names:
+        adapted.append(Faithfulness())
+        names.append("FAITH")
+    weights = {name: section.weights.get(name, 1.0) for name in names if name != "FAITH"}
+
+    def bounds(field: str) -> dict[str, float]:
+        return {name: value for name, value in section[field].items() if name in names}
+
+    return RewardSuite(
+        adapted, weights, thresholds=bounds("thresholds"), constraints=bounds("constraints")
+    )
+
+
+def load_rewriter(
+    config: Any, folder: str | os.PathLike | None = None, per_process: bool = False
+) -> LanguageModel:
+    """The language model in `folder`, or the untuned rewriter, on the mesh of the configuration.
+
+    A booster trained from it records `config.rewriter`'s sampling in its generation_config.json.
 
     Args:
-      own: of many processes each writes with a copy of its own, spread over its own devices where
-        `config.mesh` spreads parameters at all.
+      folder: a booster; None: `config.rewriter.path`.
+      per_process: with several processes, give each its own copy on its own devices, sharded over
+        them where `config.mesh` shards parameters at all.
 
     Raises:
-      BadInput: of many processes some would have no part of the mesh.
+      BadInput: with several processes the mesh leaves out some devices.
     """
-    import dataclasses
-
-    import jax
-
-    from pav_jax.language.language_model import LanguageModel
-    from pav_jax.parallel.mesh import batch_shards, make_mesh
-
-    chosen, many = config.rewriter, jax.process_count() > 1
-    if many and own:
-        devices = jax.local_devices()
-        tensor = math.gcd(max(config.mesh.tensor, 1), len(devices))
-        fsdp = (
-            1 if config.mesh.fsdp == 1 else len(devices) // tensor
-        )  # copies that fit one device need no gathering
-        mesh = make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=devices)
-    else:
-        mesh = (
-            make_mesh(**config.mesh)
-            if many or any(size != 1 for size in config.mesh.values())
-            else None
-        )
-        if many and mesh.size < jax.device_count():
-            raise BadInput(
-                f"config.mesh takes {mesh.size} of the {jax.device_count()} devices of"
-                f" {jax.process_count()} processes; it must take all, as with --config.mesh.fsdp=-1"
-            )
-    shards = batch_shards(mesh) if mesh else 1
+    rewriter = config.rewriter
+    mesh = _process_mesh(config.mesh) if _many_processes(per_process) else _global_mesh(config.mesh)
+    shards = batch_shards(mesh) if mesh is not None else 1
     model = LanguageModel.from_pretrained(
-        str(folder or chosen.path),
-        dtype=chosen.dtype,
+        str(folder or rewriter.path),
+        dtype=rewriter.dtype,
         mesh=mesh,
-        batch_size=-(-chosen.batch_size // shards) * shards,
-        attention=chosen.attention,
+        batch_size=-(-rewriter.batch_size // shards) * shards,
+        attention=rewriter.attention,
     )
-    sampled = dataclasses.asdict(rewriter_sampling(config)) | {"do_sample": chosen.temperature > 0}
-    model = dataclasses.replace(model, generation=model.generation | sampled)
-    return model.with_template(chosen.template) if chosen.template and not folder else model
+    sampling = dataclasses.asdict(rewriter_sampling(config))
+    sampling["do_sample"] = rewriter.temperature > 0
+    model = dataclasses.replace(model, generation=model.generation | sampling)
+    if rewriter.template and not folder:
+        return model.with_template(rewriter.template)
+    return model
 
 
-def booster_before(workdir, round: int) -> Path:
-    """Where round N starts: the SFT booster, or that of the round before."""
-    name = "sft/booster" if round == 1 else f"round_{round - 1}/booster"
-    return require_output(workdir, name, "sft" if round == 1 else f"dpo --round={round - 1}")
+def _many_processes(per_process: bool) -> bool:
+    return per_process and jax.process_count() > 1
 
 
-def named_booster(name: str, workdir) -> str | Path | None:
-    """Where "sft", "dpo_1", ... lie; None for "base", the untuned rewriter; any other name is a
-    folder or hub id."""
+def _process_mesh(sizes: Any) -> Any:
+    devices = jax.local_devices()
+    tensor = math.gcd(max(sizes.tensor, 1), len(devices))
+    # copies that fit one device need no gathering
+    fsdp = 1 if sizes.fsdp == 1 else len(devices) // tensor
+    return make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=devices)
+
+
+def _global_mesh(sizes: Any) -> Any:
+    many = jax.process_count() > 1
+    if not many and all(size == 1 for size in sizes.values()):
+        return None
+    mesh = make_mesh(**sizes)
+    if many and mesh.size < jax.device_count():
+        raise BadInput(
+            f"config.mesh takes {mesh.size} of the {jax.device_count()} devices of"
+            f" {jax.process_count()} processes; it must take all, as with --config.mesh.fsdp=-1",
+            source="configuration",
+            field="mesh",
+        )
+    return mesh
+
+
+def rewriter_sampling(config: Any) -> Sampling:
+    """How the untuned rewriter and its boosters are sampled in evaluation."""
+    rewriter = config.rewriter
+    return Sampling(
+        temperature=rewriter.temperature,
+        top_k=rewriter.top_k,
+        top_p=rewriter.top_p,
+        max_new_tokens=rewriter.max_new_tokens,
+    )
+
+
+def starting_booster(workdir: str | os.PathLike, round: int) -> Path:
+    """The booster that round N of preference training starts from.
+
+    Raises:
+      BadInput: it does not exist yet.
+    """
+    if round == 1:
+        return require_output(workdir, "sft/booster", "sft")
+    return require_output(workdir, f"round_{round - 1}/booster", f"dpo --round={round - 1}")
+
+
+def resolve_booster(name: str, workdir: str | os.PathLike) -> str | Path | None:
+    """The folder of "sft", "dpo_1", ...; None for "base"; any other name is a path or hub id."""
     stem, _, number = name.rpartition("_")
-    if name == "sft" or (stem == "dpo" and number.isdigit()):
-        return booster_before(workdir, 1 if name == "sft" else int(number) + 1)
+    if name == "sft":
+        return starting_booster(workdir, 1)
+    if stem == "dpo" and number.isdigit():
+        return starting_booster(workdir, int(number) + 1)
     return None if name == "base" else name
 
 
-def prompts(path: str) -> list[str]:
+def read_prompts(path: str) -> list[str]:
+    """The prompts of a file, one a line."""
     return list(read_prompt_set(path).prompts)
 
 
-def round_prompts(every: list[str], max_prompts: int | None, round: int, rounds: int) -> list[str]:
-    """New prompts for each round: its even share of the file, `max_prompts` of them where that is set."""
-    share = len(every) // rounds
+def round_prompts(
+    prompts: Sequence[str], max_prompts: int | None, round: int, rounds: int
+) -> list[str]:
+    """New prompts of one round: its even share, at most `max_prompts` of them."""
+    share = len(prompts) // rounds
     size = share if max_prompts is None else min(max_prompts, share)
-    return every[(round - 1) * size : round * size]
+    return list(prompts[(round - 1) * size : round * size])
 
 
-def require_output(workdir, name: str, command: str) -> Path:
+def require_output(workdir: str | os.PathLike, name: str, command: str) -> Path:
+    """The path of an earlier stage's output.
+
+    Raises:
+      BadInput: it does not exist; names the command that writes it.
+    """
     path = Path(workdir) / name
     if not path.exists():
-        raise BadInput(f"{path}: not there yet; run `pav {command}` first")
+        raise BadInput(f"{path}: not there yet; run `pav {command}` first", source=path)
     return path
-
-
-def rewriter_sampling(config):
-    from pav_jax.language.sampling import Sampling
-
-    chosen = config.rewriter
-    return Sampling(
-        temperature=chosen.temperature,
-        top_k=chosen.top_k,
-        top_p=chosen.top_p,
-        max_new_tokens=chosen.max_new_tokens,
-    )
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
-    import jax
-
+    """Progress bars on standard error, in the first process only."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -199,5 +265,6 @@ def progress_bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=jax.process_index() > 0) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=jax.process_index() > 0) as bars:
         yield bars

@@ -1,193 +1,353 @@
-"""Every field a configuration has, with its type and its default: the method's constants on the
-embedded models.
+"""Every field of a configuration, with its type, its default and a line of help.
 
-A file in configs/ starts from `get_config()` here and sets what its experiment changes. `mini:...`
-names files that come with the package. A field whose default is None takes the value of the
-checkpoint it belongs to.
+A file in configs/ starts from `get_config()` and sets what its experiment changes. Defaults are the
+constants of the published method (arXiv 2412.15156 and its code) on the embedded models, unless the
+help says otherwise. `mini:NAME` names files that come with the package. None means that a field is
+unset.
 """
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pav_jax.evolve.config import evolve_config, proposers_config, select_config
-from pav_jax.prefer.config import prefer_config
-from pav_jax.train.config import dpo_config, grpo_config, sft_config
-from pav_jax.trust.config import calibrate_config, trust_config
+from pav_jax.config_fields import config_dict, option
+from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
+from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
+from pav_jax.video.generation_config import GenerationConfig
+
+RANKINGS = ("sum", "pareto", "average_rank")
+KEEP_VIDEOS = ("none", "best", "all")
+# fields of GenerationConfig that belong to a checkpoint rather than to an experiment
+FIELDS_OF_CHECKPOINTS = ("zero_uncond", "cache_ratios", "fps", "batch_size")
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Sizes of the mesh axes (parallel/mesh.py). One may be -1: all remaining devices."""
+
+    data: int = option(1, "data-parallel groups; the axis that crosses slices", minimum=-1)
+    fsdp: int = option(1, "devices that parameters and batches are sharded over", minimum=-1)
+    tensor: int = option(
+        1, "devices that heads and feed-forward units are sharded over", minimum=-1
+    )
+    sequence: int = option(1, "devices that tokens are sharded over", minimum=-1)
+
+
+@dataclasses.dataclass
+class EndpointConfig:
+    """An HTTP generator (video/endpoint.py)."""
+
+    name: str | None = option(None, "identifies the endpoint in record keys; None: its address")
+    api_key_env: str = option("PAV_GENERATOR_API_KEY", "environment variable that holds the key")
+    concurrency: int = option(4, "requests in flight", minimum=1)
+    timeout_s: float = option(600.0, "seconds for one answer")
+    max_retries: int = option(4, "retries of one video", minimum=0)
+    max_backoff_s: float = option(60.0, "longest wait between two tries, in seconds")
+    max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
+
+
+@dataclasses.dataclass
+class _GeneratorConfig:
+    """The video generator. The fields of GenerationConfig are added below, all unset."""
+
+    path: str = option(
+        "mini:generator",
+        "a diffusers folder or hub id of a JAX family; diffusers:FOLDER-OR-ID; http(s)://ENDPOINT",
+    )
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16", "float16"))
+    batch_size: int = option(
+        16, "videos in one compiled program; the last batch is padded", minimum=1
+    )
+    scheduler: str | None = option(
+        None, "diffusers class name that replaces the folder's scheduler"
+    )
+    mesh: MeshConfig = option(
+        MeshConfig, "of one host; all 1: videos over the devices that divide them"
+    )
+    sequence_attention: str = option(
+        "auto", "attention over the sequence axis", choices=("auto", "ring", "ulysses")
+    )
+    encoder_vae_devices: int = option(
+        0,
+        "the host's last devices, reserved for text encoder and VAE beside the denoiser",
+        minimum=0,
+    )
+    options: Mapping[str, Any] = option(
+        dict, "further arguments of a diffusers call or an HTTP request"
+    )
+    endpoint: EndpointConfig = option(EndpointConfig, "of an HTTP generator")
+
+
+GENERATION_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(GenerationConfig)
+    if field.name not in FIELDS_OF_CHECKPOINTS
+)
+GeneratorConfig = dataclasses.make_dataclass(
+    "GeneratorConfig",
+    [
+        (field.name, field.type | None, option(None, field.metadata.get("help", "")))
+        for field in dataclasses.fields(GenerationConfig)
+        if field.name in GENERATION_FIELDS
+    ],
+    bases=(_GeneratorConfig,),
+)
+
+
+def _mini_rewards() -> dict[str, dict[str, Any]]:
+    clip = {"path": "mini:clip", "frames": 4, "layout": "sheet"}
+    return {"aesthetic": clip, "clip_alignment": clip, "motion": {}, "faithfulness": {}}
+
+
+@dataclasses.dataclass
+class RewardsConfig:
+    """The reward suite. FAITH is scored with the others, but never enters the weighted sum."""
+
+    entries: Mapping[str, Any] = option(
+        _mini_rewards, "kind, or package.module:Name -> options of that reward"
+    )
+    weights: Mapping[str, float] = option(
+        lambda: {"AES": 1.0, "TVA": 1.0, "TC": 1.0, "DD": 1.0}, "score name -> weight in overall"
+    )
+    thresholds: Mapping[str, float] = option(
+        dict, "selection thresholds: scores of a selected or chosen rewrite lie above them"
+    )
+    constraints: Mapping[str, float] = option(
+        lambda: {"FAITH": 0.7}, "score name -> least value of a feasible rewrite"
+    )
+    skip: tuple[str, ...] = option((), 'scores to leave out; for images ("TC", "DD", "FC")')
+    held_out: tuple[Any, ...] = option(
+        (), "entries dict(name=KIND, ...) of held-out evaluators (never used for selection)"
+    )
+
+
+@dataclasses.dataclass
+class RewriterConfig:
+    """The language model that rewrites prompts, before any training."""
+
+    path: str = option("mini:rewriter", "a Hugging Face folder, a hub id or a .gguf file")
+    dtype: str = option("float32", "of the parameters", choices=("float32", "bfloat16"))
+    attention: str = option(
+        "auto", "kernel; auto: by platform", choices=("auto", "plain", "splash", "cudnn")
+    )
+    template: str | None = option(None, "chat template file; None: the checkpoint's own")
+    batch_size: int = option(
+        16, "answers in one compiled program; rounded up to a multiple of data * fsdp", minimum=1
+    )
+    temperature: float = option(
+        1.0, "of the untuned rewriter and its boosters in evaluation", minimum=0
+    )
+    top_k: int = option(50, "0: off", minimum=0)
+    top_p: float = option(1.0, "nucleus mass", minimum=0, maximum=1)
+    max_new_tokens: int = option(250, "tokens of a rewrite", minimum=1)
+
+
+def _proposer(kind: str, share: float, first_round: int, options: Any) -> dict[str, Any]:
+    """An entry: when the proposer works, and the options of its kind (evolve/options.py)."""
+    values = {
+        name: placeholder(str) if value is None else value for name, value in vars(options).items()
+    }
+    rounds = {"first_round": first_round, "last_round": placeholder(int)}  # None: the last
+    return {"kind": kind, "share": share, **rounds, **values}
+
+
+def _proposers() -> dict[str, dict[str, Any]]:
+    """Name -> entry. `share` is the part of each prompt's new rewrites; 0 switches an entry off."""
+    return {
+        "local": _proposer("local", 1.0, 1, LocalOptions()),
+        "lexicon": _proposer("lexicon", 0.0, 2, LexiconOptions()),  # learns from the pool
+        "chat": _proposer("chat", 0.0, 1, ChatOptions()),
+    }
+
+
+@dataclasses.dataclass
+class PreviewConfig:
+    """Cheap preview videos that decide which rewrites get a full video (candidates/preview.py)."""
+
+    keep: float = option(1.0, "share of a prompt's rewrites that get a full video; 1: no previews")
+    audit: float = option(
+        0.1, "share of prompts of which all do, to measure previews", minimum=0, maximum=1
+    )
+    num_inference_steps: int | None = option(None, "of previews; None: as full videos", minimum=1)
+    num_frames: int | None = option(None, "of previews; None: as full videos", minimum=1)
+    height: int | None = option(None, "of previews; None: as full videos", minimum=1)
+    width: int | None = option(None, "of previews; None: as full videos", minimum=1)
+
+
+@dataclasses.dataclass
+class EvolveConfig:
+    """Reward-guided evolution of the training prompts. Source: gpt_boost.py."""
+
+    prompts: str = option("mini:prompts/evolve.txt", "file with one prompt a line")
+    max_prompts: int | None = option(None, "the first so many prompts; None: all", minimum=1)
+    rounds: int = option(8, "rounds of proposals", minimum=0)
+    num_rewrites: int = option(3, "new rewrites per prompt and round", minimum=1)
+    history_size: int = option(3, "best rewrites that proposers see", minimum=0)
+    weights: Mapping[str, float] | None = option(None, "of overall; None: rewards.weights")
+    ranking: str = option("sum", "order of the rewrites that proposers see", choices=RANKINGS)
+    constraints: Mapping[str, float] | None = option(
+        None, "feasible rewrites come first; None: none for ranking=sum, else rewards.constraints"
+    )
+    keep_videos: str = option(
+        "none", "best: those that beat all earlier rounds", choices=KEEP_VIDEOS
+    )
+    proposal_batch_size: int | None = option(
+        None, "prompts per call of the proposers; None: twice generator.batch_size", minimum=1
+    )
+    max_proposal_attempts: int = option(2, "calls for missing rewrites of a prompt", minimum=1)
+    max_words: int = option(200, "longer rewrites are discarded", minimum=1)
+    preview: PreviewConfig = option(PreviewConfig, "cheap videos first")
+
+
+@dataclasses.dataclass
+class SelectConfig:
+    """From the pool to SFT pairs."""
+
+    weights: Mapping[str, float] | None = option(
+        None, "of overall; None: evolve.weights, then rewards.weights"
+    )
+    ranking: str = option("sum", "which rewrite is the best", choices=RANKINGS)
+    thresholds: Mapping[str, float] | None = option(None, "None: rewards.thresholds; {}: none")
+    constraints: Mapping[str, float] | None = option(None, "None: rewards.constraints; {}: none")
+    min_gain: float = option(0.0, "of overall over the user's own prompt")
+    max_words: int = option(130, "of a selected rewrite", minimum=1)
+
+
+@dataclasses.dataclass
+class PreferConfig:
+    """Sampling rewrites and pairing them. Source: dpo/inference.py and dpo/filter.py."""
+
+    prompts: str = option("mini:prompts/prefer.txt", "file with one prompt a line")
+    max_prompts: int | None = option(None, "prompts per round; None: an even share", minimum=1)
+    num_return_sequences: int = option(5, "rewrites sampled per prompt", minimum=1)
+    temperature: float = option(1.0, "of sampling", minimum=0)
+    top_k: int = option(50, "0: off", minimum=0)
+    top_p: float = option(1.0, "nucleus mass", minimum=0, maximum=1)
+    max_new_tokens: int = option(250, "tokens of a rewrite", minimum=1)
+    sampling_batch_size: int = option(32, "prompts per call of the rewriter", minimum=1)
+    keep_videos: str = option("none", "which videos are saved", choices=("none", "all"))
+    weights: Mapping[str, float] | None = option(None, "of overall; None: rewards.weights")
+    ranking: str = option("sum", "which rewrite is better", choices=RANKINGS)
+    thresholds: Mapping[str, float] | None = option(None, "None: rewards.thresholds; {}: none")
+    constraints: Mapping[str, float] | None = option(None, "None: rewards.constraints; {}: none")
+    feasible_first: bool = option(
+        False, "feasible rewrites rank first, unless an infeasible one is better by the margin"
+    )
+    margin: float = option(
+        1.4, "least distance of a pair: of overall, or of mean ranks for ranking=average_rank"
+    )
+    max_words: int = option(130, "of a chosen rewrite", minimum=1)
+    max_length_difference: float | None = option(
+        None, "largest relative difference of a pair's word counts; None: any", minimum=0
+    )
+
+
+def _mini_prompt_sets() -> dict[str, str]:
+    return {name: f"mini:prompts/{name}.jsonl" for name in ("in_domain", "held_out")}
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+    """Systems and controls on the evaluation prompts."""
+
+    prompts: Mapping[str, str] = option(
+        _mini_prompt_sets, "set -> .txt, one prompt a line, or .jsonl of `prompt` and `oracle`"
+    )
+    max_prompts: int | None = option(None, "the first so many of each set; None: all", minimum=1)
+    systems: tuple[str, ...] = option(
+        ("original", "base", "sft", "dpo_1", "dpo_2"), "stages and chat proposers to compare"
+    )
+    rewrite_files: Mapping[str, str] = option(
+        dict, "further systems: name -> booster folder, or .jsonl of `prompt` and `refined`"
+    )
+    controls: bool = option(True, "also measure suffix, shuffled and oracle")
+    seeds: tuple[int, ...] = option((0, 1), "of the generator, the same for all systems")
+    num_suffix_prompts: int = option(24, "training prompts that choose the best suffix", minimum=0)
+    num_resamples: int = option(10_000, "of the bootstrap", minimum=1)
+    save_videos: bool = option(True, "write videos/")
+
+
+@dataclasses.dataclass
+class TrustConfig:
+    """How far each reward can be trusted. By default 512 videos, 32 of which are corrupted."""
+
+    prompts: str | None = option(None, "a .txt or .jsonl file; None: evolve.prompts")
+    max_prompts: int | None = option(128, "the first so many prompts; None: all", minimum=1)
+    seeds: tuple[int, ...] = option((0, 1, 2, 3), "of the generator, at least two")
+    num_corrupted: int = option(32, "videos of the first seed that are corrupted", minimum=0)
+    severities: tuple[int, ...] = option((0, 1, 2, 3, 4), "of corruption; 0: the video itself")
+    expected_sensitivities: Mapping[str, Any] = option(
+        dict, "score -> corruption families it should notice; None: those of trust/verdict.py"
+    )
+    score_ranges: Mapping[str, Any] = option(
+        dict, "score -> (lowest, highest); None: the range that was observed"
+    )
+    num_resamples: int = option(10_000, "of the bootstrap", minimum=1)
+
+
+@dataclasses.dataclass
+class CalibrateConfig:
+    """Thresholds and weights that fit a scored pool."""
+
+    quantile: float = option(0.6, "of the pool's scores: the threshold", minimum=0, maximum=1)
+    weights: Mapping[str, float] | None = option(
+        None, "whose proportions are kept; None: evolve.weights, then rewards.weights"
+    )
+    published_deviations: Mapping[str, float] = option(
+        dict, "score -> its standard deviation where the weights come from; 1 where not given"
+    )
+
+
+@dataclasses.dataclass
+class ReportConfig:
+    """The HTML report."""
+
+    title: str = option("Prompt booster report", "of the page")
+    num_examples: int = option(8, "shown per prompt set, evenly spaced", minimum=0)
+    num_worst: int = option(4, "largest losses shown per prompt set", minimum=0)
+
+
+@dataclasses.dataclass
+class CheckConfig:
+    """What `pav check` compiles and assumes."""
+
+    topology: str | None = option(None, "TPU generation and chips, such as v5e:4x4")
+    num_slices: int = option(1, "slices, over which the data axis goes", minimum=1)
+    programs: tuple[str, ...] = option(
+        ("sft", "dpo", "sample", "generator", "rewards"), "programs to compile"
+    )
+    num_examples: int = option(5000, "SFT pairs, preferences and prompts", minimum=1)
+    row_length: int | None = option(None, "tokens of a training row; None: the longest", minimum=1)
+    prompt_length: int = option(128, "tokens of a prompt in the chat template", minimum=1)
+
+
+@dataclasses.dataclass
+class Config:
+    """A whole configuration."""
+
+    seed: int = option(0, "of everything that is random", minimum=0, maximum=2**31 - 1)
+    rounds: int = option(2, "of prefer and dpo", minimum=0)
+    mesh: MeshConfig = option(MeshConfig, "of the rewriter")
+    generator: _GeneratorConfig = option(GeneratorConfig, "the video generator")
+    rewards: RewardsConfig = option(RewardsConfig, "the reward suite")
+    rewriter: RewriterConfig = option(RewriterConfig, "the language model before training")
+    proposers: Mapping[str, Any] = option(_proposers, "who proposes rewrites during evolution")
+    evolve: EvolveConfig = option(EvolveConfig, "search for good rewrites")
+    select: SelectConfig = option(SelectConfig, "from the pool to SFT pairs")
+    sft: SFTConfig = option(SFTConfig, "supervised fine-tuning")
+    prefer: PreferConfig = option(PreferConfig, "preference pairs")
+    dpo: DPOConfig = option(DPOConfig, "direct preference optimization")
+    grpo: GRPOConfig = option(GRPOConfig, "group relative policy optimization, not part of `run`")
+    evaluate: EvaluateConfig = option(EvaluateConfig, "systems and controls")
+    trust: TrustConfig = option(TrustConfig, "trust in the rewards, not part of `run`")
+    calibrate: CalibrateConfig = option(CalibrateConfig, "fit thresholds, not part of `run`")
+    report: ReportConfig = option(ReportConfig, "the HTML report")
+    check: CheckConfig = option(CheckConfig, "compile for a TPU, not part of `run`")
 
 
 def get_config() -> ConfigDict:
-    """A new configuration: fields may be changed, not added. Constants are those of arXiv
-    2412.15156 and its code unless a comment says otherwise."""
-    config = ConfigDict(
-        dict(
-            seed=0,
-            rounds=2,  # of prefer and dpo; two converge
-            # sizes of the axes of the rewriter's mesh (parallel/mesh.py); one may be -1: all
-            # devices the others leave
-            mesh=dict(data=1, fsdp=1, tensor=1, sequence=1),
-            generator=_generator(),
-            rewards=_rewards(),
-            rewriter=_rewriter(),
-            proposers=proposers_config(),
-            evolve=evolve_config(),
-            select=select_config(),
-            sft=sft_config(),
-            prefer=prefer_config(),
-            dpo=dpo_config(),
-            grpo=grpo_config(),
-            evaluate=_evaluate(),
-            trust=trust_config(),
-            calibrate=calibrate_config(),
-            report=_report(),
-            check=_check(),
-        )
-    )
-    return config.lock()
-
-
-def _generator() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            # a diffusers folder or a hub id of a family that runs here in JAX;
-            # diffusers:FOLDER-OR-ID for any pipeline of diffusers (extra `torch`); http(s)://...
-            # for any endpoint that keeps to the contract in video/endpoint.py
-            path="mini:generator",
-            dtype="float32",
-            batch_size=16,  # videos in one compiled program; the last batch is filled up
-            num_frames=placeholder(int),
-            height=placeholder(int),
-            width=placeholder(int),
-            num_inference_steps=placeholder(int),
-            guidance_scale=placeholder(float),
-            use_dynamic_cfg=placeholder(bool),
-            max_sequence_length=placeholder(int),  # text tokens that the text encoder reads
-            # how steps are made fewer or cheaper; all off unless set, and what each costs is in
-            # README
-            scheduler=placeholder(
-                str
-            ),  # replaces the folder's: the name of a class of its family, as diffusers has it
-            # shares of the steps, as of diffusers' guiders: outside there is no guidance and half
-            # the work
-            guidance_start=placeholder(float),
-            guidance_stop=placeholder(float),
-            # steps that add the residual of an earlier one instead of running the layers (MagCache,
-            # arXiv 2506.09045): the estimated error that may add up, how many may follow each
-            # other, the share of first steps always computed
-            cache_threshold=placeholder(float),
-            cache_max_skips=placeholder(int),
-            cache_retention=placeholder(float),
-            vae_tiling=placeholder(bool),  # the VAE decodes overlapping tiles: less memory
-            # sizes of the axes of one host's mesh: rows over data, weights over fsdp, heads over
-            # tensor, tokens over sequence; all 1: rows over as many devices as share them evenly
-            mesh=dict(data=1, fsdp=1, tensor=1, sequence=1),
-            sequence_attention="auto",  # ring, ulysses, or auto: ulysses where the heads allow it
-            cfg_parallel=placeholder(
-                bool
-            ),  # guidance's two branches on two halves of data, instead of one doubled batch
-            # the host's last so many devices have text encoder and VAE, which work beside the
-            # denoiser
-            encoder_vae_devices=0,
-            # of the two back ends: further arguments of a pipeline's call, further fields of a
-            # request
-            options=dict(),
-            endpoint=dict(
-                # stands for the endpoint in the keys of records, so that it may move; empty: its
-                # address
-                name="",
-                # the environment variable that holds the key, if there is one
-                api_key_env="PAV_GENERATOR_API_KEY",
-                concurrency=4,  # requests in flight at once
-                timeout_s=600.0,  # seconds for one complete reply
-                max_retries=4,  # further attempts for one video after the first one failed
-                max_backoff_s=60.0,  # longest pause between two attempts
-                max_consecutive_failures=8,  # failed videos in a row after which it counts as down
-            ),
-        )
-    )
-
-
-def _rewards() -> ConfigDict:
-    # FAITH is scored with the others, but is a floor: it never enters the sum
-    return ConfigDict(
-        dict(
-            entries=dict(  # kind -> arguments of its class's from_pretrained, `path` its folder
-                aesthetic=dict(path="mini:clip", frames=4, layout="sheet"),
-                clip_alignment=dict(path="mini:clip", frames=4, layout="sheet"),
-                motion=dict(),
-                faithfulness=dict(),
-            ),
-            weights=dict(AES=1.0, TVA=1.0, TC=1.0, DD=1.0),
-            thresholds=dict(),  # a rewrite may only be selected or chosen above these
-            constraints=dict(FAITH=0.7),
-            # scores left out of all entries: for images, videos of one frame, ("TC", "DD", "FC")
-            skip=(),
-            # entries as above, as a tuple of dict(name=kind, ...): judges whose scores are recorded
-            # under held_out:NAME and watched for signs of reward hacking; no weight, threshold,
-            # floor or proposer ever sees them
-            held_out=(),
-        )
-    )
-
-
-def _rewriter() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            path="mini:rewriter",  # a Hugging Face folder, a hub id or a .gguf file
-            dtype="float32",
-            attention="auto",  # plain, splash (TPU), cudnn (GPU) or auto: by platform
-            template="",  # a chat template file; empty: the checkpoint's own
-            # answers written in one compiled program; raised to a multiple of the mesh's data *
-            # fsdp
-            batch_size=16,
-            # how the untuned rewriter is sampled where it is measured, and its boosters, whose
-            # folders say the same
-            temperature=1.0,
-            top_k=50,
-            top_p=1.0,
-            max_new_tokens=250,
-        )
-    )
-
-
-def _evaluate() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            # set name -> file: .txt with one prompt a line, or .jsonl with `prompt` and optionally
-            # `oracle`
-            prompts=dict(
-                in_domain="mini:prompts/in_domain.jsonl", held_out="mini:prompts/held_out.jsonl"
-            ),
-            max_prompts=placeholder(int),  # the first so many of each set; None for all
-            systems=("original", "base", "sft", "dpo_1", "dpo_2"),
-            rewrite_files=dict(),  # further systems: name -> .jsonl of `prompt` and `refined`
-            controls=True,
-            seeds=(0, 1),  # the generator's; every system is measured with the same ones
-            num_suffix_prompts=24,  # training prompts on which the best fixed suffix is found
-            num_resamples=10_000,
-            save_videos=True,
-        )
-    )
-
-
-def _report() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            title="Prompt booster report",
-            num_examples=8,  # shown per prompt set, evenly spaced in the file
-            num_worst=4,  # largest losses shown per prompt set
-        )
-    )
-
-
-def _check() -> ConfigDict:
-    """What `pav check` compiles and assumes."""
-    return ConfigDict(
-        dict(
-            topology=placeholder(str),  # TPU generation and chips, such as v5e:4x4
-            num_slices=1,  # slices, over which the data axis goes
-            programs=("sft", "dpo", "sample", "generator", "rewards"),
-            num_examples=5000,  # SFT pairs, preferences and prompts
-            row_length=placeholder(int),  # tokens of a training row; None: the longest
-            prompt_length=128,  # tokens of a prompt in the chat template
-        )
-    )
+    """A new configuration with all defaults. Fields can be changed, not added."""
+    return config_dict(Config()).lock()

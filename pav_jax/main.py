@@ -1,7 +1,6 @@
-"""The `pav` command. It parses, hands over to a command, and turns what the user can mend into one
-line.
+"""The `pav` command: parses the command line, runs a command, turns user errors into one line.
 
-Exit status: 0 done, 2 bad input (one line on standard error), 130 interrupted by the user.
+Exit status: 0 success, 2 user error (one line on standard error), 130 interrupted.
 """
 
 import argparse
@@ -12,61 +11,59 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pav_jax.errors import BadInput
 
 ABOUT = """\
-Prompt boosters for text-to-video models. People type a few words, video models were trained on long captions; a booster
-is a language model that rewrites the one into the other. pav finds good rewrites by generating and scoring videos
-(evolve, select), tunes a language model on them (sft), lets it prefer what scores better (prefer, dpo), and measures
-whether all that helped (evaluate, report)."""
+Prompt boosters for text-to-video models. People type a few words; video models were trained on long
+captions. A booster is a language model that rewrites the one into the other. pav finds good rewrites
+by generating and scoring videos (evolve, select), fine-tunes a language model on them (sft), trains
+it to prefer what scores better (prefer, dpo), and measures the result (evaluate, report)."""
 
 EXAMPLES = """\
 examples:
-  pav refine "a girl is playing guitar"                        rewrite one prompt with the embedded booster
-  pav generate "a red ball bounces" --out=videos               make a video with the embedded generator
-  pav run --config=configs/mini.py --workdir=runs/mini         the whole recipe; run it again to go on
+  pav refine "a girl is playing guitar"                     rewrite a prompt with the embedded booster
+  pav generate "a red ball bounces" --out=videos            make a video with the embedded generator
+  pav run --config=mini --workdir=runs/mini                 run the whole recipe, or continue it
   pav evaluate --workdir=runs/mini && pav report --workdir=runs/mini
 
 `pav COMMAND --help` explains each command."""
 
+LONGEST_COMMAND = 15  # columns of the list of commands
+CPU_DEVICE_COUNTS = (4, 2, 1)  # divisors of most batch sizes
+
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as one line, with the nearest option that exists."""
+    """Reports a wrong command line in one line, with the nearest option that exists."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **({"allow_abbrev": False} | options))
 
-    def error(self, message: str) -> None:
-        if choice := re.search(
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(
             r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message
-        ):
+        )
+        if choice is not None:
             names = re.findall(r"[\w-]+", choice[2])
             near = difflib.get_close_matches(choice[1], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"There are {', '.join(names)}"
-            raise BadInput(f"there is no command {choice[1]!r}; {hint}")
-        wrong = (
-            message.rpartition(": ")[2].split()[0].partition("=")[0]
-            if "unrecognized" in message
-            else ""
-        )
-        near = (
-            difflib.get_close_matches(wrong, self._option_string_actions, n=1)
-            if wrong.startswith("-")
-            else []
-        )
+            raise BadInput(f"there is no command {choice[1]!r}; {hint}", source="command line")
+        near = []
+        if "unrecognized" in message:
+            option = message.rpartition(": ")[2].split()[0].partition("=")[0]
+            if option.startswith("-"):
+                near = difflib.get_close_matches(option, self._option_string_actions, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
-        raise BadInput(message + hint)
+        raise BadInput(message + hint, source="command line")
 
 
 class CommandList(argparse.RawDescriptionHelpFormatter):
-    """Leaves room for the longest command: argparse forgets that commands are indented once more
-    than options."""
+    """Leaves room for the longest command: argparse does not count the indentation of commands."""
 
     def __init__(self, prog: str):
         super().__init__(prog)
-        self._action_max_length = 15
+        self._action_max_length = LONGEST_COMMAND
 
 
 def parser() -> Parser:
@@ -83,67 +80,68 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `pav` with `argv` (the process's own when None) -> exit status."""
+    """Run `pav` with `argv` (None: the process's own).
+
+    Returns:
+      The exit status.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     name = f"pav {argv[0]}" if argv and not argv[0].startswith("-") else "pav"
     try:
         return _run(argv)
     except BadInput as error:
-        return _say(f"{name}: {error}", 2)
+        return _fail(f"{name}: {error}", 2)
     except KeyboardInterrupt:
-        return _say(
-            f"{name}: interrupted; finished work is kept, run the same command to go on", 130
+        return _fail(
+            f"{name}: interrupted; finished work is kept, run the same command to continue", 130
         )
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left, as `head` does
+    except BrokenPipeError:  # the reader of standard output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not _disk_full(error):
+        if not _is_disk_full(error):
             raise
-        return _say(
-            f"{name}: no space left on the disk; finished work is kept, make room and run the same"
-            " command to go on",
+        return _fail(
+            f"{name}: no space left on the disk; finished work is kept, free some space and run"
+            " the same command to continue",
             2,
         )
 
 
 def _run(argv: list[str]) -> int:
-    from pav_jax.config import split_overrides
+    from pav_jax.config_overrides import split_overrides
 
-    rest, overrides = split_overrides(argv)
+    words, overrides = split_overrides(argv)
     top = parser()
-    if not rest:
+    if not words:
         top.print_help()
         return 0
-    args, unknown = top.parse_known_args(rest)
+    args, unknown = top.parse_known_args(words)
     if args.command is None:
-        raise BadInput(f"unknown option {unknown[0]}; see pav --help")
+        raise BadInput(f"unknown option {unknown[0]}; see pav --help", source="command line")
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides and not hasattr(args, "config"):
         raise BadInput(
-            f"{overrides[0]}: this command takes no configuration; see pav {args.command} --help"
+            f"{overrides[0]}: this command takes no configuration; see pav {args.command} --help",
+            source="command line",
         )
     args.overrides = overrides
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get(
-        "PAV_DISTRIBUTED"
-    ):  # else JAX need not load
+    # without other processes, commands such as `pav --help` need not import JAX
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):
         from pav_jax.parallel import processes
 
         processes.initialize_distributed()
     return args.handler(args) or 0
 
 
-def _say(line: str, status: int) -> int:
+def _fail(line: str, status: int) -> int:
     print(line, file=sys.stderr)
     return status
 
 
-def _disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is at the bottom of it; some libraries keep only the text of the system's
-    error."""
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk caused it; some libraries keep only the text of the system's error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -154,17 +152,13 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def console() -> None:
-    """The console script. Sets what JAX reads when it starts, unless the environment already
-    does."""
-    # processor cores as devices, see `parallel.mesh.batch_mesh`: 1, 2 or 4 of them, which divide
-    # most batches
+    """The console script: set what JAX reads when it starts, unless the environment does."""
     cores = os.cpu_count() or 1
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(next(n for n in (4, 2, 1) if n <= cores)))
-    # programs compiled once serve every later stage and command
-    cache = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax" / "compiled"
-    )
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    devices = next(count for count in CPU_DEVICE_COUNTS if count <= cores)
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.rows_mesh
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    compiled = cache_home / "pav_jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     sys.exit(main())
 
 

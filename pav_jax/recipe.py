@@ -1,235 +1,226 @@
-"""The whole method, top to bottom: evolve, select, SFT, then prefer and DPO twice, evaluate,
-report.
+"""The method, top to bottom: evolve, select, SFT, then prefer and DPO twice, evaluate, report.
 
-Every stage reads and writes the work directory and skips what is finished, so `run` may be stopped
-anywhere and called again. Source: Prompt-A-Video (arXiv 2412.15156), sections 3 and 4.
+Every stage reads and writes the work directory and skips what is finished, so that a run can be
+stopped at any moment and continued by the same call. Source: Prompt-A-Video (arXiv 2412.15156),
+sections 3 and 4.
 """
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pav_jax import config as configuration
+from pav_jax import workdir_config
+from pav_jax.booster.booster import Booster
 from pav_jax.candidates.prompt_sets import read_sets
+from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
 from pav_jax.components import (
-    Parts,
-    booster_before,
+    Components,
     load_rewriter,
-    named_booster,
     progress_bars,
-    prompts,
+    read_prompts,
     require_output,
+    resolve_booster,
     rewriter_sampling,
     round_prompts,
+    starting_booster,
 )
 from pav_jax.errors import BadInput
+from pav_jax.evaluate.benchmark import evaluate as run_evaluation
+from pav_jax.evaluate.systems import check_systems, systems_named
+from pav_jax.evolve.evolve import evolve as run_evolution
+from pav_jax.evolve.select import select as run_selection
+from pav_jax.parallel import processes
+from pav_jax.prefer.pairs import make_pairs
+from pav_jax.prefer.sampling import make_candidates
+from pav_jax.records import Candidate
+from pav_jax.report.page import write_report
+from pav_jax.rewards.suite import RewardSuite
 from pav_jax.storage.records import read_segments, write_jsonl
+from pav_jax.train import dpo_trainer, grpo_trainer, sft_trainer
+from pav_jax.train.import_pairs import import_pairs
+from pav_jax.trust import calibrate as calibration
+from pav_jax.trust import trust as reward_trust
+from pav_jax.trust.table import print_table
 
 log = logging.getLogger(__name__)
 
 
-def run(config, workdir: str | os.PathLike) -> Path:
-    """Everything, in order; returns the report's path."""
-    check_rankings(config)
-    parts = Parts(config)
-    evolve(config, workdir, parts)
-    select(config, workdir, parts)
-    sft(config, workdir)
-    for round in range(1, config.rounds + 1):
-        prefer(config, workdir, round, parts)
-        dpo(config, workdir, round)
-    evaluate(config, workdir, config.evaluate.controls, parts)
-    return report(config, workdir)
+class Recipe:
+    """The stages of one configuration on one set of models.
 
+    Args:
+      config: a ConfigDict, a file or the name of a shipped configuration; None: the defaults.
+      generator: a `pav.Generator`, or a function (prompts, seeds) -> videos uint8 [B, T, H, W, 3],
+        used instead of `config.generator`.
+      rewards: a `pav.RewardSuite`, or a list of `pav.Reward` and functions (videos, prompts) ->
+        scores [B], used instead of `config.rewards.entries`. Weights, thresholds and constraints of
+        the configuration apply to scores of that name; other scores have the weight 1.
+      proposers: `pav.Proposer`s used instead of `config.proposers`, in equal shares.
 
-# --------------------------------------------------------------------------------------- the stages
+    Raises:
+      BadInput: the configuration, or an object that is passed, cannot be used.
+    """
 
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        generator: Any = None,
+        rewards: RewardSuite | Sequence[Any] | None = None,
+        proposers: Sequence[Any] | None = None,
+    ):
+        if config is None or isinstance(config, str | os.PathLike):
+            config = configuration.load(config)
+        self.config = config
+        self.components = Components(config, generator, rewards, proposers)
 
-def evolve(config, workdir, parts: "Parts | None" = None) -> None:
-    """Training prompts -> pool/: rewrites of each, bred by the scores of their videos."""
-    from pav_jax.evolve.evolve import evolve as evolution
-    from pav_jax.evolve.registry import build_mixture
-    from pav_jax.rewards.faithfulness import faithfulness
+    def run(self, workdir: str | os.PathLike) -> Path:
+        """Run all stages in order.
 
-    parts = parts or Parts(config)
-    proposers = build_mixture(config, lambda: parts.rewriter, faithfulness)
-    with progress_bars() as bars:
-        evolution(
-            config,
-            prompts(config.evolve.prompts),
-            proposers,
-            parts.generator,
-            parts.suite,
-            workdir,
-            bars,
+        Returns:
+          The path of the report.
+        """
+        with processes.first_process_first("configuration"):
+            workdir_config.bind_config_to_workdir(self.config, workdir)
+        self.evolve(workdir)
+        self.select(workdir)
+        self.sft(workdir)
+        for round in range(1, self.config.rounds + 1):
+            self.prefer(workdir, round)
+            self.dpo(workdir, round)
+        self.evaluate(workdir)
+        return self.report(workdir)
+
+    # ---------------------------------------------------------------------- stages of `run`
+
+    def evolve(self, workdir: str | os.PathLike) -> Path:
+        """Training prompts -> pool/: rewrites found by the scores of their videos."""
+        config, models = self.config, self.components
+        prompts = read_prompts(config.evolve.prompts)
+        with progress_bars() as bars:
+            run_evolution(
+                config, prompts, models.proposers, models.generator, models.suite, workdir, bars
+            )
+        return Path(workdir) / "pool"
+
+    def select(self, workdir: str | os.PathLike) -> Path:
+        """pool/ -> sft_pairs.jsonl: the best feasible rewrite of each prompt."""
+        pool = _read_pool(workdir)
+        suite = self.components.suite
+        processes.run_on_first_process(
+            "select", lambda: run_selection(self.config, pool, suite, workdir)
         )
+        return Path(workdir) / "sft_pairs.jsonl"
+
+    def sft(self, workdir: str | os.PathLike) -> Path:
+        """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
+        folder = Path(workdir) / "sft"
+        if self.config.sft.pairs:
+            with processes.first_process_first("pairs"):
+                pairs = import_pairs(self.config.sft.pairs, folder / "pairs.jsonl")
+        else:
+            pairs = require_output(workdir, "sft_pairs.jsonl", "select")
+        with progress_bars() as bars:
+            return sft_trainer.run(self.config, load_rewriter(self.config), pairs, folder, bars)
+
+    def prefer(self, workdir: str | os.PathLike, round: int = 1) -> Path:
+        """The latest booster and new prompts -> round_N/candidates/ and preferences.jsonl."""
+        config, models = self.config, self.components
+        folder = Path(workdir) / f"round_{round}"
+        prompts = round_prompts(
+            read_prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
+        )
+        booster = load_rewriter(config, starting_booster(workdir, round), per_process=True)
+        with progress_bars() as bars:
+            candidates = make_candidates(
+                config, prompts, booster, models.generator, models.suite, workdir, round, bars
+            )
+        pairs = make_pairs(candidates, models.suite, config)
+        output = folder / "preferences.jsonl"
+        processes.run_on_first_process(f"preferences {round}", lambda: write_jsonl(output, pairs))
+        return output
+
+    def dpo(self, workdir: str | os.PathLike, round: int = 1) -> Path:
+        """round_N/preferences.jsonl -> round_N/booster."""
+        preferences = require_output(
+            workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}"
+        )
+        start = load_rewriter(self.config, starting_booster(workdir, round))
+        statistics = read_pair_statistics(workdir, self.config, round)
+        if statistics is not None:
+            statistics.log_warnings(log)
+        folder = Path(workdir) / f"round_{round}"
+        with progress_bars() as bars:
+            return dpo_trainer.run(self.config, start, preferences, folder, bars)
+
+    def evaluate(self, workdir: str | os.PathLike, controls: bool | None = None) -> Path:
+        """Every system on the evaluation prompts -> evaluation.json.
+
+        Args:
+          controls: also measure the controls; None: as `config.evaluate.controls`.
+        """
+        config, models, options = self.config, self.components, self.config.evaluate
+        base = Booster(models.rewriter, rewriter_sampling(config))
+        systems = systems_named(
+            options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
+        )
+        check_systems(systems)
+        with progress_bars() as bars:
+            run_evaluation(
+                config,
+                systems,
+                read_sets(options.prompts, options.max_prompts),
+                models.generator,
+                models.suite,
+                workdir,
+                options.controls if controls is None else controls,
+                read_prompts(config.evolve.prompts),
+                bars,
+            )
+        return Path(workdir) / "evaluation.json"
+
+    def report(self, workdir: str | os.PathLike) -> Path:
+        """Whatever the work directory holds -> report/index.html."""
+        processes.run_on_first_process("report", lambda: write_report(workdir))
+        return Path(workdir) / "report" / "index.html"
+
+    # ------------------------------------------------------------------ stages outside `run`
+
+    def grpo(self, workdir: str | os.PathLike) -> Path:
+        """A booster and prompts -> grpo/booster, trained by the scores of its own rewrites."""
+        config, models = self.config, self.components
+        start = load_rewriter(config, resolve_booster(config.grpo.start, workdir))
+        folder = Path(workdir) / "grpo"
+        with progress_bars() as bars:
+            return grpo_trainer.run(
+                config, start, config.grpo.prompts, models.generator, models.suite, folder, bars
+            )
+
+    def trust(self, workdir: str | os.PathLike) -> Path:
+        """Prompts -> trust.json: how far each reward can be trusted."""
+        models = self.components
+        prompts = read_prompts(self.config.trust.prompts or self.config.evolve.prompts)
+        with progress_bars() as bars:
+            result = reward_trust.trust(
+                self.config, prompts, models.generator, models.suite, workdir, bars
+            )
+        processes.run_on_first_process("table", lambda: print_table(result))
+        return Path(workdir) / reward_trust.FILE
+
+    def calibrate(self, workdir: str | os.PathLike) -> Path:
+        """pool/ -> calibration.json: thresholds and weights that fit its scores."""
+        result = calibration.calibrate(self.config, _read_pool(workdir), workdir)
+        lines = "\n".join(calibration.command_options(result))
+        processes.run_on_first_process("overrides", lambda: print(lines))
+        return Path(workdir) / calibration.FILE
 
 
-def select(config, workdir, parts: "Parts | None" = None) -> Path:
-    """pool/ -> sft_pairs.jsonl: the best rewrite of each prompt that passes thresholds and
-    floors."""
-    from pav_jax.evolve.select import select as selection
-    from pav_jax.parallel import processes
-    from pav_jax.records import Candidate
-
-    parts = parts or Parts(config)
-    pool = read_segments(Path(workdir) / "pool", Candidate)
+def _read_pool(workdir: str | os.PathLike) -> list[Candidate]:
+    folder = Path(workdir) / "pool"
+    pool = read_segments(folder, Candidate)
     if not pool:
-        raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
-    processes.run_on_first_process("select", lambda: selection(config, pool, parts.suite, workdir))
-    return Path(workdir) / "sft_pairs.jsonl"
-
-
-def sft(config, workdir) -> Path:
-    """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
-    from pav_jax.parallel.processes import first_process_first
-    from pav_jax.train import sft_trainer as training
-    from pav_jax.train.import_pairs import import_pairs
-
-    if config.sft.pairs:
-        with first_process_first("pairs"):
-            pairs = import_pairs(config.sft.pairs, Path(workdir) / "sft" / "pairs.jsonl")
-    else:
-        pairs = require_output(workdir, "sft_pairs.jsonl", "select")
-    with progress_bars() as bars:
-        return training.run(config, load_rewriter(config), pairs, Path(workdir) / "sft", bars)
-
-
-def prefer(config, workdir, round: int = 1, parts: "Parts | None" = None) -> Path:
-    """The booster so far and new prompts -> round_N/candidates/ and round_N/preferences.jsonl."""
-    from pav_jax.parallel import processes
-    from pav_jax.prefer.pairs import make_pairs
-    from pav_jax.prefer.sampling import make_candidates
-
-    parts = parts or Parts(config)
-    folder = Path(workdir) / f"round_{round}"
-    chosen = round_prompts(
-        prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
-    )
-    with progress_bars() as bars:
-        candidates = make_candidates(
-            config,
-            chosen,
-            load_rewriter(config, booster_before(workdir, round), own=True),
-            parts.generator,
-            parts.suite,
-            workdir,
-            round,
-            bars,
-        )
-    pairs = make_pairs(candidates, parts.suite, config)
-    processes.run_on_first_process(
-        f"preferences {round}", lambda: write_jsonl(folder / "preferences.jsonl", pairs)
-    )
-    return folder / "preferences.jsonl"
-
-
-def dpo(config, workdir, round: int = 1) -> Path:
-    """round_N/preferences.jsonl -> round_N/booster."""
-    from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
-    from pav_jax.train import dpo_trainer as training
-
-    preferences = require_output(
-        workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}"
-    )
-    start = load_rewriter(config, booster_before(workdir, round))
-    statistics = read_pair_statistics(workdir, config, round)
-    if statistics is not None:
-        statistics.log_warnings(log)
-    with progress_bars() as bars:
-        return training.run(config, start, preferences, Path(workdir) / f"round_{round}", bars)
-
-
-def grpo(config, workdir, parts: "Parts | None" = None) -> Path:
-    """A booster and prompts -> grpo/booster: tuned by the scores of its own rewrites' videos. Not a
-    part of `run`."""
-    from pav_jax.train import grpo_trainer as training
-
-    parts = parts or Parts(config)
-    start = load_rewriter(config, named_booster(config.grpo.start, workdir))
-    with progress_bars() as bars:
-        return training.run(
-            config,
-            start,
-            config.grpo.prompts,
-            parts.generator,
-            parts.suite,
-            Path(workdir) / "grpo",
-            bars,
-        )
-
-
-def evaluate(config, workdir, controls: bool = True, parts: "Parts | None" = None) -> Path:
-    """Every system on the evaluation prompts -> evaluation.json."""
-    from pav_jax.booster.booster import Booster
-    from pav_jax.evaluate.benchmark import evaluate as benchmark
-    from pav_jax.evaluate.systems import check_systems, systems_named
-    from pav_jax.evolve.registry import build_chat_proposers
-
-    parts = parts or Parts(config)
-    options = config.evaluate
-    base = Booster(parts.rewriter, rewriter_sampling(config))
-    chats = build_chat_proposers(config, options.systems)
-    systems = systems_named(options.systems, dict(options.rewrite_files), base, workdir, chats)
-    check_systems(systems)
-    with progress_bars() as bars:
-        benchmark(
-            config,
-            systems,
-            read_sets(options.prompts, options.max_prompts),
-            parts.generator,
-            parts.suite,
-            workdir,
-            controls,
-            prompts(config.evolve.prompts),
-            bars,
-        )
-    return Path(workdir) / "evaluation.json"
-
-
-def trust(config, workdir, parts: "Parts | None" = None) -> Path:
-    """Prompts -> trust.json: what each reward is worth here. Not a part of `run`."""
-    from pav_jax.parallel import processes
-    from pav_jax.trust.table import print_table
-    from pav_jax.trust.trust import FILE
-    from pav_jax.trust.trust import trust as measure
-
-    parts = parts or Parts(config)
-    asked = prompts(config.trust.prompts or config.evolve.prompts)
-    with progress_bars() as bars:
-        result = measure(config, asked, parts.generator, parts.suite, workdir, bars)
-    processes.run_on_first_process("table", lambda: print_table(result))
-    return Path(workdir) / FILE
-
-
-def calibrate(config, workdir) -> Path:
-    """pool/ -> calibration.json: thresholds and weights that fit its scores. Not a part of
-    `run`."""
-    from pav_jax.parallel import processes
-    from pav_jax.records import Candidate
-    from pav_jax.trust.calibrate import FILE, command_options
-    from pav_jax.trust.calibrate import calibrate as fit
-
-    pool = read_segments(Path(workdir) / "pool", Candidate)
-    if not pool:
-        raise BadInput(f"{Path(workdir) / 'pool'}: no candidates yet; run `pav evolve` first")
-    result = fit(config, pool, workdir)
-    processes.run_on_first_process("overrides", lambda: print("\n".join(command_options(result))))
-    return Path(workdir) / FILE
-
-
-def report(config, workdir) -> Path:
-    """Whatever is there -> report/index.html."""
-    from pav_jax.parallel import processes
-    from pav_jax.report.page import write_report
-
-    processes.run_on_first_process("report", lambda: write_report(workdir, **config.report))
-    return Path(workdir) / "report" / "index.html"
-
-
-def check_rankings(config) -> None:
-    """Raises BadInput for a `ranking` that only a later stage would refuse, with its videos made in
-    vain."""
-    from pav_jax.candidates.ranking import check_method
-
-    for section in ("evolve", "select", "prefer"):
-        check_method(config[section].ranking, f"{section}.ranking")
+        raise BadInput(f"{folder}: no candidates yet; run `pav evolve` first", source=folder)
+    return pool

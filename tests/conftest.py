@@ -1,4 +1,4 @@
-"""Settings of every test process: quick to start, the processor only, nothing from a network."""
+"""Settings of every test process: the CPU only, no network, one compilation cache."""
 
 import os
 import pathlib
@@ -7,16 +7,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# compiled programs are kept between runs: most of the suite's time is compilation
+# compiled programs are kept between runs: most of the time of the suite is compilation
 cache = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-if (
-    os.environ.get("PAV_CHECK_TYPES") == "1"
-):  # array shapes and dtypes as annotated, checked at every call
+# the shapes and dtypes that annotations promise are checked at every call; PAV_CHECK_TYPES=0: not
+if os.environ.get("PAV_CHECK_TYPES", "1") == "1":
     from jaxtyping import install_import_hook
 
-    import tests.array_types  # noqa: F401  (the hook finds it by name)
+    import tests.array_types  # noqa: F401  (the hook imports it by name)
 
     install_import_hook("pav_jax", "tests.array_types.arrays_only")

@@ -21,7 +21,7 @@ from tests.video.tiny_diffusers import save_image_pipeline
 
 
 def parts(*overrides):
-    return components.Parts(
+    return components.Components(
         load(overrides=[f"--config.generator.{override}" for override in overrides])
     )
 
@@ -103,9 +103,9 @@ def test_a_temporal_reward_for_images_is_refused_before_any_is_made():
     with pytest.raises(
         BadInput, match="TC, DD judge how frames follow each other, and these videos have one frame"
     ):
-        _ = components.Parts(config).suite
+        _ = components.Components(config).suite
     config.rewards.skip = ("TC", "DD", "FC")
-    suite = components.Parts(config).suite
+    suite = components.Components(config).suite
     assert suite.names == ("FAITH",)
     assert suite.score(np.zeros((1, 1, 8, 8, 3), np.uint8), ["a cat"], ["a cat"])["FAITH"] == 1
 

@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from pav_jax.checkpoints.hub import local_folder
-    from pav_jax.commands.numbers import at_least
+    from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
     from pav_jax.storage.json_files import read_json, write_json
     from pav_jax.video import generation_config, residual_curve
     from pav_jax.video.video_model import VideoModel
 
-    at_least(1, "--count", args.count)
-    at_least(1, "--num-inference-steps", args.num_inference_steps)
+    require_at_least(1, "--count", args.count)
+    require_at_least(1, "--num-inference-steps", args.num_inference_steps)
     folder = local_folder(Path(args.folder))  # a Path: the Hub is not asked
     prompts = read_prompts(args.prompts or [PROMPTS])[: args.count]
     model = VideoModel.from_pretrained(

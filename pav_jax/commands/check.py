@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _apply_options(check: Any, args: argparse.Namespace) -> None:
     """Sets the fields of the section `check` that are given as options."""
-    from pav_jax.commands.numbers import at_least
+    from pav_jax.commands.arguments import require_at_least
     from pav_jax.errors import BadInput
     from pav_jax.preflight.program import PROGRAMS
 
@@ -115,7 +115,7 @@ def _apply_options(check: Any, args: argparse.Namespace) -> None:
         option = "--" + field.replace("_", "-")
         value = getattr(args, field)
         if isinstance(value, int):
-            at_least(1, option, value)
+            require_at_least(1, option, value)
         if value is not None:
             check[field] = value
     for name in check.programs:

@@ -135,11 +135,11 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pav_jax.commands.numbers import at_least
+    from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
-        at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
+        require_at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
     options = dict(map(_option, args.option))
     prompts = read_prompts(args.prompts)
     if args.model is None:

@@ -1,4 +1,4 @@
-"""Where a command's prompts come from: the command line, a file, or standard input."""
+"""Read a command's prompts from the command line, a file, or standard input."""
 
 import os
 import sys
@@ -13,19 +13,21 @@ EMBEDDED_PROMPTS = "mini:prompts/"
 
 
 def read_prompts(values: Sequence[str]) -> list[str]:
-    """Each value is a prompt, a file with one prompt a line, or `-` for standard input -> the
-    prompts, in order.
+    """Read prompts in order.
 
-    No value at all means standard input when something is piped in. Blank lines of a file are left
-    out.
+    Args:
+      values: each is a prompt, a file with one prompt a line (blank lines are skipped), or `-` for
+        standard input. No value means standard input where something is piped in.
 
     Raises:
-      BadInput: no prompt, or one that is empty or too long.
+      BadInput: no prompt, or one that is empty, too long or not UTF-8.
     """
     if not values:
         if sys.stdin is None or sys.stdin.isatty():
             raise BadInput(
-                "no prompt; give one in quotes, a file with one a line, or - to read standard input"
+                "no prompt; give one in quotes, a file with one a line, or - to read standard"
+                " input",
+                source="PROMPT",
             )
         values = ["-"]
     prompts = []
@@ -35,11 +37,11 @@ def read_prompts(values: Sequence[str]) -> list[str]:
         elif value.startswith(EMBEDDED_PROMPTS):
             prompts += _lines(Path(local_file(value)).read_bytes(), value)
         elif os.path.isfile(value):
-            with open(value, "rb") as file:
-                prompts += _lines(file.read(), value)
+            prompts += _lines(Path(value).read_bytes(), value)
         elif os.path.isdir(value):
             raise BadInput(
-                f"{value}: this is a folder; give a prompt or a file with one prompt a line"
+                f"{value}: this is a folder; give a prompt or a file with one prompt a line",
+                source=value,
             )
         else:
             prompts.append(check_prompt(value, "the prompt"))
@@ -52,32 +54,34 @@ def _lines(data: bytes, source: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise BadInput(
-            f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt a line"
+            f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt a line",
+            source=source,
         ) from error
     lines = enumerate(text.splitlines(), 1)
     prompts = [check_prompt(line, f"{source}:{number}") for number, line in lines if line.strip()]
     if not prompts:
-        raise BadInput(f"{source}: no prompt in it; write one a line")
+        raise BadInput(f"{source}: no prompt in it; write one a line", source=source)
     return prompts
 
 
-def check_prompt(text: str, where: str) -> str:
+def check_prompt(text: str, source: str) -> str:
     """The prompt on one line, without control characters; emoji and markup stay.
 
+    Args:
+      source: where the prompt comes from, for the message.
+
     Raises:
-      BadInput: it is empty, longer than MAX_CHARACTERS, or not UTF-8; the message starts with
-        `where`.
+      BadInput: it is empty, longer than MAX_CHARACTERS, or not UTF-8.
     """
-    if any(
-        "\ud800" <= c <= "\udfff" for c in text
-    ):  # what undecodable bytes of a command line become
-        raise BadInput(f"{where}: not UTF-8 text; check the terminal's encoding")
+    # undecodable bytes of a command line become lone surrogates
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadInput(f"{source}: not UTF-8 text; check the terminal's encoding", source=source)
     text = plain_text(text)
     if not text:
-        raise BadInput(f"{where}: empty; write what the video should show")
+        raise BadInput(f"{source}: empty; write what the video should show", source=source)
     if len(text) > MAX_CHARACTERS:
         raise BadInput(
-            f"{where}: {len(text):,} characters long; at most {MAX_CHARACTERS:,} can be used,"
-            " shorten it"
+            f"{source}: {len(text):,} characters long; the limit is {MAX_CHARACTERS:,}, shorten it",
+            source=source,
         )
     return text

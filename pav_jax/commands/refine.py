@@ -52,10 +52,10 @@ examples:
 
 
 def run(args: argparse.Namespace) -> None:
-    from pav_jax.commands.numbers import at_least
+    from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
-    at_least(1, "--num-return-sequences", args.num_return_sequences)
+    require_at_least(1, "--num-return-sequences", args.num_return_sequences)
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print(

@@ -17,19 +17,19 @@ Row = tuple["ScoredFile", float]  # and its overall score
 
 
 def add(commands: Any) -> None:
+    """Add the subcommand."""
     command = commands.add_parser(
         "score",
         help="score videos with the rewards",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Scores video files against the prompts they were made for, with the rewards of a"
-            " configuration. A file that cannot be scored is named on standard error, the others"
-            " are scored, and the exit status is 2."
-        ),
+        description="""\
+Scores video files against the prompts they were made for, with the rewards of a configuration. A
+file that cannot be scored is named on standard error, the others are scored, and the exit status is
+2.""",
         epilog="""\
 examples:
-  pav score videos/*.mp4 --prompts="a red ball bounces"        the same prompt for all
-  pav score a.mp4 b.mp4 --prompts=prompts.txt --json           one prompt a line, in the order of the videos
+  pav score videos/*.mp4 --prompts="a red ball bounces"     the same prompt for all
+  pav score a.mp4 b.mp4 --prompts=prompts.txt --json        one prompt a line, in the same order
   pav score a.mp4 --prompts="a red ball" --rewards=AES,TVA
   pav score videos/*.mp4 --prompts=prompts.txt --csv > scores.csv""",
     )
@@ -38,10 +38,10 @@ examples:
         "--prompts", required=True, help="the user's prompt, or a file with one a line"
     )
     command.add_argument(
-        "--config", help="a configuration whose rewards are used; default: the embedded ones"
+        "--config", help="the configuration whose rewards are used; default: the embedded ones"
     )
     command.add_argument(
-        "--rewards", help="names of the rewards to show, separated by commas; default: all"
+        "--rewards", help="names of the scores to show, separated by commas; default: all"
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
@@ -50,34 +50,25 @@ examples:
     form.add_argument(
         "--csv", action="store_true", help="comma-separated values with a header (RFC 4180)"
     )
-    kept = command.add_mutually_exclusive_group()
-    kept.add_argument(
+    cache = command.add_mutually_exclusive_group()
+    cache.add_argument(
         "--cache",
         metavar="DIR",
         help=(
-            "where scores are kept, by what is in the video, the prompt and "
-            "the reward's weights; default: ~/.cache/pav_jax/scores"
+            "folder of cached scores, keyed by the content of the video, the prompt and the"
+            " reward's weights; default: ~/.cache/pav_jax/scores"
         ),
     )
-    kept.add_argument(
-        "--no-cache", action="store_true", help="score everything anew and keep nothing"
-    )
+    cache.add_argument("--no-cache", action="store_true", help="neither read nor write a cache")
     command.set_defaults(handler=run, parser=command)
 
 
 def run(args: argparse.Namespace) -> int:
-    from pav_jax.commands.prompts import read_prompts
+    """Print the scores; exit status 2 where a file or a reward failed."""
     from pav_jax.config import load
     from pav_jax.errors import BadInput
 
-    prompts = read_prompts([args.prompts])
-    if len(prompts) == 1:
-        prompts *= len(args.videos)
-    if len(prompts) != len(args.videos):
-        raise BadInput(
-            f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give"
-            " one, or one for each"
-        )
+    prompts = _prompts(args)
     config = load(args.config, args.overrides)
 
     from pav_jax.rewards.file_scorer import FileScorer
@@ -86,31 +77,58 @@ def run(args: argparse.Namespace) -> int:
 
     problems: list[BadInput] = []
     suite = RewardSuite.from_config(config.rewards, on_error=problems.append)
-    shown = [*suite.names, *suite.held_out]
-    if args.rewards:
-        names, shown = shown, [name.strip() for name in args.rewards.split(",") if name.strip()]
-        if unknown := [name for name in shown if name not in names]:
-            raise BadInput(
-                f"--rewards: there is no reward {unknown[0]!r} here; there are {', '.join(names)}"
-            )
+    names = _chosen_names(args.rewards, [*suite.names, *suite.held_out])
     for error in problems:
         _complain(str(error))
     suite.use_local_devices()
     cache = None if args.no_cache else ScoreCache(args.cache or default_folder())
-    scorer = FileScorer(suite, [*shown, *suite.weights], cache)
+    scorer = FileScorer(suite, [*names, *suite.weights], cache)
     with _progress(len(args.videos)) as advance:
         results = scorer.score(args.videos, prompts, advance)
-    for line in (line for result in results for line in result.problems):
-        _complain(line)
+    for result in results:
+        for line in result.problems:
+            _complain(line)
     if cache and cache.problem:
         _complain(cache.problem)
     rows = [
         (result, _overall(suite, result.scores)) for result in results if result.scores is not None
     ]
     if rows:
-        write = _json if args.json else _csv if args.csv else _table
-        write(rows, [name for name in shown if name in rows[0][0].scores])
+        _print(args, rows, [name for name in names if name in rows[0][0].scores])
     return 2 if problems or any(result.problems for result in results) else 0
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    """One prompt for each video."""
+    from pav_jax.commands.prompts import read_prompts
+    from pav_jax.errors import BadInput
+
+    prompts = read_prompts([args.prompts])
+    if len(prompts) == 1:
+        prompts *= len(args.videos)
+    if len(prompts) != len(args.videos):
+        raise BadInput(
+            f"--prompts={args.prompts}: {len(prompts)} prompts for {len(args.videos)} videos; give"
+            " one, or one for each",
+            source="--prompts",
+        )
+    return prompts
+
+
+def _chosen_names(option: str | None, known: list[str]) -> list[str]:
+    """The scores that `--rewards` names; all of `known` without it."""
+    from pav_jax.errors import BadInput
+
+    if not option:
+        return known
+    names = [name.strip() for name in option.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise BadInput(
+                f"--rewards: there is no score {name!r}; there are {', '.join(known)}",
+                source="--rewards",
+            )
+    return names
 
 
 def _complain(line: str) -> None:
@@ -119,7 +137,7 @@ def _complain(line: str) -> None:
 
 @contextlib.contextmanager
 def _progress(files: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal; gives the function that moves it."""
+    """A bar on standard error where that is a terminal; yields the function that advances it."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -133,10 +151,16 @@ def _overall(suite: Any, scores: dict[str, float]) -> float:
     return float(suite.overall({name: [value] for name, value in scores.items()})[0])
 
 
-# ----------------------------------------------------------------------------------------- printing
+def _print(args: argparse.Namespace, rows: Sequence[Row], names: Sequence[str]) -> None:
+    if args.json:
+        _print_json(rows, names)
+    elif args.csv:
+        _print_csv(rows, names)
+    else:
+        _print_table(rows, names)
 
 
-def _json(rows: Sequence[Row], names: Sequence[str]) -> None:
+def _print_json(rows: Sequence[Row], names: Sequence[str]) -> None:
     for result, overall in rows:
         print(
             json.dumps(
@@ -151,7 +175,7 @@ def _json(rows: Sequence[Row], names: Sequence[str]) -> None:
         )
 
 
-def _csv(rows: Sequence[Row], names: Sequence[str]) -> None:
+def _print_csv(rows: Sequence[Row], names: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout)  # lines end with CR LF, as RFC 4180 has it
     writer.writerow(["video", "prompt", *names, "overall"])
     for result, overall in rows:
@@ -161,7 +185,7 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> None:
         )
 
 
-def _table(rows: Sequence[Row], names: Sequence[str]) -> None:
+def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -177,7 +201,7 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> None:
             *(f"{n:.3f}" if math.isfinite(n) else "-" for n in numbers),
         )
     console = Console(file=sys.stdout)
-    if not console.is_terminal:  # a file or a pipe wants every character, not the terminal's width
+    if not console.is_terminal:  # a file needs every character
         console.width = 200
     console.print(table)
 
@@ -187,5 +211,5 @@ def _number(value: float) -> float | None:
 
 
 def _text(path: str) -> str:
-    """The path with a mark in place of bytes that are no text, which could not be printed."""
+    """The path in printable text; undecodable bytes become a replacement character."""
     return os.fsencode(path).decode("utf-8", "replace")

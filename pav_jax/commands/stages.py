@@ -1,5 +1,4 @@
-"""The stages of the recipe: each reads and writes the work directory and can be stopped and run
-again."""
+"""The stages of the recipe: each reads and writes the work directory and can be run again."""
 
 import argparse
 import logging
@@ -7,131 +6,109 @@ import sys
 import warnings
 from typing import Any
 
-# name -> (one line, description, does it take --round)
+# name -> (one line, description)
 STAGES = {
     "run": (
-        "the whole recipe, from prompts to report",
-        (
-            "Runs evolve, select, sft, then prefer and dpo for each round, evaluate and report."
-            " What is finished in\nthe work directory is not done again: after a stop, run the same"
-            " command to go on."
-        ),
+        "run the whole recipe, from prompts to report",
+        """\
+Runs evolve, select and sft, then prefer and dpo for each round, evaluate and report. Finished
+work in the work directory is not repeated: after a stop, run the same command to continue.""",
     ),
     "evolve": (
         "search for good rewrites of the training prompts",
-        (
-            "For each prompt: generate and score a video of the prompt itself, then let the"
-            " proposers write better\nrewrites from the best so far, round after round. Writes"
-            " pool/."
-        ),
+        """\
+For each prompt: generate and score a video of the prompt itself, then let the proposers write
+better rewrites from the best so far, round after round. Writes pool/.""",
     ),
     "select": (
-        "pick the rewrites to learn from",
-        (
-            "Takes from pool/ the best rewrite of each prompt that passes thresholds and floors."
-            " Writes\nsft_pairs.jsonl."
-        ),
+        "select the rewrites for supervised fine-tuning",
+        """\
+Takes from pool/ the best feasible rewrite of each prompt above all selection thresholds. Writes
+sft_pairs.jsonl.""",
     ),
     "sft": (
-        "tune the rewriter on the selected rewrites",
-        (
-            "Supervised tuning with LoRA on sft_pairs.jsonl. Writes sft/booster, a Hugging Face"
-            " folder."
-        ),
+        "fine-tune the rewriter on the selected rewrites",
+        """\
+Supervised fine-tuning with LoRA on sft_pairs.jsonl. Writes sft/booster, a Hugging Face folder.""",
     ),
     "prefer": (
         "sample, generate and score rewrites, and pair them",
-        (
-            "Samples rewrites of new prompts from the booster so far, generates and scores a video"
-            " for each, and\npairs better with worse ones. Writes round_N/candidates/ and"
-            " round_N/preferences.jsonl."
-        ),
+        """\
+Samples rewrites of new prompts from the latest booster, generates and scores a video for each,
+and pairs better with worse ones. Writes round_N/candidates/ and round_N/preferences.jsonl.""",
     ),
     "dpo": (
-        "tune the booster on the preferences",
-        (
-            "Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes"
-            " round_N/booster."
-        ),
+        "fine-tune the booster on the preferences",
+        """\
+Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes round_N/booster.""",
     ),
     "grpo": (
-        "tune a booster by the scores of its own rewrites",
-        (
-            "Group relative policy optimization with LoRA: instead of prefer and dpo or after them,"
-            " not a part of\nrun. At each step the booster writes grpo.num_generations rewrites of"
-            " each of a few prompts, a video is\nmade of every one and scored, and those above the"
-            " mean of their prompt's group become more likely. The\nreward is overall +"
-            " grpo.faith_weight * FAITH; a rewrite below a floor comes last in its group."
-            " Starts\nfrom grpo.start: sft, dpo_1, ..., base or a folder. Writes grpo/candidates/"
-            " (each step's rewrites with\ntheir scores), grpo/metrics.jsonl and grpo/booster; to"
-            " measure it, name grpo in evaluate.systems.\n\nWhat metrics.jsonl tells: reward should"
-            " rise. rewards/FAITH/mean falling, or kl above a few tenths,\nmeans that the scores"
-            " are being gamed: raise grpo.beta or grpo.faith_weight. frac_reward_zero_std near\n1"
-            " means that a group's rewrites are all alike: raise grpo.temperature."
-            " completions/clipped_ratio near 1\nmeans that they do not end: raise"
-            " grpo.max_completion_length. Stopped, the same command goes on, and\nvideos that were"
-            " finished are not made again."
-        ),
+        "train a booster by the scores of its own rewrites",
+        """\
+Group relative policy optimization with LoRA, instead of prefer and dpo or after them; not part
+of run. At each step the booster writes grpo.num_generations rewrites of a few prompts. Every
+rewrite gets a video and a score, and rewrites above the mean of their prompt's group become more
+likely. The reward is overall + grpo.faith_weight * FAITH; an infeasible rewrite comes last in
+its group. Starts from grpo.start: sft, dpo_1, ..., base or a folder. Writes grpo/candidates/
+(each step's rewrites and scores), grpo/metrics.jsonl and grpo/booster. To evaluate it, add grpo
+to evaluate.systems.
+
+How to read metrics.jsonl: `reward` should rise. A falling rewards/FAITH/mean, or a kl above a
+few tenths, indicates reward hacking: raise grpo.beta or grpo.faith_weight. frac_reward_zero_std
+near 1 means that the rewrites of a group are alike: raise grpo.temperature.
+completions/clipped_ratio near 1 means that rewrites do not end: raise
+grpo.max_completion_length. After a stop, the same command continues; finished videos are not
+made again.""",
     ),
     "evaluate": (
         "measure every system on the evaluation prompts",
-        (
-            "Generates and scores videos for the user's prompts as they are (original), rewritten"
-            " by the untuned\nrewriter (base), and by each booster, all with the same seeds; with"
-            " --controls also for a fixed\nsuffix, other prompts' rewrites and, where known, the"
-            " oracle caption. Writes evaluation.json."
-        ),
+        """\
+Generates and scores videos for the user's prompts as they are (original), rewritten by the
+untuned rewriter (base), and by each booster, all with the same seeds; with --controls also for a
+fixed suffix, other prompts' rewrites and, where known, the oracle caption. Writes
+evaluation.json.""",
     ),
     "trust": (
         "measure how far the rewards can be trusted",
-        (
-            "Generates videos of trust.max_prompts prompts with every seed of trust.seeds and"
-            " tests each score:\nits drop with a permuted or an empty prompt, its standard"
-            " deviation over seeds, its rank correlation\nwith the severity of video and caption"
-            " corruptions, its correlation with other scores and with the\nlength of prompts (and"
-            " of rewrites, if pool/ exists), its saturation. Writes trust.json with a verdict\nfor"
-            " each score and prints it; the report shows it. Rerun the command to continue a"
-            " stopped run."
-        ),
+        """\
+Makes videos of trust.max_prompts prompts with every seed of trust.seeds and tests each score:
+does it fall for another prompt or an empty one, how much does it vary over seeds, does it follow
+corruption of growing severity, which scores correlate, does it favour long prompts (or, where
+pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for each score
+and prints it; the report shows it. After a stop, the same command continues.""",
     ),
     "calibrate": (
         "fit thresholds and weights to the scores of a pool",
-        (
-            "Sets each score's threshold to its quantile calibrate.quantile in pool/ and scales"
-            " the weights so that\nthe weighted standard deviations keep the proportions of"
-            " calibrate.weights (or else evolve.weights,\nrewards.weights). Writes"
-            " calibration.json and prints the options that apply it; no stage reads it."
-        ),
+        """\
+The threshold of each score is its quantile calibrate.quantile in pool/. Weights are scaled so
+that each score's weighted deviation keeps the proportions of calibrate.weights, else
+evolve.weights, else rewards.weights. Writes calibration.json and prints the options that use it;
+no stage reads it.""",
     ),
     "report": (
-        "write the report as one page",
-        (
-            "Writes report/index.html from what the work directory contains: one file that needs"
-            " no network."
-        ),
+        "write the report",
+        """\
+Writes report/index.html from whatever the work directory holds: one file that opens offline.""",
     ),
 }
 EXAMPLES = {
     "run": (
-        "pav run --config=configs/mini.py --workdir=runs/mini",
-        (
-            "pav run --config=configs/mini.py --workdir=runs/two --config.evolve.rounds=2"
-            " --config.seed=1"
-        ),
+        "pav run --config=mini --workdir=runs/mini",
+        "pav run --config=mini --workdir=runs/two --config.evolve.rounds=2 --config.seed=1",
     ),
-    "prefer": ("pav prefer --config=configs/mini.py --workdir=runs/mini --round=1",),
-    "dpo": ("pav dpo --config=configs/mini.py --workdir=runs/mini --round=1",),
+    "prefer": ("pav prefer --config=mini --workdir=runs/mini --round=1",),
+    "dpo": ("pav dpo --config=mini --workdir=runs/mini --round=1",),
     "grpo": (
-        "pav grpo --config=configs/mini.py --workdir=runs/mini",
+        "pav grpo --config=mini --workdir=runs/mini",
         (
-            "pav grpo --config=configs/mini.py --workdir=runs/g"
+            "pav grpo --config=mini --workdir=runs/g"
             " --config.grpo.start=runs/mini/round_2/booster --config.grpo.beta=0.04"
         ),
     ),
-    "evaluate": ("pav evaluate --config=configs/mini.py --workdir=runs/mini --no-controls",),
+    "evaluate": ("pav evaluate --config=mini --workdir=runs/mini --no-controls",),
     "trust": (
-        "pav trust --config=configs/mini.py --workdir=runs/mini",
-        "pav trust --config=configs/mini.py --workdir=runs/t --config.trust.prompts=my.txt",
+        "pav trust --config=mini --workdir=runs/mini",
+        "pav trust --config=mini --workdir=runs/t --config.trust.prompts=my.txt",
     ),
     "calibrate": ("pav calibrate --workdir=runs/mini",),
     "report": ("pav report --workdir=runs/mini",),
@@ -139,8 +116,9 @@ EXAMPLES = {
 
 
 def add(commands: Any) -> None:
+    """Add one subcommand for each stage."""
     for name, (line, description) in STAGES.items():
-        examples = EXAMPLES.get(name, (f"pav {name} --config=configs/mini.py --workdir=runs/mini",))
+        examples = EXAMPLES.get(name, (f"pav {name} --config=mini --workdir=runs/mini",))
         command = commands.add_parser(
             name,
             help=line,
@@ -149,7 +127,11 @@ def add(commands: Any) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(
-            "--config", help="a configuration file; may be left out once the work directory has one"
+            "--config",
+            help=(
+                "a configuration file, or the name of a shipped one such as mini; optional once"
+                " the work directory has one"
+            ),
         )
         command.add_argument("--workdir", help="the folder where everything is read and written")
         command.add_argument(
@@ -167,55 +149,59 @@ def add(commands: Any) -> None:
                 "--controls",
                 action=argparse.BooleanOptionalAction,
                 default=None,
-                help="also measure the controls; default: as evaluate.controls says",
+                help="also measure the controls; default: evaluate.controls",
             )
         command.set_defaults(handler=run, parser=command)
 
 
 def run(args: argparse.Namespace) -> None:
-    from pav_jax import config as configuration
+    """Run the stage `args.command` and print the path that it wrote."""
+    from pav_jax import workdir_config
     from pav_jax.errors import BadInput
     from pav_jax.parallel import processes
 
     if not args.workdir:
-        raise BadInput(f"--workdir is missing; name a folder, as in --workdir=runs/{args.command}")
+        raise BadInput(
+            f"--workdir is missing; name a folder, as in --workdir=runs/{args.command}",
+            source="--workdir",
+        )
     with processes.first_process_first("configuration"):
-        config = configuration.for_workdir(args.config, args.overrides, args.workdir)
+        config = workdir_config.config_for_workdir(args.config, args.overrides, args.workdir)
     options = {}
     if args.command in ("prefer", "dpo"):
         if not 1 <= args.round <= config.rounds:
             raise BadInput(
-                f"--round={args.round}: this configuration has rounds 1 to {config.rounds}"
+                f"--round={args.round}: this configuration has rounds 1 to {config.rounds}",
+                source="--round",
             )
-        options = {"round": args.round}
+        options["round"] = args.round
     if args.command == "evaluate":
-        options = {"controls": config.evaluate.controls if args.controls is None else args.controls}
+        options["controls"] = args.controls
 
-    from pav_jax import recipe
+    from pav_jax.recipe import Recipe
 
     show_log()
-    written = getattr(recipe, args.command)(config, args.workdir, **options)
-    if written is not None:
-        print(written)
+    output = getattr(Recipe(config), args.command)(args.workdir, **options)
+    print(output)
 
 
-class _Lines(logging.Handler):
-    """Writes to whatever standard error is at that moment: a progress bar replaces it to keep lines
-    above itself."""
+class _StandardError(logging.Handler):
+    """Writes to the current standard error, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 def show_log() -> None:
-    """What the stages log (rounds, losses, videos per second) goes to standard error; libraries,
-    and all but the first of many processes, stay at warnings."""
+    """Send the log of the stages to standard error.
+
+    Libraries, and all processes but the first, log warnings only.
+    """
     import jax
 
     log = logging.getLogger("pav_jax")
     log.setLevel(logging.WARNING if jax.process_index() else logging.INFO)
-    if not any(isinstance(handler, _Lines) for handler in log.handlers):
-        log.addHandler(_Lines())
-        # a library gives the root logger a handler of its own, which would say it all again
-        log.propagate = False
-    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
+    if not any(isinstance(handler, _StandardError) for handler in log.handlers):
+        log.addHandler(_StandardError())
+        log.propagate = False  # a library adds a handler to the root logger, which would repeat it
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # pyright: ignore

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pav_jax.components import GENERATION_FIELDS
+from pav_jax.defaults import GENERATION_FIELDS
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import generator_meshes, make_mesh

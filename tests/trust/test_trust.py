@@ -3,18 +3,18 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from pav_jax.defaults import TrustConfig
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
 from pav_jax.storage.records import SegmentWriter
 from pav_jax.trust import verdict
-from pav_jax.trust.config import trust_config
 from pav_jax.trust.corruptions import CORRUPTION_TYPES
 from pav_jax.trust.trust import trust
 from tests.trust.fakes import CAPTION_REFUSED, PROMPTS, PatternGenerator, make_suite
 
 
 def make_config(batch_size=4, **options):
-    defaults = trust_config().to_dict() | dict(seeds=(0, 1, 2), num_corrupted=10, num_resamples=200)
+    defaults = vars(TrustConfig()) | dict(seeds=(0, 1, 2), num_corrupted=10, num_resamples=200)
     return ConfigDict(dict(generator=dict(batch_size=batch_size), trust=defaults | options))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pav_jax import defaults
-from pav_jax.components import Parts
+from pav_jax.components import Components
 from pav_jax.mini.training.write_prompts import EVALUATION_SETS, read_evaluation_set
 
 FRAMES_SHOWN = (0, 2, 4, 6, 8)
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10)
     args = parser.parse_args()
     rows = read_evaluation_set(args.set)[: args.rows]
-    generator = Parts(defaults.get_config()).generator
+    generator = Components(defaults.get_config()).generator
     seeds = list(range(len(rows)))
     own = generator.generate([row["prompt"] for row in rows], seed=seeds)
     oracle = generator.generate([row["oracle"] for row in rows], seed=seeds)

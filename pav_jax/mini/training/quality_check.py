@@ -16,7 +16,7 @@ import numpy as np
 
 from pav_jax import defaults
 from pav_jax.checkpoints.embedded import CHECKPOINTS
-from pav_jax.components import Parts
+from pav_jax.components import Components
 from pav_jax.mini import vocabulary as v
 from pav_jax.mini import world as w
 from pav_jax.mini.captions import with_article
@@ -32,7 +32,7 @@ MIN_RECOGNITION = 0.9
 
 
 def reward_differences(
-    components: Parts, prompts: list[str], oracles: list[str]
+    components: Components, prompts: list[str], oracles: list[str]
 ) -> dict[str, dict[str, float]]:
     """Compares the videos of oracle captions, and of other prompts' oracle captions, with those of
     the prompts.
@@ -103,7 +103,7 @@ def main() -> None:
         for slot, share in recognition().items()
     ]
     differences = reward_differences(
-        Parts(defaults.get_config()),
+        Components(defaults.get_config()),
         [row["prompt"] for row in rows],
         [row["oracle"] for row in rows],
     )

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from rich.progress import track
 
 from pav_jax import defaults
-from pav_jax.components import Parts
+from pav_jax.components import Components
 from pav_jax.mini.captions import caption
 from pav_jax.mini.render import render
 from pav_jax.mini.training import fit
@@ -97,7 +97,7 @@ def generated_videos() -> tuple[list[Scene], Videos]:
     def make() -> Videos:
         config: Any = defaults.get_config()
         config.mesh.data = -1
-        generator = Parts(config).generator
+        generator = Components(config).generator
         rng = np.random.default_rng(84)
         texts = [caption(scene, rng, canonical=1.0) for scene in scenes]
         batches = []

@@ -1,7 +1,6 @@
-"""`pav` under observation: notes what each stage changes in the work directory, and can end the
-process there.
+"""Run `pav` and note what each stage changes in the work directory; optionally kill it there.
 
-    python -m tests.recipe_witness NOTES STAGE NUMBER run --config=... --workdir=...
+    python -m tests.workdir_monitor NOTES STAGE NUMBER run --config=... --workdir=...
 
 A change is a file opened for writing, a folder made, a rename or a removal below the work
 directory, by whatever library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the
@@ -29,13 +28,14 @@ CHANGES = {
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-class Witness:
-    """An audit hook of the interpreter, told by the recipe's own functions which stage is
-    running."""
+class WorkdirMonitor:
+    """An audit hook of the interpreter; the wrapped stages tell it which one is running."""
 
     def __init__(self, notes: str, stage: str, number: int, workdir: str):
-        self.notes, self.stage, self.number = Path(notes), stage, number
-        self.inside = os.path.join(os.path.abspath(workdir), "")
+        self.notes = Path(notes)
+        self.stage = stage
+        self.number = number
+        self.prefix = os.path.join(os.path.abspath(workdir), "")
         self.running = ""
         self.calls: dict[str, int] = {}
         self.changes: dict[str, list[str]] = {}
@@ -49,7 +49,7 @@ class Witness:
             paths = args[: CHANGES.get(event, 0)]
         if any(self._inside(path) for path in paths):
             changes = self.changes.setdefault(self.running, [])
-            changes.append(os.fsdecode(paths[0]).removeprefix(self.inside))
+            changes.append(os.fsdecode(paths[0]).removeprefix(self.prefix))
             if (self.running, len(changes)) == (self.stage, self.number):
                 self.running = ""  # what is written next is not a change
                 self.notes.write_text(
@@ -59,7 +59,7 @@ class Witness:
 
     def _inside(self, path) -> bool:
         named = isinstance(path, (str, bytes, os.PathLike))
-        return named and os.path.abspath(os.fsdecode(path)).startswith(self.inside)
+        return named and os.path.abspath(os.fsdecode(path)).startswith(self.prefix)
 
     def watch(self, name: str, function):
         @functools.wraps(function)
@@ -75,16 +75,16 @@ class Witness:
 
 
 def main(notes: str, stage: str, number: str, *argv: str) -> int:
-    from pav_jax import recipe
     from pav_jax.main import main as pav
+    from pav_jax.recipe import Recipe
 
     workdir = next(word.partition("=")[2] for word in argv if word.startswith("--workdir="))
-    witness = Witness(notes, stage, int(number), workdir)
+    monitor = WorkdirMonitor(notes, stage, int(number), workdir)
     for name in STAGES:
-        setattr(recipe, name, witness.watch(name, getattr(recipe, name)))
-    sys.addaudithook(witness)
+        setattr(Recipe, name, monitor.watch(name, getattr(Recipe, name)))
+    sys.addaudithook(monitor)
     status = pav(argv)
-    witness.notes.write_text(json.dumps(witness.changes))
+    monitor.notes.write_text(json.dumps(monitor.changes))
     return status
 
 

@@ -1,0 +1,54 @@
+"""Every example runs, on the smallest configuration."""
+
+import importlib.util
+import json
+import pathlib
+from types import ModuleType
+
+import pytest
+
+from pav_jax.records import Candidate
+from pav_jax.storage.records import read_segments
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+LONGEST = 60  # lines of an example
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
+def test_example_is_short(file):
+    assert len(file.read_text().splitlines()) < LONGEST
+
+
+def test_own_reward_decides_the_evaluation(tmp_path):
+    load("own_reward").main(str(tmp_path))
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    scores = evaluation["sets"]["held_out"]["systems"]["dpo_2"]["scores"]
+    assert {"AES", "warmth"} <= set(scores)
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_own_generator_makes_the_videos(tmp_path):
+    load("own_generator").main(str(tmp_path))
+    assert (tmp_path / "round_2" / "booster" / "config.json").exists()
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_own_proposer_fills_the_pool(tmp_path):
+    load("own_proposer").main(str(tmp_path))
+    pool = read_segments(tmp_path / "pool", Candidate)
+    assert {candidate.proposer for candidate in pool if candidate.round} == {"adjectives"}
+    assert (tmp_path / "sft_pairs.jsonl").exists()
+
+
+def test_sft_dpo_own_pairs_writes_a_booster(tmp_path, capsys):
+    load("sft_dpo_own_pairs").main("mini:rewriter", str(tmp_path), steps=2)
+    assert (tmp_path / "booster" / "config.json").exists()
+    assert len(capsys.readouterr().out.splitlines()) == 2
