@@ -178,7 +178,7 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
         if not curves:
             curves.append(
                 tuple(
-                    residual_curve.ratios(
+                    residual_curve.measure_ratios(
                         base.with_settings(num_inference_steps=MANY),
                         texts[: base.settings.batch_size],
                     )

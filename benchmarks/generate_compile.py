@@ -50,7 +50,7 @@ def programs(
         "denoiser",
         compiled.denoiser,
         ({"transformer": shapes["transformer"]}, text, text, None, keys, scales),
-        dict(latent_shape=latent_shape, keep=keep),
+        dict(latent_shape=latent_shape, decoded_latent_frames=keep),
     )
     yield (
         "VAE decoder",

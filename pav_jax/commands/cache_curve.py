@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     model = VideoModel.from_pretrained(
         folder, dtype=args.dtype, num_inference_steps=args.num_inference_steps, cache_threshold=0.0
     )
-    curve = [round(float(ratio), DIGITS) for ratio in residual_curve.ratios(model, prompts)]
+    curve = [round(float(ratio), DIGITS) for ratio in residual_curve.measure_ratios(model, prompts)]
     print(curve)
     if not args.dry:
         path = folder / generation_config.FILE

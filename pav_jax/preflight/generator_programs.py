@@ -18,7 +18,7 @@ from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backend import is_backend_path
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import video_size as size_of_videos
-from pav_jax.video.programs import SIDE, Programs, check_rows
+from pav_jax.video.programs import AUXILIARY_COMPONENTS, Programs, check_batch_size
 
 
 def count_videos(config: Any) -> int:
@@ -95,7 +95,7 @@ class _GeneratorPrograms:
         self.family = family.on_mesh(
             self.mesh, self.auxiliary_mesh, options.sequence_attention, cfg_parallel
         )
-        check_rows(self.mesh, self.auxiliary_mesh, self.batch_size, cfg_parallel)
+        check_batch_size(self.mesh, self.auxiliary_mesh, self.batch_size, cfg_parallel)
         self.compiled = Programs(self.family, self.mesh, self.auxiliary_mesh)
         self.num_runs = math.ceil(count_videos(config) / self.batch_size)
 
@@ -117,7 +117,7 @@ class _GeneratorPrograms:
 
     def _params(self, name: str) -> dict:
         """The shapes of one component's parameters, with their shardings."""
-        mesh = self.auxiliary_mesh if name in SIDE else self.mesh
+        mesh = self.auxiliary_mesh if name in AUXILIARY_COMPONENTS else self.mesh
         shapes = self.param_shapes[name]
         shardings = sharding_rules.shardings(self.family.axes()[name], shapes, mesh)
         return {name: sharding_rules.sharded_shapes(shapes, shardings)}
@@ -153,7 +153,7 @@ class _GeneratorPrograms:
             keys,
             scales,
             latent_shape=self.latent_shape,
-            keep=self.num_latent_frames,
+            decoded_latent_frames=self.num_latent_frames,
             step_schedule=step_schedule.make_step_schedule(settings),
         )
 

@@ -127,7 +127,7 @@ def _clip(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
         shown = contact_sheet(shown)
     images_per_video = shown.shape[1]
     height, width = shown.shape[2:4]
-    sizes = pipeline_folder.sizes(clip_hf, folder)
+    sizes = pipeline_folder.read_config(clip_hf, folder)
     settings = Preprocess.from_folder(folder, sizes.vision.image_size)
     model = CLIP(sizes, dtype=jnp.dtype(dtype))
     params = _param_shapes(clip_hf, sizes, dtype, mesh)
@@ -167,7 +167,7 @@ def _mps(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     dtype = options.get("dtype", "float32")
     num_frames = options.get("frames", 4)
     _, height, width = workload.size
-    sizes = pipeline_folder.sizes(mps_hf, folder)
+    sizes = pipeline_folder.read_config(mps_hf, folder)
     clip = sizes.clip
     batch_size = mps.batch_size_on(mesh)
     settings = Preprocess.from_folder(folder, clip.vision.image_size)
@@ -194,7 +194,7 @@ def _mps(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
 def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     folder = Path(options["folder"])
     dtype = options.get("dtype", "float32")
-    sizes = pipeline_folder.sizes(idefics2_hf, folder)
+    sizes = pipeline_folder.read_config(idefics2_hf, folder)
     model = videoscore.make_model(sizes, dtype, mesh)
     params = _param_shapes(idefics2_hf, sizes, dtype, mesh)
     max_frames = options.get("frames") or videoscore.FRAMES[str(options.get("version", "1"))]

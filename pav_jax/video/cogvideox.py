@@ -30,9 +30,10 @@ from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
-# Version 1.5 writes the largest grid it has positions for where the others write the size they were
-# trained on, 768 x 1360 (its model card)
-LARGEST_1_5, SIZE_1_5 = (300, 300), (768, 1360)
+# In version 1.5 sample_height and sample_width are the largest grid that has positions, not the
+# size of training, which is 768 x 1360 (its model card)
+LARGEST_GRID_1_5 = (300, 300)
+SIZE_1_5 = (768, 1360)
 SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
@@ -42,32 +43,30 @@ class CogVideoX(Family):
     vae: CogVideoXVAE
     scheduler: schedulers.Scheduler
 
-    pipeline, called = "CogVideoXPipeline", "a CogVideoX"
+    pipeline = "CogVideoXPipeline"
+    display_name = "a CogVideoX"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts, "scheduler")
     generation = GenerationConfig()
     tiles = True
-    latent_axes = (
-        "videos",
-        "frames",
-        "channels",
-        "height",
-        "width",
-    )  # of initial noise in diffusers
+    latent_axes = ("videos", "frames", "channels", "height", "width")
 
     def on_mesh(
         self,
         mesh: Mesh | None,
-        side: Mesh | None,
+        auxiliary_mesh: Mesh | None,
         sequence_attention: str = "auto",
-        halves: bool = False,
+        cfg_parallel: bool = False,
     ) -> "CogVideoX":
         """As of every family; the VAE spreads its tiles."""
-        family = super().on_mesh(mesh, side, sequence_attention, halves)
-        if side is None:
+        family = super().on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
+        if auxiliary_mesh is None:
             return family
         return dataclasses.replace(
-            family, vae=self.vae.clone(constrain=ShardingConstraint(side), tiles_at_once=side.size)
+            family,
+            vae=self.vae.clone(
+                constrain=ShardingConstraint(auxiliary_mesh), tiles_at_once=auxiliary_mesh.size
+            ),
         )
 
     # -------------------------------------------------------------------------------------- folders
@@ -87,7 +86,8 @@ class CogVideoX(Family):
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
         text, denoiser, vae = (
-            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.read_config(layout, folder / name)
+            for name, layout in cls.layouts.items()
         )
         family = cls(
             tokenizer,
@@ -123,7 +123,7 @@ class CogVideoX(Family):
         config, ratio = self.transformer.config, self.vae.config.spatial_ratio
         if (
             config.patch_size_t is not None
-            and (config.sample_height, config.sample_width) == LARGEST_1_5
+            and (config.sample_height, config.sample_width) == LARGEST_GRID_1_5
         ):
             return config.sample_frames, *SIZE_1_5
         return config.sample_frames, config.sample_height * ratio, config.sample_width * ratio
@@ -144,22 +144,28 @@ class CogVideoX(Family):
         pipeline_folder.check_multiples(height, width, ratio * config.patch_size)
         if config.use_learned_positional_embeddings and (height, width) != self.default_size()[1:]:
             raise BadInput(
-                f"height={height}, width={width}: this model makes only {self.default_size()[1:]}"
+                f"height={height}, width={width}: this model makes only {self.default_size()[1:]}",
+                source="generate",
+                field="height",
             )
         t = max(frames - 1, 0) // int(self.vae.config.temporal_compression_ratio) + 1
         if self.decoded_frames(t) != frames:
-            around = sorted({self.decoded_frames(n) for n in (t - 1, t, t + 1) if n > 0})
+            nearest = sorted({self.decoded_frames(n) for n in (t - 1, t, t + 1) if n > 0})
             raise BadInput(
                 f"num_frames={frames}: not a length of this model; nearest:"
-                f" {', '.join(map(str, around))}"
+                f" {', '.join(map(str, nearest))}",
+                source="generate",
+                field="num_frames",
             )
         patch = config.patch_size_t or 1
         return (-(-t // patch) * patch, height // ratio, width // ratio, config.in_channels), t
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  (a handful of families per process)
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that so many latent frames decode to; the decoder's chunks make this uneven, so it
-        is asked."""
+        """How many frames that many latent frames decode to.
+
+        The decoder works in chunks, so there is no simple formula: its shapes are evaluated.
+        """
         latent = jax.ShapeDtypeStruct(
             (1, latent_frames, 1, 1, self.vae.config.latent_channels), jnp.float32
         )

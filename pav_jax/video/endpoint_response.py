@@ -24,7 +24,7 @@ IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 JSON_FIELDS = ("video", "image", "url")
 
 
-class MalformedResponse(Exception):
+class MalformedResponseError(Exception):
     """The bytes are not a video, an image or a JSON reply.
 
     The message never quotes the endpoint, whose text may contain the API key.
@@ -44,43 +44,45 @@ def parse_json(data: bytes) -> tuple[bytes | None, str | None]:
       text may be a data: URL.
 
     Raises:
-      MalformedResponse: not JSON with one of these fields.
+      MalformedResponseError: not JSON with one of these fields.
     """
     try:
         reply = json.loads(data)
     # bytes that are not UTF-8 are a ValueError too
     except (ValueError, RecursionError):
-        raise MalformedResponse("the reply is not a video, image or JSON") from None
+        raise MalformedResponseError("the reply is not a video, image or JSON") from None
     fields = reply if isinstance(reply, dict) else {}
     field = next((name for name in JSON_FIELDS if fields.get(name)), None)
     value = fields.get(field) if field else None
     if not isinstance(value, str):
-        raise MalformedResponse(f"JSON without {', '.join(JSON_FIELDS[:-1])} or {JSON_FIELDS[-1]}")
+        raise MalformedResponseError(
+            f"JSON without {', '.join(JSON_FIELDS[:-1])} or {JSON_FIELDS[-1]}"
+        )
     if field == "url":
         return None, value
     try:
         return base64.b64decode(value.partition("base64,")[2] or value, validate=True), None
     except (binascii.Error, ValueError):
-        raise MalformedResponse("JSON whose video or image is not base64") from None
+        raise MalformedResponseError("JSON whose video or image is not base64") from None
 
 
 def decode_frames(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of an mp4, WebM, gif, png, jpeg or WebP; a still image has one.
 
     Raises:
-      MalformedResponse: another format, or a truncated file.
+      MalformedResponseError: another format, or a truncated file.
     """
     if _is_video(data):
         return _decode_video(data)
     if not _is_image(data):
-        raise MalformedResponse("the bytes are neither a video nor an image")
+        raise MalformedResponseError("the bytes are neither a video nor an image")
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.stack(
                 [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
             )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise MalformedResponse("an image that cannot be decoded") from None
+        raise MalformedResponseError("an image that cannot be decoded") from None
 
 
 def _decode_video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
@@ -91,7 +93,7 @@ def _decode_video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
         return read_mp4(path)
     except BadInput as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise MalformedResponse(f"a video that cannot be decoded ({reason})") from None
+        raise MalformedResponseError(f"a video that cannot be decoded ({reason})") from None
     finally:
         os.unlink(path)
 

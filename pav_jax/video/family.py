@@ -1,5 +1,4 @@
-"""What the families of models do alike: how their folders are read and written, and how they are
-guided and sampled.
+"""The base class of the model families: reading and writing folders, guidance and sampling.
 
 Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width and channels of the
 latent.
@@ -24,68 +23,121 @@ from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import write_json
-from pav_jax.video import pipeline_folder, sampling
+from pav_jax.video import pipeline_folder, sampling, tokenization
 from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.programs import guided, split_guidance
+from pav_jax.video.guidance import apply_guidance, stack_branches
 from pav_jax.video.step_schedule import StepSchedule
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Family:
-    """The parts without their weights. `params` everywhere is {"text_encoder": ..., "transformer":
-    ..., "vae": ...}.
+def _leave_unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
+    return x
 
-    A family adds `outline` (the model without its weights), `default_size`, `latent_shape`,
-    `text_tokens`, `encode_text`, `decode`, the class attributes below, what it does in a way of its
-    own, and, where there are any, `conditions` (what else the model is told).
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family(abc.ABC):
+    """The components of a text-to-video model without their weights, and how it samples.
+
+    `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}. A subclass
+    implements the abstract methods and sets the class attributes.
+
+    Attributes:
+      pipeline: `_class_name` of model_index.json.
+      display_name: the family's name in errors, with its article.
+      layouts: maps a component to its module that names its weights (`hf.py`).
+      components: folders that a pipeline must have.
+      generation: default settings.
+      tiles: whether the VAE can decode tiles.
+      latent_axes: axis order of initial noise in diffusers, or in the original code.
+      tokenizer: a transformers tokenizer.
+      constrain: shards an activation by its logical axes.
+      conditions: a dataclass of further conditions on the video; None where there are none.
+      cfg_parallel: the two branches of guidance run on two halves of the mesh.
     """
 
-    pipeline: ClassVar[str]  # `_class_name` of model_index.json
-    called: ClassVar[str]  # in errors, with its article
-    layouts: ClassVar[Mapping[str, Any]]  # name of a part -> its `hf.py`
-    components: ClassVar[Sequence[str]]  # folders that must be there
-    generation: ClassVar[GenerationConfig]  # what `generate` uses unless told otherwise
-    tiles: ClassVar[bool]  # whether the VAE can decode them
-    latent_axes: ClassVar[Sequence[str]]  # of initial noise in diffusers, or the original
+    pipeline: ClassVar[str]
+    display_name: ClassVar[str]
+    layouts: ClassVar[Mapping[str, Any]]
+    components: ClassVar[Sequence[str]]
+    generation: ClassVar[GenerationConfig]
+    tiles: ClassVar[bool]
+    latent_axes: ClassVar[tuple[str, ...]]
 
-    tokenizer: Any  # a transformers tokenizer
+    tokenizer: Any
     text_encoder: T5Encoder
     transformer: Any
     vae: Any
     scheduler: Any
-    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: (
-        x
-    )  # keeps x where its logical axes belong
-    conditions: Any = None  # a dataclass: what else the model is told
-    halves: bool = False  # the two branches of guidance lie on two halves of the mesh
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = _leave_unconstrained
+    conditions: Any = None
+    cfg_parallel: bool = False
+
+    @classmethod
+    @abc.abstractmethod
+    def outline(
+        cls,
+        folder: Path,
+        dtype: Any,
+        scheduler: Mapping[str, Any] | str | None = None,
+        tokenizer: Any = None,
+        conv_impl: str = "auto",
+    ) -> Self:
+        """The family from the configurations in a folder, without weights.
+
+        Args:
+          scheduler: replaces the folder's; a class name keeps the folder's settings.
+          conv_impl: how the VAE computes convolutions in time.
+
+        Raises:
+          BadInput: a component is missing or unsupported, or components do not fit each other.
+        """
+
+    @abc.abstractmethod
+    def default_size(self) -> tuple[int, int, int]:
+        """Frames, height and width in pixels of the videos the model was trained on."""
+
+    @abc.abstractmethod
+    def latent_shape(
+        self, frames: int, height: int, width: int
+    ) -> tuple[tuple[int, int, int, int], int]:
+        """[t, h, w, C] of the latent of such a video, and how many of its last frames are decoded.
+
+        Raises:
+          BadInput: the model has no such size; the message names the nearest ones.
+        """
+
+    @abc.abstractmethod
+    def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B ..."]:
+        """The embeddings of token ids."""
+
+    @abc.abstractmethod
+    def decode(
+        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
+    ) -> Float[Array, "B T H W 3"]:
+        """Clean latents to videos in about [-1, 1], float32."""
 
     def on_mesh(
         self,
         mesh: Mesh | None,
-        side: Mesh | None,
+        auxiliary_mesh: Mesh | None,
         sequence_attention: str = "auto",
-        halves: bool = False,
+        cfg_parallel: bool = False,
     ) -> Self:
-        """The same family with what the mesh needs: attention over spread tokens, places of
-        activations.
+        """The same family for a mesh: attention over sharded tokens, sharded activations.
 
         Args:
-          side: the mesh of the VAE.
-          sequence_attention, halves: see `VideoModel`.
+          auxiliary_mesh: the mesh of text encoder and VAE.
+          sequence_attention, cfg_parallel: see `VideoModel` and `GenerationConfig`.
         """
-        transformer, constrain = (
-            self.transformer.clone(
-                attention_fn=make_sequence_attention_fn(mesh, sequence_attention)
-            ),
-            self.constrain,
-        )
+        attention_fn = make_sequence_attention_fn(mesh, sequence_attention)
+        transformer = self.transformer.clone(attention_fn=attention_fn)
+        constrain = self.constrain
         if mesh is not None:
             constrain = ShardingConstraint(mesh)
             transformer = transformer.clone(
                 constrain=constrain, token_multiple=mesh.shape["sequence"]
             )
         return dataclasses.replace(
-            self, transformer=transformer, constrain=constrain, halves=halves
+            self, transformer=transformer, constrain=constrain, cfg_parallel=cfg_parallel
         )
 
     # -------------------------------------------------------------------------------------- folders
@@ -98,26 +150,31 @@ class Family:
         scheduler: Mapping[str, Any] | str | None = None,
         where: Callable[[str], Callable] | None = None,
     ) -> tuple[Self, dict]:
-        """Reads a folder; parameters are of type `dtype`, but float32 where a part or its table
-        says so; numpy arrays unless `where` is given.
+        """Reads a folder.
 
         Args:
+          dtype: of the parameters; those that a component or its table marks stay float32.
           scheduler: replaces the folder's; a class name keeps the folder's settings.
-          where: name of a part -> `where` of `checkpoints.folder.load`.
+          where: maps a component to the `where` argument of `checkpoints.folder.load`; None gives
+            numpy arrays.
+
+        Returns:
+          The family and its parameters.
 
         Raises:
-          BadInput: a part is missing or half-written, or the parts do not fit each other.
+          BadInput: a component is missing or incomplete, or components do not fit each other.
         """
-        pipeline_folder.check_components(folder, cls.components, cls.called)
-        family = cls.outline(folder, dtype, scheduler, pipeline_folder.load_tokenizer(folder))
-        place = where or (lambda name: None)
-        return family, {
-            name: load(layout, folder / name, getattr(family, name).dtype, place(name))[1]
-            for name, layout in cls.layouts.items()
-        }
+        pipeline_folder.check_components(folder, cls.components, cls.display_name)
+        family = cls.outline(folder, dtype, scheduler, tokenization.load_tokenizer(folder))
+        params = {}
+        for name, layout in cls.layouts.items():
+            component_dtype = getattr(family, name).dtype
+            component_where = where(name) if where else None
+            params[name] = load(layout, folder / name, component_dtype, component_where)[1]
+        return family, params
 
     def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
-        """Writes a folder that `load` reads, and diffusers where it knows the family."""
+        """Writes a folder that `load` reads, and diffusers if it has the family."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
         for name, layout in self.layouts.items():
             save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
@@ -130,7 +187,7 @@ class Family:
             "_diffusers_version": "0.35.0",
             "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
             "text_encoder": ["transformers", t5_hf.class_name(self.text_encoder.config)],
-            "tokenizer": ["transformers", pipeline_folder.tokenizer_class(self.tokenizer)],
+            "tokenizer": ["transformers", tokenization.tokenizer_class(self.tokenizer)],
             "transformer": ["diffusers", self.layouts["transformer"].CLASS_NAME],
             "vae": ["diffusers", self.layouts["vae"].CLASS_NAME],
         }
@@ -145,7 +202,7 @@ class Family:
     def param_shapes(self) -> dict:
         """The parameters that `load` gives, as ShapeDtypeStructs."""
         return {
-            name: pipeline_folder.shapes_of(
+            name: pipeline_folder.param_shapes(
                 layout, getattr(self, name).config, getattr(self, name).dtype
             )
             for name, layout in self.layouts.items()
@@ -168,7 +225,7 @@ class Family:
         self, prompts: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "B S"], list[int]]:
         """Token ids, padded to `length`, and the indices of prompts that were truncated to it."""
-        return pipeline_folder.tokenize(
+        return tokenization.tokenize(
             self.tokenizer, prompts, length, self.text_encoder.config.vocab_size
         )
 
@@ -187,12 +244,11 @@ class Family:
         the work.
 
         Args:
-          residual, keep_residual: the transformer's own; there are rows of it for each branch of
-            guidance.
+          residual, keep_residual: of the transformer; a residual has rows for each branch.
         """
         if negative_BxSxU is not None:
-            latents, text_BxSxU = split_guidance(
-                self.constrain, self.halves, (latents, negative_BxSxU), (latents, text_BxSxU)
+            latents, text_BxSxU = stack_branches(
+                self.constrain, self.cfg_parallel, (latents, negative_BxSxU), (latents, text_BxSxU)
             )
         output = self.transformer.apply(
             {"params": params["transformer"]},
@@ -202,21 +258,26 @@ class Family:
             residual=residual,
             keep_residual=keep_residual,
         )
-        return self.one_output(output, scale, negative_BxSxU is not None)
+        return self.guide_output(output, scale, negative_BxSxU is not None)
 
-    def one_output(
+    def guide_output(
         self,
         output: Array | tuple[Array, Array],
         scale: Array,
-        both: bool,
+        guided: bool,
         channels: int | None = None,
     ) -> Array | tuple[Array, Array]:
-        """What the transformer gave, float32 and guided where `both` branches ran; a residual
-        beside it stays."""
-        output, *residual = output if isinstance(output, tuple) else (output,)
-        output = output[..., :channels].astype(jnp.float32)
-        output = guided(output, scale, self.halves) if both else output
-        return (output, *residual) if residual else output
+        """The transformer's output in float32, guided if both branches ran.
+
+        Args:
+          output: the transformer's output, or (output, residual); a residual is returned as it is.
+          channels: how many of the first channels to keep; None: all.
+        """
+        prediction = output[0] if isinstance(output, tuple) else output
+        prediction = prediction[..., :channels].astype(jnp.float32)
+        if guided:
+            prediction = apply_guidance(prediction, scale, self.cfg_parallel)
+        return (prediction, output[1]) if isinstance(output, tuple) else prediction
 
     def video_tokens(
         self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int
@@ -238,8 +299,7 @@ class Family:
         scales: Float[Array, "steps"],
         step_schedule: StepSchedule | None = None,
     ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents in one scan; with `step_schedule` in one for each part that they cut
-        it into."""
+        """Noise to clean latents, in one scan, or one per segment of the `step_schedule`."""
         plan = self.plan(scales.shape[0], latents)
 
         def predict(sample, index, guidance=True, **stack):
@@ -263,5 +323,5 @@ class Family:
             keys_B,
             self.scheduler.needs_noise,
             negative is not None,
-            self.halves,
+            self.cfg_parallel,
         )

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,10 +24,9 @@ from pav_jax.errors import BadInput
 from pav_jax.storage.files import write_atomic
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
-EBML, SEGMENT = (
-    b"\x1a\x45\xdf\xa3",
-    b"\x18\x53\x80\x67",
-)  # identifiers of Matroska's first two elements
+# identifiers of Matroska's first two elements
+EBML = b"\x1a\x45\xdf\xa3"
+SEGMENT = b"\x18\x53\x80\x67"
 
 
 def mp4_bytes(
@@ -97,18 +97,7 @@ def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
     try:
         # the prefix, because "12:30.mp4" would be taken for an address
         with av.open(f"file:{path}") as container:
-            if container.format.name == "tty":  # FFmpeg shows any .txt as a terminal
-                raise BadInput(f"{path}: this is a text, not a video")
-            if not container.streams.video:
-                raise BadInput(
-                    f"{path}: there is no video in"
-                    f" it{', only sound' if container.streams.audio else ''}"
-                )
-            stream = container.streams.video[0]
-            if _ends_too_early(path, stream):
-                raise BadInput(
-                    f"{path}: the file ends before its frames do; fetch or make it again"
-                )
+            stream = _video_stream(path, container)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     except EOFError as error:
         raise BadInput(f"{path}: the file ends before a frame can be read") from error
@@ -128,9 +117,29 @@ def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
     return np.stack(frames)
 
 
-def _ends_too_early(path: str | Path, stream: av.VideoStream) -> bool:
-    """Whether the container tells of bytes that the file does not have. Decoding would often give
-    the frames before."""
+def _video_stream(path: str | Path, container: Any) -> av.VideoStream:
+    """The first video stream of an open file.
+
+    Raises:
+      BadInput: a text, a file without a video, or a truncated one.
+    """
+    # FFmpeg shows any .txt as a terminal
+    if container.format.name == "tty":
+        raise BadInput(f"{path}: this is a text, not a video", source=path)
+    if not container.streams.video:
+        other = ", only sound" if container.streams.audio else ""
+        raise BadInput(f"{path}: there is no video in it{other}", source=path)
+    stream = container.streams.video[0]
+    if _is_truncated(path, stream):
+        raise BadInput(
+            f"{path}: the file ends before its frames do; fetch or make it again", source=path
+        )
+    return stream
+
+
+def _is_truncated(path: str | Path, stream: av.VideoStream) -> bool:
+    """Whether the container's index points beyond the end of the file. Decoding would often give
+    the frames before it."""
     size = os.path.getsize(path)
     if any(entry.pos + entry.size > size for entry in stream.index_entries):
         return True

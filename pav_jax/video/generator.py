@@ -69,7 +69,8 @@ class Generator(Protocol):
 
             def generate(self, prompts, *, seed):
                 return np.stack([
-                    np.random.default_rng(s).integers(0, 256, (8, 64, 64, 3), np.uint8) for s in seed
+                    np.random.default_rng(s).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
+                    for s in seed
                 ])
 
     A video may depend on its prompt, its seed and the generator's settings, but not on the other
@@ -122,7 +123,7 @@ class Generator(Protocol):
         )
 
     def cost(self) -> float | None:
-        """Relative cost of one video: steps x frames x pixels; None where the settings don't say."""
+        """Relative cost of one video: steps x frames x pixels; None if unknown."""
         used = self.settings
         if used is None or None in (
             used.num_frames,

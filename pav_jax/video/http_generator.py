@@ -22,7 +22,6 @@ is an error of that one video.
 import asyncio
 import concurrent.futures
 import functools
-import json
 import logging
 import os
 from collections.abc import Coroutine, Mapping, Sequence
@@ -38,13 +37,13 @@ from pav_jax.video import backend, endpoint_response
 from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
+from pav_jax.video.http_options import REQUIRED_FIELDS, check_above, check_options, parse_url
 
 log = logging.getLogger(__name__)
 
 API_KEY_ENV = "PAV_GENERATOR_API_KEY"
 TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx
 FATAL_STATUSES = (401, 403, 404, 405)  # every other prompt would fail as well
-REQUIRED_FIELDS = ("prompt", "negative_prompt", "seed")
 MAX_RESPONSE_BYTES = 2**30
 # frames, height and width of the placeholder for a failed video while no size is known
 PLACEHOLDER_SIZE = (2, 64, 64)
@@ -101,13 +100,13 @@ class HttpGenerator(backend.GeneratorBackend):
         max_backoff_s: float = 60.0,
         max_consecutive_failures: int = 8,
     ):
-        self._url = _parse_url(url, api_key_env)
-        _check_above("concurrency", concurrency, 0)
-        _check_above("timeout_s", timeout_s, 0)
-        _check_above("max_retries", max_retries, -1)
-        _check_above("max_consecutive_failures", max_consecutive_failures, 0)
+        self._url = parse_url(url, api_key_env)
+        check_above("concurrency", concurrency, 0)
+        check_above("timeout_s", timeout_s, 0)
+        check_above("max_retries", max_retries, -1)
+        check_above("max_consecutive_failures", max_consecutive_failures, 0)
         self.options = dict(options or {})
-        _check_options(self.options)
+        check_options(self.options)
         self.explicit_settings = backend.explicit_settings("generator", settings or {})
         self.settings = GenerationConfig().replace("generator", **self.explicit_settings)
         self.name = name
@@ -300,7 +299,7 @@ class HttpGenerator(backend.GeneratorBackend):
         return video_TxHxWx3
 
     def _backoff_s(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: random exponential, at least what the endpoint asks for."""
+        """Seconds until the next attempt: random exponential, at least the Retry-After header."""
         pause = tenacity.wait_random_exponential(1, max=self.max_backoff_s)(state)
         failure = state.outcome.exception() if state.outcome else None
         retry_after_s = failure.retry_after_s if isinstance(failure, _Retryable) else 0.0
@@ -318,7 +317,7 @@ class HttpGenerator(backend.GeneratorBackend):
                 return await asyncio.to_thread(endpoint_response.decode_frames, data)
         except TimeoutError:
             raise _Retryable(f"no reply within {self.timeout_s:g} s") from None
-        except endpoint_response.MalformedResponse as error:
+        except endpoint_response.MalformedResponseError as error:
             raise _Retryable(str(error)) from None
         except BadInput:
             raise
@@ -358,60 +357,10 @@ class HttpGenerator(backend.GeneratorBackend):
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > MAX_RESPONSE_BYTES:
-                    raise endpoint_response.MalformedResponse(
+                    raise endpoint_response.MalformedResponseError(
                         f"a reply of more than {MAX_RESPONSE_BYTES >> 20} MiB"
                     )
             return bytes(data)
-
-
-def _parse_url(url: str, api_key_env: str) -> httpx2.URL:
-    try:
-        parsed = httpx2.URL(url)
-    except (httpx2.InvalidURL, TypeError):
-        raise BadInput(
-            f"generator.path={url!r}: not a valid address", source="generator", field="path"
-        ) from None
-    if parsed.userinfo:
-        raise BadInput(
-            f"generator.path: the address at {parsed.host} contains a user name or password; put"
-            f" an API key into the environment variable {api_key_env} instead",
-            source="generator",
-            field="path",
-        )
-    if not parsed.host:
-        raise BadInput(
-            f"generator.path={url!r}: the address has no host", source="generator", field="path"
-        )
-    return parsed
-
-
-def _check_above(field: str, value: float, limit: int) -> None:
-    if not value > limit:
-        bound = "above 0" if limit == 0 else f"at least {limit + 1}"
-        raise BadInput(
-            f"generator.endpoint.{field}={value}: must be {bound}",
-            source="generator",
-            field=f"endpoint.{field}",
-        )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    reserved = {*REQUIRED_FIELDS, *GenerationConfig.__dataclass_fields__}
-    for name in sorted(set(options) & reserved):
-        raise BadInput(
-            f"generator.options.{name}: this field of the request is not an option; set"
-            f" generator.{name} instead if it is a setting",
-            source="generator",
-            field=f"options.{name}",
-        )
-    try:
-        json.dumps(options)
-    except TypeError as error:
-        raise BadInput(
-            f"generator.options: cannot be written as JSON ({error})",
-            source="generator",
-            field="options",
-        ) from None
 
 
 def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -38,10 +38,10 @@ from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import read_json
-from pav_jax.video import opensora_captions, pipeline_folder
+from pav_jax.video import opensora_captions, pipeline_folder, tokenization
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.programs import split_guidance
+from pav_jax.video.guidance import stack_branches
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow, RectifiedFlowPlan
 
 PICTURE_FPS = 120.0  # the frame rate a single frame was trained with
@@ -88,27 +88,22 @@ class OpenSora(Family):
     scheduler: RectifiedFlow
     conditions: Conditions = Conditions()
 
-    pipeline, called = "OpenSoraPipeline", "an Open-Sora"
+    pipeline = "OpenSoraPipeline"
+    display_name = "an Open-Sora"
     layouts = {"text_encoder": t5_hf, "transformer": stdit_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts)
     generation = GenerationConfig(
         num_inference_steps=30, guidance_scale=7.0, fps=24
     )  # as published for sampling
     tiles = False
-    latent_axes = (
-        "videos",
-        "channels",
-        "frames",
-        "height",
-        "width",
-    )  # of initial noise in the original
+    latent_axes = ("videos", "channels", "frames", "height", "width")
 
     def on_mesh(
         self,
         mesh: Mesh | None,
-        side: Mesh | None,
+        auxiliary_mesh: Mesh | None,
         sequence_attention: str = "auto",
-        halves: bool = False,
+        cfg_parallel: bool = False,
     ) -> "OpenSora":
         """As `Family.on_mesh`; the VAE needs nothing of its mesh.
 
@@ -126,7 +121,7 @@ class OpenSora(Family):
         )
         constrain = self.constrain if mesh is None else ShardingConstraint(mesh)
         return dataclasses.replace(
-            self, transformer=transformer, constrain=constrain, halves=halves
+            self, transformer=transformer, constrain=constrain, cfg_parallel=cfg_parallel
         )
 
     # -------------------------------------------------------------------------------------- folders
@@ -157,7 +152,8 @@ class OpenSora(Family):
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
         text, denoiser, vae = (
-            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.read_config(layout, folder / name)
+            for name, layout in cls.layouts.items()
         )
         family = cls(
             tokenizer,
@@ -232,7 +228,7 @@ class OpenSora(Family):
     def sequence_length(self, max_sequence_length: int | None) -> int:
         """See `Family`; the learned null caption has as many tokens as the model was trained on."""
         trained = self.transformer.config.model_max_length
-        return pipeline_folder.checked_sequence_length(max_sequence_length, trained, trained)
+        return tokenization.checked_sequence_length(max_sequence_length, trained, trained)
 
     def caption(self, prompt: str) -> str:
         """The prompt as the text encoder reads it; an empty one stays empty and stands for the null
@@ -286,9 +282,9 @@ class OpenSora(Family):
             negative_mask = negative[..., -1] > 0
             negative_null = ~negative_mask.any(axis=1)
             negative_mask = jnp.where(negative_null[:, None], mask_BxS, negative_mask)
-            latents, text, mask_BxS, null_B = split_guidance(
+            latents, text, mask_BxS, null_B = stack_branches(
                 self.constrain,
-                self.halves,
+                self.cfg_parallel,
                 (latents, negative, negative_mask, negative_null),
                 (latents, text, mask_BxS, null_B),
             )
@@ -308,7 +304,7 @@ class OpenSora(Family):
             keep_residual=keep_residual,
         )
         # the other channels are the variance of an earlier training objective
-        return self.one_output(output, scale, negative is not None, latents.shape[-1])
+        return self.guide_output(output, scale, negative is not None, latents.shape[-1])
 
     def video_tokens(
         self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int

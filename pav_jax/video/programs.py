@@ -1,106 +1,98 @@
-"""What a family runs on devices, as three programs: read texts, denoise, decode. Encoder and VAE
-may have devices of their own; then the VAE of one batch works while the denoiser has begun with the
-next.
+"""What a family runs on devices, as three programs: encode texts, denoise, decode. Text encoder and
+VAE may have devices of their own; then the VAE decodes one batch while the next is denoised.
 
-A family offers, besides what `VideoModel` asks of it,
-  `encode_text(params, ids) -> embedding`, both [B, ...];
-  `denoise(params, latents, text, negative, keys, scales, step_schedule) -> latents`, `negative` None
-  where there is no
-    guidance, `step_schedule` None where no step is saved;
-  `decode(params, latents, tiled) -> video` in [-1, 1], float32;
-  `on_mesh(mesh, ...) -> family`, the same one with what a mesh needs.
-
-Shapes: B videos, ... the axes of one latent or text; T, H, W frames, height, width in pixels.
+Shapes: B videos, S text tokens, ... the axes of one latent or text; T, H, W frames, height, width
+in pixels.
 """
 
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.video import sampling
 
-SIDE = ("text_encoder", "vae")  # parts that may lie beside the denoiser's mesh
-KEPT_TEXTS = 256  # embeddings that are kept; one of T5-XXL takes 1.9 MB
+AUXILIARY_COMPONENTS = ("text_encoder", "vae")  # may have devices of their own
+MAX_CACHED_TEXTS = 256  # embeddings; one of T5-XXL takes 1.9 MB
 
 
 class Programs:
-    """A family's programs, compiled when first used, once for each combination of shapes.
+    """A family's programs, compiled on first use, once for each combination of shapes.
 
     Args:
       mesh: of the denoiser; None: one device.
-      side: of the parts in `SIDE`; None: the same as `mesh`.
+      auxiliary_mesh: of `AUXILIARY_COMPONENTS`; None: the same as `mesh`.
     """
 
-    def __init__(
-        self,
-        family: Any,
-        mesh: jax.sharding.Mesh | None = None,
-        side: jax.sharding.Mesh | None = None,
-    ):
-        self.family, self.mesh, self.side = family, mesh, side or mesh
-        # Devices that are threads of one processor wait for each other inside a program; with two
-        # programs under way each may hold a thread that the other waits for.
-        self._one_by_one = any(
-            some is not None and some.size > 1 and some.devices.flat[0].platform == "cpu"
-            for some in (self.mesh, self.side)
+    def __init__(self, family: Any, mesh: Mesh | None = None, auxiliary_mesh: Mesh | None = None):
+        self.family = family
+        self.mesh = mesh
+        self.auxiliary_mesh = auxiliary_mesh or mesh
+        # Devices that are threads of one CPU wait for each other inside a program. If two programs
+        # run at once, each may hold a thread that the other waits for.
+        self._run_sequentially = any(
+            m is not None and m.size > 1 and m.devices.flat[0].platform == "cpu"
+            for m in (self.mesh, self.auxiliary_mesh)
         )
-        self._texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
+        self._cached_texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def place_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Every part on the mesh it belongs to."""
+        """The parameters of every component on its mesh."""
         axes = self.family.axes()
         placed = {}
         for name, tree in params.items():
-            mesh = self.side if name in SIDE else self.mesh
-            placed[name] = (
-                jax.tree.map(jnp.asarray, tree)
-                if mesh is None
-                else sharding_rules.shard(tree, axes[name], mesh)
-            )
+            mesh = self.auxiliary_mesh if name in AUXILIARY_COMPONENTS else self.mesh
+            if mesh is None:
+                placed[name] = jax.tree.map(jnp.asarray, tree)
+            else:
+                placed[name] = sharding_rules.shard(tree, axes[name], mesh)
         return placed
 
-    # ----------------------------------------------------------------------------------------- text
+    # ------------------------------------------------------------------------------- text
 
     def encode_texts(
-        self, params: Mapping, ids_BxS: Int[np.ndarray, "B S"], rows: int
-    ) -> Float[Array, "B ..."]:
-        """Embeddings, of which none is computed twice while it is kept: `KEPT_TEXTS` last used.
+        self, params: Mapping, token_ids: Int[np.ndarray, "N S"], rows: int
+    ) -> Float[Array, "N ..."]:
+        """The embeddings of N texts; the `MAX_CACHED_TEXTS` last used ones are cached.
 
         Args:
           rows: texts in one run of the encoder.
         """
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in ids_BxS]
-        missing = {key: i for i, key in enumerate(keys) if key not in self._texts}
-        numbers = list(missing.values())
-        found = {}
-        for start in range(0, len(numbers), rows):
-            some = numbers[start : start + rows]
-            ids = ids_BxS[some + some[-1:] * (rows - len(some))]
-            out = self.encoder(_some(params, "text_encoder"), spread(ids, self.side))
-            found |= {keys[i]: self._settled(out[row]) for row, i in enumerate(some)}
-        used = {key: found[key] if key in found else self._texts[key] for key in keys}
-        for key, text in used.items():
-            self._texts[key] = text
-            self._texts.move_to_end(key)
-        while len(self._texts) > KEPT_TEXTS:
-            self._texts.popitem(last=False)
-        return self._settled(spread(jnp.stack([used[key] for key in keys]), self.mesh))
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in token_ids]
+        missing = {key: i for i, key in enumerate(keys) if key not in self._cached_texts}
+        indices = list(missing.values())
+        encoded: dict[bytes, Array] = {}
+        for start in range(0, len(indices), rows):
+            batch = indices[start : start + rows]
+            padded = batch + batch[-1:] * (rows - len(batch))
+            output = self.encoder(
+                {"text_encoder": params["text_encoder"]},
+                shard_batch(token_ids[padded], self.auxiliary_mesh),
+            )
+            encoded |= {keys[i]: self._wait(output[row]) for row, i in enumerate(batch)}
+        texts = {key: encoded[key] if key in encoded else self._cached_texts[key] for key in keys}
+        for key, text in texts.items():
+            self._cached_texts[key] = text
+            self._cached_texts.move_to_end(key)
+        while len(self._cached_texts) > MAX_CACHED_TEXTS:
+            self._cached_texts.popitem(last=False)
+        return self._wait(shard_batch(jnp.stack([texts[key] for key in keys]), self.mesh))
 
     @functools.cached_property
     def encoder(self) -> Callable:
+        """(params, token ids) -> embeddings."""
         return jax.jit(self.family.encode_text)
 
-    # -------------------------------------------------------------------------------------- denoise
+    # ---------------------------------------------------------------------------- denoise
 
     def denoise(
         self,
@@ -111,18 +103,23 @@ class Programs:
         keys_B: Key[Array, "B"],
         scales: Float[np.ndarray, "steps"],
         latent_shape: tuple[int, ...],
-        keep: int,
+        decoded_latent_frames: int,
         step_schedule: Any = None,
     ) -> Float[Array, "B ..."]:
-        """Noise (the keys' own where `latents` is None) to clean latents, of which the last `keep`
-        frames.
+        """Noise to clean latents.
 
         Args:
-          step_schedule: a `StepSchedule`, where steps are to be saved.
+          negative: embeddings of the other branch; None: no guidance.
+          latents: initial noise; None: drawn from the keys.
+          scales: guidance scale of each step.
+          latent_shape: [t, h, w, C].
+          decoded_latent_frames: how many of the last latent frames are returned.
+          step_schedule: a `StepSchedule`; None: every step does everything.
         """
-        params = {name: tree for name, tree in params.items() if name not in SIDE}
-        latents = None if latents is None else spread(latents, self.mesh)
-        return self._settled(
+        params = {name: tree for name, tree in params.items() if name not in AUXILIARY_COMPONENTS}
+        if latents is not None:
+            latents = shard_batch(latents, self.mesh)
+        return self._wait(
             self.denoiser(
                 params,
                 text,
@@ -131,38 +128,40 @@ class Programs:
                 keys_B,
                 scales,
                 latent_shape=latent_shape,
-                keep=keep,
+                decoded_latent_frames=decoded_latent_frames,
                 step_schedule=step_schedule,
             )
         )
 
     @functools.cached_property
     def denoiser(self) -> Callable:
+        """See `denoise`."""
         return jax.jit(
-            functools.partial(denoise, self.family),
-            static_argnames=("latent_shape", "keep", "step_schedule"),
+            functools.partial(_denoise, self.family),
+            static_argnames=("latent_shape", "decoded_latent_frames", "step_schedule"),
         )
 
-    # --------------------------------------------------------------------------------------- decode
+    # ----------------------------------------------------------------------------- decode
 
     def decode(
         self, params: Mapping, latents: Float[Array, "B ..."], tiled: bool
     ) -> tuple[UInt8[Array, "B T H W 3"], Bool[Array, "B"]]:
-        """Frames, and of which videos every number was finite."""
-        if self.side is not self.mesh:
-            latents = spread(latents, self.side)
-        return self._settled(self.decoder(_some(params, "vae"), latents, tiled=tiled))
-
-    def _settled(self, arrays: Any) -> Any:
-        """The arrays, computed before another program starts where programs must run one by one."""
-        return jax.block_until_ready(arrays) if self._one_by_one else arrays
+        """(frames, which videos have neither NaN nor infinity)."""
+        if self.auxiliary_mesh is not self.mesh:
+            latents = shard_batch(latents, self.auxiliary_mesh)
+        return self._wait(self.decoder({"vae": params["vae"]}, latents, tiled=tiled))
 
     @functools.cached_property
     def decoder(self) -> Callable:
-        return jax.jit(functools.partial(decode, self.family), static_argnames=("tiled",))
+        """See `decode`."""
+        return jax.jit(functools.partial(_decode, self.family), static_argnames=("tiled",))
+
+    def _wait(self, arrays: Any) -> Any:
+        """Waits for the arrays if the next program must not start before."""
+        return jax.block_until_ready(arrays) if self._run_sequentially else arrays
 
 
-def denoise(
+def _denoise(
     family: Any,
     params: Mapping,
     text: Array,
@@ -172,108 +171,70 @@ def denoise(
     scales: Array,
     *,
     latent_shape: tuple[int, ...],
-    keep: int,
+    decoded_latent_frames: int,
     step_schedule: Any = None,
 ) -> Array:
-    """For `jit`: see `Programs.denoise`."""
     if latents is None:
         latents = sampling.noise(keys_B, 0, latent_shape)
-    return family.denoise(params, latents, text, negative, keys_B, scales, step_schedule)[:, -keep:]
+    clean = family.denoise(params, latents, text, negative, keys_B, scales, step_schedule)
+    return clean[:, -decoded_latent_frames:]
 
 
-def decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
-    """For `jit`: see `Programs.decode`."""
+def _decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
     video = family.decode(params, latents, tiled)
-    finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4)) & jnp.isfinite(video).all(
-        axis=(1, 2, 3, 4)
-    )
-    frames = jnp.round(jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(
-        jnp.uint8
-    )
-    return frames, finite
+    latents_finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4))
+    finite = latents_finite & jnp.isfinite(video).all(axis=(1, 2, 3, 4))
+    unit = jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0)
+    return jnp.round(unit * 255.0).astype(jnp.uint8), finite
 
 
-def places(
-    mesh: jax.sharding.Mesh | None, side: jax.sharding.Mesh | None
+def component_shardings(
+    mesh: Mesh | None, auxiliary_mesh: Mesh | None
 ) -> Callable[[str], Callable]:
-    """Name of a part -> `where` of `checkpoints.folder.load`: weights are read straight to where
-    they belong."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """Maps a component's name to the `where` argument of `checkpoints.folder.load`, so that weights
+    are read straight to their devices."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def where(name: str) -> Callable:
-        own = (side or mesh) if name in SIDE else mesh
-        return (
-            (lambda axes, shape: here)
-            if own is None
-            else functools.partial(sharding_rules.sharding, mesh=own)
-        )
+        own_mesh = mesh
+        if name in AUXILIARY_COMPONENTS:
+            own_mesh = auxiliary_mesh or mesh
+        if own_mesh is None:
+            return lambda axes, shape: one_device
+        return functools.partial(sharding_rules.sharding, mesh=own_mesh)
 
     return where
 
 
-def _some(params: Mapping, name: str) -> dict[str, Any]:
-    return {name: params[name]}
-
-
-def spread(rows: Any, mesh: jax.sharding.Mesh | None) -> Any:
-    """Rows on the mesh, cut along the batch as far as the mesh divides it."""
+def shard_batch(rows: Any, mesh: Mesh | None) -> Any:
+    """The rows on the mesh, sharded along the batch as far as the mesh divides it."""
     if mesh is None:
         return rows
     spec = sharding_rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, mesh)
     return jax.device_put(rows, NamedSharding(mesh, spec))
 
 
-def split_guidance(
-    constrain: Callable, halves: bool, negative: Sequence[Array], positive: Sequence[Array]
-) -> list[Array]:
-    """The doubled batch of classifier-free guidance, [2B, ...], of whatever both branches have,
-    each [B, ...].
-
-    A video's two rows are neighbours, so they stay on one device; with `halves` all unconditional
-    rows come first, so that each half of the mesh's `data` axis works on one branch.
-    """
-
-    def both(first: Array, second: Array) -> Array:
-        pair = jnp.stack([first, second], axis=0 if halves else 1)
-        return constrain(
-            pair.reshape(-1, *first.shape[1:]), ("batch",) + (None,) * (first.ndim - 1)
-        )
-
-    return [both(*pair) for pair in zip(negative, positive, strict=True)]
-
-
-def guided(output: Float[Array, "2B ..."], scale: Array, halves: bool) -> Float[Array, "B ..."]:
-    """The guided output from that of `split_guidance`'s rows."""
-    if halves:
-        negative, positive = jnp.split(output, 2)
-    else:
-        pairs = output.reshape(-1, 2, *output.shape[1:])
-        negative, positive = pairs[:, 0], pairs[:, 1]
-    return negative + scale * (positive - negative)
-
-
-def positive_rows(rows: Float[Array, "2B ..."], halves: bool) -> Float[Array, "B ..."]:
-    """Of what both branches of guidance have, in `split_guidance`'s order, that of the prompt."""
-    return jnp.split(rows, 2)[1] if halves else rows[1::2]
-
-
-def check_rows(
-    mesh: jax.sharding.Mesh, side: jax.sharding.Mesh | None, batch: int, halves: bool
+def check_batch_size(
+    mesh: Mesh, auxiliary_mesh: Mesh | None, batch_size: int, cfg_parallel: bool
 ) -> None:
-    """Raises BadInput where the mesh's `data` axis does not divide the batch, or the doubled
-    one."""
+    """Raises BadInput if the meshes' `data` axes do not divide the batch, which `cfg_parallel`
+    doubles."""
     data = mesh.shape["data"]
-    if halves and (data % 2 or 2 * batch % data):
+    if cfg_parallel and (data % 2 or 2 * batch_size % data):
         raise BadInput(
             f"generator.cfg_parallel: data={data} of the mesh must be even and divide 2 *"
-            f" generator.batch_size = {2 * batch}; change either"
+            f" generator.batch_size = {2 * batch_size}; change one of them",
+            source="generator",
+            field="cfg_parallel",
         )
-    if not halves and batch % data:
-        raise BadInput(
-            f"generator.batch_size={batch} is not a multiple of data={data} of the mesh; change either"
-        )
-    if side is not None and batch % side.shape["data"]:
-        raise BadInput(
-            f"generator.batch_size={batch} is not a multiple of data={side.shape['data']} of the VAE's"
-            " mesh"
-        )
+    divisors = [] if cfg_parallel else [(data, "the mesh")]
+    if auxiliary_mesh is not None:
+        divisors.append((auxiliary_mesh.shape["data"], "the VAE's mesh"))
+    for size, name in divisors:
+        if batch_size % size:
+            raise BadInput(
+                f"generator.batch_size={batch_size} is not a multiple of data={size} of {name};"
+                " change one of them",
+                source="generator",
+                field="batch_size",
+            )

@@ -1,10 +1,7 @@
-"""The curve by which `generator.cache_threshold` foresees which steps may keep an earlier residual,
-measured.
+"""Measures the curve by which `generator.cache_threshold` predicts when a residual may be reused.
 
-One prompt does for large models (arXiv 2506.09045, section 3.3). The curve belongs to the weights
-and the scheduler.
-
-Shapes: B videos, ... the axes of a residual.
+One prompt is enough for large models (arXiv 2506.09045, section 3.3). The curve belongs to the
+weights and the scheduler.
 """
 
 from collections.abc import Sequence
@@ -18,18 +15,25 @@ from pav_jax.video import residual_cache, sampling
 from pav_jax.video.video_model import VideoModel
 
 
-def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np.ndarray, "steps"]:
-    """The curve of full samplings of `prompts`, all at once: of each step, the mean over video
-    tokens, prompts and both branches of guidance; 1 for the first step, which has none before
-    it."""
-    family, rows = model.family, list(range(len(prompts)))
+def measure_ratios(
+    model: VideoModel, prompts: Sequence[str], seed: int = 0
+) -> Float[np.ndarray, "steps"]:
+    """The ratio of each step's residual to that of the step before, in a full sampling of the
+    prompts, all in one batch.
+
+    Returns:
+      The means over video tokens, prompts and both branches of guidance; 1 for the first step.
+    """
+    family = model.family
+    rows = list(range(len(prompts)))
     request = model.make_request(list(prompts), seed=[seed + row for row in rows])
     text, negative = model.encode_prompts(request, rows)
     keys_B = sampling.video_keys(request.seeds)
+    num_steps = len(request.guidance_scales)
 
     def run(params, text, negative, keys_B, scales):
         latents = sampling.noise(keys_B, 0, request.latent_shape)
-        plan = family.plan(len(request.guidance_scales), latents)
+        plan = family.plan(num_steps, latents)
         step = sampling.stepper(plan, keys_B, family.scheduler.needs_noise)
 
         def predict(sample, index):
@@ -38,23 +42,19 @@ def ratios(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> Float[np
                 params, sample, text, negative, timestep, scales[index], keep_residual=True
             )
 
-        def body(kept, index):
-            carry, before = kept
+        def body(state, index):
+            carry, previous = state
             output, residual = predict(carry[1], index)
-            ours = (family.video_tokens(x, latents, text.shape[1]) for x in (residual, before))
-            return (step(carry, output, index), residual), residual_cache.magnitude_ratio(*ours)
+            ratio = residual_cache.magnitude_ratio(
+                family.video_tokens(residual, latents, text.shape[1]),
+                family.video_tokens(previous, latents, text.shape[1]),
+            )
+            return (step(carry, output, index), residual), ratio
 
         shape = jax.eval_shape(lambda x: predict(x, 0)[1], latents)
-        kept = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
-        return jax.lax.scan(body, kept, jnp.arange(len(request.guidance_scales)))[1]
+        state = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
+        return jax.lax.scan(body, state, jnp.arange(num_steps))[1]
 
-    found = np.asarray(
-        jax.jit(run)(
-            {"transformer": model.params["transformer"]},
-            text,
-            negative,
-            keys_B,
-            request.guidance_scales,
-        )
-    )
-    return np.concatenate([[1.0], found[1:]])
+    params = {"transformer": model.params["transformer"]}
+    ratios = np.asarray(jax.jit(run)(params, text, negative, keys_B, request.guidance_scales))
+    return np.concatenate([[1.0], ratios[1:]])

@@ -1,16 +1,16 @@
-"""Steps of a sampling that do less than all: no guidance outside an interval, residuals kept over
-some steps.
+"""Denoising steps that do less work: no guidance outside an interval, and reused residuals.
 
-Which steps these are is fixed by the settings and the number of steps, so the videos of a batch
-share them and a video does not depend on its neighbours.
+Which steps these are is fixed by the settings and the number of steps, so all videos of a batch
+share them and a video does not depend on the others.
 
-Sources: guidance in an interval, Kynkaanniemi et al. 2024 (arXiv 2404.07724); kept residuals, see
+Sources: guidance in an interval, Kynkaanniemi et al. 2024 (arXiv 2404.07724); reused residuals, see
 `residual_cache`.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,74 +19,79 @@ from jaxtyping import Array, Float, Key
 from pav_jax.errors import BadInput
 from pav_jax.video import sampling
 from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.programs import positive_rows
-from pav_jax.video.residual_cache import interpolated, schedule
+from pav_jax.video.guidance import positive_rows
+from pav_jax.video.residual_cache import interpolate_ratios, schedule_steps
+
+# 0.29 * 100 in floating point is slightly below 29
+ROUNDING_TOLERANCE = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule:
-    """Programs are compiled for one such.
+    """What each step does. Programs are compiled for one schedule.
 
     Attributes:
-      guided: the first step with guidance, and the one after the last.
-      computed: whether each step runs the layers.
+      guided: the first step with guidance, and the step after the last one.
+      computed: for each step, whether it runs the layers.
     """
 
     guided: tuple[int, int]
     computed: tuple[bool, ...]
 
     def segments(self, guidance: bool) -> list[tuple[int, int, bool]]:
-        """Of each run of steps that are alike: the first, the one after the last, and whether it is
-        guided.
+        """The runs of steps with and without guidance: (first step, step after the last, guided).
 
         Args:
-          guidance: whether there is any.
+          guidance: False: no step is guided.
         """
-        steps = len(self.computed)
+        num_steps = len(self.computed)
         if not guidance:
-            return [(0, steps, False)]
+            return [(0, num_steps, False)]
         start, stop = self.guided
-        return [
-            part
-            for part in ((0, start, False), (start, stop, True), (stop, steps, False))
-            if part[0] < part[1]
-        ]
+        parts = ((0, start, False), (start, stop, True), (stop, num_steps, False))
+        return [part for part in parts if part[0] < part[1]]
 
     def evaluations(self, guidance: bool = True) -> int:
-        """How often the layers run for one video, both branches of guidance counted."""
+        """How often the layers run for one video; a guided step counts twice."""
         return sum(
-            sum(self.computed[first:last]) * (1 + guided)
+            sum(self.computed[first:last]) * (2 if guided else 1)
             for first, last, guided in self.segments(guidance)
         )
 
     def denoise(
         self,
-        plan,
+        plan: Any,
         predict: Callable,
         latents: Float[Array, "B ..."],
         keys_B: Key[Array, "B"],
         needs_noise: bool,
         guidance: bool,
-        halves: bool,
+        cfg_parallel: bool,
     ) -> Float[Array, "B ..."]:
-        """As `sampling.denoise`, in one scan for each of `segments`: without guidance the batch is
-        not doubled.
+        """As `sampling.denoise`, with one scan for each of `segments`: without guidance the batch
+        is not doubled.
 
         Args:
-          predict: (latents, step index, whether guided) -> the model output, float32; with
-            `keep_residual=True` also the residual of the layers, and with `residual=` it does not
-            run them.
-          halves: see `programs.split_guidance`.
+          predict: (latents, step index, guided) -> the model output, float32; with
+            `keep_residual=True` (output, residual of the layers); with `residual=` the layers do
+            not run.
+          cfg_parallel: see `guidance.stack_branches`.
         """
-        step, keeps = sampling.stepper(plan, keys_B, needs_noise), not all(self.computed)
-        carry, residual, both = (plan.start(latents), latents), None, False
+        step = sampling.stepper(plan, keys_B, needs_noise)
+        reuses_residuals = not all(self.computed)
+        carry = (plan.start(latents), latents)
+        residual = None
+        was_guided = False
         for first, last, guided in self.segments(guidance):
-            if keeps:
-                residual = _start(predict, latents, residual, both, guided, halves)
+            if reuses_residuals:
+                residual = _initial_residual(
+                    predict, latents, residual, was_guided, guided, cfg_parallel
+                )
 
-            def body(kept, at, guided=guided):
-                (carry, residual), (index, computed) = kept, at
-                if not keeps:
+            def body(state, inputs, guided=guided):
+                carry, residual = state
+                index, computed = inputs
+                if not reuses_residuals:
                     return (step(carry, predict(carry[1], index, guided), index), None), None
                 output, residual = jax.lax.cond(
                     computed,
@@ -95,50 +100,57 @@ class StepSchedule:
                 )
                 return (step(carry, output, index), residual), None
 
-            at = jnp.arange(first, last), jnp.asarray(self.computed[first:last])
-            (carry, residual), _ = jax.lax.scan(body, (carry, residual), at)
-            both = guided
+            inputs = jnp.arange(first, last), jnp.asarray(self.computed[first:last])
+            (carry, residual), _ = jax.lax.scan(body, (carry, residual), inputs)
+            was_guided = guided
         return carry[1]
 
 
-def _start(
+def _initial_residual(
     predict: Callable,
     latents: Array,
     residual: Array | None,
-    both: bool,
+    was_guided: bool,
     guided: bool,
-    halves: bool,
+    cfg_parallel: bool,
 ) -> Array:
-    """The residual that a segment begins with: that of the one before, where it has rows for all of
-    this one's."""
-    if residual is not None and both and not guided:
-        return positive_rows(residual, halves)
+    """The residual at the start of a segment: that of the previous segment if it has the rows."""
+    if residual is not None and was_guided and not guided:
+        return positive_rows(residual, cfg_parallel)
     shape = jax.eval_shape(lambda x: predict(x, 0, guided, keep_residual=True)[1], latents)
-    return jnp.zeros(shape.shape, shape.dtype)  # never read: the segment's first step is computed
+    # never read: the first step of the segment is computed
+    return jnp.zeros(shape.shape, shape.dtype)
 
 
-def check(used: GenerationConfig) -> None:
-    """Raises BadInput where settings that save steps do not fit each other."""
-    start, stop = used.guidance_start, used.guidance_stop
+def check(settings: GenerationConfig) -> None:
+    """Raises BadInput if settings that save work contradict each other."""
+    start = settings.guidance_start
+    stop = settings.guidance_stop
     if start >= stop:
         raise BadInput(
             f"guidance_start={start:g}, guidance_stop={stop:g}: the first must be below the second;"
-            " guidance_scale=1 switches guidance off"
+            " guidance_scale=1 switches guidance off",
+            source="generator",
+            field="guidance_start",
         )
-    if (start, stop) != (0, 1) and used.cfg_parallel:
+    if (start, stop) != (0, 1) and settings.cfg_parallel:
         raise BadInput(
             f"guidance_start={start:g}, guidance_stop={stop:g}: with cfg_parallel half of the mesh"
-            " would have nothing to do outside; set either"
+            " would idle outside of this interval; set only one of them",
+            source="generator",
+            field="cfg_parallel",
         )
-    if used.cache_threshold > 0 and used.cache_ratios is None:
+    if settings.cache_threshold > 0 and settings.cache_ratios is None:
         raise BadInput(
-            f"cache_threshold={used.cache_threshold:g}: this model has no cache_ratios in its"
-            " pav_generation.json; measure them with `pav cache-curve FOLDER`"
+            f"cache_threshold={settings.cache_threshold:g}: this model has no cache_ratios in its"
+            " pav_generation.json; measure them with `pav cache-curve FOLDER`",
+            source="generator",
+            field="cache_threshold",
         )
 
 
-def make_step_schedule(used: GenerationConfig) -> StepSchedule | None:
-    """The shortcuts of a sampling; None where every step does everything.
+def make_step_schedule(settings: GenerationConfig) -> StepSchedule | None:
+    """The schedule of a call; None if every step does everything.
 
     The guided steps are those from floor(guidance_start * steps) up to floor(guidance_stop *
     steps), as in diffusers.
@@ -146,30 +158,31 @@ def make_step_schedule(used: GenerationConfig) -> StepSchedule | None:
     Raises:
       BadInput: there is guidance, but in none of the steps.
     """
-    steps, first, last = used.num_inference_steps, 0, used.num_inference_steps
-    if used.guidance_scale > 1:
-        # shares such as 0.29 of 100 steps come out a hair below the whole number they mean
-        first, last = (
-            math.floor(share * steps + 1e-9) for share in (used.guidance_start, used.guidance_stop)
-        )
+    num_steps = settings.num_inference_steps
+    first = 0
+    last = num_steps
+    if settings.guidance_scale > 1:
+        first = math.floor(settings.guidance_start * num_steps + ROUNDING_TOLERANCE)
+        last = math.floor(settings.guidance_stop * num_steps + ROUNDING_TOLERANCE)
         if first >= last:
             raise BadInput(
-                f"guidance_start={used.guidance_start:g}, guidance_stop={used.guidance_stop:g}:"
-                f" none of the {steps} steps lies between them; guidance_scale=1 switches"
-                " guidance off"
+                f"guidance_start={settings.guidance_start:g},"
+                f" guidance_stop={settings.guidance_stop:g}: none of the {num_steps} steps lies"
+                " between them; guidance_scale=1 switches guidance off",
+                source="generator",
+                field="guidance_start",
             )
-    computed = (True,) * steps
-    if used.cache_threshold > 0:
-        # where guidance sets in, its other branch has no residual yet
-        computed = schedule(
-            interpolated(used.cache_ratios, steps),
-            used.cache_threshold,
-            used.cache_retention,
-            used.cache_max_skips,
-            must={first},
+    computed = (True,) * num_steps
+    if settings.cache_threshold > 0:
+        assert settings.cache_ratios is not None, "see check"
+        computed = schedule_steps(
+            interpolate_ratios(settings.cache_ratios, num_steps),
+            settings.cache_threshold,
+            settings.cache_retention,
+            settings.cache_max_skips,
+            # where guidance sets in, its other branch has no residual yet
+            always_computed={first},
         )
-    return (
-        None
-        if (first, last) == (0, steps) and all(computed)
-        else StepSchedule((first, last), computed)
-    )
+    if (first, last) == (0, num_steps) and all(computed):
+        return None
+    return StepSchedule((first, last), computed)

@@ -29,7 +29,7 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import GenerationRequest, make_request, video_size
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
-from pav_jax.video.programs import Programs, check_rows, places
+from pav_jax.video.programs import Programs, check_batch_size, component_shardings
 from pav_jax.video.weights_digest import HASHED_SUFFIXES, digest_folder, digest_params
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -59,7 +59,7 @@ class VideoModel(backend.GeneratorBackend):
         auxiliary_mesh = auxiliary_mesh or mesh
         cfg_parallel = self.settings.cfg_parallel
         if mesh is not None:
-            check_rows(mesh, auxiliary_mesh, self.settings.batch_size, cfg_parallel)
+            check_batch_size(mesh, auxiliary_mesh, self.settings.batch_size, cfg_parallel)
         self.family = family.on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
         self.programs = Programs(self.family, mesh, auxiliary_mesh)
         self.params = self.programs.place_params(params)
@@ -110,7 +110,7 @@ class VideoModel(backend.GeneratorBackend):
         used = saved_settings(kind, folder).replace("generator", **settings)
         pipeline_folder.check_tiling(kind, used.vae_tiling)
         step_schedule.check(used)
-        where = places(mesh, auxiliary_mesh)
+        where = component_shardings(mesh, auxiliary_mesh)
         family, params = kind.load(folder, DTYPES[dtype], scheduler, where)
         digest = digest_folder(folder)
         return cls(family, params, used, mesh, digest, auxiliary_mesh, sequence_attention)
@@ -179,7 +179,7 @@ class VideoModel(backend.GeneratorBackend):
           negative_prompt: what guidance moves away from: one text, or one per prompt.
           num_frames, height, width: size of the videos; height and width in pixels.
           guidance_scale: 1 or less switches guidance off.
-          max_sequence_length: text tokens that the text encoder reads; longer prompts are truncated.
+          max_sequence_length: text tokens that are read; longer prompts are truncated.
           seed: one int for all videos, or one per prompt.
           latents: initial noise in diffusers' axis order, instead of the seed's.
 

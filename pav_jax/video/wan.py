@@ -26,14 +26,13 @@ from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.storage.json_files import read_json
-from pav_jax.video import pipeline_folder, schedulers
+from pav_jax.video import pipeline_folder, schedulers, tokenization
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
-# diffusers' max_sequence_length for Wan; fewer where the tokenizer's model_max_length is less
+# diffusers' max_sequence_length for Wan
 MAX_TEXT_TOKENS = 512
-# what each sampler calls the shift of its noise levels, and what else it must be told to sample a
-# flow
+# the name of each scheduler's shift of the noise levels, and fields it needs to sample a flow
 FLOW_SETTINGS = {
     "UniPCMultistepScheduler": (
         "flow_shift",
@@ -50,18 +49,13 @@ class Wan(Family):
     scheduler: schedulers.Scheduler
     default_sequence_length: int = MAX_TEXT_TOKENS
 
-    pipeline, called = "WanPipeline", "a Wan"
+    pipeline = "WanPipeline"
+    display_name = "a Wan"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts, "scheduler")
     generation = GenerationConfig(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
     tiles = False
-    latent_axes = (
-        "videos",
-        "channels",
-        "frames",
-        "height",
-        "width",
-    )  # of initial noise in diffusers
+    latent_axes = ("videos", "channels", "frames", "height", "width")
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -87,7 +81,8 @@ class Wan(Family):
                 " 2.2; only Wan 2.1 is supported"
             )
         text, denoiser, vae = (
-            pipeline_folder.sizes(layout, folder / name) for name, layout in cls.layouts.items()
+            pipeline_folder.read_config(layout, folder / name)
+            for name, layout in cls.layouts.items()
         )
         settings = pipeline_folder.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
@@ -139,32 +134,34 @@ class Wan(Family):
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         config, vae = self.transformer.config, self.vae.config
-        asked = (
+        axes = (
             ("num_frames", frames, vae.temporal_ratio, 1),
             ("height", height, vae.spatial_ratio, 0),
             ("width", width, vae.spatial_ratio, 0),
         )
         latent = []
-        for (name, value, ratio, extra), patch in zip(asked, config.patch_size, strict=True):
-            # latent frames are one for the first frame and one for each `ratio` more; they fill
-            # whole patches
-            of = lambda n, ratio=ratio, extra=extra: (n - extra) * ratio + extra  # noqa: E731
-            most = config.rope_max_seq_len * patch
-            n = min(max(value - extra, 0) // ratio + extra, most) // patch * patch
-            if n < 1 or of(n) != value:
-                around = [of(m) for m in (n, n + patch) if 1 <= m <= most]
+        for (name, value, ratio, extra), patch in zip(axes, config.patch_size, strict=True):
+            # the first frame has a latent frame of its own; latent frames fill whole patches
+            largest = config.rope_max_seq_len * patch
+            size = min(max(value - extra, 0) // ratio + extra, largest) // patch * patch
+            if size < 1 or (size - extra) * ratio + extra != value:
+                nearest = [
+                    (n - extra) * ratio + extra for n in (size, size + patch) if 1 <= n <= largest
+                ]
                 raise BadInput(
                     f"{name}={value}: not a size of this model; nearest:"
-                    f" {' and '.join(map(str, around))}"
+                    f" {' and '.join(map(str, nearest))}",
+                    source="generate",
+                    field=name,
                 )
-            latent.append(n)
+            latent.append(size)
         return (*latent, config.in_channels), latent[0]
 
     # ----------------------------------------------------------------------------------------- text
 
     def sequence_length(self, max_sequence_length: int | None) -> int:
         """See `Family`."""
-        return pipeline_folder.checked_sequence_length(
+        return tokenization.checked_sequence_length(
             max_sequence_length, self.default_sequence_length, MAX_TEXT_TOKENS
         )
 
@@ -175,7 +172,7 @@ class Wan(Family):
         return super().tokenize([clean(prompt) for prompt in prompts], length)
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
-        return read_text(self.text_encoder, params["text_encoder"], ids_BxS)[0]
+        return encode_without_padding(self.text_encoder, params["text_encoder"], ids_BxS)[0]
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -188,33 +185,43 @@ class Wan(Family):
         )
 
 
-def read_text(
+def encode_without_padding(
     encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
 ) -> tuple[Float[Array, "B S U"], Bool[Array, "B S"]]:
-    """The encoded text, zero at the padding, which the encoder does not look at and the transformer
-    does; and what is none."""
-    places = jnp.arange(1, ids_BxS.shape[1] + 1)
-    # a text ends with a token that is no padding, so what lies behind the last such token is
-    # padding
-    length_Bx1 = jnp.where(ids_BxS != encoder.config.pad_id, places, 0).max(axis=1, keepdims=True)
-    mask_BxS = places <= length_Bx1
+    """Encodes texts as Wan reads them: the encoder masks the padding, the transformer sees zeros.
+
+    Returns:
+      The embeddings, zero at the padding, and the mask of tokens that are not padding.
+    """
+    lengths = jnp.arange(1, ids_BxS.shape[1] + 1)
+    # a text ends with a token that is not padding: everything after the last of these is
+    not_padding = ids_BxS != encoder.config.pad_id
+    length_Bx1 = jnp.where(not_padding, lengths, 0).max(axis=1, keepdims=True)
+    mask_BxS = lengths <= length_Bx1
     text_BxSxU = encoder.apply({"params": params}, ids_BxS, mask_BxS)
     return jnp.where(mask_BxS[..., None], text_BxSxU, 0), mask_BxS
 
 
-def flow_settings(settings: Mapping[str, Any], before: str | None) -> dict[str, Any]:
-    """`settings` written for the sampler `before`, under the names that the sampler they now name
-    has for them."""
-    old, new = FLOW_SETTINGS.get(before), FLOW_SETTINGS.get(settings["_class_name"])
-    if old is None or new is None or before == settings["_class_name"]:
+def flow_settings(settings: Mapping[str, Any], previous_class: str | None) -> dict[str, Any]:
+    """Translates scheduler settings to the fields of the class that they now name.
+
+    Args:
+      settings: written for `previous_class`, with another `_class_name`.
+    """
+    new_class = settings["_class_name"]
+    previous = FLOW_SETTINGS.get(previous_class or "")
+    new = FLOW_SETTINGS.get(new_class)
+    if previous is None or new is None or previous_class == new_class:
         return dict(settings)
-    kept = {name: value for name, value in settings.items() if name != old[0]}
-    return kept | new[1] | {new[0]: settings.get(old[0], 1.0)}
+    previous_shift, _ = previous
+    new_shift, required = new
+    others = {name: value for name, value in settings.items() if name != previous_shift}
+    return others | required | {new_shift: settings.get(previous_shift, 1.0)}
 
 
 def clean(text: str) -> str:
-    """A prompt as diffusers' Wan pipeline reads it: mended by ftfy, HTML's character codes resolved
-    twice, white space squeezed."""
+    """A prompt as diffusers' Wan pipeline cleans it: ftfy's fixes, HTML entities resolved twice,
+    runs of white space replaced by one space."""
     import ftfy  # slow to import
 
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()

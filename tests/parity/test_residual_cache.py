@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pav_jax.video.residual_cache import interpolated, schedule
+from pav_jax.video.residual_cache import interpolate_ratios, schedule_steps
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -56,5 +56,7 @@ def test_schedule_equals_diffusers_mag_cache(seed):
         before = Block.calls
         assert (model(torch.zeros(1, 2, 3)) == 2).all()
         theirs.append(Block.calls > before)
-    assert schedule(interpolated(curve, steps), threshold, retention, skips) == tuple(theirs)
+    assert schedule_steps(interpolate_ratios(curve, steps), threshold, retention, skips) == tuple(
+        theirs
+    )
     assert not all(theirs)

@@ -14,7 +14,7 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
-from pav_jax.video import VideoModel, programs
+from pav_jax.video import VideoModel, guidance, programs
 from tests.video import tiny_opensora
 from tests.video.tiny_pipeline import random_model
 
@@ -119,7 +119,7 @@ for tiny, sizes, halves, shortcuts in (
     asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep,
              shortcuts)
     want = Programs(family).denoise({"transformer": made.params["transformer"]}, *asked)
-    spread = Programs(family.on_mesh(mesh, mesh, halves=halves), mesh)
+    spread = Programs(family.on_mesh(mesh, mesh, cfg_parallel=halves), mesh)
     params = spread.place_params({"transformer": jax.device_get(made.params["transformer"])})
     ours = spread.denoise(params, *asked)
     kernel = max(jax.tree.leaves(params), key=lambda x: x.size // x.addressable_data(0).size)
@@ -145,22 +145,22 @@ def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
 def test_guidance_rows_are_neighbours_or_halves():
     latents, text = np.arange(3.0)[:, None], np.arange(3.0)[:, None] + 10
     for halves, order in ((False, [0, 10, 1, 11, 2, 12]), (True, [0, 1, 2, 10, 11, 12])):
-        rows, texts = programs.split_guidance(
+        rows, texts = guidance.stack_branches(
             lambda x, axes: x, halves, (latents, text - 10), (latents, text)
         )
         assert texts[:, 0].tolist() == order and rows.shape == (6, 1)
-        np.testing.assert_allclose(programs.guided(texts, 3.0, halves)[:, 0], [30, 31, 32])
+        np.testing.assert_allclose(guidance.apply_guidance(texts, 3.0, halves)[:, 0], [30, 31, 32])
 
 
 def test_a_mesh_that_does_not_fit_is_bad_input():
     mesh = jax.sharding.AbstractMesh((4, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"))
     with pytest.raises(BadInput, match="generator.batch_size=6 is not a multiple of data=4"):
-        programs.check_rows(mesh, None, 6, False)
-    programs.check_rows(mesh, None, 6, True)
+        programs.check_batch_size(mesh, None, 6, False)
+    programs.check_batch_size(mesh, None, 6, True)
     with pytest.raises(
         BadInput, match="cfg_parallel: data=4 .* divide 2 . generator.batch_size = 2"
     ):
-        programs.check_rows(mesh, None, 1, True)
+        programs.check_batch_size(mesh, None, 1, True)
     with pytest.raises(BadInput, match="encoder_vae_devices=9"):
         generator_meshes(1, dict(data=1), 9, jax.devices())
     with pytest.raises(BadInput, match="sequence_attention='star' is none of auto, ring, ulysses"):

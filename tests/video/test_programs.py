@@ -79,7 +79,7 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for():
 
 
 def test_old_texts_make_room(monkeypatch):
-    monkeypatch.setattr(programs, "KEPT_TEXTS", 2)
+    monkeypatch.setattr(programs, "MAX_CACHED_TEXTS", 2)
     family = Family()
     made = model(family)
     for prompt in "abac":  # a is used again, so b goes

@@ -1,4 +1,4 @@
-"""Guidance in an interval and kept residuals: the schedule's formula, and the sampling against a
+"""Guidance in an interval and residual_of residuals: the schedule's formula, and the sampling against a
 plain loop."""
 
 import functools
@@ -20,7 +20,7 @@ from pav_jax.video import (
     sampling,
     step_schedule,
 )
-from pav_jax.video.residual_cache import interpolated, magnitude_ratio, schedule
+from pav_jax.video.residual_cache import interpolate_ratios, magnitude_ratio, schedule_steps
 from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
 
 DPM = {
@@ -72,18 +72,18 @@ def shown(computed):
 def test_a_step_is_skipped_while_the_errors_since_the_last_computed_one_stay_small(
     ratios, threshold, retention, skips, expected
 ):
-    assert shown(schedule(ratios, threshold, retention, skips)) == expected
+    assert shown(schedule_steps(ratios, threshold, retention, skips)) == expected
 
 
 def test_a_step_that_must_be_computed_starts_the_count_anew():
-    assert shown(schedule([1] * 8, 0.0, 0.0, 3, must={2})) == "x.x...x."
+    assert shown(schedule_steps([1] * 8, 0.0, 0.0, 3, always_computed={2})) == "x.x...x."
 
 
 def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
     curve = [1.0, 0.9, 0.8, 0.7, 0.6]
-    assert interpolated(curve, 5).tolist() == curve
-    assert interpolated(curve, 3).tolist() == [1.0, 0.8, 0.6]
-    assert interpolated(curve, 9).tolist() == [
+    assert interpolate_ratios(curve, 5).tolist() == curve
+    assert interpolate_ratios(curve, 3).tolist() == [1.0, 0.8, 0.6]
+    assert interpolate_ratios(curve, 9).tolist() == [
         1.0,
         1.0,
         0.9,
@@ -94,7 +94,7 @@ def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
         0.6,
         0.6,
     ]  # halves go to the even
-    assert interpolated(curve, 1).tolist() == [0.6]
+    assert interpolate_ratios(curve, 1).tolist() == [0.6]
 
 
 def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
@@ -176,9 +176,9 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     assert of() is None and of(num_inference_steps=3, guidance_stop=1.0) is None
     assert of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
     assert of(num_inference_steps=100, guidance_start=0.29, guidance_stop=0.57).guided == (29, 57)
-    planned = of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7)
-    assert planned.segments(True) == [(0, 2, False), (2, 7, True), (7, 10, False)]
-    assert planned.segments(False) == [(0, 10, False)] and planned.evaluations() == 15
+    schedule = of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7)
+    assert schedule.segments(True) == [(0, 2, False), (2, 7, True), (7, 10, False)]
+    assert schedule.segments(False) == [(0, 10, False)] and schedule.evaluations() == 15
     assert of(num_inference_steps=10, guidance_stop=0.5, guidance_scale=1.0) is None
     with pytest.raises(BadInput, match="none of the 4 steps lies between"):
         of(num_inference_steps=4, guidance_start=0.1, guidance_stop=0.2)
@@ -220,7 +220,7 @@ def random_model(name: str) -> VideoModel:
     return tiny_opensora.random_model(0, **SETTINGS | dict(guidance_start=0.0, guidance_stop=1.0))
 
 
-def loop(model: VideoModel, request, planned):
+def loop(model: VideoModel, request, schedule):
     """The same sampling step by step, each branch of guidance on its own with its own residual."""
     family, params = model.family, {"transformer": model.params["transformer"]}
     full = jax.jit(functools.partial(family.predict, keep_residual=True))
@@ -229,22 +229,22 @@ def loop(model: VideoModel, request, planned):
     plan = family.plan(STEPS, sample)
     step = sampling.stepper(plan, sampling.video_keys(request.seeds), family.scheduler.needs_noise)
     short = jax.jit(lambda *args: family.predict(*args[:-1], residual=args[-1]))
-    carry, kept, residuals = (plan.start(sample), sample), {}, []
+    carry, residual_of, residuals = (plan.start(sample), sample), {}, []
 
     def evaluate(branch, own_text, index):
         arguments = (params, carry[1], own_text, None, np.float32(plan.timesteps[index]), None)
-        if planned.computed[index]:
-            output, kept[branch] = full(*arguments)
+        if schedule.computed[index]:
+            output, residual_of[branch] = full(*arguments)
         else:
-            output = short(*arguments, kept[branch])
+            output = short(*arguments, residual_of[branch])
         return np.asarray(output)
 
     for index in range(STEPS):
         output = evaluate("prompt", text, index)
-        if planned.guided[0] <= index < planned.guided[1]:
+        if schedule.guided[0] <= index < schedule.guided[1]:
             unguided = evaluate("negative", negative, index)
             output = unguided + request.guidance_scales[index] * (output - unguided)
-        residuals.append(dict(kept))
+        residuals.append(dict(residual_of))
         carry = step(carry, output, index)
     return np.asarray(carry[1]), residuals
 
@@ -255,10 +255,10 @@ def loop(model: VideoModel, request, planned):
 def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
     model = random_model(name)
     request = model.make_request(PROMPTS, "dark", SEEDS)
-    planned = request.step_schedule
-    assert shown(planned.computed) == computed
-    assert planned.guided == ((0, STEPS) if name == "OpenSora" else (1, 4))
-    expected, _ = loop(model, request, planned)
+    schedule = request.step_schedule
+    assert shown(schedule.computed) == computed
+    assert schedule.guided == ((0, STEPS) if name == "OpenSora" else (1, 4))
+    expected, _ = loop(model, request, schedule)
 
     denoised = lambda rows: np.asarray(model.denoise(request, rows))  # noqa: E731
     ours = denoised([0, 1])
@@ -297,14 +297,14 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
     _, residuals = loop(model, request, step_schedule.StepSchedule((0, STEPS), (True,) * STEPS))
     text = model.family.sequence_length(None)
     length = [
-        np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in kept.values()])
-        for kept in residuals
+        np.stack([np.linalg.norm(np.asarray(x)[:, text:], axis=-1) for x in residual_of.values()])
+        for residual_of in residuals
     ]
     expected = [1.0] + [
         (now / before).mean() for before, now in zip(length[:-1], length[1:], strict=True)
     ]
     np.testing.assert_allclose(
-        residual_curve.ratios(model, PROMPTS, seed=SEEDS[0]), expected, rtol=1e-3
+        residual_curve.measure_ratios(model, PROMPTS, seed=SEEDS[0]), expected, rtol=1e-3
     )
 
     model.save_pretrained(tmp_path)

@@ -23,7 +23,7 @@ from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.video.schedulers import flow
-from pav_jax.video.wan import read_text
+from pav_jax.video.wan import encode_without_padding
 
 DENOISER = WanConfig(
     num_attention_heads=4,
@@ -82,7 +82,7 @@ class WanTrainer(GeneratorTrainer):
         return tag_caption(scene, rng)
 
     def encode_text(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, Array]:
-        return read_text(self.t5, t5_params, ids_BxS)
+        return encode_without_padding(self.t5, t5_params, ids_BxS)
 
     def add_noise(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
         sigma_B: Any = flow.shifted(cast(Any, level_B), SHIFT)

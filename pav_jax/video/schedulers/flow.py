@@ -34,7 +34,7 @@ def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
 def check_steps(steps: int, total: int) -> None:
     if not 1 <= steps <= total:
         raise BadInput(
-            f"steps={steps}: choose 1 to {total}, the timesteps this model was trained on"
+            f"num_inference_steps={steps}: choose 1 to {total}, the number of training timesteps"
         )
 
 

@@ -47,8 +47,8 @@ class RectifiedFlow:
             raise BadInput(
                 f"{source}: _class_name is {name!r}; Open-Sora samples with {CLASS_NAME!r} only"
             )
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in config.items() if name in known})
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in config.items() if name in fields})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class RectifiedFlow:
     def timesteps(self, steps: int) -> Float[np.ndarray, "steps"]:
         """Evenly spaced from `num_timesteps` down, noisiest first, before the transform."""
         if steps < 1:
-            raise BadInput(f"steps={steps}: it must be at least 1")
+            raise BadInput(f"num_inference_steps={steps}: it must be at least 1")
         times = (1 - np.arange(steps) / steps) * self.num_timesteps
         return np.round(times) if self.use_discrete_timesteps else times
 

@@ -157,14 +157,22 @@ def _betas(config: Mapping[str, Any], source: str) -> np.ndarray:
         return np.linspace(first, last, total, dtype=np.float32)
     if kind == "scaled_linear":
         return np.linspace(first**0.5, last**0.5, total) ** 2
-    level = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731  (arXiv 2102.09672, equation 17)
+
+    def level(t: float) -> float:
+        """The signal level at time `t` in 0..1 (arXiv 2102.09672, equation 17)."""
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
     return np.asarray(
         [min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)],
         np.float32,
     )
 
 
-def _one_of(value: str, known: tuple[str, ...], field: str, source: str) -> str:
-    if value not in known:
-        raise BadInput(f"{source}: {field} is {value!r}; choose one of {', '.join(known)}")
+def _one_of(value: str, choices: tuple[str, ...], field: str, source: str) -> str:
+    if value not in choices:
+        raise BadInput(
+            f"{source}: {field} is {value!r}; choose one of {', '.join(choices)}",
+            source=source,
+            field=field,
+        )
     return value

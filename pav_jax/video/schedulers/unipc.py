@@ -214,6 +214,6 @@ class UniPCPlan:
         )
         history = jnp.concatenate([denoised[None], history[:-1]])
         after = predict[0] * corrected + sum(
-            w * one for w, one in zip(predict[1:], history, strict=True)
+            weight * old for weight, old in zip(predict[1:], history, strict=True)
         )
         return (corrected, history), after
