@@ -16,7 +16,12 @@ from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from tests import fakes
 from tests.endpoint_server import Endpoint
+<<<<<<< HEAD
 from tests.video.test_endpoint import works
+=======
+from tests.evaluate.fakes import Suite as PixelSuite
+from tests.video.test_http_generator import works
+>>>>>>> 8617348 (Name tests of generators by function and condition)
 from tests.video.tiny_diffusers import save_image_pipeline
 
 
@@ -34,9 +39,7 @@ def serve():
         endpoint.close()
 
 
-def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not_ask_twice(
-    serve, tmp_path
-):
+def test_evolve_on_endpoint_with_failures(serve, tmp_path):
     endpoint = serve(
         lambda nth, body: (422, "", b"") if "fish" in body["prompt"] else works(nth, body)
     )
@@ -69,7 +72,7 @@ def test_evolution_on_an_endpoint_marks_what_it_cannot_have_goes_on_and_does_not
     } == {3}
 
 
-def test_an_evaluation_of_images_from_a_pipeline_of_diffusers(tmp_path):
+def test_evaluate_diffusers_images(tmp_path):
     folder = save_image_pipeline(tmp_path / "pipeline")
     generator = parts(
         f"path=diffusers:{folder}",
@@ -94,7 +97,7 @@ def test_an_evaluation_of_images_from_a_pipeline_of_diffusers(tmp_path):
     assert video.shape == (1, 1, 16, 16, 3) and video.std() > 5
 
 
-def test_a_temporal_reward_for_images_is_refused_before_any_is_made():
+def test_suite_temporal_reward_for_images():
     config = defaults.get_config()
     config.generator.num_frames = 1
     with config.unlocked():
@@ -110,7 +113,7 @@ def test_a_temporal_reward_for_images_is_refused_before_any_is_made():
     assert suite.score(np.zeros((1, 1, 8, 8, 3), np.uint8), ["a cat"], ["a cat"])["FAITH"] == 1
 
 
-def test_the_text_to_image_configuration_asks_for_no_temporal_score():
+def test_text_to_image_configuration():
     config = load("configs/t2i_pixart.py")
     assert config.generator.num_frames == 1 and config.rewards.skip == ("TC", "DD", "FC")
     assert not {"motion", "videoscore"} & set(config.rewards.entries)

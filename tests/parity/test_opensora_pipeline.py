@@ -71,7 +71,7 @@ def their_video(folder, model, noise, guidance, negative, steps):
 
 
 @pytest.mark.parametrize("negative", ["", "dark blurred"])
-def test_the_saved_pipeline_gives_the_same_video_in_torch(negative, tmp_path):
+def test_generate_equals_torch(negative, tmp_path):
     random_model(3, num_inference_steps=4).save_pretrained(tmp_path)
     model = VideoModel.from_pretrained(tmp_path, dtype="float32")
     noise = np.random.default_rng(5).standard_normal((2, 4, 10, 4, 2), dtype=np.float32)
@@ -85,7 +85,7 @@ def test_the_saved_pipeline_gives_the_same_video_in_torch(negative, tmp_path):
     )  # rounding to bytes, and 1e-4
 
 
-def test_the_folder_comes_back_as_it_was(tmp_path):
+def test_save_pretrained_round_trip(tmp_path):
     model = random_model(
         4, conditions=Conditions(fps=12.0, aesthetic_score=None, camera_motion="pan left")
     )
@@ -128,7 +128,7 @@ WEB = [
 
 
 @pytest.mark.parametrize("text", WEB)
-def test_captions_are_cleaned_as_diffusers_cleans_them(text):
+def test_clean_equals_diffusers(text):
     pipeline = object.__new__(PixArtAlphaPipeline)
     (theirs,) = pipeline._text_preprocessing(text, clean_caption=True)
     assert opensora_captions.clean(text) == theirs.strip()

@@ -56,7 +56,7 @@ def trajectory(config, steps, start, directions, noises):
 
 @pytest.mark.parametrize("name", ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"])
 @pytest.mark.parametrize("seed", range(14))
-def test_a_whole_trajectory_equals_diffusers(name, seed, monkeypatch):
+def test_trajectory_equals_diffusers(name, seed, monkeypatch):
     rng = np.random.default_rng(seed)
     config = random_config(rng)
     steps = int(rng.choice([1, 2, 7, 12, 25]))
@@ -86,7 +86,7 @@ def test_a_whole_trajectory_equals_diffusers(name, seed, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_noising_and_velocity_equal_diffusers(seed):
+def test_add_noise_and_velocity_equal_diffusers(seed):
     rng = np.random.default_rng(50 + seed)
     config = random_config(rng)
     original = diffusers.CogVideoXDPMScheduler(**config)
@@ -106,7 +106,7 @@ def test_noising_and_velocity_equal_diffusers(seed):
     )
 
 
-def test_an_unknown_choice_is_bad_input_that_lists_the_known_ones():
+def test_load_unknown_choice():
     with pytest.raises(BadInput, match="CogVideoXDDIMScheduler, CogVideoXDPMScheduler"):
         schedulers.load({"_class_name": "HeunDiscreteScheduler"})
     ddim = {"_class_name": "CogVideoXDDIMScheduler"}

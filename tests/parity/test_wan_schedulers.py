@@ -45,7 +45,7 @@ def random_euler(rng) -> dict:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_whole_trajectory_equals_diffusers(seed, monkeypatch):
+def test_trajectory_equals_diffusers(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     config = random_unipc(rng) if seed % 3 else random_euler(rng)
     steps = int(rng.choice([1, 2, 7, 20, 50]))
@@ -80,19 +80,19 @@ def test_a_whole_trajectory_equals_diffusers(seed, monkeypatch):
         )
 
 
-def test_the_published_settings_visit_the_published_timesteps():
+def test_timesteps_published_settings():
     scheduler = schedulers.load(UNIPC | {"flow_shift": 3.0})
     assert scheduler.timesteps(50)[:3].tolist() == [999, 993, 986] and scheduler.sigmas(50)[-1] == 0
 
 
-def test_steps_to_zero_are_finite_where_diffusers_are_not():
+def test_step_to_zero_is_finite():
     for odd in ({"solver_type": "bh1"}, {"lower_order_final": False}):
         plan = schedulers.load(UNIPC | odd).plan(6)
         assert np.isfinite(plan.predict).all() and np.isfinite(plan.correct).all()
         assert plan.predict[-1].tolist() == [0.0, 1.0, 0.0]  # what is left is the denoised sample
 
 
-def test_a_choice_that_is_not_supported_is_bad_input_that_names_the_field():
+def test_load_unsupported_choice():
     for fields, named in (
         ({"use_flow_sigmas": False}, "use_flow_sigmas is False; only True"),
         ({"prediction_type": "epsilon"}, "prediction_type"),

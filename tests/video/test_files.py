@@ -12,7 +12,7 @@ from tests.video.odd_files import moving_square
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
-def test_an_mp4_comes_back_nearly_unchanged_with_odd_sizes_filled_up(size, tmp_path):
+def test_write_mp4_round_trip(size, tmp_path):
     video = moving_square(9, *size)
     files.write_mp4(tmp_path / "a.mp4", video, fps=8)
     again = files.read_mp4(tmp_path / "a.mp4")
@@ -22,7 +22,7 @@ def test_an_mp4_comes_back_nearly_unchanged_with_odd_sizes_filled_up(size, tmp_p
     )  # colour has half the resolution
 
 
-def test_an_mp4_is_h264_yuv420p_with_its_frame_rate_and_metadata(tmp_path):
+def test_write_mp4_stream(tmp_path):
     files.write_mp4(
         tmp_path / "a.mp4", moving_square(), fps=8, metadata={"title": 'a <b> & "ü"', "seed": "7"}
     )
@@ -36,12 +36,12 @@ def test_an_mp4_is_h264_yuv420p_with_its_frame_rate_and_metadata(tmp_path):
         assert container.metadata["title"] == 'a <b> & "ü"' and container.metadata["seed"] == "7"
 
 
-def test_one_frame_is_a_video_too(tmp_path):
+def test_write_mp4_one_frame(tmp_path):
     files.write_mp4(tmp_path / "a.mp4", moving_square(1), fps=7.5)
     assert files.read_mp4(tmp_path / "a.mp4").shape == (1, 48, 64, 3)
 
 
-def test_gif_and_frames_hold_every_frame(tmp_path):
+def test_write_gif_and_frames(tmp_path):
     video = moving_square()
     files.write_gif(tmp_path / "a.gif", video, fps=8)
     with Image.open(tmp_path / "a.gif") as gif:
@@ -51,14 +51,14 @@ def test_gif_and_frames_hold_every_frame(tmp_path):
     np.testing.assert_array_equal(np.stack([np.asarray(Image.open(p)) for p in paths]), video)
 
 
-def test_a_failed_write_is_one_clear_line_and_leaves_nothing_behind(tmp_path):
+def test_write_mp4_fails(tmp_path):
     (tmp_path / "a.mp4" / "in the way").mkdir(parents=True)
     with pytest.raises(BadInput, match="could not be written"):
         files.write_mp4(tmp_path / "a.mp4", moving_square(), fps=8)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_what_is_not_a_video_is_bad_input(tmp_path):
+def test_write_mp4_invalid_array(tmp_path):
     video = moving_square()
     for wrong in (video.astype(np.float32), video[0], video[..., :2], video[:0]):
         with pytest.raises(BadInput, match="uint8"):
@@ -68,7 +68,7 @@ def test_what_is_not_a_video_is_bad_input(tmp_path):
 # ------------------------------------------------------------------------------- files of all kinds
 
 
-def test_unusual_videos_become_eight_bit_rgb(tmp_path):
+def test_read_mp4_unusual_formats(tmp_path):
     for path in odd_files.write_unusual(tmp_path):
         codec, pixels, height, width = odd_files.UNUSUAL[path.name]
         video, expected = files.read_mp4(path), moving_square(9, height, width).astype(int)
@@ -79,7 +79,7 @@ def test_unusual_videos_become_eight_bit_rgb(tmp_path):
         assert np.abs(video - expected).mean() < 4, path.name
 
 
-def test_broken_videos_are_one_line_with_the_name_and_the_reason(tmp_path):
+def test_read_mp4_broken_file(tmp_path):
     for kind, (path, reason) in odd_files.write_broken(tmp_path).items():
         with pytest.raises(BadInput) as error:
             files.read_mp4(path)
@@ -90,12 +90,12 @@ def test_broken_videos_are_one_line_with_the_name_and_the_reason(tmp_path):
         )
 
 
-def test_a_matroska_stream_that_does_not_tell_its_length_is_read(tmp_path):
+def test_read_mp4_matroska_of_unknown_length(tmp_path):
     path = odd_files.write(tmp_path / "live.mkv", moving_square(), options={"live": "1"})
     assert files.read_mp4(path).shape == (9, 48, 64, 3)
 
 
-def test_names_are_names_and_not_addresses(tmp_path):
+def test_read_mp4_name_with_colon(tmp_path):
     for name in ("12:30 a%d.mp4", "http:a.mp4", "-[x]*?.mp4", "ü\udcff.mp4"):
         files.write_mp4(tmp_path / "plain.mp4", moving_square(2), fps=8)
         (tmp_path / "plain.mp4").rename(tmp_path / name)
@@ -106,7 +106,7 @@ def test_names_are_names_and_not_addresses(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif", "png", "frames"])
-def test_what_made_a_video_comes_back_out_of_its_file(kind, tmp_path):
+def test_read_metadata_round_trip(kind, tmp_path):
     said = {
         "prompt": 'a "réd" <ball> 🎈 = 2; \\ end',
         "model": "m",
@@ -126,7 +126,7 @@ def test_what_made_a_video_comes_back_out_of_its_file(kind, tmp_path):
     assert again.items() >= said.items() and (kind == "mp4" or again == said)
 
 
-def test_files_that_say_nothing_and_files_that_are_none(tmp_path):
+def test_read_metadata_missing(tmp_path):
     files.write_gif(tmp_path / "a.gif", moving_square(2), fps=8)
     assert files.read_metadata(tmp_path / "a.gif") == {}
     Image.new("RGB", (4, 4)).save(tmp_path / "b.gif", comment=b"by hand")

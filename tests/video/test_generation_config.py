@@ -6,7 +6,7 @@ from pav_jax.errors import BadInput
 from pav_jax.video import GenerationConfig
 
 
-def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
+def test_replace_none_and_int():
     saved = GenerationConfig.from_dict(
         {"num_inference_steps": 12, "guidance_scale": 5, "batch_size": 16}
     )
@@ -26,13 +26,13 @@ def test_none_keeps_what_was_there_and_an_int_is_a_fine_guidance_scale():
         ("guidance_scale", "6", "type float"),
     ],
 )
-def test_a_wrong_field_is_bad_input_that_names_it(field, value, message):
+def test_from_dict_invalid_field(field, value, message):
     with pytest.raises(BadInput, match=message) as error:
         GenerationConfig.from_dict({field: value}, "a/pav_generation.json")
     assert field in str(error.value) and "a/pav_generation.json" in str(error.value)
 
 
-def test_batching_and_filing_are_not_sampling_settings():
+def test_sampling_settings_without_batch_size():
     assert (
         GenerationConfig(batch_size=3, fps=9).sampling_settings()
         == GenerationConfig().sampling_settings()

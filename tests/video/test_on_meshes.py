@@ -54,7 +54,7 @@ print(json.dumps(found))
 """
 
 
-def test_the_same_pixels_on_one_device_and_on_eight(tmp_path):
+def test_generate_on_eight_devices(tmp_path):
     prompts = ["a red ball", "two cats"] * 4
     for kind, tiling in (("5b", "whole"), ("1.5", "tiled")):
         made = random_model(
@@ -129,7 +129,7 @@ print(json.dumps(found))
 """
 
 
-def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
+def test_denoise_on_eight_devices():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
@@ -142,7 +142,7 @@ def test_wan_and_open_sora_denoise_alike_on_one_device_and_on_eight():
     assert [parts for *_, parts in found] == [2, 4, 4, 2]
 
 
-def test_guidance_rows_are_neighbours_or_halves():
+def test_stack_branches_order():
     latents, text = np.arange(3.0)[:, None], np.arange(3.0)[:, None] + 10
     for halves, order in ((False, [0, 10, 1, 11, 2, 12]), (True, [0, 1, 2, 10, 11, 12])):
         rows, texts = guidance.stack_branches(
@@ -152,7 +152,7 @@ def test_guidance_rows_are_neighbours_or_halves():
         np.testing.assert_allclose(guidance.apply_guidance(texts, 3.0, halves)[:, 0], [30, 31, 32])
 
 
-def test_a_mesh_that_does_not_fit_is_bad_input():
+def test_mesh_that_does_not_divide_the_batch():
     mesh = jax.sharding.AbstractMesh((4, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"))
     with pytest.raises(BadInput, match="generator.batch_size=6 is not a multiple of data=4"):
         programs.check_batch_size(mesh, None, 6, False)

@@ -37,19 +37,19 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
-def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(model, videos):
+def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 34, 8, 4, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
     check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
-def test_a_negative_prompt_is_another_thing_than_the_null_caption(model, videos):
+def test_generate_negative_prompt(model, videos):
     mixed = model.generate(PROMPTS, ["", "dark", ""], seed=[4, 5, 6])
     np.testing.assert_allclose(mixed[[0, 2]].astype(int), videos[[0, 2]], atol=1)
     assert not np.array_equal(mixed[1], videos[1])
 
 
-def test_scores_are_appended_unless_the_prompt_names_them():
+def test_with_scores():
     told = opensora_captions.with_scores
     assert told("a cat", 6.5) == "a cat aesthetic score: 6.5."
     assert (
@@ -63,21 +63,21 @@ def test_scores_are_appended_unless_the_prompt_names_them():
     assert told("a cat") == "a cat"
 
 
-def test_what_the_encoder_reads(model):
+def test_caption_and_tokenize(model):
     assert model.family.caption("A  Cat (on GRASS)!") == "a cat on grass ! aesthetic score: 6.5."
     assert model.family.caption(" \n") == ""
     ids, cut = model.family.tokenize(["a cat", "", "two " * 30, "\ud800 a ball"], 14)
     assert ids.shape == (4, 14) and not ids[1].any() and ids[0].any() and cut == [2]
 
 
-def test_the_published_settings_are_the_defaults(model):
+def test_default_settings(model):
     assert (model.settings.fps, type(model.family).generation.num_inference_steps) == (24, 30)
     assert type(model.family).generation.guidance_scale == 7.0
     assert Conditions() == Conditions(24.0, 6.5, None, None)
     assert RectifiedFlow.from_config({}) == RectifiedFlow(1000, False, True)
 
 
-def test_larger_and_longer_videos_begin_with_more_noise():
+def test_plan_shift_by_size():
     flow = RectifiedFlow()
     np.testing.assert_allclose(flow.plan(4).timesteps, [1000, 750, 500, 250])
     # 51 frames of 720 x 1280 are 15 latent frames: r = sqrt(921600 / 262144 * 15)
@@ -98,7 +98,7 @@ def test_larger_and_longer_videos_begin_with_more_noise():
     assert RectifiedFlow(use_discrete_timesteps=True).timesteps(3).tolist() == [1000, 667, 333]
 
 
-def test_a_straight_flow_arrives_whatever_the_number_of_steps():
+def test_plan_straight_flow():
     noise, video = np.float32([1.0, -2.0]), np.float32([0.25, 3.0])
     for steps in (1, 3, 7):
         plan, x = RectifiedFlow().plan(steps, 720 * 1280, 15), jnp.asarray(noise)
@@ -120,7 +120,7 @@ def test_a_straight_flow_arrives_whatever_the_number_of_steps():
         ),
     ],
 )
-def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
+def test_generate_invalid_arguments(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
 
@@ -149,7 +149,7 @@ def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, a
         ("vae", {"micro_frame_size": None}, "micro_frame_size is None"),
     ],
 )
-def test_parts_that_do_not_fit_are_bad_input(part, fields, message, tmp_path, folder):
+def test_from_pretrained_mismatched_components(part, fields, message, tmp_path, folder):
     for path in folder.rglob("*.json"):
         copy = tmp_path / path.relative_to(folder)
         copy.parent.mkdir(exist_ok=True)
@@ -162,9 +162,7 @@ def test_parts_that_do_not_fit_are_bad_input(part, fields, message, tmp_path, fo
     assert "\n" not in str(error.value)
 
 
-def test_a_scheduler_folder_is_optional_and_conditions_are_part_of_the_fingerprint(
-    folder, model, tmp_path
-):
+def test_fingerprint_conditions(folder, model, tmp_path):
     for path in folder.rglob("*.*"):
         if path.is_file() and path.parent.name != "scheduler":
             copy = tmp_path / path.relative_to(folder)
@@ -178,7 +176,7 @@ def test_a_scheduler_folder_is_optional_and_conditions_are_part_of_the_fingerpri
     assert VideoModel.from_pretrained(tmp_path, dtype="float32").fingerprint != model.fingerprint
 
 
-def test_what_is_computed_in_float32_is_kept_so(folder):
+def test_from_pretrained_float32_parameters(folder):
     params = VideoModel.from_pretrained(folder, dtype="bfloat16").params
     assert (
         params["transformer"]["rotary_frequencies"].dtype
@@ -192,7 +190,7 @@ def test_what_is_computed_in_float32_is_kept_so(folder):
     )
 
 
-def test_large_frames_are_decoded_fewer_at_a_time_and_give_the_same_video(model, monkeypatch):
+def test_decode_large_frames(model, monkeypatch):
     published = OpenSoraVAEConfig()
     assert (
         published.frames_at_once(51, 720 * 1280) == 1

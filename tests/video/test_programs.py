@@ -63,7 +63,7 @@ def model(family, **settings):
     )
 
 
-def test_a_text_is_encoded_once_however_often_it_is_asked_for():
+def test_encode_texts_cached():
     family = Family()
     made = model(family, batch_size=2)
     first = made.generate(["a", "b", "a"])
@@ -78,7 +78,7 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for():
     np.testing.assert_array_equal(again[0], first[1])
 
 
-def test_old_texts_make_room(monkeypatch):
+def test_encode_texts_evicts_oldest(monkeypatch):
     monkeypatch.setattr(programs, "MAX_CACHED_TEXTS", 2)
     family = Family()
     made = model(family)
@@ -90,7 +90,7 @@ def test_old_texts_make_room(monkeypatch):
     assert [chr(c) for c in family.encoded] == ["a", "b", "c", "b"]
 
 
-def test_the_decoder_is_told_of_tiles_where_they_are_asked_for():
+def test_decode_tiled():
     class Tiling(Family):
         tiles = True
 
@@ -102,7 +102,7 @@ def test_the_decoder_is_told_of_tiles_where_they_are_asked_for():
     assert model(Tiling(), vae_tiling=True).generate(["a"]).min() == 255
 
 
-def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monkeypatch):
+def test_generate_overlaps_batches(monkeypatch):
     """Devices work on what was started while the host waits, so the order of starts and waits is
     what overlaps them."""
     made, order = model(Family()), []
@@ -128,7 +128,7 @@ def test_the_next_batch_is_denoised_before_the_frames_of_one_are_waited_for(monk
     assert order == ["denoise a", "denoise b", "wait a", "denoise c", "wait b", "wait c"]
 
 
-def test_a_batch_can_be_started_and_waited_for_later():
+def test_start():
     made = model(Family(), batch_size=2)
     waiting = made.start(["a", "b"], [1, 2])
     other = made.start(["c"], 3)
@@ -175,7 +175,7 @@ for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
 """
 
 
-def test_nothing_is_under_way_between_programs_on_devices_that_are_threads_of_one_processor():
+def test_programs_run_sequentially_on_cpu_mesh():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "3",
         "JAX_PLATFORMS": "cpu",

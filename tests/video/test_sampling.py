@@ -8,7 +8,7 @@ from pav_jax.errors import BadInput
 from pav_jax.video import sampling
 
 
-def test_dynamic_guidance_has_the_published_values_at_50_steps():
+def test_guidance_scales_dynamic():
     timesteps = np.full(50, 20)
     timesteps[:2] = 999, 500
     scales = sampling.guidance_scales(timesteps, 6.0, dynamic=True)
@@ -16,7 +16,7 @@ def test_dynamic_guidance_has_the_published_values_at_50_steps():
     assert (sampling.guidance_scales(timesteps, 6.0, dynamic=False) == 6).all()
 
 
-def test_keys_are_jax_keys_and_large_seeds_stay_apart():
+def test_video_keys():
     small = jax.random.key_data(sampling.video_keys([0, 7, 2**31 - 1]))
     expected = [jax.random.key_data(jax.random.key(seed)) for seed in (0, 7, 2**31 - 1)]
     np.testing.assert_array_equal(small, expected)
@@ -24,14 +24,14 @@ def test_keys_are_jax_keys_and_large_seeds_stay_apart():
     assert len({tuple(map(int, row)) for row in large}) == 4
 
 
-def test_a_videos_noise_does_not_depend_on_its_batch_and_differs_by_draw():
+def test_noise_per_video():
     draw = jax.jit(sampling.noise, static_argnums=2)
     together = draw(sampling.video_keys([3, 4, 5]), 1, (2, 4))
     np.testing.assert_array_equal(together[1], draw(sampling.video_keys([4]), 1, (2, 4))[0])
     assert not np.array_equal(together[1], draw(sampling.video_keys([4]), 2, (2, 4))[0])
 
 
-def test_seeds_are_one_for_all_or_one_each():
+def test_seeds_of():
     assert sampling.seeds_of(5, 3) == [5, 5, 5]
     assert sampling.seeds_of(np.int64(5), 1) == [5]
     assert sampling.seeds_of((1, 2), 2) == [1, 2]

@@ -69,17 +69,15 @@ def shown(computed):
         ([0.5], 9.0, 0.0, 9, "x"),
     ],
 )
-def test_a_step_is_skipped_while_the_errors_since_the_last_computed_one_stay_small(
-    ratios, threshold, retention, skips, expected
-):
+def test_schedule_steps_threshold(ratios, threshold, retention, skips, expected):
     assert shown(schedule_steps(ratios, threshold, retention, skips)) == expected
 
 
-def test_a_step_that_must_be_computed_starts_the_count_anew():
+def test_schedule_steps_always_computed():
     assert shown(schedule_steps([1] * 8, 0.0, 0.0, 3, always_computed={2})) == "x.x...x."
 
 
-def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
+def test_interpolate_ratios():
     curve = [1.0, 0.9, 0.8, 0.7, 0.6]
     assert interpolate_ratios(curve, 5).tolist() == curve
     assert interpolate_ratios(curve, 3).tolist() == [1.0, 0.8, 0.6]
@@ -97,7 +95,7 @@ def test_the_curve_of_another_number_of_steps_takes_the_nearest_ratio():
     assert interpolate_ratios(curve, 1).tolist() == [0.6]
 
 
-def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
+def test_magnitude_ratio():
     before = np.asarray([[[3.0, 4.0], [0.0, 2.0]]])
     after = np.asarray([[[0.0, 10.0], [1.0, 0.0]]])
     np.testing.assert_allclose(magnitude_ratio(after, before), (2 + 0.5) / 2, rtol=1e-6)
@@ -106,7 +104,7 @@ def test_a_magnitude_ratio_is_the_mean_of_the_tokens_ratios():
 # ------------------------------------------------------------------------------------- the settings
 
 
-def test_what_is_off_leaves_the_keys_of_records_as_they_were():
+def test_sampling_settings_of_features_that_are_off():
     off = GenerationConfig(
         guidance_start=0.0,
         guidance_stop=1.0,
@@ -146,7 +144,7 @@ def test_what_is_off_leaves_the_keys_of_records_as_they_were():
         (dict(cache_ratios=1.0), "cache_ratios=1.0"),
     ],
 )
-def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, message):
+def test_replace_invalid_value(fields, message):
     with pytest.raises(BadInput, match=message):
         GenerationConfig().replace("generator", **fields)
 
@@ -165,13 +163,13 @@ def test_a_value_that_cannot_be_is_bad_input_that_names_the_field(fields, messag
         (dict(cache_threshold=0.1), "cache_threshold=0.1: this model has no cache_ratios"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_bad_input(fields, message):
+def test_check_contradicting_settings(fields, message):
     with pytest.raises(BadInput, match=message) as error:
         step_schedule.check(GenerationConfig(**fields))
     assert "\n" not in str(error.value)
 
 
-def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
+def test_make_step_schedule_guided_steps():
     of = lambda **fields: step_schedule.make_step_schedule(GenerationConfig(**fields))  # noqa: E731
     assert of() is None and of(num_inference_steps=3, guidance_stop=1.0) is None
     assert of(num_inference_steps=10, guidance_start=0.25, guidance_stop=0.7).guided == (2, 7)
@@ -187,7 +185,7 @@ def test_steps_are_guided_from_the_start_up_to_the_stop_as_in_diffusers():
     )  # what that message advises
 
 
-def test_a_cache_that_skips_nothing_is_full_sampling():
+def test_make_step_schedule_without_skips():
     curve = dict(num_inference_steps=8, cache_ratios=(0.9, 0.9))
     assert step_schedule.make_step_schedule(GenerationConfig(cache_threshold=0.01, **curve)) is None
     assert (
@@ -201,7 +199,7 @@ def test_a_cache_that_skips_nothing_is_full_sampling():
     )
 
 
-def test_the_embedded_generator_has_a_curve_and_full_sampling():
+def test_make_step_schedule_embedded_generator():
     used = GenerationConfig.from_dict(read_json(CHECKPOINTS / "generator" / generation_config.FILE))
     assert len(used.cache_ratios) == used.num_inference_steps and used.cache_ratios[0] == 1.0
     assert step_schedule.make_step_schedule(used) is None
@@ -252,7 +250,7 @@ def loop(model: VideoModel, request, schedule):
 @pytest.mark.parametrize(
     "name, computed", [("CogVideoX", "xx.x.x"), ("Wan", "xx.x.x"), ("OpenSora", "x.x.x.")]
 )
-def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_residual(name, computed):
+def test_denoise_equals_plain_loop(name, computed):
     model = random_model(name)
     request = model.make_request(PROMPTS, "dark", SEEDS)
     schedule = request.step_schedule
@@ -269,7 +267,7 @@ def test_a_sampling_with_shortcuts_is_a_plain_loop_that_keeps_each_branchs_resid
     np.testing.assert_array_equal(denoised([1, 1])[0], ours[1])
 
 
-def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_else_changes():
+def test_transformer_with_residual():
     model = random_model("CogVideoX")
     family, rng = model.family, np.random.default_rng(0)
     latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
@@ -289,7 +287,7 @@ def test_layers_that_are_not_run_are_replaced_by_what_they_added_and_nothing_els
     assert np.abs(other - plain).max() > 1e-2  # the residual is read
 
 
-def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path, capsys):
+def test_measure_ratios(tmp_path, capsys):
     model = random_model("CogVideoX").with_settings(
         guidance_start=0.0, guidance_stop=1.0, cache_threshold=0.0, zero_uncond=True
     )
@@ -317,7 +315,7 @@ def test_the_curve_is_that_of_full_sampling_over_the_videos_own_tokens(tmp_path,
     }
 
 
-def test_a_back_end_is_told_no_scheduler():
+def test_load_generator_scheduler_of_endpoint():
     with pytest.raises(
         BadInput,
         match="generator.scheduler=DDIM: http://h/x has its own sampler; leave it out",

@@ -77,7 +77,7 @@ def write_sparse(folder, config, shards):
 
 
 @pytest.mark.slow
-def test_the_host_never_holds_more_than_a_shard_beside_what_the_devices_hold(tmp_path):
+def test_from_pretrained_host_memory(tmp_path):
     random_model(0, {"_class_name": "CogVideoXDDIMScheduler"}).save_pretrained(tmp_path)
     for path in (tmp_path / "transformer").iterdir():
         path.unlink()

@@ -44,20 +44,20 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
-def test_a_video_does_not_depend_on_its_neighbours_or_its_place(model, videos):
+def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 5, 4, 8, 3) and videos.dtype == np.uint8 and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
     np.testing.assert_array_equal(model.generate(PROMPTS[::-1], seed=[6, 5, 4]), videos[::-1])
 
 
-def test_the_seed_and_the_prompt_both_matter(model, videos):
+def test_generate_seed_and_prompt(model, videos):
     other = model.generate([PROMPTS[0], PROMPTS[0]], seed=[5, 4])
     assert not np.array_equal(other[0], videos[0])
     assert not np.array_equal(model.generate(PROMPTS[1], seed=4)[0], videos[0])
     np.testing.assert_array_equal(other[1], videos[0])
 
 
-def test_a_negative_prompt_is_shared_or_one_each_and_zero_is_another_thing(model, videos):
+def test_generate_negative_prompt(model, videos):
     shared = model.generate(PROMPTS, "dark", seed=[4, 5, 6])
     assert not np.array_equal(shared, videos)
     each = model.generate(PROMPTS, ["dark", "", "dark"], seed=[4, 5, 6])
@@ -67,18 +67,18 @@ def test_a_negative_prompt_is_shared_or_one_each_and_zero_is_another_thing(model
         model.generate(PROMPTS, ["dark", ""])
 
 
-def test_larger_requests_are_looped_with_progress_and_none_is_no_work(model):
+def test_generate_batch_progress(model):
     calls = []
     model.generate_batch(PROMPTS, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(2, 3), (3, 3)]
     assert model.generate([]).shape == (0, 5, 4, 8, 3)
 
 
-def test_a_nan_is_reported_for_its_own_video_only(model, videos):
+def test_generate_batch_nan(model, videos):
     check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
-def test_a_prompt_past_the_encoders_limit_is_cut_and_said_once(folder):
+def test_make_request_truncates_long_prompt(folder):
     model = VideoModel.from_pretrained(folder, dtype="float32")
     long = "a red ball " * 4000
     with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the 8 tokens"):
@@ -97,7 +97,7 @@ def test_make_request_prompt_as_long_as_the_limit(folder):
         assert model.make_request("a red ball a red ball a").token_ids.shape == (1, 8)
 
 
-def test_any_text_can_be_read(model):
+def test_tokenize_unusual_text(model):
     odd = ["", "\ud800 a ball", "<b>\x00\x1b[31m 🎈", "\n" * 10_000]
     assert model.family.tokenize(odd, 8)[0].shape == (4, 8)
 
@@ -114,17 +114,17 @@ def test_any_text_can_be_read(model):
         (dict(latents=np.zeros((1, 3, 2, 4, 4))), r"latents: shape \[1, 3, 2, 4, 4\]"),
     ],
 )
-def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
+def test_generate_invalid_arguments(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
 
 
-def test_a_prompt_that_is_no_text_is_bad_input(model):
+def test_generate_prompt_of_other_type(model):
     with pytest.raises(BadInput, match="prompts: 3 is not a string"):
         model.generate(["a ball", 3])
 
 
-def test_a_scheduler_can_be_replaced_by_name_or_whole(folder):
+def test_from_pretrained_scheduler(folder):
     named = VideoModel.from_pretrained(
         folder, dtype="float32", scheduler="CogVideoXDDIMScheduler"
     ).family.scheduler
@@ -137,7 +137,7 @@ def test_a_scheduler_can_be_replaced_by_name_or_whole(folder):
         VideoModel.from_pretrained(folder, scheduler="UniPC")
 
 
-def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, model, tmp_path):
+def test_fingerprint(folder, model, tmp_path):
     def fingerprint(**arguments):
         return VideoModel.from_pretrained(folder, **{"dtype": "float32"} | arguments).fingerprint
 
@@ -161,13 +161,13 @@ def test_the_fingerprint_follows_what_changes_videos_and_nothing_else(folder, mo
     )
 
 
-def test_a_mesh_gives_the_same_videos(model, videos):
+def test_generate_on_mesh(model, videos):
     placed = VideoModel(model.family, model.params, model.settings, make_mesh())
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
 
 
-def test_bfloat16_stays_close(folder, videos):
+def test_generate_bfloat16(folder, videos):
     model = VideoModel.from_pretrained(folder, dtype="bfloat16")
     assert model.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16
     made = model.generate_batch(PROMPTS, seed=[4, 5, 6])
@@ -175,7 +175,7 @@ def test_bfloat16_stays_close(folder, videos):
     assert np.abs(made.videos.astype(int) - videos).mean() < 8
 
 
-def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(folder, tmp_path):
+def test_from_pretrained_invalid_folder(folder, tmp_path):
     def copy(name):
         random_model(0, SCHEDULER, **DEFAULTS).save_pretrained(tmp_path / name)
         return tmp_path / name

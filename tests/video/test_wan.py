@@ -30,13 +30,13 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
-def test_a_video_does_not_depend_on_its_neighbours_and_a_nan_stays_in_its_own(model, videos):
+def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 5, 16, 32, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
     check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
-def test_the_words_matter_and_white_space_does_not(model, videos):
+def test_generate_cleans_prompts(model, videos):
     np.testing.assert_array_equal(model.generate("  two \n cats ", seed=5), videos[1:2])
     assert not np.array_equal(model.generate("two dark cats", seed=5), videos[1:2])
 
@@ -56,12 +56,12 @@ def test_the_words_matter_and_white_space_does_not(model, videos):
         ),
     ],
 )
-def test_what_the_model_cannot_make_is_bad_input_that_names_what_it_can(model, arguments, message):
+def test_generate_invalid_arguments(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
 
 
-def test_published_sizes_are_81_frames_of_480_by_832(model):
+def test_latent_shape_published_sizes(model):
     assert model.family.default_size() == (81, 480, 832)
     wan21 = dataclasses.replace(
         model.family.vae.config, dim_mult=(1, 2, 4, 4), temperal_downsample=(False, True, True)
@@ -77,7 +77,7 @@ def test_published_sizes_are_81_frames_of_480_by_832(model):
         family.latent_shape(80, 480, 832)
 
 
-def test_a_sampler_can_be_replaced_by_name_and_keeps_the_shift(model, tmp_path):
+def test_from_pretrained_scheduler(model, tmp_path):
     model.save_pretrained(tmp_path)
     euler = VideoModel.from_pretrained(
         tmp_path, scheduler="FlowMatchEulerDiscreteScheduler"
@@ -98,7 +98,7 @@ def test_a_sampler_can_be_replaced_by_name_and_keeps_the_shift(model, tmp_path):
         VideoModel.from_pretrained(tmp_path, scheduler="CogVideoXDDIMScheduler")
 
 
-def test_bfloat16_stays_close_with_the_vae_and_the_modulation_in_float32(model, videos, tmp_path):
+def test_generate_bfloat16(model, videos, tmp_path):
     model.save_pretrained(tmp_path)
     small = VideoModel.from_pretrained(tmp_path, dtype="bfloat16")
     assert small.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16
@@ -110,7 +110,7 @@ def test_bfloat16_stays_close_with_the_vae_and_the_modulation_in_float32(model, 
     assert made.errors == [None] * 3 and np.abs(made.videos.astype(int) - videos).mean() < 8
 
 
-def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, videos):
+def test_generate_on_mesh(model, videos):
     placed = VideoModel(model.family, model.params, model.settings, make_mesh())
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
@@ -127,7 +127,7 @@ def test_a_mesh_gives_the_same_videos_and_every_weight_has_axes_for_it(model, vi
     )
 
 
-def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(model, tmp_path):
+def test_from_pretrained_invalid_folder(model, tmp_path):
     model.save_pretrained(tmp_path)
 
     def refused(message):
@@ -173,7 +173,7 @@ def test_an_incomplete_or_foreign_folder_is_bad_input_that_says_what_is_wrong(mo
     refused("text_encoder")
 
 
-def test_a_folder_without_our_settings_uses_the_pipelines_defaults(model, tmp_path):
+def test_from_pretrained_without_settings(model, tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "pav_generation.json").write_text(json.dumps({"num_inference_steps": 7}))
     defaults = VideoModel.from_pretrained(tmp_path).settings

@@ -60,7 +60,7 @@ def theirs(model, kind, field, seed, **arguments):
     return (getattr(output, field)[0] * 255).round().astype(np.uint8)
 
 
-def test_videos_are_those_of_diffusers_at_the_folders_settings(folders, video_model, videos):
+def test_generate_equals_diffusers(folders, video_model, videos):
     assert videos.shape == (3, 5, 8, 16, 3) and videos.std() > 5 and video_model.settings.fps == 6
     for prompt, seed, ours in zip(PROMPTS, SEEDS, videos, strict=True):
         made = theirs(
@@ -80,7 +80,7 @@ def test_videos_are_those_of_diffusers_at_the_folders_settings(folders, video_mo
         assert np.abs(made.astype(int) - ours).max() <= 1  # they made it alone, we beside another
 
 
-def test_images_are_videos_of_one_frame(folders, image_model):
+def test_generate_images(folders, image_model):
     ours = image_model.generate(PROMPTS[:2], seed=SEEDS[:2], guidance_scale=4)
     assert ours.shape == (2, 1, 16, 16, 3) and ours.std() > 5
     made = theirs(
@@ -97,7 +97,7 @@ def test_images_are_videos_of_one_frame(folders, image_model):
     assert np.abs(made.astype(int) - ours[1, 0]).max() <= 1
 
 
-def test_a_video_does_not_depend_on_its_neighbours_or_its_place(video_model, videos):
+def test_generate_rows_are_independent(video_model, videos):
     np.testing.assert_array_equal(
         video_model.generate(PROMPTS[::-1], "dark", seed=SEEDS[::-1]), videos[::-1]
     )
@@ -106,7 +106,7 @@ def test_a_video_does_not_depend_on_its_neighbours_or_its_place(video_model, vid
     assert not np.array_equal(video_model.generate(PROMPTS[1], seed=5), videos[1:2])
 
 
-def test_progress_moves_with_every_step_and_none_is_no_work(video_model):
+def test_generate_batch_progress(video_model):
     calls = []
     video_model.generate_batch(PROMPTS, progress=lambda *call: calls.append(call))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls) and calls[-1] == (3, 3)
@@ -114,7 +114,7 @@ def test_progress_moves_with_every_step_and_none_is_no_work(video_model):
     assert video_model.generate([]).shape == (0, 5, 8, 16, 3)
 
 
-def test_a_nan_or_a_flag_is_reported_for_its_own_video_only(image_model, monkeypatch):
+def test_generate_batch_errors(image_model, monkeypatch):
     pipeline = image_model.pipeline
 
     class Sick:
@@ -147,7 +147,7 @@ def test_a_nan_or_a_flag_is_reported_for_its_own_video_only(image_model, monkeyp
     np.testing.assert_array_equal(batch.videos[0], image_model.generate(PROMPTS, seed=SEEDS)[0])
 
 
-def test_the_fingerprint_follows_weights_settings_and_number_format(folders, video_model, tmp_path):
+def test_fingerprint(folders, video_model, tmp_path):
     def mark(folder=folders[0], dtype="float32", options=VIDEO, **settings):
         return load_generator(
             f"diffusers:{folder}", dtype=dtype, options=options, **settings
@@ -187,13 +187,13 @@ def test_the_fingerprint_follows_weights_settings_and_number_format(folders, vid
         (dict(negative_prompt=["", ""]), "negative_prompt: 2 texts for 1 prompts"),
     ],
 )
-def test_what_the_pipeline_cannot_make_is_one_line(image_model, arguments, message):
+def test_generate_invalid_arguments(image_model, arguments, message):
     with pytest.raises(BadInput, match=message) as error:
         image_model.generate("a ball", **arguments)
     assert "\n" not in str(error.value)
 
 
-def test_a_length_that_it_would_change_silently_is_one_line(video_model):
+def test_generate_other_length(video_model):
     with pytest.raises(
         BadInput,
         match="num_frames=6 was requested but the model returned 5; set generator.num_frames to a size",
@@ -201,9 +201,7 @@ def test_a_length_that_it_would_change_silently_is_one_line(video_model):
         video_model.generate("a ball", num_frames=6)
 
 
-def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
-    folders, tmp_path, monkeypatch, capsys
-):
+def test_load_generator_invalid_folder(folders, tmp_path, monkeypatch, capsys):
     def refused(broken, message, **arguments):
         with pytest.raises(BadInput, match=message) as error:
             load_generator(f"diffusers:{broken}", **arguments)
@@ -247,9 +245,7 @@ def test_a_folder_that_is_no_whole_pipeline_is_one_line_that_says_what_is_wrong(
     refused(folders[1], r"needs torch and diffusers .*pip install 'pav-jax\[torch\]'")
 
 
-def test_the_command_writes_an_image_as_a_png_that_tells_what_made_it(
-    image_model, folders, tmp_path, monkeypatch, capsys
-):
+def test_command_image(image_model, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loading, "load_generator", lambda path, **options: image_model)
     assert (
         main(

@@ -63,9 +63,7 @@ def model(endpoint, options=None, **changes):
     )
 
 
-def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_their_places(
-    serve, monkeypatch
-):
+def test_generate_request_fields(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))
     calls = []
@@ -103,7 +101,7 @@ def test_one_request_per_video_holds_the_contracts_fields_and_the_answers_keep_t
     assert calls[-1] == (4, 4) and len(calls) == 3
 
 
-def test_without_a_key_none_is_sent_and_unset_fields_are_left_out(serve):
+def test_generate_without_key(serve):
     endpoint = serve(works)
     model(endpoint).generate("a", seed=3)
     assert endpoint.bodies == [{"prompt": "a", "negative_prompt": "", "seed": 3}]
@@ -113,7 +111,7 @@ def test_without_a_key_none_is_sent_and_unset_fields_are_left_out(serve):
 @pytest.mark.parametrize(
     "form, frames", [("png", 1), ("video", 5), ("image", 1), ("data", 1), ("url", 5), ("gif", 2)]
 )
-def test_every_form_of_answer_is_read(form, frames, serve, monkeypatch, tmp_path):
+def test_generate_reply_formats(form, frames, serve, monkeypatch, tmp_path):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     body = {"prompt": "a", "seed": 0}
     stripes = np.stack([np.full((16, 32, 3), value, np.uint8) for value in (color(body), 255)])
@@ -137,7 +135,7 @@ def test_every_form_of_answer_is_read(form, frames, serve, monkeypatch, tmp_path
     assert all(get["authorization"] == f"Bearer {KEY}" for get in endpoint.gets)
 
 
-def test_the_key_goes_to_no_other_host(serve, monkeypatch):
+def test_generate_url_on_other_host(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     store = serve(works, files={"/a.mp4": mp4({"prompt": "a", "seed": 0})})
     there = store.url.replace("/generate", "/a.mp4")
@@ -148,7 +146,7 @@ def test_the_key_goes_to_no_other_host(serve, monkeypatch):
     assert len(store.gets) == 1 and "authorization" not in store.gets[0]
 
 
-def test_a_stumbling_endpoint_is_asked_again(serve):
+def test_generate_retries(serve):
     stumbles = [
         *((status, "text/plain", b"") for status in (408, 409, 425, 429, 500, 503)),
         (200, "text/html", b"<html>busy"),
@@ -189,9 +187,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(
-    reason, serve, monkeypatch, caplog
-):
+def test_generate_batch_failed_video(reason, serve, monkeypatch, caplog):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(
         lambda nth, body: BAD[reason](nth, body) if "cats" in body["prompt"] else works(nth, body)
@@ -224,9 +220,7 @@ def test_a_video_that_cannot_be_had_is_marked_and_the_others_are_there(
         (500, "2 requests in a row failed"),
     ],
 )
-def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(
-    status, message, serve, capsys, tmp_path, monkeypatch
-):
+def test_generate_batch_endpoint_down(status, message, serve, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: (status, "text/plain", KEY.encode()))
     generator = model(endpoint, max_consecutive_failures=2, concurrency=1)
@@ -239,7 +233,7 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_run_in_one_line(
         assert message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
+def test_generate_batch_late_reply_when_down(serve):
     others_settled = threading.Event()
 
     def behave(nth, body):
@@ -258,7 +252,7 @@ def test_a_late_answer_does_not_hide_that_videos_were_not_asked_for(serve):
     assert generator.generate("left out").any()  # whoever calls again starts afresh
 
 
-def test_an_endpoint_that_is_not_there_is_named(serve):
+def test_generate_no_connection(serve):
     endpoint = serve(works)
     endpoint.close()
     with pytest.raises(
@@ -267,7 +261,7 @@ def test_an_endpoint_that_is_not_there_is_named(serve):
         model(endpoint, max_retries=0).generate("a")
 
 
-def test_another_size_than_asked_for_is_bad_input(serve):
+def test_generate_other_size(serve):
     with pytest.raises(BadInput, match="height=24 was requested but the model returned 16"):
         model(serve(works), HEIGHT=24).generate("a")
 
@@ -283,13 +277,13 @@ def test_another_size_than_asked_for_is_bad_input(serve):
         ("http://h/x", {}, {"timeout_s": 0}, "timeout_s=0"),
     ],
 )
-def test_what_cannot_be_used_is_refused_before_anything_is_sent(url, options, client, message):
+def test_load_generator_invalid_arguments(url, options, client, message):
     with pytest.raises(BadInput, match=message) as error:
         load_generator(url, options=options, endpoint=client)
     assert "secret" not in str(error.value)
 
 
-def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move():
+def test_fingerprint():
     def mark(url="http://h/x", options=None, **settings):
         named = {"name": settings.pop("name", "")}
         return load_generator(url, options=options, endpoint=named, **settings).fingerprint
@@ -310,7 +304,7 @@ def test_the_fingerprint_follows_what_is_asked_and_a_name_lets_the_endpoint_move
     assert mark(name="m") == mark("http://other/x", name="m")
 
 
-def test_it_works_where_an_event_loop_runs_already(serve):
+def test_generate_inside_event_loop(serve):
     generator = model(serve(works))
 
     async def notebook():
@@ -319,9 +313,7 @@ def test_it_works_where_an_event_loop_runs_already(serve):
     assert asyncio.run(notebook()).shape == (1, 5, 16, 32, 3)
 
 
-def test_the_command_writes_what_came_names_what_did_not_and_the_file_tells(
-    serve, capsys, tmp_path
-):
+def test_command_with_failed_video(serve, capsys, tmp_path):
     endpoint = serve(
         lambda nth, body: (422, "", b"") if "cats" in body["prompt"] else works(nth, body)
     )
