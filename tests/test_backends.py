@@ -16,12 +16,7 @@ from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from tests import fakes
 from tests.endpoint_server import Endpoint
-<<<<<<< HEAD
-from tests.video.test_endpoint import works
-=======
-from tests.evaluate.fakes import Suite as PixelSuite
 from tests.video.test_http_generator import works
->>>>>>> 8617348 (Name tests of generators by function and condition)
 from tests.video.tiny_diffusers import save_image_pipeline
 
 
