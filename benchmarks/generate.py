@@ -46,7 +46,7 @@ from pav_jax.parallel.chips import peak_flops
 from pav_jax.parallel.mesh import batch_mesh, make_mesh
 from pav_jax.video import VideoModel
 from pav_jax.video.cogvideox import CogVideoX
-from pav_jax.video.programs import spread
+from pav_jax.video.programs import shard_batch
 
 PROMPT = "a red ball bounces on green grass under soft light, the camera stays still"
 MINI = Path(__file__).parents[1] / "pav_jax/mini/checkpoints/generator"
@@ -114,7 +114,7 @@ class Ours:
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
         programs = self.model.programs
-        latents = spread(latents, programs.mesh)  # as the denoiser returns them
+        latents = shard_batch(latents, programs.mesh)  # as the denoiser returns them
         return np.asarray(programs.decode(self.params, latents, False)[0])
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
