@@ -652,7 +652,7 @@ def test_score_keeps_scores_where_it_is_told_to(tmp_path, capsys, monkeypatch):
     )
     (tmp_path / "in the way").touch()
     status, out, err = run(capsys, *line, f"--cache={tmp_path / 'in the way'}")
-    assert status == 0 and json.loads(out) and "scores are not kept" in err
+    assert status == 0 and json.loads(out) and "scores cannot be cached" in err
 
 
 # ------------------------------------------------------------------------------------------- export

@@ -1,5 +1,6 @@
 """The candidates of a search: of evolution, of a preference round, or of a step of GRPO."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -60,8 +61,9 @@ class CandidatePool(CandidateStore):
         self.keep_videos = keep_videos
         self._best_overall: dict[str, float] = {}  # prompt -> best of its earlier rounds
         for candidate in self.records.values():
-            request = self.request(candidate)
-            if candidate.seed != request.seed or candidate.key != self.key(request, candidate):
+            seed = self.video_seed(candidate.prompt)
+            key = self.video_key(candidate.prompt, candidate.refined, seed)
+            if (candidate.seed, candidate.key) != (seed, key):
                 raise BadInput(
                     f"{folder}: holds candidates of another generator or seed; choose a new"
                     " --workdir",
@@ -77,7 +79,7 @@ class CandidatePool(CandidateStore):
         """Return the generator's seed for all videos of a prompt."""
         return stable_seed(self.seed, "video", prompt)
 
-    def request(self, candidate: PendingCandidate | Candidate) -> VideoRequest:
+    def request(self, candidate: PendingCandidate) -> VideoRequest[PendingCandidate]:
         """Return the request for a candidate's video."""
         return VideoRequest(candidate.refined, self.video_seed(candidate.prompt), (candidate,))
 
@@ -115,7 +117,7 @@ class CandidatePool(CandidateStore):
             if not value > self._best_overall.get(candidate.prompt, -np.inf):
                 return None
         path = f"videos/{candidate.key}.mp4"
-        write_mp4(self.workdir / path, video, self.generator.fps)
+        write_mp4(os.fspath(self.workdir / path), video, self.generator.fps)
         return path
 
 

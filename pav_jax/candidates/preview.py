@@ -23,6 +23,8 @@ from pav_jax.storage.json_files import write_json
 
 FILE = "preview.json"
 FOLDER = "previews"
+# part of the seed that draws the audited prompts; other words would audit other prompts
+AUDIT_SEED = "audit of drafts"  # vocabulary: ignore
 SETTINGS = ("num_inference_steps", "num_frames", "height", "width")
 
 
@@ -85,7 +87,7 @@ class PreviewFilter:
 
     def is_audited(self, prompt: str) -> bool:
         """Whether all rewrites of this prompt are made in full."""
-        return stable_seed("audit of drafts", prompt) < self.audit * 2**31
+        return stable_seed(AUDIT_SEED, prompt) < self.audit * 2**31
 
     def select(self, pending: Sequence[PendingCandidate], round: int) -> list[PendingCandidate]:
         """Make and score previews; return the candidates that get a full video, in their order.
@@ -168,7 +170,7 @@ def ranking_quality(
         if len(preview) < 2:
             continue
         if len(set(preview)) > 1 and len(set(full)) > 1:
-            correlations.append(stats.spearmanr(preview, full).statistic)
+            correlations.append(float(stats.spearmanr(preview, full)[0]))
         selected = np.argsort(-preview, kind="stable")[: math.ceil(keep * len(preview))]
         best_selected.append(full[selected].max() >= full.max())
         losses.append(full.max() - full[selected].max())

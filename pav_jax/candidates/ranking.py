@@ -141,18 +141,17 @@ def rank_values(
         differences of values keep their meaning.
     """
     check_method(method, "ranking")
-    if weights_D is None:
-        weights_D = np.ones(values_NxD.shape[1])
+    used_D = np.ones(values_NxD.shape[1]) if weights_D is None else weights_D
     complete_N = np.isfinite(values_NxD).all(axis=1)
     complete = values_NxD[complete_N]
     result_N = np.full(len(values_NxD), np.inf)
     if method == "sum":
-        result_N[complete_N] = -(complete @ weights_D)
+        result_N[complete_N] = -(complete @ used_D)
     elif method == "pareto":
         infeasible = None if infeasible_N is None else infeasible_N[complete_N]
-        result_N[complete_N] = pareto_fronts(complete * np.sign(weights_D), infeasible)
+        result_N[complete_N] = pareto_fronts(complete * np.sign(used_D), infeasible)
     else:
-        result_N[complete_N] = average_ranks(complete * np.sign(weights_D), np.abs(weights_D))
+        result_N[complete_N] = average_ranks(complete * np.sign(used_D), np.abs(used_D))
     return result_N
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -25,8 +25,15 @@ from pav_jax.records import candidate_key
 from pav_jax.storage.records import SegmentWriter, read_segments
 
 View = TypeVar("View")
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound="KeyedRecord")
 Item = TypeVar("Item")
+
+
+class KeyedRecord(Protocol):
+    """A record that a key of its content identifies."""
+
+    @property
+    def key(self) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,8 +194,8 @@ class _Benchmark:
                 prompt=cell.prompt,
                 seed=cell.seed,
                 refined=cell.refined,
-                scores={score: rounded(value) for score, value in candidate.scores.items()},
-                overall=rounded(total),
+                scores={score: _rounded(value) for score, value in candidate.scores.items()},
+                overall=_rounded(total),
                 video=candidate.video,
             )
             for (name, cell), candidate, total in zip(cells, candidates, totals, strict=True)
@@ -232,3 +232,8 @@ class _Benchmark:
             if count:
                 result[system]["missing"] = count
         return {"prompts": len(place), "systems": result}
+
+
+def _rounded(value: float) -> float:
+    """Round to the digits of the result files; None, which reads back as NaN, if not finite."""
+    return rounded(value)  # pyright: ignore[reportReturnType]

@@ -4,7 +4,7 @@
 one, and `oracle` is the caption that the prompt was made from: what a perfect rewriter could reach.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ def with_suffix(prompt: str, suffix: str) -> str:
     return f"{prompt.rstrip(' .,')}, {suffix}"
 
 
-def best_suffix(overall: Mapping[str, Sequence[float]]) -> str:
+def best_suffix(overall: Mapping[str, Iterable[float]]) -> str:
     """Return the suffix with the highest mean overall; of equal ones the first.
 
     Args:
@@ -61,7 +61,7 @@ def shuffled(prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping) ->
     order = np.random.default_rng(0).permutation(len(prompts))
     return {
         (prompts[i], seed): rewrites[prompts[j], seed]
-        for i, j in zip(order, np.roll(order, 1), strict=True)
+        for i, j in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)
         for seed in seeds
     }
 

@@ -76,7 +76,7 @@ class MeasurementStore(CandidateStore):
         # the name leaves out the prompt, so that all prompts that need the video share the file
         path = f"videos/{self.video_key('', candidate.refined, candidate.seed)}.mp4"
         if not (self.workdir / path).exists():
-            write_mp4(self.workdir / path, video, self.generator.fps)
+            write_mp4(os.fspath(self.workdir / path), video, self.generator.fps)
         return path
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 from etils import epath
@@ -113,14 +113,14 @@ def _load(name: str, system: System) -> Ask:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
             return _from_file(system)
-        system = Booster.from_pretrained(system)
+        system = Booster.from_pretrained(os.fspath(system))
     if isinstance(system, Refiner):
         return lambda prompts, seed: [
             refinement.refined
             for refinement, *_ in system.refine(prompts, num_return_sequences=1, seed=seed)
         ]
     if callable(system):
-        return system
+        return cast(Ask, system)
     raise BadInput(
         f"evaluate.systems: {name} is of type {type(system).__name__}; give a booster, its folder,"
         " or a .jsonl file",

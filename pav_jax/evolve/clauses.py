@@ -5,7 +5,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from pav_jax.rewards import faithfulness
+from pav_jax.rewards.faithfulness import load_lexicon
 
 MAX_LISTED_WORDS = 6  # a clause of at most so many words reads well in a list
 
@@ -69,7 +69,7 @@ def root(word: str) -> str:
 
     This is the lemma without a final e or y and without doubled consonants.
     """
-    lemma = faithfulness.lexicon().lemmatise.lemma(word)
+    lemma = load_lexicon().lemmatise.lemma(word)
     if lemma.endswith(("e", "y")) and len(lemma) > 3:
         lemma = lemma[:-1]
     return lemma[:-1] if len(lemma) > 3 and lemma[-1] == lemma[-2] else lemma

@@ -167,7 +167,7 @@ class Mixture:
 def split_by_share(count: int, shares: Sequence[float], seed: int) -> list[int]:
     """Split `count` by share: the integer parts first, the remainder drawn by the fractions."""
     quota = count * np.asarray(shares, np.float64) / np.sum(shares)
-    counts = np.floor(quota + 1e-9).astype(int)
+    counts = np.floor(quota + 1e-9).astype(int)  # vocabulary: ignore
     remainder = count - counts.sum()
     if remainder:
         fraction = np.clip(quota - counts, 0, None)

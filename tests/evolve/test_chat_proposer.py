@@ -233,12 +233,12 @@ def test_evolve_after_outage(serve, tmp_path):
 
     with pytest.raises(BadInput, match="in a row failed"):
         evolve(settings, PROMPTS, build_mixture(settings), Failing(), FakeSuite(), tmp_path)
-    kept = {c.key for c in read_segments(tmp_path / "pool", Candidate)}
-    assert kept
+    finished = {c.key for c in read_segments(tmp_path / "pool", Candidate)}
+    assert finished
     down.clear()
     second = FakeGenerator()
     pool = evolve(settings, PROMPTS, build_mixture(settings), second, FakeSuite(), tmp_path)
-    assert kept <= {c.key for c in pool} and len(second.made) == len(pool) - len(kept)
+    assert finished <= {c.key for c in pool} and len(second.made) == len(pool) - len(finished)
     assert {p: sum(c.prompt == p for c in pool) for p in PROMPTS} == {
         p: 1 if "rain" in p else 7 for p in PROMPTS
     }

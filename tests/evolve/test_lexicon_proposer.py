@@ -40,7 +40,7 @@ def pool(seed: int, rewrites: int = 6) -> list[ScoredRewrite]:
             levels = rng.integers(0, 2, len(LOOKS))
             opening = rng.choice(["a movie of", "people showing"])
             text = (
-                f"{opening} a {subject} moving over a floor. "
+                f"{opening} a {subject} moving over a carpet. "
                 + ", ".join(look[k] for look, k in zip(LOOKS.values(), levels, strict=True))
                 + "."
             )

@@ -70,9 +70,9 @@ def test_make_pairs_feasible_first_any_ranking(method):
         made = pairs(
             rows, ranking=method, margin=0.3, constraints={"FAITH": 0.5}, feasible_first=True
         )
-        found = {c.refined: c for c in rows}
+        by_text = {c.refined: c for c in rows}
         for p in made:
-            chosen, rejected = found[p.chosen], found[p.rejected]
+            chosen, rejected = by_text[p.chosen], by_text[p.rejected]
             assert chosen.scores["FAITH"] == 1 and "lost" not in (p.chosen, p.rejected)
             if rejected.scores["FAITH"] == 1:
                 assert p.margin > 0.3

@@ -66,9 +66,9 @@ def test_make_candidates_stopped_at_every_write(tmp_path, monkeypatch):
             patch.setattr(storage_records, "write_atomic", write_atomic)
             with pytest.raises(StopError):
                 run(tmp_path / str(k), first)
-        kept = len(read_segments(tmp_path / str(k) / "round_1" / "candidates", Candidate))
+        finished = len(read_segments(tmp_path / str(k) / "round_1" / "candidates", Candidate))
         assert [records.to_json(c) for c in run(tmp_path / str(k), second)] == expected
-        assert kept + len(second.made) == len(whole.made)
+        assert finished + len(second.made) == len(whole.made)
 
 
 def test_make_candidates_without_any_rewrite(tmp_path):
