@@ -71,7 +71,13 @@ class Entry:
         if self.kind in KINDS:
             return KINDS[self.kind].load().from_options(self.parsed)
         target = import_plugin(self.kind, self.path)
-        if not (isinstance(target, type) and Reward in target.__mro__):
+        if isinstance(target, type) and Reward not in target.__mro__:
+            raise BadInput(
+                f"{self.path}: the class is not a reward; derive it from pav_jax.Reward",
+                source="configuration",
+                field=self.path,
+            )
+        if not isinstance(target, type):
             if self.values:
                 raise BadInput(
                     f"{self.path}: a function takes no options; leave them out",
@@ -110,7 +116,7 @@ def parse_entries(entries: Any, field: str) -> list[Entry]:
 def _named(entry: Any, path: str) -> tuple[str, Any]:
     if not isinstance(entry, Mapping) or "name" not in entry:
         raise BadInput(
-            f"{path}: {entry!r} is no entry; write {{'name': KIND, ...}}",
+            f"{path}: {entry!r} is not an entry; write {{'name': KIND, ...}}",
             source="configuration",
             field=path,
         )

@@ -116,11 +116,17 @@ def as_reward(reward: Any, name: str | None = None) -> Reward:
     """
     if isinstance(reward, Reward) and not isinstance(reward, type):
         return reward
-    name = name or getattr(reward, "__name__", None)
-    if isinstance(reward, type) or not callable(reward) or name is None:
+    if isinstance(reward, type) or not callable(reward):
         raise BadInput(
-            f"rewards: {reward!r} is no reward; pass a subclass of pav.Reward, made, or a function"
-            " (videos, prompts) -> scores",
+            f"rewards: {reward!r} is not a reward; pass an instance of a subclass of"
+            " pav_jax.Reward, or a function (videos, prompts) -> scores",
             source="rewards",
+        )
+    name = name or getattr(reward, "__name__", None)
+    if name in (None, "<lambda>"):
+        raise BadInput(
+            "rewards: a function without a name; use pav_jax.rewards.as_reward(function, name=...)",
+            source="rewards",
+            field="name",
         )
     return FunctionReward(reward, name)

@@ -85,8 +85,8 @@ class RewardSuite:
     def check_config(config: Any) -> None:
         """Check a configuration's `rewards` without loading anything.
 
-        Names of scores are checked unless a plug-in is among the entries: its names are not known
-        before it is imported.
+        Names of scores are checked unless a plug-in is among the entries: its names are available
+        only after its import.
 
         Raises:
           BadInput: the first entry, weight or bound that cannot be used.
@@ -103,8 +103,8 @@ class RewardSuite:
         names = _scored(entries)
         unknown = sorted(set(skip) - {*names, *_scored(held_out)} - set(TEMPORAL_SCORES))
         if unknown:
-            known = ", ".join(names)
-            raise _bad("skip", f"rewards.skip: no entry gives {unknown[0]}; there are {known}")
+            available = ", ".join(names)
+            raise _bad("skip", f"rewards.skip: no entry gives {unknown[0]}; there are {available}")
         left = [name for name in names if name not in skip]
         if not left:
             raise _bad("skip", "rewards.skip leaves out every score of rewards.entries")
@@ -205,8 +205,11 @@ class RewardSubset(Reward):
     def __init__(self, reward: Reward, names: tuple[str, ...]):
         self.reward = reward
         self.names = names
-        self.fingerprint = reward.fingerprint
         self.transient_failures = reward.transient_failures
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.reward.fingerprint
 
     def use_local_devices(self) -> None:
         self.reward.use_local_devices()
@@ -331,9 +334,10 @@ def _plain(config: Any) -> Any:
 
 
 def _unknown_score(field: str, name: str, names: Sequence[str]) -> BadInput:
-    known = ", ".join(names)
+    available = ", ".join(names)
     return _bad(
-        f"{field}.{name}", f"rewards.{field}.{name}: no entry gives this score; there are {known}"
+        f"{field}.{name}",
+        f"rewards.{field}.{name}: no entry gives this score; there are {available}",
     )
 
 

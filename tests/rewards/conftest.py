@@ -14,7 +14,10 @@ from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.rewards import aesthetic
 
-WORDS = "a red blue green ball box star fish rises falls spins the over sea cat dog".split()
+WORDS = [
+    *("a", "red", "blue", "green", "ball", "box", "star", "fish"),
+    *("rises", "falls", "spins", "the", "over", "sea", "cat", "dog"),
+]
 
 
 def write_tokenizer(folder):

@@ -71,11 +71,11 @@ def test_faithfulness_generic_words():
 
 
 def test_units_categories():
-    found = {
+    units = {
         u.text: u.category
         for u in load_lexicon().units("two crimson balls hop over the sea, slow motion, by Hokusai")
     }
-    assert found == {
+    assert units == {
         "two": "count",
         "crimson": "colour",
         "balls": "thing",
@@ -83,7 +83,7 @@ def test_units_categories():
         "sea": "thing",
         "slow motion": "camera",
         "hokusai": "style",
-    } | {k: v for k, v in found.items() if k == "sea"}
+    } | {k: v for k, v in units.items() if k == "sea"}
 
 
 def test_faithfulness_mini_world():

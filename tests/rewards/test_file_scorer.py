@@ -54,16 +54,16 @@ def paths(tmp_path_factory, videos):
 
 
 class Counted(Reward):
-    """Scores by the first pixel; remembers what it was asked."""
+    """The value of the first pixel; records its batch sizes."""
 
     names = ("N",)
     fingerprint = "counted"
 
     def __init__(self):
-        self.asked = []
+        self.batch_sizes = []
 
     def score(self, videos, prompts, refined=None):
-        self.asked += [len(videos)]
+        self.batch_sizes += [len(videos)]
         if "refuse" in prompts:
             raise BadInput("this prompt is not for me")
         return {"N": videos[:, 0, 0, 0, 0].astype(np.float32)}
@@ -144,14 +144,14 @@ def test_score_decodes_ahead(paths, monkeypatch):
         def score(self, videos, prompts, refined=None):
             with more:  # not before the file after this one is there
                 assert more.wait_for(
-                    lambda: len(decoded) >= min(len(self.asked) + 2, len(paths)), timeout=60
+                    lambda: len(decoded) >= min(len(self.batch_sizes) + 2, len(paths)), timeout=60
                 )
             return super().score(videos, prompts)
 
     monkeypatch.setattr(file_scorer, "read_mp4", read)
     reward = Busy()
     FileScorer(RewardSuite([reward], {}), batch_size=1, threads=2).score(paths, ["a"] * len(paths))
-    assert reward.asked == [1] * len(paths)
+    assert reward.batch_sizes == [1] * len(paths)
 
 
 def test_prefetched_order_and_limit():
@@ -169,7 +169,7 @@ def test_score_large_videos_in_smaller_batches(paths, prompts, tmp_path, monkeyp
     monkeypatch.setattr(file_scorer, "MAX_WAITING_BYTES", 2 * size)
     reward = Counted()
     FileScorer(RewardSuite([reward], {})).score(paths, prompts)
-    assert reward.asked == [2, 2, 1]
+    assert reward.batch_sizes == [2, 2, 1]
 
 
 # -------------------------------------------------------------------------------------------- cache
@@ -181,19 +181,18 @@ def test_score_cached(suite, paths, prompts, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(file_scorer, "read_mp4", None)
         assert FileScorer(suite, cache=cache).score(paths, prompts) == first
-    moved = tmp_path / "elsewhere.mp4"
-    shutil.copy(paths[0], moved)
+    copy = tmp_path / "elsewhere.mp4"
+    shutil.copy(paths[0], copy)
     counted = RewardSuite([*suite.rewards, Counted()], {})
-    asked = FileScorer(counted, cache=cache).score([str(moved)], prompts[:1])
-    assert {n: v for n, v in asked[0].scores.items() if n != "N"} == first[
-        0
-    ].scores  # only the new reward is asked
+    (result,) = FileScorer(counted, cache=cache).score([str(copy)], prompts[:1])
+    # only the new reward is computed
+    assert {n: v for n, v in result.scores.items() if n != "N"} == first[0].scores
     reward = counted.rewards[-1]
-    FileScorer(counted, cache=cache).score([str(moved), paths[1]], prompts[:2])
-    assert reward.asked == [1, 1]
-    write_mp4(moved, read_mp4(paths[1]), fps=8)
-    FileScorer(counted, cache=cache).score([str(moved)], ["another prompt"])
-    assert reward.asked == [1, 1, 1]
+    FileScorer(counted, cache=cache).score([str(copy), paths[1]], prompts[:2])
+    assert reward.batch_sizes == [1, 1]
+    write_mp4(copy, read_mp4(paths[1]), fps=8)
+    FileScorer(counted, cache=cache).score([str(copy)], ["another prompt"])
+    assert reward.batch_sizes == [1, 1, 1]
 
 
 def test_score_broken_cache_entry(paths, tmp_path):
@@ -203,7 +202,7 @@ def test_score_broken_cache_entry(paths, tmp_path):
     entry = next(tmp_path.rglob("*.json"))
     entry.write_text("{")
     assert scorer.score(paths[:1], ["a"]) == scorer.score(paths[:1], ["a"]) == first
-    assert reward.asked == [1, 1]
+    assert reward.batch_sizes == [1, 1]
 
 
 def test_score_without_fingerprint_not_cached(paths, tmp_path):
@@ -212,7 +211,7 @@ def test_score_without_fingerprint_not_cached(paths, tmp_path):
     scorer = FileScorer(RewardSuite([reward], {}), cache=ScoreCache(tmp_path))
     scorer.score(paths[:2], ["a", "b"])
     scorer.score(paths[:2], ["a", "b"])
-    assert reward.asked == [2, 2] and not list(tmp_path.iterdir())
+    assert reward.batch_sizes == [2, 2] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -223,13 +222,13 @@ def test_score_unreadable_files(light_suite, paths, tmp_path):
     strip = odd_files.write(tmp_path / "strip.mkv", odd_files.moving_square(2, 16, 640), "ffv1")
     one = odd_files.write(tmp_path / "one\nframe.mp4", odd_files.moving_square(1))
     good = [paths[0], *map(str, odd_files.write_unusual(tmp_path)), paths[1], str(one)]
-    given = [str(path) for path, _ in broken.values()] + [str(strip)]
-    everything = good[:3] + given + good[3:]
+    unreadable = [str(path) for path, _ in broken.values()] + [str(strip)]
+    everything = good[:3] + unreadable + good[3:]
     scorer = FileScorer(light_suite, cache=ScoreCache(tmp_path / "scores"))
     results = {
         result.path: result for result in scorer.score(everything, ["a cat"] * len(everything))
     }
-    for path in given:
+    for path in unreadable:
         (line,) = results[path].problems
         assert results[path].scores is None and path in line and "\n" not in line
     for path in good:

@@ -42,8 +42,8 @@ for reward in suite.rewards:
     held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
     scores[f"{type(reward).__name__} share"] = held / sum(leaf.size for leaf in leaves)
 for rows in (slice(None), slice(1, 2)):
-    found = suite.score(videos[rows], prompts[rows])
-    scores |= {f"{key} {rows.start}": value for key, value in found.items()}
+    scores_by_mesh = suite.score(videos[rows], prompts[rows])
+    scores |= {f"{key} {rows.start}": value for key, value in scores_by_mesh.items()}
 np.savez(f"{out}/{jax.process_index()}.npz", **scores)
 while not os.path.exists(f"{out}/{1 - jax.process_index()}.npz"):  # they have to leave together
     time.sleep(0.1)
@@ -62,8 +62,7 @@ def made(mps_folder, condition, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_meshes(made, mps_folder, condition, videos, prompts, tmp_path_factory):
-    """What each process found on its mesh: scores by name and the first row, and the share of the
-    weights held."""
+    """For each mesh: scores by name and first row, and each model's share of weights per device."""
     folder = tmp_path_factory.mktemp("meshes")
     np.savez(folder / "data.npz", videos=videos, prompts=prompts)
     with socket.socket() as free:
@@ -107,24 +106,27 @@ def test_score_on_any_mesh(on_meshes, made, mps_folder, condition, videos, promp
     assert len(lengths) == 2  # so programs of two shapes share the five videos
     for reward in rewards:
         for name, expected in reward.score(videos, prompts).items():
-            for found in on_meshes:
+            for scores_by_mesh in on_meshes:
                 np.testing.assert_allclose(
-                    found[f"{name} None"], expected, rtol=1e-5, atol=1e-5, err_msg=name
+                    scores_by_mesh[f"{name} None"], expected, rtol=1e-5, atol=1e-5, err_msg=name
                 )
 
 
 def test_from_pretrained_shards_weights(on_meshes):
-    for found in on_meshes:
+    for scores_by_mesh in on_meshes:
         for reward in ("MPS", "VideoScore"):  # what a mesh does not divide stays whole
-            assert 1 / 8 <= found[f"{reward} share"] < 0.3, reward
+            assert 1 / 8 <= scores_by_mesh[f"{reward} share"] < 0.3, reward
 
 
 def test_score_on_mesh_in_any_batch(on_meshes):
-    for found in on_meshes:
+    for scores_by_mesh in on_meshes:
         for name in ("MPS", "VQ", "TC", "DD", "TVA", "FC"):
             # not to the last bit: among processes, devices add up in the order in which they come
             np.testing.assert_allclose(
-                found[f"{name} 1"], found[f"{name} None"][1:2], rtol=1e-5, atol=1e-5
+                scores_by_mesh[f"{name} 1"],
+                scores_by_mesh[f"{name} None"][1:2],
+                rtol=1e-5,
+                atol=1e-5,
             )
 
 

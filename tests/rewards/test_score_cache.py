@@ -15,8 +15,8 @@ def test_get_after_put(tmp_path):
     cache = ScoreCache(tmp_path / "scores")
     assert cache.get("video", "prompt", "reward", ("TC", "DD")) is None
     cache.put("video", "prompt", "reward", SCORES)
-    found = ScoreCache(tmp_path / "scores").get("video", "prompt", "reward", ("TC", "DD"))
-    assert found["TC"] == 0.1 and math.isnan(found["DD"])
+    scores = ScoreCache(tmp_path / "scores").get("video", "prompt", "reward", ("TC", "DD"))
+    assert scores["TC"] == 0.1 and math.isnan(scores["DD"])
     for other in (
         ("other", "prompt", "reward"),
         ("video", "other", "reward"),

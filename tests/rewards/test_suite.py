@@ -168,9 +168,9 @@ def test_score_wrong_shapes(suite, videos, prompts):
 def test_from_config_skip(suite, clip_folder, videos, prompts):
     entries = {"aesthetic": {"path": str(clip_folder), "frames": 2}, "motion": {}}
     judged = {"entries": entries, "weights": {"AES": 1.0}, "held_out": {"motion": {}}}
-    some = RewardSuite.from_config(ConfigDict(judged | {"skip": ("DD",)}))
-    assert (some.names, some.held_out) == (("AES", "TC"), ("held_out:TC",))
-    scores = some.score(videos, prompts)
+    subset = RewardSuite.from_config(ConfigDict(judged | {"skip": ("DD",)}))
+    assert (subset.names, subset.held_out) == (("AES", "TC"), ("held_out:TC",))
+    scores = subset.score(videos, prompts)
     assert set(scores) == {"AES", "TC", "held_out:TC"}
     np.testing.assert_array_equal(scores["TC"], suite.score(videos, prompts)["TC"])
     image = RewardSuite.from_config(
