@@ -96,7 +96,7 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path
     except OSError as error:
         raise BadInput(
             f"{folder}: the examples of {path} could not be written ({error.strerror or error});"
-            " make room and run the same command again",
+            " free disk space and run the same command again",
             source=folder,
         ) from error
     # the stubs of TFDS do not show the parameters of this decorated method
