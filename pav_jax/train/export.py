@@ -48,8 +48,8 @@ def save_booster(
                 lm.with_params(params).save_pretrained(part)
         except OSError as error:
             raise BadInput(
-                f"{booster}: could not be written ({error.strerror or error}); free disk space and run"
-                " the same command again, the checkpoint of the last step is saved",
+                f"{booster}: could not be written ({error.strerror or error}); free disk space and"
+                " run the same command again, the checkpoint of the last step is saved",
                 source=booster,
             ) from error
     processes.barrier("booster")

@@ -126,8 +126,8 @@ class MetricsLog:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         except OSError as error:
             raise BadInput(
-                f"{self._path}: could not be written ({error.strerror}); free disk space and run the same"
-                " command again",
+                f"{self._path}: could not be written ({error.strerror}); free disk space and run"
+                " the same command again",
                 source=self._path,
             ) from error
 
