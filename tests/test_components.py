@@ -5,7 +5,7 @@ from pav_jax import components
 from pav_jax.booster.booster import Booster
 from pav_jax.config import load
 from pav_jax.errors import BadInput
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 
 @pytest.mark.parametrize(

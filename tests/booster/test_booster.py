@@ -1,4 +1,4 @@
-"""The booster's border: what it takes, what it gives."""
+"""Boosters: prompts in, rewrites out."""
 
 import dataclasses
 import json
@@ -9,11 +9,11 @@ from pav_jax.booster.booster import Booster, clean
 from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 
 class FakeLanguageModel:
-    """Answers with what it was asked, or with nothing."""
+    """Answer with the prompt and a few words, or as `answer` says."""
 
     name = "fake"
     generation: dict = {}
@@ -30,12 +30,12 @@ class FakeLanguageModel:
         ]
 
 
-def test_prompts_go_in_as_user_chats_and_come_out_as_refinements_in_order():
+def test_refine_order_and_fields():
     lm = FakeLanguageModel()
-    got = Booster(lm, Sampling(max_new_tokens=30)).refine(
+    rewrites = Booster(lm, Sampling(max_new_tokens=30)).refine(
         ["a dog runs", "rain"], num_return_sequences=2, seed=[5, 6]
     )
-    assert got == [
+    assert rewrites == [
         [Refinement(p, f"{p}, in soft light", s, "fake")] * 2
         for p, s in (("a dog runs", 5), ("rain", 6))
     ]
@@ -46,7 +46,7 @@ def test_prompts_go_in_as_user_chats_and_come_out_as_refinements_in_order():
     )
 
 
-def test_prompts_that_share_a_seed_draw_their_own_numbers_whatever_their_company():
+def test_refine_shared_seed_gives_each_prompt_its_own():
     lm = FakeLanguageModel()
     booster = Booster(lm, Sampling())
     booster.refine(["a dog runs", "rain"], seed=5)
@@ -58,19 +58,19 @@ def test_prompts_that_share_a_seed_draw_their_own_numbers_whatever_their_company
     assert lm.seeds != [rain]
 
 
-def test_one_string_is_one_prompt():
+def test_refine_single_string():
     assert [
         [r.prompt for r in rewrites] for rewrites in Booster(FakeLanguageModel()).refine("a dog")
     ] == [["a dog"]]
 
 
 @pytest.mark.parametrize("answer", ["", "  \n\t ", "\x00\x07"])
-def test_an_empty_answer_falls_back_to_the_users_prompt(answer):
+def test_refine_empty_answer_returns_prompt(answer):
     assert Booster(FakeLanguageModel(lambda _: answer)).refine("a dog")[0][0].refined == "a dog"
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t", "\x00\x1b", "\ud800", "a" * 10_001])
-def test_empty_and_endless_prompts_are_refused(prompt):
+def test_refine_empty_or_too_long_prompt(prompt):
     with pytest.raises(BadInput):
         Booster(FakeLanguageModel()).refine(["fine", prompt])
 
@@ -79,15 +79,15 @@ def test_empty_and_endless_prompts_are_refused(prompt):
     "prompt",
     ["<b>a dog</b> & {{ x }} 100 %", "a 👩‍🚀 on the moon", "ein Mädchen, 猫", "a" * 10_000],
 )
-def test_markup_emoji_and_long_prompts_pass_unchanged(prompt):
+def test_clean_keeps_markup_and_emoji(prompt):
     assert clean(prompt) == prompt
 
 
-def test_control_characters_are_stripped_and_line_ends_become_blanks():
+def test_clean_control_characters():
     assert clean("\x1b[31ma\x00 dog\r\nruns\ud83d\x7f") == "[31ma dog  runs"
 
 
-def test_the_embedded_booster_is_the_default_and_its_name_holds_no_path(tmp_path, monkeypatch):
+def test_from_pretrained_default(tmp_path, monkeypatch):
     monkeypatch.setattr("pav_jax.checkpoints.embedded.CHECKPOINTS", tmp_path)
     tiny_language_model().save_pretrained(tmp_path / "rewriter")
     assert Booster.from_pretrained().language_model.name == "mini:rewriter"
@@ -95,7 +95,7 @@ def test_the_embedded_booster_is_the_default_and_its_name_holds_no_path(tmp_path
     assert Booster.from_pretrained().language_model.name == "mini:booster"
 
 
-def test_a_saved_model_becomes_a_booster_with_its_own_sampling(tmp_path):
+def test_from_pretrained_sampling_and_template(tmp_path):
     lm = dataclasses.replace(
         tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9}
     )

@@ -13,7 +13,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import hf
 from pav_jax.models.weights import Weight, params_to_hf, sharded_params_from_hf
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 MESHES = [dict(data=8), dict(fsdp=8), dict(fsdp=2, tensor=2), dict(tensor=4)]
 PROGRAM = """

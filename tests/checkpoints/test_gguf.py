@@ -17,7 +17,7 @@ from pav_jax.checkpoints import gguf, packages
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
-from tests.language.conftest import TEMPLATE, tiny_tokenizer
+from tests.tiny.byte_language_model import TEMPLATE, tiny_tokenizer
 
 
 def write_gguf(

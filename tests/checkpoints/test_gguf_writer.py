@@ -15,7 +15,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.main import main
 from pav_jax.mini.tokenizers import rewriter_tokenizer
 from pav_jax.models.llama.model import RopeScaling
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 IDS = np.random.default_rng(0).integers(0, 200, (2, 12))
 

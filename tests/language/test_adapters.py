@@ -1,5 +1,4 @@
-"""Adapters of several trainings as one: equal logits in PEFT on the first model, and what is
-refused."""
+"""Adapters of consecutive trainings, joined into one."""
 
 import jax
 import numpy as np
@@ -13,13 +12,13 @@ from pav_jax.language.adapters import joined_adapter, write_joined
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.main import main
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 IDS = np.random.default_rng(0).integers(0, 200, (2, 12))
 
 
-def trained(lm: LanguageModel, config: LoraConfig, folder, seed: int) -> LanguageModel:
-    """What a training leaves in `folder`: adapter and booster."""
+def train(lm: LanguageModel, config: LoraConfig, folder, seed: int) -> LanguageModel:
+    """Write adapter and booster to `folder`, as training does; return the booster."""
     lora = init_lora(lm.params, config, jax.random.key(seed))
     lora = jax.tree.map(lambda x: 0.2 * jax.random.normal(jax.random.key(seed), x.shape), lora)
     adapted = lm.with_lora(lora, config)
@@ -34,10 +33,10 @@ def chain(tmp_path_factory):
     work = tmp_path_factory.mktemp("chain")
     tiny_language_model().save_pretrained(work / "base")
     base = LanguageModel.from_pretrained(work / "base", dtype="float32")
-    first = trained(
+    first = train(
         base, LoraConfig(r=2, lora_alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1
     )
-    return work, trained(
+    return work, train(
         first,
         LoraConfig(r=3, lora_alpha=3.0, target_modules=("k_proj", "q_proj", "down_proj")),
         work / "round_1",
@@ -45,12 +44,10 @@ def chain(tmp_path_factory):
     )
 
 
-def test_peft_gets_the_last_boosters_logits_from_the_first_model(chain, tmp_path):
+def test_joined_adapter_in_peft_matches_last_booster(chain, tmp_path):
     work, last = chain
-    assert (
-        main(["export", f"--from={work}/round_1/booster", "--to=peft", f"--out={tmp_path}/adapter"])
-        == 0
-    )
+    options = [f"--from={work}/round_1/booster", f"--out={tmp_path}/adapter"]
+    assert main(["export", "--to=peft", *options]) == 0
     base = AutoModelForCausalLM.from_pretrained(work / "base", torch_dtype=torch.float32)
     with torch.no_grad():
         theirs = (
@@ -62,19 +59,21 @@ def test_peft_gets_the_last_boosters_logits_from_the_first_model(chain, tmp_path
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
 
 
-def test_the_joined_adapter_loads_here_too_and_names_its_base(chain, tmp_path):
+def test_write_joined_round_trip(chain, tmp_path):
     work, last = chain
     joined = joined_adapter(work / "round_1" / "booster")
-    assert joined.base == str((work / "base").resolve()) and joined.lora_config.r == 5
+    assert joined.base == str((work / "base").resolve())
+    assert joined.lora_config.r == 5
     write_joined(tmp_path, joined)
     ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
-    want = np.asarray(last.logits(IDS))
-    np.testing.assert_allclose(ours.logits(IDS), want, atol=1e-4 * np.abs(want).max())
+    expected = np.asarray(last.logits(IDS))
+    np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_booster_without_adapter_is_refused(chain, tmp_path, capsys):
+def test_joined_adapter_without_adapter(chain, tmp_path, capsys):
     work, _ = chain
-    with pytest.raises(BadInput, match="no adapter folder beside it"):
+    with pytest.raises(BadInput) as error:
         joined_adapter(work / "base")
+    assert error.value.source == str(work / "base")
     assert main(["export", f"--from={work}/base", "--to=peft", f"--out={tmp_path}/x"]) == 2
     assert "--to=hf" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Adapters: zero at first, merged exactly, matched by name."""
+"""Low-rank adapters."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from pav_jax.language.lora import LoraConfig, count, init_lora, merge, target_pa
 IDS = jnp.asarray([[5, 9, 200, 31, 7]])
 
 
-def trained(lm, config, seed=1):
-    """An adapter whose zero factor has moved."""
+def trained_lora(lm, config, seed=1):
+    """Return an adapter whose `b` is not zero."""
     lora = init_lora(lm.params, config, jax.random.key(seed))
     return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(seed), a.shape), lora)
 
@@ -20,49 +20,52 @@ def trained(lm, config, seed=1):
 @pytest.mark.parametrize(
     "modules", [("q_proj", "v_proj"), (".*_proj",), ("layers/mlp/.*", "o_proj")]
 )
-def test_a_fresh_adapter_changes_nothing_and_a_trained_one_equals_its_merge(lm, modules):
+def test_adapter_equals_merged_weights(lm, modules):
     config = LoraConfig(r=3, lora_alpha=7.0, target_modules=modules)
     model = with_lora(lm.model, config)
     fresh = init_lora(lm.params, config, jax.random.key(0))
     base = lm.model.apply({"params": lm.params}, IDS)
     np.testing.assert_array_equal(model.apply({"params": lm.params, "lora": fresh}, IDS), base)
-    lora = trained(lm, config)
-    beside = model.apply({"params": lm.params, "lora": lora}, IDS)
-    inside = lm.model.apply({"params": merge(lm.params, lora, config)}, IDS)
-    assert np.abs(beside - base).max() > 0.1
-    np.testing.assert_allclose(beside, inside, atol=2e-4)
+    lora = trained_lora(lm, config)
+    adapted = model.apply({"params": lm.params, "lora": lora}, IDS)
+    merged = lm.model.apply({"params": merge(lm.params, lora, config)}, IDS)
+    assert np.abs(adapted - base).max() > 0.1
+    np.testing.assert_allclose(adapted, merged, atol=2e-4)
 
 
-def test_exactly_one_factor_starts_at_zero_and_layers_start_apart(lm):
+def test_init_lora_values(lm):
     lora = init_lora(lm.params, LoraConfig(r=4), jax.random.key(0))["layers"]["attention"]["q_proj"]
-    assert not lora["b"].any() and lora["a"].all()
-    assert np.abs(lora["a"]).max() <= 32**-0.5 and not np.array_equal(lora["a"][0], lora["a"][1])
+    assert not lora["b"].any()
+    assert lora["a"].all()
+    assert np.abs(lora["a"]).max() <= 32**-0.5
+    assert not np.array_equal(lora["a"][0], lora["a"][1])
 
 
-def test_generation_reads_the_adapter_without_a_merge(lm):
+def test_generate_with_adapter(lm):
     config = LoraConfig(r=2, lora_alpha=8.0, target_modules=(".*_proj",))
-    lora = trained(lm, config)
-    beside = lm.with_lora(lora, config).generate(["a dog"], max_new_tokens=8, temperature=0.0)
-    assert beside == lm.with_params(merge(lm.params, lora, config)).generate(
+    lora = trained_lora(lm, config)
+    adapted = lm.with_lora(lora, config).generate(["a dog"], max_new_tokens=8, temperature=0.0)
+    assert adapted == lm.with_params(merge(lm.params, lora, config)).generate(
         ["a dog"], max_new_tokens=8, temperature=0
     )
 
 
-def test_dropout_acts_on_the_adapter_in_training_only(lm):
+def test_dropout_only_on_adapter_in_training(lm):
     config = LoraConfig(r=2, lora_dropout=0.5, target_modules=("q_proj",))
-    model, lora = with_lora(lm.model, config), trained(lm, config)
+    model = with_lora(lm.model, config)
+    lora = trained_lora(lm, config)
     variables = {"params": lm.params, "lora": lora}
-    calm = model.apply(variables, IDS)
+    deterministic = model.apply(variables, IDS)
     dropped = model.apply(variables, IDS, deterministic=False, rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_array_equal(calm, model.apply(variables, IDS))
-    assert np.abs(calm - dropped).max() > 0
-    bare = model.apply(
+    np.testing.assert_array_equal(deterministic, model.apply(variables, IDS))
+    assert np.abs(deterministic - dropped).max() > 0
+    without_adapter = model.apply(
         {"params": lm.params}, IDS, deterministic=False, rngs={"dropout": jax.random.key(0)}
     )
-    np.testing.assert_array_equal(bare, lm.model.apply({"params": lm.params}, IDS))
+    np.testing.assert_array_equal(without_adapter, lm.model.apply({"params": lm.params}, IDS))
 
 
-def test_the_trainable_count_is_that_of_the_formula(lm):
+def test_count_of_adapter(lm):
     r, d, f, kv, layers = 3, 32, 48, 16, 2
     sizes = {
         "q_proj": d + d,
@@ -76,6 +79,7 @@ def test_the_trainable_count_is_that_of_the_formula(lm):
 
 
 @pytest.mark.parametrize("modules", [("qproj",), ("q_proj", "router"), ("(",), ()])
-def test_a_pattern_that_matches_nothing_is_refused(lm, modules):
-    with pytest.raises(BadInput, match="target_modules"):
+def test_target_paths_no_match(lm, modules):
+    with pytest.raises(BadInput) as error:
         target_paths(lm.params, LoraConfig(target_modules=modules))
+    assert error.value.field == "lora.target_modules"

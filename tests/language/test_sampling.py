@@ -1,4 +1,4 @@
-"""Sampling: transformers' rules, and rows that do not feel their neighbours."""
+"""Sampling: the rules of transformers, and independence of the other rows of a batch."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from transformers.generation.logits_process import (
 from pav_jax.errors import BadInput
 from pav_jax.language import sampling
 from pav_jax.language.sampling import Sampling
-from tests.language.conftest import tiny_language_model
+from tests.tiny.byte_language_model import tiny_language_model
 
 PROMPTS = [
     "a girl",
@@ -42,11 +42,11 @@ def ids_of(lm, prompts):
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_tokens_equal_transformers_for_prompts_of_every_length(lm, theirs, penalty):
+def test_generate_ids_greedy_matches_transformers(lm, theirs, penalty):
     settings = Sampling(max_new_tokens=20, temperature=0.0, repetition_penalty=penalty)
     ours = lm.generate_ids(ids_of(lm, PROMPTS), settings)
-    for ids, (got,) in zip(ids_of(lm, PROMPTS), ours, strict=True):
-        want = theirs.generate(
+    for ids, (tokens,) in zip(ids_of(lm, PROMPTS), ours, strict=True):
+        expected = theirs.generate(
             torch.tensor([ids]),
             max_new_tokens=20,
             do_sample=False,
@@ -54,12 +54,13 @@ def test_greedy_tokens_equal_transformers_for_prompts_of_every_length(lm, theirs
             eos_token_id=list(lm.eos),
             pad_token_id=0,
         )
-        assert got == want[0, len(ids) :].tolist()
+        assert tokens == expected[0, len(ids) :].tolist()
 
 
-def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
+def test_generate_ids_independent_of_batch(lm):
     settings = Sampling(max_new_tokens=12)
-    ids, seeds = ids_of(lm, PROMPTS), [3, 1, 4, 1, 5]
+    ids = ids_of(lm, PROMPTS)
+    seeds = [3, 1, 4, 1, 5]
     together = lm.generate_ids(ids, settings, seed=seeds, num_return_sequences=2)
     order = [4, 2, 0, 3, 1]
     shuffled = lm.generate_ids(
@@ -70,15 +71,16 @@ def test_a_row_does_not_depend_on_its_batch_place_or_company(lm):
     assert lm.generate_ids(ids[1:2], settings, seed=1)[0] == together[1][:1]
 
 
-def test_samples_and_seeds_differ_and_the_same_seed_repeats(lm):
+def test_generate_ids_samples_and_seeds(lm):
     ids = ids_of(lm, PROMPTS[:1])
     draw = lambda **k: lm.generate_ids(ids, Sampling(max_new_tokens=12), **k)[0]  # noqa: E731
-    three = draw(num_return_sequences=3)
-    assert len({tuple(a) for a in three}) == 3
-    assert draw(num_return_sequences=3) == three and draw(seed=1)[0] != three[0]
+    samples = draw(num_return_sequences=3)
+    assert len({tuple(a) for a in samples}) == 3
+    assert draw(num_return_sequences=3) == samples
+    assert draw(seed=1)[0] != samples[0]
 
 
-def test_changing_the_numbers_compiles_nothing(lm):
+def test_generate_ids_settings_do_not_recompile(lm):
     ids = ids_of(lm, PROMPTS[:2])
     lm.generate_ids(ids, Sampling(max_new_tokens=10))
     before = sampling._generate._cache_size()
@@ -87,19 +89,20 @@ def test_changing_the_numbers_compiles_nothing(lm):
     assert sampling._generate._cache_size() == before
 
 
-def test_a_row_ends_at_its_own_end_of_sequence(lm):
+def test_generate_ids_eos_ends_each_row(lm):
     settings = Sampling(max_new_tokens=20, temperature=0.0)
-    whole = lm.generate_ids(ids_of(lm, PROMPTS), settings)
-    stop = whole[1][0][5]
-    ended = dataclasses.replace(lm, eos=(stop,)).generate_ids(ids_of(lm, PROMPTS), settings)
-    for (full,), (cut,) in zip(whole, ended, strict=True):
+    full_answers = lm.generate_ids(ids_of(lm, PROMPTS), settings)
+    stop = full_answers[1][0][5]
+    ended_answers = dataclasses.replace(lm, eos=(stop,)).generate_ids(ids_of(lm, PROMPTS), settings)
+    for (full,), (cut,) in zip(full_answers, ended_answers, strict=True):
         assert cut == (full[: full.index(stop) + 1] if stop in full else full)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_distribution_is_that_of_transformers_processors(seed):
+def test_pick_distribution_matches_transformers(seed):
     rng = np.random.default_rng(seed)
-    vocabulary, draws = 40, 20_000
+    vocabulary = 40
+    draws = 20_000
     logits = rng.normal(0, 2, (1, vocabulary)).astype(np.float32)
     prompt = rng.integers(0, vocabulary, (1, 6))
     settings = {
@@ -116,36 +119,38 @@ def test_the_distribution_is_that_of_transformers_processors(seed):
             TopPLogitsWarper(settings["top_p"]),
         ]
     )
-    want = torch.softmax(processors(torch.tensor(prompt), torch.tensor(logits)), -1)[0].numpy()
+    expected = torch.softmax(processors(torch.tensor(prompt), torch.tensor(logits)), -1)[0].numpy()
 
     seen = jnp.zeros((draws, vocabulary), bool).at[:, prompt[0]].set(True)
     keys = jax.random.split(jax.random.key(seed), draws)
     tokens = sampling.pick(
         jnp.broadcast_to(logits, (draws, vocabulary)), seen, keys, vocabulary, **settings
     )
-    got = np.bincount(np.asarray(tokens), minlength=vocabulary) / draws
-    assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
-    np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / draws))
+    shares = np.bincount(np.asarray(tokens), minlength=vocabulary) / draws
+    assert set(np.flatnonzero(shares)) <= set(np.flatnonzero(expected))
+    np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / draws))
 
 
-def test_a_prompt_beyond_the_context_loses_its_left_end(lm):
+def test_generate_ids_long_prompt_is_cut_on_the_left(lm):
     ids = list(np.random.default_rng(0).integers(0, 200, 700))
     settings = Sampling(max_new_tokens=12, temperature=0.0)
     assert lm.generate_ids([ids], settings) == lm.generate_ids([ids[-500:]], settings)
 
 
-def test_an_answer_ends_where_the_context_does_and_a_short_prompt_is_not_cut_for_it():
+def test_generate_ids_ends_with_context():
     short = tiny_language_model(batch_size=1, max_position_embeddings=64)
     short = dataclasses.replace(short, eos=())
     ids = list(range(20))
-    (got,) = short.generate_ids([ids], Sampling(max_new_tokens=1000, temperature=0.0))[0]
-    assert len(got) == 44
+    (answer,) = short.generate_ids([ids], Sampling(max_new_tokens=1000, temperature=0.0))[0]
+    assert len(answer) == 44
     longer = tiny_language_model(batch_size=1, max_position_embeddings=512)
-    assert dataclasses.replace(longer, eos=()).generate_ids([ids], Sampling(44, 0.0))[0][0] == got
+    assert (
+        dataclasses.replace(longer, eos=()).generate_ids([ids], Sampling(44, 0.0))[0][0] == answer
+    )
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "setting",
     [
         {"temperature": -1},
         {"top_p": 0},
@@ -154,6 +159,7 @@ def test_an_answer_ends_where_the_context_does_and_a_short_prompt_is_not_cut_for
         {"repetition_penalty": 0},
     ],
 )
-def test_impossible_numbers_are_named(wrong):
-    with pytest.raises(BadInput, match=next(iter(wrong))):
-        Sampling(**wrong)
+def test_sampling_out_of_range(setting):
+    with pytest.raises(BadInput) as error:
+        Sampling(**setting)
+    assert error.value.field == next(iter(setting))
