@@ -170,7 +170,8 @@ def ranking_quality(
         if len(preview) < 2:
             continue
         if len(set(preview)) > 1 and len(set(full)) > 1:
-            correlations.append(float(stats.spearmanr(preview, full)[0]))
+            correlation, _p_value = stats.spearmanr(preview, full)
+            correlations.append(correlation)  # pyright: ignore[reportArgumentType]  (stubs of scipy)
         selected = np.argsort(-preview, kind="stable")[: math.ceil(keep * len(preview))]
         best_selected.append(full[selected].max() >= full.max())
         losses.append(full.max() - full[selected].max())

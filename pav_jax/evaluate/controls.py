@@ -44,7 +44,9 @@ def best_suffix(overall: Mapping[str, Iterable[float]]) -> str:
     return max(means, key=lambda suffix: means[suffix])
 
 
-def shuffled(prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping) -> Texts:
+def shuffled(
+    prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping[tuple[str, int], str]
+) -> Texts:
     """Give each prompt the rewrite of the one before it in a random order.
 
     Shifting the given order would not do: files often take turns, and prompts half a set apart can
@@ -59,9 +61,11 @@ def shuffled(prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping) ->
     if len(prompts) < 2:
         return {}
     order = np.random.default_rng(0).permutation(len(prompts))
+    receivers = [prompts[int(i)] for i in order]
+    givers = [prompts[int(i)] for i in np.roll(order, 1)]
     return {
-        (prompts[i], seed): rewrites[prompts[j], seed]
-        for i, j in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)
+        (receiver, seed): rewrites[giver, seed]
+        for receiver, giver in zip(receivers, givers, strict=True)
         for seed in seeds
     }
 
