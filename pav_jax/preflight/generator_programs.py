@@ -55,6 +55,7 @@ def load_family(config: Any) -> tuple[Any, dict, GenerationConfig]:
     )
     settings = families.saved_settings(family_class, folder)
     overrides = {name: config.generator[name] for name in GENERATION_FIELDS}
+    overrides["batch_size"] = config.generator.batch_size
     settings = settings.replace("generator", **overrides)
     pipeline_folder.check_tiling(family, settings.vae_tiling)
     step_schedule.check(settings)
