@@ -1,5 +1,4 @@
-"""Scoring files: the numbers do not depend on company, nothing is computed twice, nothing bad stops
-the others."""
+"""Scores of files: independent of batches, cached, and robust against bad files."""
 
 import shutil
 import threading
@@ -72,7 +71,7 @@ class Counted(Reward):
 def test_score_equals_suite_in_any_order(suite, paths, prompts):
     results = FileScorer(suite, batch_size=2, threads=3).score(paths, prompts)
     assert [(r.path, r.prompt, r.problems) for r in results] == [
-        (*one, ()) for one in zip(paths, prompts, strict=True)
+        (path, prompt, ()) for path, prompt in zip(paths, prompts, strict=True)
     ]
     assert list(results[0].scores) == [
         "AES",
@@ -83,8 +82,8 @@ def test_score_equals_suite_in_any_order(suite, paths, prompts):
     ]  # FAITH would need to know the rewrites
     expected = suite.score(np.stack([read_mp4(path) for path in paths]), prompts)
     backwards = FileScorer(suite, batch_size=4, threads=1).score(paths[::-1], prompts[::-1])[::-1]
-    for i, (one, other) in enumerate(zip(results, backwards, strict=True)):
-        for name, value in one.scores.items():
+    for i, (result, other) in enumerate(zip(results, backwards, strict=True)):
+        for name, value in result.scores.items():
             np.testing.assert_allclose([value, other.scores[name]], expected[name][i], rtol=1e-5)
 
 
@@ -220,8 +219,8 @@ def test_score_without_fingerprint_not_cached(paths, tmp_path):
 def test_score_unreadable_files(light_suite, paths, tmp_path):
     broken = odd_files.write_broken(tmp_path)
     strip = odd_files.write(tmp_path / "strip.mkv", odd_files.moving_square(2, 16, 640), "ffv1")
-    one = odd_files.write(tmp_path / "one\nframe.mp4", odd_files.moving_square(1))
-    good = [paths[0], *map(str, odd_files.write_unusual(tmp_path)), paths[1], str(one)]
+    single_frame = odd_files.write(tmp_path / "one\nframe.mp4", odd_files.moving_square(1))
+    good = [paths[0], *map(str, odd_files.write_unusual(tmp_path)), paths[1], str(single_frame)]
     unreadable = [str(path) for path, _ in broken.values()] + [str(strip)]
     everything = good[:3] + unreadable + good[3:]
     scorer = FileScorer(light_suite, cache=ScoreCache(tmp_path / "scores"))
@@ -234,7 +233,7 @@ def test_score_unreadable_files(light_suite, paths, tmp_path):
     for path in good:
         assert results[path].problems == ()
         missing = [name for name, value in results[path].scores.items() if not np.isfinite(value)]
-        assert missing == (["TC", "DD"] if path == str(one) else [])
+        assert missing == (["TC", "DD"] if path == str(single_frame) else [])
 
 
 def test_score_tiny_videos(light_suite, tmp_path):
