@@ -142,7 +142,7 @@ def test_target_equals_transformers(theirs):
 def test_texts_equal_transformers(reward, theirs, side):
     texts = [f"a {IMAGE} cat", f"{IMAGE}{IMAGE}{IMAGE}sits {IMAGE}\n", f"in rows: {IMAGE} {IMAGE} "]
     images = [
-        [Image.fromarray(one) for one in pictures(*[(13, 15)] * text.count(IMAGE))]
+        [Image.fromarray(image) for image in pictures(*[(13, 15)] * text.count(IMAGE))]
         for text in texts
     ]
     theirs.tokenizer.padding_side = side
@@ -181,11 +181,11 @@ def test_score_in_any_batch(reward, videos, prompts):
         v.shape == (5,) and v.dtype == np.float32 and np.isfinite(v).all()
         for v in together.values()
     )
-    some = reward.score(videos[2:4], prompts[2:4], refined=["x", "y"])  # a rewrite is not read
+    subset = reward.score(videos[2:4], prompts[2:4], refined=["x", "y"])  # a rewrite is not read
     others = reward.score(videos[::-1], prompts)
     swapped = reward.score(videos[:2], prompts[1::-1])
     for name in NAMES:
-        np.testing.assert_array_equal(some[name], together[name][2:4])
+        np.testing.assert_array_equal(subset[name], together[name][2:4])
         assert np.abs(others[name] - together[name])[0] > 1e-3
         assert np.abs(swapped[name] - together[name][:2]).max() > 1e-3
 
@@ -246,8 +246,8 @@ def test_default_query(folder, videos, prompts):
     places = [text.index(f"({i}) {name}") for i, name in enumerate(dimensions, 1)]
     assert places == sorted(places)
     reward = VideoScore.from_pretrained(folder)
-    asked = reward.text("a {cat}", 2)
-    assert asked.endswith(f"{IMAGE} {IMAGE} ") and '"a {cat}"' in asked
+    text = reward.text("a {cat}", 2)
+    assert text.endswith(f"{IMAGE} {IMAGE} ") and '"a {cat}"' in text
     assert all(np.isfinite(v).all() for v in reward.score(videos[:1, :2], prompts[:1]).values())
 
 
