@@ -21,7 +21,6 @@ from pav_jax.storage.files import write_atomic
 
 DASH = "–"
 MINUS = "−"
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def write_report(
@@ -142,8 +141,8 @@ def _headline_sentence(
     mean, low, high = result["delta"]["overall"]
     if mean is None:
         return f"On {set_name}, {booster} has no score to compare."
-    wins = f"wins on {100 * result['win_rate']:.0f}{NBSP}% of {num_prompts} prompts"
-    interval = f"(95{NBSP}% interval {signed(low)} to {signed(high)})"
+    wins = f"wins on {100 * result['win_rate']:.0f}% of {num_prompts} prompts"
+    interval = f"(95% interval {signed(low)} to {signed(high)})"
     verb = {"up": "raises", "down": "lowers"}.get(direction((mean, low, high)))
     if verb:
         return (

@@ -113,7 +113,7 @@ def _reward_panel(
     axes.patch.set_alpha(0)
     for y, (name, delta) in enumerate(deltas.items()):
         mean, low, high = delta.get(reward) or (None, None, None)
-        if mean is not None:
+        if mean is not None and low is not None and high is not None:
             axes.plot([low, high], [y, y], color=color_of(name), linewidth=2.2)
             axes.plot([mean], [y], "o", color=color_of(name), markersize=5.5)
     axes.axvline(0, color=MUTED, linewidth=1)
@@ -150,7 +150,7 @@ def lines(
                 x, y, color=color, label=name, marker="o" if len(x) < 13 else None, markersize=4
             )
         if integer_x:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
         axes.tick_params(length=0)
         axes.margins(x=0.03, y=0.12)
         axes.set_xlabel(xlabel)
