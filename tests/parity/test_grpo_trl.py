@@ -133,7 +133,8 @@ def batch(trainer, tmp_path_factory):
 def test_policy_loss_equals_trl(trainer, batch, fields):
     config = PolicyLoss(max_completion_length=LONGEST, **fields)
     (logp, answer, old, reference), theirs = batch
-    got, metrics = policy_loss(config, logp, answer, jnp.asarray(ADVANTAGES), old, reference)
+    arrays = map(jnp.asarray, (logp, answer, ADVANTAGES, old, reference))
+    got, metrics = policy_loss(config, *arrays)
 
     trainer.loss_type = config.loss_type
     trainer.beta = config.beta
@@ -165,11 +166,8 @@ def test_gradients_equal_trl(trainer, batch):
         0.2,
     )
     trainer.args.use_bias_correction_kl = True
-    got = np.asarray(
-        jax.grad(
-            lambda x: policy_loss(config, x, answer, jnp.asarray(ADVANTAGES), old, reference)[0]
-        )(jnp.asarray(logp))
-    )
+    arrays = list(map(jnp.asarray, (answer, ADVANTAGES, old, reference)))
+    got = np.asarray(jax.grad(lambda x: policy_loss(config, x, *arrays)[0])(jnp.asarray(logp)))
     torch_logp = torch.zeros(4, LONGEST)
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         torch_logp[i, : len(tokens)] = torch.from_numpy(
