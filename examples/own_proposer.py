@@ -2,9 +2,9 @@
 
     python examples/own_proposer.py --workdir=runs/own_proposer
 
-Subclass `pav.Proposer`: `propose` receives one request per prompt, with the best rewrites so far and
-their scores, and returns up to `request.n` new rewrites for each. In a configuration file the same
-proposer is `proposers.mine = {"kind": "examples.own_proposer:Adjectives", "share": 1.0}`.
+Subclass `pav.Proposer`: `propose` receives one request per prompt, with the best rewrites so far
+and their scores, and returns up to `request.num_rewrites` new rewrites for each. In a configuration
+file the same proposer is `proposers.mine = {"kind": "examples.own_proposer:Adjectives", "share": 1.0}`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ class Adjectives(pav.Proposer):
     name = "adjectives"
 
     def propose(self, requests: Sequence[pav.ProposalRequest]) -> list[list[str]]:
-        """Return up to `n` new rewrites for each request."""
+        """Return up to `num_rewrites` new rewrites for each request."""
         return [self._rewrites(request) for request in requests]
 
     def _rewrites(self, request: pav.ProposalRequest) -> list[str]:
@@ -31,7 +31,8 @@ class Adjectives(pav.Proposer):
         text, _scores = best
         order = np.random.default_rng(request.seed).permutation(len(ADDITIONS))
         rewrites = [f"{text}, {ADDITIONS[i]}" for i in order if ADDITIONS[i] not in text]
-        return [rewrite for rewrite in rewrites if rewrite not in request.taken][: request.n]
+        new = [rewrite for rewrite in rewrites if rewrite not in request.tried]
+        return new[: request.num_rewrites]
 
 
 def main(workdir: str, config_name: str = "smoke") -> None:

@@ -47,7 +47,7 @@ def usable_prompts(prompts: Iterable[str], max_prompts: int | None = None) -> li
             f"prompts: none is usable ({reasons or 'the list is empty'}); give one prompt per line",
             source="prompts",
         )
-    return list(usable)[: max_prompts or None]
+    return list(usable)[:max_prompts]
 
 
 def _problem(prompt: str) -> str | None:

@@ -149,7 +149,7 @@ def grpo(
         config,
         seed,
         lm,
-        usable_prompts(texts, config.max_prompts or 0),
+        usable_prompts(texts, config.max_prompts),
         path,
         NoVideos() if generator is None else as_generator(generator),
         suite,

@@ -196,7 +196,7 @@ def run(
     """
     fields = grpo_section(config)
     path = local_file(prompts_path)
-    prompts = usable_prompts(read_prompt_set(path).prompts, fields.max_prompts or 0)
+    prompts = usable_prompts(read_prompt_set(path).prompts, fields.max_prompts)
     return train_on_prompts(
         fields,
         config.seed,
