@@ -98,10 +98,10 @@ def resize_matrix(source: int, target: int) -> np.ndarray:
 
 
 def resize_bicubic(
-    images_NxHxWx3: UInt8[Array, "N H W 3"], height: int, width: int
+    images_NxHxWx3: UInt8[Array | np.ndarray, "N H W 3"], height: int, width: int
 ) -> Float[Array, "N h w 3"]:
     """Pillow's bicubic resize; the result is float32 with whole numbers in 0..255."""
-    x = images_NxHxWx3.astype(jnp.float32)
+    x = jnp.asarray(images_NxHxWx3).astype(jnp.float32)
     # the default precision is bfloat16 on a TPU
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     for axis, target, spec in ((2, width, "nhwc,vw->nhvc"), (1, height, "nhwc,vh->nvwc")):
@@ -112,7 +112,7 @@ def resize_bicubic(
 
 
 def clip_pixels(
-    images_NxHxWx3: UInt8[Array, "N H W 3"], settings: Preprocess
+    images_NxHxWx3: UInt8[Array | np.ndarray, "N H W 3"], settings: Preprocess
 ) -> Float[Array, "N h w 3"]:
     """Normalised pixels for the CLIP vision tower. Can be jitted; sizes are static.
 
