@@ -27,7 +27,8 @@ def log_softmax(logits):
 @pytest.mark.parametrize("chunk", [1, 4, 5, 11, 64])
 def test_token_log_probs_chunk_sizes(drawn, chunk):
     x, w, ids = drawn["x"], drawn["w"], drawn["ids"]
-    got = jax.jit(lambda: token_log_probs(lambda w, h: h @ w, w, x, jnp.asarray(ids), chunk))()
+    arrays = (jnp.asarray(x), jnp.asarray(ids))
+    got = jax.jit(lambda: token_log_probs(lambda w, h: h @ w, w, *arrays, chunk))()
     every = log_softmax(x.astype(np.float64) @ w)
     want = np.take_along_axis(every[:, :-1], ids[:, 1:, None], -1)[..., 0]
     np.testing.assert_allclose(got[:, 1:], want, atol=2e-5)
@@ -77,7 +78,7 @@ def test_token_log_probs_frozen_head_gradient(drawn, chunk):
             weight * token_log_probs(lambda w, h: h @ w / 0.7, drawn["w"], x, ids, chunk, **how)
         )
 
-    for x in (drawn["x"], drawn["x"].astype(jnp.bfloat16)):
+    for x in (jnp.asarray(drawn["x"]), jnp.asarray(drawn["x"], jnp.bfloat16)):
         want, got = (jax.value_and_grad(loss)(x, head_is_frozen=fixed) for fixed in (False, True))
         np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
         assert got[1].dtype == x.dtype

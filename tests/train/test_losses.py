@@ -42,7 +42,7 @@ def test_preference_loss_parts(drawn, kinds):
     )
     logp, answer, reference = (jnp.asarray(drawn[k]) for k in ("logp", "answer", "reference"))
     whole, metrics = losses.preference_loss(config, logp, answer, reference)
-    tokens = answer[:, 0].sum()
+    tokens = answer[:, 0].sum().astype(jnp.float32)
     parts = [
         losses.preference_loss(
             config, logp[i : i + 2], answer[i : i + 2], reference[i : i + 2], 4, tokens
