@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pav_jax.candidates.statistics import paired_intervals, rounded, seed_mean
+from pav_jax.candidates.store import VideoRequest
 from pav_jax.records import Candidate
 from pav_jax.trust import measures, verdict
 from pav_jax.trust.corruptions import CORRUPTION_TYPES, SPLIT_RULE, split_types
@@ -18,7 +19,7 @@ from pav_jax.trust.samples import (
     EMPTY_PROMPT,
     PERMUTED_PROMPT,
     TRUE_PROMPT,
-    PlannedVideo,
+    Condition,
     SampleStore,
     rewards_with_names,
 )
@@ -55,13 +56,13 @@ class ScoreArrays:
     def from_store(
         cls,
         store: SampleStore,
-        videos: Sequence[PlannedVideo],
+        videos: Sequence[VideoRequest[Condition]],
         names: Sequence[str],
         seeds: Sequence[int],
         severities: Sequence[int],
     ) -> "ScoreArrays":
         """Collects the samples of `videos`, all of which have been measured."""
-        prompts = list(dict.fromkeys(video.prompt for video in videos))
+        prompts = list(dict.fromkeys(video.text for video in videos))
         seeds = list(seeds)
         by_caption = {
             kind: {name: np.full((len(prompts), len(seeds)), np.nan) for name in names}
@@ -69,21 +70,21 @@ class ScoreArrays:
         }
         refusals: dict[str, str] = {}
         for video in videos:
-            row = prompts.index(video.prompt)
+            row = prompts.index(video.text)
             column = seeds.index(video.seed)
             for kind, arrays in by_caption.items():
                 sample = store.get(video, kind)
                 refusals |= dict(line.split(" = ", 1) for line in sample.refusals)
                 for name, scores_NxS in arrays.items():
                     scores_NxS[row, column] = sample.scores.get(name, np.nan)
-        corrupted = [video for video in videos if len(video.conditions) > len(by_caption)]
+        corrupted = [video for video in videos if len(video.views) > len(by_caption)]
         by_corruption = _corruption_arrays(store, corrupted, names, severities)
         return cls(prompts, by_caption, by_corruption, refusals)
 
 
 def _corruption_arrays(
     store: SampleStore,
-    videos: Sequence[PlannedVideo],
+    videos: Sequence[VideoRequest[Condition]],
     names: Sequence[str],
     severities: Sequence[int],
 ) -> dict[str, dict[str, Float[np.ndarray, "D G"]]]:

@@ -5,12 +5,12 @@ prompt half the set away, and against an empty one. The first seed's videos of s
 corrupted, or scored against corrupted captions, with increasing severity.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 
 from etils import epath
 
+from pav_jax.candidates.store import VideoRequest
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
@@ -29,7 +29,6 @@ from pav_jax.trust.samples import (
     PERMUTED_PROMPT,
     TRUE_PROMPT,
     Condition,
-    PlannedVideo,
     SampleStore,
     rewards_with_names,
 )
@@ -46,7 +45,8 @@ def trust(
     Args:
       config: the whole configuration; reads `generator.batch_size` and `trust`.
       prompts: the users' prompts, of which the first `trust.max_prompts` are used.
-      generator, suite: see `SampleStore`.
+      generator: a `video.generator.Generator`.
+      suite: a `rewards.suite.RewardSuite`.
       workdir: samples go to `trust/` in it; rewrites are read from `pool/` if evolution has run.
       progress: a `rich.progress.Progress` or None.
 
@@ -61,14 +61,18 @@ def trust(
     names = [name for names, _ in rewards_with_names(suite) for name in names]
     check_options(options, prompts, names)
     store = SampleStore(
-        generator, suite, epath.Path(workdir) / "trust", config.generator.batch_size
+        generator,
+        suite,
+        epath.Path(workdir) / "trust",
+        batch_size=config.generator.batch_size,
     )
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
+    task = None
     if progress:
-        task = progress.add_task("trust", total=sum(len(v.conditions) for v in videos))
-        store.measure(videos, functools.partial(progress.advance, task))
-    else:
-        store.measure(videos)
+        task = progress.add_task("trust", total=sum(len(v.views) for v in videos))
+    for num_samples in store.score_shared(videos, "trust"):
+        if progress:
+            progress.advance(task, num_samples)
     arrays = ScoreArrays.from_store(store, videos, names, options.seeds, options.severities)
     pool = read_segments(epath.Path(workdir) / "pool", Candidate)
     result = summarize(arrays, suite, options, pool)
@@ -142,7 +146,7 @@ def _check_expected_sensitivities(expected, names: Sequence[str]) -> None:
 
 def plan_videos(
     prompts: Sequence[str], seeds: Sequence[int], severities: Sequence[int], num_corrupted: int
-) -> list[PlannedVideo]:
+) -> list[VideoRequest[Condition]]:
     """Plans which videos to generate and the conditions to score them under.
 
     Args:
@@ -162,7 +166,7 @@ def plan_videos(
             ]
             if seed == seeds[0] and i < num_corrupted:
                 conditions += _corruptions(prompt, other, severities)
-            videos.append(PlannedVideo(prompt, int(seed), tuple(conditions)))
+            videos.append(VideoRequest(prompt, int(seed), tuple(conditions)))
     return videos
 
 
