@@ -237,5 +237,6 @@ def check_systems(systems: Mapping[str, System]) -> None:
         if isinstance(system, os.PathLike) and not (epath.Path(system) / "config.json").exists():
             raise BadInput(
                 f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first",
-                source=system,
+                source=os.fspath(system),
+                field="evaluate.systems",
             )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pav_jax import config as configuration
-from pav_jax import recipe
 from pav_jax.errors import BadInput
+from pav_jax.recipe import Recipe
 from pav_jax.records import Candidate
 from pav_jax.storage.records import SegmentWriter
 from pav_jax.trust.calibrate import calibrate, command_options, fit_threshold, fit_weights
@@ -94,7 +94,7 @@ def test_calibrate_ignores_held_out_and_failed(tmp_path):
 
 def test_command_options_can_be_loaded(tmp_path, capsys):
     SegmentWriter(tmp_path / "pool").write(make_pool())
-    assert recipe.calibrate(load_config(), tmp_path).name == "calibration.json"
+    assert Recipe(load_config()).calibrate(tmp_path).name == "calibration.json"
     lines = capsys.readouterr().out.splitlines()
     result = json.loads((tmp_path / "calibration.json").read_text())
     assert lines == command_options(result)
@@ -120,4 +120,4 @@ def test_calibrate_invalid_options(tmp_path, override, field):
 
 def test_calibrate_without_pool(tmp_path):
     with pytest.raises(BadInput, match="run `pav evolve` first"):
-        recipe.calibrate(load_config(), tmp_path)
+        Recipe(load_config()).calibrate(tmp_path)

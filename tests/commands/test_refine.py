@@ -1,0 +1,51 @@
+import io
+import json
+import sys
+import types
+
+from tests.commands.run_pav import fails, run
+
+
+def test_refine_output(capsys, fake_calls):
+    status, out, err = run(
+        capsys, "refine", "a  girl <b>plays</b>", "--num-return-sequences=2", "--seed=5"
+    )
+    assert (status, out) == (
+        0,
+        "a girl <b>plays</b> in detail 0\na girl <b>plays</b> in detail 1\n",
+    )
+    assert "embedded booster" in err
+    assert fake_calls == [("load", None, None), ("refine", ["a girl <b>plays</b>"], 2, 5)]
+
+
+def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
+    (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\n  a dog 🐕 \n", encoding="utf-8")
+    monkeypatch.setattr(
+        sys,
+        "stdin",
+        types.SimpleNamespace(buffer=io.BytesIO(b"from a pipe\n"), isatty=lambda: False),
+    )
+    status, out, err = run(
+        capsys, "refine", str(tmp_path / "p.txt"), "-", "--model=m", "--template=t.jinja", "--json"
+    )
+    assert status == 0 and err == ""
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["prompt"] for r in rows] == ["a cat", "a dog 🐕", "from a pipe"]
+    assert set(rows[0]) == {"prompt", "refined", "seed", "model"}
+    assert fake_calls[0] == ("load", "m", "t.jinja")
+
+
+def test_refine_invalid_line(tmp_path, capsys):
+    file = tmp_path / "p.txt"
+    file.write_bytes(b"fine\n" + b"y" * 3000)
+    assert f"{file}:2: 3,000 characters long" in fails(capsys, "refine", str(file))
+    file.write_bytes(b"fine\nna\xefve")
+    assert f"{file}:2: not UTF-8 text" in fails(capsys, "refine", str(file))
+    file.write_bytes(b"\n \n")
+    assert "no prompt in it" in fails(capsys, "refine", str(file))
+    assert "this is a folder" in fails(capsys, "refine", str(tmp_path))
+
+
+def test_refine_without_prompt(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert "no prompt; give one in quotes" in fails(capsys, "refine")
