@@ -174,8 +174,8 @@ def sampling_program(config: Any, lm: LanguageModel) -> Program:
     rows = math.ceil(lm.batch_size / shards) * shards
     settings = sampling.Sampling(max_new_tokens, options.temperature, options.top_k, options.top_p)
     prompt_length = sampling.prompt_bucket(config.check.prompt_length)
-    num_prompts = options.count or config.check.num_examples
-    num_batches = math.ceil(num_prompts * options.samples / rows) * config.rounds
+    num_prompts = options.max_prompts or config.check.num_examples
+    num_batches = math.ceil(num_prompts * options.num_return_sequences / rows) * config.rounds
     cache_steps = math.ceil(max_new_tokens / sampling.NEW_TOKENS_MULTIPLE)
     cache_length = prompt_length + cache_steps * sampling.NEW_TOKENS_MULTIPLE
     prefill = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
