@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pav_jax.config_fields import option
 from pav_jax.errors import BadInput
 
 FILE = "pav_generation.json"
@@ -21,51 +22,44 @@ CACHE_FIELDS = ("cache_threshold", "cache_max_skips", "cache_retention", "cache_
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """Sampling settings. The defaults are those of diffusers for CogVideoX.
+    """Sampling settings. The defaults are those of diffusers for CogVideoX."""
 
-    Attributes:
-      num_frames, height, width: size of the videos, in pixels; None: the size that the model was
-        trained on.
-      num_inference_steps: denoising steps.
-      guidance_scale: of classifier-free guidance; 1 or less switches it off.
-      use_dynamic_cfg: CogVideoX's dynamic guidance scale (`sampling.guidance_scales`).
-      max_sequence_length: text tokens that the text encoder reads; None: the family's own (226 for
-        CogVideoX, 512 for Wan, 300 for Open-Sora).
-      zero_uncond: the unconditional branch sees zeros instead of the encoded negative prompt.
-      vae_tiling: the VAE decodes overlapping tiles, as after diffusers' `enable_vae_tiling()`: less
-        memory, and slightly different frames.
-      guidance_start, guidance_stop: fractions of the steps, as of diffusers' guiders: outside of
-        them there is no guidance and half the work.
-      cache_threshold: the estimated error that may accumulate while steps reuse an earlier residual
-        instead of running the layers (`residual_cache`); 0 computes every step.
-      cache_max_skips: how many steps in a row may reuse a residual.
-      cache_retention: fraction of the steps, from the first, that are always computed.
-      cache_ratios: the model's own curve for any number of steps, as `pav cache-curve` measures it.
-      cfg_parallel: the two branches of guidance run on two halves of the mesh's `data` axis,
-        instead of side by side.
-      fps: frames per second of video files; the model does not read it.
-      batch_size: videos in one run of the compiled programs; smaller requests are padded to it,
-        larger ones are split.
-    """
-
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int = 50
-    guidance_scale: float = 6.0
-    use_dynamic_cfg: bool = False
-    max_sequence_length: int | None = None
-    zero_uncond: bool = False
-    vae_tiling: bool = False
-    guidance_start: float = 0.0
-    guidance_stop: float = 1.0
-    cache_threshold: float = 0.0
-    cache_max_skips: int = 3
-    cache_retention: float = 0.2
-    cache_ratios: tuple[float, ...] | None = None
-    cfg_parallel: bool = False
-    fps: int = 8
-    batch_size: int = 1
+    num_frames: int | None = option(None, "frames of a video; None: the model's", minimum=1)
+    height: int | None = option(None, "in pixels; None: the model's", minimum=1)
+    width: int | None = option(None, "in pixels; None: the model's", minimum=1)
+    num_inference_steps: int = option(50, "denoising steps", minimum=1)
+    guidance_scale: float = option(6.0, "of classifier-free guidance; 1 or less: off")
+    use_dynamic_cfg: bool = option(False, "CogVideoX's dynamic guidance scale")
+    max_sequence_length: int | None = option(
+        None, "text tokens; None: 226 for CogVideoX, 512 for Wan, 300 for Open-Sora", minimum=1
+    )
+    zero_uncond: bool = option(
+        False, "the unconditional branch sees zeros instead of the encoded negative prompt"
+    )
+    vae_tiling: bool = option(
+        False, "decode overlapping tiles, as diffusers' enable_vae_tiling(): less memory"
+    )
+    guidance_start: float = option(
+        0.0, "fraction of the steps before which there is no guidance", minimum=0, maximum=1
+    )
+    guidance_stop: float = option(
+        1.0, "fraction of the steps from which there is no guidance", minimum=0, maximum=1
+    )
+    cache_threshold: float = option(
+        0.0, "estimated error that may accumulate while residuals are reused; 0: off", minimum=0
+    )
+    cache_max_skips: int = option(3, "steps in a row that may reuse a residual")
+    cache_retention: float = option(
+        0.2, "fraction of the steps, from the first, that are always computed", minimum=0, maximum=1
+    )
+    cache_ratios: tuple[float, ...] | None = option(
+        None, "the model's curve, as `pav cache-curve` measures it, for any number of steps"
+    )
+    cfg_parallel: bool = option(
+        False, "run the branches of guidance on two halves of the mesh's data axis"
+    )
+    fps: int = option(8, "frames per second of video files; the model does not read it")
+    batch_size: int = option(1, "videos in one compiled program", minimum=1)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str = FILE) -> "GenerationConfig":
