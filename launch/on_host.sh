@@ -47,7 +47,7 @@ case "${1:?install, start, job, status or stop}" in
     [[ -x ~/.local/bin/uv ]] || curl -LsSf https://astral.sh/uv/install.sh | sh
     cd ~/pav
     ~/.local/bin/uv venv --python 3.12 --allow-existing .venv
-    ~/.local/bin/uv pip install --python .venv/bin/python -e ".[tpu]" gcsfs ;;  # gcsfs: etils opens gs:// with it
+    ~/.local/bin/uv pip install --python .venv/bin/python -e ".[tpu]" ;;
   start)
     if is_running; then echo "on_host.sh: a job is running already on $(hostname)" >&2; exit 1; fi
     rm -f "$state/exit_status" "$state/pid"

@@ -37,4 +37,4 @@ run_or_print xpk workload create --cluster="$CLUSTER" --workload="$WORKLOAD" --t
   --num-slices="${SLICES:-1}" --base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$scratch/source" \
   --env-file="$scratch/env" --max-restarts="${MAX_RESTARTS:-50}" --restart-on-exit-codes=1 \
   --termination-grace-period-seconds=300 --project="$PROJECT" --zone="$ZONE" \
-  --command="pip install -q -e '.[tpu]' gcsfs && exec$command"
+  --command="pip install -q -e '.[tpu]' && exec$command"

@@ -366,7 +366,7 @@ def test_gke_run_submits_the_last_commit_and_leaves_secrets_to_xpk(desk):
         "--termination-grace-period-seconds=300",
         "--project=lab",
         "--zone=us-west4-a",
-        f"--command=pip install -q -e '.[tpu]' gcsfs && exec {shlex.join(PAV)} --config.name=a\\ b",
+        f"--command=pip install -q -e '.[tpu]' && exec {shlex.join(PAV)} --config.name=a\\ b",
     ]
     assert done.stdout.split("\n") == [
         "JAX_COMPILATION_CACHE_DIR=gs://b/pav/jax_cache",
@@ -664,7 +664,7 @@ def test_install_brings_its_own_python_and_what_reads_the_bucket(desk, host):
     assert on_host(desk, host, "install").returncode == 0
     assert desk.calls() == [
         ["uv", "venv", "--python", "3.12", "--allow-existing", ".venv"],
-        ["uv", "pip", "install", "--python", ".venv/bin/python", "-e", ".[tpu]", "gcsfs"],
+        ["uv", "pip", "install", "--python", ".venv/bin/python", "-e", ".[tpu]"],
     ]
 
 
