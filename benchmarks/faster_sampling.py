@@ -94,7 +94,8 @@ class Sampler:
             base = VideoModel.from_pretrained(
                 "mini:generator", dtype="float32", scheduler=scheduler
             )
-        self.name, self.model = name, base.with_settings(**fields)
+        self.name = name
+        self.model = base.with_settings(**fields)
         self.seed_offset = 10**6 if name == OTHER_SEED else 0
 
     def evaluations(self) -> int:
@@ -152,7 +153,8 @@ def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, flo
     """PSNR in dB and CLIP distance of the frames, mean over videos."""
     error = np.square(videos.astype(np.float64) - full).mean(axis=(1, 2, 3, 4))
     embed = lambda x: tower.embed_frames(x, 4, "sheet")[:, 0]  # noqa: E731
-    ours, theirs = embed(videos), embed(full)
+    ours = embed(videos)
+    theirs = embed(full)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     return {
         "PSNR": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3)))),
@@ -163,7 +165,8 @@ def distances(videos: np.ndarray, full: np.ndarray, tower: Any) -> dict[str, flo
 def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, Any]]:
     config = load(Path(__file__).parents[1] / "configs" / "mini.py")
     parts = Components(config)
-    suite, base = parts.suite, parts.generator
+    suite = parts.suite
+    base = parts.generator
     rows = [
         json.loads(line) for line in (ROOT / "prompts/in_domain.jsonl").read_text().splitlines()
     ]
@@ -201,7 +204,10 @@ def measure(options: argparse.Namespace, bars: Progress) -> dict[str, dict[str, 
     tick = lambda: bars.advance(task)  # noqa: E731
     times = seconds(samplers, texts[-1], options.repeats, tick)
 
-    results, scores, first, order = {}, {}, None, {}
+    results = {}
+    scores = {}
+    first = None
+    order = {}
     for sampler in samplers:
         entry = results[sampler.name] = {
             "evaluations": sampler.evaluations(),

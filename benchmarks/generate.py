@@ -79,7 +79,8 @@ class Ours:
 
     def __init__(self, folder: Path, dtype: str, **defaults: Any):
         loaded = VideoModel.from_pretrained(folder, dtype=dtype, **defaults)
-        n, devices = loaded.settings.batch_size, jax.local_devices()
+        n = loaded.settings.batch_size
+        devices = jax.local_devices()
         if n == 1 and len(devices) > 1:
             mesh = make_mesh(data=2, devices=devices[:2])
             loaded = VideoModel(
@@ -91,7 +92,9 @@ class Ours:
             )
         elif (mesh := batch_mesh(n, devices)) is not None:
             loaded = VideoModel(loaded.family, loaded.params, loaded.settings, mesh)
-        self.model, self.family, self.params = loaded, loaded.family, loaded.params
+        self.model = loaded
+        self.family = loaded.family
+        self.params = loaded.params
         self.axes = ["videos", "frames", "height", "width", "channels"]
         self.order = [self.axes.index(axis) for axis in self.family.latent_axes]
         self._predict = jax.jit(
@@ -126,7 +129,10 @@ class Theirs:
     """The same calls of a diffusers pipeline."""
 
     def __init__(self, folder: Path, ours: Ours, device: str, dtype: torch.dtype):
-        self.ours, self.device, self.dtype, kind = ours, device, dtype, type(ours.family).__name__
+        self.ours = ours
+        self.device = device
+        self.dtype = dtype
+        kind = type(ours.family).__name__
         self.pipeline = PIPELINES[kind].from_pretrained(folder, dtype=dtype).to(device)
         if kind == "Wan" and device != "cpu":
             self.pipeline.vae.to(torch.float32)  # as its authors do, and pav_jax
@@ -136,19 +142,19 @@ class Theirs:
         return torch.tensor(np.ascontiguousarray(array)).to(self.device, dtype or self.dtype)
 
     def text(self, ids: np.ndarray) -> np.ndarray:
-        ids, encoder = self.tensor(ids, torch.int64), self.pipeline.text_encoder
+        ids = self.tensor(ids, torch.int64)
+        encoder = self.pipeline.text_encoder
         if isinstance(self.ours.family, CogVideoX):
             return encoder(ids)[0].float().cpu().numpy()
         mask = (ids != self.ours.family.text_encoder.config.pad_id).long()
         return (encoder(ids, mask).last_hidden_state * mask[..., None]).float().cpu().numpy()
 
     def evaluation(self, latents: np.ndarray, text: np.ndarray, time: float) -> np.ndarray:
-        x, text = self.tensor(latents.transpose(self.ours.order)), self.tensor(text)
-        x, text, times = (
-            torch.cat([x, x]),
-            torch.cat([text, text]),
-            torch.full((2 * len(x),), time, device=self.device),
-        )
+        x = self.tensor(latents.transpose(self.ours.order))
+        text = self.tensor(text)
+        times = torch.full((2 * len(x),), time, device=self.device)
+        x = torch.cat([x, x])
+        text = torch.cat([text, text])
         rotary = {}
         if isinstance(self.ours.family, CogVideoX):
             tables = self.ours.family.transformer.config.rotary(latents.shape[1:4])
@@ -162,7 +168,8 @@ class Theirs:
         return out[len(latents) :].float().cpu().numpy()
 
     def decoding(self, latents: np.ndarray) -> np.ndarray:
-        vae, x = self.pipeline.vae, latents
+        vae = self.pipeline.vae
+        x = latents
         if isinstance(self.ours.family, CogVideoX):
             video = self.pipeline.decode_latents(self.tensor(x.transpose(self.ours.order)))
         else:
@@ -171,7 +178,8 @@ class Theirs:
         return self.pipeline.video_processor.postprocess_video(video, output_type="np")
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
-        used, family = self.ours.model.settings, self.ours.family
+        used = self.ours.model.settings
+        family = self.ours.family
         dynamic = {"use_dynamic_cfg": used.use_dynamic_cfg} if isinstance(family, CogVideoX) else {}
         frames, height, width = sizes(self.ours.model)
         latents = self.tensor(latents.transpose(self.ours.order))
@@ -201,7 +209,9 @@ def time_alternating(
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Fastest seconds of each, and the outputs of each."""
     with torch.no_grad():
-        ours, theirs, seconds = mine(), peers(), []
+        ours = mine()
+        theirs = peers()
+        seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
             mine()
@@ -217,9 +227,12 @@ def measure(
     dtype = "bfloat16" if gpu else "float32"
     ours = Ours(folder, dtype, batch_size=batch, num_inference_steps=steps)
     theirs = Theirs(folder, ours, "cuda" if gpu else "cpu", getattr(torch, dtype))
-    model, family = ours.model, ours.family
+    model = ours.model
+    family = ours.family
     shape, _ = family.latent_shape(*sizes(model))
-    n, used, rng = model.settings.batch_size, model.settings, np.random.default_rng(0)
+    n = model.settings.batch_size
+    used = model.settings
+    rng = np.random.default_rng(0)
     latents = rng.standard_normal((n, *shape), dtype=np.float32)
     ids, _ = family.tokenize([PROMPT] * n, family.sequence_length(None))
     text = ours.text(ids)
@@ -308,7 +321,9 @@ def main() -> None:
         parser.error("--gpu: choose --model=cogvideox or --model=wan")
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder, model, steps = arguments.folder, arguments.model, arguments.num_inference_steps
+        folder = arguments.folder
+        model = arguments.model
+        steps = arguments.num_inference_steps
         if folder is None and model == "mini" and not arguments.random:
             folder = MINI
         if folder is None:
@@ -324,8 +339,11 @@ def main() -> None:
 
 
 def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) -> None:
-    console, device, (frames, height, width) = Console(width=120), jax.devices()[0], sizes(model)
-    family, best = model.family, peak_flops(device.device_kind)
+    console = Console(width=120)
+    device = jax.devices()[0]
+    frames, height, width = sizes(model)
+    family = model.family
+    best = peak_flops(device.device_kind)
     vae = family.vae.config
     channels = getattr(vae, "block_out_channels", None) or [vae.base_dim * m for m in vae.dim_mult]
     console.print(

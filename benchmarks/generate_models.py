@@ -201,7 +201,8 @@ def cogvideox_flops(
 
 
 def wan_flops(config: WanConfig, latent_shape: tuple[int, int, int, int], text: int) -> float:
-    video, width = math.prod(config.grid(latent_shape[:3])), config.width
+    video = math.prod(config.grid(latent_shape[:3]))
+    width = config.width
     layer = 12 * video * width**2 + 4 * text * width**2  # qkvo of the video, qo and kv of the text
     layer += 4 * video * width * (video + text + config.ffn_dim)  # two attentions, feed-forward
     ends = (
@@ -231,7 +232,8 @@ def cogvideox_decoder_flops(
 ) -> float:
     """In one chunk; the 1x1x1 convolutions of the norms at latent size, which suffices."""
     t, h, w, channels = latent_shape
-    latent, widths = t * h * w, config.block_out_channels[::-1]
+    latent = t * h * w
+    widths = config.block_out_channels[::-1]
 
     def block(fan_in: int, fan_out: int, places: int) -> float:
         return resnet(fan_in, fan_out, places) + conv(1, channels, 2 * (fan_in + fan_out), latent)
@@ -245,7 +247,8 @@ def cogvideox_decoder_flops(
         if i < len(widths) - 1:
             if i < config.temporal_levels and t > 1:
                 t = 2 * t - t % 2
-            h, w = 2 * h, 2 * w
+            h = 2 * h
+            w = 2 * w
             total += conv(9, width, width, t * h * w)
     total += conv(1, channels, 2 * widths[-1], latent)
     return total + conv(27, widths[-1], config.out_channels, t * h * w)
@@ -254,7 +257,8 @@ def cogvideox_decoder_flops(
 def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, int]) -> float:
     t, h, w, channels = latent_shape
     widths = [(config.decoder_base_dim or config.base_dim) * m for m in config.dim_mult[::-1]]
-    places, before = t * h * w, widths[0]
+    places = t * h * w
+    before = widths[0]
     total = conv(1, channels, channels, places) + conv(27, channels, before, places)
     total += 2 * resnet(before, before, places)
     # attention within frames
@@ -267,6 +271,8 @@ def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, i
             if config.temperal_downsample[::-1][i]:
                 total += conv(3, width, 2 * width, (t - 1) * h * w)
                 t = 2 * t - 1
-            h, w, before = 2 * h, 2 * w, width // 2
+            h = 2 * h
+            w = 2 * w
+            before = width // 2
             total += conv(9, width, before, t * h * w)
     return total + conv(27, before, config.out_channels, t * h * w)

@@ -70,7 +70,9 @@ def main() -> None:
         "largest difference",
     )
     for name, count, flops, mine, theirs, difference in rows:
-        ours, peers = count / mine, count / theirs  # videos a second
+        # videos per second
+        ours = count / mine
+        peers = count / theirs
         table.add_row(
             name,
             f"{flops / 1e9:.3g}",
@@ -108,7 +110,8 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
     ]
     for reward in ours:
         reward.use_local_devices()
-    tower, size = ours[0].tower, clip.config.vision_config.image_size
+    tower = ours[0].tower
+    size = clip.config.vision_config.image_size
 
     def score_ours() -> dict[str, np.ndarray]:
         tower._last_frames = None  # embeddings of the previous call
@@ -171,7 +174,8 @@ def compared(
     mine: Callable[[], dict], theirs: Callable[[], dict], repeats: int
 ) -> tuple[float, float, float]:
     """Seconds of both, and the largest difference of a score relative to its largest value."""
-    ours, peers = mine(), theirs()
+    ours = mine()
+    peers = theirs()
     difference = max(
         np.abs(ours[name] - peers[name]).max() / np.abs(peers[name]).max() for name in ours
     )

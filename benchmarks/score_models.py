@@ -89,13 +89,16 @@ def write_mps(
         heads=width // 16 if tiny else width // 64, head_dim=16 if tiny else 64, ff_width=4 * width
     )
     config = MPSConfig(clip_hf.config_from_hf(clip.config.to_dict()), cross)
-    inner, head, ff = cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
+    inner = cross.heads * cross.head_dim
+    head = cross.head_dim
+    ff = cross.ff_width
     matrix = lambda out, into: torch.randn(out, into) / into**0.5  # noqa: E731
     tensors = {
         f"model.{name}": t for name, t in clip.state_dict().items() if "post_layernorm" not in name
     }
     for i in range(cross.layers):
-        a, b = f"cross_model.layers.{i}.0.fn.", f"cross_model.layers.{i}.1.fn."
+        a = f"cross_model.layers.{i}.0.fn."
+        b = f"cross_model.layers.{i}.1.fn."
         tensors |= {
             f"{a}to_q.weight": matrix(inner, width),
             f"{a}to_kv.weight": matrix(2 * head, width),
@@ -179,7 +182,8 @@ def torch_clip_scores(
     images: CLIPImageProcessorPil,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     def score(videos: np.ndarray) -> dict[str, np.ndarray]:
-        b, frames = len(videos), videos[:, frame_indices(videos.shape[1], FRAMES)]
+        b = len(videos)
+        frames = videos[:, frame_indices(videos.shape[1], FRAMES)]
         pixels = images(list(frames.reshape(-1, *frames.shape[2:])), return_tensors="pt")[
             "pixel_values"
         ]
@@ -221,8 +225,11 @@ def read(
 ) -> torch.Tensor:
     """MPS's cross layers: image tokens x [B, S, P] attend to the text's tokens [B, T, P] where
     `mask` [B, T] is set."""
-    attend, linear = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.linear
-    inner, size, ff = cross.heads * cross.head_dim, cross.head_dim, cross.ff_width
+    attend = torch.nn.functional.scaled_dot_product_attention
+    linear = torch.nn.functional.linear
+    inner = cross.heads * cross.head_dim
+    size = cross.head_dim
+    ff = cross.ff_width
     heads = lambda q: q.unflatten(-1, (-1, size)).transpose(1, 2)  # noqa: E731
 
     def gated(y: torch.Tensor) -> torch.Tensor:
@@ -301,7 +308,8 @@ def tower_flops(tokens: int, width: int, ff: int, layers: int) -> float:
 
 def clip_flops(config: transformers.CLIPConfig) -> tuple[float, float]:
     """(an image, a text)"""
-    v, t = config.vision_config, config.text_config
+    v = config.vision_config
+    t = config.text_config
     patches = (v.image_size // v.patch_size) ** 2
     image = tower_flops(patches + 1, v.hidden_size, v.intermediate_size, v.num_hidden_layers)
     text = tower_flops(
@@ -312,13 +320,12 @@ def clip_flops(config: transformers.CLIPConfig) -> tuple[float, float]:
 
 def cross_flops(config: transformers.CLIPConfig, cross: CrossConfig) -> float:
     """The cross layers for one frame."""
-    s, t = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1, 77
-    p, inner, head, ff = (
-        config.projection_dim,
-        cross.heads * cross.head_dim,
-        cross.head_dim,
-        cross.ff_width,
-    )
+    s = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
+    t = 77
+    p = config.projection_dim
+    inner = cross.heads * cross.head_dim
+    head = cross.head_dim
+    ff = cross.ff_width
     dense = 2 * s * p * (4 * inner + 2 * head + 6 * ff) + 4 * t * p * head
     return cross.layers * (dense + 4 * s * (s + t) * inner)
 
@@ -327,15 +334,19 @@ def videoscore_flops(
     config: idefics2.Idefics2Config, patches: int, frames: int, tokens: int
 ) -> float:
     """One video. `tokens`: of its text, the frames' included, without padding."""
-    v, t, r = config.vision_config, config.text_config, config.perceiver_config
+    v = config.vision_config
+    t = config.text_config
+    r = config.perceiver_config
     seen = tower_flops(patches, v.hidden_size, v.intermediate_size, v.num_hidden_layers)
-    latents, width = r.resampler_n_latents, t.hidden_size
+    latents = r.resampler_n_latents
+    width = t.hidden_size
     seen += (
         2
         * patches
         * (3 * v.patch_size**2 * v.hidden_size + t.intermediate_size * (2 * v.hidden_size + width))
     )
-    both, kv = patches + latents, r.num_key_value_heads * r.resampler_head_dim
+    both = patches + latents
+    kv = r.num_key_value_heads * r.resampler_head_dim
     heads = r.resampler_n_heads * r.resampler_head_dim
     seen += r.resampler_depth * (
         4 * latents * width * heads

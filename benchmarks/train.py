@@ -191,7 +191,8 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     start = lm.lora
     lm = lm.with_params(lm.params)
     fields = {"sft": train_config.sft_config, "dpo": train_config.dpo_config}[name]()
-    work, settings = batches(name, folder), lora_config()
+    work = batches(name, folder)
+    settings = lora_config()
     fields.update(
         dict(
             batch_size=len(work[0]),
@@ -218,7 +219,8 @@ def run_ours(name: str, dtype: str, folder: Path) -> dict:
     state = state.replace(trained={"lora": start})
     make = {"sft": sft, "dpo": dpo}[name].make_train_step
     step = compile_step(make(training_model(lm, fields), tx, schedule, fields), shardings)
-    seconds, losses = [], []
+    seconds = []
+    losses = []
     for rows in work:
         answers = ("chosen_ids", "rejected_ids") if name == "dpo" else ("chosen_ids",)
         ids = np.array([[r["prompt_ids"] + r[a] for a in answers] for r in rows], np.int32)
@@ -268,7 +270,9 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
         remove_unused_columns=False,
     )
     rows = [row for rows in work for row in rows]
-    seconds, losses, began = [], [], [0.0]
+    seconds = []
+    losses = []
+    began = [0.0]
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_, **__):

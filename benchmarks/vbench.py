@@ -115,7 +115,8 @@ def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarr
     def answer_sums(params, ids, answer):
         return (log_probs(lm.model, {"params": params}, ids, 128) * answer).sum(-1)
 
-    sums, counts = [], []
+    sums = []
+    counts = []
     for start in range(0, len(pairs), BATCH_SIZE):
         ids = np.full((BATCH_SIZE, config.sft.max_length), encoder.padding, np.int32)
         answer = np.zeros(ids.shape, bool)

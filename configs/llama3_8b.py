@@ -104,8 +104,8 @@ def get_config(argument: str = "dpo") -> ConfigDict:
     config = _get_model_config(stage)
     if slice_name:
         if (stage, slice_name) not in SLICES:
-            known = "; ".join(",".join(key) for key in SLICES)
-            raise ValueError(f"there is no {argument!r}; choose from {known}")
+            choices = "; ".join(",".join(key) for key in SLICES)
+            raise ValueError(f"there is no {argument!r}; choose from {choices}")
         _set_slice(config, stage, SLICES[stage, slice_name])
     return config
 

@@ -6,7 +6,7 @@ MPS, aesthetic.
 The embedded VideoScore and MPS have the published architectures and are trained on labels of known
 corruptions (`python -m pav_jax.mini.training.reward_check` measures them on unseen ones).
 
-Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
+Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
 """
 
 from ml_collections import ConfigDict
@@ -98,17 +98,14 @@ def get_config() -> ConfigDict:
         stage.lora.lora_alpha = 32.0
         stage.lora.target_modules = ALL_LINEARS
     config.sft.batch_size = 8
-    config.sft.learning_rate = (
-        4e-3  # a model of 1.8 million parameters takes larger steps than one of 8 billion
-    )
+    # a model of 1.8 million parameters takes larger steps than one of 8 billion
+    config.sft.learning_rate = 4e-3
     config.sft.lr_scheduler_type = "linear"
     config.sft.max_grad_norm = 1.0
-    config.sft.num_train_epochs = (
-        6.0  # the generator's dialect is learnt by then; more passes learn the few pairs by heart
-    )
-    config.dpo.learning_rate = (
-        1e-3  # at 2e-3 the second round learns the noise in its few hundred pairs
-    )
+    # the generator's caption style is learnt by then; more epochs memorise the few pairs
+    config.sft.num_train_epochs = 6.0
+    # at 2e-3 the second round learns the noise in its few hundred pairs
+    config.dpo.learning_rate = 1e-3
     config.dpo.loss_type = (
         "sigmoid",
         "sft",

@@ -5,10 +5,10 @@ configs/mini.py.
     pav grpo --config=configs/mini_grpo.py --workdir=runs/mini_grpo
     pav evaluate --workdir=runs/mini_grpo && pav report --workdir=runs/mini_grpo
 
-`--config.grpo.start=FOLDER --config.evaluate.rewrite_files.sft=FOLDER` start from, and compare with,
-another booster.
+`--config.grpo.start=FOLDER --config.evaluate.rewrite_files.sft=FOLDER` start from, and compare
+with, another booster.
 
-Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
+Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
 """
 
 from pathlib import Path

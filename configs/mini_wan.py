@@ -5,11 +5,12 @@ tags.
 
 What each generator's booster does on this one (with --config=configs/mini.py, on the other):
 
-    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --config.evaluate.systems="('original',)"
-        --no-controls --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini/round_2/booster',
+    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --no-controls
+        --config.evaluate.systems="('original',)"
+        --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini/round_2/booster',
         'wan': 'runs/mini_wan/round_2/booster'}"
 
-Hardware: 2 processor cores and 8 GB of memory, no accelerator, no network.
+Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
 """The method's whole suite (arXiv 2412.15156) at the published sizes, on one host of four chips:
-AES, MPS, VideoScore's five, CLIP's TVA as a judge held out, and the FAITH floor.
+AES, MPS, VideoScore's five, CLIP's TVA as a held-out judge, and the FAITH constraint.
 
     pav check --config=configs/rewards_full.py --topology=v5e:2x2
     pav score videos/*.mp4 --prompts=prompts.txt --config=configs/rewards_full.py

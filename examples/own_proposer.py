@@ -4,7 +4,8 @@
 
 Subclass `pav.Proposer`: `propose` receives one request per prompt, with the best rewrites so far
 and their scores, and returns up to `request.num_rewrites` new rewrites for each. In a configuration
-file the same proposer is `proposers.mine = {"kind": "examples.own_proposer:Adjectives", "share": 1.0}`.
+file the same proposer is
+`proposers.mine = {"kind": "examples.own_proposer:Adjectives", "share": 1.0}`.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python examples/own_reward.py --workdir=runs/own_reward
 
-The function is scored beside the aesthetic score, weighs twice as much, and decides what the booster
-learns. In a configuration file the same reward is `rewards.entries = {"examples.own_reward:warmth":
-{}}`.
+The function is scored beside the aesthetic score, weighs twice as much, and decides what the
+booster learns. In a configuration file the same reward is
+`rewards.entries = {"examples.own_reward:warmth": {}}`.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def optional_type(annotation: Any) -> tuple[Any, bool]:
         return annotation, False
     members = [member for member in typing.get_args(annotation) if member is not type(None)]
     allows_none = len(members) < len(typing.get_args(annotation))
-    return (members[0] if len(members) == 1 else Any), allows_none
+    return typing.Union[tuple(members)], allows_none  # noqa: UP007  (of one member: the member)
 
 
 def field_types(section: type) -> dict[str, tuple[Any, bool]]:
@@ -100,7 +100,7 @@ def parse_options(section: type[T], values: Any, path: str) -> T:
     """Make the dataclass `section` from an entry of a configuration, and check it.
 
     Args:
-      values: a mapping of option names to values. None keeps a default.
+      values: a mapping of option names to values; options that are left out keep their defaults.
       path: the dotted name of the entry, such as "rewards.entries.mps".
 
     Raises:
@@ -109,21 +109,26 @@ def parse_options(section: type[T], values: Any, path: str) -> T:
     if not isinstance(values, Mapping):
         raise _bad(path, f"{path}={values!r}: give a mapping of options, such as {{}}")
     fields = {field.name: field for field in dataclasses.fields(section)}
-    chosen = {name: value for name, value in values.items() if value is not None}
+    chosen = {
+        name: value.to_dict() if isinstance(value, ConfigDict) else value
+        for name, value in values.items()
+    }
     for name in chosen:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            known = ", ".join(fields) or "none"
+            names = ", ".join(fields) or "none"
             raise _bad(
-                f"{path}.{name}", f"{path}: there is no option {name!r}; {hint}It has {known}"
+                f"{path}.{name}", f"{path}: there is no option {name!r}; {hint}It has {names}"
             )
     for name, field in fields.items():
         if field.default is field.default_factory is dataclasses.MISSING and name not in chosen:
             raise _bad(f"{path}.{name}", f"{path}: the option {name!r} is missing")
     kinds = field_types(section)
     for name, value in chosen.items():
-        check_option(fields[name], kinds[name][0], value, f"{path}.{name}")
+        kind, allows_none = kinds[name]
+        if value is not None or not allows_none:
+            check_option(fields[name], kind, value, f"{path}.{name}")
     return section(**chosen)
 
 
@@ -133,15 +138,12 @@ def check_option(field: dataclasses.Field, kind: Any, value: Any, path: str) -> 
     Raises:
       BadInput: it does not fit; names `path` and the value.
     """
-    origin = typing.get_origin(kind) or kind
-    allowed = (int, float) if origin is float else origin
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(allowed, type | tuple) and allowed is not Any:
-        fits = is_number if origin in (int, float) else True
-        if not (isinstance(value, allowed) and fits):
-            name = TYPE_NAMES.get(origin, getattr(origin, "__name__", str(origin)))
-            raise _bad(path, f"{path}={value!r}: it must be {name}")
-    if is_number and not math.isfinite(value):
+    if not has_type(value, kind):
+        origin = typing.get_origin(kind) or kind
+        is_literal = origin is typing.Literal
+        name = kind if is_literal else getattr(origin, "__name__", str(kind))
+        raise _bad(path, f"{path}={value!r}: it must be {TYPE_NAMES.get(origin, name)}")
+    if isinstance(value, float) and not math.isfinite(value):
         raise _bad(path, f"{path}={value!r}: it must be a finite number")
     choices = field.metadata.get("choices")
     if choices is not None and value not in choices:
@@ -152,6 +154,24 @@ def check_option(field: dataclasses.Field, kind: Any, value: Any, path: str) -> 
     maximum = field.metadata.get("maximum")
     if maximum is not None and not value <= maximum:
         raise _bad(path, f"{path}={value!r}: it must be at most {maximum}")
+
+
+def has_type(value: Any, annotation: Any) -> bool:
+    """Whether a value fits an annotation; parameters of generic types are not checked."""
+    members = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return value in members
+    if origin in (typing.Union, types.UnionType):
+        return any(has_type(value, member) for member in members)
+    kind = origin or annotation
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind in (tuple, Sequence):
+        return isinstance(value, list | tuple)
+    if kind is Any or not isinstance(kind, type):
+        return True
+    return isinstance(value, {float: int | float, dict: Mapping}.get(kind, kind))
 
 
 def _bad(path: str, message: str) -> BadInput:

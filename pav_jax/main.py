@@ -17,15 +17,16 @@ from pav_jax.errors import BadInput
 
 ABOUT = """\
 Prompt boosters for text-to-video models. People type a few words; video models were trained on long
-captions. A booster is a language model that rewrites the one into the other. pav finds good rewrites
-by generating and scoring videos (evolve, select), fine-tunes a language model on them (sft), trains
-it to prefer what scores better (prefer, dpo), and measures the result (evaluate, report)."""
+captions. A booster is a language model that rewrites the one into the other. pav finds good
+rewrites by generating and scoring videos (evolve, select), fine-tunes a language model on them
+(sft), trains it to prefer what scores better (prefer, dpo), and measures the result (evaluate,
+report)."""
 
 EXAMPLES = """\
 examples:
-  pav refine "a girl is playing guitar"                     rewrite a prompt with the embedded booster
-  pav generate "a red ball bounces" --out=videos            make a video with the embedded generator
-  pav run --config=mini --workdir=runs/mini                 run the whole recipe, or continue it
+  pav refine "a girl is playing guitar"                 rewrite a prompt with the embedded booster
+  pav generate "a red ball bounces" --out=videos        make a video with the embedded generator
+  pav run --config=mini --workdir=runs/mini             run the whole recipe, or continue it
   pav evaluate --workdir=runs/mini && pav report --workdir=runs/mini
 
 `pav COMMAND --help` explains each command."""

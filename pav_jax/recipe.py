@@ -98,7 +98,8 @@ class Recipe:
 
     def evolve(self, workdir: str | os.PathLike) -> Path:
         """Training prompts -> pool/: rewrites found by the scores of their videos."""
-        config, models = self.config, self.components
+        config = self.config
+        models = self.components
         prompts = read_prompts(config.evolve.prompts)
         with progress_bars() as bars:
             run_evolution(
@@ -128,7 +129,8 @@ class Recipe:
 
     def prefer(self, workdir: str | os.PathLike, round: int = 1) -> Path:
         """The latest booster and new prompts -> round_N/candidates/ and preferences.jsonl."""
-        config, models = self.config, self.components
+        config = self.config
+        models = self.components
         folder = Path(workdir) / f"round_{round}"
         prompts = round_prompts(
             read_prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
@@ -162,7 +164,9 @@ class Recipe:
         Args:
           controls: also measure the controls; None: as `config.evaluate.controls`.
         """
-        config, models, options = self.config, self.components, self.config.evaluate
+        config = self.config
+        models = self.components
+        options = self.config.evaluate
         base = Booster(models.rewriter, rewriter_sampling(config))
         systems = systems_named(
             options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
@@ -191,7 +195,8 @@ class Recipe:
 
     def grpo(self, workdir: str | os.PathLike) -> Path:
         """A booster and prompts -> grpo/booster, trained by the scores of its own rewrites."""
-        config, models = self.config, self.components
+        config = self.config
+        models = self.components
         start = load_rewriter(config, resolve_booster(config.grpo.start, workdir))
         folder = Path(workdir) / "grpo"
         with progress_bars() as bars:

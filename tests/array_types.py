@@ -13,12 +13,12 @@ import jaxtyping
 def arrays_only(function: Any) -> Any:
     """A type checker for `jaxtyping.install_import_hook`."""
     hints = getattr(function, "__annotations__", {})
-    kept = {
+    array_hints = {
         name: hint
         for name, hint in hints.items()
         if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
     }
-    if isinstance(function, type) or not kept:
+    if isinstance(function, type) or not array_hints:
         return function
-    function.__annotations__ = kept
+    function.__annotations__ = array_hints
     return beartype.beartype(function)

@@ -16,9 +16,13 @@ class Endpoint:
     """
 
     def __init__(self, behave, about=lambda body: body["prompt"], path="/generate", files=None):
-        self.count, self.headers, self.bodies, self.gets = collections.Counter(), [], [], []
+        self.count = collections.Counter()
+        self.headers = []
+        self.bodies = []
+        self.gets = []
         self.busy = self.most_at_once = 0
-        self.release, self.changed = threading.Event(), threading.Condition()
+        self.release = threading.Event()
+        self.changed = threading.Condition()
         endpoint = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

@@ -155,7 +155,7 @@ def test_load_shipped_name(tmp_path, monkeypatch):
         ("--config.rewards.entries={'aesthetics': {}}", "rewards.entries"),
         ("--config.rewards.entries={'aesthetic': {'framez': 4}}", "rewards.entries"),
         ("--config.rewards.entries={'aesthetic': 5}", "rewards.entries"),
-        ("--config.proposers.local.kind=locall", "proposers.local"),
+        ("--config.proposers.local.kind=nearby", "proposers.local"),
         ("--config.proposers={'mine': {'kind': 'local', 'temprature': 1.0}}", "proposers.mine"),
     ],
 )

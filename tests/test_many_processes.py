@@ -70,11 +70,11 @@ def workdirs(tmp_path_factory):
 
 @pytest.mark.parametrize("folder", ["pool", "round_1/candidates", "grpo/candidates/000001"])
 def test_the_same_candidates_with_the_same_scores(workdirs, folder):
-    one, two = ({c.key: c for c in read_segments(w / folder, Candidate)} for w in workdirs)
-    assert one.keys() == two.keys() and len(one) >= 8
-    for key, candidate in one.items():
+    single, double = ({c.key: c for c in read_segments(w / folder, Candidate)} for w in workdirs)
+    assert single.keys() == double.keys() and len(single) >= 8
+    for key, candidate in single.items():
         assert candidate.scores == pytest.approx(
-            two[key].scores, abs=2e-2
+            double[key].scores, abs=2e-2
         )  # of pixels rounded to whole levels
 
 
@@ -96,10 +96,10 @@ def test_the_same_losses(workdirs, stage):
 
 
 def test_the_same_evaluation(workdirs):
-    one, two = (json.loads((w / "evaluation.json").read_text())["sets"] for w in workdirs)
-    for name in one:
-        for system, row in one[name]["systems"].items():
+    single, double = (json.loads((w / "evaluation.json").read_text())["sets"] for w in workdirs)
+    for name in single:
+        for system, row in single[name]["systems"].items():
             assert row["overall"] == pytest.approx(
-                two[name]["systems"][system]["overall"], abs=2e-2
+                double[name]["systems"][system]["overall"], abs=2e-2
             ), system
     assert all((w / "report" / "index.html").exists() for w in workdirs)

@@ -28,24 +28,34 @@ def read_rules() -> tuple[list[tuple[re.Pattern, str]], list[tuple[re.Pattern, s
 
 def retired_words(paths: Iterable[pathlib.Path]) -> Iterator[str]:
     """One line for each retired word in the files `paths`: place, word, what to write instead."""
-    names, texts = read_rules()
+    name_rules, text_rules = read_rules()
     for path in paths:
         if path.suffix not in SUFFIXES or path in OWN_FILES | QUOTATIONS:
             continue
         lines = path.read_text().splitlines()
-        ignored = {number for number, line in enumerate(lines, 1) if IGNORE in line}
+        words = [
+            (number, match[0], instead)
+            for number, line in enumerate(lines, 1)
+            for pattern, instead in text_rules
+            if (match := pattern.search(line))
+        ]
         if path.suffix == ".py":
-            with path.open("rb") as file:
-                for token in tokenize.tokenize(file.readline):
-                    if token.type != tokenize.NAME or token.start[0] in ignored:
-                        continue
-                    for pattern, instead in names:
-                        if pattern.fullmatch(token.string):
-                            yield f"{path}:{token.start[0]}: {token.string!r}; write {instead}"
-        for number, line in enumerate(lines, 1):
-            for pattern, instead in texts if number not in ignored else ():
-                if match := pattern.search(line):
-                    yield f"{path}:{number}: {match[0]!r}; write {instead}"
+            words += retired_names(path, name_rules)
+        for number, word, instead in sorted(words):
+            if IGNORE not in lines[number - 1]:
+                yield f"{path}:{number}: {word!r}; write {instead}"
+
+
+def retired_names(
+    path: pathlib.Path, rules: list[tuple[re.Pattern, str]]
+) -> Iterator[tuple[int, str, str]]:
+    """(line, identifier, what to write instead) for each retired identifier in a Python file."""
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.NAME:
+                for pattern, instead in rules:
+                    if pattern.fullmatch(token.string):
+                        yield token.start[0], token.string, instead
 
 
 def tracked_files(arguments: list[str]) -> list[pathlib.Path]:

@@ -1,5 +1,4 @@
-"""`pav cache-curve`: a generator in, the curve out by which `cache_threshold` foresees which steps
-may be saved."""
+"""`pav cache-curve`: measures the curve from which `cache_threshold` predicts skippable steps."""
 
 import argparse
 from typing import Any
@@ -9,13 +8,15 @@ PROMPTS = "mini:prompts/evolve.txt"
 
 
 def add(commands: Any) -> None:
+    """Add the subcommand."""
     command = commands.add_parser(
         "cache-curve",
         help="measure a generator's curve for --cache-threshold",
         description="""\
-Samples a few prompts in full, all at once, prints the mean ratio of each step's residual to the one before, and writes
-it into the folder's pav_generation.json as cache_ratios: the curve by which cache_threshold foresees which steps may
-keep an earlier residual. It belongs to the weights and the sampler; measure it at the steps you use.""",
+Samples a few prompts in full, all at once, prints the mean ratio of each step's residual to the one
+before, and writes it into the folder's pav_generation.json as cache_ratios: cache_threshold
+predicts from this curve which steps may reuse an earlier residual. The curve depends on the weights
+and the sampler; measure it with the number of steps that you use.""",
         epilog="""\
 examples:
   pav cache-curve /data/CogVideoX-5b --dtype=bfloat16 --count=1
@@ -39,6 +40,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Measure the curve, print it and, without `--dry`, save it."""
     from pathlib import Path
 
     from pav_jax.checkpoints.hub import local_folder

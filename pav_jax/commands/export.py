@@ -21,8 +21,8 @@ Writes a language model (a folder, a .gguf file, or a base model with an adapter
   peft  the adapter alone, for the model that training started from; adapters of earlier stages are
         joined to it
   gguf  one file for llama.cpp
-  pav   converts a published reward model to a folder that pav loads: MPS_overall_checkpoint, LAION's
-        aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore""",
+  pav   converts a published reward model to a folder that pav loads: MPS_overall_checkpoint,
+        LAION's aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore""",
         epilog="""\
 examples:
   pav export --from=runs/mini/round_2/booster --to=hf --out=my-booster

@@ -22,9 +22,9 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
 Computes the Frechet distance between the I3D features of the videos of two folders (FVD, arXiv
-1812.01717). 0 for the same set; lower is nearer. Compare only distances of sets of the same size and
-number of frames. The network's weights are downloaded once. A file that cannot be read is named on
-standard error and skipped, and the exit status is 2.""",
+1812.01717). 0 for the same set; lower is nearer. Compare only distances of sets of the same size
+and number of frames. The network's weights are downloaded once. A file that cannot be read is
+named on standard error and skipped, and the exit status is 2.""",
         epilog="""\
 examples:
   pav fvd real/ generated/
@@ -35,7 +35,7 @@ examples:
     command.add_argument(
         "--frames",
         type=int,
-        help=f"the first so many of each video (default: {NUM_FRAMES}, or those of the first video)",
+        help=f"how many of each video to use (default: {NUM_FRAMES}, or those of the first video)",
     )
     command.add_argument(
         "--weights",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "mini:generator"
-# what the model is loaded with, where it is given
-OF_MODEL = (
+# options of load_generator; None keeps the model's own
+MODEL_OPTIONS = (
     "vae_tiling",
     "scheduler",
     "guidance_start",
@@ -24,6 +24,7 @@ FORMATS = ("mp4", "gif", "frames", "png")
 
 
 def add(commands: Any) -> None:
+    """Add the subcommand."""
     command = commands.add_parser(
         "generate",
         help="make videos from prompts",
@@ -39,8 +40,8 @@ examples:
   pav generate "a red ball bounces on grass" --out=videos
   pav refine "a red ball" | pav generate - --out=videos --format=gif
   pav generate prompts.txt --model=/data/CogVideoX-5b --num-inference-steps=50 --guidance-scale=6
-  pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS    any pipeline of diffusers
-  pav generate "a red ball" --model=http://127.0.0.1:8000/generate                     any endpoint""",
+  pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS
+  pav generate "a red ball" --model=http://127.0.0.1:8000/generate""",
     )
     command.add_argument(
         "prompts",
@@ -56,6 +57,15 @@ examples:
         ),
     )
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
+    _add_sampling_options(command)
+    _add_skipping_options(command)
+    _add_computation_options(command)
+    _add_output_options(command)
+    command.set_defaults(handler=run, parser=command)
+
+
+def _add_sampling_options(command: argparse.ArgumentParser) -> None:
+    """Add what determines the videos: seed, prompt guidance, sampler and size."""
     command.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
     command.add_argument("--negative-prompt", default="", help="what to steer away from")
     command.add_argument(
@@ -70,6 +80,13 @@ examples:
         "--scheduler",
         help="the sampler, by the name of its class in diffusers; default: the model's",
     )
+    command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
+    command.add_argument("--height", type=int, help="pixels; default: the model's")
+    command.add_argument("--width", type=int, help="pixels; default: the model's")
+
+
+def _add_skipping_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that save work in some denoising steps."""
     command.add_argument(
         "--guidance-start",
         type=float,
@@ -96,9 +113,10 @@ examples:
         type=float,
         help="share of the steps, the first ones, that are always computed (default 0.2)",
     )
-    command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
-    command.add_argument("--height", type=int, help="pixels; default: the model's")
-    command.add_argument("--width", type=int, help="pixels; default: the model's")
+
+
+def _add_computation_options(command: argparse.ArgumentParser) -> None:
+    """Add how the model computes: tiling, precision and batch size."""
     command.add_argument(
         "--vae-tiling",
         action="store_true",
@@ -113,6 +131,10 @@ examples:
     command.add_argument(
         "--batch-size", type=int, default=1, help="videos made at once (default 1)"
     )
+
+
+def _add_output_options(command: argparse.ArgumentParser) -> None:
+    """Add further arguments of the back end and the file format."""
     command.add_argument(
         "--option",
         action="append",
@@ -131,10 +153,10 @@ examples:
             "for one frame; default: mp4, and png for an image"
         ),
     )
-    command.set_defaults(handler=run, parser=command)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Generate and write the videos; exit status 2 if one failed."""
     from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
@@ -151,12 +173,14 @@ def run(args: argparse.Namespace) -> int:
 
     from pav_jax.video.loading import load_generator
 
-    given = {name: getattr(args, name) for name in OF_MODEL} | {"options": options or None}
+    model_options = {name: getattr(args, name) for name in MODEL_OPTIONS} | {
+        "options": options or None
+    }
     generator = load_generator(
         args.model or EMBEDDED,
         batch_size=args.batch_size,
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in model_options.items() if value is not None},
     )
     failed = 0
     with _progress(len(prompts)) as reached:
@@ -241,7 +265,7 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         "num_inference_steps",
         "guidance_scale",
         "dtype",
-        *OF_MODEL,
+        *MODEL_OPTIONS,
     ):
         if getattr(args, option) not in (None, ""):
             said[option] = getattr(args, option)

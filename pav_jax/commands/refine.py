@@ -9,6 +9,7 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
+    """Add the subcommand."""
     command = commands.add_parser(
         "refine",
         help="rewrite prompts with a booster",
@@ -22,7 +23,7 @@ examples:
   pav refine "a girl is playing guitar"
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7
-  pav refine "a dog runs" --model=smollm2                      a general small language model, fetched once""",
+  pav refine "a dog runs" --model=smollm2        a small general model, downloaded once""",
     )
     command.add_argument(
         "prompts",
@@ -52,6 +53,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print the rewrites of every prompt."""
     from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 

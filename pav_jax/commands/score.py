@@ -115,17 +115,17 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def _chosen_names(option: str | None, known: list[str]) -> list[str]:
-    """The scores that `--rewards` names; all of `known` without it."""
+def _chosen_names(option: str | None, score_names: list[str]) -> list[str]:
+    """The scores that `--rewards` names; all of `score_names` without it."""
     from pav_jax.errors import BadInput
 
     if not option:
-        return known
+        return score_names
     names = [name.strip() for name in option.split(",") if name.strip()]
     for name in names:
-        if name not in known:
+        if name not in score_names:
             raise BadInput(
-                f"--rewards: there is no score {name!r}; there are {', '.join(known)}",
+                f"--rewards: there is no score {name!r}; there are {', '.join(score_names)}",
                 source="--rewards",
             )
     return names

@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pav_jax.config_fields import parse_options
 from pav_jax.errors import BadInput
 from pav_jax.evolve.mixture import Mixture, MixtureEntry
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.evolve.proposer import Faithfulness, Proposer, ProposerContext, ProposerSystem
-from pav_jax.plugins import import_plugin, is_plugin, parse_options
+from pav_jax.plugins import import_plugin, is_plugin
 
 # kind -> its class, imported only when it is used, and its options
 KINDS: dict[str, tuple[str, type]] = {

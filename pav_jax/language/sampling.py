@@ -114,7 +114,8 @@ def sample_batch(
         batch = device_put_global(batch, _batch_shardings(batch, mesh))
     static, settings = _program_arguments(model, sampling, eos)
     tokens_BxM, counts_B = processes.gather_to_host(_generate(*static, variables, batch, settings))
-    tokens_BxM, counts_B = np.asarray(tokens_BxM), np.asarray(counts_B)
+    tokens_BxM = np.asarray(tokens_BxM)
+    counts_B = np.asarray(counts_B)
     return [tokens_BxM[i, : counts_B[i]].tolist() for i in range(len(prompts))]
 
 

@@ -27,7 +27,9 @@ CLASSES = (
     *(3 for _ in QUALITIES),
 )
 
-FRAMES, HEIGHT, WIDTH = 9, 64, 64
+FRAMES = 9
+HEIGHT = 64
+WIDTH = 64
 LEVELS = (0.2, 0.6, 0.2)  # probabilities of poor, medium and good in each quality
 HELD_OUT_EVERY = 8  # one (subject, colour, motion) triple in eight is held out from training
 

@@ -32,7 +32,9 @@ def broadcast_tables(
       time, height, width: [t, channels], [h, channels] and [w, channels].
       order: of the channels, a permutation of "thw".
     """
-    t, h, w = len(time), len(height), len(width)
+    t = len(time)
+    h = len(height)
+    w = len(width)
     tables = {
         "t": jnp.asarray(time, jnp.float32)[:, None, None],
         "h": jnp.asarray(height, jnp.float32)[None, :, None],
@@ -132,7 +134,8 @@ def rotate(
     """
     cos, sin = (table[None, :, None, :] for table in rotary)
     pairs = x_BxLxNxH.astype(jnp.float32).reshape(*x_BxLxNxH.shape[:-1], -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
+    a = pairs[..., 0]
+    b = pairs[..., 1]
     rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return rotated.reshape(x_BxLxNxH.shape).astype(x_BxLxNxH.dtype)
 

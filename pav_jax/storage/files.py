@@ -45,8 +45,8 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
         full = error.errno in DISK_FULL
         reason = "no space left on device" if full else error.strerror or error
         raise BadInput(
-            f"{target}: could not be written ({reason}); finished work is kept: make room and run"
-            " the same command again",
+            f"{target}: could not be written ({reason}); finished work is kept: free disk space"
+            " and run the same command again",
             source=target,
         ) from error
 

@@ -102,7 +102,8 @@ class CogVideoX(Family):
         return family
 
     def check_parts(self, source: str) -> None:
-        config, vae = self.transformer.config, self.vae.config
+        config = self.transformer.config
+        vae = self.vae.config
         if config.in_channels != vae.latent_channels or config.out_channels != vae.latent_channels:
             raise BadInput(
                 f"{source}: the transformer takes {config.in_channels} channels and gives"
@@ -120,7 +121,8 @@ class CogVideoX(Family):
 
     def default_size(self) -> tuple[int, int, int]:
         """Frames, height and width in pixels of the videos the model was trained on."""
-        config, ratio = self.transformer.config, self.vae.config.spatial_ratio
+        config = self.transformer.config
+        ratio = self.vae.config.spatial_ratio
         if (
             config.patch_size_t is not None
             and (config.sample_height, config.sample_width) == LARGEST_GRID_1_5
@@ -140,7 +142,8 @@ class CogVideoX(Family):
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
-        config, ratio = self.transformer.config, self.vae.config.spatial_ratio
+        config = self.transformer.config
+        ratio = self.vae.config.spatial_ratio
         pipeline_folder.check_multiples(height, width, ratio * config.patch_size)
         if config.use_learned_positional_embeddings and (height, width) != self.default_size()[1:]:
             raise BadInput(
@@ -216,7 +219,8 @@ class CogVideoX(Family):
             tiled=tiled,
             method="decode",
         )
-        config, ratio = self.vae.config, self.vae.config.spatial_ratio
+        config = self.vae.config
+        ratio = self.vae.config.spatial_ratio
         if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):
             raise BadInput(
                 f"vae_tiling: half of this vae's sample_height={config.sample_height} and"

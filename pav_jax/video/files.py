@@ -109,7 +109,8 @@ def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
     if not frames:
         raise BadInput(f"{path}: the video has no frames")
     if sizes := sorted({frame.shape[:2] for frame in frames} - {frames[0].shape[:2]}):
-        (h, w), (first_h, first_w) = sizes[0], frames[0].shape[:2]
+        h, w = sizes[0]
+        first_h, first_w = frames[0].shape[:2]
         raise BadInput(
             f"{path}: its frames change from {first_w} x {first_h} to {w} x {h} pixels; cut it"
             " into two"
@@ -220,7 +221,8 @@ def write_png(
             f"{path}: a png holds one frame, this video has {len(video)}; write an mp4, a gif or"
             " frames"
         )
-    chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    chunks = PngImagePlugin.PngInfo()
+    buffer = io.BytesIO()
     for name, value in (metadata or {}).items():
         chunks.add_itxt(name, str(value))
     Image.fromarray(video[0]).save(buffer, "png", pnginfo=chunks)

@@ -140,7 +140,8 @@ class OpenSora(Family):
         Raises:
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
-        index, path = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+        index = folder / "model_index.json"
+        path = folder / "scheduler" / "scheduler_config.json"
         conditions = Conditions.from_dict(read_json(index).get("conditions") or {}, str(index))
         settings = (
             scheduler
@@ -171,7 +172,8 @@ class OpenSora(Family):
         return {"conditions": dataclasses.asdict(self.conditions)}
 
     def check_parts(self, source: str) -> None:
-        config, vae = self.transformer.config, self.vae.config
+        config = self.transformer.config
+        vae = self.vae.config
         if config.in_channels != vae.latent_channels:
             raise BadInput(
                 f"{source}: the transformer takes {config.in_channels} channels, the vae has"
@@ -204,7 +206,8 @@ class OpenSora(Family):
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
-        vae, clip = self.vae.config, self.vae.config.micro_frame_size
+        vae = self.vae.config
+        clip = self.vae.config.micro_frame_size
         pipeline_folder.check_multiples(height, width, vae.spatial_ratio)
         if frames != 1 and (frames < clip or frames % clip):
             low = frames // clip * clip or 1
@@ -219,7 +222,8 @@ class OpenSora(Family):
         """Frames, height and width of the video that such latents are of: the inverse of
         `latent_shape`."""
         _, t, h, w, _ = latents.shape
-        vae, clip = self.vae.config, self.vae.config.micro_frame_size
+        vae = self.vae.config
+        clip = self.vae.config.micro_frame_size
         frames = 1 if t == 1 else t // vae.temporal.latent_frames(clip) * clip
         return frames, h * vae.spatial_ratio, w * vae.spatial_ratio
 

@@ -45,17 +45,17 @@ class Programs:
         )
         self._cached_texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
-    def place_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def shard_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of every component on its mesh."""
         axes = self.family.axes()
-        placed = {}
+        sharded = {}
         for name, tree in params.items():
             mesh = self.auxiliary_mesh if name in AUXILIARY_COMPONENTS else self.mesh
             if mesh is None:
-                placed[name] = jax.tree.map(jnp.asarray, tree)
+                sharded[name] = jax.tree.map(jnp.asarray, tree)
             else:
-                placed[name] = sharding_rules.shard(tree, axes[name], mesh)
-        return placed
+                sharded[name] = sharding_rules.shard(tree, axes[name], mesh)
+        return sharded
 
     # ------------------------------------------------------------------------------- text
 

@@ -62,7 +62,7 @@ class VideoModel(backend.GeneratorBackend):
             check_batch_size(mesh, auxiliary_mesh, self.settings.batch_size, cfg_parallel)
         self.family = family.on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
         self.programs = Programs(self.family, mesh, auxiliary_mesh)
-        self.params = self.programs.place_params(params)
+        self.params = self.programs.shard_params(params)
         self._weights_digest = weights_digest
         self._warned_of_truncation = False
 

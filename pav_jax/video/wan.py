@@ -104,7 +104,8 @@ class Wan(Family):
         return family
 
     def check_parts(self, source: str) -> None:
-        config, channels = self.transformer.config, self.vae.config.z_dim
+        config = self.transformer.config
+        channels = self.vae.config.z_dim
         if config.in_channels != channels or config.out_channels != channels:
             raise BadInput(
                 f"{source}: the transformer takes {config.in_channels} channels and gives"
@@ -133,7 +134,8 @@ class Wan(Family):
         Raises:
           BadInput: no latent does; the message names the nearest sizes that work.
         """
-        config, vae = self.transformer.config, self.vae.config
+        config = self.transformer.config
+        vae = self.vae.config
         axes = (
             ("num_frames", frames, vae.temporal_ratio, 1),
             ("height", height, vae.spatial_ratio, 0),

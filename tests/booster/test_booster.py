@@ -19,7 +19,8 @@ class FakeLanguageModel:
     generation: dict = {}
 
     def __init__(self, answer=lambda prompt: f"  {prompt}, in soft light \n"):
-        self.answer, self.calls = answer, []
+        self.answer = answer
+        self.calls = []
 
     def generate(self, prompts, num_return_sequences=1, seed=0, **settings):
         self.calls.append((prompts, settings))

@@ -19,7 +19,8 @@ def random_scores(count=50):
     """Yield (values [N, D], positive weights [D]) of few candidates, with many ties."""
     rng = np.random.default_rng(0)
     for _ in range(count):
-        n, d = rng.integers(1, 12), rng.integers(1, 5)
+        n = rng.integers(1, 12)
+        d = rng.integers(1, 5)
         yield np.round(rng.normal(0, 2, (n, d)), int(rng.integers(0, 3))), rng.uniform(0.1, 3, d)
 
 

@@ -47,7 +47,8 @@ def test_convert_published_aesthetic_head(name, tmp_path, capsys):
     assert (config.kind, config.hidden_dims, config.input_dim) == (*HEADS[name], 768)
     x = np.random.default_rng(0).normal(size=(8, 768)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    expected, tensors = torch.from_numpy(x), torch.load(file, weights_only=True, map_location="cpu")
+    expected = torch.from_numpy(x)
+    tensors = torch.load(file, weights_only=True, map_location="cpu")
     for layer in [key.removesuffix("weight") for key in tensors if key.endswith("weight")]:
         weight, bias = (tensors[f"{layer}{kind}"].float() for kind in ("weight", "bias"))
         expected = torch.nn.functional.linear(expected, weight, bias)
@@ -113,7 +114,8 @@ def as_open_clip(state):
             f"{model}embeddings.position_embedding.weight"
         ]
         for i in range(2):
-            layer, block = f"{model}encoder.layers.{i}.", f"{prefix}transformer.resblocks.{i}."
+            layer = f"{model}encoder.layers.{i}."
+            block = f"{prefix}transformer.resblocks.{i}."
             for kind in ("weight", "bias"):
                 renamed[f"{block}attn.in_proj_{kind}"] = torch.cat(
                     [state[f"{layer}self_attn.{part}_proj.{kind}"] for part in "qkv"]
@@ -202,7 +204,10 @@ def test_convert_open_clip_unsupported_tensors(tmp_path):
 def tiny_mps(clip):
     """The tensors of a whole MPS on `clip`: two layers, 3 heads of 4, feed-forward 6; buffers
     included."""
-    width, inner, head, ff = 10, 12, 4, 6
+    width = 10
+    inner = 12
+    head = 4
+    ff = 6
     tensors = {f"model.{name}": tensor for name, tensor in clip.state_dict().items()}
     shapes = {
         "0.fn.to_q": (inner, width),
@@ -332,7 +337,8 @@ def videoscore(tmp_path_factory):
             num_key_value_heads=1,
         ),
     }
-    config, rng = idefics2_hf.config_from_hf(fields), np.random.default_rng(0)
+    config = idefics2_hf.config_from_hf(fields)
+    rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: rng.normal(size=a.shape).astype(np.float32), idefics2_hf.param_shapes(config)
     )
@@ -352,7 +358,8 @@ def test_convert_videoscore_folder(videoscore, tmp_path):
 
 def test_convert_videoscore_bin_shards(videoscore, tmp_path):
     folder, params = videoscore
-    source, names = tmp_path / "bins", {}
+    source = tmp_path / "bins"
+    names = {}
     source.mkdir()
     (source / "config.json").write_text((folder / "config.json").read_text())
     tensors = list(safetensors_torch.load_file(folder / "model.safetensors").items())

@@ -18,18 +18,8 @@ from pav_jax.video.generator import VideoBatch
 from tests.fakes import WordCountReward, WordCountSuite
 
 
-@pytest.fixture(autouse=True)
-def fake_calls(monkeypatch, tmp_path):
-    """Replace everything that loads models; returns the list of calls."""
-    calls = []
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    log = logging.getLogger("pav_jax")
-    for name, value in (
-        ("handlers", []),
-        ("propagate", True),
-    ):  # what a command changes is put back
-        monkeypatch.setattr(log, name, value)
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+def _fake_booster(calls):
+    """A class in place of Booster that records its calls."""
 
     class Booster:
         @classmethod
@@ -48,6 +38,12 @@ def fake_calls(monkeypatch, tmp_path):
                 ]
                 for p in prompts
             ]
+
+    return Booster
+
+
+def _fake_load_generator(calls):
+    """A function in place of load_generator that records its calls."""
 
     class Backend(GeneratorBackend):
         settings = GenerationConfig()
@@ -69,6 +65,12 @@ def fake_calls(monkeypatch, tmp_path):
         calls.append(("load", path, dtype, batch_size, *([settings] if settings else [])))
         return Backend()
 
+    return load_generator
+
+
+def _fake_language_model(calls):
+    """A class in place of LanguageModel that records its calls."""
+
     class LanguageModel:
         path = "m"
 
@@ -79,6 +81,12 @@ def fake_calls(monkeypatch, tmp_path):
 
         def save_pretrained(self, folder, max_shard_size):
             calls.append(("save", folder, max_shard_size))
+
+    return LanguageModel
+
+
+def _fake_recipe(calls):
+    """A class in place of Recipe whose stages only record their calls."""
 
     class Recipe:
         def __init__(self, config):
@@ -91,6 +99,20 @@ def fake_calls(monkeypatch, tmp_path):
             return "the/result"
 
         setattr(Recipe, name, stage)
+
+    return Recipe
+
+
+@pytest.fixture(autouse=True)
+def fake_calls(monkeypatch, tmp_path):
+    """Replace everything that loads models; returns the list of calls."""
+    calls = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    log = logging.getLogger("pav_jax")
+    # a command changes these; monkeypatch restores them
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
 
     monkeypatch.setattr(
         "pav_jax.rewards.suite.RewardSuite.from_config",
@@ -105,10 +127,10 @@ def fake_calls(monkeypatch, tmp_path):
         ),
     )
     fakes = {
-        "booster.booster": types.SimpleNamespace(Booster=Booster),
-        "recipe": types.SimpleNamespace(Recipe=Recipe),
-        "video.loading": types.SimpleNamespace(load_generator=load_generator),
-        "language.language_model": types.SimpleNamespace(LanguageModel=LanguageModel),
+        "booster.booster": types.SimpleNamespace(Booster=_fake_booster(calls)),
+        "recipe": types.SimpleNamespace(Recipe=_fake_recipe(calls)),
+        "video.loading": types.SimpleNamespace(load_generator=_fake_load_generator(calls)),
+        "language.language_model": types.SimpleNamespace(LanguageModel=_fake_language_model(calls)),
     }
     for name, module in fakes.items():
         monkeypatch.setitem(sys.modules, f"pav_jax.{name}", module)

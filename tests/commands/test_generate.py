@@ -99,7 +99,7 @@ def test_generate_faster_sampling(tmp_path, capsys, fake_calls):
         )[0]
         == 0
     )
-    given = {
+    options = {
         "scheduler": "CogVideoXDPMScheduler",
         "guidance_start": 0.0,
         "guidance_stop": 0.7,
@@ -107,10 +107,10 @@ def test_generate_faster_sampling(tmp_path, capsys, fake_calls):
         "cache_max_skips": 2,
         "cache_retention": 0.1,
     }
-    assert fake_calls[0] == ("load", "m", "bfloat16", 1, given)
+    assert fake_calls[0] == ("load", "m", "bfloat16", 1, options)
     said = read_metadata(tmp_path / "000-a-cat-0.mp4")
-    assert {name: said[name] for name in given} == {
-        name: str(value) for name, value in given.items()
+    assert {name: said[name] for name in options} == {
+        name: str(value) for name, value in options.items()
     }
 
 

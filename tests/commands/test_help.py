@@ -5,10 +5,26 @@ import pytest
 
 from pav_jax.main import main
 
-COMMANDS = (
-    "refine generate score fvd run evolve select sft prefer dpo grpo evaluate trust calibrate"
-    " report export check cache-curve"
-).split()
+COMMANDS = [
+    "refine",
+    "generate",
+    "score",
+    "fvd",
+    "run",
+    "evolve",
+    "select",
+    "sft",
+    "prefer",
+    "dpo",
+    "grpo",
+    "evaluate",
+    "trust",
+    "calibrate",
+    "report",
+    "export",
+    "check",
+    "cache-curve",
+]
 
 
 def test_help_lists_commands(capsys):

@@ -76,11 +76,11 @@ def test_score_nan(tmp_path, capsys, monkeypatch):
         },
     )
     status, out, _ = run(capsys, "score", video, "--prompts=x", "--json")
-    found = json.loads(out)
+    record = json.loads(out)
     assert (
         status == 0
-        and found["scores"] == {"AES": None, "TVA": 1.0, "FAITH": 1.0}
-        and found["overall"] is None
+        and record["scores"] == {"AES": None, "TVA": 1.0, "FAITH": 1.0}
+        and record["overall"] is None
     )
     assert run(capsys, "score", video, "--prompts=x", "--csv", "--no-cache")[1].endswith(
         ",,1.0,1.0,\r\n"
@@ -91,10 +91,10 @@ def test_score_nan(tmp_path, capsys, monkeypatch):
 def test_score_cache(tmp_path, capsys, monkeypatch):
     run(capsys, "generate", "a cat", f"--out={tmp_path}")
     (video,) = map(str, tmp_path.glob("*.mp4"))
-    asked = []
+    num_calls = []
     score = WordCountReward.score
     monkeypatch.setattr(
-        WordCountReward, "score", lambda self, *args: asked.append(1) or score(self, *args)
+        WordCountReward, "score", lambda self, *args: num_calls.append(1) or score(self, *args)
     )
     line = ["score", video, "--prompts=x", "--json"]
     for options, calls in (
@@ -106,7 +106,7 @@ def test_score_cache(tmp_path, capsys, monkeypatch):
         ([], 4),
     ):
         status, out, _ = run(capsys, *line, *options)
-        assert status == 0 and len(asked) == calls and json.loads(out)["prompt"] == "x"
+        assert status == 0 and len(num_calls) == calls and json.loads(out)["prompt"] == "x"
     assert list((tmp_path / "kept").rglob("*.json")) and list(
         (tmp_path / "home" / "pav_jax").rglob("*.json")
     )

@@ -129,7 +129,8 @@ def test_evaluate_systems_and_controls(tmp_path):
 
 
 def test_evaluate_makes_each_video_once(tmp_path):
-    generator, suite = FakeGenerator(), WordCountSuite()
+    generator = FakeGenerator()
+    suite = WordCountSuite()
     run(tmp_path, prompt_sets(np.random.default_rng(1)), generator, suite)
     assert set(generator.batch_sizes) == set(suite.batch_sizes) == {5}
     needed = set(generator.made)

@@ -66,7 +66,11 @@ def test_dropout_only_on_adapter_in_training(lm):
 
 
 def test_count_of_adapter(lm):
-    r, d, f, kv, layers = 3, 32, 48, 16, 2
+    r = 3
+    d = 32
+    f = 48
+    kv = 16
+    layers = 2
     sizes = {
         "q_proj": d + d,
         "k_proj": d + kv,

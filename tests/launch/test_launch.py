@@ -28,7 +28,8 @@ case " $* " in
   *" describe "*)
     state=$(next states)
     case "$state" in
-      NOT_FOUND) echo "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'x' was not found" >&2; exit 1 ;;
+      NOT_FOUND)
+        echo "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'x' was not found" >&2; exit 1 ;;
       DENIED) echo "ERROR: (gcloud.compute.tpus) PERMISSION_DENIED: no" >&2; exit 1 ;;
       *) echo "$state" ;;
     esac ;;
@@ -40,7 +41,8 @@ case " $* " in
   *" ssh "*)
     if [[ -n "${HOST:-}" ]]; then
       for argument in "$@"; do
-        [[ "$argument" != --command=* ]] || (cd "$HOST" && HOME="$HOST" bash -c "${argument#--command=}")
+        [[ "$argument" != --command=* ]] \
+          || (cd "$HOST" && HOME="$HOST" bash -c "${argument#--command=}")
       done
     fi ;;
 esac
@@ -694,10 +696,10 @@ def test_a_job_outlives_its_connection_and_stops_on_sigterm(desk, host):
 
 def _wait_for(condition, seconds: float = 20):
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)
-    return found
+    return result
 
 
 # -------------------------------------------------------------------------------------------- style

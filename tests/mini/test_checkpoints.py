@@ -147,7 +147,8 @@ def test_checkpoints_tokenizer_matches_trainer(directory, make_tokenizer):
 
 def test_text_encoder_matches_transformers():
     path = folder("text_encoder")
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     theirs = loaded(transformers.T5EncoderModel, path)
     config, params = load(t5_hf, path, jnp.float32)
     ids = tokenizers.encode(tokenizers.t5_tokenizer(), TEXTS, 32)
@@ -158,7 +159,8 @@ def test_text_encoder_matches_transformers():
 
 def test_clip_matches_transformers():
     path = folder("clip")
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     theirs = loaded(transformers.CLIPModel, path)
     config, params = load(clip_hf, path, jnp.float32)
     ids = tokenizers.encode(tokenizers.clip_tokenizer(), TEXTS, 24)
@@ -179,7 +181,8 @@ def test_clip_matches_transformers():
 
 def test_rewriter_matches_transformers():
     path = folder("rewriter")
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     theirs = loaded(transformers.LlamaForCausalLM, path)
     config, params = load(llama_hf, path, jnp.float32)
     ids = np.asarray(tokenizers.rewriter_tokenizer()(TEXTS[1:])["input_ids"], np.int32)
@@ -190,7 +193,8 @@ def test_rewriter_matches_transformers():
 
 def test_videoscore_matches_transformers():
     path = folder("videoscore")
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     theirs, info = transformers.Idefics2Model.from_pretrained(
         path, output_loading_info=True, local_files_only=True, dtype=torch.float32
     )
@@ -287,7 +291,8 @@ def test_wan_generator_matches_diffusers():
     from pav_jax.video.video_model import VideoModel
 
     path = CHECKPOINTS / "generator_wan"
-    diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    torch = pytest.importorskip("torch")
     text = (
         "sphere, crimson, tiny, dull, hopping, over the ocean, the camera is fixed, brilliant"
         " exposure"

@@ -87,10 +87,8 @@ def test_prompt_accuracy_place():
 
 @pytest.mark.parametrize("kind", [*corruption_labels.CHANGES, "cut"])
 def test_corrupt_fades_with_severity(kind):
-    video, other = (
-        np.full((FRAMES, 4, 4, 3), 200, np.uint8),
-        np.full((FRAMES, 4, 4, 3), 100, np.uint8),
-    )
+    video = np.full((FRAMES, 4, 4, 3), 200, np.uint8)
+    other = np.full((FRAMES, 4, 4, 3), 100, np.uint8)
     levels = [
         corruption_labels.corrupt(video, kind, s, 0, other)[:, 0, 0, 0].tolist()
         for s in range(NUM_SEVERITIES)

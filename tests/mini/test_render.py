@@ -148,7 +148,8 @@ def test_render_size_change(motion, sign, clean_shots):
 
 
 def test_render_camera():
-    grow, brick = w.MOTIONS.index("grow"), w.BACKGROUNDS.index("brick wall")
+    grow = w.MOTIONS.index("grow")
+    brick = w.BACKGROUNDS.index("brick wall")
     scenes = [
         dataclasses.replace(s, camera=c)
         for s in draw(4, 5, motion=grow, subject=1, size=0, background=brick, quality=CLEAN)

@@ -62,7 +62,8 @@ def test_llama_remat_gradients(params, ids):
 
 def test_llama_flat_rows_values_and_gradients(ids):
     config = dataclasses.replace(CONFIG, attention_bias=True)
-    rng, rows = np.random.default_rng(1), jnp.concatenate([ids, ids[:, ::-1]])
+    rng = np.random.default_rng(1)
+    rows = jnp.concatenate([ids, ids[:, ::-1]])
     adapter = {
         "a": rng.normal(size=(2, 32, 3)).astype(np.float32),
         "b": rng.normal(size=(2, 3, 40)).astype(np.float32),
@@ -77,7 +78,8 @@ def test_llama_flat_rows_values_and_gradients(ids):
         return jnp.square(logits).mean(), logits
 
     gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
-    plain, flat = gradient(weights, False), gradient(weights, True)
+    plain = gradient(weights, False)
+    flat = gradient(weights, True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, flat)
     adapted = plain[0]["lora"]["layers"]["mlp"]["up_proj"]
     assert all(np.abs(gradient).max() > 1e-3 for gradient in adapted.values())

@@ -26,6 +26,7 @@ def channels_last(x):
 
 
 def close(ours, theirs, tolerance=1e-4):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    ours = np.asarray(ours)
+    theirs = np.asarray(theirs)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())

@@ -31,7 +31,8 @@ def embed(w, name, t):
 def positions(grid, size, width, input_sq_size):
     """[h * w, width]: of the column in the first half, of the row in the second."""
     h, w = grid
-    base, scale = round((h * w) ** 0.5), (size[0] * size[1]) ** 0.5 / input_sq_size
+    base = round((h * w) ** 0.5)
+    scale = (size[0] * size[1]) ** 0.5 / input_sq_size
     frequencies = 10000 ** -(torch.arange(0, width // 2, 2) / (width // 2))
     table = []
     for row in range(h):
@@ -65,7 +66,8 @@ def self_attention(w, name, x, heads, rotary=None):
             for z, n in ((q, "q"), (k, "k"))
         )
     if rotary is not None:
-        q, k = rotated(q, rotary), rotated(k, rotary)
+        q = rotated(q, rotary)
+        k = rotated(k, rotary)
     return linear(w, f"{name}.proj", attend(q, k, v).transpose(0, 1).reshape(len(x), -1))
 
 
@@ -130,7 +132,8 @@ def conv(w, name, x, stride=1):
     """A causal convolution of [B, C, T, H, W]: zeros before the first frame and around the
     picture."""
     kernel = w[f"{name}.conv.weight"]
-    k, side = kernel.shape[2], kernel.shape[3] // 2
+    k = kernel.shape[2]
+    side = kernel.shape[3] // 2
     x = F.pad(x, (side, side, side, side, k - stride, 0))
     return F.conv3d(x, kernel, w.get(f"{name}.conv.bias"), stride=(stride, 1, 1))
 
@@ -147,11 +150,9 @@ def norm(w, name, x, groups):
 
 def encode_time(w, config, x):
     """[B, C, T, H, W] -> mean of the latent."""
-    p, groups, levels = (
-        "temporal_vae.encoder",
-        config["num_groups"],
-        len(config["channel_multipliers"]),
-    )
+    p = "temporal_vae.encoder"
+    groups = config["num_groups"]
+    levels = len(config["channel_multipliers"])
     x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % 2 ** sum(config["temporal_downsample"]), 0))
     x = conv(w, f"{p}.conv_in", x)
     for i in range(levels):
@@ -166,11 +167,9 @@ def encode_time(w, config, x):
 
 
 def decode_time(w, config, z, frames):
-    p, groups, levels = (
-        "temporal_vae.decoder",
-        config["num_groups"],
-        len(config["channel_multipliers"]),
-    )
+    p = "temporal_vae.decoder"
+    groups = config["num_groups"]
+    levels = len(config["channel_multipliers"])
     x = conv(w, f"{p}.conv1", conv(w, "temporal_vae.post_quant_conv", z))
     for j in range(config["num_res_blocks"]):
         x = residual(w, f"{p}.res_blocks.{j}", x, groups)

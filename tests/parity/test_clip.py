@@ -62,7 +62,8 @@ def torch_clip(seed):
 
 def batch(model, seed):
     rng = np.random.default_rng(seed)
-    text, size = model.config.text_config, model.config.vision_config.image_size
+    text = model.config.text_config
+    size = model.config.vision_config.image_size
     length = int(rng.integers(5, text.max_position_embeddings + 1))
     ids = rng.integers(4, text.vocab_size - 6, (3, length))
     eos = text.vocab_size - 5
@@ -74,7 +75,8 @@ def batch(model, seed):
 
 
 def close(ours, theirs, tolerance=1e-4):
-    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    ours = np.asarray(ours)
+    theirs = theirs.detach().numpy()
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 

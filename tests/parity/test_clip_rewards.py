@@ -86,7 +86,8 @@ def test_clip_rewards_equal_pillow_and_transformers(seed, tmp_path):
         x = np.asarray(picture.crop((left, 0, left + size, size)), np.float32) / 255
         return ((x - np.float32(OPENAI_MEAN)) / np.float32(OPENAI_STD)).transpose(2, 0, 1)
 
-    aes, tva = [], []
+    aes = []
+    tva = []
     for video, prompt in zip(videos, PROMPTS, strict=True):
         encoding = tokenizer.encode(prompt).ids
         ids = encoding if len(encoding) <= 9 else [*encoding[:8], 3]

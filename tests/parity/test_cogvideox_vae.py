@@ -209,7 +209,8 @@ def test_causal_conv_forms_equal():
         return jnp.sin(y).sum() + cache.sum()
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
-    (a, da), (b, db) = gradient(params, x, "conv3d"), gradient(params, x, "conv2d_taps")
+    a, da = gradient(params, x, "conv3d")
+    b, db = gradient(params, x, "conv2d_taps")
     close(a, b)
     jax.tree.map(close, da, db)
 

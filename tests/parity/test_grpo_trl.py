@@ -22,7 +22,8 @@ PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9], [10, 11]]
 ANSWERS = [[12, 13, 14, 15, 1], [16, 1], [17, 18, 19, 20, 21, 22, 1], [23, 24, 25]]
 COUNTS = [True, True, True, False]  # the last completion has no reward
 ADVANTAGES = [1.3, -0.9, -0.4, 0.0]
-LONGEST, TEMPERATURE = 8, 0.8
+LONGEST = 8
+TEMPERATURE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,10 @@ def batch(trainer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     trainer.model.save_pretrained(folder)
     config, params = folders.load(hf, folder)
-    length, prompt_length = 12, max(map(len, PROMPTS))
-    ids, answer = np.zeros((4, length), np.int32), np.zeros((4, length), bool)
+    length = 12
+    prompt_length = max(map(len, PROMPTS))
+    ids = np.zeros((4, length), np.int32)
+    answer = np.zeros((4, length), bool)
     theirs = {
         name: np.zeros((4, prompt_length if "prompt" in name else LONGEST), np.int64)
         for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -159,12 +162,10 @@ def test_gradients_equal_trl(trainer, batch):
     """Of the loss by the log-probabilities: the clipped and the masked tokens have none."""
     (logp, answer, old, reference), theirs = batch
     config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)
-    trainer.loss_type, trainer.beta, trainer.epsilon_low, trainer.epsilon_high = (
-        "dapo",
-        0.3,
-        0.2,
-        0.2,
-    )
+    trainer.loss_type = "dapo"
+    trainer.beta = 0.3
+    trainer.epsilon_low = 0.2
+    trainer.epsilon_high = 0.2
     trainer.args.use_bias_correction_kl = True
     arrays = list(map(jnp.asarray, (answer, ADVANTAGES, old, reference)))
     got = np.asarray(jax.grad(lambda x: policy_loss(config, x, *arrays)[0])(jnp.asarray(logp)))

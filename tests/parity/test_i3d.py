@@ -79,7 +79,8 @@ def test_i3d_equals_torch(frames, side):
 
 
 def test_weights_published_sizes_and_names():
-    shapes, table = param_shapes(I3DConfig()), weights(I3DConfig())
+    shapes = param_shapes(I3DConfig())
+    table = weights(I3DConfig())
     assert shapes["block_1_4"]["branch_1"]["conv"]["kernel"].shape == (3, 3, 3, 160, 320)
     assert shapes["logits"]["kernel"].shape == (1024, 400)
     assert "params/Mixed_4f/Branch_3/Conv3d_0b_1x1/Conv_0/kernel" in {row.hf for row in table}

@@ -19,7 +19,8 @@ torch = pytest.importorskip("torch")
 idefics2 = pytest.importorskip("transformers.models.idefics2.modeling_idefics2")
 
 SEEDS = range(4)
-IMAGE, PAD = 3, 0
+IMAGE = 3
+PAD = 0
 SIDES = ("left", "right")
 
 
@@ -43,7 +44,8 @@ class Judge(idefics2.Idefics2PreTrainedModel):
 def random_config(seed):
     rng = np.random.default_rng(seed)
     pick = lambda *values: values[int(rng.integers(len(values)))]  # noqa: E731
-    patch, heads = pick(2, 3, 4), pick(1, 2)
+    patch = pick(2, 3, 4)
+    heads = pick(1, 2)
     vision = dict(
         hidden_size=heads * pick(4, 8),
         num_attention_heads=heads,
@@ -102,7 +104,8 @@ def batch(config, seed):
     """Two rows: one has an image, one has two, all of other sizes, and not of whole patches; texts
     of other lengths."""
     rng = np.random.default_rng(seed)
-    patch, latents = config.vision_config.patch_size, config.perceiver_config.resampler_n_latents
+    patch = config.vision_config.patch_size
+    latents = config.perceiver_config.resampler_n_latents
     sizes = [
         [(5 * patch + 1, 3 * patch)],
         [(2 * patch, 6 * patch + 1), (4 * patch - 1, 4 * patch + 1)],
@@ -119,16 +122,19 @@ def batch(config, seed):
     length = max(map(len, texts))
     padded = {}
     for side in SIDES:
-        ids, mask = np.full((2, length), PAD), np.zeros((2, length), bool)
+        ids = np.full((2, length), PAD)
+        mask = np.zeros((2, length), bool)
         for i, text in enumerate(texts):
             at = slice(length - len(text), length) if side == "left" else slice(len(text))
-            ids[i, at], mask[i, at] = text, True
+            ids[i, at] = text
+            mask[i, at] = True
         padded[side] = ids, mask
     return padded, pixels, seen
 
 
 def close(ours, theirs, tolerance=1e-4):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    ours = np.asarray(ours)
+    theirs = np.asarray(theirs)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 

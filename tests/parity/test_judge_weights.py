@@ -35,8 +35,10 @@ def damaged(videos, kind, severity):
 
 
 def test_frechet_distance_grows_with_corruption(worlds):
-    network, (first, second) = I3DFeatures.from_pretrained(), worlds
-    a, b = network.features(first), network.features(second)
+    network = I3DFeatures.from_pretrained()
+    first, second = worlds
+    a = network.features(first)
+    b = network.features(second)
     assert a.shape == (24, 400)
     assert frechet_distance(a, a) < 1e-6 and frechet_distance(a, b) == pytest.approx(
         frechet_distance(b, a), rel=1e-9
@@ -50,7 +52,8 @@ def test_frechet_distance_grows_with_corruption(worlds):
 
 
 def test_lpips_scores_flicker_and_jumps(worlds):
-    judge, videos = LPIPSConsistency.from_pretrained(), worlds[0][:12]
+    judge = LPIPSConsistency.from_pretrained()
+    videos = worlds[0][:12]
     prompts = [""] * len(videos)
     scores = {
         kind: [

@@ -22,7 +22,8 @@ LLAMA3_ROPE = {
 
 def random_config(seed: int) -> LlamaConfig:
     rng = np.random.default_rng(seed)
-    kv_heads, groups = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    kv_heads = int(rng.integers(1, 4))
+    groups = int(rng.integers(1, 4))
     scaled = bool(rng.integers(2))
     rope = (
         {**LLAMA3_ROPE, "original_max_position_embeddings": 16}

@@ -53,7 +53,8 @@ def torch_lpips(net: Net, tensors, prefix, a, b):
 
 @pytest.mark.parametrize("name", list(NETS))
 def test_lpips_equals_torch(name):
-    net, rng = narrow(NETS[name], 1), np.random.default_rng(2)
+    net = narrow(NETS[name], 1)
+    rng = np.random.default_rng(2)
     shapes = param_shapes(net)
     tensors = random_tensors(weights(net, PREFIX[name]), shapes, 3)
     params = params_from_hf(weights(net, PREFIX[name]), tensors, "random", expected=shapes)

@@ -38,18 +38,18 @@ def random_cross(seed):
 @functools.cache
 def checkpoint(seed):
     """(transformers' CLIP, the cross layers' sizes, all tensors under their published names)."""
-    clip, cross = clips.torch_clip(seed), random_cross(seed)
-    width, inner, head, ff = (
-        clip.config.projection_dim,
-        cross.heads * cross.head_dim,
-        cross.head_dim,
-        cross.ff_width,
-    )
+    clip = clips.torch_clip(seed)
+    cross = random_cross(seed)
+    width = clip.config.projection_dim
+    inner = cross.heads * cross.head_dim
+    head = cross.head_dim
+    ff = cross.ff_width
     torch.manual_seed(seed)
     matrix = lambda out, into: torch.randn(out, into) / into**0.5  # noqa: E731
     tensors = {f"model.{name}": tensor for name, tensor in clip.state_dict().items()}
     for i in range(cross.layers):
-        reading, parallel = f"cross_model.layers.{i}.0.fn.", f"cross_model.layers.{i}.1.fn."
+        reading = f"cross_model.layers.{i}.0.fn."
+        parallel = f"cross_model.layers.{i}.1.fn."
         tensors |= {
             f"{reading}to_q.weight": matrix(inner, width),
             f"{reading}to_kv.weight": matrix(2 * head, width),
@@ -108,7 +108,8 @@ def torch_condition_mask(seed, ids, condition_ids):
     """Return which tokens of one prompt [T] the condition [C] does not mask."""
     clip, *_ = checkpoint(seed)
     encode = lambda ids: clip.text_projection(clip.text_model(ids[None]).last_hidden_state)[0]  # noqa: E731
-    text, condition = encode(ids), encode(condition_ids)
+    text = encode(ids)
+    condition = encode(condition_ids)
     best = (text @ condition.T).max(1).values
     return best / best.max() > 0.3
 
@@ -121,7 +122,8 @@ def torch_score(seed, ids, pixels, mask):
         clip.text_projection(x)[0] for x in (prompt.last_hidden_state, prompt.pooler_output)
     )
     x = clip.visual_projection(clip.vision_model(pixels[None]).last_hidden_state)[0]
-    inner, head = cross.heads * cross.head_dim, cross.head_dim
+    inner = cross.heads * cross.head_dim
+    head = cross.head_dim
     for i in range(cross.layers):
         name = f"cross_model.layers.{i}.0.fn."
         h = norm(x, w, name)
@@ -155,7 +157,8 @@ def ours(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 @torch.no_grad()
 def test_mps_equals_torch(seed):
-    (config, params), (clip, *_) = ours(seed), checkpoint(seed)
+    config, params = ours(seed)
+    (clip, *_) = checkpoint(seed)
     ids, pixels = clips.batch(clip, seed)
     texts = torch.from_numpy(ids)
     for condition in (clips.batch(clip, other)[0][:1, :2] for other in range(50, 80)):
@@ -192,7 +195,8 @@ def test_condition_mask_threshold():
 
 
 def test_save_and_load(tmp_path):
-    (config, params), (*_, tensors) = ours(1), checkpoint(1)
+    config, params = ours(1)
+    (*_, tensors) = checkpoint(1)
     back = params_to_hf(hf.weights(config), params)
     assert set(back) == {name for name in tensors if not any(part in name for part in LEFT_OUT)}
     for name, tensor in back.items():

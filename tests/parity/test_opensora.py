@@ -82,8 +82,11 @@ def test_stdit_equals_torch(seed, tmp_path):
     # odd sizes are padded to patches; captions of different lengths; one row sees the null caption
     latents = rng.standard_normal((2, 3, 5, 4, config.in_channels), dtype=np.float32)
     text = rng.standard_normal((2, 7, config.caption_channels), dtype=np.float32)
-    lengths, null = [3, 6], [False, True]
-    times, fps, size = np.float32([875.3, 12.5]), np.float32([24, 120]), (40, 32)
+    lengths = [3, 6]
+    null = [False, True]
+    times = np.float32([875.3, 12.5])
+    fps = np.float32([24, 120])
+    size = (40, 32)
     arguments = (latents, times, text, np.arange(7) < np.asarray(lengths)[:, None], fps)
     ours = jax.jit(functools.partial(STDiT3(config).apply, size=size))(
         {"params": again}, *arguments, null_B=np.asarray(null)

@@ -21,9 +21,11 @@ PROMPTS = ["a red ball bounces on grass", "two cats"]
 @torch.no_grad()
 def their_video(folder, model, noise, guidance, negative, steps):
     """[T, H, W, 3] in [-1, 1] of each prompt, one after the other."""
-    family, frames = model.family, model.settings.num_frames
+    family = model.family
+    frames = model.settings.num_frames
     encoder = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
-    stdit, vae = torch_tensors(folder / "transformer"), torch_tensors(folder / "vae")
+    stdit = torch_tensors(folder / "transformer")
+    vae = torch_tensors(folder / "vae")
     sizes = family.vae.config.spatial
     spatial = diffusers.AutoencoderKL(
         block_out_channels=sizes.block_out_channels,
@@ -47,7 +49,8 @@ def their_video(folder, model, noise, guidance, negative, steps):
             mask.sum()
         )
 
-    videos, temporal = [], vars(family.vae.config.temporal)
+    videos = []
+    temporal = vars(family.vae.config.temporal)
     for prompt, latent in zip(PROMPTS, torch.tensor(noise), strict=True):
         text, tokens = encode(f"{prompt} aesthetic score: 6.5.")
         null = None if negative == "" else encode(negative)

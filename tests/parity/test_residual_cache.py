@@ -34,12 +34,11 @@ def test_schedule_equals_diffusers_mag_cache(seed):
         ),
     )
     rng = np.random.default_rng(seed)
-    steps, curve = int(rng.integers(6, 30)), [1.0, *rng.normal(1, 0.05, 11)]
-    threshold, retention, skips = (
-        rng.uniform(0, 0.3),
-        rng.uniform(0.05, 0.4),
-        int(rng.integers(1, 5)),
-    )
+    steps = int(rng.integers(6, 30))
+    curve = [1.0, *rng.normal(1, 0.05, 11)]
+    threshold = rng.uniform(0, 0.3)
+    retention = rng.uniform(0.05, 0.4)
+    skips = int(rng.integers(1, 5))
     model = Model()
     hooks.apply_mag_cache(
         model,

@@ -68,7 +68,8 @@ def test_trajectory_equals_diffusers(name, seed, monkeypatch):
     timesteps, ours = trajectory(config | {"_class_name": name}, steps, start, directions, noises)
     np.testing.assert_array_equal(timesteps, original.timesteps.numpy())
 
-    sample, before = torch.tensor(start), None
+    sample = torch.tensor(start)
+    before = None
     for i, t in enumerate(original.timesteps):
         monkeypatch.setattr(
             scheduling_dpm_cogvideox, "randn_tensor", lambda *_, i=i, **__: torch.tensor(noises[i])

@@ -18,7 +18,9 @@ from pav_jax.models.weights import params_to_hf
 from tests.absent import fetched, shared_file
 
 FILES = ("test_vbench_human_action.txt", "test_webvid.txt")
-NEW, GAP, ROWS = 64, 1e-3, 16
+NEW = 64
+GAP = 1e-3
+ROWS = 16
 
 
 @pytest.fixture(scope="module")

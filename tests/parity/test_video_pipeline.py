@@ -23,7 +23,8 @@ def their_video(folder, model, latents, seeds, monkeypatch, **arguments) -> np.n
     """diffusers' frames, uint8; the noise of step i is our draw i + 1."""
     pipeline = diffusers.CogVideoXPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    step_of_scheduler, drawn = pipeline.scheduler.step, iter(range(1, STEPS + 1))
+    step_of_scheduler = pipeline.scheduler.step
+    drawn = iter(range(1, STEPS + 1))
 
     def step(*positional, **named):
         index = next(drawn)
@@ -125,7 +126,7 @@ def test_from_pretrained_of_a_folder_from_diffusers(tmp_path):
     )
     again = VideoModel.from_pretrained(tmp_path / "theirs", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    ids = [some.make_request(PROMPTS).token_ids.tolist() for some in (again, model)]
+    ids = [x.make_request(PROMPTS).token_ids.tolist() for x in (again, model)]
     assert ids[0] == ids[1]
     assert (
         again.family.scheduler.schedule.alphas.tolist()

@@ -118,7 +118,8 @@ def test_wan_transformer_gradients_remat_unroll():
         loss = lambda p: jnp.mean(model.apply({"params": p}, latents, text, timesteps) ** 2)  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
-    plain, other = gradient(False, 1), gradient(True, config.num_layers)
+    plain = gradient(False, 1)
+    other = gradient(True, config.num_layers)
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), plain, other)
 

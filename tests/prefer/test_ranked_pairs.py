@@ -72,7 +72,8 @@ def test_make_pairs_feasible_first_any_ranking(method):
         )
         by_text = {c.refined: c for c in rows}
         for p in made:
-            chosen, rejected = by_text[p.chosen], by_text[p.rejected]
+            chosen = by_text[p.chosen]
+            rejected = by_text[p.rejected]
             assert chosen.scores["FAITH"] == 1 and "lost" not in (p.chosen, p.rejected)
             if rejected.scores["FAITH"] == 1:
                 assert p.margin > 0.3

@@ -54,7 +54,9 @@ def test_make_candidates_stopped_at_every_write(tmp_path, monkeypatch):
     total = len(list((tmp_path / "whole").rglob("*.jsonl")))
     real = storage_records.write_atomic
     for k in range(total):
-        left, first, second = [k], FakeGenerator(), FakeGenerator()
+        left = [k]
+        first = FakeGenerator()
+        second = FakeGenerator()
 
         def write_atomic(path, data, left=left):
             if left[0] == 0:

@@ -9,6 +9,7 @@ from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.evaluate.benchmark import evaluate
 from pav_jax.report import write_report
 from pav_jax.report.page import headline, number, signed
+from pav_jax.workdir_config import bind_config_to_workdir
 from tests.fakes import FakeGenerator, WordCountSuite
 
 MARKUP = '<script>alert("x")</script> & "quoted" \' {{ 7 * 7 }}'
@@ -33,7 +34,7 @@ def workdir(tmp_path_factory):
     """An evaluated work directory with two prompt sets, one of which is named like markup."""
     folder = tmp_path_factory.mktemp("work")
     config = configuration.load(None, ["--config.rewriter.path=/home/somebody/models/llama"])
-    configuration.claim(config, folder)
+    bind_config_to_workdir(config, folder)
     options = dict(seeds=(0, 1), num_suffix_prompts=2, num_resamples=100, save_videos=True)
     settings = ConfigDict(dict(generator=dict(batch_size=4), evaluate=options))
     prompts = tuple(f"a cat runs {i}" for i in range(11)) + (MARKUP,)
@@ -116,7 +117,7 @@ def test_write_report_without_saved_videos(workdir, tmp_path):
 
 
 def test_write_report_without_evaluation(tmp_path):
-    configuration.claim(configuration.load(), tmp_path)
+    bind_config_to_workdir(configuration.load(), tmp_path)
     assert "No evaluation yet" in write_report(tmp_path).read_text()
 
 

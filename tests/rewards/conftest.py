@@ -54,7 +54,8 @@ def write_clip(folder, seed=0):
         vision=VisionConfig(width=16, ff_width=32, layers=2, heads=2, image_size=16, patch_size=8),
         projection_dim=12,
     )
-    ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
+    ids = jnp.zeros((1, 8), jnp.int32)
+    pixels = jnp.zeros((1, 16, 16, 3))
     params = jax.jit(CLIP(config).init)(jax.random.key(seed), ids, pixels)["params"]
     # larger than a fresh model's, so that pictures and words make a difference
     params = jax.tree.map(lambda a: np.asarray(a) * (3 if a.ndim > 1 else 1), params)
@@ -69,7 +70,8 @@ def write_mps(folder):
     """A tiny CLIP's towers and tokenizer with random cross layers."""
     clip, towers = load(hf, write_clip(folder))
     config = MPSConfig(clip, CrossConfig(layers=2, heads=2, head_dim=4, ff_width=8))
-    ids, pixels = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16, 16, 3))
+    ids = jnp.zeros((1, 8), jnp.int32)
+    pixels = jnp.zeros((1, 16, 16, 3))
     params = jax.jit(MPSModel(config).init)(jax.random.key(0), ids, pixels, ids)["params"]
     towers.pop("vision_norm")
     save(

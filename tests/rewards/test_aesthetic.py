@@ -8,7 +8,8 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards import aesthetic
 from tests.absent import shared_file
 
-LINEAR, MLP = "sa_0_4_vit_l_14_linear.pth", "sac+logos+ava1-l14-linearMSE.pth"
+LINEAR = "sa_0_4_vit_l_14_linear.pth"
+MLP = "sac+logos+ava1-l14-linearMSE.pth"
 
 
 def test_score_in_any_batch(clip_folder, videos, prompts):
@@ -57,7 +58,8 @@ def test_load_head_published(name, hidden, tmp_path):
     x = np.random.default_rng(0).normal(size=(4, 768)).astype(np.float32)
     expected = torch.from_numpy(x)
     for name in [k.removesuffix("weight") for k in tensors if k.endswith("weight")]:
-        weight, bias = tensors[f"{name}weight"].float(), tensors[f"{name}bias"].float()
+        weight = tensors[f"{name}weight"].float()
+        bias = tensors[f"{name}bias"].float()
         expected = torch.nn.functional.linear(expected, weight, bias)
     ours = jax.jit(aesthetic.AestheticHead(loaded).apply)({"params": params}, x)
     np.testing.assert_allclose(ours, expected[:, 0].numpy(), rtol=1e-4, atol=1e-4)

@@ -22,10 +22,8 @@ def test_score_ignores_rewrite(clip_folder, videos, prompts):
 
 
 def test_embed_images_shared_by_rewards(clip_folder, videos, prompts, monkeypatch):
-    alignment, aesthetic = (
-        ClipAlignment.from_pretrained(clip_folder),
-        Aesthetic.from_pretrained(clip_folder),
-    )
+    alignment = ClipAlignment.from_pretrained(clip_folder)
+    aesthetic = Aesthetic.from_pretrained(clip_folder)
     assert alignment.tower is aesthetic.tower
     aesthetic.score(videos, prompts)
     monkeypatch.setattr(alignment.tower, "embed_images", None)

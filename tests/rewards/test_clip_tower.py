@@ -27,7 +27,8 @@ def test_embed_texts_in_any_batch_and_truncated(clip_folder, prompts):
 
 
 def test_embed_frames_changed_in_place(clip_folder, videos):
-    tower, clips = ClipTower.load(clip_folder), videos.copy()
+    tower = ClipTower.load(clip_folder)
+    clips = videos.copy()
     before = tower.embed_frames(clips, 2)
     clips[:] = 255 - clips
     assert np.abs(tower.embed_frames(clips, 2) - before).max() > 0

@@ -104,7 +104,8 @@ def test_faithfulness_vbench_auc():
     rows = [
         json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()
     ]
-    words, permutation = load_lexicon(), np.random.default_rng(0).permutation(len(rows))
+    words = load_lexicon()
+    permutation = np.random.default_rng(0).permutation(len(rows))
     units = [words.units(row["prompt"]) for row in rows]
 
     def share(units, said):

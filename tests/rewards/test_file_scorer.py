@@ -115,7 +115,8 @@ def test_score_compiles_once_per_shape(suite, paths, prompts, tmp_path):
 def test_score_embeds_frames_once(suite, paths, prompts, monkeypatch):
     aesthetic, alignment = suite.rewards[:2]
     assert aesthetic.tower is alignment.tower
-    tower, seen = aesthetic.tower, []
+    tower = aesthetic.tower
+    seen = []
     embed = tower.embed_images
     monkeypatch.setattr(tower, "_last_frames", None)
     monkeypatch.setattr(
@@ -130,7 +131,8 @@ def test_score_embeds_frames_once(suite, paths, prompts, monkeypatch):
 
 
 def test_score_decodes_ahead(paths, monkeypatch):
-    decoded, more = [], threading.Condition()
+    decoded = []
+    more = threading.Condition()
 
     def read(path):
         video = read_mp4(path)
@@ -154,7 +156,8 @@ def test_score_decodes_ahead(paths, monkeypatch):
 
 
 def test_prefetched_order_and_limit():
-    started, taken = [], []
+    started = []
+    taken = []
     for done in prefetched(lambda job: started.append(job) or job, iter(range(20)), threads=2):
         taken.append(done)
         assert len(started) <= len(taken) + 2 * 2
@@ -195,7 +198,8 @@ def test_score_cached(suite, paths, prompts, tmp_path, monkeypatch):
 
 
 def test_score_broken_cache_entry(paths, tmp_path):
-    cache, reward = ScoreCache(tmp_path), Counted()
+    cache = ScoreCache(tmp_path)
+    reward = Counted()
     scorer = FileScorer(RewardSuite([reward], {}), cache=cache)
     first = scorer.score(paths[:1], ["a"])
     entry = next(tmp_path.rglob("*.json"))

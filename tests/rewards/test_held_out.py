@@ -21,7 +21,8 @@ def test_score_held_out_not_in_overall(videos, prompts):
     plain = RewardSuite([Motion()], {"TC": 1.0})
     watched = RewardSuite([Motion()], {"TC": 1.0}, held_out=[Judge("TC", "VQ")])
     assert watched.names == plain.names and watched.held_out == ("held_out:TC", "held_out:VQ")
-    scores, before = watched.score(videos, prompts), plain.score(videos, prompts)
+    scores = watched.score(videos, prompts)
+    before = plain.score(videos, prompts)
     assert set(scores) - set(before) == set(watched.held_out) and (scores["held_out:TC"] == 7).all()
     assert scores["held_out:TC"].dtype == np.float32
     assert watched.overall(scores).tolist() == plain.overall(before).tolist()

@@ -19,7 +19,8 @@ def tiny() -> I3DFeatures:
 
 
 def test_features_in_any_batch():
-    network, videos = tiny(), np.random.default_rng(0).integers(0, 256, (3, 9, 20, 24, 3), np.uint8)
+    network = tiny()
+    videos = np.random.default_rng(0).integers(0, 256, (3, 9, 20, 24, 3), np.uint8)
     features = network.features(videos)
     assert (
         features.shape == (3, 5)
@@ -43,11 +44,12 @@ def test_resize_bilinear_as_tensorflow_1(size, target):
     ours = resize_bilinear(x, *target)
     for i in range(target[0]):
         for j in range(target[1]):
-            y, z = i * size[0] / target[0], j * size[1] / target[1]
-            (a, b), (fy, fz) = (int(y), int(z)), (y % 1, z % 1)
-            c, d = min(a + 1, size[0] - 1), min(b + 1, size[1] - 1)
-            top, low = (
-                x[0, a, b, 0] * (1 - fz) + x[0, a, d, 0] * fz,
-                x[0, c, b, 0] * (1 - fz) + x[0, c, d, 0] * fz,
-            )
+            y = i * size[0] / target[0]
+            z = j * size[1] / target[1]
+            a, b = (int(y), int(z))
+            fy, fz = (y % 1, z % 1)
+            c = min(a + 1, size[0] - 1)
+            d = min(b + 1, size[1] - 1)
+            top = x[0, a, b, 0] * (1 - fz) + x[0, a, d, 0] * fz
+            low = x[0, c, b, 0] * (1 - fz) + x[0, c, d, 0] * fz
             assert ours[0, i, j, 0] == pytest.approx(top * (1 - fy) + low * fy, abs=1e-2)

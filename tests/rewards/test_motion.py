@@ -3,7 +3,8 @@ import pytest
 
 from pav_jax.rewards.motion import Motion, block_matrix
 
-T, H = 7, 64
+T = 7
+H = 64
 RNG = np.random.default_rng(0)
 TEXTURE = np.kron(RNG.integers(60, 200, (40, 40, 3)), np.ones((4, 4, 1)))
 Y, X = np.mgrid[:H, :H]
@@ -69,7 +70,8 @@ def test_score_speed(scores):
 
 def test_score_in_any_batch():
     videos = RNG.integers(0, 256, (3, 3, 16, 24, 3), np.uint8)
-    together, alone = Motion().score(videos, [""] * 3), Motion().score(videos[1:2], [""])
+    together = Motion().score(videos, [""] * 3)
+    alone = Motion().score(videos[1:2], [""])
     assert together["TC"][1] == alone["TC"][0] and together["DD"][1] == alone["DD"][0]
 
 

@@ -42,7 +42,8 @@ def test_clip_pixels_equal_pillow(height, width):
     short = min(height, width)
     size = (int(16 * width / short), int(16 * height / short))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - 16) // 2, (size[1] - 16) // 2
+    left = (size[0] - 16) // 2
+    top = (size[1] - 16) // 2
     cut = np.asarray(picture.crop((left, top, left + 16, top + 16)), np.float32) / 255
     ours = (
         np.asarray(clip_pixels(image[None], Preprocess(16, (16, 16))))[0] * OPENAI_STD + OPENAI_MEAN

@@ -205,7 +205,8 @@ def test_score_equals_model_on_padded_batch(reward, videos, prompts):
 
 def test_score_batch_size(folder, query, reward, videos, prompts):
     several = VideoScore.from_pretrained(folder, query, batch_size=3)
-    alone, together = reward.score(videos, prompts), several.score(videos, prompts)
+    alone = reward.score(videos, prompts)
+    together = several.score(videos, prompts)
     several.use_local_devices()
     spread = several.score(videos[::-1], prompts[::-1])
     for name, scores in alone.items():

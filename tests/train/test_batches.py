@@ -254,7 +254,8 @@ def test_make_batches_two_processes(source, changes):
         for process in ((0, 1), (0, 2), (1, 2))
     )
     for _ in range(5):
-        want, halves = next(whole), [next(part) for part in parts]
+        want = next(whole)
+        halves = [next(part) for part in parts]
         assert want["tokens"] == sum(half["tokens"] for half in halves)
         for name in want.keys() - {"tokens"}:
             np.testing.assert_array_equal(

@@ -84,7 +84,8 @@ def test_run_first_loss_bfloat16_dropout(preferences, tmp_path):
 
 
 def test_run_accuracy_rises(straight):
-    first, last = lines(straight)[0], lines(straight)[-1]
+    first = lines(straight)[0]
+    last = lines(straight)[-1]
     assert last["loss"] < 0.9 * first["loss"]
     assert last["rewards/margins"] > 0.1 and last["rewards/accuracies"] >= 0.75
 
@@ -137,7 +138,8 @@ def test_train_step_reference_is_base_model(lm):
     ids = jnp.asarray(rng.integers(0, 32, (4, 2, 12)), jnp.int32)
     batch = {"ids": ids, "answer": jnp.broadcast_to(jnp.arange(12) >= 5, ids.shape)}
     fields = make_config().dpo
-    model, tx = training_model(lm, fields), optax.sgd(3.0)
+    model = training_model(lm, fields)
+    tx = optax.sgd(3.0)
     state, shardings, _ = make_state("dpo", lm, fields, tx, 0)
     step = compile_step(dpo.make_train_step(model, tx, lambda _: 0.0, fields), shardings)
     for _ in range(3):

@@ -29,7 +29,8 @@ from pav_jax.train.state import training_model
 from tests.fakes import FakeGenerator, FakeSuite
 from tests.tiny import language_model as tiny
 
-STEPS, VIDEOS = 6, 16  # videos in a batch
+STEPS = 6
+VIDEOS = 16  # in a batch
 PROMPTS = ["a b", "c d e", "f", "g h i j", "k l", "m n o", "p", "q r s"]
 
 
@@ -86,7 +87,8 @@ def prompts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def straight(lm, prompts, tmp_path_factory):
     """A run without interruption: its folder and its generator."""
-    folder, generator = tmp_path_factory.mktemp("straight") / "grpo", FakeGenerator()
+    folder = tmp_path_factory.mktemp("straight") / "grpo"
+    generator = FakeGenerator()
     grpo.run(make_config(), lm, prompts, generator, make_suite(), folder)
     return folder, generator
 
@@ -101,7 +103,8 @@ def test_run_first_step(straight):
 
 
 def test_run_reward_rises(straight):
-    rewards, kl = column(straight[0], "reward"), column(straight[0], "kl")
+    rewards = column(straight[0], "reward")
+    kl = column(straight[0], "kl")
     assert rewards[-2:].mean() > rewards[:2].mean() + 0.15
     assert kl[-1] > 1e-3
 
@@ -177,7 +180,8 @@ class Killer(FakeGenerator):
 
 
 def test_run_resumed_after_kill(straight, lm, prompts, tmp_path):
-    folder, done = tmp_path / "grpo", FakeGenerator()
+    folder = tmp_path / "grpo"
+    done = FakeGenerator()
     program = f"""
 from tests.tiny import language_model as tiny
 from tests.train import test_grpo_trainer as t
@@ -237,7 +241,8 @@ def test_run_missing_scores(lm, prompts, tmp_path, caplog):
 def random_batch():
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(3, 32, (8, 16)), jnp.int32)
-    starts, ends = rng.integers(3, 6, (8, 1)), rng.integers(7, 16, (8, 1))
+    starts = rng.integers(3, 6, (8, 1))
+    ends = rng.integers(7, 16, (8, 1))
     answer = (np.arange(16) >= starts) & (np.arange(16) < ends)
     answer[5] = False  # one without reward
     return {
@@ -250,7 +255,8 @@ def random_batch():
 def stepped(lm, batch, steps=1, **changes):
     """(state, metrics, the state before the last step) after plain gradient steps."""
     fields = make_config(**{"batch_size": 8, "loss_chunk_size": 5, **changes}).grpo
-    model, tx = training_model(lm, fields), optax.sgd(1.0)
+    model = training_model(lm, fields)
+    tx = optax.sgd(1.0)
     state, shardings, _ = grpo.make_state(lm, fields, tx, 0)
     step = compile_step(grpo.make_train_step(model, tx, lambda _: 1.0, fields), shardings)
     for _ in range(steps):
@@ -261,12 +267,11 @@ def stepped(lm, batch, steps=1, **changes):
 
 @pytest.mark.parametrize("loss_type", GRPO_LOSS_TYPES)
 def test_policy_loss_parts(loss_type):
-    rng, batch = np.random.default_rng(0), random_batch()
+    rng = np.random.default_rng(0)
+    batch = random_batch()
     logp, old, reference = (jnp.asarray(rng.normal(size=(8, 16)), jnp.float32) for _ in range(3))
-    config, total = (
-        PolicyLoss(beta=0.1, loss_type=loss_type),
-        jnp.sum(batch["answer"]).astype(jnp.float32),
-    )
+    config = PolicyLoss(beta=0.1, loss_type=loss_type)
+    total = jnp.sum(batch["answer"]).astype(jnp.float32)
     rows = (logp, batch["answer"], batch["advantage"], old, reference)
     whole = policy_loss(config, *rows)
     parts = [
@@ -305,10 +310,12 @@ def test_train_step_two_iterations(lm):
         return jax.grad(loss, has_aux=True)(trained)
 
     start = policy_log_probs({**before.frozen, **before.trained})
-    trained, seen = before.trained, []
+    trained = before.trained
+    seen = []
     for _ in range(2):
         grads, step_metrics = loss_and_gradient(trained, start)
-        trained, seen = jax.tree.map(jnp.subtract, trained, grads), [*seen, step_metrics]
+        trained = jax.tree.map(jnp.subtract, trained, grads)
+        seen = [*seen, step_metrics]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.trained, trained)
     for name in ("loss", "kl", "ratio"):
         np.testing.assert_allclose(metrics[name], (seen[0][name] + seen[1][name]) / 2, atol=1e-5)

@@ -26,7 +26,9 @@ def log_softmax(logits):
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 11, 64])
 def test_token_log_probs_chunk_sizes(drawn, chunk):
-    x, w, ids = drawn["x"], drawn["w"], drawn["ids"]
+    x = drawn["x"]
+    w = drawn["w"]
+    ids = drawn["ids"]
     arrays = (jnp.asarray(x), jnp.asarray(ids))
     got = jax.jit(lambda: token_log_probs(lambda w, h: h @ w, w, *arrays, chunk))()
     every = log_softmax(x.astype(np.float64) @ w)
@@ -49,8 +51,13 @@ def test_token_log_probs_gradients(drawn):
 
 def test_token_log_probs_largest_array():
     """With 8 chunks, nothing as large as [B, T, V] appears in the program, forward or backward."""
-    B, T, D, V, chunk = 2, 64, 4, 1000, 8
-    w, ids = jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32)
+    B = 2
+    T = 64
+    D = 4
+    V = 1000
+    chunk = 8
+    w = jnp.ones((D, V))
+    ids = jnp.zeros((B, T), jnp.int32)
     program = jax.make_jaxpr(
         jax.grad(lambda x: token_log_probs(lambda w, h: h @ w, w, x, ids, chunk).sum())
     )(jnp.ones((B, T, D)))
@@ -68,10 +75,8 @@ def test_token_log_probs_largest_array():
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
 def test_token_log_probs_frozen_head_gradient(drawn, chunk):
-    ids, weight = (
-        jnp.asarray(drawn["ids"]),
-        np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32),
-    )
+    ids = jnp.asarray(drawn["ids"])
+    weight = np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
 
     def loss(x, **how):
         return jnp.sum(
@@ -127,7 +132,8 @@ def test_token_log_probs_mask(drawn, head_is_frozen):
     mask[0, 6:9] = True
     mask[2, 5] = True  # predicted at 5..7 and 4, in chunks 4..7 of 4
     x = drawn["x"].copy()
-    x[:, :4], x[:, 8:] = np.nan, np.nan
+    x[:, :4] = np.nan
+    x[:, 8:] = np.nan
     calls = dict(
         unembed=lambda w, h: h @ w, head=drawn["w"], ids_BxT=jnp.asarray(drawn["ids"]), chunk_size=4
     )

@@ -19,7 +19,8 @@ def drawn():
 
 
 def test_sft_loss(drawn):
-    logp, answer = drawn["logp"][:, 0], drawn["answer"][:, 0]
+    logp = drawn["logp"][:, 0]
+    answer = drawn["answer"][:, 0]
     got = losses.sft_loss(jnp.asarray(logp), jnp.asarray(answer), jnp.float32(answer.sum()))
     np.testing.assert_allclose(got, -logp[answer].mean(), rtol=1e-6)
 
@@ -57,7 +58,8 @@ def test_preference_loss_parts(drawn, kinds):
 
 
 def test_preference_loss_at_reference(drawn):
-    logp, answer = jnp.asarray(drawn["logp"]), jnp.asarray(drawn["answer"])
+    logp = jnp.asarray(drawn["logp"])
+    answer = jnp.asarray(drawn["answer"])
     loss, metrics = losses.preference_loss(
         losses.PreferenceLoss(), logp, answer, losses.answer_log_probs(logp, answer)
     )

@@ -94,7 +94,9 @@ def test_make_schedule_equals_optax(kind, warmup_ratio):
 @pytest.mark.parametrize("warmup", [0, 7])
 def test_make_schedule_exact_values(kind, warmup):
     """The float32 operations and their order are fixed, so that trainings stay reproducible."""
-    total, per_epoch, peak = 70, 23, 0.004
+    total = 70
+    per_epoch = 23
+    peak = 0.004
     config = fields(
         lr_scheduler_type=kind,
         warmup_ratio=warmup / total,
@@ -144,7 +146,8 @@ def test_make_optimizer_equals_torch(weight_decay, max_grad_norm):
     tx = make_optimizer(
         fields(weight_decay=weight_decay, max_grad_norm=max_grad_norm), lambda _: 0.01
     )
-    ours, state = jax.tree.map(jnp.asarray, start), tx.init(start)
+    ours = jax.tree.map(jnp.asarray, start)
+    state = tx.init(start)
     for _ in range(5):
         grads = [rng.normal(size=x.shape).astype(np.float32) for x in leaves]
         for p, g in zip(theirs, grads, strict=True):

@@ -103,10 +103,9 @@ def test_run_mfu(lm, pairs, tmp_path, monkeypatch):
     assert batch["ids"].shape == (4, 16)
     a_layer = 32 * (32 + 2 * 16 + 32) + 3 * 32 * 48  # q, k, v, o; gate, up, down
     adapter = 2 * 8 * ((32 + 32) + (32 + 16))  # of q and v, both layers
-    frozen, trained = (
-        2 * (2 * a_layer + 32 * 32),
-        2 * adapter + 4 * 16 * 32 * 2,
-    )  # of a token; attention has no weights
+    # of a token; attention has no weights
+    frozen = 2 * (2 * a_layer + 32 * 32)
+    trained = 2 * adapter + 4 * 16 * 32 * 2
     operations = 4 * 16 * (2 * frozen + 3 * trained)
     # both rates are of the same two steps, so their seconds cancel
     steps = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()][
@@ -162,7 +161,8 @@ def test_run_resumed(lm, pairs, tmp_path, stop, changes):
         ).is_dir()  # the step that ran while the signal came
     assert not (tmp_path / "stopped" / "booster").exists()
     sft.run(config, lm, pairs, tmp_path / "stopped")
-    (steps, want), (again, got) = curve(tmp_path / "straight"), curve(tmp_path / "stopped")
+    steps, want = curve(tmp_path / "straight")
+    again, got = curve(tmp_path / "stopped")
     assert steps == again == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(got, want, atol=1e-6, rtol=0)
 
@@ -201,7 +201,8 @@ def test_run_checkpoint_size(straight, lm):
 
 def test_save_booster_outputs(straight, lm):
     """The merged folder, in transformers, gives the logits of base plus adapter."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
     folder, booster, _, _ = straight
     loaded = transformers.AutoModelForCausalLM.from_pretrained(booster, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(booster)

@@ -78,11 +78,9 @@ def write_broken(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "prompts.txt").write_text("a red ball " * 99)
     (folder / "empty.mp4").touch()
     (folder / "folder.mp4").mkdir()
-    start, nothing, fragments = (
-        whole["start.mp4"],
-        moving_square(1)[:0],
-        {"movflags": "+empty_moov+frag_keyframe"},
-    )
+    start = whole["start.mp4"]
+    nothing = moving_square(1)[:0]
+    fragments = {"movflags": "+empty_moov+frag_keyframe"}
     return {
         "missing": (folder / "missing.mp4", "no such file"),
         "text": (text, "not a video"),

@@ -71,7 +71,8 @@ def test_write_mp4_invalid_array(tmp_path):
 def test_read_mp4_unusual_formats(tmp_path):
     for path in odd_files.write_unusual(tmp_path):
         codec, pixels, height, width = odd_files.UNUSUAL[path.name]
-        video, expected = files.read_mp4(path), moving_square(9, height, width).astype(int)
+        video = files.read_mp4(path)
+        expected = moving_square(9, height, width).astype(int)
         assert video.shape == expected.shape and video.dtype == np.uint8, path.name
         if pixels == "gray":
             assert np.ptp(video, axis=-1).max() == 0

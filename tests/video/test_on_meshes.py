@@ -38,19 +38,23 @@ from pav_jax.parallel.mesh import generator_meshes
 from pav_jax.video import VideoModel
 from tests.video.test_on_meshes import SPREAD
 prompts = ["a red ball", "two cats"] * 4
-found = []
+results = []
 for kind, sizes, side, settings in SPREAD:
     mesh, side = generator_meshes(8, sizes, side)
-    model = VideoModel.from_pretrained(f"{sys.argv[1]}/{kind}", dtype="float32", mesh=mesh, auxiliary_mesh=side, **settings)
+    model = VideoModel.from_pretrained(
+        f"{sys.argv[1]}/{kind}", dtype="float32", mesh=mesh, auxiliary_mesh=side, **settings
+    )
     batch = model.generate_batch(prompts, "dark", seed=range(8))
     want = np.load(f"{sys.argv[1]}/{kind}.npy").astype(int)
-    kernel = max(jax.tree.leaves(model.params["transformer"]), key=lambda x: x.size // x.addressable_data(0).size)
-    shared = kernel.sharding.device_set & jax.tree.leaves(model.params["vae"])[0].sharding.device_set
+    kernels = jax.tree.leaves(model.params["transformer"])
+    kernel = max(kernels, key=lambda x: x.size // x.addressable_data(0).size)
+    vae_weight = jax.tree.leaves(model.params["vae"])[0]
+    shared = kernel.sharding.device_set & vae_weight.sharding.device_set
     videos = batch.videos
     finite = batch.errors == [None] * len(batch.errors)
-    found.append([int(np.abs(videos - want).max()), finite, kernel.size // kernel.addressable_data(0).size,
-                  len(shared)])
-print(json.dumps(found))
+    num_parts = kernel.size // kernel.addressable_data(0).size
+    results.append([int(np.abs(videos - want).max()), finite, num_parts, len(shared)])
+print(json.dumps(results))
 """
 
 
@@ -86,15 +90,11 @@ def test_generate_on_eight_devices(tmp_path):
         [sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert all(difference <= 2 and finite for difference, finite, *_ in found), found
-    assert [parts for *_, parts, _ in found] == [1, 2, 2, 2]  # how far the weights are spread
-    assert [shared for *_, shared in found] == [
-        8,
-        8,
-        8,
-        0,
-    ]  # with side devices, the VAE has its own
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert all(difference <= 2 and finite for difference, finite, *_ in results), results
+    assert [parts for *_, parts, _ in results] == [1, 2, 2, 2]  # how far the weights are spread
+    # with encoder_vae_devices, the VAE has devices of its own
+    assert [shared for *_, shared in results] == [8, 8, 8, 0]
 
 
 DENOISED = """
@@ -105,27 +105,33 @@ from pav_jax.video import sampling
 from pav_jax.video.programs import Programs
 from pav_jax.video.step_schedule import StepSchedule
 from tests.video import tiny_opensora, tiny_wan
-found = []
+results = []
 short = StepSchedule((0, 1), (True, False))  # the second step has neither guidance nor layers
-for tiny, sizes, halves, shortcuts in (
-        (tiny_wan, dict(tensor=2, sequence=4), False, None), (tiny_wan, dict(data=2, fsdp=4), True, None),
+for tiny, sizes, halves, schedule in (
+        (tiny_wan, dict(tensor=2, sequence=4), False, None),
+        (tiny_wan, dict(data=2, fsdp=4), True, None),
         (tiny_opensora, dict(data=2, fsdp=2, tensor=2), False, None),
         (tiny_wan, dict(data=2, tensor=2, sequence=2), False, short)):
     made = tiny.random_model(3)
-    family, rng, mesh = made.family, np.random.default_rng(0), make_mesh(**sizes)
-    latent_shape, keep = family.latent_shape(17 if tiny is tiny_opensora else 5, 24, 24)  # Wan: 27 tokens, padded
-    text = jax.jit(family.encode_text)(made.params, rng.integers(1, 20, (8, family.sequence_length(None))))
+    family = made.family
+    rng = np.random.default_rng(0)
+    mesh = make_mesh(**sizes)
+    # Wan: 27 tokens, padded
+    latent_shape, keep = family.latent_shape(17 if tiny is tiny_opensora else 5, 24, 24)
+    ids = rng.integers(1, 20, (8, family.sequence_length(None)))
+    text = jax.jit(family.encode_text)(made.params, ids)
     negative = text[::-1].at[:, -2:].set(0)  # Open-Sora: captions of other lengths
-    asked = (text, negative, None, sampling.video_keys(range(8)), np.full(2, 3.0, np.float32), latent_shape, keep,
-             shortcuts)
-    want = Programs(family).denoise({"transformer": made.params["transformer"]}, *asked)
+    keys = sampling.video_keys(range(8))
+    scales = np.full(2, 3.0, np.float32)
+    arguments = (text, negative, None, keys, scales, latent_shape, keep, schedule)
+    want = Programs(family).denoise({"transformer": made.params["transformer"]}, *arguments)
     spread = Programs(family.on_mesh(mesh, mesh, cfg_parallel=halves), mesh)
-    params = spread.place_params({"transformer": jax.device_get(made.params["transformer"])})
-    ours = spread.denoise(params, *asked)
+    params = spread.shard_params({"transformer": jax.device_get(made.params["transformer"])})
+    ours = spread.denoise(params, *arguments)
     kernel = max(jax.tree.leaves(params), key=lambda x: x.size // x.addressable_data(0).size)
-    found.append([float(np.abs(np.asarray(ours) - want).max()), float(np.std(want)),
+    results.append([float(np.abs(np.asarray(ours) - want).max()), float(np.std(want)),
                   kernel.size // kernel.addressable_data(0).size])
-print(json.dumps(found))
+print(json.dumps(results))
 """
 
 
@@ -137,13 +143,14 @@ def test_denoise_on_eight_devices():
     }
     done = subprocess.run([sys.executable, "-c", DENOISED], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert all(difference < 1e-4 and spread > 0.1 for difference, spread, _ in found), found
-    assert [parts for *_, parts in found] == [2, 4, 4, 2]
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert all(difference < 1e-4 and spread > 0.1 for difference, spread, _ in results), results
+    assert [parts for *_, parts in results] == [2, 4, 4, 2]
 
 
 def test_stack_branches_order():
-    latents, text = np.arange(3.0)[:, None], np.arange(3.0)[:, None] + 10
+    latents = np.arange(3.0)[:, None]
+    text = np.arange(3.0)[:, None] + 10
     for halves, order in ((False, [0, 10, 1, 11, 2, 12]), (True, [0, 1, 2, 10, 11, 12])):
         rows, texts = guidance.stack_branches(
             lambda x, axes: x, halves, (latents, text - 10), (latents, text)

@@ -99,9 +99,11 @@ def test_plan_shift_by_size():
 
 
 def test_plan_straight_flow():
-    noise, video = np.float32([1.0, -2.0]), np.float32([0.25, 3.0])
+    noise = np.float32([1.0, -2.0])
+    video = np.float32([0.25, 3.0])
     for steps in (1, 3, 7):
-        plan, x = RectifiedFlow().plan(steps, 720 * 1280, 15), jnp.asarray(noise)
+        plan = RectifiedFlow().plan(steps, 720 * 1280, 15)
+        x = jnp.asarray(noise)
         for i in range(steps):
             _, x = plan.step((), video - noise, i, x)
         np.testing.assert_allclose(x, video, rtol=1e-5)
@@ -196,7 +198,8 @@ def test_decode_large_frames(model, monkeypatch):
         published.frames_at_once(51, 720 * 1280) == 1
         and published.frames_at_once(51, 240 * 426) == 4
     )
-    family, params = model.family, {"params": model.params["vae"]}
+    family = model.family
+    params = {"params": model.params["vae"]}
     z = np.random.default_rng(0).standard_normal(
         (1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32
     )

@@ -105,7 +105,8 @@ def test_decode_tiled():
 def test_generate_overlaps_batches(monkeypatch):
     """Devices work on what was started while the host waits, so the order of starts and waits is
     what overlaps them."""
-    made, order = model(Family()), []
+    made = model(Family())
+    order = []
 
     class Frames:
         def __init__(self, name):
@@ -165,10 +166,12 @@ class Slow:
 devices = jax.devices()
 for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
                    (make_mesh(devices=devices[:1]), make_mesh(tensor=2, devices=devices[1:]))):
-    programs, params = Programs(Slow(), mesh, side), {name: 0 for name in ("text_encoder", "transformer", "vae")}
+    programs = Programs(Slow(), mesh, side)
+    params = {name: 0 for name in ("text_encoder", "transformer", "vae")}
     text = programs.encode_texts(params, np.ones((2, 3), np.int32), 2)
     ready = [text.is_ready()]
-    latents = programs.denoise(params, text, None, None, sampling.video_keys([1, 2]), np.ones(1), (1, 2, 2, 3), 1)
+    keys = sampling.video_keys([1, 2])
+    latents = programs.denoise(params, text, None, None, keys, np.ones(1), (1, 2, 2, 3), 1)
     ready.append(latents.is_ready())
     ready += [x.is_ready() for x in programs.decode(params, latents, False)]
     print(ready)

@@ -1,5 +1,4 @@
-"""Guidance in an interval and residual_of residuals: the schedule's formula, and the sampling against a
-plain loop."""
+"""Guidance intervals and residual caching: the formula of the schedule, and sampling in a loop."""
 
 import functools
 
@@ -40,7 +39,8 @@ SETTINGS = dict(
     cache_ratios=(1.0,) + (0.9,) * 5,
     batch_size=2,
 )
-PROMPTS, SEEDS = ["a red ball", "two cats"], [4, 5]
+PROMPTS = ["a red ball", "two cats"]
+SEEDS = [4, 5]
 
 
 def shown(computed):
@@ -220,14 +220,17 @@ def random_model(name: str) -> VideoModel:
 
 def loop(model: VideoModel, request, schedule):
     """The same sampling step by step, each branch of guidance on its own with its own residual."""
-    family, params = model.family, {"transformer": model.params["transformer"]}
+    family = model.family
+    params = {"transformer": model.params["transformer"]}
     full = jax.jit(functools.partial(family.predict, keep_residual=True))
     text, negative = model.encode_prompts(request, [0, 1])
     sample = sampling.noise(sampling.video_keys(request.seeds), 0, request.latent_shape)
     plan = family.plan(STEPS, sample)
     step = sampling.stepper(plan, sampling.video_keys(request.seeds), family.scheduler.needs_noise)
     short = jax.jit(lambda *args: family.predict(*args[:-1], residual=args[-1]))
-    carry, residual_of, residuals = (plan.start(sample), sample), {}, []
+    carry = (plan.start(sample), sample)
+    residual_of = {}
+    residuals = []
 
     def evaluate(branch, own_text, index):
         arguments = (params, carry[1], own_text, None, np.float32(plan.timesteps[index]), None)
@@ -269,7 +272,8 @@ def test_denoise_equals_plain_loop(name, computed):
 
 def test_transformer_with_residual():
     model = random_model("CogVideoX")
-    family, rng = model.family, np.random.default_rng(0)
+    family = model.family
+    rng = np.random.default_rng(0)
     latents = rng.standard_normal((2, *family.latent_shape(5, 4, 8)[0]), np.float32)
     text = rng.standard_normal((2, family.sequence_length(None), 16), np.float32)
     times = np.full(2, 500)
@@ -277,10 +281,8 @@ def test_transformer_with_residual():
         functools.partial(family.transformer.apply, {"params": model.params["transformer"]}),
         static_argnames="keep_residual",
     )
-    plain, (output, residual) = (
-        call(latents, text, times),
-        call(latents, text, times, keep_residual=True),
-    )
+    plain = call(latents, text, times)
+    output, residual = call(latents, text, times, keep_residual=True)
     np.testing.assert_array_equal(plain, output)
     np.testing.assert_allclose(call(latents, text, times, residual=residual), plain, atol=1e-5)
     other = call(latents, text, times, residual=residual[::-1])

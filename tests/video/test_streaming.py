@@ -32,13 +32,14 @@ import jax
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import VideoModel
 model = VideoModel.from_pretrained(sys.argv[1], dtype="bfloat16", mesh=make_mesh(fsdp=4, tensor=2))
-held = sum(part.data.nbytes for leaf in jax.tree.leaves(model.params) for part in leaf.addressable_shards)
+leaves = jax.tree.leaves(model.params)
+held = sum(part.data.nbytes for leaf in leaves for part in leaf.addressable_shards)
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, held]))
 """
 
 
 def write_sparse(folder, config, shards):
-    """Zeros under the names of a checkpoint, as files of holes that take no room on the disk;
+    """Zeros under the names of a checkpoint, as sparse files that take no disk space;
     returns their sizes."""
     shapes = transformer_hf.param_shapes(config)
     tensors = {}
@@ -50,7 +51,9 @@ def write_sparse(folder, config, shards):
             row.hf_names(), row.to_hf(leaf.shape[1:] if row.layers else leaf.shape)
         )
     total = sum(2 * int(np.prod(shape)) for shape in tensors.values())
-    files, headers, used = {}, [{} for _ in range(shards)], [0] * shards
+    files = {}
+    headers = [{} for _ in range(shards)]
+    used = [0] * shards
     for name, shape in tensors.items():
         i = min(shards * sum(used) // total, shards - 1)
         size = 2 * int(np.prod(shape))

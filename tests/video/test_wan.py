@@ -14,7 +14,7 @@ from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video import VideoModel
-from tests.video.tiny_wan import EULER, SMALL, UNIPC, random_model
+from tests.video.tiny_wan import EULER, SMALL_SETTINGS, UNIPC, random_model
 from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
 
 PROMPTS = ["a red ball", "two cats", "a ball bounces on grass"]
@@ -188,4 +188,4 @@ def test_from_pretrained_without_settings(model, tmp_path):
         16,
         None,
     )
-    assert model.settings.num_inference_steps == SMALL["num_inference_steps"]
+    assert model.settings.num_inference_steps == SMALL_SETTINGS["num_inference_steps"]

@@ -12,7 +12,7 @@ from pav_jax.video.opensora import Conditions, OpenSora
 from pav_jax.video.schedulers.rectified_flow import RectifiedFlow
 from tests.video.tiny_pipeline import random_params, tiny_tokenizer
 
-SMALL = dict(
+SMALL_SETTINGS = dict(
     num_frames=34, height=8, width=4, num_inference_steps=2, guidance_scale=3.0, batch_size=2
 )
 
@@ -63,4 +63,6 @@ def random_model(
         f"latent_{name}": np.float32(getattr(vae, name)).reshape(1, 4, 1, 1, 1)
         for name in ("shift", "scale")
     }
-    return VideoModel(family, params, family.generation.replace("test", **SMALL | defaults))
+    return VideoModel(
+        family, params, family.generation.replace("test", **SMALL_SETTINGS | defaults)
+    )

@@ -16,7 +16,21 @@ from pav_jax.video.generation_config import GenerationConfig
 
 
 def tiny_tokenizer(tokens: int) -> PreTrainedTokenizerFast:
-    words = "<pad> </s> <unk> a red ball bounces on grass two cats dark blurred".split()
+    words = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "a",
+        "red",
+        "ball",
+        "bounces",
+        "on",
+        "grass",
+        "two",
+        "cats",
+        "dark",
+        "blurred",
+    ]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )

@@ -17,7 +17,7 @@ UNIPC = {
     "solver_order": 2,
 }
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-SMALL = dict(
+SMALL_SETTINGS = dict(
     num_frames=5, height=16, width=32, num_inference_steps=2, guidance_scale=3.0, batch_size=2
 )
 
@@ -60,4 +60,6 @@ def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
         name: random_params(shapes, rng, scales[name])
         for name, shapes in family.param_shapes().items()
     }
-    return VideoModel(family, params, family.generation.replace("test", **SMALL | defaults))
+    return VideoModel(
+        family, params, family.generation.replace("test", **SMALL_SETTINGS | defaults)
+    )

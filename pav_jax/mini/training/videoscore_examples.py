@@ -142,11 +142,14 @@ class Examples:
         is_generated = draw < GENERATED_SHARE
         scenes, videos = self.generated if is_generated else self.rendered
         if is_generated:
-            low, high = 0, len(scenes)
+            low = 0
+            high = len(scenes)
         elif draw < GENERATED_SHARE + RECONSTRUCTED_SHARE:
-            low, high = 0, training_videos.NUM_RECONSTRUCTED
+            low = 0
+            high = training_videos.NUM_RECONSTRUCTED
         else:
-            low, high = training_videos.NUM_RECONSTRUCTED, len(scenes)
+            low = training_videos.NUM_RECONSTRUCTED
+            high = len(scenes)
         pick = int(rng.integers(low, high))
         example = _CorruptedVideo(
             video=np.array(videos[pick]),

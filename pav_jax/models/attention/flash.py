@@ -51,7 +51,8 @@ def splash_attention(
         rows and heads; None on one device.
       interpret: emulate the kernel without a TPU, slowly; for tests.
     """
-    t, h = q_BxTxNxH.shape[1], q_BxTxNxH.shape[3]
+    t = q_BxTxNxH.shape[1]
+    h = q_BxTxNxH.shape[3]
     if not isinstance(mask, Causal) or bias is not None or t % TILE or t != k_BxSxKxH.shape[1]:
         return dot_product_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask, bias, scale)
     q_BxTxNxH = q_BxTxNxH * (h**-0.5 if scale is None else scale)

@@ -132,7 +132,8 @@ class TextTower(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids_BxT, attention_mask_BxT=None):
-        config, t = self.config, input_ids_BxT.shape[1]
+        config = self.config
+        t = input_ids_BxT.shape[1]
         embed = nn.Embed(
             config.vocab_size,
             config.width,

@@ -215,6 +215,7 @@ def _dense(
 
 def param_shapes(config: Idefics2Config) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
-    side, ids = config.vision.patch_size, jnp.zeros((1, 2), jnp.int32)
+    side = config.vision.patch_size
+    ids = jnp.zeros((1, 2), jnp.int32)
     pixels = jax.ShapeDtypeStruct((1, 1, side, side, config.vision.channels), jnp.float32)
     return jax.eval_shape(Idefics2(config).init, jax.random.key(0), ids, ids > 0, pixels)["params"]

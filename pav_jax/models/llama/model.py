@@ -161,7 +161,9 @@ class Attention(nn.Module):
     def __call__(self, x_BxTxD, rotary, mask, cache=None, slot=None, deterministic=True):
         c = self.config
         b, t, d = x_BxTxD.shape
-        n, k, h = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        n = c.num_attention_heads
+        k = c.num_key_value_heads
+        h = c.head_dim
         dense = functools.partial(self.dense, use_bias=c.attention_bias)
         q_BxTxNxH = dense(n * h, name="q_proj")(x_BxTxD, deterministic).reshape(b, t, n, h)
         k_BxTxKxH = dense(k * h, name="k_proj")(x_BxTxD, deterministic).reshape(b, t, k, h)

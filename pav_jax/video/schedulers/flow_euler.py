@@ -93,7 +93,8 @@ class FlowEulerPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
-        now, after = jnp.asarray(self.sigmas)[index], jnp.asarray(self.sigmas)[index + 1]
+        now = jnp.asarray(self.sigmas)[index]
+        after = jnp.asarray(self.sigmas)[index + 1]
         if self.stochastic:
             return state, (1 - after) * (sample - now * output) + after * noise
         return state, sample + (after - now) * output

@@ -97,7 +97,8 @@ class NoiseSchedule:
     def denoised_weights(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(p, q) such that the denoised sample is `p * sample + q * model_output` at signal level
         `alpha`."""
-        signal, noise = np.sqrt(alpha), np.sqrt(1 - alpha)
+        signal = np.sqrt(alpha)
+        noise = np.sqrt(1 - alpha)
         if self.prediction_type == "sample":
             return np.zeros_like(alpha), np.ones_like(alpha)
         if (
@@ -146,7 +147,8 @@ def _betas(config: Mapping[str, Any], source: str) -> np.ndarray:
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], np.float32)
     total = config.get("num_train_timesteps", 1000)
-    first, last = config.get("beta_start", 0.00085), config.get("beta_end", 0.0120)
+    first = config.get("beta_start", 0.00085)
+    last = config.get("beta_end", 0.0120)
     kind = _one_of(
         config.get("beta_schedule", "scaled_linear"),
         ("linear", "scaled_linear", "squaredcos_cap_v2"),

@@ -67,7 +67,8 @@ class UniPC:
           BadInput: a choice that is not supported, or a number out of range.
         """
         fields.check_fixed(SAID | dict(config), FIXED, source)
-        order, kind = config.get("solver_order", 2), config.get("solver_type", "bh2")
+        order = config.get("solver_order", 2)
+        kind = config.get("solver_type", "bh2")
         if not isinstance(order, int) or order < 1:
             raise BadInput(
                 f"{source}: solver_order is {order!r}; a whole number of at least 1 was expected"
@@ -107,7 +108,8 @@ class UniPC:
     def plan(self, steps: int) -> "UniPCPlan":
         sigmas = self.sigmas(steps)
         # 1 - sigma in float32 as diffusers has it: of the first level that is all but rounding
-        signal, sigmas = (np.float32(1) - sigmas).astype(np.float64), sigmas.astype(np.float64)
+        signal = (np.float32(1) - sigmas).astype(np.float64)
+        sigmas = sigmas.astype(np.float64)
         with np.errstate(divide="ignore"):
             lam = np.log(signal) - np.log(sigmas)
         orders = [
@@ -116,7 +118,8 @@ class UniPC:
         ]
         if self.end_at_zero:
             orders[-1] = 1  # the last h is infinite, and no earlier point helps
-        predict, correct = np.zeros((steps, 1 + self.order)), np.zeros((steps, 3 + self.order))
+        predict = np.zeros((steps, 1 + self.order))
+        correct = np.zeros((steps, 3 + self.order))
         for i in range(steps):
             base, past, _ = self._weights(signal, sigmas, lam, i, orders[i], corrector=False)
             predict[i, : 1 + orders[i]] = (base, *past)
@@ -170,7 +173,9 @@ class UniPC:
         section 3.4."""
         if len(ratios) < 2:
             return np.full(len(ratios), 0.5)
-        phi, factorial, right = growth / hh - 1, 1, []
+        phi = growth / hh - 1
+        factorial = 1
+        right = []
         for k in range(1, len(ratios) + 1):
             right.append(phi * factorial / outer)
             factorial *= k + 1
@@ -204,7 +209,8 @@ class UniPCPlan:
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[Array, Array], Float[Array, "..."]]:
         last, history = state
-        predict, correct = jnp.asarray(self.predict)[index], jnp.asarray(self.correct)[index]
+        predict = jnp.asarray(self.predict)[index]
+        correct = jnp.asarray(self.correct)[index]
         denoised = sample - jnp.asarray(self.sigmas)[index] * output
         corrected = (
             correct[0] * sample
