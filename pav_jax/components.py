@@ -57,7 +57,7 @@ class Components:
         self.config = config
         self._generator = None if generator is None else as_generator(generator)
         self._suite = None if rewards is None else suite_of(rewards, config.rewards)
-        self._proposers = None if proposers is None else Mixture.of(*proposers)
+        self._proposers = None if proposers is None else Mixture.from_proposers(*proposers)
 
     @functools.cached_property
     def generator(self) -> Generator:

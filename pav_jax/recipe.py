@@ -29,7 +29,7 @@ from pav_jax.components import (
 )
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.benchmark import evaluate as run_evaluation
-from pav_jax.evaluate.systems import check_systems, systems_named
+from pav_jax.evaluate.systems import check_systems, resolve_systems
 from pav_jax.evolve.evolve import evolve as run_evolution
 from pav_jax.evolve.select import select as run_selection
 from pav_jax.parallel import processes
@@ -168,7 +168,7 @@ class Recipe:
         models = self.components
         options = self.config.evaluate
         base = Booster(models.rewriter, rewriter_sampling(config))
-        systems = systems_named(
+        systems = resolve_systems(
             options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
         )
         check_systems(systems)

@@ -84,7 +84,7 @@ class CandidatePool(CandidateStore):
         return VideoRequest(candidate.refined, self.video_seed(candidate.prompt), (candidate,))
 
     def score_round(self, pending: Iterable[PendingCandidate], round: int) -> Iterator[int]:
-        """Make and score one round's candidates; yield how many were settled since.
+        """Make and score one round's candidates; yield how many finished since the last yield.
 
         Args:
           pending: read lazily; their order must not depend on what is recorded.

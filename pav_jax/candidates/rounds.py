@@ -1,4 +1,4 @@
-"""One round: rewrites are proposed for some prompts while videos are made for others."""
+"""One round: propose rewrites of some prompts while the generator makes the videos of others."""
 
 import collections
 import logging
@@ -18,7 +18,7 @@ from pav_jax.storage.records import SegmentWriter, read_segments
 
 log = logging.getLogger(__name__)
 
-Rewrite = tuple[str, str]  # (name of the proposer, text)
+Rewrite = tuple[str, str]  # (name of the proposer, text of the rewrite)
 Propose = Callable[[Sequence[str]], Sequence[Sequence[Rewrite]]]
 
 
@@ -30,25 +30,25 @@ def run_round(
     *,
     parents: Callable[[str], tuple[str, ...]] = lambda prompt: (),
     proposal_batch_size: int | None = None,
-    on_batch: Callable[[int], None] = lambda settled: None,
+    on_batch: Callable[[int], None] = lambda num_finished: None,
     preview_filter: PreviewFilter | None = None,
 ) -> None:
     """Propose rewrites of every prompt and score their videos.
 
     A proposal is recorded before its videos are made (`<pool>/proposals`), so that a restart
-    continues with the same rewrites even if the proposer would answer differently. One thread
-    proposes, in batches, ahead of the generator. Every process takes its share of the prompts, with
-    models of its own; when this returns, all processes are done.
+    continues with the same rewrites even if the proposer is not deterministic. A background thread
+    calls `propose` batch by batch, ahead of the generator. Every process handles its own share of
+    the prompts with its own models; this function returns when all processes are done.
 
     Args:
-      propose: maps some prompts to the rewrites of each, possibly fewer than wanted.
-      parents: maps a prompt to the keys of the candidates that its proposer was shown.
+      propose: maps a batch of prompts to the rewrites of each, possibly fewer than requested.
+      parents: maps a prompt to the keys of the candidates shown to its proposer.
       proposal_batch_size: prompts per call of `propose`; None takes twice the pool's batch size.
-      on_batch: called with the number of candidates settled since.
-      preview_filter: leaves out rewrites that are not worth a full video.
+      on_batch: called with the number of candidates finished since the previous call.
+      preview_filter: drops rewrites that are not worth a full video.
 
     Raises:
-      BadInput: none of the first proposals holds a rewrite.
+      BadInput: the first batch yields no usable rewrite.
     """
     proposals = _Proposals(pool, round, propose, parents)
     prompts = processes.shard_for_process(prompts)
@@ -56,14 +56,14 @@ def run_round(
     executor = ThreadPoolExecutor(1, thread_name_prefix="proposals")
     try:
         futures = collections.deque(
-            executor.submit(proposals.of, prompts[start : start + size])
+            executor.submit(proposals.get_or_create, prompts[start : start + size])
             for start in range(0, len(prompts), size)
         )
         pending = _pending_candidates(futures, round, preview_filter)
-        for settled in pool.score_round(pending, round):
-            on_batch(settled)
+        for num_finished in pool.score_round(pending, round):
+            on_batch(num_finished)
     finally:
-        # After a failure nothing more is proposed. What a running call returns is still recorded.
+        # After a failure, batches that wait are cancelled; the running one is still recorded.
         executor.shutdown(wait=True, cancel_futures=True)
     pool.wait_for_processes(f"{pool.folder.name}, round {round}")
 
@@ -73,7 +73,7 @@ def _pending_candidates(
     round: int,
     preview_filter: PreviewFilter | None,
 ) -> Iterator[PendingCandidate]:
-    """Yield the candidates of each batch of proposals as soon as it is there."""
+    """Yield the candidates of each batch of proposals as soon as it is ready."""
     while futures:
         pending = [
             PendingCandidate(proposal.prompt, text, round, index, proposal.parents, name)
@@ -86,7 +86,7 @@ def _pending_candidates(
 
 
 class _Proposals:
-    """The proposals of a round, each asked for once and recorded."""
+    """The proposals of a round: each is made once and recorded."""
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class _Proposals:
         self._propose = propose
         self._parents = parents
         self._recorded = {p.prompt: p for p in recorded if p.round == round}
-        # whether the proposers have given anything yet
-        self._have_worked = any(p.refined for p in recorded if p.round)
+        # Round 0 does not count: it holds the users' own prompts, not the rewrites of a proposer.
+        self._any_rewrite_seen = any(p.refined for p in recorded if p.round)
         self._writer = SegmentWriter(folder, jax.process_index())
 
-    def of(self, prompts: Sequence[str]) -> list[Proposal]:
-        """Return the proposals for some prompts, making and recording those that are missing."""
+    def get_or_create(self, prompts: Sequence[str]) -> list[Proposal]:
+        """Return the proposals for a batch of prompts; make and record those that are missing."""
         missing = [p for p in prompts if p not in self._recorded]
         rewrites = self._propose(missing) if missing else []
         made = {
@@ -120,8 +120,9 @@ class _Proposals:
             )
             for prompt, named in zip(missing, rewrites, strict=True)
         }
-        self._have_worked = self._have_worked or any(p.refined for p in made.values())
-        if made and not self._have_worked:  # not recorded, so that the next run tries again
+        self._any_rewrite_seen = self._any_rewrite_seen or any(p.refined for p in made.values())
+        if made and not self._any_rewrite_seen:
+            # These proposals are not recorded, so that the next run tries again.
             raise BadInput(
                 f"proposers: no usable rewrite for any of the first {len(made)} prompts; see the"
                 " warnings in the log",
@@ -136,7 +137,7 @@ class RoundProgress:
     """Progress of a stage over all its rounds: a progress bar, and the rate for the log.
 
     Args:
-      stage: the name beside the bar.
+      stage: the label of the bar.
       total: candidates of all rounds.
       progress: a `rich.progress.Progress` or None.
     """
@@ -148,14 +149,14 @@ class RoundProgress:
         self._progress = progress
         self._task = progress.add_task(stage, total=total) if progress else None
 
-    def advance(self, settled: int) -> None:
-        """Count candidates that were scored or recorded already."""
-        self.done += settled
+    def advance(self, num_finished: int) -> None:
+        """Count candidates that have been scored, or were recorded by an earlier run."""
+        self.done += num_finished
         if self._progress:
             self._progress.update(self._task, completed=min(self.done, self.total))
 
     def advance_to(self, done: int) -> None:
-        """Count candidates that no proposer wrote as done."""
+        """Advance to `done`, counting missing rewrites as done."""
         self.advance(max(done - self.done, 0))
 
     def rate(self) -> str:

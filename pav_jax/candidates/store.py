@@ -162,7 +162,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     # ---------------------------------------------------------------- making and scoring
 
     def score(self, requests: Iterable[VideoRequest[View]]) -> Iterator[int]:
-        """Make and score what is missing of `requests`; yield how many views were settled since.
+        """Make and score the missing videos; yield how many views finished since the last yield.
 
         Args:
           requests: read lazily, a batch at a time. Their order must not depend on what is recorded.

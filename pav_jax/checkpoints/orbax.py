@@ -1,4 +1,4 @@
-"""Training checkpoints: trained parameters, optimizer state, step and data iterator in one.
+"""Training checkpoints: trained parameters, optimizer state, step and data iterator together.
 
 The frozen base model is not saved. Orbax writes under a temporary name and renames, so a checkpoint
 appears whole.
@@ -22,14 +22,14 @@ from pav_jax.errors import BadInput
 
 
 class Checkpoints:
-    """The checkpoints of a training in a folder, one numbered folder per step."""
+    """The checkpoints of one training run: a folder with one numbered subfolder per step."""
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Open the folder; unfinished checkpoints in it are removed with a warning.
+        """Open the folder and remove unfinished checkpoints, with a warning.
 
         Args:
-          folder: made if it does not exist.
-          keep: the newest checkpoints that stay; 0 keeps all.
+          folder: created if it does not exist.
+          keep: number of newest checkpoints to keep; 0 keeps all.
 
         Raises:
           BadInput: the folder cannot be used.
@@ -62,32 +62,31 @@ class Checkpoints:
         """Save the tree `state` after `step` steps; return while the files are being written.
 
         Raises:
-          BadInput: the disk is full, perhaps for the checkpoint before, which was still being
-            written. Complete checkpoints stay.
+          BadInput: the disk is full, possibly while writing the previous checkpoint. Complete
+            checkpoints are kept.
         """
         if jax.default_backend() == "cpu":
-            # on CPU the "copy to host" is a view, and the next step donates, hence overwrites, what
-            # it looks at
+            # On CPU the "copy to host" is a view: the next step donates the buffer that it aliases.
             state = jax.tree.map(jnp.copy, state)
-        # one position in the data for all processes, so that another number of them can resume
+        # One data position for all processes, so a different number of processes can resume.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state())
         )
         with self._one_line_errors():
             self._manager.save(step, args=args, force=True)
 
-    def restore(self, like: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
+    def restore(self, target: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
         """Restore the newest complete checkpoint and set `iterator` to the data after it.
 
-        A checkpoint that cannot be read is removed with a warning, and the one before it is used.
+        A checkpoint that cannot be read is removed with a warning, and the previous one is used.
 
         Args:
-          like: the state's tree, as arrays or as `jax.ShapeDtypeStruct` with shardings.
+          target: the state's tree, as arrays or as `jax.ShapeDtypeStruct` with shardings.
 
         Returns:
           (step, state); None if there is no checkpoint.
         """
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in sorted(self._manager.all_steps(), reverse=True):
             args = ocp.args.Composite(
                 state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
@@ -96,11 +95,11 @@ class Checkpoints:
                 checkpoint = self._manager.restore(step, args=args)
                 iterator.set_state(checkpoint["data"])
                 return step, checkpoint["state"]
-            except Exception as error:  # whatever the readers raise for a damaged file
+            except Exception as error:  # readers raise many types for a corrupt file
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warnings.warn(
                     f"{self.folder}/{step}: incomplete or corrupt checkpoint ({reason[:200]}); it"
-                    " is removed and the one before it is used",
+                    " is removed and the previous one is used",
                     stacklevel=2,
                 )
                 self._manager.delete(step)
@@ -129,7 +128,7 @@ class Checkpoints:
             reason = str(error).partition("\n")[0]
             raise BadInput(
                 f"{self.folder}: a checkpoint could not be written ({reason:.300}); complete ones"
-                " are kept: free disk space and run the same command again",
+                " are kept; free disk space and run the same command again",
                 source=self.folder,
             ) from error
 

@@ -15,7 +15,7 @@ from pav_jax.candidates.statistics import rounded, seed_mean, summary
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.controls import Texts
 from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
-from pav_jax.evaluate.systems import Rewrites, System
+from pav_jax.evaluate.systems import RewriteStore, System
 from pav_jax.parallel import processes
 from pav_jax.records import Measurement
 from pav_jax.storage.files import write_atomic
@@ -141,14 +141,14 @@ class _Benchmark:
 
     def rewrite(self, systems: Mapping[str, System]) -> dict[str, TextsBySystem]:
         """Return set -> system -> texts. A system rewrites all sets before the next is loaded."""
-        rewrites = Rewrites(self.folder / "rewrites")
+        rewrites = RewriteStore(self.folder / "rewrites")
         prompts = list(dict.fromkeys(p for s in self.sets.values() for p in s.prompts))
         task = None
         if self.progress:
             task = self.progress.add_task("evaluate: rewrites", total=len(systems))
         texts: dict[str, TextsBySystem] = {name: {} for name in self.sets}
         for name, system in systems.items():
-            rewritten = rewrites.of(name, system, prompts, self.seeds)
+            rewritten = rewrites.get_or_create(name, system, prompts, self.seeds)
             for set_name, prompt_set in self.sets.items():
                 texts[set_name][name] = {
                     (p, seed): rewritten[p, seed] for p in prompt_set.prompts for seed in self.seeds
@@ -206,7 +206,7 @@ class _Benchmark:
             self.store.measure(cells)
             return
         task = self.progress.add_task(stage, total=count_views(cells))
-        self.store.measure(cells, lambda settled: self.progress.advance(task, settled))
+        self.store.measure(cells, lambda num_finished: self.progress.advance(task, num_finished))
 
     def summarize(
         self, name: str, rows: Sequence[Measurement], systems: Sequence[str]

@@ -60,15 +60,16 @@ class MeasurementStore(CandidateStore):
         return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
 
     def measure(
-        self, cells: Iterable[Cell], on_batch: Callable[[int], None] = lambda settled: None
+        self, cells: Iterable[Cell], on_batch: Callable[[int], None] = lambda num_finished: None
     ) -> None:
         """Make and score what is missing; the processes share the batches.
 
         Args:
-          on_batch: called with the number of cells settled since; see `count_views`.
+          on_batch: called with the number of cells finished since the previous call; their total is
+            `count_views(cells)`.
         """
-        for settled in self.score_shared(video_requests(cells), "measurements"):
-            on_batch(settled)
+        for num_finished in self.score_shared(video_requests(cells), "measurements"):
+            on_batch(num_finished)
 
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
         if not self.save_videos:

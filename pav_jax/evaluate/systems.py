@@ -1,6 +1,6 @@
-"""Systems under comparison: each turns prompts into the texts that the generator is given.
+"""Systems under comparison: each rewrites prompts into the texts that the generator receives.
 
-The texts are recorded, so that a system is asked once per prompt and seed.
+The rewrites are recorded, so that a system is called once per prompt and seed.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ PROMPTS_PER_SEGMENT = 64
 # A system is None (the prompt as it is), a Booster, a callable (prompts, seed) -> texts, the folder
 # of a booster, or a .jsonl file of rewrites.
 System = Any
-Ask = Callable[[Sequence[str], int], Sequence[str]]
+RewriteFn = Callable[[Sequence[str], int], Sequence[str]]
 
 
 @runtime_checkable
 class Refiner(Protocol):
-    """What a booster does for the evaluation."""
+    """The part of Booster that evaluation uses."""
 
     def refine(
         self, prompts: Sequence[str], *, num_return_sequences: int, seed: int
@@ -40,11 +40,11 @@ class Refiner(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rewrite:
-    """What a system made of one prompt with one seed.
+class RecordedRewrite:
+    """A system's rewrite of one prompt for one seed.
 
     Attributes:
-      key: of the system's fingerprint, the prompt and the seed.
+      key: hash of the system's fingerprint, the prompt and the seed.
     """
 
     key: str
@@ -54,53 +54,56 @@ class Rewrite:
     refined: str
 
 
-class Rewrites:
-    """The recorded texts of all systems.
+class RewriteStore:
+    """Records the rewrites of all systems.
 
     Args:
-      folder: where the segments go.
+      folder: folder of the record segments.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self._writer = SegmentWriter(folder, jax.process_index())
-        self._texts: dict[str, str] = {}  # key of a rewrite -> text
+        self._texts: dict[str, str] = {}  # key of a rewrite -> rewrite
         self._read()
 
     def _read(self) -> None:
-        self._texts = {r.key: r.refined for r in read_segments(self._writer.folder, Rewrite)}
+        self._texts = {
+            r.key: r.refined for r in read_segments(self._writer.folder, RecordedRewrite)
+        }
 
-    def of(
+    def get_or_create(
         self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]
     ) -> dict[tuple[str, int], str]:
-        """Return (prompt, seed) -> text; the processes share the work.
+        """Return (prompt, seed) -> rewrite; make and record missing ones, shared among processes.
 
-        An empty rewrite becomes the prompt itself.
+        An empty rewrite is replaced by the prompt itself.
 
         Raises:
-          BadInput: the system cannot be used, or returns another number of texts.
+          BadInput: the system cannot be used, or returns the wrong number of rewrites.
         """
         if system is None:
             return {(p, seed): p for p in prompts for seed in seeds}
         system_fingerprint = fingerprint(name, system)
         keys = {(p, seed): _key(system_fingerprint, p, seed) for p in prompts for seed in seeds}
-        ask: Ask | None = None
-        # whole batches from the start of the list, so that a restart asks for the same batches
+        rewrite: RewriteFn | None = None
+        # batches of the complete prompt list, so that a restart makes the same ones
         starts = range(0, len(prompts), PROMPTS_PER_SEGMENT)
         batches = [(seed, start) for seed in seeds for start in starts]
         for seed, start in processes.shard_for_process(batches):
             batch = list(prompts[start : start + PROMPTS_PER_SEGMENT])
             if all(keys[p, seed] in self._texts for p in batch):
                 continue
-            ask = ask or _load(name, system)
-            texts = ask(batch, seed)
+            rewrite = rewrite or _load(name, system)
+            texts = rewrite(batch, seed)
             if len(texts) != len(batch):
                 raise BadInput(
-                    f"evaluate.systems: {name} gave {len(texts)} rewrites for {len(batch)} prompts",
+                    f"evaluate.systems: {name} returned {len(texts)} rewrites for {len(batch)}"
+                    " prompts; it must return exactly one per prompt",
                     source="configuration",
                     field="evaluate.systems",
                 )
             rewrites = [
-                Rewrite(keys[p, seed], name, p, seed, text.strip() or p)
+                RecordedRewrite(keys[p, seed], name, p, seed, text.strip() or p)
                 for p, text in zip(batch, texts, strict=True)
             ]
             self._writer.write(rewrites)
@@ -109,7 +112,7 @@ class Rewrites:
         return {pair: self._texts[key] for pair, key in keys.items()}
 
 
-def _load(name: str, system: System) -> Ask:
+def _load(name: str, system: System) -> RewriteFn:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
             return _from_file(system)
@@ -120,7 +123,7 @@ def _load(name: str, system: System) -> Ask:
             for refinement, *_ in system.refine(prompts, num_return_sequences=1, seed=seed)
         ]
     if callable(system):
-        return cast(Ask, system)
+        return cast(RewriteFn, system)
     raise BadInput(
         f"evaluate.systems: {name} is of type {type(system).__name__}; give a booster, its folder,"
         " or a .jsonl file",
@@ -129,10 +132,10 @@ def _load(name: str, system: System) -> Ask:
     )
 
 
-def _from_file(path: str | os.PathLike) -> Ask:
-    """Read objects with `prompt` and `refined`, as `pav refine --json` prints them.
+def _from_file(path: str | os.PathLike) -> RewriteFn:
+    """Read a .jsonl file of objects with `prompt` and `refined`, as `pav refine --json` prints.
 
-    The rewrites are the same for every seed.
+    Every seed gets the same rewrites.
     """
     rewrites: dict[str, str] = {}
     for number, line in enumerate(epath.Path(path).read_text(encoding="utf-8").split("\n"), 1):
@@ -147,22 +150,23 @@ def _from_file(path: str | os.PathLike) -> Ask:
                 f"{place}: needs an object with `prompt` and `refined`", source=place
             ) from error
 
-    def ask(prompts: Sequence[str], seed: int) -> list[str]:
+    def look_up(prompts: Sequence[str], seed: int) -> list[str]:
         missing = [p for p in prompts if p not in rewrites]
         if missing:
             raise BadInput(
-                f"{path}: {len(missing)} prompts have no rewrite, the first is {missing[0]!r}",
+                f"{path}: {len(missing)} prompts have no rewrite, the first is {missing[0]!r}; add"
+                " them to the file",
                 source=path,
             )
         return [rewrites[p] for p in prompts]
 
-    return ask
+    return look_up
 
 
 def fingerprint(name: str, system: System) -> str:
-    """Return what changes when the system's texts may change.
+    """Return a fingerprint that changes whenever the output may change.
 
-    It comes from the files of a path, else from the system's own `fingerprint`, if it has one.
+    For a path it is a hash of the files; else it is the system's own `fingerprint`, if any.
 
     Raises:
       BadInput: the path does not exist.
@@ -172,13 +176,13 @@ def fingerprint(name: str, system: System) -> str:
     path = epath.Path(system)
     if not path.exists():
         raise BadInput(
-            f"{system}: no such file or folder, but evaluate.systems names {name}; run its stage"
-            " first",
+            f"{system}: no such file or folder, needed by system {name!r}; run the stage that trains"
+            " it, or correct its path in evaluate.rewrite_files",
             source=path,
         )
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if not file.is_dir():  # a checkpoint's files are all at the top
+        if not file.is_dir():  # a checkpoint has no nested folders
             digest.update(file.name.encode())
             add_file(digest, file, whole=True)
     return digest.hexdigest()
@@ -189,7 +193,7 @@ def _key(system_fingerprint: str, prompt: str, seed: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def systems_named(
+def resolve_systems(
     names: Sequence[str],
     rewrite_files: Mapping[str, str],
     base: System,
@@ -199,11 +203,14 @@ def systems_named(
     """Return the systems of `evaluate.systems` and `evaluate.rewrite_files`, in that order.
 
     Args:
+      names: `evaluate.systems`.
+      rewrite_files: `evaluate.rewrite_files`: name -> .jsonl file.
       base: the system "base": the rewriter before any training.
-      chat_proposers: chat models of the configuration by name, each asked for one rewrite.
+      workdir: folder that holds the boosters of the training stages.
+      chat_proposers: name -> chat model of the configuration, which writes one rewrite per prompt.
 
     Raises:
-      BadInput: an unknown name.
+      BadInput: a name is unknown.
     """
     workdir = epath.Path(workdir)
     available: dict[str, System] = {"original": None, "base": base, **(chat_proposers or {})}
@@ -218,7 +225,7 @@ def systems_named(
             systems[name] = workdir / f"round_{number}" / "booster"
         else:
             raise BadInput(
-                f"evaluate.systems: there is no system {name!r}; there are original, base, sft,"
+                f"evaluate.systems: unknown system {name!r}; choose from original, base, sft,"
                 " dpo_1, dpo_2, grpo, the chat entries of proposers and the names in"
                 " evaluate.rewrite_files",
                 source="configuration",
@@ -231,12 +238,12 @@ def check_systems(systems: Mapping[str, System]) -> None:
     """Check that the boosters of all stages exist.
 
     Raises:
-      BadInput: a folder has no booster yet.
+      BadInput: a folder has no booster.
     """
     for name, system in systems.items():
         if isinstance(system, os.PathLike) and not (epath.Path(system) / "config.json").exists():
             raise BadInput(
-                f"{system}: no booster here yet for evaluate.systems {name!r}; run its stage first",
+                f"{system}: no booster for evaluate.systems {name!r}; run the stage that trains it",
                 source=os.fspath(system),
                 field="evaluate.systems",
             )

@@ -8,13 +8,13 @@ from typing import Any
 from pav_jax.evolve.dialogue import make_chat, parse_rewrites, read_template
 from pav_jax.evolve.options import ChatOptions
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ProposerContext
-from pav_jax.language.chat_endpoint import Ask, ChatEndpoint, NoReplyError, text_of
+from pav_jax.language.chat_endpoint import ChatEndpoint, ChatFn, NoReplyError, text_of
 
 log = logging.getLogger(__name__)
 
 
 class ChatProposer(Proposer):
-    """Shows the scored history to a chat model, many prompts at once.
+    """Requests rewrites from a chat model, for many prompts concurrently.
 
     A prompt without a reply after all retries, or whose reply holds no tagged text, gets no rewrite
     from this call. An endpoint that fails `max_consecutive_failures` prompts in a row is down.
@@ -86,13 +86,13 @@ class ChatProposer(Proposer):
         self.endpoint.raise_if_down("prompts")
         return [texts or [] for texts in replies]
 
-    async def _rewrites(self, request: ProposalRequest, ask: Ask) -> list[str]:
-        """Return the rewrites of a reply; ask a second time if there are too few."""
+    async def _rewrites(self, request: ProposalRequest, complete: ChatFn) -> list[str]:
+        """Return the rewrites of a reply; make a second request if there are too few."""
         chat = make_chat(request.history, request.num_rewrites, self._template)
         texts: list[str] = []
         for _ in range(2):
             try:
-                texts = max(texts, parse_rewrites(text_of(await ask(chat))), key=len)
+                texts = max(texts, parse_rewrites(text_of(await complete(chat))), key=len)
             except NoReplyError:
                 if not texts:
                     raise

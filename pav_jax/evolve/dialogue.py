@@ -1,4 +1,4 @@
-"""The chat that asks a language model for rewrites, and the rewrites in its reply."""
+"""Builds the chat that requests rewrites from a language model, and parses the reply."""
 
 import math
 import re
@@ -11,19 +11,19 @@ from pav_jax.errors import BadInput
 
 TEMPLATE = Path(__file__).parent / "templates" / "evolve.txt"
 
-_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
+_REASONING = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<\s*(/?)\s*prompt\s*>", re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(?:\(?\d{1,2}[.):]|[-*])\s+")
 
 
 def read_template(path: str | Path | None = None) -> str:
-    """Read the system message, in which `$count` and `$rewards` are still open.
+    """Read the system message, with `$count` and `$rewards` unsubstituted.
 
     Args:
-      path: a file that replaces `templates/evolve.txt`.
+      path: file that replaces `templates/evolve.txt`.
 
     Raises:
-      BadInput: the file cannot be read, or uses other `$` names.
+      BadInput: the file cannot be read, or uses other placeholders.
     """
     path = Path(path or TEMPLATE)
     try:
@@ -35,7 +35,8 @@ def read_template(path: str | Path | None = None) -> str:
         ) from error
     except (KeyError, ValueError) as error:
         raise BadInput(
-            f"{path}: a template may only use $count and $rewards, and $$ for a dollar ({error})",
+            f"{path}: use no placeholder but $count and $rewards, and write $$ for a dollar"
+            f" ({error})",
             source=path,
         ) from error
     return text
@@ -48,7 +49,7 @@ def make_chat(
 
     Args:
       history: (text, scores) of the user's prompt, then of its best rewrites.
-      count: how many rewrites to ask for.
+      count: number of rewrites to request.
       template: see `read_template`.
     """
     rewards = list(dict.fromkeys(name for _, scores in history for name in scores))
@@ -62,7 +63,7 @@ def make_chat(
 def format_history(history: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     """Return one numbered line per text, with its scores; the user's prompt is number 0.
 
-    Tags inside a text are removed, so that they cannot be taken for those of a reply.
+    Tags inside a text are removed, so that the model does not copy them into its reply.
     """
     lines = []
     for i, (text, scores) in enumerate(history):
@@ -74,13 +75,13 @@ def format_history(history: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 
 
 def parse_rewrites(reply: str) -> list[str]:
-    """Return the texts between <PROMPT> tags, in order.
+    """Parse a reply: return the texts between <PROMPT> tags, in order.
 
-    Accepts any case, line breaks, numbering and quotes inside, and a missing closing tag before the
-    next opening one. A last text without its closing tag was cut off and is left out. A reply
-    without tags gives nothing.
+    The tags may have any case. Line breaks, numbering and quotes around a text are removed. The
+    next opening tag also closes a text. A last text without a closing tag was cut off and is left
+    out. A reply without tags returns [].
     """
-    reply = _THOUGHTS.sub(" ", reply)
+    reply = _REASONING.sub(" ", reply)
     tags = list(_TAG.finditer(reply))
     texts = []
     for tag, following in zip(tags, tags[1:], strict=False):

@@ -1,4 +1,4 @@
-"""Evolution: rounds of rewrites of each prompt, guided by the scores of their videos.
+"""Evolution: rounds of rewriting, guided by the scores of the videos.
 
 Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (gpt_boost.py).
 """
@@ -27,7 +27,7 @@ from pav_jax.rewards.suite import HELD_OUT
 
 log = logging.getLogger(__name__)
 
-USER = "user"  # the proposer of round 0
+USER = "user"  # proposer name of round 0
 
 KeyedRewrite = tuple[str, ScoredRewrite]  # (key of the candidate, rewrite)
 
@@ -41,21 +41,21 @@ def evolve(
     workdir: str | os.PathLike,
     progress: Any = None,
 ) -> list[Candidate]:
-    """Fill `<workdir>/pool` and return it. Can be killed at any moment and called again.
+    """Fill `<workdir>/pool` and return its candidates. An interrupted run resumes when repeated.
 
     Round 0 scores the users' own prompts. Each later round asks for `num_rewrites` new rewrites of
-    every prompt and shows the proposers the `history_size` best of the rounds before. All prompts
-    finish a round before any starts the next, so what a proposer sees does not depend on the order
-    of the work.
+    every prompt and shows the proposers the `history_size` best from earlier rounds. All prompts
+    finish a round before any starts the next, so a proposer's input does not depend on scheduling.
 
     Args:
       config: the whole configuration; reads `seed`, `generator.batch_size` and `evolve`.
       proposers: a mixture, or a single proposer.
-      generator, suite: see `CandidatePool`.
+      generator: a `video.generator.Generator`.
+      suite: a `rewards.suite.RewardSuite`.
       progress: a `rich.progress.Progress` or None.
 
     Raises:
-      BadInput: a field of the configuration, the prompts, or a proposer cannot be used.
+      BadInput: a configuration field, a prompt list or a proposer is invalid.
     """
     search = _Search(config, prompts, proposers, generator, suite, epath.Path(workdir), progress)
     search.score_user_prompts()
@@ -83,7 +83,9 @@ class _Search:
         self.workdir = workdir
         self.ranking = evolution_ranking(config, suite)
         self.prompts = usable_prompts(prompts, self.options.max_prompts)
-        self.mixture = proposers if isinstance(proposers, Mixture) else Mixture.of(proposers)
+        self.mixture = (
+            proposers if isinstance(proposers, Mixture) else Mixture.from_proposers(proposers)
+        )
         weights = stage_weights(config, "evolve", suite)
         self.pool = CandidatePool(
             generator,
@@ -103,7 +105,7 @@ class _Search:
         return len(self.prompts) * (1 + rounds * self.options.num_rewrites)
 
     def score_user_prompts(self) -> None:
-        """Round 0: the videos of the users' own prompts."""
+        """Run round 0: score the videos of the users' own prompts."""
         run_round(
             self.pool,
             self.prompts,
@@ -114,7 +116,7 @@ class _Search:
         self._log_round(0)
 
     def run_round(self, round: int) -> None:
-        """Propose rewrites from the rounds before and score their videos."""
+        """Propose rewrites from earlier rounds and score their videos."""
         history = scored_history(self.pool, round)
         self.mixture.observe([rewrite for rows in history.values() for _, rewrite in rows])
         shown = {prompt: self._shown(rows) for prompt, rows in history.items()}
@@ -138,7 +140,7 @@ class _Search:
         self._log_round(round)
 
     def _shown(self, rows: Sequence[KeyedRewrite]) -> list[KeyedRewrite]:
-        """Return what proposers see: the user's prompt, then the best rewrites, best first."""
+        """Return the history for proposers: the user's prompt, then the best rewrites, best first."""
         return [rows[0], *best_rewrites(rows[1:], self.options.history_size, self.ranking)]
 
     def _request(
@@ -158,7 +160,7 @@ class _Search:
         )
 
     def report_previews(self) -> None:
-        """Write `preview.json`, if there are previews."""
+        """Write `preview.json` if previews are enabled."""
         if self.preview_filter is not None:
             report = self.preview_filter.write_report(self.pool, self.workdir)
             log.info("%s", summary_line(report))
@@ -186,7 +188,7 @@ class _Search:
 def scored_history(pool: CandidatePool, round: int) -> dict[str, list[KeyedRewrite]]:
     """Return prompt -> its rewrites of earlier rounds, the user's own prompt first.
 
-    Held-out scores are left out: an evaluator that proposers write for is held out no longer.
+    Held-out scores are left out: an evaluator that proposers optimize for is no longer held out.
     """
     earlier = [c for c in pool.candidates if c.round < round]
     rows: dict[str, list[KeyedRewrite]] = {}
@@ -198,10 +200,10 @@ def scored_history(pool: CandidatePool, round: int) -> dict[str, list[KeyedRewri
 
 
 def evolution_ranking(config: Any, suite: Any) -> Ranking:
-    """Return the order in which proposers see rewrites.
+    """Return the ranking of the rewrites that proposers see.
 
-    The published sum has no constraints unless `evolve.constraints` is set; the other methods take
-    the suite's.
+    Constraints: ranking="sum" has none unless `evolve.constraints` is set; "pareto" and
+    "average_rank" default to the suite's.
     """
     options = config.evolve
     check_method(options.ranking, "evolve.ranking")
@@ -214,7 +216,7 @@ def evolution_ranking(config: Any, suite: Any) -> Ranking:
 def best_rewrites(
     rows: Sequence[KeyedRewrite], history_size: int, ranking: Ranking
 ) -> list[KeyedRewrite]:
-    """Return the best rewrites, best first; never one that cannot be selected."""
+    """Return the best rewrites, best first; excludes candidates without a finite overall."""
     selectable = [row for row in rows if np.isfinite(row[1].overall)]
     keys = ranking.keys(
         [rewrite.scores for _, rewrite in selectable],

@@ -67,7 +67,7 @@ class Mixture:
         self.max_words = max_words
 
     @classmethod
-    def of(cls, *proposers: Proposer) -> "Mixture":
+    def from_proposers(cls, *proposers: Proposer) -> "Mixture":
         """Make a mixture of proposers in equal shares, all of which work in every round."""
         return cls([MixtureEntry(proposer) for proposer in proposers])
 

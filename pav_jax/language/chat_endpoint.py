@@ -20,7 +20,7 @@ TRANSIENT_STATUS = (408, 409, 429)  # retried, as is everything from 500 up
 FATAL_STATUS = (401, 403, 404)  # wrong key, address or model: every other request would fail too
 
 Chat = Sequence[Mapping[str, Any]]
-Ask = Callable[[Chat], Awaitable[Choice | None]]  # None: the endpoint refused this request
+ChatFn = Callable[[Chat], Awaitable[Choice | None]]  # None: the endpoint refused this request
 T = TypeVar("T")
 
 
@@ -98,7 +98,7 @@ class ChatEndpoint:
         self.last_failure = ""
         self._consecutive_failures = 0
 
-    def run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
+    def run(self, jobs: Sequence[Callable[[ChatFn], Awaitable[T]]]) -> list[T | None]:
         """Run jobs concurrently; each is called with a function that sends one chat.
 
         Returns:
@@ -127,7 +127,7 @@ class ChatEndpoint:
             source=self.base_url,
         )
 
-    async def _run(self, jobs: Sequence[Callable[[Ask], Awaitable[T]]]) -> list[T | None]:
+    async def _run(self, jobs: Sequence[Callable[[ChatFn], Awaitable[T]]]) -> list[T | None]:
         # one client for each call: its connections belong to this event loop
         key = os.environ[self.api_key_env] if self.api_key_env else "none"
         async with openai.AsyncOpenAI(
@@ -135,7 +135,7 @@ class ChatEndpoint:
         ) as client:
             semaphore = asyncio.Semaphore(self.concurrency)
 
-            async def ask(chat: Chat) -> Choice | None:
+            async def complete(chat: Chat) -> Choice | None:
                 retry = tenacity.AsyncRetrying(
                     retry=tenacity.retry_if_exception_type(NoReplyError),
                     reraise=True,
@@ -144,16 +144,16 @@ class ChatEndpoint:
                 )
                 return await retry(self._send, client, chat)
 
-            return await asyncio.gather(*(self._run_job(job, ask, semaphore) for job in jobs))
+            return await asyncio.gather(*(self._run_job(job, complete, semaphore) for job in jobs))
 
     async def _run_job(
-        self, job: Callable[[Ask], Awaitable[T]], ask: Ask, semaphore: asyncio.Semaphore
+        self, job: Callable[[ChatFn], Awaitable[T]], complete: ChatFn, semaphore: asyncio.Semaphore
     ) -> T | None:
         async with semaphore:
             if self._consecutive_failures >= self.max_consecutive_failures:
                 return None
             try:
-                result = await job(ask)
+                result = await job(complete)
             except NoReplyError as failure:
                 self._consecutive_failures += 1
                 self.last_failure = str(failure)

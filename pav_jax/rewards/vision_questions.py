@@ -27,7 +27,7 @@ from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
 from pav_jax.errors import BadInput
-from pav_jax.language.chat_endpoint import Ask, Chat, ChatEndpoint, text_of
+from pav_jax.language.chat_endpoint import Chat, ChatEndpoint, ChatFn, text_of
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frame_indices
@@ -208,11 +208,11 @@ class VisionQuestions(PretrainedReward):
             for frame in video_TxHxWx3[indices]
         ]
 
-    async def _answer(self, chat: Chat, ask: Ask) -> float:
+    async def _answer(self, chat: Chat, complete: ChatFn) -> float:
         """The answer in -1..1; NaN where the request is refused, or repeatedly answered neither yes
         nor no."""
         for _ in range(MAX_ATTEMPTS):
-            choice = await ask(chat)
+            choice = await complete(chat)
             if choice is None:
                 return math.nan
             answer = self._parse_answer(choice)

@@ -1,4 +1,4 @@
-"""Which training a folder belongs to, so that two trainings never share checkpoints."""
+"""The identity of one training run, so that two runs never share a folder of checkpoints."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.train import tfds_builders
 from pav_jax.train.config import TrainingConfig
 
-# may change between two runs of one training: they do not change the loss curve
+# May change when a training run is resumed: they do not change the loss curve.
 FIELDS_NOT_IN_RUN_IDENTITY = {
     "logging_steps",
     "save_steps",
@@ -35,7 +35,7 @@ FILE = "training.json"
 def run_identity(
     name: str, fields: TrainingConfig, seed: int, lm: LanguageModel, path: str | os.PathLike
 ) -> dict[str, Any]:
-    """What determines a training: its configuration, seed, data and the sizes of its model."""
+    """Return what determines a training run: configuration, seed, data and model sizes."""
     identity = {
         "stage": name,
         "seed": seed,
@@ -49,10 +49,10 @@ def run_identity(
 
 
 def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether `folder` has the booster of this training.
+    """Whether `folder` has the booster of this training run.
 
     Raises:
-      BadInput: it has checkpoints or the booster of another training.
+      BadInput: it has checkpoints or the booster of a different training run.
     """
     has_booster = (folder / "booster").is_dir()
     path = folder / FILE
@@ -63,7 +63,7 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
         if changed:
             key = changed[0]
             raise BadInput(
-                f"{path}: this folder holds a training with {key}={previous.get(key)!s:.80}, now it"
+                f"{path}: this folder holds one training run with {key}={previous.get(key)!s:.80}, now it"
                 f" is {identity.get(key)!s:.80}; use another --workdir, or delete checkpoints and"
                 f" booster in {folder.name}",
                 source=path,
@@ -73,14 +73,14 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def write_run_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Bind `folder` to a training; called when all inputs have been checked."""
+    """Bind `folder` to one training run; call it after all inputs have been checked."""
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, identity)
 
 
 def _as_json(value: Any) -> Any:
-    """A value as it comes back from JSON: tuples are lists."""
+    """Return the value as JSON would read it back: tuples become lists."""
     if isinstance(value, Mapping):
         return {k: _as_json(v) for k, v in value.items()}
     return [_as_json(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.evaluate.systems import Rewrites, check_systems, fingerprint, systems_named
+from pav_jax.evaluate.systems import RewriteStore, check_systems, fingerprint, resolve_systems
 
 
 def test_rewrites_are_recorded(tmp_path):
@@ -14,7 +14,7 @@ def test_rewrites_are_recorded(tmp_path):
         return [f"{p} {seed}" for p in prompts]
 
     for _ in range(2):
-        answers = Rewrites(tmp_path).of("mine", system, ["a", "b"], (0, 5))
+        answers = RewriteStore(tmp_path).get_or_create("mine", system, ["a", "b"], (0, 5))
     assert answers["b", 5] == "b 5"
     assert sorted(requests) == [("a", 0), ("a", 5), ("b", 0), ("b", 5)]
 
@@ -30,20 +30,20 @@ def test_fingerprint_of_changed_booster(tmp_path):
 
 def test_rewrites_wrong_number(tmp_path):
     with pytest.raises(BadInput) as caught:
-        Rewrites(tmp_path).of("mine", lambda p, seed: ["x"], ["a", "b"], (0,))
+        RewriteStore(tmp_path).get_or_create("mine", lambda p, seed: ["x"], ["a", "b"], (0,))
     assert caught.value.field == "evaluate.systems"
 
 
 def test_rewrites_broken_file(tmp_path):
     (tmp_path / "r.jsonl").write_text(json.dumps({"prompt": "a", "refined": "b"}) + "\n{}\n")
     with pytest.raises(BadInput) as caught:
-        Rewrites(tmp_path / "w").of("mine", str(tmp_path / "r.jsonl"), ["a"], (0,))
+        RewriteStore(tmp_path / "w").get_or_create("mine", str(tmp_path / "r.jsonl"), ["a"], (0,))
     assert caught.value.source == f"{tmp_path / 'r.jsonl'}:2"
 
 
-def test_systems_named(tmp_path):
+def test_resolve_systems(tmp_path):
     names = ("original", "base", "sft", "dpo_2", "grpo")
-    systems = systems_named(
+    systems = resolve_systems(
         (*names, "gpt"), {"theirs": "x.jsonl"}, "the rewriter", tmp_path, {"gpt": "a chat model"}
     )
     assert systems.pop("gpt") == "a chat model"
@@ -56,7 +56,7 @@ def test_systems_named(tmp_path):
     assert str(systems["dpo_2"]).endswith("round_2/booster")
     assert str(systems["grpo"]).endswith("grpo/booster")
     with pytest.raises(BadInput) as caught:
-        systems_named(("gpt",), {}, None, tmp_path)
+        resolve_systems(("gpt",), {}, None, tmp_path)
     assert caught.value.field == "evaluate.systems"
     for check in (lambda: fingerprint("sft", systems["sft"]), lambda: check_systems(systems)):
         with pytest.raises(BadInput) as caught:

@@ -60,7 +60,7 @@ def test_propose_missing_rewrites_from_others():
 
 def test_propose_unusable_rewrites(caplog):
     texts = ["", " \n", "a dog", "old one", "new\none", "new one", "w " * 201, "ok"]
-    mixture = Mixture.of(RecordingProposer("w", lambda request: texts))
+    mixture = Mixture.from_proposers(RecordingProposer("w", lambda request: texts))
     (row,) = mixture.propose([make_request(8, tried=["old one"])])
     assert [text for _, text in row] == ["new one", "ok"]
     assert "6 of 8 rewrites are missing" in caplog.text
@@ -68,14 +68,14 @@ def test_propose_unusable_rewrites(caplog):
 
 def test_propose_attempts_differ():
     proposer = RecordingProposer("w", lambda request: ["one"])
-    Mixture.of(proposer).propose([make_request(2)])
+    Mixture.from_proposers(proposer).propose([make_request(2)])
     first, second = proposer.requests
     assert first.seed != second.seed
     assert second.num_rewrites == 1 and second.tried == {"one"}
 
 
 def test_of_equal_shares():
-    mixture = Mixture.of(RecordingProposer("a"), RecordingProposer("b"))
+    mixture = Mixture.from_proposers(RecordingProposer("a"), RecordingProposer("b"))
     (row,) = mixture.propose([make_request(2)])
     assert {name for name, _ in row} == {"a", "b"}
 

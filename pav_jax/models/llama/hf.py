@@ -1,7 +1,8 @@
 """Llama checkpoints: config.json fields and tensor names of transformers, both ways.
 
-`weights` is the one table that names a decoder's tensors. Loading, export, sharding, LoRA adapters
-and GGUF files all read it; a decoder architecture with other tensors is added there.
+`weights` is the only table of a decoder's tensor names. Loading, export, sharding, LoRA adapters
+and GGUF files all read it. To support a decoder with other tensors, add a field to `LlamaConfig`, a
+layer to `model.py` and a row to `weights` that depends on the field, as `attention_bias` does.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.llama.model import Llama, LlamaConfig, RopeScaling
 from pav_jax.models.weights import Weight
 
-STEM = "model"
+STEM = "model"  # file names start with it: model.safetensors, model-00001-of-00004.safetensors
 REQUIRED = (
     "vocab_size",
     "hidden_size",
@@ -24,8 +25,6 @@ REQUIRED = (
     "num_hidden_layers",
     "num_attention_heads",
 )
-
-
 OPTIONAL = (
     "max_position_embeddings",
     "rms_norm_eps",
@@ -46,7 +45,7 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Ll
       source: the file's name in errors.
 
     Raises:
-      BadInput: another architecture, a missing size or an unsupported option.
+      BadInput: the architecture is not Llama, a size is missing, or an option is not supported.
     """
     if (kind := fields.get("model_type", "llama")) != "llama":
         raise BadInput(
@@ -126,7 +125,7 @@ def config_to_hf(config: LlamaConfig) -> dict:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "torch_dtype": "float32",
+        "torch_dtype": "float32",  # checkpoints.folder.save overwrites it with the actual dtype
         **fields,
     }
 
