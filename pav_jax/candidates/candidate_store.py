@@ -57,7 +57,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
     ) -> Candidate:
         if error is None:
             error = missing_scores(scores)
-        else:  # scores of unusable frames mean nothing, even if they are finite
+        else:  # scores of unusable frames are meaningless, even if finite
             scores = dict.fromkeys(scores, math.nan)
         candidate = Candidate(
             key=self.key(request, view),
@@ -74,7 +74,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
         return dataclasses.replace(candidate, video=self.save_video(candidate, video))
 
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
-        """Write the video file; return its path in the work directory, None for no file."""
+        """Write the video file; return its path in the work directory, None if there is none."""
         return None
 
 

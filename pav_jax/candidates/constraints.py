@@ -1,7 +1,7 @@
 """Which candidates may be chosen: selection thresholds and constraints, both minima of scores.
 
-A selection threshold has to be exceeded by whatever is selected or chosen. A constraint has to be
-met; a ranking can also put feasible candidates before infeasible ones (`ranking.py`).
+A selected candidate must exceed every selection threshold and meet every constraint. A ranking can
+also put feasible candidates before infeasible ones (`ranking.py`).
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ def minimum_scores(
     """Return a stage's thresholds or constraints: reward name -> minimum.
 
     Args:
-      stage_minima: those of the stage's own section; None takes the suite's. A minimum of None
-        means that there is none for this reward.
-      suite_minima: those of the suite, from the section `rewards`.
+      stage_minima: from the stage's own section; None takes the suite's. A reward with the value
+        None has no minimum.
+      suite_minima: from the section `rewards`.
 
     Raises:
       BadInput: a held-out score has a minimum.
@@ -31,8 +31,8 @@ def minimum_scores(
     held_out = sorted(name for name in limits if name.startswith(HELD_OUT))
     if held_out:
         raise BadInput(
-            f"{held_out[0]}: a held-out score is never used for selection, so it can be no"
-            " threshold or constraint; remove it, or move its reward to rewards.entries",
+            f"{held_out[0]}: a held-out score is never used for selection, so it cannot"
+            " be a threshold or constraint; remove it, or move its reward to rewards.entries",
             source="configuration",
             field=held_out[0],
         )
@@ -40,10 +40,10 @@ def minimum_scores(
 
 
 def passes_thresholds(candidate: Candidate, thresholds: Mapping[str, float]) -> bool:
-    """Whether every score is above its threshold; a score that is missing is not."""
+    """Whether every score is above its threshold; False if a score is missing."""
     return all(candidate.scores.get(name, np.nan) > value for name, value in thresholds.items())
 
 
 def is_feasible(scores: Mapping[str, float], constraints: Mapping[str, float]) -> bool:
-    """Whether no score is below its constraint; a score that is missing is."""
+    """Whether every score meets its constraint; False if a score is missing."""
     return all(scores.get(name, np.nan) >= value for name, value in constraints.items())

@@ -1,4 +1,4 @@
-"""The candidates of a search: of evolution, of a preference round, or of a step of GRPO."""
+"""The candidate pool of evolution, of a preference round, or of a GRPO step."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,19 +21,19 @@ KEEP_VIDEOS = ("none", "best", "all")
 class CandidatePool(CandidateStore):
     """A store in which all candidates of a prompt share one generator seed.
 
-    So the videos of a prompt differ by their texts alone.
+    The videos of a prompt therefore differ only in their texts.
 
     Args:
       generator, suite, batch_size: see `ScoredVideoStore`.
-      folder: where the segments of records go.
-      workdir: what recorded video paths are relative to.
-      seed: of the configuration; the generator's seed of a prompt follows from it.
+      folder: folder of the record segments.
+      workdir: base of the recorded video paths.
+      seed: the configuration's seed; each prompt's generator seed is derived from it.
       weights: reward name -> weight, for `keep_videos="best"`; None takes the suite's.
       keep_videos: which videos are saved: "none", "all", or "best": those that beat every earlier
         round of their prompt.
 
     Raises:
-      BadInput: the folder holds candidates of another generator or seed.
+      BadInput: the folder holds candidates of a different generator or seed.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class CandidatePool(CandidateStore):
             key = self.video_key(candidate.prompt, candidate.refined, seed)
             if (candidate.seed, candidate.key) != (seed, key):
                 raise BadInput(
-                    f"{folder}: holds candidates of another generator or seed; choose a new"
-                    " --workdir",
+                    f"{folder}: holds candidates of a different generator or seed; choose a"
+                    " new --workdir",
                     source=self.folder,
                 )
 
@@ -87,19 +87,19 @@ class CandidatePool(CandidateStore):
         """Make and score one round's candidates; yield how many finished since the last yield.
 
         Args:
-          pending: read lazily; their order must not depend on what is recorded.
+          pending: read lazily. Their order must not depend on the records.
         """
         self._best_overall = self._best_before(round)
         yield from self.score(self.request(candidate) for candidate in self._distinct(pending))
 
     def _distinct(self, pending: Iterable[PendingCandidate]) -> Iterator[PendingCandidate]:
-        """Leave out repeats, and what an earlier round has made: a rule that a restart keeps."""
+        """Skip duplicates and texts of earlier rounds; a restart skips the same ones."""
         seen: set[str] = set()
         for candidate in pending:
             key = self.key(self.request(candidate), candidate)
             recorded = self.records.get(key)
-            place = (candidate.round, candidate.index)
-            if recorded is not None and (recorded.round, recorded.index) != place:
+            position = (candidate.round, candidate.index)
+            if recorded is not None and (recorded.round, recorded.index) != position:
                 continue
             if key not in seen:
                 seen.add(key)

@@ -23,25 +23,25 @@ from pav_jax.storage.json_files import write_json
 
 FILE = "preview.json"
 FOLDER = "previews"
-# part of the seed that draws the audited prompts; other words would audit other prompts
+# part of the seed that selects the audited prompts; a change would select different ones
 AUDIT_SEED = "audit of drafts"  # vocabulary: ignore
 SETTINGS = ("num_inference_steps", "num_frames", "height", "width")
 
 
 class PreviewFilter:
-    """Selects the rewrites of a round that are worth a full video.
+    """Selects the rewrites of a round that get a full video.
 
     Args:
-      previews: a pool whose generator makes previews.
-      keep: share of a prompt's rewrites of a round that are selected, rounded up.
-      audit: share of prompts of which all rewrites are.
+      previews: the pool of the previews.
+      keep: share of a prompt's rewrites of a round that are selected; their number is rounded up.
+      audit: share of prompts for which all rewrites are selected.
     """
 
     def __init__(self, previews: CandidatePool, keep: float, audit: float):
         if not 0 < keep < 1:
-            raise _bad("keep", keep, "use a share between 0 and 1; 1 makes no previews")
+            raise _invalid_option("keep", keep, "use a share between 0 and 1; 1 disables previews")
         if not 0 <= audit <= 1:
-            raise _bad("audit", audit, "use a share from 0 to 1")
+            raise _invalid_option("audit", audit, "use a share from 0 to 1")
         self.previews = previews
         self.keep = keep
         self.audit = audit
@@ -86,14 +86,14 @@ class PreviewFilter:
         return cls(pool, options.keep, options.audit)
 
     def is_audited(self, prompt: str) -> bool:
-        """Whether all rewrites of this prompt are made in full."""
+        """Whether all rewrites of this prompt get a full video."""
         return stable_seed(AUDIT_SEED, prompt) < self.audit * 2**31
 
     def select(self, pending: Sequence[PendingCandidate], round: int) -> list[PendingCandidate]:
-        """Make and score previews; return the candidates that get a full video, in their order.
+        """Make and score previews; return the candidates that get a full video, in order.
 
         Args:
-          pending: all candidates of a round of some prompts.
+          pending: all candidates of a batch of prompts in one round.
         """
         for _ in self.previews.score_round(pending, round):
             pass
@@ -116,10 +116,10 @@ class PreviewFilter:
         }
 
     def write_report(self, pool: CandidatePool, workdir: epath.Path) -> dict[str, Any]:
-        """Write `preview.json`: how good previews are for the audited prompts, and what they saved.
+        """Write `preview.json`: how well previews rank audited prompts, and the work they saved.
 
         Args:
-          pool: the full videos.
+          pool: the pool of the full videos.
         """
         self.previews.wait_for_processes("previews")
         candidates = [c for c in pool.candidates if c.round > 0]
@@ -184,7 +184,7 @@ def ranking_quality(
 
 
 def relative_cost(preview: Any, full: Any) -> float | None:
-    """Return the cost of a preview over that of a full video; None if a generator does not say.
+    """Return the cost of a preview over that of a full video; None if a generator reports no cost.
 
     The cost is steps x frames x pixels. Attention makes the true ratio smaller; encoding and
     scoring make it larger.
@@ -194,10 +194,10 @@ def relative_cost(preview: Any, full: Any) -> float | None:
 
 
 def saved_share(num_previews: int, num_videos: int, cost: float | None) -> float | None:
-    """Return the share of the generator's work that was saved by not making every video in full.
+    """Return the share of the generator's work saved, compared with a full video of every rewrite.
 
     Args:
-      cost: of a preview relative to a full video; None if unknown.
+      cost: cost of a preview relative to a full video; None if unknown.
     """
     if cost is None or not num_previews:
         return None
@@ -227,6 +227,6 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _bad(name: str, value: float, fix: str) -> BadInput:
+def _invalid_option(name: str, value: float, fix: str) -> BadInput:
     field = f"evolve.preview.{name}"
     return BadInput(f"{field}={value}: {fix}", source="configuration", field=field)

@@ -23,7 +23,7 @@ class PromptSet:
     oracles: tuple[str | None, ...]
 
     def first(self, max_prompts: int | None) -> "PromptSet":
-        """Return the first so many prompts; all for None."""
+        """Return the first `max_prompts` prompts; all if it is None."""
         return PromptSet(self.prompts[:max_prompts], self.oracles[:max_prompts])
 
 
@@ -32,14 +32,14 @@ def read_sets(files: Mapping[str, str], max_prompts: int | None = None) -> dict[
 
     Args:
       files: set name -> file, see `read_prompt_set`.
-      max_prompts: of each set; None for all.
+      max_prompts: maximum number of prompts per set; None for all.
 
     Raises:
-      BadInput: there is no set, or a file is missing, broken, empty, or repeats a prompt.
+      BadInput: there is no set, or a file is missing, malformed or empty, or repeats a prompt.
     """
     if not files:
         raise BadInput(
-            "evaluate.prompts: there is no prompt set; give a name and a file, as in {'mine':"
+            "evaluate.prompts: no prompt set is configured; add a name and a file, as in {'mine':"
             " 'prompts.txt'}",
             source="configuration",
             field="evaluate.prompts",
@@ -51,11 +51,11 @@ def read_prompt_set(path: str) -> PromptSet:
     """Read a file of prompts.
 
     Args:
-      path: a .txt file with one prompt a line, or a .jsonl file of objects with `prompt` and
-        optionally `oracle`; `mini:...` names the files in this package.
+      path: a .txt file with one prompt per line, or a .jsonl file of objects with `prompt` and
+        optionally `oracle`; `mini:...` refers to a file in this package.
 
     Raises:
-      BadInput: the file is missing, broken, empty, or repeats a prompt.
+      BadInput: the file is missing, malformed or empty, or repeats a prompt.
     """
     file = epath.Path(local_file(path))
     if not file.exists():
@@ -63,35 +63,37 @@ def read_prompt_set(path: str) -> PromptSet:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text", source=path) from error
+        raise BadInput(f"{path}: not UTF-8 text; save the file as UTF-8", source=path) from error
     oracles: dict[str, str | None] = {}
     read_line = _read_json if str(path).endswith(".jsonl") else _read_text
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
-        prompt, oracle = read_line(line, place)
+        location = f"{path}:{number}"
+        prompt, oracle = read_line(line, location)
         if prompt in oracles:
-            raise BadInput(f"{place}: this prompt is in the file twice; remove one", source=path)
+            raise BadInput(f"{location}: duplicate prompt; remove one of the two", source=path)
         oracles[prompt] = oracle
     if not oracles:
-        raise BadInput(f"{path}: the file holds no prompt", source=path)
+        raise BadInput(f"{path}: the file has no prompt; write one per line", source=path)
     return PromptSet(tuple(oracles), tuple(oracles.values()))
 
 
-def _read_text(line: str, place: str) -> tuple[str, None]:
+def _read_text(line: str, location: str) -> tuple[str, None]:
     return " ".join(line.split()), None
 
 
-def _read_json(line: str, place: str) -> tuple[str, str | None]:
+def _read_json(line: str, location: str) -> tuple[str, str | None]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{place}: not valid JSON ({error.msg})", source=place) from error
+        raise BadInput(f"{location}: not valid JSON ({error.msg})", source=location) from error
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
-        raise BadInput(f"{place}: needs an object with a `prompt`", source=place, field="prompt")
+        raise BadInput(
+            f"{location}: needs an object with a `prompt`", source=location, field="prompt"
+        )
     oracle = row.get("oracle")
     if oracle is not None and not isinstance(oracle, str):
-        raise BadInput(f"{place}: `oracle` must be text", source=place, field="oracle")
+        raise BadInput(f"{location}: `oracle` must be a string", source=location, field="oracle")
     return " ".join(prompt.split()), oracle

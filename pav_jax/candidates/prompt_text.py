@@ -1,4 +1,4 @@
-"""Cleaning and choosing the users' prompts that a stage works on."""
+"""Cleaning and filtering of the users' prompts."""
 
 import logging
 import unicodedata
@@ -10,22 +10,22 @@ from pav_jax.errors import BadInput
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 2000  # a rewriter is for short prompts; video models read 226 to 512 tokens
-MAX_DIGITS = 2  # the published method leaves out prompts with three or more digits (gpt_boost.py)
+MAX_DIGITS = 2  # the published method skips prompts with three or more digits (gpt_boost.py)
 
 
 def plain_text(text: str) -> str:
-    """Put a text on one line: control characters and line ends become single spaces.
+    """Return the text on one line: control characters and line breaks become single spaces.
 
-    Emoji and markup stay.
+    Emoji and markup are kept.
     """
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def usable_prompts(prompts: Iterable[str], max_prompts: int | None = None) -> list[str]:
-    """Return the distinct prompts worth rewriting, in order; log how many were left out and why.
+    """Return the distinct prompts worth rewriting, in order; log how many were skipped and why.
 
     Args:
-      max_prompts: return only the first so many; None returns all.
+      max_prompts: maximum number of prompts to return; None returns all.
 
     Raises:
       BadInput: no prompt is usable.
@@ -41,7 +41,7 @@ def usable_prompts(prompts: Iterable[str], max_prompts: int | None = None) -> li
             usable[prompt] = None
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
     if skipped:
-        log.info("prompts left out: %s", reasons)
+        log.info("skipped prompts: %s", reasons)
     if not usable:
         raise BadInput(
             f"prompts: none is usable ({reasons or 'the list is empty'}); give one prompt per line",

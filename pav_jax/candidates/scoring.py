@@ -36,7 +36,7 @@ def overall_scores(
 def weighted_sums(
     candidates: Sequence[Candidate], weights: Mapping[str, float]
 ) -> Float[np.ndarray, "N"]:
-    """Compute the weighted sum of each candidate's scores, whether it has an error or not.
+    """Compute the weighted sum of each candidate's scores, even for candidates with an error.
 
     The terms are added in float64 in the order of `weights`, and the sum is rounded to float32, the
     precision in which rewards are computed.
@@ -52,7 +52,7 @@ def weighted_sums(
 
 
 def weighted_rewards(weights: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights that enter the sum: FAITH is only ever a constraint, zeros drop out."""
+    """Return the nonzero weights, without constraint-only rewards such as FAITH."""
     return {
         name: float(weight)
         for name, weight in weights.items()
@@ -61,19 +61,19 @@ def weighted_rewards(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def stage_weights(config: Mapping[str, Any], stage: str, suite: Any = None) -> dict[str, float]:
-    """Return the weights with which a stage adds up scores.
+    """Return the weights of a stage's overall score.
 
-    A stage that has none of its own takes those of the suite, which are `rewards.weights`.
-    Selection takes evolution's first.
+    A stage without weights uses those of the suite (`rewards.weights`); selection uses those of
+    evolution, if it has any, before the suite's.
 
     Args:
-      config: the whole configuration, or what `config.json` holds of it.
+      config: the whole configuration, or its saved form in `config.json`.
       stage: a section that may have `weights`: "evolve", "select", "prefer", "grpo", or "evaluate".
-      suite: the `RewardSuite` to check the stage's own weights against, and to take the default
-        from; `rewards.weights` of the configuration where None.
+      suite: the `RewardSuite` that checks the stage's weights and has the default ones; None takes
+        the default from `rewards.weights` of the configuration, without a check.
 
     Raises:
-      BadInput: a weight for a score that the suite does not give.
+      BadInput: a weight names a score that the suite does not have.
     """
     sections = ("select", "evolve") if stage == "select" else (stage,)
     for section in sections:
@@ -91,8 +91,7 @@ def _check_names(weights: Mapping[str, float], suite: Any, field: str) -> None:
     unknown = sorted(name for name, weight in weights.items() if weight and name not in suite.names)
     if unknown:
         raise BadInput(
-            f"{field}.{unknown[0]}: no entry of rewards gives this score; there are"
-            f" {', '.join(suite.names)}",
+            f"{field}.{unknown[0]}: no reward has this score; choose from {', '.join(suite.names)}",
             source="configuration",
             field=f"{field}.{unknown[0]}",
         )

@@ -1,10 +1,10 @@
-"""The scored-video store: makes videos in batches of one size, scores them, and records the scores.
+"""The scored-video store: makes videos in batches of a fixed size, scores and records them.
 
 Evolution, preference rounds, GRPO, evaluation and the trust measurements all work on such a store.
-A caller says which videos to make (a text and a generator seed) and which views of each to score; a
-view is whatever one record is about, for instance the prompt that the video is scored against. The
-store does the rest: padded batches, one record per view under a key of its content, and nothing is
-made or scored again that is recorded already.
+A caller requests videos (a text and a generator seed) and the views of each to score. A view is the
+subject of one record, for example the prompt that the video is scored against. The store pads the
+batches, writes one record per view under a key derived from its content, and never repeats recorded
+work.
 """
 
 import abc
@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 
 class KeyedRecord(Protocol):
-    """A record that a key of its content identifies."""
+    """A record identified by a key derived from its content."""
 
     @property
     def key(self) -> str: ...
@@ -41,8 +41,8 @@ class VideoRequest(Generic[View]):
     """A video to make, and the views of it to score.
 
     Attributes:
-      text: what the generator is given.
-      seed: the generator's.
+      text: the text that the generator receives.
+      seed: the generator's seed.
       views: each becomes one record.
     """
 
@@ -56,9 +56,9 @@ class _Batch(Generic[View]):
     """A batch whose videos are being made.
 
     Attributes:
-      requests: at most as many as the batch has rows.
-      wait: blocks until the videos are there; None if every view is recorded.
-      started_at: in seconds of the monotonic clock.
+      requests: at most `batch_size`.
+      wait: blocks until the videos are ready and returns them; None if no view is missing.
+      started_at: start time in seconds, on the monotonic clock.
     """
 
     requests: Sequence[VideoRequest[View]]
@@ -67,24 +67,24 @@ class _Batch(Generic[View]):
 
 
 class ScoredVideoStore(abc.ABC, Generic[View, Record]):
-    """Makes, scores and records videos, always `batch_size` at a time.
+    """Makes, scores and records videos in batches of exactly `batch_size`.
 
-    A request keeps its row in its batch whatever is recorded already, so a restart runs the same
-    program on the same rows. The next batch is generated while one is scored. A killed process
-    loses at most the batches that were being made.
+    A request keeps its row of a batch even if other rows are already recorded, so a restart runs the
+    same program on the same rows. The next batch is generated while one is scored. A killed process
+    loses at most the batches in progress.
 
-    A subclass says what a record is: `record_type`, `key`, `score_views` and `make_record`.
+    A subclass defines its records: `record_type`, `key`, `score_views` and `make_record`.
 
     Args:
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
-      folder: where the segments of records go.
+      folder: folder of the record segments.
       batch_size: videos in one call of the generator, views in one call of the rewards; the last
         batch is padded.
 
     Attributes:
-      videos_made: by this process.
-      seconds: that this process spent on them.
+      videos_made: number of videos made by this process.
+      seconds: time that this process spent on them.
     """
 
     record_type: ClassVar[type]
@@ -107,11 +107,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         self._records: dict[str, Record] = {}
         self.reload()
 
-    # ---------------------------------------------------------------- what a record is
+    # ---------------------------------------------------------------- for subclasses
 
     @abc.abstractmethod
     def key(self, request: VideoRequest[View], view: View) -> str:
-        """Return the key of the view's record, which follows from its content."""
+        """Return the key of the view's record, derived from its content."""
 
     @abc.abstractmethod
     def score_views(
@@ -137,11 +137,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
 
         Args:
           scores: the view's row of `score_views`.
-          error: why the generator has no usable video; None if it has one.
+          error: why the video is unusable; None if it is usable.
         """
 
     def view_group(self, view: View) -> Hashable:
-        """Return what views have in common that are scored and recorded together."""
+        """Return the view's group: views of one group are scored and recorded together."""
         return None
 
     # ---------------------------------------------------------------- records
@@ -152,11 +152,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         return self._records
 
     def reload(self) -> None:
-        """Read the records of the folder, those of other processes too."""
+        """Read the records of the folder, including those of other processes."""
         self._records = {r.key: r for r in read_segments(self.folder, self.record_type)}
 
     def wait_for_processes(self, name: str) -> None:
-        """Wait until every process has done its part of the work `name`; read what they made."""
+        """Wait until every process has finished the task `name`, then reload the records."""
         processes.call_after_barrier(name, self.reload)
 
     # ---------------------------------------------------------------- making and scoring
@@ -165,14 +165,14 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         """Make and score the missing videos; yield how many views finished since the last yield.
 
         Args:
-          requests: read lazily, a batch at a time. Their order must not depend on what is recorded.
+          requests: read lazily, a batch at a time. Their order must not depend on the records.
         """
         yield from self._score_batches(batched(requests, self.batch_size))
 
     def score_shared(self, requests: Iterable[VideoRequest[View]], name: str) -> Iterator[int]:
-        """Like `score`, but every process is given all requests and takes its share of the batches.
+        """Like `score`, but given all requests in every process; each takes its share of batches.
 
-        Afterwards every process has the records of all.
+        Afterwards every process has all records.
         """
         batches = list(batched(requests, self.batch_size))
         yield from self._score_batches(processes.shard_for_process(batches))
@@ -197,7 +197,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         missing = [request for request in requests if self._missing(request)]
         if not missing:
             return _Batch(requests, None, started_at)
-        # rows that need no video, and the padding, repeat one that does
+        # rows that need no video, and padding rows, repeat the first missing request
         rows = [r if self._missing(r) else missing[0] for r in requests]
         rows += [missing[0]] * (self.batch_size - len(rows))
         wait = self.generator.start([r.text for r in rows], [r.seed for r in rows])
@@ -211,11 +211,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         if batch.wait is None:
             yield len(views)
             return
-        made = batch.wait()
+        output = batch.wait()
         missing_rows = {row for row, r in enumerate(batch.requests) if self._missing(r)}
         for group in dict.fromkeys(self.view_group(view) for _, view in views):
             members = [(row, view) for row, view in views if self.view_group(view) == group]
-            records = list(self._score_group(batch.requests, members, made))
+            records = list(self._score_group(batch.requests, members, output))
             self._writer.write(records)
             self._records |= {record.key: record for record in records}
             yield len(members)
@@ -225,7 +225,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         self._finished_at = finished_at
 
     def _score_group(
-        self, requests: Sequence[VideoRequest[View]], members: list[tuple[int, View]], made: Any
+        self, requests: Sequence[VideoRequest[View]], members: list[tuple[int, View]], output: Any
     ) -> Iterator[Record]:
         """Score the views of a group that have no record, `batch_size` at a time."""
         for chunk in batched(members, self.batch_size):
@@ -236,21 +236,22 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             rows = [m if new else filler for m, new in zip(chunk, missing, strict=True)]
             rows += [filler] * (self.batch_size - len(rows))
             results = self.score_views(
-                made.videos[[row for row, _ in rows]], [(requests[row], view) for row, view in rows]
+                output.videos[[row for row, _ in rows]],
+                [(requests[row], view) for row, view in rows],
             )
             for (row, view), new, result in zip(chunk, missing, results, strict=False):
                 if new:
                     yield self.make_record(
-                        requests[row], view, made.videos[row], result, made.errors[row]
+                        requests[row], view, output.videos[row], result, output.errors[row]
                     )
 
     def video_key(self, prompt: str, text: str, seed: int) -> str:
-        """Return the key of this generator's video of `text`, scored against `prompt`."""
+        """Return the key of the generator's video of `text`, scored against `prompt`."""
         return candidate_key(prompt, text, seed, self.generator.fingerprint)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Cut `items` into lists of `size`; the last may be shorter."""
+    """Split `items` into lists of `size`; the last may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

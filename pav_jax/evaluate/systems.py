@@ -176,8 +176,8 @@ def fingerprint(name: str, system: System) -> str:
     path = epath.Path(system)
     if not path.exists():
         raise BadInput(
-            f"{system}: no such file or folder, needed by system {name!r}; run the stage that trains"
-            " it, or correct its path in evaluate.rewrite_files",
+            f"{system}: no such file or folder for system {name!r}; run the stage that trains it,"
+            " or correct its path in evaluate.rewrite_files",
             source=path,
         )
     digest = hashlib.blake2b(digest_size=16)

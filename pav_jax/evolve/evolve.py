@@ -41,7 +41,7 @@ def evolve(
     workdir: str | os.PathLike,
     progress: Any = None,
 ) -> list[Candidate]:
-    """Fill `<workdir>/pool` and return its candidates. An interrupted run resumes when repeated.
+    """Fill `<workdir>/pool` and return its candidates. Resumes an interrupted run.
 
     Round 0 scores the users' own prompts. Each later round asks for `num_rewrites` new rewrites of
     every prompt and shows the proposers the `history_size` best from earlier rounds. All prompts
@@ -140,7 +140,7 @@ class _Search:
         self._log_round(round)
 
     def _shown(self, rows: Sequence[KeyedRewrite]) -> list[KeyedRewrite]:
-        """Return the history for proposers: the user's prompt, then the best rewrites, best first."""
+        """Return the history for proposers: the user's prompt, then the best rewrites."""
         return [rows[0], *best_rewrites(rows[1:], self.options.history_size, self.ranking)]
 
     def _request(

@@ -63,8 +63,8 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
         if changed:
             key = changed[0]
             raise BadInput(
-                f"{path}: this folder holds one training run with {key}={previous.get(key)!s:.80}, now it"
-                f" is {identity.get(key)!s:.80}; use another --workdir, or delete checkpoints and"
+                f"{path}: this folder holds a training run with"
+                f" {key}={previous.get(key)!s:.80}, now it is {identity.get(key)!s:.80}; use another --workdir, or delete checkpoints and"
                 f" booster in {folder.name}",
                 source=path,
                 field=key,
