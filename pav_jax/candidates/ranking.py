@@ -1,14 +1,13 @@
-"""The order of a prompt's candidates: by the weighted sum, or by rules without exchange rates.
+"""Ranking of a prompt's candidates: by weighted sum, or without trading rewards off.
 
-- sum: by overall, the published rule. A gain in one reward can pay for a loss in any other.
+- sum: by overall, the published rule. A gain in one reward can compensate a loss in another.
 - pareto: by fronts of non-dominated sorting (Deb et al. 2002, NSGA-II, section III-A). A candidate
-  dominates another if no reward is lower and one is higher. The first front is what nothing
-  dominates, the second what only the first dominates, and so on. Within a front the weighted sum
-  decides and not the crowding distance: crowding keeps a population spread out, and would put the
-  most one-sided candidates first where one good candidate is wanted.
-- average_rank: by the mean of a candidate's ranks in each reward, 1 for the best, equal values
-  sharing theirs; a reward's share of the mean is its weight. Units play no role, so weights that
-  only convert units are out of place here.
+  dominates another if no reward is lower and one is higher. The first front holds the candidates
+  that none dominates, the second those dominated only by the first front, and so on. Within a front
+  the weighted sum decides, not the crowding distance: crowding keeps a population diverse and would
+  put the most one-sided candidates first, but here one good candidate is needed.
+- average_rank: by the weighted mean of a candidate's ranks in each reward; 1 is the best, and ties
+  share their mean rank. Ranks have no units, so do not use weights that only convert units.
 
 Fronts and ranks do not change when a reward is rescaled by an increasing function. Under all three
 methods a candidate never ranks above one that dominates it. With constraints, feasible candidates
@@ -32,12 +31,12 @@ METHODS = ("sum", "pareto", "average_rank")
 
 
 class RankKey(NamedTuple):
-    """The sort key of a candidate among those of its prompt; the smallest is the best.
+    """The sort key of a candidate within its prompt; the smallest is the best.
 
     Attributes:
       infeasible: whether it violates a constraint.
       rank_value: see `rank_values`.
-      loss: minus overall, for ties.
+      loss: minus overall; breaks ties.
     """
 
     infeasible: bool
@@ -47,7 +46,7 @@ class RankKey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """The order of a prompt's candidates.
+    """Ranks the candidates of a prompt.
 
     Attributes:
       method: one of `METHODS`.
@@ -64,7 +63,7 @@ class Ranking:
 
     def __post_init__(self):
         check_method(self.method, "ranking")
-        # the sum of `average_ranks` is added up in the order of the names
+        # sorted, because the rounding of the sum in `average_ranks` depends on the order
         ordered = dict(sorted(weighted_rewards(self.weights).items()))
         object.__setattr__(self, "weights", ordered)
 
@@ -74,9 +73,9 @@ class Ranking:
         """Return the sort key of each of one prompt's candidates.
 
         Args:
-          scores: of each candidate, reward name -> value.
-          overall: their weighted sums, finite. The method "sum" compares these and adds up nothing
-            itself, so that no bit differs.
+          scores: reward name -> value, for each candidate.
+          overall: finite weighted sum of each candidate. The method "sum" compares these values
+            and does not compute them again.
         """
         infeasible_N = np.asarray([not is_feasible(row, self.constraints) for row in scores], bool)
         value_N = -np.asarray(overall, np.float64)
@@ -89,7 +88,7 @@ class Ranking:
         ]
 
     def gap(self, better: RankKey, worse: RankKey) -> float:
-        """Return the distance of two keys: of mean ranks for average_rank, else of overall."""
+        """Return the difference of two keys: in mean rank for average_rank, else in overall."""
         if self.method == "average_rank":
             return worse.rank_value - better.rank_value
         return worse.loss - better.loss
@@ -97,7 +96,7 @@ class Ranking:
     def is_clearly_better(
         self, better: Mapping[str, float], worse: Mapping[str, float], gap: float, margin: float
     ) -> bool:
-        """Whether the gap exceeds the margin and, for pareto, the first scores dominate."""
+        """Whether the gap exceeds the margin and, for pareto, `better` dominates `worse`."""
         if self.method == "pareto":
             signs_D = np.sign(list(self.weights.values()))
             better_D, worse_D = self._table([better, worse]) * signs_D
@@ -113,11 +112,11 @@ def check_method(method: str, field: str) -> None:
     """Check the name of a ranking method.
 
     Raises:
-      BadInput: it is unknown; the message names `field`.
+      BadInput: the method is unknown.
     """
     if method not in METHODS:
         raise BadInput(
-            f"{field}={method!r} is not known; choose from {', '.join(METHODS)}",
+            f"{field}={method!r}: unknown ranking method; choose from {', '.join(METHODS)}",
             source="configuration",
             field=field,
         )
@@ -129,16 +128,16 @@ def rank_values(
     weights_D: Float[np.ndarray, "D"] | None = None,
     infeasible_N: Bool[np.ndarray, "N"] | None = None,
 ) -> Float[np.ndarray, "N"]:
-    """Return what a method sorts by, lower being better; infinity for a row with a missing score.
+    """Return a method's sort values, lower is better; infinity for a row with a missing score.
 
     Args:
-      values_NxD: scores. With a negative weight a low score is good.
+      values_NxD: scores. If the weight is negative, lower scores are better.
       method: "sum": minus the weighted sum; "pareto": the front, from 0; "average_rank": the mean
         rank, from 1.
       weights_D: None for ones.
-      infeasible_N: which candidates violate a constraint. For pareto they get fronts behind all
-        others; with the other methods the caller sorts them last (see `RankKey`), so that
-        differences of values keep their meaning.
+      infeasible_N: whether a candidate violates a constraint. For pareto, infeasible candidates get
+        later fronts than all others. With the other methods the caller sorts them last (see
+        `RankKey`), so that the values stay comparable.
     """
     check_method(method, "ranking")
     used_D = np.ones(values_NxD.shape[1]) if weights_D is None else weights_D
@@ -158,14 +157,14 @@ def rank_values(
 def dominates(
     a: Float[np.ndarray, "*#B D"], b: Float[np.ndarray, "*#B D"]
 ) -> Bool[np.ndarray, "*#B"]:
-    """Whether no value of `a` is lower than that of `b`, and one is higher."""
+    """Whether `a` is at least `b` in every value and greater in one."""
     return np.asarray((a >= b).all(axis=-1) & (a > b).any(axis=-1))
 
 
 def pareto_fronts(
     values_NxD: Float[np.ndarray, "N D"], infeasible_N: Bool[np.ndarray, "N"] | None = None
 ) -> Int[np.ndarray, "N"]:
-    """Return the number of each candidate's front, 0 for the first; higher values are better."""
+    """Return the front of each candidate, 0 for the first; higher values are better."""
     if infeasible_N is None:
         infeasible_N = np.zeros(len(values_NxD), bool)
     better_NxN = dominates(values_NxD[:, None], values_NxD[None])
@@ -187,7 +186,7 @@ def average_ranks(
 ) -> Float[np.ndarray, "N"]:
     """Return the weighted mean of each candidate's ranks, 1 for the highest value.
 
-    Equal values share the mean of their ranks.
+    Ties share their mean rank.
     """
     above_NxD = (values_NxD[None] > values_NxD[:, None]).sum(axis=1)
     equal_NxD = (values_NxD[None] == values_NxD[:, None]).sum(axis=1)  # includes itself

@@ -1,19 +1,19 @@
 """Statistics of one round that warn of reward hacking: the reward rises, the videos do not improve.
 
-The statistics only inform: nothing is selected by them. There are four kinds of warning:
+The statistics are informational: they never affect selection. There are four kinds of warning:
 
-- length: rewrites grow. Verbosity is what preference optimization drifts to first (Singhal et al.
+- length: rewrites get longer. Preference optimization drifts to verbosity first (Singhal et al.
   2023, arXiv 2310.03716);
-- motion: DD drops, because most image-based rewards prefer still pictures;
+- motion: DD drops, because most image-based rewards prefer static videos;
 - held-out evaluators (`rewards.held_out`): one does not correlate with the overall score, or drops
-  while it rises (Gao et al. 2023, arXiv 2210.10760: the optimized reward goes on rising after the
+  while it rises (Gao et al. 2023, arXiv 2210.10760: the optimized reward keeps rising after the
   true one has started to fall);
 - saturation: many rewrites share a reward's highest score, so it no longer separates them.
 
 A drop is clear when it exceeds STANDARD_ERRORS standard errors and SMALL_EFFECT standard deviations
-of the reference, with at least MIN_SAMPLES prompts on either side. Means are taken over prompts,
-each the mean of its rewrites, so that every prompt counts once. Where both sides cover the same
-prompts, the differences are paired, which narrows the standard error.
+of the reference, with at least MIN_SAMPLES prompts on either side. Every prompt counts once: its
+rewrites are averaged first. If both sides cover the same prompts, the differences are paired, which
+reduces the standard error.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ SMALL_EFFECT = 0.2  # standard deviations (Cohen 1988)
 # within-prompt Pearson correlation; a warning needs STANDARD_ERRORS / sqrt(rewrites) less than this
 MIN_CORRELATION = 0.2
 MAX_SATURATED_SHARE = 0.25  # share of rewrites that have a reward's highest score
-TOLERANCE = 1e-3  # share of a reward's range; scores this close to the highest count as it
+TOLERANCE = 1e-3  # share of a reward's range; scores this close to the highest count as the highest
 MIN_SAMPLES = 8  # prompts or rewrites per statistic; a correlation needs four times as many
 
 MOTION_SCORE = "DD"
@@ -45,7 +45,7 @@ REJECTED_REWRITES = "the rejected rewrites"
 
 
 class ScoredCandidate(NamedTuple):
-    """A candidate with its overall score, which is not finite if it must not be selected."""
+    """A candidate with its overall score, which is not finite if it cannot be selected."""
 
     candidate: Candidate
     overall: float
@@ -61,7 +61,7 @@ class MeanChange:
 
     Attributes:
       mean: the difference, in the score's own units.
-      standard_error: of `mean`; infinite with fewer than MIN_SAMPLES prompts.
+      standard_error: standard error of `mean`; infinite with fewer than MIN_SAMPLES prompts.
       reference_std: standard deviation of the reference over prompts.
     """
 
@@ -82,10 +82,10 @@ class EvaluatorStatistics:
     """One held-out evaluator in one round.
 
     Attributes:
-      name: of its score, with the `held_out:` prefix.
+      name: name of its score, with the prefix `held_out:`.
       correlation: Pearson correlation with the overall score within prompts; NaN if undefined.
-      num_rewrites: rewrites that the correlation is computed from.
-      change: against the round's reference; None if one side has no scores.
+      num_rewrites: number of rewrites in the correlation.
+      change: change from the round's reference; None if one side has no scores.
     """
 
     name: str
@@ -96,20 +96,20 @@ class EvaluatorStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class RoundStatistics:
-    """One round, as the log and the report show it. Statistics without data are NaN, None or empty.
+    """Statistics of one round for the log and the report; NaN, None or empty without data.
 
     Attributes:
       name: stage and round, such as "evolve, round 2".
-      num_rewrites: selectable rewrites.
-      mean_words: per rewrite.
+      num_rewrites: number of selectable rewrites.
+      mean_words: mean words per rewrite.
       user_prompt_words: mean words per user prompt.
       baseline_words: mean words per rewrite of the first round; for pairs: per rejected rewrite.
-      reference: what changes are measured against: USER_PROMPTS, FIRST_ROUND or REJECTED_REWRITES.
+      reference: reference of all changes: USER_PROMPTS, FIRST_ROUND or REJECTED_REWRITES.
       overall: change of the overall score.
       motion: change of MOTION_SCORE, for "best" (each prompt's best rewrite) and "all".
-      evaluators: held-out evaluators.
+      evaluators: statistics of the held-out evaluators.
       saturation: reward -> share of rewrites with its highest score.
-      warnings: sentences.
+      warnings: one sentence per warning.
     """
 
     name: str
@@ -125,7 +125,7 @@ class RoundStatistics:
     warnings: tuple[str, ...] = ()
 
     def log_warnings(self, log: logging.Logger) -> None:
-        """Logs all warnings in one line, on the first process only."""
+        """Log all warnings in one line, on the first process only."""
         if self.warnings and jax.process_index() == 0:
             log.warning("%s: reward-hacking warnings: %s", self.name, "; ".join(self.warnings))
 
@@ -133,7 +133,7 @@ class RoundStatistics:
 def score_candidates(
     candidates: Sequence[Candidate], overall: Iterable[float]
 ) -> list[ScoredCandidate]:
-    """Pairs each candidate with its overall score."""
+    """Pair each candidate with its overall score."""
     return [ScoredCandidate(c, float(value)) for c, value in zip(candidates, overall, strict=True)]
 
 
@@ -143,7 +143,7 @@ def round_statistics(
     user_prompts: Sequence[ScoredCandidate] = (),
     first_round: Sequence[ScoredCandidate] = (),
 ) -> RoundStatistics:
-    """Statistics and warnings of a round.
+    """Compute the statistics and warnings of a round.
 
     Args:
       name: stage and round.
@@ -170,7 +170,7 @@ def grouped_statistics(
     reference_name: str,
     baseline: RewritesByPrompt,
 ) -> RoundStatistics:
-    """Statistics of grouped rewrites; `baseline` is what their length is compared with."""
+    """Compute the statistics of grouped rewrites, whose length is compared with `baseline`."""
     flat = [scored for group in rewrites.values() for scored in group]
     flat_reference = [scored for group in reference.values() for scored in group]
     evaluator_names = sorted(
@@ -218,7 +218,7 @@ def _evaluator(
 
 
 def _group_by_prompt(candidates: Sequence[ScoredCandidate]) -> RewritesByPrompt:
-    """Selectable candidates by prompt."""
+    """Return prompt -> its selectable candidates."""
     groups: dict[Hashable, list[ScoredCandidate]] = {}
     for scored in candidates:
         if np.isfinite(scored.overall) and scored.candidate.error is None:
@@ -231,7 +231,7 @@ def _score(name: str) -> ScoreOf:
 
 
 def _prompt_means(groups: RewritesByPrompt, score_of: ScoreOf) -> dict[Hashable, float]:
-    """Mean score of each prompt that has one."""
+    """Return prompt -> mean score, without prompts that have no score."""
     means = {prompt: _finite_mean(map(score_of, group)) for prompt, group in groups.items()}
     return {prompt: mean for prompt, mean in means.items() if np.isfinite(mean)}
 
@@ -239,7 +239,7 @@ def _prompt_means(groups: RewritesByPrompt, score_of: ScoreOf) -> dict[Hashable,
 def _mean_change(
     rewrites: RewritesByPrompt, reference: RewritesByPrompt, score_of: ScoreOf
 ) -> MeanChange | None:
-    """Mean over the rewrites' prompts minus the reference's; paired if it has all the prompts."""
+    """Return the mean over prompts minus the reference's, paired if it has all the prompts."""
     means = _prompt_means(rewrites, score_of)
     reference_means = _prompt_means(reference, score_of)
     if not means or not reference_means:
@@ -260,17 +260,17 @@ def _mean_change(
 
 
 def _standard_error(values_N: Float[np.ndarray, "N"]) -> float:
-    """Standard error of the mean; infinite with fewer than MIN_SAMPLES values."""
+    """Return the standard error of the mean; infinite with fewer than MIN_SAMPLES values."""
     if len(values_N) < MIN_SAMPLES:
         return math.inf
     return float(values_N.std(ddof=1) / math.sqrt(len(values_N)))
 
 
 def _within_prompt_correlation(groups: RewritesByPrompt, score_of: ScoreOf) -> tuple[float, int]:
-    """Pearson correlation with the overall score after subtracting each prompt's means.
+    """Return the Pearson correlation with the overall score after subtracting each prompt's means.
 
     Returns:
-      (correlation, number of rewrites it is computed from).
+      (correlation, number of rewrites in it).
     """
     centred = []
     for group in groups.values():
@@ -288,9 +288,9 @@ def _within_prompt_correlation(groups: RewritesByPrompt, score_of: ScoreOf) -> t
 def _saturated_shares(
     rewrites: Sequence[ScoredCandidate], observed: Sequence[ScoredCandidate]
 ) -> dict[str, float]:
-    """Reward -> share of `rewrites` within TOLERANCE of its highest score among `observed`.
+    """Return reward -> share of `rewrites` within TOLERANCE of its highest score in `observed`.
 
-    Constraints are meant to be met and held-out evaluators are not optimized: both are left out.
+    Constraint-only rewards and held-out evaluators are excluded: neither is maximized.
     """
     # a candidate may be in several preference pairs
     distinct = {s.candidate.key: s.candidate for s in rewrites}.values()
@@ -325,7 +325,7 @@ def _finite_mean(values: Iterable[float]) -> float:
 
 
 def _warnings(statistics: RoundStatistics) -> tuple[str, ...]:
-    """One sentence, with its numbers, for each statistic that is beyond its limit."""
+    """Return one sentence, with numbers, for each statistic beyond its limit."""
     sentences = [*_length_warnings(statistics), *_motion_warnings(statistics)]
     for evaluator in statistics.evaluators:
         sentences += _evaluator_warnings(evaluator, statistics)
@@ -356,7 +356,7 @@ def _length_warnings(statistics: RoundStatistics) -> list[str]:
 
 
 def _motion_warnings(statistics: RoundStatistics) -> list[str]:
-    """A warning for the first clear drop, the best rewrites before all of them."""
+    """Return a warning for the first clear drop: of the best rewrites, else of all rewrites."""
     for which, change in statistics.motion.items():
         if change.is_clear_drop:
             rewrites = f"the {_rewrites_name(statistics)}"

@@ -24,7 +24,7 @@ WINDOW_STEPS = 10  # GRPO steps per window: a single step has too few prompts
 
 
 def evolution_statistics(round: int, pool: Sequence[ScoredCandidate]) -> RoundStatistics:
-    """Compares a round of evolution with the user's own prompts, which are round 0 of the pool."""
+    """Compare a round of evolution with the user's own prompts (round 0 of the pool)."""
     user_prompts = [scored for scored in pool if scored.candidate.round == 0]
     first_round = [scored for scored in pool if scored.candidate.round == 1]
     rewrites = [scored for scored in pool if scored.candidate.round == round]
@@ -39,11 +39,11 @@ def preference_statistics(
     first_round: Sequence[ScoredCandidate] = (),
     user_prompts: Sequence[ScoredCandidate] = (),
 ) -> RoundStatistics:
-    """Statistics of the candidates that a round's booster sampled.
+    """Compute the statistics of the candidates that a round's booster sampled.
 
     Args:
       round: the number of the preference round, from 1.
-      candidates: sampled by the booster of the previous training stage.
+      candidates: samples from the booster of the previous training stage.
       first_round: candidates of round 1; empty in round 1 itself.
       user_prompts: the user's own prompts from evolution. They differ from this round's prompts
         but are the only ones with videos of their own.
@@ -54,7 +54,7 @@ def preference_statistics(
 def pair_statistics(
     round: int, preferences: Sequence[Preference], candidates: Sequence[ScoredCandidate]
 ) -> RoundStatistics:
-    """Compares the chosen rewrites of a round's preference pairs with the rejected ones."""
+    """Compare the chosen rewrites of a round's preference pairs with the rejected ones."""
     by_text = {(s.candidate.prompt, s.candidate.refined): s for s in candidates}
     pairs = [
         (by_text[p.prompt, p.chosen], by_text[p.prompt, p.rejected])
@@ -78,7 +78,7 @@ class StepWindows:
         self._candidates: dict[int, list[ScoredCandidate]] = {}  # by step
 
     def ending_at(self, last_step: int) -> RoundStatistics:
-        """Statistics of the window that ends with `last_step`."""
+        """Compute the statistics of the window that ends with `last_step`."""
         start = max(last_step - WINDOW_STEPS, 0)
         window = range(start + 1, last_step + 1)
         first_window = range(1, WINDOW_STEPS + 1)
@@ -104,11 +104,11 @@ class StepWindows:
 def read_round_statistics(
     workdir: str | os.PathLike, config: Mapping[str, Any]
 ) -> list[RoundStatistics]:
-    """Statistics of every round that a work directory holds.
+    """Compute the statistics of every round in a work directory.
 
     Args:
       workdir: local or on an object store.
-      config: the whole configuration as plain dicts; each stage's weights make its overall score.
+      config: the whole configuration as plain dicts; each stage's weights define its overall score.
 
     Returns:
       Rounds of evolution, then each preference round followed by its pairs, then windows of GRPO
@@ -137,7 +137,7 @@ def read_round_statistics(
 def read_pair_statistics(
     workdir: str | os.PathLike, config: Mapping[str, Any], round: int
 ) -> RoundStatistics | None:
-    """Statistics of a round's preference pairs; None if it has none of its own candidates."""
+    """Compute the statistics of a round's preference pairs; None if no pair has candidates."""
     folder = epath.Path(workdir)
     file = folder / f"round_{round}" / "preferences.jsonl"
     if not file.exists():
@@ -152,7 +152,7 @@ def _read_preference_candidates(folder: epath.Path, round: int) -> list[Candidat
 
 
 def _read_grpo_windows(folder: epath.Path, config: Mapping[str, Any]) -> list[RoundStatistics]:
-    """One window for every WINDOW_STEPS steps, and one that ends with the last step."""
+    """Return one window per WINDOW_STEPS steps, and one that ends with the last step."""
     steps = _numbers(folder, r"(\d+)")
     if not steps:
         return []
@@ -173,6 +173,6 @@ def _scored(
 
 
 def _numbers(folder: epath.Path, pattern: str) -> list[int]:
-    """Numbers in the names of a folder's entries that match `pattern`, ascending."""
+    """Return the numbers in the names of a folder's entries that match `pattern`, ascending."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(pattern, name)))

@@ -1,6 +1,6 @@
 """Means, paired differences and bootstrap intervals of scores.
 
-A missing score is NaN; it is left out, never counted as zero.
+A missing score is NaN. It is excluded, never counted as zero.
 
 Shapes: N prompts, S seeds, M metrics, R resamples.
 """
@@ -16,7 +16,7 @@ CONFIDENCE_LEVEL = 0.95
 
 
 def seed_mean(values_NxSxM: Float[np.ndarray, "N S M"]) -> Float[np.ndarray, "N M"]:
-    """Mean over each prompt's seeds; NaN where no seed has a score."""
+    """Return the mean over each prompt's seeds; NaN if no seed has a score."""
     finite = np.isfinite(values_NxSxM)
     count = finite.sum(axis=1)
     total = np.where(finite, values_NxSxM, 0.0).sum(axis=1)
@@ -24,22 +24,22 @@ def seed_mean(values_NxSxM: Float[np.ndarray, "N S M"]) -> Float[np.ndarray, "N 
 
 
 def column_mean(values_NxM: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "M"]:
-    """Mean over the prompts that have a score; NaN where none has."""
+    """Return the mean over the prompts that have a score; NaN if none has."""
     return seed_mean(values_NxM[None])[0]
 
 
 def paired_intervals(
     difference_NxM: Float[np.ndarray, "N M"], resamples: int = 10_000, seed: int = 0
 ) -> Float[np.ndarray, "M 3"]:
-    """Mean paired differences with their 95 % bootstrap intervals.
+    """Return mean paired differences with their 95 % bootstrap intervals.
 
     The interval is the middle 95 % of the resampled means (percentile bootstrap, Efron and
     Tibshirani 1993, section 13.3). Prompts are resampled with replacement, all metrics together.
 
     Args:
-      difference_NxM: per prompt and metric; NaN leaves the prompt out of that metric.
+      difference_NxM: per prompt and metric; NaN excludes the prompt from that metric.
       resamples: number of bootstrap resamples.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Returns:
       Rows of (mean, low, high), in the metrics' own units; NaN for a metric without any value.
@@ -59,7 +59,7 @@ def paired_intervals(
 
 @functools.lru_cache(maxsize=8)
 def _resample_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "R N"]:
-    """How often each of `n` prompts occurs in each resample."""
+    """Return how often each of `n` prompts occurs in each resample."""
     return (
         np.random.default_rng(seed)
         .multinomial(n, np.full(n, 1 / n), size=resamples)
@@ -68,7 +68,9 @@ def _resample_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "R 
 
 
 def win_rate(ours_N: Float[np.ndarray, "N"], theirs_N: Float[np.ndarray, "N"]) -> float:
-    """Share of prompts with strictly higher values in `ours_N`, among those with both values.
+    """Return the share of prompts that are strictly higher in `ours_N`.
+
+    Prompts without both values are excluded.
 
     NaN if no prompt has both.
     """
@@ -79,7 +81,7 @@ def win_rate(ours_N: Float[np.ndarray, "N"], theirs_N: Float[np.ndarray, "N"]) -
 
 
 def rounded(value: float) -> float | None:
-    """A number for a JSON file: six decimals, None unless finite, no negative zero."""
+    """Round for a JSON file: six decimals, None unless finite, no negative zero."""
     return round(float(value), DIGITS) + 0.0 if np.isfinite(value) else None
 
 
@@ -89,17 +91,17 @@ def summary(
     compared_with: dict[str, str],
     resamples: int = 10_000,
 ) -> dict[str, dict]:
-    """Entries of `evaluation.json` for the systems of one prompt set.
+    """Return the entries of `evaluation.json` for the systems of one prompt set.
 
     Args:
       values: system -> per-prompt means over seeds, with `metrics` as columns; NaN for a prompt
         that the system was not run on.
       metrics: names of the rewards, "overall" and "words".
       compared_with: field of the entry -> system to subtract, as in {"delta": "original"}.
-      resamples: of the bootstrap intervals.
+      resamples: number of bootstrap resamples.
 
     Returns:
-      system -> its mean `scores`, `overall` and `words`; its `win_rate` in overall against
+      system -> its mean `scores`, `overall` and `words`; its `win_rate` in overall over
       "original"; and for each field of `compared_with`, metric -> [mean, low, high].
     """
     overall = list(metrics).index("overall")

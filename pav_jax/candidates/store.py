@@ -57,7 +57,7 @@ class _Batch(Generic[View]):
 
     Attributes:
       requests: at most `batch_size`.
-      wait: blocks until the videos are ready and returns them; None if no view is missing.
+      wait: waits for and returns the videos; None if every view is recorded.
       started_at: start time in seconds, on the monotonic clock.
     """
 

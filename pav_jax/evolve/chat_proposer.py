@@ -21,15 +21,15 @@ class ChatProposer(Proposer):
 
     Args:
       options: see `ChatOptions`.
-      name: of the entry in the configuration.
+      name: name of the entry in the configuration.
 
     Attributes:
       unanswered: prompts without a reply so far.
       unreadable: replies without a tagged text so far.
 
     Raises:
-      BadInput: the environment variable of the key is not set, there is no model, or the template
-        cannot be used; from `propose`: the key or address is rejected, or the endpoint is down.
+      BadInput: the API key variable is not set, no model is given, or the template is invalid; from
+        `propose`: the key or address is rejected, or the endpoint is down.
     """
 
     options = ChatOptions

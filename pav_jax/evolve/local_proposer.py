@@ -14,18 +14,18 @@ MODES = ("rewrite", "history")
 class LocalProposer(Proposer):
     """Samples rewrites from a `LanguageModel`.
 
-    In mode "rewrite" the user's prompt alone goes through the model's own chat template, and
-    `num_rewrites` replies are sampled: for a small model that can only rewrite. In mode "history"
-    the model sees the scored rewrites and replies with tagged texts: for one that follows
+    In mode "rewrite" the model sees only the user's prompt, in its own chat template, and samples
+    `num_rewrites` replies; this suits small models that can only rewrite. In mode "history" the
+    model sees the scored rewrites and replies with tagged texts; this needs a model that follows
     instructions.
 
     Args:
       language_model: a `LanguageModel`.
       options: see `LocalOptions`.
-      name: of the entry in the configuration.
+      name: name of the entry in the configuration.
 
     Raises:
-      BadInput: the mode is unknown, or the template cannot be used.
+      BadInput: the mode is unknown, or the template is invalid.
     """
 
     options = LocalOptions
@@ -60,7 +60,7 @@ class LocalProposer(Proposer):
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
         seeds = [request.seed for request in requests]
         if self._mode == "rewrite":
-            # all rows of a call sample equally many; a text does not depend on how many there are
+            # All prompts of a call sample the same number; a text does not depend on this number.
             count = max((request.num_rewrites for request in requests), default=0)
             chats = [[{"role": "user", "content": request.prompt}] for request in requests]
             rewrites = self._generate(chats, seeds, count)

@@ -15,7 +15,7 @@ from pav_jax.records import stable_seed
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
-MAX_WORDS = 200  # six sentences are shorter
+MAX_WORDS = 200  # the six sentences that the template allows are shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class MixtureEntry:
 
     Attributes:
       share: relative to the other entries; 0 switches the proposer off.
-      first_round, last_round: the rounds in which it works; None for the last one.
+      first_round: first round in which the proposer is active.
+      last_round: last such round; None for no limit.
     """
 
     proposer: Proposer
@@ -32,19 +33,19 @@ class MixtureEntry:
     first_round: int = 1
     last_round: int | None = None
 
-    def works_in(self, round: int) -> bool:
-        """Whether the proposer works in a round."""
+    def is_active_in(self, round: int) -> bool:
+        """Whether the proposer is active in a round."""
         after_last = self.last_round is not None and round > self.last_round
         return self.share > 0 and self.first_round <= round and not after_last
 
 
 class Mixture:
-    """Splits requests among proposers, cleans their rewrites, and asks again for missing ones.
+    """Splits requests among proposers, cleans the rewrites, and requests missing ones again.
 
     Args:
-      entries: at least one.
-      max_attempts: calls for the rewrites of a request.
-      max_words: longer rewrites are discarded.
+      entries: at least one proposer with its share.
+      max_attempts: maximum number of calls per request.
+      max_words: maximum length; longer rewrites are discarded.
 
     Raises:
       BadInput: there is no entry.
@@ -58,7 +59,7 @@ class Mixture:
     ):
         if not entries:
             raise BadInput(
-                "proposers: none has a share; add an entry, or set a share above 0",
+                "proposers: no entry has a share above 0; add an entry or raise a share",
                 source="configuration",
                 field="proposers",
             )
@@ -68,7 +69,7 @@ class Mixture:
 
     @classmethod
     def from_proposers(cls, *proposers: Proposer) -> "Mixture":
-        """Make a mixture of proposers in equal shares, all of which work in every round."""
+        """Make a mixture of proposers with equal shares, active in every round."""
         return cls([MixtureEntry(proposer) for proposer in proposers])
 
     def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
@@ -81,20 +82,20 @@ class Mixture:
         rewrites: list[dict[str, str]] = [{} for _ in requests]  # text -> name of the proposer
         for attempt in range(self.max_attempts):
             for index, counts in self._split_requests(requests, rewrites, attempt).items():
-                self._ask(index, counts, attempt, requests, rewrites)
-        wanted = sum(request.num_rewrites for request in requests)
-        missing = wanted - sum(map(len, rewrites))
+                self._request_rewrites(index, counts, attempt, requests, rewrites)
+        requested = sum(request.num_rewrites for request in requests)
+        missing = requested - sum(map(len, rewrites))
         if missing:
             log.warning(
-                "round %d: %d of %d rewrites are missing after %d attempts; going on without them",
+                "round %d: %d of %d rewrites missing after %d attempts; continuing without them",
                 requests[0].round,
                 missing,
-                wanted,
+                requested,
                 self.max_attempts,
             )
         return [[(name, text) for text, name in texts.items()] for texts in rewrites]
 
-    def _ask(
+    def _request_rewrites(
         self,
         index: int,
         counts: Mapping[int, int],
@@ -102,10 +103,10 @@ class Mixture:
         requests: Sequence[ProposalRequest],
         rewrites: list[dict[str, str]],
     ) -> None:
-        """Ask proposer `index` for rewrites and add the usable ones to `rewrites`.
+        """Request rewrites from proposer `index` and add the usable ones to `rewrites`.
 
         Args:
-          counts: index of a request -> number of rewrites to ask for.
+          counts: index of a request -> number of rewrites to request.
         """
         proposer = self.entries[index].proposer
         parts = [
@@ -128,28 +129,31 @@ class Mixture:
     ) -> dict[int, dict[int, int]]:
         """Return index of a proposer -> index of a request -> number of rewrites.
 
-        The first attempt splits by share; later ones give what is missing to one proposer in turn.
+        The first attempt splits by share. Each later attempt requests all missing rewrites from one
+        proposer, in rotation.
         """
         split: dict[int, dict[int, int]] = {}
         for i, request in enumerate(requests):
             missing = request.num_rewrites - len(rewrites[i])
             if missing <= 0:
                 continue
-            working = [k for k, entry in enumerate(self.entries) if entry.works_in(request.round)]
-            if not working:
+            active = [
+                k for k, entry in enumerate(self.entries) if entry.is_active_in(request.round)
+            ]
+            if not active:
                 raise BadInput(
-                    f"proposers: none works in round {request.round}; change first_round or"
+                    f"proposers: no entry is active in round {request.round}; change first_round or"
                     " last_round of an entry",
                     source="configuration",
                     field="proposers",
                 )
-            counts = [0] * len(working)
+            counts = [0] * len(active)
             if attempt == 0:
-                shares = [self.entries[k].share for k in working]
+                shares = [self.entries[k].share for k in active]
                 counts = split_by_share(missing, shares, stable_seed(request.seed, "share"))
             else:
-                counts[(attempt + request.seed) % len(working)] = missing
-            for k, count in zip(working, counts, strict=True):
+                counts[(attempt + request.seed) % len(active)] = missing
+            for k, count in zip(active, counts, strict=True):
                 if count:
                     split.setdefault(k, {})[i] = count
         return split
@@ -165,7 +169,7 @@ class Mixture:
 
 
 def split_by_share(count: int, shares: Sequence[float], seed: int) -> list[int]:
-    """Split `count` by share: the integer parts first, the remainder drawn by the fractions."""
+    """Split `count` by share; the fractional parts are the odds of getting the remainder."""
     quota = count * np.asarray(shares, np.float64) / np.sum(shares)
     counts = np.floor(quota + 1e-9).astype(int)  # vocabulary: ignore
     remainder = count - counts.sum()

@@ -12,7 +12,7 @@ class LocalOptions:
     Attributes:
       mode: "rewrite" or "history".
       template: file that replaces the system message of mode "history", `templates/evolve.txt`.
-      temperature, top_k, top_p, max_new_tokens: of sampling.
+      temperature, top_k, top_p, max_new_tokens: sampling settings.
       batch_size: prompts per call of the language model.
     """
 
@@ -38,19 +38,19 @@ class LexiconOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ChatOptions:
-    """Options of `chat_proposer.ChatProposer`; except `template` those of `ChatEndpoint`.
+    """Options of `chat_proposer.ChatProposer`. All but `template` are those of `ChatEndpoint`.
 
     Attributes:
       base_url: address of an OpenAI-compatible server.
       model: the model's name on that server.
       api_key_env: environment variable that holds the key; empty for a server without keys.
       template: file that replaces the system message, `templates/evolve.txt`.
-      concurrency: prompts in flight at once.
-      timeout_s: the most seconds for one complete reply.
-      max_retries: how often a failed request is sent again.
-      max_backoff_s: the longest pause between two tries, in seconds.
-      max_consecutive_failures: after so many failed prompts in a row the endpoint counts as down.
-      options: of the chat completion call (temperature, max_tokens, seed, ...).
+      concurrency: maximum number of prompts in flight.
+      timeout_s: maximum time for one complete reply, in seconds.
+      max_retries: maximum number of retries of a failed request.
+      max_backoff_s: maximum pause between two attempts, in seconds.
+      max_consecutive_failures: failed prompts in a row after which the endpoint counts as down.
+      options: arguments of the chat completion call (temperature, max_tokens, seed, ...).
     """
 
     base_url: str = "https://api.openai.com/v1"

@@ -1,4 +1,4 @@
-"""The interface of whatever writes rewrites during evolution."""
+"""The interface of proposers, which write the rewrites of evolution."""
 
 import abc
 import dataclasses
@@ -17,7 +17,7 @@ class ScoredRewrite:
     """A rewrite of the pool with its scores.
 
     Attributes:
-      prompt: the user's.
+      prompt: the user's prompt.
       refined: the rewrite.
       overall: the weighted sum of its scores; minus infinity if it cannot be selected.
       scores: reward name -> value.
@@ -34,12 +34,12 @@ class ProposalRequest:
     """A request for new rewrites of a prompt.
 
     Attributes:
-      prompt: the user's.
+      prompt: the user's prompt.
       history: (text, scores) of the user's prompt, then of the best rewrites so far, best first.
-      num_rewrites: how many to write.
-      seed: of everything random.
-      round: of evolution, from 1.
-      tried: texts that were scored already and are of no use again.
+      num_rewrites: number of rewrites to write.
+      seed: seed of all random choices.
+      round: round of evolution, from 1.
+      tried: texts that are already scored; do not return them again.
     """
 
     prompt: str
@@ -52,10 +52,10 @@ class ProposalRequest:
 
 @dataclasses.dataclass(frozen=True)
 class ProposerContext:
-    """What a recipe can give to the proposers that it builds.
+    """What proposers may use when they are built.
 
     Attributes:
-      load_language_model: returns the untuned rewriter; None if there is none.
+      load_language_model: function that returns the untuned rewriter; None if there is none.
       faithfulness: see `Faithfulness`; None if it is not measured.
     """
 
@@ -63,10 +63,10 @@ class ProposerContext:
     faithfulness: Faithfulness | None = None
 
     def language_model(self, name: str) -> Any:
-        """Return the untuned rewriter, for the proposer `name`.
+        """Return the untuned rewriter for the proposer `name`.
 
         Raises:
-          BadInput: there is none.
+          BadInput: the configuration has no rewriter.
         """
         if self.load_language_model is None:
             raise BadInput(
@@ -84,7 +84,7 @@ class NoOptions:
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Writes rewrites of prompts. Subclass it to use your own in evolution:
+    """Writes rewrites of prompts. Subclass it to use your own proposer in evolution:
 
         class Sharper(pav.Proposer):
             name = "sharper"
@@ -92,16 +92,16 @@ class Proposer(Protocol):
             def propose(self, requests):
                 return [[f"{r.prompt}, in sharp focus"] for r in requests]
 
-    Only `propose` is required. What it writes for a request may depend on that request and on what
-    was observed, but not on the other requests. In a configuration, the kind of an entry of
+    Only `propose` is required. The rewrites of a request may depend on that request and on observed
+    rewrites, but not on other requests. In a configuration, the kind of an entry of
     `proposers` may be `package.module:Sharper`; its options are the fields of the dataclass
     `options`, and `from_options` makes the proposer from them.
 
     Attributes:
       name: recorded with every rewrite.
       fingerprint: identifies everything that the rewrites depend on, such as a model's name;
-        evaluation asks again when it changes.
-      options: a frozen dataclass.
+        evaluation requests new rewrites when it changes.
+      options: frozen dataclass of the options.
     """
 
     name: str = "proposer"
@@ -114,7 +114,7 @@ class Proposer(Protocol):
         ...
 
     def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
-        """Learn from all rewrites of the earlier rounds, of all prompts; called before each round.
+        """Learn from all rewrites of earlier rounds and all prompts; called before each round.
 
         The default does nothing.
         """
@@ -127,7 +127,7 @@ class Proposer(Protocol):
 
         Args:
           options: an instance of `cls.options`.
-          name: of the entry.
+          name: name of the entry.
         """
         fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
         proposer = cls(**fields)
@@ -137,17 +137,17 @@ class Proposer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ProposerSystem:
-    """A proposer as a system of the evaluation: one rewrite per prompt, without a history."""
+    """Evaluates a proposer as a system: one rewrite per prompt, without a history."""
 
     proposer: Proposer
 
     @property
     def fingerprint(self) -> str:
-        """Of the proposer."""
+        """Fingerprint of the proposer."""
         return self.proposer.fingerprint
 
     def __call__(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
-        """Return a rewrite of each prompt; the prompt itself if the proposer gives none."""
+        """Return a rewrite of each prompt; the prompt itself if the proposer returns none."""
         requests = [
             ProposalRequest(prompt, ((prompt, {}),), 1, stable_seed(seed, prompt))
             for prompt in prompts

@@ -1,8 +1,8 @@
-"""The kinds of proposers, and building those that a configuration names.
+"""Registry of proposer kinds; builds the proposers of a configuration.
 
 An entry of `proposers` has a `kind`: a name in `KINDS`, or `package.module:Name`, a subclass of
-`Proposer`. `share` (0 switches it off), `first_round` and `last_round` (None for the last)
-say when it works; all other fields are the kind's own options.
+`Proposer`. `share` (0 disables it), `first_round` and `last_round` (None for no limit) set how much
+and when it is used. All other fields are options of the kind.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.evolve.proposer import Faithfulness, Proposer, ProposerContext, ProposerSystem
 from pav_jax.plugins import import_plugin, is_plugin
 
-# kind -> its class, imported only when it is used, and its options
+# kind -> (class, imported only when used; dataclass of its options)
 KINDS: dict[str, tuple[str, type]] = {
     "chat": ("pav_jax.evolve.chat_proposer:ChatProposer", ChatOptions),
     "local": ("pav_jax.evolve.local_proposer:LocalProposer", LocalOptions),
@@ -30,7 +30,7 @@ class ProposerEntry:
     """A checked entry of the configuration's `proposers`.
 
     Attributes:
-      name: of the entry.
+      name: name of the entry.
       kind: a name in `KINDS` or `package.module:Name`.
       options: an instance of the kind's options dataclass.
       share, first_round, last_round: see `MixtureEntry`.
@@ -48,12 +48,12 @@ def parse_entry(name: str, entry: Mapping[str, Any]) -> ProposerEntry:
     """Check an entry of `proposers`, without loading a model.
 
     Raises:
-      BadInput: an unknown kind or option, or a value of the wrong type; `field` names it.
+      BadInput: a kind or option is unknown, or a value has the wrong type.
     """
     values = {key: entry[key] for key in entry}
     field = f"proposers.{name}"
     kind = values.pop("kind", name)
-    place = {key: values.pop(key) for key in MIXTURE_FIELDS if key in values}
+    mixture_fields = {key: values.pop(key) for key in MIXTURE_FIELDS if key in values}
     if kind in KINDS:
         options_type = KINDS[kind][1]
     elif is_plugin(kind):
@@ -65,7 +65,7 @@ def parse_entry(name: str, entry: Mapping[str, Any]) -> ProposerEntry:
             source="configuration",
             field=f"{field}.kind",
         )
-    return ProposerEntry(name, kind, parse_options(options_type, values, field), **place)
+    return ProposerEntry(name, kind, parse_options(options_type, values, field), **mixture_fields)
 
 
 def parse_entries(entries: Mapping[str, Any]) -> list[ProposerEntry]:
@@ -77,7 +77,7 @@ def check_config(entries: Mapping[str, Any]) -> None:
     """Check the section `proposers` of a configuration, without loading a model.
 
     Raises:
-      BadInput: an entry cannot be used.
+      BadInput: an entry is invalid.
     """
     parse_entries(entries)
 
@@ -98,16 +98,16 @@ def build_mixture(
     load_language_model: Callable[[], Any] | None = None,
     faithfulness: Faithfulness | None = None,
 ) -> Mixture:
-    """Make the proposers of a configuration that have a share.
+    """Make the mixture of all proposers with a share above 0.
 
     Args:
       config: the whole configuration; reads `proposers`, `evolve.max_proposal_attempts` and
         `evolve.max_words`.
-      load_language_model: returns the untuned rewriter; called only if a proposer needs it.
+      load_language_model: function that returns the untuned rewriter; called only if needed.
       faithfulness: see `rewards.faithfulness.faithfulness`.
 
     Raises:
-      BadInput: an entry cannot be used, or none has a share.
+      BadInput: an entry is invalid, or no entry has a share above 0.
     """
     context = ProposerContext(load_language_model, faithfulness)
     entries = [
@@ -119,7 +119,7 @@ def build_mixture(
 
 
 def build_chat_proposers(config: Any, names: Sequence[str]) -> dict[str, ProposerSystem]:
-    """Make the chat proposers among `names`, whatever their share, as systems of the evaluation.
+    """Make evaluation systems of the chat proposers among `names`, whatever their share.
 
     Args:
       config: the whole configuration; reads `proposers`.
@@ -136,7 +136,7 @@ def _proposer_class(path: str, field: str) -> Any:
     proposer_class = import_plugin(path, field)
     if not isinstance(proposer_class, type) or Proposer not in proposer_class.__mro__:
         raise BadInput(
-            f"{field}={path}: not a proposer; name a subclass of pav_jax.Proposer",
+            f"{field}={path}: not a proposer; give a subclass of pav_jax.Proposer",
             source="configuration",
             field=field,
         )

@@ -26,15 +26,15 @@ def select(
     suite: Any,
     workdir: str | os.PathLike | None = None,
 ) -> list[PromptPair]:
-    """Choose at most one pair for each prompt, in the order of the prompts.
+    """Select at most one pair per prompt, in alphabetical order of the prompts.
 
-    The best rewrite by `ranking` is taken among those without error that have at most `max_words`
-    words, are feasible and pass every threshold, and whose overall exceeds that of the user's own
-    prompt by more than `min_gain`.
+    A rewrite is eligible if it has no error, at most `max_words` words, is feasible, passes every
+    threshold, and its overall exceeds that of the user's own prompt by more than `min_gain`. The
+    eligible rewrite that ranks first by `ranking` is selected.
 
     Args:
       config: the whole configuration; reads `select`, and the weights of `evolve` and `rewards`.
-      workdir: where to write `sft_pairs.jsonl`; None writes nothing.
+      workdir: folder for `sft_pairs.jsonl`; None writes no file.
     """
     rule = _SelectionRule(config, suite)
     prompts: dict[str, list[ScoredRow]] = {}
@@ -61,7 +61,7 @@ def select(
 
 
 class _SelectionRule:
-    """What `config.select` says about a prompt's candidates."""
+    """Applies `config.select` to the candidates of a prompt."""
 
     def __init__(self, config: Any, suite: Any):
         options = config.select
@@ -73,9 +73,9 @@ class _SelectionRule:
         self.max_words = options.max_words
 
     def best(self, prompt: str, rows: Sequence[ScoredRow]) -> tuple[Candidate | None, str]:
-        """Return (the best rewrite, ""), or (None, why there is none)."""
-        own = next((value for value, c in rows if c.refined == prompt), -np.inf)
-        if not np.isfinite(own):
+        """Return (the best rewrite, ""), or (None, reason) if none is eligible."""
+        user_overall = next((value for value, c in rows if c.refined == prompt), -np.inf)
+        if not np.isfinite(user_overall):
             return None, "the user's prompt has no score"
         remaining = [(value, c) for value, c in rows if c.refined != prompt]
         if not remaining:
@@ -85,7 +85,10 @@ class _SelectionRule:
             (f"over {self.max_words} words", lambda value, c: self._is_short(c)),
             ("infeasible", lambda value, c: is_feasible(c.scores, self.constraints)),
             ("below a threshold", lambda value, c: passes_thresholds(c, self.thresholds)),
-            (f"gain not over {self.min_gain:g}", lambda value, c: value > own + self.min_gain),
+            (
+                f"gain not over {self.min_gain:g}",
+                lambda value, c: value > user_overall + self.min_gain,
+            ),
         )
         for reason, accepts in filters:
             remaining = [(value, c) for value, c in remaining if accepts(value, c)]

@@ -64,7 +64,8 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
             key = changed[0]
             raise BadInput(
                 f"{path}: this folder holds a training run with"
-                f" {key}={previous.get(key)!s:.80}, now it is {identity.get(key)!s:.80}; use another --workdir, or delete checkpoints and"
+                f" {key}={previous.get(key)!s:.80}, now it is"
+                f" {identity.get(key)!s:.80}; use another --workdir, or delete checkpoints and"
                 f" booster in {folder.name}",
                 source=path,
                 field=key,
