@@ -186,13 +186,12 @@ def _generate(
     prompts_BxP = batch["prompts"]
     lengths_B = batch["lengths"]
     b, p = prompts_BxP.shape
-    keys_B = jax.vmap(lambda d: jax.random.fold_in(jax.random.key(d[0]), d[1]))(batch["draws"])
+    keys_B = _row_keys(batch["draws"])
     logits_BxV, seen_BxV, cache = _prefill(model, variables, prompts_BxP, lengths_B)
     layers, caches = _unroll(model, variables, cache, new_slots)
     outer = {name: value for name, value in variables["params"].items() if name != "layers"}
     block = model.block()
     slots_S = jnp.arange(p + new_slots)
-    rows_B = jnp.arange(b)
 
     def forward(token_B, step, caches):
         """Logits after the token that was drawn at `step`, which goes into slot p + step."""
@@ -212,7 +211,7 @@ def _generate(
         token_B = pick(logits_BxV, seen_BxV, step_keys_B, candidates, **settings)
         tokens_BxM = tokens_BxM.at[:, step].set(jnp.where(done_B, 0, token_B))
         counts_B = counts_B + ~done_B
-        seen_BxV = seen_BxV.at[rows_B, token_B].set(True)
+        seen_BxV = seen_BxV.at[jnp.arange(b), token_B].set(True)
         ended_B = counts_B >= batch["limits"]
         if eos:
             ended_B |= jnp.isin(token_B, jnp.asarray(eos, jnp.int32))
@@ -227,13 +226,18 @@ def _generate(
         logits_BxV, caches = forward(token_B, step - 1, caches)
         return step + 1, draw(step, logits_BxV, done_B, seen_BxV, tokens_BxM, counts_B), caches
 
-    no_tokens_BxM = jnp.zeros((b, new_slots), jnp.int32)
-    no_counts_B = jnp.zeros(b, jnp.int32)
-    first = draw(0, logits_BxV, lengths_B == 0, seen_BxV, no_tokens_BxM, no_counts_B)
+    tokens_BxM = jnp.zeros((b, new_slots), jnp.int32)
+    counts_B = jnp.zeros(b, jnp.int32)
+    first = draw(0, logits_BxV, lengths_B == 0, seen_BxV, tokens_BxM, counts_B)
     _, (_, _, _, tokens_BxM, counts_B), _ = jax.lax.while_loop(
         unfinished, next_token, (1, first, caches)
     )
     return tokens_BxM, counts_B
+
+
+def _row_keys(draws_Bx2: Int[Array, "B 2"]) -> Array:
+    """The random key of each row, from its seed and the number of its draw."""
+    return jax.vmap(lambda d: jax.random.fold_in(jax.random.key(d[0]), d[1]))(draws_Bx2)
 
 
 def _prefill(

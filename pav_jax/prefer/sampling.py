@@ -5,7 +5,7 @@ Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (dpo/inferenc
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,25 @@ def make_candidates(
     )
     total = len(prompts) * options.num_return_sequences
     round_progress = RoundProgress(f"prefer, round {round}", total, pool, progress)
+    run_round(
+        pool,
+        prompts,
+        round,
+        _make_sampler(config, language_model, round),
+        proposal_batch_size=options.sampling_batch_size,
+        on_batch=round_progress.advance,
+    )
+    round_progress.advance_to(total)
+    _log_round(pool, weights, round, len(prompts), round_progress)
+    _log_reward_hacking(pool, weights, round)
+    return pool.candidates
+
+
+def _make_sampler(
+    config: Any, language_model: Any, round: int
+) -> Callable[[Sequence[str]], list[list[Rewrite]]]:
+    """A function that samples the rewrites of prompts: one list per prompt, without duplicates."""
+    options = config.prefer
     proposer = f"round_{round - 1}" if round > 1 else "sft"
 
     def sample(prompts: Sequence[str]) -> list[list[Rewrite]]:
@@ -82,15 +101,17 @@ def make_candidates(
             for row in texts
         ]
 
-    run_round(
-        pool,
-        prompts,
-        round,
-        sample,
-        proposal_batch_size=options.sampling_batch_size,
-        on_batch=round_progress.advance,
-    )
-    round_progress.advance_to(total)
+    return sample
+
+
+def _log_round(
+    pool: CandidatePool,
+    weights: dict[str, float],
+    round: int,
+    num_prompts: int,
+    round_progress: RoundProgress,
+) -> None:
+    """Log the mean score, the number of candidates and failures, and the rate of a round."""
     values = overall_scores(pool.candidates, weights)
     finite = values[np.isfinite(values)]
     log.info(
@@ -98,12 +119,10 @@ def make_candidates(
         round,
         finite.mean() if finite.size else np.nan,
         len(values),
-        len(prompts),
+        num_prompts,
         len(values) - len(finite),
         round_progress.rate(),
     )
-    _log_reward_hacking(pool, weights, round)
-    return pool.candidates
 
 
 def _log_reward_hacking(pool: CandidatePool, weights: dict[str, float], round: int) -> None:

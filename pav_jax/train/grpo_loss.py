@@ -4,6 +4,7 @@ Names follow TRL 1.16's GRPOConfig. B completions, T tokens of a row, prompt inc
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +86,8 @@ def policy_loss(
         of it; loss and metrics of the parts then add up. None: this is the whole batch.
     """
     lengths_B = jnp.sum(answer_BxT, axis=-1).astype(jnp.float32)
-    if num_sequences is None:
-        num_sequences = logp_BxT.shape[0]
-    if num_tokens is None:
-        num_tokens = jnp.sum(lengths_B)
+    num_sequences = logp_BxT.shape[0] if num_sequences is None else num_sequences
+    num_tokens = jnp.sum(lengths_B) if num_tokens is None else num_tokens
     num_tokens = jnp.maximum(num_tokens, 1.0)
 
     def mask(values_BxT):
@@ -119,16 +118,25 @@ def policy_loss(
             if config.use_bias_correction_kl:
                 kl_BxT = kl_BxT * ratio_BxT
             loss_BxT += config.beta * kl_BxT
-
-    divisor_B = {
-        "grpo": jnp.maximum(lengths_B, 1.0) * num_sequences,
-        "dapo": num_tokens,
-        "bnpo": num_tokens,
-        "dr_grpo": float(num_sequences * config.max_completion_length),
-    }[config.loss_type]
+    divisor_B = _loss_divisor(config, lengths_B, num_sequences, num_tokens)
     loss = jnp.sum(jnp.sum(mask(loss_BxT), axis=-1) / divisor_B)
     means = {
         name: jnp.sum(mask(jax.lax.stop_gradient(value))) / num_tokens
         for name, value in metrics.items()
     }
     return loss, {"loss": loss} | means
+
+
+def _loss_divisor(
+    config: PolicyLoss,
+    lengths_B: Float[Array, "B"],
+    num_sequences: int,
+    num_tokens: Float[Array, ""],
+) -> Any:
+    """What the summed loss of a completion is divided by: an array [B] or a scalar."""
+    return {
+        "grpo": jnp.maximum(lengths_B, 1.0) * num_sequences,
+        "dapo": num_tokens,
+        "bnpo": num_tokens,
+        "dr_grpo": float(num_sequences * config.max_completion_length),
+    }[config.loss_type]

@@ -240,11 +240,8 @@ def train_on_prompts(
     """
     lm = base_model(lm, fields)
     loss_config(fields)
-    identity = run_identity("grpo", fields, seed, lm, prompts_path) | {
-        "generator": generator.fingerprint,
-        "weights": dict(fields.weights or suite.weights),
-        "constraints": minimum_scores(fields.constraints, suite.constraints),
-    }
+    identity = run_identity("grpo", fields, seed, lm, prompts_path)
+    identity |= _video_identity(fields, generator, suite)
     if is_finished(folder, identity):
         return folder / "booster"
     num_steps, steps_per_epoch = count_steps(fields, len(prompts) * fields.num_generations)
@@ -255,12 +252,7 @@ def train_on_prompts(
     rollouts = Rollouts(
         fields, lm, mesh, prompts, generator, suite, folder, seed, video_batch_size, progress
     )
-    truncated = rollouts.num_truncated_prompts
-    note = f" ({truncated} truncated on the left)" if truncated else ""
-    print(
-        f"grpo: {len(prompts)} prompts{note}, {num_steps} steps of {fields.batch_size} videos",
-        file=sys.stderr,
-    )
+    _print_plan(len(prompts), rollouts.num_truncated_prompts, num_steps, fields.batch_size)
     train_step = make_train_step(training_model(lm, fields), tx, schedule, fields)
     num_reference_passes = 1 if state.frozen else 0
     num_policy_passes = 1 if iterations > 1 else 0
@@ -278,3 +270,21 @@ def train_on_prompts(
         step_flops(lm, fields, state.trained, num_reference_passes + num_policy_passes, iterations),
     )
     return save_booster(lm, state, fields, folder)
+
+
+def _video_identity(fields: GRPOConfig, generator: Any, suite: Any) -> dict[str, Any]:
+    """The fields of the run's identity that describe how videos are made and scored."""
+    return {
+        "generator": generator.fingerprint,
+        "weights": dict(fields.weights or suite.weights),
+        "constraints": minimum_scores(fields.constraints, suite.constraints),
+    }
+
+
+def _print_plan(num_prompts: int, num_truncated: int, num_steps: int, batch_size: int) -> None:
+    """Print the number of prompts, truncated prompts, steps and videos per step."""
+    note = f" ({num_truncated} truncated on the left)" if num_truncated else ""
+    print(
+        f"grpo: {num_prompts} prompts{note}, {num_steps} steps of {batch_size} videos",
+        file=sys.stderr,
+    )

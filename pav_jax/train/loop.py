@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grain
 import jax
@@ -188,13 +188,18 @@ def fit(
                 break
     # leaving the block has waited until the last checkpoint is on disk
     if done < num_steps:
-        print(
-            f"stopped by SIGTERM; saved at step {done} of {num_steps}; run the same command again"
-            " to continue",
-            file=sys.stderr,
-        )
-        raise SystemExit(EXIT_SIGTERM)
+        _exit_after_sigterm(done, num_steps)
     return state
+
+
+def _exit_after_sigterm(done: int, num_steps: int) -> NoReturn:
+    """Say at which step training stopped, and exit with status 143."""
+    print(
+        f"stopped by SIGTERM; saved at step {done} of {num_steps}; run the same command again"
+        " to continue",
+        file=sys.stderr,
+    )
+    raise SystemExit(EXIT_SIGTERM)
 
 
 def is_save_step(step: int, save_steps: int | None) -> bool:

@@ -148,7 +148,6 @@ def summarize_score(
     overrides = dict(options.expected_sensitivities)
     true_NxS = arrays.by_caption[TRUE_PROMPT][name]
     permuted_NxS = arrays.by_caption[PERMUTED_PROMPT][name]
-    empty_NxS = arrays.by_caption[EMPTY_PROMPT][name]
     by_type = arrays.by_corruption[name]
     difference = _mean_interval(true_NxS - permuted_NxS, options.num_resamples)
     auc = measures.auc(true_NxS.ravel(), permuted_NxS.ravel())
@@ -180,15 +179,7 @@ def summarize_score(
         "verdict": decision,
         "reasons": reasons,
         "should_read_prompt": reads_prompt,
-        "prompt": {
-            "mean": rounded(float(np.nanmean(true_NxS))) if np.isfinite(true_NxS).any() else None,
-            "true_minus_permuted": _rounded(difference),
-            "auc": rounded(auc),
-            "true_minus_empty": _rounded(
-                _mean_interval(true_NxS - empty_NxS, options.num_resamples)
-            ),
-            "empty_refused": arrays.refusals.get(name),
-        },
+        "prompt": _prompt_summary(name, arrays, difference, auc, options.num_resamples),
         "std": {
             "over_seeds": rounded(std_over_seeds),
             "between_prompts": rounded(std_between_prompts),
@@ -204,6 +195,26 @@ def summarize_score(
             "published": None if published is None else _rounded(published),
             "published_range": None if published_range is None else list(published_range),
         },
+    }
+
+
+def _prompt_summary(
+    name: str, arrays: ScoreArrays, difference: Any, auc: Any, num_resamples: int
+) -> dict[str, Any]:
+    """How a score reacts to true, permuted and empty prompts.
+
+    Args:
+      difference: [mean, low, high] of true minus permuted.
+      auc: of telling true from permuted prompts.
+    """
+    true_NxS = arrays.by_caption[TRUE_PROMPT][name]
+    empty_NxS = arrays.by_caption[EMPTY_PROMPT][name]
+    return {
+        "mean": rounded(float(np.nanmean(true_NxS))) if np.isfinite(true_NxS).any() else None,
+        "true_minus_permuted": _rounded(difference),
+        "auc": rounded(auc),
+        "true_minus_empty": _rounded(_mean_interval(true_NxS - empty_NxS, num_resamples)),
+        "empty_refused": arrays.refusals.get(name),
     }
 
 

@@ -28,9 +28,9 @@ def stack_branches(
 
 
 def apply_guidance(
-    output: Float[Array, "2B ..."], scale: Array, cfg_parallel: bool
+    output: Float[Array, "twice_B ..."], scale: Array, cfg_parallel: bool
 ) -> Float[Array, "B ..."]:
-    """The guided model output from that of the rows of `stack_branches`."""
+    """The guided model output from that of the 2B rows of `stack_branches`."""
     if cfg_parallel:
         negative, positive = jnp.split(output, 2)
     else:
@@ -40,6 +40,6 @@ def apply_guidance(
     return negative + scale * (positive - negative)
 
 
-def positive_rows(rows: Float[Array, "2B ..."], cfg_parallel: bool) -> Float[Array, "B ..."]:
+def positive_rows(rows: Float[Array, "twice_B ..."], cfg_parallel: bool) -> Float[Array, "B ..."]:
     """The rows of the prompt's branch in the order of `stack_branches`."""
     return jnp.split(rows, 2)[1] if cfg_parallel else rows[1::2]

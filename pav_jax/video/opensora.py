@@ -143,13 +143,10 @@ class OpenSora(Family):
         index = folder / "model_index.json"
         path = folder / "scheduler" / "scheduler_config.json"
         conditions = Conditions.from_dict(read_json(index).get("conditions") or {}, str(index))
-        settings = (
-            scheduler
-            if isinstance(scheduler, Mapping)
-            else read_json(path)
-            if path.exists()
-            else {}
-        )
+        if isinstance(scheduler, Mapping):
+            settings = scheduler
+        else:
+            settings = read_json(path) if path.exists() else {}
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
         text, denoiser, vae = (

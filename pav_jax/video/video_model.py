@@ -269,8 +269,8 @@ class VideoModel(backend.GeneratorBackend):
             return text, jnp.zeros_like(text)
         return text, encode(request.negative_token_ids[rows])
 
-    def denoise(self, request: GenerationRequest, rows: list[int]) -> Float[Array, "B t h w C"]:
-        """Clean latents of some rows; JAX may still be computing them."""
+    def denoise(self, request: GenerationRequest, rows: list[int]) -> Float[Array, "B ..."]:
+        """Clean latents [B, t, h, w, C] of rows; JAX may still be computing them."""
         text, negative = self.encode_prompts(request, rows)
         return self.programs.denoise(
             self.params,

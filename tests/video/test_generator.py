@@ -70,7 +70,7 @@ def test_as_generator_refuses_other_objects(wrong):
     assert error.value.source == "generator"
 
 
-def test_as_generator_refuses_a_generator_without_fingerprint():
+def test_as_generator_without_fingerprint():
     class Anonymous(Generator):
         def generate(self, prompts, *, seed):
             return solid(prompts, seed)

@@ -69,7 +69,7 @@ class CausalConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W D"]:
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
         k = self.size
         shape = (k, k, k, x.shape[-1], self.features)
         kernel = self.param("kernel", TORCH_UNIFORM, shape).astype(self.dtype)
@@ -140,7 +140,7 @@ class Coder(nn.Module):
         return x
 
 
-def unfold_time(x: Float[Array, "B T H W 2C"]) -> Float[Array, "B 2T H W C"]:
+def unfold_time(x: Float[Array, "B T H W D"]) -> Float[Array, "B t H W C"]:
     """Make channels 2c and 2c + 1 channel c of two consecutive frames."""
     b, t, h, w, c = x.shape
     return jnp.moveaxis(x.reshape(b, t, h, w, c // 2, 2), 5, 2).reshape(b, 2 * t, h, w, c // 2)
