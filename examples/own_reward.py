@@ -3,8 +3,10 @@
     python examples/own_reward.py --workdir=runs/own_reward
 
 The function is scored beside the aesthetic score, weighs twice as much, and decides what the
-booster learns. In a configuration file the same reward is
-`rewards.entries = {"examples.own_reward:warmth": {}}`.
+booster learns. In a configuration file:
+
+    config.rewards.entries = {"warmth": {"kind": "examples.own_reward:warmth"}, "faithfulness": {}}
+    config.rewards.weights = {"warmth": 1.0}
 """
 
 import argparse

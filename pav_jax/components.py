@@ -54,9 +54,9 @@ class Components:
         rewards: RewardSuite | Sequence[Any] | None = None,
         proposers: Sequence[Any] | None = None,
     ):
-        self.config = config
-        self._generator = None if generator is None else as_generator(generator)
         self._suite = None if rewards is None else suite_of(rewards, config.rewards)
+        self.config = config if self._suite is None else adapt_to_suite(config, self._suite)
+        self._generator = None if generator is None else as_generator(generator)
         self._proposers = None if proposers is None else Mixture.from_proposers(*proposers)
 
     @functools.cached_property
@@ -135,6 +135,23 @@ def suite_of(rewards: RewardSuite | Sequence[Any], section: Any) -> RewardSuite:
     return RewardSuite(
         adapted, weights, thresholds=bounds("thresholds"), constraints=bounds("constraints")
     )
+
+
+def adapt_to_suite(config: Any, suite: RewardSuite) -> Any:
+    """A copy of the configuration whose stages use the weights and bounds of a Python suite.
+
+    Weights, thresholds and constraints of a stage that name other scores belong to other rewards.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for stage in ("evolve", "select", "prefer", "grpo"):
+            for field in ("weights", "thresholds", "constraints"):
+                values = config[stage].get(field)
+                if values and not set(values) <= set(suite.names):
+                    config[stage][field] = None
+        for field in ("weights", "thresholds", "constraints"):
+            config.rewards[field] = dict(getattr(suite, field))
+    return config
 
 
 def load_rewriter(

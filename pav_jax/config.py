@@ -1,7 +1,7 @@
 """Load a configuration from a Python file and the command line.
 
 A configuration file defines `get_config() -> ml_collections.ConfigDict`, which starts from
-`pav_jax.defaults.get_config()`. That function lists every field; an unknown field is an error.
+`pav_jax.defaults.get_config()`. That module lists every field; an unknown field is an error.
 """
 
 import ast

@@ -34,7 +34,7 @@ def option(
     Args:
       default: a value, or a callable without arguments (a class, a function) that makes one; None
         means that the field is unset.
-      help: one line for `--help` and the documentation.
+      help: one line for readers and the documentation.
       choices: the values that are allowed.
       minimum, maximum: the inclusive range of a number.
     """

@@ -74,8 +74,8 @@ class Recipe:
     ):
         if config is None or isinstance(config, str | os.PathLike):
             config = configuration.load(config)
-        self.config = config
         self.components = Components(config, generator, rewards, proposers)
+        self.config = self.components.config
 
     def run(self, workdir: str | os.PathLike) -> Path:
         """Run all stages in order.

@@ -94,14 +94,16 @@ def parse_entries(entries: Any, field: str) -> list[Entry]:
     """Check the entries of a configuration's `rewards.<field>` without loading anything.
 
     Args:
-      entries: kind -> options, or a sequence of options with the kind as `name`.
+      entries: kind -> options; or any name -> options with a `kind`, as for plug-ins, whose
+        `package.module:Name` cannot be a key of a configuration; or a sequence of options with the
+        kind as `name`.
 
     Raises:
       BadInput: an unknown kind or option, a missing one, or one of another type.
     """
     path = f"rewards.{field}"
     if isinstance(entries, Mapping):
-        listed = [(kind, options) for kind, options in entries.items()]
+        listed = [_with_kind(name, options) for name, options in entries.items()]
     elif isinstance(entries, Sequence) and not isinstance(entries, str):
         listed = [_named(entry, path) for entry in entries]
     else:
@@ -111,6 +113,13 @@ def parse_entries(entries: Any, field: str) -> list[Entry]:
             field=path,
         )
     return [_parse(kind, {} if options is None else options, path) for kind, options in listed]
+
+
+def _with_kind(name: str, options: Any) -> tuple[str, Any]:
+    if not isinstance(options, Mapping) or "kind" not in options:
+        return name, options
+    values = dict(options)
+    return str(values.pop("kind")), values
 
 
 def _named(entry: Any, path: str) -> tuple[str, Any]:

@@ -143,9 +143,8 @@ class FunctionGenerator(Generator):
         name = getattr(function, "__qualname__", type(function).__name__)
         self.fingerprint = fingerprint or f"{function.__module__}.{name}"
 
-    def generate(
-        self, prompts: Sequence[str], *, seed: Sequence[int]
-    ) -> UInt8[np.ndarray, "B T H W 3"]:
+    def generate(self, prompts: Sequence[str], *, seed: Sequence[int]) -> np.ndarray:
+        """What the function returns; `VideoBatch.from_frames` checks it."""
         return self.function(prompts, seed)
 
 

@@ -1,4 +1,4 @@
-"""Every example runs, on the smallest configuration."""
+"""Every example runs, on a small configuration."""
 
 import importlib.util
 import json
@@ -7,11 +7,14 @@ from types import ModuleType
 
 import pytest
 
+from pav_jax.components import Components
+from pav_jax.config import load as load_config
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 LONGEST = 60  # lines of an example
+QUICK = str(pathlib.Path(__file__).with_name("quick.py"))
 
 
 def load(name: str) -> ModuleType:
@@ -28,21 +31,21 @@ def test_example_is_short(file):
 
 
 def test_own_reward_decides_the_evaluation(tmp_path):
-    load("own_reward").main(str(tmp_path))
+    load("own_reward").main(str(tmp_path), QUICK)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
-    scores = evaluation["sets"]["held_out"]["systems"]["dpo_2"]["scores"]
+    scores = evaluation["sets"]["held_out"]["systems"]["dpo_1"]["scores"]
     assert {"AES", "warmth"} <= set(scores)
     assert (tmp_path / "report" / "index.html").exists()
 
 
 def test_own_generator_makes_the_videos(tmp_path):
-    load("own_generator").main(str(tmp_path))
-    assert (tmp_path / "round_2" / "booster" / "config.json").exists()
+    load("own_generator").main(str(tmp_path), QUICK)
+    assert (tmp_path / "round_1" / "booster" / "config.json").exists()
     assert (tmp_path / "report" / "index.html").exists()
 
 
 def test_own_proposer_fills_the_pool(tmp_path):
-    load("own_proposer").main(str(tmp_path))
+    load("own_proposer").main(str(tmp_path), QUICK)
     pool = read_segments(tmp_path / "pool", Candidate)
     assert {candidate.proposer for candidate in pool if candidate.round} == {"adjectives"}
     assert (tmp_path / "sft_pairs.jsonl").exists()
@@ -52,3 +55,11 @@ def test_sft_dpo_own_pairs_writes_a_booster(tmp_path, capsys):
     load("sft_dpo_own_pairs").main("mini:rewriter", str(tmp_path), steps=2)
     assert (tmp_path / "booster" / "config.json").exists()
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_plugins_in_a_configuration_file(tmp_path):
+    config = load_config(str(pathlib.Path(__file__).with_name("plugins.py")))
+    models = Components(config)
+    assert set(models.suite.names) == {"warmth", "FAITH"}
+    assert type(models.generator).__name__ == "Bouncing"
+    assert [entry.proposer.name for entry in models.proposers.entries] == ["mine"]
