@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pav_jax.errors import BadInput
 from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
@@ -235,7 +235,7 @@ def _generate(
     return tokens_BxM, counts_B
 
 
-def _row_keys(draws_Bx2: Int[Array, "B 2"]) -> Array:
+def _row_keys(draws_Bx2: UInt32[Array, "B 2"]) -> Array:
     """The random key of each row, from its seed and the number of its draw."""
     return jax.vmap(lambda d: jax.random.fold_in(jax.random.key(d[0]), d[1]))(draws_Bx2)
 

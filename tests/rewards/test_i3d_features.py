@@ -46,8 +46,10 @@ def test_resize_bilinear_as_tensorflow_1(size, target):
         for j in range(target[1]):
             y = i * size[0] / target[0]
             z = j * size[1] / target[1]
-            a, b = (int(y), int(z))
-            fy, fz = (y % 1, z % 1)
+            a = int(y)
+            b = int(z)
+            fy = y % 1
+            fz = z % 1
             c = min(a + 1, size[0] - 1)
             d = min(b + 1, size[1] - 1)
             top = x[0, a, b, 0] * (1 - fz) + x[0, a, d, 0] * fz
