@@ -14,6 +14,7 @@ from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo")] + [
     "--config.sft.max_steps=3",
     "--config.dpo.max_steps=2",

@@ -21,6 +21,8 @@ from pav_jax.storage.records import read_segments
 from tests.workdir_monitor import REPEATED, STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+RANDOM_SEEDS = range(1)  # more of them are run by hand
 
 ORDER = ("evolve", "select", "sft", "prefer 1", "dpo 1", "prefer 2", "dpo 2", "evaluate", "report")
 NEEDED = ("generator/model_index.json", "clip/aesthetic_head/config.json", "rewriter/config.json")
@@ -85,7 +87,7 @@ def informative_changes(stage, paths):
 
 @pytest.fixture(
     scope="module",
-    params=["informative", *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3))],
+    params=["informative", *RANDOM_SEEDS],
 )
 def killed(request, undisturbed):
     """(work directory, stage -> where it was killed) of a run killed once in every stage.
