@@ -69,9 +69,9 @@ class _Batch(Generic[View]):
 class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     """Makes, scores and records videos in batches of exactly `batch_size`.
 
-    A request keeps its row of a batch even if other rows are already recorded, so a restart runs the
-    same program on the same rows. The next batch is generated while one is scored. A killed process
-    loses at most the batches in progress.
+    A request keeps its row of a batch even if other rows are already recorded, so a restart runs
+    the same program on the same rows. The next batch is generated while one is scored. A killed
+    process loses at most the batches in progress.
 
     A subclass defines its records: `record_type`, `key`, `score_views` and `make_record`.
 

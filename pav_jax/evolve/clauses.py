@@ -1,4 +1,4 @@
-"""Texts as clauses and content words."""
+"""Splitting of texts into clauses and content words."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pav_jax.rewards.faithfulness import load_lexicon
 
-MAX_LISTED_WORDS = 6  # a clause of at most so many words reads well in a list
+MAX_LISTED_WORDS = 6  # a new clause joins the list only after a clause this short
 
 _BREAK = re.compile(
     r"(\s*(?:[.,;!?:/]+(?=\s|$)(?:\s+(?:and|while)(?=\s))?|\s/(?=\s)|\sand(?=\s)|\swhile(?=\s))\s*)"
@@ -25,11 +25,11 @@ FUNCTION_WORDS = frozenset(word for line in _FUNCTION_WORDS for word in line.spl
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-    """A piece of text.
+    """A clause and the separator after it.
 
     Attributes:
-      text: its words.
-      end: what follows it: punctuation or "and", with spaces.
+      text: the words of the clause.
+      end: the separator: punctuation or "and", with spaces.
     """
 
     text: str
@@ -47,27 +47,27 @@ def normal_form(text: str) -> str:
 
 
 def split_clauses(text: str) -> list[Clause]:
-    """Split a text into clauses, of which `join_clauses` makes the same text again."""
+    """Split a text into clauses; `join_clauses` restores the same text."""
     pieces = _BREAK.split(text)
     pairs = zip(pieces[::2], [*pieces[1::2], ""], strict=True)
     return [Clause(body, end) for body, end in pairs if body or end]
 
 
 def join_clauses(clauses: Sequence[Clause]) -> str:
-    """Return the text of some clauses."""
+    """Join clauses into a text."""
     return "".join(clause.text + clause.end for clause in clauses)
 
 
 def words(text: str) -> list[str]:
-    """Return the words in lower case; hyphens and apostrophes stay inside a word."""
+    """Return the words in lower case; hyphens and apostrophes do not split a word."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
 @functools.lru_cache(maxsize=65536)
 def root(word: str) -> str:
-    """Return what "bounces" and "bouncing", or "noise" and "noisy", have in common.
+    """Return the common root of "bounces" and "bouncing", or of "noise" and "noisy".
 
-    This is the lemma without a final e or y and without doubled consonants.
+    The root is the lemma without a final e or y and without a doubled final letter.
     """
     lemma = load_lexicon().lemmatise.lemma(word)
     if lemma.endswith(("e", "y")) and len(lemma) > 3:
@@ -76,24 +76,24 @@ def root(word: str) -> str:
 
 
 def content(text: str) -> frozenset[str]:
-    """Return the roots of the words that carry meaning."""
+    """Return the roots of the content words."""
     return frozenset(root(word) for word in words(text) if word not in FUNCTION_WORDS)
 
 
-def with_case_of(text: str, model: str) -> str:
-    """Return `text` with a capital first letter if `model` has one, else with a small one."""
-    first = text[:1].upper() if model[:1].isupper() else text[:1].lower()
+def with_case_of(text: str, reference: str) -> str:
+    """Return `text` with its first letter in the case of the first letter of `reference`."""
+    first = text[:1].upper() if reference[:1].isupper() else text[:1].lower()
     return first + text[1:]
 
 
 def replace_clause(clauses: Sequence[Clause], i: int, text: str) -> list[Clause]:
-    """Return the clauses with another text for clause `i`."""
+    """Return the clauses with the text of clause `i` replaced."""
     old = clauses[i]
     return [*clauses[:i], Clause(with_case_of(text, old.text), old.end), *clauses[i + 1 :]]
 
 
 def remove_clause(clauses: Sequence[Clause], i: int) -> list[Clause]:
-    """Return the other clauses; the one before takes over the end, so that a sentence ends."""
+    """Return the clauses without clause `i`; the previous clause takes over its separator."""
     if i == 0:
         return list(clauses[1:])
     before = clauses[i - 1]
@@ -101,12 +101,12 @@ def remove_clause(clauses: Sequence[Clause], i: int) -> list[Clause]:
 
 
 def append_clause(clauses: Sequence[Clause], text: str) -> list[Clause]:
-    """Return the clauses with one more: listed with the last if that is short, else a sentence."""
+    """Append a clause: to the list that a short last clause ends, else as a new sentence."""
     last = clauses[-1]
-    listing = len(clauses) > 1 and len(last.text.split()) <= MAX_LISTED_WORDS
+    in_list = len(clauses) > 1 and len(last.text.split()) <= MAX_LISTED_WORDS
     end = ". "
-    if listing:
-        listed = clauses[-2].end.strip() in (",", ";", "/")
-        end = clauses[-2].end if listed else ", "
-    text = with_case_of(text, "x" if listing else clauses[0].text)
+    if in_list:
+        is_list_separator = clauses[-2].end.strip() in (",", ";", "/")
+        end = clauses[-2].end if is_list_separator else ", "
+    text = with_case_of(text, "x" if in_list else clauses[0].text)
     return [*clauses[:-1], Clause(last.text, end), Clause(text, last.end.strip() or ".")]

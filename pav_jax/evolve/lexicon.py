@@ -1,4 +1,4 @@
-"""General English about how a video looks (`phrases.json`)."""
+"""General English phrases about the look of a video (`phrases.json`)."""
 
 import json
 import re
@@ -14,8 +14,8 @@ PHRASES = Path(__file__).parent / "phrases.json"
 
 POOR = 0
 GOOD = 2
-MAX_WORDS_BETWEEN = 4  # a level word belongs to an aspect's word at most so many words away
-FAMILIAR_WEIGHT = 4.0  # of a level word that the pool's rewrites use; others have 1
+MAX_WORDS_BETWEEN = 4  # maximum distance between a level word and the aspect word that it describes
+FAMILIAR_WEIGHT = 4.0  # sampling weight of a level word that the pool uses; other words have 1
 
 
 def _pattern(phrases: Collection[str]) -> re.Pattern[str]:
@@ -34,10 +34,10 @@ class Lexicon:
 
     Attributes:
       phrases: aspect -> phrases about it.
-      roots: of all words in the file.
+      roots: roots of all words in the file.
 
     Raises:
-      BadInput: the file cannot be read or is not a phrase list.
+      BadInput: the file is unreadable or not a phrase list.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -55,7 +55,8 @@ class Lexicon:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the form", source=path
+                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the format",
+                source=path,
             ) from error
         self._opposite_words = {
             a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._opposites.items()
@@ -87,14 +88,14 @@ class Lexicon:
         rng: np.random.Generator,
         familiar: Collection[str] = frozenset(),
     ) -> str | None:
-        """Return `text` with its statement about an aspect changed to another level.
+        """Return `text` with its statement about an aspect changed to `level`.
 
         Args:
           level: POOR or GOOD.
-          familiar: words of the pool's rewrites, which are preferred.
+          familiar: words of the pool's rewrites; they are preferred.
 
         Returns:
-          None if the text says nothing about the aspect that can be changed.
+          The changed text; None if it has no word to change for the aspect.
         """
         return self._regrade_level_word(text, aspect, level, rng, familiar) or self._swap_opposite(
             text, aspect, level
@@ -108,7 +109,7 @@ class Lexicon:
         rng: np.random.Generator,
         familiar: Collection[str],
     ) -> str | None:
-        """Change a level word ("dim") near a word that names the aspect ("light")."""
+        """Replace a level word ("dim") near a word that names the aspect ("light")."""
         levels = self._levels[aspect]
         if not levels:
             return None
@@ -124,7 +125,7 @@ class Lexicon:
         return None
 
     def _swap_opposite(self, text: str, aspect: str, level: int) -> str | None:
-        """Change a word that names aspect and level in one ("blurry")."""
+        """Replace a word that names both aspect and level ("blurry")."""
         for poor, good in self._opposites[aspect]:
             old, new = (poor, good) if level == GOOD else (good, poor)
             match = re.search(rf"\b{re.escape(old)}\b", text, re.IGNORECASE)

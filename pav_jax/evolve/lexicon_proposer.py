@@ -1,6 +1,6 @@
-"""Rewrites without a language model: recombined clauses of the best rewrites so far.
+"""Rewrites without a language model: recombines clauses of the best rewrites so far.
 
-Works offline. It learns from the scores of the pool, so it starts in the second round.
+Works offline. It learns from the scores of the pool, so use it from the second round on.
 """
 
 import re
@@ -31,10 +31,10 @@ from pav_jax.evolve.proposer import (
     ScoredRewrite,
 )
 
-MAX_TRIES = 12  # texts made for one rewrite before giving up
-MAX_OFFERS = 8  # of the pool's best clauses about an aspect, to draw from
+MAX_TRIES = 12  # attempts per requested rewrite
+MAX_SUGGESTIONS = 8  # draw from this many of the pool's best clauses about an aspect
 FAITHFULNESS_TOLERANCE = 1e-6
-# what a child starts from: a rewrite, the user's prompt, or the prompt with the pool's synonyms
+# Starting text of a child: a rewrite, the user's prompt, or the prompt with the pool's synonyms.
 REWRITE = "rewrite"
 PROMPT = "own words"
 SYNONYMS = "pool's words"
@@ -45,16 +45,16 @@ BASE_PROBABILITIES = (0.7, 0.15, 0.15)
 class LexiconProposer(Proposer):
     """Recombines clauses of the scored pool.
 
-    A clause is free when it holds none of the user's words; only free clauses are touched. Free
-    clauses with good effects (see `phrase_bank.py`) move between rewrites and, if they are about
-    the look of the video or occur with several prompts, between prompts. Words for a level of
-    quality are changed by `phrases.json`.
+    A clause is free if it contains none of the user's words. Only free clauses are replaced. Those
+    with good effects (see `phrase_bank.py`) move between rewrites and, if they are about the look
+    of the video or occur with several prompts, between prompts. Words for a level of quality are
+    changed with `phrases.json`.
 
     Args:
-      phrases: a file that replaces `phrases.json`.
-      faithfulness: if given, a child is at least as faithful as its parent, and a synonym may
-        replace a user's word; otherwise every word of the user stays.
-      name: of the entry in the configuration.
+      phrases: file that reindices `phrases.json`.
+      faithfulness: if set, a child is at least as faithful as its parent, and a synonym may replace
+        a user's word; otherwise every word of the user is kept.
+      name: name of the entry in the configuration.
     """
 
     options = LexiconOptions
@@ -84,16 +84,16 @@ class LexiconProposer(Proposer):
     def _rewrites(self, request: ProposalRequest) -> list[str]:
         rng = np.random.default_rng(request.seed)
         history = [text for text, _ in request.history]
-        # texts that differ by punctuation alone count as the same
+        # texts that differ only in punctuation count as the same
         tried = {" ".join(words(text)) for text in (request.prompt, *request.tried, *history)}
         rewrites: list[str] = []
         for attempt in range(request.num_rewrites * MAX_TRIES):
             if len(rewrites) == request.num_rewrites:
                 break
-            # the first attempts take the best choice everywhere, one from each base
+            # The first attempts are greedy, one from each base.
             base = BASES[attempt] if attempt < len(BASES) else None
-            breeder = _Breeder(self, request, rng, greedy=base is not None)
-            parent, child = breeder.breed(base)
+            builder = _ChildBuilder(self, request, rng, greedy=base is not None)
+            parent, child = builder.build(base)
             child = " ".join(child.split())
             same_words = " ".join(words(child))
             if same_words not in tried and self.is_faithful(request.prompt, parent, child):
@@ -109,11 +109,11 @@ class LexiconProposer(Proposer):
         return self._faithfulness(prompt, child) >= before - FAITHFULNESS_TOLERANCE
 
 
-class _Breeder:
+class _ChildBuilder:
     """Makes one child for a request.
 
     Args:
-      greedy: take the best choice everywhere, instead of drawing one.
+      greedy: make the best choice at every step instead of sampling.
     """
 
     def __init__(
@@ -128,15 +128,15 @@ class _Breeder:
         self.bank = proposer.bank
         self.prompt = request.prompt
         self.rewrites = [text for text, _ in request.history[1:]]
-        self.of_user = content(request.prompt)
+        self.user_roots = content(request.prompt)
         self.rng = rng
         self.greedy = greedy
 
-    def breed(self, base: str | None) -> tuple[str, str]:
-        """Return (the parent, which sets the least faithfulness, and the child).
+    def build(self, base: str | None) -> tuple[str, str]:
+        """Return (parent, child); the child must be at least as faithful as the parent.
 
         Args:
-          base: what to start from; None draws one.
+          base: the starting text, one of `BASES`; None draws one.
         """
         if base is None:
             base = str(self.rng.choice(list(BASES), p=list(BASE_PROBABILITIES)))
@@ -149,29 +149,29 @@ class _Breeder:
             text = self._user_words(with_synonyms=base == SYNONYMS)
             no_synonyms = text == self._user_words(with_synonyms=False)
             if self.greedy and base == SYNONYMS and no_synonyms:
-                return parent, parent  # the same child as from the prompt
+                return parent, parent  # identical to the child of the prompt
             clauses = [Clause(self._with_best_opening(text, 0.75), ".")]
         mate: list[Clause] = []
         if self.rewrites:
             mate = split_clauses(self.rewrites[int(self.rng.integers(len(self.rewrites)))])
-        # what the user says about the look stays
-        fixed = self.lexicon.about(self.prompt)
-        aspects = [aspect for aspect in self.lexicon.aspects if aspect not in fixed]
-        if not self.greedy:  # the order stays, so that a child that was tried is recognised
+        # keep what the user says about the look
+        user_aspects = self.lexicon.about(self.prompt)
+        aspects = [aspect for aspect in self.lexicon.aspects if aspect not in user_aspects]
+        if not self.greedy:  # the greedy order is fixed, so that tried children are recognized
             self.rng.shuffle(aspects)
         for aspect in aspects:
             clauses = self._improve(clauses, aspect, mate)
         return parent, join_clauses(clauses)
 
     def _draw_rewrite(self) -> str:
-        """Return the best rewrite, or draw one, each half as likely as the one before."""
+        """Return the best rewrite if greedy, else draw one; the odds halve with each rank."""
         weights = 0.5 ** np.arange(len(self.rewrites))
         if self.greedy:
             return self.rewrites[0]
         return self.rewrites[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
 
     def _user_words(self, with_synonyms: bool) -> str:
-        """Return the user's prompt, with the pool's synonyms that are faithful."""
+        """Return the user's prompt, optionally with the pool's faithful synonyms."""
         text = self.prompt.rstrip(" .!?,;:")
         if not with_synonyms:
             return text
@@ -182,76 +182,76 @@ class _Breeder:
         return text
 
     def _with_best_opening(self, text: str, probability: float) -> str:
-        """Return `text` behind the pool's best opening, which replaces a free opening."""
+        """Return `text` after the pool's best opening, which reindices a free opening."""
         match = OPENING.match(text)
-        present = match[1].lower() if match else ""
+        current = match[1].lower() if match else ""
         pool_openings = {opening.lower() for opening in self.bank.openings}
         best = max(map(self.bank.opening_effect, pool_openings), default=0.0)
-        present_effect = self.bank.opening_effect(present) if present in pool_openings else 0.0
-        if best <= max(present_effect, 0.0):
+        current_effect = self.bank.opening_effect(current) if current in pool_openings else 0.0
+        if best <= max(current_effect, 0.0):
             return text
         if not self.greedy and self.rng.random() >= probability:
             return text
         # "a video of" is free, "a bowl of" in the user's prompt is not
-        if match and not content(present) & self.of_user:
-            if content(present) and present not in pool_openings:
+        if match and not content(current) & self.user_roots:
+            if content(current) and current not in pool_openings:
                 return text
             text = text[match.end() :]
-        # the first word of the text gets a small letter, unless it can be a name
+        # lower the first letter, unless the word may be a name
         is_content = bool(content(text.split(" ")[0]))
         rest = text if is_content else with_case_of(text, "x")
         return f"{with_case_of(self.bank.openings[0], text)} {rest}"
 
     def _improve(self, clauses: list[Clause], aspect: str, mate: Sequence[Clause]) -> list[Clause]:
-        """Replace, change, add or remove what the clauses say about an aspect, or leave it."""
-        places = [i for i, c in enumerate(clauses) if aspect in self.lexicon.about(c.text)]
-        if any(content(clauses[i].text) & self.of_user for i in places):
-            return self._regrade(clauses, places, aspect)
-        offer = self._offer(aspect, mate)
-        if not places:
-            return self._add(clauses, aspect, offer)
-        first = clauses[places[0]]
-        is_alone = len(self.lexicon.about(first.text)) == 1
-        if offer is not None and is_alone and (self.greedy or self.rng.random() < 0.6):
-            if not self.greedy or self.bank.effect(offer) > self.bank.effect(first.text):
-                return replace_clause(clauses, places[0], offer)
+        """Replace, regrade, add or remove the clause about an aspect, or leave it unchanged."""
+        indices = [i for i, c in enumerate(clauses) if aspect in self.lexicon.about(c.text)]
+        if any(content(clauses[i].text) & self.user_roots for i in indices):
+            return self._regrade(clauses, indices, aspect)
+        suggestion = self._suggestion(aspect, mate)
+        if not indices:
+            return self._add(clauses, aspect, suggestion)
+        first = clauses[indices[0]]
+        is_single_aspect = len(self.lexicon.about(first.text)) == 1
+        if suggestion is not None and is_single_aspect and (self.greedy or self.rng.random() < 0.6):
+            if not self.greedy or self.bank.effect(suggestion) > self.bank.effect(first.text):
+                return replace_clause(clauses, indices[0], suggestion)
             return clauses
-        if not self.greedy and is_alone and len(places) > 1 and self.rng.random() < 0.3:
-            return remove_clause(clauses, places[-1])
-        return self._regrade(clauses, places, aspect)
+        if not self.greedy and is_single_aspect and len(indices) > 1 and self.rng.random() < 0.3:
+            return remove_clause(clauses, indices[-1])
+        return self._regrade(clauses, indices, aspect)
 
-    def _add(self, clauses: list[Clause], aspect: str, offer: str | None) -> list[Clause]:
+    def _add(self, clauses: list[Clause], aspect: str, suggestion: str | None) -> list[Clause]:
         """Add a clause about an aspect that is not mentioned."""
         if self.greedy:
-            wanted = offer is not None and self.bank.effect(offer) > 0
+            is_added = suggestion is not None and self.bank.effect(suggestion) > 0
         else:
-            wanted = self.rng.random() < 0.4
-        if not wanted:
+            is_added = self.rng.random() < 0.4
+        if not is_added:
             return clauses
-        if offer is None:
-            offer = str(self.rng.choice(self.lexicon.phrases[aspect]))
-        return append_clause(clauses, offer)
+        if suggestion is None:
+            suggestion = str(self.rng.choice(self.lexicon.phrases[aspect]))
+        return append_clause(clauses, suggestion)
 
-    def _regrade(self, clauses: list[Clause], places: Sequence[int], aspect: str) -> list[Clause]:
-        """Change the first of the clauses that can be put at another level."""
+    def _regrade(self, clauses: list[Clause], indices: Sequence[int], aspect: str) -> list[Clause]:
+        """Change the level of the first clause that allows it."""
         if not self.greedy and self.rng.random() < 0.25:
             return clauses
         level = GOOD if self.greedy or self.rng.random() < 0.85 else POOR
-        for i in places:
+        for i in indices:
             old = clauses[i].text
             text = self.lexicon.regrade(old, aspect, level, self.rng, self.bank.familiar)
-            if text is not None and content(old) & self.of_user <= content(text):
+            if text is not None and content(old) & self.user_roots <= content(text):
                 return replace_clause(clauses, i, text)
         return clauses
 
-    def _offer(self, aspect: str, mate: Sequence[Clause]) -> str | None:
-        """Return a free clause about an aspect: of the mate, or of the pool by effect."""
-        of_mate = [c.text for c in mate if aspect in self.lexicon.about(c.text)]
-        free_of_mate = [text for text in of_mate if self._is_free(text)]
-        if free_of_mate and not self.greedy and self.rng.random() < 0.3:
-            return free_of_mate[0]
+    def _suggestion(self, aspect: str, mate: Sequence[Clause]) -> str | None:
+        """Return a free clause about an aspect: from the mate, or from the pool by effect."""
+        mate_clauses = [c.text for c in mate if aspect in self.lexicon.about(c.text)]
+        free_mate_clauses = [text for text in mate_clauses if self._is_free(text)]
+        if free_mate_clauses and not self.greedy and self.rng.random() < 0.3:
+            return free_mate_clauses[0]
         best = [text for text in self.bank.clauses.get(aspect, ()) if self._is_free(text)]
-        best = best[:MAX_OFFERS]
+        best = best[:MAX_SUGGESTIONS]
         if not best or self.greedy:
             return best[0] if best else None
         effects = np.asarray([self.bank.effect(text) for text in best])
@@ -259,5 +259,5 @@ class _Breeder:
         return best[int(self.rng.choice(len(best), p=weights / weights.sum()))]
 
     def _is_free(self, text: str) -> bool:
-        """Whether a clause holds no word of the user and is about one aspect."""
-        return not content(text) & self.of_user and len(self.lexicon.about(text)) == 1
+        """Whether a clause contains no word of the user and is about one aspect."""
+        return not content(text) & self.user_roots and len(self.lexicon.about(text)) == 1

@@ -87,7 +87,8 @@ class Mixture:
         missing = requested - sum(map(len, rewrites))
         if missing:
             log.warning(
-                "round %d: %d of %d rewrites missing after %d attempts; continuing without them",
+                "round %d: %d of %d rewrites are missing after %d attempts; continuing without"
+                " them",
                 requests[0].round,
                 missing,
                 requested,

@@ -1,4 +1,4 @@
-"""What a scored pool teaches about wording: clauses, openings and synonyms with their effects."""
+"""Clauses, openings and synonyms of a scored pool, with their estimated effects on overall."""
 
 import collections
 import dataclasses
@@ -12,14 +12,14 @@ from pav_jax.evolve.clauses import content, normal_form, split_clauses, words
 from pav_jax.evolve.lexicon import Lexicon
 from pav_jax.evolve.proposer import ScoredRewrite
 
-MAX_CLAUSE_WORDS = 16  # of a clause that can move to another prompt
+MAX_CLAUSE_WORDS = 16  # maximum length of a clause that can move to another prompt
 MAX_FEATURES = 600  # clauses, words, openings and word choices whose effect is estimated
-# A word stands for a user's word if at least this share of the rewrites that lack the user's word
-# use it, and so many times more often than the other rewrites.
+# A word counts as a synonym of a user's word if at least this share of the rewrites that lack the
+# user's word use it, and if they use it MIN_SYNONYM_LIFT times as often as other rewrites do.
 MIN_SYNONYM_SHARE = 0.15
 MIN_SYNONYM_LIFT = 8.0
-MIN_EVIDENCE = 3  # prompts or rewrites that must show a synonym
-# Standard deviations of overall by which a word that is e times as common is expected to be better.
+MIN_EVIDENCE = 3  # minimum number of prompts, and of rewrites, that support a synonym
+# Expected gain of a word that is e times as common, in standard deviations of overall.
 FREQUENCY_BONUS = 0.1
 RIDGE_PENALTIES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
@@ -27,19 +27,19 @@ OPENING = re.compile(
     r"^((?:[^\W_]+\s+){0,5}(?:of|showing|shows|depicting|featuring))\s+", re.IGNORECASE
 )
 
-Features = dict[str, str]  # normal form, with a prefix that says what it is -> text
+Features = dict[str, str]  # normal form, with a prefix for the kind of feature -> text
 
 
 @dataclasses.dataclass(frozen=True)
 class PhraseBank:
-    """Clauses and openings of a pool, best first, and what they do to overall.
+    """Clauses and openings of a pool, best first, and their effects on overall.
 
     Attributes:
       effects: feature -> its coefficient, see `learn_phrases`.
       clauses: aspect ("" for none) -> clauses about it.
-      openings: such as "a video of".
+      openings: phrases such as "a video of".
       familiar: words of the pool's rewrites.
-      synonyms: a user's word -> what rewrites should say instead.
+      synonyms: a user's word -> the word that rewrites should use instead.
     """
 
     effects: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -49,7 +49,7 @@ class PhraseBank:
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def effect(self, clause: str) -> float:
-        """Return the effect of a clause with its words; of its words alone if it is new."""
+        """Return the effect of a clause with its words; of its words only if it is new."""
         form = normal_form(clause)
         return self.effects.get(form, clause_effect(self.effects, form))
 
@@ -63,13 +63,14 @@ def learn_phrases(
 ) -> PhraseBank:
     """Estimate which wording scores well.
 
-    The effect of a clause is its coefficient in a ridge regression of overall, less the mean of the
-    prompt, on the clauses of all rewrites and on their words, plus those of its words. So a clause
-    gets no credit for its neighbours, and "in sharp focus" learns from "the focus is sharp".
+    A ridge regression predicts overall, minus the prompt's mean, from the clauses of all rewrites
+    and the words of these clauses. The effect of a clause is its coefficient plus those of its
+    words. So a clause gets no credit for its neighbours, and "in sharp focus" benefits from the
+    scores of "the focus is sharp".
 
     Args:
-      rewrites: of all prompts; those without overall teach nothing.
-      with_synonyms: also look for words that should replace users' words.
+      rewrites: rewrites of all prompts; those without a finite overall are ignored.
+      with_synonyms: also find words that should replace users' words.
     """
     scored = [rewrite for rewrite in rewrites if np.isfinite(rewrite.overall)]
     choices = _word_choices(scored, lexicon) if with_synonyms else {}
@@ -106,21 +107,21 @@ def clause_effect(effects: Mapping[str, float], clause: str) -> float:
 def _features(rewrite: ScoredRewrite, choice_words: frozenset[str]) -> Features:
     """Return the features of a rewrite.
 
-    They are its clauses without a word of the user, their words ("word:"), its opening ("opening:")
-    and which of `choice_words` it uses ("said:").
+    The features are its clauses without a word of the user, the words of these clauses ("word:"),
+    its opening ("opening:") and the `choice_words` that it uses ("said:").
     """
     if rewrite.refined == rewrite.prompt:
         return {}
-    of_user = content(rewrite.prompt)
+    user_roots = content(rewrite.prompt)
     features: Features = {}
     for clause in split_clauses(rewrite.refined):
         roots = content(clause.text)
-        if roots and not roots & of_user and len(clause.text.split()) <= MAX_CLAUSE_WORDS:
+        if roots and not roots & user_roots and len(clause.text.split()) <= MAX_CLAUSE_WORDS:
             features[clause.normal_form] = clause.text
     features |= {f"word:{w}": w for form in list(features) for w in content(form)}
     features |= {f"said:{w}": w for w in words(rewrite.refined) if w in choice_words}
     opening = OPENING.match(rewrite.refined)
-    if opening and not content(opening[1]) & of_user:
+    if opening and not content(opening[1]) & user_roots:
         features["opening:" + opening[1].lower()] = opening[1]
     return features
 
@@ -152,7 +153,7 @@ def _best_phrases(
 
 
 def _advantages(scored: Sequence[ScoredRewrite]) -> Float[np.ndarray, "N"]:
-    """Return overall less the mean of the prompt."""
+    """Return each rewrite's overall minus the mean of its prompt."""
     by_prompt: dict[str, list[float]] = collections.defaultdict(list)
     for rewrite in scored:
         by_prompt[rewrite.prompt].append(rewrite.overall)
@@ -178,10 +179,10 @@ def _effects(
 def ridge_regression(
     x_NxF: Float[np.ndarray, "N F"], y_N: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "F"]:
-    """Return coefficients under the penalty whose leave-one-out error is least.
+    """Return the coefficients for the penalty with the smallest leave-one-out error.
 
-    The noisier the scores, the less a clause that was seen a few times is believed. Source: Golub,
-    Heath and Wahba 1979.
+    The noisier the scores, the more the coefficients of rare clauses shrink. Source: Golub, Heath
+    and Wahba 1979.
     """
     u_NxR, s_R, v_RxF = np.linalg.svd(x_NxF, full_matrices=False)
     target_R = u_NxR.T @ y_N
@@ -189,7 +190,7 @@ def ridge_regression(
     for penalty in RIDGE_PENALTIES:
         shrinkage_R = s_R**2 / (s_R**2 + penalty)
         residual_N = y_N - u_NxR @ (shrinkage_R * target_R)
-        # the leverage: how much a row pulls its own prediction
+        # leverage: the influence of a row on its own prediction
         leverage_N = np.minimum(np.square(u_NxR) @ shrinkage_R, 1 - 1e-6)
         errors.append(np.mean(np.square(residual_N / (1 - leverage_N))))
     penalty = RIDGE_PENALTIES[int(np.argmin(errors))]
@@ -200,7 +201,7 @@ def ridge_regression(
 
 
 def _word_choices(scored: Sequence[ScoredRewrite], lexicon: Lexicon) -> dict[str, frozenset[str]]:
-    """Return a user's word -> words of the same form that rewrites without it use instead."""
+    """Return a user's word -> words of the same inflection that rewrites use instead."""
     rewrites = [
         (frozenset(words(s.prompt)), frozenset(words(s.refined)), s.prompt)
         for s in scored
@@ -214,7 +215,9 @@ def _word_choices(scored: Sequence[ScoredRewrite], lexicon: Lexicon) -> dict[str
         without = [row for row in rewrites if user_word in row[0] and user_word not in row[1]]
         if len({prompt for _, _, prompt in without}) < MIN_EVIDENCE:
             continue
-        instead = collections.Counter(w for mine, refined, _ in without for w in refined - mine)
+        instead = collections.Counter(
+            w for prompt_words, refined, _ in without for w in refined - prompt_words
+        )
         num_others = max(len(rewrites) - len(without), 1)
         fitting = frozenset(
             word
@@ -235,10 +238,10 @@ def _best_choices(
     counts: Mapping[str, int],
     bonus: float,
 ) -> dict[str, str]:
-    """Return a user's word -> the best word for it, where that is another one.
+    """Return a user's word -> the best word for it, if that is a different word.
 
     Args:
-      bonus: what a word that is e times as common is worth, in overall.
+      bonus: gain in overall of a word that is e times as common.
     """
 
     def value(word: str) -> float:
@@ -250,7 +253,7 @@ def _best_choices(
 
 
 def _form(word: str) -> str:
-    """Return the inflection of a word: the ending of a gerund, past tense or plural."""
+    """Return the inflection of a word: the ending "ing", "ed" or "s"; empty for none."""
     for ending in ("ing", "ed", "s"):
         if word.endswith(ending) and len(word) >= len(ending) + 3:
             return ending
