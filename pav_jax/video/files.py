@@ -30,7 +30,7 @@ SEGMENT = b"\x18\x53\x80\x67"
 
 
 def mp4_bytes(
-    video: UInt8[np.ndarray, "T H W 3"],
+    video: np.ndarray,
     fps: float,
     metadata: Mapping[str, str] | None = None,
     crf: int = CRF,
@@ -41,6 +41,7 @@ def mp4_bytes(
     row or column.
 
     Args:
+      video: uint8 RGB [T, H, W, 3].
       metadata: container tags under any names; players show the standard ones, such as title and
         comment.
 

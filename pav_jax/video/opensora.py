@@ -254,7 +254,9 @@ class OpenSora(Family):
         )
         return ids, truncated
 
-    def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U+1"]:
+    def encode_text(
+        self, params: Mapping, ids_BxS: Int[Array, "B S"]
+    ) -> Float[Array, "B S channels"]:
         """The embedding and, as its last channel, which tokens are the text's own; none is in the
         null caption."""
         own_BxS = ids_BxS != self.text_encoder.config.pad_id

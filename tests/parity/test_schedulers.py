@@ -95,13 +95,14 @@ def test_add_noise_and_velocity_equal_diffusers(seed):
     clean, noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
     timesteps = rng.integers(0, config["num_train_timesteps"], SHAPE[0])
     torch_arguments = [torch.tensor(x) for x in (clean, noise, timesteps)]
+    arguments = [jnp.asarray(x) for x in (clean, noise, timesteps)]
     np.testing.assert_allclose(
-        ours.add_noise(clean, noise, timesteps),
+        ours.add_noise(*arguments),
         original.add_noise(*torch_arguments).numpy(),
         atol=2e-5,
     )
     np.testing.assert_allclose(
-        ours.velocity(clean, noise, timesteps),
+        ours.velocity(*arguments),
         original.get_velocity(*torch_arguments).numpy(),
         atol=2e-5,
     )

@@ -3,6 +3,7 @@ video."""
 
 import diffusers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_encode_text_equals_diffusers(tmp_path):
         prompts, do_classifier_free_guidance=False, max_sequence_length=8
     )
     ids, cut = model.family.tokenize(prompts, 8)
-    ours = np.asarray(model.family.encode_text(model.params, ids))
+    ours = np.asarray(model.family.encode_text(model.params, jnp.asarray(ids)))
     assert np.abs(ours - theirs.detach().numpy()).max() < 1e-4 * np.abs(ours).max()
     assert (
         cut == [0, 3] and (ours[1, 3:] == 0).all() and ours[1, 2].any()

@@ -99,13 +99,13 @@ def test_plan_shift_by_size():
 
 
 def test_plan_straight_flow():
-    noise = np.float32([1.0, -2.0])
-    video = np.float32([0.25, 3.0])
+    noise = jnp.asarray([1.0, -2.0])
+    video = jnp.asarray([0.25, 3.0])
     for steps in (1, 3, 7):
         plan = RectifiedFlow().plan(steps, 720 * 1280, 15)
-        x = jnp.asarray(noise)
+        x = noise
         for i in range(steps):
-            _, x = plan.step((), video - noise, i, x)
+            _, x = plan.step((), video - noise, jnp.asarray(i), x)
         np.testing.assert_allclose(x, video, rtol=1e-5)
 
 
@@ -200,9 +200,8 @@ def test_decode_large_frames(model, monkeypatch):
     )
     family = model.family
     params = {"params": model.params["vae"]}
-    z = np.random.default_rng(0).standard_normal(
-        (1, *family.latent_shape(34, 8, 4)[0]), dtype=np.float32
-    )
+    shape = (1, *family.latent_shape(34, 8, 4)[0])
+    z = jnp.asarray(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     together = family.vae.apply(params, z, 34, method="decode")
     monkeypatch.setattr(opensora_vae, "MAX_PIXELS", 1)
     assert family.vae.config.frames_at_once(34, 32) == 1

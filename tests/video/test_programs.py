@@ -118,10 +118,10 @@ def test_generate_overlaps_batches(monkeypatch):
 
     def denoise(params, text, *rest):
         order.append(f"denoise {chr(int(text[0, 1]))}")
-        return text
+        return text[:, None, None, None]
 
     def decode(params, latents, tiled):
-        return Frames(chr(int(latents[0, 1]))), np.ones(1, bool)
+        return Frames(chr(int(latents[0, 0, 0, 0, 1]))), np.ones(1, bool)
 
     monkeypatch.setattr(made.programs, "denoise", denoise)
     monkeypatch.setattr(made.programs, "decode", decode)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,8 +97,8 @@ def test_interpolate_ratios():
 
 
 def test_magnitude_ratio():
-    before = np.asarray([[[3.0, 4.0], [0.0, 2.0]]])
-    after = np.asarray([[[0.0, 10.0], [1.0, 0.0]]])
+    before = jnp.asarray([[[3.0, 4.0], [0.0, 2.0]]])
+    after = jnp.asarray([[[0.0, 10.0], [1.0, 0.0]]])
     np.testing.assert_allclose(magnitude_ratio(after, before), (2 + 0.5) / 2, rtol=1e-6)
 
 
@@ -238,7 +239,7 @@ def loop(model: VideoModel, request, schedule):
             output, residual_of[branch] = full(*arguments)
         else:
             output = short(*arguments, residual_of[branch])
-        return np.asarray(output)
+        return jnp.asarray(output)
 
     for index in range(STEPS):
         output = evaluate("prompt", text, index)
@@ -246,7 +247,7 @@ def loop(model: VideoModel, request, schedule):
             unguided = evaluate("negative", negative, index)
             output = unguided + request.guidance_scales[index] * (output - unguided)
         residuals.append(dict(residual_of))
-        carry = step(carry, output, index)
+        carry = step(carry, output, jnp.asarray(index))
     return np.asarray(carry[1]), residuals
 
 

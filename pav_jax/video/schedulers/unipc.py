@@ -185,16 +185,18 @@ class UniPC:
 
 @dataclasses.dataclass(frozen=True)
 class UniPCPlan:
-    """`state` is the last corrected sample and the denoised samples, newest first."""
+    """The weights of every step. The state is the last corrected sample and the denoised samples,
+    newest first.
+
+    Attributes:
+      predict: weights of the corrected sample and of each denoised one, newest first.
+      correct: weights of the sample, of the last corrected one, and of the denoised ones.
+    """
 
     timesteps: Int[np.ndarray, "steps"]
     sigmas: Float[np.ndarray, "steps"]
-    predict: Float[
-        np.ndarray, "steps weights"
-    ]  # of the corrected sample, of each denoised one, newest first
-    correct: Float[
-        np.ndarray, "steps weights"
-    ]  # of the sample, of the last corrected, of the new and older denoised
+    predict: Float[np.ndarray, "steps predictor_weights"]
+    correct: Float[np.ndarray, "steps corrector_weights"]
 
     def start(self, sample: Array) -> tuple[Array, Array]:
         zeros = jnp.zeros(sample.shape, jnp.float32)
