@@ -1,5 +1,4 @@
-"""The booster, which training produces: it rewrites a short prompt into one that a video model
-answers better."""
+"""The booster: the trained rewriter of prompts for video models."""
 
 import dataclasses
 import unicodedata
@@ -18,10 +17,10 @@ from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
 
 MAX_PROMPT_CHARACTERS = 10_000
-BATCH_SIZE = 4  # of a compiled batch: users ask for a few rewrites at a time
+BATCH_SIZE = 4  # rewrites per compiled batch: users request a few at a time
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
-# The template of a general model has no instruction to rewrite. Without this one and these settings
-# it answers the prompt or repeats itself.
+# A general model's own template has no instruction to rewrite. Without this template and these
+# settings the model answers the prompt or repeats itself.
 GENERAL_TEMPLATE = Path(__file__).parents[1] / "language" / "templates" / "rewriter_chatml.jinja"
 GENERAL_SAMPLING = {
     "temperature": 0.6,
@@ -37,7 +36,7 @@ class Booster:
 
     Attributes:
       language_model: its tokenizer's chat template contains the instruction to rewrite.
-      sampling: how the tokens of a rewrite are drawn.
+      sampling: sampling settings.
     """
 
     language_model: LanguageModel
@@ -54,19 +53,19 @@ class Booster:
     ) -> "Booster":
         """Load a booster.
 
-        Sampling follows the model's generation_config.json. For what that does not say it is as in
-        the method's training: temperature 1, top-k 50, at most 250 tokens.
+        Sampling settings come from generation_config.json. Missing ones default to those of the
+        method's training: temperature 1, top-k 50, at most 250 tokens.
 
         Args:
           path_or_repo: a trained booster (a Hugging Face folder or Hub repository), a .gguf file,
-            `mini:NAME` or "smollm2"; None loads the booster that comes with the package.
-          dtype: of the parameters and of the computation, "float32" or "bfloat16".
-          template: a chat template (a jinja file) that replaces the model's own.
+            `mini:NAME` or "smollm2"; None loads the booster embedded in the package.
+          dtype: type of parameters and computation, "float32" or "bfloat16".
+          template: chat template (a jinja file) that replaces the model's own.
           mesh: the devices to shard the parameters over.
           batch_size: rewrites in one compiled batch.
 
         Raises:
-          BadInput: the model or the template cannot be used.
+          BadInput: the model or the template is invalid.
         """
         path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
@@ -89,12 +88,12 @@ class Booster:
         Args:
           prompts: short prompts; a single string counts as a list of one.
           num_return_sequences: rewrites of each prompt.
-          seed: one for all prompts or one each. A rewrite depends only on its own prompt and seed.
-            With one seed for all, each prompt still draws its own random numbers.
+          seed: one seed for all prompts, or one per prompt. A rewrite depends only on its prompt
+            and seed. With one seed for all, each prompt still draws its own random numbers.
 
         Returns:
-          One list of `num_return_sequences` rewrites per prompt, in order. An empty answer of the
-          model is replaced by the prompt itself.
+          One list of `num_return_sequences` rewrites per prompt, in order. An empty reply is
+          replaced by the prompt itself.
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters.
@@ -111,14 +110,14 @@ class Booster:
         return [
             [
                 Refinement(prompt, _without_controls(text).strip() or prompt, int(s), name)
-                for text in answers
+                for text in replies
             ]
-            for prompt, s, answers in zip(prompts, seeds, texts, strict=True)
+            for prompt, s, replies in zip(prompts, seeds, texts, strict=True)
         ]
 
 
 def clean(prompt: str) -> str:
-    """Return the prompt without control characters and surrounding blanks; markup and emoji stay.
+    """Strip control characters and surrounding whitespace; keep markup and emoji.
 
     Raises:
       BadInput: the prompt is empty or too long.
@@ -135,7 +134,7 @@ def clean(prompt: str) -> str:
 
 
 def _sampling(generation: dict[str, Any]) -> Sampling:
-    """The settings in the fields of a generation_config.json."""
+    """Return the sampling settings of a parsed generation_config.json."""
     names = [field.name for field in dataclasses.fields(Sampling)]
     values = {name: generation[name] for name in names if generation.get(name) is not None}
     if generation.get("do_sample") is False:
@@ -144,8 +143,10 @@ def _sampling(generation: dict[str, Any]) -> Sampling:
 
 
 def _without_controls(text: str) -> str:
-    """Replace white-space controls by blanks; drop other controls and lone surrogates, which no
-    tokenizer takes."""
+    """Replace whitespace controls with spaces; drop other controls and lone surrogates.
+
+    Tokenizers reject lone surrogates.
+    """
     return "".join(map(_printable, text))
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: every system on the same prompts with the same seeds, and controls to beat."""
+"""Evaluation: compares all systems and controls on the same prompts with the same seeds."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
 
-COMPARED = {
+COMPARISONS = {
     "delta": "original",
     "delta_vs_base": "base",
     "delta_vs_sft": "sft",
@@ -46,22 +46,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure systems on prompt sets; write `evaluation.json` and return its content.
 
-    Can be killed at any moment and called again.
+    Resumes an interrupted run.
 
     Args:
       config: the whole configuration; reads `generator.batch_size` and `evaluate`.
       systems: name -> system, see `systems.py`; "original" is always measured too. The shuffled
         control uses the rewrites of the last one.
-      sets: name -> prompts.
-      generator, suite: see `MeasurementStore`.
+      sets: name -> prompt set.
+      generator: a `video.generator.Generator`.
+      suite: a `rewards.suite.RewardSuite`.
       controls: also measure suffix (if there are training prompts), shuffled, and oracle (if
         captions are known).
-      training_prompts: on which the best suffix is chosen.
+      training_prompts: prompts for choosing the best suffix.
       progress: a `rich.progress.Progress` or None.
 
     Returns:
       The content of `evaluation.json`, see `statistics.summary`. A prompt without a score for a
-      reward is left out of that reward's figures; `missing` counts a system's videos that lack a
+      reward is excluded from its statistics; `missing` counts a system's videos that lack a
       score.
     """
     benchmark = _Benchmark(config, sets, generator, suite, epath.Path(workdir), progress)
@@ -98,8 +99,8 @@ def add_controls(
 
     Args:
       texts: set -> system -> texts.
-      suffix: None leaves out the suffix control.
-      rewriter: the system whose rewrites the shuffled control gives to other prompts.
+      suffix: the chosen suffix; None omits this control.
+      rewriter: name of the system whose rewrites the shuffled control permutes.
     """
     for name, prompt_set in sets.items():
         prompts = prompt_set.prompts
@@ -140,7 +141,7 @@ class _Benchmark:
         )
 
     def rewrite(self, systems: Mapping[str, System]) -> dict[str, TextsBySystem]:
-        """Return set -> system -> texts. A system rewrites all sets before the next is loaded."""
+        """Return set -> system -> texts; one system at a time is loaded and rewrites all sets."""
         rewrites = RewriteStore(self.folder / "rewrites")
         prompts = list(dict.fromkeys(p for s in self.sets.values() for p in s.prompts))
         task = None
@@ -158,7 +159,7 @@ class _Benchmark:
         return texts
 
     def choose_suffix(self, training_prompts: Sequence[str]) -> str | None:
-        """Return the suffix that helps most on the training prompts; None without any."""
+        """Return the best suffix on the training prompts; None if there are no training prompts."""
         prompts = training_prompts[: self.options.num_suffix_prompts]
         if not prompts:
             log.info("evaluate: no suffix control, because there are no training prompts")
@@ -177,7 +178,7 @@ class _Benchmark:
         )
 
     def measure(self, texts: Mapping[str, Mapping[str, Texts]]) -> list[Measurement]:
-        """Return the measurements of all texts, making and scoring missing videos."""
+        """Return the measurements of all texts; make and score the missing videos."""
         cells = [
             (name, Cell(prompt, refined, seed, system))
             for name, systems in texts.items()
@@ -214,24 +215,24 @@ class _Benchmark:
         """Return the part of `evaluation.json` about one prompt set."""
         rewards = [*self.suite.names, *self.suite.held_out]
         metrics = [*rewards, "overall", "words"]
-        place = {prompt: i for i, prompt in enumerate(self.sets[name].prompts)}
-        shape = (len(place), len(self.seeds), len(metrics))
+        prompt_index = {prompt: i for i, prompt in enumerate(self.sets[name].prompts)}
+        shape = (len(prompt_index), len(self.seeds), len(metrics))
         tables = {system: np.full(shape, np.nan) for system in systems}
         missing = dict.fromkeys(systems, 0)
         for row in rows:
             if row.set != name:
                 continue
             values = [*(row.scores.get(r) for r in rewards), row.overall, len(row.refined.split())]
-            cell = place[row.prompt], self.seeds.index(row.seed)
+            cell = prompt_index[row.prompt], self.seeds.index(row.seed)
             tables[row.system][cell] = [np.nan if value is None else value for value in values]
             if row.overall is None:
                 missing[row.system] += 1
         means = {system: seed_mean(table) for system, table in tables.items()}
-        result = summary(means, metrics, COMPARED, self.options.num_resamples)
+        result = summary(means, metrics, COMPARISONS, self.options.num_resamples)
         for system, count in missing.items():
             if count:
                 result[system]["missing"] = count
-        return {"prompts": len(place), "systems": result}
+        return {"prompts": len(prompt_index), "systems": result}
 
 
 def _rounded(value: float) -> float:

@@ -1,7 +1,8 @@
-"""Controls: cheap tricks that a booster must beat before its gain means anything.
+"""Controls: texts without a booster that put its gain into perspective.
 
-`suffix` adds the same words to every prompt, `shuffled` gives each prompt the rewrite of another
-one, and `oracle` is the caption that the prompt was made from: what a perfect rewriter could reach.
+`suffix` adds the same words to every prompt. `shuffled` assigns the rewrites to the wrong prompts.
+A useful booster beats both. `oracle` is the caption that the prompt was made from: what a perfect
+rewriter could reach.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,28 +15,28 @@ from pav_jax.errors import BadInput
 SUFFIXES = Path(__file__).with_name("suffixes.txt")
 NAMES = ("suffix", "shuffled", "oracle")
 
-Texts = dict[tuple[str, int], str]  # (prompt, seed) -> what the generator is given
+Texts = dict[tuple[str, int], str]  # (prompt, seed) -> text that the generator receives
 
 
 def suffixes(path: Path = SUFFIXES) -> tuple[str, ...]:
-    """Read the suffixes to try: what people add to prompts of any image or video model."""
+    """Read the candidate suffixes: words that people add to prompts of image and video models."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     texts = tuple(line for line in lines if line)
     if not texts:
-        raise BadInput(f"{path}: the file holds no suffix", source=path)
+        raise BadInput(f"{path}: the file has no suffix; write one per line", source=path)
     return texts
 
 
 def with_suffix(prompt: str, suffix: str) -> str:
-    """Return the prompt with a suffix after a comma."""
+    """Append a suffix to the prompt, after a comma."""
     return f"{prompt.rstrip(' .,')}, {suffix}"
 
 
 def best_suffix(overall: Mapping[str, Iterable[float]]) -> str:
-    """Return the suffix with the highest mean overall; of equal ones the first.
+    """Return the suffix with the highest mean overall; the first one in a tie.
 
     Args:
-      overall: suffix -> overall of each training prompt with it, NaN if it has none.
+      overall: suffix -> overall of each training prompt with this suffix; NaN if missing.
     """
     means = {}
     for suffix, values in overall.items():
@@ -47,31 +48,31 @@ def best_suffix(overall: Mapping[str, Iterable[float]]) -> str:
 def shuffled(
     prompts: Sequence[str], seeds: Sequence[int], rewrites: Mapping[tuple[str, int], str]
 ) -> Texts:
-    """Give each prompt the rewrite of the one before it in a random order.
+    """Assign to each prompt the rewrite of another prompt.
 
-    Shifting the given order would not do: files often take turns, and prompts half a set apart can
-    be alike.
+    In a random order, each prompt gets the rewrite of the previous one. A shift in file order would
+    not do: files often alternate between kinds of prompts, so shifted prompts can be similar.
 
     Args:
       rewrites: (prompt, seed) -> rewrite.
 
     Returns:
-      Nothing for fewer than two prompts.
+      (prompt, seed) -> text; empty for fewer than two prompts.
     """
     if len(prompts) < 2:
         return {}
     order = np.random.default_rng(0).permutation(len(prompts))
-    receivers = [prompts[int(i)] for i in order]
-    givers = [prompts[int(i)] for i in np.roll(order, 1)]
+    targets = [prompts[int(i)] for i in order]
+    sources = [prompts[int(i)] for i in np.roll(order, 1)]
     return {
-        (receiver, seed): rewrites[giver, seed]
-        for receiver, giver in zip(receivers, givers, strict=True)
+        (target, seed): rewrites[source, seed]
+        for target, source in zip(targets, sources, strict=True)
         for seed in seeds
     }
 
 
 def oracle(prompts: Sequence[str], captions: Sequence[str | None], seeds: Sequence[int]) -> Texts:
-    """Give each prompt its caption, where it is known."""
+    """Assign to each prompt its caption, if the caption is known."""
     return {
         (prompt, seed): caption
         for prompt, caption in zip(prompts, captions, strict=True)

@@ -6,7 +6,7 @@ With covariances A and B it is (Dowson and Landau 1982)
 
 Let X and Y be the centred features, so that A = X'X and B = Y'Y. The trace of (A B)^(1/2) is then
 the sum of the singular values of X Y'. This avoids the square root of a matrix, which is singular
-with fewer samples than features, and never gives a complex result.
+with fewer samples than features, and never yields a complex result.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from pav_jax.errors import BadInput
 
 
 def frechet_distance(a_NxK: Float[np.ndarray, "N K"], b_MxK: Float[np.ndarray, "M K"]) -> float:
-    """Computes the distance in float64; with features of I3D it is the FVD.
+    """Compute the distance in float64; with I3D features it is the FVD.
 
     Args:
       a_NxK: N feature vectors of size K.
@@ -26,7 +26,7 @@ def frechet_distance(a_NxK: Float[np.ndarray, "N K"], b_MxK: Float[np.ndarray, "
       The squared distance, at least 0, in squared units of the features; 0 for equal sets.
 
     Raises:
-      BadInput: a set has fewer than two vectors or values that are not finite.
+      BadInput: a set has fewer than two vectors, or a value is not finite.
     """
     mean_a, x = _centre(a_NxK)
     mean_b, y = _centre(b_MxK)
@@ -38,7 +38,7 @@ def frechet_distance(a_NxK: Float[np.ndarray, "N K"], b_MxK: Float[np.ndarray, "
 def _centre(
     features_NxK: Float[np.ndarray, "N K"],
 ) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "R K"]]:
-    """Returns (mean, X), where X has R = min(N, K) rows and X'X is the unbiased covariance."""
+    """Return (mean, X), where X has R = min(N, K) rows and X'X is the unbiased covariance."""
     x = np.asarray(features_NxK, np.float64)
     if len(x) < 2:
         raise BadInput(

@@ -20,10 +20,11 @@ class Cell:
     """One measurement: the video of a text, scored against a prompt.
 
     Attributes:
-      prompt: the user's.
-      refined: what the generator is given.
-      seed: the generator's.
-      system: whose text it is. Not part of the key: systems with the same text share a video.
+      prompt: the user's prompt.
+      refined: the text that the generator receives.
+      seed: the generator's seed.
+      system: name of the system that wrote the text. It is not part of the key: systems with the
+        same text share a video.
     """
 
     prompt: str
@@ -37,8 +38,8 @@ class MeasurementStore(CandidateStore):
 
     Args:
       generator, suite, batch_size: see `ScoredVideoStore`.
-      folder: where the segments of records go.
-      workdir: videos go to `videos/` in it.
+      folder: folder of the record segments.
+      workdir: work directory; videos are written to its folder `videos`.
       save_videos: whether to write video files.
     """
 
@@ -62,7 +63,7 @@ class MeasurementStore(CandidateStore):
     def measure(
         self, cells: Iterable[Cell], on_batch: Callable[[int], None] = lambda num_finished: None
     ) -> None:
-        """Make and score what is missing; the processes share the batches.
+        """Make and score the missing videos; the processes share the batches.
 
         Args:
           on_batch: called with the number of cells finished since the previous call; their total is
@@ -74,7 +75,7 @@ class MeasurementStore(CandidateStore):
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
         if not self.save_videos:
             return None
-        # the name leaves out the prompt, so that all prompts that need the video share the file
+        # the file name omits the prompt, so that all prompts that need the video share the file
         path = f"videos/{self.video_key('', candidate.refined, candidate.seed)}.mp4"
         if not (self.workdir / path).exists():
             write_mp4(os.fspath(self.workdir / path), video, self.generator.fps)
@@ -82,7 +83,7 @@ class MeasurementStore(CandidateStore):
 
 
 def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]]:
-    """Group cells by the video they need, in the order in which each video first occurs."""
+    """Group cells by video, in order of first occurrence."""
     groups: dict[tuple[str, int], dict[str, PendingCandidate]] = {}
     for cell in cells:
         view = PendingCandidate(cell.prompt, cell.refined, 0, 0, (), cell.system)
@@ -93,5 +94,5 @@ def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]
 
 
 def count_views(cells: Iterable[Cell]) -> int:
-    """Return how many cells `MeasurementStore.measure` will report."""
+    """Return the number of cells that `MeasurementStore.measure` reports in total."""
     return sum(len(request.views) for request in video_requests(cells))

@@ -29,9 +29,9 @@ class PairReport:
     """Counts and means over a set of pairs. Words are separated by white space.
 
     Attributes:
-      pairs: how many there are.
-      prompts: that have a pair.
-      mean_margin: of the pairs.
+      pairs: number of pairs.
+      prompts: number of prompts with a pair.
+      mean_margin: mean margin of the pairs.
       chosen_words, rejected_words: mean length.
       word_gap: mean length of the chosen minus that of the rejected.
     """
@@ -47,19 +47,18 @@ class PairReport:
 def make_pairs(candidates: Sequence[Candidate], suite: Any, config: Any) -> list[Preference]:
     """Make all preference pairs of every prompt.
 
-    The candidates of a prompt that have no error are ranked by `ranking`. The first and the second
-    can be chosen if they pass every threshold, are feasible and have at most `max_words` words.
-    Every candidate ranked below a chosen one by more than `margin` is rejected.
+    The candidates of a prompt that have no error are ranked by `ranking`. Each of the top two is
+    chosen if it passes every threshold, is feasible and has at most `max_words` words. It is paired
+    with every candidate that ranks below it by more than `margin`.
 
-    With `feasible_first`, feasible candidates rank above infeasible ones, and are preferred to them
-    unless an infeasible one is better by more than `margin`. So no pair teaches to forget the
-    user's words, and none to give up a clearly better video.
+    With `feasible_first`, feasible candidates rank above infeasible ones and are preferred to them,
+    unless the infeasible one is better by more than `margin`. So no pair trains the model to drop
+    the user's words or to reject a clearly better video.
 
     The margin, which is recorded with the pair, depends on the ranking (`candidates/ranking.py`):
-    for "sum" it is the difference in overall; for "pareto" too, but the chosen one must dominate
-    the rejected one, so that a margin of 0 asks for dominance alone; for "average_rank" it is the
-    difference in mean ranks, in which neighbours differ by one if they are ordered alike by every
-    reward.
+    for "sum" it is the difference in overall; for "pareto" too, but the chosen one must also
+    dominate the rejected one; for "average_rank" it is the difference in mean ranks, which is 1 for
+    neighbours if all rewards agree on the order.
 
     Args:
       config: the whole configuration; reads `prefer`, and the weights of `rewards`.
@@ -92,7 +91,7 @@ def make_pairs(candidates: Sequence[Candidate], suite: Any, config: Any) -> list
 
 
 class _PairRule:
-    """What `config.prefer` says about a prompt's candidates."""
+    """Applies `config.prefer` to the candidates of a prompt."""
 
     def __init__(self, config: Any, suite: Any):
         options = config.prefer
@@ -111,7 +110,7 @@ class _PairRule:
     def pairs_of_prompt(
         self, rows: Sequence[ScoredRow], dropped: Counter[str]
     ) -> Iterable[Preference]:
-        """Yield the pairs of one prompt's candidates; count in `dropped` what gives no pair."""
+        """Yield the pairs of one prompt; count the reasons for missing pairs in `dropped`."""
         keys = self.ranking.keys([c.scores for _, c in rows], [value for value, _ in rows])
         candidates = [c for _, c in rows]
         ranked = sorted(zip(keys, candidates, strict=True), key=lambda row: (row[0], row[1].key))
@@ -140,7 +139,7 @@ class _PairRule:
         return None
 
     def _reason_to_drop(self, chosen_row: RankedRow, rejected_row: RankedRow) -> str | None:
-        """Return why two ranked candidates are no pair; None if they are one."""
+        """Return why two ranked candidates do not form a pair; None if they do."""
         chosen_key, chosen = chosen_row
         rejected_key, rejected = rejected_row
         gap = self.ranking.gap(chosen_key, rejected_key)
@@ -156,7 +155,7 @@ class _PairRule:
 
 
 def describe(pairs: Sequence[Preference]) -> PairReport:
-    """Return counts and means over the pairs; the means of no pairs are 0."""
+    """Return counts and means over the pairs; the means are 0 if there are no pairs."""
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values))) if pairs else 0.0

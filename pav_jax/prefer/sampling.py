@@ -34,19 +34,21 @@ def make_candidates(
     round: int,
     progress: Any = None,
 ) -> list[Candidate]:
-    """Fill `<workdir>/round_<round>/candidates` and return it.
+    """Fill `<workdir>/round_<round>/candidates` and return the candidates.
 
-    Can be killed at any moment and called again.
+    Resumes an interrupted run.
 
     Args:
       config: the whole configuration; reads `seed`, `generator.batch_size` and `prefer`.
-      prompts: this round's, which no earlier stage has used.
-      language_model: the rewriter trained so far; prompted through its own chat template.
-      generator, suite: see `CandidatePool`.
+      prompts: prompts of this round, not used by an earlier stage.
+      language_model: the latest trained rewriter; prompted through its own chat template.
+      generator: a `video.generator.Generator`.
+      suite: a `rewards.suite.RewardSuite`.
+      round: number of the preference round, from 1.
       progress: a `rich.progress.Progress` or None.
 
     Raises:
-      BadInput: a field of the configuration or the prompts cannot be used.
+      BadInput: a configuration field or the prompts are invalid.
     """
     options = config.prefer
     check_method(options.ranking, "prefer.ranking")  # before any video is made
@@ -126,7 +128,7 @@ def _log_round(
 
 
 def _log_reward_hacking(pool: CandidatePool, weights: dict[str, float], round: int) -> None:
-    """Log the reward-hacking warnings of a round, compared with the first round and the prompts."""
+    """Log a round's reward-hacking warnings against the first round and the users' prompts."""
 
     def scored(candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
         return score_candidates(candidates, overall_scores(candidates, weights))

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, on a local disk or an object store."""
+"""Atomic writes of files and folders, on a local disk or an object store."""
 
 import contextlib
 import errno
@@ -15,14 +15,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether `path` is in an object store, as `gs://bucket/run` is."""
+    """Whether `path` is in an object store, such as `gs://bucket/run`."""
     return "://" in os.fspath(path)
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Write a file under a temporary name and rename it; on an object store, with one PUT.
 
-    Readers see the old file or the new one, never a part of it. Missing parent folders are made.
+    Readers see the old file or the new one, never a part of it. Missing parent folders are created.
 
     Raises:
       BadInput: the disk is full or the folder cannot be written. No partial file is left.
@@ -36,7 +36,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
             file.write(data)
             if not remote:
                 file.flush()
-                os.fsync(file.fileno())  # a full disk may be noticed only here
+                os.fsync(file.fileno())  # a full disk may be reported only here
         if not remote:
             part.replace(target)
     except OSError as error:
@@ -45,7 +45,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
         full = error.errno in DISK_FULL
         reason = "no space left on device" if full else error.strerror or error
         raise BadInput(
-            f"{target}: could not be written ({reason}); finished work is kept: free disk space"
+            f"{target}: could not be written ({reason}); finished work is kept; free disk space"
             " and run the same command again",
             source=target,
         ) from error

@@ -20,10 +20,13 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; is the checkpoint complete?", source=path) from None
+        raise BadInput(
+            f"{path}: no such file; check that the folder is complete", source=path
+        ) from None
     except json.JSONDecodeError as error:
         raise BadInput(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); fetch or write it again",
+            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); download or write it"
+            " again",
             source=path,
         ) from error
 

@@ -1,8 +1,8 @@
 """Files of records in a work directory: single JSON Lines files and folders of immutable segments.
 
 A set that grows (the pool, the candidates of a round) is a folder of segments
-`<process>-<n>.jsonl`, because object stores cannot append and several hosts write at once. Readers
-see the merged set without duplicates. A set that is finished in one go is a single file.
+`<process>-<n>.jsonl`, because object stores cannot append and several hosts write concurrently.
+Readers see the merged set without duplicates. A set that is written at once is a single file.
 """
 
 import json
@@ -30,10 +30,10 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
 
 
 class SegmentWriter:
-    """Add segments to a folder, one for each `write`, numbered after those already there."""
+    """Adds segments to a folder, one per `write`; numbering continues after existing segments."""
 
     def __init__(self, folder: str | os.PathLike, process: int = 0):
-        """List the segments that this process has written to `folder` before."""
+        """Find the number of the next segment of `process` in `folder`."""
         self.folder = epath.Path(folder)
         self.process = process
         numbers = [number for owner, number, _ in _segments(self.folder) if owner == process]
@@ -58,10 +58,10 @@ def _encode(records: Iterable[Any]) -> bytes:
 def read_segments(folder: str | os.PathLike, cls: type[Record]) -> list[Record]:
     """Read the merged set in `folder`: sorted, each key once; empty if there is no folder.
 
-    A record that is cut off at the end of a segment is left out, so that its work is done again.
+    A truncated record at the end of a segment is skipped, so that its work is repeated.
 
     Raises:
-      BadInput: any other record is broken; the message names the file and the line.
+      BadInput: any other record is corrupt; the message names the file and the line.
     """
     records = []
     for _, _, path in _segments(epath.Path(folder)):
@@ -73,7 +73,7 @@ def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
     """Read a complete file of records, in the order of the file.
 
     Raises:
-      BadInput: the file is missing or a record is broken; the message names the file and the line.
+      BadInput: the file is missing or a record is corrupt; the message names the file and the line.
     """
     file = epath.Path(path)
     if not file.exists():
@@ -82,7 +82,7 @@ def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
 
 
 def _segments(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
-    """(process, number, path) of each segment, sorted."""
+    """Return (process, number, path) of each segment, sorted."""
     if not folder.exists():
         return []
     matches = ((SEGMENT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -106,7 +106,7 @@ def _read(path: epath.Path, cls: type[Record], allow_truncated_end: bool) -> lis
             if i == last and allow_truncated_end:
                 break
             raise BadInput(
-                f"{path}:{i + 1}: broken record ({error.msg}); delete or fix the line", source=path
+                f"{path}:{i + 1}: corrupt record ({error.msg}); delete or fix the line", source=path
             ) from error
         except ValueError as error:
             raise BadInput(f"{path}:{i + 1}: {error}", source=path) from error
@@ -114,7 +114,7 @@ def _read(path: epath.Path, cls: type[Record], allow_truncated_end: bool) -> lis
 
 
 def _merge(records: Iterable[Record]) -> list[Record]:
-    """Sort, so that the order of writing does not matter, and keep the first of equal keys."""
+    """Sort, so that the write order does not matter, and keep the first record of each key."""
     unique: dict[Any, Record] = {}
     for record in sorted(records, key=_sort_key):
         unique.setdefault(getattr(record, "key", None) or record, record)
