@@ -1,4 +1,4 @@
-"""`pav cache-curve`: measures the curve from which `cache_threshold` predicts skippable steps."""
+"""`pav cache-curve`: measures the residual curve that `cache_threshold` relies on."""
 
 import argparse
 from typing import Any
@@ -13,28 +13,30 @@ def add(commands: Any) -> None:
         "cache-curve",
         help="measure a generator's curve for --cache-threshold",
         description="""\
-Samples a few prompts in full, all at once, prints the mean ratio of each step's residual to the one
-before, and writes it into the folder's pav_generation.json as cache_ratios: cache_threshold
-predicts from this curve which steps may reuse an earlier residual. The curve depends on the weights
-and the sampler; measure it with the number of steps that you use.""",
+Samples a few prompts in one batch without skipping steps, prints the mean ratio of each step's
+residual to the previous one, and writes it into the folder's pav_generation.json as cache_ratios.
+cache_threshold predicts from this curve which steps may reuse an earlier residual. The curve
+depends on the weights and the sampler; measure it with the number of steps that you use.""",
         epilog="""\
 examples:
   pav cache-curve /data/CogVideoX-5b --dtype=bfloat16 --count=1
   pav cache-curve mini:generator prompts.txt --num-inference-steps=50 --dry""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("folder", metavar="FOLDER", help="a generator's folder, or mini:generator")
+    command.add_argument("folder", metavar="FOLDER", help="generator folder, or mini:generator")
     command.add_argument(
         "prompts",
         nargs="*",
         metavar="PROMPT",
-        help="texts, or files with one prompt a line; default: the embedded ones",
+        help="texts, or files with one prompt per line; default: the embedded ones",
     )
     command.add_argument(
-        "--count", type=int, default=16, help="prompts that are sampled (default 16)"
+        "--count", type=int, default=16, help="number of prompts to sample (default 16)"
     )
-    command.add_argument("--num-inference-steps", type=int, help="default: the folder's")
-    command.add_argument("--dtype", default="float32", help="of the weights (default float32)")
+    command.add_argument(
+        "--num-inference-steps", type=int, help="denoising steps; default: the folder's"
+    )
+    command.add_argument("--dtype", default="float32", help="type of the weights (default float32)")
     command.add_argument("--dry", action="store_true", help="only print the curve")
     command.set_defaults(handler=run, parser=command)
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
     require_at_least(1, "--count", args.count)
     require_at_least(1, "--num-inference-steps", args.num_inference_steps)
-    folder = local_folder(Path(args.folder))  # a Path: the Hub is not asked
+    folder = local_folder(Path(args.folder))  # a Path is never looked up on the Hub
     prompts = read_prompts(args.prompts or [PROMPTS])[: args.count]
     model = VideoModel.from_pretrained(
         folder, dtype=args.dtype, num_inference_steps=args.num_inference_steps, cache_threshold=0.0

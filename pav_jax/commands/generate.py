@@ -1,4 +1,4 @@
-"""`pav generate`: prompts in, video files out."""
+"""`pav generate`: generates videos from prompts."""
 
 import argparse
 import ast
@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
         description=(
             "Generates one video per prompt and prints the path of each. A video depends on its"
             " prompt, the seed and the\nsampling options alone, not on the other prompts. Prompt,"
-            " model, seed and version are written\ninto the file. What could not be made is named"
-            " on standard error; the exit status is then 2."
+            " model, seed and version are written\ninto the file. Failed videos are reported on"
+            " standard error; the exit status is then 2."
         ),
         epilog="""\
 examples:
@@ -47,13 +47,13 @@ examples:
         "prompts",
         nargs="*",
         metavar="PROMPT",
-        help="text, a file (one prompt a line), or - for standard input",
+        help="text, a file (one prompt per line), or - for standard input",
     )
     command.add_argument(
         "--model",
         help=(
             "a diffusers folder or hub id; diffusers:FOLDER-OR-ID for any pipeline of "
-            "diffusers, on torch; the address of an endpoint; default: the embedded generator"
+            "diffusers, run with torch; the URL of an endpoint; default: the embedded generator"
         ),
     )
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
@@ -65,20 +65,20 @@ examples:
 
 
 def _add_sampling_options(command: argparse.ArgumentParser) -> None:
-    """Add what determines the videos: seed, prompt guidance, sampler and size."""
+    """Add the options that determine the videos: seed, guidance, sampler and size."""
     command.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
-    command.add_argument("--negative-prompt", default="", help="what to steer away from")
+    command.add_argument("--negative-prompt", default="", help="what the video should not show")
     command.add_argument(
         "--num-inference-steps", type=int, help="denoising steps; default: the model's"
     )
     command.add_argument(
         "--guidance-scale",
         type=float,
-        help="how strictly to follow the prompt; default: the model's",
+        help="strength of classifier-free guidance; default: the model's",
     )
     command.add_argument(
         "--scheduler",
-        help="the sampler, by the name of its class in diffusers; default: the model's",
+        help="name of a diffusers scheduler class; default: the model's",
     )
     command.add_argument("--num-frames", type=int, help="frames of the video; default: the model's")
     command.add_argument("--height", type=int, help="pixels; default: the model's")
@@ -86,42 +86,42 @@ def _add_sampling_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_skipping_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that save work in some denoising steps."""
+    """Add the options that skip work in some denoising steps."""
     command.add_argument(
         "--guidance-start",
         type=float,
-        help="share of the steps before which there is no guidance and half the work (default 0)",
+        help="share of the steps to run first without guidance, at half the cost (default 0)",
     )
     command.add_argument(
         "--guidance-stop",
         type=float,
-        help="share of the steps from which there is none (default 1)",
+        help="share of the steps after which guidance is off again (default 1)",
     )
     command.add_argument(
         "--cache-threshold",
         type=float,
         help=(
-            "above 0, steps whose residual is foreseen to change "
-            "little take an earlier step's; the error that may add up, such as 0.1 (default 0: off)"
+            "maximum accumulated error, such as 0.1, of steps that reuse an earlier residual "
+            "because theirs is predicted to differ little (default 0: off)"
         ),
     )
     command.add_argument(
-        "--cache-max-skips", type=int, help="how many such steps may follow each other (default 3)"
+        "--cache-max-skips", type=int, help="maximum number of such steps in a row (default 3)"
     )
     command.add_argument(
         "--cache-retention",
         type=float,
-        help="share of the steps, the first ones, that are always computed (default 0.2)",
+        help="share of the steps, from the first, that are always computed (default 0.2)",
     )
 
 
 def _add_computation_options(command: argparse.ArgumentParser) -> None:
-    """Add how the model computes: tiling, precision and batch size."""
+    """Add the options of the computation: tiling, precision and batch size."""
     command.add_argument(
         "--vae-tiling",
         action="store_true",
         default=None,
-        help="decode the video in overlapping tiles: less memory, a slightly different picture",
+        help="decode the video in overlapping tiles: less memory, slightly different pixels",
     )
     command.add_argument(
         "--dtype",
@@ -129,20 +129,20 @@ def _add_computation_options(command: argparse.ArgumentParser) -> None:
         help="default: float32 for the embedded generator, else bfloat16",
     )
     command.add_argument(
-        "--batch-size", type=int, default=1, help="videos made at once (default 1)"
+        "--batch-size", type=int, default=1, help="videos generated at once (default 1)"
     )
 
 
 def _add_output_options(command: argparse.ArgumentParser) -> None:
-    """Add further arguments of the back end and the file format."""
+    """Add the file format and additional arguments of the generator."""
     command.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help=(
-            "a further argument of a "
-            "diffusers pipeline's call, or field of the request to an endpoint; may be repeated"
+            "an additional argument of "
+            "a diffusers pipeline, or field of the request to an endpoint; may be repeated"
         ),
     )
     command.add_argument(
@@ -156,7 +156,7 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate and write the videos; exit status 2 if one failed."""
+    """Generate and write the videos; return the exit status, 2 if a video failed."""
     from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
@@ -166,8 +166,8 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print(
-            "pav generate: no --model given, using the embedded generator, which knows small moving"
-            " pictures only",
+            "pav generate: no --model given, using the embedded generator, which only makes tiny"
+            " toy videos",
             file=sys.stderr,
         )
 
@@ -183,10 +183,10 @@ def run(args: argparse.Namespace) -> int:
         **{name: value for name, value in model_options.items() if value is not None},
     )
     failed = 0
-    with _progress(len(prompts)) as reached:
+    with _progress(len(prompts)) as set_completed:
         for first in range(0, len(prompts), args.batch_size):
             batch = prompts[first : first + args.batch_size]
-            made = generator.generate_batch(
+            output = generator.generate_batch(
                 batch,
                 negative_prompt=args.negative_prompt,
                 num_frames=args.num_frames,
@@ -195,20 +195,20 @@ def run(args: argparse.Namespace) -> int:
                 num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
                 seed=args.seed,
-                progress=lambda done, _, first=first: reached(first + done),
+                progress=lambda done, _, first=first: set_completed(first + done),
             )
             for row, prompt in enumerate(batch):
-                if (error := made.errors[row]) is not None:
+                if (error := output.errors[row]) is not None:
                     failed += 1
                     print(f"pav generate: {prompt!r}: {error}", file=sys.stderr)
                     continue
                 path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
-                print(_write(args, path, made.videos[row], generator, prompt), flush=True)
+                print(_write(args, path, output.videos[row], generator, prompt), flush=True)
     return 2 if failed else 0
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE`; the value is a Python literal where it is one, else a text."""
+    """Parse `NAME=VALUE`; the value is a Python literal if it parses as one, else a string."""
     from pav_jax.errors import BadInput
 
     name, equals, value = text.partition("=")
@@ -223,25 +223,27 @@ def _option(text: str) -> tuple[str, Any]:
 def _write(
     args: argparse.Namespace, path: Path, video_TxHxWx3: Any, generator: Any, prompt: str
 ) -> Path:
-    """Writes one video with what made it inside; returns where."""
+    """Write one video with its metadata; return its path."""
     from pav_jax.video import files
 
     kind = args.format or ("png" if len(video_TxHxWx3) == 1 else "mp4")
     if kind != "frames":
         path = path.with_name(f"{path.name}.{kind}")
-    said = _metadata(args, generator, prompt)
+    metadata = _metadata(args, generator, prompt)
     if kind in ("mp4", "gif"):
         (files.write_mp4 if kind == "mp4" else files.write_gif)(
-            path, video_TxHxWx3, generator.fps, said
+            path, video_TxHxWx3, generator.fps, metadata
         )
     else:
-        (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, said)
+        (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, metadata)
     return path
 
 
 def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str, str]:
-    """What is needed to make the video again. Never an absolute path, and nothing of an address
-    that may be secret."""
+    """Return what is needed to generate the video again.
+
+    Absolute paths and the query of a URL, which may hold a secret, are left out.
+    """
     from pav_jax import __version__
 
     name = args.model or EMBEDDED
@@ -249,7 +251,7 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         name = name.partition("?")[0]
     elif Path(name.removeprefix("diffusers:")).is_dir():
         name = Path(name.removeprefix("diffusers:")).resolve().name
-    said = {
+    metadata = {
         "title": prompt,
         "prompt": prompt,
         "model": name,
@@ -268,16 +270,15 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         *MODEL_OPTIONS,
     ):
         if getattr(args, option) not in (None, ""):
-            said[option] = getattr(args, option)
+            metadata[option] = getattr(args, option)
     if args.option:
-        said["options"] = " ".join(args.option)
-    return {field: str(value) for field, value in said.items()}
+        metadata["options"] = " ".join(args.option)
+    return {field: str(value) for field, value in metadata.items()}
 
 
 @contextlib.contextmanager
-def _progress(videos: int) -> Iterator[Callable[[float], None]]:
-    """A bar with the time left on standard error, where that is a terminal; gives the function that
-    moves it."""
+def _progress(num_videos: int) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar if standard error is a terminal; yield the function that updates it."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -296,18 +297,17 @@ def _progress(videos: int) -> Iterator[Callable[[float], None]]:
         TextColumn("time left"),
         TimeRemainingColumn(),
     )
-    # the bar may take standard output over only where both are the same terminal: a pipe wants its
-    # paths
+    # Redirect standard output through the bar only on a terminal: a pipe needs the plain paths.
     with Progress(
         *columns,
         console=console,
         disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
-        task = progress.add_task("generating", total=videos, whole=0)
+        task = progress.add_task("generating", total=num_videos, whole=0)
         yield lambda done: progress.update(task, completed=done, whole=int(done))
 
 
 def _slug(prompt: str) -> str:
-    """The prompt's first words as a file name that is safe everywhere."""
+    """Return the start of the prompt as a portable file name."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "video"

@@ -1,4 +1,4 @@
-"""`pav refine`: prompts in, better prompts out."""
+"""`pav refine`: rewrites prompts with a booster."""
 
 import argparse
 import dataclasses
@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
         help="rewrite prompts with a booster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Rewrites short prompts into the long, detailed ones that video models answer best. The"
-            " result depends on\nthe prompt and the seed alone, not on what else is in the file."
+            "Rewrites short prompts into long, detailed ones, which give better videos. The"
+            " result depends only on\nthe prompt and the seed, not on other prompts."
         ),
         epilog="""\
 examples:
@@ -29,12 +29,12 @@ examples:
         "prompts",
         nargs="*",
         metavar="PROMPT",
-        help="text, a file (one prompt a line), or - for standard input",
+        help="text, a file (one prompt per line), or - for standard input",
     )
     command.add_argument(
         "--model",
         help=(
-            "a booster's folder, a hub id, a .gguf file, or smollm2; default: the embedded booster"
+            "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster"
         ),
     )
     command.add_argument(
@@ -45,9 +45,9 @@ examples:
         help="rewrites per prompt (default 1)",
     )
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
-    command.add_argument("--template", help="a chat template file that replaces the model's own")
+    command.add_argument("--template", help="chat template file that replaces the model's own")
     command.add_argument(
-        "--json", action="store_true", help="one JSON object a line: prompt, refined, seed, model"
+        "--json", action="store_true", help="one JSON object per line: prompt, refined, seed, model"
     )
     command.set_defaults(handler=run, parser=command)
 
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print(
-            "pav refine: no --model given, using the embedded booster, which knows small moving"
-            " pictures only",
+            "pav refine: no --model given, using the embedded booster, which is trained for tiny"
+            " toy videos only",
             file=sys.stderr,
         )
 
