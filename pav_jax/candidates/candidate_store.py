@@ -30,6 +30,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
     record_type = Candidate
 
     def key(self, request: VideoRequest[PendingCandidate], view: PendingCandidate) -> str:
+        """The key of the video that a candidate needs."""
         return self.video_key(view.prompt, request.text, request.seed)
 
     def score_views(
@@ -37,6 +38,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
         videos: UInt8[np.ndarray, "B T H W 3"],
         rows: Sequence[tuple[VideoRequest[PendingCandidate], PendingCandidate]],
     ) -> list[dict[str, float]]:
+        """The scores of videos [B, T, H, W, 3], one dictionary per row."""
         scores = self.suite.score(
             videos,
             [view.prompt for _, view in rows],
@@ -55,6 +57,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
         scores: dict[str, float],
         error: str | None,
     ) -> Candidate:
+        """The record of a candidate, with its scores or its error."""
         if error is None:
             error = missing_scores(scores)
         else:  # scores of unusable frames are meaningless, even if finite

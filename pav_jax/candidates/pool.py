@@ -110,6 +110,7 @@ class CandidatePool(CandidateStore):
         return best_overall(earlier, overall_scores(earlier, self.weights))
 
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+        """Save a candidate's video [T, H, W, 3] if `keep_videos` asks for it; returns its path."""
         if candidate.error is not None or self.keep_videos == "none":
             return None
         if self.keep_videos == "best":

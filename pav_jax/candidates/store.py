@@ -33,7 +33,9 @@ class KeyedRecord(Protocol):
     """A record identified by a key derived from its content."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Identifies the record in its store."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,17 +19,30 @@ class Layout(Protocol):
 
     @property
     def STEM(self) -> str: ...  # noqa: N802  (a module's constant: the stem of safetensors files)
-    def config_from_hf(self, fields: Mapping[str, Any], source: str, /) -> Any: ...
-    def config_to_hf(self, config: Any, /) -> dict[str, Any]: ...
-    def weights(self, config: Any, /) -> Sequence[Weight]: ...
-    def param_shapes(self, config: Any, /) -> dict: ...
+    def config_from_hf(self, fields: Mapping[str, Any], source: str, /) -> Any:
+        """The model's configuration from the fields of config.json."""
+        ...
+
+    def config_to_hf(self, config: Any, /) -> dict[str, Any]:
+        """The fields of config.json from the model's configuration."""
+        ...
+
+    def weights(self, config: Any, /) -> Sequence[Weight]:
+        """The tensors of a checkpoint, and which parameter each becomes."""
+        ...
+
+    def param_shapes(self, config: Any, /) -> dict:
+        """The shapes and dtypes of the parameters, as a nested dictionary."""
+        ...
 
 
 @runtime_checkable
 class TensorAwareLayout(Layout, Protocol):
     """A layout whose configuration depends on which tensors there are, as on a head's bias."""
 
-    def fit_config(self, config: Any, tensors: Collection[str], /) -> Any: ...
+    def fit_config(self, config: Any, tensors: Collection[str], /) -> Any:
+        """The configuration, adapted to the names of the tensors in the checkpoint."""
+        ...
 
 
 def load(

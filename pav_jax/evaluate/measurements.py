@@ -73,6 +73,7 @@ class MeasurementStore(CandidateStore):
             on_batch(num_finished)
 
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+        """Save a video [T, H, W, 3] if `save_videos` is set; returns its path."""
         if not self.save_videos:
             return None
         # the file name omits the prompt, so that all prompts that need the video share the file

@@ -55,9 +55,11 @@ class ChatProposer(Proposer):
 
     @classmethod
     def from_options(cls, options: Any, context: ProposerContext, name: str) -> "ChatProposer":
+        """Make the proposer of an entry of the configuration."""
         return cls(options, name)
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
+        """Ask the endpoint for rewrites: one list per request, empty without an answer."""
         refusals_before = self.endpoint.refusals
         replies = self.endpoint.run(
             [functools.partial(self._rewrites, request) for request in requests]

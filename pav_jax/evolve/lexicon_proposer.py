@@ -72,13 +72,16 @@ class LexiconProposer(Proposer):
 
     @classmethod
     def from_options(cls, options: Any, context: ProposerContext, name: str) -> "LexiconProposer":
+        """Make the proposer of an entry of the configuration."""
         return cls(options.phrases, context.faithfulness, name)
 
     def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
+        """Learn the phrases from the rewrites that were scored so far."""
         with_synonyms = self._faithfulness is not None
         self.bank = learn_phrases(rewrites, self.lexicon, with_synonyms)
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
+        """Compose rewrites from the learnt phrases: one list per request."""
         return [self._rewrites(request) for request in requests]
 
     def _rewrites(self, request: ProposalRequest) -> list[str]:

@@ -55,9 +55,11 @@ class LocalProposer(Proposer):
 
     @classmethod
     def from_options(cls, options: Any, context: ProposerContext, name: str) -> "LocalProposer":
+        """Make the proposer of an entry of the configuration."""
         return cls(context.language_model(name), options, name)
 
     def propose(self, requests: Sequence[ProposalRequest]) -> list[list[str]]:
+        """Sample rewrites from the language model: one list per request."""
         seeds = [request.seed for request in requests]
         if self._mode == "rewrite":
             # All prompts of a call sample the same number; a text does not depend on this number.

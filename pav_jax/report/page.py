@@ -65,7 +65,6 @@ def render(
     )
     environment.filters |= {"number": number, "signed": signed, "direction": direction}
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "videos.js"))
-    rewards = contents.config.get("rewards") or {}
     config = ""
     if contents.config:
         public = shorten_paths(contents.config)
@@ -87,7 +86,7 @@ def render(
         preview=preview.summary_line(contents.preview) if contents.preview else "",
         round_statistics=read_round_statistics(workdir, contents.config),
         limits=reward_hacking,
-        has_held_out=bool(rewards.get("held_out")),
+        has_held_out=bool(contents.config and contents.config["rewards"]["held_out"]),
         config=config,
     )
 

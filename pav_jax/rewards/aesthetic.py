@@ -202,6 +202,7 @@ class Aesthetic(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
             "aesthetic",
             clip=self.tower.folder,
@@ -213,11 +214,13 @@ class Aesthetic(PretrainedReward):
         )
 
     def use_local_devices(self) -> None:
+        """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3]; returns AES [B]."""
         embedded_BxNxP = self.tower.embed_frames(videos, self.frames, self.layout)
         # one video per call: then the sum over P always has the same order
         scores = [np.asarray(self._program(frames_NxP)).mean() for frames_NxP in embedded_BxNxP]

@@ -53,6 +53,7 @@ class ClipAlignment(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
             "clip_alignment",
             clip=self.tower.folder,
@@ -62,11 +63,13 @@ class ClipAlignment(PretrainedReward):
         )
 
     def use_local_devices(self) -> None:
+        """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3] by their prompts; returns TVA [B]."""
         images_BxNxP = _unit_length(self.tower.embed_frames(videos, self.frames, self.layout))
         texts_BxP = _unit_length(self.tower.embed_texts(prompts))
         cosines_BxN = (images_BxNxP * texts_BxP[:, None]).sum(-1)

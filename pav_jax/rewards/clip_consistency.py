@@ -57,16 +57,19 @@ class ClipConsistency(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
             "clip_consistency", clip=self.tower.folder, dtype=self.tower.dtype, frames=self.frames
         )
 
     def use_local_devices(self) -> None:
+        """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3]; returns CFC [B], NaN for fewer than two frames."""
         count = min(self.frames or videos.shape[1], videos.shape[1])
         if count < 2:
             return {"CFC": np.full(len(videos), np.nan, np.float32)}

@@ -222,6 +222,7 @@ class Faithfulness(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the lexicon in cache keys."""
         return fingerprint("faithfulness", lexicon=self.lexicon.path)
 
     @classmethod
@@ -242,6 +243,7 @@ class Faithfulness(PretrainedReward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score the rewrites by their prompts; returns FAITH [B], nothing without rewrites."""
         if refined is None:
             return {}
         pairs = zip(prompts, refined, strict=True)

@@ -82,11 +82,13 @@ class LPIPSConsistency(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint("lpips", weights=self.file or self._params)
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3]; returns PC [B], NaN for fewer than two frames."""
         if videos.shape[1] < 2:
             return {"PC": np.full(len(videos), np.nan, np.float32)}
         distances = [float(self._mean_distance(self._params, video)) for video in videos]

@@ -153,6 +153,7 @@ class Motion(PretrainedReward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3]; returns TC and DD, each [B]."""
         pairs = [[float(value) for value in motion_scores(video)] for video in videos]
         scores_Bx2 = np.array(pairs, np.float32).reshape(-1, 2)
         return {"TC": scores_Bx2[:, 0], "DD": scores_Bx2[:, 1]}

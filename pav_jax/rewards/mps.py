@@ -104,6 +104,7 @@ class MPS(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
             "mps",
             folder=self.folder,
@@ -126,6 +127,7 @@ class MPS(PretrainedReward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3] by their prompts; returns MPS [B]."""
         frames = np.ascontiguousarray(videos[:, frame_indices(videos.shape[1], self.frames)])
         ids_BxT = self.tokens(prompts)
         shard = functools.partial(shard_batch_axis, mesh=self._mesh)

@@ -93,6 +93,7 @@ class FunctionReward(Reward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Call the function on videos [B, T, H, W, 3] and prompts; returns its scores [B]."""
         (name,) = self.names
         scores = np.asarray(self.function(videos, prompts), np.float32)
         if scores.shape != (len(videos),):

@@ -209,14 +209,17 @@ class RewardSubset(Reward):
 
     @property
     def fingerprint(self) -> str | None:
+        """That of the whole reward."""
         return self.reward.fingerprint
 
     def use_local_devices(self) -> None:
+        """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.reward.use_local_devices()
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3]; returns only the scores of the subset."""
         scores = self.reward.score(videos, prompts, refined)
         return {name: value for name, value in scores.items() if name in self.names}
 
@@ -230,6 +233,7 @@ class UnavailableReward(Reward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """NaN for every score and video."""
         return {name: np.full(len(videos), np.nan, np.float32) for name in self.names}
 
 

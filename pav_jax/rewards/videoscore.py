@@ -161,6 +161,7 @@ class VideoScore(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
             "videoscore",
             weights=self.folder or self._params,
@@ -183,6 +184,7 @@ class VideoScore(PretrainedReward):
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
+        """Score videos [B, T, H, W, 3] by their prompts; returns the five scores, each [B]."""
         if videos.ndim != 5 or not videos.shape[1]:
             raise BadInput(
                 f"videos to score: their shape is {list(videos.shape)}; expected [B, T, H, W, 3]"

@@ -144,6 +144,7 @@ class VisionQuestions(PretrainedReward):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies endpoint, model, questions and settings in cache keys."""
         return fingerprint(
             "vision_questions",
             endpoint=self.endpoint.base_url,

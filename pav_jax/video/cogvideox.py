@@ -39,6 +39,8 @@ SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CogVideoX(Family):
+    """The family of CogVideoX pipelines."""
+
     transformer: CogVideoXTransformer
     vae: CogVideoXVAE
     scheduler: schedulers.Scheduler
@@ -102,6 +104,7 @@ class CogVideoX(Family):
         return family
 
     def check_parts(self, source: str) -> None:
+        """Raises BadInput if the components do not fit each other."""
         config = self.transformer.config
         vae = self.vae.config
         if config.in_channels != vae.latent_channels or config.out_channels != vae.latent_channels:
@@ -197,6 +200,7 @@ class CogVideoX(Family):
     # ------------------------------------------------------------------------------------- sampling
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
+        """Text embeddings [B, S, U] of token ids [B, S]."""
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
 
     def video_tokens(

@@ -76,6 +76,7 @@ def write_mp4(
     fps: float,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
+    """Write a video [T, H, W, 3] as H.264 in MP4, with metadata."""
     write_atomic(Path(path), mp4_bytes(video, fps, metadata))
 
 

@@ -83,6 +83,8 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenSora(Family):
+    """The family of Open-Sora pipelines."""
+
     transformer: STDiT3
     vae: OpenSoraVAE
     scheduler: RectifiedFlow
@@ -169,6 +171,7 @@ class OpenSora(Family):
         return {"conditions": dataclasses.asdict(self.conditions)}
 
     def check_parts(self, source: str) -> None:
+        """Raises BadInput if the components do not fit each other."""
         config = self.transformer.config
         vae = self.vae.config
         if config.in_channels != vae.latent_channels:
@@ -316,12 +319,14 @@ class OpenSora(Family):
         return residual
 
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> RectifiedFlowPlan:
+        """The sampling steps for latents of this size."""
         _, height, width = self.video_size(latents)
         return self.scheduler.plan(steps, height * width, latents.shape[1])
 
     def decode(
         self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
     ) -> Float[Array, "B T H W 3"]:
+        """Videos [B, T, H, W, 3] of latents."""
         pipeline_folder.check_tiling(self, tiled)
         return self.vae.apply(
             {"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode"

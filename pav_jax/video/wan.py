@@ -44,6 +44,8 @@ FLOW_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wan(Family):
+    """The family of Wan pipelines."""
+
     transformer: WanTransformer
     vae: WanVAE
     scheduler: schedulers.Scheduler
@@ -104,6 +106,7 @@ class Wan(Family):
         return family
 
     def check_parts(self, source: str) -> None:
+        """Raises BadInput if the components do not fit each other."""
         config = self.transformer.config
         channels = self.vae.config.z_dim
         if config.in_channels != channels or config.out_channels != channels:
@@ -174,6 +177,7 @@ class Wan(Family):
         return super().tokenize([clean(prompt) for prompt in prompts], length)
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
+        """Text embeddings [B, S, U] of token ids [B, S], without the padding."""
         return encode_without_padding(self.text_encoder, params["text_encoder"], ids_BxS)[0]
 
     # ------------------------------------------------------------------------------------- sampling
@@ -181,6 +185,7 @@ class Wan(Family):
     def decode(
         self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
     ) -> Float[Array, "B T H W 3"]:
+        """Videos [B, T, H, W, 3] of latents."""
         pipeline_folder.check_tiling(self, tiled)
         return self.vae.apply(
             {"params": params["vae"]}, self.vae.config.unscale(latents), method="decode"

@@ -100,13 +100,16 @@ class CogVideoXTrainer(GeneratorTrainer):
         self._noise = NoiseSchedule.from_config(SCHEDULER)
 
     def caption(self, scene: w.Scene, rng: np.random.Generator) -> str:
+        """A random caption of a scene."""
         return caption(scene, rng)
 
     def encode_text(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, None]:
+        """Text embeddings [B, S, U] of token ids [B, S]; no mask."""
         embedding: Any = self.t5.apply({"params": t5_params}, ids_BxS)
         return embedding, None
 
     def add_noise(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
+        """(noisy latents, timesteps [B], velocity targets) at noise levels [B]."""
         t = jnp.clip((level_B * 1000).astype(jnp.int32), 0, 999)
         return self._noise.add_noise(clean, noise, t), t, self._noise.velocity(clean, noise, t)
 

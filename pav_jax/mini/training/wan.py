@@ -79,12 +79,15 @@ class WanTrainer(GeneratorTrainer):
         self.denoiser = WanTransformer(DENOISER, unroll=DENOISER.num_layers)
 
     def caption(self, scene: w.Scene, rng: np.random.Generator) -> str:
+        """A random list of tags of a scene."""
         return tag_caption(scene, rng)
 
     def encode_text(self, t5_params: dict, ids_BxS: Array) -> tuple[Array, Array]:
+        """Text embeddings and mask of token ids [B, S], without the padding."""
         return encode_without_padding(self.t5, t5_params, ids_BxS)
 
     def add_noise(self, clean: Array, noise: Array, level_B: Array) -> tuple[Array, Array, Array]:
+        """(noisy latents, timesteps [B], flow targets) at noise levels [B]."""
         sigma_B: Any = flow.shifted(cast(Any, level_B), SHIFT)
         sigma = sigma_B[:, None, None, None, None]
         return (1 - sigma) * clean + sigma * noise, sigma_B * 1000, noise - clean

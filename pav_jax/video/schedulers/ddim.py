@@ -26,12 +26,15 @@ class DDIM:
     def from_config(
         cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
     ) -> "DDIM":
+        """The scheduler that scheduler_config.json describes."""
         return cls(NoiseSchedule.from_config(config, source), dict(config))
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
+        """The timesteps of a run, from noise to video."""
         return self.schedule.timesteps(steps)
 
     def plan(self, steps: int) -> "DDIMPlan":
+        """The coefficients of a run of `steps` steps."""
         now, after, _ = self.schedule.levels(steps)
         denoised = self.schedule.denoised_weights(now)
         keep = np.sqrt((1 - after) / (1 - now))
@@ -43,12 +46,15 @@ class DDIM:
 
 @dataclasses.dataclass(frozen=True)
 class DDIMPlan:
+    """The coefficients of a run of `DDIM`, one row per step."""
+
     timesteps: Int[np.ndarray, "steps"]
     weights: Float[
         np.ndarray, "steps 4"
     ]  # denoised: of sample, of output; result: of sample, of denoised
 
     def start(self, sample: Array) -> tuple[()]:
+        """The initial state of a sampling run."""
         return ()
 
     def step(
@@ -59,6 +65,7 @@ class DDIMPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
+        """One step: (next state, next sample), from the model's output at step `index`."""
         p, q, keep, take = jnp.asarray(self.weights)[index]
         denoised = p * sample + q * output
         return state, keep * sample + take * denoised

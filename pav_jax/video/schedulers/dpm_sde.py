@@ -32,12 +32,15 @@ class DPMSolverSDE:
     def from_config(
         cls, config: Mapping[str, Any], source: str = "scheduler_config.json"
     ) -> "DPMSolverSDE":
+        """The scheduler that scheduler_config.json describes."""
         return cls(NoiseSchedule.from_config(config, source), dict(config))
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
+        """The timesteps of a run, from noise to video."""
         return self.schedule.timesteps(steps)
 
     def plan(self, steps: int) -> "DPMSolverSDEPlan":
+        """The coefficients of a run of `steps` steps."""
         now, after, last = self.schedule.levels(steps)
         with np.errstate(
             divide="ignore"
@@ -62,12 +65,15 @@ class DPMSolverSDE:
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolverSDEPlan:
+    """The coefficients of a run of `DPMSolverSDE`, one row per step."""
+
     timesteps: Int[np.ndarray, "steps"]
     # denoised: of sample, of output; result: of sample, of denoised, of noise; weight of the change
     # of the denoised
     weights: Float[np.ndarray, "steps 6"]
 
     def start(self, sample: Array) -> Array:
+        """The initial state of a sampling run."""
         return jnp.zeros(sample.shape, jnp.float32)
 
     def step(
@@ -78,6 +84,7 @@ class DPMSolverSDEPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."],
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """One step: (next state, next sample), from the model's output at step `index`."""
         p, q, keep, take, stir, bend = jnp.asarray(self.weights)[index]
         denoised = p * sample + q * output
         ahead = denoised + bend * (denoised - state)

@@ -32,6 +32,7 @@ def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
 
 
 def check_steps(steps: int, total: int) -> None:
+    """Raises BadInput unless the number of steps is 1 to `total`."""
     if not 1 <= steps <= total:
         raise BadInput(
             f"num_inference_steps={steps}: choose 1 to {total}, the number of training timesteps"

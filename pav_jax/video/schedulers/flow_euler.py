@@ -70,19 +70,24 @@ class FlowEuler:
         return np.append(levels, 0.0).astype(np.float32)
 
     def timesteps(self, steps: int) -> Float[np.ndarray, "steps"]:
+        """The timesteps of a run, from noise to video."""
         return self.sigmas(steps)[:-1] * np.float32(self.total)
 
     def plan(self, steps: int) -> "FlowEulerPlan":
+        """The coefficients of a run of `steps` steps."""
         return FlowEulerPlan(self.timesteps(steps), self.sigmas(steps), self.needs_noise)
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowEulerPlan:
+    """The coefficients of a run of `FlowEuler`, one row per step."""
+
     timesteps: Float[np.ndarray, "steps"]
     sigmas: Float[np.ndarray, "levels"]
     stochastic: bool
 
     def start(self, sample: Array) -> tuple[()]:
+        """The initial state of a sampling run."""
         return ()
 
     def step(
@@ -93,6 +98,7 @@ class FlowEulerPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
+        """One step: (next state, next sample), from the model's output at step `index`."""
         now = jnp.asarray(self.sigmas)[index]
         after = jnp.asarray(self.sigmas)[index + 1]
         if self.stochastic:

@@ -52,6 +52,7 @@ class RectifiedFlow:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The fields of scheduler_config.json."""
         return {"_class_name": CLASS_NAME, **dataclasses.asdict(self)}
 
     def timesteps(self, steps: int) -> Float[np.ndarray, "steps"]:
@@ -80,10 +81,13 @@ class RectifiedFlow:
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlowPlan:
+    """The coefficients of a run of `RectifiedFlow`, one row per step."""
+
     timesteps: Float[np.ndarray, "steps"]  # as the model is told them
     lengths: Float[np.ndarray, "steps"]  # of each step, as a share of the way
 
     def start(self, sample: Array) -> tuple[()]:
+        """The initial state of a sampling run."""
         return ()
 
     def step(
@@ -94,4 +98,5 @@ class RectifiedFlowPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[()], Float[Array, "..."]]:
+        """One step: (next state, next sample), from the model's output at step `index`."""
         return state, sample + jnp.asarray(self.lengths)[index] * output

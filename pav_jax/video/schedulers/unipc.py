@@ -103,9 +103,11 @@ class UniPC:
         return np.append(levels, 0.0 if self.end_at_zero else levels[-1]).astype(np.float32)
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
+        """The timesteps of a run, from noise to video."""
         return (self._levels(steps) * self.total).astype(np.int64)
 
     def plan(self, steps: int) -> "UniPCPlan":
+        """The coefficients of a run of `steps` steps."""
         sigmas = self.sigmas(steps)
         # 1 - sigma in float32 as diffusers has it: of the first level that is all but rounding
         signal = (np.float32(1) - sigmas).astype(np.float64)
@@ -199,6 +201,7 @@ class UniPCPlan:
     correct: Float[np.ndarray, "steps corrector_weights"]
 
     def start(self, sample: Array) -> tuple[Array, Array]:
+        """The initial state of a sampling run."""
         zeros = jnp.zeros(sample.shape, jnp.float32)
         return zeros, jnp.stack([zeros] * (self.predict.shape[1] - 1))
 
@@ -210,6 +213,7 @@ class UniPCPlan:
         sample: Float[Array, "..."],
         noise: Float[Array, "..."] | None = None,
     ) -> tuple[tuple[Array, Array], Float[Array, "..."]]:
+        """One step: (next state, next sample), from the model's output at step `index`."""
         last, history = state
         predict = jnp.asarray(self.predict)[index]
         correct = jnp.asarray(self.correct)[index]
