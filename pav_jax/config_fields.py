@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -108,7 +108,7 @@ def parse_options(section: type[T], values: Any, path: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise _bad(path, f"{path}={values!r}: give a mapping of options, such as {{}}")
-    fields = {field.name: field for field in dataclasses.fields(section)}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, section))}
     chosen = {
         name: value.to_dict() if isinstance(value, ConfigDict) else value
         for name, value in values.items()

@@ -173,10 +173,10 @@ def run(args: argparse.Namespace) -> int:
 
     from pav_jax.video.loading import load_generator
 
-    model_options = {name: getattr(args, name) for name in MODEL_OPTIONS} | {
+    model_options: dict[str, Any] = {name: getattr(args, name) for name in MODEL_OPTIONS} | {
         "options": options or None
     }
-    generator = load_generator(
+    generator: Any = load_generator(
         args.model or EMBEDDED,
         batch_size=args.batch_size,
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
