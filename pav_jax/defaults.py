@@ -182,7 +182,9 @@ class EvolveConfig:
     """Reward-guided evolution of the training prompts. Source: gpt_boost.py."""
 
     prompts: str = option("mini:prompts/evolve.txt", "file with one prompt a line")
-    max_prompts: int | None = option(None, "the first so many prompts; None: all", minimum=1)
+    max_prompts: int | None = option(
+        None, "use only this many of the first prompts; None: all", minimum=1
+    )
     rounds: int = option(8, "rounds of proposals", minimum=0)
     num_rewrites: int = option(3, "new rewrites per prompt and round", minimum=1)
     history_size: int = option(3, "best rewrites that proposers see", minimum=0)
@@ -256,7 +258,9 @@ class EvaluateConfig:
     prompts: Mapping[str, str] = option(
         _mini_prompt_sets, "set -> .txt, one prompt a line, or .jsonl of `prompt` and `oracle`"
     )
-    max_prompts: int | None = option(None, "the first so many of each set; None: all", minimum=1)
+    max_prompts: int | None = option(
+        None, "use only this many of the first prompts of each set; None: all", minimum=1
+    )
     systems: tuple[str, ...] = option(
         ("original", "base", "sft", "dpo_1", "dpo_2"), "stages and chat proposers to compare"
     )
@@ -275,7 +279,9 @@ class TrustConfig:
     """How far each reward can be trusted. By default 512 videos, 32 of which are corrupted."""
 
     prompts: str | None = option(None, "a .txt or .jsonl file; None: evolve.prompts")
-    max_prompts: int | None = option(128, "the first so many prompts; None: all", minimum=1)
+    max_prompts: int | None = option(
+        128, "use only this many of the first prompts; None: all", minimum=1
+    )
     seeds: tuple[int, ...] = option((0, 1, 2, 3), "of the generator, at least two")
     num_corrupted: int = option(32, "videos of the first seed that are corrupted", minimum=0)
     severities: tuple[int, ...] = option((0, 1, 2, 3, 4), "of corruption; 0: the video itself")

@@ -10,8 +10,8 @@ class BadInput(ValueError):
     prints it and exits with status 2.
 
     Attributes:
-      source: the file, option or argument that is wrong; None where it is not known.
-      field: the dotted field, option or argument name within `source`; None where there is none.
+      source: the file, option or argument that is wrong; None if unknown.
+      field: the dotted field, option or argument name within `source`; None if there is none.
     """
 
     def __init__(

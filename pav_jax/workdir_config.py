@@ -75,10 +75,10 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
 def config_for_workdir(
     path: str | None, overrides: Sequence[str], workdir: str | os.PathLike
 ) -> ConfigDict:
-    """The configuration of a stage: the file and overrides, or with neither the saved one.
+    """Return a stage's configuration: the file with overrides, or the saved one without both.
 
     Raises:
-      BadInput: there is none, it is broken, or the directory was made with another one.
+      BadInput: the file is missing or invalid, or `workdir` was created with a different one.
     """
     if path is None and not overrides:
         initial = as_json(defaults.get_config())

@@ -137,7 +137,7 @@ def _complain(line: str) -> None:
 
 @contextlib.contextmanager
 def _progress(files: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where that is a terminal; yields the function that advances it."""
+    """Show a progress bar if standard error is a terminal; yield the function that advances it."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,5 +1,7 @@
-"""Joins the adapters of consecutive trainings, each on the booster of the one before, into one
-adapter for the first model."""
+"""Joins the LoRA adapters of consecutive training runs into one adapter for the first base model.
+
+Each run starts from the booster of the previous run.
+"""
 
 import dataclasses
 import os
@@ -34,7 +36,7 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
     """Join the adapters beside `booster` and beside the boosters it was trained from.
 
     Raises:
-      BadInput: there is no adapter beside it, as after full fine-tuning, or it is broken.
+      BadInput: there is no adapter beside it, as after full fine-tuning, or it is corrupt.
     """
     booster = local_folder(booster)
     config_file = booster / "config.json"

@@ -65,7 +65,7 @@ class ChatEndpoint:
           timeout_s: the most seconds for one complete reply.
           max_retries: how often a failed request is sent again.
           max_backoff_s: the longest pause between two tries, in seconds.
-          max_consecutive_failures: after so many failed jobs in a row the endpoint counts as down.
+          max_consecutive_failures: failed jobs in a row after which the endpoint counts as down.
           options: further arguments of the chat completion call (temperature, max_tokens, seed,
             extra_body, ...).
           field: the configuration section of these settings, named in error messages.

@@ -1,7 +1,7 @@
 """A cache of scores, one small file per video, prompt and reward.
 
-The cache never stops a run: a broken or incomplete entry counts as missing and is written again,
-and where nothing can be written, scoring continues without.
+The cache never stops a run: a corrupt or incomplete entry is treated as missing and rewritten, and
+if entries cannot be written, scoring continues without the cache.
 """
 
 import hashlib

@@ -152,7 +152,7 @@ def reference_log_probs(
 
 
 def reference_column(inputs: training.ColumnInputs, fields: DPOConfig) -> dict[str, np.ndarray]:
-    """The column "reference" where it is precomputed."""
+    """Return the column "reference" if it is precomputed, else no column."""
     if not reference_is_precomputed(fields):
         return {}
     params = {**inputs.state.frozen, **inputs.state.trained}["params"]

@@ -1,4 +1,4 @@
-"""The metrics of a training on their way from the device to `metrics.jsonl`."""
+"""Writes the metrics of a training run from the device to `metrics.jsonl`."""
 
 import json
 import math
@@ -19,7 +19,7 @@ class MetricsLog:
 
     Each line has the step's own metrics and, averaged over the steps that were flushed together,
     the tokens per second and the model FLOPs utilization: mfu = FLOPs by formula / (seconds * chips
-    * a chip's published peak in bfloat16), null where the peak is not known.
+    * a chip's published peak in bfloat16), null if the peak is unknown.
 
     After a restart the file continues after the restored step, without duplicates.
 
@@ -27,7 +27,7 @@ class MetricsLog:
       path: of the file.
       steps_done: steps that earlier runs completed.
       num_chips: devices of the mesh.
-      peak_flops: FLOP/s of a chip; None where it is not known.
+      peak_flops: FLOP/s of a chip; None if unknown.
     """
 
     def __init__(

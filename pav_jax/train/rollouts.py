@@ -60,7 +60,7 @@ class Rollouts:
 
     What is sampled depends on (seed, step) and the policy only.
 
-    A completion becomes what a user would get: one line, or the prompt itself where it is empty.
+    A completion is cleaned as for users: put on one line, or replaced by the prompt if empty.
     The seed of its video depends on the step and the prompt, so that a group differs only in its
     words. Candidates are written to `<folder>/candidates/<step>` as soon as they are scored: a step
     that is run again makes only what is missing. With several processes, all of them sample the

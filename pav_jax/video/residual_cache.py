@@ -20,15 +20,14 @@ from jaxtyping import Array, Float
 def magnitude_ratio(
     residual: Float[Array, "B ... D"], previous: Float[Array, "B ... D"]
 ) -> Float[Array, ""]:
-    """The mean ratio of a token's residual norm to that of the step before."""
+    """Return the mean ratio of a token's residual norm to that of the previous step."""
     norm = jnp.linalg.norm(residual.astype(jnp.float32), axis=-1)
     previous_norm = jnp.linalg.norm(previous.astype(jnp.float32), axis=-1)
     return jnp.mean(norm / (previous_norm + 1e-8))
 
 
 def interpolate_ratios(ratios: Sequence[float], num_steps: int) -> Float[np.ndarray, "steps"]:
-    """The curve for another number of steps: for each step, the ratio of the nearest measured
-    one."""
+    """Return the curve for a different number of steps, by the nearest measured step."""
     measured = np.asarray(ratios, np.float64)
     if num_steps == 1:
         return measured[-1:]
@@ -43,17 +42,17 @@ def schedule_steps(
     max_skips: int,
     always_computed: Collection[int] = (),
 ) -> tuple[bool, ...]:
-    """For each step, whether it is computed.
+    """Return for each step whether it is computed.
 
     The error of a skipped step is |1 - product of the ratios since the last computed one|. Errors
     accumulate until a step is computed; a step is skipped while their sum is at most `threshold`.
 
     Args:
-      ratios: of each step's residual to that of the step before, one per step.
+      ratios: ratio of each step's residual to that of the previous step, one per step.
       retention: fraction of the steps, from the first, that are always computed; the very first
         always is.
-      max_skips: how many steps in a row may be skipped.
-      always_computed: indices of further steps that are computed.
+      max_skips: maximum number of skipped steps in a row.
+      always_computed: indices of additional steps to compute.
     """
     retained = max(int(retention * len(ratios) + 0.5), 1)
     computed = []

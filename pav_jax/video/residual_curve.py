@@ -18,8 +18,9 @@ from pav_jax.video.video_model import VideoModel
 def measure_ratios(
     model: VideoModel, prompts: Sequence[str], seed: int = 0
 ) -> Float[np.ndarray, "steps"]:
-    """The ratio of each step's residual to that of the step before, in a full sampling of the
-    prompts, all in one batch.
+    """Measure the ratio of each step's residual to that of the previous step.
+
+    All prompts are sampled in one batch, without skipping steps.
 
     Returns:
       The means over video tokens, prompts and both branches of guidance; 1 for the first step.

@@ -108,10 +108,10 @@ def per_prompt(name: str, value: str | Sequence[str], count: int) -> list[str]:
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
-    """One seed per video from an int (the same for all) or a sequence.
+    """Return one seed per video from an int (the same for all) or a sequence.
 
     Raises:
-      BadInput: not an int, or another number of seeds than videos.
+      BadInput: the sequence has the wrong number of seeds.
     """
     if isinstance(seed, int | np.integer):
         return [int(seed)] * count
@@ -124,8 +124,10 @@ def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
 
 
 def batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
-    """Row numbers of each batch, the last one filled up by repeating its last row, and how many are
-    wanted."""
+    """Yield the row numbers of each batch and the number of real rows.
+
+    The last batch is padded by repeating its last row.
+    """
     for start in range(0, count, batch):
         rows = list(range(start, min(start + batch, count)))
         yield rows + rows[-1:] * (batch - len(rows)), len(rows)

@@ -20,15 +20,13 @@ def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
 
 
 def stretched(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
-    """Scales 1 - sigma so that the last level is `terminal`; nothing where that is None or zero."""
-    if (
-        not terminal or sigmas[-1] == 1
-    ):  # a single step from pure noise: diffusers divides by zero there
+    """Scale 1 - sigma so that the last level is `terminal`; no change if that is None or zero."""
+    # sigmas[-1] == 1 is a single step from pure noise, where diffusers divides by zero
+    if not terminal or sigmas[-1] == 1:
         return sigmas
     clean = 1 - sigmas
-    return 1 - clean / (
-        clean[-1] / (1 - terminal)
-    )  # in this order: timesteps are cut to whole numbers
+    # keep this order of operations: timesteps are truncated to integers
+    return 1 - clean / (clean[-1] / (1 - terminal))
 
 
 def check_steps(steps: int, total: int) -> None:
