@@ -15,7 +15,7 @@ from pav_jax.rewards.suite import RewardSuite
 from pav_jax.train.config import check_training
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Any) -> None:
     """Check ranges, choices, finite numbers, and the options of rewards and proposers.
 
     Raises:
@@ -29,7 +29,7 @@ def validate(config: ConfigDict) -> None:
         check_training(config[name], name)
 
 
-def _check_section(section: Any, values: Mapping[str, Any], prefix: str) -> None:
+def _check_section(section: Any, values: Any, prefix: str) -> None:
     kinds = field_types(type(section))
     for field in dataclasses.fields(section):
         if field.name not in values:  # a configuration of an older version
@@ -60,7 +60,7 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
         raise _bad(path, value, f"it must be at most {maximum}")
 
 
-def _check_finite(config: ConfigDict) -> None:
+def _check_finite(config: Any) -> None:
     for path, value in leaves(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise _bad(path, value, "it must be a finite number")

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pav_jax.config_fields import config_dict, option
+from pav_jax.config_fields import config_dict, field_types, option
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 from pav_jax.video.generation_config import GenerationConfig
@@ -81,6 +81,11 @@ class _GeneratorConfig:
     endpoint: EndpointConfig = option(EndpointConfig, "of an HTTP generator")
 
 
+def _optional_types(section: type) -> dict[str, Any]:
+    """Field name -> the field's type or None."""
+    return {name: kind | None for name, (kind, _) in field_types(section).items()}
+
+
 GENERATION_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(GenerationConfig)
@@ -89,9 +94,9 @@ GENERATION_FIELDS = tuple(
 GeneratorConfig = dataclasses.make_dataclass(
     "GeneratorConfig",
     [
-        (field.name, field.type | None, option(None, field.metadata.get("help", "")))
-        for field in dataclasses.fields(GenerationConfig)
-        if field.name in GENERATION_FIELDS
+        (name, optional, option(None, GenerationConfig.__dataclass_fields__[name].metadata["help"]))
+        for name, optional in _optional_types(GenerationConfig).items()
+        if name in GENERATION_FIELDS
     ],
     bases=(_GeneratorConfig,),
 )

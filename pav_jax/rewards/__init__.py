@@ -1,7 +1,21 @@
 """Rewards: scores of videos. Each public name is imported from its module at first use."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pav_jax.rewards.aesthetic import Aesthetic
+    from pav_jax.rewards.clip_alignment import ClipAlignment
+    from pav_jax.rewards.clip_consistency import ClipConsistency
+    from pav_jax.rewards.faithfulness import Faithfulness
+    from pav_jax.rewards.i3d_features import I3DFeatures
+    from pav_jax.rewards.lpips import LPIPSConsistency
+    from pav_jax.rewards.motion import Motion
+    from pav_jax.rewards.mps import MPS
+    from pav_jax.rewards.reward import PretrainedReward, Reward, as_reward
+    from pav_jax.rewards.suite import RewardSuite
+    from pav_jax.rewards.videoscore import VideoScore
+    from pav_jax.rewards.vision_questions import VisionQuestions
 
 _MODULES = {
     "Aesthetic": "aesthetic",
@@ -20,7 +34,22 @@ _MODULES = {
     "as_reward": "reward",
 }
 
-__all__ = sorted(_MODULES)
+__all__ = [
+    "Aesthetic",
+    "ClipAlignment",
+    "ClipConsistency",
+    "Faithfulness",
+    "I3DFeatures",
+    "LPIPSConsistency",
+    "MPS",
+    "Motion",
+    "PretrainedReward",
+    "Reward",
+    "RewardSuite",
+    "VideoScore",
+    "VisionQuestions",
+    "as_reward",
+]
 
 
 def __getattr__(name: str) -> Any:
