@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
@@ -80,7 +81,7 @@ class CogVideoX(Family):
         dtype: Any,
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
-        conv_impl: str = "auto",
+        conv_impl: ConvImpl = "auto",
     ) -> "CogVideoX":
         """The family from the configurations in a diffusers folder.
 
@@ -201,7 +202,7 @@ class CogVideoX(Family):
 
     def encode_text(self, params: Mapping, ids_BxS: Int[Array, "B S"]) -> Float[Array, "B S U"]:
         """Text embeddings [B, S, U] of token ids [B, S]."""
-        return self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS)
+        return cast(Array, self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS))
 
     def video_tokens(
         self, residual: Array, latents: Float[Array, "B t h w C"], num_text_tokens: int
@@ -217,12 +218,9 @@ class CogVideoX(Family):
         Raises:
           BadInput: `tiled`, and the VAE's configuration gives tiles that do not cover the picture.
         """
-        video = self.vae.apply(
-            {"params": params["vae"]},
-            self.vae.config.unscale(latents),
-            tiled=tiled,
-            method="decode",
-        )
+        variables = {"params": params["vae"]}
+        unscaled = self.vae.config.unscale(latents)
+        video = cast(Array, self.vae.apply(variables, unscaled, tiled=tiled, method="decode"))
         config = self.vae.config
         ratio = self.vae.config.spatial_ratio
         if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):

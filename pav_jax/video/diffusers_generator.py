@@ -268,7 +268,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             raise
         frames = _frames_of_output(output, self._display_name)[:count]
         flagged = getattr(output, SAFETY_FIELD, None) or [False] * count
-        finite = np.isfinite(frames).all(axis=(1, 2, 3, 4))
+        finite = [bool(np.isfinite(video).all()) for video in frames]
         errors = [_row_error(flagged[row], finite[row]) for row in range(count)]
         if frames.dtype != np.uint8:
             frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)

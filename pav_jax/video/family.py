@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
+from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.weights import logical_axes
@@ -79,7 +80,7 @@ class Family(abc.ABC):
         dtype: Any,
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
-        conv_impl: str = "auto",
+        conv_impl: ConvImpl = "auto",
     ) -> Self:
         """The family from the configurations in a folder, without weights.
 
@@ -302,7 +303,7 @@ class Family(abc.ABC):
         """Noise to clean latents, in one scan, or one per segment of the `step_schedule`."""
         plan = self.plan(scales.shape[0], latents)
 
-        def predict(sample, index, guidance=True, **stack):
+        def predict(sample: Array, index: Array, guidance: bool = True, **stack: Any) -> Any:
             timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
             return self.predict(
                 params,

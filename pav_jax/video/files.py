@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
@@ -103,7 +104,7 @@ def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     except EOFError as error:
         raise BadInput(f"{path}: the file ends before a frame can be read") from error
-    except (OSError, ValueError, av.FFmpegError) as error:
+    except (OSError, ValueError, FFmpegError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{path}: not a video that can be read ({reason})") from error
     except MemoryError as error:
@@ -253,7 +254,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     try:
         with av.open(f"file:{path}") as container:
             return dict(container.metadata)
-    except (OSError, ValueError, av.FFmpegError) as error:
+    except (OSError, ValueError, FFmpegError) as error:
         raise BadInput(f"{path}: not a video or image that can be read") from error
 
 

@@ -6,7 +6,7 @@ Shapes: B videos, T frames, H, W height and width in pixels.
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -54,8 +54,7 @@ class VideoBatch:
             )
         errors: list[str | None] = [None] * count
         if not np.issubdtype(frames.dtype, np.integer):
-            finite = np.isfinite(frames.reshape(count, -1)).all(axis=1)
-            errors = [None if row else NOT_FINITE for row in finite]
+            errors = [None if np.isfinite(video).all() else NOT_FINITE for video in frames]
             frames = np.nan_to_num(frames).clip(0, 255)
         return cls(frames.astype(np.uint8, copy=False), errors)
 
@@ -125,12 +124,7 @@ class Generator(Protocol):
     def cost(self) -> float | None:
         """Relative cost of one video: steps x frames x pixels; None if unknown."""
         used = self.settings
-        if used is None or None in (
-            used.num_frames,
-            used.height,
-            used.width,
-            used.num_inference_steps,
-        ):
+        if used is None or not used.num_frames or not used.height or not used.width:
             return None
         return float(used.num_inference_steps * used.num_frames * used.height * used.width)
 
@@ -173,7 +167,7 @@ def as_generator(obj: Any, fingerprint: str | None = None) -> Generator:
             )
         return obj
     if callable(obj):
-        return FunctionGenerator(obj, fingerprint)
+        return FunctionGenerator(cast(VideoFunction, obj), fingerprint)
     raise BadInput(
         f"generator: {type(obj).__name__} is neither a generator nor a function; subclass"
         " pav_jax.Generator",

@@ -202,10 +202,12 @@ class HttpGenerator(backend.GeneratorBackend):
         videos: dict[_Job, np.ndarray] = {}
         failures: dict[_Job, _VideoFailed] = {}
         for job, result in results.items():
-            failure = result if isinstance(result, _VideoFailed) else self._check(request, result)
-            if failure is None:
-                videos[job] = result
+            if isinstance(result, _VideoFailed):
+                failure = result
             else:
+                failure = self._check(request, result)
+                videos[job] = result
+            if failure is not None:
                 failures[job] = failure
                 prompt, _, job_seed = job
                 log.info(
@@ -214,7 +216,9 @@ class HttpGenerator(backend.GeneratorBackend):
         self._raise_if_down()
         black = np.zeros(self._shape or self._placeholder_shape(request), np.uint8)
         errors = [f"no video: {failures[job]}" if job in failures else None for job in jobs]
-        return VideoBatch(np.stack([videos.get(job, black) for job in jobs]), errors)
+        return VideoBatch(
+            np.stack([black if job in failures else videos[job] for job in jobs]), errors
+        )
 
     def _check(self, request: BackendRequest, video_TxHxWx3: np.ndarray) -> _VideoFailed | None:
         """What is wrong with the size of a video; None if it is right."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,7 +55,7 @@ def load_generator(
                 field="options",
             )
         return VideoModel.from_pretrained(
-            path,
+            path if isinstance(path, str) else Path(path),
             dtype=dtype,
             mesh=mesh,
             auxiliary_mesh=auxiliary_mesh,

@@ -22,7 +22,7 @@ t, h, w, C those of the latent and its channels.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.opensora import stdit_hf, vae_hf
 from pav_jax.models.opensora.stdit import STDiT3
 from pav_jax.models.opensora.vae import OpenSoraVAE
@@ -135,7 +136,7 @@ class OpenSora(Family):
         dtype: Any,
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
-        conv_impl: str = "auto",
+        conv_impl: ConvImpl = "auto",
     ) -> "OpenSora":
         """The family from the configurations in a folder.
 
@@ -193,9 +194,16 @@ class OpenSora(Family):
 
     # ---------------------------------------------------------------------------------------- sizes
 
+    @property
+    def frames_per_clip(self) -> int:
+        """Frames that the VAE encodes at once."""
+        frames = self.vae.config.micro_frame_size
+        assert frames is not None, "see check_parts"
+        return frames
+
     def default_size(self) -> tuple[int, int, int]:
         """Two seconds of 720p, of the last stage of training; no configuration says it."""
-        return 3 * self.vae.config.micro_frame_size, 720, 1280
+        return 3 * self.frames_per_clip, 720, 1280
 
     def latent_shape(
         self, frames: int, height: int, width: int
@@ -207,7 +215,7 @@ class OpenSora(Family):
           BadInput: no latent does; the message names the nearest sizes that work.
         """
         vae = self.vae.config
-        clip = self.vae.config.micro_frame_size
+        clip = self.frames_per_clip
         pipeline_folder.check_multiples(height, width, vae.spatial_ratio)
         if frames != 1 and (frames < clip or frames % clip):
             low = frames // clip * clip or 1
@@ -223,7 +231,7 @@ class OpenSora(Family):
         `latent_shape`."""
         _, t, h, w, _ = latents.shape
         vae = self.vae.config
-        clip = self.vae.config.micro_frame_size
+        clip = self.frames_per_clip
         frames = 1 if t == 1 else t // vae.temporal.latent_frames(clip) * clip
         return frames, h * vae.spatial_ratio, w * vae.spatial_ratio
 
@@ -263,7 +271,8 @@ class OpenSora(Family):
         """The embedding and, as its last channel, which tokens are the text's own; none is in the
         null caption."""
         own_BxS = ids_BxS != self.text_encoder.config.pad_id
-        text_BxSxU = self.text_encoder.apply({"params": params["text_encoder"]}, ids_BxS, own_BxS)
+        variables = {"params": params["text_encoder"]}
+        text_BxSxU = cast(Array, self.text_encoder.apply(variables, ids_BxS, own_BxS))
         return jnp.concatenate([text_BxSxU, own_BxS[..., None].astype(text_BxSxU.dtype)], axis=-1)
 
     # ------------------------------------------------------------------------------------- sampling
@@ -297,7 +306,7 @@ class OpenSora(Family):
         frames, *size = self.video_size(latents)
         rows = latents.shape[:1]
         fps = PICTURE_FPS if frames == 1 else self.conditions.fps
-        output = self.transformer.apply(
+        output: Any = self.transformer.apply(
             {"params": params["transformer"]},
             latents,
             jnp.full(rows, timestep),
@@ -328,6 +337,6 @@ class OpenSora(Family):
     ) -> Float[Array, "B T H W 3"]:
         """Videos [B, T, H, W, 3] of latents."""
         pipeline_folder.check_tiling(self, tiled)
-        return self.vae.apply(
-            {"params": params["vae"]}, latents, self.video_size(latents)[0], method="decode"
-        )
+        variables = {"params": params["vae"]}
+        frames, _, _ = self.video_size(latents)
+        return cast(Array, self.vae.apply(variables, latents, frames, method="decode"))

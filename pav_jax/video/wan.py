@@ -13,13 +13,14 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.wan import transformer_hf, vae_hf
@@ -68,7 +69,7 @@ class Wan(Family):
         dtype: Any,
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
-        conv_impl: str = "auto",
+        conv_impl: ConvImpl = "auto",
     ) -> "Wan":
         """The family from the configurations in a diffusers folder. The VAE computes in float32, as
         the original does.
@@ -187,9 +188,9 @@ class Wan(Family):
     ) -> Float[Array, "B T H W 3"]:
         """Videos [B, T, H, W, 3] of latents."""
         pipeline_folder.check_tiling(self, tiled)
-        return self.vae.apply(
-            {"params": params["vae"]}, self.vae.config.unscale(latents), method="decode"
-        )
+        variables = {"params": params["vae"]}
+        unscaled = self.vae.config.unscale(latents)
+        return cast(Array, self.vae.apply(variables, unscaled, method="decode"))
 
 
 def encode_without_padding(
@@ -205,7 +206,7 @@ def encode_without_padding(
     not_padding = ids_BxS != encoder.config.pad_id
     length_Bx1 = jnp.where(not_padding, lengths, 0).max(axis=1, keepdims=True)
     mask_BxS = lengths <= length_Bx1
-    text_BxSxU = encoder.apply({"params": params}, ids_BxS, mask_BxS)
+    text_BxSxU = cast(Array, encoder.apply({"params": params}, ids_BxS, mask_BxS))
     return jnp.where(mask_BxS[..., None], text_BxSxU, 0), mask_BxS
 
 

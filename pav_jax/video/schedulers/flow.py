@@ -13,7 +13,7 @@ import numpy as np
 from pav_jax.errors import BadInput
 
 
-def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
+def shifted(sigmas: np.ndarray, shift: float | np.floating) -> np.ndarray:
     """Moves levels towards noise; larger videos want larger shifts (3 for 480p, 5 for 720p in Wan
     2.1)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)

@@ -102,5 +102,6 @@ class FlowEulerPlan:
         now = jnp.asarray(self.sigmas)[index]
         after = jnp.asarray(self.sigmas)[index + 1]
         if self.stochastic:
+            assert noise is not None, "a stochastic plan needs noise"
             return state, (1 - after) * (sample - now * output) + after * noise
         return state, sample + (after - now) * output

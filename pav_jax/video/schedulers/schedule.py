@@ -130,10 +130,9 @@ class NoiseSchedule:
 
     def _signal_and_noise(self, timesteps_B, rank: int) -> tuple[Array, Array]:
         shape = (-1,) + (1,) * (rank - 1)
-        tables = (np.sqrt(self.alphas), np.sqrt(1 - self.alphas))
-        return tuple(
-            jnp.asarray(table, jnp.float32)[timesteps_B].reshape(shape) for table in tables
-        )
+        signal = jnp.asarray(np.sqrt(self.alphas), jnp.float32)
+        noise = jnp.asarray(np.sqrt(1 - self.alphas), jnp.float32)
+        return signal[timesteps_B].reshape(shape), noise[timesteps_B].reshape(shape)
 
 
 def zero_terminal_snr(alphas: np.ndarray) -> np.ndarray:
