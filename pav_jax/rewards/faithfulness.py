@@ -241,7 +241,7 @@ class Faithfulness(PretrainedReward):
         return cls(load_lexicon(file / "lexicon.json" if file.is_dir() else file))
 
     def score(
-        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+        self, videos: Videos | None, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
         """Score the rewrites by their prompts; returns FAITH [B], nothing without rewrites."""
         if refined is None:
