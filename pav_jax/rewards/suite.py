@@ -135,7 +135,7 @@ class RewardSuite:
             reward.use_local_devices()
 
     def score(
-        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+        self, videos: np.ndarray, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
         """Score each video against its user's prompt.
 

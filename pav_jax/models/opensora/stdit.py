@@ -316,7 +316,7 @@ class Patches(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_BxTxHxWxC: Float[Array, "B T H W C"]) -> Float[Array, "B T S D"]:
+    def __call__(self, x_BxTxHxWxC: Float[Array, "B T H W C"]) -> Float[Array, "B t S D"]:
         patch_size = self.config.patch_size
         features = self.config.hidden_size
         batch, frames, height, width, channels = x_BxTxHxWxC.shape
