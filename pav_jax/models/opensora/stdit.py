@@ -334,7 +334,7 @@ class Patches(nn.Module):
 
 def unpatchify(
     config: STDiT3Config,
-    x_BxTxSxP: Float[Array, "B T S P"],
+    x_BxTxSxP: Float[Array, "B t S P"],
     grid: tuple[int, int, int],
     shape: tuple[int, int, int],
 ) -> Float[Array, "B T H W O"]:
