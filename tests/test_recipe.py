@@ -39,7 +39,7 @@ def test_stage_before_its_input_exists(stage, options, existing, missing, comman
 
 def test_evaluate_system_without_booster(tmp_path, monkeypatch):
     (tmp_path / "sft" / "booster").mkdir(parents=True)
-    loaded = types.SimpleNamespace(rewriter=None, chat_proposers={})
+    loaded = types.SimpleNamespace(config=load(), rewriter=None, chat_proposers={})
     monkeypatch.setattr(recipe, "Components", lambda *_: loaded)
     with pytest.raises(BadInput) as caught:
         Recipe().evaluate(tmp_path)

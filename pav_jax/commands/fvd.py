@@ -139,4 +139,5 @@ def _features(
             else:
                 features[owner].append(network.features(video)[0])
             progress.advance(task)
-    return [np.array(part) for part in features], problems
+    empty = np.zeros((0, 1), np.float32)
+    return [np.stack(part) if part else empty for part in features], problems

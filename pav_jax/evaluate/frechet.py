@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pav_jax.errors import BadInput
 
 
-def frechet_distance(a_NxK: Float[np.ndarray, "N K"], b_MxK: Float[np.ndarray, "M K"]) -> float:
+def frechet_distance(a_NxK: Float[np.ndarray, "N K"], b_MxK: Float[np.ndarray, "M _"]) -> float:
     """Compute the distance in float64; with I3D features it is the FVD.
 
     Args:

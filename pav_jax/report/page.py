@@ -86,7 +86,7 @@ def render(
         preview=preview.summary_line(contents.preview) if contents.preview else "",
         round_statistics=read_round_statistics(workdir, contents.config),
         limits=reward_hacking,
-        has_held_out=bool(contents.config and contents.config["rewards"]["held_out"]),
+        has_held_out=bool((contents.config.get("rewards") or {}).get("held_out")),
         config=config,
     )
 

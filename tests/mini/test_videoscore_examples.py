@@ -46,7 +46,7 @@ def test_frame_labels_clean_video():
 
 def test_frame_labels_frozen_video():
     order = corruption_labels.corrupt(
-        CLEAN_CLOCK.astype(np.uint8)[:, None, None, None], "freeze", 4, 0
+        CLEAN_CLOCK.astype(np.uint8)[:, None, None, None].repeat(3, axis=3), "freeze", 4, 0
     )[:, 0, 0, 0]
     labels = frame_labels(SCENE, SCENE, order, np.zeros(FRAMES))
     assert not labels["moved"].any() and not labels["passed"].any()

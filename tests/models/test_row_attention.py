@@ -26,7 +26,7 @@ def small_blocks(monkeypatch):
 )
 def test_row_attention_equals_dot_product(small_blocks, t, s, kind):
     rng = np.random.default_rng(t + s)
-    q, k, v = (rng.normal(size=(2, length, 3, 4)).astype(np.float32) for length in (t, s, s))
+    q, k, v = (jnp.asarray(rng.normal(size=(2, n, 3, 4)), jnp.float32) for n in (t, s, s))
     rows = rng.random((1 if kind == "shared" else 2, 1, 1, s)) < 0.6
     rows[..., 1] = True
     mask = {None: None, "first": FirstKeys(s - 4)}.get(kind, jnp.asarray(rows))

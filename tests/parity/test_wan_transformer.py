@@ -106,7 +106,7 @@ def test_load_bfloat16_keeps_float32_modules(tmp_path):
 
 def test_wan_transformer_gradients_remat_unroll():
     config = config_from_hf(dict(random_original(4, num_layers=2).config))
-    latents, text, timesteps = arguments(config, 1)
+    latents, text, timesteps = map(jnp.asarray, arguments(config, 1))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: 0.3 * rng.standard_normal(x.shape, dtype=np.float32),
