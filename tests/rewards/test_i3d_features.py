@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,7 +29,8 @@ def test_features_in_any_batch():
         and np.ptp(features, axis=0).max() > 1e-4
     )
     np.testing.assert_array_equal(network.features(videos[1:2])[0], features[1])
-    x = np.asarray(resize_bilinear(videos[1].astype(np.float32), 32, 32)) / 127.5 - 1
+    frames = jnp.asarray(videos[1], jnp.float32)
+    x = np.asarray(resize_bilinear(frames, 32, 32)) / 127.5 - 1
     np.testing.assert_allclose(
         jax.jit(network.model.apply)({"params": network._params}, x[None])[0],
         features[1],
@@ -41,7 +43,7 @@ def test_features_in_any_batch():
 @pytest.mark.parametrize("size, target", [((5, 7), (8, 4)), ((64, 6), (224, 6))])
 def test_resize_bilinear_as_tensorflow_1(size, target):
     x = np.random.default_rng(1).uniform(0, 255, (1, *size, 1)).repeat(3, -1).astype(np.float32)
-    ours = resize_bilinear(x, *target)
+    ours = resize_bilinear(jnp.asarray(x), *target)
     for i in range(target[0]):
         for j in range(target[1]):
             y = i * size[0] / target[0]
