@@ -189,7 +189,7 @@ def _parse_mapping(override: str, path: str, text: str | None) -> dict | None:
 def _section_of(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     """The section that holds the field `path`, and the field's name in it."""
     names = path.split(".")
-    section = config
+    section: Any = config
     for depth, name in enumerate(names):
         parent = ".".join(names[:depth])
         if not isinstance(section, ConfigDict):

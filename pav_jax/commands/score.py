@@ -8,12 +8,16 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from pav_jax.rewards.file_scorer import ScoredFile
 
-Row = tuple["ScoredFile", float]  # and its overall score
+class Row(NamedTuple):
+    """A scored video of the output."""
+
+    path: str
+    prompt: str
+    scores: dict[str, float]
+    overall: float
 
 
 def add(commands: Any) -> None:
@@ -91,10 +95,12 @@ def run(args: argparse.Namespace) -> int:
     if cache and cache.problem:
         _complain(cache.problem)
     rows = [
-        (result, _overall(suite, result.scores)) for result in results if result.scores is not None
+        Row(result.path, result.prompt, result.scores, _overall(suite, result.scores))
+        for result in results
+        if result.scores is not None
     ]
     if rows:
-        _print(args, rows, [name for name in names if name in rows[0][0].scores])
+        _print(args, rows, [name for name in names if name in rows[0].scores])
     return 2 if problems or any(result.problems for result in results) else 0
 
 
@@ -161,14 +167,14 @@ def _print(args: argparse.Namespace, rows: Sequence[Row], names: Sequence[str]) 
 
 
 def _print_json(rows: Sequence[Row], names: Sequence[str]) -> None:
-    for result, overall in rows:
+    for row in rows:
         print(
             json.dumps(
                 {
-                    "video": _text(result.path),
-                    "prompt": result.prompt,
-                    "scores": {name: _number(result.scores[name]) for name in names},
-                    "overall": _number(overall),
+                    "video": _text(row.path),
+                    "prompt": row.prompt,
+                    "scores": {name: _number(row.scores[name]) for name in names},
+                    "overall": _number(row.overall),
                 },
                 ensure_ascii=False,
             )
@@ -178,11 +184,9 @@ def _print_json(rows: Sequence[Row], names: Sequence[str]) -> None:
 def _print_csv(rows: Sequence[Row], names: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout)  # lines end with CR LF, as RFC 4180 has it
     writer.writerow(["video", "prompt", *names, "overall"])
-    for result, overall in rows:
-        numbers = [_number(value) for value in (*(result.scores[name] for name in names), overall)]
-        writer.writerow(
-            [_text(result.path), result.prompt, *("" if n is None else n for n in numbers)]
-        )
+    for row in rows:
+        numbers = [_number(value) for value in (*(row.scores[name] for name in names), row.overall)]
+        writer.writerow([_text(row.path), row.prompt, *("" if n is None else n for n in numbers)])
 
 
 def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -193,11 +197,11 @@ def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
     table = Table("video", "prompt", *names, "overall")
     for column in table.columns[2:]:
         column.justify = "right"
-    for result, overall in rows:
-        numbers = (*(result.scores[name] for name in names), overall)
+    for row in rows:
+        numbers = (*(row.scores[name] for name in names), row.overall)
         table.add_row(
-            escape(_text(result.path)),
-            escape(result.prompt),
+            escape(_text(row.path)),
+            escape(row.prompt),
             *(f"{n:.3f}" if math.isfinite(n) else "-" for n in numbers),
         )
     console = Console(file=sys.stdout)
