@@ -55,7 +55,7 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Ll
         )
     if missing := [name for name in REQUIRED if not isinstance(fields.get(name), int)]:
         raise BadInput(
-            f"{source}: field {missing[0]!r} is missing or not a whole number; download the"
+            f"{source}: field {missing[0]!r} is missing or not an integer; download the"
             " checkpoint again",
             source=source,
             field=missing[0],
