@@ -18,7 +18,10 @@ class Layout(Protocol):
     """A module `models/<family>/hf.py`: a model's configuration and weights as published."""
 
     @property
-    def STEM(self) -> str: ...  # noqa: N802  (a module's constant: the stem of safetensors files)
+    def STEM(self) -> str:  # noqa: N802  (a module's constant)
+        """The stem of the safetensors files' names, one of `safetensors.STEMS`."""
+        ...
+
     def config_from_hf(self, fields: Mapping[str, Any], source: str, /) -> Any:
         """The model's configuration from the fields of config.json."""
         ...

@@ -212,6 +212,7 @@ class CLIP(nn.Module):
     unroll: bool = False
 
     def setup(self):
+        """Create the two towers, the projections without bias, and the logit scale."""
         config = self.config
         self.text = TextTower(config.text, self.dtype, self.attention_fn, self.remat, self.unroll)
         self.vision = VisionTower(

@@ -304,6 +304,7 @@ class CogVideoXVAE(nn.Module):
     tiles_at_once: int = 1
 
     def setup(self):
+        """Create encoder, decoder and the quantization convolutions that the configuration has."""
         config = self.config
         self.encoder = Coder(config, "down", self.conv_impl, self.dtype)
         self.decoder = Coder(config, "up", self.conv_impl, self.dtype)

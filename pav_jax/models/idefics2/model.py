@@ -64,6 +64,7 @@ class Idefics2(nn.Module):
     constrain: Constrain = unconstrained
 
     def setup(self):
+        """Create vision tower, connector, decoder, and the head with one score per label."""
         c = self.config
         text = c.text
         options = (self.dtype, self.attention_fn, self.unroll, self.constrain)

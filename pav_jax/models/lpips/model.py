@@ -57,6 +57,7 @@ class LPIPS(nn.Module):
     net: Net
 
     def setup(self):
+        """Create the net's convolutions, and a weight per channel at each compared depth."""
         self.convs = [
             nn.Conv(width, (window, window), stride, padding, name=f"conv_{i}")
             for i, (width, window, stride, padding) in enumerate(self.net.convs)

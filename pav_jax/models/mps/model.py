@@ -177,6 +177,7 @@ class MPSModel(nn.Module):
     attention_fn: Callable = dot_product_attention
 
     def setup(self):
+        """Create CLIP and the stacked cross-attention layers."""
         self.clip = CLIP(self.config.clip, self.dtype, self.attention_fn)
         layers = scan_layers(CrossLayer, self.config.cross.layers)
         self.cross = layers(self.config.cross, self.dtype, self.attention_fn)

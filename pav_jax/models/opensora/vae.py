@@ -91,6 +91,7 @@ class OpenSoraVAE(nn.Module):
     attention_fn: Callable = blockwise_attention
 
     def setup(self):
+        """Create the 2-D and the temporal autoencoder, and the scale and shift of the latent."""
         config = self.config
         self.spatial = AutoencoderKL(config.spatial, self.dtype, self.attention_fn)
         self.temporal = TemporalVAE(config.temporal, self.dtype, self.conv_impl)

@@ -145,6 +145,7 @@ class AutoencoderKL(nn.Module):
     attention_fn: Callable = blockwise_attention
 
     def setup(self):
+        """Create encoder, decoder and the 1 x 1 quantization convolutions."""
         config = self.config
         self.encoder = Coder(config, "down", self.dtype, self.attention_fn)
         self.decoder = Coder(config, "up", self.dtype, self.attention_fn)

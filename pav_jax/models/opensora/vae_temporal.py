@@ -154,6 +154,7 @@ class TemporalVAE(nn.Module):
     conv_impl: ConvImpl = "auto"
 
     def setup(self):
+        """Create encoder, decoder and the pointwise causal quantization convolutions."""
         config = self.config
         self.encoder = Coder(config, "down", self.conv_impl, self.dtype)
         self.decoder = Coder(config, "up", self.conv_impl, self.dtype)

@@ -335,6 +335,7 @@ class WanVAE(nn.Module):
     unroll: bool = False
 
     def setup(self):
+        """Create encoder, decoder and the pointwise quantization layers."""
         self.encoder = Coder(self.config, "down", self.conv_impl, self.dtype)
         self.decoder = Coder(self.config, "up", self.conv_impl, self.dtype)
         self.quant_conv = Pointwise(2 * self.config.z_dim, self.dtype)
