@@ -23,6 +23,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `cogvideox_5b.py` with the 2B generator on a v6e-8."""
     config = load(str(Path(__file__).with_name("cogvideox_5b.py")))
     config.check.topology = "v6e:2x4"
     config.mesh.fsdp = 8

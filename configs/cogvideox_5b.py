@@ -32,6 +32,7 @@ FRAMES = 33
 
 
 def get_config() -> ConfigDict:
+    """The configuration: the DPO recipe of `llama3_8b.py` with the 5B generator on a v5p-8."""
     config = load(f"{Path(__file__).with_name('llama3_8b.py')}:dpo")
     config.check.topology = "v5p:2x2x1"
     config.check.programs = ("generator",)

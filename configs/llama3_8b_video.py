@@ -22,6 +22,7 @@ CLIP = "openai/clip-vit-large-patch14"
 
 
 def get_config() -> ConfigDict:
+    """The shared configuration: `llama3_8b.py` with prompt files and video rewards."""
     config = load(Path(__file__).with_name("llama3_8b.py"))
     for fields in (config.sft, config.dpo):
         fields.batch_size = 32

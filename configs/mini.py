@@ -46,6 +46,7 @@ THRESHOLDS = {"VQ": 2.08, "TC": 2.82, "DD": 2.51, "TVA": 1.78, "FC": 3.16, "AES"
 
 
 def get_config() -> ConfigDict:
+    """The configuration: the defaults with all rewards and settings for two CPU cores."""
     config = defaults.get_config()
 
     config.mesh.data = -1  # every core takes its share of a batch

@@ -21,6 +21,7 @@ START = "runs/mini/sft/booster"
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `mini.py` with GRPO, started from and compared with its SFT booster."""
     config = load(Path(__file__).with_name("mini.py"))
     config.grpo.start = START
     config.evaluate.systems = ("original", "grpo")

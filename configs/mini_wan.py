@@ -21,6 +21,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `mini.py` with the embedded Wan and its prompt sets."""
     config = load(Path(__file__).with_name("mini.py"))
     config.generator.path = "mini:generator_wan"
     # the same prompts, with captions in this generator's words

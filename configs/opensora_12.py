@@ -29,6 +29,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `llama3_8b_video.py` with Open-Sora 1.2 on a v5p-8."""
     config = load(Path(__file__).with_name("llama3_8b_video.py"))
     config.check.topology = "v5p:2x2x1"  # v5p counts cores, two per chip
     config.mesh.fsdp = 4

@@ -28,6 +28,7 @@ CLIP = "openai/clip-vit-large-patch14"
 
 
 def get_config() -> ConfigDict:
+    """The configuration: the defaults with the published rewards, weights and thresholds."""
     config = defaults.get_config()
     config.generator.path = "THUDM/CogVideoX-5b"  # its videos are what is scored
     config.generator.dtype = "bfloat16"

@@ -13,6 +13,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `mini.py` with a few prompts, steps and seeds, and no thresholds."""
     config = load(Path(__file__).with_name("mini.py"))
     config.generator.batch_size = 8
     config.generator.num_inference_steps = 2

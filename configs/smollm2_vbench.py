@@ -21,6 +21,7 @@ from pav_jax.train.config import ALL_LINEARS
 
 
 def get_config() -> ConfigDict:
+    """The configuration: the defaults with SmolLM2, and fields of `benchmarks/vbench.py`."""
     config = defaults.get_config()
     with config.unlocked():
         config.data = ""  # JSON Lines of `prompt` and a rewrite per generator

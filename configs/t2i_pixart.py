@@ -28,6 +28,7 @@ from pav_jax.rewards.suite import TEMPORAL_SCORES
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `llama3_8b.py` with a diffusers generator of single images."""
     config = load(Path(__file__).with_name("llama3_8b.py"))
     config.generator.path = "diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
     config.generator.dtype = "float16"

@@ -19,6 +19,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `wan21.py` with the 14B generator on a v5p-8."""
     config = load(f"{Path(__file__).with_name('wan21.py')}:14B")
     config.check.topology = "v5p:2x2x1"  # v5p counts cores, two per chip
     config.mesh.fsdp = 4

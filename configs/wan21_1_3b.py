@@ -19,6 +19,7 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
+    """The configuration: `wan21.py` with the 1.3B generator on a v6e-8."""
     config = load(f"{Path(__file__).with_name('wan21.py')}:1.3B")
     config.check.topology = "v6e:2x4"
     config.mesh.fsdp = 8

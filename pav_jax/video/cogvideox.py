@@ -88,10 +88,7 @@ class CogVideoX(Family):
         Raises:
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
-        text, denoiser, vae = (
-            pipeline_folder.read_config(layout, folder / name)
-            for name, layout in cls.layouts.items()
-        )
+        text, denoiser, vae = cls.read_configs(folder)
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),

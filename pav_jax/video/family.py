@@ -144,6 +144,18 @@ class Family(abc.ABC):
     # -------------------------------------------------------------------------------------- folders
 
     @classmethod
+    def read_configs(cls, folder: Path) -> tuple[Any, ...]:
+        """The configurations of the components in a folder, in the order of `layouts`.
+
+        Raises:
+          BadInput: a file is missing or unsupported.
+        """
+        return tuple(
+            pipeline_folder.read_config(layout, folder / name)
+            for name, layout in cls.layouts.items()
+        )
+
+    @classmethod
     def load(
         cls,
         folder: Path,

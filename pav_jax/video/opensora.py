@@ -152,10 +152,7 @@ class OpenSora(Family):
             settings = read_json(path) if path.exists() else {}
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
-        text, denoiser, vae = (
-            pipeline_folder.read_config(layout, folder / name)
-            for name, layout in cls.layouts.items()
-        )
+        text, denoiser, vae = cls.read_configs(folder)
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),

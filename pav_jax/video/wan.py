@@ -83,10 +83,7 @@ class Wan(Family):
                 f"{folder / 'model_index.json'}: boundary_ratio and expand_timesteps are of Wan"
                 " 2.2; only Wan 2.1 is supported"
             )
-        text, denoiser, vae = (
-            pipeline_folder.read_config(layout, folder / name)
-            for name, layout in cls.layouts.items()
-        )
+        text, denoiser, vae = cls.read_configs(folder)
         settings = pipeline_folder.scheduler_settings(folder, scheduler)
         if isinstance(scheduler, str):
             settings = flow_settings(
