@@ -188,7 +188,16 @@ class Recipe:
 
     def report(self, workdir: str | os.PathLike) -> Path:
         """Whatever the work directory holds -> report/index.html."""
-        processes.run_on_first_process("report", lambda: write_report(workdir))
+        options = self.config.report
+        processes.run_on_first_process(
+            "report",
+            lambda: write_report(
+                workdir,
+                title=options.title,
+                num_examples=options.num_examples,
+                num_worst=options.num_worst,
+            ),
+        )
         return Path(workdir) / "report" / "index.html"
 
     # ------------------------------------------------------------------ stages outside `run`

@@ -46,6 +46,14 @@ def test_evaluate_system_without_booster(tmp_path, monkeypatch):
     assert caught.value.field == "evaluate.systems"
 
 
+def test_report_uses_configured_options(tmp_path, monkeypatch):
+    options = {}
+    monkeypatch.setattr(recipe, "write_report", lambda workdir, **given: options.update(given))
+    config = load(overrides=["--config.report.title=T", "--config.report.num_worst=1"])
+    Recipe(config).report(tmp_path)
+    assert options == {"title": "T", "num_examples": 8, "num_worst": 1}
+
+
 def test_run_order_of_stages(tmp_path, monkeypatch):
     calls = []
 

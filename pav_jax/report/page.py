@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
 from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
+from pav_jax.defaults import ReportConfig
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
 from pav_jax.report.examples import Examples
@@ -26,9 +27,9 @@ MINUS = "−"
 def write_report(
     workdir: str | os.PathLike,
     *,
-    title: str = "Prompt booster report",
-    num_examples: int = 8,
-    num_worst: int = 4,
+    title: str = ReportConfig.title,
+    num_examples: int = ReportConfig.num_examples,
+    num_worst: int = ReportConfig.num_worst,
 ) -> epath.Path:
     """Writes `<workdir>/report/index.html`.
 
