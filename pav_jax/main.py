@@ -156,7 +156,7 @@ def console() -> None:
     """The console script: set what JAX reads when it starts, unless the environment does."""
     cores = os.cpu_count() or 1
     devices = next(count for count in CPU_DEVICE_COUNTS if count <= cores)
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.rows_mesh
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.batch_mesh
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     compiled = cache_home / "pav_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))

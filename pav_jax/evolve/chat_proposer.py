@@ -12,6 +12,8 @@ from pav_jax.language.chat_endpoint import ChatEndpoint, ChatFn, NoReplyError, t
 
 log = logging.getLogger(__name__)
 
+MAX_REQUESTS = 2  # per prompt and call, while a reply has too few rewrites
+
 
 class ChatProposer(Proposer):
     """Requests rewrites from a chat model, for many prompts concurrently.
@@ -92,7 +94,7 @@ class ChatProposer(Proposer):
         """Return the rewrites of a reply; make a second request if there are too few."""
         chat = make_chat(request.history, request.num_rewrites, self._template)
         texts: list[str] = []
-        for _ in range(2):
+        for _ in range(MAX_REQUESTS):
             try:
                 texts = max(texts, parse_rewrites(text_of(await complete(chat))), key=len)
             except NoReplyError:

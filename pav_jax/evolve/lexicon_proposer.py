@@ -51,7 +51,7 @@ class LexiconProposer(Proposer):
     changed with `phrases.json`.
 
     Args:
-      phrases: file that reindices `phrases.json`.
+      phrases: file that replaces `phrases.json`.
       faithfulness: if set, a child is at least as faithful as its parent, and a synonym may replace
         a user's word; otherwise every word of the user is kept.
       name: name of the entry in the configuration.
@@ -185,7 +185,7 @@ class _ChildBuilder:
         return text
 
     def _with_best_opening(self, text: str, probability: float) -> str:
-        """Return `text` after the pool's best opening, which reindices a free opening."""
+        """Return `text` after the pool's best opening, which replaces a free opening."""
         match = OPENING.match(text)
         current = match[1].lower() if match else ""
         pool_openings = {opening.lower() for opening in self.bank.openings}

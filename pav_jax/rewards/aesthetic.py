@@ -85,7 +85,7 @@ class HeadConfig:
                 source,
                 "activation",
             )
-        return cls(kind, raw.get("input_dim", 768), hidden_dims, activation)
+        return cls(kind, raw.get("input_dim", cls.input_dim), hidden_dims, activation)
 
 
 class AestheticHead(nn.Module):

@@ -172,7 +172,8 @@ class Lexicon:
         concepts = frozenset(self._concepts.get(key, ()))
         category = min(
             (category for category, _ in concepts),
-            key=lambda category: self._category_rank.get(category, 99),
+            # concepts of "kinds" may be in no category of the file: they come last
+            key=lambda category: self._category_rank.get(category, len(self._category_rank)),
             default="other",
         )
         is_generic = all(lemma in self.generic or lemma in self.stop for lemma in key)
