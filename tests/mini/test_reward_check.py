@@ -27,12 +27,12 @@ def correlations(unseen, videoscore):
 
 
 @pytest.mark.parametrize("dimension", NAMES)
-def unseencore_ranks_severities_of_unseen_types(dimension, correlations):
+def test_videoscore_ranks_severities_of_unseen_types(dimension, correlations):
     values = [value for kind, value in correlations.items() if kind.startswith(f"{dimension}, ")]
     assert np.mean(values) >= reward_check.MIN_CORRELATION, correlations
 
 
-def unseencore_wrong_prompt(unseen, videoscore):
+def test_videoscore_wrong_prompt(unseen, videoscore):
     own, wrong = (
         videoscore.score(unseen.videos, texts) for texts in (unseen.prompts, unseen.wrong_prompts)
     )
@@ -40,7 +40,7 @@ def unseencore_wrong_prompt(unseen, videoscore):
     assert np.mean(own["TVA"] > wrong["TVA"]) >= 0.8 and drop["TVA"] > 5 * abs(drop["VQ"])
 
 
-def unseencore_quality_correlates_with_scene(unseen, videoscore):
+def test_videoscore_quality_correlates_with_scene(unseen, videoscore):
     quality = [np.mean(scene.quality[:4]) for scene in unseen.scenes]
     assert np.corrcoef(quality, videoscore.score(unseen.videos, unseen.prompts)["VQ"])[0, 1] >= 0.6
 
