@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -216,3 +217,10 @@ def test_render_steadiness():
     wander = heights.std(2)
     assert rises(-wander) and (wander[:, 2] < PIXEL / 4).all()
     np.testing.assert_allclose(wander[:, 0] / wander[:, 1], r.SHAKE[0] / r.SHAKE[1], rtol=0.25)
+
+
+def test_gaussian_rows_sum_to_one():
+    for sigma in (0.0, 0.85, 1.9):
+        rows = np.asarray(jax.jit(r._gaussian_rows, static_argnums=1)(sigma, 16))
+        np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
+        assert (sigma > 0) ^ np.allclose(rows, np.eye(16))
