@@ -22,7 +22,7 @@ from tests.preflight.libtpu import needs_libtpu
         ("v6e", (2, 4), 2),
         ("v5p", (2, 2, 1), 2),
         ("v5p", (4, 4, 4), 6),
-        ("v5p", (4, 4, 2), 3),  # not a whole cube
+        ("v5p", (4, 4, 2), 3),  # not a complete cube
     ],
 )
 def test_ici_bytes_per_s(name, shape, links):
