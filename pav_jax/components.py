@@ -30,7 +30,7 @@ from pav_jax.language.sampling import Sampling
 from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
 from pav_jax.rewards.reward import as_reward
-from pav_jax.rewards.suite import RewardSuite
+from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
 from pav_jax.video.backend import HTTP
 from pav_jax.video.generator import Generator, as_generator
 from pav_jax.video.loading import load_generator
@@ -127,7 +127,9 @@ def suite_of(rewards: RewardSuite | Sequence[Any], section: Any) -> RewardSuite:
     if "FAITH" in section.constraints and "FAITH" not in names:
         adapted.append(Faithfulness())
         names.append("FAITH")
-    weights = {name: section.weights.get(name, 1.0) for name in names if name != "FAITH"}
+    weights = {
+        name: section.weights.get(name, 1.0) for name in names if name not in CONSTRAINT_ONLY
+    }
 
     def bounds(field: str) -> dict[str, float]:
         return {name: value for name, value in section[field].items() if name in names}

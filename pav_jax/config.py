@@ -19,21 +19,14 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from pav_jax import defaults
+from pav_jax import config_fields, defaults
 from pav_jax.config_overrides import OVERRIDE
 from pav_jax.config_validation import validate
 from pav_jax.errors import BadInput
 
 SHIPPED = Path(__file__).parent / "configs"
 UNSET = ("None", "null", "none")
-TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    tuple: "a tuple",
-    ConfigDict: "a section",
-}
+TYPE_NAMES = config_fields.TYPE_NAMES | {tuple: "a tuple", ConfigDict: "a section"}
 
 
 def load(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -25,9 +25,10 @@ from jaxtyping import Bool, Float, Int
 
 from pav_jax.candidates.constraints import is_feasible
 from pav_jax.candidates.scoring import weighted_rewards
+from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 
-METHODS = ("sum", "pareto", "average_rank")
+METHODS = RANKINGS
 
 
 class RankKey(NamedTuple):

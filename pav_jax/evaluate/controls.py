@@ -13,7 +13,6 @@ import numpy as np
 from pav_jax.errors import BadInput
 
 SUFFIXES = Path(__file__).with_name("suffixes.txt")
-NAMES = ("suffix", "shuffled", "oracle")
 
 Texts = dict[tuple[str, int], str]  # (prompt, seed) -> text that the generator receives
 

@@ -10,6 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pav_jax.report.contents import CONTROLS
+
 # Placeholder colours for the page's CSS variables: matplotlib writes them, `_svg` replaces them.
 CSS_VARIABLES = {
     "#010101": "var(--ink)",
@@ -48,7 +50,7 @@ STYLE: dict[Any, Any] = {
 
 def color_of(system: str) -> str:
     """The colour of a system: strong for boosters, pale for controls."""
-    if system in ("suffix", "shuffled", "oracle"):
+    if system in CONTROLS:
         return CONTROL
     return {"original": ORIGINAL, "base": BASE, "sft": SFT}.get(
         system, DPO if system.startswith("dpo") else WARM

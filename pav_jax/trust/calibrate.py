@@ -24,6 +24,7 @@ from etils import epath
 from jaxtyping import Float
 
 from pav_jax.candidates.constraints import passes_thresholds
+from pav_jax.candidates.scoring import stage_weights, weighted_rewards
 from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
@@ -147,8 +148,7 @@ def _check_weighted_score(
 
 
 def _published_weights(config) -> dict[str, float]:
-    weights = dict(config.calibrate.weights or config.evolve.weights or config.rewards.weights)
-    return {name: float(w) for name, w in weights.items() if w and name not in CONSTRAINT_ONLY}
+    return weighted_rewards(config.calibrate.weights or stage_weights(config, "evolve"))
 
 
 def _thresholds(scores: Mapping[str, Float[np.ndarray, "V"]], quantile: float) -> dict[str, float]:
