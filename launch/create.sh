@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks Google Cloud for the TPU. Returns when a tpu-vm is ready, or when a queued resource has been put in the queue.
+# Requests the TPU from Google Cloud. Returns when a tpu-vm is ready, or when a queued resource has been queued.
 #
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav TPU_TYPE=v5litepod-16 SLICES=2 CAPACITY=spot launch/create.sh
 #
-# TPU_KIND=tpu-vm asks for one slice at once instead of queueing. CREATE_FLAGS holds any further flags of gcloud.
+# TPU_KIND=tpu-vm requests one slice directly instead of queueing. CREATE_FLAGS holds any further flags of gcloud.
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"

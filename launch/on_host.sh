@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# What happens on one TPU host; the other scripts call it over ssh, from the home directory. By hand, on a host:
+# Runs on one TPU host; the other scripts call it over ssh, from the home directory. To run it by hand on a host:
 #
 #   TPU_NAME=pav TPU_TYPE=v5litepod-16 BUCKET=gs://my-bucket/pav bash pav/launch/on_host.sh start run --config=C
 #
-#   install     Python 3.12, pav and JAX for TPU into ~/pav/.venv (the hosts' own Python may be older than pav needs)
-#   start ARGS  `pav ARGS` in the tmux session "pav"
-#   job ARGS    what that session does: log to ~/pav_state/HOST.log, copied to BUCKET/logs/TPU_NAME/ every minute
-#   status      running, the exit status of the last job, or gone (no job yet, or the host was restarted meanwhile)
-#   stop        SIGTERM, so that the job saves; SIGKILL after five minutes
+#   install     install Python 3.12, pav and JAX for TPU in ~/pav/.venv (the host's own Python may be too old for pav)
+#   start ARGS  run `pav ARGS` in the tmux session "pav"
+#   job ARGS    what that session runs: `pav ARGS`, with its log in ~/pav_state/HOST.log and, copied every minute, in
+#               BUCKET/logs/TPU_NAME/
+#   status      print running, the exit status of the last job, or gone (no job yet, or the host was restarted)
+#   stop        send SIGTERM, so that the job saves its state; SIGKILL after five minutes (STOP_SECONDS)
 set -euo pipefail
 state=~/pav_state
 mkdir -p "$state"

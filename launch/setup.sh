@@ -3,7 +3,7 @@
 #
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav launch/setup.sh
 #
-# What is not committed is not copied. Can be repeated: after a new commit it replaces the old one.
+# Uncommitted changes are not copied. Run it again after a new commit to replace the old one.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/tpu_settings.sh

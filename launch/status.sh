@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints in one line how the TPU is and, where it can be asked, how the job is: "ACTIVE running", "SUSPENDED".
+# Prints the state of the TPU and, if the host can be reached, of the job: "ACTIVE running", "SUSPENDED".
 #
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav launch/status.sh
 #
-# The TPU: Google Cloud's word for its state, NOT_FOUND, or UNKNOWN (no answer). A queued resource may read ACTIVE while
-# a slice of it has been preempted; here that reads PREEMPTED. The job: running, the exit status of the last one, gone
-# (none since the host started) or silent (no answer).
+# The TPU: Google Cloud's name of its state, NOT_FOUND, or UNKNOWN (no answer). A queued resource may be ACTIVE while
+# one of its slices has been preempted; this is printed as PREEMPTED. The job: running, the exit status of the last
+# one, gone (none since the host started) or silent (no answer).
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Ends the job, which saves first, and deletes the TPU. The work directory and the logs in the bucket stay.
+# Stops the job, which saves its state first, and deletes the TPU. The work directory and the logs in the bucket stay.
 #
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav launch/stop.sh
 #
-# KEEP_TPU=1 ends the job only; the TPU goes on costing money. A launch/watch.sh elsewhere must be ended first, or it
-# asks for a new TPU.
+# KEEP_TPU=1 only stops the job; the TPU continues to cost money. Stop any running launch/watch.sh first, or it requests
+# a new TPU.
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by the scripts beside it, never run: printing instead of running, what follows from the TPU's type, and
-# gcloud's two kinds of TPU resource (tpu-vm and queued-resources) behind one name.
+# Sourced by the scripts in this folder, not executable: dry runs, the settings that depend on the TPU's type, and one
+# interface to gcloud's two kinds of TPU resource (tpu-vm and queued-resources).
 
-run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them as a line that can be pasted into a shell
+run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them as a line for a shell
   [[ "${DRY_RUN:-0}" == 1 ]] || { "$@"; return; }
   local word line=""
   for word in "$@"; do
@@ -12,7 +12,7 @@ run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them as a line tha
   echo "$line"
 }
 
-refuse() {  # one line that says what is wrong, exit status 2
+refuse() {  # prints an error message of one line; exit status 2
   echo "${0##*/}: $*" >&2
   exit 2
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sees a pav command through to its end: creates the TPU if there is none, waits for it, sets it up, runs the command,
-# and after a preemption or a restarted host does all that again; the same command resumes from the work directory.
+# Runs a pav command until it has finished: creates the TPU if there is none, waits for it, sets it up, runs the
+# command, and repeats this after a preemption or a host restart; the command then resumes from the work directory.
 #
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav TPU_TYPE=v5litepod-16 CAPACITY=spot BUCKET=gs://my-bucket/pav \
 #     launch/watch.sh pav run --config=configs/mini.py --workdir=gs://my-bucket/pav/runs/mini
 #
-# Ends with the command's exit status when that is 0 (done) or 2 (bad input), and with 1 after MAX_FAILURES failures.
-# The TPU stays: launch/stop.sh deletes it. Ctrl-C ends the watching, not the job.
+# Exits with the command's exit status if that is 0 (done) or 2 (bad input), and with 1 after more than MAX_FAILURES
+# failures. The TPU stays: launch/stop.sh deletes it. Ctrl-C stops this script, not the job.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=launch/tpu_settings.sh
@@ -18,7 +18,7 @@ source "$here/tpu_settings.sh"
 read_tpu_type
 read_tpu_kind
 
-failures=0 ours=no  # ours: the job on the hosts is one that this watch has started or seen running
+failures=0 ours=no  # ours: this script has started the job on the hosts, or seen it running
 say() { echo "$(date -u +%FT%TZ) $TPU_NAME: $*" >&2; }
 fail() {
   say "$*"
@@ -29,7 +29,7 @@ recreate() { delete_tpu && "$here/create.sh"; }
 start() { KEEP_TPU=1 "$here/stop.sh" && "$here/setup.sh" && "$here/run.sh" "$@"; }
 restart() { KEEP_TPU=1 "$here/stop.sh" && "$here/run.sh" "$@"; }
 
-if [[ "${DRY_RUN:-0}" == 1 ]]; then  # what is asked at every turn, then what a preemption leads to
+if [[ "${DRY_RUN:-0}" == 1 ]]; then  # the query of every iteration, then the commands after a preemption
   "$here/status.sh"
   recreate
   start "$@"
@@ -38,7 +38,7 @@ fi
 
 while true; do
   status=$("$here/status.sh") || status=UNKNOWN
-  [[ "$ours" == yes || "$status" != *" "[0-9]* ]] || status="${status%% *} gone"  # what ended was an earlier job
+  [[ "$ours" == yes || "$status" != *" "[0-9]* ]] || status="${status%% *} gone"  # it was an earlier job that ended
   case "$status" in
     "ACTIVE "[02] | "READY "[02])
       say "$status; the logs are in ${BUCKET%/}/logs/$TPU_NAME/"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates a GKE cluster with TPU node pools through xpk (pip install xpk). The same command with another SLICES resizes.
+# Creates a GKE cluster with TPU node pools through xpk (pip install xpk). Run it again with another SLICES to resize.
 #
 #   PROJECT=my-project ZONE=us-west4-a CLUSTER=pav TPU_TYPE=v5litepod-16 SLICES=2 CAPACITY=spot launch/gke/create.sh
 #

@@ -6,7 +6,7 @@
 #     launch/gke/run.sh pav run --config=configs/mini.py --workdir=gs://my-bucket/pav/runs/mini
 #
 # The last commit is put on top of BASE_IMAGE (python:3.12) and installed when a container starts. SECRETS names
-# environment variables the job needs; xpk writes their values into the JobSet, readable by who may read JobSets.
+# environment variables the job needs; xpk writes their values into the JobSet: anyone who can read JobSets sees them.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/tpu_settings.sh
@@ -26,13 +26,13 @@ if [[ "${DRY_RUN:-0}" != 1 ]]; then
   trap 'rm -rf "$scratch"' EXIT
   mkdir "$scratch/source"
   printf '%s\n' "JAX_COMPILATION_CACHE_DIR=${BUCKET%/}/jax_cache" "LIBTPU_INIT_ARGS=$libtpu_init_args" >"$scratch/env"
-  # a name alone makes xpk take the value from its own environment: no secret is written here
+  # for a name without a value xpk reads its own environment, so no secret is written to this file
   for name in ${SECRETS:-}; do echo "$name"; done >>"$scratch/env"
 fi
 run_or_print git -C "${here%/launch/gke}" archive --format=tar --output="$scratch/source.tar" HEAD
 run_or_print tar -xf "$scratch/source.tar" -C "$scratch/source"
 printf -v command ' %q' "$@"
-# exec: SIGTERM reaches pav, which saves. Exit status 1 restarts (a host was lost), 2 (bad input) does not.
+# exec: pav receives SIGTERM and saves its state. Exit status 1 restarts (a host was lost), 2 (bad input) does not.
 run_or_print xpk workload create --cluster="$CLUSTER" --workload="$WORKLOAD" --tpu-type="$TPU_TYPE" \
   --num-slices="${SLICES:-1}" --base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$scratch/source" \
   --env-file="$scratch/env" --max-restarts="${MAX_RESTARTS:-50}" --restart-on-exit-codes=1 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends a job on the cluster; with DELETE_CLUSTER=1 deletes the cluster too, whatever else runs there.
+# Stops a job on the cluster; with DELETE_CLUSTER=1 also deletes the cluster and everything else that runs on it.
 #
 #   PROJECT=my-project ZONE=us-west4-a CLUSTER=pav WORKLOAD=mini launch/gke/stop.sh
 #
