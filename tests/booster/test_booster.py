@@ -72,8 +72,9 @@ def test_refine_empty_answer_returns_prompt(answer):
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t", "\x00\x1b", "\ud800", "a" * 10_001])
 def test_refine_empty_or_too_long_prompt(prompt):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput) as error:
         Booster(FakeLanguageModel()).refine(["fine", prompt])
+    assert error.value.field == "prompts"
 
 
 @pytest.mark.parametrize(

@@ -178,15 +178,17 @@ def test_from_config_single_frame(tmp_path):
     suite = RewardSuite.from_config(rewards)
     generator = PreviewGenerator()
     assert PreviewFilter.from_config(preview_config(num_frames=2), generator, suite, tmp_path)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match="TC, DD compare frames") as caught:
         PreviewFilter.from_config(preview_config(num_frames=1), generator, suite, tmp_path)
+    assert caught.value.field == "rewards.skip"
 
 
 def test_from_config_off_or_fixed_settings(tmp_path):
     config = preview_config(keep=1.0)
     assert PreviewFilter.from_config(config, FakeGenerator(), FakeSuite(), tmp_path) is None
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match="num_inference_steps") as caught:
         PreviewFilter.from_config(preview_config(), FakeGenerator(), FakeSuite(), tmp_path)
+    assert caught.value.source == "generator"
 
 
 def test_select_does_not_depend_on_other_prompts(tmp_path):

@@ -18,9 +18,12 @@ from tests.tiny import rewriter_sizes
     [
         (["--topology=v5e:four"], "topology=v5e:four: write a generation"),
         ([], "--topology is missing"),
-        (["--topology=v5e:2x2", "--programs=sft,sgt"], "there is no 'sgt'"),
+        (
+            ["--topology=v5e:2x2", "--programs=sft,sgt"],
+            "there is no 'sgt'; choose from sft, dpo, sample",
+        ),
         (["--topology=v5e:2x2", "--num-examples=0"], "--num-examples=0: must be at least 1"),
-        (["--topology=v5e:2x2", "--config=nowhere.py"], "nowhere.py"),
+        (["--topology=v5e:2x2", "--config=nowhere.py"], "--config=nowhere.py: no such file"),
     ],
 )
 def test_check_bad_input(arguments, message, capsys):

@@ -43,8 +43,9 @@ def test_llama3_8b_slice_fits_mesh_and_batch(argument):
 
 @pytest.mark.parametrize("argument", ["grpo", "dpo,v9z-8", "sft,v5e-256"])
 def test_llama3_8b_unknown_argument(argument):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput) as error:
         load(f"configs/llama3_8b.py:{argument}")
+    assert error.value.source == "configs/llama3_8b.py"
 
 
 @pytest.mark.parametrize("name", ["cogvideox_2b", "cogvideox_5b"])

@@ -121,5 +121,6 @@ def test_as_reward_function(videos, prompts):
 
 @pytest.mark.parametrize("value", [3, Reward, lambda videos, prompts: [0.0]])
 def test_as_reward_invalid(value):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput) as error:
         as_reward(value)
+    assert error.value.source == "rewards"
