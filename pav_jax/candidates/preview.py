@@ -16,6 +16,7 @@ from scipy import stats
 from pav_jax.candidates.candidate_store import PendingCandidate
 from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.scoring import overall_scores
+from pav_jax.candidates.statistics import format_or_dash
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
@@ -208,19 +209,15 @@ def summary_line(report: Mapping[str, Any]) -> str:
     """Return the content of `preview.json` as a line for the log and the HTML report."""
     counts = (
         f"previews: {report['num_videos']} of {report['num_previews']} rewrites made in full,"
-        f" {_format(report['saved'], '.0%')} of the work saved"
+        f" {format_or_dash(report['saved'], '.0%')} of the work saved"
     )
     if not report["num_groups"]:
         return f"{counts}; no prompt was audited"
     return (
         f"{counts}; in {report['num_groups']} audited groups the mean rank correlation is"
-        f" {_format(report['rank_correlation'], '.2f')} and the best rewrite is selected in"
+        f" {format_or_dash(report['rank_correlation'], '.2f')} and the best rewrite is selected in"
         f" {report['best_selected']:.0%}"
     )
-
-
-def _format(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
 
 
 def _mean(values: Sequence[float]) -> float | None:

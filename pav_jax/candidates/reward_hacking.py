@@ -26,6 +26,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from pav_jax.candidates.statistics import finite_mean
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT
 
@@ -179,11 +180,11 @@ def grouped_statistics(
     statistics = RoundStatistics(
         name=name,
         num_rewrites=len(flat),
-        mean_words=_finite_mean(len(s.candidate.refined.split()) for s in flat),
-        user_prompt_words=_finite_mean(
+        mean_words=finite_mean(len(s.candidate.refined.split()) for s in flat),
+        user_prompt_words=finite_mean(
             len(group[0].candidate.prompt.split()) for group in rewrites.values()
         ),
-        baseline_words=_finite_mean(
+        baseline_words=finite_mean(
             len(s.candidate.refined.split()) for group in baseline.values() for s in group
         ),
         reference=reference_name,
@@ -232,7 +233,7 @@ def _score(name: str) -> ScoreOf:
 
 def _prompt_means(groups: RewritesByPrompt, score_of: ScoreOf) -> dict[Hashable, float]:
     """Return prompt -> mean score, without prompts that have no score."""
-    means = {prompt: _finite_mean(map(score_of, group)) for prompt, group in groups.items()}
+    means = {prompt: finite_mean(map(score_of, group)) for prompt, group in groups.items()}
     return {prompt: mean for prompt, mean in means.items() if np.isfinite(mean)}
 
 
@@ -314,11 +315,6 @@ def _saturated_shares(
 def _finite_scores(candidates: Iterable[Candidate], name: str) -> Float[np.ndarray, "N"]:
     scores = np.asarray([c.scores.get(name, np.nan) for c in candidates])
     return scores[np.isfinite(scores)]
-
-
-def _finite_mean(values: Iterable[float]) -> float:
-    finite = [v for v in values if np.isfinite(v)]
-    return float(np.mean(finite)) if finite else math.nan
 
 
 # ---------------------------------------------------------------------------------------- warnings

@@ -6,7 +6,8 @@ Shapes: N prompts, S seeds, M metrics, R resamples.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -78,6 +79,18 @@ def win_rate(ours_N: Float[np.ndarray, "N"], theirs_N: Float[np.ndarray, "N"]) -
     if not finite_N.any():
         return float("nan")
     return float((ours_N[finite_N] > theirs_N[finite_N]).mean())
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Return the mean of the finite values; NaN if there are none."""
+    values_V = np.asarray(list(values))
+    finite_V = values_V[np.isfinite(values_V)]
+    return float(finite_V.mean()) if len(finite_V) else math.nan
+
+
+def format_or_dash(value: float | None, spec: str) -> str:
+    """Format a number for a line of text; a dash if it is None."""
+    return "-" if value is None else format(value, spec)
 
 
 def rounded(value: float) -> float | None:

@@ -1,6 +1,5 @@
 """Evaluation: compares all systems and controls on the same prompts with the same seeds."""
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
 from pav_jax.evaluate.systems import RewriteStore, System
 from pav_jax.parallel import processes
 from pav_jax.records import Measurement
-from pav_jax.storage.files import write_atomic
+from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
@@ -81,8 +80,7 @@ def evaluate(
 
     def write() -> None:
         write_jsonl(benchmark.folder / "measurements.jsonl", rows)
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        write_atomic(epath.Path(workdir) / "evaluation.json", text.encode())
+        write_json(epath.Path(workdir) / "evaluation.json", result)
 
     processes.run_on_first_process("evaluation", write)
     return result

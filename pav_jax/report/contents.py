@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from pav_jax.candidates import preview
 from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.statistics import finite_mean
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Measurement, Preference, PromptPair
 from pav_jax.storage.records import read_jsonl, read_segments
@@ -167,8 +168,8 @@ def evolution_rounds(
                 number=number,
                 num_candidates=len(candidates),
                 num_failed=int(np.sum(~np.isfinite(overall_N))),
-                mean_overall=_finite_mean(overall_N),
-                mean_best=_finite_mean(best.values()),
+                mean_overall=finite_mean(overall_N),
+                mean_best=finite_mean(best.values()),
             )
         )
     return rounds
@@ -189,12 +190,12 @@ def _read_preference_rounds(
                 PreferenceRound(
                     number=number,
                     num_candidates=len(candidates),
-                    mean_overall=_finite_mean(_overall(candidates, weights)),
+                    mean_overall=finite_mean(_overall(candidates, weights)),
                     num_pairs=len(pairs),
                     num_prompts=len({p.prompt for p in pairs}),
-                    mean_margin=_finite_mean(p.margin for p in pairs),
-                    chosen_words=_finite_mean(len(p.chosen.split()) for p in pairs),
-                    rejected_words=_finite_mean(len(p.rejected.split()) for p in pairs),
+                    mean_margin=finite_mean(p.margin for p in pairs),
+                    chosen_words=finite_mean(len(p.chosen.split()) for p in pairs),
+                    rejected_words=finite_mean(len(p.rejected.split()) for p in pairs),
                 )
             )
     return rounds
@@ -205,11 +206,6 @@ def _overall(
 ) -> Float[np.ndarray, "N"]:
     """Weighted sums; all NaN if the work directory has no weights."""
     return overall_scores(candidates, weights) if weights else np.full(len(candidates), np.nan)
-
-
-def _finite_mean(values: Iterable[float]) -> float:
-    finite = [v for v in values if np.isfinite(v)]
-    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _read_json(path: epath.Path) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from pav_jax.candidates.statistics import finite_mean
+
 TOLERANCE = 0.01  # share of a range; values this close to a bound count as at the bound
 
 
@@ -47,12 +49,6 @@ def noise_and_signal_std(values_NxS: Float[np.ndarray, "N S"]) -> tuple[float, f
     from_seeds = within * float(np.mean([1 / len(row) for row in rows]))
     between = float(np.var([row.mean() for row in rows], ddof=1)) - from_seeds
     return within**0.5, max(between, 0.0) ** 0.5
-
-
-def finite_mean(values_V: Float[np.ndarray, "V"]) -> float:
-    """Mean of the finite values; NaN if there are none."""
-    finite = values_V[np.isfinite(values_V)]
-    return float(finite.mean()) if len(finite) else float("nan")
 
 
 # ------------------------------------------------------------------------------ rank correlations
@@ -132,7 +128,7 @@ def mean_within_group_correlation(
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
     correlations = [spearman(lengths_V[i], scores_V[i]) for i in rows.values()]
-    return finite_mean(np.asarray(correlations, float))
+    return finite_mean(correlations)
 
 
 # ------------------------------------------------------------------------------------- saturation

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pav_jax.candidates.statistics import format_or_dash
+
 LEGEND = (
     "AUC: true against permuted prompts. Rank correlation of severity and score: median over the"
     " corruption types that the score should respond to; -1: every step of severity lowers it."
@@ -58,7 +60,7 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     saturation = entry["saturation"]
     tuning = entry["responses"]["tuning"]
     validation = entry["responses"]["validation"]
-    mean, low, high = (_format(v, "+.3f") for v in prompt["true_minus_permuted"])
+    mean, low, high = (format_or_dash(v, "+.3f") for v in prompt["true_minus_permuted"])
     verdict = entry["verdict"]
     if not entry["should_read_prompt"]:
         verdict += " (prompt not needed)"
@@ -66,14 +68,12 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         verdict,
         f"{mean} ({low}, {high})",
-        _format(prompt["auc"], ".2f"),
-        f"{_format(std['over_seeds'], '.3f')} / {_format(std['between_prompts'], '.3f')}",
-        f"{_format(tuning['correlation'], '+.2f')} | {_format(validation['correlation'], '+.2f')}",
-        f"{_format(tuning['detected'], '.0%')} | {_format(validation['detected'], '.0%')}",
-        _format(entry["length_correlation"]["prompts"], "+.2f"),
-        " / ".join(_format(v, ".0%") for v in saturation["published"] or saturation["observed"]),
+        format_or_dash(prompt["auc"], ".2f"),
+        f"{format_or_dash(std['over_seeds'], '.3f')} / {format_or_dash(std['between_prompts'], '.3f')}",
+        f"{format_or_dash(tuning['correlation'], '+.2f')} | {format_or_dash(validation['correlation'], '+.2f')}",
+        f"{format_or_dash(tuning['detected'], '.0%')} | {format_or_dash(validation['detected'], '.0%')}",
+        format_or_dash(entry["length_correlation"]["prompts"], "+.2f"),
+        " / ".join(
+            format_or_dash(v, ".0%") for v in saturation["published"] or saturation["observed"]
+        ),
     )
-
-
-def _format(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)

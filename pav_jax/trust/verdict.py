@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from pav_jax.candidates.statistics import finite_mean
 from pav_jax.records import stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.trust import measures
@@ -137,8 +138,7 @@ def _response(
 ) -> dict[str, float]:
     """One entry of `corruption_responses`."""
     correlations = [
-        measures.finite_mean(measures.severity_correlations(scores[kind], severities))
-        for kind in kinds
+        finite_mean(measures.severity_correlations(scores[kind], severities)) for kind in kinds
     ]
     detected = [-correlation >= threshold for correlation in correlations]
     return {
@@ -154,7 +154,7 @@ def _response(
 
 def drop_in_std(scores_DxG: Float[np.ndarray, "D G"], seed_std: float) -> float:
     """Mean drop from severity 0 to the highest, in standard deviations over seeds."""
-    drop = measures.finite_mean(scores_DxG[:, 0] - scores_DxG[:, -1])
+    drop = finite_mean(scores_DxG[:, 0] - scores_DxG[:, -1])
     if not np.isfinite(drop) or not np.isfinite(seed_std):
         return float("nan")
     if seed_std > 0:
