@@ -47,6 +47,7 @@ def test_trust_verdicts(finished_run):
     assert rewards["TVA"]["prompt"]["true_minus_permuted"][1] > 0
     assert rewards["AES"]["prompt"]["true_minus_permuted"] == [0, 0, 0]
     assert not rewards["AES"]["should_read_prompt"]
+    assert any("not expected to read the prompt" in reason for reason in rewards["AES"]["reasons"])
     assert rewards["MPS"]["should_read_prompt"]
     assert "AUC 0.50" in rewards["MPS"]["reasons"][0]
 
@@ -120,6 +121,8 @@ def test_trust_failed_videos(tmp_path):
     assert {entry["verdict"] for entry in result["rewards"].values()} == {verdict.NO_SCORES}
     text = (tmp_path / "trust.json").read_text()
     json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not valid JSON"))
+    one_prompt_failed = run_trust(tmp_path / "b", PatternGenerator(failing_prompts=PROMPTS[:1]))
+    assert len(one_prompt_failed["rewards"]) == 4
 
 
 def test_trust_length_correlation(tmp_path):
