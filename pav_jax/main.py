@@ -24,7 +24,8 @@ report)."""
 
 EXAMPLES = """\
 examples:
-  pav refine "a girl is playing guitar"                 rewrite a prompt with the embedded booster
+  pav refine "a crimson star bouncing"                  rewrite a prompt with the embedded booster
+  pav refine "a girl is playing guitar" --model=smollm2 rewrite any prompt with a small general model
   pav generate "a red ball bounces" --out=videos        make a video with the embedded generator
   pav run --config=mini --workdir=runs/mini             run the whole recipe, or continue it
   pav evaluate --workdir=runs/mini && pav report --workdir=runs/mini
@@ -153,13 +154,15 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def console() -> None:
-    """The console script: set what JAX reads when it starts, unless the environment does."""
+    """The console script: set what libraries read when they start, unless the environment does."""
     cores = os.cpu_count() or 1
     devices = next(count for count in CPU_DEVICE_COUNTS if count <= cores)
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.batch_mesh
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     compiled = cache_home / "pav_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    # transformers advises everyone without torch to install it; pav needs only its tokenizers
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     sys.exit(main())
 
 

@@ -20,10 +20,10 @@ def add(commands: Any) -> None:
         ),
         epilog="""\
 examples:
-  pav refine "a girl is playing guitar"
+  pav refine "a crimson star bouncing"
+  pav refine "a girl is playing guitar" --model=smollm2    a small general model, downloaded once
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
-  echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7
-  pav refine "a dog runs" --model=smollm2        a small general model, downloaded once""",
+  echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
     )
     command.add_argument(
         "prompts",
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None:
         print(
             "pav refine: no --model given, using the embedded booster, which is trained for tiny"
-            " toy videos only",
+            " toy videos only; --model=smollm2 rewrites any prompt",
             file=sys.stderr,
         )
 
