@@ -213,7 +213,7 @@ def _option(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise BadInput(f"--option={text}: write NAME=VALUE")
+        raise BadInput(f"--option={text}: write NAME=VALUE", source="--option")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -143,7 +143,7 @@ def _from_file(path: str | os.PathLike) -> RewriteFn:
             continue
         try:
             row = json.loads(line)
-            rewrites.setdefault(" ".join(row["prompt"].split()), row["refined"])
+            rewrites.setdefault(" ".join(row["prompt"].split()), row["refined"].strip())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             place = f"{path}:{number}"
             raise BadInput(

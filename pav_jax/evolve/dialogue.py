@@ -29,9 +29,10 @@ def read_template(path: str | Path | None = None) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         string.Template(text).substitute(count=3, rewards="")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path}: the template cannot be read ({error.strerror})", source=path
+            f"{path}: the template cannot be read ({type(error).__name__}); give a UTF-8 text file",
+            source=path,
         ) from error
     except (KeyError, ValueError) as error:
         raise BadInput(

@@ -49,9 +49,11 @@ class Lexicon:
             self._opposites = {a: [tuple(pair) for pair in v["alone"]] for a, v in aspects.items()}
             self._about = {a: _pattern(v["about"]) for a, v in aspects.items()}
             names = [word for v in aspects.values() for word in v["about"]]
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise BadInput(
-                f"{path}: the phrase list cannot be read ({error.strerror})", source=path
+                f"{path}: the phrase list cannot be read ({type(error).__name__}); give a JSON"
+                f" file in the format of {PHRASES.name}",
+                source=path,
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(

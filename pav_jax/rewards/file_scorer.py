@@ -176,7 +176,7 @@ class FileScorer:
             job.problems.append(str(error))
         except OSError as error:
             job.failed = True
-            job.problems.append(f"{job.path}: {error.strerror}")
+            job.problems.append(f"{job.path}: cannot be read ({error.strerror or error})")
         if job.failed:
             job.video_TxHxWx3 = None
         return job

@@ -196,12 +196,13 @@ def condition_text(path: str | Path) -> str:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except OSError:
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path}: no such file; the condition is a text file with one word per line",
+            f"{path}: the condition cannot be read ({type(error).__name__}); give a text file with"
+            " one word per line",
             path,
             "condition",
-        ) from None
+        ) from error
     words = [line.strip() for line in lines if line.strip()]
     if not words:
         raise BadInput(f"{path}: the condition is empty; write one word per line", path)

@@ -51,6 +51,7 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
     if not 0 <= options.quantile < 1:
         raise BadInput(
             f"calibrate.quantile={options.quantile}: must be at least 0 and below 1",
+            source="configuration",
             field="calibrate.quantile",
         )
     scored = [c for c in pool if c.error is None]
@@ -134,17 +135,23 @@ def _check_weighted_score(
     if name not in deviations:
         raise BadInput(
             f"{field}: the pool has no score {name}; it has {', '.join(deviations) or 'none'}",
+            source="configuration",
             field=field,
         )
     if not deviations[name] > 0:
         raise BadInput(
             f"{field}: {name} is constant in the pool, so no weight fits it; remove it from"
             " calibrate.weights",
+            source="configuration",
             field=field,
         )
     if not published_deviations.get(name, 1.0) > 0:
         field = f"calibrate.published_deviations.{name}"
-        raise BadInput(f"{field}={published_deviations[name]}: must be positive", field=field)
+        raise BadInput(
+            f"{field}={published_deviations[name]}: must be positive",
+            source="configuration",
+            field=field,
+        )
 
 
 def _published_weights(config) -> dict[str, float]:

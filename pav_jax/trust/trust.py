@@ -89,23 +89,27 @@ def check_options(options, prompts: Sequence[str], names: Sequence[str]) -> None
     if len(prompts) < 2:
         raise BadInput(
             f"trust.prompts: {len(prompts)} prompts; give at least 2, so that they can be permuted",
+            source="configuration",
             field="trust.prompts",
         )
     if len(set(options.seeds)) < 2:
         raise BadInput(
             f"trust.seeds={tuple(options.seeds)}: give at least 2 different seeds, to estimate the"
             " variance over seeds",
+            source="configuration",
             field="trust.seeds",
         )
     if not _are_severities(tuple(options.severities)):
         raise BadInput(
             f"trust.severities={tuple(options.severities)}: give 0 and at least two more up to"
             f" {NUM_SEVERITIES - 1}, in ascending order",
+            source="configuration",
             field="trust.severities",
         )
     if options.num_corrupted < 1:
         raise BadInput(
             f"trust.num_corrupted={options.num_corrupted}: must be at least 1",
+            source="configuration",
             field="trust.num_corrupted",
         )
     _check_expected_sensitivities(options.expected_sensitivities, names)
@@ -128,11 +132,14 @@ def _check_expected_sensitivities(expected, names: Sequence[str]) -> None:
         field = f"trust.expected_sensitivities.{name}"
         if name not in known_names:
             raise BadInput(
-                f"{field}: no reward has this score; choose from {', '.join(names)}", field=field
+                f"{field}: no reward has this score; choose from {', '.join(names)}",
+                source="configuration",
+                field=field,
             )
         if not families:
             raise BadInput(
                 f"{field}: empty; choose families of corruptions from {', '.join(known_families)}",
+                source="configuration",
                 field=field,
             )
         unknown = sorted(set(families) - set(known_families))
@@ -140,6 +147,7 @@ def _check_expected_sensitivities(expected, names: Sequence[str]) -> None:
             raise BadInput(
                 f"{field}: no family of corruptions is called {unknown[0]!r}; choose from"
                 f" {', '.join(known_families)}",
+                source="configuration",
                 field=field,
             )
 
