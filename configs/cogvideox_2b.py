@@ -1,18 +1,18 @@
 """The whole recipe for CogVideoX-2B with Llama-3-8B-Instruct, on a v6e-8: 8 chips, 2 x 4, one host.
 
     pav check --config=configs/cogvideox_2b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/cogvideox_2b.py
-    --workdir=$BUCKET/runs/cogvideox_2b \
+    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/cogvideox_2b.py \
+        --workdir=$BUCKET/runs/cogvideox_2b \
         --config.evolve.prompts=evolve.txt --config.prefer.prompts=prefer.txt \
         --config.evaluate.prompts="{'test': 'test.txt'}"
 
-As cogvideox_5b.py, which says what the files are, but with the deterministic DDIM and the constant
-guidance that the 2B model is published with.
+Like cogvideox_5b.py, which describes the files, but with the deterministic DDIM sampler and the
+constant guidance scale that the 2B model was published with.
 
-Memory, by the TPU's compiler with `--quick`: text encoder 1.3 of 32 GiB per chip, denoiser 2.1, VAE
+Memory, from the TPU compiler with `--quick`: text encoder 1.3 of 32 GiB per chip, denoiser 2.1, VAE
 in tiles 5.8. Time, estimated from operations (6.8 PFLOP a video) at an assumed 40 % of the peak: 19
-s for 8 videos; 11 hours, 90 chip-hours, for the 17500 videos of evolve and prefer; at 2.70 USD a
-chip-hour 240 USD. Scoring, training and evaluation come on top. Not run on a TPU yet.
+s for 8 videos; 11 hours, 90 chip-hours, for the 17500 videos of evolve and prefer; 240 USD at 2.70
+USD a chip-hour. Scoring, training and evaluation are extra. Not run on a TPU yet.
 """
 
 from pathlib import Path

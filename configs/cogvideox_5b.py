@@ -2,23 +2,23 @@
 host.
 
     pav check --config=configs/cogvideox_5b.py
-    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/cogvideox_5b.py
-    --workdir=$BUCKET/runs/cogvideox_5b \
+    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/cogvideox_5b.py \
+        --workdir=$BUCKET/runs/cogvideox_5b \
         --config.evolve.prompts=evolve.txt --config.prefer.prompts=prefer.txt \
         --config.evaluate.prompts="{'test': 'test.txt'}"
 
-The prompt files are one's own, one prompt a line. Videos are the method's: 33 frames (9 latent
-ones) of 480 x 720, 50 steps, dynamic guidance; its constants are those of arXiv 2412.15156. Two
-folders come out of published files, `mps` and `aesthetic_head`:
-`pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps`, and so for the linear LAION head.
+You supply the prompt files, with one prompt per line. Videos are as in the method (arXiv
+2412.15156): 33 frames (9 latent frames) of 480 x 720, 50 steps, dynamic guidance. Two folders are
+converted from published files: `pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps`
+and `pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head`.
 
-Memory, by the TPU's compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 5.7
+Memory, from the TPU compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 5.7
 (with `--quick`); on a v5e:2x4, with 49 frames and a video and an eighth of the weights on each
 chip, 6.2 and 1.2 of 16, and the VAE, in tiles, 6.8.
 Time, estimated from operations (19.7 PFLOP a video) at an assumed 40 % of the peak: 107 s for 4
 videos; 130 hours, 520 chip-hours, for the 17500 videos of 500 prompts to evolve and 500 a round to
-prefer; at 4.20 USD a chip-hour 2200 USD. Scoring, training and evaluation come on top. `pav check`
-prints 44 to 57 s for 4 videos: it takes the chips' whole peak for granted.
+prefer; 2200 USD at 4.20 USD a chip-hour. Scoring, training and evaluation are extra. `pav check`
+prints 44 to 57 s for 4 videos because it assumes the chips' full peak FLOP/s.
 Not run on a TPU yet.
 """
 

@@ -25,12 +25,12 @@ SFT, or of both DPO rounds. None of these has run on a TPU yet.
     dpo    v5e-256  256, 64         3.0 of 16 GiB   1172 of 256 pairs       0.61 to 1.7   100 to 280
 
 SFT trains on 5000 pairs for 12 epochs: 38 to 59 minutes on a v5e-16, 24 to 49 on a v5p-8, 20 to 33
-on a v6e-8. On v5e and v6e the small batches make it bound by the chips' links, which move weights.
-DPO trains on 5000 preferences (v5e-256: 100,000) for 3 epochs, per round 9 to 23 minutes on a
-v5e-16, 17 to 23 on a v5p-8, 7 to 13 on a v6e-8 and 12 to 33 on a v5e-256. Sampling its candidates,
-50,000 rewrites of up to 250 tokens, takes another 5.8 to 9.5 chip-hours on a v5e-16 and 2.5 to 3.4
-on a v6e-8. On four slices of v5e-64 only the adapters' gradients cross slices, 2 MB per chip and
-step.
+on a v6e-8. On v5e and v6e the small batches make it bound by the inter-chip links, which carry
+weights. DPO trains on 5000 preferences (v5e-256: 100,000) for 3 epochs, per round 9 to 23 minutes
+on a v5e-16, 17 to 23 on a v5p-8, 7 to 13 on a v6e-8 and 12 to 33 on a v5e-256. Sampling its
+candidates, 50,000 rewrites of up to 250 tokens, takes another 5.8 to 9.5 chip-hours on a v5e-16 and
+2.5 to 3.4 on a v6e-8. On four slices of v5e-64 only the adapters' gradients cross slices, 2 MB per
+chip and step.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import defaults
 
-# Without it the untuned model chats with the prompt instead of rewriting it.
+# Without it the untuned model answers the prompt instead of rewriting it.
 TEMPLATE = Path(defaults.__file__).parent / "language" / "templates" / "rewriter_llama3.jinja"
 
 
@@ -80,7 +80,7 @@ SLICES = {
     # One part of the data axis per slice: only gradients of adapters cross the data-center network.
     # Eight times the method's batch, a pair per chip; the learning rate is the method's times the
     # square root of eight, which is untested. Sampling on this mesh would send every token's logits
-    # between slices, so that it is not compiled.
+    # between slices, so it is not compiled.
     ("dpo", "v5e-256"): Slice(
         "v5e:8x8",
         {"data": 4, "fsdp": 64},

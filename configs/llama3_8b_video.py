@@ -1,15 +1,17 @@
-"""What the recipes for published video models share: Llama-3-8B-Instruct rewrites, CLIP and motion
-judge.
+"""What the recipes for published video models share: Llama-3-8B-Instruct as the rewriter, and
+rewards from CLIP and motion.
 
-The files wan21*.py and opensora_12.py start from this one and name a generator and hardware. The
-rewriter is that of llama3_8b.py.
+wan21*.py and opensora_12.py extend this file with a generator and hardware. The rewriter is that
+of llama3_8b.py.
 
-Files to bring, or to name with --config.evolve.prompts=... and the like:
-    prompts/{evolve,prefer,test}.txt   short user prompts, one a line; `test` shares none with the
-    others models/aesthetic_head              pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav
-    --out=models/aesthetic_head
-The weights of the rewards are one each; `pav calibrate` after `pav evolve` prints those that fit
-the generator.
+You supply these files, or set --config.evolve.prompts=... and so on:
+
+    prompts/{evolve,prefer,test}.txt: short user prompts, one per line; `test` shares none with the
+        others
+    models/aesthetic_head: written by
+        pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=models/aesthetic_head
+
+Each reward has weight 1; `pav calibrate` after `pav evolve` prints weights that fit the generator.
 """
 
 from pathlib import Path
@@ -26,7 +28,7 @@ def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("llama3_8b.py"))
     for fields in (config.sft, config.dpo):
         fields.batch_size = 32
-        fields.gradient_accumulation_steps = 1  # a part has rows for every chip
+        fields.gradient_accumulation_steps = 1  # every chip needs rows of each part
 
     config.evolve.prompts = "prompts/evolve.txt"
     config.prefer.prompts = "prompts/prefer.txt"
@@ -36,7 +38,7 @@ def get_config() -> ConfigDict:
         )
         config.rewards.entries.clip_alignment = ConfigDict(dict(path=CLIP, frames=4))
         config.evaluate.prompts = dict(test="prompts/test.txt")
-    # `pav check` looks at a run with 200 prompts for evolution, SFT and each round.
+    # `pav check` assumes 200 prompts for evolution, SFT and each round.
     config.check.programs = ("sft", "dpo", "sample", "generator", "rewards")
     config.check.num_examples = 200
     return config

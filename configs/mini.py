@@ -15,7 +15,7 @@ from pav_jax import defaults
 from pav_jax.train.config import ALL_LINEARS
 
 NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
-# The published weights (arXiv 2412.15156, its code), of scores as they come.
+# The published weights (arXiv 2412.15156, its code), for unscaled scores.
 PUBLISHED_EVOLVE = {
     "VQ": 1.0,
     "TC": 1.0,
@@ -34,11 +34,11 @@ PUBLISHED_PREFER = {
     "AES": 0.8,
     "MPS": 1 / 3,
 }
-# The same for the scores of the embedded judges, and the thresholds, written by
-#     pav evolve --config=configs/mini.py --workdir=runs/c --config.evolve.max_prompts=32
-# --config.evolve.rounds=1
+# The same for the scores of the embedded rewards, and the thresholds, printed by
+#     pav evolve --config=configs/mini.py --workdir=runs/c \
+#         --config.evolve.max_prompts=32 --config.evolve.rounds=1
 #     pav calibrate --workdir=runs/c
-# with the weights above as rewards.weights and no thresholds; PREFER with PUBLISHED_PREFER as
+# with PUBLISHED_EVOLVE as rewards.weights and no thresholds; for PREFER, PUBLISHED_PREFER is
 # calibrate.weights.
 EVOLVE = {"VQ": 1.00, "TC": 1.60, "DD": 0.66, "TVA": 0.61, "FC": 1.45, "AES": 0.66, "MPS": 0.20}
 PREFER = {"VQ": 1.02, "TC": 1.62, "DD": 1.47, "TVA": 0.80, "FC": 1.47, "AES": 0.85, "MPS": 0.27}
@@ -49,10 +49,10 @@ def get_config() -> ConfigDict:
     """The configuration: the defaults with all rewards and settings for two CPU cores."""
     config = defaults.get_config()
 
-    config.mesh.data = -1  # every core takes its share of a batch
+    config.mesh.data = -1  # batches are split over the cores
     config.rewriter.max_new_tokens = NEW_TOKENS
     config.rewriter.temperature = (
-        0.1  # of every rewriter that is measured; while they are trained they explore more
+        0.1  # of evaluation; rewrites for training are sampled at higher temperatures
     )
     config.proposers.local.max_new_tokens = NEW_TOKENS
     with config.unlocked():
@@ -74,19 +74,18 @@ def get_config() -> ConfigDict:
         # The published scores' ranges, VideoScore's being 1: AES about 3 to 8, MPS about 5 to 15,
         # the five 1 to 4.
         config.calibrate.published_deviations = {"AES": 5 / 3, "MPS": 10 / 3}
-    # CLIP's alignment only watches: whether videos match better by a judge that nothing was chosen
-    # by.
+    # CLIP's alignment is a held-out evaluator: never used for selection.
     config.rewards.held_out = (
         {"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},
     )
     config.rewards.constraints = {
         "FAITH": 0.95
-    }  # a rewrite to learn from keeps every word that counts
+    }  # a rewrite to learn from keeps nearly every word that FAITH counts
     config.evolve.max_prompts = 128
     config.evolve.rounds = 2
     config.evolve.num_rewrites = 4
     config.proposers.lexicon.share = (
-        3.0  # from the second round on, three rewrites in four are bred
+        3.0  # from the second round on, it proposes three rewrites in four
     )
 
     for stage in (config.sft, config.dpo, config.grpo):
@@ -103,48 +102,48 @@ def get_config() -> ConfigDict:
     config.sft.learning_rate = 4e-3
     config.sft.lr_scheduler_type = "linear"
     config.sft.max_grad_norm = 1.0
-    # the generator's caption style is learnt by then; more epochs memorise the few pairs
+    # the generator's caption style is learned by then; more epochs memorize the few pairs
     config.sft.num_train_epochs = 6.0
-    # at 2e-3 the second round learns the noise in its few hundred pairs
+    # at 2e-3 the second round overfits the noise in its few hundred pairs
     config.dpo.learning_rate = 1e-3
     config.dpo.loss_type = (
         "sigmoid",
         "sft",
-    )  # the second keeps the text whole while the first moves it
+    )  # the SFT term keeps the text fluent while the DPO term changes it
     config.dpo.loss_weights = (1.0, 1.0)
     config.dpo.num_train_epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
 
-    # `pav grpo` is no part of `pav run`.
+    # `pav grpo` is not part of `pav run`.
     config.grpo.max_steps = 50
     config.grpo.batch_size = 32
     config.grpo.max_completion_length = NEW_TOKENS
     config.grpo.learning_rate = 2e-3
     config.grpo.temperature = (
-        0.6  # at 1 what differs between completions is mostly slips, which 0.1 does not make
+        0.6  # at 1 completions differ mostly by sampling errors, which do not occur at 0.1
     )
     config.grpo.beta = 0.04
 
     config.prefer.num_return_sequences = 4
     config.prefer.temperature = (
-        0.6  # near what boosters write; at 1 most pairs teach only to avoid slips
+        0.6  # near what boosters write; at 1 most pairs only teach to avoid sampling errors
     )
     config.prefer.feasible_first = True
-    # they choose what is imitated; of two candidates one is the better anyway
+    # thresholds matter for SFT pairs, which are imitated; a preference only ranks two rewrites
     config.prefer.thresholds = {}
     config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
     config.prefer.max_words = (
-        42  # longer ones, which the generator does not read to their end, are never the better
+        42  # longer rewrites exceed what the generator reads; they are never the chosen ones
     )
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)
     config.evaluate.num_suffix_prompts = 12
 
-    # `pav trust` and `pav calibrate` are no part of `pav run` either.
+    # `pav trust` and `pav calibrate` are not part of `pav run` either.
     config.trust.max_prompts = 32
     config.trust.seeds = (0, 1, 2)
     with config.unlocked():
-        config.trust.score_ranges = {"MPS": None}  # the embedded one's are about -6 to 6
+        config.trust.score_ranges = {"MPS": None}  # scores of the embedded MPS are about -6 to 6
     config.calibrate.quantile = (
         0.2  # so that three prompts in four have a rewrite above all seven thresholds
     )

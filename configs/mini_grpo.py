@@ -1,4 +1,4 @@
-"""Group relative policy optimisation on the embedded models, from the SFT booster of a run of
+"""Group relative policy optimization on the embedded models, from the SFT booster of a run of
 configs/mini.py.
 
     pav run --config=configs/mini.py --workdir=runs/mini

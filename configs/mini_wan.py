@@ -1,14 +1,15 @@
-"""The whole recipe on the embedded models, for the second generator: a Wan 2.1 that reads lists of
+"""The whole recipe on the embedded models, with the second generator: a Wan 2.1 that reads lists of
 tags.
 
     pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
 
-What each generator's booster does on this one (with --config=configs/mini.py, on the other):
+To evaluate the boosters of both generators on this one (or, with --config=configs/mini.py, on the
+other):
 
-    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --no-controls
-        --config.evaluate.systems="('original',)"
-        --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini/round_2/booster',
-        'wan': 'runs/mini_wan/round_2/booster'}"
+    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --no-controls \
+        --config.evaluate.systems="('original',)" \
+        --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini/round_2/booster', \
+            'wan': 'runs/mini_wan/round_2/booster'}"
 
 Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
 """

@@ -1,22 +1,22 @@
 """The method's whole suite (arXiv 2412.15156) at the published sizes, on one host of four chips:
-AES, MPS, VideoScore's five, CLIP's TVA as a held-out judge, and the FAITH constraint.
+AES, MPS, VideoScore's five, CLIP's TVA as a held-out evaluator, and the FAITH constraint.
 
     pav check --config=configs/rewards_full.py --topology=v5e:2x2
     pav score videos/*.mp4 --prompts=prompts.txt --config=configs/rewards_full.py
 
-Three paths are to be replaced by yours: AES's head and MPS, folders that `pav export` makes of the
-published files, and the query that VideoScore was trained with (`videoscore.query`, see
-rewards/videoscore.py).
+Replace three paths: the head of AES and MPS, folders that `pav export` converts from the published
+files, and the query that VideoScore was trained with (`rewards.entries.videoscore.query`, see
+pav_jax/rewards/videoscore.py).
 
-Memory, by the TPU's compiler, on a v5e-4, for videos of 480 x 720: CLIP ViT-L/14 in float32 2.0 of
+Memory, from the TPU compiler, on a v5e-4, for videos of 480 x 720: CLIP ViT-L/14 in float32 2.0 of
 16 GiB of one chip for 32 images and 0.54 for 16 texts; in bfloat16 over four chips MPS 0.90 GiB per
 chip for 8 videos of 4 frames, VideoScore 1.4 for the 16 frames of a video and 3.8 for its decoder,
 four videos of 1536 tokens at once. Time, estimated by `pav check`: 32 images 27 to 42 ms; 16 texts
 1.1 to 1.7 ms; 8 videos by MPS 93 to 142 ms, bound by the chips' links; a video's frames 109 to 171
 ms and four videos' decoder 115 to 310 ms. For 175,000 videos, 5000 prompts through the method: CLIP
 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5, VideoScore 27 to 48. On a v6e-4 (32 GiB a chip) the same
-programs take CLIP 1.99 and 0.56, MPS 0.89, VideoScore 1.37 and 3.63 GiB; its figures of time are in
-`pav check --config=configs/rewards_full.py --topology=v6e:2x2`, all of it 13 to 20 chip-hours. Not
+programs take CLIP 1.99 and 0.56, MPS 0.89, VideoScore 1.37 and 3.63 GiB; its times are printed
+by `pav check --config=configs/rewards_full.py --topology=v6e:2x2`, 13 to 20 chip-hours in all. Not
 run on a TPU yet.
 """
 

@@ -1,4 +1,4 @@
-"""The whole recipe on eight prompts, to see that everything runs; its figures mean nothing.
+"""The whole recipe on eight prompts, to check that everything runs; the scores are meaningless.
 
     pav run --config=configs/smoke.py --workdir=runs/smoke
 
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.evolve.rounds = 2
     config.evolve.num_rewrites = 2
 
-    config.select.constraints = {}  # whatever was generated gives pairs
+    config.select.constraints = {}  # every generated rewrite may form a pair
     config.select.min_gain = -1000.0
 
     for stage in (config.sft, config.dpo, config.grpo):
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
 
     config.prefer.max_prompts = 8
     config.prefer.num_return_sequences = 3
-    config.prefer.margin = 0.0  # here too
+    config.prefer.margin = 0.0  # as above
     config.prefer.thresholds = {}
     config.prefer.constraints = {}
 

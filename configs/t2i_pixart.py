@@ -2,21 +2,20 @@
 (extra `torch`).
 
     pip install -e ".[torch]"
-    pav generate "a girl is playing guitar" --out=pictures \\
+    pav generate "a girl is playing guitar" --out=pictures \
         --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS
-    pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \\
-        --config.rewards.entries.aesthetic.path=CLIP-L \\
-        --config.rewards.entries.clip_alignment.path=CLIP-L \\
+    pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \
+        --config.rewards.entries.aesthetic.path=CLIP-L \
+        --config.rewards.entries.clip_alignment.path=CLIP-L \
         --config.rewards.entries.mps.path=MPS
 
 CLIP-L is openai/clip-vit-large-patch14 with LAION's linear head, MPS the converted
 MPS_overall_checkpoint: `pav export --to=pav` makes both folders. Rewards: AES, MPS and CLIP's TVA,
-with the text-only FAITH as the constraint; what judges how frames follow each other (TC, DD, FC) is
-skipped. An entry `videoscore` may take clip_alignment's place: VQ and TVA of a single frame remain
-of it.
+with the text-only FAITH as the constraint; the temporal scores (TC, DD, FC) are skipped. An
+entry `videoscore` may replace clip_alignment; of its scores VQ and TVA remain for a single frame.
 
-Hardware: one GPU of 24 GB for torch's part; JAX must leave it memory
-(XLA_PYTHON_CLIENT_PREALLOCATE=false). Not run on a GPU yet, and no figures are promised.
+Hardware: one GPU of 24 GB for torch; JAX must not preallocate its memory
+(XLA_PYTHON_CLIENT_PREALLOCATE=false). Not run on a GPU yet.
 """
 
 from pathlib import Path

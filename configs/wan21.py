@@ -1,16 +1,16 @@
-"""What the Wan 2.1 experiments share: the whole recipe, a Llama-3-8B rewriter for a Wan generator.
+"""What the Wan 2.1 configurations share: the whole recipe, with Llama-3-8B as the rewriter.
 
     pav check --config=configs/wan21.py:1.3B --topology=v6e:2x4
     pav check --config=configs/wan21.py:14B --topology=v5p:2x2x1
 
-The files wan21_<size>.py start from this one and put it on hardware. The generator samples as
+wan21_<size>.py extend this file with hardware. The generator samples as
 diffusers' WanPipeline does: 50 UniPC steps, guidance 5, 512 text tokens, 81 frames of 480 x 832 at
 16 frames per second. Each chip makes whole videos. The denoiser and UMT5-XXL (5.7 billion
 parameters) are bfloat16, the VAE is float32; every chip holds all of them unless generator.mesh
 spreads the first two. The frozen rewriter is bfloat16, spread over the chips; adapters and the
 optimizer's state are float32.
 
-The files to bring are those of llama3_8b_video.py.
+You supply the files that llama3_8b_video.py lists.
 """
 
 from pathlib import Path

@@ -1,14 +1,14 @@
 """The whole recipe for Wan 2.1 14B with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
 
     pav check --config=configs/wan21_14b.py
-    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py
-    --workdir=$BUCKET/runs/wan21_14b
+    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py \
+        --workdir=$BUCKET/runs/wan21_14b
 
-Memory, by the TPU's compiler with `--quick`: text encoder 2.8 of 95 GiB per chip, denoiser 13.8,
-VAE 11.4; on a v6e:2x4, with an eighth of the weights on each chip, 1.6, 8.3 (both with its full
-effort) and 13.7 of 32. Time, estimated by `pav check`, which takes the chips' whole peak for
-granted: 180 to 200 hours, 710 to 810 chip-hours, for the 7000 videos of 200 prompts; at 4.20 USD a
-chip-hour 3000 to 3400 USD. Expect twice that. Not run on a TPU yet.
+Memory, from the TPU compiler with `--quick`: text encoder 2.8 of 95 GiB per chip, denoiser 13.8,
+VAE 11.4; on a v6e:2x4, with an eighth of the weights on each chip, 1.6, 8.3 (both with full effort)
+and 13.7 of 32. Time, estimated by `pav check`, which assumes the chips' full peak FLOP/s: 180 to
+200 hours, 710 to 810 chip-hours, for the 7000 videos of 200 prompts; 3000 to 3400 USD at 4.20 USD a
+chip-hour. Expect twice that. Not run on a TPU yet.
 """
 
 from pathlib import Path

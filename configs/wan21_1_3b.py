@@ -1,13 +1,13 @@
 """The whole recipe for Wan 2.1 1.3B with Llama-3-8B-Instruct on a v6e-8: 8 chips, 1 host.
 
     pav check --config=configs/wan21_1_3b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/wan21_1_3b.py
-    --workdir=$BUCKET/runs/wan21_1_3b
+    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/wan21_1_3b.py \
+        --workdir=$BUCKET/runs/wan21_1_3b
 
-Memory, by the TPU's compiler with `--quick`: text encoder 10.8 of 32 GiB per chip, denoiser 5.1,
+Memory, from the TPU compiler with `--quick`: text encoder 10.8 of 32 GiB per chip, denoiser 5.1,
 VAE 13.7, the rewriter's training 9.0 at most.
-Time, estimated by `pav check`, which takes the chips' whole peak for granted: 8 to 12 hours, 64 to
-94 chip-hours, for the 7000 videos of 200 prompts; at 2.70 USD a chip-hour 170 to 250 USD. Expect
+Time, estimated by `pav check`, which assumes the chips' full peak FLOP/s: 8 to 12 hours, 64 to
+94 chip-hours, for the 7000 videos of 200 prompts; 170 to 250 USD at 2.70 USD a chip-hour. Expect
 twice that. Not run on a TPU yet.
 """
 
