@@ -1,7 +1,7 @@
 """A trust report in the terminal: one row per score."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pav_jax.candidates.statistics import format_or_dash
@@ -69,11 +69,13 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
         verdict,
         f"{mean} ({low}, {high})",
         format_or_dash(prompt["auc"], ".2f"),
-        f"{format_or_dash(std['over_seeds'], '.3f')} / {format_or_dash(std['between_prompts'], '.3f')}",
-        f"{format_or_dash(tuning['correlation'], '+.2f')} | {format_or_dash(validation['correlation'], '+.2f')}",
-        f"{format_or_dash(tuning['detected'], '.0%')} | {format_or_dash(validation['detected'], '.0%')}",
+        _join((std["over_seeds"], std["between_prompts"]), ".3f", " / "),
+        _join((tuning["correlation"], validation["correlation"]), "+.2f", " | "),
+        _join((tuning["detected"], validation["detected"]), ".0%", " | "),
         format_or_dash(entry["length_correlation"]["prompts"], "+.2f"),
-        " / ".join(
-            format_or_dash(v, ".0%") for v in saturation["published"] or saturation["observed"]
-        ),
+        _join(saturation["published"] or saturation["observed"], ".0%", " / "),
     )
+
+
+def _join(values: Sequence[float | None], spec: str, separator: str) -> str:
+    return separator.join(format_or_dash(value, spec) for value in values)
