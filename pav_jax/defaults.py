@@ -38,14 +38,14 @@ class MeshConfig:
 
 @dataclasses.dataclass
 class EndpointConfig:
-    """An HTTP generator (video/endpoint.py)."""
+    """An HTTP generator (video/http_generator.py)."""
 
     name: str | None = option(None, "identifies the endpoint in record keys; None: its address")
     api_key_env: str = option("PAV_GENERATOR_API_KEY", "environment variable that holds the key")
     concurrency: int = option(4, "requests in flight", minimum=1)
-    timeout_s: float = option(600.0, "seconds for one answer")
+    timeout_s: float = option(600.0, "maximum time for one response, in seconds")
     max_retries: int = option(4, "retries of one video", minimum=0)
-    max_backoff_s: float = option(60.0, "longest wait between two tries, in seconds")
+    max_backoff_s: float = option(60.0, "maximum pause between two attempts, in seconds")
     max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
 
 
@@ -65,14 +65,14 @@ class _GeneratorConfig:
         None, "diffusers class name that replaces the folder's scheduler"
     )
     mesh: MeshConfig = option(
-        MeshConfig, "of one host; all 1: videos over the devices that divide them"
+        MeshConfig, "of one host; all axes 1: videos are split over the host's devices"
     )
     sequence_attention: str = option(
         "auto", "attention over the sequence axis", choices=("auto", "ring", "ulysses")
     )
     encoder_vae_devices: int = option(
         0,
-        "the host's last devices, reserved for text encoder and VAE beside the denoiser",
+        "number of the host's devices reserved for text encoder and VAE beside the denoiser",
         minimum=0,
     )
     options: Mapping[str, Any] = option(
@@ -121,7 +121,7 @@ class RewardsConfig:
         dict, "selection thresholds: scores of a selected or chosen rewrite lie above them"
     )
     constraints: Mapping[str, float] = option(
-        lambda: {"FAITH": 0.7}, "score name -> least value of a feasible rewrite"
+        lambda: {"FAITH": 0.7}, "score name -> minimum score of a feasible rewrite"
     )
     skip: tuple[str, ...] = option((), 'scores to leave out; for images ("TC", "DD", "FC")')
     held_out: tuple[Any, ...] = option(
@@ -174,7 +174,10 @@ class PreviewConfig:
 
     keep: float = option(1.0, "share of a prompt's rewrites that get a full video; 1: no previews")
     audit: float = option(
-        0.1, "share of prompts of which all do, to measure previews", minimum=0, maximum=1
+        0.1,
+        "share of prompts whose rewrites all get one, to measure how well previews rank",
+        minimum=0,
+        maximum=1,
     )
     num_inference_steps: int | None = option(None, "of previews; None: as full videos", minimum=1)
     num_frames: int | None = option(None, "of previews; None: as full videos", minimum=1)
@@ -186,7 +189,7 @@ class PreviewConfig:
 class EvolveConfig:
     """Reward-guided evolution of the training prompts. Source: gpt_boost.py."""
 
-    prompts: str = option("mini:prompts/evolve.txt", "file with one prompt a line")
+    prompts: str = option("mini:prompts/evolve.txt", "file with one prompt per line")
     max_prompts: int | None = option(
         None, "use only this many of the first prompts; None: all", minimum=1
     )
@@ -219,7 +222,7 @@ class SelectConfig:
     ranking: str = option("sum", "which rewrite is the best", choices=RANKINGS)
     thresholds: Mapping[str, float] | None = option(None, "None: rewards.thresholds; {}: none")
     constraints: Mapping[str, float] | None = option(None, "None: rewards.constraints; {}: none")
-    min_gain: float = option(0.0, "of overall over the user's own prompt")
+    min_gain: float = option(0.0, "minimum gain in overall over the user's own prompt")
     max_words: int = option(130, "of a selected rewrite", minimum=1)
 
 
@@ -227,7 +230,7 @@ class SelectConfig:
 class PreferConfig:
     """Sampling rewrites and pairing them. Source: dpo/inference.py and dpo/filter.py."""
 
-    prompts: str = option("mini:prompts/prefer.txt", "file with one prompt a line")
+    prompts: str = option("mini:prompts/prefer.txt", "file with one prompt per line")
     max_prompts: int | None = option(None, "prompts per round; None: an even share", minimum=1)
     num_return_sequences: int = option(5, "rewrites sampled per prompt", minimum=1)
     temperature: float = option(1.0, "of sampling", minimum=0)
@@ -244,7 +247,7 @@ class PreferConfig:
         False, "feasible rewrites rank first, unless an infeasible one is better by the margin"
     )
     margin: float = option(
-        1.4, "least distance of a pair: of overall, or of mean ranks for ranking=average_rank"
+        1.4, "minimum gap of a pair, in overall or, for ranking=average_rank, in mean rank"
     )
     max_words: int = option(130, "of a chosen rewrite", minimum=1)
     max_length_difference: float | None = option(
@@ -261,7 +264,7 @@ class EvaluateConfig:
     """Systems and controls on the evaluation prompts."""
 
     prompts: Mapping[str, str] = option(
-        _mini_prompt_sets, "set -> .txt, one prompt a line, or .jsonl of `prompt` and `oracle`"
+        _mini_prompt_sets, "set -> .txt, one prompt per line, or .jsonl of `prompt` and `oracle`"
     )
     max_prompts: int | None = option(
         None, "use only this many of the first prompts of each set; None: all", minimum=1
@@ -345,7 +348,9 @@ class Config:
     generator: _GeneratorConfig = option(GeneratorConfig, "the video generator")
     rewards: RewardsConfig = option(RewardsConfig, "the reward suite")
     rewriter: RewriterConfig = option(RewriterConfig, "the language model before training")
-    proposers: Mapping[str, Any] = option(_proposers, "who proposes rewrites during evolution")
+    proposers: Mapping[str, Any] = option(
+        _proposers, "proposers of rewrites during evolution, by name"
+    )
     evolve: EvolveConfig = option(EvolveConfig, "search for good rewrites")
     select: SelectConfig = option(SelectConfig, "from the pool to SFT pairs")
     sft: SFTConfig = option(SFTConfig, "supervised fine-tuning")

@@ -16,7 +16,7 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     """Read prompts in order.
 
     Args:
-      values: each is a prompt, a file with one prompt a line (blank lines are skipped), or `-` for
+      values: each is a prompt, a file with one prompt per line (blank lines are skipped), or `-` for
         standard input. No value means standard input where something is piped in.
 
     Raises:
@@ -25,7 +25,7 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     if not values:
         if sys.stdin is None or sys.stdin.isatty():
             raise BadInput(
-                "no prompt; give one in quotes, a file with one a line, or - to read standard"
+                "no prompt; give one in quotes, a file with one per line, or - to read standard"
                 " input",
                 source="PROMPT",
             )
@@ -40,7 +40,7 @@ def read_prompts(values: Sequence[str]) -> list[str]:
             prompts += _lines(Path(value).read_bytes(), value)
         elif os.path.isdir(value):
             raise BadInput(
-                f"{value}: this is a folder; give a prompt or a file with one prompt a line",
+                f"{value}: this is a folder; give a prompt or a file with one prompt per line",
                 source=value,
             )
         else:
@@ -54,13 +54,13 @@ def _lines(data: bytes, source: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise BadInput(
-            f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt a line",
+            f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt per line",
             source=source,
         ) from error
     lines = enumerate(text.splitlines(), 1)
     prompts = [check_prompt(line, f"{source}:{number}") for number, line in lines if line.strip()]
     if not prompts:
-        raise BadInput(f"{source}: no prompt in it; write one a line", source=source)
+        raise BadInput(f"{source}: no prompt in it; write one per line", source=source)
     return prompts
 
 

@@ -33,13 +33,13 @@ file that cannot be scored is named on standard error, the others are scored, an
         epilog="""\
 examples:
   pav score videos/*.mp4 --prompts="a red ball bounces"     the same prompt for all
-  pav score a.mp4 b.mp4 --prompts=prompts.txt --json        one prompt a line, in the same order
+  pav score a.mp4 b.mp4 --prompts=prompts.txt --json        one prompt per line, in the same order
   pav score a.mp4 --prompts="a red ball" --rewards=AES,TVA
   pav score videos/*.mp4 --prompts=prompts.txt --csv > scores.csv""",
     )
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
     command.add_argument(
-        "--prompts", required=True, help="the user's prompt, or a file with one a line"
+        "--prompts", required=True, help="the user's prompt, or a file with one prompt per line"
     )
     command.add_argument(
         "--config", help="the configuration whose rewards are used; default: the embedded ones"
@@ -49,7 +49,9 @@ examples:
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
-        "--json", action="store_true", help="one JSON object a line: video, prompt, scores, overall"
+        "--json",
+        action="store_true",
+        help="one JSON object per line: video, prompt, scores, overall",
     )
     form.add_argument(
         "--csv", action="store_true", help="comma-separated values with a header (RFC 4180)"

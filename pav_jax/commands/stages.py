@@ -18,7 +18,7 @@ work in the work directory is not repeated: after a stop, run the same command t
         "search for good rewrites of the training prompts",
         """\
 For each prompt: generate and score a video of the prompt itself, then let the proposers write
-better rewrites from the best so far, round after round. Writes pool/.""",
+better rewrites from the best so far, in every round. Writes pool/.""",
     ),
     "select": (
         "select the rewrites for supervised fine-tuning",
@@ -43,7 +43,7 @@ and pairs better with worse ones. Writes round_N/candidates/ and round_N/prefere
 Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes round_N/booster.""",
     ),
     "grpo": (
-        "train a booster by the scores of its own rewrites",
+        "train a booster on the scores of its own rewrites",
         """\
 Group relative policy optimization with LoRA, instead of prefer and dpo or after them; not part
 of run. At each step the booster writes grpo.num_generations rewrites of a few prompts. Every
@@ -72,8 +72,8 @@ evaluation.json.""",
         "measure how far the rewards can be trusted",
         """\
 Makes videos of trust.max_prompts prompts with every seed of trust.seeds and tests each score:
-does it fall for another prompt or an empty one, how much does it vary over seeds, does it follow
-corruption of growing severity, which scores correlate, does it favour long prompts (or, where
+does it drop for another prompt or an empty one, how much does it vary over seeds, does it respond
+to corruption of increasing severity, which scores correlate, does it favor long prompts (or, where
 pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for each score
 and prints it; the report shows it. After a stop, the same command continues.""",
     ),
@@ -88,7 +88,7 @@ no stage reads it.""",
     "report": (
         "write the report",
         """\
-Writes report/index.html from whatever the work directory holds: one file that opens offline.""",
+Writes report/index.html from what the work directory contains: a single file that opens offline.""",
     ),
 }
 EXAMPLES = {
@@ -133,7 +133,9 @@ def add(commands: Any) -> None:
                 " the work directory has one"
             ),
         )
-        command.add_argument("--workdir", help="the folder where everything is read and written")
+        command.add_argument(
+            "--workdir", help="the folder of all results, which stages read and write"
+        )
         command.add_argument(
             "--config.SECTION.FIELD",
             dest="_shown",

@@ -21,7 +21,9 @@ class AestheticOptions:
     path: str = option(help=CLIP_PATH)
     head: str | None = option(None, "folder of the head; None: aesthetic_head in the CLIP folder")
     frames: int = option(4, FRAMES, minimum=1)
-    layout: str = option("frames", "frames apart, or as one sheet", choices=("frames", "sheet"))
+    layout: str = option(
+        "frames", "single frames, or all on one sheet", choices=("frames", "sheet")
+    )
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
 
 
@@ -31,7 +33,9 @@ class ClipAlignmentOptions:
 
     path: str = option(help=CLIP_PATH)
     frames: int = option(4, FRAMES, minimum=1)
-    layout: str = option("frames", "frames apart, or as one sheet", choices=("frames", "sheet"))
+    layout: str = option(
+        "frames", "single frames, or all on one sheet", choices=("frames", "sheet")
+    )
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
 
 
@@ -70,7 +74,7 @@ class MPSOptions:
 
     path: str = option(help="an MPS folder that `pav export --to=pav` wrote, with a tokenizer")
     frames: int = option(4, FRAMES, minimum=1)
-    condition: str | None = option(None, "file with one word a line; None: the published list")
+    condition: str | None = option(None, "file with one word per line; None: the published list")
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
     mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
 
@@ -101,8 +105,8 @@ class VisionQuestionsOptions:
     side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
     probabilities: bool = option(False, "use log-probabilities of yes and no")
     concurrency: int = option(16, "requests in flight", minimum=1)
-    timeout_s: float = option(120.0, "seconds for one answer")
+    timeout_s: float = option(120.0, "maximum time for one response, in seconds")
     max_retries: int = option(4, "retries of one question", minimum=0)
-    max_backoff_s: float = option(60.0, "longest wait between two tries, in seconds")
+    max_backoff_s: float = option(60.0, "maximum pause between two attempts, in seconds")
     max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
     options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")

@@ -42,7 +42,7 @@ class LoraOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Fields that all three trainings share."""
+    """Fields that SFT, DPO and GRPO share."""
 
     num_train_epochs: float = option(
         1.0, "passes over the data; ignored when max_steps is set", minimum=0.0
@@ -78,7 +78,7 @@ class TrainingConfig:
     remat: bool = option(True, "recompute each layer's activations in the backward pass")
     remat_policy: str = option(
         "nothing_saveable",
-        "what remat saves nevertheless: a name of jax.checkpoint_policies",
+        "which activations remat saves: a name in jax.checkpoint_policies",
         choices=REMAT_POLICIES,
     )
     unroll_layers: bool = option(
