@@ -57,7 +57,13 @@ class Components:
         self._suite = None if rewards is None else suite_of(rewards, config.rewards)
         self.config = config if self._suite is None else adapt_to_suite(config, self._suite)
         self._generator = None if generator is None else as_generator(generator)
-        self._proposers = None if proposers is None else Mixture.from_proposers(*proposers)
+        self._proposers = None
+        if proposers is not None:
+            self._proposers = Mixture.from_proposers(
+                *proposers,
+                max_attempts=config.evolve.max_proposal_attempts,
+                max_words=config.evolve.max_words,
+            )
 
     @functools.cached_property
     def generator(self) -> Generator:

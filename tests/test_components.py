@@ -5,6 +5,7 @@ from pav_jax import components
 from pav_jax.booster.booster import Booster
 from pav_jax.config import load
 from pav_jax.errors import BadInput
+from tests.evolve.test_mixture import RecordingProposer
 from tests.tiny.byte_language_model import tiny_language_model
 
 
@@ -102,3 +103,10 @@ def test_load_rewriter_on_mesh(tmp_path):
     config.mesh.update(data=jax.device_count(), fsdp=2)
     with pytest.raises(BadInput, match="needs"):
         components.load_rewriter(config)
+
+
+def test_proposers_of_python_have_configured_limits():
+    config = load(overrides=["--config.evolve.max_words=7"])
+    proposers = components.Components(config, proposers=[RecordingProposer("a")]).proposers
+    assert proposers.max_words == 7
+    assert proposers.max_attempts == config.evolve.max_proposal_attempts

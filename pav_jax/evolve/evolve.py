@@ -83,9 +83,13 @@ class _Search:
         self.workdir = workdir
         self.ranking = evolution_ranking(config, suite)
         self.prompts = usable_prompts(prompts, self.options.max_prompts)
-        self.mixture = (
-            proposers if isinstance(proposers, Mixture) else Mixture.from_proposers(proposers)
-        )
+        if not isinstance(proposers, Mixture):
+            proposers = Mixture.from_proposers(
+                proposers,
+                max_attempts=self.options.max_proposal_attempts,
+                max_words=self.options.max_words,
+            )
+        self.mixture = proposers
         weights = stage_weights(config, "evolve", suite)
         self.pool = CandidatePool(
             generator,

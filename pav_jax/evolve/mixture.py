@@ -8,14 +8,12 @@ import numpy as np
 
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.rounds import Rewrite
+from pav_jax.defaults import EvolveConfig
 from pav_jax.errors import BadInput
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import stable_seed
 
 log = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 2
-MAX_WORDS = 200  # the six sentences that the template allows are shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Mixture:
     def __init__(
         self,
         entries: Sequence[MixtureEntry],
-        max_attempts: int = MAX_ATTEMPTS,
-        max_words: int = MAX_WORDS,
+        max_attempts: int = EvolveConfig.max_proposal_attempts,
+        max_words: int = EvolveConfig.max_words,
     ):
         if not entries:
             raise BadInput(
@@ -68,9 +66,14 @@ class Mixture:
         self.max_words = max_words
 
     @classmethod
-    def from_proposers(cls, *proposers: Proposer) -> "Mixture":
+    def from_proposers(
+        cls,
+        *proposers: Proposer,
+        max_attempts: int = EvolveConfig.max_proposal_attempts,
+        max_words: int = EvolveConfig.max_words,
+    ) -> "Mixture":
         """Make a mixture of proposers with equal shares, active in every round."""
-        return cls([MixtureEntry(proposer) for proposer in proposers])
+        return cls([MixtureEntry(proposer) for proposer in proposers], max_attempts, max_words)
 
     def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
         """Show all proposers the scored rewrites of the earlier rounds."""
