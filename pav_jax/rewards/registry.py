@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,12 @@ class Entry:
         if isinstance(target, type) and Reward not in target.__mro__:
             raise BadInput(
                 f"{self.path}: the class is not a reward; derive it from pav_jax.Reward",
+                source="configuration",
+                field=self.path,
+            )
+        if inspect.isabstract(target):
+            raise BadInput(
+                f"{self.path}: the class does not define score(videos, prompts, refined); add it",
                 source="configuration",
                 field=self.path,
             )

@@ -3,6 +3,7 @@
 Shapes: B videos, T frames, H, W height and width in pixels.
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -42,6 +43,7 @@ class Reward(Protocol):
     transient_failures: bool = False
     options: ClassVar[type | None] = None
 
+    @abc.abstractmethod
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
@@ -57,7 +59,7 @@ class Reward(Protocol):
           name -> float32 [B] for each of `names`; NaN where a video cannot be scored. A score does
           not depend on the other videos of the batch.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define score")
+        ...
 
     def use_local_devices(self) -> None:
         """Split later batches over this host's devices; a reward that cannot ignores it."""

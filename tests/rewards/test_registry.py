@@ -37,6 +37,9 @@ def warmth(videos, prompts):
 
 class NoReward:
     pass
+
+class NoScore(pav.rewards.Reward):
+    names = ("NONE",)
 """
 
 
@@ -85,6 +88,7 @@ def test_from_config_plugins(module, videos, prompts):
         ("warmth", {"scale": 1.0}, "warmth"),
         ("absent", {}, "absent"),
         ("NoReward", {}, "NoReward"),
+        ("NoScore", {}, "NoScore"),
     ],
 )
 def test_from_config_invalid_plugin(module, name, options, field):
