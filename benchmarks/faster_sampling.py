@@ -2,8 +2,8 @@
 residuals, and previews.
 
     python benchmarks/faster_sampling.py                   # everything
-    python benchmarks/faster_sampling.py --only=cache,24   # full sampling, and modes with these
-    names python benchmarks/faster_sampling.py --prompts=16 --rank=8 --json=results.json
+    python benchmarks/faster_sampling.py --only=cache,24   # full sampling, and these modes
+    python benchmarks/faster_sampling.py --prompts=16 --rank=8 --json=results.json
 
 Every mode generates the same videos as the default sampling, from the same seeds; differences are
 paired.
@@ -14,14 +14,13 @@ paired.
   TVA, AES      difference from full sampling with the 95 % interval, over user prompts and long
                 captions
   rank          for choosing among --rewrites of a prompt: rank correlation of the overall reward
-  with
-                full sampling's, how often the same rewrite is best, and the share of the gain (best
+                with full sampling's, how often the same rewrite is best, and the share of the gain (best
                 rewrite minus mean, by full sampling) that is lost when another is chosen
 
-"another seed" is full sampling with other noise: the part of a rank that is chance. A mode that
-agrees less than this costs more than choosing a seed does. Previews (`evolve.preview`) only rank:
-for them "survives" is how often the best rewrite is in the half that gets a full video, and "saved"
-the share of the denoiser's time that they save.
+"another seed" is full sampling with other noise: it shows how much ranks vary by chance. A mode
+that agrees less changes the ranking more than the choice of the seed does. Previews
+(`evolve.preview`) only rank: for them "survives" is how often the best rewrite is in the half that
+gets a full video, and "saved" the share of the denoiser's time that they save.
 """
 
 import argparse

