@@ -176,9 +176,23 @@ def minimize(
     Returns:
       The last parameters.
     """
+    return minimize_with_keys(
+        name, lambda params, batch, _: loss(params, batch), optimizer, params, make_batch, steps
+    )
+
+
+def minimize_with_keys(
+    name: str,
+    loss: Callable[[Any, Batch, jax.Array], tuple[Any, Metrics]],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    make_batch: Callable[[int], Batch],
+    steps: int,
+) -> Any:
+    """As `minimize`, for a loss that draws random numbers: `loss(params, batch, key)`."""
 
     def step(state, batch, key):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], batch)
+        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"], batch, key)
         updates, opt = optimizer.update(gradient, state["opt"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
 

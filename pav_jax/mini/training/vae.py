@@ -7,11 +7,8 @@ model trained on 32 x 32 crops works on whole frames.
 """
 
 import dataclasses
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.embedded import CHECKPOINTS
@@ -52,10 +49,7 @@ def pyramid_params(params: dict) -> dict:
     Args:
       params: random parameters, from `vae_trainer.init_params`.
     """
-    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-    for path, value in flat.items():
-        flat[path] = jnp.asarray(_initial_value(path, np.array(value)))
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return vae_trainer.map_params(_initial_value, params)
 
 
 def _initial_value(path: str, value: np.ndarray) -> np.ndarray:

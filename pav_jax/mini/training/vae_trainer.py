@@ -1,12 +1,13 @@
 """Trains the VAEs of the mini generators, for any architecture, on 32 x 32 crops of rendered
 clips."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from flax import traverse_util
 from jaxtyping import Float, UInt8
 
 from pav_jax.mini.render import render, to_unit
@@ -36,6 +37,19 @@ def init_params(vae: Any) -> dict:
     """Random parameters of a VAE for clips."""
     clip = to_unit(np.zeros((1, 9, CROP, CROP, 3), np.uint8))
     return jax.jit(vae.init)(jax.random.key(0), clip)["params"]
+
+
+def map_params(initial_value: Callable[[str, np.ndarray], np.ndarray], params: dict) -> dict:
+    """Replaces each parameter by `initial_value(path, copy of the parameter)`.
+
+    Args:
+      initial_value: takes a path such as "encoder/conv_in/kernel".
+      params: random parameters, from `init_params`.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    for path, value in flat.items():
+        flat[path] = jnp.asarray(initial_value(path, np.array(value)))
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def vae_loss(vae: Any, params, video, key):
@@ -71,13 +85,8 @@ def train_vae(name: str, vae: Any, params: dict, clips: Clips, steps: int) -> di
     """
     optimizer = fit.adamw(1e-3, steps, weight_decay=0.0)
 
-    def step(state, video, key):
-        def loss(params):
-            return vae_loss(vae, params, to_unit(video), key)
-
-        gradient, metrics = jax.grad(loss, has_aux=True)(state["params"])
-        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, metrics
+    def loss(params, video, key):
+        return vae_loss(vae, params, to_unit(video), key)
 
     def make_batch(i):
         rng = np.random.default_rng([12, i])
@@ -89,8 +98,7 @@ def train_vae(name: str, vae: Any, params: dict, clips: Clips, steps: int) -> di
         ]
         return np.stack(crops)
 
-    state = {"params": params, "opt": optimizer.init(params)}
-    return fit.fit(name, step, state, make_batch, steps)["params"]
+    return fit.minimize_with_keys(name, loss, optimizer, params, make_batch, steps)
 
 
 def mean_latents(vae: Any, params: dict, clips: Clips) -> Float[np.ndarray, "N 3 16 16 C"]:

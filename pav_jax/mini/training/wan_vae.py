@@ -7,11 +7,8 @@ Wan 2.1's architecture, compressing 4 x 4 x 4 into 16 channels, trained as the f
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.embedded import CHECKPOINTS
@@ -51,10 +48,7 @@ def linear_params(params: dict) -> dict:
     Args:
       params: random parameters, from `vae_trainer.init_params`.
     """
-    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-    for path, value in flat.items():
-        flat[path] = jnp.asarray(_initial_value(path, np.array(value)))
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return vae_trainer.map_params(_initial_value, params)
 
 
 def _initial_value(path: str, x: np.ndarray) -> np.ndarray:
