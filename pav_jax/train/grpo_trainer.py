@@ -27,7 +27,7 @@ from pav_jax.train import state as training_state
 from pav_jax.train.config import GRPOConfig, grpo_section
 from pav_jax.train.export import save_booster
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from pav_jax.train.log_probs import log_probs
+from pav_jax.train.log_probs import log_probs, trained_log_probs
 from pav_jax.train.loop import (
     Batch,
     Metrics,
@@ -45,7 +45,6 @@ from pav_jax.train.state import (
     TrainState,
     base_model,
     count_steps,
-    dropout_key,
     step_flops,
     training_model,
 )
@@ -124,15 +123,8 @@ def make_train_step(
             inputs["reference"] = fixed_log_probs(model, state.frozen, inputs, fields)
 
         def loss_fn(trained, rows, key):
-            logp_BxT = log_probs(
-                model,
-                {**state.frozen, **trained},
-                rows["ids"],
-                fields.loss_chunk_size,
-                dropout_key(fields, key),
-                fields.temperature,
-                mask_BxT=rows["answer"],
-                head_is_frozen=not fields.full_finetuning,
+            logp_BxT = trained_log_probs(
+                model, state, trained, rows, fields, key, fields.temperature
             )
             return policy_loss(
                 loss_fields,

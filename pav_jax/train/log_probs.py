@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.llama.model import unembed as llama_unembed
+from pav_jax.train.config import TrainingConfig
+from pav_jax.train.state import TrainState
+from pav_jax.train.state import dropout_key as adapter_dropout_key
 
 Unembed = Callable[[Any, Float[Array, "B C D"]], Float[Array, "B C V"]]
 
@@ -56,6 +59,37 @@ def log_probs(
     name = "lm_head" if "lm_head" in params else "embed"  # embed: tied embeddings
     head = {name: params[name]}
     return token_log_probs(logits, head, x_BxTxD, ids_BxT, chunk_size, mask_BxT, head_is_frozen)
+
+
+def trained_log_probs(
+    model: Any,
+    state: TrainState,
+    trained: Any,
+    rows: Mapping[str, Any],
+    fields: TrainingConfig,
+    key: jax.Array,
+    temperature: float = 1.0,
+) -> Float[Array, "B T"]:
+    """`log_probs` of the model in training, as a loss needs them.
+
+    Args:
+      state: its frozen collections are used.
+      trained: the collections with respect to which the loss is differentiated.
+      rows: "ids", "answer" and, for packed rows, "segments".
+      key: for the adapter's dropout.
+      temperature: logits are divided by it.
+    """
+    return log_probs(
+        model,
+        {**state.frozen, **trained},
+        rows["ids"],
+        fields.loss_chunk_size,
+        adapter_dropout_key(fields, key),
+        temperature,
+        segments_BxT=rows.get("segments"),
+        mask_BxT=rows["answer"],
+        head_is_frozen=not fields.full_finetuning,
+    )
 
 
 def token_log_probs(

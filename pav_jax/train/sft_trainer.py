@@ -12,10 +12,10 @@ from rich.progress import Progress
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.train import run as training
 from pav_jax.train.config import SFTConfig, sft_section
-from pav_jax.train.log_probs import log_probs
+from pav_jax.train.log_probs import trained_log_probs
 from pav_jax.train.loop import Batch, Metrics, TrainStep, gradients
 from pav_jax.train.losses import sft_loss
-from pav_jax.train.state import TrainState, dropout_key
+from pav_jax.train.state import TrainState
 
 
 def make_train_step(
@@ -36,16 +36,7 @@ def make_train_step(
             num_examples = jnp.sum(jnp.max(segments_BxT, axis=1))
 
         def loss_fn(trained, rows, key):
-            logp_BxT = log_probs(
-                model,
-                {**state.frozen, **trained},
-                rows["ids"],
-                fields.loss_chunk_size,
-                dropout_key(fields, key),
-                segments_BxT=rows.get("segments"),
-                mask_BxT=rows["answer"],
-                head_is_frozen=not fields.full_finetuning,
-            )
+            logp_BxT = trained_log_probs(model, state, trained, rows, fields, key)
             loss = sft_loss(logp_BxT, rows["answer"], answer_tokens)
             return loss, {"loss": loss}
 
