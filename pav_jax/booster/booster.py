@@ -11,7 +11,7 @@ import jax
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.language_model import LanguageModel, seeds_for_prompts
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
@@ -96,10 +96,11 @@ class Booster:
           replaced by the prompt itself.
 
         Raises:
-          BadInput: a prompt is empty or longer than 10,000 characters.
+          BadInput: a prompt is empty or longer than 10,000 characters, or there are more or fewer
+            seeds than prompts.
         """
         prompts = [clean(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = seeds_for_prompts(seed, len(prompts))
         texts = self.language_model.generate(
             [chat.user_chat(prompt) for prompt in prompts],
             num_return_sequences=num_return_sequences,
@@ -109,7 +110,7 @@ class Booster:
         name = self.language_model.name
         return [
             [
-                Refinement(prompt, _without_controls(text).strip() or prompt, int(s), name)
+                Refinement(prompt, _without_controls(text).strip() or prompt, s, name)
                 for text in replies
             ]
             for prompt, s, replies in zip(prompts, seeds, texts, strict=True)

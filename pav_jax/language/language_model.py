@@ -232,7 +232,7 @@ class LanguageModel:
         Raises:
           BadInput: a prompt is empty, or there are more or fewer seeds than prompts.
         """
-        seeds = _seeds(seed, len(prompt_ids))
+        seeds = seeds_for_prompts(seed, len(prompt_ids))
         if num_return_sequences < 1:
             raise BadInput(
                 f"num_return_sequences={num_return_sequences}: must be 1 or more",
@@ -331,9 +331,16 @@ def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array
     return cast(Array, model.apply(variables, input_ids_BxT, segment_ids_BxT=mask_BxT))
 
 
-def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
-    """One seed per prompt."""
-    if isinstance(seed, (int, np.integer)):
+def seeds_for_prompts(seed: int | Sequence[int], prompts: int) -> list[int]:
+    """Return one seed per prompt from one for all or one each.
+
+    Args:
+      prompts: how many there are.
+
+    Raises:
+      BadInput: there are more or fewer seeds than prompts.
+    """
+    if isinstance(seed, int | np.integer):
         return [int(seed)] * prompts
     seeds = [int(s) for s in seed]
     if len(seeds) != prompts:

@@ -59,6 +59,12 @@ def test_refine_shared_seed_gives_each_prompt_its_own():
     assert lm.seeds != [rain]
 
 
+def test_refine_wrong_number_of_seeds():
+    with pytest.raises(BadInput, match="1 seeds for 2 prompts") as error:
+        Booster(FakeLanguageModel(), Sampling()).refine(["a dog runs", "rain"], seed=[5])
+    assert error.value.field == "seed"
+
+
 def test_refine_single_string():
     assert [
         [r.prompt for r in rewrites] for rewrites in Booster(FakeLanguageModel()).refine("a dog")
