@@ -20,6 +20,10 @@ import orbax.checkpoint as ocp
 
 from pav_jax.errors import BadInput
 
+# What Orbax, TensorStore, JSON and Grain raise for missing or corrupt files. Any other error, such
+# as lack of memory, says nothing about the checkpoint, which must not be removed for it.
+UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError)
+
 
 class Checkpoints:
     """The checkpoints of one training run: a folder with one numbered subfolder per step."""
@@ -95,7 +99,7 @@ class Checkpoints:
                 checkpoint = self._manager.restore(step, args=args)
                 iterator.set_state(checkpoint["data"])
                 return step, checkpoint["state"]
-            except Exception as error:  # readers raise many types for a corrupt file
+            except UNREADABLE as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warnings.warn(
                     f"{self.folder}/{step}: incomplete or corrupt checkpoint ({reason[:200]}); it"

@@ -4,6 +4,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from pav_jax.checkpoints.orbax import Checkpoints
@@ -69,6 +70,18 @@ def test_restore_damaged_checkpoint_uses_the_one_before(filled, part):
     assert float(state["trained"]["lora"]["a"][0, 0]) == 3
     np.testing.assert_array_equal(batch, [9, 0, 1])
     assert not (folder / "4").exists()
+
+
+def test_restore_without_memory_keeps_the_checkpoint(filled, monkeypatch):
+    folder, _ = filled
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(MemoryError):
+        restore(folder)
+    assert (folder / "4").exists()
 
 
 def test_save_while_buffers_are_donated(tmp_path):
