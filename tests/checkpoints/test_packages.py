@@ -58,6 +58,18 @@ def test_path_wrong_hash_or_missing_member(fake_index, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_path_corrupt_archive(fake_index, monkeypatch, tmp_path):
+    def download(command, **_):
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / "some_net-1.0.tar.gz").write_bytes(b"half an archive")
+        return types.SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    with pytest.raises(BadInput, match="incomplete or corrupt archive some_net-1.0.tar.gz"):
+        FILE.path()
+    assert not list((tmp_path / "cache").iterdir())
+
+
 @pytest.mark.parametrize("content, downloads", [(CONTENT, 0), (b"another version's", 1)])
 def test_path_installed_package(fake_index, monkeypatch, tmp_path, content, downloads):
     installed = tmp_path / "site" / FILE.member
