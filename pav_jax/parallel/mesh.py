@@ -157,8 +157,7 @@ def local_mesh(
         and all(isinstance(n, int) for n in sizes.values())
     ):
         raise BadInput(
-            f"{field} is {sizes}; give whole numbers for some of {', '.join(AXES)}, as in"
-            " dict(fsdp=4)",
+            f"{field} is {sizes}; give integers for some of {', '.join(AXES)}, as in dict(fsdp=4)",
             field=field,
         )
     devices = jax.local_devices() if devices is None else list(devices)

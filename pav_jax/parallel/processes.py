@@ -51,8 +51,7 @@ def _integer_variable(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdigit():
         raise BadInput(
-            f"{name}={value!r}: {COORDINATOR_ADDRESS_ENV} is set, so set this to a whole"
-            " number too",
+            f"{name}={value!r}: {COORDINATOR_ADDRESS_ENV} is set, so set this to an integer too",
             source="environment",
             field=name,
         )

@@ -71,7 +71,7 @@ class UniPC:
         kind = config.get("solver_type", "bh2")
         if not isinstance(order, int) or order < 1:
             raise BadInput(
-                f"{source}: solver_order is {order!r}; a whole number of at least 1 was expected"
+                f"{source}: solver_order is {order!r}; an integer of at least 1 was expected"
             )
         if kind not in ("bh1", "bh2"):
             raise BadInput(f"{source}: solver_type is {kind!r}; choose one of bh1, bh2")
