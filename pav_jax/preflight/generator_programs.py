@@ -12,7 +12,7 @@ from pav_jax.defaults import GENERATION_FIELDS
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
-from pav_jax.preflight.program import CostedPhase, Program, config_folder
+from pav_jax.preflight.program import CostedPhase, Program, batch_shape, config_folder
 from pav_jax.video import families, pipeline_folder, step_schedule, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backend import is_backend_path
@@ -123,15 +123,9 @@ class _GeneratorPrograms:
         shardings = sharding_rules.shardings(self.family.axes()[name], shapes, mesh)
         return {name: sharding_rules.sharded_shapes(shapes, shardings)}
 
-    def _batch(self, shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
-        """The shape of an array whose first axis is the batch."""
-        axes = ("batch",) + (None,) * (len(shape) - 1)
-        sharding = sharding_rules.sharding(axes, shape, mesh)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
     def _encoder_inputs(self) -> tuple[dict, jax.ShapeDtypeStruct]:
         shape = (self.batch_size, self.num_text_tokens)
-        return self._params("text_encoder"), self._batch(shape, jnp.int32, self.auxiliary_mesh)
+        return self._params("text_encoder"), batch_shape(shape, jnp.int32, self.auxiliary_mesh)
 
     def _trace_encoder(self) -> jax.stages.Traced:
         return self.compiled.encoder.trace(*self._encoder_inputs())
@@ -139,7 +133,7 @@ class _GeneratorPrograms:
     def _trace_denoiser(self) -> jax.stages.Traced:
         settings = self.settings
         text = jax.eval_shape(self.family.encode_text, *self._encoder_inputs())
-        text = self._batch(text.shape, text.dtype, self.mesh)
+        text = batch_shape(text.shape, text.dtype, self.mesh)
         keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * self.batch_size))
         scales = video_sampling.guidance_scales(
             self.family.scheduler.timesteps(settings.num_inference_steps),
@@ -160,7 +154,7 @@ class _GeneratorPrograms:
 
     def _trace_decoder(self) -> jax.stages.Traced:
         shape = (self.batch_size, self.num_latent_frames, *self.latent_shape[1:])
-        latents = self._batch(shape, jnp.float32, self.auxiliary_mesh)
+        latents = batch_shape(shape, jnp.float32, self.auxiliary_mesh)
         return self.compiled.decoder.trace(
             self._params("vae"), latents, tiled=self.settings.vae_tiling
         )

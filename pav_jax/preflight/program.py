@@ -6,13 +6,19 @@ their Hugging Face Hub names.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pav_jax.checkpoints import embedded, hub
+from pav_jax.checkpoints.folder import Layout
 from pav_jax.errors import BadInput
+from pav_jax.models.weights import logical_axes
+from pav_jax.parallel import sharding_rules
 
 PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")  # names in config.check.programs
 PUBLISHED = Path(__file__).parent / "published"
@@ -56,6 +62,27 @@ class Program:
     def name(self) -> str:
         """The names of its phases."""
         return " and ".join(phase.name for phase in self.phases)
+
+
+def param_shapes(layout: Layout, config: Any, dtype: Any, mesh: Mesh) -> dict:
+    """The shapes of a model's parameters as `dtype`, with the shardings of their logical axes.
+
+    Args:
+      layout: the module `hf` of the model.
+      config: the model's configuration.
+    """
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)), layout.param_shapes(config)
+    )
+    shardings = sharding_rules.shardings(logical_axes(layout.weights(config)), shapes, mesh)
+    return sharding_rules.sharded_shapes(shapes, shardings)
+
+
+def batch_shape(shape: Sequence[int], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """The shape of an array whose first axis is the batch, sharded over `mesh`."""
+    axes = ("batch", *(None,) * (len(shape) - 1))
+    sharding = sharding_rules.sharding(axes, shape, mesh)
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
 
 
 def config_folder(path: str, field: str) -> Path:

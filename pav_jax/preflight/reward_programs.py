@@ -7,7 +7,7 @@ text only.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,28 @@ from pav_jax.models.clip.model import CLIP
 from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.mps import MPSModel
 from pav_jax.models.mps import hf as mps_hf
-from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import batch_shards, local_mesh, make_mesh
 from pav_jax.preflight.generator_programs import count_videos, video_size
-from pav_jax.preflight.program import CostedPhase, Program, config_folder
+from pav_jax.preflight.program import (
+    CostedPhase,
+    Program,
+    batch_shape,
+    config_folder,
+    param_shapes,
+)
 from pav_jax.rewards import mps, videoscore
 from pav_jax.rewards.clip_tower import IMAGES, TEXTS, contact_sheet
 from pav_jax.rewards.idefics2_processor import ImageSettings
 from pav_jax.rewards.motion import motion_scores
+from pav_jax.rewards.options import (
+    AestheticOptions,
+    ClipAlignmentOptions,
+    ClipConsistencyOptions,
+    MotionOptions,
+    MPSOptions,
+    VideoScoreOptions,
+)
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels
 from pav_jax.rewards.registry import parse_entries
 from pav_jax.video import pipeline_folder
@@ -68,34 +81,18 @@ def build(config: Any, host: Sequence[Any]) -> list[Program]:
         for entry in parse_entries(config.rewards.to_dict()[field], field):
             if entry.kind not in BUILDERS:
                 continue
-            options = {k: v for k, v in entry.values.items() if v is not None}
             place = f"config.rewards.{field}.{entry.kind}"
-            path = options.get("path")
+            path = entry.values.get("path")
+            folder = None
             if path is not None:
                 if path in seen_paths:  # rewards with the same path share one model
                     continue
                 seen_paths.add(path)
-                options["folder"] = config_folder(path, f"{place}.path")
-            mesh = local_mesh(options.pop("mesh", None), f"{place}.mesh", host)
+                folder = config_folder(path, f"{place}.path")
+            mesh = local_mesh(entry.values.get("mesh"), f"{place}.mesh", host)
             mesh = mesh or make_mesh(devices=host[:1])
-            programs += BUILDERS[entry.kind](options, mesh, workload)
+            programs += BUILDERS[entry.kind](entry.parsed, folder, mesh, workload)
     return programs
-
-
-def _param_shapes(layout: Any, sizes: Any, dtype: str, mesh: Mesh) -> dict:
-    """The shapes of a model's parameters, with the shardings of their logical axes."""
-    shapes = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)), layout.param_shapes(sizes)
-    )
-    shardings = sharding_rules.shardings(logical_axes(layout.weights(sizes)), shapes, mesh)
-    return sharding_rules.sharded_shapes(shapes, shardings)
-
-
-def _batch(mesh: Mesh, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-    """The shape of an array whose first axis is the batch."""
-    axes = ("batch", *(None,) * (len(shape) - 1))
-    sharding = sharding_rules.sharding(axes, tuple(shape), mesh)
-    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
 
 
 def _program(
@@ -105,9 +102,10 @@ def _program(
     return Program(batch, (phase,), trace, num_chips=mesh.size)
 
 
-def _motion(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
+def _motion(options: MotionOptions, folder: None, mesh: Mesh, workload: _Workload) -> list[Program]:
+    del options, folder
     num_frames, height, width = workload.size
-    video = _batch(mesh, (*workload.size, 3), jnp.uint8)
+    video = batch_shape((*workload.size, 3), jnp.uint8, mesh)
     return [
         _program(
             "motion",
@@ -119,20 +117,34 @@ def _motion(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     ]
 
 
-def _clip(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
-    folder = Path(options["folder"])
-    dtype = options.get("dtype", "float32")
-    shown = np.empty((1, options.get("frames", 4), *workload.size[1:], 3), np.uint8)
-    if options.get("layout") == "sheet":
+def _clip(
+    options: AestheticOptions | ClipAlignmentOptions, folder: Path, mesh: Mesh, workload: _Workload
+) -> list[Program]:
+    shown = np.empty((1, options.frames, *workload.size[1:], 3), np.uint8)
+    if options.layout == "sheet":
         shown = contact_sheet(shown)
-    images_per_video = shown.shape[1]
-    height, width = shown.shape[2:4]
+    return _clip_programs(shown.shape[1:4], options.dtype, folder, mesh, workload)
+
+
+def _clip_consistency(
+    options: ClipConsistencyOptions, folder: Path, mesh: Mesh, workload: _Workload
+) -> list[Program]:
+    num_frames, height, width = workload.size
+    shown = (num_frames if options.frames is None else options.frames, height, width)
+    return _clip_programs(shown, options.dtype, folder, mesh, workload)
+
+
+def _clip_programs(
+    images: Sequence[int], dtype: str, folder: Path, mesh: Mesh, workload: _Workload
+) -> list[Program]:
+    """The two towers of CLIP; `images` are number, height and width of a video's images."""
+    images_per_video, height, width = images
     sizes = pipeline_folder.read_config(clip_hf, folder)
     settings = Preprocess.from_folder(folder, sizes.vision.image_size)
     model = CLIP(sizes, dtype=jnp.dtype(dtype))
-    params = _param_shapes(clip_hf, sizes, dtype, mesh)
-    frames = _batch(mesh, (IMAGES, height, width, 3), np.uint8)
-    ids = _batch(mesh, (TEXTS, sizes.text.positions), np.int32)
+    params = param_shapes(clip_hf, sizes, dtype, mesh)
+    frames = batch_shape((IMAGES, height, width, 3), np.uint8, mesh)
+    ids = batch_shape((TEXTS, sizes.text.positions), np.int32, mesh)
 
     def encode_image(params, frames):
         return model.apply({"params": params}, clip_pixels(frames, settings), method="encode_image")
@@ -158,28 +170,22 @@ def _clip(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     ]
 
 
-def _clip_all_frames(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
-    return _clip({"frames": workload.size[0], **options}, mesh, workload)
-
-
-def _mps(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
-    folder = Path(options["folder"])
-    dtype = options.get("dtype", "float32")
-    num_frames = options.get("frames", 4)
+def _mps(options: MPSOptions, folder: Path, mesh: Mesh, workload: _Workload) -> list[Program]:
+    num_frames = options.frames
     _, height, width = workload.size
     sizes = pipeline_folder.read_config(mps_hf, folder)
     clip = sizes.clip
     batch_size = mps.batch_size_on(mesh)
     settings = Preprocess.from_folder(folder, clip.vision.image_size)
-    model = MPSModel(sizes, dtype=jnp.dtype(dtype))
-    params = _param_shapes(mps_hf, sizes, dtype, mesh)
+    model = MPSModel(sizes, dtype=jnp.dtype(options.dtype))
+    params = param_shapes(mps_hf, sizes, options.dtype, mesh)
     condition = jax.ShapeDtypeStruct(
         (clip.text.positions, clip.projection_dim),
         jnp.float32,
         sharding=sharding_rules.replicated(mesh),
     )
-    frames = _batch(mesh, (batch_size, num_frames, height, width, 3), np.uint8)
-    ids = _batch(mesh, (batch_size, clip.text.positions), np.int32)
+    frames = batch_shape((batch_size, num_frames, height, width, 3), np.uint8, mesh)
+    ids = batch_shape((batch_size, clip.text.positions), np.int32, mesh)
     return [
         _program(
             "MPS",
@@ -191,26 +197,26 @@ def _mps(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
     ]
 
 
-def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Program]:
-    folder = Path(options["folder"])
-    dtype = options.get("dtype", "float32")
+def _videoscore(
+    options: VideoScoreOptions, folder: Path, mesh: Mesh, workload: _Workload
+) -> list[Program]:
     sizes = pipeline_folder.read_config(idefics2_hf, folder)
-    model = videoscore.make_model(sizes, dtype, mesh)
-    params = _param_shapes(idefics2_hf, sizes, dtype, mesh)
-    max_frames = options.get("frames") or videoscore.FRAMES[str(options.get("version", "1"))]
+    model = videoscore.make_model(sizes, options.dtype, mesh)
+    params = param_shapes(idefics2_hf, sizes, options.dtype, mesh)
+    max_frames = options.frames or videoscore.FRAMES[options.version]
     num_frames = min(max_frames, workload.size[0])
-    batch_size = batch_shards(mesh) * options.get("batch_size", 1)
+    batch_size = batch_shards(mesh) * options.batch_size
     height, width = ImageSettings.from_folder(folder).target(*workload.size[1:])
-    pixels = _batch(mesh, (videoscore.IMAGES * batch_size, height, width, 3), np.float32)
-    query = videoscore.read_query(options.get("query") or videoscore.QUERY)
+    pixels = batch_shape((videoscore.IMAGES * batch_size, height, width, 3), np.float32, mesh)
+    query = videoscore.read_query(options.query or videoscore.QUERY)
     latents = sizes.perceiver.latents
     num_tokens = workload.prompt_length + len(query) // LETTERS_PER_TOKEN
     num_tokens += num_frames * (latents + FRAME_SEPARATOR_TOKENS)
     length = math.ceil(num_tokens / videoscore.TOKENS) * videoscore.TOKENS
     decoder_inputs = (
-        _batch(mesh, (batch_size, length), np.int32),
-        _batch(mesh, (batch_size, length), np.bool_),
-        _batch(mesh, (batch_size, num_frames * latents, sizes.text.hidden_size), np.float32),
+        batch_shape((batch_size, length), np.int32, mesh),
+        batch_shape((batch_size, length), np.bool_, mesh),
+        batch_shape((batch_size, num_frames * latents, sizes.text.hidden_size), np.float32, mesh),
     )
     vision_params = {part: params[part] for part in videoscore.VISION_PARTS}
     return [
@@ -231,10 +237,10 @@ def _videoscore(options: Mapping, mesh: Mesh, workload: _Workload) -> list[Progr
     ]
 
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[..., list[Program]]] = {
     "aesthetic": _clip,
     "clip_alignment": _clip,
-    "clip_consistency": _clip_all_frames,
+    "clip_consistency": _clip_consistency,
     "motion": _motion,
     "mps": _mps,
     "videoscore": _videoscore,

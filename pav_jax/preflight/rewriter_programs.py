@@ -16,18 +16,24 @@ from pav_jax.language.language_model import DTYPES, LanguageModel
 from pav_jax.language.lora import init_lora
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
-from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
-from pav_jax.preflight.program import CostedPhase, Program, config_folder
+from pav_jax.preflight.program import CostedPhase, Program, config_folder, param_shapes
 from pav_jax.storage.json_files import read_json
 from pav_jax.train import config as train_config
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import sft_trainer as sft
 from pav_jax.train.loop import compile_step
 from pav_jax.train.optimizer import make_optimizer, make_schedule
-from pav_jax.train.state import base_model, count_steps, lora_config, make_state, training_model
+from pav_jax.train.state import (
+    base_model,
+    count_steps,
+    lora_config,
+    make_state,
+    step_flops,
+    training_model,
+)
 
 SEQUENCES_PER_ROW = {"sft": 1, "dpo": 2}  # DPO: the preferred and the other answer
 
@@ -45,9 +51,7 @@ def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> L
     else:
         source = config_json or config_folder(path, "config.rewriter.path") / "config.json"
         sizes = hf.config_from_hf(read_json(Path(source)), str(source))
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), hf.param_shapes(sizes))
-    shardings = sharding_rules.shardings(logical_axes(hf.weights(sizes)), shapes, mesh)
-    params = sharding_rules.sharded_shapes(shapes, shardings)
+    params = param_shapes(hf, sizes, dtype, mesh)
     model = Llama(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))
 
@@ -97,7 +101,7 @@ def _batch_text(name: str, options: Any, row_length: int) -> str:
 
 def _reference_is_precomputed(name: str, options: Any) -> bool:
     """Whether the DPO reference's log-probabilities are inputs of the train step."""
-    return name == "dpo" and (options.precompute_ref_log_probs or options.full_finetuning)
+    return name == "dpo" and dpo.reference_is_precomputed(options)
 
 
 def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: int) -> float:
@@ -106,13 +110,9 @@ def _train_step_flops(name: str, options: Any, lm: LanguageModel, row_length: in
         adapter = jax.eval_shape(
             lambda: init_lora(lm.params, lora_config(options), jax.random.key(0))
         )
-    rows = options.batch_size * SEQUENCES_PER_ROW[name]
-    adapter_size = flops.adapter_size(adapter)
-    forward = flops.forward(lm.config, rows, row_length, row_length, row_length, adapter_size)
-    total = flops.training_step(forward, options.full_finetuning)
-    if name == "dpo" and not _reference_is_precomputed(name, options):
-        total += forward.total - forward.adapters  # the reference is the model without adapters
-    return total
+    num_passes = dpo.num_reference_passes(options) if name == "dpo" else 0
+    batch = _batch_shapes(name, options, _mesh(lm), row_length)
+    return step_flops(lm, options, adapter, num_passes)(batch)
 
 
 def _trace_train_step(

@@ -9,10 +9,6 @@ vocabulary, L layers.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
-
-import jax
 
 from pav_jax.models.llama import LlamaConfig
 
@@ -60,11 +56,6 @@ def forward(
         adapters=2 * rows * tokens * adapter_size,
         unembed=2 * rows * logits * config.hidden_size * config.vocab_size,
     )
-
-
-def adapter_size(adapter: Mapping) -> int:
-    """Return the number of parameters in an adapter's tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(adapter))
 
 
 def training_step(flops: ForwardFlops, full: bool) -> float:
