@@ -10,13 +10,6 @@ from pav_jax.config_fields import option
 from pav_jax.errors import BadInput
 
 FILE = "pav_generation.json"
-# smallest and largest value of fractions and thresholds
-RANGES = {
-    "guidance_start": (0.0, 1.0),
-    "guidance_stop": (0.0, 1.0),
-    "cache_threshold": (0.0, math.inf),
-    "cache_retention": (0.0, 1.0),
-}
 CACHE_FIELDS = ("cache_threshold", "cache_max_skips", "cache_retention", "cache_ratios")
 
 
@@ -142,8 +135,11 @@ def _checked_value(name: str, value: Any, source: str) -> Any:
         raise BadInput(
             f"{source}: {name}={value}; it must be at least 1", source=source, field=name
         )
-    low, high = RANGES.get(name, (None, math.inf))
-    if low is not None and not low <= value <= high:
+    low = fields[name].metadata["minimum"]
+    high = fields[name].metadata["maximum"]
+    if high is None:
+        high = math.inf
+    if expected is float and low is not None and not low <= value <= high:
         upper = f" and at most {high:g}" if high < math.inf else ""
         raise BadInput(
             f"{source}: {name}={value}; it must be at least {low:g}{upper}",
