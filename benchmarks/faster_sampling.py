@@ -14,8 +14,8 @@ paired.
   TVA, AES      difference from full sampling with the 95 % interval, over user prompts and long
                 captions
   rank          for choosing among --rewrites of a prompt: rank correlation of the overall reward
-                with full sampling's, how often the same rewrite is best, and the share of the gain (best
-                rewrite minus mean, by full sampling) that is lost when another is chosen
+                with full sampling's, how often the same rewrite is best, and the share of the gain
+                (best rewrite minus mean, by full sampling) that is lost when another is chosen
 
 "another seed" is full sampling with other noise: it shows how much ranks vary by chance. A mode
 that agrees less changes the ranking more than the choice of the seed does. Previews

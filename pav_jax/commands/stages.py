@@ -74,8 +74,8 @@ evaluation.json.""",
 Makes videos of trust.max_prompts prompts with every seed of trust.seeds and tests each score:
 does it drop for another prompt or an empty one, how much does it vary over seeds, does it
 respond to corruption of increasing severity, which scores correlate, does it favor long prompts
-(or, where pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for each score
-and prints it; the report shows it. After a stop, the same command continues.""",
+(or, where pool/ exists, long rewrites), does it saturate. Writes trust.json with a verdict for
+each score and prints it; the report shows it. After a stop, the same command continues.""",
     ),
     "calibrate": (
         "fit thresholds and weights to the scores of a pool",
@@ -88,7 +88,7 @@ no stage reads it.""",
     "report": (
         "write the report",
         """\
-Writes report/index.html from what the work directory contains: a single file that opens offline.""",
+Writes report/index.html from the content of the work directory: one file that opens offline.""",
     ),
 }
 EXAMPLES = {
