@@ -208,6 +208,9 @@ def test_reward_subset_attributes():
         fingerprint = "mark"
         transient_failures = True
 
+        def score(self, videos, prompts, refined=None):
+            return {name: np.zeros(len(videos)) for name in self.names}
+
     left = RewardSubset(Flaky(), ("A",))
     assert (left.names, left.fingerprint, left.transient_failures) == (("A",), "mark", True)
     assert not RewardSubset(UnavailableReward(("A", "B")), ("A",)).transient_failures
