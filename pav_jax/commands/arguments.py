@@ -1,4 +1,6 @@
-"""Checks of command-line values that several commands share."""
+"""Options, and checks of their values, that several commands share."""
+
+import argparse
 
 from pav_jax.errors import BadInput
 
@@ -11,3 +13,13 @@ def require_at_least(minimum: float, option: str, value: float | None) -> None:
     """
     if value is not None and value < minimum:
         raise BadInput(f"{option}={value}: must be at least {minimum}", source=option)
+
+
+def add_prompts(command: argparse.ArgumentParser) -> None:
+    """Add the positional PROMPT arguments, which `commands.prompts.read_prompts` reads."""
+    command.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="text, a file (one prompt per line), or - for standard input",
+    )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pav_jax.commands.arguments import add_prompts, require_at_least
+
 EMBEDDED = "mini:generator"
 # options of load_generator; None keeps the model's own
 MODEL_OPTIONS = (
@@ -43,12 +45,7 @@ examples:
   pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS
   pav generate "a red ball" --model=http://127.0.0.1:8000/generate""",
     )
-    command.add_argument(
-        "prompts",
-        nargs="*",
-        metavar="PROMPT",
-        help="text, a file (one prompt per line), or - for standard input",
-    )
+    add_prompts(command)
     command.add_argument(
         "--model",
         help=(
@@ -157,7 +154,6 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and write the videos; return the exit status, 2 if a video failed."""
-    from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):

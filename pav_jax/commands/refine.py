@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from pav_jax.commands.arguments import add_prompts, require_at_least
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -25,12 +27,7 @@ examples:
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
     )
-    command.add_argument(
-        "prompts",
-        nargs="*",
-        metavar="PROMPT",
-        help="text, a file (one prompt per line), or - for standard input",
-    )
+    add_prompts(command)
     command.add_argument(
         "--model",
         help=(
@@ -54,7 +51,6 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Print the rewrites of every prompt."""
-    from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
 
     require_at_least(1, "--num-return-sequences", args.num_return_sequences)
