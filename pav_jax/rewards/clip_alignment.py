@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax.rewards.clip_tower import ClipTower, Dtype, Layout, check_layout
+from pav_jax.rewards.clip_tower import ClipTower, Dtype, Layout, check_layout, unit_length
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import ClipAlignmentOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
@@ -70,12 +70,7 @@ class ClipAlignment(PretrainedReward):
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
         """Score videos [B, T, H, W, 3] by their prompts; returns TVA [B]."""
-        images_BxNxP = _unit_length(self.tower.embed_frames(videos, self.frames, self.layout))
-        texts_BxP = _unit_length(self.tower.embed_texts(prompts))
+        images_BxNxP = unit_length(self.tower.embed_frames(videos, self.frames, self.layout))
+        texts_BxP = unit_length(self.tower.embed_texts(prompts))
         cosines_BxN = (images_BxNxP * texts_BxP[:, None]).sum(-1)
         return {"TVA": (self.tower.scale * cosines_BxN.mean(1)).astype(np.float32)}
-
-
-def _unit_length(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.clip_tower import ClipTower, Dtype
+from pav_jax.rewards.clip_tower import ClipTower, Dtype, unit_length
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import ClipConsistencyOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
@@ -73,6 +73,5 @@ class ClipConsistency(PretrainedReward):
         count = min(self.frames or videos.shape[1], videos.shape[1])
         if count < 2:
             return {"CFC": np.full(len(videos), np.nan, np.float32)}
-        x_BxTxP = self.tower.embed_frames(videos, count).astype(np.float64)
-        x_BxTxP /= np.maximum(np.linalg.norm(x_BxTxP, axis=-1, keepdims=True), 1e-12)
+        x_BxTxP = unit_length(self.tower.embed_frames(videos, count))
         return {"CFC": (x_BxTxP[:, 1:] * x_BxTxP[:, :-1]).sum(-1).mean(1).astype(np.float32)}

@@ -210,6 +210,12 @@ def check_layout(layout: Layout) -> Layout:
     return layout
 
 
+def unit_length(x: Float[np.ndarray, "... P"]) -> Float[np.ndarray, "... P"]:
+    """Scales the vectors on the last axis to length 1, in float64; zeros stay zeros."""
+    x = x.astype(np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 def contact_sheet(frames: UInt8[np.ndarray, "B n H W 3"]) -> UInt8[np.ndarray, "B 1 h w 3"]:
     """Tiles n frames into one image, as square as n allows: 4 frames give 2 rows of 2."""
     B, n, H, W, C = frames.shape
