@@ -76,6 +76,7 @@ def stage_weights(config: Mapping[str, Any], stage: str, suite: Any = None) -> d
       BadInput: a weight names a score that the suite does not have.
     """
     sections = ("select", "evolve") if stage == "select" else (stage,)
+    # the saved form may be of an older version, without a section or its weights
     for section in sections:
         weights = (config.get(section) or {}).get("weights")
         if weights:
