@@ -24,10 +24,10 @@ report)."""
 
 EXAMPLES = """\
 examples:
-  pav refine "a crimson star bouncing"                  rewrite a prompt with the embedded booster
-  pav refine "a girl is playing guitar" --model=smollm2 rewrite any prompt with a small general model
-  pav generate "a red ball bounces" --out=videos        make a video with the embedded generator
-  pav run --config=mini --workdir=runs/mini             run the whole recipe, or continue it
+  pav refine "a crimson star bouncing"                   rewrite a prompt (embedded booster)
+  pav refine "a girl is playing guitar" --model=smollm2  rewrite any prompt (small general model)
+  pav generate "a red ball bounces" --out=videos         make a video (embedded generator)
+  pav run --config=mini --workdir=runs/mini              run the whole recipe, or continue it
   pav evaluate --workdir=runs/mini && pav report --workdir=runs/mini
 
 `pav COMMAND --help` explains each command."""

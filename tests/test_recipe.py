@@ -48,7 +48,7 @@ def test_evaluate_system_without_booster(tmp_path, monkeypatch):
 
 def test_report_uses_configured_options(tmp_path, monkeypatch):
     options = {}
-    monkeypatch.setattr(recipe, "write_report", lambda workdir, **given: options.update(given))
+    monkeypatch.setattr(recipe, "write_report", lambda workdir, **fields: options.update(fields))
     config = load(overrides=["--config.report.title=T", "--config.report.num_worst=1"])
     Recipe(config).report(tmp_path)
     assert options == {"title": "T", "num_examples": 8, "num_worst": 1}

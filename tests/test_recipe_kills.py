@@ -22,7 +22,7 @@ from tests.workdir_monitor import REPEATED, STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-RANDOM_SEEDS = range(1)  # more of them are run by hand
+RANDOM_SEEDS = range(3)
 
 ORDER = ("evolve", "select", "sft", "prefer 1", "dpo 1", "prefer 2", "dpo 2", "evaluate", "report")
 NEEDED = ("generator/model_index.json", "clip/aesthetic_head/config.json", "rewriter/config.json")

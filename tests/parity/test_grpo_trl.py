@@ -13,11 +13,11 @@ from pav_jax.models.llama import Llama, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.log_probs import log_probs
+from tests.parity.trl_llama import LLAMA, WORDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-WORDS = ["<pad>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9], [10, 11]]
 ANSWERS = [[12, 13, 14, 15, 1], [16, 1], [17, 18, 19, 20, 21, 22, 1], [23, 24, 25]]
 COUNTS = [True, True, True, False]  # the last completion has no reward
@@ -41,21 +41,7 @@ def trainer(tmp_path_factory):
         unk_token="<pad>",
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(WORDS),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=False,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-            initializer_range=0.3,
-        )
-    ).eval()
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
     args = GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")),
         use_cpu=True,

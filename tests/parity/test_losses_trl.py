@@ -11,11 +11,11 @@ from pav_jax.checkpoints.folder import load
 from pav_jax.models.llama import Llama, hf
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import losses
+from tests.parity.trl_llama import LLAMA, WORDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-WORDS = ["<pad>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
 PAIRS = [
     {"prompt": "a b c ", "chosen": "d e f g", "rejected": "h i"},
     {"prompt": "k ", "chosen": "l m", "rejected": "n o p q r s"},
@@ -34,19 +34,7 @@ def torch_side():
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
     )
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-        initializer_range=0.3,
-    )
+    config = LlamaConfig(**LLAMA)
     models = []
     for seed in (0, 1):  # policy, reference
         torch.manual_seed(seed)

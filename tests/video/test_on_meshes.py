@@ -3,9 +3,6 @@ spread."""
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
 from pav_jax.parallel.mesh import generator_meshes, make_mesh
 from pav_jax.video import VideoModel, guidance, programs
+from tests.cpu_devices import run_on_cpu_devices
 from tests.video import tiny_opensora
 from tests.video.tiny_pipeline import random_model
 
@@ -81,16 +79,8 @@ def test_generate_on_eight_devices(tmp_path):
         videos = model.generate(prompts, "dark", seed=range(8), vae_tiling=tiling == "tiled")
         assert videos.std() > 5
         np.save(tmp_path / f"{kind}.npy", videos)
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.getcwd(),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    output = run_on_cpu_devices(8, PROGRAM, tmp_path)
+    results = json.loads(output.splitlines()[-1])
     assert all(difference <= 2 and finite for difference, finite, *_ in results), results
     assert [parts for *_, parts, _ in results] == [1, 2, 2, 2]  # how far the weights are spread
     # with encoder_vae_devices, the VAE has devices of its own
@@ -136,14 +126,8 @@ print(json.dumps(results))
 
 
 def test_denoise_on_eight_devices():
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.getcwd(),
-    }
-    done = subprocess.run([sys.executable, "-c", DENOISED], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    output = run_on_cpu_devices(8, DENOISED)
+    results = json.loads(output.splitlines()[-1])
     assert all(difference < 1e-4 and spread > 0.1 for difference, spread, _ in results), results
     assert [parts for *_, parts in results] == [2, 4, 4, 2]
 

@@ -1,8 +1,5 @@
 """Texts are encoded once; the programs of two batches overlap."""
 
-import os
-import subprocess
-import sys
 import types
 
 import jax
@@ -10,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.video import VideoModel, generation_config, programs
+from tests.cpu_devices import run_on_cpu_devices
 
 
 class Family:
@@ -179,11 +177,5 @@ for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
 
 
 def test_programs_run_sequentially_on_cpu_mesh():
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "3",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.getcwd(),
-    }
-    done = subprocess.run([sys.executable, "-c", SETTLED], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == [str([True] * 4)] * 2
+    output = run_on_cpu_devices(3, SETTLED)
+    assert output.splitlines() == [str([True] * 4)] * 2

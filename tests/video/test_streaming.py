@@ -1,9 +1,6 @@
 """A checkpoint of published size goes to the mesh without ever lying whole on the host."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from pav_jax.models.cogvideox import transformer_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig
 from pav_jax.storage.json_files import write_json
+from tests.cpu_devices import run_on_cpu_devices
 from tests.video.tiny_pipeline import random_model
 
 SHARDS = 3
@@ -87,16 +85,8 @@ def test_from_pretrained_host_memory(tmp_path):
     write_json(tmp_path / "transformer" / "config.json", transformer_hf.config_to_hf(SIZES))
     sizes = write_sparse(tmp_path / "transformer", SIZES, SHARDS)
     assert sum(sizes) > 4e9
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.getcwd(),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    peak, held = json.loads(done.stdout.splitlines()[-1])
+    output = run_on_cpu_devices(8, PROGRAM, tmp_path)
+    peak, held = json.loads(output.splitlines()[-1])
     print(
         f"peak {peak / 1e9:.2f} GB, on devices {held / 1e9:.2f} GB, largest shard"
         f" {max(sizes) / 1e9:.2f} GB"
