@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 from pav_jax.errors import BadInput
 
 SCALARS = (bool, int, float, str, tuple)
-TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 T = TypeVar("T")
 
 

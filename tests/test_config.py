@@ -46,18 +46,18 @@ def test_load_override(override, path, value):
             "no field 'ronds' in the section evolve; did you mean evolve.rounds?",
         ),
         ("--config.evole.rounds=2", "no field 'evole' in the configuration; did you mean evolve?"),
-        ("--config.evolve.rounds=two", "evolve.rounds is a whole number (now 8)"),
-        ("--config.evolve.rounds=2.5", "evolve.rounds is a whole number"),
+        ("--config.evolve.rounds=two", "evolve.rounds is an integer (now 8)"),
+        ("--config.evolve.rounds=2.5", "evolve.rounds is an integer"),
         ("--config.sft.learning_rate=fast", "sft.learning_rate is a number"),
         ("--config.evaluate.controls=maybe", "evaluate.controls is true or false"),
         (
             "--config.generator.num_inference_steps=many",
-            "generator.num_inference_steps is a whole number",
+            "generator.num_inference_steps is an integer",
         ),
         ("--config.evolve=3", "evolve is a section"),
         ("--config.seed.x=1", "seed is a value, it has no fields"),
         ("--config.prefer.weights=3", "give a mapping"),
-        ("--config.seed", "seed is a whole number"),
+        ("--config.seed", "seed is an integer"),
     ],
 )
 def test_load_override_unknown_or_wrong_type(override, message):

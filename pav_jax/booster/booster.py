@@ -11,10 +11,11 @@ import jax
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.language.language_model import LanguageModel, seeds_for_prompts
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
+from pav_jax.seeds import seeds_for_prompts
 
 MAX_PROMPT_CHARACTERS = 10_000
 BATCH_SIZE = 4  # rewrites per compiled batch: users request a few at a time

@@ -22,6 +22,7 @@ from pav_jax.models.llama import Llama, LlamaConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
+from pav_jax.seeds import seeds_for_prompts
 from pav_jax.storage.json_files import write_json
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -329,23 +330,3 @@ class LanguageModel:
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array | None) -> Array:
     return cast(Array, model.apply(variables, input_ids_BxT, segment_ids_BxT=mask_BxT))
-
-
-def seeds_for_prompts(seed: int | Sequence[int], prompts: int) -> list[int]:
-    """Return one seed per prompt from one for all or one each.
-
-    Args:
-      prompts: how many there are.
-
-    Raises:
-      BadInput: there are more or fewer seeds than prompts.
-    """
-    if isinstance(seed, int | np.integer):
-        return [int(seed)] * prompts
-    seeds = [int(s) for s in seed]
-    if len(seeds) != prompts:
-        raise BadInput(
-            f"seed: {len(seeds)} seeds for {prompts} prompts; give one, or one per prompt",
-            field="seed",
-        )
-    return seeds

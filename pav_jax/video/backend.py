@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pav_jax.errors import BadInput
+from pav_jax.seeds import seeds_for_prompts
 from pav_jax.video import sampling
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import Generator, VideoBatch
@@ -125,7 +126,7 @@ def make_request(
     return BackendRequest(
         [sampling.valid_unicode(text) for text in prompts],
         [sampling.valid_unicode(text) for text in negative_prompts],
-        sampling.seeds_of(seed, len(prompts)),
+        seeds_for_prompts(seed, len(prompts)),
         {**settings, **explicit_settings("generate", overrides)},
     )
 

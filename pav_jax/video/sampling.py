@@ -107,22 +107,6 @@ def per_prompt(name: str, value: str | Sequence[str], count: int) -> list[str]:
     return list(value)
 
 
-def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
-    """Return one seed per video from an int (the same for all) or a sequence.
-
-    Raises:
-      BadInput: the sequence has the wrong number of seeds.
-    """
-    if isinstance(seed, int | np.integer):
-        return [int(seed)] * count
-    seeds = [int(s) for s in seed]
-    if len(seeds) != count:
-        raise BadInput(
-            f"seed: {len(seeds)} seeds for {count} prompts; give one int, or one per prompt"
-        )
-    return seeds
-
-
 def batches(count: int, batch: int) -> Iterator[tuple[list[int], int]]:
     """Yield the row numbers of each batch and the number of real rows.
 

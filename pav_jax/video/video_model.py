@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
+from pav_jax.seeds import seeds_for_prompts
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import backend, generation_config, pipeline_folder, sampling, step_schedule
 from pav_jax.video.backend import Progress
@@ -249,7 +250,7 @@ class VideoModel(backend.GeneratorBackend):
         used = self.settings.replace("generate", **settings)
         pipeline_folder.check_tiling(self.family, used.vae_tiling)
         step_schedule.check(used)
-        seeds = sampling.seeds_of(seed, len(prompts))
+        seeds = seeds_for_prompts(seed, len(prompts))
         length = self.family.sequence_length(used.max_sequence_length)
         token_ids = self._tokenize(prompts, length)
         negative_token_ids = None

@@ -42,7 +42,7 @@ def test_command_line_invalid(argv, message, capsys):
 def test_override_invalid(tmp_path, capsys):
     for override, message in (
         ("--config.evolve.ronds=2", "did you mean evolve.rounds?"),
-        ("--config.evolve.rounds=x", "evolve.rounds is a whole number"),
+        ("--config.evolve.rounds=x", "evolve.rounds is an integer"),
     ):
         workdir = tmp_path / "w"
         assert message in fails(

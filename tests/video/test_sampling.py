@@ -2,9 +2,7 @@
 
 import jax
 import numpy as np
-import pytest
 
-from pav_jax.errors import BadInput
 from pav_jax.video import sampling
 
 
@@ -29,11 +27,3 @@ def test_noise_per_video():
     together = draw(sampling.video_keys([3, 4, 5]), 1, (2, 4))
     np.testing.assert_array_equal(together[1], draw(sampling.video_keys([4]), 1, (2, 4))[0])
     assert not np.array_equal(together[1], draw(sampling.video_keys([4]), 2, (2, 4))[0])
-
-
-def test_seeds_of():
-    assert sampling.seeds_of(5, 3) == [5, 5, 5]
-    assert sampling.seeds_of(np.int64(5), 1) == [5]
-    assert sampling.seeds_of((1, 2), 2) == [1, 2]
-    with pytest.raises(BadInput, match="2 seeds for 3 prompts"):
-        sampling.seeds_of([1, 2], 3)
