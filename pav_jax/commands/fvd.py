@@ -97,7 +97,7 @@ def _video_files(folder: str) -> list[Path]:
 def _frames_of_first(files: Sequence[Path]) -> int:
     """Frames of the first readable video, at most NUM_FRAMES; `_features` names broken files."""
     from pav_jax.errors import BadInput
-    from pav_jax.video.files import read_mp4
+    from pav_jax.video.reading import read_mp4
 
     for file in files:
         with contextlib.suppress(BadInput, OSError):
@@ -115,7 +115,7 @@ def _features(
 
     from pav_jax.errors import BadInput
     from pav_jax.rewards.file_scorer import prefetched
-    from pav_jax.video.files import read_mp4
+    from pav_jax.video.reading import read_mp4
 
     def read(file: Path) -> np.ndarray | str:
         try:

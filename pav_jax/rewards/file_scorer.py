@@ -27,7 +27,7 @@ from pav_jax.language.chat_endpoint import EndpointDown
 from pav_jax.rewards.reward import Reward
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, RewardSuite
-from pav_jax.video.files import read_mp4
+from pav_jax.video.reading import read_mp4
 
 # videos in a batch: the batch size of a CLIP tower's image program, which takes one contact sheet
 # per video

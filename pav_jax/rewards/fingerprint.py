@@ -15,7 +15,7 @@ from pav_jax.checkpoints.digest import add_files
 # weights, configuration and tokenizer in the folder of a checkpoint
 SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 PACKAGE = Path(__file__).parents[1]
-CODE = ("rewards", "models", "video/files.py")  # parts of the package that scores depend on
+CODE = ("rewards", "models", "video/reading.py")  # parts of the package that scores depend on
 
 
 def fingerprint(kind: str, **dependencies: Any) -> str:

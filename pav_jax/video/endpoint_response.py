@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageSequence
 
 from pav_jax.errors import BadInput
-from pav_jax.video.files import EBML, read_mp4
+from pav_jax.video.reading import EBML, MAX_ARRAY_BYTES, MAX_FRAME_PIXELS, read_mp4
 
 IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 JSON_FIELDS = ("video", "image", "url")
@@ -78,11 +78,20 @@ def decode_frames(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
         raise MalformedResponseError("the bytes are neither a video nor an image")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.stack(
-                [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
-            )
+            frames = []
+            for count, frame in enumerate(ImageSequence.Iterator(image), 1):
+                _check_size(count, *frame.size)
+                frames.append(np.asarray(frame.convert("RGB")))
+            return np.stack(frames)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise MalformedResponseError("an image that cannot be decoded") from None
+
+
+def _check_size(num_frames: int, width: int, height: int) -> None:
+    if 3 * num_frames * width * height > MAX_ARRAY_BYTES or width * height > MAX_FRAME_PIXELS:
+        raise MalformedResponseError(
+            f"{num_frames} or more frames of {width} x {height} pixels, which is above the limit"
+        )
 
 
 def _decode_video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:

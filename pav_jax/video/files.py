@@ -1,5 +1,5 @@
-"""Videos as files: H.264 mp4 (PyAV), gif and single frames (Pillow). Every file appears whole or
-not at all.
+"""Writes videos as files: H.264 mp4 (PyAV), gif and single frames (Pillow). Every file appears
+whole or not at all. `reading` reads them.
 
 What made a video travels inside the file: as container tags of an mp4, text chunks of a png, JSON
 in a gif's comment.
@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -25,9 +24,15 @@ from pav_jax.errors import BadInput
 from pav_jax.storage.files import write_atomic
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
-# identifiers of Matroska's first two elements
-EBML = b"\x1a\x45\xdf\xa3"
-SEGMENT = b"\x18\x53\x80\x67"
+# Frames are sRGB. The matrix is that of FFmpeg's conversion from RGB, so the tags change no pixel.
+# Numbers of ITU-T H.273.
+COLOR_PRIMARIES = 1  # BT.709, as sRGB has them
+COLOR_TRC = 13  # sRGB
+COLORSPACE = 6  # the matrix of BT.601 (SMPTE 170M)
+COLOR_RANGE = 1  # limited, in FFmpeg's numbers
+# The same bytes on every machine and in every process: x264's assembly otherwise rounds by the
+# alignment of its buffers, and its threads are as many as the cores.
+X264_PARAMS = "cpu-independent=1:threads=4:lookahead-threads=1"
 
 
 def mp4_bytes(
@@ -36,7 +41,7 @@ def mp4_bytes(
     metadata: Mapping[str, str] | None = None,
     crf: int = CRF,
 ) -> bytes:
-    """An H.264 mp4 that browsers play.
+    """An H.264 mp4 that browsers play; the same video gives the same bytes in every process.
 
     yuv420p halves the colour planes, so an odd height or width is filled up by repeating its last
     row or column.
@@ -60,7 +65,8 @@ def mp4_bytes(
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {"crf": str(crf), "preset": "medium", "x264-params": X264_PARAMS}
+        _tag_colors(stream.codec_context)
         for frame in video:
             container.mux(
                 stream.encode(
@@ -71,6 +77,14 @@ def mp4_bytes(
     return buffer.getvalue()
 
 
+def _tag_colors(context: av.VideoCodecContext) -> None:
+    """Say how the colours are coded; players guess by the size of the picture otherwise."""
+    context.color_primaries = COLOR_PRIMARIES
+    context.color_trc = COLOR_TRC
+    context.colorspace = COLORSPACE
+    context.color_range = COLOR_RANGE
+
+
 def write_mp4(
     path: str | Path,
     video: UInt8[np.ndarray, "T H W 3"],
@@ -79,101 +93,6 @@ def write_mp4(
 ) -> None:
     """Write a video [T, H, W, 3] as H.264 in MP4, with metadata."""
     write_atomic(Path(path), mp4_bytes(video, fps, metadata))
-
-
-def read_mp4(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """All frames of the first video stream, in any format that PyAV decodes.
-
-    Odd sizes stay; grey, deeper colour and other colour spaces become 8-bit RGB, and an alpha
-    channel is left out.
-
-    Raises:
-      BadInput: no such file, nothing that decodes to frames, or a file that ends before its frames
-        do.
-    """
-    if not os.path.exists(path):
-        raise BadInput(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise BadInput(f"{path}: this is a folder; give a video file")
-    if not os.path.isfile(path):
-        raise BadInput(f"{path}: not a plain file; a pipe cannot be read twice")
-    try:
-        # the prefix, because "12:30.mp4" would be taken for an address
-        with av.open(f"file:{path}") as container:
-            stream = _video_stream(path, container)
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    except EOFError as error:
-        raise BadInput(f"{path}: the file ends before a frame can be read") from error
-    except (OSError, ValueError, FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{path}: not a video that can be read ({reason})") from error
-    except MemoryError as error:
-        raise BadInput(f"{path}: its frames do not fit into memory") from error
-    if not frames:
-        raise BadInput(f"{path}: the video has no frames")
-    if sizes := sorted({frame.shape[:2] for frame in frames} - {frames[0].shape[:2]}):
-        h, w = sizes[0]
-        first_h, first_w = frames[0].shape[:2]
-        raise BadInput(
-            f"{path}: its frames change from {first_w} x {first_h} to {w} x {h} pixels; cut it"
-            " into two"
-        )
-    return np.stack(frames)
-
-
-def _video_stream(path: str | Path, container: Any) -> av.VideoStream:
-    """The first video stream of an open file.
-
-    Raises:
-      BadInput: a text, a file without a video, or a truncated one.
-    """
-    # FFmpeg shows any .txt as a terminal
-    if container.format.name == "tty":
-        raise BadInput(f"{path}: this is a text, not a video", source=path)
-    if not container.streams.video:
-        other = ", only sound" if container.streams.audio else ""
-        raise BadInput(f"{path}: there is no video in it{other}", source=path)
-    stream = container.streams.video[0]
-    if _is_truncated(path, stream):
-        raise BadInput(
-            f"{path}: the file ends before its frames do; fetch or make it again", source=path
-        )
-    return stream
-
-
-def _is_truncated(path: str | Path, stream: av.VideoStream) -> bool:
-    """Whether the container's index points beyond the end of the file. Decoding would often give
-    the frames before it."""
-    size = os.path.getsize(path)
-    if any(entry.pos + entry.size > size for entry in stream.index_entries):
-        return True
-    with open(path, "rb") as file:
-        return _matroska_end(file.read(256)) > size
-
-
-def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska or WebM file ends, from the file's first bytes; 0 for other
-    files and for streams that do not say. An element is its identifier, its size, its content (RFC
-    8794, sections 4 to 6).
-    """
-
-    def number(at: int) -> tuple[int, int]:
-        """The variable-size integer at `at` and where it ends; leading zero bits tell the number of
-        bytes."""
-        length = 9 - head[at].bit_length()
-        value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-        return (-1 if value == (1 << 7 * length) - 1 else value), at + length
-
-    try:
-        if not head.startswith(EBML):
-            return 0
-        size, at = number(len(EBML))
-        if head[at + size : at + size + len(SEGMENT)] != SEGMENT:
-            return 0
-        size, at = number(at + size + len(SEGMENT))
-        return at + size if size >= 0 else 0  # all bits set: of unknown length
-    except IndexError:
-        return 0
 
 
 def write_gif(

@@ -9,7 +9,8 @@ import pytest
 from pav_jax.evaluate.frechet import frechet_distance
 from pav_jax.main import main
 from pav_jax.rewards import i3d_features
-from pav_jax.video.files import read_mp4, write_mp4
+from pav_jax.video.files import write_mp4
+from pav_jax.video.reading import read_mp4
 
 
 class ColourFeatures:

@@ -21,7 +21,8 @@ from pav_jax.rewards import (
 )
 from pav_jax.rewards.file_scorer import FileScorer, batch_size_for, prefetched
 from pav_jax.rewards.score_cache import ScoreCache
-from pav_jax.video.files import read_mp4, write_mp4
+from pav_jax.video.files import write_mp4
+from pav_jax.video.reading import read_mp4
 from tests.rewards.test_videoscore import write_videoscore
 from tests.video import odd_files
 

@@ -25,15 +25,43 @@ def moving_square(frames: int = 9, height: int = 48, width: int = 64) -> np.ndar
 
 
 def write(
-    path: Path, video: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", options=None
+    path: Path,
+    video: np.ndarray,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    options=None,
+    configure=lambda stream: None,
+    fps=8,
 ) -> Path:
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=8)
+        stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = pixels
+        configure(stream)
         container.start_encoding()
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_yuv(path: Path, rgb: np.ndarray, kr: float, kb: float, matrix: int, full: bool) -> Path:
+    """One frame [H, W, 3], converted with a matrix and tagged with its number."""
+    red, green, blue = np.moveaxis(rgb / 255, -1, 0)
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    planes = np.stack([luma, (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)])
+    scale, offset = ((255, 255, 255), (0, 128, 128)) if full else ((219, 224, 224), (16, 128, 128))
+    planes = planes * np.reshape(scale, (3, 1, 1)) + np.reshape(offset, (3, 1, 1))
+    frame = av.VideoFrame.from_ndarray(planes.round().clip(0, 255).astype(np.uint8), "yuv444p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width = rgb.shape[:2]
+        stream.pix_fmt = "yuv444p"
+        stream.options = {"qp": "0"}
+        context = stream.codec_context
+        context.colorspace = frame.colorspace = matrix
+        context.color_range = frame.color_range = 2 if full else 1
+        container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

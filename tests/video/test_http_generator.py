@@ -15,6 +15,7 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.video import files, load_generator
+from pav_jax.video.reading import read_mp4
 from tests.endpoint_server import Endpoint
 
 KEY = "sk-very-secret-0123456789"
@@ -346,6 +347,9 @@ def test_command_with_failed_video(serve, capsys, tmp_path):
         }.items()
     )
     assert said["version"].startswith("pav_jax ") and "secret" not in str(said)
-    assert files.read_metadata(second)["prompt"] == "a blue fish" and files.read_mp4(
-        second
-    ).shape == (5, 16, 32, 3)
+    assert files.read_metadata(second)["prompt"] == "a blue fish" and read_mp4(second).shape == (
+        5,
+        16,
+        32,
+        3,
+    )
