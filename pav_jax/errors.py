@@ -1,18 +1,21 @@
-"""The exception for user errors."""
+"""The exceptions for user errors, and for failures that may pass."""
 
 import os
+from typing import ClassVar
 
 
 class BadInput(ValueError):
     """Raised when an input given by the user cannot be used.
 
     The message is one line: the file or option, the field, what is wrong, and how to fix it. `pav`
-    prints it and exits with status 2.
+    prints it and exits with status `exit_status`.
 
     Attributes:
       source: the file, option or argument that is wrong; None if unknown.
       field: the dotted field, option or argument name within `source`; None if there is none.
     """
+
+    exit_status: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -23,3 +26,12 @@ class BadInput(ValueError):
         super().__init__(" ".join(message.split()))
         self.source = None if source is None else os.fspath(source)
         self.field = field
+
+
+class TemporaryFailure(BadInput):
+    """Raised when a file or a host cannot be reached for a reason that may pass.
+
+    The same command may succeed later, so launch scripts run it again on this exit status.
+    """
+
+    exit_status = 1

@@ -1,6 +1,7 @@
 """The `pav` command: parses the command line, runs a command, turns user errors into one line.
 
-Exit status: 0 success, 2 user error (one line on standard error), 130 interrupted.
+Exit status: 0 success, 1 a failure that may pass, 2 user error (both one line on standard error),
+130 interrupted.
 """
 
 import argparse
@@ -92,7 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except BadInput as error:
-        return _fail(f"{name}: {error}", 2)
+        return _fail(f"{name}: {error}", error.exit_status)
+    except MemoryError:
+        return _fail(
+            f"{name}: not enough memory; finished work is kept, free some memory or lower the batch"
+            " size and run the same command to continue",
+            1,
+        )
     except KeyboardInterrupt:
         return _fail(
             f"{name}: interrupted; finished work is kept, run the same command to continue", 130

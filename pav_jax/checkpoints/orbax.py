@@ -5,9 +5,12 @@ appears whole.
 """
 
 import contextlib
+import functools
+import json
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,33 @@ import grain
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
-from pav_jax.errors import BadInput
+from pav_jax.errors import BadInput, TemporaryFailure
+from pav_jax.parallel.processes import barrier, largest_of_processes
+from pav_jax.storage.files import is_remote
 
-# What Orbax, TensorStore, JSON and Grain raise for missing or corrupt files. Any other error, such
-# as lack of memory, says nothing about the checkpoint, which must not be removed for it.
-UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError)
+# How reading a checkpoint ended; with several processes the largest value counts for all.
+READ = 0
+NOT_READ = 1  # for a reason that may pass or that says nothing about the files
+CORRUPT = 2  # proven by the files themselves
+
+# TensorStore's messages begin with a status code, or with none where decoding failed. All its codes
+# but these three, such as PERMISSION_DENIED, UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED,
+# say nothing about the stored bytes.
+CORRUPT_MESSAGE = re.compile(
+    r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): |(?![A-Z_]+: ).*\b(Error decoding|[Cc]orrupt)", re.DOTALL
+)
+CORRUPT_ERRORS = (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+TEMPORARY_NAME = ".orbax-checkpoint-tmp"
+ITEMS = ("state", "data")  # the subfolders of a checkpoint
 
 
 class Checkpoints:
@@ -38,23 +62,26 @@ class Checkpoints:
         Raises:
           BadInput: the folder cannot be used.
         """
-        self.folder = Path(folder).absolute()  # orbax requires an absolute path
-        self._warn_of_unfinished()
+        # orbax requires an absolute path
+        path = os.fspath(folder)
+        self.folder = epath.Path(path if is_remote(path) else os.path.abspath(path))
         logging.getLogger("absl").addFilter(_is_not_from_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, cleanup_tmp_directories=True
         )
         try:
+            self._warn_of_unfinished()
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise BadInput(
-                f"{self.folder}: checkpoints cannot be written here ({error}); change --workdir",
+                f"{self.folder}: checkpoints cannot be read or written here ({_reason(error)});"
+                " change the permissions or --workdir",
                 source=self.folder,
             ) from error
 
     def _warn_of_unfinished(self) -> None:
-        names = (path.name for path in self.folder.glob("*"))
-        unfinished = [name for name in names if "tmp" in name and not re.fullmatch(r"\d+", name)]
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        unfinished = [name for name in names if TEMPORARY_NAME in name]
         if unfinished:
             warnings.warn(
                 f"{self.folder}: {unfinished[0]} was being written when the run ended; it is"
@@ -72,6 +99,10 @@ class Checkpoints:
         if jax.default_backend() == "cpu":
             # On CPU the "copy to host" is a view: the next step donates the buffer that it aliases.
             state = jax.tree.map(jnp.copy, state)
+        # orbax cannot rename its temporary folder to a name that is in use
+        unlisted = step not in self._manager.all_steps() and not is_remote(self.folder)
+        if jax.process_index() == 0 and unlisted and (self.folder / str(step)).exists():
+            self._set_aside(step)
         # One data position for all processes, so a different number of processes can resume.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state())
@@ -82,32 +113,95 @@ class Checkpoints:
     def restore(self, target: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
         """Restore the newest complete checkpoint and set `iterator` to the data after it.
 
-        A checkpoint that cannot be read is removed with a warning, and the previous one is used.
+        A checkpoint that its own files prove to be incomplete or corrupt is renamed, with a
+        warning, and the previous one is used.
 
         Args:
           target: the state's tree, as arrays or as `jax.ShapeDtypeStruct` with shardings.
 
         Returns:
           (step, state); None if there is no checkpoint.
+
+        Raises:
+          TemporaryFailure: the newest checkpoint could not be read for any other reason; it is
+            unchanged.
+          MemoryError: likewise.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
-            )
-            try:
-                checkpoint = self._manager.restore(step, args=args)
-                iterator.set_state(checkpoint["data"])
-                return step, checkpoint["state"]
-            except UNREADABLE as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            state, outcome, reason = self._try_restore(step, shapes, iterator)
+            # all processes must agree: each reads its own part of the files
+            outcome = largest_of_processes(outcome)
+            reason = reason or "another process could not read its part"
+            if outcome == READ:
+                return step, state
+            if outcome == NOT_READ:
+                raise TemporaryFailure(
+                    f"{self.folder / str(step)}: the checkpoint could not be read"
+                    f" ({reason}); it is unchanged; run the same command again when it can"
+                    " be read, or move it away to continue from the one before",
+                    source=self.folder,
+                )
+            if jax.process_index() == 0:
+                name = self._set_aside(step)
                 warnings.warn(
-                    f"{self.folder}/{step}: incomplete or corrupt checkpoint ({reason[:200]}); it"
-                    " is removed and the previous one is used",
+                    f"{self.folder / str(step)}: incomplete or corrupt checkpoint"
+                    f" ({reason}); it is renamed to {name} and the previous one is used",
                     stacklevel=2,
                 )
-                self._manager.delete(step)
+            barrier("checkpoint set aside")
+            self._manager.reload()
         return None
+
+    def _try_restore(
+        self, step: int, shapes: Any, iterator: grain.DatasetIterator
+    ) -> tuple[Any, int, str]:
+        """Return the state, the outcome and the reason for any other outcome than READ."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
+        )
+        try:
+            checkpoint = self._manager.restore(step, args=args)
+            iterator.set_state(checkpoint["data"])
+            return checkpoint["state"], READ, ""
+        except READ_ERRORS as error:
+            _silence_abandoned_reads()
+            return None, self._outcome(step, error), _reason(error)
+
+    def _outcome(self, step: int, error: Exception) -> int:
+        """NOT_READ or CORRUPT."""
+        if isinstance(error, CORRUPT_ERRORS) or CORRUPT_MESSAGE.match(str(error)):
+            # files are missing too where the whole folder went away, such as a lost network disk
+            return CORRUPT if (self.folder / str(step)).is_dir() else NOT_READ
+        if isinstance(error, OSError):
+            return NOT_READ
+        try:
+            complete = all((self.folder / str(step) / item).is_dir() for item in ITEMS)
+        except OSError:
+            return NOT_READ
+        return NOT_READ if complete else CORRUPT
+
+    def _set_aside(self, step: int) -> str:
+        """Rename the folder of a step, so that its files are kept and the step can be saved again.
+
+        Returns:
+          The new name.
+        """
+        names = {path.name for path in self.folder.iterdir()}
+        number = 1
+        while f"{step}.unreadable-{number}" in names:
+            number += 1
+        name = f"{step}.unreadable-{number}"
+        try:
+            (self.folder / str(step)).rename(self.folder / name)
+        except OSError as error:
+            raise BadInput(
+                f"{self.folder / str(step)}: this incomplete or corrupt checkpoint could not be"
+                f" renamed to {name} ({_reason(error)}); move it away and run the same command"
+                " again",
+                source=self.folder,
+            ) from error
+        return name
 
     def preempted(self, step: int) -> bool:
         """Whether the cluster asked all processes to stop after `step`; False in one process."""
@@ -129,10 +223,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore raises ValueError for a full disk
-            reason = str(error).partition("\n")[0]
             raise BadInput(
-                f"{self.folder}: a checkpoint could not be written ({reason:.300}); complete ones"
-                " are kept; free disk space and run the same command again",
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)});"
+                " complete ones are kept; free disk space and run the same command again",
                 source=self.folder,
             ) from error
 
@@ -140,3 +233,25 @@ class Checkpoints:
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     """Drop orbax's log records: it also raises what it logs."""
     return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text, at most 300 characters."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+@functools.cache
+def _silence_abandoned_reads() -> None:
+    """Drop what Python prints of the reads that were under way when one of them failed.
+
+    They report when they end or are collected, which may be much later.
+    """
+    previous_hook = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        is_read = code is not None and f"{os.sep}orbax{os.sep}" in code.co_filename
+        if not is_read and str(unraisable.exc_value) != "Event loop is closed":
+            previous_hook(unraisable)
+
+    sys.unraisablehook = hook

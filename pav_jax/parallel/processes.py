@@ -89,6 +89,13 @@ def run_on_first_process(name: str, work: Callable[[], Any]) -> None:
     barrier(name)
 
 
+def largest_of_processes(number: int) -> int:
+    """The largest of the numbers that the processes passed; all call it together."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
 def call_after_barrier(name: str, read: Callable[[], None]) -> None:
     """Wait for the other processes, then call `read` for the files they wrote.
 

@@ -1,5 +1,7 @@
 import pytest
 
+from pav_jax import main as pav
+from pav_jax.errors import BadInput, TemporaryFailure
 from tests.commands.run_pav import fails, run
 
 
@@ -62,3 +64,22 @@ def test_workdir_of_other_configuration(tmp_path, capsys, fake_calls):
         capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}", "--config.seed=4"
     )
     assert [call[0] for call in fake_calls] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (BadInput("x"), 2),
+        (TemporaryFailure("x"), 1),
+        (MemoryError(), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_main_exit_status(error, status, capsys, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(pav, "_run", fail)
+    code, out, err = run(capsys, "report")
+    assert code == status and out == ""
+    assert err.count("\n") == 1 and err.startswith("pav report: ")
