@@ -7,6 +7,8 @@
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"
+# shellcheck source=launch/gcloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
 
 : "${PROJECT:?Google Cloud project}" "${ZONE:?zone, such as us-west4-a}" "${TPU_NAME:?name of the TPU}"
 : "${CAPACITY:?spot, on-demand or reserved}"
@@ -35,4 +37,4 @@ case "$CAPACITY" in
   *) refuse "CAPACITY=$CAPACITY is none of spot, on-demand, reserved" ;;
 esac
 read -ra more <<<"${CREATE_FLAGS:-}"
-tpu create "$TPU_NAME" "${flags[@]}" "${more[@]}"
+act create "$TPU_NAME" "${flags[@]}" "${more[@]}"

@@ -9,6 +9,8 @@
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"
+# shellcheck source=launch/gcloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
 
 : "${PROJECT:?Google Cloud project}" "${ZONE:?zone, such as us-west4-a}" "${TPU_NAME:?name of the TPU}"
 : "${BUCKET:?gs:// folder for logs and compiled programs}"
@@ -22,8 +24,7 @@ if [[ -n "${SECRETS:-}" ]]; then
     [[ -n "${!name:-}" ]] || refuse "SECRETS names $name, which is not set"
   done
   if [[ "${DRY_RUN:-0}" != 1 ]]; then
-    secrets=$(mktemp)  # readable by its owner only; scp -p keeps it so
-    trap 'rm -f "$secrets"' EXIT
+    secrets=$(mktemp "$scratch/XXXXXX")  # readable by its owner only; scp -p keeps it so
     for name in $SECRETS; do printf 'export %s=%q\n' "$name" "${!name}"; done >"$secrets"
   fi
   to_every_host "$secrets" pav_secrets --scp-flag=-p

@@ -8,6 +8,8 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/tpu_settings.sh
 source "$here/tpu_settings.sh"
+# shellcheck source=launch/gcloud.sh
+source "$here/gcloud.sh"
 
 : "${PROJECT:?Google Cloud project}" "${ZONE:?zone, such as us-west4-a}" "${TPU_NAME:?name of the TPU}"
 read_tpu_kind

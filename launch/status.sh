@@ -9,36 +9,58 @@
 set -euo pipefail
 # shellcheck source=launch/tpu_settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"
+# shellcheck source=launch/gcloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
 
 : "${PROJECT:?Google Cloud project}" "${ZONE:?zone, such as us-west4-a}" "${TPU_NAME:?name of the TPU}"
 read_tpu_kind
 
-describe() {
-  local field=state
-  [[ "$TPU_KIND" == tpu-vm ]] || field=state.state
-  tpu describe "$TPU_NAME" --format="value($field)" --verbosity=error
+dry="${DRY_RUN:-0}"
+describe() {  # keeps "NAME STATE [NODE ...]" in $about
+  local fields="name.basename(),state"
+  [[ "$TPU_KIND" == tpu-vm ]] || fields='name.basename(),state.state,tpu.nodeSpec[].nodeId.list(separator=" ")'
+  ask "$TPU_KIND" describe "$TPU_NAME" --format="value[separator=' ']($fields)" --verbosity=error || return
+  [[ "$dry" == 1 ]] || about=$(answer_line "$TPU_NAME [A-Z_]+( [a-z0-9 -]+)?")
 }
 
-slices() {
-  run_or_print gcloud compute tpus tpu-vm list --filter="name~(^|/)$TPU_NAME(-[0-9]+)?\$" --format="value(state)" \
-    --zone="$ZONE" --project="$PROJECT" --verbosity=error
+slices() {  # keeps the lines "NODE STATE" of this TPU's nodes in $states; others may have similar names
+  local node line
+  ask tpu-vm list --filter="name~(^|/)$TPU_NAME(-[0-9]+)?\$" --format="value[separator=' '](name.basename(),state)" \
+    --verbosity=error || return
+  states=""
+  for node in $nodes; do
+    line=$(answer_line "$node [A-Z_]+") || return
+    states+="$line"$'\n'
+  done
 }
 
-job() { on_first_host 'if [ -d pav ]; then bash pav/launch/on_host.sh status; else echo gone; fi'; }
+job() {  # keeps the answer of on_host.sh in $job
+  ask "$TPU_KIND" ssh "$TPU_NAME" --worker=0 "${first_slice[@]}" \
+    --command='if [ -d pav ]; then bash pav/launch/on_host.sh status; else echo gone; fi' || return
+  [[ "$dry" == 1 ]] || job=$(answer_line "running|gone|[0-9]+")
+}
 
-if [[ "${DRY_RUN:-0}" == 1 ]]; then
+unknown() { cat "$errors" >&2; echo UNKNOWN; exit; }
+
+if [[ "$dry" == 1 ]]; then
+  nodes=""
   describe
   [[ "$TPU_KIND" == tpu-vm ]] || slices
   job
-elif ! state=$(describe 2>&1); then
-  [[ "$state" != *NOT_FOUND* ]] || { echo NOT_FOUND; exit; }
-  echo "$state" >&2
-  echo UNKNOWN
-elif [[ "$state" == ACTIVE ]] && slices | grep -E '^(PREEMPTED|TERMINATED)$' >/dev/null; then
-  echo PREEMPTED
-elif [[ "$state" == ACTIVE || "$state" == READY ]]; then
-  answer=$(job | tail -n 1) || answer=""
-  echo "$state ${answer:-silent}"
-else
-  echo "$state"
+  exit
 fi
+if ! repeat describe; then
+  is_absent || unknown
+  echo NOT_FOUND
+  exit
+fi
+read -r _ state nodes <<<"$about"
+if [[ "$state" == ACTIVE ]]; then
+  repeat slices || unknown
+  ! grep -qE ' (PREEMPTED|TERMINATED)$' <<<"$states" || { echo PREEMPTED; exit; }
+fi
+if [[ "$state" == ACTIVE || "$state" == READY ]]; then
+  repeat job || { cat "$errors" >&2; job=silent; }
+  state+=" $job"
+fi
+echo "$state"

@@ -1,9 +1,11 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by the scripts in this folder, not executable: dry runs, the settings that depend on the TPU's type, and one
-# interface to gcloud's two kinds of TPU resource (tpu-vm and queued-resources).
+# Sourced by the scripts in this folder, not executable: dry runs and the settings that depend on the TPU's type.
 
-run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them as a line for a shell
-  [[ "${DRY_RUN:-0}" == 1 ]] || { "$@"; return; }
+run_or_print() {  # runs its arguments; with DRY_RUN=1 prints them
+  if [[ "${DRY_RUN:-0}" == 1 ]]; then print_command "$@"; else "$@"; fi
+}
+
+print_command() {  # prints its arguments as a line for a shell
   local word line=""
   for word in "$@"; do
     [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="${word@Q}"
@@ -34,18 +36,3 @@ read_tpu_type() {
     *) refuse "TPU_TYPE=$TPU_TYPE is none of v4-N, v5litepod-N, v5p-N, v6e-N" ;;
   esac
 }
-
-read_tpu_kind() {  # TPU_KIND, and the flags that only one kind has
-  TPU_KIND="${TPU_KIND:-queued-resources}"
-  case "$TPU_KIND" in
-    tpu-vm) every_slice=() first_slice=() with_nodes=() ;;
-    queued-resources) every_slice=(--node=all) first_slice=(--node=0) with_nodes=(--force) ;;
-    *) refuse "TPU_KIND=$TPU_KIND is neither tpu-vm nor queued-resources" ;;
-  esac
-}
-
-tpu() { run_or_print gcloud compute tpus "$TPU_KIND" "$@" --zone="$ZONE" --project="$PROJECT"; }
-on_every_host() { tpu ssh "$TPU_NAME" --worker=all "${every_slice[@]}" --command="$1"; }
-on_first_host() { tpu ssh "$TPU_NAME" --worker=0 "${first_slice[@]}" --command="$1"; }
-to_every_host() { tpu scp "$1" "$TPU_NAME:$2" --worker=all "${every_slice[@]}" "${@:3}"; }
-delete_tpu() { tpu delete "$TPU_NAME" --quiet "${with_nodes[@]}"; }

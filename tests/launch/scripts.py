@@ -21,13 +21,16 @@ next() {
 case " $* " in
   *" describe "*)
     state=$(next states)
+    case "$4" in tpu-vm) collection=nodes ;; *) collection=queuedResources ;; esac
     case "$state" in
       NOT_FOUND)
-        echo "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'x' was not found" >&2; exit 1 ;;
+        name="projects/lab/locations/us-west4-a/$collection/pav"
+        echo "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource '$name' was not found. This" >&2
+        exit 1 ;;
       DENIED) echo "ERROR: (gcloud.compute.tpus) PERMISSION_DENIED: no" >&2; exit 1 ;;
-      *) echo "$state" ;;
+      *) echo "pav $state pav" ;;
     esac ;;
-  *" tpu-vm list "*) next slices ;;
+  *" tpu-vm list "*) slice=$(next slices); echo "pav ${slice:-READY}" ;;
   *" create "*) exit "$(next create)" ;;
   *" scp "*)
     [[ -z "${HOST:-}" || "$5" != */tmp* ]] || cp -p "$5" "$HOST/${6#*:}" ;;
@@ -115,6 +118,7 @@ class Desk:
             "TMPDIR": str(self.folder),
             "HOME": str(self.folder),
             "POLL_SECONDS": "0",
+            "RETRY_SECONDS": "0",
             "TERM": "xterm",
         }
         done = subprocess.run(

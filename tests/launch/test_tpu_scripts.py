@@ -90,21 +90,36 @@ def test_status_requests(desk):
     assert desk.run("status.sh", TPU).stdout == "ACTIVE running\n"
     job = "if [ -d pav ]; then bash pav/launch/on_host.sh status; else echo gone; fi"
     assert desk.calls() == [
-        [*QUEUED, "describe", "pav", "--format=value(state.state)", "--verbosity=error", *PLACE],
+        [
+            *QUEUED,
+            "describe",
+            "pav",
+            "--format=value[separator=' '](name.basename(),state.state,"
+            'tpu.nodeSpec[].nodeId.list(separator=" "))',
+            "--verbosity=error",
+            *PLACE,
+        ],
         [
             *VM,
             "list",
             "--filter=name~(^|/)pav(-[0-9]+)?$",
-            "--format=value(state)",
-            *PLACE,
+            "--format=value[separator=' '](name.basename(),state)",
             "--verbosity=error",
+            *PLACE,
         ],
         [*QUEUED, "ssh", "pav", "--worker=0", "--node=0", f"--command={job}", *PLACE],
     ]
     desk.answers(states="READY", jobs="143")
     assert desk.run("status.sh", TPU | {"TPU_KIND": "tpu-vm"}).stdout == "READY 143\n"
     assert desk.calls() == [
-        [*VM, "describe", "pav", "--format=value(state)", "--verbosity=error", *PLACE],
+        [
+            *VM,
+            "describe",
+            "pav",
+            "--format=value[separator=' '](name.basename(),state)",
+            "--verbosity=error",
+            *PLACE,
+        ],
         [*VM, "ssh", "pav", "--worker=0", f"--command={job}", *PLACE],
     ]
 

@@ -42,7 +42,7 @@ def test_watch_slice_preempted(desk):
 
 
 def test_watch_suspending_or_unknown(desk):
-    desk.answers(states="SUSPENDING DENIED ACTIVE", jobs="running 0")
+    desk.answers(states="SUSPENDING DENIED DENIED DENIED ACTIVE", jobs="running 0")
     steps, done = watch(desk)
     assert steps == [] and "PERMISSION_DENIED" in done.stderr
 
