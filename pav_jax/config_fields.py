@@ -7,6 +7,7 @@ ml_collections section that configuration files change; types follow from the an
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from pav_jax.errors import BadInput
 
 SCALARS = (bool, int, float, str, tuple)
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+LARGEST_INTEGER = 2**63 - 1
 T = TypeVar("T")
 
 
@@ -28,6 +30,8 @@ def option(
     choices: Sequence[Any] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A dataclass field of a configuration section.
 
@@ -37,8 +41,16 @@ def option(
       help: one line for readers and the documentation.
       choices: the values that are allowed.
       minimum, maximum: the inclusive range of a number.
+      above, below: the exclusive range of a number.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+    }
     if default is not dataclasses.MISSING and callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -124,40 +136,140 @@ def parse_options(section: type[T], values: Any, path: str) -> T:
     for name, field in fields.items():
         if field.default is field.default_factory is dataclasses.MISSING and name not in chosen:
             raise _bad(f"{path}.{name}", f"{path}: the option {name!r} is missing")
-    kinds = field_types(section)
-    for name, value in chosen.items():
-        kind, allows_none = kinds[name]
-        if value is not None or not allows_none:
-            check_option(fields[name], kind, value, f"{path}.{name}")
+    check_fields(section, chosen, path)
     return section(**chosen)
 
 
-def check_option(field: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
-    """Check the type, choices and range of one option.
+def check_section(section: Any, values: Any, prefix: str = "") -> None:
+    """Check all values of a section of the configuration, and of the sections within it.
+
+    Args:
+      section: a dataclass instance with the default values.
+      values: a mapping of all fields.
+      prefix: the dotted name of the section with a dot at its end; empty for the whole.
+
+    Raises:
+      BadInput: a field is missing or unknown, or its value does not fit.
+    """
+    kinds = field_types(type(section))
+    if not isinstance(values, Mapping):
+        path = prefix.rstrip(".")
+        raise _bad(path, f"config.{path}={values!r}: it must be a section")
+    for name in values:
+        if name not in kinds:
+            raise _bad(
+                f"{prefix}{name}",
+                f"config.{prefix}{name}: there is no such field; there are {', '.join(kinds)}",
+            )
+    for field in dataclasses.fields(section):
+        path = f"{prefix}{field.name}"
+        if field.name not in values:
+            raise _bad(
+                path,
+                f"config.{path}: missing; start from pav_jax.defaults.get_config() and delete no"
+                " field",
+            )
+        value = values[field.name]
+        kind, allows_none = kinds[field.name]
+        if dataclasses.is_dataclass(getattr(section, field.name)):
+            check_section(getattr(section, field.name), value, f"{path}.")
+        elif value is not None:
+            check_option(field, kind, value, path, "config.")
+        elif not allows_none:
+            raise _bad(path, f"config.{path}=None: it must have a value")
+
+
+def check_fields(section: type, values: Mapping[str, Any], path: str) -> None:
+    """Check the values of some fields of the dataclass `section`, as `check_option` does each.
+
+    Raises:
+      BadInput: the first value that does not fit.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, section))}
+    kinds = field_types(section)
+    for name, value in values.items():
+        kind, allows_none = kinds[name]
+        if value is not None or not allows_none:
+            check_option(fields[name], kind, value, f"{path}.{name}")
+
+
+def check_option(
+    field: dataclasses.Field, kind: Any, value: Any, path: str, prefix: str = ""
+) -> None:
+    """Check the type, choices and range of one option; those of each member of a tuple or mapping.
+
+    Args:
+      kind: the type, without None.
+      path: the dotted name.
+      prefix: of the name in messages.
 
     Raises:
       BadInput: it does not fit; names `path` and the value.
     """
-    if not has_type(value, kind):
-        origin = typing.get_origin(kind) or kind
-        is_literal = origin is typing.Literal
-        name = kind if is_literal else getattr(origin, "__name__", str(kind))
-        raise _bad(path, f"{path}={value!r}: it must be {TYPE_NAMES.get(origin, name)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _bad(path, f"{path}={value!r}: it must be a finite number")
-    choices = field.metadata.get("choices")
+    if isinstance(value, Mapping) and _members(kind):
+        for name, member in value.items():
+            if member is not None:  # unset
+                check_option(field, _members(kind)[-1], member, f"{path}.{name}", prefix)
+        return
+    problem = _type_problem(value, kind) or _finite_problem(value)
+    members = value if isinstance(value, list | tuple) else (value,)
+    problems = (_range_problem(member, field.metadata) for member in members)
+    problem = problem or next(filter(None, problems), None)
+    if problem is not None:
+        raise _bad(path, f"{prefix}{path}={value!r}: {problem}")
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """(type of names, type of values) of an annotated mapping; () for any other type."""
+    origin = typing.get_origin(kind)
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return typing.get_args(kind) if is_mapping else ()
+
+
+def _type_problem(value: Any, kind: Any) -> str | None:
+    if has_type(value, kind):
+        return None
+    origin = typing.get_origin(kind) or kind
+    is_literal = origin is typing.Literal
+    name = kind if is_literal else getattr(origin, "__name__", str(kind))
+    members = [member for member in typing.get_args(kind) if member is not Ellipsis]
+    if origin is tuple and len(members) == 1 and isinstance(value, list | tuple):
+        return f"each member must be {TYPE_NAMES.get(members[0], members[0])}"
+    return f"it must be {TYPE_NAMES.get(origin, name)}"
+
+
+def _finite_problem(value: Any) -> str | None:
+    for member in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(member, float) and not math.isfinite(member):
+            return "it must be a finite number"
+        if isinstance(member, int) and abs(member) > LARGEST_INTEGER:
+            return f"it must be at most {LARGEST_INTEGER}"
+    return None
+
+
+def _range_problem(value: Any, limits: Mapping[str, Any]) -> str | None:
+    """What is wrong with a value, given the `choices` and the range of its field."""
+    choices = limits.get("choices")
     if choices is not None and value not in choices:
-        raise _bad(path, f"{path}={value!r}: choose one of {', '.join(map(str, choices))}")
-    minimum = field.metadata.get("minimum")
-    if minimum is not None and not value >= minimum:
-        raise _bad(path, f"{path}={value!r}: it must be at least {minimum}")
-    maximum = field.metadata.get("maximum")
-    if maximum is not None and not value <= maximum:
-        raise _bad(path, f"{path}={value!r}: it must be at most {maximum}")
+        return f"choose from {', '.join(map(str, choices))}"
+    bounds = {
+        "minimum": (operator.ge, "at least"),
+        "maximum": (operator.le, "at most"),
+        "above": (operator.gt, "above"),
+        "below": (operator.lt, "below"),
+    }
+    for name, (is_within, words) in bounds.items():
+        limit = limits.get(name)
+        if limit is not None and not is_within(value, limit):
+            return f"it must be {words} {limit}"
+    return None
 
 
 def has_type(value: Any, annotation: Any) -> bool:
-    """Whether a value fits an annotation; parameters of generic types are not checked."""
+    """Whether a value fits an annotation, and the members of a tuple that of the tuple's members.
+
+    A mapping's names and values are not checked.
+    """
     members = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -168,7 +280,8 @@ def has_type(value: Any, annotation: Any) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     if kind in (tuple, Sequence):
-        return isinstance(value, list | tuple)
+        member_kind = members[0] if members else Any
+        return isinstance(value, list | tuple) and all(has_type(v, member_kind) for v in value)
     if kind is Any or not isinstance(kind, type):
         return True
     return isinstance(value, {float: int | float, dict: Mapping}.get(kind, kind))

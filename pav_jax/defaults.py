@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from pav_jax import endpoint_options
 from pav_jax.config_fields import config_dict, field_types, option
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
@@ -20,6 +21,8 @@ from pav_jax.video.generation_config import GenerationConfig
 
 RANKINGS = ("sum", "pareto", "average_rank")
 KEEP_VIDEOS = ("none", "best", "all")
+MAX_SEED = 2**31 - 1
+MAX_RESAMPLES = 10_000_000  # of a bootstrap; more would take hours
 # fields of GenerationConfig that belong to a checkpoint rather than to an experiment
 FIELDS_OF_CHECKPOINTS = ("zero_uncond", "cache_ratios", "fps", "batch_size")
 
@@ -42,11 +45,17 @@ class EndpointConfig:
 
     name: str | None = option(None, "identifies the endpoint in record keys; None: its address")
     api_key_env: str = option("PAV_GENERATOR_API_KEY", "environment variable that holds the key")
-    concurrency: int = option(4, "requests in flight", minimum=1)
-    timeout_s: float = option(600.0, "maximum time for one response, in seconds")
-    max_retries: int = option(4, "retries of one video", minimum=0)
-    max_backoff_s: float = option(60.0, "maximum pause between two attempts, in seconds")
-    max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
+    concurrency: int = option(4, "requests in flight", **endpoint_options.CONCURRENCY)
+    timeout_s: float = option(
+        600.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
+    )
+    max_retries: int = option(4, "retries of one video", **endpoint_options.MAX_RETRIES)
+    max_backoff_s: float = option(
+        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
+    )
+    max_consecutive_failures: int = option(
+        8, "failed videos in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
+    )
 
 
 @dataclasses.dataclass
@@ -94,7 +103,11 @@ GENERATION_FIELDS = tuple(
 GeneratorConfig = dataclasses.make_dataclass(
     "GeneratorConfig",
     [
-        (name, optional, option(None, GenerationConfig.__dataclass_fields__[name].metadata["help"]))
+        (
+            name,
+            optional,
+            option(None, **GenerationConfig.__dataclass_fields__[name].metadata),
+        )
         for name, optional in _optional_types(GenerationConfig).items()
         if name in GENERATION_FIELDS
     ],
@@ -172,7 +185,12 @@ def _proposers() -> dict[str, dict[str, Any]]:
 class PreviewConfig:
     """Cheap preview videos that decide which rewrites get a full video (candidates/preview.py)."""
 
-    keep: float = option(1.0, "share of a prompt's rewrites that get a full video; 1: no previews")
+    keep: float = option(
+        1.0,
+        "share of a prompt's rewrites that get a full video; 1: no previews",
+        above=0,
+        maximum=1,
+    )
     audit: float = option(
         0.1,
         "share of prompts whose rewrites all get one, to measure how well previews rank",
@@ -247,7 +265,9 @@ class PreferConfig:
         False, "feasible rewrites rank first, unless an infeasible one is better by the margin"
     )
     margin: float = option(
-        1.4, "minimum gap of a pair, in overall or, for ranking=average_rank, in mean rank"
+        1.4,
+        "minimum gap of a pair, in overall or, for ranking=average_rank, in mean rank",
+        minimum=0,
     )
     max_words: int = option(130, "of a chosen rewrite", minimum=1)
     max_length_difference: float | None = option(
@@ -276,9 +296,11 @@ class EvaluateConfig:
         dict, "further systems: name -> booster folder, or .jsonl of `prompt` and `refined`"
     )
     controls: bool = option(True, "also measure suffix, shuffled and oracle")
-    seeds: tuple[int, ...] = option((0, 1), "of the generator, the same for all systems")
+    seeds: tuple[int, ...] = option(
+        (0, 1), "of the generator, the same for all systems", minimum=0, maximum=MAX_SEED
+    )
     num_suffix_prompts: int = option(24, "training prompts that choose the best suffix", minimum=0)
-    num_resamples: int = option(10_000, "of the bootstrap", minimum=1)
+    num_resamples: int = option(10_000, "of the bootstrap", minimum=1, maximum=MAX_RESAMPLES)
     save_videos: bool = option(True, "write videos/")
 
 
@@ -290,16 +312,20 @@ class TrustConfig:
     max_prompts: int | None = option(
         128, "use only this many of the first prompts; None: all", minimum=1
     )
-    seeds: tuple[int, ...] = option((0, 1, 2, 3), "of the generator, at least two")
+    seeds: tuple[int, ...] = option(
+        (0, 1, 2, 3), "of the generator, at least two", minimum=0, maximum=MAX_SEED
+    )
     num_corrupted: int = option(32, "videos of the first seed that are corrupted", minimum=0)
-    severities: tuple[int, ...] = option((0, 1, 2, 3, 4), "of corruption; 0: the video itself")
+    severities: tuple[int, ...] = option(
+        (0, 1, 2, 3, 4), "of corruption; 0: the video itself", minimum=0
+    )
     expected_sensitivities: Mapping[str, Any] = option(
         dict, "score -> corruption families it should notice; None: those of trust/verdict.py"
     )
     score_ranges: Mapping[str, Any] = option(
         dict, "score -> (lowest, highest); None: the range that was observed"
     )
-    num_resamples: int = option(10_000, "of the bootstrap", minimum=1)
+    num_resamples: int = option(10_000, "of the bootstrap", minimum=1, maximum=MAX_RESAMPLES)
 
 
 @dataclasses.dataclass
@@ -311,7 +337,9 @@ class CalibrateConfig:
         None, "whose proportions are kept; None: evolve.weights, then rewards.weights"
     )
     published_deviations: Mapping[str, float] = option(
-        dict, "score -> its standard deviation where the weights come from; 1 where not given"
+        dict,
+        "score -> its standard deviation where the weights come from; 1 where not given",
+        above=0,
     )
 
 
@@ -342,7 +370,7 @@ class CheckConfig:
 class Config:
     """A whole configuration."""
 
-    seed: int = option(0, "of everything that is random", minimum=0, maximum=2**31 - 1)
+    seed: int = option(0, "of everything that is random", minimum=0, maximum=MAX_SEED)
     rounds: int = option(2, "of prefer and dpo", minimum=0)
     mesh: MeshConfig = option(MeshConfig, "of the rewriter")
     generator: _GeneratorConfig = option(GeneratorConfig, "the video generator")

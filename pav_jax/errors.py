@@ -3,12 +3,14 @@
 import os
 from typing import ClassVar
 
+from pav_jax.redaction import redact
+
 
 class BadInput(ValueError):
     """Raised when an input given by the user cannot be used.
 
     The message is one line: the file or option, the field, what is wrong, and how to fix it. `pav`
-    prints it and exits with status `exit_status`.
+    prints it and exits with status `exit_status`. Logins and keys in it are redacted.
 
     Attributes:
       source: the file, option or argument that is wrong; None if unknown.
@@ -23,8 +25,8 @@ class BadInput(ValueError):
         source: str | os.PathLike | None = None,
         field: str | None = None,
     ):
-        super().__init__(" ".join(message.split()))
-        self.source = None if source is None else os.fspath(source)
+        super().__init__(redact(" ".join(message.split())))
+        self.source = None if source is None else redact(os.fspath(source))
         self.field = field
 
 

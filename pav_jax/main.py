@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pav_jax.errors import BadInput
+from pav_jax.redaction import redact
 
 ABOUT = """\
 Prompt boosters for text-to-video models. People type a few words; video models were trained on long
@@ -145,7 +146,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
+    print(redact(line), file=sys.stderr)
     return status
 
 

@@ -155,10 +155,14 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate and write the videos; return the exit status, 2 if a video failed."""
     from pav_jax.commands.prompts import read_prompts
+    from pav_jax.redaction import is_secret_name, redact, register_secret
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
         require_at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
     options = dict(map(_option, args.option))
+    for name, value in options.items():
+        if is_secret_name(name):
+            register_secret(str(value))
     prompts = read_prompts(args.prompts)
     if args.model is None:
         print(
@@ -196,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
             for row, prompt in enumerate(batch):
                 if (error := output.errors[row]) is not None:
                     failed += 1
-                    print(f"pav generate: {prompt!r}: {error}", file=sys.stderr)
+                    print(f"pav generate: {prompt!r}: {redact(error)}", file=sys.stderr)
                     continue
                 path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
                 print(_write(args, path, output.videos[row], generator, prompt), flush=True)
@@ -214,6 +218,15 @@ def _option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def _redacted_option(text: str) -> str:
+    """`NAME=VALUE` without the value of an option such as api_key, also of one within a mapping."""
+    from pav_jax.redaction import redact_tree
+
+    name, value = _option(text)
+    shown = redact_tree({name: value})
+    return text if shown == {name: value} else f"{name}={shown[name]}"
 
 
 def _write(
@@ -238,9 +251,11 @@ def _write(
 def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str, str]:
     """Return what is needed to generate the video again.
 
-    Absolute paths and the query of a URL, which may hold a secret, are left out.
+    Absolute paths and the query of a URL, which may hold a secret, are left out; the values of
+    options such as api_key, and known secrets, are redacted.
     """
     from pav_jax import __version__
+    from pav_jax.redaction import redact
 
     name = args.model or EMBEDDED
     if "://" in name:
@@ -268,8 +283,8 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         if getattr(args, option) not in (None, ""):
             metadata[option] = getattr(args, option)
     if args.option:
-        metadata["options"] = " ".join(args.option)
-    return {field: str(value) for field, value in metadata.items()}
+        metadata["options"] = " ".join(map(_redacted_option, args.option))
+    return {field: redact(str(value)) for field, value in metadata.items()}
 
 
 @contextlib.contextmanager

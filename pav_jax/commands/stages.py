@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from pav_jax.redaction import redact
+
 # name -> (one line, description)
 STAGES = {
     "run": (
@@ -191,7 +193,7 @@ class _StandardError(logging.Handler):
     """Writes to the current standard error, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(redact(self.format(record)), file=sys.stderr)
 
 
 def show_log() -> None:
@@ -206,4 +208,6 @@ def show_log() -> None:
     if not any(isinstance(handler, _StandardError) for handler in log.handlers):
         log.addHandler(_StandardError())
         log.propagate = False  # a library adds a handler to the root logger, which would repeat it
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # pyright: ignore
+    warnings.formatwarning = (  # pyright: ignore
+        lambda message, *_: redact(f"warning: {message}\n")
+    )

@@ -4,62 +4,51 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from pav_jax import endpoint_options
+from pav_jax.config_fields import option
+
+TEMPLATE = "file that replaces the system message, templates/evolve.txt"
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalOptions:
-    """Options of `local_proposer.LocalProposer`.
+    """Options of `local_proposer.LocalProposer`."""
 
-    Attributes:
-      mode: "rewrite" or "history".
-      template: file that replaces the system message of mode "history", `templates/evolve.txt`.
-      temperature, top_k, top_p, max_new_tokens: sampling settings.
-      batch_size: prompts per call of the language model.
-    """
-
-    mode: str = "rewrite"
-    template: str | None = None
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    max_new_tokens: int = 250
-    batch_size: int = 32
+    mode: str = option("rewrite", "what the model is shown", choices=("rewrite", "history"))
+    template: str | None = option(None, f"{TEMPLATE}, of mode history")
+    temperature: float = option(1.0, "of sampling", minimum=0)
+    top_k: int = option(50, "0: off", minimum=0)
+    top_p: float = option(1.0, "nucleus mass", minimum=0, maximum=1)
+    max_new_tokens: int = option(250, "tokens of a rewrite", minimum=1)
+    batch_size: int = option(32, "prompts per call of the language model", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class LexiconOptions:
-    """Options of `lexicon_proposer.LexiconProposer`.
+    """Options of `lexicon_proposer.LexiconProposer`."""
 
-    Attributes:
-      phrases: file that replaces `phrases.json`.
-    """
-
-    phrases: str | None = None
+    phrases: str | None = option(None, "file that replaces phrases.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatOptions:
-    """Options of `chat_proposer.ChatProposer`. All but `template` are those of `ChatEndpoint`.
+    """Options of `chat_proposer.ChatProposer`. All but `template` are those of `ChatEndpoint`."""
 
-    Attributes:
-      base_url: address of an OpenAI-compatible server.
-      model: the model's name on that server.
-      api_key_env: environment variable that holds the key; empty for a server without keys.
-      template: file that replaces the system message, `templates/evolve.txt`.
-      concurrency: maximum number of prompts in flight.
-      timeout_s: maximum time for one complete reply, in seconds.
-      max_retries: maximum number of retries of a failed request.
-      max_backoff_s: maximum pause between two attempts, in seconds.
-      max_consecutive_failures: failed prompts in a row after which the endpoint counts as down.
-      options: arguments of the chat completion call (temperature, max_tokens, seed, ...).
-    """
-
-    base_url: str = "https://api.openai.com/v1"
-    model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
-    template: str | None = None
-    concurrency: int = 16
-    timeout_s: float = 60.0
-    max_retries: int = 4
-    max_backoff_s: float = 60.0
-    max_consecutive_failures: int = 8
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    base_url: str = option("https://api.openai.com/v1", "of an OpenAI-compatible server")
+    model: str = option("", "the model's name on that server")
+    api_key_env: str = option("OPENAI_API_KEY", "environment variable with the key; empty: none")
+    template: str | None = option(None, TEMPLATE)
+    concurrency: int = option(16, "prompts in flight", **endpoint_options.CONCURRENCY)
+    timeout_s: float = option(
+        60.0, "maximum time for one reply, in seconds", **endpoint_options.TIMEOUT_S
+    )
+    max_retries: int = option(4, "retries of one request", **endpoint_options.MAX_RETRIES)
+    max_backoff_s: float = option(
+        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
+    )
+    max_consecutive_failures: int = option(
+        8, "failed prompts in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
+    )
+    options: Mapping[str, Any] = option(
+        dict, "arguments of the chat completion call (temperature, max_tokens, seed, ...)"
+    )

@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pav_jax.config_fields import parse_options
+from ml_collections import ConfigDict
+
+from pav_jax.config_fields import check_fields, option, parse_options
 from pav_jax.errors import BadInput
 from pav_jax.evolve.mixture import Mixture, MixtureEntry
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
@@ -22,7 +24,18 @@ KINDS: dict[str, tuple[str, type]] = {
     "local": ("pav_jax.evolve.local_proposer:LocalProposer", LocalOptions),
     "lexicon": ("pav_jax.evolve.lexicon_proposer:LexiconProposer", LexiconOptions),
 }
-MIXTURE_FIELDS = ("share", "first_round", "last_round")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureOptions:
+    """The fields of an entry that every kind has; see `mixture.MixtureEntry`."""
+
+    share: float = option(1.0, "part of a prompt's new rewrites; 0: off", minimum=0)
+    first_round: int = option(1, "in which the proposer is active", minimum=1)
+    last_round: int | None = option(None, "in which it is active; None: the last", minimum=1)
+
+
+MIXTURE_FIELDS = tuple(field.name for field in dataclasses.fields(MixtureOptions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +63,19 @@ def parse_entry(name: str, entry: Mapping[str, Any]) -> ProposerEntry:
     Raises:
       BadInput: a kind or option is unknown, or a value has the wrong type.
     """
-    values = {key: entry[key] for key in entry}
     field = f"proposers.{name}"
+    if not isinstance(entry, Mapping | ConfigDict):
+        raise BadInput(
+            f"{field}={entry!r}: give a mapping of options, such as {{'kind': 'local'}}",
+            source="configuration",
+            field=field,
+        )
+    values = {key: entry[key] for key in entry}
     kind = values.pop("kind", name)
     mixture_fields = {key: values.pop(key) for key in MIXTURE_FIELDS if key in values}
+    check_fields(MixtureOptions, mixture_fields, field)
+    if not isinstance(kind, str):
+        kind = repr(kind)
     if kind in KINDS:
         options_type = KINDS[kind][1]
     elif is_plugin(kind):
@@ -77,9 +99,14 @@ def check_config(entries: Mapping[str, Any]) -> None:
     """Check the section `proposers` of a configuration, without loading a model.
 
     Raises:
-      BadInput: an entry is invalid.
+      BadInput: an entry is invalid, or all of them are switched off.
     """
-    parse_entries(entries)
+    if not any(entry.share > 0 for entry in parse_entries(entries)):
+        raise BadInput(
+            "proposers: no entry has a share above 0; add an entry or raise a share",
+            source="configuration",
+            field="proposers",
+        )
 
 
 def build(entry: ProposerEntry, context: ProposerContext) -> Proposer:

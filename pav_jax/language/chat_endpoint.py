@@ -5,18 +5,26 @@ The text of an endpoint's error is never shown, because it may repeat the API ke
 """
 
 import asyncio
-import os
+import difflib
+import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import openai
 import tenacity
+from openai.resources.chat import AsyncCompletions
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
+from pav_jax.addresses import api_key, check_address
+from pav_jax.config_fields import check_fields
+from pav_jax.endpoint_options import EndpointLimits
 from pav_jax.errors import BadInput
+from pav_jax.redaction import redact_known
 
 TRANSIENT_STATUS = (408, 409, 429)  # retried, as is everything from 500 up
+NOT_OPTIONS = ("self", "messages", "model", "stream")  # set by this module
 FATAL_STATUS = (401, 403, 404)  # wrong key, address or model: every other request would fail too
 
 Chat = Sequence[Mapping[str, Any]]
@@ -71,9 +79,21 @@ class ChatEndpoint:
           field: the configuration section of these settings, named in error messages.
 
         Raises:
-          BadInput: the environment variable is not set, or `model` is empty.
+          BadInput: the environment variable is not set, `model` is empty, or the address, a number
+            or an option cannot be used.
         """
-        if api_key_env and not os.environ.get(api_key_env):
+        check_address(base_url, f"{field}.base_url", api_key_env)
+        limits = {
+            "concurrency": concurrency,
+            "timeout_s": timeout_s,
+            "max_retries": max_retries,
+            "max_backoff_s": max_backoff_s,
+            "max_consecutive_failures": max_consecutive_failures,
+        }
+        check_fields(EndpointLimits, limits, field)
+        check_request_options(options, f"{field}.options")
+        self._api_key = api_key(api_key_env, f"{field}.api_key_env")
+        if api_key_env and not self._api_key:
             raise BadInput(
                 f"{field}.api_key_env: the environment variable {api_key_env} is not set; export"
                 " the API key in it",
@@ -129,9 +149,11 @@ class ChatEndpoint:
 
     async def _run(self, jobs: Sequence[Callable[[ChatFn], Awaitable[T]]]) -> list[T | None]:
         # one client for each call: its connections belong to this event loop
-        key = os.environ[self.api_key_env] if self.api_key_env else "none"
         async with openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout_s
+            base_url=self.base_url,
+            api_key=self._api_key or "none",
+            max_retries=0,
+            timeout=self.timeout_s,
         ) as client:
             semaphore = asyncio.Semaphore(self.concurrency)
 
@@ -176,11 +198,15 @@ class ChatEndpoint:
             return None
         except openai.APIConnectionError:
             raise NoReplyError("no connection") from None
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, ValueError, RecursionError):
             raise NoReplyError("the reply is not JSON") from None
-        if not isinstance(reply, ChatCompletion) or not reply.choices:
-            raise NoReplyError("the reply is not a chat completion")
-        return reply.choices[0]
+        # the client does not check the types of what the endpoint sends
+        choices = reply.choices if isinstance(reply, ChatCompletion) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        content = getattr(getattr(choice, "message", None), "content", 0)
+        if not isinstance(choice, Choice) or not isinstance(content, str | None):
+            raise NoReplyError("the reply is not a chat completion with a text")
+        return choice
 
     def _handle_status(self, status: int) -> None:
         """Count a refusal; raise NoReplyError for a transient and BadInput for a fatal status."""
@@ -196,8 +222,38 @@ class ChatEndpoint:
         self.last_refusal = status
 
 
+def check_request_options(options: Mapping[str, Any], field: str) -> None:
+    """Check the further arguments of the chat completion call.
+
+    Raises:
+      BadInput: an argument that the call does not have, or a value that is not JSON.
+    """
+    arguments = inspect.signature(AsyncCompletions.create).parameters
+    available = [name for name in arguments if name not in NOT_OPTIONS]
+    for name in options:
+        if name not in available:
+            near = difflib.get_close_matches(str(name), available, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "put it into extra_body"
+            raise BadInput(
+                f"{field}: a chat completion has no argument {name!r}; {hint}",
+                source="configuration",
+                field=f"{field}.{name}",
+            )
+    try:
+        json.dumps(dict(options), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise BadInput(
+            f"{field}: cannot be written as JSON; use texts, finite numbers, lists and mappings",
+            source="configuration",
+            field=field,
+        ) from None
+
+
 def text_of(choice: Choice | None) -> str:
-    """The text of a reply; empty for a refusal or a reply without text."""
+    """The text of a reply; empty for a refusal or a reply without text.
+
+    Known secrets are redacted, and a lone surrogate, which has no UTF-8 form, becomes "?".
+    """
     if choice is None:
         return ""
-    return getattr(choice.message, "content", None) or ""
+    return redact_known(choice.message.content or "").encode("utf-8", "replace").decode()

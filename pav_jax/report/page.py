@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pav_jax.candidates import preview, reward_hacking
 from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
 from pav_jax.defaults import ReportConfig
+from pav_jax.redaction import redact
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
 from pav_jax.report.examples import Examples
@@ -48,7 +49,7 @@ def write_report(
     folder = epath.Path(workdir)
     path = folder / "report" / "index.html"
     html = render(read_contents(folder), folder, title, num_examples, num_worst)
-    write_atomic(path, html.encode("utf-8", "replace"))
+    write_atomic(path, redact(html).encode("utf-8", "replace"))
     return path
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from pav_jax import endpoint_options
 from pav_jax.config_fields import option
 
 CLIP_PATH = "a CLIP folder or hub id"
@@ -104,9 +105,15 @@ class VisionQuestionsOptions:
     frames: int = option(8, "frames sent per video", minimum=1)
     side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
     probabilities: bool = option(False, "use log-probabilities of yes and no")
-    concurrency: int = option(16, "requests in flight", minimum=1)
-    timeout_s: float = option(120.0, "maximum time for one response, in seconds")
-    max_retries: int = option(4, "retries of one question", minimum=0)
-    max_backoff_s: float = option(60.0, "maximum pause between two attempts, in seconds")
-    max_consecutive_failures: int = option(8, "failed videos in a row that end the run", minimum=1)
+    concurrency: int = option(16, "requests in flight", **endpoint_options.CONCURRENCY)
+    timeout_s: float = option(
+        120.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
+    )
+    max_retries: int = option(4, "retries of one question", **endpoint_options.MAX_RETRIES)
+    max_backoff_s: float = option(
+        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
+    )
+    max_consecutive_failures: int = option(
+        8, "failed videos in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
+    )
     options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")

@@ -52,7 +52,7 @@ class RewardSuite:
         self.weights = self._bounds("weights", weights)
         self.thresholds = self._bounds("thresholds", thresholds or {})
         self.constraints = self._bounds("constraints", constraints or {})
-        _check_weights(self.weights)
+        _check_faith(self.weights, "rewards.weights")
 
     @classmethod
     def from_config(
@@ -96,8 +96,8 @@ class RewardSuite:
         held_out = _entries(plain, "held_out")
         skip = tuple(plain.get("skip") or ())
         for field in BOUNDS:
-            _check_numbers(field, plain.get(field))
-        _check_weights(plain.get("weights") or {})
+            _check_numbers(f"rewards.{field}", plain.get(field))
+        _check_faith(plain.get("weights") or {}, "rewards.weights")
         if any(entry.names is None for entry in (*entries, *held_out)):
             return
         names = _scored(entries)
@@ -111,7 +111,33 @@ class RewardSuite:
         for field in BOUNDS:
             for name, value in (plain.get(field) or {}).items():
                 if value and name not in left:
-                    raise _unknown_score(field, name, left)
+                    raise _unknown_score(f"rewards.{field}", name, left)
+
+    @staticmethod
+    def check_stage(config: Any, stage: str, section: Mapping[str, Any]) -> None:
+        """Check a stage's own weights, thresholds and constraints, as `check_config` does.
+
+        Args:
+          config: the section `rewards`, which has been checked.
+          stage: name of the section; "rewards" is checked for weights that are all 0.
+          section: its fields.
+
+        Raises:
+          BadInput: the first weight or bound that cannot be used.
+        """
+        plain = _plain(config)
+        entries = _entries(plain, "entries")
+        for field in BOUNDS:
+            path = f"{stage}.{field}"
+            values = _check_numbers(path, section.get(field))
+            if field == "weights" and (values or stage == "rewards"):
+                _check_weights(values, path)
+            if any(entry.names is None for entry in entries):
+                continue  # a plug-in's names are available only after its import
+            names = [name for name in _scored(entries) if name not in (plain.get("skip") or ())]
+            for name, value in values.items():
+                if value and name not in names:
+                    raise _unknown_score(path, name, names)
 
     def check_frames(self, num_frames: int) -> None:
         """Refuse images where a score compares frames.
@@ -191,7 +217,7 @@ class RewardSuite:
     def _bounds(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
         for name, value in sorted(values.items()):
             if value and name not in self.names:
-                raise _unknown_score(field, name, self.names)
+                raise _unknown_score(f"rewards.{field}", name, self.names)
         return {
             name: float(value)
             for name, value in values.items()
@@ -281,31 +307,44 @@ def _unique_names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     return names
 
 
-def _check_numbers(field: str, values: Any) -> None:
+def _check_numbers(path: str, values: Any) -> Mapping[str, Any]:
+    """The weights or bounds in the field `path`; an empty mapping if they are unset."""
     if values is None:
-        return
+        return {}
     if not isinstance(values, Mapping):
-        raise _bad(field, f"rewards.{field}={values!r}: give a mapping of score names to numbers")
+        raise _invalid(path, f"{path}={values!r}: give a mapping of score names to numbers")
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and math.isfinite(value)):
-            raise _bad(
-                f"{field}.{name}", f"rewards.{field}.{name}={value!r}: it must be a finite number"
-            )
-    faith = values.get("FAITH")
-    if field != "weights" and faith is not None and faith > 1:
-        raise _bad(
-            f"{field}.FAITH", f"rewards.{field}.FAITH={faith}: FAITH is at most 1; nothing passes"
+            raise _invalid(f"{path}.{name}", f"{path}.{name}={value!r}: it must be a finite number")
+    _check_reachable(path, values.get("FAITH"))
+    return values
+
+
+def _check_reachable(path: str, faith: float | None) -> None:
+    """Refuse a bound of FAITH, which is at most 1, that no rewrite can meet."""
+    if faith is None or path.endswith("weights"):
+        return
+    if faith > 1 or (faith == 1 and path.endswith("thresholds")):
+        raise _invalid(f"{path}.FAITH", f"{path}.FAITH={faith}: FAITH is at most 1; nothing passes")
+
+
+def _check_weights(weights: Mapping[str, float], path: str) -> None:
+    """Check the weights of a configuration: without any, all rewrites would be equally good."""
+    _check_faith(weights, path)
+    if not any(weights.values()):
+        raise _invalid(
+            path, f"{path}={dict(weights)!r}: give at least one score a weight other than 0"
         )
 
 
-def _check_weights(weights: Mapping[str, float]) -> None:
+def _check_faith(weights: Mapping[str, float], path: str) -> None:
     for name in CONSTRAINT_ONLY:
         if weights.get(name):
-            raise _bad(
-                f"weights.{name}",
-                f"rewards.weights.{name}: {name} is a constraint, not a term of the sum; set"
-                f" rewards.constraints.{name} instead",
+            raise _invalid(
+                f"{path}.{name}",
+                f"{path}.{name}: {name} is a constraint, not a term of the sum; set"
+                f" {path.rpartition('.')[0]}.constraints.{name} instead",
             )
 
 
@@ -337,11 +376,10 @@ def _plain(config: Any) -> Any:
     return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
 
 
-def _unknown_score(field: str, name: str, names: Sequence[str]) -> BadInput:
+def _unknown_score(path: str, name: str, names: Sequence[str]) -> BadInput:
     available = ", ".join(names)
-    return _bad(
-        f"{field}.{name}",
-        f"rewards.{field}.{name}: no entry gives this score; there are {available}",
+    return _invalid(
+        f"{path}.{name}", f"{path}.{name}: no entry gives this score; there are {available}"
     )
 
 
@@ -350,4 +388,8 @@ def _repeated_score(field: str, name: str) -> BadInput:
 
 
 def _bad(field: str, message: str) -> BadInput:
-    return BadInput(message, source="configuration", field=f"rewards.{field}")
+    return _invalid(f"rewards.{field}", message)
+
+
+def _invalid(path: str, message: str) -> BadInput:
+    return BadInput(message, source="configuration", field=path)

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from pav_jax.errors import BadInput
+from pav_jax.redaction import redact_known
 from pav_jax.storage.files import write_atomic
 
 
@@ -32,7 +33,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON; see `write_atomic` for errors."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Write `value` as indented UTF-8 JSON without known secrets; see `write_atomic` for errors."""
+    text = redact_known(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
     # a lone surrogate has no UTF-8 form and becomes "?"
     write_atomic(path, text.encode("utf-8", "replace"))

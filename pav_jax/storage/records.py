@@ -15,6 +15,7 @@ from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.records import from_json, to_json
+from pav_jax.redaction import redact_known
 from pav_jax.storage.files import write_atomic
 
 Record = TypeVar("Record")
@@ -49,7 +50,8 @@ class SegmentWriter:
 
 def _encode(records: Iterable[Any]) -> bytes:
     # a lone surrogate has no UTF-8 form and becomes "?", as it does in candidate keys
-    return "".join(to_json(record) + "\n" for record in records).encode("utf-8", "replace")
+    text = "".join(to_json(record) + "\n" for record in records)
+    return redact_known(text).encode("utf-8", "replace")
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -6,13 +6,12 @@ command line lists these fields before any model is built.
 """
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from pav_jax.config_fields import config_dict, field_types, from_config_dict, option
+from pav_jax.config_fields import check_section, config_dict, from_config_dict, option
 from pav_jax.errors import BadInput
 
 REMAT_POLICIES = (
@@ -33,8 +32,8 @@ class LoraOptions:
     """The adapter, in the names of PEFT's LoraConfig."""
 
     r: int = option(8, "rank", minimum=1)
-    lora_alpha: float = option(32.0, "the adapter's output is scaled by lora_alpha / r")
-    lora_dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0)
+    lora_alpha: float = option(32.0, "the adapter's output is scaled by lora_alpha / r", above=0)
+    lora_dropout: float = option(0.0, "dropout on the adapter's input", minimum=0, below=1)
     target_modules: tuple[str, ...] = option(
         ALL_LINEARS, "names of dense layers, or regular expressions for their whole path"
     )
@@ -56,16 +55,20 @@ class TrainingConfig:
     gradient_accumulation_steps: int = option(
         1, "parts that a batch is split into, computed one after another", minimum=1
     )
-    learning_rate: float = option(1e-4, "peak learning rate of AdamW")
+    learning_rate: float = option(1e-4, "peak learning rate of AdamW", above=0)
     lr_scheduler_type: str = option("linear", "learning-rate schedule", choices=SCHEDULES)
     decay_per_epoch: float = option(
-        0.85, "factor on the learning rate after each epoch, for exponential_per_epoch"
+        0.85,
+        "factor on the learning rate after each epoch, for exponential_per_epoch",
+        above=0,
     )
     warmup_ratio: float = option(
         0.0, "fraction of all steps with linear warm-up", minimum=0.0, maximum=1.0
     )
-    weight_decay: float = option(0.0, "AdamW weight decay; norms and biases are exempt")
-    max_grad_norm: float | None = option(1.0, "clip gradients to this global norm; None: off")
+    weight_decay: float = option(0.0, "AdamW weight decay; norms and biases are exempt", minimum=0)
+    max_grad_norm: float | None = option(
+        1.0, "clip gradients to this global norm; None: off", above=0
+    )
     max_prompt_length: int = option(
         512, "tokens; longer prompts are truncated on the left", minimum=1
     )
@@ -105,14 +108,18 @@ class SFTConfig(TrainingConfig):
     lr_scheduler_type: str = option(
         "exponential_per_epoch", "learning-rate schedule", choices=SCHEDULES
     )
-    max_grad_norm: float | None = option(None, "clip gradients to this global norm; None: off")
+    max_grad_norm: float | None = option(
+        None, "clip gradients to this global norm; None: off", above=0
+    )
     lora: LoraOptions = option(
         lambda: LoraOptions(lora_dropout=0.05, target_modules=("q_proj", "v_proj")),
         "the LoRA adapter",
     )
     max_length: int = option(1024, "tokens of prompt and answer together", minimum=1)
     length_buckets: tuple[int, ...] = option(
-        (), "padded lengths, one compiled program each; empty: the longest example's length"
+        (),
+        "padded lengths, one compiled program each; empty: the longest example's length",
+        minimum=1,
     )
     packing: bool = option(
         False, "pack a batch's examples into rows of max_length: same losses, less padding"
@@ -137,16 +144,18 @@ class DPOConfig(TrainingConfig):
     gradient_accumulation_steps: int = option(
         8, "parts that a batch is split into, computed one after another", minimum=1
     )
-    learning_rate: float = option(5e-5, "peak learning rate of AdamW")
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW", above=0)
     warmup_ratio: float = option(
         0.1, "fraction of all steps with linear warm-up", minimum=0.0, maximum=1.0
     )
     lora: LoraOptions = option(lambda: LoraOptions(r=16, lora_alpha=16.0), "the LoRA adapter")
     max_length: int = option(1024, "tokens of prompt and answer together", minimum=1)
     length_buckets: tuple[int, ...] = option(
-        (), "padded lengths, one compiled program each; empty: the longest example's length"
+        (),
+        "padded lengths, one compiled program each; empty: the longest example's length",
+        minimum=1,
     )
-    beta: float = option(0.1, "strength of the implicit KL penalty to the reference")
+    beta: float = option(0.1, "strength of the implicit KL penalty to the reference", above=0)
     loss_type: tuple[str, ...] = option(
         ("sigmoid",), "losses that are summed, see train/losses.py", choices=DPO_LOSS_TYPES
     )
@@ -154,10 +163,16 @@ class DPOConfig(TrainingConfig):
         None, "one weight for each loss type; None: 1 each"
     )
     label_smoothing: float = option(
-        0.0, "probability that a preference is flipped, for robust and exo_pair"
+        0.0,
+        "probability that a preference is flipped, for robust and exo_pair",
+        minimum=0,
+        below=0.5,
     )
     ld_alpha: float | None = option(
-        None, "weight of tokens beyond the shorter answer's length (LD-DPO); None: 1"
+        None,
+        "weight of tokens beyond the shorter answer's length (LD-DPO); None: 1",
+        minimum=0,
+        maximum=1,
     )
     precompute_ref_log_probs: bool = option(
         False, "compute the reference's log-probabilities once, before training"
@@ -180,7 +195,7 @@ class GRPOConfig(TrainingConfig):
     )
     # TRL's 1e-6 is for all parameters; an adapter takes about ten times that (Schulman et al. 2025,
     # "LoRA without regret")
-    learning_rate: float = option(1e-5, "peak learning rate of AdamW")
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW", above=0)
     lora: LoraOptions = option(lambda: LoraOptions(r=16, lora_alpha=16.0), "the LoRA adapter")
     # a step makes videos, so each is worth a line
     logging_steps: int = option(1, "steps between progress lines", minimum=1)
@@ -196,19 +211,25 @@ class GRPOConfig(TrainingConfig):
     )
     num_iterations: int = option(1, "optimizer steps per sampled batch", minimum=1)
     max_completion_length: int = option(250, "new tokens per completion (TRL: 512)", minimum=1)
-    temperature: float = option(1.0, "sampling temperature, above 0")
+    temperature: float = option(1.0, "sampling temperature", above=0)
     # with top_k off and top_p 1, the sampling distribution is that of the log-probabilities
     top_k: int = option(0, "sample from the k most likely tokens; 0: off", minimum=0)
-    top_p: float = option(1.0, "nucleus sampling; 1: off")
+    top_p: float = option(1.0, "nucleus sampling; 1: off", above=0, maximum=1)
     beta: float = option(
-        0.0, "weight of the KL divergence from the start model (Shao et al. 2024: 0.04)"
+        0.0,
+        "weight of the KL divergence from the start model (Shao et al. 2024: 0.04)",
+        minimum=0,
     )
     use_bias_correction_kl: bool = option(
         True, "multiply the KL term by the importance ratio (DeepSeek-V3.2)"
     )
-    epsilon: float = option(0.2, "the importance ratio is clipped below at 1 - epsilon")
+    epsilon: float = option(
+        0.2, "the importance ratio is clipped below at 1 - epsilon", above=0, below=1
+    )
     epsilon_high: float | None = option(
-        None, "the importance ratio is clipped above at 1 + epsilon_high; None: epsilon"
+        None,
+        "the importance ratio is clipped above at 1 + epsilon_high; None: epsilon",
+        above=0,
     )
     loss_type: str = option(
         "dapo", "how token losses are averaged, see train/grpo_loss.py", choices=GRPO_LOSS_TYPES
@@ -291,6 +312,10 @@ def _section(config: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
 
 def _checked(values: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTrainingConfig:
     if isinstance(values, kind):
+        loss_type = getattr(values, "loss_type", None)
+        if kind is DPOConfig and isinstance(loss_type, str):
+            changed: dict[str, Any] = {"loss_type": (loss_type,)}
+            values = dataclasses.replace(values, **changed)
         _check_values(values, name)
         return values
     changes: dict[str, Any] = values.to_dict() if isinstance(values, ConfigDict) else {**values}
@@ -325,33 +350,10 @@ def _check_values(fields: TrainingConfig, name: str) -> None:
             f"config.{name}.{field}={value!r}: {problem}", source="config", field=f"{name}.{field}"
         )
 
-    kinds = field_types(type(fields))
-    for field in dataclasses.fields(fields):
-        value = getattr(fields, field.name)
-        is_mapping_field = typing.get_origin(kinds[field.name][0]) is dict
-        if is_mapping_field and value is not None and not isinstance(value, Mapping):
-            fail(field.name, "must be a mapping such as {'AES': 1.0}, or None")
-        problem = _problem(value, field.metadata)
-        if problem is not None:
-            fail(field.name, problem)
+    check_section(type(fields)(), dataclasses.asdict(fields), f"{name}.")
     if fields.batch_size % fields.gradient_accumulation_steps:
         fail("gradient_accumulation_steps", f"does not divide batch_size={fields.batch_size}")
     if fields.quantize and fields.full_finetuning:
         fail("quantize", "full fine-tuning has no frozen base; set full_finetuning=False")
     if fields.max_steps is None and fields.num_train_epochs <= 0:
         fail("num_train_epochs", "set num_train_epochs or max_steps to more than 0")
-
-
-def _problem(value: Any, limits: Mapping[str, Any]) -> str | None:
-    """What is wrong with a value, given the `choices`, `minimum` and `maximum` of its field."""
-    if value is None:
-        return None
-    choices = limits.get("choices")
-    members = value if isinstance(value, tuple) else (value,)
-    if choices and any(member not in choices for member in members):
-        return f"choose from {', '.join(choices)}"
-    if limits.get("minimum") is not None and value < limits["minimum"]:
-        return f"must be at least {limits['minimum']}"
-    if limits.get("maximum") is not None and value > limits["maximum"]:
-        return f"must be at most {limits['maximum']}"
-    return None

@@ -21,7 +21,7 @@ class GenerationConfig:
     height: int | None = option(None, "in pixels; None: the model's", minimum=1)
     width: int | None = option(None, "in pixels; None: the model's", minimum=1)
     num_inference_steps: int = option(50, "denoising steps", minimum=1)
-    guidance_scale: float = option(6.0, "of classifier-free guidance; 1 or less: off")
+    guidance_scale: float = option(6.0, "of classifier-free guidance; 1 or less: off", minimum=0)
     use_dynamic_cfg: bool = option(False, "CogVideoX's dynamic guidance scale")
     max_sequence_length: int | None = option(
         None, "text tokens; None: 226 for CogVideoX, 512 for Wan, 300 for Open-Sora", minimum=1
@@ -41,7 +41,7 @@ class GenerationConfig:
     cache_threshold: float = option(
         0.0, "estimated error that may accumulate while residuals are reused; 0: off", minimum=0
     )
-    cache_max_skips: int = option(3, "steps in a row that may reuse a residual")
+    cache_max_skips: int = option(3, "steps in a row that may reuse a residual", minimum=1)
     cache_retention: float = option(
         0.2, "fraction of the steps, from the first, that are always computed", minimum=0, maximum=1
     )
@@ -51,7 +51,7 @@ class GenerationConfig:
     cfg_parallel: bool = option(
         False, "run the branches of guidance on two halves of the mesh's data axis"
     )
-    fps: int = option(8, "frames per second of video files; the model does not read it")
+    fps: int = option(8, "frames per second of video files; the model does not read it", minimum=1)
     batch_size: int = option(1, "videos in one compiled program", minimum=1)
 
     @classmethod

@@ -23,7 +23,6 @@ import asyncio
 import concurrent.futures
 import functools
 import logging
-import os
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -32,12 +31,15 @@ import numpy as np
 import tenacity
 from jaxtyping import UInt8
 
+from pav_jax.addresses import api_key
+from pav_jax.config_fields import check_fields
+from pav_jax.endpoint_options import EndpointLimits
 from pav_jax.errors import BadInput
 from pav_jax.video import backend, endpoint_response
 from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
-from pav_jax.video.http_options import REQUIRED_FIELDS, check_above, check_options, parse_url
+from pav_jax.video.http_options import REQUIRED_FIELDS, check_options, parse_url
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +103,15 @@ class HttpGenerator(backend.GeneratorBackend):
         max_consecutive_failures: int = 8,
     ):
         self._url = parse_url(url, api_key_env)
-        check_above("concurrency", concurrency, 0)
-        check_above("timeout_s", timeout_s, 0)
-        check_above("max_retries", max_retries, -1)
-        check_above("max_consecutive_failures", max_consecutive_failures, 0)
+        limits = {
+            "concurrency": concurrency,
+            "timeout_s": timeout_s,
+            "max_retries": max_retries,
+            "max_backoff_s": max_backoff_s,
+            "max_consecutive_failures": max_consecutive_failures,
+        }
+        check_fields(EndpointLimits, limits, "generator.endpoint")
+        self._api_key = api_key(api_key_env, "generator.endpoint.api_key_env")
         self.options = dict(options or {})
         check_options(self.options)
         self.explicit_settings = backend.explicit_settings("generator", settings or {})
@@ -257,10 +264,9 @@ class HttpGenerator(backend.GeneratorBackend):
         Args:
           job_counts: the number of rows that need each job.
         """
-        key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
         headers = {"Accept": "video/mp4, image/png, application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
         fields = self.options | backend.request_fields(request.settings)
         limit = asyncio.Semaphore(self.concurrency)
         finished_rows = 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 
+from pav_jax.addresses import check_address
 from pav_jax.errors import BadInput
 from pav_jax.video.generation_config import GenerationConfig
 
@@ -16,37 +17,17 @@ def parse_url(url: str, api_key_env: str) -> httpx2.URL:
     """The address of an endpoint.
 
     Raises:
-      BadInput: it is not valid, has no host, or contains a user name or password.
+      BadInput: it is not valid, has no host, or contains a login or a key.
     """
+    check_address(url, "generator.path", api_key_env)
     try:
-        parsed = httpx2.URL(url)
+        return httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError):
         raise BadInput(
-            f"generator.path={url!r}: not a valid address", source="generator", field="path"
+            f"generator.path={url!r}: not a valid address",
+            source="configuration",
+            field="generator.path",
         ) from None
-    if parsed.userinfo:
-        raise BadInput(
-            f"generator.path: the address at {parsed.host} contains a user name or password; put"
-            f" an API key into the environment variable {api_key_env} instead",
-            source="generator",
-            field="path",
-        )
-    if not parsed.host:
-        raise BadInput(
-            f"generator.path={url!r}: the address has no host", source="generator", field="path"
-        )
-    return parsed
-
-
-def check_above(field: str, value: float, limit: int) -> None:
-    """Raises BadInput if `generator.endpoint.FIELD` is not above the limit."""
-    if not value > limit:
-        bound = "above 0" if limit == 0 else f"at least {limit + 1}"
-        raise BadInput(
-            f"generator.endpoint.{field}={value}: must be {bound}",
-            source="generator",
-            field=f"endpoint.{field}",
-        )
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -60,8 +41,8 @@ def check_options(options: Mapping[str, Any]) -> None:
             field=f"options.{name}",
         )
     try:
-        json.dumps(options)
-    except TypeError as error:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
             f"generator.options: cannot be written as JSON ({error})",
             source="generator",

@@ -271,11 +271,23 @@ def test_generate_other_size(serve):
     "url, options, client, message",
     [
         ("http://user:secret@h/x", {}, {}, "contains a user name or password"),
+        ("http://h/x?key=secret", {}, {}, "PAV_GENERATOR_API_KEY"),
+        ("http://h/x?a=1&access_token=secret", {}, {}, "PAV_GENERATOR_API_KEY"),
+        ("http://h:65536/x", {}, {}, "port"),
+        ("http://h:0/x", {}, {}, "port"),
+        ("http://h h/x", {}, {}, "no spaces"),
         ("http://", {}, {}, "has no host"),
         ("http://h/x", {"prompt": "b"}, {}, r"generator.options.prompt"),
         ("http://h/x", {"num_inference_steps": 3}, {}, "options.num_inference_steps"),
         ("http://h/x", {"a": {1, 2}}, {}, "cannot be written as JSON"),
+        ("http://h/x", {"a": float("nan")}, {}, "cannot be written as JSON"),
         ("http://h/x", {}, {"timeout_s": 0}, "timeout_s=0"),
+        ("http://h/x", {}, {"timeout_s": float("nan")}, "timeout_s=nan"),
+        ("http://h/x", {}, {"concurrency": 0}, "concurrency=0"),
+        ("http://h/x", {}, {"concurrency": 2.5}, "concurrency=2.5"),
+        ("http://h/x", {}, {"max_retries": -1}, "max_retries=-1"),
+        ("http://h/x", {}, {"max_backoff_s": -1.0}, "max_backoff_s=-1.0"),
+        ("http://h/x", {}, {"max_consecutive_failures": 0}, "max_consecutive_failures=0"),
     ],
 )
 def test_load_generator_invalid_arguments(url, options, client, message):
@@ -323,7 +335,7 @@ def test_command_with_failed_video(serve, capsys, tmp_path):
             [
                 "generate",
                 *PROMPTS,
-                f"--model={endpoint.url}?token=secret",
+                f"--model={endpoint.url}?version=unpublished",
                 f"--out={tmp_path}",
                 "--seed=4",
                 "--negative-prompt=dark",
@@ -346,7 +358,7 @@ def test_command_with_failed_video(serve, capsys, tmp_path):
             "title": "a red ball",
         }.items()
     )
-    assert said["version"].startswith("pav_jax ") and "secret" not in str(said)
+    assert said["version"].startswith("pav_jax ") and "unpublished" not in str(said)
     assert files.read_metadata(second)["prompt"] == "a blue fish" and read_mp4(second).shape == (
         5,
         16,

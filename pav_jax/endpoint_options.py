@@ -1,0 +1,25 @@
+"""The settings that clients of HTTP endpoints share, with their ranges."""
+
+import dataclasses
+from typing import Any
+
+from pav_jax.config_fields import option
+
+CONCURRENCY: dict[str, Any] = {"minimum": 1, "maximum": 10_000}
+TIMEOUT_S: dict[str, Any] = {"above": 0, "maximum": 1e6}
+MAX_RETRIES: dict[str, Any] = {"minimum": 0}
+MAX_BACKOFF_S: dict[str, Any] = {"minimum": 0, "maximum": 1e6}
+MAX_CONSECUTIVE_FAILURES: dict[str, Any] = {"minimum": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointLimits:
+    """The arguments of a client that its constructor checks."""
+
+    concurrency: int = option(4, "requests in flight", **CONCURRENCY)
+    timeout_s: float = option(600.0, "maximum time for one response, in seconds", **TIMEOUT_S)
+    max_retries: int = option(4, "retries of one request", **MAX_RETRIES)
+    max_backoff_s: float = option(60.0, "maximum pause between two attempts", **MAX_BACKOFF_S)
+    max_consecutive_failures: int = option(
+        8, "failures in a row that end the run", **MAX_CONSECUTIVE_FAILURES
+    )
