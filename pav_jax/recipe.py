@@ -5,11 +5,14 @@ stopped at any moment and continued by the same call. Source: Prompt-A-Video (ar
 sections 3 and 4.
 """
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import jax
 
 from pav_jax import config as configuration
 from pav_jax import workdir_config
@@ -38,6 +41,7 @@ from pav_jax.prefer.sampling import make_candidates
 from pav_jax.records import Candidate
 from pav_jax.report.page import write_report
 from pav_jax.rewards.suite import RewardSuite
+from pav_jax.storage.lock import workdir_lock
 from pav_jax.storage.records import read_segments, write_jsonl
 from pav_jax.train import dpo_trainer, grpo_trainer, sft_trainer
 from pav_jax.train.import_pairs import import_pairs
@@ -46,6 +50,20 @@ from pav_jax.trust import trust as reward_trust
 from pav_jax.trust.table import print_table
 
 log = logging.getLogger(__name__)
+Stage = TypeVar("Stage", bound=Callable[..., Path])
+
+
+def _holding_lock(stage: Stage) -> Stage:
+    """A stage that holds the lock of its work directory; process 0 holds it for all processes."""
+
+    @functools.wraps(stage)
+    def locked(self: "Recipe", workdir: str | os.PathLike, *args: Any, **options: Any) -> Path:
+        if jax.process_index():
+            return stage(self, workdir, *args, **options)
+        with workdir_lock(workdir):
+            return stage(self, workdir, *args, **options)
+
+    return cast(Stage, locked)
 
 
 class Recipe:
@@ -77,6 +95,7 @@ class Recipe:
         self.components = Components(config, generator, rewards, proposers)
         self.config = self.components.config
 
+    @_holding_lock
     def run(self, workdir: str | os.PathLike) -> Path:
         """Run all stages in order.
 
@@ -96,6 +115,7 @@ class Recipe:
 
     # ---------------------------------------------------------------------- stages of `run`
 
+    @_holding_lock
     def evolve(self, workdir: str | os.PathLike) -> Path:
         """Training prompts -> pool/: rewrites found by the scores of their videos."""
         config = self.config
@@ -107,6 +127,7 @@ class Recipe:
             )
         return Path(workdir) / "pool"
 
+    @_holding_lock
     def select(self, workdir: str | os.PathLike) -> Path:
         """pool/ -> sft_pairs.jsonl: the best feasible rewrite of each prompt."""
         pool = _read_pool(workdir)
@@ -116,6 +137,7 @@ class Recipe:
         )
         return Path(workdir) / "sft_pairs.jsonl"
 
+    @_holding_lock
     def sft(self, workdir: str | os.PathLike) -> Path:
         """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
         folder = Path(workdir) / "sft"
@@ -127,6 +149,7 @@ class Recipe:
         with progress_bars() as bars:
             return sft_trainer.run(self.config, load_rewriter(self.config), pairs, folder, bars)
 
+    @_holding_lock
     def prefer(self, workdir: str | os.PathLike, round: int = 1) -> Path:
         """The latest booster and new prompts -> round_N/candidates/ and preferences.jsonl."""
         config = self.config
@@ -145,6 +168,7 @@ class Recipe:
         processes.run_on_first_process(f"preferences {round}", lambda: write_jsonl(output, pairs))
         return output
 
+    @_holding_lock
     def dpo(self, workdir: str | os.PathLike, round: int = 1) -> Path:
         """round_N/preferences.jsonl -> round_N/booster."""
         preferences = require_output(
@@ -158,6 +182,7 @@ class Recipe:
         with progress_bars() as bars:
             return dpo_trainer.run(self.config, start, preferences, folder, bars)
 
+    @_holding_lock
     def evaluate(self, workdir: str | os.PathLike, controls: bool | None = None) -> Path:
         """Every system on the evaluation prompts -> evaluation.json.
 
@@ -202,6 +227,7 @@ class Recipe:
 
     # ------------------------------------------------------------------ stages outside `run`
 
+    @_holding_lock
     def grpo(self, workdir: str | os.PathLike) -> Path:
         """A booster and prompts -> grpo/booster, trained by the scores of its own rewrites."""
         config = self.config
@@ -213,6 +239,7 @@ class Recipe:
                 config, start, config.grpo.prompts, models.generator, models.suite, folder, bars
             )
 
+    @_holding_lock
     def trust(self, workdir: str | os.PathLike) -> Path:
         """Prompts -> trust.json: how far each reward can be trusted."""
         models = self.components

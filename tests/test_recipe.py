@@ -1,5 +1,6 @@
 """The recipe: the order of its stages, and what a stage says when an earlier one has not run."""
 
+import contextlib
 import logging
 import types
 
@@ -114,3 +115,18 @@ def test_dpo_logs_reward_hacking_warnings(tmp_path, monkeypatch, caplog):
         Recipe().dpo(tmp_path)
     assert "reward-hacking warnings" in caplog.text
     assert "5.00 times" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "stage", ["run", "evolve", "select", "sft", "prefer", "dpo", "grpo", "evaluate", "trust"]
+)
+def test_stage_in_locked_work_directory(stage, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def locked(workdir):
+        raise BadInput("held", source="--workdir")
+        yield
+
+    monkeypatch.setattr(recipe, "workdir_lock", locked)
+    with pytest.raises(BadInput, match="held"):
+        getattr(Recipe(), stage)(tmp_path)
+    assert not list(tmp_path.iterdir())
