@@ -22,7 +22,8 @@ from tests.workdir_monitor import REPEATED, STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-RANDOM_SEEDS = range(3)
+# campaigns by hand: PAV_RANDOM_KILLS=20 pytest -m slow tests/test_recipe_kills.py
+RANDOM_SEEDS = range(int(os.environ.get("PAV_RANDOM_KILLS", "1")))
 
 ORDER = ("evolve", "select", "sft", "prefer 1", "dpo 1", "prefer 2", "dpo 2", "evaluate", "report")
 NEEDED = ("generator/model_index.json", "clip/aesthetic_head/config.json", "rewriter/config.json")
@@ -78,17 +79,13 @@ def undisturbed(tmp_path_factory):
 
 def informative_changes(stage, paths):
     """Numbers of the changes at which some of the stage's work is finished and some is not."""
-    if stage.startswith(
-        ("sft", "dpo")
-    ):  # the first checkpoint is whole, the second is being written
+    if stage.startswith(("sft", "dpo")):
+        # the first checkpoint is whole, the second is being written
         return [n for n, path in enumerate(paths, 1) if "/checkpoints/4" in path]
     return range(1 + len(paths) // 2, len(paths) + 1)
 
 
-@pytest.fixture(
-    scope="module",
-    params=["informative", *RANDOM_SEEDS],
-)
+@pytest.fixture(scope="module", params=["informative", *RANDOM_SEEDS])
 def killed(request, undisturbed):
     """(work directory, stage -> where it was killed) of a run killed once in every stage.
 

@@ -38,12 +38,14 @@ def test_own_reward_decides_the_evaluation(tmp_path):
     assert (tmp_path / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_own_generator_makes_the_videos(tmp_path):
     load("own_generator").main(str(tmp_path), QUICK)
     assert (tmp_path / "round_1" / "booster" / "config.json").exists()
     assert (tmp_path / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_own_proposer_fills_the_pool(tmp_path):
     load("own_proposer").main(str(tmp_path), QUICK)
     pool = read_segments(tmp_path / "pool", Candidate)
@@ -51,6 +53,7 @@ def test_own_proposer_fills_the_pool(tmp_path):
     assert (tmp_path / "sft_pairs.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_sft_dpo_own_pairs_writes_a_booster(tmp_path, capsys):
     load("sft_dpo_own_pairs").main("mini:rewriter", str(tmp_path), steps=2)
     assert (tmp_path / "booster" / "config.json").exists()

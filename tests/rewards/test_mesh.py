@@ -94,6 +94,7 @@ def on_meshes(made, mps_folder, condition, videos, prompts, tmp_path_factory):
     return [dict(np.load(folder / f"{i}.npz")) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_score_on_any_mesh(on_meshes, made, mps_folder, condition, videos, prompts):
     rewards = (
         MPS.from_pretrained(mps_folder, condition=condition),
@@ -112,12 +113,14 @@ def test_score_on_any_mesh(on_meshes, made, mps_folder, condition, videos, promp
                 )
 
 
+@pytest.mark.slow
 def test_from_pretrained_shards_weights(on_meshes):
     for scores_by_mesh in on_meshes:
         for reward in ("MPS", "VideoScore"):  # what a mesh does not divide stays whole
             assert 1 / 8 <= scores_by_mesh[f"{reward} share"] < 0.3, reward
 
 
+@pytest.mark.slow
 def test_score_on_mesh_in_any_batch(on_meshes):
     for scores_by_mesh in on_meshes:
         for name in ("MPS", "VQ", "TC", "DD", "TVA", "FC"):

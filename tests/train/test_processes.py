@@ -115,6 +115,7 @@ def test_run_two_processes(alone, tmp_path):
         assert (tmp_path / stage / "booster" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_run_resumed_after_process_failure(alone, tmp_path):
     copy_data(alone, tmp_path)
     first, second = start(tmp_path, 40)

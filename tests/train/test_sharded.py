@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MESHES = {
     "1": {},
     "8x1": dict(data=8),

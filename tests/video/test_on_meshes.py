@@ -56,6 +56,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.slow
 def test_generate_on_eight_devices(tmp_path):
     prompts = ["a red ball", "two cats"] * 4
     for kind, tiling in (("5b", "whole"), ("1.5", "tiled")):
