@@ -120,7 +120,7 @@ class Ours:
         return np.asarray(programs.decode(self.params, latents, False)[0])
 
     def videos(self, prompts: list[str], latents: np.ndarray) -> np.ndarray:
-        self.model.programs._texts.clear()  # otherwise only the first run would encode texts
+        self.model.programs.clear_cache()  # otherwise only the first run would encode texts
         return self.model.generate(prompts, latents=latents.transpose(self.order))
 
 

@@ -114,8 +114,7 @@ def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:
     size = clip.config.vision_config.image_size
 
     def score_ours() -> dict[str, np.ndarray]:
-        tower._last_frames = None  # embeddings of the previous call
-        tower._text_cache = {}
+        tower.clear_cache()  # embeddings of the previous call
         return {
             name: value for reward in ours for name, value in reward.score(videos, prompts).items()
         }

@@ -91,6 +91,11 @@ class ClipTower:
         """The factor exp(logit_scale) of cosines."""
         return float(np.exp(np.asarray(self._params["logit_scale"], np.float32)))
 
+    def clear_cache(self) -> None:
+        """Forget the cached embeddings of texts and of the last frames."""
+        self._text_cache.clear()
+        self._last_frames = None
+
     @functools.cached_property
     def _image_program(self):
         def embed(params, frames_NxHxWx3):

@@ -59,6 +59,10 @@ class Programs:
 
     # ------------------------------------------------------------------------------- text
 
+    def clear_cache(self) -> None:
+        """Forget the cached embeddings of texts."""
+        self._cached_texts.clear()
+
     def encode_texts(
         self, params: Mapping, token_ids: Int[np.ndarray, "N S"], rows: int
     ) -> Float[Array, "N ..."]:

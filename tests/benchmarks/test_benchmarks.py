@@ -1,0 +1,31 @@
+"""The benchmark scripts run and compare equal results, at their smallest sizes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMANDS = {
+    "generate": ("--batch-size=1", "--num-inference-steps=1", "--repeats=1"),
+    "score": ("--tiny", "--repeats=1"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_benchmark_prints_both_sides(name):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *COMMANDS[name]],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "ours" in done.stdout and "GFLOP" in done.stdout
