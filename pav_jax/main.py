@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -92,30 +93,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     name = f"pav {argv[0]}" if argv and not argv[0].startswith("-") else "pav"
     try:
-        return _run(argv)
-    except BadInput as error:
-        return _fail(f"{name}: {error}", error.exit_status)
-    except MemoryError:
-        return _fail(
-            f"{name}: not enough memory; finished work is kept, free some memory or lower the batch"
-            " size and run the same command to continue",
-            1,
-        )
-    except KeyboardInterrupt:
-        return _fail(
-            f"{name}: interrupted; finished work is kept, run the same command to continue", 130
-        )
+        status = _run(argv)
+        line = ""
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        _leave_other_processes(status, "")
+        raise
     except BrokenPipeError:  # the reader of standard output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if not _is_disk_full(error):
+        status = 0
+        line = ""
+    except BaseException as error:
+        status, line = _explain(error)
+        if not line:
+            _leave_other_processes(status, redact(traceback.format_exc().rstrip()))
             raise
-        return _fail(
-            f"{name}: no space left on the disk; finished work is kept, free some space and run"
-            " the same command to continue",
-            2,
+        line = redact(f"{name}: {line}")
+    _leave_other_processes(status, line)
+    if line:
+        print(line, file=sys.stderr)
+    return status
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit status and the line for an error; no line for a fault of this program."""
+    if isinstance(error, BadInput):
+        return error.exit_status, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; finished work is kept, run the same command to continue"
+    if isinstance(error, MemoryError):
+        return 1, (
+            "not enough memory; finished work is kept, free some memory or lower the batch size and"
+            " run the same command to continue"
         )
+    if _is_disk_full(error):
+        return 2, (
+            "no space left on the disk; finished work is kept, free some space and run the same"
+            " command to continue"
+        )
+    return 1, ""
+
+
+def _leave_other_processes(status: int, text: str) -> None:
+    """Do what `processes.leave` does if this process is one of several."""
+    if "pav_jax.parallel.processes" in sys.modules:
+        from pav_jax.parallel import processes
+
+        processes.leave(status, text)
 
 
 def _run(argv: list[str]) -> int:
@@ -141,13 +165,8 @@ def _run(argv: list[str]) -> int:
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):
         from pav_jax.parallel import processes
 
-        processes.initialize_distributed()
+        processes.initialize_distributed(f"pav {args.command}")
     return args.handler(args) or 0
-
-
-def _fail(line: str, status: int) -> int:
-    print(redact(line), file=sys.stderr)
-    return status
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -104,3 +106,68 @@ def test_the_same_evaluation(workdirs):
                 double[name]["systems"][system]["overall"], abs=2e-2
             ), system
     assert all((w / "report" / "index.html").exists() for w in workdirs)
+
+
+# stage -> (command, a file that appears when some of the stage's work is done and some is not, the
+# process that is killed then)
+KILLS = {
+    "evolve": ("run", "pool/*.jsonl", 1),
+    "sft": ("run", "sft/checkpoints/[0-9]*", 0),
+    "prefer": ("run", "round_1/candidates/*.jsonl", 0),
+    "dpo": ("run", "round_1/training.json", 1),
+    "evaluate": ("run", "evaluation/*", 1),
+    "grpo": ("grpo", "grpo/candidates/*", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """(work directory, stage -> (status, seconds, standard error) of the process that was left)."""
+    workdir = tmp_path_factory.mktemp("killed")
+    survivors = {}
+    for stage, (command, sign, victim) in KILLS.items():
+        processes = start(command, workdir, 2)
+        other = processes[1 - victim]
+        while other.poll() is None and not any(workdir.glob(sign)):
+            time.sleep(0.01)
+        processes[victim].send_signal(signal.SIGKILL)
+        start_time = time.monotonic()
+        _, errors = other.communicate(timeout=90)
+        survivors[stage] = other.returncode, time.monotonic() - start_time, errors
+        processes[victim].communicate()
+    for command in ("run", "grpo"):
+        for process in start(command, workdir, 2):
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors
+    return workdir, survivors
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_process_lost_ends_the_other(stage, killed):
+    status, seconds, errors = killed[1][stage]
+    command, _, victim = KILLS[stage]
+    assert status == 1, errors
+    assert seconds < 60
+    line = errors.splitlines()[-1]
+    assert line.startswith(f"pav {command}: process {victim} on host "), errors
+    assert "is gone" in line and errors.count("is gone") == 1
+    assert "Traceback" not in errors and "Check failure" not in errors and " @ " not in errors
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluation.json", "round_1/preferences.jsonl", "sft_pairs.jsonl"]
+)
+def test_process_lost_same_result(name, killed, workdirs):
+    assert (killed[0] / name).read_bytes() == (workdirs[1] / name).read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["sft", "round_1", "grpo"])
+def test_process_lost_same_losses(stage, killed, workdirs):
+    curves = [
+        [
+            json.loads(line)["loss"]
+            for line in (w / stage / "metrics.jsonl").read_text().splitlines()
+        ]
+        for w in (killed[0], workdirs[1])
+    ]
+    np.testing.assert_allclose(*curves, rtol=1e-6)

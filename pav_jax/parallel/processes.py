@@ -1,15 +1,19 @@
 """Several processes as one JAX program: start-up, barriers, work sharing and global arrays."""
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from pav_jax.errors import BadInput
+from pav_jax.parallel.peers import START_TIMEOUT_S, Peers
 
 # Other processes run the same command when either of these is set: the coordinator's address
 # (process 0), together with the number of processes and this one's index; or PAV_DISTRIBUTED=1,
@@ -19,32 +23,99 @@ NUM_PROCESSES_ENV = "JAX_NUM_PROCESSES"
 PROCESS_ID_ENV = "JAX_PROCESS_ID"
 AUTODETECT_ENV = "PAV_DISTRIBUTED"
 
-# A process without a heartbeat for this long counts as dead, and all the others exit.
-HEARTBEAT_TIMEOUT_S = 20
-# How long a process that has finished or failed waits for the others before it exits.
-SHUTDOWN_TIMEOUT_S = 40
+# JAX's own detection of a lost process, which calls `abort`; `peers` notices it long before. No
+# heartbeat passes the tunnel of a process whose interpreter is busy, so this is long.
+HEARTBEAT_TIMEOUT_S = 3600
+SHUTDOWN_TIMEOUT_S = 40  # for the coordinator, when all processes have finished their work
 
 Item = TypeVar("Item")
 
 
-def initialize_distributed() -> None:
+_peers: Peers | None = None  # None: a program of one process
+
+
+def initialize_distributed(name: str = "pav") -> None:
     """Connect to the other processes if the environment names any.
 
-    Call it before anything else that uses JAX.
+    Call it before anything else that uses JAX. From then on the loss of a process ends the others,
+    see `peers`.
+
+    Args:
+      name: of the command, for messages.
 
     Raises:
-      BadInput: the coordinator's address is set without the number and index of processes.
+      BadInput: the coordinator's address is set without the number and index of processes, or is
+        wrong.
+      TemporaryFailure: the other processes could not be reached.
     """
-    timeouts: dict[str, Any] = {
-        "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT_S,
-        "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
-    }
     if address := os.environ.get(COORDINATOR_ADDRESS_ENV):
         num_processes = _integer_variable(NUM_PROCESSES_ENV)
         process_id = _integer_variable(PROCESS_ID_ENV)
-        jax.distributed.initialize(address, num_processes, process_id, **timeouts)
     elif os.environ.get(AUTODETECT_ENV):
-        jax.distributed.initialize(**timeouts)
+        address, num_processes, process_id = _detect_processes()
+    else:
+        return
+    bind_address = None
+    if num_processes > 1:
+        global _peers
+        _peers = Peers(process_id, num_processes, address, name)
+        address = _peers.coordinator_address
+        bind_address = address
+    jax.distributed.initialize(
+        address,
+        num_processes,
+        process_id,
+        initialization_timeout=START_TIMEOUT_S,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
+        shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S,
+        coordinator_bind_address=bind_address,
+    )
+    atexit.register(_leave_at_exit)  # runs before JAX's own
+
+
+def leave(status: int, text: str = "", reason: str = "") -> None:
+    """Leave the other processes: wait for them, or tell them why this one stops.
+
+    Does nothing in a program of one process. Returns only if `status` is 0.
+
+    Args:
+      status: the exit status.
+      text, reason: see `Peers.stop`.
+    """
+    global _peers
+    if _peers is None:
+        return
+    peers = _peers
+    _peers = None
+    if status:
+        peers.stop(status, text, reason)
+    peers.finish()
+    jax.distributed.shutdown()
+
+
+def _leave_at_exit() -> None:
+    error = getattr(sys, "last_value", None)  # Python has printed it already
+    if error is None:
+        leave(0)
+    else:
+        leave(1, reason=f"{type(error).__name__}: {error}")
+
+
+def _detect_processes() -> tuple[str, int, int]:
+    """Return (address, number, index) as `jax.distributed.initialize()` finds them."""
+    address, num_processes, process_id, _ = (
+        clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, START_TIMEOUT_S
+        )
+    )
+    if address is None or num_processes is None or process_id is None:
+        raise BadInput(
+            f"{AUTODETECT_ENV} is set, but JAX finds no TPU or cluster here; unset it, or set"
+            f" {COORDINATOR_ADDRESS_ENV}, {NUM_PROCESSES_ENV} and {PROCESS_ID_ENV}",
+            source="environment",
+            field=AUTODETECT_ENV,
+        )
+    return address, num_processes, process_id
 
 
 def _integer_variable(name: str) -> int:
