@@ -6,7 +6,6 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,8 @@ from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
 from pav_jax.rewards.reward import as_reward
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
+from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.folders import is_whole
 from pav_jax.video.backend import HTTP
 from pav_jax.video.generator import Generator, as_generator
 from pav_jax.video.loading import load_generator
@@ -233,7 +234,7 @@ def rewriter_sampling(config: Any) -> Sampling:
     )
 
 
-def starting_booster(workdir: str | os.PathLike, round: int) -> Path:
+def starting_booster(workdir: str | os.PathLike, round: int) -> AnyPath:
     """The booster that round N of preference training starts from.
 
     Raises:
@@ -244,7 +245,7 @@ def starting_booster(workdir: str | os.PathLike, round: int) -> Path:
     return require_output(workdir, f"round_{round - 1}/booster", f"dpo --round={round - 1}")
 
 
-def resolve_booster(name: str, workdir: str | os.PathLike) -> str | Path | None:
+def resolve_booster(name: str, workdir: str | os.PathLike) -> str | AnyPath | None:
     """The folder of "sft", "dpo_1", ...; None for "base"; any other name is a path or hub id."""
     stem, _, number = name.rpartition("_")
     if name == "sft":
@@ -268,14 +269,14 @@ def round_prompts(
     return list(prompts[(round - 1) * size : round * size])
 
 
-def require_output(workdir: str | os.PathLike, name: str, command: str) -> Path:
+def require_output(workdir: str | os.PathLike, name: str, command: str) -> AnyPath:
     """The path of an earlier stage's output.
 
     Raises:
       BadInput: it does not exist; names the command that writes it.
     """
-    path = Path(workdir) / name
-    if not path.exists():
+    path = as_path(workdir) / name
+    if not (is_whole(path) if path.name == "booster" else path.exists()):
         raise BadInput(f"{path}: not there yet; run `pav {command}` first", source=path)
     return path
 

@@ -9,7 +9,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
@@ -41,6 +40,7 @@ from pav_jax.prefer.sampling import make_candidates
 from pav_jax.records import Candidate
 from pav_jax.report.page import write_report
 from pav_jax.rewards.suite import RewardSuite
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.lock import workdir_lock
 from pav_jax.storage.records import read_segments, write_jsonl
 from pav_jax.train import dpo_trainer, grpo_trainer, sft_trainer
@@ -50,14 +50,14 @@ from pav_jax.trust import trust as reward_trust
 from pav_jax.trust.table import print_table
 
 log = logging.getLogger(__name__)
-Stage = TypeVar("Stage", bound=Callable[..., Path])
+Stage = TypeVar("Stage", bound=Callable[..., AnyPath])
 
 
 def _holding_lock(stage: Stage) -> Stage:
     """A stage that holds the lock of its work directory; process 0 holds it for all processes."""
 
     @functools.wraps(stage)
-    def locked(self: "Recipe", workdir: str | os.PathLike, *args: Any, **options: Any) -> Path:
+    def locked(self: "Recipe", workdir: str | os.PathLike, *args: Any, **options: Any) -> AnyPath:
         if jax.process_index():
             return stage(self, workdir, *args, **options)
         with workdir_lock(workdir):
@@ -96,7 +96,7 @@ class Recipe:
         self.config = self.components.config
 
     @_holding_lock
-    def run(self, workdir: str | os.PathLike) -> Path:
+    def run(self, workdir: str | os.PathLike) -> AnyPath:
         """Run all stages in order.
 
         Returns:
@@ -116,7 +116,7 @@ class Recipe:
     # ---------------------------------------------------------------------- stages of `run`
 
     @_holding_lock
-    def evolve(self, workdir: str | os.PathLike) -> Path:
+    def evolve(self, workdir: str | os.PathLike) -> AnyPath:
         """Training prompts -> pool/: rewrites found by the scores of their videos."""
         config = self.config
         models = self.components
@@ -125,22 +125,22 @@ class Recipe:
             run_evolution(
                 config, prompts, models.proposers, models.generator, models.suite, workdir, bars
             )
-        return Path(workdir) / "pool"
+        return as_path(workdir) / "pool"
 
     @_holding_lock
-    def select(self, workdir: str | os.PathLike) -> Path:
+    def select(self, workdir: str | os.PathLike) -> AnyPath:
         """pool/ -> sft_pairs.jsonl: the best feasible rewrite of each prompt."""
         pool = _read_pool(workdir)
         suite = self.components.suite
         processes.run_on_first_process(
             "select", lambda: run_selection(self.config, pool, suite, workdir)
         )
-        return Path(workdir) / "sft_pairs.jsonl"
+        return as_path(workdir) / "sft_pairs.jsonl"
 
     @_holding_lock
-    def sft(self, workdir: str | os.PathLike) -> Path:
+    def sft(self, workdir: str | os.PathLike) -> AnyPath:
         """sft_pairs.jsonl, or the file `config.sft.pairs`, -> sft/booster."""
-        folder = Path(workdir) / "sft"
+        folder = as_path(workdir) / "sft"
         if self.config.sft.pairs:
             with processes.first_process_first("pairs"):
                 pairs = import_pairs(self.config.sft.pairs, folder / "pairs.jsonl")
@@ -150,11 +150,11 @@ class Recipe:
             return sft_trainer.run(self.config, load_rewriter(self.config), pairs, folder, bars)
 
     @_holding_lock
-    def prefer(self, workdir: str | os.PathLike, round: int = 1) -> Path:
+    def prefer(self, workdir: str | os.PathLike, round: int = 1) -> AnyPath:
         """The latest booster and new prompts -> round_N/candidates/ and preferences.jsonl."""
         config = self.config
         models = self.components
-        folder = Path(workdir) / f"round_{round}"
+        folder = as_path(workdir) / f"round_{round}"
         prompts = round_prompts(
             read_prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
         )
@@ -169,7 +169,7 @@ class Recipe:
         return output
 
     @_holding_lock
-    def dpo(self, workdir: str | os.PathLike, round: int = 1) -> Path:
+    def dpo(self, workdir: str | os.PathLike, round: int = 1) -> AnyPath:
         """round_N/preferences.jsonl -> round_N/booster."""
         preferences = require_output(
             workdir, f"round_{round}/preferences.jsonl", f"prefer --round={round}"
@@ -178,12 +178,12 @@ class Recipe:
         statistics = read_pair_statistics(workdir, self.config, round)
         if statistics is not None:
             statistics.log_warnings(log)
-        folder = Path(workdir) / f"round_{round}"
+        folder = as_path(workdir) / f"round_{round}"
         with progress_bars() as bars:
             return dpo_trainer.run(self.config, start, preferences, folder, bars)
 
     @_holding_lock
-    def evaluate(self, workdir: str | os.PathLike, controls: bool | None = None) -> Path:
+    def evaluate(self, workdir: str | os.PathLike, controls: bool | None = None) -> AnyPath:
         """Every system on the evaluation prompts -> evaluation.json.
 
         Args:
@@ -209,9 +209,9 @@ class Recipe:
                 read_prompts(config.evolve.prompts),
                 bars,
             )
-        return Path(workdir) / "evaluation.json"
+        return as_path(workdir) / "evaluation.json"
 
-    def report(self, workdir: str | os.PathLike) -> Path:
+    def report(self, workdir: str | os.PathLike) -> AnyPath:
         """Whatever the work directory holds -> report/index.html."""
         options = self.config.report
         processes.run_on_first_process(
@@ -223,24 +223,24 @@ class Recipe:
                 num_worst=options.num_worst,
             ),
         )
-        return Path(workdir) / "report" / "index.html"
+        return as_path(workdir) / "report" / "index.html"
 
     # ------------------------------------------------------------------ stages outside `run`
 
     @_holding_lock
-    def grpo(self, workdir: str | os.PathLike) -> Path:
+    def grpo(self, workdir: str | os.PathLike) -> AnyPath:
         """A booster and prompts -> grpo/booster, trained by the scores of its own rewrites."""
         config = self.config
         models = self.components
         start = load_rewriter(config, resolve_booster(config.grpo.start, workdir))
-        folder = Path(workdir) / "grpo"
+        folder = as_path(workdir) / "grpo"
         with progress_bars() as bars:
             return grpo_trainer.run(
                 config, start, config.grpo.prompts, models.generator, models.suite, folder, bars
             )
 
     @_holding_lock
-    def trust(self, workdir: str | os.PathLike) -> Path:
+    def trust(self, workdir: str | os.PathLike) -> AnyPath:
         """Prompts -> trust.json: how far each reward can be trusted."""
         models = self.components
         prompts = read_prompts(self.config.trust.prompts or self.config.evolve.prompts)
@@ -249,18 +249,18 @@ class Recipe:
                 self.config, prompts, models.generator, models.suite, workdir, bars
             )
         processes.run_on_first_process("table", lambda: print_table(result))
-        return Path(workdir) / reward_trust.FILE
+        return as_path(workdir) / reward_trust.FILE
 
-    def calibrate(self, workdir: str | os.PathLike) -> Path:
+    def calibrate(self, workdir: str | os.PathLike) -> AnyPath:
         """pool/ -> calibration.json: thresholds and weights that fit its scores."""
         result = calibration.calibrate(self.config, _read_pool(workdir), workdir)
         lines = "\n".join(calibration.command_options(result))
         processes.run_on_first_process("overrides", lambda: print(lines))
-        return Path(workdir) / calibration.FILE
+        return as_path(workdir) / calibration.FILE
 
 
 def _read_pool(workdir: str | os.PathLike) -> list[Candidate]:
-    folder = Path(workdir) / "pool"
+    folder = as_path(workdir) / "pool"
     pool = read_segments(folder, Candidate)
     if not pool:
         raise BadInput(f"{folder}: no candidates yet; run `pav evolve` first", source=folder)

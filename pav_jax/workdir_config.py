@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
 from pav_jax.config import load
 from pav_jax.config_validation import leaves, validate
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 
 FILE = "config.json"
@@ -30,10 +30,10 @@ def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> No
     Raises:
       BadInput: the directory was made with another configuration, or is a file.
     """
-    file = epath.Path(workdir) / FILE
+    file = as_path(workdir) / FILE
     values = as_json(config)
     if not file.exists():
-        if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
+        if as_path(workdir).exists() and not as_path(workdir).is_dir():
             raise BadInput(
                 f"--workdir={workdir}: this is a file; name a folder", source="--workdir"
             )
@@ -55,7 +55,7 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
     Raises:
       BadInput: it is missing or is not a JSON object.
     """
-    file = epath.Path(workdir) / FILE
+    file = as_path(workdir) / FILE
     if not file.exists():
         raise BadInput(
             f"{workdir}: no config.json here; give --config=... to start a work directory",
@@ -83,7 +83,7 @@ def config_for_workdir(
     if path is None and not overrides:
         initial = as_json(defaults.get_config())
         saved = saved_config(workdir)
-        _check_sections(saved, initial, epath.Path(workdir) / FILE)
+        _check_sections(saved, initial, as_path(workdir) / FILE)
         config = ConfigDict(_tuples(_with_new_sections(saved, initial)))
         config.lock()
         validate(config)
@@ -95,7 +95,7 @@ def config_for_workdir(
     return config
 
 
-def _check_sections(saved: Mapping[str, Any], initial: Mapping[str, Any], file: epath.Path) -> None:
+def _check_sections(saved: Mapping[str, Any], initial: Mapping[str, Any], file: AnyPath) -> None:
     """Refuse a `config.json` of another version: a section that lacks fields or is no section."""
     for name, section in saved.items():
         default = initial.get(name)
@@ -123,7 +123,7 @@ def _changed(file: Any, name: str, before: Mapping, now: Mapping) -> BadInput:
     )
 
 
-def _write(file: epath.Path, values: Mapping[str, Any]) -> None:
+def _write(file: AnyPath, values: Mapping[str, Any]) -> None:
     write_atomic(file, (json.dumps(values, indent=2) + "\n").encode())
 
 

@@ -1,11 +1,9 @@
 """The candidate pool of evolution, of a preference round, or of a GRPO step."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import UInt8
 
 from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
@@ -14,6 +12,7 @@ from pav_jax.candidates.store import VideoRequest
 from pav_jax.defaults import KEEP_VIDEOS
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, stable_seed
+from pav_jax.storage.addresses import as_path
 from pav_jax.video.files import write_mp4
 
 
@@ -54,7 +53,7 @@ class CandidatePool(CandidateStore):
                 field="keep_videos",
             )
         super().__init__(generator, suite, folder, batch_size=batch_size)
-        self.workdir = epath.Path(workdir)
+        self.workdir = as_path(workdir)
         self.seed = seed
         self.weights = dict(suite.weights if weights is None else weights)
         self.keep_videos = keep_videos
@@ -117,7 +116,7 @@ class CandidatePool(CandidateStore):
             if not value > self._best_overall.get(candidate.prompt, -np.inf):
                 return None
         path = f"videos/{candidate.key}.mp4"
-        write_mp4(os.fspath(self.workdir / path), video, self.generator.fps)
+        write_mp4(self.workdir / path, video, self.generator.fps)
         return path
 
 

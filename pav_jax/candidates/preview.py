@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from scipy import stats
 
 from pav_jax.candidates.candidate_store import PendingCandidate
@@ -20,6 +19,7 @@ from pav_jax.candidates.statistics import format_or_dash
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.json_files import write_json
 
 FILE = "preview.json"
@@ -53,7 +53,7 @@ class PreviewFilter:
         config: Any,
         generator: Any,
         suite: Any,
-        workdir: epath.Path,
+        workdir: AnyPath,
         weights: Mapping[str, float] | None = None,
     ) -> "PreviewFilter | None":
         """Build the filter of `evolve.preview`; None if `evolve.preview.keep` is 1.
@@ -116,7 +116,7 @@ class PreviewFilter:
             (c.prompt, c.refined): float(value) for c, value in zip(candidates, values, strict=True)
         }
 
-    def write_report(self, pool: CandidatePool, workdir: epath.Path) -> dict[str, Any]:
+    def write_report(self, pool: CandidatePool, workdir: AnyPath) -> dict[str, Any]:
         """Write `preview.json`: how well previews rank audited prompts, and the work they saved.
 
         Args:

@@ -4,10 +4,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from etils import epath
-
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,7 @@ def read_prompt_set(path: str) -> PromptSet:
     Raises:
       BadInput: the file is missing, malformed or empty, or repeats a prompt.
     """
-    file = epath.Path(local_file(path))
+    file = as_path(local_file(path))
     if not file.exists():
         raise BadInput(f"{path}: no such file; give a .txt or .jsonl file of prompts", source=path)
     try:

@@ -5,8 +5,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from pav_jax.candidates.reward_hacking import (
     REJECTED_REWRITES,
     RewritesByPrompt,
@@ -18,6 +16,7 @@ from pav_jax.candidates.reward_hacking import (
 )
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, Preference
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.records import read_jsonl, read_segments
 
 WINDOW_STEPS = 10  # GRPO steps per window: a single step has too few prompts
@@ -117,7 +116,7 @@ def read_round_statistics(
     Raises:
       BadInput: a record is corrupt.
     """
-    folder = epath.Path(workdir)
+    folder = as_path(workdir)
     pool = read_segments(folder / "pool", Candidate)
     evolved = _scored(pool, config, "evolve")
     rounds = [evolution_statistics(n, evolved) for n in sorted({c.round for c in pool} - {0})]
@@ -138,7 +137,7 @@ def read_pair_statistics(
     workdir: str | os.PathLike, config: Mapping[str, Any], round: int
 ) -> RoundStatistics | None:
     """Compute the statistics of a round's preference pairs; None if no pair has candidates."""
-    folder = epath.Path(workdir)
+    folder = as_path(workdir)
     file = folder / f"round_{round}" / "preferences.jsonl"
     if not file.exists():
         return None
@@ -147,11 +146,11 @@ def read_pair_statistics(
     return statistics if statistics.num_rewrites else None
 
 
-def _read_preference_candidates(folder: epath.Path, round: int) -> list[Candidate]:
+def _read_preference_candidates(folder: AnyPath, round: int) -> list[Candidate]:
     return read_segments(folder / f"round_{round}" / "candidates", Candidate)
 
 
-def _read_grpo_windows(folder: epath.Path, config: Mapping[str, Any]) -> list[RoundStatistics]:
+def _read_grpo_windows(folder: AnyPath, config: Mapping[str, Any]) -> list[RoundStatistics]:
     """Return one window per WINDOW_STEPS steps, and one that ends with the last step."""
     steps = _numbers(folder, r"(\d+)")
     if not steps:
@@ -172,7 +171,7 @@ def _scored(
     return score_candidates(candidates, overall_scores(candidates, weights).tolist())
 
 
-def _numbers(folder: epath.Path, pattern: str) -> list[int]:
+def _numbers(folder: AnyPath, pattern: str) -> list[int]:
     """Return the numbers in the names of a folder's entries that match `pattern`, ascending."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(pattern, name)))

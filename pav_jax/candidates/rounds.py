@@ -14,7 +14,7 @@ from pav_jax.candidates.preview import PreviewFilter
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Proposal
-from pav_jax.storage.records import SegmentWriter, read_segments
+from pav_jax.storage.records import SegmentFolder
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +95,14 @@ class _Proposals:
         propose: Propose,
         parents: Callable[[str], tuple[str, ...]],
     ):
-        folder = pool.folder / "proposals"
-        recorded = read_segments(folder, Proposal)
+        self._segments = SegmentFolder(pool.folder / "proposals", Proposal, jax.process_index())
+        recorded = self._segments.read()
         self.round = round
         self._propose = propose
         self._parents = parents
         self._recorded = {p.prompt: p for p in recorded if p.round == round}
         # Round 0 does not count: it holds the users' own prompts, not the rewrites of a proposer.
         self._any_rewrite_seen = any(p.refined for p in recorded if p.round)
-        self._writer = SegmentWriter(folder, jax.process_index())
 
     def get_or_create(self, prompts: Sequence[str]) -> list[Proposal]:
         """Return the proposals for a batch of prompts; make and record those that are missing."""
@@ -129,7 +128,7 @@ class _Proposals:
                 source="configuration",
                 field="proposers",
             )
-        self._writer.write(list(made.values()))
+        self._segments.write(list(made.values()))
         return [self._recorded.get(prompt) or made[prompt] for prompt in prompts]
 
 

@@ -16,13 +16,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import UInt8
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key
-from pav_jax.storage.records import SegmentWriter, read_segments
+from pav_jax.storage.records import SegmentFolder
 
 View = TypeVar("View")
 Record = TypeVar("Record", bound="KeyedRecord")
@@ -100,14 +99,13 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             )
         self.generator = generator
         self.suite = suite
-        self.folder = epath.Path(folder)
+        self._segments = SegmentFolder(folder, self.record_type, jax.process_index())
+        self.folder = self._segments.folder
         self.batch_size = batch_size
         self.videos_made = 0
         self.seconds = 0.0
         self._finished_at = 0.0  # when the last batch was recorded
-        self._writer = SegmentWriter(folder, jax.process_index())
-        self._records: dict[str, Record] = {}
-        self.reload()
+        self._records: dict[str, Record] = {r.key: r for r in self._segments.read()}
 
     # ---------------------------------------------------------------- for subclasses
 
@@ -155,7 +153,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
 
     def reload(self) -> None:
         """Read the records of the folder, including those of other processes."""
-        self._records = {r.key: r for r in read_segments(self.folder, self.record_type)}
+        self._records = {r.key: r for r in self._segments.update()}
 
     def wait_for_processes(self, name: str) -> None:
         """Wait until every process has finished the task `name`, then reload the records."""
@@ -218,7 +216,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         for group in dict.fromkeys(self.view_group(view) for _, view in views):
             members = [(row, view) for row, view in views if self.view_group(view) == group]
             records = list(self._score_group(batch.requests, members, output))
-            self._writer.write(records)
+            self._segments.write(records)
             self._records |= {record.key: record for record in records}
             yield len(members)
         finished_at = time.monotonic()

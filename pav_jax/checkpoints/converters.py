@@ -28,6 +28,7 @@ from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_from_hf
+from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
 SUPPORTED = (
@@ -73,7 +74,7 @@ def convert(
     Raises:
       BadInput: the source is missing, broken or of no supported format.
     """
-    path = Path(source)
+    path = local_copy(source)
     out = Path(out)
     if not path.is_file():
         _convert_videoscore(local_folder(source), out)

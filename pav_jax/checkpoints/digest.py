@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.storage.folders import local_copy
+
 WHOLE_FILE_BYTES = 256 * 2**20  # larger files are hashed by sample
 SAMPLES = 64
 SAMPLE_BYTES = 2**20
@@ -22,6 +24,7 @@ def add_file(digest: Any, path: str | os.PathLike, whole: bool = False) -> None:
     Args:
       whole: read all of a large file too.
     """
+    path = local_copy(path)
     size = os.stat(path).st_size
     with open(path, "rb") as file:
         if whole or size <= WHOLE_FILE_BYTES:
@@ -46,6 +49,7 @@ def add_files(digest: Any, path: Path, suffixes: tuple[str, ...]) -> None:
     Args:
       path: a folder, of which the files with one of `suffixes` are read, or a single file.
     """
+    path = local_copy(path)
     is_folder = path.is_dir()
     files = sorted(p for p in path.iterdir() if p.suffix in suffixes) if is_folder else [path]
     for file in files:

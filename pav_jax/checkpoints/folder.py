@@ -11,6 +11,7 @@ import numpy as np
 from pav_jax.checkpoints.safetensors import STEMS, read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, sharded_params_from_hf
+from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
 
@@ -64,7 +65,8 @@ def load(
     Raises:
       BadInput: the checkpoint is missing, incomplete or of another model.
     """
-    path = Path(folder) / "config.json"
+    folder = local_copy(folder)
+    path = folder / "config.json"
     config = layout.config_from_hf(read_json(path), str(path))
     tensors = read_tensors(folder, (layout.STEM,))
     if isinstance(layout, TensorAwareLayout):

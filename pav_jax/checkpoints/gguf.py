@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import LlamaConfig
+from pav_jax.storage.folders import local_copy
 
 # GGUF tensor name -> Hugging Face name
 TENSORS = {
@@ -68,7 +69,7 @@ class GGUFFile:
         Raises:
           BadInput: not a GGUF file, incomplete, or of another architecture than Llama.
         """
-        self.path = Path(path)
+        self.path = local_copy(path)
         if not self.path.is_file():
             raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
+from pav_jax.storage.folders import local_copy
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -25,12 +26,12 @@ def local_file(path: str | os.PathLike) -> str:
     return str(_in_package(path))
 
 
-def local_folder(path_or_repo: str | Path, patterns: Sequence[str] | None = None) -> Path:
+def local_folder(path_or_repo: str | os.PathLike, patterns: Sequence[str] | None = None) -> Path:
     """The folder of a checkpoint; a Hub repository is downloaded into the cache where needed.
 
     Args:
-      path_or_repo: a folder, `mini:NAME` for a checkpoint that comes with the package, or the name
-        of a Hub repository (owner/name).
+      path_or_repo: a folder, also in an object store, `mini:NAME` for a checkpoint that comes with
+        the package, or the name of a Hub repository (owner/name).
       patterns: the files wanted from the Hub, as in "*.json"; all of them where None.
 
     Raises:
@@ -38,14 +39,14 @@ def local_folder(path_or_repo: str | Path, patterns: Sequence[str] | None = None
     """
     if str(path_or_repo).startswith(embedded.PREFIX):
         return _in_package(str(path_or_repo))
-    folder = Path(path_or_repo)
+    folder = local_copy(path_or_repo)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise BadInput(
             f"{path_or_repo}: this is a file; give the folder of a checkpoint", source=folder
         )
-    if isinstance(path_or_repo, Path) or not REPOSITORY.fullmatch(path_or_repo):
+    if not isinstance(path_or_repo, str) or not REPOSITORY.fullmatch(path_or_repo):
         raise BadInput(
             f"{path_or_repo}: no such folder; give the folder of a checkpoint or a Hub repository"
             " (owner/name)",

@@ -13,7 +13,6 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -22,9 +21,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from pav_jax.checkpoints import mirror
+from pav_jax.checkpoints.mirror import CheckpointMirror
 from pav_jax.errors import BadInput, TemporaryFailure
-from pav_jax.parallel.processes import barrier, largest_of_processes
-from pav_jax.storage.files import is_remote
+from pav_jax.parallel import processes
+from pav_jax.storage.addresses import as_path, is_remote, list_names
 
 # How reading a checkpoint ended; with several processes the largest value counts for all.
 READ = 0
@@ -52,7 +53,7 @@ ITEMS = ("state", "data")  # the subfolders of a checkpoint
 class Checkpoints:
     """The checkpoints of one training run: a folder with one numbered subfolder per step."""
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike, keep: int = 2):
         """Open the folder and remove unfinished checkpoints, with a warning.
 
         Args:
@@ -62,16 +63,21 @@ class Checkpoints:
         Raises:
           BadInput: the folder cannot be used.
         """
-        # orbax requires an absolute path
-        path = os.fspath(folder)
-        self.folder = epath.Path(path if is_remote(path) else os.path.abspath(path))
+        self.folder = as_path(folder).absolute()  # orbax requires an absolute path
+        self._mirror = CheckpointMirror(self.folder) if mirror.is_needed(self.folder) else None
+        # where orbax works, with its own client for gs://
+        local = self.folder if self._mirror is None else self._mirror.local
+        self._orbax_folder = epath.Path(os.fspath(local))
         logging.getLogger("absl").addFilter(_is_not_from_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, cleanup_tmp_directories=True
         )
+        if self._mirror is not None:
+            options.create = False
+            options.multiprocessing_options = self._mirror.options()
         try:
             self._warn_of_unfinished()
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(self._orbax_folder, options=options)
         except OSError as error:
             raise BadInput(
                 f"{self.folder}: checkpoints cannot be read or written here ({_reason(error)});"
@@ -80,8 +86,7 @@ class Checkpoints:
             ) from error
 
     def _warn_of_unfinished(self) -> None:
-        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        unfinished = [name for name in names if TEMPORARY_NAME in name]
+        unfinished = [name for name in list_names(self.folder) if TEMPORARY_NAME in name]
         if unfinished:
             warnings.warn(
                 f"{self.folder}: {unfinished[0]} was being written when the run ended; it is"
@@ -100,15 +105,24 @@ class Checkpoints:
             # On CPU the "copy to host" is a view: the next step donates the buffer that it aliases.
             state = jax.tree.map(jnp.copy, state)
         # orbax cannot rename its temporary folder to a name that is in use
-        unlisted = step not in self._manager.all_steps() and not is_remote(self.folder)
-        if jax.process_index() == 0 and unlisted and (self.folder / str(step)).exists():
+        unlisted = step not in self._manager.all_steps() and not is_remote(self._orbax_folder)
+        if jax.process_index() == 0 and unlisted and (self._orbax_folder / str(step)).exists():
             self._set_aside(step)
+        if self._mirror is not None:
+            state = processes.gather_to_host(state)
         # One data position for all processes, so a different number of processes can resume.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state())
         )
         with self._one_line_errors():
-            self._manager.save(step, args=args, force=True)
+            if self._mirror is None:
+                self._manager.save(step, args=args, force=True)
+            elif jax.process_index() == 0:
+                self._manager.save(step, args=args, force=True)
+                self._manager.wait_until_finished()
+                self._mirror.upload(step, list(self._manager.all_steps()))
+        if self._mirror is not None:
+            processes.barrier(f"checkpoint {step}")
 
     def restore(self, target: Any, iterator: grain.DatasetIterator) -> tuple[int, Any] | None:
         """Restore the newest complete checkpoint and set `iterator` to the data after it.
@@ -131,7 +145,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             state, outcome, reason = self._try_restore(step, shapes, iterator)
             # all processes must agree: each reads its own part of the files
-            outcome = largest_of_processes(outcome)
+            outcome = processes.largest_of_processes(outcome)
             reason = reason or "another process could not read its part"
             if outcome == READ:
                 return step, state
@@ -149,7 +163,7 @@ class Checkpoints:
                     f" ({reason}); it is renamed to {name} and the previous one is used",
                     stacklevel=2,
                 )
-            barrier("checkpoint set aside")
+            processes.barrier("checkpoint set aside")
             self._manager.reload()
         return None
 
@@ -172,11 +186,11 @@ class Checkpoints:
         """NOT_READ or CORRUPT."""
         if isinstance(error, CORRUPT_ERRORS) or CORRUPT_MESSAGE.match(str(error)):
             # files are missing too where the whole folder went away, such as a lost network disk
-            return CORRUPT if (self.folder / str(step)).is_dir() else NOT_READ
+            return CORRUPT if (self._orbax_folder / str(step)).is_dir() else NOT_READ
         if isinstance(error, OSError):
             return NOT_READ
         try:
-            complete = all((self.folder / str(step) / item).is_dir() for item in ITEMS)
+            complete = all((self._orbax_folder / str(step) / item).is_dir() for item in ITEMS)
         except OSError:
             return NOT_READ
         return NOT_READ if complete else CORRUPT
@@ -187,13 +201,15 @@ class Checkpoints:
         Returns:
           The new name.
         """
-        names = {path.name for path in self.folder.iterdir()}
+        names = {path.name for path in self._orbax_folder.iterdir()}
         number = 1
         while f"{step}.unreadable-{number}" in names:
             number += 1
         name = f"{step}.unreadable-{number}"
         try:
-            (self.folder / str(step)).rename(self.folder / name)
+            (self._orbax_folder / str(step)).rename(self._orbax_folder / name)
+            if self._mirror is not None and jax.process_index() == 0:
+                self._mirror.set_aside(step, name)
         except OSError as error:
             raise BadInput(
                 f"{self.folder / str(step)}: this incomplete or corrupt checkpoint could not be"
@@ -217,6 +233,8 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         finally:
             self._manager.close()
+            if self._mirror is not None:
+                self._mirror.close()
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:

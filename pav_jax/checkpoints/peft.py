@@ -4,6 +4,7 @@ PEFT has `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are s
 [L, in, R] and [L, R, out].
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from flax import traverse_util
 from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import Weight
+from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
 STEM = "adapter_model"
@@ -77,7 +79,7 @@ def write_adapter(
     )
 
 
-def read_adapter(folder: str | Path, table: Sequence[Weight]) -> tuple[dict, dict[str, Any]]:
+def read_adapter(folder: str | os.PathLike, table: Sequence[Weight]) -> tuple[dict, dict[str, Any]]:
     """Read a LoRA adapter.
 
     Returns:
@@ -86,7 +88,8 @@ def read_adapter(folder: str | Path, table: Sequence[Weight]) -> tuple[dict, dic
     Raises:
       BadInput: not a plain LoRA adapter, of another base model, or only for some of the layers.
     """
-    config = _read_config(Path(folder) / "adapter_config.json")
+    folder = local_copy(folder)
+    config = _read_config(folder / "adapter_config.json")
     tensors = read_tensors(folder, stems=(STEM,))
     flat = {}
     used = set()

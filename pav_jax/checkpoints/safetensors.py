@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from pav_jax.errors import BadInput
 from pav_jax.storage.files import atomic_file
+from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
 MAX_MAPPED_BYTES = 2**28
@@ -76,7 +77,7 @@ def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFo
     Raises:
       BadInput: the folder, the file or a shard is missing or incomplete.
     """
-    folder = Path(folder)
+    folder = local_copy(folder)
     if not folder.is_dir():
         raise BadInput(
             f"{folder}: no such folder; give a checkpoint in the Hugging Face layout", source=folder

@@ -10,6 +10,7 @@ import numpy as np
 
 from pav_jax.checkpoints.safetensors import read_tensors
 from pav_jax.errors import BadInput
+from pav_jax.storage.folders import local_copy
 
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # where trainers put weights
 DDP_PREFIX = "module."  # of DistributedDataParallel
@@ -38,7 +39,7 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       BadInput: the file is missing, broken or of another format, or holds no tensors.
     """
-    path = Path(path)
+    path = local_copy(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file", source=path)
     if path.suffix == ".safetensors":

@@ -67,23 +67,23 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Write the model and print where."""
-    out = Path(args.out)
-    _check(args, out)
-    if args.to == "pav":
-        _convert(args)
-    elif args.to == "peft":
-        from pav_jax.language.adapters import joined_adapter, write_joined
+    from pav_jax.storage.folders import output_folder
 
-        write_joined(out, joined_adapter(args.source))
+    _check(args)
+    if args.to == "gguf":
+        _load(args, "float32").save_gguf(args.out, args.quantization)
     else:
-        _write_model(args, out)
+        with output_folder(args.out) as out:
+            _write_folder(args, out)
     print(args.out)
 
 
-def _check(args: argparse.Namespace, out: Path) -> None:
+def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not belong to the format, and an output that exists."""
     from pav_jax.errors import BadInput
+    from pav_jax.storage.addresses import as_path
 
+    out = as_path(args.out)
     if out.exists() and (args.to == "gguf" or not out.is_dir() or any(out.iterdir())):
         kind = "file" if args.to == "gguf" else "folder"
         raise BadInput(f"--out={args.out}: already exists; name a new {kind}", source="--out")
@@ -98,23 +98,30 @@ def _check(args: argparse.Namespace, out: Path) -> None:
         )
 
 
-def _write_model(args: argparse.Namespace, out: Path) -> None:
+def _write_folder(args: argparse.Namespace, out: Path) -> None:
+    if args.to == "pav":
+        _convert(args, out)
+    elif args.to == "peft":
+        from pav_jax.language.adapters import joined_adapter, write_joined
+
+        write_joined(out, joined_adapter(args.source))
+    else:
+        from pav_jax.report.model_card import write_model_card
+
+        model = _load(args, args.dtype)
+        model.save_pretrained(out, max_shard_size=args.max_shard_size)
+        write_model_card(out, model.path)
+
+
+def _load(args: argparse.Namespace, dtype: str) -> Any:
     from pav_jax.language.language_model import LanguageModel
 
-    dtype = args.dtype if args.to == "hf" else "float32"
-    model = LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
-    if args.to == "gguf":
-        model.save_gguf(out, args.quantization)
-        return
-    from pav_jax.report.model_card import write_model_card
-
-    model.save_pretrained(out, max_shard_size=args.max_shard_size)
-    write_model_card(out, model.path)
+    return LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
 
 
-def _convert(args: argparse.Namespace) -> None:
+def _convert(args: argparse.Namespace, out: Path) -> None:
     from pav_jax.checkpoints.converters import convert
 
-    remarks = convert(args.source, args.out, args.tokenizer, args.activation, args.max_shard_size)
+    remarks = convert(args.source, out, args.tokenizer, args.activation, args.max_shard_size)
     for remark in remarks:
         print(f"pav export: note: {remark}", file=sys.stderr)

@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _video_files(folder: str) -> list[Path]:
     from pav_jax.errors import BadInput
+    from pav_jax.storage.folders import local_copy
 
-    if not Path(folder).is_dir():
+    local = local_copy(folder)
+    if not local.is_dir():
         raise BadInput(f"{folder}: no such folder; give a folder of video files", source=folder)
     files = sorted(
-        file
-        for file in Path(folder).rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file()
+        file for file in local.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
     )
     if not files:
         raise BadInput(

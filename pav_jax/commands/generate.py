@@ -156,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate and write the videos; return the exit status, 2 if a video failed."""
     from pav_jax.commands.prompts import read_prompts
     from pav_jax.redaction import is_secret_name, redact, register_secret
+    from pav_jax.storage.addresses import as_path
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
         require_at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
@@ -202,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
                     failed += 1
                     print(f"pav generate: {prompt!r}: {redact(error)}", file=sys.stderr)
                     continue
-                path = Path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
+                path = as_path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
                 print(_write(args, path, output.videos[row], generator, prompt), flush=True)
     return 2 if failed else 0
 
@@ -230,8 +231,8 @@ def _redacted_option(text: str) -> str:
 
 
 def _write(
-    args: argparse.Namespace, path: Path, video_TxHxWx3: Any, generator: Any, prompt: str
-) -> Path:
+    args: argparse.Namespace, path: Any, video_TxHxWx3: Any, generator: Any, prompt: str
+) -> Any:
     """Write one video with its metadata; return its path."""
     from pav_jax.video import files
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pav_jax.candidates.prompt_text import MAX_CHARACTERS, plain_text
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import PREFIXES, as_path
 
 EMBEDDED_PROMPTS = "mini:prompts/"
 
@@ -36,8 +37,8 @@ def read_prompts(values: Sequence[str]) -> list[str]:
             prompts += _lines(sys.stdin.buffer.read(), "standard input")
         elif value.startswith(EMBEDDED_PROMPTS):
             prompts += _lines(Path(local_file(value)).read_bytes(), value)
-        elif os.path.isfile(value):
-            prompts += _lines(Path(value).read_bytes(), value)
+        elif value.startswith(PREFIXES) or os.path.isfile(value):
+            prompts += _lines(_read(value), value)
         elif os.path.isdir(value):
             raise BadInput(
                 f"{value}: this is a folder; give a prompt or a file with one prompt per line",
@@ -46,6 +47,13 @@ def read_prompts(values: Sequence[str]) -> list[str]:
         else:
             prompts.append(check_prompt(value, "the prompt"))
     return prompts
+
+
+def _read(path: str) -> bytes:
+    try:
+        return as_path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file of prompts", source=path) from error
 
 
 def _lines(data: bytes, source: str) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.candidates.scoring import weighted_sums
@@ -17,6 +16,7 @@ from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
 from pav_jax.evaluate.systems import RewriteStore, System
 from pav_jax.parallel import processes
 from pav_jax.records import Measurement
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
@@ -64,7 +64,7 @@ def evaluate(
       reward is excluded from its statistics; `missing` counts a system's videos that lack a
       score.
     """
-    benchmark = _Benchmark(config, sets, generator, suite, epath.Path(workdir), progress)
+    benchmark = _Benchmark(config, sets, generator, suite, as_path(workdir), progress)
     systems = {"original": None, **systems}
     texts = benchmark.rewrite(systems)
     suffix = None
@@ -80,7 +80,7 @@ def evaluate(
 
     def write() -> None:
         write_jsonl(benchmark.folder / "measurements.jsonl", rows)
-        write_json(epath.Path(workdir) / "evaluation.json", result)
+        write_json(as_path(workdir) / "evaluation.json", result)
 
     processes.run_on_first_process("evaluation", write)
     return result
@@ -120,7 +120,7 @@ class _Benchmark:
         sets: Mapping[str, PromptSet],
         generator: Any,
         suite: Any,
-        workdir: epath.Path,
+        workdir: AnyPath,
         progress: Any,
     ):
         self.options = config.evaluate

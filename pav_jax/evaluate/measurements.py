@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import UInt8
 
 from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
 from pav_jax.candidates.store import VideoRequest
 from pav_jax.records import Candidate
+from pav_jax.storage.addresses import as_path, list_names
 from pav_jax.video.files import write_mp4
 
 
@@ -54,8 +54,9 @@ class MeasurementStore(CandidateStore):
         save_videos: bool = True,
     ):
         super().__init__(generator, suite, folder, batch_size=batch_size)
-        self.workdir = epath.Path(workdir)
+        self.workdir = as_path(workdir)
         self.save_videos = save_videos
+        self._saved = set(list_names(self.workdir / "videos")) if save_videos else set()
 
     def __getitem__(self, cell: Cell) -> Candidate:
         return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
@@ -77,10 +78,11 @@ class MeasurementStore(CandidateStore):
         if not self.save_videos:
             return None
         # the file name omits the prompt, so that all prompts that need the video share the file
-        path = f"videos/{self.video_key('', candidate.refined, candidate.seed)}.mp4"
-        if not (self.workdir / path).exists():
-            write_mp4(os.fspath(self.workdir / path), video, self.generator.fps)
-        return path
+        name = f"{self.video_key('', candidate.refined, candidate.seed)}.mp4"
+        if name not in self._saved:
+            write_mp4(self.workdir / "videos" / name, video, self.generator.fps)
+            self._saved.add(name)
+        return f"videos/{name}"
 
 
 def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]]:

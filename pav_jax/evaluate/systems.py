@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
-from etils import epath
 
 from pav_jax.booster.booster import Booster
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Refinement
-from pav_jax.storage.records import SegmentWriter, read_segments
+from pav_jax.storage.addresses import as_path, is_remote
+from pav_jax.storage.folders import is_whole, local_copy
+from pav_jax.storage.records import SegmentFolder
 
 PROMPTS_PER_SEGMENT = 64
 
@@ -62,14 +63,12 @@ class RewriteStore:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self._writer = SegmentWriter(folder, jax.process_index())
-        self._texts: dict[str, str] = {}  # key of a rewrite -> rewrite
-        self._read()
+        self._segments = SegmentFolder(folder, RecordedRewrite, jax.process_index())
+        # key of a rewrite -> rewrite
+        self._texts: dict[str, str] = {r.key: r.refined for r in self._segments.read()}
 
-    def _read(self) -> None:
-        self._texts = {
-            r.key: r.refined for r in read_segments(self._writer.folder, RecordedRewrite)
-        }
+    def _update(self) -> None:
+        self._texts = {r.key: r.refined for r in self._segments.update()}
 
     def get_or_create(
         self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]
@@ -106,9 +105,9 @@ class RewriteStore:
                 RecordedRewrite(keys[p, seed], name, p, seed, text.strip() or p)
                 for p, text in zip(batch, texts, strict=True)
             ]
-            self._writer.write(rewrites)
+            self._segments.write(rewrites)
             self._texts |= {r.key: r.refined for r in rewrites}
-        processes.call_after_barrier(f"rewrites of {name}", self._read)
+        processes.call_after_barrier(f"rewrites of {name}", self._update)
         return {pair: self._texts[key] for pair, key in keys.items()}
 
 
@@ -138,7 +137,7 @@ def _from_file(path: str | os.PathLike) -> RewriteFn:
     Every seed gets the same rewrites.
     """
     rewrites: dict[str, str] = {}
-    for number, line in enumerate(epath.Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(as_path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -173,13 +172,14 @@ def fingerprint(name: str, system: System) -> str:
     """
     if not isinstance(system, str | os.PathLike):
         return f"{name}:{getattr(system, 'fingerprint', '')}"
-    path = epath.Path(system)
+    path = as_path(system)
     if not path.exists():
         raise BadInput(
             f"{system}: no such file or folder for system {name!r}; run the stage that trains it,"
             " or correct its path in evaluate.rewrite_files",
             source=path,
         )
+    path = local_copy(path)
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not file.is_dir():  # a checkpoint has no nested folders
@@ -212,7 +212,7 @@ def resolve_systems(
     Raises:
       BadInput: a name is unknown.
     """
-    workdir = epath.Path(workdir)
+    workdir = as_path(workdir)
     available: dict[str, System] = {"original": None, "base": base, **(chat_proposers or {})}
     available |= {stage: workdir / stage / "booster" for stage in ("sft", "grpo")}
     available |= rewrite_files
@@ -234,6 +234,10 @@ def resolve_systems(
     return systems
 
 
+def _has_booster(folder: os.PathLike) -> bool:
+    return is_whole(folder) and (is_remote(folder) or (as_path(folder) / "config.json").exists())
+
+
 def check_systems(systems: Mapping[str, System]) -> None:
     """Check that the boosters of all stages exist.
 
@@ -241,7 +245,7 @@ def check_systems(systems: Mapping[str, System]) -> None:
       BadInput: a folder has no booster.
     """
     for name, system in systems.items():
-        if isinstance(system, os.PathLike) and not (epath.Path(system) / "config.json").exists():
+        if isinstance(system, os.PathLike) and not _has_booster(system):
             raise BadInput(
                 f"{system}: no booster for evaluate.systems {name!r}; run the stage that trains it",
                 source=os.fspath(system),

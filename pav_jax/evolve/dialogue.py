@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.errors import BadInput
+from pav_jax.storage.folders import local_copy
 
 TEMPLATE = Path(__file__).parent / "templates" / "evolve.txt"
 
@@ -25,7 +26,7 @@ def read_template(path: str | Path | None = None) -> str:
     Raises:
       BadInput: the file cannot be read, or uses other placeholders.
     """
-    path = Path(path or TEMPLATE)
+    path = local_copy(path or TEMPLATE)
     try:
         text = path.read_text(encoding="utf-8")
         string.Template(text).substitute(count=3, rewards="")

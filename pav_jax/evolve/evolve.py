@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pav_jax.candidates.constraints import minimum_scores
 from pav_jax.candidates.pool import CandidatePool, best_overall
@@ -24,6 +23,7 @@ from pav_jax.evolve.mixture import Mixture
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.storage.addresses import AnyPath, as_path
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def evolve(
     Raises:
       BadInput: a configuration field, a prompt list or a proposer is invalid.
     """
-    search = _Search(config, prompts, proposers, generator, suite, epath.Path(workdir), progress)
+    search = _Search(config, prompts, proposers, generator, suite, as_path(workdir), progress)
     search.score_user_prompts()
     for round in range(1, config.evolve.rounds + 1):
         search.run_round(round)
@@ -75,7 +75,7 @@ class _Search:
         proposers: Mixture | Proposer,
         generator: Any,
         suite: Any,
-        workdir: epath.Path,
+        workdir: AnyPath,
         progress: Any,
     ):
         self.config = config

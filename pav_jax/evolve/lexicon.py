@@ -9,6 +9,7 @@ import numpy as np
 
 from pav_jax.errors import BadInput
 from pav_jax.evolve.clauses import content
+from pav_jax.storage.folders import local_copy
 
 PHRASES = Path(__file__).parent / "phrases.json"
 
@@ -41,7 +42,7 @@ class Lexicon:
     """
 
     def __init__(self, path: str | Path | None = None):
-        path = Path(path or PHRASES)
+        path = local_copy(path or PHRASES)
         try:
             aspects = json.loads(path.read_text(encoding="utf-8"))["aspects"]
             self.phrases: dict[str, list[str]] = {a: list(v["phrases"]) for a, v in aspects.items()}

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pav_jax.candidates.constraints import is_feasible, minimum_scores, passes_thresholds
 from pav_jax.candidates.ranking import Ranking, check_method
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, PromptPair
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.records import write_jsonl
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def select(
         "".join(f"; {count} dropped: {reason}" for reason, count in sorted(dropped.items())),
     )
     if workdir is not None:
-        write_jsonl(epath.Path(workdir) / "sft_pairs.jsonl", pairs)
+        write_jsonl(as_path(workdir) / "sft_pairs.jsonl", pairs)
     return pairs
 
 

@@ -12,6 +12,7 @@ from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 from pav_jax.storage.json_files import read_json
 
 
@@ -38,13 +39,14 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
     Raises:
       BadInput: there is no adapter beside it, as after full fine-tuning, or it is corrupt.
     """
-    booster = local_folder(booster)
-    config_file = booster / "config.json"
+    if not is_remote(booster):
+        booster = local_folder(booster)
+    config_file = as_path(booster) / "config.json"
     config = hf.config_from_hf(read_json(config_file), str(config_file))
     adapters = []
-    base = str(booster.resolve())
+    base = str(as_path(booster).resolve())
     while _has_adapter(base):
-        folder = Path(base).parent / "adapter"
+        folder = as_path(base).parent / "adapter"
         lora, settings = peft.read_adapter(folder, hf.weights(config))
         adapters.append((lora, LoraConfig(**settings)))
         base = _base_of(folder)
@@ -59,11 +61,11 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
 
 
 def _has_adapter(base: str) -> bool:
-    path = Path(base)
+    path = as_path(base)
     return path.name == "booster" and (path.parent / "adapter" / "adapter_config.json").exists()
 
 
-def _base_of(adapter: Path) -> str:
+def _base_of(adapter: AnyPath) -> str:
     """The path or Hub repository of the model that an adapter was trained on."""
     base = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
     if base.startswith(embedded.PREFIX):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,8 @@ from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.seeds import seeds_for_prompts
+from pav_jax.storage.addresses import as_path
+from pav_jax.storage.folders import output_folder
 from pav_jax.storage.json_files import write_json
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -67,10 +70,10 @@ class LanguageModel:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo: str | Path,
+        path_or_repo: str | os.PathLike,
         dtype: str = "bfloat16",
         mesh: jax.sharding.Mesh | None = None,
-        adapter: str | Path | None = None,
+        adapter: str | os.PathLike | None = None,
         batch_size: int = 16,
         attention: str = "auto",
     ) -> "LanguageModel":
@@ -134,7 +137,7 @@ class LanguageModel:
           BadInput: the file cannot be read, or the template fails.
         """
         try:
-            text = Path(local_file(template)).read_text()
+            text = as_path(local_file(template)).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(
                 f"{template}: the chat template cannot be read ({error})", source=template
@@ -271,7 +274,7 @@ class LanguageModel:
     # --------------------------------------------------------------------------------------- saving
 
     def save_pretrained(
-        self, folder: str | Path, max_shard_size: str = "5GB", merge_adapter: bool = True
+        self, folder: str | os.PathLike, max_shard_size: str = "5GB", merge_adapter: bool = True
     ) -> None:
         """Write a folder that `transformers.AutoModelForCausalLM` and `AutoTokenizer` load.
 
@@ -280,12 +283,13 @@ class LanguageModel:
           merge_adapter: merge the adapter, if there is one, into the weights. With False only the
             adapter is written, for PEFT.
         """
-        if self.lora is not None and not merge_adapter:
-            self._save_adapter(folder)
-            return
-        folders.save(hf, folder, self.config, self._merged_params(), max_shard_size)
-        write_json(Path(folder) / "generation_config.json", self._generation_config())
-        self.tokenizer.save_pretrained(folder)
+        with output_folder(folder) as local:
+            if self.lora is not None and not merge_adapter:
+                self._save_adapter(local)
+                return
+            folders.save(hf, local, self.config, self._merged_params(), max_shard_size)
+            write_json(local / "generation_config.json", self._generation_config())
+            self.tokenizer.save_pretrained(local)
 
     def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
         """Write one .gguf file for llama.cpp, which `from_pretrained` also reads.

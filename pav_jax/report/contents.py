@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
 from pav_jax.candidates import preview
@@ -17,6 +16,7 @@ from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Measurement, Preference, PromptPair
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.records import read_jsonl, read_segments
 
 CONTROLS = ("suffix", "shuffled", "oracle")
@@ -114,7 +114,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
     Raises:
       BadInput: the folder is missing or has nothing to report, or a file in it is corrupt.
     """
-    folder = epath.Path(workdir)
+    folder = as_path(workdir)
     if not folder.is_dir():
         raise BadInput(f"{workdir}: no such work directory; run a stage first", source=workdir)
     config = _read_json(folder / "config.json") or {}
@@ -176,7 +176,7 @@ def evolution_rounds(
 
 
 def _read_preference_rounds(
-    folder: epath.Path, numbers: Sequence[int], weights: Mapping[str, float]
+    folder: AnyPath, numbers: Sequence[int], weights: Mapping[str, float]
 ) -> list[PreferenceRound]:
     """Rounds that have candidates or pairs."""
     rounds = []
@@ -208,7 +208,7 @@ def _overall(
     return overall_scores(candidates, weights) if weights else np.full(len(candidates), np.nan)
 
 
-def _read_json(path: epath.Path) -> Any:
+def _read_json(path: AnyPath) -> Any:
     """The content of a JSON file; None if it does not exist."""
     if not path.exists():
         return None
@@ -220,12 +220,12 @@ def _read_json(path: epath.Path) -> Any:
         ) from error
 
 
-def _read_curves(folder: epath.Path, stages: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+def _read_curves(folder: AnyPath, stages: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     curves = {stage: _read_metrics(folder / stage / "metrics.jsonl") for stage in stages}
     return {stage: curve for stage, curve in curves.items() if curve}
 
 
-def _read_metrics(path: epath.Path) -> dict[str, list[float]]:
+def _read_metrics(path: AnyPath) -> dict[str, list[float]]:
     """Columns of a metrics.jsonl. An incomplete last line is ignored."""
     columns: dict[str, list[float]] = defaultdict(list)
     if not path.exists():

@@ -5,10 +5,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from etils import epath
 from markupsafe import Markup
 
 from pav_jax.records import Measurement
+from pav_jax.storage.addresses import AnyPath
 
 # prompt -> system -> its measurements, one per seed
 MeasurementsByPrompt = Mapping[str, Mapping[str, Sequence[Measurement]]]
@@ -67,7 +67,7 @@ class Examples:
         systems: Sequence[str],
         booster: str | None,
         rewards: Sequence[str],
-        workdir: epath.Path,
+        workdir: AnyPath,
     ):
         self.systems = systems
         self.rewards = rewards
@@ -121,9 +121,12 @@ def mean_gain(measurements: Sequence[Measurement], original: Sequence[Measuremen
     return sum(finite) / len(finite) if finite else None
 
 
-def data_url(workdir: epath.Path, video: str | None) -> Markup | None:
+def data_url(workdir: AnyPath, video: str | None) -> Markup | None:
     """A saved video as a data: URL; None if there is none."""
-    path = workdir / video if video else None
-    if path is None or not path.exists():
+    if not video:
         return None
-    return Markup("data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode())
+    try:
+        content = (workdir / video).read_bytes()
+    except FileNotFoundError:
+        return None
+    return Markup("data:video/mp4;base64," + base64.b64encode(content).decode())

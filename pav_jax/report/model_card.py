@@ -8,13 +8,14 @@ from typing import Any
 
 import jinja2
 
+from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 from pav_jax.storage.files import write_atomic
 from pav_jax.storage.json_files import read_json
 
 NESTED_SECTIONS = ("model", "lora")  # of training.json, shown field by field
 
 
-def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> Path:
+def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> AnyPath:
     """Writes `folder/README.md` about a booster.
 
     Args:
@@ -28,12 +29,12 @@ def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> Pa
     Raises:
       BadInput: one of these files is corrupt.
     """
-    path = Path(folder) / "README.md"
-    write_atomic(path, render(Path(source)).encode())
+    path = as_path(folder) / "README.md"
+    write_atomic(path, render(as_path(source)).encode())
     return path
 
 
-def render(source: Path) -> str:
+def render(source: AnyPath) -> str:
     """The card's text; `source` as in `write_model_card`."""
     stage = source.resolve().parent
     adapter = stage / "adapter" / "adapter_config.json"
@@ -59,7 +60,11 @@ def render(source: Path) -> str:
 
 def _hub_name(base: str) -> str:
     """The base model's name on the Hugging Face Hub; empty for a local path."""
-    return "" if os.path.isabs(base) or base.startswith((os.pardir, "mini:")) else base
+    return (
+        ""
+        if os.path.isabs(base) or is_remote(base) or base.startswith((os.pardir, "mini:"))
+        else base
+    )
 
 
 def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:

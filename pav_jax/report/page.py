@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from etils import epath
 from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
@@ -19,6 +18,7 @@ from pav_jax.redaction import redact
 from pav_jax.report import plots
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
 from pav_jax.report.examples import Examples
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 
 DASH = "–"
@@ -31,7 +31,7 @@ def write_report(
     title: str = ReportConfig.title,
     num_examples: int = ReportConfig.num_examples,
     num_worst: int = ReportConfig.num_worst,
-) -> epath.Path:
+) -> AnyPath:
     """Writes `<workdir>/report/index.html`.
 
     Args:
@@ -46,7 +46,7 @@ def write_report(
     Raises:
       BadInput: there is nothing to report, or a file cannot be read or written.
     """
-    folder = epath.Path(workdir)
+    folder = as_path(workdir)
     path = folder / "report" / "index.html"
     html = render(read_contents(folder), folder, title, num_examples, num_worst)
     write_atomic(path, redact(html).encode("utf-8", "replace"))
@@ -54,7 +54,7 @@ def write_report(
 
 
 def render(
-    contents: Contents, workdir: epath.Path, title: str, num_examples: int, num_worst: int
+    contents: Contents, workdir: AnyPath, title: str, num_examples: int, num_worst: int
 ) -> str:
     """The page as text. Arguments as in `write_report`."""
     loader = jinja2.PackageLoader("pav_jax.report")
@@ -222,7 +222,7 @@ def _prompt_set(
     name: str,
     entry: Mapping[str, Any],
     contents: Contents,
-    workdir: epath.Path,
+    workdir: AnyPath,
     num_examples: int,
     num_worst: int,
 ) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.lemmas import Lemmatiser, related, words
 from pav_jax.rewards.options import FaithfulnessOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json
 
 LEXICON = Path(__file__).with_name("lexicon.json")
@@ -238,7 +239,7 @@ class Faithfulness(PretrainedReward):
         """
         if path is None:
             return cls()
-        file = Path(path)
+        file = local_copy(path)
         return cls(load_lexicon(file / "lexicon.json" if file.is_dir() else file))
 
     def score(

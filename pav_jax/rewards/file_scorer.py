@@ -27,6 +27,7 @@ from pav_jax.language.chat_endpoint import EndpointDown
 from pav_jax.rewards.reward import Reward
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, RewardSuite
+from pav_jax.storage.folders import local_copy
 from pav_jax.video.reading import read_mp4
 
 # videos in a batch: the batch size of a CLIP tower's image program, which takes one contact sheet
@@ -158,8 +159,9 @@ class FileScorer:
     def _read(self, job: _Job) -> _Job:
         """Runs on a host thread: looks up cached scores, and decodes if any is missing."""
         try:
-            if self.cache and os.path.isfile(job.path):
-                job.digest = file_digest(job.path)
+            path = local_copy(job.path)
+            if self.cache and path.is_file():
+                job.digest = file_digest(path)
             pending = []
             for i in range(len(self.rewards)):
                 scores = self._cached_scores(job, i)
@@ -169,7 +171,7 @@ class FileScorer:
                     self._add_scores(job, i, scores)
             job.pending = tuple(pending)
             if pending:
-                job.video_TxHxWx3 = read_mp4(job.path)
+                job.video_TxHxWx3 = read_mp4(path)
                 _check_aspect_ratio(job.path, job.video_TxHxWx3)
         except BadInput as error:
             job.failed = True

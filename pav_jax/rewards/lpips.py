@@ -26,6 +26,7 @@ from pav_jax.models.lpips.names import PREFIX, param_shapes, weights
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import LPIPSConsistencyOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.storage.folders import local_copy
 
 SIDE = 64  # pixels: side of LPIPS's training patches; smaller frames are enlarged to it
 ARCHIVE = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -76,7 +77,7 @@ class LPIPSConsistency(PretrainedReward):
             raise BadInput(
                 f"lpips: net is {net!r}; use one of {', '.join(NETS)}", source="lpips", field="net"
             )
-        file = FILES[net].path() if path is None else Path(path)
+        file = FILES[net].path() if path is None else local_copy(path)
         table = weights(NETS[net], PREFIX[net])
         return cls(LPIPS(NETS[net]), read_params(file, table, param_shapes(NETS[net])), file)
 

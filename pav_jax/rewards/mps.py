@@ -32,6 +32,7 @@ from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import MPSOptions
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.storage.folders import local_copy
 
 CONDITION = Path(__file__).parent / "mps_condition.txt"
 VIDEOS = 8  # smallest batch size of the program; a mesh rounds it up to its rows
@@ -99,7 +100,7 @@ class MPS(PretrainedReward):
             empty, or the mesh does not fit the devices.
         """
         mesh = local_mesh(mesh, "mps.mesh")
-        condition_file = Path(local_file(condition or CONDITION))
+        condition_file = local_copy(local_file(condition or CONDITION))
         return cls(local_folder(path, FILES), frames, condition_file, dtype, mesh)
 
     @functools.cached_property

@@ -46,6 +46,7 @@ from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
 from pav_jax.rewards.options import VideoScoreOptions
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.storage.folders import local_copy
 
 NAMES = ("VQ", "TC", "DD", "TVA", "FC")  # in the order of the head's outputs
 TWO_FRAME_SCORES = ("TC", "DD")  # NaN for a single frame
@@ -269,7 +270,7 @@ def read_query(path: str | Path) -> str:
       BadInput: it cannot be read, holds the prompt not exactly once, or holds images.
     """
     try:
-        text = Path(local_file(path)).read_text(encoding="utf-8")
+        text = local_copy(local_file(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path}: the videoscore query cannot be read ({type(error).__name__}); give a text"

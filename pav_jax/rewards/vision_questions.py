@@ -32,6 +32,7 @@ from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.storage.folders import local_copy
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +271,7 @@ def read_questions(path: str | Path, weights: str | Path | None = None) -> list[
 
 def _read_text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return local_copy(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path}: questions or weights cannot be read ({type(error).__name__}); give a text"

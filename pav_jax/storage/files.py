@@ -1,22 +1,16 @@
-"""Atomic writes of files and folders, on a local disk or an object store."""
+"""Atomic writes of files, on a local disk or an object store."""
 
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from etils import epath
-
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import as_path, filesystem, is_remote, store_errors
+from pav_jax.storage.scratch import temporary_folder
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-    """Whether `path` is in an object store, such as `gs://bucket/run`."""
-    return "://" in os.fspath(path)
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
@@ -27,21 +21,21 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     Raises:
       BadInput: the disk is full or the folder cannot be written. No partial file is left.
     """
-    target = epath.Path(path)
-    remote = is_remote(path)  # an object store shows a new object only when it is complete
-    part = target if remote else target.with_name(target.name + ".part")
+    target = as_path(path)
+    if is_remote(target):
+        with store_errors(target, writing=True):
+            filesystem(target).pipe_file(os.fspath(target), data)
+        return
+    part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
-            if not remote:
-                file.flush()
-                os.fsync(file.fileno())  # a full disk may be reported only here
-        if not remote:
-            part.replace(target)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may be reported only here
+        part.replace(target)
     except OSError as error:
-        if not remote:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         full = error.errno in DISK_FULL
         reason = "no space left on device" if full else error.strerror or error
         raise BadInput(
@@ -53,11 +47,18 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of the local `path`; it becomes `path` at the end.
+    """Yield a temporary local path; its file becomes `path` at the end.
 
     For writers that need a file name rather than bytes. Nothing is left behind after an error.
     """
-    target = Path(path)
+    target = as_path(path)
+    if is_remote(target):
+        with temporary_folder() as folder:
+            yield folder / target.name
+            with store_errors(target, writing=True):
+                filesystem(target).put_file(str(folder / target.name), os.fspath(target))
+        return
+    target = Path(target)
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,22 +66,3 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty temporary folder beside the local `path`; it replaces `path` at the end.
-
-    Nothing is left behind after an error, and an older folder at `path` is then unchanged.
-    """
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

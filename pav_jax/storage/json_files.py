@@ -4,10 +4,9 @@ import json
 import os
 from typing import Any
 
-from etils import epath
-
 from pav_jax.errors import BadInput
 from pav_jax.redaction import redact_known
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.files import write_atomic
 
 
@@ -17,7 +16,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       BadInput: the file is missing or is not valid JSON.
     """
-    path = epath.Path(path)
+    path = as_path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -20,10 +20,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
-
 from pav_jax.errors import BadInput
-from pav_jax.storage.files import is_remote
+from pav_jax.storage.addresses import as_path, filesystem, is_remote
 
 try:
     import fcntl
@@ -182,10 +180,9 @@ class _ObjectLock:
 
     def __init__(self, address: str, folder: str):
         self._address = address
-        try:
-            self._store, self._path = fsspec.core.url_to_fs(address)
-        except (ImportError, ValueError) as error:
-            raise BadInput(f"--workdir={folder}: {error}", source="--workdir") from error
+        as_path(address)  # an address of no known store is refused
+        self._store = filesystem(address)
+        self._path = address
         self._holder = Holder.this_process()
         self._stopped = threading.Event()
         self._create(folder)

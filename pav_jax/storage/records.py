@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from etils import epath
-
 from pav_jax.errors import BadInput
 from pav_jax.records import from_json, to_json
 from pav_jax.redaction import redact_known
+from pav_jax.storage.addresses import AnyPath, as_path, list_names, read_many
 from pav_jax.storage.files import write_atomic
 
 Record = TypeVar("Record")
@@ -30,15 +29,50 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
     write_atomic(path, _encode(records))
 
 
-class SegmentWriter:
-    """Adds segments to a folder, one per `write`; numbering continues after existing segments."""
+class SegmentFolder:
+    """A folder of segments, listed once: `read` gives the merged set, `write` adds to it.
 
-    def __init__(self, folder: str | os.PathLike, process: int = 0):
-        """Find the number of the next segment of `process` in `folder`."""
-        self.folder = epath.Path(folder)
+    `update` lists the folder again and reads only the segments that are new.
+    """
+
+    def __init__(self, folder: str | os.PathLike, cls: type, process: int = 0):
+        """List the folder.
+
+        Args:
+          cls: the dataclass of the records.
+          process: whose segments `write` adds; numbering continues after existing ones.
+        """
+        self.folder = as_path(folder)
         self.process = process
-        numbers = [number for owner, number, _ in _segments(self.folder) if owner == process]
-        self._next = max(numbers, default=-1) + 1
+        self._cls = cls
+        self._records: dict[str, list[Any]] = {}  # segment's name -> records
+        self._names: list[str] = []
+        self._next = 0
+        self._list()
+
+    def _list(self) -> None:
+        self._names = _segment_names(self.folder)
+        numbers = [number for owner, number in map(_numbers, self._names) if owner == self.process]
+        self._next = max([self._next - 1, *numbers]) + 1
+
+    def read(self) -> list[Any]:
+        """The merged set: sorted, each key once.
+
+        A truncated record at the end of a segment is skipped, so that its work is repeated.
+
+        Raises:
+          BadInput: any other record is corrupt; the message names the file and the line.
+        """
+        new = [name for name in self._names if name not in self._records]
+        paths = [self.folder / name for name in new]
+        for name, path, content in zip(new, paths, _contents(paths), strict=True):
+            self._records[name] = _decode(path, content, self._cls, allow_truncated_end=True)
+        return _merge(record for name in self._names for record in self._records[name])
+
+    def update(self) -> list[Any]:
+        """The merged set with what other processes have written since."""
+        self._list()
+        return self.read()
 
     def write(self, records: Sequence[Any]) -> None:
         """Write `records` as one segment; do nothing for an empty list."""
@@ -46,6 +80,14 @@ class SegmentWriter:
             return
         write_atomic(self.folder / f"{self.process}-{self._next:06d}.jsonl", _encode(records))
         self._next += 1
+
+
+class SegmentWriter(SegmentFolder):
+    """Adds segments to a folder whose records are not read."""
+
+    def __init__(self, folder: str | os.PathLike, process: int = 0):
+        """List the folder; the arguments are those of `SegmentFolder`."""
+        super().__init__(folder, object, process)
 
 
 def _encode(records: Iterable[Any]) -> bytes:
@@ -58,17 +100,8 @@ def _encode(records: Iterable[Any]) -> bytes:
 
 
 def read_segments(folder: str | os.PathLike, cls: type[Record]) -> list[Record]:
-    """Read the merged set in `folder`: sorted, each key once; empty if there is no folder.
-
-    A truncated record at the end of a segment is skipped, so that its work is repeated.
-
-    Raises:
-      BadInput: any other record is corrupt; the message names the file and the line.
-    """
-    records = []
-    for _, _, path in _segments(epath.Path(folder)):
-        records += _read(path, cls, allow_truncated_end=True)
-    return _merge(records)
+    """Read the merged set in `folder`; empty if there is no folder. See `SegmentFolder.read`."""
+    return SegmentFolder(folder, cls).read()
 
 
 def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
@@ -77,28 +110,44 @@ def read_jsonl(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
     Raises:
       BadInput: the file is missing or a record is corrupt; the message names the file and the line.
     """
-    file = epath.Path(path)
-    if not file.exists():
-        raise BadInput(f"{file}: no such file; run the stage that writes it first", source=file)
-    return _read(file, cls, allow_truncated_end=False)
-
-
-def _segments(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
-    """Return (process, number, path) of each segment, sorted."""
-    if not folder.exists():
-        return []
-    matches = ((SEGMENT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), int(match[2]), path) for match, path in matches if match)
-
-
-def _read(path: epath.Path, cls: type[Record], allow_truncated_end: bool) -> list[Record]:
+    file = as_path(path)
     try:
-        # only "\n" ends a record: a rewrite may contain U+2028 and other line separators
-        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+        content = _contents([file])[0]
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"{file}: no such file; run the stage that writes it first", source=file
+        ) from error
+    return _decode(file, content, cls, allow_truncated_end=False)
+
+
+def _segment_names(folder: AnyPath) -> list[str]:
+    """The segments of a folder, by process and number."""
+    return sorted(filter(SEGMENT_NAME.fullmatch, list_names(folder)), key=_numbers)
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """(process, number) of a segment."""
+    process, number = name.removesuffix(".jsonl").split("-")
+    return int(process), int(number)
+
+
+def _contents(paths: Sequence[AnyPath]) -> list[bytes]:
+    try:
+        return read_many(paths)
+    except FileNotFoundError:
+        raise
     except OSError as error:
+        path = error.filename or paths[0]
         raise BadInput(
             f"{path}: cannot be read ({error.strerror or error})", source=path
         ) from error
+
+
+def _decode(
+    path: AnyPath, content: bytes, cls: type[Record], allow_truncated_end: bool
+) -> list[Record]:
+    # only "\n" ends a record: a rewrite may contain U+2028 and other line separators
+    lines = content.decode("utf-8", "replace").split("\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     records = []
     for i, line in enumerate(lines[: last + 1]):

@@ -19,6 +19,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel.processes import first_process_first
 from pav_jax.rewards.reward import as_reward
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 from pav_jax.train import dpo_trainer, grpo_trainer, run, sft_trainer
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig, check_training
@@ -177,7 +178,7 @@ def _reward_suite(reward: Any, with_videos: bool) -> RewardSuite:
     return RewardSuite(rewards, weights=dict.fromkeys(names, 1.0))
 
 
-def _write_prompts(prompts: Any, folder: Path) -> tuple[list[str], str]:
+def _write_prompts(prompts: Any, folder: AnyPath) -> tuple[list[str], str]:
     """The prompts, and the file that holds them."""
     if isinstance(prompts, str | os.PathLike):
         path = local_file(prompts)
@@ -189,9 +190,9 @@ def _write_prompts(prompts: Any, folder: Path) -> tuple[list[str], str]:
     return texts, str(path)
 
 
-def _output_folder(output_dir: str | os.PathLike | None, name: str) -> Path:
+def _output_folder(output_dir: str | os.PathLike | None, name: str) -> AnyPath:
     if output_dir is not None:
-        return Path(output_dir)
+        return as_path(output_dir)
     if jax.process_count() > 1:
         raise BadInput(
             "output_dir: several processes need a folder that all of them see; pass one",
@@ -203,7 +204,7 @@ def _output_folder(output_dir: str | os.PathLike | None, name: str) -> Path:
     return folder
 
 
-def _load_tuned(lm: LanguageModel, booster: Path) -> LanguageModel:
+def _load_tuned(lm: LanguageModel, booster: AnyPath) -> LanguageModel:
     dtype = jax.numpy.dtype(lm.model.dtype).name
     tuned = LanguageModel.from_pretrained(
         booster, dtype=dtype, mesh=lm.mesh, batch_size=lm.batch_size

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import processes
 from pav_jax.parallel.mesh import batch_shards
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.train import batches, tfds_builders
 from pav_jax.train.config import DPOConfig, SFTConfig
 
@@ -65,7 +65,7 @@ def read_data(
     path: str | os.PathLike,
     lm: LanguageModel,
     fields: SFTConfig | DPOConfig,
-    folder: Path,
+    folder: AnyPath,
 ) -> ExampleData:
     """Prepare the examples in the file `path` under `folder`, check each, and print a summary.
 

@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel.processes import first_process_first
 from pav_jax.records import Preference, PromptPair
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.records import read_jsonl, write_jsonl
 from pav_jax.train.import_pairs import import_pairs
 
 Dataset = str | os.PathLike | Iterable[Any]
 
 
-def write_pairs(dataset: Dataset, path: Path) -> Path:
+def write_pairs(dataset: Dataset, path: AnyPath) -> AnyPath:
     """Write the examples of SFT as JSON Lines of `PromptPair`.
 
     Args:
@@ -27,12 +27,12 @@ def write_pairs(dataset: Dataset, path: Path) -> Path:
     """
     with first_process_first("dataset"):
         if isinstance(dataset, str | os.PathLike):
-            return import_pairs(Path(dataset), path)
+            return import_pairs(dataset, path)
         write_jsonl(path, [_pair(row, number) for number, row in enumerate(dataset)])
     return path
 
 
-def write_preferences(dataset: Dataset, path: Path) -> Path:
+def write_preferences(dataset: Dataset, path: AnyPath) -> AnyPath:
     """Write the examples of DPO as JSON Lines of `Preference`.
 
     Args:

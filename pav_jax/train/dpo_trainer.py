@@ -5,8 +5,8 @@ model that training started from.
 """
 
 import functools
+import io
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
-from pav_jax.storage.files import atomic_file
+from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.files import write_atomic
 from pav_jax.train import run as training
 from pav_jax.train.config import DPOConfig, dpo_section
 from pav_jax.train.data import ExampleData
@@ -120,7 +121,7 @@ def reference_is_precomputed(fields: DPOConfig) -> bool:
 
 
 def reference_log_probs(
-    model: Any, params: Any, data: ExampleData, fields: DPOConfig, mesh: Mesh, path: Path
+    model: Any, params: Any, data: ExampleData, fields: DPOConfig, mesh: Mesh, path: AnyPath
 ) -> np.ndarray:
     """Log-probabilities of all answers under the reference, float32 [examples, 2].
 
@@ -128,7 +129,7 @@ def reference_log_probs(
     """
     num_examples = len(data.source)
     if path.exists():
-        saved_Nx2 = np.load(path)
+        saved_Nx2 = np.load(io.BytesIO(path.read_bytes()))
         if saved_Nx2.shape == (num_examples, 2):
             return saved_Nx2
 
@@ -146,8 +147,9 @@ def reference_log_probs(
     # the last batch is filled up with the first examples
     logps_Nx2 = np.concatenate(jax.device_get(results))[:num_examples]
     if jax.process_index() == 0:
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, logps_Nx2)
+        content = io.BytesIO()
+        np.save(content, logps_Nx2)
+        write_atomic(path, content.getvalue())
     return logps_Nx2
 
 
@@ -175,7 +177,7 @@ def run(
     preferences_path: str | os.PathLike,
     workdir: str | os.PathLike,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Train `lm` on the preferences in `preferences_path` as `config.dpo` says.
 
     The reference is `lm` itself. See `train.run.run`.
@@ -188,5 +190,5 @@ def run(
     """
     fields = dpo_section(config)
     loss_config(fields)
-    folder = Path(workdir)
+    folder = as_path(workdir)
     return training.run(OBJECTIVE, fields, config.seed, lm, preferences_path, folder, progress)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import jax
 
@@ -11,14 +10,15 @@ from pav_jax.errors import BadInput
 from pav_jax.language import lora, quantization
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import processes
-from pav_jax.storage.files import atomic_folder
+from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.folders import atomic_folder
 from pav_jax.train.config import TrainingConfig
 from pav_jax.train.state import TrainState, lora_config
 
 
 def save_booster(
-    lm: LanguageModel, state: TrainState, fields: TrainingConfig, folder: Path
-) -> Path:
+    lm: LanguageModel, state: TrainState, fields: TrainingConfig, folder: AnyPath
+) -> AnyPath:
     """Write `folder/booster` in the base model's dtype, and before it `folder/adapter`.
 
     The booster appears only when it is complete. Full fine-tuning has no adapter.
@@ -56,16 +56,16 @@ def save_booster(
     return booster
 
 
-def base_name(lm: LanguageModel, adapter: Path) -> str:
+def base_name(lm: LanguageModel, adapter: AnyPath) -> str:
     """How an adapter refers to its base model, so that a work directory can be moved.
 
     mini:NAME, a path relative to the adapter for a booster of the same work directory, a Hub
     repository, or else the absolute path of a folder.
     """
-    path = Path(lm.path or lm.name)
+    path = as_path(lm.path or lm.name)
     if path.parent == embedded.CHECKPOINTS:
         return embedded.PREFIX + path.name
-    workdir = adapter.resolve().parents[1]
-    if path.is_relative_to(workdir):
-        return os.path.relpath(path, adapter.resolve())
+    adapter = adapter.resolve()
+    if path.is_relative_to(adapter.parents[1]):
+        return os.path.relpath(path, adapter)
     return str(path)

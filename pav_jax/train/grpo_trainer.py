@@ -7,7 +7,6 @@ group become more likely.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import sharding_rules
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.train import state as training_state
 from pav_jax.train.config import GRPOConfig, grpo_section
 from pav_jax.train.export import save_booster
@@ -175,7 +175,7 @@ def run(
     suite: Any,
     workdir: str | os.PathLike,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Train `lm` by the rewards of its own rewrites, as `config.grpo` says.
 
     Args:
@@ -197,7 +197,7 @@ def run(
         path,
         generator,
         suite,
-        Path(workdir),
+        as_path(workdir),
         config.generator.batch_size,
         progress,
     )
@@ -211,10 +211,10 @@ def train_on_prompts(
     prompts_path: str | os.PathLike,
     generator: Any,
     suite: Any,
-    folder: Path,
+    folder: AnyPath,
     video_batch_size: int,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Train `lm` by the rewards of its own rewrites of `prompts`.
 
     Files, continuation and errors are those of `train.run.run`. The rewrites of step N and their

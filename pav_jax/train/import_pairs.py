@@ -1,16 +1,17 @@
 """Published pairs of prompt and rewrite, as the pairs that training reads."""
 
 import json
-from pathlib import Path
+import os
 from typing import Any
 
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.records import PromptPair
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.records import read_jsonl, write_jsonl
 
 
-def import_pairs(path: str | Path, out: Path) -> Path:
+def import_pairs(path: str | os.PathLike, out: AnyPath) -> AnyPath:
     """Write the pairs in the file `path` to `out` as JSON Lines of `PromptPair`.
 
     Args:
@@ -19,7 +20,7 @@ def import_pairs(path: str | Path, out: Path) -> Path:
     Raises:
       BadInput: no such file, not JSON, or an item that is not a pair of texts; names file and item.
     """
-    path = Path(local_file(path))
+    path = as_path(local_file(path))
     if path.suffix != ".json":
         write_jsonl(out, read_jsonl(path, PromptPair))
         return out

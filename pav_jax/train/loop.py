@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import grain
@@ -15,6 +14,7 @@ from rich.progress import Progress
 
 from pav_jax.checkpoints.orbax import Checkpoints
 from pav_jax.parallel import chips, sharding_rules
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import TrainingConfig
 from pav_jax.train.metrics_log import MetricsLog, Report
 from pav_jax.train.state import TrainState
@@ -138,7 +138,7 @@ def fit(
     step_fn: TrainStep,
     batches: grain.DatasetIterator,
     num_steps: int,
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
     fields: TrainingConfig,
     report: Report = no_report,
@@ -180,7 +180,7 @@ def fit(
             stopping = sigterm.received or checkpoints.preempted(done)
             should_save = stopping or done == num_steps or is_save_step(done, fields.save_steps)
             if should_save or done % fields.logging_steps == 0:
-                log.flush()
+                log.flush(should_save)
             if should_save and saved != done:
                 checkpoints.save(done, state.saved_part(), batches)
                 saved = done

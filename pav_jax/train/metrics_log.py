@@ -4,12 +4,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import AnyPath, is_remote
+from pav_jax.storage.files import write_atomic
+
+UPLOAD_INTERVAL_S = 30.0
 
 Report = Callable[[int, str], None]  # steps done, a short text
 
@@ -32,7 +35,7 @@ class MetricsLog:
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         steps_done: int,
         report: Report,
         num_chips: int,
@@ -44,7 +47,8 @@ class MetricsLog:
         self._num_chips = num_chips
         self._peak_flops = peak_flops
         self._is_first = True
-        self._write("w", [line for line in self._read_lines() if line["step"] <= steps_done])
+        self._lines = [line for line in self._read_lines() if line["step"] <= steps_done]
+        self._rewrite()
         self._reset()
 
     def _reset(self) -> None:
@@ -68,8 +72,12 @@ class MetricsLog:
             self._start_time = time.perf_counter()
         self._is_first = False
 
-    def flush(self) -> None:
+    def flush(self, checkpoint: bool = True) -> None:
         """Wait for the device and write the metrics of all steps since the last flush.
+
+        Args:
+          checkpoint: a checkpoint follows, which these steps are not repeated after. Otherwise an
+            object store, where the whole file is written again, gets it every UPLOAD_INTERVAL_S.
 
         Raises:
           BadInput: the loss is not a finite number, or the file cannot be written.
@@ -90,7 +98,7 @@ class MetricsLog:
                     source=self._path,
                     field="loss",
                 )
-        self._write("a", lines)
+        self._append(lines, checkpoint)
         if lines:
             self._report(self._steps_done, _summary(lines[-1]))
         self._reset()
@@ -118,18 +126,32 @@ class MetricsLog:
                 break  # a line cut off by the end of an earlier run; its step is run again
         return lines
 
-    def _write(self, mode: str, lines: list[dict]) -> None:
+    def _rewrite(self) -> None:
+        if jax.process_index() == 0:
+            write_atomic(self._path, _encode(self._lines))
+        self._uploaded_at = time.monotonic()
+
+    def _append(self, lines: list[dict], checkpoint: bool) -> None:
         if jax.process_index():
             return
+        if is_remote(self._path):
+            self._lines += lines
+            if checkpoint or time.monotonic() - self._uploaded_at > UPLOAD_INTERVAL_S:
+                self._rewrite()
+            return
         try:
-            with self._path.open(mode) as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            with self._path.open("ab") as file:
+                file.write(_encode(lines))
         except OSError as error:
             raise BadInput(
                 f"{self._path}: could not be written ({error.strerror}); free disk space and run"
                 " the same command again",
                 source=self._path,
             ) from error
+
+
+def _encode(lines: list[dict]) -> bytes:
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
 def _summary(line: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ tokens of a row.
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -27,6 +26,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, stable_seed
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.records import read_segments
 from pav_jax.train import batches
 from pav_jax.train.config import GRPOConfig
@@ -87,7 +87,7 @@ class Rollouts:
         prompts: Sequence[str],
         generator: Any,
         suite: Any,
-        folder: Path,
+        folder: AnyPath,
         seed: int,
         video_batch_size: int,
         progress: Progress | None = None,
@@ -260,6 +260,6 @@ def check_batch_size(fields: GRPOConfig, num_prompts: int) -> None:
         )
 
 
-def step_folder(folder: Path, step: int) -> Path:
+def step_folder(folder: AnyPath, step: int) -> AnyPath:
     """Where the candidates of a step are in the stage's folder."""
     return folder / "candidates" / f"{step:06d}"

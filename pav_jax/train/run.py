@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import DPOConfig, SFTConfig
 from pav_jax.train.data import ExampleData, read_data
 from pav_jax.train.export import save_booster
@@ -39,7 +39,7 @@ class ColumnInputs:
     state: TrainState
     data: ExampleData
     mesh: Mesh
-    folder: Path
+    folder: AnyPath
 
 
 def no_columns(inputs: ColumnInputs, fields: Any) -> dict[str, np.ndarray]:
@@ -78,9 +78,9 @@ def run(
     seed: int,
     lm: LanguageModel,
     data_path: str | os.PathLike,
-    folder: Path,
+    folder: AnyPath,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Train `lm` on the examples in `data_path`.
 
     Writes checkpoints, `metrics.jsonl` and, when finished, `booster` (a Hugging Face folder) to

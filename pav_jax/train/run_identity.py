@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.storage.addresses import AnyPath, list_names
+from pav_jax.storage.folders import is_whole
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.train import tfds_builders
 from pav_jax.train.config import TrainingConfig
@@ -48,15 +49,15 @@ def run_identity(
     return _as_json(identity)
 
 
-def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
+def is_finished(folder: AnyPath, identity: dict[str, Any]) -> bool:
     """Whether `folder` has the booster of this training run.
 
     Raises:
       BadInput: it has checkpoints or the booster of a different training run.
     """
-    has_booster = (folder / "booster").is_dir()
+    has_booster = is_whole(folder / "booster")
     path = folder / FILE
-    if path.exists() and (has_booster or any((folder / "checkpoints").glob("*"))):
+    if path.exists() and (has_booster or list_names(folder / "checkpoints")):
         previous = read_json(path)
         keys = sorted({*identity, *previous})
         changed = [key for key in keys if identity.get(key) != previous.get(key)]
@@ -73,7 +74,7 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
     return has_booster
 
 
-def write_run_identity(folder: Path, identity: dict[str, Any]) -> None:
+def write_run_identity(folder: AnyPath, identity: dict[str, Any]) -> None:
     """Bind `folder` to one training run; call it after all inputs have been checked."""
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)

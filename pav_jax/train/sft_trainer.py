@@ -1,7 +1,6 @@
 """Supervised fine-tuning: the rewriter learns to answer a user's prompt with its best rewrite."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import optax
 from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.train import run as training
 from pav_jax.train.config import SFTConfig, sft_section
 from pav_jax.train.log_probs import trained_log_probs
@@ -61,7 +61,7 @@ def run(
     pairs_path: str | os.PathLike,
     workdir: str | os.PathLike,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Train `lm` on the pairs in `pairs_path` as `config.sft` says; see `train.run.run`.
 
     Args:
@@ -71,4 +71,4 @@ def run(
       The folder of the booster.
     """
     fields = sft_section(config)
-    return training.run(OBJECTIVE, fields, config.seed, lm, pairs_path, Path(workdir), progress)
+    return training.run(OBJECTIVE, fields, config.seed, lm, pairs_path, as_path(workdir), progress)

@@ -12,6 +12,8 @@ import tensorflow_datasets as tfds
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Preference, PromptPair
+from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.folders import made_folder
 from pav_jax.storage.records import read_jsonl
 
 
@@ -67,12 +69,13 @@ class Preferences(_JsonLines):
 
 def data_digest(path: str | os.PathLike) -> str:
     """A digest of the contents of a file, 16 hexadecimal digits."""
-    if not Path(path).is_file():
+    file = as_path(path)
+    if not file.is_file():
         raise BadInput(f"{path}: no such file; run the stage that writes it first", source=path)
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
 
 
-def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path):
+def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: AnyPath):
     """Random access to the examples in a file, prepared once for each content of it.
 
     Args:
@@ -89,10 +92,16 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: Path
             source=path,
         )
     tfds.disable_progress_bar()
-    prepared = builder(source=path, data_dir=folder / data_digest(path), file_format="array_record")
-    try:
+
+    def open_in(data_dir: Path) -> _JsonLines:
+        return builder(source=path, data_dir=data_dir, file_format="array_record")
+
+    def prepare(data_dir: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
-            prepared.download_and_prepare()  # returns at once if it was prepared before
+            open_in(data_dir).download_and_prepare()  # returns at once if it was prepared before
+
+    try:
+        prepared = open_in(made_folder(folder / data_digest(path), prepare))
     except OSError as error:
         raise BadInput(
             f"{folder}: the examples of {path} could not be written ({error.strerror or error});"

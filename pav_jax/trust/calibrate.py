@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
 from pav_jax.candidates.constraints import passes_thresholds
@@ -30,6 +29,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.json_files import write_json
 
 FILE = "calibration.json"
@@ -77,9 +77,7 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
             "deviations": {name: rounded(deviation) for name, deviation in deviations.items()},
         },
     }
-    processes.run_on_first_process(
-        "calibrate", lambda: write_json(epath.Path(workdir) / FILE, result)
-    )
+    processes.run_on_first_process("calibrate", lambda: write_json(as_path(workdir) / FILE, result))
     return result
 
 

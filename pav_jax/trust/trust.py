@@ -8,13 +8,12 @@ corrupted, or scored against corrupted captions, with increasing severity.
 import os
 from collections.abc import Sequence
 
-from etils import epath
-
 from pav_jax.candidates.store import VideoRequest
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import read_segments
 from pav_jax.trust.corruptions import (
@@ -63,7 +62,7 @@ def trust(
     store = SampleStore(
         generator,
         suite,
-        epath.Path(workdir) / "trust",
+        as_path(workdir) / "trust",
         batch_size=config.generator.batch_size,
     )
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
@@ -74,9 +73,9 @@ def trust(
         if progress:
             progress.advance(task, num_samples)
     arrays = ScoreArrays.from_store(store, videos, names, options.seeds, options.severities)
-    pool = read_segments(epath.Path(workdir) / "pool", Candidate)
+    pool = read_segments(as_path(workdir) / "pool", Candidate)
     result = summarize(arrays, suite, options, pool)
-    processes.run_on_first_process("trust", lambda: write_json(epath.Path(workdir) / FILE, result))
+    processes.run_on_first_process("trust", lambda: write_json(as_path(workdir) / FILE, result))
     return result
 
 

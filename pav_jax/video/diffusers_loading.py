@@ -12,6 +12,7 @@ from pav_jax.checkpoints import embedded
 from pav_jax.checkpoints.digest import add_files
 from pav_jax.checkpoints.hub import REPOSITORY, local_folder
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import generation_config
 
@@ -95,7 +96,7 @@ def one_line(error: BaseException) -> str:
 
 def _local_folder(diffusers: Any, name: str) -> Path:
     """The folder `name`, or the downloaded files that diffusers would load from the Hub."""
-    if name.startswith(embedded.PREFIX) or Path(name).is_dir():
+    if name.startswith(embedded.PREFIX) or is_remote(name) or Path(name).is_dir():
         return local_folder(name)
     if not REPOSITORY.fullmatch(name):
         raise BadInput(

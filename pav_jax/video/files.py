@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -21,6 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
@@ -86,17 +86,17 @@ def _tag_colors(context: av.VideoCodecContext) -> None:
 
 
 def write_mp4(
-    path: str | Path,
+    path: str | os.PathLike,
     video: UInt8[np.ndarray, "T H W 3"],
     fps: float,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a video [T, H, W, 3] as H.264 in MP4, with metadata."""
-    write_atomic(Path(path), mp4_bytes(video, fps, metadata))
+    write_atomic(path, mp4_bytes(video, fps, metadata))
 
 
 def write_gif(
-    path: str | Path,
+    path: str | os.PathLike,
     video: UInt8[np.ndarray, "T H W 3"],
     fps: float,
     metadata: Mapping[str, str] | None = None,
@@ -114,24 +114,26 @@ def write_gif(
         loop=0,
         comment=_json(metadata) if metadata else b"",
     )
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def write_frames(
-    folder: str | Path,
+    folder: str | os.PathLike,
     video: UInt8[np.ndarray, "T H W 3"],
     metadata: Mapping[str, str] | None = None,
-) -> list[Path]:
+) -> list[AnyPath]:
     """One PNG per frame, 0000.png and so on; returns the paths in order."""
     paths = []
     for i, frame in enumerate(_checked(video)):
-        paths.append(Path(folder) / f"{i:04d}.png")
+        paths.append(as_path(folder) / f"{i:04d}.png")
         write_png(paths[-1], frame[None], metadata)
     return paths
 
 
 def write_png(
-    path: str | Path, video: UInt8[np.ndarray, "T H W 3"], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike,
+    video: UInt8[np.ndarray, "T H W 3"],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """An image: a video of one frame. `metadata` becomes its text chunks.
 
@@ -148,10 +150,10 @@ def write_png(
     for name, value in (metadata or {}).items():
         chunks.add_itxt(name, str(value))
     Image.fromarray(video[0]).save(buffer, "png", pnginfo=chunks)
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """What an mp4, gif or png says of itself; an mp4's container adds tags of its own.
 
     Raises:

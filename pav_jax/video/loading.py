@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from pav_jax.errors import BadInput
 from pav_jax.plugins import import_plugin, is_plugin
+from pav_jax.storage.addresses import as_path
 from pav_jax.video.backend import DIFFUSERS, is_backend_path
 from pav_jax.video.diffusers_generator import DiffusersGenerator
 from pav_jax.video.generator import Generator, as_generator
@@ -55,7 +55,7 @@ def load_generator(
                 field="options",
             )
         return VideoModel.from_pretrained(
-            path if isinstance(path, str) else Path(path),
+            path if isinstance(path, str) else as_path(path),
             dtype=dtype,
             mesh=mesh,
             auxiliary_mesh=auxiliary_mesh,

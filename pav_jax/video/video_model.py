@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.seeds import seeds_for_prompts
+from pav_jax.storage.folders import output_folder
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import backend, generation_config, pipeline_folder, sampling, step_schedule
 from pav_jax.video.backend import Progress
@@ -70,7 +72,7 @@ class VideoModel(backend.GeneratorBackend):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo: str | Path,
+        path_or_repo: str | os.PathLike,
         dtype: str = "bfloat16",
         mesh: jax.sharding.Mesh | None = None,
         scheduler: Mapping[str, Any] | str | None = None,
@@ -118,10 +120,10 @@ class VideoModel(backend.GeneratorBackend):
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
         """Writes a diffusers folder that this class and diffusers load."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.family.save(folder, jax.device_get(self.params), max_shard_size)
-        write_json(folder / generation_config.FILE, self.settings.to_dict())
+        with output_folder(folder) as local:
+            local.mkdir(parents=True, exist_ok=True)
+            self.family.save(local, jax.device_get(self.params), max_shard_size)
+            write_json(local / generation_config.FILE, self.settings.to_dict())
 
     def with_settings(self, **fields: Any) -> "VideoModel":
         """The same model with other fields of `GenerationConfig`; shares weights and compiled

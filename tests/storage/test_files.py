@@ -4,10 +4,10 @@ import errno
 import os
 
 import pytest
-from etils import epath
 
 from pav_jax.errors import BadInput
-from pav_jax.storage.files import atomic_file, atomic_folder, write_atomic
+from pav_jax.storage.files import atomic_file, write_atomic
+from pav_jax.storage.folders import atomic_folder
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -37,7 +37,7 @@ class HalfWritten:
 def test_write_atomic_full_disk(tmp_path, monkeypatch, step):
     path = tmp_path / "pairs.jsonl"
     write_atomic(path, b"old")
-    path_type = type(epath.Path(path))
+    path_type = type(path)
     real_open = path_type.open
     if step == "fsync":
         monkeypatch.setattr(os, "fsync", fail)

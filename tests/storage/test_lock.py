@@ -7,11 +7,11 @@ import sys
 import time
 import uuid
 
-import fsspec
 import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.storage import lock
+from pav_jax.storage.addresses import filesystem
 from pav_jax.storage.lock import workdir_lock
 
 HOLD = (
@@ -70,23 +70,25 @@ def test_workdir_lock_unusable_folder(tmp_path):
 
 
 @pytest.fixture
-def address(monkeypatch):
-    """A folder in fsspec's store in memory; the lock expires soon."""
+def address(monkeypatch, gcs):
+    """A folder in Cloud Storage; the lock expires soon."""
     monkeypatch.setattr(lock, "EXPIRE_S", 0.6)
     monkeypatch.setattr(lock, "REFRESH_S", 0.1)
     monkeypatch.setattr(lock, "POLL_S", 0.02)
-    return f"memory://{uuid.uuid4().hex}"
+    return f"{gcs.address}/{uuid.uuid4().hex}"
 
 
 def _write_holder(address, **changes):
     values = {"owner": "x", "host": "elsewhere", "pid": 7, "started": "then", "time": 0.0}
-    store, path = fsspec.core.url_to_fs(f"{address}/{lock.FILE}")
+    path = f"{address}/{lock.FILE}"
+    store = filesystem(path)
     store.pipe_file(path, json.dumps(values | changes).encode())
     return store, path
 
 
 def test_object_lock_refreshed_and_deleted(address):
-    store, path = fsspec.core.url_to_fs(f"{address}/{lock.FILE}")
+    path = f"{address}/{lock.FILE}"
+    store = filesystem(path)
     with workdir_lock(address):
         first = json.loads(store.cat_file(path))
         time.sleep(0.3)

@@ -1,0 +1,70 @@
+"""Checkpoints in an object store that Orbax cannot write to, such as s3://.
+
+Orbax works in a scratch folder of each process. Whole checkpoints are copied there when a run
+starts, and each new one is uploaded by the first process, its marker last.
+"""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from pav_jax.storage.addresses import AnyPath, is_remote, list_names
+from pav_jax.storage.folders import (
+    is_whole,
+    local_copy,
+    remove_folder,
+    rename_folder,
+    upload_folder,
+)
+from pav_jax.storage.scratch import temporary_folder
+
+NUM_COPIED = 2  # newest checkpoints: an older one is used where the newest cannot be read
+
+
+def is_needed(folder: AnyPath) -> bool:
+    """Whether Orbax cannot write to `folder`."""
+    return is_remote(folder) and not str(folder).startswith("gs://")
+
+
+class CheckpointMirror:
+    """A scratch folder for Orbax, and the checkpoints of an object store in it."""
+
+    def __init__(self, folder: AnyPath):
+        """Copy the newest whole checkpoints."""
+        self.folder = folder
+        self._stack = contextlib.ExitStack()
+        self.local: Path = self._stack.enter_context(temporary_folder("checkpoints"))
+        for step in self._whole_steps()[-NUM_COPIED:]:
+            shutil.copytree(local_copy(folder / str(step)), self.local / str(step))
+
+    def _whole_steps(self) -> list[int]:
+        steps = sorted(int(name) for name in list_names(self.folder) if name.isdigit())
+        return [step for step in steps if is_whole(self.folder / str(step))]
+
+    def upload(self, step: int, kept: list[int]) -> None:
+        """Upload a checkpoint, then remove those that are not among the steps `kept`."""
+        upload_folder(self.local / str(step), self.folder / str(step))
+        for old in self._whole_steps():
+            if old not in kept and old < step:
+                remove_folder(self.folder / str(old))
+
+    def set_aside(self, step: int, name: str) -> None:
+        """Rename a checkpoint in the object store."""
+        rename_folder(self.folder / str(step), self.folder / name)
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
+        self._stack.close()
+
+    @staticmethod
+    def options() -> ocp.options.MultiprocessingOptions:
+        """Each process for itself: none sees the others' scratch."""
+        index = jax.process_index()
+        return ocp.options.MultiprocessingOptions(
+            primary_host=index,
+            active_processes={index},
+            barrier_sync_key_prefix=f"process_{index}",
+        )

@@ -1,0 +1,145 @@
+"""Whole folders on a local disk and in object stores."""
+
+import json
+
+import pytest
+
+from pav_jax.errors import BadInput
+from pav_jax.storage import folders, scratch
+from pav_jax.storage.addresses import as_path, filesystem, list_names
+from pav_jax.storage.files import write_atomic
+from pav_jax.storage.folders import (
+    MARKER,
+    atomic_folder,
+    is_whole,
+    local_copy,
+    made_folder,
+    output_folder,
+    remove_folder,
+)
+
+
+def write_files(folder, text="x"):
+    (folder / "sub").mkdir()
+    (folder / "config.json").write_text(text)
+    (folder / "sub" / "weights").write_bytes(b"12345")
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_atomic_folder_remote(store):
+    path = as_path(f"{store.address}/atomic/booster")
+    for text in ("old", "new"):
+        with atomic_folder(path) as part:
+            write_files(part, text)
+            assert is_whole(path) == (text == "new")
+        assert contents(local_copy(path)) == {"config.json": text.encode(), "sub/weights": b"12345"}
+    with pytest.raises(RuntimeError), atomic_folder(path) as part:
+        write_files(part, "half")
+        raise RuntimeError
+    assert (path / "config.json").read_bytes() == b"new"
+    assert list(scratch.folder().glob("*/booster/half")) == []
+    remove_folder(path)
+    assert not is_whole(path) and not path.exists()
+
+
+def test_upload_that_fails_is_not_whole(store):
+    path = as_path(f"{store.address}/torn/booster")
+    count = iter(range(9))
+
+    def refuse_the_second_write(method, name):
+        return 403 if method in ("PUT", "POST") and next(count) == 1 else None
+
+    store.proxy.fault = refuse_the_second_write
+    with pytest.raises(BadInput), atomic_folder(path) as part:
+        write_files(part)
+    store.proxy.fault = lambda method, name: None
+    assert path.exists() and not is_whole(path)
+
+
+def test_marker_is_written_last(store):
+    with atomic_folder(f"{store.address}/order/booster") as part:
+        write_files(part)
+    names = filesystem(store.address).find(f"{store.address}/order", detail=True)
+    newest = max(
+        names, key=lambda name: str(names[name].get("mtime") or names[name]["LastModified"])
+    )
+    assert newest.endswith(MARKER) or store.address.startswith("s3")  # S3 counts whole seconds
+    marker = json.loads(as_path(f"{store.address}/order/booster/{MARKER}").read_bytes())
+    assert marker["files"] == {"config.json": 1, "sub/weights": 5}
+
+
+def test_local_copy_of_folder_without_marker_and_of_file(store):
+    folder = as_path(f"{store.address}/plain")
+    write_atomic(folder / "a.txt", b"one")
+    write_atomic(folder / "deep" / "b.txt", b"two")
+    assert contents(local_copy(folder)) == {"a.txt": b"one", "deep/b.txt": b"two"}
+    assert local_copy(folder / "a.txt").read_bytes() == b"one"
+    assert local_copy(folder / "a.txt").name == "a.txt"
+    store.proxy.requests.clear()
+    assert local_copy(folder) == local_copy(folder) and not store.proxy.requests
+    with pytest.raises(BadInput, match="no such file or folder"):
+        local_copy(f"{store.address}/absent")
+
+
+@pytest.mark.parametrize("damage", ["remove", "truncate", "outside"])
+def test_local_copy_incomplete(store, damage):
+    folder = as_path(f"{store.address}/incomplete_{damage}")
+    with atomic_folder(folder) as part:
+        write_files(part)
+    if damage == "remove":
+        (folder / "sub" / "weights").unlink()
+    elif damage == "truncate":
+        write_atomic(folder / "sub" / "weights", b"123")
+    else:
+        write_atomic(folder / MARKER, b'{"files": {"../../escaped": 3}}')
+        assert "sub/weights" in contents(local_copy(folder))
+        assert not list(scratch.folder().rglob("escaped"))
+        return
+    with pytest.raises(BadInput, match="incomplete"):
+        local_copy(folder)
+
+
+def test_made_folder_is_made_once(store):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        write_files(folder)
+
+    path = f"{store.address}/made/data"
+    first = contents(made_folder(path, make))
+    scratch.copies.forget(path)
+    assert contents(made_folder(path, make)) == first and len(made) == 1
+
+
+def test_output_folder_local(tmp_path):
+    with output_folder(tmp_path / "new") as out:
+        assert out == tmp_path / "new"
+    with output_folder("relative") as out:
+        assert str(out) == "relative"
+
+
+def test_copies_are_bounded(store, monkeypatch):
+    monkeypatch.setattr(scratch, "limit", lambda: 2500)
+    for name in "abc":
+        write_atomic(f"{store.address}/bounded/{name}", b"x" * 1000)
+    paths = {}
+    for name in "aba":
+        paths[name] = local_copy(f"{store.address}/bounded/{name}")
+    paths["c"] = local_copy(f"{store.address}/bounded/c")  # in place of b, used longest ago
+    assert [paths[name].exists() for name in "abc"] == [True, False, True]
+    assert local_copy(f"{store.address}/bounded/b").read_bytes() == b"x" * 1000
+
+
+def test_copy_larger_than_disk(store, monkeypatch):
+    write_atomic(f"{store.address}/large", b"x" * 1000)
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(BadInput, match="PAV_SCRATCH"):
+        local_copy(f"{store.address}/large")
+    assert list_names(f"{store.address}/large") == []
