@@ -11,14 +11,18 @@ import http.client
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+
+import pytest
 
 BUCKET = "bucket"
 START_TIMEOUT_S = 60
@@ -65,6 +69,7 @@ class Proxy(http.server.ThreadingHTTPServer):
       requests: (method, path with query) of each request, in order.
       fault: (method, path) -> None to pass the request on; a status to answer with; "reset" to
         close the connection; "slow" to answer after SLOW_S.
+      on_write: is told the name of each object before it is written.
     """
 
     daemon_threads = True
@@ -75,6 +80,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], int | str | None] = no_fault
+        self.on_write: Callable[[str], None] = lambda name: None
 
     def handle_error(self, request, client_address):
         """Say nothing about connections that clients or faults closed."""
@@ -84,6 +90,19 @@ def no_fault(method: str, path: str) -> None:
     """Passes every request on."""
 
 
+def written_object(method: str, path: str, body: bytes) -> str | None:
+    """The name of the object that a request writes, without the bucket; None if it writes none."""
+    url = urllib.parse.urlsplit(path)
+    if method == "PUT" and not url.path.startswith("/upload/"):  # S3
+        return urllib.parse.unquote(url.path).partition(f"/{BUCKET}/")[2]
+    if method == "POST" and url.path.startswith("/upload/"):
+        if name := urllib.parse.parse_qs(url.query).get("name"):
+            return name[0]
+        if match := re.search(rb'"name": ?"([^"]*)"', body):
+            return match[1].decode()
+    return None
+
+
 class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
@@ -91,6 +110,8 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     def _handle(self):
         body = self._body()
         self.server.requests.append((self.command, self.path))
+        if name := written_object(self.command, self.path, body):
+            self.server.on_write(name)
         fault = self.server.fault(self.command, self.path)
         if fault == "reset":
             self.close_connection = True
@@ -218,3 +239,29 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 def _send(method: str, url: str, body: bytes) -> None:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
     urllib.request.urlopen(request, timeout=30).close()
+
+
+def _started(name: str) -> Iterator[Store]:
+    with STORES[name]() as store, environment(store.environment):
+        yield store
+
+
+@pytest.fixture(scope="session")
+def gcs_store() -> Iterator[Store]:
+    """The Cloud Storage server of a test process, whose clients know no other."""
+    yield from _started("gs")
+
+
+@pytest.fixture(scope="session")
+def s3_store() -> Iterator[Store]:
+    """The S3 server of a test process."""
+    yield from _started("s3")
+
+
+@pytest.fixture(params=["gcs_store", "s3_store"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Each kind of object store, without faults."""
+    store = request.getfixturevalue(request.param)
+    store.proxy.requests.clear()
+    yield store
+    store.proxy.fault = no_fault

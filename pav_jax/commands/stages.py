@@ -136,7 +136,13 @@ def add(commands: Any) -> None:
             ),
         )
         command.add_argument(
-            "--workdir", help="the folder of all results, which stages read and write"
+            "--workdir",
+            help=(
+                "the folder of all results, which stages read and write, also gs://... or s3://...;"
+                " local copies of the latter are in $PAV_SCRATCH (default: the system's temporary"
+                " folder), at most $PAV_SCRATCH_GB gigabytes (default: half of the free space), and"
+                " are removed at the end"
+            ),
         )
         command.add_argument(
             "--config.SECTION.FIELD",

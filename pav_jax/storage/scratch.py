@@ -24,11 +24,6 @@ FOLDER_ENV = "PAV_SCRATCH"
 LIMIT_ENV = "PAV_SCRATCH_GB"
 PREFIX = "pav-scratch-"
 LOCK = "lock"
-HELP = (
-    "Local copies of files in gs:// and s3:// are in a folder of the process in $PAV_SCRATCH"
-    " (default: the\nsystem's temporary folder), at most $PAV_SCRATCH_GB gigabytes (default: half"
-    " of the free space), and are\nremoved at the end."
-)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import pickle
+import re
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_as_path_client_not_installed(monkeypatch):
     monkeypatch.setattr(addresses.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'pav-jax\[s3\]'"):
         as_path("s3://bucket/x")
+
+
+def test_only_as_path_makes_paths_of_addresses():
+    package = pathlib.Path(addresses.__file__).parents[1]
+    sources = {
+        file.relative_to(package).as_posix(): file.read_text() for file in package.rglob("*.py")
+    }
+    made = {name for name, text in sources.items() if "epath.Path(" in text}
+    assert made == {"checkpoints/orbax.py"}  # of what as_path gave
+    of_workdir = re.compile(r"\bPath\([\w.]*(workdir|args\.out|output_dir)")
+    assert not [name for name, text in sources.items() if of_workdir.search(text)]
 
 
 def test_path_joins_and_survives_pickling(store):

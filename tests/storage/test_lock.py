@@ -70,12 +70,12 @@ def test_workdir_lock_unusable_folder(tmp_path):
 
 
 @pytest.fixture
-def address(monkeypatch, gcs):
+def address(monkeypatch, gcs_store):
     """A folder in Cloud Storage; the lock expires soon."""
     monkeypatch.setattr(lock, "EXPIRE_S", 0.6)
     monkeypatch.setattr(lock, "REFRESH_S", 0.1)
     monkeypatch.setattr(lock, "POLL_S", 0.02)
-    return f"{gcs.address}/{uuid.uuid4().hex}"
+    return f"{gcs_store.address}/{uuid.uuid4().hex}"
 
 
 def _write_holder(address, **changes):

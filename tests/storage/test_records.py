@@ -5,7 +5,13 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Preference, PromptPair
-from pav_jax.storage.records import SegmentWriter, read_jsonl, read_segments, write_jsonl
+from pav_jax.storage.records import (
+    SegmentFolder,
+    SegmentWriter,
+    read_jsonl,
+    read_segments,
+    write_jsonl,
+)
 
 
 def candidate(i: int) -> Candidate:
@@ -95,3 +101,27 @@ def test_write_jsonl_loads_with_datasets(tmp_path):
             cache_dir=str(tmp_path / "cache"),
         )
         assert [type(records[0])(**row) for row in loaded] == records
+
+
+def test_segments_in_object_store_listed_and_read_once(store):
+    folder = f"{store.address}/segments/pool"
+    writer = SegmentWriter(folder)
+    for i in range(12):
+        writer.write([candidate(i)])
+
+    def requests():
+        paths = [path for _, path in store.proxy.requests]
+        lists = sum("prefix=" in path for path in paths)
+        reads = sum(".jsonl" in path and "prefix=" not in path for path in paths)
+        store.proxy.requests.clear()
+        return lists, reads
+
+    per_read = 2 if store.address.startswith("s3") else 1  # s3fs asks for the size first
+    requests()
+    segments = SegmentFolder(folder, Candidate)
+    assert len(segments.read()) == 12 and requests() == (1, 12 * per_read)
+    SegmentWriter(folder, process=1).write([candidate(20)])
+    requests()
+    assert len(segments.update()) == 13 and requests() == (1, per_read)
+    segments.write([candidate(30)])
+    assert requests()[0] == 0
