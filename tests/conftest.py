@@ -19,3 +19,6 @@ if os.environ.get("PAV_CHECK_TYPES", "1") == "1":
     import tests.array_types  # noqa: F401  (the hook imports it by name)
 
     install_import_hook("pav_jax", "tests.array_types.arrays_only")
+
+# once for all packages of tests: the clients of a process know one server of each kind
+from tests.object_stores import gcs_store, s3_store, store  # noqa: E402, F401
