@@ -94,8 +94,8 @@ def names(store, path):
     with object_stores.environment(store.environment):
         from pav_jax.storage.addresses import filesystem
 
-        found = filesystem(store.address).find(f"{store.address}/{path}")
-        return {name.partition(f"/{path}/")[2] for name in found}
+        paths = filesystem(store.address).find(f"{store.address}/{path}")
+        return {name.partition(f"/{path}/")[2] for name in paths}
 
 
 @pytest.fixture(scope="module", params=[1, 2])

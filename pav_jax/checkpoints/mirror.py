@@ -44,11 +44,11 @@ class CheckpointMirror:
         steps = sorted(int(name) for name in list_names(self.folder) if name.isdigit())
         return [step for step in steps if is_whole(self.folder / str(step))]
 
-    def upload(self, step: int, kept: list[int]) -> None:
-        """Upload a checkpoint, then remove those that are not among the steps `kept`."""
+    def upload(self, step: int, remaining: list[int]) -> None:
+        """Upload a checkpoint, then remove those that are not among the steps `remaining`."""
         upload_folder(self.local / str(step), self.folder / str(step))
         for old in self._whole_steps():
-            if old not in kept and old < step:
+            if old not in remaining and old < step:
                 remove_folder(self.folder / str(old))
 
     def set_aside(self, step: int, name: str) -> None:

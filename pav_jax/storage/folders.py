@@ -158,16 +158,17 @@ def made_folder(path: str | os.PathLike, make: Callable[[Path], None]) -> Path:
 
 def _sizes(target: AnyPath) -> dict[str, int]:
     """The files of a folder and their sizes in bytes; {"": size} for a single file."""
-    with contextlib.suppress(FileNotFoundError):
+    # without a marker, or with one that cannot be read, the folder is listed
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         files = json.loads((target / MARKER).read_bytes())["files"]
         if all(_is_inside(name) for name in files):
             return {name: int(size) for name, size in files.items()}
     with store_errors(target):
-        found = filesystem(target).find(os.fspath(target), detail=True)
+        entries = filesystem(target).find(os.fspath(target), detail=True)
     prefix = os.fspath(target).partition("://")[2].rstrip("/")
     sizes = {
         name.removeprefix(prefix).lstrip("/"): int(entry["size"])
-        for name, entry in found.items()
+        for name, entry in entries.items()
         if not name.endswith("/")
     }
     if not sizes:
