@@ -16,6 +16,8 @@ import numpy as np
 from pav_jax.errors import BadInput
 
 ANSWER_FIELDS = {"sft": ("refined",), "dpo": ("chosen", "rejected")}
+# A truncated answer with fewer tokens says nothing about what makes a rewrite good.
+MIN_TRUNCATED_ANSWER = 4
 LENGTH_MULTIPLE = 16  # tokens; the longest example is rounded up to it where no buckets are given
 
 
@@ -82,23 +84,36 @@ class EncodedExample:
     prompt_truncated: bool
     answer_truncated: bool
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether truncation left enough of the answers, and a difference between them."""
+        if not self.answer_truncated:
+            return True
+        num_tokens = max(map(len, self.rows)) - self.num_prompt_tokens
+        is_same = len(self.rows) > 1 and all(np.array_equal(self.rows[0], r) for r in self.rows[1:])
+        return num_tokens >= MIN_TRUNCATED_ANSWER and not is_same
+
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Sizes of all examples.
+    """Sizes of all usable examples.
 
     Attributes:
-      sizes: tokens of each example's longest row.
+      indices: of the usable examples.
+      sizes: tokens of each usable example's longest row.
       truncated_prompts, truncated_answers: numbers of examples.
+      unusable: number of examples of whose answers truncation leaves too little.
     """
 
+    indices: tuple[int, ...]
     sizes: tuple[int, ...]
     truncated_prompts: int
     truncated_answers: int
+    unusable: int
 
     @property
     def num_examples(self) -> int:
-        """The number of examples."""
+        """The number of usable examples."""
         return len(self.sizes)
 
     @property
@@ -112,6 +127,8 @@ class Survey:
             text += f", {self.truncated_prompts} prompts truncated on the left"
         if self.truncated_answers:
             text += f", {self.truncated_answers} answers truncated"
+        if self.unusable:
+            text += f", {self.unusable} left out (truncated answers too short or equal)"
         return text
 
 
@@ -127,12 +144,15 @@ def survey(
       path: the file of the examples, for messages.
 
     Raises:
-      BadInput: an empty answer, or a token outside the model's vocabulary; names file and line.
+      BadInput: an empty answer, or a token outside the model's vocabulary; names file and line. Or
+        no example is usable.
     """
+    indices = []
     sizes = []
     truncated_prompts = 0
     truncated_answers = 0
-    for example in (source[i] for i in range(len(source))):
+    for index in range(len(source)):
+        example = source[index]
         prompt, answers = _texts(example, answer_fields)
         location = f"{path}:{int(example['line'])}"
         for field, text in zip(answer_fields, answers, strict=True):
@@ -150,10 +170,40 @@ def survey(
                 f" {encoder.vocab_size}; use the tokenizer that belongs to the model",
                 source=path,
             )
-        sizes.append(max(map(len, encoded.rows)))
+        if encoded.is_usable:
+            indices.append(index)
+            sizes.append(max(map(len, encoded.rows)))
         truncated_prompts += int(encoded.prompt_truncated)
         truncated_answers += int(encoded.answer_truncated)
-    return Survey(tuple(sizes), truncated_prompts, truncated_answers)
+    if not indices:
+        raise BadInput(
+            f"{path}: no example has enough of its answer within max_length={encoder.max_length}"
+            " tokens; raise max_length or lower max_prompt_length",
+            source=path,
+            field="max_length",
+        )
+    return Survey(
+        tuple(indices),
+        tuple(sizes),
+        truncated_prompts,
+        truncated_answers,
+        unusable=len(source) - len(indices),
+    )
+
+
+class Subset(Sequence):
+    """Some of the examples of a source."""
+
+    def __init__(self, source: Sequence[Mapping[str, Any]], indices: Sequence[int]):
+        """`indices`: of the examples, in order."""
+        self._source = source
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Mapping[str, Any]:
+        return self._source[self._indices[index]]
 
 
 def _texts(example: Mapping[str, Any], answer_fields: Sequence[str]) -> tuple[str, list[str]]:

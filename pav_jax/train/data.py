@@ -72,6 +72,8 @@ def read_data(
     Args:
       name: "sft" or "dpo".
 
+    Examples of whose answers truncation leaves too little are left out.
+
     Raises:
       BadInput: no example, an empty answer, a token outside the vocabulary, or a tokenizer without
         chat template.
@@ -82,6 +84,8 @@ def read_data(
     answer_fields = batches.ANSWER_FIELDS[name]
     survey = batches.survey(source, encoder, answer_fields, path)
     print(f"{name}: {survey}", file=sys.stderr)
+    if survey.unusable:
+        source = batches.Subset(source, survey.indices)
     if isinstance(fields, SFTConfig) and fields.packing:
         shards = batch_shards(lm.mesh) if lm.mesh is not None else 1
         return ExampleData(

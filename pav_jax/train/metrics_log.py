@@ -118,12 +118,23 @@ class MetricsLog:
         return speed
 
     def _read_lines(self) -> list[dict]:
+        """The lines of earlier runs; those that cannot be read, such as a cut one, are skipped."""
+        try:
+            content = self._path.read_bytes() if self._path.exists() else b""
+        except OSError as error:
+            raise BadInput(
+                f"{self._path}: could not be read ({error.strerror or error}); make it readable or"
+                " move it away and run the same command again",
+                source=self._path,
+            ) from error
         lines = []
-        for text in self._path.read_text().splitlines() if self._path.exists() else ():
+        for text in content.decode("utf-8", "replace").split("\n"):
             try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break  # a line cut off by the end of an earlier run; its step is run again
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
         return lines
 
     def _rewrite(self) -> None:

@@ -4,11 +4,13 @@ import contextlib
 import hashlib
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Preference, PromptPair
@@ -78,13 +80,16 @@ def data_digest(path: str | os.PathLike) -> str:
 def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: AnyPath):
     """Random access to the examples in a file, prepared once for each content of it.
 
+    Prepared examples that are incomplete or corrupt are made again, with a warning.
+
     Args:
       folder: where the prepared examples are stored.
 
     Raises:
       BadInput: the file is missing, invalid or empty.
     """
-    if not read_jsonl(path, builder.RECORD):
+    num_records = len(read_jsonl(path, builder.RECORD))
+    if not num_records:
         raise BadInput(
             f"{path}: contains no {builder.RECORD.__name__}; lower the thresholds, constraints and"
             " margin of `select` and `prefer`, or give more prompts, and run the previous stage"
@@ -92,21 +97,43 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: AnyP
             source=path,
         )
     tfds.disable_progress_bar()
-
-    def open_in(data_dir: Path) -> _JsonLines:
-        return builder(source=path, data_dir=data_dir, file_format="array_record")
-
-    def prepare(data_dir: Path) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
-            open_in(data_dir).download_and_prepare()  # returns at once if it was prepared before
-
+    data_dir = as_path(folder) / data_digest(path)
     try:
-        prepared = open_in(made_folder(folder / data_digest(path), prepare))
+        try:
+            return _prepare(builder, path, data_dir, num_records)
+        except Exception as error:  # TFDS and ArrayRecord raise many types for incomplete files
+            if isinstance(error, (OSError, BadInput)):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"{data_dir}: incomplete or corrupt examples ({reason:.200}); they are made again from"
+            f" {path}",
+            stacklevel=2,
+        )
+        epath.Path(data_dir).rmtree()  # only what was made from `path`
+        return _prepare(builder, path, data_dir, num_records)
     except OSError as error:
         raise BadInput(
-            f"{folder}: the examples of {path} could not be written ({error.strerror or error});"
-            " free disk space and run the same command again",
+            f"{folder}: the examples of {path} could not be prepared ({error.strerror or error});"
+            " free disk space or change the permissions and run the same command again",
             source=folder,
         ) from error
+
+
+def _prepare(builder: type[_JsonLines], path: str | os.PathLike, data_dir: Any, count: int) -> Any:
+    """Prepare the examples unless `data_dir` has them, and read all `count` of them."""
+
+    def open_in(local_dir: Path) -> _JsonLines:
+        return builder(source=path, data_dir=local_dir, file_format="array_record")
+
+    def prepare(local_dir: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
+            open_in(local_dir).download_and_prepare()  # returns at once if it was prepared before
+
+    prepared = open_in(made_folder(data_dir, prepare))
     # the stubs of TFDS do not show the parameters of this decorated method
-    return prepared.as_data_source(split="train")  # pyright: ignore[reportCallIssue]
+    source: Any = prepared.as_data_source(split="train")  # pyright: ignore[reportCallIssue]
+    lines = [int(source[i]["line"]) for i in range(len(source))]
+    if lines != list(range(1, count + 1)):
+        raise ValueError(f"{len(lines)} of {count} examples")
+    return source

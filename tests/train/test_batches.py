@@ -89,6 +89,39 @@ def test_data_source_changed_file(tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "*.array_record*"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "changed", "fewer"])
+def test_data_source_damaged_is_made_again(name, damage, tmp_path):
+    def prepare():
+        return tfds_builders.data_source(tfds_builders.SftPairs, path, tmp_path / "tfds")
+
+    path = tmp_path / "p.jsonl"
+    write_jsonl(path, [PromptPair("a", "b"), PromptPair("c", "d")])
+    prepare()
+    (file,) = (tmp_path / "tfds").rglob(name)
+    content = file.read_bytes()
+    file.unlink()
+    middle = len(content) // 2
+    if damage == "fewer":  # whole files of other examples
+        write_jsonl(tmp_path / "q.jsonl", [PromptPair("a", "b")])
+        tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "q.jsonl", tmp_path / "q")
+        (other,) = (tmp_path / "q").rglob(name)
+        file.write_bytes(other.read_bytes())
+    elif damage != "missing":
+        file.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[: len(content) // 3],
+                "changed": content[:middle] + b"\xff\xfe\xfd" + content[middle + 3 :],
+            }[damage]
+        )
+    with pytest.warns(UserWarning, match="made again from") as warned:
+        source = prepare()
+    assert len(warned) == 1
+    assert [source[i]["refined"] for i in range(2)] == [b"b", b"d"]
+    assert len(prepare()) == 2  # without a warning
+
+
 def test_data_source_empty_file(tmp_path):
     (tmp_path / "p.jsonl").write_text("")
     with pytest.raises(BadInput, match="p.jsonl: contains no PromptPair; lower"):
@@ -136,6 +169,38 @@ def test_survey_truncated_examples(source):
         ).truncated_prompts
         == 10
     )
+
+
+@pytest.mark.parametrize(
+    "pair, is_usable",
+    [
+        (("a", "b"), True),  # short, but whole
+        (("a", "a"), True),  # as the file says it
+        (("a b c d e f g", "a"), True),
+        (("a b c d e f g", "a b c d e f h"), False),  # they differ after the end
+        (("a b c d e f g", "a b c d e f g h"), False),
+        (("b b c d e f g", "a b c d e f g"), True),
+    ],
+)
+def test_is_usable_truncated_answers(pair, is_usable):
+    encoded = make_encoder(max_length=8).encode("a", pair)  # 4 tokens of an answer
+    assert encoded.is_usable == is_usable
+
+
+def test_survey_leaves_out_short_truncated_answers():
+    long = "b c d e f g"
+    texts = [("a", long), ("a a a a", long), ("a a a a", "b")]
+    examples = [
+        {"prompt": prompt, "refined": refined, "line": line}
+        for line, (prompt, refined) in enumerate(texts, 1)
+    ]
+    survey = batches.survey(examples, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
+    assert survey.indices == (0, 2) and survey.num_examples == 2
+    assert "1 left out" in str(survey)
+    subset = batches.Subset(examples, survey.indices)
+    assert [example["line"] for example in subset] == [1, 3] and len(subset) == 2
+    with pytest.raises(BadInput, match=r"pairs\.jsonl: no example .* max_length=9"):
+        batches.survey(examples[1:2], make_encoder(max_length=9), ("refined",), "pairs.jsonl")
 
 
 def test_survey_empty_answer(tmp_path):
