@@ -20,7 +20,7 @@ import numpy as np
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import open_clip
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
+from pav_jax.checkpoints.safetensors import read_tensors, read_weight_map, write_tensors
 from pav_jax.checkpoints.torch_files import read_file
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
@@ -30,6 +30,7 @@ from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_from_hf
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
+from pav_jax.typed_fields import check_object
 
 SUPPORTED = (
     "LAION's two aesthetic heads (.pth), CLIP in open_clip's layout, MPS_overall_checkpoint and"
@@ -228,7 +229,8 @@ def _choose_activation(
         return "gelu", []
     open_clip_config = path.parent / "open_clip_config.json"
     if open_clip_config.exists():
-        quick = read_json(open_clip_config).get("model_cfg", {}).get("quick_gelu")
+        sizes = read_json(open_clip_config).get("model_cfg", {})
+        quick = check_object(sizes, str(open_clip_config), "model_cfg").get("quick_gelu")
         return ("quick_gelu" if quick else "gelu"), []
     if all(name in tensors for name in open_clip.OPENAI_SIZES):
         return "quick_gelu", []
@@ -297,7 +299,7 @@ def _convert_bin_files(folder: Path, out: Path, check: Callable[[Collection[str]
         check(tensors)
         write_tensors(out, tensors)
         return
-    weight_map = read_json(index)["weight_map"]
+    weight_map = read_weight_map(index)
     check(weight_map)
     new_names = {
         file: re.sub(r"^pytorch_model(.*)\.bin$", r"model\1.safetensors", file)

@@ -1,6 +1,7 @@
 """A model's folder as transformers and diffusers write it: config.json beside safetensors, read and
 written with the model's own table of weights."""
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,9 +9,16 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from pav_jax.checkpoints.safetensors import STEMS, read_tensors, write_tensors
+from pav_jax.checkpoints.safetensors import STEMS, TensorFolder, read_tensors, write_tensors
 from pav_jax.errors import BadInput
-from pav_jax.models.weights import Weight, params_from_hf, params_to_hf, sharded_params_from_hf
+from pav_jax.models.weights import (
+    Weight,
+    check_names,
+    params_from_hf,
+    params_to_hf,
+    sharded_params_from_hf,
+)
+from pav_jax.storage.addresses import as_path
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
@@ -66,16 +74,46 @@ def load(
       BadInput: the checkpoint is missing, incomplete or of another model.
     """
     folder = local_copy(folder)
-    path = folder / "config.json"
-    config = layout.config_from_hf(read_json(path), str(path))
+    config = read_config(layout, folder)
     tensors = read_tensors(folder, (layout.STEM,))
     if isinstance(layout, TensorAwareLayout):
         config = layout.fit_config(config, tensors)
     table = layout.weights(config)
-    shapes = layout.param_shapes(config)
+    check_names(table, tensors, str(folder))  # before shapes, which take time for many layers
+    shapes = param_shapes(layout, config, folder)
     if where is None:
         return config, params_from_hf(table, tensors, str(folder), dtype, shapes)
     return config, sharded_params_from_hf(table, tensors, str(folder), dtype, shapes, where)
+
+
+def read_config(layout: Layout, folder: str | os.PathLike) -> Any:
+    """Read the model's configuration from config.json in `folder`.
+
+    Raises:
+      BadInput: the file is missing or invalid, or of another model.
+    """
+    path = as_path(folder) / "config.json"
+    return layout.config_from_hf(read_json(path), str(path))
+
+
+def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict:
+    """The shapes of a model's parameters.
+
+    Raises:
+      BadInput: the sizes in config.json contradict each other.
+    """
+    try:
+        return layout.param_shapes(config)
+    except BadInput:
+        raise
+    except Exception as error:  # JAX and Flax raise many types for sizes that make no model
+        path = as_path(folder) / "config.json"
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{path}: these sizes do not make a model ({reason}); use the config.json that belongs"
+            " to the weights",
+            source=path,
+        ) from error
 
 
 def save(
@@ -90,20 +128,31 @@ def save(
     write_json(Path(folder) / "config.json", fields)
 
 
-def check_finite(params: Mapping, folder: str | Path, stems: tuple[str, ...] = STEMS) -> None:
+def check_finite(
+    params: Mapping,
+    folder: str | Path,
+    stems: tuple[str, ...] = STEMS,
+    tensors: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Check that no parameter read from `folder` is NaN or infinite.
 
     One such parameter makes every output NaN, which shows up late and far from its cause.
+
+    Args:
+      folder: the folder, or the file of `tensors`.
+      stems: of the files' names.
+      tensors: what the parameters were read from; None reads the folder.
 
     Raises:
       BadInput: one is; the message names the file and the tensor.
     """
     if all(_is_finite(leaf) for leaf in jax.tree.leaves(params)):
         return
-    tensors = read_tensors(folder, stems)
+    if tensors is None:
+        tensors = read_tensors(folder, stems)
     for name in tensors:
         if not _is_finite(tensors[name]):
-            file = tensors.file(name)
+            file = tensors.file(name) if isinstance(tensors, TensorFolder) else folder
             raise BadInput(
                 f"{file}: tensor {name} contains NaN or infinity; download or export the checkpoint"
                 " again",

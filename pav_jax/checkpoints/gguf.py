@@ -8,7 +8,7 @@ parses the file and dequantizes.
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from gguf import GGUFReader, dequantize
@@ -16,10 +16,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from pav_jax.checkpoints import gguf_header
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
-from pav_jax.models.llama import LlamaConfig
+from pav_jax.models.llama import LlamaConfig, hf
 from pav_jax.storage.folders import local_copy
+from pav_jax.typed_fields import Range, read_value
 
 # GGUF tensor name -> Hugging Face name
 TENSORS = {
@@ -39,6 +41,23 @@ LAYER_TENSORS = {
     "ffn_down": "mlp.down_proj",
 }
 REQUIRED = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
+# field of config.json -> metadata field
+CONFIG_FIELDS = {
+    "vocab_size": "llama.vocab_size",
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_hidden_layers": "llama.block_count",
+    "num_attention_heads": "llama.attention.head_count",
+    "num_key_value_heads": "llama.attention.head_count_kv",
+    "head_dim": "llama.attention.key_length",
+    "max_position_embeddings": "llama.context_length",
+    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+    "rope_theta": "llama.rope.freq_base",
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
+LAYER_NAME_PARTS = 4  # "blk", layer, part, "weight"
 CONTROL_TOKEN = 3  # value in tokenizer.ggml.token_type (gguf.TokenType.CONTROL)
 # Hugging Face's name of a special token -> its key in tokenizer.ggml.<key>_token_id
 SPECIAL_TOKENS = {
@@ -73,8 +92,9 @@ class GGUFFile:
         if not self.path.is_file():
             raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
         try:
+            gguf_header.check_header(self.path)  # GGUFReader believes every count in the file
             self._reader = GGUFReader(self.path)
-        except (ValueError, IndexError, KeyError, OSError) as error:
+        except Exception as error:  # the reader checks nothing: numpy raises what it meets
             raise BadInput(
                 f"{path}: incomplete or corrupt GGUF file ({error}); download it again", source=path
             ) from error
@@ -84,7 +104,17 @@ class GGUFFile:
     def field(self, name: str, default: Any = None) -> Any:
         """Return the value of a metadata field, or `default`."""
         field = self._reader.get_field(name)
-        return default if field is None else field.contents()
+        if field is None:
+            return default
+        try:
+            return field.contents()
+        except (ValueError, IndexError) as error:  # as of bytes that are no UTF-8
+            raise self._bad_field(name, f"cannot be read ({error}); download it again") from error
+
+    def _typed_field(self, name: str, kind: Any, default: Any = None) -> Any:
+        """The value of a field, checked to be of a type; see `typed_fields`."""
+        value = self.field(name, default)
+        return default if value is default else read_value(value, kind, str(self.path), name)
 
     def config(self) -> LlamaConfig:
         """Read the model's configuration; weights are tied if the file has no output matrix.
@@ -103,28 +133,30 @@ class GGUFFile:
                 "says that rotary positions are rescaled, which is not supported; use the original"
                 " folder",
             )
-        width, feed_forward, depth, heads = (self.field(f"llama.{name}") for name in REQUIRED)
-        tokens = self.field("tokenizer.ggml.tokens", ())
-        return LlamaConfig(
-            vocab_size=len(tokens) or self.field("llama.vocab_size"),
-            hidden_size=width,
-            intermediate_size=feed_forward,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            num_key_value_heads=self.field("llama.attention.head_count_kv", heads),
-            head_dim=self.field("llama.attention.key_length", width // heads),
-            max_position_embeddings=self.field("llama.context_length", 2048),
-            rms_norm_eps=self.field("llama.attention.layer_norm_rms_epsilon", 1e-6),
-            rope_theta=self.field("llama.rope.freq_base", 10000.0),
-            tie_word_embeddings="output.weight" not in names,
-            bos_token_id=self.field("tokenizer.ggml.bos_token_id"),
-            eos_token_id=self.field("tokenizer.ggml.eos_token_id"),
-            pad_token_id=self.field("tokenizer.ggml.padding_token_id"),
-        )
+        values = {
+            name: self.field(key)
+            for name, key in CONFIG_FIELDS.items()
+            if self.field(key) is not None
+        }
+        if tokens := self._tokens():
+            values["vocab_size"] = len(tokens)
+        values["tie_word_embeddings"] = "output.weight" not in names
+        # checked by the same rules as a config.json, whose field names these are
+        return hf.config_from_hf(values, str(self.path))
+
+    def _tokens(self) -> list[str]:
+        """The tokenizer's tokens."""
+        return self._texts("tokenizer.ggml.tokens")
+
+    def _texts(self, name: str) -> list[str]:
+        texts = self.field(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self._bad_field(name, "must be a list of texts; download the file again")
+        return texts
 
     def tensors(self, config: LlamaConfig) -> Mapping[str, np.ndarray]:
         """Return a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
-        return _Tensors(self._reader, config)
+        return _Tensors(self._reader, config, self.path)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Build the byte-level BPE tokenizer, with its special tokens and chat template.
@@ -137,9 +169,11 @@ class GGUFFile:
                 "tokenizer.ggml.model",
                 f"is {kind!r}; only byte-level BPE ('gpt2') is supported",
             )
-        tokens = self.field("tokenizer.ggml.tokens", [])
+        tokens = self._tokens()
         bpe = self._byte_pair_encoding(tokens)
-        kinds = self.field("tokenizer.ggml.token_type", ())
+        kinds = self.field("tokenizer.ggml.token_type", [])
+        if not isinstance(kinds, list):
+            raise self._bad_field("tokenizer.ggml.token_type", "must be a list of integers")
         bpe.add_special_tokens(
             [
                 AddedToken(token, special=True, normalized=False)
@@ -147,8 +181,9 @@ class GGUFFile:
                 if kind == CONTROL_TOKEN
             ]
         )
+        kind = Annotated[int, Range(0, len(tokens) - 1)]
         ids = {
-            name: self.field(f"tokenizer.ggml.{key}_token_id")
+            name: self._typed_field(f"tokenizer.ggml.{key}_token_id", kind)
             for name, key in SPECIAL_TOKENS.items()
         }
         special = {name: tokens[i] for name, i in ids.items() if i is not None}
@@ -160,7 +195,7 @@ class GGUFFile:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=bpe, clean_up_tokenization_spaces=False, **special
         )
-        tokenizer.chat_template = self.field("tokenizer.chat_template")
+        tokenizer.chat_template = self._typed_field("tokenizer.chat_template", str)
         return tokenizer
 
     def _byte_pair_encoding(self, tokens: list[str]) -> Tokenizer:
@@ -172,7 +207,7 @@ class GGUFFile:
             )
         llama3 = split in LLAMA3_PRE
         vocabulary = {token: i for i, token in enumerate(tokens)}
-        merges = [tuple(merge.split(" ")) for merge in self.field("tokenizer.ggml.merges", [])]
+        merges = [tuple(merge.split(" ")) for merge in self._texts("tokenizer.ggml.merges")]
         try:
             bpe = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=llama3))
         except Exception as error:  # tokenizers raises nothing narrower
@@ -197,8 +232,9 @@ class GGUFFile:
 
 
 class _Tensors(Mapping[str, np.ndarray]):
-    def __init__(self, reader: GGUFReader, config: LlamaConfig):
+    def __init__(self, reader: GGUFReader, config: LlamaConfig, path: Path):
         self._config = config
+        self._path = path
         self._tensors = {}
         for tensor in reader.tensors:
             if name := _hf_name(tensor.name):
@@ -206,11 +242,19 @@ class _Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
-        array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-        if "q_proj" in name:
-            return _unpermute(array, self._config.num_attention_heads)
-        if "k_proj" in name:
-            return _unpermute(array, self._config.num_key_value_heads)
+        try:
+            array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+            if "q_proj" in name:
+                return _unpermute(array, self._config.num_attention_heads)
+            if "k_proj" in name:
+                return _unpermute(array, self._config.num_key_value_heads)
+        except (ValueError, NotImplementedError) as error:
+            raise BadInput(
+                f"{self._path}: tensor {tensor.name!r} cannot be read ({error}); download the file"
+                " again",
+                source=self._path,
+                field=tensor.name,
+            ) from error
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -224,9 +268,10 @@ def _hf_name(name: str) -> str | None:
     """The Hugging Face name of a tensor; None if the model has no such tensor."""
     if not name.startswith("blk."):
         return TENSORS.get(name)
-    _, layer, part, kind = name.split(".")
-    if part not in LAYER_TENSORS:
+    parts = name.split(".")
+    if len(parts) != LAYER_NAME_PARTS or parts[2] not in LAYER_TENSORS:
         return None
+    _, layer, part, kind = parts
     return f"model.layers.{layer}.{LAYER_TENSORS[part]}.{kind}"
 
 

@@ -1,9 +1,10 @@
 """Folders of safetensors in the Hugging Face layout: one file, or shards with an index."""
 
+import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
@@ -14,10 +15,21 @@ from pav_jax.errors import BadInput
 from pav_jax.storage.files import atomic_file
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
+from pav_jax.typed_fields import read_fields
 
 MAX_MAPPED_BYTES = 2**28
 STEMS = ("model", "diffusion_pytorch_model")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """The fields of a `*.index.json` that are read."""
+
+    weight_map: dict[str, str]
 
 
 class TensorFolder(Mapping[str, np.ndarray]):
@@ -34,15 +46,36 @@ class TensorFolder(Mapping[str, np.ndarray]):
         self._read_bytes = 0
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._count(self._handle(name).get_tensor(name))
+        handle = self._handle(name)
+        return self._count(self._read(name, lambda: handle.get_tensor(name)))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return tuple(self._handle(name).get_slice(name).get_shape())
+        handle = self._handle(name)
+        return tuple(self._read(name, lambda: handle.get_slice(name).get_shape()))
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """`tensor[index]`; the rest of the tensor is not read."""
-        return self._count(self._handle(name).get_slice(name)[index])
+        handle = self._handle(name)
+        return self._count(self._read(name, lambda: handle.get_slice(name)[index]))
+
+    def _read(self, name: str, read: Callable[[], T]) -> T:
+        """The result of `read`, with errors that name the file and the tensor.
+
+        safetensors raises SafetensorError for a tensor that the file does not have, and others for
+        a dtype that numpy does not have.
+        """
+        try:
+            return read()
+        except (SafetensorError, OSError, TypeError, ValueError, AttributeError, KeyError) as error:
+            file = self._files[name]
+            reason = " ".join(str(error).split())
+            raise BadInput(
+                f"{file}: tensor {name!r} cannot be read ({reason}); download or export the"
+                " checkpoint again",
+                source=file,
+                field=name,
+            ) from error
 
     def file(self, name: str) -> Path:
         """The file of a tensor."""
@@ -96,13 +129,30 @@ def read_tensors(folder: str | Path, stems: tuple[str, ...] = STEMS) -> TensorFo
 
 def _sharded_files(index: Path) -> dict[str, Path]:
     """Tensor name -> shard."""
-    weight_map = read_json(index)["weight_map"]
+    weight_map = read_weight_map(index)
     files = {name: index.parent / shard for name, shard in weight_map.items()}
     if missing := sorted({str(file) for file in files.values() if not file.exists()}):
         raise BadInput(
             f"{index}: shard {missing[0]} is missing; download the checkpoint again", source=index
         )
     return files
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name beside `index`, from a `*.index.json`.
+
+    Raises:
+      BadInput: it has no such map, or a file is not in the folder of the index.
+    """
+    content = read_fields(ShardIndex, read_json(index), str(index))
+    for name, file in content.weight_map.items():
+        if Path(file).name != file:
+            raise BadInput(
+                f"{index}: weight_map.{name} is {file!r}; it must name a file in the same folder",
+                source=index,
+                field=f"weight_map.{name}",
+            )
+    return content.weight_map
 
 
 def _open(path: Path) -> Any:

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 from pav_jax.checkpoints import embedded, peft
+from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.llama import LlamaConfig, hf
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
-from pav_jax.storage.json_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,22 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
     """
     if not is_remote(booster):
         booster = local_folder(booster)
-    config_file = as_path(booster) / "config.json"
-    config = hf.config_from_hf(read_json(config_file), str(config_file))
+    config = folders.read_config(hf, booster)
+    shapes = folders.param_shapes(hf, config, booster)
     adapters = []
     base = str(as_path(booster).resolve())
+    seen = set()
     while _has_adapter(base):
         folder = as_path(base).parent / "adapter"
-        lora, settings = peft.read_adapter(folder, hf.weights(config))
+        if base in seen:
+            raise BadInput(
+                f"{folder}/adapter_config.json: base_model_name_or_path leads back to {base}; name"
+                " the model that the adapter was trained on",
+                source=folder / "adapter_config.json",
+                field="base_model_name_or_path",
+            )
+        seen.add(base)
+        lora, settings = peft.read_adapter(folder, hf.weights(config), shapes)
         adapters.append((lora, LoraConfig(**settings)))
         base = _base_of(folder)
     if not adapters:
@@ -67,7 +76,14 @@ def _has_adapter(base: str) -> bool:
 
 def _base_of(adapter: AnyPath) -> str:
     """The path or Hub repository of the model that an adapter was trained on."""
-    base = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    base = peft.read_config(adapter).base_model_name_or_path
+    if not base:
+        raise BadInput(
+            f"{adapter}/adapter_config.json: base_model_name_or_path is missing; name the model"
+            " that the adapter was trained on",
+            source=adapter / "adapter_config.json",
+            field="base_model_name_or_path",
+        )
     if base.startswith(embedded.PREFIX):
         return str(local_folder(base))
     if base.startswith(os.pardir):  # relative to the adapter, so that a work directory can move

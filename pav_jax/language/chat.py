@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from pav_jax.errors import BadInput
+from pav_jax.language.template_renderer import RENDERER
 
 Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": "..."}, ...]
 
@@ -24,20 +23,40 @@ def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) ->
     """
     if not chat or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in chat):
         raise BadInput("a chat is a list of messages, each with 'role' and 'content'")
-    if not tokenizer.chat_template:
+    # the variables of transformers' apply_chat_template
+    variables = {
+        **tokenizer.special_tokens_map,
+        "messages": [dict(message) for message in chat],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return RENDERER.render(_template(tokenizer), variables)
+
+
+def _template(tokenizer: Any) -> str:
+    """The tokenizer's chat template; of several, the one named default."""
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping) and template:
+        if "default" not in template:
+            raise BadInput(
+                f"this model's tokenizer has the chat templates {', '.join(map(str, template))},"
+                " none of them 'default'; give a template (a jinja file)",
+                field="template",
+            )
+        template = template["default"]
+    if not template:
         raise BadInput(
             "this model's tokenizer has no chat template; give a template (a jinja file), or use"
             " plain text",
             field="template",
         )
-    try:
-        return tokenizer.apply_chat_template(
-            list(chat), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except jinja2.TemplateError as error:
+    if not isinstance(template, str):
         raise BadInput(
-            f"the chat template fails: {error}; correct the template file", field="template"
-        ) from error
+            f"this model's chat template is of type {type(template).__name__}; it must be a text",
+            field="template",
+        )
+    return template
 
 
 def encode(tokenizer: Any, prompt: str | Chat) -> list[int]:

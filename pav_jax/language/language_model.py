@@ -24,10 +24,11 @@ from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.seeds import seeds_for_prompts
-from pav_jax.storage.addresses import as_path
+from pav_jax.storage.files import read_bounded
 from pav_jax.storage.folders import output_folder
 from pav_jax.storage.json_files import write_json
 
+MAX_TEMPLATE_BYTES = 2**20
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -137,7 +138,7 @@ class LanguageModel:
           BadInput: the file cannot be read, or the template fails.
         """
         try:
-            text = as_path(local_file(template)).read_text()
+            text = read_bounded(local_file(template), MAX_TEMPLATE_BYTES).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(
                 f"{template}: the chat template cannot be read ({error})", source=template

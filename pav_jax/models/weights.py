@@ -136,7 +136,7 @@ def params_from_hf(
     shapes = None if expected is None else _flatten(expected)
     params = {}
     for row in table:
-        _check_names(row, tensors, source)
+        check_names([row], tensors, source)
         parts = []
         for name in row.hf_names():
             tensor = np.asarray(tensors[name])
@@ -177,7 +177,7 @@ def sharded_params_from_hf(
     shapes = _flatten(expected)
     params = {}
     for row in table:
-        _check_names(row, tensors, source)
+        check_names([row], tensors, source)
         shape = tuple(shapes[row.path].shape)
         for name in row.hf_names():
             _check_shape(row, name, tensors.shape(name), shape, source)
@@ -223,14 +223,20 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return dict(traverse_util.flatten_dict(tree, sep="/"))
 
 
-def _check_names(row: Weight, tensors: Any, source: str) -> None:
-    missing = [name for name in row.hf_names() if name not in tensors]
-    if missing:
-        raise BadInput(
-            f"{source}: tensor {missing[0]!r} is missing; is this a checkpoint of another model?",
-            source=source,
-            field=missing[0],
-        )
+def check_names(table: Sequence[Weight], tensors: Any, source: str) -> None:
+    """Check that all tensors of a weight table are among `tensors`.
+
+    Raises:
+      BadInput: one is missing.
+    """
+    for row in table:
+        for name in row.hf_names():
+            if name not in tensors:
+                raise BadInput(
+                    f"{source}: tensor {name!r} is missing; is this a checkpoint of another model?",
+                    source=source,
+                    field=name,
+                )
 
 
 def _check_shape(

@@ -35,6 +35,7 @@ from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import AestheticOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.json_files import read_json, write_json
+from pav_jax.typed_fields import read_fields
 
 HEAD_FOLDER = "aesthetic_head"  # in the folder of the CLIP checkpoint
 
@@ -64,28 +65,25 @@ class HeadConfig:
         Raises:
           BadInput: a field has an unusable value.
         """
-        kind = raw.get("kind")
-        hidden_dims = tuple(raw.get("hidden_dims") or ())
-        activation = raw.get("activation")
-        if kind not in ("linear", "mlp"):
-            raise BadInput(
-                f"{source}: kind is {kind!r}, expected 'linear' or 'mlp'", source, "kind"
-            )
-        if (kind == "mlp") != bool(hidden_dims):
+        if "kind" not in raw:
+            raise BadInput(f"{source}: kind is missing; write 'linear' or 'mlp'", source, "kind")
+        values = {name: value for name, value in raw.items() if value is not None}
+        config = read_fields(cls, values, source)
+        if (config.kind == "mlp") != bool(config.hidden_dims):
             raise BadInput(
                 f"{source}: hidden_dims must list the inner widths of an mlp, and be empty for"
                 " linear",
                 source,
                 "hidden_dims",
             )
-        if activation is not None and activation not in ACTIVATIONS:
+        if config.activation is not None and config.activation not in ACTIVATIONS:
             raise BadInput(
-                f"{source}: activation is {activation!r}; expected null or one of"
+                f"{source}: activation is {config.activation!r}; expected null or one of"
                 f" {', '.join(ACTIVATIONS)}",
                 source,
                 "activation",
             )
-        return cls(kind, raw.get("input_dim", cls.input_dim), hidden_dims, activation)
+        return config
 
 
 class AestheticHead(nn.Module):

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 
 from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP, LEGACY_EOS
@@ -44,18 +45,12 @@ class ClipTower:
     """
 
     def __init__(self, folder: Path, dtype: str):
-        from transformers import AutoTokenizer
-
         self.config, params = load(hf, folder)
         check_finite(params, folder)
         self.settings = Preprocess.from_folder(folder, self.config.vision.image_size)
-        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-            raise BadInput(
-                f"{folder}: tokenizer.json is missing; put the tokenizer of the CLIP there",
-                folder,
-                "tokenizer.json",
-            )
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        self.tokenizer = load_tokenizer(
+            folder, ("tokenizer.json", "vocab.json"), "put the tokenizer of the CLIP there"
+        )
         self.folder = folder
         self.dtype = dtype
         self.model = CLIP(self.config, dtype=jnp.dtype(dtype))

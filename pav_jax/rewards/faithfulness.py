@@ -15,7 +15,6 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,13 +25,25 @@ from pav_jax.rewards.options import FaithfulnessOptions
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import read_fields
 
 LEXICON = Path(__file__).with_name("lexicon.json")
-FIELDS = ("concepts", "kinds", "generic", "stop", "irregular", "uninflected")
 GENERIC_WEIGHT = 0.25
 BROADER_CREDIT = 0.5
 
 Concept = tuple[str, str]  # (category, concept)
+
+
+@dataclasses.dataclass(frozen=True)
+class LexiconFile:
+    """The content of a lexicon file; its field "about" describes it."""
+
+    concepts: dict[str, dict[str, tuple[str, ...]]]
+    kinds: dict[str, tuple[str, ...]]
+    generic: tuple[str, ...]
+    stop: tuple[str, ...]
+    irregular: dict[str, str]
+    uninflected: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +92,18 @@ class Lexicon:
           BadInput: the file is missing, not JSON, or lacks a field.
         """
         self.path = Path(path)
-        data = read_json(path)
-        for field in FIELDS:
-            if field not in data:
-                raise BadInput(
-                    f"{path}: field {field!r} is missing; see the lexicon.json of the package",
-                    path,
-                    field,
-                )
+        data = read_fields(LexiconFile, read_json(path), str(path))
+        if not any(data.concepts.values()):
+            raise BadInput(f"{path}: concepts is empty; name at least one", path, "concepts")
         self.lemmatise = _make_lemmatiser(data)
-        self.stop = frozenset(data["stop"])
-        self.generic = frozenset(self.lemmatise.lemma(word) for word in data["generic"])
+        self.stop = frozenset(data.stop)
+        self.generic = frozenset(self.lemmatise.lemma(word) for word in data.generic)
         self._concepts: dict[tuple[str, ...], set[Concept]] = {}
         self._broader: dict[tuple[str, ...], set[Concept]] = {}
-        self._add_concepts(data["concepts"])
-        self._add_kinds(data["kinds"])
+        self._add_concepts(data.concepts)
+        self._add_kinds(data.kinds)
         self._max_words = max(map(len, self._concepts))
-        self._category_rank = {category: rank for rank, category in enumerate(data["concepts"])}
+        self._category_rank = {category: rank for rank, category in enumerate(data.concepts)}
 
     def units(self, prompt: str) -> list[Unit]:
         """The prompt's units, each once, from left to right."""
@@ -182,18 +188,18 @@ class Lexicon:
         return Unit(text, category, weight, key, concepts, frozenset(self._broader.get(key, ())))
 
 
-def _make_lemmatiser(data: Mapping[str, Any]) -> Lemmatiser:
+def _make_lemmatiser(data: LexiconFile) -> Lemmatiser:
     phrases = [
         phrase
-        for group in data["concepts"].values()
+        for group in data.concepts.values()
         for name, synonyms in group.items()
         for phrase in (name, *synonyms)
     ]
-    phrases += [phrase for narrower in data["kinds"].values() for phrase in narrower]
-    phrases += [*data["generic"], *data["stop"], *data["irregular"].values()]
+    phrases += [phrase for narrower in data.kinds.values() for phrase in narrower]
+    phrases += [*data.generic, *data.stop, *data.irregular.values()]
     vocabulary = {word for phrase in phrases for word in words(phrase)}
     entries = frozenset(phrase for phrase in phrases if " " not in phrase)
-    return Lemmatiser(vocabulary, entries, data["irregular"], frozenset(data["uninflected"]))
+    return Lemmatiser(vocabulary, entries, data.irregular, frozenset(data.uninflected))
 
 
 @functools.cache

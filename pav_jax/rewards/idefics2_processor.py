@@ -12,14 +12,17 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
+from pav_jax.rewards.preprocess import Mean, Side, Std
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import Positive, Range, check_object, read_fields
 
 IMAGE = "<image>"
 FENCE = "<fake_token_around_image>"
@@ -29,6 +32,15 @@ SUPPORTED = {
     "do_rescale": True,
     "do_normalize": True,
     "do_image_splitting": False,
+}
+# our field -> that of preprocessor_config.json
+FIELDS = {
+    "shortest": "size.shortest_edge",
+    "longest": "size.longest_edge",
+    "resample": "resample",
+    "scale": "rescale_factor",
+    "mean": "image_mean",
+    "std": "image_std",
 }
 
 
@@ -43,12 +55,12 @@ class ImageSettings:
       mean, std: per channel, of the normalisation.
     """
 
-    shortest: int = 378
-    longest: int = 980
-    resample: int = Image.Resampling.BILINEAR
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    shortest: Side = 378
+    longest: Side = 980
+    resample: Annotated[int, Range(0, 5)] = Image.Resampling.BILINEAR
+    scale: Positive = 1 / 255
+    mean: Mean = (0.5, 0.5, 0.5)
+    std: Std = (0.5, 0.5, 0.5)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ImageSettings":
@@ -64,7 +76,7 @@ class ImageSettings:
             return cls.from_json(read_json(path), str(path))
         path = Path(folder) / "processor_config.json"
         raw = read_json(path).get("image_processor") if path.exists() else None
-        return cls.from_json(raw or {}, str(path))
+        return cls.from_json(check_object(raw or {}, str(path), "image_processor"), str(path))
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str) -> "ImageSettings":
@@ -81,7 +93,7 @@ class ImageSettings:
                 raise BadInput(
                     f"{source}: {field} is {raw[field]}; only {value} is supported", source, field
                 )
-        size = raw.get("size") or {}
+        size = check_object(raw.get("size") or {}, source, "size")
         if size and not {"shortest_edge", "longest_edge"} <= set(size):
             raise BadInput(
                 f"{source}: size has {', '.join(size)}; it needs shortest_edge and longest_edge",
@@ -89,14 +101,15 @@ class ImageSettings:
                 "size",
             )
         values = {
-            "shortest": size.get("shortest_edge"),
-            "longest": size.get("longest_edge"),
+            "size.shortest_edge": size.get("shortest_edge"),
+            "size.longest_edge": size.get("longest_edge"),
             "resample": raw.get("resample"),
-            "scale": raw.get("rescale_factor"),
-            "mean": tuple(raw.get("image_mean") or ()) or None,
-            "std": tuple(raw.get("image_std") or ()) or None,
+            "rescale_factor": raw.get("rescale_factor"),
+            "image_mean": raw.get("image_mean") or None,
+            "image_std": raw.get("image_std") or None,
         }
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        values = {name: value for name, value in values.items() if value is not None}
+        return read_fields(cls, values, source, names=FIELDS)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after the resize.
@@ -137,16 +150,12 @@ class Idefics2Processor:
         Raises:
           BadInput: they are missing, or belong to another model.
         """
-        from transformers import AutoTokenizer
-
         folder = Path(folder)
-        if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-            raise BadInput(
-                f"{folder}: tokenizer.json is missing; put the tokenizer of the checkpoint there",
-                folder,
-                "tokenizer.json",
-            )
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = load_tokenizer(
+            folder,
+            ("tokenizer.json", "tokenizer.model"),
+            "put the tokenizer of the checkpoint there",
+        )
         _check_image_tokens(tokenizer.get_vocab(), image_token_id, folder)
         path = folder / "processor_config.json"
         if path.exists():

@@ -22,6 +22,7 @@ from jaxtyping import Array, Int
 
 from pav_jax.checkpoints.folder import check_finite, load
 from pav_jax.checkpoints.hub import local_file, local_folder
+from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.models.mps import MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
@@ -211,16 +212,15 @@ def condition_text(path: str | Path) -> str:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer, CLIPConfig
+    from transformers import CLIPConfig
 
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise BadInput(
-            f"{folder}: tokenizer.json is missing; put the tokenizer of CLIP ViT-H/14 there",
-            folder,
-            "tokenizer.json",
-        )
     # the config keeps transformers from warning about the model type in config.json
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), config=CLIPConfig())
+    tokenizer = load_tokenizer(
+        folder,
+        ("tokenizer.json", "vocab.json"),
+        "put the tokenizer of CLIP ViT-H/14 there",
+        config=CLIPConfig(),
+    )
     if tokenizer.pad_token_id is None:
         raise BadInput(
             f"{folder}: the tokenizer has no pad_token, which MPS attends to", folder, "pad_token"

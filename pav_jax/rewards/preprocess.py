@@ -12,6 +12,7 @@ Shapes: N images, H, W height and width in pixels, T frames.
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,15 @@ from jaxtyping import Array, Float, UInt8
 
 from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import Positive, Range, read_value
 
 # mean and standard deviation per channel of CLIP's training images
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+# types of the fields of preprocessor_config.json
+Side = Annotated[int, Range(1, 8192)]
+Mean = tuple[float, float, float]
+Std = tuple[Positive, Positive, Positive]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +62,16 @@ class Preprocess:
         if not path.exists():
             return cls(image_size, (image_size, image_size))
         raw = read_json(path)
-        resize = raw.get("size", image_size)
-        if isinstance(resize, dict):
-            resize = resize.get("shortest_edge", resize.get("height", image_size))
+        size = raw.get("size", image_size)
+        if isinstance(size, dict):
+            size = size.get("shortest_edge", size.get("height", image_size))
+        resize = read_value(size, Side, str(path), "size")
         crop = raw.get("crop_size", image_size)
-        height, width = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+        if isinstance(crop, dict):
+            height = crop.get("height")
+            width = crop.get("width")
+        else:
+            height = width = crop
         if (height, width) != (image_size, image_size):
             raise BadInput(
                 f"{path}: crop_size is {[height, width]}, but the model takes {image_size} x"
@@ -68,9 +79,9 @@ class Preprocess:
                 path,
                 "crop_size",
             )
-        mean = tuple(raw.get("image_mean", OPENAI_MEAN))
-        std = tuple(raw.get("image_std", OPENAI_STD))
-        return cls(resize, (height, width), mean, std)
+        mean = read_value(raw.get("image_mean", OPENAI_MEAN), Mean, str(path), "image_mean")
+        std = read_value(raw.get("image_std", OPENAI_STD), Std, str(path), "image_std")
+        return cls(resize, (image_size, image_size), mean, std)
 
 
 def frame_indices(num_frames: int, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,24 @@ from pav_jax.storage.addresses import as_path, filesystem, is_remote, store_erro
 from pav_jax.storage.scratch import temporary_folder
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def read_bounded(path: str | os.PathLike, limit: int) -> bytes:
+    """Read a regular file, local or in an object store, of at most `limit` bytes.
+
+    Raises:
+      OSError: there is none, or it is larger, a directory or a device.
+    """
+    if not is_remote(path):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if status.st_size > limit:
+            reason = f"it has {status.st_size} bytes, more than {limit}"
+            raise OSError(errno.EFBIG, reason)
+    return as_path(path).read_bytes()
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:

@@ -7,28 +7,53 @@ from typing import Any
 from pav_jax.errors import BadInput
 from pav_jax.redaction import redact_known
 from pav_jax.storage.addresses import as_path
-from pav_jax.storage.files import write_atomic
+from pav_jax.storage.files import read_bounded, write_atomic
+from pav_jax.typed_fields import check_object
+
+MAX_JSON_BYTES = 2**28
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a JSON file, local or in an object store.
+    """Read a file that contains one JSON object, local or in an object store.
 
     Raises:
-      BadInput: the file is missing or is not valid JSON.
+      BadInput: the file is missing, no regular file, too large, or does not contain a JSON object
+        in UTF-8.
     """
     path = as_path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bounded(path, MAX_JSON_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(
             f"{path}: no such file; check that the folder is complete", source=path
         ) from None
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror or error}); check the file and its"
+            " permissions",
+            source=path,
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8", source=path
+        ) from error
     except json.JSONDecodeError as error:
         raise BadInput(
             f"{path}: not valid JSON (line {error.lineno}: {error.msg}); download or write it"
             " again",
             source=path,
         ) from error
+    except (RecursionError, ValueError) as error:  # nested too deep; an integer of 5,000 digits
+        raise BadInput(
+            f"{path}: not usable JSON ({_reason(error)}); download or write it again", source=path
+        ) from error
+    return dict(check_object(content, os.fspath(path)))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return str(error).partition(";")[0]
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

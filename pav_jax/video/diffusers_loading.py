@@ -55,7 +55,9 @@ def load(name: str, dtype: str) -> LoadedPipeline:
     accelerator = torch.accelerator
     device = accelerator.current_accelerator() if accelerator.is_available() else "cpu"
     try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
         pipeline.to(device)
     except torch.OutOfMemoryError as error:
         raise BadInput(

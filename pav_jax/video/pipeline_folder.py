@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import loaded_shapes
 from pav_jax.storage.json_files import read_json
@@ -76,9 +77,14 @@ def load_scheduler(
 
 
 def read_config(layout: Any, folder: Path) -> Any:
-    """The configuration in a model's folder, as its `hf.py` module (`layout`) reads it."""
-    path = folder / "config.json"
-    return layout.config_from_hf(read_json(path), str(path))
+    """The configuration in a model's folder, as its `hf.py` module (`layout`) reads it.
+
+    Raises:
+      BadInput: it is missing or invalid, or its sizes contradict each other.
+    """
+    config = folders.read_config(layout, folder)
+    folders.param_shapes(layout, config, folder)
+    return config
 
 
 def param_shapes(layout: Any, config: Any, dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:

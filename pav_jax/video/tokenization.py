@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
 from jaxtyping import Int
 
+from pav_jax.checkpoints import tokenizers
 from pav_jax.errors import BadInput
 from pav_jax.video import sampling
 
@@ -16,18 +16,18 @@ def load_tokenizer(folder: Path) -> Any:
     """The transformers tokenizer in the pipeline `folder`.
 
     Raises:
-      BadInput: it cannot be loaded.
+      BadInput: it cannot be loaded, or has no token for padding.
     """
     folder = folder / "tokenizer"
-    try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        hint = (
-            "; spiece.model needs the sentencepiece package"
-            if (folder / "spiece.model").exists()
-            else ""
+    tokenizer = tokenizers.load_tokenizer(folder)
+    if tokenizer.pad_token_id is None:
+        raise BadInput(
+            f"{folder}: the tokenizer has no pad_token, and texts are padded; set it in"
+            " tokenizer_config.json",
+            source=folder,
+            field="pad_token",
         )
-        raise BadInput(f"{folder}: cannot load this tokenizer ({error}){hint}") from error
+    return tokenizer
 
 
 def tokenizer_class(tokenizer: Any) -> str:

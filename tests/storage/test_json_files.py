@@ -23,3 +23,43 @@ def test_read_json_missing_or_broken_file(tmp_path, text):
         read_json(path)
     assert error.value.source == str(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"null",
+        b"3",
+        b'"text"',
+        b"[" * 100_000,
+        b'{"a": ' * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        '{"a": 1}'.encode("utf-16"),
+        b'{"a": "\xff"}',
+        b"\0" * 10,
+    ],
+)
+def test_read_json_unusable_content(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(BadInput) as error:
+        read_json(path)
+    assert error.value.source == str(path) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(path))
+
+
+def test_read_json_no_regular_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("folder", "device", "loop"):
+        with pytest.raises(BadInput) as error:
+            read_json(tmp_path / name)
+        assert error.value.source == str(tmp_path / name)
+
+
+def test_read_json_byte_order_mark(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
+    assert read_json(path) == {"a": 1}

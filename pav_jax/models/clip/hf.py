@@ -1,7 +1,8 @@
 """CLIP checkpoints: config.json and tensor names of transformers' `CLIPModel`, both ways."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from pav_jax.models.weights import Weight, linear, norm
+from pav_jax.typed_fields import check_object, read_fields
 
 STEM = "model"
+T = TypeVar("T")
 
 # Our field -> (transformers' field, transformers' default). config.json omits fields that have the
 # default, those of ViT-B/32.
@@ -53,26 +56,37 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CLIPCo
             source=source,
             field="model_type",
         )
-    text = _read_tower(hf, "text", TEXT_FIELDS, source)
-    vision = _read_tower(hf, "vision", VISION_FIELDS, source)
-    return CLIPConfig(
-        text=TextConfig(**text),
-        vision=VisionConfig(**vision),
-        projection_dim=hf.get("projection_dim", 512),
-        logit_scale_init=hf.get("logit_scale_init_value", 2.6592),
+    defaults = {"projection_dim": 512, "logit_scale_init_value": 2.6592}
+    config = read_fields(
+        CLIPConfig, defaults | dict(hf), source, "", {"logit_scale_init": "logit_scale_init_value"}
     )
+    text = _read_tower(TextConfig, hf, "text", TEXT_FIELDS, source)
+    vision = _read_tower(VisionConfig, hf, "vision", VISION_FIELDS, source)
+    if vision.image_size % vision.patch_size:
+        raise BadInput(
+            f"{source}: vision_config.image_size is {vision.image_size}; it must be a multiple of"
+            f" patch_size={vision.patch_size}",
+            source=source,
+            field="vision_config.image_size",
+        )
+    return dataclasses.replace(config, text=text, vision=vision)
 
 
 def _read_tower(
-    hf: Mapping[str, Any], tower: str, names: Mapping[str, tuple[str, Any]], source: str
-) -> dict[str, Any]:
-    raw = dict(hf.get(f"{tower}_config") or {})
+    kind: type[T],
+    hf: Mapping[str, Any],
+    tower: str,
+    names: Mapping[str, tuple[str, Any]],
+    source: str,
+) -> T:
+    raw = dict(check_object(hf.get(f"{tower}_config") or {}, source, f"{tower}_config"))
     # Old versions of transformers also wrote `*_config_dict`, which then takes precedence, its
     # defaults included.
     legacy = hf.get(f"{tower}_config_dict")
     if legacy is not None:
+        legacy = dict(check_object(legacy, source, f"{tower}_config_dict"))
         raw |= dict(names.values()) | legacy
-    return fields.read_section(raw, names, source, f"{tower}_config")
+    return fields.read_section(kind, raw, names, source, f"{tower}_config")
 
 
 def config_to_hf(config: CLIPConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, LayerNorm, scan_layers
+from pav_jax.typed_fields import Depth, NonNegative, TokenId
 
 # checkpoints converted before 2023 have this wrong eos_id; the end of their texts is the largest id
 LEGACY_EOS = 2
@@ -30,14 +31,14 @@ class TextConfig:
     vocab_size: int = 49408
     width: int = 768
     ff_width: int = 3072
-    layers: int = 12
+    layers: Depth = 12
     heads: int = 12
     positions: int = 77
     activation: str = "quick_gelu"
-    norm_epsilon: float = 1e-5
-    bos_id: int | None = 49406
-    eos_id: int | None = 49407
-    pad_id: int | None = 1
+    norm_epsilon: NonNegative = 1e-5
+    bos_id: TokenId | None = 49406
+    eos_id: TokenId | None = 49407
+    pad_id: TokenId | None = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +51,13 @@ class VisionConfig:
 
     width: int = 1024
     ff_width: int = 4096
-    layers: int = 24
+    layers: Depth = 24
     heads: int = 16
     channels: int = 3
     image_size: int = 224
     patch_size: int = 14
     activation: str = "quick_gelu"
-    norm_epsilon: float = 1e-5
+    norm_epsilon: NonNegative = 1e-5
 
     @property
     def tokens(self) -> int:

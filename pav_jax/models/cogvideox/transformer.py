@@ -13,7 +13,7 @@ frames, height and width.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from pav_jax.models import video_positions
 from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
 from pav_jax.models.layers import Constrain, LayerNorm, gated_sum, scan_layers, unconstrained
+from pav_jax.typed_fields import Depth, NonNegative, Positive, Range
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 # modulation starts as the identity: adaLN-Zero (arXiv 2212.09748, section 3.2)
@@ -38,11 +39,11 @@ class CogVideoXConfig:
     in_channels: int = 16
     out_channels: int = 16
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: Annotated[int, Range(0, 1)] = 0
     time_embed_dim: int = 512
     ofs_embed_dim: int | None = None  # the extra condition of 1.5 image-to-video
     text_embed_dim: int = 4096
-    num_layers: int = 30
+    num_layers: Depth = 30
     attention_bias: bool = True
     sample_width: int = 90
     sample_height: int = 60
@@ -52,9 +53,9 @@ class CogVideoXConfig:
     temporal_compression_ratio: int = 4
     max_text_seq_length: int = 226
     norm_elementwise_affine: bool = True
-    norm_eps: float = 1e-5
-    spatial_interpolation_scale: float = 1.875
-    temporal_interpolation_scale: float = 1.0
+    norm_eps: NonNegative = 1e-5
+    spatial_interpolation_scale: Positive = 1.875
+    temporal_interpolation_scale: Positive = 1.0
     use_rotary_positional_embeddings: bool = False
     use_learned_positional_embeddings: bool = False
     patch_bias: bool = True

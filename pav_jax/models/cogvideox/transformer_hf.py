@@ -16,6 +16,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
 from pav_jax.models.weights import Weight, linear, norm
+from pav_jax.typed_fields import read_fields
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "CogVideoXTransformer3DModel"
@@ -29,16 +30,9 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CogVid
     Raises:
       BadInput: another class, or an unsupported option.
     """
-    if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
-        raise BadInput(
-            f"{source}: _class_name is {hf['_class_name']!r}; {CLASS_NAME!r} is needed",
-            source=source,
-            field="_class_name",
-        )
+    fields.check_class(hf, "_class_name", CLASS_NAME, source)
     fields.check_fixed(hf, FIXED, source)
-    config = CogVideoXConfig(**fields.select_fields(CogVideoXConfig, hf))
-    if config.out_channels is None:
-        config = dataclasses.replace(config, out_channels=config.in_channels)
+    config = read_fields(CogVideoXConfig, fields.fill_out_channels(hf), source)
     if config.attention_head_dim % 16 and config.use_rotary_positional_embeddings:
         raise BadInput(
             f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need a"

@@ -13,7 +13,7 @@ Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -27,6 +27,7 @@ from pav_jax.models.cogvideox.tiling import (
     decode_tiles,
 )
 from pav_jax.models.layers import Constrain, unconstrained
+from pav_jax.typed_fields import Depth, NonNegative, Positive, Range, Widths
 
 ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
 DECODE_CHUNK = 2  # latent frames per chunk (diffusers: num_latent_frames_batch_size)
@@ -46,19 +47,19 @@ class CogVideoXVAEConfig:
 
     in_channels: int = 3
     out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
+    block_out_channels: Widths = (128, 256, 256, 512)
     latent_channels: int = 16
-    layers_per_block: int = 3
+    layers_per_block: Depth = 3
     act_fn: str = "silu"
-    norm_eps: float = 1e-6
+    norm_eps: NonNegative = 1e-6
     norm_num_groups: int = 32
-    temporal_compression_ratio: float = 4
+    temporal_compression_ratio: Annotated[float, Range(1, 2**16)] = 4
     sample_height: int = 480
     sample_width: int = 720
-    scaling_factor: float = 1.15258426
+    scaling_factor: Positive = 1.15258426
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[float, ...] | None = None
+    latents_std: tuple[Positive, ...] | None = None
     force_upcast: bool = True
     use_quant_conv: bool = False
     use_post_quant_conv: bool = False

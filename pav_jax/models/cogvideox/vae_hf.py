@@ -11,6 +11,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.cogvideox.vae import ACTIVATIONS, CogVideoXVAE, CogVideoXVAEConfig
 from pav_jax.models.weights import Weight, conv, norm
+from pav_jax.typed_fields import read_fields
 
 CLASS_NAME = "AutoencoderKLCogVideoX"
 STEM = "diffusion_pytorch_model"
@@ -22,19 +23,14 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
     Raises:
       BadInput: another class, or an unsupported activation or block.
     """
-    if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-        raise BadInput(
-            f"{source}: _class_name is {name!r}; {CLASS_NAME!r} is needed; is this the vae folder?",
-            source=source,
-            field="_class_name",
-        )
-    config = CogVideoXVAEConfig(**fields.select_fields(CogVideoXVAEConfig, raw))
+    fields.check_class(raw, "_class_name", CLASS_NAME, source, "; is this the vae folder?")
+    config = read_fields(CogVideoXVAEConfig, raw, source)
     for field, block in (
         ("down_block_types", "CogVideoXDownBlock3D"),
         ("up_block_types", "CogVideoXUpBlock3D"),
     ):
-        blocks = raw.get(field, [block] * len(config.block_out_channels))
-        if len(blocks) != len(config.block_out_channels) or set(blocks) != {block}:
+        needed = [block] * len(config.block_out_channels)
+        if raw.get(field, needed) != needed:
             raise BadInput(
                 f"{source}: {field} must be one {block} per entry of block_out_channels",
                 source=source,
@@ -46,6 +42,22 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
             source=source,
             field="act_fn",
         )
+    if any(width % config.norm_num_groups for width in config.block_out_channels):
+        raise BadInput(
+            f"{source}: block_out_channels is {list(config.block_out_channels)}; each must be a"
+            f" multiple of norm_num_groups={config.norm_num_groups}",
+            source=source,
+            field="block_out_channels",
+        )
+    for field in ("latents_mean", "latents_std"):
+        values = getattr(config, field)
+        if values is not None and len(values) != config.latent_channels:
+            raise BadInput(
+                f"{source}: {field} has {len(values)} entries; latent_channels is"
+                f" {config.latent_channels}",
+                source=source,
+                field=field,
+            )
     return config
 
 

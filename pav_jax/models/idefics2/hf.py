@@ -18,6 +18,7 @@ from pav_jax.models.idefics2.perceiver import PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig
 from pav_jax.models.llama import hf as llama_hf
 from pav_jax.models.weights import Weight, norm
+from pav_jax.typed_fields import TokenId, check_object, read_fields
 
 STEM = "model"
 HEAD_BIAS = "score.bias"
@@ -63,6 +64,15 @@ TEXT_DEFAULTS = {
 NOT_MISTRAL = ("architectures", "torch_dtype", "attention_bias", "mlp_bias")
 
 
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Fields outside of the sections for vision, perceiver and text."""
+
+    sliding_window: int | None
+    image_token_id: TokenId
+    labels: int
+
+
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Idefics2Config:
     """Read a config.json with its `text_config`, `vision_config` and `perceiver_config`.
 
@@ -75,7 +85,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Idefic
             source=source,
             field="model_type",
         )
-    text = TEXT_DEFAULTS | dict(hf.get("text_config") or {})
+    text = TEXT_DEFAULTS | dict(check_object(hf.get("text_config") or {}, source, "text_config"))
     if (kind := text.get("model_type", "mistral")) != "mistral":
         raise BadInput(
             f"{source}: text_config.model_type is {kind!r}; only 'mistral' is supported",
@@ -83,29 +93,33 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Idefic
             field="text_config.model_type",
         )
     vision = fields.read_section(
-        hf.get("vision_config") or {}, VISION_FIELDS, source, "vision_config"
+        VisionConfig, hf.get("vision_config") or {}, VISION_FIELDS, source, "vision_config"
     )
+    # The code that trained the published checkpoints took the epsilon from the text model; their
+    # config.json has none for the perceiver.
+    names = PERCEIVER_FIELDS | {"norm_epsilon": ("rms_norm_eps", text["rms_norm_eps"])}
     perceiver = fields.read_section(
-        hf.get("perceiver_config") or {}, PERCEIVER_FIELDS, source, "perceiver_config"
+        PerceiverConfig, hf.get("perceiver_config") or {}, names, source, "perceiver_config"
     )
-    if perceiver["heads"] % perceiver["kv_heads"]:
+    if perceiver.heads % perceiver.kv_heads:
         raise BadInput(
-            f"{source}: perceiver_config.num_key_value_heads={perceiver['kv_heads']} does not"
-            f" divide resampler_n_heads={perceiver['heads']}",
+            f"{source}: perceiver_config.num_key_value_heads={perceiver.kv_heads} does not"
+            f" divide resampler_n_heads={perceiver.heads}",
             source=source,
             field="perceiver_config.num_key_value_heads",
         )
-    # The code that trained the published checkpoints took the epsilon from the text model; their
-    # config.json has none for the perceiver.
-    if perceiver["norm_epsilon"] is None:
-        perceiver["norm_epsilon"] = text["rms_norm_eps"]
+    labels = check_object(hf.get("id2label") or {}, source, "id2label")
+    head = {
+        "sliding_window": text["sliding_window"],
+        "image_token_id": hf.get("image_token_id", 32001),
+        "num_labels": hf.get("num_labels") or len(labels) or DEFAULT_LABELS,
+    }
+    head = read_fields(Head, head, source, names={"labels": "num_labels"})
     return Idefics2Config(
         text=llama_hf.config_from_hf(text | {"model_type": "llama"}, f"{source}: text_config"),
-        vision=VisionConfig(**vision),
-        perceiver=PerceiverConfig(**perceiver),
-        sliding_window=text["sliding_window"],
-        image_token_id=hf.get("image_token_id", 32001),
-        labels=hf.get("num_labels") or len(hf.get("id2label") or ()) or DEFAULT_LABELS,
+        vision=vision,
+        perceiver=perceiver,
+        **dataclasses.asdict(head),
     )
 
 

@@ -25,6 +25,7 @@ from pav_jax.models.idefics2.perceiver import Connector, PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig, VisionTower, patch_mask
 from pav_jax.models.layers import Constrain, unconstrained
 from pav_jax.models.llama.model import LlamaConfig
+from pav_jax.typed_fields import TokenId
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Idefics2Config:
     vision: VisionConfig = VisionConfig()
     perceiver: PerceiverConfig = PerceiverConfig()
     sliding_window: int | None = 4096
-    image_token_id: int = 32001
+    image_token_id: TokenId = 32001
     labels: int = 5
     score_bias: bool = True
 

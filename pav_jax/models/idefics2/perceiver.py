@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pav_jax.models.layers import ACTIVATIONS, Constrain, RMSNorm, scan_layers
+from pav_jax.typed_fields import Depth, NonNegative
 
 EXPANSION = 4  # the resampler's feed-forward has width 4 D, fixed in the original
 
@@ -24,12 +25,12 @@ class PerceiverConfig:
     """Sizes of the resampler, whose width is the language model's; defaults: Idefics2-8B."""
 
     latents: int = 64
-    depth: int = 3
+    depth: Depth = 3
     heads: int = 16
     kv_heads: int = 4
     head_dim: int = 96
     activation: str = "silu"
-    norm_epsilon: float = 1e-5
+    norm_epsilon: NonNegative = 1e-5
 
 
 def _dense(features: int, dtype: Any, name: str) -> nn.Dense:

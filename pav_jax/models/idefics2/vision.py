@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.clip.model import scan_tower
 from pav_jax.models.layers import Constrain, LayerNorm
+from pav_jax.typed_fields import Depth, NonNegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,13 @@ class VisionConfig:
 
     width: int = 1152
     ff_width: int = 4304
-    layers: int = 27
+    layers: Depth = 27
     heads: int = 16
     channels: int = 3
     image_size: int = 980
     patch_size: int = 14
     activation: str = "gelu_pytorch_tanh"
-    norm_epsilon: float = 1e-6
+    norm_epsilon: NonNegative = 1e-6
 
     @property
     def side(self) -> int:

@@ -14,17 +14,12 @@ import jax.numpy as jnp
 
 from pav_jax.errors import BadInput
 from pav_jax.models.layers import ACTIVATIONS
-from pav_jax.models.llama.model import Llama, LlamaConfig, RopeScaling
+from pav_jax.models.llama.model import Llama, LlamaConfig
 from pav_jax.models.weights import Weight
+from pav_jax.typed_fields import Depth, check_object, read_fields
 
 STEM = "model"  # file names start with it: model.safetensors, model-00001-of-00004.safetensors
-REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
+# fields that config.json may leave out or set to null
 OPTIONAL = (
     "max_position_embeddings",
     "rms_norm_eps",
@@ -33,8 +28,21 @@ OPTIONAL = (
     "mlp_bias",
     "initializer_range",
     "bos_token_id",
+    "eos_token_id",
     "pad_token_id",
+    "hidden_act",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class RequiredSizes:
+    """The fields that every config.json has."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: Depth
+    num_attention_heads: int
 
 
 def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> LlamaConfig:
@@ -53,64 +61,50 @@ def config_from_hf(fields: Mapping[str, Any], source: str = "config.json") -> Ll
             source=source,
             field="model_type",
         )
-    if missing := [name for name in REQUIRED if not isinstance(fields.get(name), int)]:
-        raise BadInput(
-            f"{source}: field {missing[0]!r} is missing or not an integer; download the"
-            " checkpoint again",
-            source=source,
-            field=missing[0],
-        )
-    heads = fields["num_attention_heads"]
-    kv_heads = fields.get("num_key_value_heads") or heads
+    sizes = read_fields(RequiredSizes, fields, source)
+    heads = sizes.num_attention_heads
+    values = {name: fields[name] for name in OPTIONAL if fields.get(name) is not None}
+    values |= dataclasses.asdict(sizes) | _rope(fields, source)
+    values["num_key_value_heads"] = fields.get("num_key_value_heads") or heads
+    values["head_dim"] = fields.get("head_dim") or sizes.hidden_size // heads
+    config = read_fields(LlamaConfig, values, source)
+    _check_sizes(config, source)
+    return config
+
+
+def _check_sizes(config: LlamaConfig, source: str) -> None:
+    """Check what fields say about each other."""
+    heads = config.num_attention_heads
+    kv_heads = config.num_key_value_heads
+    field = None
     if heads % kv_heads:
-        raise BadInput(
-            f"{source}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads};"
-            " use the checkpoint's own config.json",
-            source=source,
-            field="num_key_value_heads",
-        )
-    if (act := fields.get("hidden_act", "silu")) not in ACTIVATIONS:
-        raise BadInput(
-            f"{source}: hidden_act is {act!r}; supported are {', '.join(sorted(ACTIVATIONS))}",
-            source=source,
-            field="hidden_act",
-        )
-    rope_theta, rope_scaling = _rope(fields, source)
-    eos = fields.get("eos_token_id")
-    return LlamaConfig(
-        **{name: fields[name] for name in REQUIRED},
-        **{name: fields[name] for name in OPTIONAL if fields.get(name) is not None},
-        num_key_value_heads=kv_heads,
-        head_dim=fields.get("head_dim") or fields["hidden_size"] // heads,
-        rope_theta=rope_theta,
-        rope_scaling=rope_scaling,
-        hidden_act=act,
-        eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-    )
+        field = "num_key_value_heads"
+        problem = f"is {kv_heads}; it must divide num_attention_heads={heads}"
+    elif config.head_dim % 2:
+        field = "head_dim"
+        problem = f"is {config.head_dim}; rotary positions need an even one"
+    elif config.hidden_act not in ACTIVATIONS:
+        field = "hidden_act"
+        problem = f"is {config.hidden_act!r}; supported are {', '.join(sorted(ACTIVATIONS))}"
+    if field is not None:
+        raise BadInput(f"{source}: {field} {problem}", source=source, field=field)
 
 
-def _rope(fields: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the rotary base and, for Llama 3.1's scaling, its parameters."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or fields.get("rope_theta") or 10000.0)
+    section = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
+    rope = check_object(fields.get(section) or {}, source, section)
+    values = {"rope_theta": rope.get("rope_theta") or fields.get("rope_theta") or 10000.0}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
-        return theta, None
+        return values
     if kind != "llama3":
         raise BadInput(
             f"{source}: rope_type is {kind!r}; supported are 'default' and 'llama3'",
             source=source,
             field="rope_type",
         )
-    names = [f.name for f in dataclasses.fields(RopeScaling)]
-    if missing := [name for name in names if name not in rope]:
-        raise BadInput(
-            f"{source}: the rope scaling lacks {missing[0]!r}; use the checkpoint's own"
-            " config.json",
-            source=source,
-            field=missing[0],
-        )
-    return theta, RopeScaling(**{name: rope[name] for name in names})
+    return values | {"rope_scaling": rope}
 
 
 def config_to_hf(config: LlamaConfig) -> dict:

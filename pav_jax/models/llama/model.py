@@ -23,15 +23,16 @@ from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, BROADCAST, Constrain, RMSNorm, rotate, unconstrained
+from pav_jax.typed_fields import Depth, NonNegative, OptionalTokenId, Positive, TokenId
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """Llama 3.1's scaling of the low rotary frequencies; field names as in config.json."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
     original_max_position_embeddings: int
 
 
@@ -42,22 +43,22 @@ class LlamaConfig:
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int
+    num_hidden_layers: Depth
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int = 2048
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
+    rms_norm_eps: NonNegative = 1e-6
+    rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     hidden_act: str = "silu"
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    initializer_range: float = 0.02
-    bos_token_id: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
-    pad_token_id: int | None = None
+    initializer_range: NonNegative = 0.02
+    bos_token_id: OptionalTokenId | None = None
+    eos_token_id: OptionalTokenId | tuple[TokenId, ...] | None = None
+    pad_token_id: OptionalTokenId | None = None
 
 
 # --------------------------------------------------------------------------------- rotary positions

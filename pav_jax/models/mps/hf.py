@@ -14,6 +14,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.mps.model import CrossConfig, MPSConfig, MPSModel
 from pav_jax.models.weights import Weight, norm
+from pav_jax.typed_fields import read_fields
 
 STEM = "model"
 KIND = "mps"
@@ -45,9 +46,8 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> MPSCon
             field="model_type",
         )
     clip = clip_hf.config_from_hf({**hf, "model_type": "clip"}, source)
-    raw = hf.get("cross_config") or {}
-    cross = CrossConfig(
-        **{ours: raw[theirs] for ours, theirs in CROSS_FIELDS.items() if theirs in raw}
+    cross = read_fields(
+        CrossConfig, hf.get("cross_config") or {}, source, "cross_config", CROSS_FIELDS
     )
     if cross.head_dim % 2:
         raise BadInput(

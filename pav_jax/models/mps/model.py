@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig, normalise
 from pav_jax.models.layers import LayerNorm, rotate, scan_layers
+from pav_jax.typed_fields import Depth, NonNegative, Positive
 
 # a token is not masked above this fraction of the prompt's best similarity
 # (eval_overall_mps_on_hpdv2.py)
@@ -34,12 +35,12 @@ RELEVANT = 0.3
 class CrossConfig:
     """Sizes of the cross layers; defaults: the published checkpoint."""
 
-    layers: int = 4
+    layers: Depth = 4
     heads: int = 16
     head_dim: int = 64
     ff_width: int = 4096
-    norm_epsilon: float = 1e-5
-    rope_theta: float = 10000.0
+    norm_epsilon: NonNegative = 1e-5
+    rope_theta: Positive = 10000.0
 
 
 VIT_H14 = CLIPConfig(

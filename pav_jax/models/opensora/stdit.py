@@ -14,7 +14,7 @@ tokens, U their width; S patches of a frame, P values of a patch, D width, N hea
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float
 from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.layers import LayerNorm, RMSNorm, gated_sum, scan_layers
 from pav_jax.models.video_positions import rotate, timestep_features
+from pav_jax.typed_fields import Depth, Range
 
 ZEROS = nn.initializers.zeros_init()
 NUM_FEATURES = 256  # sinusoidal features of a timestep or a frame rate
@@ -43,9 +44,9 @@ class STDiT3Config:
     in_channels: int = 4
     patch_size: tuple[int, int, int] = (1, 2, 2)
     hidden_size: int = 1152
-    depth: int = 28
+    depth: Depth = 28
     num_heads: int = 16
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Range(0, 2**16, positive=True)] = 4.0
     pred_sigma: bool = True
     caption_channels: int = 4096
     model_max_length: int = 300

@@ -12,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.opensora.stdit import STDiT3, STDiT3Config
 from pav_jax.models.weights import Weight, linear
+from pav_jax.typed_fields import read_fields
 
 STEM = "model"
 MODEL_TYPE = "STDiT3"
@@ -23,12 +24,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> STDiT3
     Raises:
       BadInput: another class, or inconsistent sizes.
     """
-    if (name := hf.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
-        raise BadInput(
-            f"{source}: model_type is {name!r}; {MODEL_TYPE!r} is needed; is this the transformer?",
-            source=source,
-            field="model_type",
-        )
+    fields.check_class(hf, "model_type", MODEL_TYPE, source, "; is this the transformer?")
     if hf.get("skip_y_embedder"):
         raise BadInput(
             f"{source}: skip_y_embedder is true; captions that were embedded beforehand are not"
@@ -36,7 +32,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> STDiT3
             source=source,
             field="skip_y_embedder",
         )
-    config = STDiT3Config(**fields.select_fields(STDiT3Config, hf))
+    config = read_fields(STDiT3Config, hf, source)
     if config.hidden_size % config.num_heads or config.head_size % 2:
         raise BadInput(
             f"{source}: hidden_size is {config.hidden_size}, num_heads {config.num_heads}; heads"

@@ -20,6 +20,7 @@ from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.opensora.vae_spatial import AutoencoderKL, AutoencoderKLConfig, over_frames
 from pav_jax.models.opensora.vae_temporal import TemporalVAE, TemporalVAEConfig
+from pav_jax.typed_fields import Positive
 
 # Pixels that the 2-D autoencoder processes at once: two frames of 480p or one of 720p, which take 3
 # to 4 GiB in bfloat16.
@@ -44,7 +45,7 @@ class OpenSoraVAEConfig:
     micro_frame_size: int | None = 17
     micro_batch_size: int | None = 4
     shift: tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)
-    scale: tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)
+    scale: tuple[Positive, ...] = (3.85, 2.32, 2.33, 3.06)
 
     @property
     def spatial_ratio(self) -> int:

@@ -20,6 +20,7 @@ from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
 from pav_jax.models.opensora.vae_spatial import AutoencoderKLConfig
 from pav_jax.models.opensora.vae_temporal import TemporalVAEConfig
 from pav_jax.models.weights import Weight, conv, linear, norm
+from pav_jax.typed_fields import check_object, read_fields
 
 STEM = "model"
 MODEL_TYPE = "VideoAutoencoderPipeline"
@@ -36,27 +37,27 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> OpenS
     Raises:
       BadInput: another class, an unsupported autoencoder inside it, or inconsistent sizes.
     """
-    if (name := raw.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
-        raise BadInput(
-            f"{source}: model_type is {name!r}; {MODEL_TYPE!r} is needed; is this the vae folder?",
-            source=source,
-            field="model_type",
-        )
-    spatial: dict[str, Any] = raw.get("vae_2d") or {"type": SPATIAL}
-    temporal: dict[str, Any] = raw.get("vae_temporal") or {"type": TEMPORAL_SD}
+    fields.check_class(raw, "model_type", MODEL_TYPE, source, "; is this the vae folder?")
+    spatial = check_object(raw.get("vae_2d") or {"type": SPATIAL}, source, "vae_2d")
+    temporal = check_object(
+        raw.get("vae_temporal") or {"type": TEMPORAL_SD}, source, "vae_temporal"
+    )
     _check_parts(spatial, temporal, source)
     # the default of VAE_Temporal differs from that of VAE_Temporal_SD
     sizes: dict[str, Any] = {}
     if temporal["type"] == TEMPORAL:
         sizes["temporal_downsample"] = (True, True, False)
     clip_fields = {n: raw[n] for n in ("micro_frame_size", "shift", "scale") if n in raw}
-    config = OpenSoraVAEConfig(
-        spatial=AutoencoderKLConfig(
-            **fields.select_fields(AutoencoderKLConfig, spatial.get("config", {}))
-        ),
-        temporal=TemporalVAEConfig(**sizes | fields.select_fields(TemporalVAEConfig, temporal)),
-        micro_batch_size=spatial.get("micro_batch_size"),
-        **fields.select_fields(OpenSoraVAEConfig, clip_fields),
+    clip_fields |= {
+        "vae_2d": spatial.get("config") or {},
+        "vae_temporal": sizes | dict(temporal),
+        "micro_batch_size": spatial.get("micro_batch_size"),
+    }
+    config = read_fields(
+        OpenSoraVAEConfig,
+        clip_fields,
+        source,
+        names={"spatial": "vae_2d", "temporal": "vae_temporal"},
     )
     if config.spatial.latent_channels != config.temporal.in_out_channels:
         raise BadInput(

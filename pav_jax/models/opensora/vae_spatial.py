@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
 from pav_jax.models.causal_conv import GroupNorm
+from pav_jax.typed_fields import Depth, Widths
 
 EPS = 1e-6  # of every norm
 
@@ -27,8 +28,8 @@ class AutoencoderKLConfig:
 
     in_channels: int = 3
     out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
+    block_out_channels: Widths = (128, 256, 512, 512)
+    layers_per_block: Depth = 2
     latent_channels: int = 4
     norm_num_groups: int = 32
 

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.causal_conv import TORCH_UNIFORM, ConvImpl, GroupNorm, conv_fn
+from pav_jax.typed_fields import Depth, Widths
 
 EPS = 1e-5  # torch's default for group norms
 
@@ -29,8 +30,8 @@ class TemporalVAEConfig:
     latent_embed_dim: int = 4
     embed_dim: int = 4
     filters: int = 128
-    num_res_blocks: int = 4
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: Depth = 4
+    channel_multipliers: Widths = (1, 2, 2, 4)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     num_groups: int = 32
 

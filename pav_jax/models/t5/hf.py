@@ -1,5 +1,6 @@
 """T5 encoder checkpoints: transformers' `T5EncoderModel` and `UMT5EncoderModel`, both ways."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +12,23 @@ from pav_jax.errors import BadInput
 from pav_jax.models.layers import ACTIVATIONS
 from pav_jax.models.t5.model import T5Config, T5Encoder
 from pav_jax.models.weights import Weight
+from pav_jax.typed_fields import read_fields, read_value
 
 STEM = "model"
+# our field -> transformers'; fields without an entry follow from others
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "width": "d_model",
+    "head_size": "d_kv",
+    "heads": "num_heads",
+    "layers": "num_layers",
+    "ff_width": "d_ff",
+    "position_buckets": "relative_attention_num_buckets",
+    "position_max_distance": "relative_attention_max_distance",
+    "norm_epsilon": "layer_norm_epsilon",
+    "pad_id": "pad_token_id",
+    "eos_id": "eos_token_id",
+}
 
 
 def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Config:
@@ -28,14 +44,14 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
             source=source,
             field="model_type",
         )
-    needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    if missing := [name for name in needed if name not in hf]:
-        raise BadInput(
-            f"{source}: field {missing[0]!r} is missing; is this the config.json of a T5 encoder?",
-            source=source,
-            field=missing[0],
-        )
-    kind = hf.get("feed_forward_proj", "relu")
+    for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
+        if name not in hf:
+            raise BadInput(
+                f"{source}: field {name!r} is missing; is this the config.json of a T5 encoder?",
+                source=source,
+                field=name,
+            )
+    kind = read_value(hf.get("feed_forward_proj", "relu"), str, source, "feed_forward_proj")
     # transformers also reads "gated-gelu" as the tanh approximation
     activation = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
     if activation not in ACTIVATIONS:
@@ -45,22 +61,21 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> T5Conf
             source=source,
             field="feed_forward_proj",
         )
-    return T5Config(
-        vocab_size=hf["vocab_size"],
-        width=hf["d_model"],
-        head_size=hf["d_kv"],
-        heads=hf["num_heads"],
-        layers=hf["num_layers"],
-        ff_width=hf["d_ff"],
-        position_buckets=hf.get("relative_attention_num_buckets", 32),
-        position_max_distance=hf.get("relative_attention_max_distance", 128),
-        norm_epsilon=hf.get("layer_norm_epsilon", 1e-6),
+    config = dataclasses.replace(
+        read_fields(T5Config, hf, source, "", FIELDS),
         activation=activation,
         gated=kind.startswith("gated-"),
         layer_bias=hf.get("model_type") == "umt5",
-        pad_id=hf.get("pad_token_id", 0),
-        eos_id=hf.get("eos_token_id", 1),
     )
+    # half of the buckets are for each direction, half of those for exact distances
+    if config.position_max_distance <= config.position_buckets // 4:
+        raise BadInput(
+            f"{source}: relative_attention_max_distance is {config.position_max_distance}; it must"
+            f" be above a quarter of relative_attention_num_buckets={config.position_buckets}",
+            source=source,
+            field="relative_attention_max_distance",
+        )
+    return config
 
 
 def class_name(config: T5Config) -> str:

@@ -10,7 +10,7 @@ Shapes: B batch, T tokens, D width, N heads, H head size, E = N * H, F feed-forw
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.attention.dot_product import dot_product_attention
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm, scan_layers
+from pav_jax.typed_fields import Depth, NonNegative, Range, TokenId
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +35,16 @@ class T5Config:
     width: int = 4096
     head_size: int = 64
     heads: int = 64
-    layers: int = 24
+    layers: Depth = 24
     ff_width: int = 10240
-    position_buckets: int = 32
-    position_max_distance: int = 128
-    norm_epsilon: float = 1e-6
+    position_buckets: Annotated[int, Range(4, 2**16)] = 32
+    position_max_distance: Annotated[int, Range(4, 2**24)] = 128
+    norm_epsilon: NonNegative = 1e-6
     activation: str = "gelu_new"
     gated: bool = True
     layer_bias: bool = False
-    pad_id: int = 0
-    eos_id: int = 1
+    pad_id: TokenId = 0
+    eos_id: TokenId = 1
 
 
 def bucket_table(tokens: int, buckets: int, max_distance: int) -> Int[np.ndarray, "T T"]:

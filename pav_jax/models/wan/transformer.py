@@ -29,6 +29,7 @@ from pav_jax.models.layers import (
     unconstrained,
 )
 from pav_jax.models.video_positions import rotary_grid, rotate, timestep_features
+from pav_jax.typed_fields import Depth, NonNegative
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
 ZEROS = nn.initializers.zeros_init()
@@ -46,9 +47,9 @@ class WanConfig:
     text_dim: int = 4096
     freq_dim: int = 256
     ffn_dim: int = 13824
-    num_layers: int = 40
+    num_layers: Depth = 40
     cross_attn_norm: bool = True
-    eps: float = 1e-6
+    eps: NonNegative = 1e-6
     rope_max_seq_len: int = 1024
 
     @property

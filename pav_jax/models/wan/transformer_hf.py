@@ -12,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.weights import Weight, linear
+from pav_jax.typed_fields import read_fields
 
 STEM = "diffusion_pytorch_model"
 CLASS_NAME = "WanTransformer3DModel"
@@ -30,21 +31,9 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> WanCon
     Raises:
       BadInput: another class, or an unsupported option.
     """
-    if hf.get("_class_name", CLASS_NAME) != CLASS_NAME:
-        raise BadInput(
-            f"{source}: _class_name is {hf['_class_name']!r}; {CLASS_NAME!r} is needed",
-            source=source,
-            field="_class_name",
-        )
+    fields.check_class(hf, "_class_name", CLASS_NAME, source)
     fields.check_fixed(hf, FIXED, source, " (text-to-video)")
-    config = WanConfig(**fields.select_fields(WanConfig, hf))
-    config = dataclasses.replace(config, out_channels=config.out_channels or config.in_channels)
-    if len(config.patch_size) != 3:
-        raise BadInput(
-            f"{source}: patch_size is {list(config.patch_size)}; [frames, height, width] is needed",
-            source=source,
-            field="patch_size",
-        )
+    config = read_fields(WanConfig, fields.fill_out_channels(hf), source)
     if config.attention_head_dim % 2:
         raise BadInput(
             f"{source}: attention_head_dim is {config.attention_head_dim}; rotary positions need an"

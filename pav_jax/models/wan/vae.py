@@ -18,6 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.causal_conv import TORCH_UNIFORM, Conv2d, ConvImpl, conv_fn, in_chunks
+from pav_jax.typed_fields import Depth, Positive, Widths
 
 ENCODE_CHUNK = 4  # frames per chunk after the first frame
 PAST = 2  # preceding frames that a temporal convolution reads
@@ -36,8 +37,8 @@ class WanVAEConfig:
     base_dim: int = 96
     decoder_base_dim: int | None = None
     z_dim: int = 16
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    dim_mult: Widths = (1, 2, 4, 4)
+    num_res_blocks: Depth = 2
     temperal_downsample: tuple[bool, ...] = (False, True, True)
     latents_mean: tuple[float, ...] = (
         -0.7571,
@@ -57,7 +58,7 @@ class WanVAEConfig:
         0.2503,
         -0.2921,
     )
-    latents_std: tuple[float, ...] = (
+    latents_std: tuple[Positive, ...] = (
         2.8184,
         1.4541,
         2.3275,

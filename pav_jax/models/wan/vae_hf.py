@@ -12,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig, coder_widths
 from pav_jax.models.weights import Weight, conv
+from pav_jax.typed_fields import read_fields
 
 CLASS_NAME = "AutoencoderKLWan"
 STEM = "diffusion_pytorch_model"
@@ -25,14 +26,9 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
     Raises:
       BadInput: another class, an option that Wan 2.1's VAE does not have, or lists of wrong length.
     """
-    if (name := raw.get("_class_name", CLASS_NAME)) != CLASS_NAME:
-        raise BadInput(
-            f"{source}: _class_name is {name!r}; {CLASS_NAME!r} is needed; is this the vae folder?",
-            source=source,
-            field="_class_name",
-        )
+    fields.check_class(raw, "_class_name", CLASS_NAME, source, "; is this the vae folder?")
     fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
-    config = WanVAEConfig(**fields.select_fields(WanVAEConfig, raw))
+    config = read_fields(WanVAEConfig, raw, source)
     for name, count in (
         ("temperal_downsample", len(config.dim_mult) - 1),
         ("latents_mean", config.z_dim),

@@ -5,12 +5,16 @@ Sources: Lipman et al. 2023 (arXiv 2210.02747); the shift, Esser et al. 2024 (ar
 section 5.3.2.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from pav_jax.errors import BadInput
+from pav_jax.typed_fields import Range
+
+MAX_TRAIN_TIMESTEPS = 100_000  # a table has an entry for each; published models have 1000
+TrainTimesteps = Annotated[int, Range(1, MAX_TRAIN_TIMESTEPS)]
+Terminal = Annotated[float, Range(0, 0.999)]  # the level that `stretched` ends at
 
 
 def shifted(sigmas: np.ndarray, shift: float | np.floating) -> np.ndarray:
@@ -35,11 +39,3 @@ def check_steps(steps: int, total: int) -> None:
         raise BadInput(
             f"num_inference_steps={steps}: choose 1 to {total}, the number of training timesteps"
         )
-
-
-def positive(config: Mapping[str, Any], name: str, default: float, source: str) -> float:
-    """The number in the field `name`."""
-    value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise BadInput(f"{source}: {name} is {value!r}; a positive number was expected")
-    return value

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.models import fields
+from pav_jax.typed_fields import Positive, read_fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
@@ -25,6 +26,16 @@ FIXED = {
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowEulerFields:
+    """The fields of scheduler_config.json that are read, with diffusers' defaults."""
+
+    num_train_timesteps: flow.TrainTimesteps = 1000
+    shift: Positive = 1.0
+    shift_terminal: flow.Terminal | None = None
+    stochastic_sampling: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +58,12 @@ class FlowEuler:
           BadInput: a choice that is not supported, or a number out of range.
         """
         fields.check_fixed(config, FIXED, source)
+        values = read_fields(FlowEulerFields, config, source)
         return cls(
-            int(flow.positive(config, "num_train_timesteps", 1000, source)),
-            flow.positive(config, "shift", 1.0, source),
-            config.get("shift_terminal"),
-            bool(config.get("stochastic_sampling", False)),
+            values.num_train_timesteps,
+            values.shift,
+            values.shift_terminal,
+            values.stochastic_sampling,
             dict(config),
         )
 

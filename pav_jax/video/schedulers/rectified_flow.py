@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.typed_fields import read_fields
 from pav_jax.video.schedulers import flow
 
 CLASS_NAME = "RFLOW"
@@ -29,7 +30,7 @@ class RectifiedFlow:
     """See `pav_jax.video.schedulers` for what a scheduler and its plan offer; its plans also need
     the video's size."""
 
-    num_timesteps: int = 1000
+    num_timesteps: flow.TrainTimesteps = 1000
     use_discrete_timesteps: bool = False
     use_timestep_transform: bool = True
     needs_noise = False
@@ -47,8 +48,7 @@ class RectifiedFlow:
             raise BadInput(
                 f"{source}: _class_name is {name!r}; Open-Sora samples with {CLASS_NAME!r} only"
             )
-        fields = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in config.items() if name in fields})
+        return read_fields(cls, config, source)
 
     @property
     def config(self) -> dict[str, Any]:

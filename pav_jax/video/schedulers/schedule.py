@@ -10,17 +10,35 @@ Lin et al. 2023 (arXiv 2305.08891), algorithm 1 and table 2; the SNR shift, Esse
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
+from pav_jax.typed_fields import Length, Positive, Range, read_fields
 from pav_jax.video.schedulers import flow
+from pav_jax.video.schedulers.flow import MAX_TRAIN_TIMESTEPS, TrainTimesteps
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-SPACINGS = ("leading", "linspace", "trailing")
+Beta = Annotated[float, Range(0, 1, positive=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleFields:
+    """The fields of scheduler_config.json that describe the schedule, with diffusers' defaults."""
+
+    num_train_timesteps: TrainTimesteps = 1000
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.0120
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    trained_betas: Annotated[tuple[Beta, ...], Length(1, MAX_TRAIN_TIMESTEPS)] | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
+    snr_shift_scale: Positive = 3.0
+    rescale_betas_zero_snr: bool = False
+    set_alpha_to_one: bool = True
+    steps_offset: Annotated[int, Range(0, MAX_TRAIN_TIMESTEPS)] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +65,24 @@ class NoiseSchedule:
         Raises:
           BadInput: a choice that diffusers' CogVideoX schedulers do not know either.
         """
-        prediction = _one_of(
-            config.get("prediction_type", "epsilon"), PREDICTIONS, "prediction_type", source
-        )
-        spacing = _one_of(
-            config.get("timestep_spacing", "leading"), SPACINGS, "timestep_spacing", source
-        )
-        betas = _betas(config, source)
+        fields = read_fields(ScheduleFields, config, source)
+        betas = _betas(fields)
         alphas = np.cumprod(1.0 - betas, dtype=betas.dtype)
-        shift = config.get("snr_shift_scale", 3.0)
+        shift = fields.snr_shift_scale
         alphas = alphas / (shift + (1 - shift) * alphas)
-        if config.get("rescale_betas_zero_snr", False):
+        if fields.rescale_betas_zero_snr:
             alphas = zero_terminal_snr(alphas)
-        final = 1.0 if config.get("set_alpha_to_one", True) else float(alphas[0])
-        return cls(alphas, final, prediction, spacing, config.get("steps_offset", 0))
+        if not np.isfinite(alphas).all():
+            raise BadInput(
+                f"{source}: beta_start={fields.beta_start}, beta_end={fields.beta_end} and"
+                f" num_train_timesteps={len(betas)} give no usable noise levels",
+                source=source,
+                field="beta_end",
+            )
+        final = 1.0 if fields.set_alpha_to_one else float(alphas[0])
+        return cls(
+            alphas, final, fields.prediction_type, fields.timestep_spacing, fields.steps_offset
+        )
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
         """The training timesteps that `steps` sampling steps visit, noisiest first.
@@ -142,21 +164,15 @@ def zero_terminal_snr(alphas: np.ndarray) -> np.ndarray:
     return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
 
-def _betas(config: Mapping[str, Any], source: str) -> np.ndarray:
-    if config.get("trained_betas") is not None:
-        return np.asarray(config["trained_betas"], np.float32)
-    total = config.get("num_train_timesteps", 1000)
-    first = config.get("beta_start", 0.00085)
-    last = config.get("beta_end", 0.0120)
-    kind = _one_of(
-        config.get("beta_schedule", "scaled_linear"),
-        ("linear", "scaled_linear", "squaredcos_cap_v2"),
-        "beta_schedule",
-        source,
-    )
-    if kind == "linear":
+def _betas(fields: ScheduleFields) -> np.ndarray:
+    if fields.trained_betas is not None:
+        return np.asarray(fields.trained_betas, np.float32)
+    total = fields.num_train_timesteps
+    first = fields.beta_start
+    last = fields.beta_end
+    if fields.beta_schedule == "linear":
         return np.linspace(first, last, total, dtype=np.float32)
-    if kind == "scaled_linear":
+    if fields.beta_schedule == "scaled_linear":
         return np.linspace(first**0.5, last**0.5, total) ** 2
 
     def level(t: float) -> float:
@@ -167,13 +183,3 @@ def _betas(config: Mapping[str, Any], source: str) -> np.ndarray:
         [min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)],
         np.float32,
     )
-
-
-def _one_of(value: str, choices: tuple[str, ...], field: str, source: str) -> str:
-    if value not in choices:
-        raise BadInput(
-            f"{source}: {field} is {value!r}; choose one of {', '.join(choices)}",
-            source=source,
-            field=field,
-        )
-    return value

@@ -16,14 +16,14 @@ becomes a table of weights, made once on the host in float64.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pav_jax.errors import BadInput
 from pav_jax.models import fields
+from pav_jax.typed_fields import Positive, Range, read_fields
 from pav_jax.video.schedulers import flow
 
 # choices of diffusers' class that this one has in one value only
@@ -40,6 +40,20 @@ FIXED = {
 }
 # diffusers' defaults of these differ, so a configuration has to say them
 SAID = {"use_flow_sigmas": False, "prediction_type": "epsilon"}
+
+
+@dataclasses.dataclass(frozen=True)
+class UniPCFields:
+    """The fields of scheduler_config.json that are read, with diffusers' defaults."""
+
+    num_train_timesteps: flow.TrainTimesteps = 1000
+    flow_shift: Positive = 1.0
+    shift_terminal: flow.Terminal | None = None
+    solver_order: Annotated[int, Range(1, 16)] = 2
+    solver_type: Literal["bh1", "bh2"] = "bh2"
+    lower_order_final: bool = True
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    disable_corrector: tuple[Annotated[int, Range(0)], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,26 +81,16 @@ class UniPC:
           BadInput: a choice that is not supported, or a number out of range.
         """
         fields.check_fixed(SAID | dict(config), FIXED, source)
-        order = config.get("solver_order", 2)
-        kind = config.get("solver_type", "bh2")
-        if not isinstance(order, int) or order < 1:
-            raise BadInput(
-                f"{source}: solver_order is {order!r}; an integer of at least 1 was expected"
-            )
-        if kind not in ("bh1", "bh2"):
-            raise BadInput(f"{source}: solver_type is {kind!r}; choose one of bh1, bh2")
-        end = config.get("final_sigmas_type", "zero")
-        if end not in ("zero", "sigma_min"):
-            raise BadInput(f"{source}: final_sigmas_type is {end!r}; choose one of zero, sigma_min")
+        values = read_fields(UniPCFields, config, source)
         return cls(
-            int(flow.positive(config, "num_train_timesteps", 1000, source)),
-            flow.positive(config, "flow_shift", 1.0, source),
-            config.get("shift_terminal"),
-            order,
-            kind,
-            bool(config.get("lower_order_final", True)),
-            end == "zero",
-            frozenset(config.get("disable_corrector") or ()),
+            values.num_train_timesteps,
+            values.flow_shift,
+            values.shift_terminal,
+            values.solver_order,
+            values.solver_type,
+            values.lower_order_final,
+            values.final_sigmas_type == "zero",
+            frozenset(values.disable_corrector or ()),
             dict(config),
         )
 

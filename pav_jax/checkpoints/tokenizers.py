@@ -1,0 +1,59 @@
+"""Loads the tokenizer in the folder of a checkpoint, without running code from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json
+
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MAX_REASON = 200  # characters of a library's message
+
+
+def load_tokenizer(
+    folder: str | Path, files: Sequence[str] = FILES, hint: str = "", **options: Any
+) -> Any:
+    """Load a tokenizer of transformers.
+
+    Args:
+      folder: a local folder.
+      files: names of tokenizer files, of which one must be there.
+      hint: how to fix a folder without one.
+      options: for `AutoTokenizer.from_pretrained`.
+
+    Raises:
+      BadInput: no tokenizer is there, it is broken, or it needs code from the folder.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in files):
+        raise BadInput(
+            f"{folder}: no tokenizer.json; {hint or 'is the checkpoint complete?'}",
+            folder,
+            "tokenizer.json",
+        )
+    settings = {name: read_json(folder / name) for name in SETTINGS if (folder / name).exists()}
+    code = settings.get("tokenizer_config.json", {}).get("auto_map")
+    try:
+        # code in the folder is never run; without an own class, transformers refuses `auto_map`
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, **options)
+    except Exception as error:  # transformers and tokenizers raise nearly anything
+        if code is not None:
+            file = folder / "tokenizer_config.json"
+            raise BadInput(
+                f"{file}: auto_map names a tokenizer that is Python code in the folder, which is"
+                " never run; save the tokenizer as tokenizer.json with transformers",
+                source=file,
+                field="auto_map",
+            ) from error
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        if "spiece.model" in {path.name for path in folder.iterdir()}:
+            reason += "; spiece.model needs the sentencepiece package"
+        raise BadInput(
+            f"{folder}: tokenizer.json or its settings cannot be read ({reason}); download or"
+            " export them again",
+            source=folder / "tokenizer.json",
+        ) from error
