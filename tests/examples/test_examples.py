@@ -30,6 +30,7 @@ def test_example_is_short(file):
     assert len(file.read_text().splitlines()) < LONGEST
 
 
+@pytest.mark.slow
 def test_own_reward_decides_the_evaluation(tmp_path):
     load("own_reward").main(str(tmp_path), QUICK)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())

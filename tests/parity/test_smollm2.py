@@ -22,6 +22,8 @@ NEW = 64
 GAP = 1e-3
 ROWS = 16
 
+pytestmark = pytest.mark.slow  # a real model of 135 million parameters
+
 
 @pytest.fixture(scope="module")
 def file():
@@ -130,7 +132,6 @@ def test_generate_greedy_sample_equals_transformers(ours, theirs, prompts):
     )
 
 
-@pytest.mark.slow
 def test_generate_greedy_all_prompts_equal_transformers(ours, theirs, prompts):
     assert len(prompts) == 230
     assert compare(ours, theirs, prompts) >= 0.95

@@ -7,6 +7,8 @@ import sys
 
 PROGRAM = """
 import json, pathlib, sys
+import pytest
+
 from pav_jax import defaults
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.preflight import rewriter_programs
@@ -27,6 +29,7 @@ print(json.dumps(received))
 """
 
 
+@pytest.mark.slow
 def test_train_step_gathers_weights_not_activations(tmp_path):
     flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoScore
 from tests.rewards.test_videoscore import write_videoscore
@@ -41,6 +42,7 @@ np.savez(out, **scores)
 """
 
 
+@pytest.mark.slow
 def test_score_on_local_devices(clip_folder, mps_folder, condition, videos, prompts, tmp_path):
     judge = write_videoscore(tmp_path / "judge")
     np.savez(tmp_path / "data.npz", videos=videos, prompts=prompts)

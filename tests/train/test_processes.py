@@ -104,6 +104,7 @@ def copy_data(alone, folder):
     tiny.make_lm().save_pretrained(folder / "base")
 
 
+@pytest.mark.slow
 def test_run_two_processes(alone, tmp_path):
     copy_data(alone, tmp_path)
     for process in start(tmp_path, 3):

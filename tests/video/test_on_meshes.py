@@ -126,6 +126,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.slow
 def test_denoise_on_eight_devices():
     output = run_on_cpu_devices(8, DENOISED)
     results = json.loads(output.splitlines()[-1])
