@@ -96,9 +96,9 @@ class FakeSuite(RewardSuite):
         super().__init__([FakeReward(nan, value)], {"AES": 1.0, "TVA": 1.0})
         self.batch_sizes: list[int] = []
 
-    def score(self, videos, prompts, refined=None):
+    def score(self, videos, prompts, refined=None, fps=None):
         self.batch_sizes.append(len(videos))
-        return super().score(videos, prompts, refined)
+        return super().score(videos, prompts, refined, fps)
 
 
 class WordCountReward(Reward):
@@ -131,9 +131,9 @@ class WordCountSuite(RewardSuite):
         super().__init__([WordCountReward(unscored)], {"AES": 1.0, "TVA": 1.0})
         self.batch_sizes: list[int] = []
 
-    def score(self, videos, prompts, refined=None):
+    def score(self, videos, prompts, refined=None, fps=None):
         self.batch_sizes.append(len(videos))
-        return super().score(videos, prompts, refined)
+        return super().score(videos, prompts, refined, fps)
 
 
 class FakeLanguageModel:

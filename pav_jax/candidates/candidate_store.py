@@ -43,6 +43,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
             videos,
             [view.prompt for _, view in rows],
             refined=[request.text for request, _ in rows],
+            fps=self.generator.fps,
         )
         return [
             {name: float(values[row]) for name, values in scores.items()}

@@ -33,6 +33,7 @@ from pav_jax.models.weights import Weight, params_from_hf, params_to_hf
 from pav_jax.rewards.clip_tower import ClipTower, Dtype, Layout, check_layout
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import AestheticOptions
+from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.typed_fields import read_fields
@@ -214,6 +215,10 @@ class Aesthetic(PretrainedReward):
     def use_local_devices(self) -> None:
         """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
+
+    def frames_read(self, num_frames: int) -> np.ndarray:
+        """Evenly spaced frames."""
+        return frame_indices(num_frames, self.frames)
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from pav_jax.rewards.clip_tower import ClipTower, Dtype, Layout, check_layout, unit_length
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import ClipAlignmentOptions
+from pav_jax.rewards.preprocess import frame_indices
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
 
@@ -65,6 +66,10 @@ class ClipAlignment(PretrainedReward):
     def use_local_devices(self) -> None:
         """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
+
+    def frames_read(self, num_frames: int) -> np.ndarray:
+        """Evenly spaced frames."""
+        return frame_indices(num_frames, self.frames)
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None

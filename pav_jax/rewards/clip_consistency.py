@@ -15,6 +15,7 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards.clip_tower import ClipTower, Dtype, unit_length
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import ClipConsistencyOptions
+from pav_jax.rewards.preprocess import frames_at_most
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 
 
@@ -65,6 +66,10 @@ class ClipConsistency(PretrainedReward):
     def use_local_devices(self) -> None:
         """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.tower.use_local_devices()
+
+    def frames_read(self, num_frames: int) -> np.ndarray | None:
+        """Evenly spaced frames, or all."""
+        return None if self.frames is None else frames_at_most(num_frames, self.frames)
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None

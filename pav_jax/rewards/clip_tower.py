@@ -29,6 +29,7 @@ from pav_jax.parallel.mesh import batch_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.preprocess import Preprocess, clip_pixels, frame_indices
 
 IMAGES = 32  # batch size of the image program
+MAX_BATCH_BYTES = 2**26  # of uint8 images in one program, whose resize needs ten times as much
 TEXTS = 16  # batch size of the text program
 MAX_CACHED_TEXTS = 4096
 # files wanted from a Hub repository; others are copies for torch and TensorFlow
@@ -113,9 +114,17 @@ class ClipTower:
         return in_batches(
             lambda images: self._image_program(self._params, images),
             images_NxHxWx3,
-            IMAGES,
+            self._batch_size(images_NxHxWx3),
             self._mesh,
         )
+
+    def _batch_size(self, images_NxHxWx3: UInt8[np.ndarray, "N H W 3"]) -> int:
+        """IMAGES, halved while a batch of this size of image is larger than MAX_BATCH_BYTES."""
+        batch_size = IMAGES
+        smallest = 1 if self._mesh is None else self._mesh.size
+        while batch_size > smallest and batch_size * images_NxHxWx3[0].nbytes > MAX_BATCH_BYTES:
+            batch_size //= 2
+        return batch_size
 
     def embed_frames(
         self, videos: UInt8[np.ndarray, "B T H W 3"], count: int, layout: Layout = "frames"

@@ -19,21 +19,21 @@ from typing import TypeVar
 
 import numpy as np
 from jax.errors import JaxRuntimeError
-from jaxtyping import UInt8
 
 from pav_jax.checkpoints.digest import file_digest
 from pav_jax.errors import BadInput
 from pav_jax.language.chat_endpoint import EndpointDown
-from pav_jax.rewards.reward import Reward
+from pav_jax.rewards.clips import Clips, read_clips
+from pav_jax.rewards.reward import Reward, score_with_times
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, RewardSuite
 from pav_jax.storage.folders import local_copy
-from pav_jax.video.reading import read_mp4
 
 # videos in a batch: the batch size of a CLIP tower's image program, which takes one contact sheet
 # per video
 BATCH_SIZE = 32
 MAX_WAITING_BYTES = 2**30  # of decoded videos that wait for others of their shape
+MAX_AHEAD_BYTES = 2**29  # of decoded videos that wait for the videos before them
 MAX_THREADS = 8  # more threads decode faster than rewards can score
 # longer side / shorter side; a CLIP tower's resize of a longer strip would need too much memory
 MAX_ASPECT_RATIO = 32
@@ -65,7 +65,7 @@ class _Job:
       index: position among all files.
       digest: of the file; None without a cache.
       pending: indices of the rewards whose scores were not in the cache.
-      video_TxHxWx3: the decoded video; None before it is decoded, and once it is in a batch.
+      clips: the decoded video; None before it is decoded, and once it is in a batch.
       failed: the file cannot be read.
     """
 
@@ -75,9 +75,13 @@ class _Job:
     digest: str | None = None
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     pending: tuple[int, ...] = ()
-    video_TxHxWx3: np.ndarray | None = None
+    clips: Clips | None = None
     problems: list[str] = dataclasses.field(default_factory=list)
     failed: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        return 0 if self.clips is None else self.clips.num_bytes
 
     def result(self) -> ScoredFile:
         scores = None if self.failed else self.scores
@@ -151,7 +155,8 @@ class FileScorer:
 
         pairs = zip(paths, prompts, strict=True)
         jobs = (_Job(i, str(path), prompt) for i, (path, prompt) in enumerate(pairs))
-        for batch in self._batches(prefetched(self._read, jobs, self.threads), finish):
+        decoded = prefetched(self._read, jobs, self.threads, lambda job: job.num_bytes)
+        for batch in self._batches(decoded, finish):
             self._score_batch(batch)
             finish(batch)
         return [results[i] for i in range(len(paths))]
@@ -171,8 +176,8 @@ class FileScorer:
                     self._add_scores(job, i, scores)
             job.pending = tuple(pending)
             if pending:
-                job.video_TxHxWx3 = read_mp4(path)
-                _check_aspect_ratio(job.path, job.video_TxHxWx3)
+                job.clips = read_clips(path, {i: self.rewards[i][1] for i in pending})
+                _check_aspect_ratio(job.path, job.clips.shape)
         except BadInput as error:
             job.failed = True
             job.problems.append(str(error))
@@ -180,7 +185,7 @@ class FileScorer:
             job.failed = True
             job.problems.append(f"{job.path}: cannot be read ({error.strerror or error})")
         if job.failed:
-            job.video_TxHxWx3 = None
+            job.clips = None
         return job
 
     def _cached_scores(self, job: _Job, index: int) -> dict[str, float] | None:
@@ -207,33 +212,33 @@ class FileScorer:
         self, jobs: Iterable[_Job], finish: Callable[[Sequence[_Job]], None]
     ) -> Iterator[list[_Job]]:
         """Batches of videos of one shape. Jobs without a video are finished at once."""
-        waiting: dict[tuple[int, ...], list[_Job]] = {}
+        waiting: dict[tuple, list[_Job]] = {}
 
-        def waiting_bytes(shape: tuple[int, ...]) -> int:
-            return len(waiting[shape]) * math.prod(shape)
+        def waiting_bytes(key: tuple) -> int:
+            return sum(job.num_bytes for job in waiting[key])
 
         for job in jobs:
-            if job.video_TxHxWx3 is None:
+            if job.clips is None:
                 finish([job])
                 continue
-            shape = job.video_TxHxWx3.shape
-            batch = waiting.setdefault(shape, [])
+            key = job.clips.batch_key
+            batch = waiting.setdefault(key, [])
             batch.append(job)
-            if len(batch) == batch_size_for(shape, self.batch_size):
-                yield waiting.pop(shape)
+            if len(batch) == batch_size_for(job.num_bytes, self.batch_size):
+                yield waiting.pop(key)
             while sum(map(waiting_bytes, waiting)) > MAX_WAITING_BYTES:
                 yield waiting.pop(max(waiting, key=waiting_bytes))
         yield from waiting.values()
 
     def _score_batch(self, jobs: Sequence[_Job]) -> None:
-        videos_BxTxHxWx3 = np.stack([_take_video(job) for job in jobs])
+        batch = _Batch.take(jobs)
         for i, (_, reward) in enumerate(self.rewards):
             rows = [row for row, job in enumerate(jobs) if i in job.pending]
             if not rows:
                 continue
             pending = [jobs[row] for row in rows]
-            videos = videos_BxTxHxWx3 if len(rows) == len(jobs) else videos_BxTxHxWx3[rows]
-            for job, scores in zip(pending, _reward_scores(reward, videos, pending), strict=True):
+            results = _reward_scores(reward, *batch.inputs(i, rows), pending)
+            for job, scores in zip(pending, results, strict=True):
                 if scores is None:
                     scores = dict.fromkeys(reward.names, math.nan)
                 else:
@@ -241,27 +246,56 @@ class FileScorer:
                 self._add_scores(job, i, scores)
 
 
-def _take_video(job: _Job) -> np.ndarray:
-    """The job's video, which is released from the job because the batch is a copy."""
-    video = job.video_TxHxWx3
-    assert video is not None
-    job.video_TxHxWx3 = None
-    return video
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """The clips of several jobs, stacked.
+
+    Attributes:
+      arrays: [B, n, h, w, 3] each.
+      views: reward -> position of its frames in `arrays`; None: they are too large.
+      times_BxT: when the frames of the whole videos are shown, in seconds.
+    """
+
+    arrays: list[np.ndarray]
+    views: dict[int, int | None]
+    times_BxT: np.ndarray
+
+    @classmethod
+    def take(cls, jobs: Sequence[_Job]) -> "_Batch":
+        """Stack the clips of jobs of one `batch_key`, which are released from the jobs."""
+        clips = [job.clips for job in jobs if job.clips is not None]
+        views = {index: view for part in clips for index, view in part.views.items()}
+        arrays = [
+            parts[0][None] if len(parts) == 1 else np.stack(parts)
+            for parts in zip(*(part.arrays for part in clips), strict=True)
+        ]
+        for job in jobs:
+            job.clips = None
+        return cls(arrays, views, np.stack([part.times for part in clips]))
+
+    def inputs(self, index: int, rows: Sequence[int]) -> tuple[np.ndarray | None, np.ndarray]:
+        """(frames, times) of some jobs for a reward; no frames where they are too large."""
+        view = self.views[index]
+        if len(rows) == len(self.times_BxT):
+            return None if view is None else self.arrays[view], self.times_BxT
+        return None if view is None else self.arrays[view][rows], self.times_BxT[rows]
 
 
 def _reward_scores(
-    reward: Reward, videos_BxTxHxWx3: UInt8[np.ndarray, "B T H W 3"], jobs: Sequence[_Job]
+    reward: Reward, videos: np.ndarray | None, times_BxT: np.ndarray, jobs: Sequence[_Job]
 ) -> list[dict[str, float] | None]:
     """A reward's scores of each video; None where it refuses the video.
 
     If it refuses a batch, its videos are scored one by one.
     """
     try:
-        scores = reward.score(videos_BxTxHxWx3, [job.prompt for job in jobs])
+        if videos is None:
+            raise MemoryError
+        scores = score_with_times(reward, videos, [job.prompt for job in jobs], times=times_BxT)
     except (BadInput, MemoryError, JaxRuntimeError) as error:
-        if len(jobs) > 1 and not isinstance(error, EndpointDown):
+        if len(jobs) > 1 and videos is not None and not isinstance(error, EndpointDown):
             singles = (
-                _reward_scores(reward, videos_BxTxHxWx3[row : row + 1], [job])
+                _reward_scores(reward, videos[row : row + 1], times_BxT[row : row + 1], [job])
                 for row, job in enumerate(jobs)
             )
             return list(itertools.chain.from_iterable(singles))
@@ -278,8 +312,8 @@ def _reward_scores(
     ]
 
 
-def _check_aspect_ratio(path: str, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> None:
-    _, height, width, _ = video_TxHxWx3.shape
+def _check_aspect_ratio(path: str, shape: Sequence[int]) -> None:
+    _, height, width, _ = shape
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise BadInput(
             f"{path}: {width} x {height} pixels; the longer side may be at most"
@@ -288,26 +322,38 @@ def _check_aspect_ratio(path: str, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) 
         )
 
 
-def batch_size_for(shape: Sequence[int], batch_size: int) -> int:
-    """Halves a batch size until videos of `shape` [T, H, W, 3] fit into MAX_WAITING_BYTES."""
-    while batch_size > 1 and batch_size * math.prod(shape) > MAX_WAITING_BYTES:
+def batch_size_for(num_bytes: int, batch_size: int) -> int:
+    """Halves a batch size until videos of `num_bytes` each fit into MAX_WAITING_BYTES."""
+    while batch_size > 1 and batch_size * num_bytes > MAX_WAITING_BYTES:
         batch_size //= 2
     return batch_size
 
 
 def prefetched(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    num_bytes: Callable[[Result], int] = lambda result: 0,
 ) -> Iterator[Result]:
     """Yields `function(item)` of each item in order, computed ahead on threads.
 
-    At most two results per thread are computed ahead.
+    At most two results per thread are computed ahead, and none are started while those that wait
+    take more than MAX_AHEAD_BYTES.
+
+    Args:
+      num_bytes: the size of a result.
     """
     futures: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+
+    def is_full() -> bool:
+        waiting = sum(num_bytes(future.result()) for future in futures if future.done())
+        return len(futures) >= 2 * threads or waiting > MAX_AHEAD_BYTES
+
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for item in items:
             futures.append(pool.submit(function, item))
-            if len(futures) >= 2 * threads:
+            while futures and is_full():
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()

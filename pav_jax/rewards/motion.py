@@ -11,7 +11,9 @@ its networks:
   of the picture's side.
 - DD follows "dynamic degree": the mean of the largest 5 % of displacements per step, as a fraction
   of the search range (a tenth of the shorter side), in 0..1. VBench counts the videos above a
-  threshold instead.
+  threshold instead. Frames that are shown at more than 8 per second are thinned out by their time
+  stamps, and displacements are per eighth of a second, so DD is that of the motion, not of the
+  file's frame rate.
 
 Block matching: overlapping blocks of 8 x 8 pixels with stride 4, full search, mean absolute
 difference of colours. A displacement must lower the difference by one grey level per pixel of its
@@ -28,7 +30,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import MotionOptions
@@ -39,6 +41,8 @@ BLOCK = 8  # side of a block, in pixels
 STRIDE = 4  # pixels between neighbouring blocks
 REACH = 6  # largest displacement searched, in downscaled pixels: a tenth of SIDE
 PENALTY = 1.0  # grey levels per pixel of displacement
+FRAME_RATE = 8.0  # frames per second that DD compares
+PAIRS = 256  # pairs of neighbouring frames that are matched together
 TOP = 0.05  # fraction of the displacements that DD averages
 
 
@@ -51,8 +55,12 @@ def block_matrix(size: int) -> np.ndarray:
     return (mask / mask.sum(1, keepdims=True)).astype(np.float32)
 
 
-def downscale(video: UInt8[Array, "T H W 3"]) -> Float[Array, "T h w 3"]:
+def downscale(
+    video: UInt8[Array, "T H W 3"] | Float[Array, "T H W 3"],
+) -> Float[Array, "T h w 3"]:
     """Resizes to a shorter side of SIDE pixels with antialiasing; smaller videos keep their size.
+
+    A downscaled video stays as it is.
 
     Returns:
       Grey levels 0..255. Sides shorter than a block are padded to one.
@@ -117,25 +125,97 @@ def match(
     return difference, flow
 
 
+Frames = UInt8[Array, "T H W 3"] | Float[Array, "T H W 3"]
+_reduce = jax.jit(downscale)
+
+
 @jax.jit
-def motion_scores(video: UInt8[Array, "T H W 3"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(TC, DD) of one video; NaN for a single frame."""
+def motion_scores(
+    video: Frames, paces: Float[Array, "P"] | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(TC, DD) of one video; NaN for a single frame.
+
+    Args:
+      paces: factor of the displacements of each step in DD; None: 1.
+    """
     T = video.shape[0]
     if T < 2:
         return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
     x = downscale(video).transpose(3, 0, 1, 2)
     forward, flow = match(x[:, :-1], x[:, 1:])  # blocks of frame t in t + 1
     backward, _ = match(x[:, 1:], x[:, :-1])  # blocks of frame t + 1 in t
+    return statistics(forward, backward, flow, min(x.shape[2:]), paces)
+
+
+def statistics(
+    forward: Float[Array, "P y x"],
+    backward: Float[Array, "P y x"],
+    flow: Float[Array, "P y x 2"],
+    side: int,
+    paces: Float[Array, "P"] | None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(TC, DD) of the matches of all pairs of neighbouring frames.
+
+    Args:
+      side: the shorter side of the downscaled frames, in pixels.
+      paces: as in `motion_scores`.
+    """
+    pairs = len(flow)
     # an inner frame needs to match one of its two neighbours
     inner = jnp.minimum(forward[1:], backward[:-1])
     difference_Txyx = jnp.concatenate([forward[:1], inner, backward[-1:]])
-    side = min(x.shape[2:])
     camera = jnp.median(flow, axis=(1, 2))
-    jerk = jnp.linalg.norm(jnp.diff(camera, axis=0), axis=-1).mean() / side if T > 2 else 0.0
+    jerk = jnp.linalg.norm(jnp.diff(camera, axis=0), axis=-1).mean() / side if pairs > 1 else 0.0
     consistency = 1 - difference_Txyx.mean() / 255 - jerk
-    speeds = jnp.sort(jnp.linalg.norm(flow, axis=-1).reshape(T - 1, -1), axis=1)
+    speeds = jnp.sort(jnp.linalg.norm(flow, axis=-1).reshape(pairs, -1), axis=1)
+    if paces is not None:
+        speeds = speeds * paces[:, None]
     count = max(1, round(TOP * speeds.shape[1]))
     return consistency, jnp.minimum(speeds[:, -count:].mean() / REACH, 1.0)
+
+
+_match = jax.jit(match)
+_statistics = jax.jit(statistics, static_argnums=3)
+
+
+def long_motion_scores(video: Frames, paces: Float[Array, "P"] | None = None) -> tuple:
+    """`motion_scores` in memory that does not grow with the search: PAIRS pairs at a time."""
+    if len(video) <= PAIRS + 1:
+        return motion_scores(video, paces)
+    matches = []
+    for start in range(0, len(video) - 1, PAIRS):
+        # the last part overlaps the one before it, so that all have one shape
+        first = min(start, len(video) - 1 - PAIRS)
+        x = _reduce(video[first : first + PAIRS + 1]).transpose(3, 0, 1, 2)
+        parts = (*_match(x[:, :-1], x[:, 1:]), _match(x[:, 1:], x[:, :-1])[0])
+        matches.append([np.asarray(part)[start - first :] for part in parts])
+    forward, flow, backward = (np.concatenate(parts) for parts in zip(*matches, strict=True))
+    return _statistics(forward, backward, flow, min(x.shape[2:]), paces)
+
+
+def thinned(times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "n"]:
+    """Indices of the frames that DD compares: the nearest to each eighth of a second."""
+    if len(times) < 2:
+        return np.arange(len(times))
+    ticks = np.arange(0, times[-1] - times[0] + 0.5 / FRAME_RATE, 1 / FRAME_RATE) + times[0]
+    after = np.clip(np.searchsorted(times, ticks), 1, len(times) - 1)
+    is_before_nearer = ticks - times[after - 1] <= times[after] - ticks
+    return np.unique(after - is_before_nearer)
+
+
+def timed_motion_scores(video: Frames, times: Float[np.ndarray, "T"]) -> tuple:
+    """(TC of all frames, DD of the thinned ones) of one video.
+
+    Args:
+      times: when each frame is shown, in seconds, ascending.
+    """
+    indices = thinned(times)
+    paces = 1 / FRAME_RATE / np.diff(times[indices])
+    paces = None if np.allclose(paces, 1, atol=1e-6) else paces.astype(np.float32)
+    if len(indices) == len(video):
+        return long_motion_scores(video, paces)
+    consistency, _ = long_motion_scores(video)
+    return consistency, long_motion_scores(video[indices], paces)[1]
 
 
 class Motion(PretrainedReward):
@@ -144,16 +224,32 @@ class Motion(PretrainedReward):
     names = ("TC", "DD")
     options = MotionOptions
     fingerprint = fingerprint("motion")
+    uses_times = True
 
     @classmethod
     def from_pretrained(cls) -> "Motion":
         """Makes the reward; it has no checkpoint."""
         return cls()
 
+    def reduce_frame(self, frame: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
+        """The downscaled frame, float32 [h, w, 3]."""
+        return np.asarray(_reduce(frame[None])[0])
+
     def score(
-        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+        self,
+        videos: Videos | Float[np.ndarray, "B T h w 3"],
+        prompts: Sequence[str],
+        refined: Sequence[str] | None = None,
+        times: Float[np.ndarray, "B T"] | None = None,
     ) -> Scores:
-        """Score videos [B, T, H, W, 3]; returns TC and DD, each [B]."""
-        pairs = [[float(value) for value in motion_scores(video)] for video in videos]
+        """Score videos [B, T, H, W, 3]; returns TC and DD, each [B].
+
+        Args:
+          times: when each frame is shown, in seconds; None: FRAME_RATE frames per second.
+        """
+        if times is None:
+            pairs = [long_motion_scores(video) for video in videos]
+        else:
+            pairs = [timed_motion_scores(*item) for item in zip(videos, times, strict=True)]
         scores_Bx2 = np.array(pairs, np.float32).reshape(-1, 2)
         return {"TC": scores_Bx2[:, 0], "DD": scores_Bx2[:, 1]}

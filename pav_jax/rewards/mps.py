@@ -126,6 +126,10 @@ class MPS(PretrainedReward):
                 (self._params, self._condition_MxP), self._mesh
             )
 
+    def frames_read(self, num_frames: int) -> np.ndarray:
+        """Evenly spaced frames."""
+        return frame_indices(num_frames, self.frames)
+
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:

@@ -92,6 +92,11 @@ def frame_indices(num_frames: int, count: int) -> np.ndarray:
     return np.arange(0, num_frames, num_frames / count).astype(int)[:count]
 
 
+def frames_at_most(num_frames: int, count: int) -> np.ndarray:
+    """Indices of `count` evenly spaced frames, or of all where a video has fewer."""
+    return frame_indices(num_frames, min(num_frames, count))
+
+
 @functools.cache
 def resize_matrix(source: int, target: int) -> np.ndarray:
     """Weights [target, source] of one bicubic pass; rows sum to 1."""

@@ -28,6 +28,7 @@ class Reward(Protocol):
       transient_failures: whether a NaN may come from a failure that can pass, such as a network
         error; such scores are not cached.
       options: the dataclass of the reward's options in a configuration; None: it has none.
+      uses_times: whether `score` takes the keyword `times`, see `score_with_times`.
 
     Example:
 
@@ -42,6 +43,7 @@ class Reward(Protocol):
     fingerprint: str | None = None
     transient_failures: bool = False
     options: ClassVar[type | None] = None
+    uses_times: bool = False
 
     @abc.abstractmethod
     def score(
@@ -61,6 +63,20 @@ class Reward(Protocol):
         """
         ...
 
+    def frames_read(self, num_frames: int) -> np.ndarray | None:
+        """Indices of the frames that a score depends on; None, the default: all.
+
+        A video of only these frames must have the same score. Of a large file, only they are kept.
+        """
+        del num_frames
+
+    def reduce_frame(self, frame: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
+        """A smaller copy of a frame [H, W, 3] that `score` takes instead; by default the frame.
+
+        Frames of a large file are reduced while it is decoded.
+        """
+        return frame
+
     def use_local_devices(self) -> None:
         """Split later batches over this host's devices; a reward that cannot ignores it."""
 
@@ -69,6 +85,23 @@ class Reward(Protocol):
         """Make the reward from its `options`, as a configuration's entry does."""
         del options
         return cls()
+
+
+def score_with_times(
+    reward: Reward,
+    videos: np.ndarray,
+    prompts: Sequence[str],
+    refined: Sequence[str] | None = None,
+    times: Float[np.ndarray, "B T"] | None = None,
+) -> Scores:
+    """`reward.score`, with the time stamps if it uses them.
+
+    Args:
+      times: when each frame is shown, in seconds; None: unknown.
+    """
+    if times is not None and reward.uses_times:
+        return reward.score(videos, prompts, refined, times=times)  # type: ignore[call-arg]
+    return reward.score(videos, prompts, refined)
 
 
 class PretrainedReward(Reward):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.rewards.registry import KINDS, Entry, parse_entries
-from pav_jax.rewards.reward import Reward, Scores, Videos, as_reward
+from pav_jax.rewards.reward import Reward, Scores, Videos, as_reward, score_with_times
 
 CONSTRAINT_ONLY = ("FAITH",)  # constrains what may be chosen; never a term of the weighted sum
 TEMPORAL_SCORES = ("TC", "DD", "FC")  # compare frames; undefined for images, videos of one frame
@@ -161,7 +161,11 @@ class RewardSuite:
             reward.use_local_devices()
 
     def score(
-        self, videos: np.ndarray, prompts: Sequence[str], refined: Sequence[str] | None = None
+        self,
+        videos: np.ndarray,
+        prompts: Sequence[str],
+        refined: Sequence[str] | None = None,
+        fps: float | None = None,
     ) -> Scores:
         """Score each video against its user's prompt.
 
@@ -169,6 +173,7 @@ class RewardSuite:
           videos: uint8 [B, T, H, W, 3].
           prompts: what the users typed, B of them.
           refined: the rewrites that the videos were made from; without them FAITH is left out.
+          fps: frames per second of the videos; None: that of `motion.FRAME_RATE`.
 
         Returns:
           name -> float32 [B]; NaN where a reward has no answer.
@@ -180,11 +185,12 @@ class RewardSuite:
         if not len(videos):
             return {name: np.zeros(0, np.float32) for name in (*self.names, *self.held_out)}
         self.check_frames(videos.shape[1])
+        times = frame_times(videos, fps)
         scores: dict[str, Any] = {}
         for reward in self.rewards:
-            scores |= reward.score(videos, prompts, refined)
+            scores |= score_with_times(reward, videos, prompts, refined, times)
         for reward in self.held_out_rewards:
-            answers = reward.score(videos, prompts, refined)
+            answers = score_with_times(reward, videos, prompts, refined, times)
             scores |= {HELD_OUT + name: value for name, value in answers.items()}
         return {name: np.asarray(value, np.float32) for name, value in scores.items()}
 
@@ -232,6 +238,7 @@ class RewardSubset(Reward):
         self.reward = reward
         self.names = names
         self.transient_failures = reward.transient_failures
+        self.uses_times = reward.uses_times
 
     @property
     def fingerprint(self) -> str | None:
@@ -242,11 +249,23 @@ class RewardSubset(Reward):
         """Run on the local devices of this process only; see `Reward.use_local_devices`."""
         self.reward.use_local_devices()
 
+    def frames_read(self, num_frames: int) -> np.ndarray | None:
+        """Those of the whole reward."""
+        return self.reward.frames_read(num_frames)
+
+    def reduce_frame(self, frame: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
+        """As the whole reward; frame [H, W, 3]."""
+        return self.reward.reduce_frame(frame)
+
     def score(
-        self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
+        self,
+        videos: Videos,
+        prompts: Sequence[str],
+        refined: Sequence[str] | None = None,
+        times: Float[np.ndarray, "B T"] | None = None,
     ) -> Scores:
         """Score videos [B, T, H, W, 3]; returns only the scores of the subset."""
-        scores = self.reward.score(videos, prompts, refined)
+        scores = score_with_times(self.reward, videos, prompts, refined, times)
         return {name: value for name, value in scores.items() if name in self.names}
 
 
@@ -256,11 +275,22 @@ class UnavailableReward(Reward):
     def __init__(self, names: tuple[str, ...]):
         self.names = names
 
+    def frames_read(self, num_frames: int) -> np.ndarray:
+        """Only the first, as no frame matters."""
+        return np.zeros(1, int)
+
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
         """NaN for every score and video."""
         return {name: np.full(len(videos), np.nan, np.float32) for name in self.names}
+
+
+def frame_times(videos: np.ndarray, fps: float | None) -> Float[np.ndarray, "B T"] | None:
+    """When the frames of videos [B, T, H, W, 3] are shown, in seconds; None if `fps` is."""
+    if fps is None:
+        return None
+    return np.broadcast_to(np.arange(videos.shape[1]) / fps, videos.shape[:2])
 
 
 def _entries(plain: Mapping[str, Any], field: str) -> list[Entry]:

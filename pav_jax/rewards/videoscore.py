@@ -44,7 +44,7 @@ from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor
 from pav_jax.rewards.options import VideoScoreOptions
-from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.rewards.preprocess import frames_at_most
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.folders import local_copy
 
@@ -182,6 +182,10 @@ class VideoScore(PretrainedReward):
             self._vision_params = replicate(self._vision_params, self._vision_mesh)
             self._params = replicate(self._params, self._decoder_mesh)
 
+    def frames_read(self, num_frames: int) -> np.ndarray | None:
+        """At most `frames`, evenly spaced; all where a single frame would lack temporal scores."""
+        return None if self.frames < 2 else frames_at_most(num_frames, self.frames)
+
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
@@ -193,7 +197,7 @@ class VideoScore(PretrainedReward):
                 "videos",
             )
         T = videos.shape[1]
-        indices = np.arange(T) if self.frames >= T else frame_indices(T, self.frames)
+        indices = frames_at_most(T, self.frames)
         texts = [self.text(prompt, len(indices)) for prompt in prompts]
         encoded = [self.processor.texts([text], TOKENS, "right") for text in texts]
         lengths = np.array([ids.shape[1] for ids, _ in encoded], int)

@@ -30,7 +30,7 @@ from pav_jax.errors import BadInput
 from pav_jax.language.chat_endpoint import Chat, ChatEndpoint, ChatFn, text_of
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VisionQuestionsOptions
-from pav_jax.rewards.preprocess import frame_indices
+from pav_jax.rewards.preprocess import frames_at_most
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.folders import local_copy
 
@@ -157,6 +157,10 @@ class VisionQuestions(PretrainedReward):
             options=self.endpoint.options,
         )
 
+    def frames_read(self, num_frames: int) -> np.ndarray:
+        """At most `frames`, evenly spaced."""
+        return frames_at_most(num_frames, self.frames)
+
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
@@ -203,8 +207,7 @@ class VisionQuestions(PretrainedReward):
         )
 
     def _images(self, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> list[dict[str, Any]]:
-        T = len(video_TxHxWx3)
-        indices = np.arange(T) if self.frames >= T else frame_indices(T, self.frames)
+        indices = frames_at_most(len(video_TxHxWx3), self.frames)
         return [
             {"type": "image_url", "image_url": {"url": data_url(frame, self.side)}}
             for frame in video_TxHxWx3[indices]

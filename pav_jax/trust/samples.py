@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 
 from pav_jax.candidates.store import ScoredVideoStore, VideoRequest
 from pav_jax.records import candidate_key, stable_seed
-from pav_jax.rewards.reward import Reward
-from pav_jax.rewards.suite import HELD_OUT, RewardSuite
+from pav_jax.rewards.reward import Reward, score_with_times
+from pav_jax.rewards.suite import HELD_OUT, RewardSuite, frame_times
 from pav_jax.trust.corruptions import VIDEO_CORRUPTIONS, corrupt_video
 
 # kinds of conditions that are not corruptions
@@ -101,13 +101,14 @@ class SampleStore(ScoredVideoStore[Condition, Sample]):
           ValueError: a reward refuses a caption other than the empty one.
         """
         inputs = np.stack([_input(video, *row) for video, row in zip(videos, rows, strict=True)])
+        times = frame_times(inputs, self.generator.fps)
         captions = [condition.caption for _, condition in rows]
         refined = [request.text for request, _ in rows]
         scores: dict[str, np.ndarray] = {}
         refusals: list[str] = []
         for names, reward in rewards_with_names(self.suite):
             try:
-                values = reward.score(inputs, captions, refined)
+                values = score_with_times(reward, inputs, captions, refined, times)
             except ValueError as error:
                 # any caption but the empty one is one that users may write
                 if rows[0][1].kind != EMPTY_PROMPT:

@@ -46,10 +46,12 @@ class VideoHeader:
     Attributes:
       height, width: of a frame in square pixels, before it is turned.
       times: when each frame is shown, in seconds, ascending.
+      rate: frames per second, on average.
     """
 
     height: int
     width: int
+    rate: float
     times: Float[np.ndarray, "T"]
 
     @property
@@ -118,9 +120,9 @@ def read_header(path: str | os.PathLike) -> VideoHeader:
                     )
         height = stream.codec_context.height
         width = _square_width(height, stream.codec_context.width, stream)
-        rate = stream.average_rate or stream.guessed_rate
+        rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
     _check_total(path, len(times), height, width)
-    return VideoHeader(height, width, shown_times(times, float(rate or DEFAULT_FPS)))
+    return VideoHeader(height, width, rate, shown_times(times, rate))
 
 
 def iterate_frames(path: str | os.PathLike) -> Iterator[Frame]:
@@ -130,10 +132,14 @@ def iterate_frames(path: str | os.PathLike) -> Iterator[Frame]:
       BadInput: as `read_header`; the frames before a fault were yielded already.
     """
     first: np.ndarray | None = None
+    matrix: np.ndarray | None = None
     with _opened(path) as container:
         stream = _video_stream(path, container)
         for count, frame in enumerate(container.decode(stream), 1):
-            image = _image(frame, stream)
+            if first is None:
+                # once, because side data and its frame form a cycle, which stays in memory
+                matrix = _display_matrix(frame)
+            image = _image(frame, stream, matrix)
             first = image if first is None else first
             _check_same_size(path, first, image)
             _check_total(path, count, *image.shape[:2])
@@ -259,11 +265,12 @@ def _check_same_size(path: str | os.PathLike, first: np.ndarray, image: np.ndarr
 # -------------------------------------------------------------------------------- as a player shows
 
 
-def _image(frame: av.VideoFrame, stream: av.VideoStream) -> UInt8[np.ndarray, "H W 3"]:
+def _image(
+    frame: av.VideoFrame, stream: av.VideoStream, matrix: np.ndarray | None
+) -> UInt8[np.ndarray, "H W 3"]:
     """A frame as 8-bit RGB: colours by its tags, square pixels, turned by the display matrix."""
     width = _square_width(frame.height, frame.width, stream)
     image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    matrix = _display_matrix(frame)
     return image if matrix is None else oriented(image, matrix)
 
 

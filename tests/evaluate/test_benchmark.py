@@ -83,8 +83,8 @@ def test_evaluate_held_out_scores(tmp_path):
             super().__init__()
             self.held_out = ("held_out:VQ", "held_out:TC")
 
-        def score(self, videos, prompts, refined=None):
-            scores = super().score(videos, prompts, refined)
+        def score(self, videos, prompts, refined=None, fps=None):
+            scores = super().score(videos, prompts, refined, fps)
             return scores | {
                 "held_out:VQ": 2 * scores["AES"],
                 "held_out:TC": np.full(len(videos), np.nan),

@@ -118,9 +118,9 @@ def test_evolve_scores_against_prompt_in_full_batches(tmp_path):
     scored = []
 
     class WatchedSuite(FakeSuite):
-        def score(self, videos, prompts, refined=None):
+        def score(self, videos, prompts, refined=None, fps=None):
             scored.extend(zip(prompts, refined, strict=True))
-            return super().score(videos, prompts, refined)
+            return super().score(videos, prompts, refined, fps)
 
     suite = WatchedSuite()
     pool = run(tmp_path, generator, suite)
@@ -329,8 +329,8 @@ def test_evolve_without_any_rewrite(tmp_path, expected):
 @pytest.mark.parametrize("method", METHODS)
 def test_evolve_history_order_without_held_out_scores(tmp_path, method):
     class WatchedSuite(FakeSuite):
-        def score(self, videos, prompts, refined=None):
-            scores = super().score(videos, prompts, refined)
+        def score(self, videos, prompts, refined=None, fps=None):
+            scores = super().score(videos, prompts, refined, fps)
             return scores | {HELD_OUT + "VQ": np.full(len(videos), np.nan)}
 
     proposer = Watching()
@@ -362,8 +362,8 @@ def test_evolve_history_feasible_first(tmp_path, options, infeasible_first):
     class PartlyUnfaithful(FakeSuite):
         """Rewrites that end with 0 score high but are not faithful."""
 
-        def score(self, videos, prompts, refined=None):
-            scores = super().score(videos, prompts, refined)
+        def score(self, videos, prompts, refined=None, fps=None):
+            scores = super().score(videos, prompts, refined, fps)
             unfaithful = np.asarray([r.endswith("0") for r in refined])
             aes = np.where(unfaithful, scores["AES"] + 9, scores["AES"])
             return scores | {"AES": aes, "FAITH": np.where(unfaithful, 0.1, 1.0)}

@@ -19,6 +19,7 @@ from pav_jax.rewards import (
     VideoScore,
     file_scorer,
 )
+from pav_jax.rewards.clips import read_clips
 from pav_jax.rewards.file_scorer import FileScorer, batch_size_for, prefetched
 from pav_jax.rewards.score_cache import ScoreCache
 from pav_jax.video.files import write_mp4
@@ -125,7 +126,9 @@ def test_score_embeds_frames_once(suite, paths, prompts, monkeypatch):
     )
     decoded = []
     monkeypatch.setattr(
-        file_scorer, "read_mp4", lambda path: decoded.append(path) or read_mp4(path)
+        file_scorer,
+        "read_clips",
+        lambda path, rewards: decoded.append(path) or read_clips(path, rewards),
     )
     FileScorer(suite, batch_size=5).score(paths, prompts)
     assert seen == [5 * 4] and sorted(decoded) == paths
@@ -135,8 +138,8 @@ def test_score_decodes_ahead(paths, monkeypatch):
     decoded = []
     more = threading.Condition()
 
-    def read(path):
-        video = read_mp4(path)
+    def read(path, rewards):
+        video = read_clips(path, rewards)
         with more:
             decoded.append(path)
             more.notify_all()
@@ -150,7 +153,7 @@ def test_score_decodes_ahead(paths, monkeypatch):
                 )
             return super().score(videos, prompts)
 
-    monkeypatch.setattr(file_scorer, "read_mp4", read)
+    monkeypatch.setattr(file_scorer, "read_clips", read)
     reward = Busy()
     FileScorer(RewardSuite([reward], {}), batch_size=1, threads=2).score(paths, ["a"] * len(paths))
     assert reward.batch_sizes == [1] * len(paths)
@@ -166,8 +169,10 @@ def test_prefetched_order_and_limit():
 
 
 def test_score_large_videos_in_smaller_batches(paths, prompts, tmp_path, monkeypatch):
-    assert batch_size_for((49, 480, 720, 3), 32) == 16 and batch_size_for((9, 64, 64, 3), 32) == 32
-    assert batch_size_for((1000, 2160, 3840, 3), 32) == 1
+    assert (
+        batch_size_for(49 * 480 * 720 * 3, 32) == 16 and batch_size_for(9 * 64 * 64 * 3, 32) == 32
+    )
+    assert batch_size_for(1000 * 2160 * 3840 * 3, 32) == 1
     size = read_mp4(paths[0]).nbytes
     monkeypatch.setattr(file_scorer, "MAX_WAITING_BYTES", 2 * size)
     reward = Counted()
@@ -182,7 +187,7 @@ def test_score_cached(suite, paths, prompts, tmp_path, monkeypatch):
     cache = ScoreCache(tmp_path / "scores")
     first = FileScorer(suite, cache=cache).score(paths, prompts)
     with monkeypatch.context() as patch:
-        patch.setattr(file_scorer, "read_mp4", None)
+        patch.setattr(file_scorer, "read_clips", None)
         assert FileScorer(suite, cache=cache).score(paths, prompts) == first
     copy = tmp_path / "elsewhere.mp4"
     shutil.copy(paths[0], copy)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pav_jax.rewards import motion
 from pav_jax.rewards.motion import Motion, block_matrix
 
 T = 7
@@ -91,3 +92,66 @@ def test_block_matrix_rows():
     matrix = block_matrix(19)
     assert matrix.shape == (3, 19)
     np.testing.assert_allclose(matrix.sum(1), 1)
+
+
+# --------------------------------------------------------------------------------- files and times
+
+
+def pan(fps, seconds=4, speed=12):
+    """A texture that moves by `speed` pixels of 64 per second."""
+    times = np.arange(seconds * fps) / fps
+    texture = np.kron(RNG.integers(60, 200, (20, 30, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    steps = np.round(speed * times).astype(int)
+    return np.stack([texture[:64, step : step + 96] for step in steps]), times
+
+
+@pytest.mark.parametrize("fps", [5, 8, 10, 12, 16, 24, 30])
+def test_score_dd_of_any_frame_rate(fps):
+    video, times = pan(fps)
+    scores = Motion().score(video[None], [""], times=times[None])
+    assert scores["DD"][0] == pytest.approx(12 / 8 / 6, rel=0.2)
+
+
+def test_score_dd_of_uneven_times():
+    video, times = pan(24)
+    chosen = np.sort(np.random.default_rng(0).choice(len(times), 60, replace=False))
+    scores = Motion().score(video[None, chosen], [""], times=times[None, chosen])
+    assert scores["DD"][0] == pytest.approx(12 / 8 / 6, rel=0.2)
+
+
+def test_score_with_times_of_eight_per_second_is_score():
+    video, times = pan(8)
+    timed = Motion().score(video[None], [""], times=times[None])
+    assert timed == Motion().score(video[None], [""])
+
+
+@pytest.mark.parametrize(
+    ("times", "indices"),
+    [
+        ([0.0], [0]),
+        ([0.0, 5.0], [0, 1]),
+        (np.arange(9) / 8, range(9)),
+        (np.arange(9) / 5 + 3, range(9)),
+        (np.arange(17) / 16, range(0, 17, 2)),
+        (np.arange(25) / 24, range(0, 25, 3)),
+    ],
+)
+def test_thinned_frames(times, indices):
+    np.testing.assert_array_equal(motion.thinned(np.array(times)), list(indices))
+
+
+def test_long_motion_scores_equal_in_parts(monkeypatch):
+    video, _ = pan(8)
+    whole = motion.motion_scores(video)
+    for pairs in (5, 16, 30):
+        monkeypatch.setattr(motion, "PAIRS", pairs)
+        np.testing.assert_allclose(motion.long_motion_scores(video), whole, rtol=1e-5)
+
+
+def test_reduce_frame_scores_the_same():
+    video = RNG.integers(0, 256, (3, 90, 130, 3), np.uint8)
+    reduced = np.stack([Motion().reduce_frame(frame) for frame in video])
+    assert reduced.shape == (3, 64, 92, 3)
+    np.testing.assert_allclose(
+        motion.motion_scores(reduced), motion.motion_scores(video), rtol=1e-4
+    )

@@ -1,6 +1,7 @@
 """Video files as users have them, good ones of unusual kinds and bad ones, made with PyAV."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -33,13 +34,27 @@ def write(
     configure=lambda stream: None,
     fps=8,
 ) -> Path:
+    return write_frames(path, video, *video.shape[1:3], codec, pixels, options, configure, fps)
+
+
+def write_frames(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    height: int,
+    width: int,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    options=None,
+    configure=lambda stream: None,
+    fps=8,
+) -> Path:
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = video.shape[1:3]
+        stream.height, stream.width = height, width
         stream.pix_fmt = pixels
         configure(stream)
         container.start_encoding()
-        for frame in video:
+        for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
