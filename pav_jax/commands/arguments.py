@@ -15,6 +15,16 @@ def require_at_least(minimum: float, option: str, value: float | None) -> None:
         raise BadInput(f"{option}={value}: must be at least {minimum}", source=option)
 
 
+def require_at_most(maximum: float, option: str, value: float | None) -> None:
+    """Refuse a number above `maximum`; None, an option that was not given, passes.
+
+    Raises:
+      BadInput: names the option and the limit.
+    """
+    if value is not None and value > maximum:
+        raise BadInput(f"{option}={value}: the limit is {maximum:,}", source=option)
+
+
 def add_prompts(command: argparse.ArgumentParser) -> None:
     """Add the positional PROMPT arguments, which `commands.prompts.read_prompts` reads."""
     command.add_argument(

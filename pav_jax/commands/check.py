@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from typing import Any
 
 # Options that set the field of the configuration's section `check` with the same name.
@@ -13,6 +14,10 @@ FIELDS = (
     "row_length",
     "prompt_length",
 )
+
+
+# of fields that a compiled shape depends on: tokens
+MAXIMA = {"row_length": 2**20, "prompt_length": 2**20, "num_examples": 10**9}
 
 
 def add(commands: Any) -> None:
@@ -107,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _apply_options(check: Any, args: argparse.Namespace) -> None:
     """Sets the fields of the section `check` that are given as options."""
-    from pav_jax.commands.arguments import require_at_least
+    from pav_jax.commands.arguments import require_at_least, require_at_most
     from pav_jax.errors import BadInput
     from pav_jax.preflight.program import PROGRAMS
 
@@ -116,6 +121,7 @@ def _apply_options(check: Any, args: argparse.Namespace) -> None:
         value = getattr(args, field)
         if isinstance(value, int):
             require_at_least(1, option, value)
+            require_at_most(MAXIMA.get(field, math.inf), option, value)
         if value is not None:
             check[field] = value
     for name in check.programs:

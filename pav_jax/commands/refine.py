@@ -7,7 +7,9 @@ import json
 import sys
 from typing import Any
 
-from pav_jax.commands.arguments import add_prompts, require_at_least
+from pav_jax.commands.arguments import add_prompts, require_at_least, require_at_most
+
+MAX_REWRITES = 100_000  # of one command
 
 
 def add(commands: Any) -> None:
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
 
     require_at_least(1, "--num-return-sequences", args.num_return_sequences)
     prompts = read_prompts(args.prompts)
+    count = args.num_return_sequences
+    require_at_most(max(1, MAX_REWRITES // len(prompts)), "--num-return-sequences", count)
     if args.model is None:
         print(
             "pav refine: no --model given, using the embedded booster, which is trained for tiny"

@@ -21,6 +21,7 @@ LIBTPU_ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
+MAX_CHIPS = 2**16  # the largest v5p slice has 8,960
 # Chips per host of single-host slices with two axes. libtpu assumes hosts of 2 x 2 chips.
 # v6e-8: https://cloud.google.com/tpu/docs/v6e
 SINGLE_HOST_BOUNDS: dict[tuple[int, ...], tuple[int, int, int]] = {
@@ -73,10 +74,18 @@ def describe_topology(name: str, num_slices: int = 1) -> Topology:
       BadInput: libtpu is not installed, or has no such topology.
     """
     generation, _, shape = name.partition(":")
-    if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+    if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
         raise BadInput(
             f"topology={name}: write a generation ({', '.join(CHIPS)}) and its chips, such as"
             " v5e:4x4, v5p:2x2x1 or v6e:2x4",
+            field="check.topology",
+        )
+    sizes = tuple(int(size) for size in shape.split("x"))
+    num_chips = num_slices * math.prod(sizes)
+    if num_chips > MAX_CHIPS:
+        raise BadInput(
+            f"topology={name}, {num_slices} slices: {num_chips:,} chips; the limit is"
+            f" {MAX_CHIPS:,}",
             field="check.topology",
         )
     if importlib.util.find_spec("libtpu") is None:
@@ -90,7 +99,6 @@ def describe_topology(name: str, num_slices: int = 1) -> Topology:
     # Imported here because it loads libtpu, which reads the variables set above.
     from jax.experimental import topologies
 
-    sizes = tuple(int(size) for size in shape.split("x"))
     options: dict[str, Any] = {}
     if num_slices > 1:
         options["num_slices"] = num_slices

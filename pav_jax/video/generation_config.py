@@ -10,6 +10,11 @@ from pav_jax.config_fields import option
 from pav_jax.errors import BadInput
 
 FILE = "pav_generation.json"
+# above these, programs and shapes cannot even be evaluated in a reasonable time
+MAX_NUM_FRAMES = 1024
+MAX_SIDE = 8192  # pixels
+MAX_STEPS = 10_000
+MAX_BATCH_SIZE = 4096
 CACHE_FIELDS = ("cache_threshold", "cache_max_skips", "cache_retention", "cache_ratios")
 
 
@@ -17,10 +22,12 @@ CACHE_FIELDS = ("cache_threshold", "cache_max_skips", "cache_retention", "cache_
 class GenerationConfig:
     """Sampling settings. The defaults are those of diffusers for CogVideoX."""
 
-    num_frames: int | None = option(None, "frames of a video; None: the model's", minimum=1)
-    height: int | None = option(None, "in pixels; None: the model's", minimum=1)
-    width: int | None = option(None, "in pixels; None: the model's", minimum=1)
-    num_inference_steps: int = option(50, "denoising steps", minimum=1)
+    num_frames: int | None = option(
+        None, "frames of a video; None: the model's", minimum=1, maximum=MAX_NUM_FRAMES
+    )
+    height: int | None = option(None, "in pixels; None: the model's", minimum=1, maximum=MAX_SIDE)
+    width: int | None = option(None, "in pixels; None: the model's", minimum=1, maximum=MAX_SIDE)
+    num_inference_steps: int = option(50, "denoising steps", minimum=1, maximum=MAX_STEPS)
     guidance_scale: float = option(6.0, "of classifier-free guidance; 1 or less: off", minimum=0)
     use_dynamic_cfg: bool = option(False, "CogVideoX's dynamic guidance scale")
     max_sequence_length: int | None = option(
@@ -52,7 +59,7 @@ class GenerationConfig:
         False, "run the branches of guidance on two halves of the mesh's data axis"
     )
     fps: int = option(8, "frames per second of video files; the model does not read it", minimum=1)
-    batch_size: int = option(1, "videos in one compiled program", minimum=1)
+    batch_size: int = option(1, "videos in one compiled program", minimum=1, maximum=MAX_BATCH_SIZE)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str = FILE) -> "GenerationConfig":

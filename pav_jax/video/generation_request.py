@@ -5,6 +5,7 @@ latent and its channels.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.step_schedule import StepSchedule
 
+MAX_RELATIVE_PIXELS = 64  # of a video, as a multiple of those the model was made for
 LATENT_AXES = ("videos", "frames", "height", "width", "channels")
 
 
@@ -54,6 +56,23 @@ def video_size(family: Family, settings: GenerationConfig) -> tuple[int, int, in
     return settings.num_frames or frames, settings.height or height, settings.width or width
 
 
+def check_size(own: tuple[int, int, int], size: tuple[int, int, int]) -> None:
+    """Check (frames, height, width in pixels) against the model's own size.
+
+    Raises:
+      BadInput: it has more than MAX_RELATIVE_PIXELS times as many pixels.
+    """
+    limit = MAX_RELATIVE_PIXELS * math.prod(own)
+    if math.prod(size) > limit:
+        frames, height, width = size
+        raise BadInput(
+            f"num_frames={frames}, height={height}, width={width}: {math.prod(size):,} pixels; the"
+            f" limit is {limit:,}, {MAX_RELATIVE_PIXELS} times the model's own size",
+            source="generate",
+            field="num_frames",
+        )
+
+
 def make_request(
     family: Family,
     settings: GenerationConfig,
@@ -71,6 +90,7 @@ def make_request(
       BadInput: the family cannot make such a video, or the latents have another shape.
     """
     size = video_size(family, settings)
+    check_size(family.default_size(), size)  # before the family evaluates shapes of that size
     latent_shape, decoded_latent_frames = family.latent_shape(*size)
     if latents is not None:
         latents = _to_channels_last(latents, (len(seeds), *latent_shape), family.latent_axes)

@@ -49,3 +49,8 @@ def test_refine_invalid_line(tmp_path, capsys):
 def test_refine_without_prompt(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
     assert "no prompt; give one in quotes" in fails(capsys, "refine")
+
+
+def test_refine_too_many_rewrites(capsys, fake_calls):
+    line = fails(capsys, "refine", "a cat", "a dog", "-n", "100000000")
+    assert "--num-return-sequences=100000000: the limit is 50,000" in line and fake_calls == []

@@ -30,7 +30,10 @@ def test_ici_bytes_per_s(name, shape, links):
     assert topology.ici_bytes_per_s == links * CHIPS[name].link_bytes_per_s
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v9z:2x2", "v5e:4x4x4x4", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["v5e", "v5e:4", "v9z:2x2", "v5e:4x4x4x4", "", "v5e:0x0", "v5e:0x4", "v5e:4x00", "v5p:2x0x2"],
+)
 def test_describe_topology_malformed_name(name):
     with pytest.raises(BadInput, match="v5e, v5p, v6e") as error:
         describe_topology(name)
