@@ -146,7 +146,7 @@ def _checked_value(name: str, value: Any, source: str) -> Any:
     high = fields[name].metadata["maximum"]
     if high is None:
         high = math.inf
-    if expected is float and low is not None and not low <= value <= high:
+    if expected in (int, float) and low is not None and not low <= value <= high:
         upper = f" and at most {high:g}" if high < math.inf else ""
         raise BadInput(
             f"{source}: {name}={value}; it must be at least {low:g}{upper}",
