@@ -128,7 +128,7 @@ def test_score_embeds_frames_once(suite, paths, prompts, monkeypatch):
     monkeypatch.setattr(
         file_scorer,
         "read_clips",
-        lambda path, rewards: decoded.append(path) or read_clips(path, rewards),
+        lambda path, rewards: decoded.append(str(path)) or read_clips(path, rewards),
     )
     FileScorer(suite, batch_size=5).score(paths, prompts)
     assert seen == [5 * 4] and sorted(decoded) == paths
