@@ -255,9 +255,9 @@ def resolve_booster(name: str, workdir: str | os.PathLike) -> str | AnyPath | No
     return None if name == "base" else name
 
 
-def read_prompts(path: str) -> list[str]:
-    """The prompts of a file, one a line."""
-    return list(read_prompt_set(path).prompts)
+def read_prompts(path: str, field: str | None = None) -> list[str]:
+    """The prompts of a file, one a line; `field` of the configuration names it."""
+    return list(read_prompt_set(path, field).prompts)
 
 
 def round_prompts(

@@ -63,15 +63,15 @@ def find_file(name: str) -> Path:
       BadInput: there is neither.
     """
     file = Path(name)
-    if file.is_file():
+    if os.path.isfile(name):
         return file
     shipped = SHIPPED / f"{name.removesuffix('.py')}.py"
-    if name and os.sep not in name and shipped.is_file():
+    if name and os.sep not in name and os.path.isfile(shipped):
         return shipped
     near = difflib.get_close_matches(file.stem, shipped_names(), n=1)
     hint = f"did you mean --config={near[0]}?" if near else f"or {', '.join(shipped_names())}"
     raise BadInput(
-        f"--config={name}: no such file; give a Python file such as my_config.py, {hint}",
+        f"--config={name[:200]}: no such file; give a Python file such as my_config.py, {hint}",
         source="--config",
     )
 
@@ -107,7 +107,9 @@ def _one_line_errors(file: str) -> Iterator[None]:
     except SyntaxError as error:
         place = f"{error.filename or file}:{error.lineno}"
         raise BadInput(f"{place}: {error.msg}", source=file) from error
-    except (Exception, SystemExit) as error:  # the file is the user's program
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the file is the user's program, which may also call exit()
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         place = f"{file}:{lines[-1] if lines else 1}"
         raise BadInput(f"{place}: {_short_message(error)}", source=file) from error
@@ -115,7 +117,10 @@ def _one_line_errors(file: str) -> Iterator[None]:
 
 def _short_message(error: BaseException) -> str:
     """Keep the field and the suggestion of ml_collections' message, which lists whole sections."""
-    text = str(error.args[0]) if error.args else type(error).__name__
+    text = str(error.args[0]) if error.args else ""
+    if isinstance(error, SystemExit):
+        text = f"the file called exit({text})"
+    text = text or type(error).__name__
     unknown = re.search(r'Key "(.+?)" does not exist', text)
     if unknown is None:
         return text

@@ -30,7 +30,7 @@ def validate(config: Any) -> None:
       BadInput: the first field that cannot be used, with its name and value.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    _check_plain(values, "", 0)
+    check_plain(values)
     # at the top level a file may have fields of its own
     names = {field.name for field in dataclasses.fields(defaults.Config)}
     check_section(defaults.Config(), {n: v for n, v in values.items() if n in names})
@@ -46,8 +46,12 @@ def validate(config: Any) -> None:
     _check_evaluation(values)
 
 
-def _check_plain(value: Any, path: str, depth: int) -> None:
-    """Refuse what JSON cannot hold: sets, objects, NaN, infinity, other texts than Unicode."""
+def check_plain(value: Any, path: str = "", depth: int = 0) -> None:
+    """Refuse what JSON cannot hold: sets, objects, NaN, infinity, other texts than Unicode.
+
+    Raises:
+      BadInput: names the value, or a nesting of over MAX_DEPTH mappings and lists.
+    """
     if depth > MAX_DEPTH:
         raise BadInput(
             f"config.{path[:100]}: nested too deeply", source="configuration", field=path[:100]
@@ -56,11 +60,11 @@ def _check_plain(value: Any, path: str, depth: int) -> None:
         for name, item in value.items():
             if not isinstance(name, str):
                 raise _bad(path, {name: ...}, "its names must be texts")
-            _check_plain(name, path, depth)
-            _check_plain(item, f"{path}.{name}" if path else name, depth + 1)
+            check_plain(name, path, depth)
+            check_plain(item, f"{path}.{name}" if path else name, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            _check_plain(item, path, depth + 1)
+            check_plain(item, path, depth + 1)
     else:
         problem = _scalar_problem(value)
         if problem is not None:

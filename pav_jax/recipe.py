@@ -40,6 +40,7 @@ from pav_jax.prefer.sampling import make_candidates
 from pav_jax.records import Candidate
 from pav_jax.report.page import write_report
 from pav_jax.rewards.suite import RewardSuite
+from pav_jax.run_inputs import check_run_inputs
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.lock import workdir_lock
 from pav_jax.storage.records import read_segments, write_jsonl
@@ -104,6 +105,7 @@ class Recipe:
         """
         with processes.first_process_first("configuration"):
             workdir_config.bind_config_to_workdir(self.config, workdir)
+        check_run_inputs(self.config, self.components, workdir)
         self.evolve(workdir)
         self.select(workdir)
         self.sft(workdir)
@@ -120,7 +122,7 @@ class Recipe:
         """Training prompts -> pool/: rewrites found by the scores of their videos."""
         config = self.config
         models = self.components
-        prompts = read_prompts(config.evolve.prompts)
+        prompts = read_prompts(config.evolve.prompts, "evolve.prompts")
         with progress_bars() as bars:
             run_evolution(
                 config, prompts, models.proposers, models.generator, models.suite, workdir, bars
@@ -156,7 +158,10 @@ class Recipe:
         models = self.components
         folder = as_path(workdir) / f"round_{round}"
         prompts = round_prompts(
-            read_prompts(config.prefer.prompts), config.prefer.max_prompts, round, config.rounds
+            read_prompts(config.prefer.prompts, "prefer.prompts"),
+            config.prefer.max_prompts,
+            round,
+            config.rounds,
         )
         booster = load_rewriter(config, starting_booster(workdir, round), per_process=True)
         with progress_bars() as bars:
@@ -206,7 +211,7 @@ class Recipe:
                 models.suite,
                 workdir,
                 options.controls if controls is None else controls,
-                read_prompts(config.evolve.prompts),
+                read_prompts(config.evolve.prompts, "evolve.prompts"),
                 bars,
             )
         return as_path(workdir) / "evaluation.json"
@@ -243,7 +248,8 @@ class Recipe:
     def trust(self, workdir: str | os.PathLike) -> AnyPath:
         """Prompts -> trust.json: how far each reward can be trusted."""
         models = self.components
-        prompts = read_prompts(self.config.trust.prompts or self.config.evolve.prompts)
+        section = "trust" if self.config.trust.prompts else "evolve"
+        prompts = read_prompts(self.config[section].prompts, f"{section}.prompts")
         with progress_bars() as bars:
             result = reward_trust.trust(
                 self.config, prompts, models.generator, models.suite, workdir, bars

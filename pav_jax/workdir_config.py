@@ -1,7 +1,9 @@
 """The configuration of a work directory: `config.json`, written once and compared afterwards."""
 
+import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import defaults
 from pav_jax.config import load
-from pav_jax.config_validation import leaves, validate
+from pav_jax.config_validation import check_plain, leaves, validate
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
@@ -40,11 +42,12 @@ def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> No
         _write(file, values)
         return
     saved = saved_config(workdir)
-    before = dict(leaves(_with_new_sections(saved, values)))
+    saved_values = _with_new_sections(saved, values)
+    before = dict(leaves(saved_values))
     now = dict(leaves(values))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            raise _changed(file, name, before, now)
+            raise _changed(file, name, saved_values, now)
     if values.keys() - saved.keys():
         _write(file, values)
 
@@ -62,10 +65,12 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
             source=file,
         )
     try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else ""
+        problem = problem or f"not valid JSON ({error})"
         raise BadInput(
-            f"{file}: not valid JSON ({error}); delete it and give --config again", source=file
+            f"{file}: {problem}; delete it and give --config again", source=file
         ) from error
     if not isinstance(values, dict):
         raise BadInput(f"{file}: not a JSON object; delete it and give --config again", source=file)
@@ -83,11 +88,17 @@ def config_for_workdir(
     if path is None and not overrides:
         initial = as_json(defaults.get_config())
         saved = saved_config(workdir)
-        _check_sections(saved, initial, as_path(workdir) / FILE)
-        config = ConfigDict(_tuples(_with_new_sections(saved, initial)))
-        config.lock()
-        validate(config)
-        return config
+        file = as_path(workdir) / FILE
+        try:
+            check_plain(saved)
+            _check_sections(defaults.Config(), saved, file)
+            config = ConfigDict(_tuples(_with_new_sections(saved, initial)))
+            validate(config)
+        except BadInput as error:
+            if error.source == os.fspath(file):
+                raise
+            raise BadInput(f"{file}: {error}", source=file, field=error.field) from error
+        return config.lock()
     if path is None:
         raise BadInput(f"{overrides[0]}: needs a --config=... to change", source="--config")
     config = load(path, overrides)
@@ -95,32 +106,59 @@ def config_for_workdir(
     return config
 
 
-def _check_sections(saved: Mapping[str, Any], initial: Mapping[str, Any], file: AnyPath) -> None:
-    """Refuse a `config.json` of another version: a section that lacks fields or is no section."""
-    for name, section in saved.items():
-        default = initial.get(name)
-        if not isinstance(default, dict) or name in ("proposers", "rewards", "evaluate"):
-            continue
-        missing = sorted(default.keys() - section.keys()) if isinstance(section, dict) else ["..."]
-        if missing:
+def _check_sections(section: Any, saved: Any, file: AnyPath, prefix: str = "") -> None:
+    """Refuse a `config.json` of another version: a section that lacks fields or is no section.
+
+    Args:
+      section: a dataclass of the configuration; sections of the whole that are missing are new.
+    """
+    if not isinstance(saved, dict):
+        raise BadInput(
+            f"{file}: {prefix.rstrip('.')} must be a section; delete the file and give --config"
+            " again",
+            source=file,
+            field=prefix.rstrip("."),
+        )
+    for field in dataclasses.fields(section):
+        path = f"{prefix}{field.name}"
+        if field.name not in saved:
+            if not prefix:
+                continue
             raise BadInput(
-                f"{file}: the section {name} lacks the field {missing[0]!r}; the work directory is"
-                " of another version, start a new one",
+                f"{file}: the section {prefix.rstrip('.')} lacks the field {field.name!r}; the work"
+                " directory is of another version, start a new one",
                 source=file,
-                field=f"{name}.{missing[0]}",
+                field=path,
             )
+        inner = getattr(section, field.name)
+        if dataclasses.is_dataclass(inner):
+            _check_sections(inner, saved[field.name], file, f"{path}.")
 
 
-def _changed(file: Any, name: str, before: Mapping, now: Mapping) -> BadInput:
+def _changed(file: Any, name: str, saved: Mapping, now: Mapping) -> BadInput:
+    before = dict(leaves(saved))
     shown = [json.dumps(side[name]) if name in side else "nothing" for side in (before, now)]
-    value = before.get(name)
-    typed = value if isinstance(value, str) else repr(value)
+    back = f", or go back to {_override(name, saved)}" if name in before else ""
     return BadInput(
         f"{file}: this work directory was made with {name} = {shown[0]}, now it is {shown[1]}; give"
-        f" another --workdir, or go back to --config.{name}={typed}",
+        f" another --workdir{back}",
         source=os.fspath(file),
         field=name,
     )
+
+
+def _override(name: str, saved: Any) -> str:
+    """The word of a command line that sets a field, or the mapping it is in, to its saved value."""
+    section: Any = defaults.get_config()
+    path: list[str] = []
+    for part in name.split("."):
+        if not isinstance(section, ConfigDict) or (path and part not in section):
+            break
+        section = section.get(part)
+        saved = saved[part]
+        path.append(part)
+    text = saved if isinstance(saved, str) else repr(_tuples(saved))
+    return shlex.quote(f"--config.{'.'.join(path)}={text}")
 
 
 def _write(file: AnyPath, values: Mapping[str, Any]) -> None:

@@ -82,12 +82,38 @@ def test_load_override_unknown_or_wrong_type(override, message):
         (["return 3"], "returned int, not an ml_collections.ConfigDict"),
         (["return config +"], "mine.py:4: invalid syntax"),
         (["return 1 / 0"], "mine.py:4: division by zero"),
+        (["exit(3)"], "mine.py:4: the file called exit(3)"),
+        (["raise SystemExit"], "mine.py:4: the file called exit()"),
+        (["raise BaseException('stop')"], "mine.py:4: stop"),
+        (["raise GeneratorExit"], "mine.py:4: GeneratorExit"),
+        (["return get_config()"], "mine.py:"),
+        (["config.unlock()", "del config.sft", "return config"], "config.sft: missing"),
+        (["config.unlock()", "del config.rewards", "return config"], "config.rewards: missing"),
+        (
+            ["config.unlock()", "del config.evolve.rounds", "return config"],
+            "evolve.rounds: missing",
+        ),
+        (["config.unlock()", "config.sft = 3", "return config"], "mine.py:5: "),
+        (
+            ["config.unlock()", "config.evolve.ronds = 3", "return config"],
+            "evolve.ronds: there is no",
+        ),
+        (["config.generator.options = {'a': {1, 2}}", "return config"], "generator.options.a"),
+        (["config.generator.options = {'a': object()}", "return config"], "generator.options.a"),
+        (["config.generator.options = {'a': b'x'}", "return config"], "generator.options.a"),
+        (["config.report.title = '\\ud800'", "return config"], "report.title"),
     ],
 )
 def test_load_broken_file(tmp_path, body, message):
     with pytest.raises(BadInput) as caught:
         configuration.load(write(tmp_path, body))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_load_name_too_long():
+    with pytest.raises(BadInput, match="no such file"):
+        configuration.load("x" * 5000)
 
 
 def test_load_unusable_file(tmp_path):
@@ -149,6 +175,41 @@ def test_load_shipped_name(tmp_path, monkeypatch):
         ("--config.sft.lr_scheduler_type=cosinus", "sft.lr_scheduler_type"),
         ("--config.evolve.ranking=best", "evolve.ranking"),
         ("--config.rewriter.top_p=1.5", "rewriter.top_p"),
+        ("--config.mesh.data=0", "mesh.data"),
+        ("--config.generator.mesh.tensor=-2", "generator.mesh.tensor"),
+        ("--config.generator.num_frames=0", "generator.num_frames"),
+        ("--config.generator.endpoint.concurrency=0", "generator.endpoint.concurrency"),
+        ("--config.generator.endpoint.timeout_s=0", "generator.endpoint.timeout_s"),
+        ("--config.sft.learning_rate=0", "sft.learning_rate"),
+        ("--config.sft.weight_decay=-1", "sft.weight_decay"),
+        ("--config.sft.max_grad_norm=0", "sft.max_grad_norm"),
+        ("--config.sft.lora.lora_dropout=1", "sft.lora.lora_dropout"),
+        ("--config.sft.length_buckets=(0,)", "sft.length_buckets"),
+        ("--config.dpo.beta=-0.1", "dpo.beta"),
+        ("--config.grpo.epsilon=0", "grpo.epsilon"),
+        ("--config.prefer.margin=-1", "prefer.margin"),
+        ("--config.evolve.preview.keep=0", "evolve.preview.keep"),
+        ("--config.evaluate.seeds=()", "evaluate.seeds"),
+        ("--config.evaluate.seeds=(1,1)", "evaluate.seeds"),
+        ("--config.evaluate.seeds=(-1,)", "evaluate.seeds"),
+        ("--config.evaluate.seeds=('a',)", "evaluate.seeds"),
+        ("--config.evaluate.systems=('bass',)", "evaluate.systems"),
+        ("--config.evaluate.prompts={'mine': 3}", "evaluate.prompts.mine"),
+        ("--config.proposers.local.share=-1", "proposers.local.share"),
+        ("--config.proposers.local.share=0", "proposers"),
+        ("--config.proposers.local.first_round=0", "proposers.local.first_round"),
+        ("--config.proposers.chat.concurrency=0", "proposers.chat.concurrency"),
+        ("--config.proposers={'local': 3}", "proposers.local"),
+        ("--config.rewards.weights={}", "rewards.weights"),
+        ("--config.rewards.weights={'AES': 0.0}", "rewards.weights"),
+        ("--config.evolve.weights={'AES': 0.0}", "evolve.weights"),
+        ("--config.select.weights={'AES': 'x'}", "select.weights.AES"),
+        ("--config.prefer.weights={'AEZ': 1.0}", "prefer.weights.AEZ"),
+        ("--config.grpo.weights={'FAITH': 1.0}", "grpo.weights.FAITH"),
+        ("--config.rewards.constraints={'FAITH': 7.0}", "rewards.constraints.FAITH"),
+        ("--config.rewards.thresholds={'FAITH': 1.0}", "rewards.thresholds.FAITH"),
+        ("--config.select.constraints={'FAITH': 1.5}", "select.constraints.FAITH"),
+        ("--config.prefer.thresholds={'AES': float}", "prefer.thresholds"),
         ("--config.rewards.weights={'AES': 'x'}", "rewards.weights.AES"),
         ("--config.rewards.weights={'AES': 1e999}", "rewards.weights.AES"),
         ("--config.rewards.weights={'AEZ': 1.0}", "rewards.weights.AEZ"),

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 
@@ -62,9 +63,87 @@ def test_config_for_workdir_other_version(tmp_path):
     assert caught.value.field == "evolve.num_rewrites"
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", '{"evolve": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "3",
+        '{"evolve": "x"}',
+        '{"evolve": null}',
+        '{"mesh": {}}',
+        '{"seed": "x"}',
+        '{"seed": null}',
+        '{"seed": ' + "9" * 5000 + "}",
+        '{"seed": ' + "9" * 400 + "}",
+        '{"rewards": {"entries": 3}}',
+        '{"proposers": {"local": 3}}',
+        '{"a": ' + "[" * 500 + "]" * 500 + "}",
+        "[" * 100_000,
+        '{"a": NaN}',
+        "\ufeff{}",
+    ],
+)
 def test_config_for_workdir_wrong_json(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadInput) as caught:
         workdir_config.config_for_workdir(None, [], tmp_path)
     assert caught.value.source.endswith("config.json")
+    assert "config.json: " in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("mesh", None),
+        ("evaluate.seeds", "x"),
+        ("evaluate.seeds", ["x"]),
+        ("generator.endpoint.concurrency", 0),
+        ("sft.lora.r", "x"),
+        ("sft.learning_rate", None),
+        ("rewards.weights.AES", "x"),
+        ("proposers.local.share", "x"),
+        ("evolve.preview", 3),
+    ],
+)
+def test_config_for_workdir_wrong_value(tmp_path, path, value):
+    workdir_config.bind_config_to_workdir(configuration.load(), tmp_path)
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    *parents, name = path.split(".")
+    section = values
+    for parent in parents:
+        section = section[parent]
+    section[name] = value
+    file.write_text(json.dumps(values))
+    with pytest.raises(BadInput) as caught:
+        workdir_config.config_for_workdir(None, [], tmp_path)
+    assert caught.value.field.startswith(path) and caught.value.source == str(file)
+
+
+def test_config_for_workdir_unreadable(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(BadInput, match="config.json: cannot be read"):
+        workdir_config.config_for_workdir(None, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "--config.evaluate.seeds=(7, 8)",
+        "--config.report.title=it's mine",
+        "--config.generator.guidance_scale=3.0",
+        "--config.evolve.weights={'AES': 2.0}",
+    ],
+)
+def test_bind_config_to_workdir_suggests_the_saved_value(tmp_path, override):
+    workdir_config.bind_config_to_workdir(configuration.load(None, [override]), tmp_path)
+    with pytest.raises(BadInput) as caught:
+        workdir_config.bind_config_to_workdir(configuration.load(), tmp_path)
+    if "or go back to " in str(caught.value):  # not where the saved mapping was empty
+        (word,) = shlex.split(str(caught.value).partition("or go back to ")[2])
+        again = configuration.load(None, [word])
+        workdir_config.bind_config_to_workdir(again, tmp_path)
+    else:
+        assert "weights" in override

@@ -4,9 +4,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from pav_jax.checkpoints.hub import local_file
+from pav_jax.candidates.prompt_file import read_prompt_file
 from pav_jax.errors import BadInput
-from pav_jax.storage.addresses import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,26 +42,24 @@ def read_sets(files: Mapping[str, str], max_prompts: int | None = None) -> dict[
             source="configuration",
             field="evaluate.prompts",
         )
-    return {name: read_prompt_set(path).first(max_prompts) for name, path in sorted(files.items())}
+    return {
+        name: read_prompt_set(path, f"evaluate.prompts.{name}").first(max_prompts)
+        for name, path in sorted(files.items())
+    }
 
 
-def read_prompt_set(path: str) -> PromptSet:
+def read_prompt_set(path: str, field: str | None = None) -> PromptSet:
     """Read a file of prompts.
 
     Args:
       path: a .txt file with one prompt per line, or a .jsonl file of objects with `prompt` and
         optionally `oracle`; `mini:...` refers to a file in this package.
+      field: the field of the configuration that names the file, for messages.
 
     Raises:
       BadInput: the file is missing, malformed or empty, or repeats a prompt.
     """
-    file = as_path(local_file(path))
-    if not file.exists():
-        raise BadInput(f"{path}: no such file; give a .txt or .jsonl file of prompts", source=path)
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text; save the file as UTF-8", source=path) from error
+    lines = read_prompt_file(path, field).split("\n")
     oracles: dict[str, str | None] = {}
     read_line = _read_json if str(path).endswith(".jsonl") else _read_text
     for number, line in enumerate(lines, 1):
@@ -74,7 +71,8 @@ def read_prompt_set(path: str) -> PromptSet:
             raise BadInput(f"{location}: duplicate prompt; remove one of the two", source=path)
         oracles[prompt] = oracle
     if not oracles:
-        raise BadInput(f"{path}: the file has no prompt; write one per line", source=path)
+        name = f"{field}={path}" if field else path
+        raise BadInput(f"{name}: the file has no prompt; write one per line", path, field)
     return PromptSet(tuple(oracles), tuple(oracles.values()))
 
 
@@ -85,8 +83,9 @@ def _read_text(line: str, location: str) -> tuple[str, None]:
 def _read_json(line: str, location: str) -> tuple[str, str | None]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{location}: not valid JSON ({error.msg})", source=location) from error
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "numbers or nesting without bound")
+        raise BadInput(f"{location}: not valid JSON ({reason})", source=location) from error
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput(

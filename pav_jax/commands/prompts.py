@@ -3,12 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from pav_jax.candidates.prompt_file import MAX_BYTES, decode_prompts, read_prompt_file
 from pav_jax.candidates.prompt_text import MAX_CHARACTERS, plain_text
-from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
-from pav_jax.storage.addresses import PREFIXES, as_path
+from pav_jax.storage.addresses import PREFIXES
 
 EMBEDDED_PROMPTS = "mini:prompts/"
 
@@ -34,11 +33,12 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     prompts = []
     for value in values:
         if value == "-":
-            prompts += _lines(sys.stdin.buffer.read(), "standard input")
-        elif value.startswith(EMBEDDED_PROMPTS):
-            prompts += _lines(Path(local_file(value)).read_bytes(), value)
-        elif value.startswith(PREFIXES) or os.path.isfile(value):
-            prompts += _lines(_read(value), value)
+            if sys.stdin is None:
+                raise BadInput("-: standard input is closed; give a prompt", source="PROMPT")
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+            prompts += _lines(decode_prompts(data, "standard input", "-"), "standard input")
+        elif value.startswith(EMBEDDED_PROMPTS) or _is_file(value):
+            prompts += _lines(read_prompt_file(value), value)
         elif os.path.isdir(value):
             raise BadInput(
                 f"{value}: this is a folder; give a prompt or a file with one prompt per line",
@@ -49,22 +49,12 @@ def read_prompts(values: Sequence[str]) -> list[str]:
     return prompts
 
 
-def _read(path: str) -> bytes:
-    try:
-        return as_path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file of prompts", source=path) from error
+def _is_file(value: str) -> bool:
+    """Whether this is a file or a pipe, such as the `/dev/fd/63` of a shell's `<(command)`."""
+    return value.startswith(PREFIXES) or (os.path.exists(value) and not os.path.isdir(value))
 
 
-def _lines(data: bytes, source: str) -> list[str]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise BadInput(
-            f"{source}:{line}: not UTF-8 text; a file of prompts has one prompt per line",
-            source=source,
-        ) from error
+def _lines(text: str, source: str) -> list[str]:
     lines = enumerate(text.splitlines(), 1)
     prompts = [check_prompt(line, f"{source}:{number}") for number, line in lines if line.strip()]
     if not prompts:

@@ -14,6 +14,7 @@ import jax
 
 from pav_jax.booster.booster import Booster
 from pav_jax.checkpoints.digest import add_file
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Refinement
@@ -114,7 +115,7 @@ class RewriteStore:
 def _load(name: str, system: System) -> RewriteFn:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
-            return _from_file(system)
+            return rewrites_from_file(system)
         system = Booster.from_pretrained(os.fspath(system))
     if isinstance(system, Refiner):
         return lambda prompts, seed: [
@@ -131,10 +132,13 @@ def _load(name: str, system: System) -> RewriteFn:
     )
 
 
-def _from_file(path: str | os.PathLike) -> RewriteFn:
+def rewrites_from_file(path: str | os.PathLike) -> RewriteFn:
     """Read a .jsonl file of objects with `prompt` and `refined`, as `pav refine --json` prints.
 
     Every seed gets the same rewrites.
+
+    Raises:
+      BadInput: a line is something else; from the function: a prompt has no rewrite.
     """
     rewrites: dict[str, str] = {}
     for number, line in enumerate(as_path(path).read_text(encoding="utf-8").split("\n"), 1):
@@ -143,7 +147,7 @@ def _from_file(path: str | os.PathLike) -> RewriteFn:
         try:
             row = json.loads(line)
             rewrites.setdefault(" ".join(row["prompt"].split()), row["refined"].strip())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             place = f"{path}:{number}"
             raise BadInput(
                 f"{place}: needs an object with `prompt` and `refined`", source=place
@@ -215,7 +219,7 @@ def resolve_systems(
     workdir = as_path(workdir)
     available: dict[str, System] = {"original": None, "base": base, **(chat_proposers or {})}
     available |= {stage: workdir / stage / "booster" for stage in ("sft", "grpo")}
-    available |= rewrite_files
+    available |= {name: local_file(path) for name, path in rewrite_files.items()}
     systems = {}
     for name in dict.fromkeys([*names, *rewrite_files]):
         stage, _, number = name.rpartition("_")

@@ -188,7 +188,7 @@ def run(
     """
     fields = grpo_section(config)
     path = local_file(prompts_path)
-    prompts = usable_prompts(read_prompt_set(path).prompts, fields.max_prompts)
+    prompts = usable_prompts(read_prompt_set(path, "grpo.prompts").prompts, fields.max_prompts)
     return train_on_prompts(
         fields,
         config.seed,
