@@ -12,9 +12,9 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+from pav_jax.environment import prepare_process, variable_error
 from pav_jax.errors import BadInput
 from pav_jax.redaction import redact
 
@@ -36,7 +36,6 @@ examples:
 `pav COMMAND --help` explains each command."""
 
 LONGEST_COMMAND = 15  # columns of the list of commands
-CPU_DEVICE_COUNTS = (4, 2, 1)  # divisors of most batch sizes
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"pav {argv[0]}" if argv and not argv[0].startswith("-") else "pav"
     try:
         status = _run(argv)
+        sys.stdout.flush()  # a reader that left, or a full disk, shows here at the latest
         line = ""
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the line for an error; no line for a fault of this program."""
+    error = variable_error(error) or error
     if isinstance(error, BadInput):
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -181,15 +182,12 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def console() -> None:
-    """The console script: set what libraries read when they start, unless the environment does."""
-    cores = os.cpu_count() or 1
-    devices = next(count for count in CPU_DEVICE_COUNTS if count <= cores)
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.batch_mesh
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    compiled = cache_home / "pav_jax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
-    # transformers advises everyone without torch to install it; pav needs only its tokenizers
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    """The console script."""
+    try:
+        prepare_process()
+    except BadInput as error:
+        print(f"pav: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
     sys.exit(main())
 
 
