@@ -146,7 +146,10 @@ def from_json(cls: type[Record], line: str) -> Record:
       ValueError: not a JSON object, or its fields are not those of `cls`; the message names the
         field.
     """
-    values = json.loads(line)
+    try:
+        values = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
@@ -157,7 +160,19 @@ def from_json(cls: type[Record], line: str) -> Record:
             values[name] = _typed(name, field.type, values[name])
         elif field.default is dataclasses.MISSING:
             raise ValueError(f"field {name!r} of {cls.__name__} is missing")
+    _check_record(cls, values)
     return cls(**values)
+
+
+def _check_record(cls: type, values: dict[str, Any]) -> None:
+    """Refuse a record that no stage writes, although each of its fields has the right type."""
+    if values.get("key") == "":
+        raise ValueError("field 'key' must not be empty")
+    for name in ("round", "index", "seed"):
+        if name in values and not 0 <= values[name] < 2**63:
+            raise ValueError(f"field {name!r} must be from 0 to 2**63 - 1")
+    if cls is Proposal and len(values["refined"]) != len(values["proposers"]):
+        raise ValueError("fields 'refined' and 'proposers' must have the same length")
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
@@ -174,7 +189,10 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         value = math.nan if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"field {name!r} must be a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"field {name!r} is too large for a number") from None
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"field {name!r} must be {getattr(kind, '__name__', kind)}")
     return value

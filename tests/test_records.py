@@ -10,6 +10,7 @@ import pytest
 from pav_jax.records import (
     Candidate,
     Preference,
+    Proposal,
     candidate_key,
     from_json,
     stable_seed,
@@ -88,3 +89,34 @@ def test_stable_seed_is_fixed_and_distinct():
     assert len(seeds) == 2000
     assert min(seeds) >= 0 and max(seeds) < 2**31
     assert stable_seed("lone \ud800") == stable_seed("lone \ud800")
+
+
+@pytest.mark.parametrize(
+    "cls, changes, field",
+    [
+        (Candidate, {"key": ""}, "key"),
+        (Candidate, {"round": -1}, "round"),
+        (Candidate, {"index": -1}, "index"),
+        (Candidate, {"seed": -1}, "seed"),
+        (Candidate, {"seed": 10**30}, "seed"),
+        (Candidate, {"scores": {"AES": 10**400}}, "scores.AES"),
+        (Candidate, {"scores": [1]}, "scores"),
+        (Candidate, {"video": 3}, "video"),
+        (Proposal, {"proposers": ["a", "b"]}, "proposers"),
+        (Proposal, {"refined": []}, "refined"),
+    ],
+)
+def test_from_json_impossible_record(cls, changes, field):
+    values = {"key": "k", "prompt": "a", "round": 1, "parents": []}
+    if cls is Candidate:
+        values |= {"refined": "b", "index": 0, "proposer": "p", "seed": 0, "scores": {}}
+    else:
+        values |= {"refined": ["b"], "proposers": ["p"]}
+    from_json(cls, json.dumps(values))
+    with pytest.raises(ValueError, match=field):
+        from_json(cls, json.dumps(values | changes))
+
+
+def test_from_json_nested_too_deeply():
+    with pytest.raises(ValueError, match="nested"):
+        from_json(Candidate, "[" * 100_000)
