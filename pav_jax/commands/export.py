@@ -82,7 +82,9 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not belong to the format, and an output that exists."""
     from pav_jax.errors import BadInput
     from pav_jax.storage.addresses import as_path
+    from pav_jax.storage.files import check_writable
 
+    check_writable(args.out, "--out")
     out = as_path(args.out)
     if out.exists() and (args.to == "gguf" or not out.is_dir() or any(out.iterdir())):
         kind = "file" if args.to == "gguf" else "folder"

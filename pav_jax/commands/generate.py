@@ -156,7 +156,6 @@ def run(args: argparse.Namespace) -> int:
     """Generate and write the videos; return the exit status, 2 if a video failed."""
     from pav_jax.commands.prompts import read_prompts
     from pav_jax.redaction import is_secret_name, redact, register_secret
-    from pav_jax.storage.addresses import as_path
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
         require_at_least(1, "--" + option.replace("_", "-"), getattr(args, option))
@@ -165,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if is_secret_name(name):
             register_secret(str(value))
     prompts = read_prompts(args.prompts)
+    _check_out(args, prompts)
     if args.model is None:
         print(
             "pav generate: no --model given, using the embedded generator, which only makes tiny"
@@ -183,6 +183,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
         **{name: value for name, value in model_options.items() if value is not None},
     )
+    _warn_of_frames(generator, args.num_frames)
     failed = 0
     with _progress(len(prompts)) as set_completed:
         for first in range(0, len(prompts), args.batch_size):
@@ -203,9 +204,51 @@ def run(args: argparse.Namespace) -> int:
                     failed += 1
                     print(f"pav generate: {prompt!r}: {redact(error)}", file=sys.stderr)
                     continue
-                path = as_path(args.out) / f"{first + row:03d}-{_slug(prompt)}-{args.seed}"
+                path = _path(args, first + row, prompt)
                 print(_write(args, path, output.videos[row], generator, prompt), flush=True)
     return 2 if failed else 0
+
+
+def _path(args: argparse.Namespace, index: int, prompt: str) -> Any:
+    """The path of a video, without a suffix."""
+    from pav_jax.storage.addresses import as_path
+
+    return as_path(args.out) / f"{index:03d}-{_slug(prompt)}-{args.seed}"
+
+
+def _check_out(args: argparse.Namespace, prompts: list[str]) -> None:
+    """Refuse paths that cannot be written, before a video is made."""
+    from pav_jax.errors import BadInput
+    from pav_jax.storage.addresses import as_path
+    from pav_jax.storage.files import check_writable
+
+    check_writable(as_path(args.out) / "000.mp4", "--out")
+    for index, prompt in enumerate(prompts):
+        path = _path(args, index, prompt)
+        if args.format == "frames" and path.exists() and not path.is_dir():
+            raise BadInput(
+                f"--format=frames: {path} is a file, where the folder of frames would be; choose"
+                " another --out",
+                source="--out",
+            )
+        for kind in ("mp4", "gif", "png"):
+            if (file := path.with_name(f"{path.name}.{kind}")).is_dir() and args.format != "frames":
+                raise BadInput(
+                    f"{file}: this is a folder, where the video would be; choose another --out",
+                    source="--out",
+                )
+
+
+def _warn_of_frames(generator: Any, num_frames: int | None) -> None:
+    """Say when a model was trained on another number of frames."""
+    family = getattr(generator, "family", None)
+    trained = family.trained_frames() if family is not None else None
+    if num_frames is not None and trained not in (None, num_frames):
+        print(
+            f"pav generate: --num-frames={num_frames}: this model was trained on {trained} frames"
+            " (sample_frames of its transformer); videos of another length may be worse",
+            file=sys.stderr,
+        )
 
 
 def _option(text: str) -> tuple[str, Any]:

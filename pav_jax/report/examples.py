@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pav_jax.records import Measurement
 from pav_jax.storage.addresses import AnyPath
+from pav_jax.storage.saved_videos import read_saved_video
 
 # prompt -> system -> its measurements, one per seed
 MeasurementsByPrompt = Mapping[str, Mapping[str, Sequence[Measurement]]]
@@ -122,11 +123,12 @@ def mean_gain(measurements: Sequence[Measurement], original: Sequence[Measuremen
 
 
 def data_url(workdir: AnyPath, video: str | None) -> Markup | None:
-    """A saved video as a data: URL; None if there is none."""
-    if not video:
+    """A saved video as a data: URL; None if there is none.
+
+    Raises:
+      BadInput: the path does not lead to a file of a bounded size in the work directory.
+    """
+    data = read_saved_video(workdir, video) if video else None
+    if data is None:
         return None
-    try:
-        content = (workdir / video).read_bytes()
-    except FileNotFoundError:
-        return None
-    return Markup("data:video/mp4;base64," + base64.b64encode(content).decode())
+    return Markup("data:video/mp4;base64," + base64.b64encode(data).decode())

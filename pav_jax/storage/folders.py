@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path, filesystem, is_remote, store_errors
-from pav_jax.storage.files import write_atomic
+from pav_jax.storage.files import write_atomic, writing
 from pav_jax.storage.scratch import copies, temporary_folder
 
 MARKER = "_COMPLETE.json"
@@ -31,6 +31,9 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty local folder; at the end it becomes `path`, in place of an older folder.
 
     Nothing is left behind after an error, and an older folder at `path` is then unchanged.
+
+    Raises:
+      BadInput: the folder cannot be made.
     """
     target = as_path(path)
     if is_remote(target):
@@ -40,13 +43,15 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         return
     target = Path(target)
     part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    with writing(target):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
     try:
         yield part
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(part, target)
+        with writing(target):
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

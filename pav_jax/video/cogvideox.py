@@ -131,6 +131,10 @@ class CogVideoX(Family):
             return config.sample_frames, *SIZE_1_5
         return config.sample_frames, config.sample_height * ratio, config.sample_width * ratio
 
+    def trained_frames(self) -> int:
+        """`sample_frames` of the transformer."""
+        return self.transformer.config.sample_frames
+
     def latent_shape(
         self, frames: int, height: int, width: int
     ) -> tuple[tuple[int, int, int, int], int]:

@@ -72,6 +72,10 @@ class Family(abc.ABC):
     conditions: Any = None
     cfg_parallel: bool = False
 
+    def trained_frames(self) -> int | None:
+        """The one number of frames that the model was trained on; None: several, or unknown."""
+        return None
+
     @classmethod
     @abc.abstractmethod
     def outline(

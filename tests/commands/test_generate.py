@@ -1,4 +1,7 @@
+import types
+
 import pav_jax
+from pav_jax.commands import generate
 from tests.commands.run_pav import fails, run
 
 
@@ -163,3 +166,33 @@ def test_generate_progress_bar(tmp_path, capsys, monkeypatch):
     assert out.splitlines() == [
         str(p) for p in sorted(tmp_path.glob("*.mp4"))
     ]  # a pipe still gets its paths
+
+
+def test_generate_impossible_out(tmp_path, capsys, fake_calls):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "000-a-cat-0").write_text("text")
+    (tmp_path / "taken" / "000-a-cat-0.mp4").mkdir(parents=True)
+    for out, message in (
+        ("file", "is a file"),
+        ("file/a", "is a file"),
+        ("dangling", "link to nothing"),
+        ("x" * 300, "File name too long"),
+        ("taken", "this is a folder"),
+    ):
+        assert message in fails(capsys, "generate", "a cat", "--model=m", f"--out={tmp_path}/{out}")
+    line = fails(capsys, "generate", "a cat", "--model=m", f"--out={tmp_path}", "--format=frames")
+    assert "is a file, where the folder of frames would be" in line
+    assert fake_calls == []  # nothing was loaded
+
+
+def test_warn_of_frames(capsys):
+    class Generator:
+        family = types.SimpleNamespace(trained_frames=lambda: 49)
+
+    for num_frames in (None, 49):
+        generate._warn_of_frames(Generator, num_frames)
+    generate._warn_of_frames(object(), 17)
+    assert capsys.readouterr().err == ""
+    generate._warn_of_frames(Generator, 17)
+    assert "--num-frames=17: this model was trained on 49 frames" in capsys.readouterr().err

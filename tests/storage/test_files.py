@@ -4,9 +4,10 @@ import errno
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from pav_jax.errors import BadInput
-from pav_jax.storage.files import atomic_file, write_atomic
+from pav_jax.storage.files import atomic_file, check_writable, write_atomic
 from pav_jax.storage.folders import atomic_folder
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -86,3 +87,84 @@ def test_atomic_folder_success_and_error(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["booster"]
     assert [p.name for p in path.iterdir()] == ["config.json"]
     assert (path / "config.json").read_text() == "new"
+
+
+# ------------------------------------------------------------------------------ impossible paths
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+IMPOSSIBLE = {
+    "below a file": "file/a",
+    "far below a file": "file/a/b/c",
+    "too long": "x" * 300,
+    "too long a folder": "x" * 300 + "/a",
+    "too long in all": "x/" * 3000,
+    "lone surrogate": "\ud800",
+    "below a lone surrogate": "\ud800/a",
+    "null byte": "a\0b",
+    "below a dangling link": "dangling/a",
+    "not permitted": "/proc/sys/a",
+}
+
+
+def atomic_file_at(path):
+    with atomic_file(path) as part:
+        part.write_bytes(b"data")
+
+
+def atomic_folder_at(path):
+    with atomic_folder(path) as part:
+        (part / "a").write_bytes(b"data")
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+@pytest.mark.parametrize(
+    "write", [lambda path: write_atomic(path, b"data"), atomic_file_at, atomic_folder_at]
+)
+def test_write_to_impossible_path(write, name, places):
+    with pytest.raises(BadInput, match="could not be written") as error:
+        write(os.path.join(places, name))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert sorted(p.name for p in places.iterdir()) == ["dangling", "file", "folder"]
+
+
+@pytest.mark.parametrize("name", [*IMPOSSIBLE.values(), "dangling"], ids=str)
+def test_check_writable_impossible_path(name, places):
+    with pytest.raises(BadInput):
+        check_writable(os.path.join(places, name), "--out")
+
+
+@pytest.mark.parametrize("name", ["new", "folder", "folder/new", "new/far/below", "file"])
+def test_check_writable_possible_path(name, places):
+    check_writable(places / name, "--out")
+    assert sorted(p.name for p in places.iterdir()) == ["dangling", "file", "folder"]
+
+
+def test_check_writable_folder_without_permission(places, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(BadInput, match="not writable"):
+        check_writable(places / "folder" / "a", "--out")
+
+
+FULL = {
+    "disk": (errno.ENOSPC, "free disk space"),
+    "quota": (errno.EDQUOT, "free disk space"),
+    "limit of a file": (errno.EFBIG, "too large"),
+}
+
+
+@pytest.mark.parametrize(("number", "advice"), FULL.values(), ids=FULL.keys())
+def test_atomic_file_full(number, advice, tmp_path):
+    library = SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})")
+    for error in (OSError(number, os.strerror(number)), library):
+        with pytest.raises(BadInput, match=advice), atomic_file(tmp_path / "a") as part:
+            part.write_bytes(b"half")
+            raise error
+        assert list(tmp_path.iterdir()) == []
