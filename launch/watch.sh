@@ -5,7 +5,7 @@
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav TPU_TYPE=v5litepod-16 CAPACITY=spot BUCKET=gs://my-bucket/pav \
 #     launch/watch.sh pav run --config=configs/mini.py --workdir=gs://my-bucket/pav/runs/mini
 #
-# Exits with the command's exit status if that is 0 (done) or 2 (bad input), and with 1 after more than MAX_FAILURES
+# Exits with the command's exit status if that is 0 (done), 2 (bad input) or 3 (budget), and with 1 after more than MAX_FAILURES
 # failures. The TPU stays: launch/stop.sh deletes it. Ctrl-C stops this script, not the job.
 set -euo pipefail
 shopt -s extglob
@@ -58,7 +58,7 @@ on_end() {  # EXIT_STATUS COMMAND ...
   if [[ "$ours" == no ]]; then
     say "an earlier job has ended, starting"
     launch full "${@:2}"
-  elif (($1 == 0 || $1 == 2)); then
+  elif (($1 == 0 || $1 == 2 || $1 == 3)); then
     say "exit status $1; the logs are in ${BUCKET%/}/logs/$TPU_NAME/"
     exit "$1"
   else

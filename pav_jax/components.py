@@ -1,23 +1,13 @@
 """Load what a configuration names: generator, reward suite, proposers and rewriter."""
 
-import contextlib
 import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from pav_jax.candidates.prompt_sets import read_prompt_set
 from pav_jax.defaults import GENERATION_FIELDS
@@ -27,6 +17,7 @@ from pav_jax.evolve.registry import build_chat_proposers, build_mixture
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh
+from pav_jax.progress import Progress
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
 from pav_jax.rewards.reward import as_reward
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
@@ -281,16 +272,8 @@ def require_output(workdir: str | os.PathLike, name: str, command: str) -> AnyPa
     return path
 
 
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Progress bars on standard error, in the first process only."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+def stage_progress(workdir: str | os.PathLike, monitor: Any = None) -> Progress:
+    """The progress display of a stage, in the first process; scalars go to `logs/`."""
+    return Progress(
+        is_shown=jax.process_index() == 0, logs=f"{os.fspath(workdir)}/logs", monitor=monitor
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=jax.process_index() > 0) as bars:
-        yield bars

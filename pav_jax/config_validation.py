@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import defaults
 from pav_jax.addresses import check_address, check_credentials
+from pav_jax.budget import check_budget
 from pav_jax.config_fields import LARGEST_INTEGER, check_section
 from pav_jax.errors import BadInput
 from pav_jax.evolve import registry as proposer_registry
@@ -44,6 +45,7 @@ def validate(config: Any) -> None:
     _check_mesh(values["mesh"], "mesh")
     _check_mesh(values["generator"]["mesh"], "generator.mesh")
     _check_evaluation(values)
+    check_budget(values["budget"])
 
 
 def check_plain(value: Any, path: str = "", depth: int = 0) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from pav_jax import endpoint_options
+from pav_jax.budget_options import BudgetConfig
 from pav_jax.config_fields import config_dict, field_types, option
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
@@ -389,6 +390,7 @@ class Config:
     trust: TrustConfig = option(TrustConfig, "trust in the rewards, not part of `run`")
     calibrate: CalibrateConfig = option(CalibrateConfig, "fit thresholds, not part of `run`")
     report: ReportConfig = option(ReportConfig, "the HTML report")
+    budget: BudgetConfig = option(BudgetConfig, "limits of videos, hours and money")
     check: CheckConfig = option(CheckConfig, "compile for a TPU, not part of `run`")
 
 

@@ -37,3 +37,9 @@ class TemporaryFailure(BadInput):
     """
 
     exit_status = 1
+
+
+class BudgetReached(BadInput):
+    """Raised when a limit of the section `budget` is reached; finished work is kept."""
+
+    exit_status = 3

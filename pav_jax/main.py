@@ -1,7 +1,7 @@
 """The `pav` command: parses the command line, runs a command, turns user errors into one line.
 
 Exit status: 0 success, 1 a failure that may pass, 2 user error (both one line on standard error),
-130 interrupted.
+3 a limit of `budget` is reached (one line too), 130 interrupted.
 """
 
 import argparse

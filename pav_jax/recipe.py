@@ -5,10 +5,11 @@ stopped at any moment and continued by the same call. Source: Prompt-A-Video (ar
 sections 3 and 4.
 """
 
+import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -16,17 +17,19 @@ import jax
 from pav_jax import config as configuration
 from pav_jax import workdir_config
 from pav_jax.booster.booster import Booster
+from pav_jax.budget import Budget, budget_reached
 from pav_jax.candidates.prompt_sets import read_sets
 from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
+from pav_jax.candidates.run_monitor import RunMonitor
 from pav_jax.components import (
     Components,
     load_rewriter,
-    progress_bars,
     read_prompts,
     require_output,
     resolve_booster,
     rewriter_sampling,
     round_prompts,
+    stage_progress,
     starting_booster,
 )
 from pav_jax.errors import BadInput
@@ -35,8 +38,10 @@ from pav_jax.evaluate.systems import check_systems, resolve_systems
 from pav_jax.evolve.evolve import evolve as run_evolution
 from pav_jax.evolve.select import select as run_selection
 from pav_jax.parallel import processes
+from pav_jax.plan import StagePlan, plan_line, plan_run
 from pav_jax.prefer.pairs import make_pairs
 from pav_jax.prefer.sampling import make_candidates
+from pav_jax.progress import Progress
 from pav_jax.records import Candidate
 from pav_jax.report.page import write_report
 from pav_jax.rewards.suite import RewardSuite
@@ -95,6 +100,7 @@ class Recipe:
             config = configuration.load(config)
         self.components = Components(config, generator, rewards, proposers)
         self.config = self.components.config
+        self._monitor: RunMonitor | None = None  # of all stages of `run`
 
     @_holding_lock
     def run(self, workdir: str | os.PathLike) -> AnyPath:
@@ -106,6 +112,15 @@ class Recipe:
         with processes.first_process_first("configuration"):
             workdir_config.bind_config_to_workdir(self.config, workdir)
         check_run_inputs(self.config, self.components, workdir)
+        plans = plan_run(self.config)
+        log.info("%s", plan_line(plans))
+        self._monitor = self._make_monitor(workdir, plans)
+        try:
+            return self._run_stages(workdir)
+        finally:
+            self._monitor = None
+
+    def _run_stages(self, workdir: str | os.PathLike) -> AnyPath:
         self.evolve(workdir)
         self.select(workdir)
         self.sft(workdir)
@@ -123,9 +138,9 @@ class Recipe:
         config = self.config
         models = self.components
         prompts = read_prompts(config.evolve.prompts, "evolve.prompts")
-        with progress_bars() as bars:
+        with self._stage("evolve", workdir) as progress:
             run_evolution(
-                config, prompts, models.proposers, models.generator, models.suite, workdir, bars
+                config, prompts, models.proposers, models.generator, models.suite, workdir, progress
             )
         return as_path(workdir) / "pool"
 
@@ -134,9 +149,10 @@ class Recipe:
         """pool/ -> sft_pairs.jsonl: the best feasible rewrite of each prompt."""
         pool = _read_pool(workdir)
         suite = self.components.suite
-        processes.run_on_first_process(
-            "select", lambda: run_selection(self.config, pool, suite, workdir)
-        )
+        with stage_progress(workdir) as progress, progress.single_task("select"):
+            processes.run_on_first_process(
+                "select", lambda: run_selection(self.config, pool, suite, workdir)
+            )
         return as_path(workdir) / "sft_pairs.jsonl"
 
     @_holding_lock
@@ -148,8 +164,8 @@ class Recipe:
                 pairs = import_pairs(self.config.sft.pairs, folder / "pairs.jsonl")
         else:
             pairs = require_output(workdir, "sft_pairs.jsonl", "select")
-        with progress_bars() as bars:
-            return sft_trainer.run(self.config, load_rewriter(self.config), pairs, folder, bars)
+        with self._stage("sft", workdir) as progress:
+            return sft_trainer.run(self.config, load_rewriter(self.config), pairs, folder, progress)
 
     @_holding_lock
     def prefer(self, workdir: str | os.PathLike, round: int = 1) -> AnyPath:
@@ -164,9 +180,9 @@ class Recipe:
             config.rounds,
         )
         booster = load_rewriter(config, starting_booster(workdir, round), per_process=True)
-        with progress_bars() as bars:
+        with self._stage("prefer", workdir) as progress:
             candidates = make_candidates(
-                config, prompts, booster, models.generator, models.suite, workdir, round, bars
+                config, prompts, booster, models.generator, models.suite, workdir, round, progress
             )
         pairs = make_pairs(candidates, models.suite, config)
         output = folder / "preferences.jsonl"
@@ -184,8 +200,8 @@ class Recipe:
         if statistics is not None:
             statistics.log_warnings(log)
         folder = as_path(workdir) / f"round_{round}"
-        with progress_bars() as bars:
-            return dpo_trainer.run(self.config, start, preferences, folder, bars)
+        with self._stage("dpo", workdir) as progress:
+            return dpo_trainer.run(self.config, start, preferences, folder, progress)
 
     @_holding_lock
     def evaluate(self, workdir: str | os.PathLike, controls: bool | None = None) -> AnyPath:
@@ -202,7 +218,7 @@ class Recipe:
             options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
         )
         check_systems(systems)
-        with progress_bars() as bars:
+        with self._stage("evaluate", workdir) as progress:
             run_evaluation(
                 config,
                 systems,
@@ -212,23 +228,49 @@ class Recipe:
                 workdir,
                 options.controls if controls is None else controls,
                 read_prompts(config.evolve.prompts, "evolve.prompts"),
-                bars,
+                progress,
             )
         return as_path(workdir) / "evaluation.json"
 
     def report(self, workdir: str | os.PathLike) -> AnyPath:
         """Whatever the work directory holds -> report/index.html."""
         options = self.config.report
-        processes.run_on_first_process(
-            "report",
-            lambda: write_report(
-                workdir,
-                title=options.title,
-                num_examples=options.num_examples,
-                num_worst=options.num_worst,
-            ),
-        )
+        with stage_progress(workdir) as progress, progress.single_task("report"):
+            processes.run_on_first_process(
+                "report",
+                lambda: write_report(
+                    workdir,
+                    title=options.title,
+                    num_examples=options.num_examples,
+                    num_worst=options.num_worst,
+                ),
+            )
         return as_path(workdir) / "report" / "index.html"
+
+    def _make_monitor(
+        self, workdir: str | os.PathLike, plans: Sequence[StagePlan] = ()
+    ) -> RunMonitor:
+        section = self.config.budget
+        budget = Budget(section, workdir, jax.process_count(), jax.process_index() == 0)
+        return RunMonitor(section, budget, {p.name: p.videos for p in plans if p.videos})
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, workdir: str | os.PathLike) -> Iterator[Progress]:
+        """The progress display of a stage, whose time and videos are counted.
+
+        Raises:
+          BudgetReached: there is no time or money left for the stage.
+        """
+        monitor = self._monitor or self._make_monitor(workdir)
+        monitor.budget.enter(name)
+        try:
+            limit = monitor.agreed_limit(monitor.budget.limit_of_time())
+            if limit is not None:
+                raise budget_reached(limit, f"the start of {name}")
+            with stage_progress(workdir, monitor) as progress:
+                yield progress
+        finally:
+            monitor.budget.leave()
 
     # ------------------------------------------------------------------ stages outside `run`
 
@@ -239,9 +281,9 @@ class Recipe:
         models = self.components
         start = load_rewriter(config, resolve_booster(config.grpo.start, workdir))
         folder = as_path(workdir) / "grpo"
-        with progress_bars() as bars:
+        with self._stage("grpo", workdir) as progress:
             return grpo_trainer.run(
-                config, start, config.grpo.prompts, models.generator, models.suite, folder, bars
+                config, start, config.grpo.prompts, models.generator, models.suite, folder, progress
             )
 
     @_holding_lock
@@ -250,9 +292,9 @@ class Recipe:
         models = self.components
         section = "trust" if self.config.trust.prompts else "evolve"
         prompts = read_prompts(self.config[section].prompts, f"{section}.prompts")
-        with progress_bars() as bars:
+        with self._stage("trust", workdir) as progress:
             result = reward_trust.trust(
-                self.config, prompts, models.generator, models.suite, workdir, bars
+                self.config, prompts, models.generator, models.suite, workdir, progress
             )
         processes.run_on_first_process("table", lambda: print_table(result))
         return as_path(workdir) / reward_trust.FILE

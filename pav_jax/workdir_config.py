@@ -17,6 +17,7 @@ from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 
 FILE = "config.json"
+CHANGEABLE_SECTIONS = ("budget",)  # which do not change results
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Write `config.json` into a new work directory; in an existing one, compare with it.
 
-    Sections that did not exist when the directory was made are added.
+    Sections that did not exist when the directory was made are added; `budget` may change.
 
     Raises:
       BadInput: the directory was made with another configuration, or is a file.
@@ -43,12 +44,12 @@ def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> No
         return
     saved = saved_config(workdir)
     saved_values = _with_new_sections(saved, values)
-    before = dict(leaves(saved_values))
-    now = dict(leaves(values))
+    before = dict(leaves(_without_changeable(saved_values)))
+    now = dict(leaves(_without_changeable(values)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise _changed(file, name, saved_values, now)
-    if values.keys() - saved.keys():
+    if values.keys() - saved.keys() or any(values[n] != saved[n] for n in CHANGEABLE_SECTIONS):
         _write(file, values)
 
 
@@ -168,6 +169,10 @@ def _write(file: AnyPath, values: Mapping[str, Any]) -> None:
 def _with_new_sections(saved: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """`saved`, and the sections of `values` that it lacks."""
     return {name: value for name, value in values.items() if name not in saved} | dict(saved)
+
+
+def _without_changeable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in CHANGEABLE_SECTIONS}
 
 
 def _tuples(value: Any) -> Any:

@@ -33,6 +33,10 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
         """The key of the video that a candidate needs."""
         return self.video_key(view.prompt, request.text, request.seed)
 
+    def scores_to_report(self, record: Candidate) -> dict[str, float]:
+        """All scores of a candidate."""
+        return record.scores
+
     def score_views(
         self,
         videos: UInt8[np.ndarray, "B T H W 3"],

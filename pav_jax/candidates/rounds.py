@@ -1,10 +1,8 @@
 """One round: propose rewrites of some prompts while the generator makes the videos of others."""
 
 import collections
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 
@@ -15,8 +13,6 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Proposal
 from pav_jax.storage.records import SegmentFolder
-
-log = logging.getLogger(__name__)
 
 Rewrite = tuple[str, str]  # (name of the proposer, text of the rewrite)
 Propose = Callable[[Sequence[str]], Sequence[Sequence[Rewrite]]]
@@ -130,38 +126,3 @@ class _Proposals:
             )
         self._segments.write(list(made.values()))
         return [self._recorded.get(prompt) or made[prompt] for prompt in prompts]
-
-
-class RoundProgress:
-    """Progress of a stage over all its rounds: a progress bar, and the rate for the log.
-
-    Args:
-      stage: the label of the bar.
-      total: candidates of all rounds.
-      progress: a `rich.progress.Progress` or None.
-    """
-
-    def __init__(self, stage: str, total: int, pool: CandidatePool, progress: Any = None):
-        self.pool = pool
-        self.total = total
-        self.done = 0
-        self._progress = progress
-        self._task = progress.add_task(stage, total=total) if progress else None
-
-    def advance(self, num_finished: int) -> None:
-        """Count candidates that have been scored, or were recorded by an earlier run."""
-        self.done += num_finished
-        if self._progress:
-            self._progress.update(self._task, completed=min(self.done, self.total))
-
-    def advance_to(self, done: int) -> None:
-        """Advance to `done`, counting missing rewrites as done."""
-        self.advance(max(done - self.done, 0))
-
-    def rate(self) -> str:
-        """Return the videos per second of this process and the time left, for a log line."""
-        if not self.pool.videos_made:
-            return "all videos cached"
-        speed = self.pool.videos_made / self.pool.seconds
-        left = max(self.total - self.done, 0) / speed
-        return f"{speed:.2f} videos/s, {left:.0f} s left"

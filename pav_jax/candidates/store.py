@@ -11,13 +11,14 @@ import abc
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from pav_jax.candidates.score_means import ScoreMeans
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key
@@ -67,6 +68,41 @@ class _Batch(Generic[View]):
     started_at: float
 
 
+@dataclasses.dataclass(frozen=True)
+class FinishedBatch:
+    """A batch whose records are written.
+
+    Attributes:
+      requests: of the batch.
+      output: what the generator gave, padding included.
+      rows: of the videos that were missing.
+      records: that were made.
+      seconds: that it took.
+    """
+
+    requests: Sequence[VideoRequest[Any]]
+    output: Any
+    rows: Sequence[int]
+    records: Sequence[Any]
+    seconds: float
+
+
+class BatchObserver(Protocol):
+    """What a store tells about its batches."""
+
+    def may_start(self, num_videos: int) -> bool:
+        """Whether to make another batch with this many missing videos."""
+        ...
+
+    def after_batch(self, batch: FinishedBatch) -> None:
+        """A batch was made."""
+        ...
+
+    def after_round(self) -> None:
+        """All processes have finished what they were given; may end the run."""
+        ...
+
+
 class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     """Makes, scores and records videos in batches of exactly `batch_size`.
 
@@ -86,6 +122,9 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     Attributes:
       videos_made: number of videos made by this process.
       seconds: time that this process spent on them.
+      views_cached: number of views that `score` found recorded.
+      observer: is told of batches, and may end the run before one; None: nobody.
+      means: running means of the scores of the records.
     """
 
     record_type: ClassVar[type]
@@ -104,8 +143,12 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         self.batch_size = batch_size
         self.videos_made = 0
         self.seconds = 0.0
+        self.views_cached = 0
+        self.observer: BatchObserver | None = None
+        self.means = ScoreMeans()
         self._finished_at = 0.0  # when the last batch was recorded
         self._records: dict[str, Record] = {r.key: r for r in self._segments.read()}
+        self.means.add(map(self.scores_to_report, self._records.values()))
 
     # ---------------------------------------------------------------- for subclasses
 
@@ -144,6 +187,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         """Return the view's group: views of one group are scored and recorded together."""
         return None
 
+    def scores_to_report(self, record: Any) -> Mapping[str, float]:
+        """Return the scores of a record that enter the running means; by default none."""
+        del record
+        return {}
+
     # ---------------------------------------------------------------- records
 
     @property
@@ -154,10 +202,18 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     def reload(self) -> None:
         """Read the records of the folder, including those of other processes."""
         self._records = {r.key: r for r in self._segments.update()}
+        self.means = ScoreMeans()
+        self.means.add(map(self.scores_to_report, self._records.values()))
 
     def wait_for_processes(self, name: str) -> None:
-        """Wait until every process has finished the task `name`, then reload the records."""
+        """Wait until every process has finished the task `name`, then reload the records.
+
+        Raises:
+          BudgetReached: the observer of this or another process has ended the run.
+        """
         processes.call_after_barrier(name, self.reload)
+        if self.observer is not None:
+            self.observer.after_round()
 
     # ---------------------------------------------------------------- making and scoring
 
@@ -181,6 +237,9 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
     def _score_batches(self, batches: Iterable[list[VideoRequest[View]]]) -> Iterator[int]:
         waiting: _Batch[View] | None = None
         for requests in batches:
+            num_missing = sum(map(self._missing, requests))
+            if num_missing and self.observer and not self.observer.may_start(num_missing):
+                break
             started = self._start(requests)
             if waiting is not None:
                 yield from self._finish(waiting)
@@ -209,20 +268,33 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             (row, view) for row, request in enumerate(batch.requests) for view in request.views
         ]
         if batch.wait is None:
+            self.views_cached += len(views)
             yield len(views)
             return
         output = batch.wait()
         missing_rows = {row for row, r in enumerate(batch.requests) if self._missing(r)}
+        made: list[Any] = []
+        num_finished = 0
         for group in dict.fromkeys(self.view_group(view) for _, view in views):
+            if num_finished:
+                yield num_finished
             members = [(row, view) for row, view in views if self.view_group(view) == group]
             records = list(self._score_group(batch.requests, members, output))
             self._segments.write(records)
+            made += records
             self._records |= {record.key: record for record in records}
-            yield len(members)
+            self.means.add(map(self.scores_to_report, records))
+            num_finished = len(members)
         finished_at = time.monotonic()
         self.videos_made += len(missing_rows)
-        self.seconds += finished_at - max(batch.started_at, self._finished_at)
+        seconds = finished_at - max(batch.started_at, self._finished_at)
+        self.seconds += seconds
         self._finished_at = finished_at
+        yield num_finished  # after counting: the caller reports the rate
+        if self.observer is not None:
+            self.observer.after_batch(
+                FinishedBatch(batch.requests, output, sorted(missing_rows), made, seconds)
+            )
 
     def _score_group(
         self, requests: Sequence[VideoRequest[View]], members: list[tuple[int, View]], output: Any

@@ -169,14 +169,14 @@ def _examine(
 ) -> list:
     """Compiles one program after the other. Prints each result at once, as compilation takes
     minutes, unless JSON is requested."""
-    from pav_jax.components import progress_bars
     from pav_jax.preflight import report
     from pav_jax.preflight.estimate import examine_program
+    from pav_jax.progress import Progress
 
     if not args.json:
         print(report.heading(topology, mesh.shape, config.check, args.quick), flush=True)
     reports = []
-    with progress_bars() as bars:
+    with Progress(is_brief=True) as bars:
         task = bars.add_task("compiling", total=len(programs))
         for program in programs:
             bars.update(task, description=f"compiling {program.name}")

@@ -2,10 +2,8 @@
 
 import argparse
 import ast
-import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
 
+    from pav_jax.progress import Progress
     from pav_jax.video.loading import load_generator
 
     model_options: dict[str, Any] = {name: getattr(args, name) for name in MODEL_OPTIONS} | {
@@ -185,7 +184,8 @@ def run(args: argparse.Namespace) -> int:
     )
     _warn_of_frames(generator, args.num_frames)
     failed = 0
-    with _progress(len(prompts)) as set_completed:
+    with Progress(is_brief=True) as progress:
+        task = progress.add_task("generate", total=len(prompts), unit="videos")
         for first in range(0, len(prompts), args.batch_size):
             batch = prompts[first : first + args.batch_size]
             output = generator.generate_batch(
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
                 num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
                 seed=args.seed,
-                progress=lambda done, _, first=first: set_completed(first + done),
+                progress=lambda done, _, first=first: progress.update(task, completed=first + done),
             )
             for row, prompt in enumerate(batch):
                 if (error := output.errors[row]) is not None:
@@ -329,38 +329,6 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
     if args.option:
         metadata["options"] = " ".join(map(_redacted_option, args.option))
     return {field: redact(str(value)) for field, value in metadata.items()}
-
-
-@contextlib.contextmanager
-def _progress(num_videos: int) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar if standard error is a terminal; yield the function that updates it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("generating"),
-        BarColumn(),
-        TextColumn("{task.fields[whole]}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-    )
-    # Redirect standard output through the bar only on a terminal: a pipe needs the plain paths.
-    with Progress(
-        *columns,
-        console=console,
-        disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),
-    ) as progress:
-        task = progress.add_task("generating", total=num_videos, whole=0)
-        yield lambda done: progress.update(task, completed=done, whole=int(done))
 
 
 def _slug(prompt: str) -> str:

@@ -11,6 +11,8 @@ from pav_jax.commands.arguments import add_prompts, require_at_least, require_at
 
 MAX_REWRITES = 100_000  # of one command
 
+PROMPTS_PER_CALL = 64  # between two reports of progress; the rewrites do not depend on it
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -67,11 +69,19 @@ def run(args: argparse.Namespace) -> None:
         )
 
     from pav_jax.booster.booster import Booster
+    from pav_jax.progress import Progress
 
     booster = Booster.from_pretrained(args.model, template=args.template)
-    rewrites = booster.refine(
-        prompts, num_return_sequences=args.num_return_sequences, seed=args.seed
-    )
+    rewrites = []
+    with Progress(is_brief=True) as progress:
+        task = progress.add_task("refine", total=len(prompts), unit="prompts")
+        for start in range(0, len(prompts), PROMPTS_PER_CALL):
+            rewrites += booster.refine(
+                prompts[start : start + PROMPTS_PER_CALL],
+                num_return_sequences=args.num_return_sequences,
+                seed=args.seed,
+            )
+            progress.update(task, completed=len(rewrites))
     for refinement in itertools.chain.from_iterable(rewrites):
         if args.json:
             print(json.dumps(dataclasses.asdict(refinement), ensure_ascii=False))

@@ -1,13 +1,13 @@
 """`pav score`: video files and their prompts in, rewards out."""
 
 import argparse
-import contextlib
 import csv
+import functools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     config = load(args.config, args.overrides)
 
+    from pav_jax.progress import Progress
     from pav_jax.rewards.file_scorer import FileScorer
     from pav_jax.rewards.score_cache import ScoreCache, default_folder
     from pav_jax.rewards.suite import RewardSuite
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     suite.use_local_devices()
     cache = None if args.no_cache else ScoreCache(args.cache or default_folder())
     scorer = FileScorer(suite, [*names, *suite.weights], cache)
-    with _progress(len(args.videos)) as advance:
-        results = scorer.score(args.videos, prompts, advance)
+    with Progress(is_brief=True, transient=True) as progress:
+        task = progress.add_task("score", total=len(args.videos), unit="videos")
+        results = scorer.score(args.videos, prompts, functools.partial(progress.advance, task))
     for result in results:
         for line in result.problems:
             _complain(line)
@@ -141,18 +143,6 @@ def _chosen_names(option: str | None, score_names: list[str]) -> list[str]:
 
 def _complain(line: str) -> None:
     print(f"pav score: {line}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _progress(files: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal; yield the function that advances it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("scoring", total=files)
-        yield lambda done: progress.advance(task, done)
 
 
 def _overall(suite: Any, scores: dict[str, float]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.candidates.scoring import weighted_sums
 from pav_jax.candidates.statistics import rounded, seed_mean, summary
+from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.controls import Texts
 from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
@@ -57,7 +58,7 @@ def evaluate(
       controls: also measure suffix (if there are training prompts), shuffled, and oracle (if
         captions are known).
       training_prompts: prompts for choosing the best suffix.
-      progress: a `rich.progress.Progress` or None.
+      progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
 
     Returns:
       The content of `evaluation.json`, see `statistics.summary`. A prompt without a score for a
@@ -144,7 +145,7 @@ class _Benchmark:
         prompts = list(dict.fromkeys(p for s in self.sets.values() for p in s.prompts))
         task = None
         if self.progress:
-            task = self.progress.add_task("evaluate: rewrites", total=len(systems))
+            task = self.progress.add_task("evaluate: rewrites", total=len(systems), unit="systems")
         texts: dict[str, TextsBySystem] = {name: {} for name in self.sets}
         for name, system in systems.items():
             rewritten = rewrites.get_or_create(name, system, prompts, self.seeds)
@@ -201,11 +202,16 @@ class _Benchmark:
         ]
 
     def _score(self, stage: str, cells: Sequence[Cell]) -> None:
-        if not self.progress:
-            self.store.measure(cells)
-            return
-        task = self.progress.add_task(stage, total=count_views(cells))
-        self.store.measure(cells, lambda num_finished: self.progress.advance(task, num_finished))
+        progress = VideoProgress(
+            stage,
+            count_views(cells),
+            self.store,
+            self.progress,
+            unit="measurements",
+            scalars=stage.replace(": ", "_"),
+        )
+        self.store.measure(cells, progress.advance)
+        progress.advance_to(progress.total)
 
     def summarize(
         self, name: str, rows: Sequence[Measurement], systems: Sequence[str]

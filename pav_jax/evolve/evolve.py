@@ -17,8 +17,9 @@ from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.candidates.ranking import Ranking, check_method
 from pav_jax.candidates.reward_hacking import score_candidates
 from pav_jax.candidates.reward_hacking_rounds import evolution_statistics
-from pav_jax.candidates.rounds import Rewrite, RoundProgress, run_round
+from pav_jax.candidates.rounds import Rewrite, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.evolve.mixture import Mixture
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import Candidate, stable_seed
@@ -52,7 +53,7 @@ def evolve(
       proposers: a mixture, or a single proposer.
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
-      progress: a `rich.progress.Progress` or None.
+      progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
 
     Raises:
       BadInput: a configuration field, a prompt list or a proposer is invalid.
@@ -103,7 +104,14 @@ class _Search:
         )
         self.preview_filter = PreviewFilter.from_config(config, generator, suite, workdir, weights)
         total = self._num_candidates(self.options.rounds)
-        self.progress = RoundProgress("evolve", total, self.pool, progress)
+        # rewrites of a prompt share a seed and so tell whether prompts are read, after round 0
+        self.progress = VideoProgress(
+            "evolve",
+            total,
+            self.pool,
+            progress,
+            may_probe=len(self.prompts) > 2 * config.generator.batch_size,
+        )
 
     def _num_candidates(self, rounds: int) -> int:
         return len(self.prompts) * (1 + rounds * self.options.num_rewrites)
@@ -175,11 +183,16 @@ class _Search:
         in_round = np.asarray([c.round == round for c in candidates], bool)
         round_values = values[in_round & np.isfinite(values)]
         best = [v for v in best_overall(candidates, values).values() if np.isfinite(v)]
+        mean_overall = float(round_values.mean()) if round_values.size else np.nan
+        mean_best = float(np.mean(best)) if best else np.nan
+        self.progress.add_scalars(
+            round, {"round/mean_overall": mean_overall, "round/mean_best": mean_best}
+        )
         log.info(
             "evolve round %d: mean overall %.3f, best so far %.3f, %d candidates, %d failed, %s",
             round,
-            round_values.mean() if round_values.size else np.nan,
-            np.mean(best) if best else np.nan,
+            mean_overall,
+            mean_best,
             len(candidates),
             sum(c.error is not None for c in candidates),
             self.progress.rate(),

@@ -180,6 +180,13 @@ def call_after_barrier(name: str, read: Callable[[], None]) -> None:
         read()
 
 
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in any process; all processes call it together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
 def shard_for_process(items: Sequence[Item]) -> list[Item]:
     """Return this process's share of `items`; every item belongs to exactly one process."""
     return list(items[jax.process_index() :: jax.process_count()])

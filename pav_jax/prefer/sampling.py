@@ -15,8 +15,9 @@ from pav_jax.candidates.prompt_text import plain_text, usable_prompts
 from pav_jax.candidates.ranking import check_method
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import preference_statistics
-from pav_jax.candidates.rounds import Rewrite, RoundProgress, run_round
+from pav_jax.candidates.rounds import Rewrite, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
+from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.records import read_segments
@@ -45,7 +46,7 @@ def make_candidates(
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
       round: number of the preference round, from 1.
-      progress: a `rich.progress.Progress` or None.
+      progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
 
     Raises:
       BadInput: a configuration field or the prompts are invalid.
@@ -66,7 +67,9 @@ def make_candidates(
         keep_videos=options.keep_videos,
     )
     total = len(prompts) * options.num_return_sequences
-    round_progress = RoundProgress(f"prefer, round {round}", total, pool, progress)
+    round_progress = VideoProgress(
+        f"prefer, round {round}", total, pool, progress, scalars=f"prefer_{round}"
+    )
     run_round(
         pool,
         prompts,
@@ -111,7 +114,7 @@ def _log_round(
     weights: dict[str, float],
     round: int,
     num_prompts: int,
-    round_progress: RoundProgress,
+    round_progress: VideoProgress,
 ) -> None:
     """Log the mean score, the number of candidates and failures, and the rate of a round."""
     values = overall_scores(pool.candidates, weights)

@@ -35,7 +35,6 @@ from pav_jax.train.loop import (
     compile_step,
     fit,
     gradients,
-    progress_report,
     split_rows,
 )
 from pav_jax.train.optimizer import make_optimizer, make_schedule
@@ -48,6 +47,7 @@ from pav_jax.train.state import (
     step_flops,
     training_model,
 )
+from pav_jax.train.step_report import StepReport
 
 
 def loss_config(fields: GRPOConfig) -> PolicyLoss:
@@ -257,7 +257,7 @@ def train_on_prompts(
         folder,
         mesh,
         fields,
-        progress_report(folder.name, num_steps, progress),
+        StepReport("grpo", num_steps, progress, folder),
         rollouts,
         step_flops(lm, fields, state.trained, num_reference_passes + num_policy_passes, iterations),
     )

@@ -10,14 +10,14 @@ import grain
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from rich.progress import Progress
 
 from pav_jax.checkpoints.orbax import Checkpoints
 from pav_jax.parallel import chips, sharding_rules
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import TrainingConfig
-from pav_jax.train.metrics_log import MetricsLog, Report
+from pav_jax.train.metrics_log import MetricsLog
 from pav_jax.train.state import TrainState
+from pav_jax.train.step_report import StepReport
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Any]  # scalars on the device
@@ -128,11 +128,6 @@ def _unknown_flops(batch: Batch) -> float:
     return 0.0
 
 
-def no_report(steps_done: int, text: str) -> None:
-    """Reports to nobody."""
-    del steps_done, text
-
-
 def fit(
     state: TrainState,
     step_fn: TrainStep,
@@ -141,7 +136,7 @@ def fit(
     folder: AnyPath,
     mesh: Mesh,
     fields: TrainingConfig,
-    report: Report = no_report,
+    report: StepReport,
     prepare_batch: PrepareBatch = _use_iterator_batch,
     step_flops: Callable[[Batch], float] = _unknown_flops,
 ) -> TrainState:
@@ -151,11 +146,13 @@ def fit(
     waiting for the host; see `MetricsLog` for what is written.
 
     Args:
+      report: receives the steps done and, for TensorBoard, the metrics.
       prepare_batch: makes a step's batch from the state and what `batches` gives, where examples
         are sampled from the policy; the figures it returns join the step's metrics.
       step_flops: FLOPs of a step on a batch over all processes, by formula.
 
     Raises:
+      BudgetReached: a limit of hours or money is reached; the state is saved.
       SystemExit: SIGTERM arrived (status 143); the state is saved and the same call continues.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +174,7 @@ def fit(
             state, metrics = step_fn(state, sharding_rules.shard_batch(batch, mesh))
             done += 1
             log.add(metrics | batch_metrics, num_tokens, step_flops(batch))
-            stopping = sigterm.received or checkpoints.preempted(done)
+            stopping = sigterm.received or checkpoints.preempted(done) or report.must_stop()
             should_save = stopping or done == num_steps or is_save_step(done, fields.save_steps)
             if should_save or done % fields.logging_steps == 0:
                 log.flush(should_save)
@@ -186,8 +183,10 @@ def fit(
                 saved = done
             if stopping and done < num_steps:
                 break
+        log.close()
     # leaving the block has waited until the last checkpoint is on disk
     if done < num_steps:
+        report.raise_if_stopped(done, num_steps)
         _exit_after_sigterm(done, num_steps)
     return state
 
@@ -205,15 +204,3 @@ def _exit_after_sigterm(done: int, num_steps: int) -> NoReturn:
 def is_save_step(step: int, save_steps: int | None) -> bool:
     """Whether a checkpoint is due after `step` steps."""
     return save_steps is not None and step % save_steps == 0
-
-
-def progress_report(name: str, num_steps: int, progress: Progress | None) -> Report:
-    """A function that reports steps to a task of its own in the caller's progress display."""
-    if progress is None:
-        return no_report
-    task = progress.add_task(name, total=num_steps)
-
-    def report(steps_done: int, text: str) -> None:
-        progress.update(task, completed=steps_done, description=f"{name}: {text}")
-
-    return report

@@ -1,9 +1,9 @@
-"""Writes the metrics of a training run from the device to `metrics.jsonl`."""
+"""Writes the metrics of a training run from the device to `metrics.jsonl` and TensorBoard."""
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,20 +11,22 @@ import jax
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, is_remote
 from pav_jax.storage.files import write_atomic
+from pav_jax.train.step_report import StepReport
 
 UPLOAD_INTERVAL_S = 30.0
-
-Report = Callable[[int, str], None]  # steps done, a short text
 
 
 class MetricsLog:
     """Writes one line per step to `metrics.jsonl` and reports to the progress display.
 
+    The same numbers go to `report.scalars`, a TensorBoard file.
+
     Each line has the step's own metrics and, averaged over the steps that were flushed together,
     the tokens per second and the model FLOPs utilization: mfu = FLOPs by formula / (seconds * chips
     * a chip's published peak in bfloat16), null if the peak is unknown.
 
-    After a restart the file continues after the restored step, without duplicates.
+    After a restart both files continue after the restored step, without duplicates; what the
+    TensorBoard file lacks is taken from `metrics.jsonl`.
 
     Args:
       path: of the file.
@@ -37,7 +39,7 @@ class MetricsLog:
         self,
         path: AnyPath,
         steps_done: int,
-        report: Report,
+        report: StepReport,
         num_chips: int,
         peak_flops: float | None,
     ):
@@ -49,6 +51,8 @@ class MetricsLog:
         self._is_first = True
         self._lines = [line for line in self._read_lines() if line["step"] <= steps_done]
         self._rewrite()
+        report.scalars.keep_until(steps_done)
+        self._add_scalars(self._lines)
         self._reset()
 
     def _reset(self) -> None:
@@ -99,9 +103,20 @@ class MetricsLog:
                     field="loss",
                 )
         self._append(lines, checkpoint)
+        self._add_scalars(lines)
         if lines:
             self._report(self._steps_done, _summary(lines[-1]))
         self._reset()
+
+    def close(self) -> None:
+        """Write what the TensorBoard file lacks."""
+        self._report.scalars.close()
+
+    def _add_scalars(self, lines: list[dict[str, Any]]) -> None:
+        scalars = self._report.scalars
+        for line in lines:
+            scalars.add(line["step"], {name: v for name, v in line.items() if name != "step"})
+        scalars.flush()
 
     def _speed(self, seconds: float) -> dict[str, float | None]:
         speed: dict[str, float | None] = {
@@ -169,4 +184,5 @@ def _summary(line: Mapping[str, Any]) -> str:
     reward = f"reward {line['reward']:.3f}, " if "reward" in line else ""
     speed = line["tokens_per_second"]
     pace = f", {speed:,.0f} tokens/s" if speed else ""
-    return f"{reward}loss {line['loss']:.4f}{pace}"
+    utilization = f", MFU {line['mfu']:.1%}" if line["mfu"] else ""
+    return f"{reward}loss {line['loss']:.4f}{pace}{utilization}"

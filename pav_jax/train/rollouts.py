@@ -21,6 +21,7 @@ from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.reward_hacking import ScoredCandidate, score_candidates
 from pav_jax.candidates.reward_hacking_rounds import StepWindows
 from pav_jax.candidates.scoring import overall_scores
+from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
@@ -38,8 +39,8 @@ from pav_jax.train.group_rewards import (
     rewards,
     weights,
 )
-from pav_jax.train.loop import progress_report
 from pav_jax.train.state import TrainState, lora_config
+from pav_jax.train.step_report import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,11 @@ class Rollouts:
         longest = max(map(len, self.prompt_ids)) + fields.max_completion_length
         (self.row_length,) = batches.padded_lengths((), longest, context)
         self.padding = encoder.padding
+        self._monitor = getattr(progress, "monitor", None)
         self._windows = StepWindows(self._read_step)
-        self._report_videos = progress_report("grpo, videos", fields.batch_size, progress)
+        self._report_videos = StepReport(
+            "grpo, videos", fields.batch_size, progress, folder, unit="videos", is_detail=True
+        )
 
     def __call__(
         self, state: TrainState, prompt_batch: Mapping[str, Any]
@@ -222,7 +226,11 @@ class Rollouts:
         own_prompts = set(processes.shard_for_process(list(dict.fromkeys(prompts))))
         own_pending = [candidate for candidate in pending if candidate.prompt in own_prompts]
         done = 0
+        videos = VideoProgress(
+            f"grpo, step {step}", len(pending), pool, scalars="grpo", monitor=self._monitor
+        )
         for num_scored in pool.score_round(own_pending, step):
+            videos.advance(num_scored)
             done += num_scored
             self._report_videos(done, f"step {step}")
         pool.wait_for_processes(f"step {step}")

@@ -15,7 +15,7 @@ from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import DPOConfig, SFTConfig
 from pav_jax.train.data import ExampleData, read_data
 from pav_jax.train.export import save_booster
-from pav_jax.train.loop import TrainStep, compile_step, fit, progress_report
+from pav_jax.train.loop import TrainStep, compile_step, fit
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 from pav_jax.train.run_identity import is_finished, run_identity, write_run_identity
 from pav_jax.train.state import (
@@ -26,6 +26,7 @@ from pav_jax.train.state import (
     step_flops,
     training_model,
 )
+from pav_jax.train.step_report import StepReport
 
 # (model, optimizer, learning-rate schedule, fields) -> the step
 MakeTrainStep = Callable[[Any, optax.GradientTransformation, optax.Schedule, Any], TrainStep]
@@ -118,7 +119,7 @@ def run(
         folder,
         mesh,
         fields,
-        progress_report(folder.name, num_steps, progress),
+        StepReport(objective.name, num_steps, progress, folder),
         step_flops=step_flops(lm, fields, state.trained, objective.num_forward_passes(fields)),
     )
     return save_booster(lm, state, fields, folder)

@@ -6,7 +6,7 @@ Each video is generated once and scored under all of its conditions.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -89,6 +89,10 @@ class SampleStore(ScoredVideoStore[Condition, Sample]):
     def view_group(self, view: Condition) -> str:
         """Conditions of one kind are scored together."""
         return view.kind
+
+    def scores_to_report(self, record: Sample) -> Mapping[str, float]:
+        """Scores of videos as they are against their own prompts; none of other conditions."""
+        return record.scores if record.kind == TRUE_PROMPT else {}
 
     def score_views(
         self,

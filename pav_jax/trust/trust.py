@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 
 from pav_jax.candidates.store import VideoRequest
+from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
@@ -47,7 +48,7 @@ def trust(
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
       workdir: samples go to `trust/` in it; rewrites are read from `pool/` if evolution has run.
-      progress: a `rich.progress.Progress` or None.
+      progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
 
     Returns:
       The content of `trust.json`, which it writes; see `summary.summarize`.
@@ -66,12 +67,11 @@ def trust(
         batch_size=config.generator.batch_size,
     )
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
-    task = None
-    if progress:
-        task = progress.add_task("trust", total=sum(len(v.views) for v in videos))
+    total = sum(len(video.views) for video in videos)
+    samples = VideoProgress("trust", total, store, progress, unit="samples")
     for num_samples in store.score_shared(videos, "trust"):
-        if progress:
-            progress.advance(task, num_samples)
+        samples.advance(num_samples)
+    samples.advance_to(samples.total)
     arrays = ScoreArrays.from_store(store, videos, names, options.seeds, options.severities)
     pool = read_segments(as_path(workdir) / "pool", Candidate)
     result = summarize(arrays, suite, options, pool)

@@ -1,0 +1,151 @@
+"""Progress of a stage that makes and scores videos."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from pav_jax.budget import budget_reached
+from pav_jax.candidates.run_monitor import RunMonitor
+from pav_jax.candidates.store import FinishedBatch, ScoredVideoStore
+from pav_jax.progress import Progress, format_seconds
+
+
+class VideoProgress:
+    """Progress of a stage over all its videos: a task of the display, and scalars.
+
+    The text of the task has the running mean of every score. After each batch that was made, the
+    means and the rate are added to the stage's TensorBoard file; the step is the number done.
+
+    Args:
+      stage: the description of the task, such as "prefer, round 1".
+      total: videos, or views of videos, of all processes.
+      store: that makes them.
+      progress: a `pav_jax.progress.Progress` or a `rich.progress.Progress`; None: nothing is shown.
+      unit: what is counted.
+      scalars: the name of the TensorBoard file and of the stage in estimates; None: `stage`.
+      may_probe: whether a batch of further videos may be made to see that the generator reads its
+        prompts, where the stage's own videos tell so late.
+      monitor: what watches the run; None: that of `progress`.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        store: ScoredVideoStore,
+        progress: Any = None,
+        unit: str = "videos",
+        scalars: str | None = None,
+        may_probe: bool = False,
+        monitor: RunMonitor | None = None,
+    ):
+        self.store = store
+        self.total = total
+        self._unit = unit
+        self.done = 0
+        self._weights = getattr(store, "weights", store.suite.weights)
+        self._progress = progress
+        self._task = progress.add_task(stage, total=total, unit=unit) if progress else None
+        self._scalars = None
+        if isinstance(progress, Progress):
+            self._scalars = progress.scalars(scalars or stage)
+        self._stage = stage
+        self._name = scalars or stage
+        self._may_probe = may_probe and not store.records
+        self._limit: str | None = None
+        self._monitor: RunMonitor | None = monitor or getattr(progress, "monitor", None)
+        if self._monitor is not None:
+            store.observer = self
+        self._videos_logged = store.videos_made
+        self._cached_before = store.views_cached
+
+    def advance(self, num_finished: int) -> None:
+        """Count videos that this process has scored, or that an earlier run recorded."""
+        # the processes take equal shares
+        self.done = min(self.done + num_finished * jax.process_count(), self.total)
+        self._update()
+
+    def advance_to(self, done: int) -> None:
+        """Advance to `done`, counting missing rewrites as done."""
+        self.done = max(done, self.done)
+        self._update()
+
+    def rate(self) -> str:
+        """Return the videos per second of this process and the time left, for a log line."""
+        if not self.store.videos_made:
+            return "all videos cached"
+        left = format_seconds(max(self.total - self.done, 0) / self._videos_per_second())
+        return f"{self._videos_per_second():.2f} videos/s, {left} left"
+
+    def may_start(self, num_videos: int) -> bool:
+        """Whether the budget allows another batch; counts its videos."""
+        assert self._monitor is not None
+        self._limit = self._monitor.limit_before_batch(num_videos)
+        if self._limit is None:
+            self._monitor.budget.add_videos(num_videos)
+        return self._limit is None
+
+    def after_round(self) -> None:
+        """End the run if a process has reached a limit.
+
+        Raises:
+          BudgetReached: says how far the stage came.
+        """
+        assert self._monitor is not None
+        limit = self._monitor.agreed_limit(self._limit)
+        if limit is not None:
+            position = f"{self._stage}: {self.done:,} of {self.total:,} {self._unit}"
+            raise budget_reached(limit, position)
+
+    def after_batch(self, batch: FinishedBatch) -> None:
+        """Check the first videos and scores, and estimate the time of the others.
+
+        Raises:
+          BadInput: the generator ignores its prompts, or a score is constant.
+        """
+        assert self._monitor is not None
+        requests = [batch.requests[row] for row in batch.rows]
+        texts = [request.text for request in requests]
+        seeds = [request.seed for request in requests]
+        prompts = [getattr(r.views[0], "prompt", r.text) for r in requests]
+        self._monitor.check_batch(batch.output, texts, seeds, batch.rows, prompts)
+        if self._monitor.needs_probe(seeds, self._may_probe):
+            self._probe(texts, seeds, prompts)
+        self._may_probe = False
+        self._monitor.check_scores(batch.records, self._weights)
+        num_left = self.total - self.done
+        self._monitor.log_estimate(self._name, len(requests), batch.seconds, num_left)
+
+    def _probe(self, texts: Sequence[str], seeds: Sequence[int], prompts: Sequence[str]) -> None:
+        """Make the same videos with the seeds in reverse order, and compare."""
+        assert self._monitor is not None
+        seeds = seeds[::-1]
+        filler = self.store.batch_size - len(texts)
+        output = self.store.generator.start(
+            [*texts, *[texts[0]] * filler], [*seeds, *[seeds[0]] * filler]
+        )()
+        self._monitor.check_batch(output, texts, seeds, range(len(texts)), prompts)
+
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add scalars of the stage's own to its TensorBoard file."""
+        if self._scalars is not None:
+            self._scalars.add(step, values)
+
+    def _videos_per_second(self) -> float:
+        return self.store.videos_made * jax.process_count() / self.store.seconds
+
+    def _update(self) -> None:
+        if not self._progress:
+            return
+        means = self.store.means.values(self._weights)
+        text = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        cached = (self.store.views_cached - self._cached_before) * jax.process_count()
+        self._progress.update(
+            self._task, completed=self.done, num_cached=min(cached, self.done), text=text
+        )
+        if self._scalars is not None and self.store.videos_made > self._videos_logged:
+            self._videos_logged = self.store.videos_made
+            rate = {"videos_per_second": self._videos_per_second()}
+            self._scalars.add(self.done, {f"mean/{n}": v for n, v in means.items()} | rate)
+            self._scalars.flush()

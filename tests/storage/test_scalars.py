@@ -1,0 +1,97 @@
+import logging
+import os
+
+import pytest
+
+from pav_jax.storage import scalars
+from pav_jax.storage.scalars import FILE, ScalarLog, read_events
+
+
+def points(folder):
+    """(tag, step, value) of all points, in the order of the file."""
+    events = list(read_events((folder / FILE).read_bytes()))
+    assert events[0].file_version == "brain.Event:2"
+    return [(v.tag, e.step, v.simple_value) for e in events for v in e.summary.value]
+
+
+def write(folder, *steps, keep_until=None):
+    log = ScalarLog(folder)
+    if keep_until is not None:
+        log.keep_until(keep_until)
+    for step in steps:
+        log.add(step, {"loss": step / 2})
+        log.flush()
+    log.close()
+
+
+def test_add_values_that_are_numbers(tmp_path):
+    log = ScalarLog(tmp_path / "logs" / "sft")
+    log.add(3, {"loss": 1.5, "mfu": None, "reward": float("nan"), "kl": float("inf")})
+    log.close()
+    assert points(tmp_path / "logs" / "sft") == [("loss", 3, 1.5)]
+
+
+def test_add_point_twice(tmp_path):
+    write(tmp_path, 1, 2)
+    write(tmp_path, 1, 2, 3)
+    assert points(tmp_path) == [("loss", 1, 0.5), ("loss", 2, 1.0), ("loss", 3, 1.5)]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_keep_until_earlier_step(tmp_path):
+    write(tmp_path, 1, 2, 3)
+    before = list(read_events((tmp_path / FILE).read_bytes()))
+    write(tmp_path, 2, keep_until=1)
+    assert points(tmp_path) == [("loss", 1, 0.5), ("loss", 2, 1.0)]
+    after = list(read_events((tmp_path / FILE).read_bytes()))
+    assert after[:2] == before[:2]  # with the times of the first run
+
+
+@pytest.mark.parametrize("lost", [1, 5, 30, 45])
+def test_file_cut_off_by_a_kill(tmp_path, lost):
+    write(tmp_path, 1, 2, 3)
+    data = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(data[:-lost])
+    write(tmp_path, 1, 2, 3)
+    assert points(tmp_path) == [("loss", 1, 0.5), ("loss", 2, 1.0), ("loss", 3, 1.5)]
+
+
+def test_corrupt_file_is_written_again(tmp_path):
+    (tmp_path / FILE).write_bytes(os.urandom(200))
+    write(tmp_path, 1)
+    assert points(tmp_path) == [("loss", 1, 0.5)]
+
+
+def test_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(None, 1, keep_until=0)
+    ScalarLog(tmp_path / "unused").close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        write(tmp_path / "file" / "logs", 1, 2, 3)
+    assert caplog.text.count("no more scalars for TensorBoard") == 1
+
+
+def test_upload_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(scalars, "is_remote", lambda path: True)
+    uploads = []
+    monkeypatch.setattr(scalars, "write_atomic", lambda path, data: uploads.append(data))
+    log = ScalarLog(tmp_path)
+    for step in range(10):
+        log.add(step, {"loss": 1.0})
+        log.flush()
+    assert len(uploads) == 1
+    log.close()
+    log.close()
+    assert len(uploads) == 2 and len(list(read_events(uploads[-1]))) == 11
+
+
+def test_file_as_tensorboard_reads_it(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write(tmp_path, 1, 2)
+    accumulator = reader.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in accumulator.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
