@@ -207,7 +207,7 @@ class GGUFFile:
             )
         llama3 = split in LLAMA3_PRE
         vocabulary = {token: i for i, token in enumerate(tokens)}
-        merges = [tuple(merge.split(" ")) for merge in self._texts("tokenizer.ggml.merges")]
+        merges: Any = [tuple(merge.split(" ")) for merge in self._texts("tokenizer.ggml.merges")]
         try:
             bpe = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=llama3))
         except Exception as error:  # tokenizers raises nothing narrower

@@ -113,7 +113,7 @@ def read_adapter(
     """
     folder = local_copy(folder)
     config = read_config(folder)
-    base_shapes = traverse_util.flatten_dict(dict(shapes), sep="/")
+    base_shapes: dict[str, Any] = traverse_util.flatten_dict(dict(shapes), sep="/")
     tensors = read_tensors(folder, stems=(STEM,))
     flat = {}
     used = set()

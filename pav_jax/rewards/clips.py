@@ -92,13 +92,13 @@ def _decode(
         times.append(frame.time)
         for view in dict.fromkeys(views):
             view.add(i, frame.image)
-    kept = [view for view in dict.fromkeys(views) if view.array is not None]
+    filled = [view for view in dict.fromkeys(views) if view.array is not None]
     clips = Clips(
         (len(times), *shape),
         shown_times(times, header.rate),
-        tuple(view.array for view in kept if view.array is not None),
+        tuple(view.array for view in filled if view.array is not None),
         {
-            index: kept.index(view) if view in kept else None
+            index: filled.index(view) if view in filled else None
             for index, view in zip(rewards, views, strict=True)
         },
         is_whole,

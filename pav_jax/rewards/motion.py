@@ -211,7 +211,7 @@ def timed_motion_scores(video: Frames, times: Float[np.ndarray, "T"]) -> tuple:
     """
     indices = thinned(times)
     paces = 1 / FRAME_RATE / np.diff(times[indices])
-    paces = None if np.allclose(paces, 1, atol=1e-6) else paces.astype(np.float32)
+    paces = None if np.allclose(paces, 1, atol=1e-6) else jnp.asarray(paces, jnp.float32)
     if len(indices) == len(video):
         return long_motion_scores(video, paces)
     consistency, _ = long_motion_scores(video)

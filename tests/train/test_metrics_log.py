@@ -42,14 +42,14 @@ def test_scalars_after_restart(tmp_path, restart):
     assert set(losses(tmp_path / "sft")) == {1, 2, 3, 4, 5, 6}
 
 
-@pytest.mark.parametrize("kept", [0, 20, 100, None])
-def test_scalars_lost_by_a_kill_come_from_metrics(tmp_path, kept):
+@pytest.mark.parametrize("size", [0, 20, 100, None])
+def test_scalars_lost_by_a_kill_come_from_metrics(tmp_path, size):
     train(tmp_path / "sft", 1, 4)
     file = tmp_path / "sft" / "logs" / FILE
-    if kept is None:
+    if size is None:
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:kept])
+        file.write_bytes(file.read_bytes()[:size])
     train(tmp_path / "sft", 5, 6)
     assert points(tmp_path / "sft" / "logs") == losses(tmp_path / "sft")
     assert points(tmp_path / "sft" / "logs", "mfu")
