@@ -14,6 +14,7 @@ import pytest
 
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
+from tests.campaigns import by_hand
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -142,6 +143,7 @@ def killed(tmp_path_factory):
     return workdir, survivors
 
 
+@by_hand
 @pytest.mark.parametrize("stage", KILLS)
 def test_process_lost_ends_the_other(stage, killed):
     status, seconds, errors = killed[1][stage]
@@ -154,6 +156,7 @@ def test_process_lost_ends_the_other(stage, killed):
     assert "Traceback" not in errors and "Check failure" not in errors and " @ " not in errors
 
 
+@by_hand
 @pytest.mark.parametrize(
     "name", ["evaluation.json", "round_1/preferences.jsonl", "sft_pairs.jsonl"]
 )
@@ -161,6 +164,7 @@ def test_process_lost_same_result(name, killed, workdirs):
     assert (killed[0] / name).read_bytes() == (workdirs[1] / name).read_bytes()
 
 
+@by_hand
 @pytest.mark.parametrize("stage", ["sft", "round_1", "grpo"])
 def test_process_lost_same_losses(stage, killed, workdirs):
     curves = [

@@ -11,9 +11,10 @@ import sys
 import pytest
 
 from tests import object_stores
+from tests.campaigns import by_hand
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, by_hand]
 TIMEOUT_S = 1500
 OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo")] + [
     "--config.sft.max_steps=4",

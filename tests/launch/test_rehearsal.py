@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from tests.campaigns import by_hand
 from tests.launch.rehearsal import Rehearsal, wait_for
 
 pytestmark = [
     pytest.mark.slow,
+    by_hand,
     pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux"),
 ]
 SMOKE = [  # with less to do
