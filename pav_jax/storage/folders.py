@@ -87,7 +87,11 @@ def upload_folder(source: Path, target: AnyPath) -> None:
 
 
 def remove_folder(target: AnyPath) -> None:
-    """Remove a folder of an object store, its marker first; do nothing if there is none."""
+    """Remove a folder, in an object store its marker first; do nothing if there is none."""
+    if not is_remote(target):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(target)
+        return
     copies.forget(os.fspath(target))
     (target / MARKER).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError), store_errors(target):

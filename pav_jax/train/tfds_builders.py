@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Preference, PromptPair
 from pav_jax.storage.addresses import AnyPath, as_path
-from pav_jax.storage.folders import made_folder
+from pav_jax.storage.folders import made_folder, remove_folder
 from pav_jax.storage.records import read_jsonl
 
 
@@ -110,7 +109,7 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: AnyP
             f" {path}",
             stacklevel=2,
         )
-        epath.Path(data_dir).rmtree()  # only what was made from `path`
+        remove_folder(data_dir)  # only what was made from `path`
         return _prepare(builder, path, data_dir, num_records)
     except OSError as error:
         raise BadInput(

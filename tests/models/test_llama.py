@@ -118,7 +118,7 @@ def test_config_from_hf_rope_fields_of_transformers_4_and_5():
         ({"model_type": "gpt2"}, "model_type"),
         ({"hidden_size": None}, "hidden_size"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor"),
         ({"hidden_act": "tanhexp"}, "hidden_act"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
     ],

@@ -250,7 +250,7 @@ def test_config_from_hf_without_perceiver_epsilon():
         ({"model_type": "idefics3"}, "idefics3"),
         ({"text_config": {"model_type": "llama"}}, "mistral"),
         ({"vision_config": {"hidden_act": "sine"}}, "hidden_act"),
-        ({"vision_config": {"image_size": [4, 5]}}, "squares"),
+        ({"vision_config": {"image_size": [4, 5]}}, "square"),
         ({"perceiver_config": {"num_key_value_heads": 5}}, "num_key_value_heads"),
     ],
 )

@@ -62,9 +62,9 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> CLIPCo
     )
     text = _read_tower(TextConfig, hf, "text", TEXT_FIELDS, source)
     vision = _read_tower(VisionConfig, hf, "vision", VISION_FIELDS, source)
-    if vision.image_size % vision.patch_size:
+    if vision.image_size < vision.patch_size:
         raise BadInput(
-            f"{source}: vision_config.image_size is {vision.image_size}; it must be a multiple of"
+            f"{source}: vision_config.image_size is {vision.image_size}; it must be at least"
             f" patch_size={vision.patch_size}",
             source=source,
             field="vision_config.image_size",

@@ -30,7 +30,8 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> CogVi
         ("up_block_types", "CogVideoXUpBlock3D"),
     ):
         needed = [block] * len(config.block_out_channels)
-        if raw.get(field, needed) != needed:
+        blocks = raw.get(field, needed)
+        if not isinstance(blocks, list | tuple) or list(blocks) != needed:
             raise BadInput(
                 f"{source}: {field} must be one {block} per entry of block_out_channels",
                 source=source,
