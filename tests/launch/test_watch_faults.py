@@ -11,6 +11,8 @@ import pytest
 
 from tests.launch.scripts import LAUNCH, REQUIRED
 
+pytestmark = pytest.mark.slow  # the scripts wait between attempts
+
 # A host's side of the scripts. `jobs` holds the answers about the job, one a line: running, an exit
 # status, or preempt, which takes the second slice away.
 SHELL = r"""#!/usr/bin/env bash
@@ -116,12 +118,7 @@ class Cloud:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def fault_parameters(*fast: str):
-    """All faults as the parameter `fault`; in the fast tier only those named."""
-    marks = {fault: [] if fault in fast else [pytest.mark.slow] for fault in FAULTS}
-    return pytest.mark.parametrize(
-        "fault", [pytest.param(fault, marks=marks[fault]) for fault in FAULTS]
-    )
+every_fault = pytest.mark.parametrize("fault", FAULTS)
 
 
 @pytest.fixture
@@ -135,14 +132,13 @@ def assert_finished(cloud, done):
     assert [path.name for path in cloud.folder.glob("tmp*")] == []
 
 
-@fault_parameters("noise")
+@every_fault
 def test_watch_fault_at_each_call(cloud, fault):
     cloud.faults([(call, fault) for call in CALLS])
     assert_finished(cloud, cloud.run("watch.sh"))
     assert (cloud.folder / "faults").read_text() == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_watch_long_outage(cloud, call):
     """Every fault four times in a row, which is more often than a script tries by itself."""
@@ -150,7 +146,6 @@ def test_watch_long_outage(cloud, call):
     assert_finished(cloud, cloud.run("watch.sh"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_watch_hanging_call(cloud, call):
     cloud.faults([(call, fault) for fault in HANGS])
@@ -182,7 +177,7 @@ def test_watch_interrupted(cloud, number):
         os.kill(int(waiting.read_text()), 0)
 
 
-@fault_parameters("noise", "half", "elsewhere")
+@every_fault
 def test_status_faults(cloud, fault):
     """Only a complete answer counts; otherwise the reason is on standard error."""
     cloud.run("create.sh")
@@ -196,7 +191,7 @@ def test_status_faults(cloud, fault):
         assert bool(done.stderr) == (answer != "ACTIVE gone")
 
 
-@fault_parameters("lost")
+@every_fault
 def test_stop_faults(cloud, fault):
     cloud.run("create.sh")
     cloud.faults(

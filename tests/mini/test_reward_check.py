@@ -10,6 +10,8 @@ from pav_jax.mini.training.corruption_labels import HELD_OUT
 from pav_jax.rewards.suite import RewardSuite
 from pav_jax.rewards.videoscore import NAMES
 
+pytestmark = pytest.mark.slow  # trains and scores many videos
+
 
 @pytest.fixture(scope="module")
 def unseen():

@@ -12,6 +12,8 @@ from pav_jax.mini.world import draw_scene
 from pav_jax.models.wan.vae import WanVAE
 from tests.mini.test_render import render
 
+pytestmark = pytest.mark.slow
+
 INSIDE = np.s_[:, :, 8:-8, 8:-8]  # padding is zero
 
 

@@ -15,6 +15,8 @@ from tests.parity import opensora_torch
 from tests.parity.test_opensora import torch_tensors
 from tests.video.tiny_opensora import random_model
 
+pytestmark = pytest.mark.slow  # whole pipelines
+
 PROMPTS = ["a red ball bounces on grass", "two cats"]
 
 

@@ -14,6 +14,8 @@ from pav_jax.errors import BadInput
 from pav_jax.video import VideoModel, sampling
 from tests.video.tiny_pipeline import random_model
 
+pytestmark = pytest.mark.slow  # whole pipelines
+
 PROMPTS = ["a red ball bounces on grass", "two cats"]
 NEGATIVE = "dark blurred"
 STEPS = 4

@@ -14,6 +14,8 @@ from pav_jax.video import VideoModel
 from pav_jax.video.wan import clean
 from tests.video.tiny_wan import EULER, UNIPC, random_model
 
+pytestmark = pytest.mark.slow  # whole pipelines
+
 PROMPTS = ["a red ball bounces  on grass &amp;amp; two", "two cats"]
 NEGATIVE = "dark blurred"
 STEPS = 5

@@ -10,6 +10,8 @@ from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.preflight.generator_programs import load_family, video_size
 
+pytestmark = pytest.mark.slow  # programs of published sizes
+
 LLAMA_SLICES = [
     "sft,v5e-16",
     "sft,v5p-8",

@@ -13,6 +13,8 @@ from pav_jax.storage.addresses import as_path, is_remote, list_names, read_many
 from pav_jax.storage.files import atomic_file, write_atomic
 from pav_jax.storage.json_files import read_json, write_json
 
+pytestmark = pytest.mark.slow  # server processes
+
 
 def test_as_path_local():
     assert as_path("runs/x") == pathlib.Path("runs/x")

@@ -18,6 +18,8 @@ from pav_jax.storage.folders import (
     remove_folder,
 )
 
+pytestmark = pytest.mark.slow  # server processes
+
 
 def write_files(folder, text="x"):
     (folder / "sub").mkdir()

@@ -23,6 +23,8 @@ from pav_jax.video import (
 from pav_jax.video.residual_cache import interpolate_ratios, magnitude_ratio, schedule_steps
 from tests.video import tiny_opensora, tiny_pipeline, tiny_wan
 
+pytestmark = pytest.mark.slow  # whole denoising loops
+
 DPM = {
     "_class_name": "CogVideoXDPMScheduler",
     "prediction_type": "v_prediction",
