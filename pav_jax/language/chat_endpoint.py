@@ -74,13 +74,11 @@ class ChatEndpoint:
           max_retries: how often a failed request is sent again.
           max_backoff_s: the longest pause between two tries, in seconds.
           max_consecutive_failures: failed jobs in a row after which the endpoint counts as down.
-          options: further arguments of the chat completion call (temperature, max_tokens, seed,
-            extra_body, ...).
+          options: further arguments of the chat completion call, such as temperature.
           field: the configuration section of these settings, named in error messages.
 
         Raises:
-          BadInput: the environment variable is not set, `model` is empty, or the address, a number
-            or an option cannot be used.
+          BadInput: one of the settings cannot be used, or the environment variable is not set.
         """
         check_address(base_url, f"{field}.base_url", api_key_env)
         limits = {
@@ -92,13 +90,7 @@ class ChatEndpoint:
         }
         check_fields(EndpointLimits, limits, field)
         check_request_options(options, f"{field}.options")
-        self._api_key = api_key(api_key_env, f"{field}.api_key_env")
-        if api_key_env and not self._api_key:
-            raise BadInput(
-                f"{field}.api_key_env: the environment variable {api_key_env} is not set; export"
-                " the API key in it",
-                field=f"{field}.api_key_env",
-            )
+        self._api_key = _required_key(api_key_env, f"{field}.api_key_env")
         if not model:
             raise BadInput(
                 f"{field}.model: is empty; name the model that {base_url} should run",
@@ -257,3 +249,14 @@ def text_of(choice: Choice | None) -> str:
     if choice is None:
         return ""
     return redact_known(choice.message.content or "").encode("utf-8", "replace").decode()
+
+
+def _required_key(variable: str, field: str) -> str:
+    """The API key in an environment variable; empty if no variable is named."""
+    key = api_key(variable, field)
+    if variable and not key:
+        raise BadInput(
+            f"{field}: the environment variable {variable} is not set; export the API key in it",
+            field=field,
+        )
+    return key

@@ -159,12 +159,11 @@ def fit(
     checkpoints = Checkpoints(folder / "checkpoints", fields.save_total_limit)
     with checkpoints, _StopOnSigterm() as sigterm:
         done = 0
-        saved = -1
         checkpoint = checkpoints.restore(state.saved_part(), batches)
         if checkpoint is not None:
             done, arrays = checkpoint
-            saved = done
             state = state.replace(**arrays)
+        saved = -1 if checkpoint is None else done
         report(done, "compiling")
         peak_flops = chips.peak_flops(mesh.devices.flat[0].device_kind)
         log = MetricsLog(folder / "metrics.jsonl", done, report, mesh.size, peak_flops)

@@ -8,7 +8,7 @@ from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Aesthetic, ClipAlignment, Faithfulness, Motion, RewardSuite
 from pav_jax.rewards.reward import Reward
-from pav_jax.rewards.suite import RewardSubset, UnavailableReward
+from pav_jax.rewards.subset import RewardSubset, UnavailableReward
 
 
 @pytest.fixture(scope="module")
