@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-PROGRAM = """
-import json, pathlib, sys
 import pytest
 
+PROGRAM = """
+import json, pathlib, sys
 from pav_jax import defaults
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.preflight import rewriter_programs
