@@ -5,8 +5,8 @@
 #   PROJECT=my-project ZONE=us-west4-a TPU_NAME=pav TPU_TYPE=v5litepod-16 CAPACITY=spot BUCKET=gs://my-bucket/pav \
 #     launch/watch.sh pav run --config=configs/mini.py --workdir=gs://my-bucket/pav/runs/mini
 #
-# Exits with the command's exit status if that is 0 (done), 2 (bad input) or 3 (budget), and with 1 after more than MAX_FAILURES
-# failures. The TPU stays: launch/stop.sh deletes it. Ctrl-C stops this script, not the job.
+# Exits with the command's exit status if that is 0 (done), 2 (bad input) or 3 (budget), and with 1 after more than
+# MAX_FAILURES failures. The TPU stays: launch/stop.sh deletes it. Ctrl-C stops this script, not the job.
 set -euo pipefail
 shopt -s extglob
 here="$(dirname "${BASH_SOURCE[0]}")"

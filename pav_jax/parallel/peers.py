@@ -314,9 +314,10 @@ class Peers:
             if kind == FINISHED or self._verdict is not None:
                 return
             self._verdict = (status, f"{self._name}: {text}")
-        if self._index == 0:
-            self._send(kind, index, text, status)
-        if kind == STOPPED:
+            if self._index == 0:  # before another thread can end this process
+                self._send(kind, index, text, status)
+        if kind == STOPPED or self._index == 0:
+            # the others read the reason before the connection to process 0 closes
             time.sleep(GRACE_S)
         self._end()
 
