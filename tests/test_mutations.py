@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import random
-import resource
 import signal
 import time
 import traceback
@@ -28,6 +27,7 @@ from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.main import main
 from pav_jax.models.llama import hf
 from tests.mutations import Mutation, copy_folder, mutate_binary, mutate_json, mutate_template
+from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.tiny.byte_language_model import tiny_language_model
 from tests.video.tiny_pipeline import random_model
 
@@ -192,7 +192,7 @@ def time_limit() -> Iterator[None]:
 def outcome(capsys: pytest.CaptureFixture, argv: list[str]) -> tuple[str, str]:
     """("works", "refused" or "FAILED", what there is to say about it)."""
     capsys.readouterr()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = reset_peak_memory()
     try:
         with time_limit():
             status = main(argv)
@@ -201,7 +201,7 @@ def outcome(capsys: pytest.CaptureFixture, argv: list[str]) -> tuple[str, str]:
     except BaseException:
         return "FAILED", traceback.format_exc(limit=-3)
     error = capsys.readouterr().err
-    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    extra = peak_memory() - before
     if extra > MAX_EXTRA_MEMORY:
         return "FAILED", f"took {extra >> 20} MiB"
     if status == 0:

@@ -1,7 +1,5 @@
 """Video files are read as a player shows them, or refused in one line before memory is taken."""
 
-import resource
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +7,7 @@ from PIL import Image
 from pav_jax.errors import BadInput
 from pav_jax.video import files, reading
 from pav_jax.video.reading import read_mp4
+from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.video import odd_files
 from tests.video.odd_files import moving_square
 
@@ -155,8 +154,8 @@ def test_read_mp4_header_of_huge_frame(name, pixels, tmp_path):
     for i in (0, 1):
         data[start + i * size : start + (i + 1) * size] = pixels.to_bytes(size, order)
     (tmp_path / name).write_bytes(data)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak_memory()
     with pytest.raises(BadInput) as error:
         read_mp4(tmp_path / name)
     assert "\n" not in str(error.value) and name in str(error.value)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    assert peak_memory() - before < 200e6

@@ -25,14 +25,15 @@ SIZES = CogVideoXConfig(
     temporal_compression_ratio=2,
 )
 PROGRAM = """
-import json, resource, sys
+import json, sys
 import jax
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import VideoModel
+from tests.peak_memory import peak_memory
 model = VideoModel.from_pretrained(sys.argv[1], dtype="bfloat16", mesh=make_mesh(fsdp=4, tensor=2))
 leaves = jax.tree.leaves(model.params)
 held = sum(part.data.nbytes for leaf in leaves for part in leaf.addressable_shards)
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, held]))
+print(json.dumps([peak_memory(), held]))
 """
 
 
