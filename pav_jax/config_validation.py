@@ -9,9 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
-from pav_jax.addresses import check_address, check_credentials
 from pav_jax.budget import check_budget
 from pav_jax.config_fields import LARGEST_INTEGER, check_section
+from pav_jax.endpoints.addresses import check_address, check_credentials
 from pav_jax.errors import BadInput
 from pav_jax.evolve import registry as proposer_registry
 from pav_jax.redaction import is_secret_name

@@ -13,9 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pav_jax import endpoint_options
 from pav_jax.budget_options import BudgetConfig
 from pav_jax.config_fields import config_dict, field_types, option
+from pav_jax.endpoints import options as endpoint_options
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 from pav_jax.video.generation_config import GenerationConfig

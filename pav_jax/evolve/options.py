@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pav_jax import endpoint_options
 from pav_jax.config_fields import option
+from pav_jax.endpoints import options as endpoint_options
 
 TEMPLATE = "file that replaces the system message, templates/evolve.txt"
 

@@ -17,9 +17,9 @@ from openai.resources.chat import AsyncCompletions
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
-from pav_jax.addresses import api_key, check_address
 from pav_jax.config_fields import check_fields
-from pav_jax.endpoint_options import EndpointLimits
+from pav_jax.endpoints.addresses import api_key, check_address
+from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.errors import BadInput
 from pav_jax.redaction import redact_known
 

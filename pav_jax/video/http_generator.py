@@ -31,9 +31,9 @@ import numpy as np
 import tenacity
 from jaxtyping import UInt8
 
-from pav_jax.addresses import api_key
 from pav_jax.config_fields import check_fields
-from pav_jax.endpoint_options import EndpointLimits
+from pav_jax.endpoints.addresses import api_key
+from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.errors import BadInput
 from pav_jax.video import backend, endpoint_response
 from pav_jax.video.backend import BackendRequest, Progress

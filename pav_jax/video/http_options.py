@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from pav_jax.addresses import check_address
+from pav_jax.endpoints.addresses import check_address
 from pav_jax.errors import BadInput
 from pav_jax.video.generation_config import GenerationConfig
 

@@ -1,0 +1,1 @@
+"""What clients of HTTP endpoints share: options, checks of addresses, API keys."""
