@@ -1,1 +1,1 @@
-"""Work-directory files: atomic writes, record segments, JSON."""
+"""Files on local disks and in object stores: whole or absent, records, JSON, locks, scalars."""
