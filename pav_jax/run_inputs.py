@@ -1,6 +1,7 @@
 """Check the files and names that later stages of a run read, before the first video is made."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from pav_jax.candidates.prompt_file import read_prompt_file
@@ -26,22 +27,21 @@ def check_run_inputs(config: Any, components: Components, workdir: str | os.Path
     for name, path in config.evaluate.rewrite_files.items():
         field = f"evaluate.rewrite_files.{name}"
         if path.endswith(".jsonl"):
-            read_prompt_file(path, field)
+            read_prompt_file(path, field, "a .jsonl file of rewrites")
             rewrites_from_file(path)(prompts, 0)
         elif not _is_inside(path, workdir):
             _check_booster(path, field)
     _check_systems(config, as_path(workdir))
     if config.rewriter.template:
-        read_prompt_file(config.rewriter.template, "rewriter.template")
+        read_prompt_file(config.rewriter.template, "rewriter.template", "a chat template")
     if config.sft.pairs:
-        read_prompt_file(config.sft.pairs, "sft.pairs")
+        read_prompt_file(config.sft.pairs, "sft.pairs", "a .jsonl or .json file of pairs")
     _ = components.chat_proposers  # their API keys and templates
 
 
 def _is_inside(path: str, workdir: str | os.PathLike) -> bool:
     """Whether the run itself may make the file."""
-    folder = os.path.abspath(workdir)
-    return os.path.abspath(path).startswith(folder) or path.startswith(os.fspath(workdir))
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(workdir))
 
 
 def _check_booster(path: str, field: str) -> None:

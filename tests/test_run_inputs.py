@@ -32,6 +32,25 @@ def test_check_run_inputs_missing(override, field, tmp_path):
     assert error.value.field == field and field in str(error.value)
 
 
+def test_check_run_inputs_folder_beside_the_work_directory(tmp_path):
+    overrides = [f"--config.evaluate.rewrite_files={ {'mine': f'{tmp_path}_2/sft/booster'} }"]
+    with pytest.raises(BadInput, match="no booster there"):
+        check_run_inputs(load(None, overrides), LOADED, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field, expected",
+    [
+        ("rewriter.template", "give a chat template"),
+        ("sft.pairs", "file of pairs"),
+        ("prefer.prompts", "file of prompts"),
+    ],
+)
+def test_check_run_inputs_names_the_kind_of_file(field, expected, tmp_path):
+    with pytest.raises(BadInput, match=expected):
+        check_run_inputs(load(None, [f"--config.{field}=/none"]), LOADED, tmp_path)
+
+
 def test_check_run_inputs_usable(tmp_path):
     rewrites = tmp_path / "rewrites.jsonl"
     (tmp_path / "prompts.txt").write_text("a dog\n")
