@@ -1,18 +1,28 @@
 """What a work directory may cost: videos, hours and money, counted over all runs."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pav_jax.errors import BadInput, BudgetReached
 from pav_jax.progress import HOUR_S
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.json_files import read_json, write_json
+from pav_jax.typed_fields import NonNegative, Range, read_fields
 
 FILE = "spent.json"
 SAVE_INTERVAL_S = 30.0
 STAGES = ("evolve", "sft", "prefer", "dpo", "grpo", "evaluate", "trust")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpending:
+    """What all runs have spent on a stage, as `spent.json` holds it."""
+
+    videos: Annotated[int, Range(0)]
+    seconds: NonNegative
 
 
 class Budget:
@@ -25,8 +35,11 @@ class Budget:
     Args:
       section: `config.budget`.
       workdir: local or in an object store.
-      num_processes: that make the videos; this one counts its own times their number.
+      num_processes: number of processes that make videos; each counts its own videos times this.
       is_writer: whether this process writes the file.
+
+    Raises:
+      BadInput: the file is corrupt.
     """
 
     def __init__(
@@ -46,12 +59,13 @@ class Budget:
         self._counted_at = time.monotonic()
         self._saved_at = self._counted_at
         if self._file.exists():
-            spent = read_json(self._file)
-            self._videos = {name: int(row["videos"]) for name, row in spent.items()}
-            self._seconds = {name: float(row["seconds"]) for name, row in spent.items()}
+            for name, row in read_json(self._file).items():
+                spent = read_fields(StageSpending, row, os.fspath(self._file), name)
+                self._videos[name] = spent.videos
+                self._seconds[name] = spent.seconds
 
     def enter(self, stage: str) -> None:
-        """Count what follows for a stage."""
+        """Count videos and time for a stage from now on."""
         self._stage = stage
         self._counted_at = time.monotonic()
 
@@ -62,7 +76,7 @@ class Budget:
         self.save()
 
     def add_videos(self, number: int) -> None:
-        """Count videos that this process starts to make."""
+        """Count videos that this process is about to make."""
         number *= self._num_processes
         self._videos[self._stage] = self._videos.get(self._stage, 0) + number
         self._count_time()
@@ -100,7 +114,7 @@ class Budget:
         return None if price is None else hours * price
 
     def limit_of_videos(self, number: int) -> str | None:
-        """The limit that `number` more videos of this process would exceed, as text."""
+        """The limit that `number` more videos of this process would exceed, as text, or None."""
         more = number * self._num_processes
         stage_limit = dict(self.section.stage_videos).get(self._stage)
         if stage_limit is not None and self._videos.get(self._stage, 0) + more > stage_limit:
@@ -116,7 +130,7 @@ class Budget:
         return None
 
     def limit_of_time(self) -> str | None:
-        """The limit of hours or money that is reached, as text."""
+        """The limit of hours or money that is reached, as text, or None."""
         hours = self.hours
         stage_hours = self._seconds.get(self._stage, 0.0) / HOUR_S
         stage_limit = dict(self.section.stage_hours).get(self._stage)
@@ -170,7 +184,7 @@ def check_budget(section: Mapping[str, Any]) -> None:
     """Check the `budget` section.
 
     Raises:
-      BadInput: a stage has no such name, a limit is no number, or a price is missing.
+      BadInput: a stage is unknown, a limit is not a number, or a price is missing.
     """
     for field in ("stage_videos", "stage_hours"):
         for stage, limit in section[field].items():
@@ -179,7 +193,7 @@ def check_budget(section: Mapping[str, Any]) -> None:
                 raise _bad(name, f"no stage is called {stage!r}; choose from {', '.join(STAGES)}")
             kind = int if field == "stage_videos" else int | float
             if isinstance(limit, bool) or not isinstance(limit, kind) or not limit >= 0:
-                raise _bad(name, f"{limit!r} is no limit; give a number from 0")
+                raise _bad(name, f"{limit!r} is not a limit; give a number of at least 0")
     if section["usd"] is not None and section["usd_per_hour"] is None:
         raise _bad("budget.usd", "the price is unknown; set budget.usd_per_hour")
 

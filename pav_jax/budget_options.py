@@ -10,7 +10,7 @@ from pav_jax.config_fields import option
 class BudgetConfig:
     """Limits of a work directory over all runs; a run stops before the batch that exceeds one.
 
-    They may be changed between runs. Stages: evolve, sft, prefer, dpo, grpo, evaluate, trust.
+    The limits may be changed between runs. Stages: evolve, sft, prefer, dpo, grpo, evaluate, trust.
     """
 
     videos: int | None = option(None, "videos of all stages, without previews", minimum=0)

@@ -30,6 +30,24 @@ def test_videos_add_up_over_runs(tmp_path):
     assert json.loads((tmp_path / "logs" / "spent.json").read_text())["evolve"]["videos"] == 8
 
 
+@pytest.mark.parametrize(
+    "content, field",
+    [
+        ('{"evolve": 3}', "evolve"),
+        ('{"evolve": {"videos": 3}}', "evolve.seconds"),
+        ('{"evolve": {"videos": -1, "seconds": 0}}', "evolve.videos"),
+        ('{"evolve": {"videos": 1, "seconds": NaN}}', "evolve.seconds"),
+    ],
+)
+def test_budget_corrupt_file(tmp_path, content, field):
+    file = tmp_path / "logs" / "spent.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(BadInput) as caught:
+        Budget(section(), tmp_path)
+    assert caught.value.source == str(file) and caught.value.field == field
+
+
 def test_videos_of_many_processes(tmp_path):
     budget = Budget(section("videos=10"), tmp_path, num_processes=3, is_writer=False)
     budget.enter("evolve")
