@@ -51,9 +51,8 @@ def get_config() -> ConfigDict:
 
     config.mesh.data = -1  # batches are split over the cores
     config.rewriter.max_new_tokens = NEW_TOKENS
-    config.rewriter.temperature = (
-        0.1  # of evaluation; rewrites for training are sampled at higher temperatures
-    )
+    # of evaluation; rewrites for training are sampled at higher temperatures
+    config.rewriter.temperature = 0.1
     config.proposers.local.max_new_tokens = NEW_TOKENS
     with config.unlocked():
         config.rewards.entries = {
@@ -78,15 +77,13 @@ def get_config() -> ConfigDict:
     config.rewards.held_out = (
         {"name": "clip_alignment", "path": "mini:clip", "frames": 4, "layout": "sheet"},
     )
-    config.rewards.constraints = {
-        "FAITH": 0.95
-    }  # a rewrite to learn from keeps nearly every word that FAITH counts
+    # a rewrite to learn from keeps nearly every word that FAITH counts
+    config.rewards.constraints = {"FAITH": 0.95}
     config.evolve.max_prompts = 128
     config.evolve.rounds = 2
     config.evolve.num_rewrites = 4
-    config.proposers.lexicon.share = (
-        3.0  # from the second round on, it proposes three rewrites in four
-    )
+    # from the second round on, it proposes three rewrites in four
+    config.proposers.lexicon.share = 3.0
 
     for stage in (config.sft, config.dpo, config.grpo):
         stage.batch_size = 16
@@ -106,10 +103,8 @@ def get_config() -> ConfigDict:
     config.sft.num_train_epochs = 6.0
     # at 2e-3 the second round overfits the noise in its few hundred pairs
     config.dpo.learning_rate = 1e-3
-    config.dpo.loss_type = (
-        "sigmoid",
-        "sft",
-    )  # the SFT term keeps the text fluent while the DPO term changes it
+    # the SFT term keeps the text fluent while the DPO term changes it
+    config.dpo.loss_type = ("sigmoid", "sft")
     config.dpo.loss_weights = (1.0, 1.0)
     config.dpo.num_train_epochs = 3.0
     config.sft.max_length = config.dpo.max_length = 128
@@ -119,22 +114,19 @@ def get_config() -> ConfigDict:
     config.grpo.batch_size = 32
     config.grpo.max_completion_length = NEW_TOKENS
     config.grpo.learning_rate = 2e-3
-    config.grpo.temperature = (
-        0.6  # at 1 completions differ mostly by sampling errors, which do not occur at 0.1
-    )
+    # at 1 completions differ mostly by sampling errors, which do not occur at 0.1
+    config.grpo.temperature = 0.6
     config.grpo.beta = 0.04
 
     config.prefer.num_return_sequences = 4
-    config.prefer.temperature = (
-        0.6  # near what boosters write; at 1 most pairs only teach to avoid sampling errors
-    )
+    # near what boosters write; at 1 most pairs only teach to avoid sampling errors
+    config.prefer.temperature = 0.6
     config.prefer.feasible_first = True
     # thresholds matter for SFT pairs, which are imitated; a preference only ranks two rewrites
     config.prefer.thresholds = {}
     config.prefer.margin = 0.7  # about half a deviation of overall among one prompt's candidates
-    config.prefer.max_words = (
-        42  # longer rewrites exceed what the generator reads; they are never the chosen ones
-    )
+    # longer rewrites exceed what the generator reads; they are never the chosen ones
+    config.prefer.max_words = 42
     config.prefer.max_new_tokens = NEW_TOKENS
     config.evaluate.seeds = (0,)
     config.evaluate.num_suffix_prompts = 12
@@ -144,7 +136,6 @@ def get_config() -> ConfigDict:
     config.trust.seeds = (0, 1, 2)
     with config.unlocked():
         config.trust.score_ranges = {"MPS": None}  # scores of the embedded MPS are about -6 to 6
-    config.calibrate.quantile = (
-        0.2  # so that three prompts in four have a rewrite above all seven thresholds
-    )
+    # so that three prompts in four have a rewrite above all seven thresholds
+    config.calibrate.quantile = 0.2
     return config
