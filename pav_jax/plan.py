@@ -1,4 +1,4 @@
-"""What a run of the recipe will make at most: videos, training steps and tokens of each stage."""
+"""What a run of the recipe makes at most: videos, training steps and tokens of each stage."""
 
 import dataclasses
 import math
@@ -16,10 +16,10 @@ class StagePlan:
     """Upper bounds of one stage.
 
     Attributes:
-      name: such as "prefer_1".
-      videos: that it makes, without previews.
-      steps: of the optimizer.
-      tokens: that it trains on, if all rows are of the maximum length.
+      name: the stage, such as "prefer_1".
+      videos: number of videos, without previews.
+      steps: number of optimizer steps.
+      tokens: number of training tokens, if all rows have the maximum length.
     """
 
     name: str
@@ -29,7 +29,7 @@ class StagePlan:
 
 
 def plan_run(config: Any) -> list[StagePlan]:
-    """Plan `pav run`, without what earlier runs have made.
+    """Plan `pav run` in a new work directory; what earlier runs have made is not subtracted.
 
     Raises:
       BadInput: a file of prompts cannot be used.

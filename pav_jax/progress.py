@@ -1,4 +1,4 @@
-"""How far stages are: bars on a terminal, lines in a log, scalars for TensorBoard."""
+"""Progress of stages and commands: bars on a terminal, lines in a log, TensorBoard scalars."""
 
 import contextlib
 import datetime
@@ -24,23 +24,24 @@ class Progress(rich_progress.Progress):
     """The progress display of all stages and commands, on standard error.
 
     A terminal shows a bar for each task. Elsewhere each task gets a line when it starts, one every
-    `interval_s` seconds, and one when it ends or is stopped: what is done, the rate, the time left,
-    and what the caller says, such as mean scores. It has the methods of
+    `interval_s` seconds, and one when it ends or is stopped. A line has the number done, the rate,
+    the time left, and the caller's text, such as mean scores. It has the methods of
     `rich.progress.Progress`, which can be used in its place. Fields of a task, all optional:
 
       unit: what is counted, such as "videos".
-      text: for example the mean scores so far.
-      num_cached: how many of those done are of an earlier run; the rate leaves them out.
-      is_detail: whether the task is a part of another one: it has neither a first nor a last line.
+      text: what a line ends with, for example the mean scores so far.
+      num_cached: how many were done by earlier runs; the rate does not count them.
+      is_detail: whether the task is part of another one; then it has no first and no last line.
 
     Args:
       interval_s: seconds between the lines about a task; None: LINE_INTERVAL_S.
       is_shown: False shows nothing, as in all processes but the first.
-      is_brief: leave out a task's first line, and its last one unless another came before. For
-        commands that usually take a moment.
+      is_brief: whether to leave out a task's first line, and its last line unless there was one
+        before. For commands that usually take a moment.
       logs: folder of the TensorBoard event files; None: none are written.
-      transient: remove the bars at the end.
-      monitor: what watches the run, a `candidates.run_monitor.RunMonitor`; None: nothing.
+      transient: whether to remove the bars at the end.
+      monitor: the `candidates.run_monitor.RunMonitor` of the run, which stages take from here;
+        None: the run is not monitored.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Progress(rich_progress.Progress):
             console=console,
             transient=transient,
             disable=not (is_shown and console.is_terminal),
-            # a pipe needs what is printed as it is
+            # what is printed into a pipe must stay as it is
             redirect_stdout=sys.stdout.isatty(),
         )
         self.monitor = monitor
@@ -81,13 +82,13 @@ class Progress(rich_progress.Progress):
             self._lines = _Lines(self, is_brief)
 
     def start(self) -> None:
-        """Start to draw the bars, or to write lines."""
+        """Start drawing bars, or writing lines."""
         super().start()
         if self._lines is not None:
             self._lines.start(self._interval_s)
 
     def stop(self) -> None:
-        """Draw or write how far each task came; end the last line; close the event files."""
+        """Show the final state of each task, and close the event files."""
         super().stop()
         if self._lines is not None:
             self._lines.stop()
@@ -122,7 +123,7 @@ class Progress(rich_progress.Progress):
 
     @contextlib.contextmanager
     def single_task(self, description: str) -> Iterator[None]:
-        """A task of one part, which is finished when the block ends without an exception."""
+        """A task that is done when the block ends without an exception."""
         task = self.add_task(description, total=1)
         yield
         self.update(task, completed=1)
@@ -136,13 +137,13 @@ class Progress(rich_progress.Progress):
 
 
 class _TaskTimes:
-    """What the rate of a task is computed from.
+    """The times that the rate of a task is computed from.
 
     Attributes:
       started_at: when the task was added, in seconds.
       first: (time, number made) after the first batch or step, which includes compilation.
-      last: the same after the latest one.
-      num_lines: lines about the task so far.
+      last: (time, number made) after the latest batch or step.
+      num_lines: number of lines written about the task.
       is_ended: whether the last line has been written.
     """
 
@@ -154,7 +155,7 @@ class _TaskTimes:
         self.is_ended = False
 
     def add(self, now: float, num_made: float) -> None:
-        """Note how many were made by this run up to now."""
+        """Record how many this run has made so far."""
         if num_made <= 0 or (self.last is not None and num_made == self.last[1]):
             return
         if self.last is not None and num_made < self.last[1]:
@@ -164,7 +165,7 @@ class _TaskTimes:
         self.last = (now, num_made)
 
     def rate(self) -> float | None:
-        """Made per second, without the first batch where there is a second; None: unknown."""
+        """Number made per second, without the first batch if there is another; None: unknown."""
         if self.first is None or self.last is None:
             return None
         start = self.first if self.last > self.first else (self.started_at, 0.0)
@@ -192,7 +193,7 @@ class _Lines:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and say how far unfinished tasks came."""
+        """Stop the thread, and write the last line of unfinished tasks."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
@@ -210,7 +211,7 @@ class _Lines:
                 self._write(task, ["started"])
 
     def updated(self, task_id: rich_progress.TaskID) -> None:
-        """Note what was made, and write the last line of a task that is finished."""
+        """Record what was made, and write the last line of a task that is finished."""
         with self._lock:
             task = self._task(task_id)
             times = self._times[task_id]
@@ -254,7 +255,7 @@ class _Lines:
 
 
 def _count(task: rich_progress.Task) -> str:
-    """How much is done, such as "16 of 640 videos"; empty for a task of one part."""
+    """How much is done, such as "16 of 640 videos"; empty for a `single_task`."""
     if task.total == 1 and not task.fields["unit"]:
         return ""
     total = "?" if task.total is None else f"{int(task.total):,}"

@@ -1,4 +1,4 @@
-"""Checks of a run's first videos, which stop it before a night is spent on useless ones."""
+"""Checks of a run's first videos, which end it before hours are spent on useless ones."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pav_jax.candidates.scoring import weighted_rewards
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
 
-MIN_COMPARISONS = 2  # equal videos of different texts; one pair may differ in words that are cut
+MIN_COMPARISONS = 2  # equal videos of different texts; one pair may differ in truncated words
 MIN_VIDEOS = 8  # scored before a score counts as constant
 
 
@@ -41,7 +41,7 @@ class PromptSensitivity:
 
         Args:
           prompts: the users' prompts of the texts; None: the texts. Equal videos of one prompt's
-            rewrites are a reason to compare prompts (`is_suspicious`), but no proof.
+            rewrites are a reason to compare prompts (`is_suspicious`), but not proof.
 
         Raises:
           BadInput: all videos of different texts with the same seed are equal so far.
@@ -83,7 +83,7 @@ class ScoreVariation:
         self._rows: list[Mapping[str, float]] = []
 
     def add(self, records: Sequence[Any], weights: Mapping[str, float]) -> None:
-        """Add records of a batch; those that are no candidates do not count.
+        """Add the records of a batch; those that are not candidates are ignored.
 
         Raises:
           BadInput: a weighted score is the same, or missing, for all of the first videos.

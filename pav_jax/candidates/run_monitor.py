@@ -1,4 +1,4 @@
-"""What watches a run: its budget, checks of its first videos, and estimates of time and cost."""
+"""Monitors a run: its budget, checks of its first videos, and estimates of time and cost."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ NUM_ESTIMATES = 2  # after the first batch, and after the second, which compiles
 
 
 class RunMonitor:
-    """Watches the stages of one run in one work directory.
+    """Monitors the stages of one run in one work directory.
 
     Args:
       section: `config.budget`.
-      budget: of the work directory.
-      videos_of_stages: stage -> videos it will make at most, in the order of the run.
+      budget: the budget of the work directory.
+      videos_of_stages: stage -> maximum number of its videos, in the order of the run.
     """
 
     def __init__(self, section: Any, budget: Budget, videos_of_stages: Mapping[str, int]):
@@ -44,8 +44,9 @@ class RunMonitor:
         """Compare the videos of a batch with each other.
 
         Args:
-          output: what the generator gave.
-          texts, seeds, prompts: of the rows `rows`, which are no padding.
+          output: what the generator returned.
+          texts, seeds, prompts: those of the rows `rows`.
+          rows: the rows that are not padding.
 
         Raises:
           BadInput: the generator ignores its prompts.
@@ -56,11 +57,11 @@ class RunMonitor:
             self.sensitivity.add(texts, seeds, videos, errors, prompts)
 
     def needs_probe(self, seeds: Sequence[int], may_probe: bool) -> bool:
-        """Whether to make further videos, to tell if the generator reads its prompts.
+        """Whether to make an extra batch, to see if the generator reads its prompts.
 
         Args:
-          seeds: of the batch.
-          may_probe: whether to do so too where each text has a seed of its own.
+          seeds: the seeds of the batch.
+          may_probe: whether distinct seeds are a reason too; such videos cannot be compared.
         """
         if self.sensitivity is None or self.sensitivity.is_decided or self._has_probed:
             return False
@@ -81,9 +82,9 @@ class RunMonitor:
         """Log, after the first batches, how long the videos that are left take and cost.
 
         Args:
-          stage: of the batch, such as "prefer_1".
-          num_made: videos of the batch, made in `seconds`.
-          num_left: videos that this stage has left.
+          stage: the stage of the batch, such as "prefer_1".
+          num_made: number of videos of the batch, made in `seconds`.
+          num_left: number of videos that this stage has left.
         """
         self._num_batches += 1
         if self._num_batches > NUM_ESTIMATES or not num_made:
@@ -106,11 +107,11 @@ class RunMonitor:
         )
 
     def limit_before_batch(self, num_videos: int) -> str | None:
-        """The limit that forbids this process another batch, as text; None: go on."""
+        """The limit that forbids this process another batch, as text; None: there is none."""
         return self.budget.limit_of_videos(num_videos) or self.budget.limit_of_time()
 
     def agreed_limit(self, limit: str | None) -> str | None:
-        """The limit that any process has reached; all processes call it together."""
+        """The limit that any process has reached, as text; call it in all processes at once."""
         if not self.budget.has_limits or not processes.any_process(limit is not None):
             return None
         return limit or "the budget is reached in another process"

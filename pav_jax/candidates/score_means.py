@@ -1,4 +1,4 @@
-"""Running means of scores, for the progress of a stage."""
+"""Running means of scores, for the progress lines of a stage."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -73,11 +73,11 @@ class FinishedBatch:
     """A batch whose records are written.
 
     Attributes:
-      requests: of the batch.
-      output: what the generator gave, padding included.
-      rows: of the videos that were missing.
-      records: that were made.
-      seconds: that it took.
+      requests: the requests of the batch.
+      output: what the generator returned, including padding.
+      rows: the rows whose videos were missing.
+      records: the records that were made.
+      seconds: how long the batch took.
     """
 
     requests: Sequence[VideoRequest[Any]]
@@ -88,7 +88,7 @@ class FinishedBatch:
 
 
 class BatchObserver(Protocol):
-    """What a store tells about its batches."""
+    """Is called by a store before and after its batches."""
 
     def may_start(self, num_videos: int) -> bool:
         """Whether to make another batch with this many missing videos."""
@@ -123,7 +123,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
       videos_made: number of videos made by this process.
       seconds: time that this process spent on them.
       views_cached: number of views that `score` found recorded.
-      observer: is told of batches, and may end the run before one; None: nobody.
+      observer: is called before and after batches, and may end the run; None: nothing is called.
       means: running means of the scores of the records.
     """
 

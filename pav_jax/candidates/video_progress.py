@@ -1,4 +1,4 @@
-"""Progress of a stage that makes and scores videos."""
+"""Progress of a stage that makes and scores videos, which may end it at a limit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +19,14 @@ class VideoProgress:
 
     Args:
       stage: the description of the task, such as "prefer, round 1".
-      total: videos, or views of videos, of all processes.
-      store: that makes them.
+      total: number of videos, or views of videos, of all processes.
+      store: the store that makes and scores the videos.
       progress: a `pav_jax.progress.Progress` or a `rich.progress.Progress`; None: nothing is shown.
       unit: what is counted.
       scalars: the name of the TensorBoard file and of the stage in estimates; None: `stage`.
-      may_probe: whether a batch of further videos may be made to see that the generator reads its
-        prompts, where the stage's own videos tell so late.
-      monitor: what watches the run; None: that of `progress`.
+      may_probe: whether an extra batch of videos may be made to check that the generator reads its
+        prompts, because the stage's own videos would show this late.
+      monitor: monitors the run; None: the monitor of `progress`, if any.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class VideoProgress:
         self._update()
 
     def advance_to(self, done: int) -> None:
-        """Advance to `done`, counting missing rewrites as done."""
+        """Advance to at least `done`; missing rewrites count as done."""
         self.done = max(done, self.done)
         self._update()
 
@@ -90,7 +90,7 @@ class VideoProgress:
         """End the run if a process has reached a limit.
 
         Raises:
-          BudgetReached: says how far the stage came.
+          BudgetReached: the message says how far the stage came.
         """
         assert self._monitor is not None
         limit = self._monitor.agreed_limit(self._limit)
@@ -99,7 +99,7 @@ class VideoProgress:
             raise budget_reached(limit, position)
 
     def after_batch(self, batch: FinishedBatch) -> None:
-        """Check the first videos and scores, and estimate the time of the others.
+        """Check the first videos and scores, and log an estimate for the remaining videos.
 
         Raises:
           BadInput: the generator ignores its prompts, or a score is constant.
