@@ -28,8 +28,6 @@ from pav_jax.candidates.scoring import weighted_rewards
 from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 
-METHODS = RANKINGS
-
 
 class RankKey(NamedTuple):
     """The sort key of a candidate within its prompt; the smallest is the best.
@@ -50,7 +48,7 @@ class Ranking:
     """Ranks the candidates of a prompt.
 
     Attributes:
-      method: one of `METHODS`.
+      method: one of `defaults.RANKINGS`.
       weights: reward name -> weight.
       constraints: reward name -> minimum; feasible candidates come first.
 
@@ -115,9 +113,9 @@ def check_method(method: str, field: str) -> None:
     Raises:
       BadInput: the method is unknown.
     """
-    if method not in METHODS:
+    if method not in RANKINGS:
         raise BadInput(
-            f"{field}={method!r}: unknown ranking method; choose from {', '.join(METHODS)}",
+            f"{field}={method!r}: unknown ranking method; choose from {', '.join(RANKINGS)}",
             source="configuration",
             field=field,
         )

@@ -3,16 +3,13 @@
 import base64
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from pav_jax.records import Measurement
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.saved_videos import read_saved_video
-
-# prompt -> system -> its measurements, one per seed
-MeasurementsByPrompt = Mapping[str, Mapping[str, Sequence[Measurement]]]
 
 
 @dataclasses.dataclass(frozen=True)

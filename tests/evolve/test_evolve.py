@@ -11,8 +11,9 @@ import rich.progress
 
 from pav_jax import records
 from pav_jax.candidates import pool as pool_module
-from pav_jax.candidates.ranking import METHODS, Ranking
+from pav_jax.candidates.ranking import Ranking
 from pav_jax.candidates.scoring import overall_scores
+from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.local_proposer import LocalProposer
@@ -326,7 +327,7 @@ def test_evolve_without_any_rewrite(tmp_path, expected):
     assert pool_lines(tmp_path) == expected[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_evolve_history_order_without_held_out_scores(tmp_path, method):
     class WatchedSuite(FakeSuite):
         def score(self, videos, prompts, refined=None, fps=None):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pav_jax.candidates.ranking import METHODS, dominates
+from pav_jax.candidates.ranking import dominates
+from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 from pav_jax.prefer.pairs import make_pairs
 from pav_jax.prefer.sampling import make_candidates
@@ -58,7 +59,7 @@ def test_make_pairs_average_rank():
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_make_pairs_feasible_first_any_ranking(method):
     rng = np.random.default_rng(0)
     for _ in range(30):
