@@ -12,7 +12,7 @@ from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.recipe import Recipe
 from pav_jax.records import Candidate, Preference
-from pav_jax.storage.records import SegmentWriter, write_jsonl
+from pav_jax.storage.records import SegmentFolder, write_jsonl
 from pav_jax.train import dpo_trainer
 from tests.workdir_monitor import STAGES
 
@@ -108,7 +108,7 @@ def test_dpo_logs_reward_hacking_warnings(tmp_path, monkeypatch, caplog):
         for pair in texts
         for long, text in enumerate(pair)
     ]
-    SegmentWriter(tmp_path / "round_1" / "candidates").write(candidates)
+    SegmentFolder(tmp_path / "round_1" / "candidates", Candidate).write(candidates)
     pairs = [Preference("p", long, short, 4.0) for short, long in texts]
     write_jsonl(tmp_path / "round_1" / "preferences.jsonl", pairs)
     with caplog.at_level(logging.WARNING):

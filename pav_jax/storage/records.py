@@ -82,14 +82,6 @@ class SegmentFolder:
         self._next += 1
 
 
-class SegmentWriter(SegmentFolder):
-    """Adds segments to a folder whose records are not read."""
-
-    def __init__(self, folder: str | os.PathLike, process: int = 0):
-        """List the folder; the arguments are those of `SegmentFolder`."""
-        super().__init__(folder, object, process)
-
-
 def _encode(records: Iterable[Any]) -> bytes:
     # a lone surrogate has no UTF-8 form and becomes "?", as it does in candidate keys
     text = "".join(to_json(record) + "\n" for record in records)

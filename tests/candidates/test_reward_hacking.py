@@ -17,7 +17,7 @@ from pav_jax.candidates.reward_hacking_rounds import (
     read_round_statistics,
 )
 from pav_jax.records import Candidate, Preference
-from pav_jax.storage.records import SegmentWriter, write_jsonl
+from pav_jax.storage.records import SegmentFolder, write_jsonl
 
 EVALUATOR = "held_out:VQ"
 CONFIG = {"rewards": {"weights": {"AES": 1.0}}}
@@ -231,10 +231,10 @@ def test_step_windows_reads_each_step_once():
 def write_workdir(folder):
     """Two rounds of evolution, two of preferences and twelve GRPO steps."""
     pool = [s.candidate for n in range(3) for s in make_candidates(n, healthy_scores)]
-    SegmentWriter(folder / "pool").write(pool)
+    SegmentFolder(folder / "pool", Candidate).write(pool)
     for n in (1, 2):
         candidates = [s.candidate for s in make_candidates(1, healthy_scores, words=10 * n, seed=n)]
-        SegmentWriter(folder / f"round_{n}" / "candidates").write(candidates)
+        SegmentFolder(folder / f"round_{n}" / "candidates", Candidate).write(candidates)
         write_jsonl(
             folder / f"round_{n}" / "preferences.jsonl",
             [
@@ -244,7 +244,7 @@ def write_workdir(folder):
         )
     for n in range(1, 13):
         step = make_candidates(1, healthy_scores, num_prompts=2, seed=n)
-        writer = SegmentWriter(folder / "grpo" / "candidates" / f"{n:06d}")
+        writer = SegmentFolder(folder / "grpo" / "candidates" / f"{n:06d}", Candidate)
         writer.write([s.candidate for s in step])
 
 

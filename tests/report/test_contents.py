@@ -6,7 +6,7 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Preference
 from pav_jax.report.contents import evolution_rounds, read_contents
-from pav_jax.storage.records import SegmentWriter, write_jsonl
+from pav_jax.storage.records import SegmentFolder, write_jsonl
 
 
 def make_candidate(prompt, round, index, score, error=None):
@@ -39,7 +39,7 @@ def test_evolution_rounds():
 
 
 def test_read_contents_pool_only(tmp_path):
-    SegmentWriter(tmp_path / "pool").write([make_candidate("a", 0, 0, 1.0)])
+    SegmentFolder(tmp_path / "pool", Candidate).write([make_candidate("a", 0, 0, 1.0)])
     contents = read_contents(tmp_path)
     assert len(contents.evolution) == 1
     assert math.isnan(contents.evolution[0].mean_overall)  # there are no weights
@@ -53,9 +53,9 @@ def test_read_contents_mean_overall_of_preference_round(tmp_path):
     weights = {"rewards": {"AES": 1.0}, "evolve": {"AES": 2.0}, "prefer": {"AES": 10.0}}
     config = {section: {"weights": values} for section, values in weights.items()}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    SegmentWriter(tmp_path / "pool").write([make_candidate("a", 0, 0, 3.0)])
+    SegmentFolder(tmp_path / "pool", Candidate).write([make_candidate("a", 0, 0, 3.0)])
     candidates = [make_candidate("a", 1, 0, 1.0), make_candidate("a", 1, 1, 2.0)]
-    SegmentWriter(tmp_path / "round_1" / "candidates").write(candidates)
+    SegmentFolder(tmp_path / "round_1" / "candidates", Candidate).write(candidates)
     contents = read_contents(tmp_path)
     assert contents.preferences[0].mean_overall == 15.0
     assert contents.evolution[0].mean_overall == 6.0

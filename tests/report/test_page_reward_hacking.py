@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax.records import Candidate
 from pav_jax.report import write_report
-from pav_jax.storage.records import SegmentWriter
+from pav_jax.storage.records import SegmentFolder
 
 MARKUP = "held_out:<script>alert(1)</script>"
 
@@ -32,7 +32,7 @@ def write_section(folder, second_round_words=4, evaluator=None, **rewards):
             )
             for i, candidate in enumerate(pool[:12])
         ]
-    SegmentWriter(folder / "pool").write(pool)
+    SegmentFolder(folder / "pool", Candidate).write(pool)
     page = write_report(folder).read_text()
     start = page.index('<section id="reward-hacking">')
     return page[start:].split("</section>")[0], page

@@ -7,7 +7,6 @@ from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Preference, PromptPair
 from pav_jax.storage.records import (
     SegmentFolder,
-    SegmentWriter,
     read_jsonl,
     read_segments,
     write_jsonl,
@@ -33,10 +32,10 @@ def test_read_segments_merges_sorts_and_drops_duplicates(tmp_path):
     candidates = [candidate(i) for i in range(12)]
     for process in (0, 3):
         for _ in range(3):
-            writer = SegmentWriter(tmp_path, process)
+            writer = SegmentFolder(tmp_path, Candidate, process)
             writer.write([candidates[i] for i in rng.permutation(12)[:7]])
             writer.write([])
-    SegmentWriter(tmp_path).write(candidates)
+    SegmentFolder(tmp_path, Candidate).write(candidates)
     names = sorted(path.name for path in tmp_path.iterdir())
     segments = [(0, 0), (0, 1), (0, 2), (0, 3), (3, 0), (3, 1), (3, 2)]
     assert names == [f"{process}-{number:06d}.jsonl" for process, number in segments]
@@ -49,7 +48,7 @@ def test_read_segments_no_folder(tmp_path):
 
 
 def test_read_segments_truncated_end(tmp_path):
-    SegmentWriter(tmp_path).write([candidate(0), candidate(1)])
+    SegmentFolder(tmp_path, Candidate).write([candidate(0), candidate(1)])
     path = tmp_path / "0-000000.jsonl"
     data = path.read_bytes()
     second = data.index(b"\n") + 1
@@ -61,7 +60,7 @@ def test_read_segments_truncated_end(tmp_path):
 
 
 def test_read_segments_broken_record(tmp_path):
-    SegmentWriter(tmp_path).write([candidate(i) for i in range(3)])
+    SegmentFolder(tmp_path, Candidate).write([candidate(i) for i in range(3)])
     path = tmp_path / "0-000000.jsonl"
     lines = path.read_text().splitlines()
     for broken in (
@@ -105,7 +104,7 @@ def test_write_jsonl_loads_with_datasets(tmp_path):
 
 def test_segments_in_object_store_listed_and_read_once(store):
     folder = f"{store.address}/segments/pool"
-    writer = SegmentWriter(folder)
+    writer = SegmentFolder(folder, Candidate)
     for i in range(12):
         writer.write([candidate(i)])
 
@@ -120,7 +119,7 @@ def test_segments_in_object_store_listed_and_read_once(store):
     requests()
     segments = SegmentFolder(folder, Candidate)
     assert len(segments.read()) == 12 and requests() == (1, 12 * per_read)
-    SegmentWriter(folder, process=1).write([candidate(20)])
+    SegmentFolder(folder, Candidate, process=1).write([candidate(20)])
     requests()
     assert len(segments.update()) == 13 and requests() == (1, per_read)
     segments.write([candidate(30)])

@@ -7,7 +7,7 @@ from pav_jax import config as configuration
 from pav_jax.errors import BadInput
 from pav_jax.recipe import Recipe
 from pav_jax.records import Candidate
-from pav_jax.storage.records import SegmentWriter
+from pav_jax.storage.records import SegmentFolder
 from pav_jax.trust.calibrate import calibrate, command_options, fit_threshold, fit_weights
 
 
@@ -93,7 +93,7 @@ def test_calibrate_ignores_held_out_and_failed(tmp_path):
 
 
 def test_command_options_can_be_loaded(tmp_path, capsys):
-    SegmentWriter(tmp_path / "pool").write(make_pool())
+    SegmentFolder(tmp_path / "pool", Candidate).write(make_pool())
     assert Recipe(load_config()).calibrate(tmp_path).name == "calibration.json"
     lines = capsys.readouterr().out.splitlines()
     result = json.loads((tmp_path / "calibration.json").read_text())

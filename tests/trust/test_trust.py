@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from pav_jax.defaults import TrustConfig
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
-from pav_jax.storage.records import SegmentWriter
+from pav_jax.storage.records import SegmentFolder
 from pav_jax.trust import verdict
 from pav_jax.trust.corruptions import CORRUPTION_TYPES
 from pav_jax.trust.trust import trust
@@ -126,7 +126,7 @@ def test_trust_failed_videos(tmp_path):
 
 
 def test_trust_length_correlation(tmp_path):
-    SegmentWriter(tmp_path / "pool").write(
+    SegmentFolder(tmp_path / "pool", Candidate).write(
         [
             Candidate(
                 key=f"{prompt}{n}",
