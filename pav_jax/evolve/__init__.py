@@ -1,1 +1,1 @@
-
+"""Evolution: rewrites of the training prompts, found by the scores of their videos."""

@@ -1,1 +1,1 @@
-
+"""Language models: loading, sampling, chat templates, LoRA and quantization."""
