@@ -78,9 +78,9 @@ def plan_line(plans: list[StagePlan]) -> str:
     """The plan as one line for the log."""
     parts = []
     for plan in plans:
-        work = f"{plan.steps:,} steps of {plan.tokens:,} tokens"
-        if not plan.steps:
-            work = f"{plan.videos:,} videos"
+        work = f"{plan.videos:,} videos"
+        if plan.steps:
+            work = f"{plan.steps:,} steps ({plan.tokens:,} tokens)"
         parts.append(f"{plan.name} {work}")
     videos = sum(plan.videos for plan in plans)
     steps = sum(plan.steps for plan in plans)

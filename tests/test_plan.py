@@ -14,5 +14,5 @@ def test_plan_of_smoke_configuration():
     }
     assert {p.name: p.steps for p in plans if p.steps} == {"sft": 4, "dpo_1": 4, "dpo_2": 4}
     line = plan_line(plans)
-    assert "evolve 40 videos; sft 4 steps of 2,048 tokens" in line
+    assert "evolve 40 videos; sft 4 steps (2,048 tokens)" in line
     assert line.endswith("in all 160 videos, 12 steps, 6,144 tokens")
