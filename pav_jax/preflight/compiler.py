@@ -1,6 +1,6 @@
 """Compiles programs for a TPU topology with libtpu's compiler, which needs no chips.
 
-Compilation tells for certain whether a program fits.
+Only compilation shows for certain whether a program fits.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ OUT_OF_MEMORY = (
 
 @dataclasses.dataclass(frozen=True)
 class CompileResult:
-    """What compilation told.
+    """The result of compiling a program.
 
     Attributes:
       seconds: compile time.

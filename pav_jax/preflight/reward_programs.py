@@ -59,7 +59,7 @@ class _Workload:
 
     Attributes:
       size: frames, height and width of a video.
-      num_videos: of the whole run.
+      num_videos: number of videos of the whole run.
       prompt_length: tokens of a prompt.
     """
 

@@ -17,7 +17,7 @@ class VideoCard:
     """One system's video of one prompt.
 
     Attributes:
-      system: that wrote the rewrite.
+      system: the system that wrote the rewrite.
       refined: the rewrite.
       video: a data: URL; None if the video was not saved.
       overall: score of the video.
@@ -38,8 +38,8 @@ class PromptRow:
     """A prompt with a card per system.
 
     Attributes:
-      prompt: of the user.
-      gain: of the last booster in overall, averaged over seeds; None if unknown.
+      prompt: the user's prompt.
+      gain: the last booster's gain in overall, averaged over seeds; None if unknown.
       cards: in the order of the systems, with the first seed.
     """
 
@@ -54,9 +54,9 @@ class Examples:
     Args:
       measurements: of the set, in its order.
       systems: to show, in this order.
-      booster: whose gain orders the prompts; None if no booster was evaluated.
-      rewards: whose scores to show.
-      workdir: that paths of videos are relative to.
+      booster: the system whose gain orders the prompts; None if no booster was evaluated.
+      rewards: names of the scores to show.
+      workdir: the folder that paths of videos are relative to.
     """
 
     def __init__(

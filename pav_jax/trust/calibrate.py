@@ -41,7 +41,7 @@ def calibrate(config, pool: Sequence[Candidate], workdir: str | os.PathLike) -> 
     Args:
       config: the whole configuration; reads `calibrate`, and `evolve.weights` or `rewards.weights`.
       pool: scored candidates.
-      workdir: that the file is written to.
+      workdir: the work directory, which `calibration.json` is written to.
 
     Raises:
       BadInput: an option of `calibrate` is invalid, or a weighted score is missing or constant in

@@ -44,9 +44,9 @@ class Sample:
 
     Attributes:
       key: identifies the generator, video and condition.
-      prompt: that the video was generated from.
-      seed: that the video was generated with.
-      kind, severity, caption: of the condition.
+      prompt: the prompt of the video.
+      seed: the generator's seed of the video.
+      kind, severity, caption: as in `Condition`.
       scores: NaN where a reward has no score.
       refusals: "NAME = error message" for each score whose reward refused the caption.
     """
