@@ -57,8 +57,8 @@ case "$verb" in
   start)
     printf -v command '%q ' "${@:2}"
     if is_running; then
-      [[ "$(cat "$state/command" 2>/dev/null)" != "$command" ]] || { echo "running already on $(hostname)"; exit 0; }
-      echo "on_host.sh: another job is running already on $(hostname)" >&2
+      [[ "$(cat "$state/command" 2>/dev/null)" != "$command" ]] || { echo "already running on $(hostname)"; exit 0; }
+      echo "on_host.sh: another job is already running on $(hostname)" >&2
       exit 1
     fi
     rm -f "$state/exit_status" "$state/pid"

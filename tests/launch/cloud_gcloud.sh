@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A gcloud whose Google Cloud is the folder $CLOUD, and which answers badly when told to. It holds one queued resource,
+# Stands in for gcloud: its Google Cloud is the folder $CLOUD, and it fails when told to. It holds one queued resource,
 # pav, of two slices (nodes) of one host each:
 #
 #   states                  states of the queued resource that it will go through, one a line; the last one stays

@@ -102,7 +102,7 @@ def test_on_host_stop_sigterm(desk, host):
         )
         assert on_host(desk, host, "status").stdout == "running\n"
         again = on_host(desk, host, "start", "run")
-        assert again.returncode == 1 and "running already" in again.stderr
+        assert again.returncode == 1 and "already running" in again.stderr
     finally:
         assert on_host(desk, host, "stop").returncode == 0
     assert on_host(desk, host, "status").stdout == "143\n"
