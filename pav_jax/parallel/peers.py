@@ -332,13 +332,15 @@ class Peers:
     # ---------------------------------------------------------------------------------- leaving
 
     def finish(self) -> None:
-        """Wait until all processes have finished their work."""
+        """Wait until all processes have finished their work; if one does not, this one ends."""
         with self._changed:
             if self._index:
                 self._send(FINISHED, self._index)
-                self._changed.wait_for(lambda: 0 in self._left)
-            else:
-                self._changed.wait_for(lambda: self._left >= self._links.keys())
+            # where another process is lost or has stopped, `_receive` ends this one
+            self._changed.wait_for(
+                lambda: self._verdict is None and self._left >= self._links.keys()
+            )
+            if self._index == 0:
                 self._send(FINISHED, 0)
 
     def stop(self, status: int, text: str = "", reason: str = "") -> NoReturn:

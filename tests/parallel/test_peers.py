@@ -70,20 +70,22 @@ def run(*actions, counts=None):
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("how", ["die", "exit"])
-def test_peers_lost_process_ends_the_others(victim, how):
-    actions = ["hang", "hang", "hang"]
+@pytest.mark.parametrize("others", ["hang", "finish"])
+def test_peers_lost_process_ends_the_others(victim, how, others):
+    actions = [others] * 3
     actions[victim] = how
     outcomes = run(*actions)
     assert outcomes.pop(victim)[0] == {"die": -signal.SIGKILL, "exit": 0}[how]
-    for status, _, errors in outcomes:
-        assert status == peers.EXIT_LOST_PEER
+    for status, text, errors in outcomes:
+        assert (status, text) == (peers.EXIT_LOST_PEER, "")
         assert errors.startswith(f"pav test: process {victim} on host {socket.gethostname()}")
         assert "is gone" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_peers_stopped_process_ends_the_others(index):
-    actions = ["hang", "hang", "hang"]
+@pytest.mark.parametrize("others", ["hang", "finish"])
+def test_peers_stopped_process_ends_the_others(index, others):
+    actions = [others] * 3
     actions[index] = "stop"
     outcomes = run(*actions)
     assert outcomes.pop(index) == (2, "", "pav test: w/x.json: bad\npav test: w/x.json: worse\n")
@@ -92,7 +94,7 @@ def test_peers_stopped_process_ends_the_others(index):
 
 
 def test_peers_finish_waits_for_the_last():
-    assert run("late", "none", "late") == [(0, "finished\n", "")] * 3
+    assert run("late", "finish", "late") == [(0, "finished\n", "")] * 3
 
 
 @pytest.mark.parametrize(
