@@ -35,7 +35,7 @@ HELLO_TIMEOUT_S = 5
 KEEPALIVE_S = 5
 KEEPALIVE_PROBES = 3
 # How long the other processes may take to end by themselves when one of them has stopped with an
-# error, which they often have too.
+# error, which they often have too; and to end when process 0 has told them which one is lost.
 GRACE_S = 5
 # An error in this process may come from the loss of another, noticed a moment later.
 SETTLE_S = 1
@@ -316,9 +316,11 @@ class Peers:
             self._verdict = (status, f"{self._name}: {text}")
             if self._index == 0:  # before another thread can end this process
                 self._send(kind, index, text, status)
-        if kind == STOPPED or self._index == 0:
-            # the others read the reason before the connection to process 0 closes
+        if kind == STOPPED:
             time.sleep(GRACE_S)
+        elif self._index == 0:  # the others must have read the message when the links close
+            with self._changed:
+                self._changed.wait_for(lambda: self._left >= self._links.keys(), GRACE_S)
         self._end()
 
     def _end(self) -> None:
@@ -326,8 +328,10 @@ class Peers:
         with self._changed:  # only one thread prints
             if self._verdict is not None:
                 status, line = self._verdict
-                print(line, file=sys.stderr, flush=True)
-                os._exit(status)
+                try:
+                    print(line, file=sys.stderr, flush=True)
+                finally:  # also where nobody reads standard error any more
+                    os._exit(status)
 
     # ---------------------------------------------------------------------------------- leaving
 

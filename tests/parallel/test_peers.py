@@ -19,7 +19,8 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import peers
 index, count, port, action = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 peers.START_TIMEOUT_S = 20 if action != "alone" else 1
-peers.GRACE_S = peers.SETTLE_S = 0.2
+peers.GRACE_S = float(sys.argv[5])
+peers.SETTLE_S = 0.2
 try:
     group = peers.Peers(index, count, f"localhost:{port}", "pav test")
 except BadInput as error:
@@ -45,7 +46,7 @@ def free_port():
         return server.getsockname()[1]
 
 
-def run(*actions, counts=None):
+def run(*actions, counts=None, grace=0.2):
     """Run one process for each action, in the order of their indices.
 
     Returns:
@@ -55,7 +56,7 @@ def run(*actions, counts=None):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(i), str((counts or {}).get(i, len(actions))), port]
-            + [action],
+            + [action, str(grace)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -74,7 +75,7 @@ def run(*actions, counts=None):
 def test_peers_lost_process_ends_the_others(victim, how, others):
     actions = [others] * 3
     actions[victim] = how
-    outcomes = run(*actions)
+    outcomes = run(*actions, grace=1000)  # nobody waits that long
     assert outcomes.pop(victim)[0] == {"die": -signal.SIGKILL, "exit": 0}[how]
     for status, text, errors in outcomes:
         assert (status, text) == (peers.EXIT_LOST_PEER, "")
