@@ -220,7 +220,10 @@ class Checkpoints:
         return name
 
     def preempted(self, step: int) -> bool:
-        """Whether the cluster asked all processes to stop after `step`; False in one process."""
+        """Whether all of several processes stop after `step`, since one has received SIGTERM.
+
+        False in a program of one process.
+        """
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def __enter__(self) -> "Checkpoints":

@@ -98,15 +98,21 @@ def compile_step(train_step: TrainStep, shardings: TrainState) -> CompiledStep:
 
 
 class _StopOnSigterm:
-    """Notes SIGTERM instead of ending the process, so that the loop can save first."""
+    """Notes SIGTERM instead of ending the process, so that the loop can save first.
+
+    Several processes must all stop after the same step. There it does nothing: JAX's preemption
+    service notes the signal, with a handler that one of Python's would replace, and chooses the
+    step; see `Checkpoints.preempted`.
+    """
 
     def __init__(self):
         self.received = False
 
     def __enter__(self) -> "_StopOnSigterm":
         # Python allows handlers in the main thread only
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._is_installed = in_main_thread and jax.process_count() == 1
+        if self._is_installed:
             self._previous_handler = signal.signal(signal.SIGTERM, self._receive)
         return self
 
@@ -114,7 +120,7 @@ class _StopOnSigterm:
         self.received = True
 
     def __exit__(self, *_) -> None:
-        if self._in_main_thread:
+        if self._is_installed:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
 

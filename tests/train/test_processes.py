@@ -104,6 +104,15 @@ def copy_data(alone, folder):
     tiny.make_lm().save_pretrained(folder / "base")
 
 
+def wait_for_steps(process, folder, count):
+    """Wait until `process` has written the metrics of `count` steps, or has ended."""
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and (
+        not metrics.exists() or len(metrics.read_text().splitlines()) < count
+    ):
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_run_two_processes(alone, tmp_path):
     copy_data(alone, tmp_path)
@@ -120,11 +129,7 @@ def test_run_two_processes(alone, tmp_path):
 def test_run_resumed_after_process_failure(alone, tmp_path):
     copy_data(alone, tmp_path)
     first, second = start(tmp_path, 40)
-    metrics = tmp_path / "sft" / "metrics.jsonl"
-    while first.poll() is None and (
-        not metrics.exists() or len(metrics.read_text().splitlines()) < 6
-    ):
-        time.sleep(0.01)
+    wait_for_steps(first, tmp_path / "sft", 6)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=90) != 0  # and does not wait for ever
     before = losses(tmp_path / "sft")
@@ -144,3 +149,18 @@ def test_run_resumed_after_process_failure(alone, tmp_path):
         np.testing.assert_allclose(
             losses(copy / stage)[:18], losses(tmp_path / stage)[:18], atol=1e-4
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receivers", [(0,), (1,), (0, 1)])
+def test_run_sigterm_stops_all_after_the_same_step(alone, tmp_path, receivers):
+    copy_data(alone, tmp_path)
+    processes = start(tmp_path, 4000)
+    wait_for_steps(processes[0], tmp_path / "sft", 6)
+    for index in receivers:
+        processes[index].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=90)[1] for process in processes]
+    step = max(int(path.name) for path in (tmp_path / "sft" / "checkpoints").iterdir())
+    for process, text in zip(processes, errors, strict=True):
+        assert process.returncode == 143, text
+        assert f"stopped by SIGTERM; saved at step {step} of 4000" in text
