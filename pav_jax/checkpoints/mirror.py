@@ -32,9 +32,15 @@ def is_needed(folder: AnyPath) -> bool:
 class CheckpointMirror:
     """A scratch folder for Orbax, and the checkpoints of an object store in it."""
 
-    def __init__(self, folder: AnyPath):
-        """Copy the newest whole checkpoints."""
+    def __init__(self, folder: AnyPath, keep: int):
+        """Copy the newest whole checkpoints.
+
+        Args:
+          folder: in the object store.
+          keep: number of newest checkpoints to keep there; 0 keeps all.
+        """
         self.folder = folder
+        self._keep = keep
         self._stack = contextlib.ExitStack()
         self.local: Path = self._stack.enter_context(temporary_folder("checkpoints"))
         for step in self._whole_steps()[-NUM_COPIED:]:
@@ -44,11 +50,12 @@ class CheckpointMirror:
         steps = sorted(int(name) for name in list_names(self.folder) if name.isdigit())
         return [step for step in steps if is_whole(self.folder / str(step))]
 
-    def upload(self, step: int, remaining: list[int]) -> None:
-        """Upload a checkpoint, then remove those that are not among the steps `remaining`."""
+    def upload(self, step: int) -> None:
+        """Upload a checkpoint, then remove the oldest ones."""
         upload_folder(self.local / str(step), self.folder / str(step))
-        for old in self._whole_steps():
-            if old not in remaining and old < step:
+        if self._keep:
+            steps = [old for old in self._whole_steps() if old <= step]
+            for old in steps[: -self._keep]:
                 remove_folder(self.folder / str(old))
 
     def set_aside(self, step: int, name: str) -> None:

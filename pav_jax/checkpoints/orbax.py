@@ -64,7 +64,9 @@ class Checkpoints:
           BadInput: the folder cannot be used.
         """
         self.folder = as_path(folder).absolute()  # orbax requires an absolute path
-        self._mirror = CheckpointMirror(self.folder) if mirror.is_needed(self.folder) else None
+        self._mirror = None
+        if mirror.is_needed(self.folder):
+            self._mirror = CheckpointMirror(self.folder, keep)
         # where orbax works, with its own client for gs://
         local = self.folder if self._mirror is None else self._mirror.local
         self._orbax_folder = epath.Path(os.fspath(local))
@@ -120,7 +122,7 @@ class Checkpoints:
             elif jax.process_index() == 0:
                 self._manager.save(step, args=args, force=True)
                 self._manager.wait_until_finished()
-                self._mirror.upload(step, list(self._manager.all_steps()))
+                self._mirror.upload(step)
         if self._mirror is not None:
             processes.barrier(f"checkpoint {step}")
 

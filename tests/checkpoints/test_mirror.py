@@ -32,6 +32,17 @@ def folder(store):
     return path, next(iterator)
 
 
+@pytest.mark.parametrize("keep, names", [(0, ["1", "2", "3", "4"]), (3, ["2", "3", "4"])])
+def test_save_after_restart_keeps_older_ones(store, keep, names):
+    path = as_path(f"{store.address}/{uuid.uuid4().hex}/checkpoints")
+    iterator = make_iterator()
+    for steps in ((1, 2, 3), (4,)):
+        with Checkpoints(path, keep) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, make_state(step), iterator)
+    assert list_names(path) == names
+
+
 def restore(path):
     iterator = make_iterator()
     with Checkpoints(path, keep=2) as checkpoints:
