@@ -38,7 +38,9 @@ def folder() -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = _lock(own)
+        # under its name the file is locked from the start: it never looks abandoned
+        lock = _lock(own / "new")
+        os.replace(own / "new", own / LOCK)
     except OSError as error:
         raise BadInput(
             f"{parent}: no scratch folder can be made here ({error.strerror}); set {FOLDER_ENV} to"
@@ -128,9 +130,13 @@ def limit() -> int:
     return int(gigabytes * 1e9)
 
 
-def _lock(path: Path) -> IO:
-    """Hold the lock of a scratch folder until this process ends."""
-    file = open(path / LOCK, "w")  # noqa: SIM115  (open as long as the process runs)
+def _lock(path: Path, mode: str = "w") -> IO:
+    """Lock a file until this process ends or closes it.
+
+    Raises:
+      OSError: another process has locked it, or it cannot be opened.
+    """
+    file = open(path, mode)  # noqa: SIM115  (open as long as the process runs)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
 
@@ -144,7 +150,7 @@ def _remove_abandoned(parent: Path) -> None:
     """Remove the scratch folders of processes that were killed."""
     for path in parent.glob(PREFIX + "*"):
         try:
-            with _lock(path):
+            with _lock(path / LOCK, "r+"):  # a folder that is just being made has no such file
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
-            continue  # in use, another user's, or just being made
+            continue  # in use, or another user's

@@ -39,6 +39,12 @@ def test_scratch_of_killed_process_is_removed_by_the_next(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scratch_that_is_being_made_is_not_removed(tmp_path):
+    (tmp_path / f"{scratch.PREFIX}new").mkdir()  # not locked yet
+    assert run(tmp_path, "normal") == (0, 2)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{scratch.PREFIX}new"]
+
+
 @pytest.mark.parametrize("text", ["much", "-1", "0", "nan", "inf"])
 def test_limit_not_a_size(monkeypatch, text):
     monkeypatch.setenv(scratch.LIMIT_ENV, text)
