@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pav_jax.errors import BadInput
-from pav_jax.storage.addresses import as_path, filesystem, is_remote
+from pav_jax.storage.addresses import as_path, filesystem, is_remote, store_errors
 
 try:
     import fcntl
@@ -223,13 +223,14 @@ class _ObjectLock:
     def _read(self) -> Holder | None:
         """The holder that the object names, an unknown one if it is corrupt; None without one."""
         try:
-            data = self._store.cat_file(self._path)
+            with store_errors(self._address):
+                data = self._store.cat_file(self._path)
         except FileNotFoundError:
             return None
         return Holder.from_bytes(data) or Holder("", "an unknown host", 0, "at an unknown time", 0)
 
     def _delete(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError), store_errors(self._address):
             self._store.rm_file(self._path)
 
     def _refresh(self) -> None:
@@ -253,7 +254,7 @@ class _ObjectLock:
         """Stop refreshing and delete the object, if it is still this process's."""
         self._stopped.set()
         self._thread.join(REFRESH_S)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BadInput):  # a lock that could not be deleted expires
             holder = self._read()
             if holder is not None and holder.owner == self._holder.owner:
                 self._delete()

@@ -134,6 +134,17 @@ def test_object_lock_holder_on_this_host(address, is_dead, monkeypatch):
             process.kill()
 
 
+def test_object_lock_store_refuses_to_delete(address, monkeypatch, gcs_store):
+    monkeypatch.setattr(
+        gcs_store.proxy, "fault", lambda method, path: 403 if method == "DELETE" else None
+    )
+    with workdir_lock(address):
+        pass  # a run that has finished does not fail because of its lock
+    _write_holder(address)  # one that expires
+    with pytest.raises(BadInput, match="the object store refused"), workdir_lock(address):
+        pass
+
+
 def test_object_lock_taken_over(address, monkeypatch, caplog):
     interrupted = []
     monkeypatch.setattr(lock._thread, "interrupt_main", lambda: interrupted.append(True))
