@@ -43,15 +43,18 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         return
     target = Path(target)
     part = target.with_name(target.name + ".part")
+    old = target.with_name(target.name + ".old")
     with writing(target):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     try:
         yield part
         with writing(target):
-            if target.exists():
-                shutil.rmtree(target)
+            if target.is_dir():  # removed in its place, it would look whole for a while
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(target, old)
             os.replace(part, target)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -100,9 +103,9 @@ def remove_folder(target: AnyPath) -> None:
 
 def rename_folder(source: AnyPath, target: AnyPath) -> None:
     """Rename a folder of an object store: its files are copied there and then removed here."""
-    copies.forget(os.fspath(source))
     with store_errors(source):
-        filesystem(source).mv(os.fspath(source), os.fspath(target), recursive=True)
+        filesystem(source).copy(os.fspath(source), os.fspath(target), recursive=True)
+    remove_folder(source)
 
 
 def local_copy(path: str | os.PathLike) -> Path:

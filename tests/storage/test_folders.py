@@ -1,6 +1,7 @@
 """Whole folders on a local disk and in object stores."""
 
 import json
+import shutil
 
 import pytest
 
@@ -16,6 +17,7 @@ from pav_jax.storage.folders import (
     made_folder,
     output_folder,
     remove_folder,
+    rename_folder,
 )
 
 pytestmark = pytest.mark.slow  # server processes
@@ -47,6 +49,37 @@ def test_atomic_folder_remote(store):
     assert list(scratch.folder().glob("*/booster/half")) == []
     remove_folder(path)
     assert not is_whole(path) and not path.exists()
+
+
+def test_atomic_folder_local(tmp_path, monkeypatch):
+    path = tmp_path / "booster"
+    remove = shutil.rmtree
+
+    def remove_and_check(folder, **options):
+        assert folder != path  # it would look whole while it is being removed
+        remove(folder, **options)
+
+    monkeypatch.setattr(folders.shutil, "rmtree", remove_and_check)
+    for text in ("old", "new"):
+        with atomic_folder(path) as part:
+            write_files(part, text)
+        assert contents(path) == {"config.json": text.encode(), "sub/weights": b"12345"}
+    with pytest.raises(RuntimeError), atomic_folder(path) as part:
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["booster"]
+    assert (path / "config.json").read_text() == "new"
+
+
+def test_rename_folder(store):
+    path = as_path(f"{store.address}/rename/3")
+    with atomic_folder(path) as part:
+        write_files(part)
+    store.proxy.requests.clear()
+    rename_folder(path, path.parent / "3.unreadable-1")
+    assert list_names(path.parent) == ["3.unreadable-1"]
+    assert "sub/weights" in contents(local_copy(path.parent / "3.unreadable-1"))
+    # the marker is removed first: what is left after an interruption is not whole
+    assert next(p for m, p in store.proxy.requests if m == "DELETE").endswith(MARKER)
 
 
 def test_upload_that_fails_is_not_whole(store):
