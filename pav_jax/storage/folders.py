@@ -17,7 +17,6 @@ from pav_jax.storage.files import write_atomic, writing
 from pav_jax.storage.scratch import copies, temporary_folder
 
 MARKER = "_COMPLETE.json"
-UNREADABLE_MARKER = (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError)
 
 
 def is_whole(path: str | os.PathLike) -> bool:
@@ -171,9 +170,12 @@ def made_folder(path: str | os.PathLike, make: Callable[[Path], None]) -> Path:
 
 def _sizes(target: AnyPath) -> dict[str, int]:
     """The files of a folder and their sizes in bytes; {"": size} for a single file."""
-    # without a marker, or with one that cannot be read, the folder is listed
-    with contextlib.suppress(FileNotFoundError, *UNREADABLE_MARKER):
-        files = json.loads((target / MARKER).read_bytes())["files"]
+    marker = b""
+    with contextlib.suppress(FileNotFoundError):
+        marker = (target / MARKER).read_bytes()
+    # without a marker, or with one that cannot be parsed, the folder is listed
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        files = json.loads(marker)["files"]
         if all(_is_inside(name) for name in files):
             return {name: int(size) for name, size in files.items()}
     with store_errors(target):
