@@ -50,7 +50,7 @@ def load_tokenizer(
                 field="auto_map",
             ) from error
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
-        if "spiece.model" in {path.name for path in folder.iterdir()}:
+        if (folder / "spiece.model").exists():
             reason += "; spiece.model needs the sentencepiece package"
         raise BadInput(
             f"{folder}: tokenizer.json or its settings cannot be read ({reason}); download or"

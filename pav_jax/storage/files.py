@@ -99,9 +99,7 @@ def check_writable(target: str | os.PathLike, source: str) -> None:
         while not os.path.lexists(path):
             try:
                 os.stat(path)
-            except FileNotFoundError:
-                path = os.path.dirname(path)
-            except NotADirectoryError:
+            except (FileNotFoundError, NotADirectoryError):
                 path = os.path.dirname(path)
         parent = path if path != os.path.abspath(target) else os.path.dirname(path)
         if not os.path.exists(path):

@@ -46,8 +46,8 @@ def _check_local(workdir: str | os.PathLike, video: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _bad(workdir, video, "is not a regular file")
     if status.st_size > MAX_VIDEO_FILE_BYTES:
-        limit = f"{status.st_size:,} bytes; the limit is {MAX_VIDEO_FILE_BYTES:,}"
-        raise _bad(workdir, video, f"has {limit}")
+        problem = f"has {status.st_size:,} bytes; the limit is {MAX_VIDEO_FILE_BYTES:,}"
+        raise _bad(workdir, video, problem)
 
 
 def _bad(workdir: str | os.PathLike, video: str, problem: str) -> BadInput:

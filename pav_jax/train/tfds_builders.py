@@ -100,9 +100,9 @@ def data_source(builder: type[_JsonLines], path: str | os.PathLike, folder: AnyP
     try:
         try:
             return _prepare(builder, path, data_dir, num_records)
+        except (OSError, BadInput):
+            raise
         except Exception as error:  # TFDS and ArrayRecord raise many types for incomplete files
-            if isinstance(error, (OSError, BadInput)):
-                raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
         warnings.warn(
             f"{data_dir}: incomplete or corrupt examples ({reason:.200}); they are made again from"
