@@ -19,7 +19,7 @@ DDP_PREFIX = "module."  # of DistributedDataParallel
 
 
 class OpaqueObject:
-    """Replace each class and function that a pickle names.
+    """Takes the place of each class and function that a pickle names.
 
     It takes any arguments, does nothing and keeps its state, so that the tensors of a pickled
     module can be read without its code.

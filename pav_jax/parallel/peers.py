@@ -1,7 +1,7 @@
 """The connections between processes: they notice the loss of one and end the others with one line.
 
-JAX ends the surviving processes itself, in a way that helps nobody. When its coordinator, in
-process 0, is gone, the client in every other process calls `abort` at once, with a C++ stack. No
+JAX itself ends the surviving processes, without naming the one that is lost. When its coordinator,
+in process 0, is gone, the client in every other process calls `abort` at once, with a C++ stack. No
 option of `jax.distributed` prevents that: `jax_enable_recoverability` covers the other processes
 only, and a `missed_heartbeat_callback` in Python ends in `std::bad_cast`, since its argument has no
 Python type. A process other than 0 is missed only after `heartbeat_timeout_seconds`, by an abort

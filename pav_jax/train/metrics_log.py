@@ -80,8 +80,9 @@ class MetricsLog:
         """Wait for the device and write the metrics of all steps since the last flush.
 
         Args:
-          checkpoint: a checkpoint follows, which these steps are not repeated after. Otherwise an
-            object store, where the whole file is written again, gets it every UPLOAD_INTERVAL_S.
+          checkpoint: a checkpoint follows, after which these steps are not run again. Otherwise the
+            file, which is written whole, is uploaded to an object store at most once in
+            UPLOAD_INTERVAL_S.
 
         Raises:
           BadInput: the loss is not a finite number, or the file cannot be written.

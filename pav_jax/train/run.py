@@ -96,6 +96,7 @@ def run(
 
     Raises:
       BadInput: data, configuration or `folder` cannot be used.
+      BudgetReached: a limit of hours or money is reached; the state is saved.
       SystemExit: SIGTERM arrived; the state is saved.
     """
     lm = base_model(lm, fields)

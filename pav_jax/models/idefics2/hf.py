@@ -65,8 +65,8 @@ NOT_MISTRAL = ("architectures", "torch_dtype", "attention_bias", "mlp_bias")
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """Fields outside of the sections for vision, perceiver and text."""
+class OtherFields:
+    """The fields that neither the vision tower, nor the perceiver, nor the decoder has."""
 
     sliding_window: int | None
     image_token_id: TokenId
@@ -109,17 +109,17 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Idefic
             field="perceiver_config.num_key_value_heads",
         )
     labels = check_object(hf.get("id2label") or {}, source, "id2label")
-    head = {
+    others = {
         "sliding_window": text["sliding_window"],
         "image_token_id": hf.get("image_token_id", 32001),
         "num_labels": hf.get("num_labels") or len(labels) or DEFAULT_LABELS,
     }
-    head = read_fields(Head, head, source, names={"labels": "num_labels"})
+    others = read_fields(OtherFields, others, source, names={"labels": "num_labels"})
     return Idefics2Config(
         text=llama_hf.config_from_hf(text | {"model_type": "llama"}, f"{source}: text_config"),
         vision=vision,
         perceiver=perceiver,
-        **dataclasses.asdict(head),
+        **dataclasses.asdict(others),
     )
 
 
