@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -32,6 +34,8 @@ Item = TypeVar("Item")
 
 
 _peers: Peers | None = None  # None: a program of one process
+# the address of the handler of SIGTERM that JAX's preemption service installs
+_preemption_handler: int | None = None
 
 
 def initialize_distributed(name: str = "pav") -> None:
@@ -56,8 +60,8 @@ def initialize_distributed(name: str = "pav") -> None:
     else:
         return
     bind_address = None
+    global _peers, _preemption_handler
     if num_processes > 1:
-        global _peers
         _peers = Peers(process_id, num_processes, address, name)
         address = _peers.coordinator_address
         bind_address = address
@@ -70,6 +74,7 @@ def initialize_distributed(name: str = "pav") -> None:
         shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S,
         coordinator_bind_address=bind_address,
     )
+    _preemption_handler = _set_sigterm_handler(None)
     atexit.register(_leave_at_exit)  # runs before JAX's own
 
 
@@ -127,6 +132,38 @@ def _integer_variable(name: str) -> int:
             field=name,
         )
     return int(value)
+
+
+@contextlib.contextmanager
+def preemption_notices() -> Iterator[None]:
+    """In the block, SIGTERM does not end the process but notifies JAX's preemption service.
+
+    The service tells all processes after which step to stop, see
+    `multihost_utils.reached_preemption_sync_point`. Does nothing in a program of one process.
+    """
+    if _peers is None:
+        yield
+        return
+    _set_sigterm_handler(_preemption_handler)
+    try:
+        yield
+    finally:
+        _set_sigterm_handler(None)
+
+
+def _set_sigterm_handler(handler: int | None) -> int | None:
+    """Set the handler of SIGTERM; the module `signal` knows handlers in Python only.
+
+    Args:
+      handler: the address of a C function; None ends the process, as is the default.
+
+    Returns:
+      The previous handler.
+    """
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    set_handler.restype = ctypes.c_void_p
+    return set_handler(signal.SIGTERM, handler)
 
 
 def barrier(name: str) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pav_jax.checkpoints.orbax import Checkpoints
-from pav_jax.parallel import chips, sharding_rules
+from pav_jax.parallel import chips, processes, sharding_rules
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import TrainingConfig
 from pav_jax.train.metrics_log import MetricsLog
@@ -100,9 +100,8 @@ def compile_step(train_step: TrainStep, shardings: TrainState) -> CompiledStep:
 class _StopOnSigterm:
     """Notes SIGTERM instead of ending the process, so that the loop can save first.
 
-    Several processes must all stop after the same step. There it does nothing: JAX's preemption
-    service notes the signal, with a handler that one of Python's would replace, and chooses the
-    step; see `Checkpoints.preempted`.
+    Does nothing in one of several processes, which must all stop after the same step: there
+    `preemption_notices` and `Checkpoints.preempted` are used.
     """
 
     def __init__(self):
@@ -163,7 +162,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints", fields.save_total_limit)
-    with checkpoints, _StopOnSigterm() as sigterm:
+    with checkpoints, processes.preemption_notices(), _StopOnSigterm() as sigterm:
         done = 0
         checkpoint = checkpoints.restore(state.saved_part(), batches)
         if checkpoint is not None:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from pav_jax.parallel.peers import EXIT_LOST_PEER
 from tests.tiny import language_model as tiny
 from tests.train import test_dpo_trainer as test_dpo
 from tests.train import test_sft_trainer as test_sft
@@ -149,6 +150,16 @@ def test_run_resumed_after_process_failure(alone, tmp_path):
         np.testing.assert_allclose(
             losses(copy / stage)[:18], losses(tmp_path / stage)[:18], atol=1e-4
         )
+
+
+@pytest.mark.slow
+def test_run_sigterm_outside_of_training(alone, tmp_path):
+    copy_data(alone, tmp_path)
+    first, second = start(tmp_path, 4000)
+    assert second.stdout.readline()  # before the first training
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(timeout=90) == -signal.SIGTERM
+    assert first.wait(timeout=90) == EXIT_LOST_PEER
 
 
 @pytest.mark.slow
