@@ -10,7 +10,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.components import Components, read_prompts
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.systems import rewrites_from_file
-from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 
 
 def check_run_inputs(config: Any, components: Components, workdir: str | os.PathLike) -> None:
@@ -41,7 +41,11 @@ def check_run_inputs(config: Any, components: Components, workdir: str | os.Path
 
 def _is_inside(path: str, workdir: str | os.PathLike) -> bool:
     """Whether the run itself may make the file."""
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(workdir))
+    folder = os.fspath(workdir)
+    if not is_remote(folder) and not is_remote(path):
+        folder = os.path.abspath(folder)
+        path = os.path.abspath(path)
+    return path.startswith(folder.rstrip("/") + "/")
 
 
 def _check_booster(path: str, field: str) -> None:

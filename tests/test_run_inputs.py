@@ -32,10 +32,14 @@ def test_check_run_inputs_missing(override, field, tmp_path):
     assert error.value.field == field and field in str(error.value)
 
 
-def test_check_run_inputs_folder_beside_the_work_directory(tmp_path):
-    overrides = [f"--config.evaluate.rewrite_files={ {'mine': f'{tmp_path}_2/sft/booster'} }"]
+@pytest.mark.parametrize(
+    "workdir, path", [("runs/a", "runs/ab/booster"), (".", "../booster"), ("runs/a", "runs/a")]
+)
+def test_check_run_inputs_booster_outside_workdir(workdir, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(None, [f"--config.evaluate.rewrite_files={ {'mine': path} }"])
     with pytest.raises(BadInput, match="no booster there"):
-        check_run_inputs(load(None, overrides), LOADED, tmp_path)
+        check_run_inputs(config, LOADED, workdir)
 
 
 @pytest.mark.parametrize(
