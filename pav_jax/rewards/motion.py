@@ -197,7 +197,10 @@ def thinned(times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "n"]:
     """Indices of the frames that DD compares: the nearest to each eighth of a second."""
     if len(times) < 2:
         return np.arange(len(times))
-    ticks = np.arange(0, times[-1] - times[0] + 0.5 / FRAME_RATE, 1 / FRAME_RATE) + times[0]
+    # a frame that is the nearest to any tick is so to the one before or after it
+    before = np.floor((times - times[0]) * FRAME_RATE)
+    ticks = np.unique([before, before + 1]) / FRAME_RATE
+    ticks = ticks[ticks < times[-1] - times[0] + 0.5 / FRAME_RATE] + times[0]
     after = np.clip(np.searchsorted(times, ticks), 1, len(times) - 1)
     is_before_nearer = ticks - times[after - 1] <= times[after] - ticks
     return np.unique(after - is_before_nearer)

@@ -134,6 +134,7 @@ def test_score_with_times_of_eight_per_second_is_score():
         (np.arange(9) / 5 + 3, range(9)),
         (np.arange(17) / 16, range(0, 17, 2)),
         (np.arange(25) / 24, range(0, 25, 3)),
+        ([0.0, 0.1, 0.11, 1e12], [0, 2, 3]),
     ],
 )
 def test_thinned_frames(times, indices):
