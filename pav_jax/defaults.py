@@ -24,6 +24,8 @@ RANKINGS = ("sum", "pareto", "average_rank")
 KEEP_VIDEOS = ("none", "best", "all")
 MAX_SEED = 2**31 - 1
 MAX_RESAMPLES = 10_000_000  # of a bootstrap; more would take hours
+MAX_CHECK_TOKENS = 2**20  # of a row that `pav check` compiles a program for
+MAX_CHECK_EXAMPLES = 10**9
 # fields of GenerationConfig that belong to a checkpoint rather than to an experiment
 FIELDS_OF_CHECKPOINTS = ("zero_uncond", "cache_ratios", "fps", "batch_size")
 
@@ -362,9 +364,15 @@ class CheckConfig:
     programs: tuple[str, ...] = option(
         ("sft", "dpo", "sample", "generator", "rewards"), "programs to compile"
     )
-    num_examples: int = option(5000, "SFT pairs, preferences and prompts", minimum=1)
-    row_length: int | None = option(None, "tokens of a training row; None: the longest", minimum=1)
-    prompt_length: int = option(128, "tokens of a prompt in the chat template", minimum=1)
+    num_examples: int = option(
+        5000, "SFT pairs, preferences and prompts", minimum=1, maximum=MAX_CHECK_EXAMPLES
+    )
+    row_length: int | None = option(
+        None, "tokens of a training row; None: the longest", minimum=1, maximum=MAX_CHECK_TOKENS
+    )
+    prompt_length: int = option(
+        128, "tokens of a prompt in the chat template", minimum=1, maximum=MAX_CHECK_TOKENS
+    )
 
 
 @dataclasses.dataclass

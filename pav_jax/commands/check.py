@@ -16,10 +16,6 @@ FIELDS = (
 )
 
 
-# of fields that a compiled shape depends on: tokens
-MAXIMA = {"row_length": 2**20, "prompt_length": 2**20, "num_examples": 10**9}
-
-
 def add(commands: Any) -> None:
     """Adds the command to an argparse subparsers object."""
     command = commands.add_parser(
@@ -113,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
 def _apply_options(check: Any, args: argparse.Namespace) -> None:
     """Sets the fields of the section `check` that are given as options."""
     from pav_jax.commands.arguments import require_at_least, require_at_most
+    from pav_jax.defaults import CheckConfig
     from pav_jax.errors import BadInput
     from pav_jax.preflight.program import PROGRAMS
 
@@ -120,8 +117,9 @@ def _apply_options(check: Any, args: argparse.Namespace) -> None:
         option = "--" + field.replace("_", "-")
         value = getattr(args, field)
         if isinstance(value, int):
-            require_at_least(1, option, value)
-            require_at_most(MAXIMA.get(field, math.inf), option, value)
+            limits = CheckConfig.__dataclass_fields__[field].metadata
+            require_at_least(limits["minimum"], option, value)
+            require_at_most(limits["maximum"] or math.inf, option, value)
         if value is not None:
             check[field] = value
     for name in check.programs:
