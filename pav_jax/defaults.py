@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 
 from pav_jax.budget_options import BudgetConfig
 from pav_jax.config_fields import config_dict, field_types, option
-from pav_jax.endpoints import options as endpoint_options
+from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 from pav_jax.video.generation_config import GenerationConfig
@@ -43,22 +43,11 @@ class MeshConfig:
 
 
 @dataclasses.dataclass
-class EndpointConfig:
+class EndpointConfig(EndpointLimits):
     """An HTTP generator (video/http_generator.py)."""
 
     name: str | None = option(None, "identifies the endpoint in record keys; None: its address")
     api_key_env: str = option("PAV_GENERATOR_API_KEY", "environment variable that holds the key")
-    concurrency: int = option(4, "requests in flight", **endpoint_options.CONCURRENCY)
-    timeout_s: float = option(
-        600.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
-    )
-    max_retries: int = option(4, "retries of one video", **endpoint_options.MAX_RETRIES)
-    max_backoff_s: float = option(
-        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
-    )
-    max_consecutive_failures: int = option(
-        8, "failed videos in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
-    )
 
 
 @dataclasses.dataclass

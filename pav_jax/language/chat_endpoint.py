@@ -17,7 +17,6 @@ from openai.resources.chat import AsyncCompletions
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
-from pav_jax.config_fields import check_fields
 from pav_jax.endpoints.addresses import api_key, check_address
 from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.errors import BadInput
@@ -81,14 +80,10 @@ class ChatEndpoint:
           BadInput: one of the settings cannot be used, or the environment variable is not set.
         """
         check_address(base_url, f"{field}.base_url", api_key_env)
-        limits = {
-            "concurrency": concurrency,
-            "timeout_s": timeout_s,
-            "max_retries": max_retries,
-            "max_backoff_s": max_backoff_s,
-            "max_consecutive_failures": max_consecutive_failures,
-        }
-        check_fields(EndpointLimits, limits, field)
+        self.limits = EndpointLimits(
+            concurrency, timeout_s, max_retries, max_backoff_s, max_consecutive_failures
+        )
+        self.limits.check(field)
         check_request_options(options, f"{field}.options")
         self._api_key = _required_key(api_key_env, f"{field}.api_key_env")
         if not model:
@@ -99,11 +94,6 @@ class ChatEndpoint:
         self.base_url = base_url
         self.model = model
         self.api_key_env = api_key_env
-        self.concurrency = concurrency
-        self.timeout_s = timeout_s
-        self.max_retries = max_retries
-        self.max_backoff_s = max_backoff_s
-        self.max_consecutive_failures = max_consecutive_failures
         self.options = dict(options)
         self.refusals = 0
         self.last_refusal = 0
@@ -129,13 +119,13 @@ class ChatEndpoint:
           what: what the jobs were about, in the plural, for the message.
         """
         failures = self._consecutive_failures
-        if failures < self.max_consecutive_failures:
+        if failures < self.limits.max_consecutive_failures:
             return
         self._consecutive_failures = 0
         raise EndpointDown(
-            f"{self.base_url}: {failures} {what} in a row failed after {self.max_retries + 1} tries"
-            f" each (last: {self.last_failure}); finished work is kept, run the same command again"
-            " when the endpoint works",
+            f"{self.base_url}: {failures} {what} in a row failed after"
+            f" {self.limits.max_retries + 1} tries each (last: {self.last_failure}); finished work"
+            " is kept, run the same command again when the endpoint works",
             source=self.base_url,
         )
 
@@ -145,16 +135,16 @@ class ChatEndpoint:
             base_url=self.base_url,
             api_key=self._api_key or "none",
             max_retries=0,
-            timeout=self.timeout_s,
+            timeout=self.limits.timeout_s,
         ) as client:
-            semaphore = asyncio.Semaphore(self.concurrency)
+            semaphore = asyncio.Semaphore(self.limits.concurrency)
 
             async def complete(chat: Chat) -> Choice | None:
                 retry = tenacity.AsyncRetrying(
                     retry=tenacity.retry_if_exception_type(NoReplyError),
                     reraise=True,
-                    stop=tenacity.stop_after_attempt(self.max_retries + 1),
-                    wait=tenacity.wait_random_exponential(1, max=self.max_backoff_s),
+                    stop=tenacity.stop_after_attempt(self.limits.max_retries + 1),
+                    wait=tenacity.wait_random_exponential(1, max=self.limits.max_backoff_s),
                 )
                 return await retry(self._send, client, chat)
 
@@ -164,7 +154,7 @@ class ChatEndpoint:
         self, job: Callable[[ChatFn], Awaitable[T]], complete: ChatFn, semaphore: asyncio.Semaphore
     ) -> T | None:
         async with semaphore:
-            if self._consecutive_failures >= self.max_consecutive_failures:
+            if self._consecutive_failures >= self.limits.max_consecutive_failures:
                 return None
             try:
                 result = await job(complete)
@@ -173,7 +163,7 @@ class ChatEndpoint:
                 self.last_failure = str(failure)
                 return None
         # once the endpoint is down, jobs are skipped and `raise_if_down` has to report it
-        if self._consecutive_failures < self.max_consecutive_failures:
+        if self._consecutive_failures < self.limits.max_consecutive_failures:
             self._consecutive_failures = 0
         return result
 
@@ -181,10 +171,10 @@ class ChatEndpoint:
         request: dict[str, Any] = {"model": self.model, "messages": list(chat), **self.options}
         try:
             # the client's own timeout starts again with every byte received
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s):
                 reply = await client.chat.completions.create(**request)
         except (TimeoutError, openai.APITimeoutError):
-            raise NoReplyError(f"nothing within {self.timeout_s:g} s") from None
+            raise NoReplyError(f"nothing within {self.limits.timeout_s:g} s") from None
         except openai.APIStatusError as error:
             self._handle_status(error.status_code)
             return None

@@ -31,7 +31,6 @@ import numpy as np
 import tenacity
 from jaxtyping import UInt8
 
-from pav_jax.config_fields import check_fields
 from pav_jax.endpoints.addresses import api_key
 from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.errors import BadInput
@@ -96,21 +95,17 @@ class HttpGenerator(backend.GeneratorBackend):
         options: Mapping[str, Any] | None = None,
         name: str = "",
         api_key_env: str = API_KEY_ENV,
-        concurrency: int = 4,
-        timeout_s: float = 600.0,
-        max_retries: int = 4,
-        max_backoff_s: float = 60.0,
-        max_consecutive_failures: int = 8,
+        concurrency: int = EndpointLimits.concurrency,
+        timeout_s: float = EndpointLimits.timeout_s,
+        max_retries: int = EndpointLimits.max_retries,
+        max_backoff_s: float = EndpointLimits.max_backoff_s,
+        max_consecutive_failures: int = EndpointLimits.max_consecutive_failures,
     ):
         self._url = parse_url(url, api_key_env)
-        limits = {
-            "concurrency": concurrency,
-            "timeout_s": timeout_s,
-            "max_retries": max_retries,
-            "max_backoff_s": max_backoff_s,
-            "max_consecutive_failures": max_consecutive_failures,
-        }
-        check_fields(EndpointLimits, limits, "generator.endpoint")
+        self.limits = EndpointLimits(
+            concurrency, timeout_s, max_retries, max_backoff_s, max_consecutive_failures
+        )
+        self.limits.check("generator.endpoint")
         self._api_key = api_key(api_key_env, "generator.endpoint.api_key_env")
         self.options = dict(options or {})
         check_options(self.options)
@@ -118,11 +113,6 @@ class HttpGenerator(backend.GeneratorBackend):
         self.settings = GenerationConfig().replace("generator", **self.explicit_settings)
         self.name = name
         self.api_key_env = api_key_env
-        self.concurrency = concurrency
-        self.timeout_s = timeout_s
-        self.max_retries = max_retries
-        self.max_backoff_s = max_backoff_s
-        self.max_consecutive_failures = max_consecutive_failures
         # the query may hold a secret
         self.source = f"{self._url.scheme}://{self._url.netloc.decode()}{self._url.path}"
         self._consecutive_failures = 0
@@ -240,13 +230,13 @@ class HttpGenerator(backend.GeneratorBackend):
 
     def _raise_if_down(self) -> None:
         failed = self._consecutive_failures
-        if failed < self.max_consecutive_failures:
+        if failed < self.limits.max_consecutive_failures:
             return
         self._consecutive_failures = 0  # the next call starts afresh
         raise BadInput(
             f"{self.source}: {failed} requests in a row failed, each after up to"
-            f" {self.max_retries + 1} attempts (last error: {self._last_failure}); finished videos"
-            " are kept; run the same command again when the endpoint works",
+            f" {self.limits.max_retries + 1} attempts (last error: {self._last_failure}); finished"
+            " videos are kept; run the same command again when the endpoint works",
             source=self.source,
         )
 
@@ -268,7 +258,7 @@ class HttpGenerator(backend.GeneratorBackend):
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         fields = self.options | backend.request_fields(request.settings)
-        limit = asyncio.Semaphore(self.concurrency)
+        limit = asyncio.Semaphore(self.limits.concurrency)
         finished_rows = 0
         # one client per call: its connections belong to this event loop
         async with httpx2.AsyncClient(timeout=None, follow_redirects=False) as client:
@@ -289,11 +279,11 @@ class HttpGenerator(backend.GeneratorBackend):
     async def _request_with_retries(
         self, client: httpx2.AsyncClient, headers: Mapping[str, str], body: Mapping[str, Any]
     ) -> Any:
-        if self._consecutive_failures >= self.max_consecutive_failures:
+        if self._consecutive_failures >= self.limits.max_consecutive_failures:
             return _VideoFailed("the endpoint is down")
         retry = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Retryable),
-            stop=tenacity.stop_after_attempt(self.max_retries + 1),
+            stop=tenacity.stop_after_attempt(self.limits.max_retries + 1),
             wait=self._backoff_s,
             reraise=True,
         )
@@ -304,29 +294,29 @@ class HttpGenerator(backend.GeneratorBackend):
             self._last_failure = str(failure)
             return failure
         # once the limit is reached, requests have been skipped: `generate` must raise
-        if self._consecutive_failures < self.max_consecutive_failures:
+        if self._consecutive_failures < self.limits.max_consecutive_failures:
             self._consecutive_failures = 0
         return video_TxHxWx3
 
     def _backoff_s(self, state: tenacity.RetryCallState) -> float:
         """Seconds until the next attempt: random exponential, at least the Retry-After header."""
-        pause = tenacity.wait_random_exponential(1, max=self.max_backoff_s)(state)
+        pause = tenacity.wait_random_exponential(1, max=self.limits.max_backoff_s)(state)
         failure = state.outcome.exception() if state.outcome else None
         retry_after_s = failure.retry_after_s if isinstance(failure, _Retryable) else 0.0
-        return min(max(pause, retry_after_s), self.max_backoff_s)
+        return min(max(pause, retry_after_s), self.limits.max_backoff_s)
 
     async def _request(
         self, client: httpx2.AsyncClient, headers: Mapping[str, str], body: Mapping[str, Any]
     ) -> UInt8[np.ndarray, "T H W 3"]:
         try:
             # the client's own timeouts start again with every byte
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s):
                 data = await self._download(client, "POST", self._url, headers=headers, json=body)
                 if not endpoint_response.is_media(data):
                     data = await self._media_in_json(client, headers, data)
                 return await asyncio.to_thread(endpoint_response.decode_frames, data)
         except TimeoutError:
-            raise _Retryable(f"no reply within {self.timeout_s:g} s") from None
+            raise _Retryable(f"no reply within {self.limits.timeout_s:g} s") from None
         except endpoint_response.MalformedResponseError as error:
             raise _Retryable(str(error)) from None
         except BadInput:
