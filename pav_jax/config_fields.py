@@ -211,7 +211,7 @@ def check_option(
             if member is not None:  # unset
                 check_option(field, _members(kind)[-1], member, f"{path}.{name}", prefix)
         return
-    problem = _type_problem(value, kind) or _finite_problem(value)
+    problem = _type_problem(value, kind) or number_problem(value)
     members = value if isinstance(value, list | tuple) else (value,)
     problems = (_range_problem(member, field.metadata) for member in members)
     problem = problem or next(filter(None, problems), None)
@@ -238,12 +238,13 @@ def _type_problem(value: Any, kind: Any) -> str | None:
     return f"it must be {TYPE_NAMES.get(origin, name)}"
 
 
-def _finite_problem(value: Any) -> str | None:
+def number_problem(value: Any) -> str | None:
+    """What is wrong with a number, or one of a list, that JSON or an int64 cannot hold."""
     for member in value if isinstance(value, list | tuple) else (value,):
         if isinstance(member, float) and not math.isfinite(member):
             return "it must be a finite number"
         if isinstance(member, int) and abs(member) > LARGEST_INTEGER:
-            return f"it must be at most {LARGEST_INTEGER}"
+            return f"its size must be at most {LARGEST_INTEGER}"
     return None
 
 

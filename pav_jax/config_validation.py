@@ -1,7 +1,6 @@
 """Check a whole configuration before anything is loaded or generated."""
 
 import dataclasses
-import math
 import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import defaults
 from pav_jax.budget import check_budget
-from pav_jax.config_fields import LARGEST_INTEGER, check_section
+from pav_jax.config_fields import check_section, number_problem
 from pav_jax.endpoints.addresses import check_address, check_credentials
 from pav_jax.errors import BadInput
 from pav_jax.evolve import registry as proposer_registry
@@ -77,11 +76,8 @@ def _scalar_problem(value: Any) -> str | None:
     if isinstance(value, str):
         surrogates = any("\ud800" <= character <= "\udfff" for character in value)
         return "not Unicode text; check the terminal's encoding" if surrogates else None
-    if isinstance(value, float):
-        return None if math.isfinite(value) else "it must be a finite number"
-    if isinstance(value, int):
-        in_range = abs(value) <= LARGEST_INTEGER
-        return None if in_range else f"its size must be at most {LARGEST_INTEGER}"
+    if isinstance(value, int | float):
+        return number_problem(value)
     if value is not None:
         kind = type(value).__name__
         return f"{kind} cannot be written as JSON; use texts, numbers, tuples and mappings"
@@ -97,8 +93,8 @@ def _check_secrets(values: Mapping[str, Any]) -> None:
         names = path.split(".")
         if value and "options" in names and is_secret_name(names[-1]):
             raise BadInput(
-                f"config.{path}: a key does not belong into a configuration, which is written into"
-                " the work directory; put it into the environment variable that api_key_env names",
+                f"config.{path}: a key does not belong in a configuration, which is written into"
+                " the work directory; put it in the environment variable that api_key_env names",
                 source="configuration",
                 field=path,
             )
