@@ -102,13 +102,11 @@ def _one_line_errors(file: str) -> Iterator[None]:
     """Turn whatever a configuration file raises into one line that names the file and the line."""
     try:
         yield
-    except BadInput:
+    except (BadInput, KeyboardInterrupt):
         raise
     except SyntaxError as error:
         place = f"{error.filename or file}:{error.lineno}"
         raise BadInput(f"{place}: {error.msg}", source=file) from error
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # the file is the user's program, which may also call exit()
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         place = f"{file}:{lines[-1] if lines else 1}"

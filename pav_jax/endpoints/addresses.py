@@ -14,7 +14,7 @@ def check_address(address: str, field: str, api_key_env: str = "") -> None:
 
     Args:
       field: the dotted field of the configuration that holds it.
-      api_key_env: the environment variable that the API key belongs into, for the message.
+      api_key_env: the environment variable that should hold the API key, for the message.
 
     Raises:
       BadInput: it has no host or an invalid port, or contains a login or a key.
@@ -45,7 +45,7 @@ def check_credentials(address: str, field: str, api_key_env: str = "") -> None:
     variable = f"the environment variable {api_key_env}" if api_key_env else "the environment"
     raise BadInput(
         f"{field}: the address at {parts.hostname} contains {what}, which would be written into the"
-        f" work directory; put the API key into {variable} instead",
+        f" work directory; put the API key in {variable} instead",
         source="configuration",
         field=field,
     )
