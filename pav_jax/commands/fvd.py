@@ -101,7 +101,7 @@ def _frames_of_first(files: Sequence[Path]) -> int:
 
     for file in files:
         with contextlib.suppress(BadInput, OSError):
-            return min(NUM_FRAMES, len(read_mp4(file)))
+            return len(read_mp4(file, NUM_FRAMES))
     return NUM_FRAMES
 
 
@@ -110,29 +110,27 @@ def _features(
 ) -> tuple[list, list[str]]:
     """(features of each folder's videos, one line for each file that is skipped)."""
     import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
 
     from pav_jax.errors import BadInput
+    from pav_jax.progress import Progress
     from pav_jax.rewards.file_scorer import prefetched
     from pav_jax.video.reading import read_mp4
 
     def read(file: Path) -> np.ndarray | str:
         try:
-            video_TxHxWx3 = read_mp4(file)
+            video_TxHxWx3 = read_mp4(file, num_frames)
         except (BadInput, OSError) as error:
             return str(error)
         if len(video_TxHxWx3) < num_frames:
             return f"{file}: {len(video_TxHxWx3)} frames; {num_frames} are compared (--frames)"
-        return video_TxHxWx3[None, :num_frames]
+        return video_TxHxWx3[None]
 
     features: list[list] = [[] for _ in folders]
     problems = []
     files = list(itertools.chain.from_iterable(folders))
     owners = [i for i, folder in enumerate(folders) for _ in folder]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("computing features", total=len(files))
+    with Progress(is_brief=True, transient=True) as progress:
+        task = progress.add_task("fvd", total=len(files), unit="videos")
         for owner, video in zip(owners, prefetched(read, files, threads=2), strict=True):
             if isinstance(video, str):
                 problems.append(video)

@@ -9,6 +9,7 @@ import pytest
 from pav_jax.evaluate.frechet import frechet_distance
 from pav_jax.main import main
 from pav_jax.rewards import i3d_features
+from pav_jax.video import reading
 from pav_jax.video.files import write_mp4
 from pav_jax.video.reading import read_mp4
 
@@ -70,6 +71,18 @@ def test_fvd_frames_option(folders, capsys):
     assert main(["fvd", *folders, "--frames=3", "--json"]) == 0
     distance = json.loads(capsys.readouterr().out)["fvd"]
     assert distance == pytest.approx(frechet_distance(*features), rel=1e-9)
+
+
+def test_fvd_reads_only_the_frames_it_compares(folders, monkeypatch):
+    shapes = []
+
+    def read(path, max_frames=None):
+        shapes.append(read_mp4(path, max_frames).shape)
+        return read_mp4(path, max_frames)
+
+    monkeypatch.setattr(reading, "read_mp4", read)
+    assert main(["fvd", *folders, "--frames=3"]) == 0
+    assert shapes == [(3, 16, 16, 3)] * 10
 
 
 def test_fvd_short_videos(folders, capsys):
