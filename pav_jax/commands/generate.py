@@ -219,10 +219,12 @@ def _path(args: argparse.Namespace, index: int, prompt: str) -> Any:
 def _check_out(args: argparse.Namespace, prompts: list[str]) -> None:
     """Refuse paths that cannot be written, before a video is made."""
     from pav_jax.errors import BadInput
-    from pav_jax.storage.addresses import as_path
+    from pav_jax.storage.addresses import as_path, is_remote
     from pav_jax.storage.files import check_writable
 
     check_writable(as_path(args.out) / "000.mp4", "--out")
+    if is_remote(args.out):
+        return  # where the same name may be that of an object and of a folder
     for index, prompt in enumerate(prompts):
         path = _path(args, index, prompt)
         if args.format == "frames" and path.exists() and not path.is_dir():
