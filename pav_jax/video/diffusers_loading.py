@@ -16,7 +16,7 @@ from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import generation_config
 
-HASHED_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt")
+HASHED_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_ERROR_LENGTH = 300  # characters of a library's message
 
@@ -50,13 +50,17 @@ def load(name: str, dtype: str) -> LoadedPipeline:
         )
     folder = _local_folder(diffusers, name)
     _check_complete(diffusers, folder)
+    _check_safetensors(folder)
     settings_file = folder / generation_config.FILE
     settings = read_json(settings_file) if settings_file.exists() else {}
     accelerator = torch.accelerator
     device = accelerator.current_accelerator() if accelerator.is_available() else "cpu"
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=False
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         pipeline.to(device)
     except torch.OutOfMemoryError as error:
@@ -64,6 +68,8 @@ def load(name: str, dtype: str) -> LoadedPipeline:
             f"{name}: does not fit into the memory of torch's device ({one_line(error)})",
             source=name,
         ) from error
+    except MemoryError:
+        raise
     # libraries raise many types of exceptions for a broken checkpoint
     except Exception as error:
         raise BadInput(
@@ -107,12 +113,14 @@ def _local_folder(diffusers: Any, name: str) -> Path:
             source=name,
         )
     try:
-        return Path(diffusers.DiffusionPipeline.download(name))
-    # the Hub client raises many types of exceptions
+        return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
+    except MemoryError:
+        raise
+    # the Hub client and diffusers raise many types of exceptions
     except Exception as error:
         raise BadInput(
             f"{name}: no such folder, and it could not be downloaded from the Hugging Face Hub"
-            f" ({type(error).__name__}); check the name and the network",
+            f" ({one_line(error)}); check the name and the network",
             source=name,
         ) from error
 
@@ -138,6 +146,19 @@ def _check_complete(diffusers: Any, folder: Path) -> None:
             raise BadInput(
                 f"{folder}: the folder {component!r} is missing; this {name} has"
                 f" {', '.join(components)}",
+                source=folder,
+                field=component,
+            )
+
+
+def _check_safetensors(folder: Path) -> None:
+    """Raises BadInput for a component with pickled weights only: loading a pickle may run code."""
+    for component in _components(read_json(folder / "model_index.json")):
+        pickles = sorted((folder / component).glob("*model*.bin"))
+        if pickles and not any((folder / component).glob("*.safetensors")):
+            raise BadInput(
+                f"{pickles[0]}: only safetensors are loaded; convert {component!r}: load it with"
+                " its class in diffusers or transformers and call save_pretrained",
                 source=folder,
                 field=component,
             )

@@ -220,6 +220,9 @@ def test_load_generator_invalid_folder(folders, tmp_path, monkeypatch, capsys):
     broken = shutil.copytree(folders[1], tmp_path / "broken")
     (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
     refused(broken, "diffusers cannot load this pipeline")
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    refused(broken, "vae/diffusion_pytorch_model.bin: only safetensors are loaded; convert")
     shutil.rmtree(broken / "vae")
     refused(broken, "the folder 'vae' is missing; this PixArtSigmaPipeline has .*tokenizer")
     index = json.loads((broken / "model_index.json").read_text())
