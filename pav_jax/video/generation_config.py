@@ -138,9 +138,9 @@ def _checked_value(name: str, value: Any, source: str) -> Any:
             source=source,
             field=name,
         )
-    if expected is int and value < 1:
+    if expected is float and not math.isfinite(value):
         raise BadInput(
-            f"{source}: {name}={value}; it must be at least 1", source=source, field=name
+            f"{source}: {name}={value}; it must be a finite number", source=source, field=name
         )
     low = fields[name].metadata["minimum"]
     high = fields[name].metadata["maximum"]

@@ -24,6 +24,9 @@ def test_replace_none_and_int():
         ("num_frames", 0, "at least 1"),
         ("use_dynamic_cfg", 1, "type bool"),
         ("guidance_scale", "6", "type float"),
+        ("guidance_scale", float("inf"), "finite"),
+        ("guidance_scale", float("nan"), "finite"),
+        ("cache_max_skips", 0, "at least 1"),
     ],
 )
 def test_from_dict_invalid_field(field, value, message):
