@@ -25,7 +25,9 @@ class BadInput(ValueError):
         source: str | os.PathLike | None = None,
         field: str | None = None,
     ):
-        super().__init__(redact(" ".join(message.split())))
+        line = redact(" ".join(message.split()))
+        # bytes of a file name that are no text are lone surrogates, which no encoding has
+        super().__init__(line.encode("utf-8", "backslashreplace").decode())
         self.source = None if source is None else redact(os.fspath(source))
         self.field = field
 

@@ -128,7 +128,7 @@ def _unwritable(target: str | os.PathLike, error: Exception) -> BadInput:
         reason = "the name is not valid text"
     elif isinstance(error, RecursionError):
         reason = "the path has too many parts"
-    name = os.fspath(target).encode("utf-8", "backslashreplace").decode()
+    name = os.fspath(target)
     if len(name) > MAX_NAME_IN_MESSAGE:
         name = f"{name[:MAX_NAME_IN_MESSAGE]}..."
     return BadInput(f"{name}: could not be written ({reason}); {advice}", source=target)

@@ -176,6 +176,7 @@ def test_generate_impossible_out(tmp_path, capsys, fake_calls):
     for out, message in (
         ("file", "is a file"),
         ("file/a", "is a file"),
+        ("file/\udcff", "is a file"),
         ("dangling", "link to nothing"),
         ("x" * 300, "File name too long"),
         ("taken", "this is a folder"),

@@ -108,6 +108,7 @@ IMPOSSIBLE = {
     "too long in all": "x/" * 3000,
     "lone surrogate": "\ud800",
     "below a lone surrogate": "\ud800/a",
+    "bytes that are no text below a file": "file/\udcff",
     "null byte": "a\0b",
     "below a dangling link": "dangling/a",
     "not permitted": "/proc/sys/a",
@@ -137,8 +138,9 @@ def test_write_to_impossible_path(write, name, places):
 
 @pytest.mark.parametrize("name", [*IMPOSSIBLE.values(), "dangling"], ids=str)
 def test_check_writable_impossible_path(name, places):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput) as error:
         check_writable(os.path.join(places, name), "--out")
+    assert str(error.value).encode()
 
 
 @pytest.mark.parametrize("name", ["new", "folder", "folder/new", "new/far/below", "file"])
