@@ -110,9 +110,7 @@ class RewardSuite:
         if not left:
             raise _bad("skip", "rewards.skip leaves out every score of rewards.entries")
         for field in BOUNDS:
-            for name, value in (plain.get(field) or {}).items():
-                if value and name not in left:
-                    raise _unknown_score(f"rewards.{field}", name, left)
+            _check_known(f"rewards.{field}", plain.get(field) or {}, left)
 
     @staticmethod
     def check_stage(config: Any, stage: str, section: Mapping[str, Any]) -> None:
@@ -128,17 +126,15 @@ class RewardSuite:
         """
         plain = _plain(config)
         entries = _entries(plain, "entries")
+        names = [name for name in _scored(entries) if name not in (plain.get("skip") or ())]
+        has_plugin = any(entry.names is None for entry in entries)
         for field in BOUNDS:
             path = f"{stage}.{field}"
             values = _check_numbers(path, section.get(field))
             if field == "weights" and (values or stage == "rewards"):
                 _check_weights(values, path)
-            if any(entry.names is None for entry in entries):
-                continue  # a plug-in's names are available only after its import
-            names = [name for name in _scored(entries) if name not in (plain.get("skip") or ())]
-            for name, value in values.items():
-                if value and name not in names:
-                    raise _unknown_score(path, name, names)
+            if not has_plugin:  # whose names are available only after its import
+                _check_known(path, values, names)
 
     def check_frames(self, num_frames: int) -> None:
         """Refuse images where a score compares frames.
@@ -222,9 +218,7 @@ class RewardSuite:
         return sum(terms, np.zeros(count)).astype(np.float32)
 
     def _bounds(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
-        for name, value in sorted(values.items()):
-            if value and name not in self.names:
-                raise _unknown_score(f"rewards.{field}", name, self.names)
+        _check_known(f"rewards.{field}", dict(sorted(values.items())), self.names)
         return {
             name: float(value)
             for name, value in values.items()
@@ -352,11 +346,14 @@ def _plain(config: Any) -> Any:
     return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
 
 
-def _unknown_score(path: str, name: str, names: Sequence[str]) -> BadInput:
-    available = ", ".join(names)
-    return _invalid(
-        f"{path}.{name}", f"{path}.{name}: no entry gives this score; there are {available}"
-    )
+def _check_known(path: str, values: Mapping[str, float], names: Sequence[str]) -> None:
+    """Refuse a weight or bound of a score that no entry gives; 0 and None are not used."""
+    for name, value in values.items():
+        if value and name not in names:
+            raise _invalid(
+                f"{path}.{name}",
+                f"{path}.{name}: no entry gives this score; there are {', '.join(names)}",
+            )
 
 
 def _repeated_score(field: str, name: str) -> BadInput:
