@@ -59,11 +59,6 @@ class VideoHeader:
         """The number of packets, which is that of the frames in nearly every file."""
         return len(self.times)
 
-    @property
-    def num_bytes(self) -> int:
-        """The size of the decoded video as uint8 RGB."""
-        return 3 * self.num_frames * self.height * self.width
-
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
