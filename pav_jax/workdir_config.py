@@ -14,7 +14,8 @@ from pav_jax.config import load
 from pav_jax.config_validation import check_plain, leaves, validate
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path
-from pav_jax.storage.files import write_atomic
+from pav_jax.storage.files import read_bounded, write_atomic
+from pav_jax.storage.json_files import MAX_JSON_BYTES
 
 FILE = "config.json"
 CHANGEABLE_SECTIONS = ("budget",)  # which do not change results
@@ -57,7 +58,7 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
     """The content of a work directory's `config.json`.
 
     Raises:
-      BadInput: it is missing or is not a JSON object.
+      BadInput: it is missing, cannot be read, or is not a JSON object.
     """
     file = as_path(workdir) / FILE
     if not file.exists():
@@ -66,12 +67,18 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
             source=file,
         )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else ""
-        problem = problem or f"not valid JSON ({error})"
+        data = read_bounded(file, MAX_JSON_BYTES)
+    except OSError as error:
         raise BadInput(
-            f"{file}: {problem}; delete it and give --config again", source=file
+            f"{file}: cannot be read ({error.strerror or error}); check the file and its"
+            " permissions",
+            source=file,
+        ) from error
+    try:
+        values = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(
+            f"{file}: not valid JSON ({error}); delete it and give --config again", source=file
         ) from error
     if not isinstance(values, dict):
         raise BadInput(f"{file}: not a JSON object; delete it and give --config again", source=file)

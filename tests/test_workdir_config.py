@@ -129,6 +129,20 @@ def test_config_for_workdir_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "error", [PermissionError(13, "not permitted"), TimeoutError("slow"), BadInput("HTTP 503")]
+)
+def test_saved_config_passing_failure(error, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(workdir_config, "read_bounded", fail)
+    with pytest.raises(BadInput) as caught:
+        workdir_config.saved_config(tmp_path)
+    assert "delete" not in str(caught.value) and "JSON" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "--config.evaluate.seeds=(7, 8)",

@@ -212,8 +212,9 @@ def _read_json(path: AnyPath) -> Any:
     """The content of a JSON file; None if it does not exist."""
     if not path.exists():
         return None
+    text = path.read_text()
     try:
-        return json.loads(path.read_text())
+        return json.loads(text)
     except ValueError as error:
         raise BadInput(
             f"{path}: not valid JSON ({error}); delete it and run its stage again", source=path

@@ -22,7 +22,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = as_path(path)
     try:
-        content = json.loads(read_bounded(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+        data = read_bounded(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise BadInput(
             f"{path}: no such file; check that the folder is complete", source=path
@@ -33,6 +33,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
             " permissions",
             source=path,
         ) from error
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8", source=path

@@ -3,6 +3,7 @@
 import pytest
 
 from pav_jax.errors import BadInput
+from pav_jax.storage import json_files
 from pav_jax.storage.json_files import read_json, write_json
 
 
@@ -57,6 +58,15 @@ def test_read_json_no_regular_file(tmp_path):
         with pytest.raises(BadInput) as error:
             read_json(tmp_path / name)
         assert error.value.source == str(tmp_path / name)
+
+
+def test_read_json_object_store_refuses(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise BadInput("gs://b/a.json: the object store refused", source="gs://b/a.json")
+
+    monkeypatch.setattr(json_files, "read_bounded", refuse)
+    with pytest.raises(BadInput, match=r"^gs://b/a.json: the object store refused$"):
+        read_json(tmp_path / "a.json")
 
 
 def test_read_json_byte_order_mark(tmp_path):
