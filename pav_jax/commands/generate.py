@@ -302,6 +302,7 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
     """
     from pav_jax import __version__
     from pav_jax.redaction import redact
+    from pav_jax.video.sampling import valid_unicode
 
     name = args.model or EMBEDDED
     if "://" in name:
@@ -330,7 +331,7 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
             metadata[option] = getattr(args, option)
     if args.option:
         metadata["options"] = " ".join(map(_redacted_option, args.option))
-    return {field: redact(str(value)) for field, value in metadata.items()}
+    return {field: valid_unicode(redact(str(value))) for field, value in metadata.items()}
 
 
 def _slug(prompt: str) -> str:

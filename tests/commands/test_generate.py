@@ -157,6 +157,16 @@ def test_generate_image_metadata(tmp_path, capsys):
     )
 
 
+def test_generate_metadata_without_undecodable_bytes(tmp_path, capsys):
+    from pav_jax.video.files import read_metadata
+
+    for kind in ("mp4", "gif", "png"):
+        line = ["generate", "a picture", "--negative-prompt=dark\udcff", f"--format={kind}"]
+        assert run(capsys, *line, f"--out={tmp_path}")[0] == 0
+        said = read_metadata(tmp_path / f"000-a-picture-0.{kind}")
+        assert said["negative_prompt"] == "dark?"
+
+
 def test_generate_progress_bar(tmp_path, capsys, monkeypatch):
     assert "time left" not in run(capsys, "generate", "a cat", f"--out={tmp_path}")[2]
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the stream for a terminal
