@@ -1,9 +1,12 @@
-"""The settings that clients of HTTP endpoints share, with their ranges."""
+"""The settings that clients of HTTP endpoints share, and their checks."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from pav_jax.config_fields import check_fields, option
+from pav_jax.errors import BadInput
 
 CONCURRENCY: dict[str, Any] = {"minimum": 1, "maximum": 10_000}
 TIMEOUT_S: dict[str, Any] = {"above": 0, "maximum": 1e6}
@@ -36,3 +39,22 @@ class EndpointLimits:
           BadInput: the first value that does not fit.
         """
         check_fields(EndpointLimits, vars(self), path)
+
+
+def check_json(options: Mapping[str, Any], field: str) -> None:
+    """Check the options of a request before it is sent.
+
+    Args:
+      field: the dotted field of the configuration that holds them.
+
+    Raises:
+      BadInput: they contain what JSON cannot hold, such as a set or NaN.
+    """
+    try:
+        json.dumps(dict(options), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise BadInput(
+            f"{field}: cannot be written as JSON; use texts, finite numbers, lists and mappings",
+            source="configuration",
+            field=field,
+        ) from None

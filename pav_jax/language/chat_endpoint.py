@@ -7,7 +7,6 @@ The text of an endpoint's error is never shown, because it may repeat the API ke
 import asyncio
 import difflib
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
 from pav_jax.endpoints.addresses import api_key, check_address
-from pav_jax.endpoints.options import EndpointLimits
+from pav_jax.endpoints.options import EndpointLimits, check_json
 from pav_jax.errors import BadInput
 from pav_jax.redaction import redact_known
 
@@ -221,14 +220,7 @@ def check_request_options(options: Mapping[str, Any], field: str) -> None:
                 source="configuration",
                 field=f"{field}.{name}",
             )
-    try:
-        json.dumps(dict(options), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise BadInput(
-            f"{field}: cannot be written as JSON; use texts, finite numbers, lists and mappings",
-            source="configuration",
-            field=field,
-        ) from None
+    check_json(options, field)
 
 
 def text_of(choice: Choice | None) -> str:

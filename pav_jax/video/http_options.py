@@ -1,12 +1,12 @@
 """Checks the address and options of an HTTP generator."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 
 from pav_jax.endpoints.addresses import check_address
+from pav_jax.endpoints.options import check_json
 from pav_jax.errors import BadInput
 from pav_jax.video.generation_config import GenerationConfig
 
@@ -37,14 +37,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise BadInput(
             f"generator.options.{name}: this field of the request is not an option; set"
             f" generator.{name} instead if it is a setting",
-            source="generator",
-            field=f"options.{name}",
+            source="configuration",
+            field=f"generator.options.{name}",
         )
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(
-            f"generator.options: cannot be written as JSON ({error})",
-            source="generator",
-            field="options",
-        ) from None
+    check_json(options, "generator.options")
