@@ -1,7 +1,6 @@
 """Check the files and names that later stages of a run read, before the first video is made."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from pav_jax.candidates.prompt_file import read_prompt_file
