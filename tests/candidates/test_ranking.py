@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 
 from pav_jax.candidates.ranking import (
-    METHODS,
     Ranking,
     average_ranks,
     dominates,
     pareto_fronts,
     rank_values,
 )
+from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 
 
@@ -24,7 +24,7 @@ def random_scores(count=50):
         yield np.round(rng.normal(0, 2, (n, d)), int(rng.integers(0, 3))), rng.uniform(0.1, 3, d)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_rank_values_dominated_is_worse(method):
     for values, weights in random_scores():
         ranks = rank_values(values, method, weights)
@@ -45,7 +45,7 @@ def test_rank_values_rescaled_rewards(method):
         )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_rank_values_missing_score(method):
     for values, weights in random_scores(10):
         extended = np.vstack([values, np.full((1, values.shape[1]), 99.0)])
@@ -55,7 +55,7 @@ def test_rank_values_missing_score(method):
         np.testing.assert_array_equal(ranks[:-1], rank_values(values, method, weights))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_rank_values_negative_weight(method):
     values = np.asarray([[1.0, 5.0], [1.0, 2.0]])
     assert rank_values(values, method, np.asarray([1.0, -1.0])).argmin() == 1
@@ -81,7 +81,7 @@ def test_average_ranks_equal_scipy():
         np.testing.assert_allclose(average_ranks(values, weights), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_ranking_keys_feasible_first(method):
     rng = np.random.default_rng(1)
     for values, _ in random_scores(20):
