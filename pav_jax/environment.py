@@ -1,7 +1,8 @@
 """Prepare what libraries expect of a process, before any of them is imported.
 
 A container may run as a user without a name or home folder, a service with closed streams, a
-terminal with an encoding that lacks most characters. Imports nothing but the standard library.
+terminal with an encoding that lacks most characters. Imports nothing but the standard library, and
+the client of an object store only where JAX keeps its compiled programs in one.
 """
 
 import codecs
@@ -29,7 +30,8 @@ def prepare_process() -> None:
     """Set up streams, home folder and variables of this process; those that are set stay.
 
     Raises:
-      BadInput: the working directory no longer exists.
+      BadInput: the working directory no longer exists, or compiled programs cannot be kept in the
+        place that JAX_COMPILATION_CACHE_DIR names.
     """
     _open_standard_streams()
     _print_any_text()
@@ -50,6 +52,24 @@ def prepare_process() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # else libtpu reports at length that it finds no TPU
     # transformers advises everyone without torch to install it; pav needs only its tokenizers
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    _prepare_compilation_cache()
+
+
+def _prepare_compilation_cache() -> None:
+    """Configure the client of the object store that has JAX's compiled programs, if one has them.
+
+    JAX makes a client of its own, with the configuration that it finds.
+    """
+    name = "JAX_COMPILATION_CACHE_DIR"
+    address = os.environ.get(name, "")
+    if "://" not in address:
+        return
+    from pav_jax.storage.addresses import as_path
+
+    try:
+        as_path(address)
+    except BadInput as error:
+        raise BadInput(f"{name}={error}", source="environment", field=name) from None
 
 
 def variable_error(error: BaseException) -> BadInput | None:

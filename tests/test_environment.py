@@ -37,6 +37,29 @@ def test_console_streams_and_folder(command, status, line):
     assert len(result.stderr.splitlines()) <= 1
 
 
+@pytest.mark.parametrize("address", ["abc://bucket/cache", "gs://"])
+def test_console_compilation_cache_of_no_store(address):
+    result = run('"$@" refine "a cat"', JAX_COMPILATION_CACHE_DIR=address)
+    assert result.returncode == 2
+    line = result.stderr.decode()
+    assert line.startswith(f"pav: JAX_COMPILATION_CACHE_DIR={address}: "), line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_console_compilation_cache_in_object_store(gcs_store):
+    """It is used, without warnings of its client."""
+    gcs_store.proxy.requests.clear()
+    result = run(
+        '"$@" refine "a cat"',
+        JAX_COMPILATION_CACHE_DIR=f"{gcs_store.address}/compiled",
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
+    assert result.returncode == 0
+    assert any("compiled" in path for method, path in gcs_store.proxy.requests if method == "POST")
+    assert b"bucket type" not in result.stderr and b"credentials" not in result.stderr
+
+
 def test_prepare_process_user_without_name_and_home():
     code = (
         "import os, pathlib, pwd\n"

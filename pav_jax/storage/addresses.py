@@ -238,6 +238,8 @@ def _configure(scheme: str) -> None:
     name = "gcs" if scheme == "gs" else scheme
     user_settings = fsspec.config.conf.get(name, {})
     fsspec.config.conf[name] = settings | user_settings
+    # JAX's cache of compiled programs may have made a client already, which lacks these settings
+    backend.fsspec_backend._get_filesystem.cache_clear()
     # it logs, with a traceback, what it also raises
     logger = logging.getLogger(package)
     if logger.level == logging.NOTSET:

@@ -4,6 +4,8 @@ import logging
 import pathlib
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -98,6 +100,21 @@ def test_one_client_that_asks_nothing_of_the_bucket(store, caplog):
     assert addresses.filesystem(store.address) is addresses.filesystem(f"{store.address}/client")
     assert "bucket type" not in caplog.text
     assert len(store.proxy.requests) == 3
+
+
+def test_client_made_before_the_settings(store):
+    """JAX makes one for its cache of compiled programs; it would list folders from memory."""
+    code = (
+        "import sys; from etils import epath\n"
+        "epath.Path(sys.argv[1]).exists()\n"
+        "from pav_jax.storage.addresses import as_path, filesystem\n"
+        "as_path(sys.argv[1])\n"
+        "print(filesystem(sys.argv[1]).dircache.use_listings_cache)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, f"{store.address}/early"], capture_output=True, text=True
+    )
+    assert result.stdout == "False\n", result.stderr
 
 
 @pytest.mark.parametrize("fault", [503, "reset", "slow"])
