@@ -78,4 +78,10 @@ repeat() {  # COMMAND ...: up to three times, until it succeeds or the reason of
 
 on_every_host() { repeat act ssh "$TPU_NAME" --worker=all "${every_slice[@]}" --command="$1"; }
 to_every_host() { repeat act scp "$1" "$TPU_NAME:$2" --worker=all "${every_slice[@]}" "${@:3}"; }
-delete_tpu() { repeat act delete "$TPU_NAME" --quiet "${with_nodes[@]}" || is_absent; }
+delete_tpu() { repeat delete_and_check || is_absent; }
+
+delete_and_check() {  # success alone does not show that the TPU costs nothing any more
+  act delete "$TPU_NAME" --quiet "${with_nodes[@]}" || return
+  ! ask "$TPU_KIND" describe "$TPU_NAME" --verbosity=error || [[ "${DRY_RUN:-0}" == 1 ]] || return 1
+  [[ "${DRY_RUN:-0}" == 1 ]] || is_absent
+}

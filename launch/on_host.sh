@@ -23,7 +23,10 @@ job() {
   export JAX_COMPILATION_CACHE_DIR="$BUCKET/jax_cache" LIBTPU_INIT_ARGS="$libtpu_init_args"
   local log second code=0 pid
   log="$state/$(hostname).log"
-  copy_log() { timeout 60 gcloud storage cp "$log" "$BUCKET/logs/$TPU_NAME/" >/dev/null 2>&1 || true; }
+  copy_log() {  # a copy that fails or takes too long (COPY_SECONDS) does not concern the job
+    timeout --kill-after=10 "${COPY_SECONDS:-60}" gcloud storage cp "$log" "$BUCKET/logs/$TPU_NAME/" >/dev/null 2>&1 \
+      || true
+  }
   cd ~/pav
   echo "$(date -u +%FT%TZ) pav $*" >>"$log"
   .venv/bin/pav "$@" >>"$log" 2>&1 9>&- &  # without the lock, which ends with this shell

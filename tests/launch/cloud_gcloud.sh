@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Stands in for gcloud: its Google Cloud is the folder $CLOUD, and it fails when told to. It holds one queued resource,
-# pav, of two slices (nodes) of one host each:
+# Stands in for gcloud: its Google Cloud is the folder $CLOUD, and it fails when told to. It holds one TPU, pav: a
+# queued resource of two slices (nodes) of one host each, or a tpu-vm of two hosts (called nodes here too):
 #
-#   states                  states of the queued resource that it will go through, one a line; the last one stays
+#   states                  states of the TPU that it will go through, one a line; the last one stays
 #   nodes/NAME/state        READY or PREEMPTED
 #   nodes/NAME/home/        home directory of the host, where the commands sent to it run through $CLOUD/shell
 #   faults                  lines "CALL FAULT": the next call of that kind goes wrong in that way
@@ -11,7 +11,14 @@
 set -euo pipefail
 cd "$CLOUD"
 PLACE=projects/lab/locations/us-west4-a
-TPU="$PLACE/queuedResources/pav"
+kind=$3
+verb=$4
+words=("${@:5}")
+case "$kind" in
+  tpu-vm) collection=nodes up=READY ;;
+  *) collection=queuedResources up=ACTIVE ;;
+esac
+TPU="$PLACE/$collection/pav"
 
 error() { echo "ERROR: (gcloud.compute.tpus) $*" >&2; exit 1; }
 absent() { error "NOT_FOUND: Resource '$1' was not found. This command is authenticated as someone"; }
@@ -24,7 +31,7 @@ flag() {  # NAME: the value of --NAME=VALUE
 
 create() {
   [[ ! -f states ]] || error "ALREADY_EXISTS: Resource '$TPU' already exists"
-  printf '%s\n' ACCEPTED WAITING_FOR_RESOURCES ACTIVE >states
+  printf '%s\n' ACCEPTED WAITING_FOR_RESOURCES "$up" >states
   for node in pav-0 pav-1; do
     mkdir -p "nodes/$node/home"
     echo READY >"nodes/$node/state"
@@ -40,7 +47,10 @@ delete() {
 }
 describe() {
   [[ -f states ]] || absent "$TPU"
-  echo pav "$(head -n 1 states)" pav-0 pav-1
+  if [[ "$kind" == queued-resources ]]; then echo pav "$(head -n 1 states)" pav-0 pav-1
+  elif grep -qx PREEMPTED nodes/*/state; then echo pav PREEMPTED
+  else echo pav "$(head -n 1 states)"
+  fi
   (($(wc -l <states) == 1)) || sed -i 1d states
 }
 list() {
@@ -50,11 +60,11 @@ list() {
 reached() {  # the nodes that ssh and scp reach
   [[ -f states ]] || absent "$TPU"
   local node wanted=(pav-0)
-  [[ "$(flag node)" != all ]] || wanted=(pav-0 pav-1)
+  [[ "$(flag worker)" != all ]] || wanted=(pav-0 pav-1)
   for node in "${wanted[@]}"; do
     if [[ "$(<"nodes/$node/state")" == READY && ! ("$fault" == skip && "$node" == pav-1) ]]; then
       echo "$node"
-    elif ((${#wanted[@]} > 1)); then
+    elif [[ "$(flag node)" == all ]]; then
       echo "WARNING: Could not prepare all ${#wanted[@]} nodes, attempting to ssh into the rest." >&2
     else
       error "TPU $node has state $(<"nodes/$node/state")"
@@ -76,9 +86,8 @@ ssh() {
   return "$worst"
 }
 
-verb=$4
-words=("${@:5}")
 call=$verb
+[[ "$verb ${words[1]:-}" != "scp pav:pav_secrets" ]] || call=secrets
 if [[ "$verb" == ssh ]]; then
   [[ "$(flag command)" =~ on_host.sh\ ([a-z]+) ]]
   call=${BASH_REMATCH[1]}

@@ -8,8 +8,8 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh")) + sorted(LAUNCH.glob("gke/*.sh"))
 
 # Notes its arguments; answers `describe`, `list` and the job's status from files of one answer a
-# line, the last of which stays; where HOST names a home directory, runs there what is sent to the
-# hosts.
+# line, the last of which stays; finds no TPU when first asked after a deletion; where HOST names a
+# home directory, runs there what is sent to the hosts.
 STAND_IN = r"""#!/usr/bin/env bash
 printf '%s\x1f' "${0##*/}" "$@" >>"$ANSWERS/calls"
 printf '\x1e' >>"$ANSWERS/calls"
@@ -20,8 +20,13 @@ next() {
 }
 case " $* " in
   *" describe "*)
-    state=$(next states)
-    case "$4" in tpu-vm) collection=nodes ;; *) collection=queuedResources ;; esac
+    if [[ -f "$ANSWERS/deleted" ]]; then
+      rm "$ANSWERS/deleted"
+      state=NOT_FOUND
+    else
+      state=$(next states)
+    fi
+    case "$3" in tpu-vm) collection=nodes ;; *) collection=queuedResources ;; esac
     case "$state" in
       NOT_FOUND)
         name="projects/lab/locations/us-west4-a/$collection/pav"
@@ -32,6 +37,7 @@ case " $* " in
     esac ;;
   *" tpu-vm list "*) slice=$(next slices); echo "pav ${slice:-READY}" ;;
   *" create "*) exit "$(next create)" ;;
+  *" delete "*) touch "$ANSWERS/deleted" ;;
   *" scp "*)
     [[ -z "${HOST:-}" || "$5" != */tmp* ]] || cp -p "$5" "$HOST/${6#*:}" ;;
   *"on_host.sh status"*) next jobs ;;
@@ -150,6 +156,10 @@ START = (
     "--config=configs/mini.py --workdir=gs://b/runs/mini"
 )
 DELETE = [*QUEUED, "delete", "pav", "--quiet", "--force", *PLACE]
+
+
+def check_deleted(kind=QUEUED) -> list[str]:
+    return [*kind, "describe", "pav", "--verbosity=error", *PLACE]
 
 
 def create(*flags: str) -> list[str]:

@@ -53,6 +53,7 @@ def on_host(desk, host, *arguments: str) -> subprocess.CompletedProcess:
         "TMUX_TMPDIR": str(desk.folder),
         "TERM": "xterm",
         "LC_ALL": "C.UTF-8",
+        "COPY_SECONDS": "1",
         **JOB,
     }
     return subprocess.run(
@@ -71,6 +72,15 @@ def test_on_host_status_last_job(desk, host):
     (host / "fate").write_text("143")
     on_host(desk, host, "start", "run")
     assert on_host(desk, host, "status").stdout == "143\n"
+
+
+@pytest.mark.parametrize("fault", ["echo ERROR >&2; exit 1", "sleep 60", "printf '{\"a'"])
+def test_on_host_log_not_copied(desk, host, fault):
+    """What becomes of the copies of the log does not concern the job."""
+    desk.program("tmux", TMUX)
+    desk.program("gcloud", f"#!/usr/bin/env bash\n{fault}\n")
+    assert on_host(desk, host, "start", "run").returncode == 0
+    assert on_host(desk, host, "status").stdout == "0\n"
 
 
 def test_on_host_install(desk, host):

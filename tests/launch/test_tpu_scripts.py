@@ -16,6 +16,7 @@ from tests.launch.scripts import (
     STOP,
     TPU,
     VM,
+    check_deleted,
     create,
     on_every_host,
 )
@@ -144,11 +145,12 @@ def test_status_output(desk, states, slices, jobs, said):
 
 def test_stop_job_and_tpu(desk):
     desk.run("stop.sh", TPU)
-    assert desk.calls() == [on_every_host(STOP), DELETE]
+    assert desk.calls() == [on_every_host(STOP), DELETE, check_deleted()]
     desk.run("stop.sh", TPU | {"TPU_KIND": "tpu-vm"})
     assert desk.calls() == [
         on_every_host(STOP, VM, ["--worker=all"]),
         [*VM, "delete", "pav", "--quiet", *PLACE],
+        check_deleted(VM),
     ]
     desk.run("stop.sh", TPU | {"KEEP_TPU": "1"})
     assert desk.calls() == [on_every_host(STOP)]

@@ -27,7 +27,7 @@ fi
 case "$2" in
   *"on_host.sh install") [[ -f pav.tar.gz ]] && touch pav && effect install ;;
   *"on_host.sh start "*)
-    [[ -f pav ]]
+    [[ -f pav && "$(<pav_secrets)" == "export API_KEY=s3cret" ]]
     [[ "$job" == running ]] || { echo running >job; effect start; } ;;
   *"on_host.sh stop") [[ "$job" != running ]] || { echo 143 >job; effect stop; } ;;
   *"on_host.sh status"*)
@@ -45,7 +45,19 @@ case "$2" in
     echo "$job" ;;
 esac
 """
-CALLS = ("describe", "list", "status", "create", "delete", "scp", "install", "start", "stop")
+# every call of gcloud, by its verb or by what it does on the hosts
+CALLS = (
+    "describe",
+    "list",
+    "status",
+    "create",
+    "delete",
+    "scp",
+    "install",
+    "secrets",
+    "start",
+    "stop",
+)
 FAULTS = {
     "refuse": "not done, an error",
     "elsewhere": "not done, the zone was not found",
@@ -101,6 +113,8 @@ class Cloud:
             "POLL_SECONDS": "0",
             "RETRY_SECONDS": "0",
             "MAX_FAILURES": "1",  # the one of the job itself
+            "SECRETS": "API_KEY",
+            "API_KEY": "s3cret",
         }
         return subprocess.Popen(
             [LAUNCH / script, *arguments],
@@ -136,6 +150,13 @@ def assert_finished(cloud, done):
 def test_watch_fault_at_each_call(cloud, fault):
     cloud.faults([(call, fault) for call in CALLS])
     assert_finished(cloud, cloud.run("watch.sh"))
+    assert (cloud.folder / "faults").read_text() == ""
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "skip"])  # of slices only
+def test_watch_tpu_vm_fault_at_each_call(cloud, fault):
+    cloud.faults([(call, fault) for call in CALLS if call != "list"])
+    assert_finished(cloud, cloud.run("watch.sh", TPU_KIND="tpu-vm", SLICES="1"))
     assert (cloud.folder / "faults").read_text() == ""
 
 
@@ -194,9 +215,7 @@ def test_status_faults(cloud, fault):
 @every_fault
 def test_stop_faults(cloud, fault):
     cloud.run("create.sh")
-    cloud.faults(
-        [(call, fault) for call in ("stop", "delete") if (call, fault) != ("delete", "json")]
-    )
+    cloud.faults([(call, fault) for call in ("stop", "delete")])
     assert cloud.run("stop.sh").returncode == 0
     assert not (cloud.folder / "states").exists()
 
