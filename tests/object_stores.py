@@ -67,6 +67,7 @@ class Proxy(http.server.ThreadingHTTPServer):
 
     Attributes:
       requests: (method, path with query) of each request, in order.
+      sent: (path with query, bytes of the body) of each answer.
       fault: (method, path) -> None to pass the request on; a status to answer with; "reset" to
         close the connection; "slow" to answer after SLOW_S.
       on_write: is told the name of each object before it is written.
@@ -79,6 +80,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[tuple[str, str]] = []
+        self.sent: list[tuple[str, int]] = []
         self.fault: Callable[[str, str], int | str | None] = no_fault
         self.on_write: Callable[[str], None] = lambda name: None
 
@@ -150,6 +152,7 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", length or "0")
         self.end_headers()
         if self.command != "HEAD":
+            self.server.sent.append((self.path, len(body)))
             self.wfile.write(body)
 
     def log_message(self, *_):

@@ -25,7 +25,8 @@ from pav_jax.checkpoints import mirror
 from pav_jax.checkpoints.mirror import CheckpointMirror
 from pav_jax.errors import BadInput, TemporaryFailure
 from pav_jax.parallel import processes
-from pav_jax.storage.addresses import as_path, is_remote, list_names
+from pav_jax.storage.addresses import as_path, is_remote, list_names, store_errors
+from pav_jax.storage.folders import rename_folder
 
 # How reading a checkpoint ended; with several processes the largest value counts for all.
 READ = 0
@@ -45,7 +46,6 @@ CORRUPT_ERRORS = (
     IsADirectoryError,
     NotADirectoryError,
 )
-READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 TEMPORARY_NAME = ".orbax-checkpoint-tmp"
 ITEMS = ("state", "data")  # the subfolders of a checkpoint
 
@@ -78,14 +78,25 @@ class Checkpoints:
             options.create = False
             options.multiprocessing_options = self._mirror.options()
         try:
-            self._warn_of_unfinished()
-            self._manager = ocp.CheckpointManager(self._orbax_folder, options=options)
+            with self._store_errors():
+                self._warn_of_unfinished()
+                self._manager = ocp.CheckpointManager(self._orbax_folder, options=options)
         except OSError as error:
             raise BadInput(
                 f"{self.folder}: checkpoints cannot be read or written here ({_reason(error)});"
                 " change the permissions or --workdir",
                 source=self.folder,
             ) from error
+
+    @contextlib.contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        """Turn what Orbax's client of an object store raises into BadInput."""
+        if not is_remote(self._orbax_folder):
+            yield
+            return
+        _need_no_bucket_metadata()
+        with store_errors(self.folder, writing=True):
+            yield
 
     def _warn_of_unfinished(self) -> None:
         unfinished = [name for name in list_names(self.folder) if TEMPORARY_NAME in name]
@@ -166,7 +177,8 @@ class Checkpoints:
                     stacklevel=2,
                 )
             processes.barrier("checkpoint set aside")
-            self._manager.reload()
+            with self._store_errors():
+                self._manager.reload()
         return None
 
     def _try_restore(
@@ -180,20 +192,24 @@ class Checkpoints:
             checkpoint = self._manager.restore(step, args=args)
             iterator.set_state(checkpoint["data"])
             return checkpoint["state"], READ, ""
-        except READ_ERRORS as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of TensorStore, Orbax and the clients of object stores
             _silence_abandoned_reads()
             return None, self._outcome(step, error), _reason(error)
 
     def _outcome(self, step: int, error: Exception) -> int:
         """NOT_READ or CORRUPT."""
-        if isinstance(error, CORRUPT_ERRORS) or CORRUPT_MESSAGE.match(str(error)):
-            # files are missing too where the whole folder went away, such as a lost network disk
-            return CORRUPT if (self._orbax_folder / str(step)).is_dir() else NOT_READ
-        if isinstance(error, OSError):
+        folder = as_path(self._orbax_folder) / str(step)
+        is_corrupt = isinstance(error, CORRUPT_ERRORS) or CORRUPT_MESSAGE.match(str(error))
+        if isinstance(error, OSError) and not is_corrupt:
             return NOT_READ
         try:
-            complete = all((self._orbax_folder / str(step) / item).is_dir() for item in ITEMS)
-        except OSError:
+            if is_corrupt:
+                # files are missing too where the whole folder went away, as of a lost network disk
+                return CORRUPT if folder.is_dir() else NOT_READ
+            complete = all((folder / item).is_dir() for item in ITEMS)
+        except (OSError, BadInput):
             return NOT_READ
         return NOT_READ if complete else CORRUPT
 
@@ -203,14 +219,14 @@ class Checkpoints:
         Returns:
           The new name.
         """
-        names = {path.name for path in self._orbax_folder.iterdir()}
-        number = 1
-        while f"{step}.unreadable-{number}" in names:
-            number += 1
-        name = f"{step}.unreadable-{number}"
+        name = mirror.unreadable_name(step, list_names(self.folder))
+        folder = as_path(self._orbax_folder)
         try:
-            (self._orbax_folder / str(step)).rename(self._orbax_folder / name)
-            if self._mirror is not None and jax.process_index() == 0:
+            if is_remote(folder):
+                rename_folder(folder / str(step), folder / name)
+            else:
+                (folder / str(step)).rename(folder / name)
+            if self._mirror is not None:
                 self._mirror.set_aside(step, name)
         except OSError as error:
             raise BadInput(
@@ -244,13 +260,37 @@ class Checkpoints:
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:
         try:
-            yield
+            with self._store_errors():
+                yield
+        except BadInput:
+            raise
         except (OSError, ValueError) as error:  # tensorstore raises ValueError for a full disk
             raise BadInput(
                 f"{self.folder}: a checkpoint could not be written ({_reason(error)});"
                 " complete ones are kept; free disk space and run the same command again",
                 source=self.folder,
             ) from error
+
+
+@functools.cache
+def _need_no_bucket_metadata() -> None:
+    """Have Orbax take a bucket whose metadata it may not read for one without folders.
+
+    Whenever it lists or deletes checkpoints on gs://, it asks whether the bucket has a hierarchical
+    namespace. That needs the permission storage.buckets.get, which roles/storage.objectAdmin lacks.
+    """
+    from google.api_core.exceptions import Forbidden
+    from orbax.checkpoint._src.path import gcs_utils
+
+    has_folders = gcs_utils.is_hierarchical_namespace_enabled
+
+    def has_folders_if_known(path: Any) -> bool:
+        try:
+            return has_folders(path)
+        except Forbidden:
+            return False
+
+    gcs_utils.is_hierarchical_namespace_enabled = has_folders_if_known
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from etils import epath
 from etils.epath import backend, gpath
 
-from pav_jax.errors import BadInput
+from pav_jax.errors import BadInput, TemporaryFailure
 
 # scheme -> (package of the client, extra of pav-jax that installs it)
 CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -27,6 +27,19 @@ PREFIXES = tuple(f"{scheme}://" for scheme in CLIENTS)
 CONNECT_TIMEOUT_S = 20
 READ_TIMEOUT_S = 60  # without a byte; the request is then sent again
 MAX_ATTEMPTS = 6
+# of HTTP: time-out, too early, too many requests; those from 500 on are passing too
+PASSING_STATUSES = (408, 425, 429)
+SERVER_ERROR = 500
+# names of exceptions without a status, of Python, aiohttp, botocore, requests and google-api-core
+PASSING_ERRORS = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "RequestException",
+    "RetryError",
+    "TimeoutError",
+}
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -74,13 +87,22 @@ class StorePath(gpath.PosixGPath):
 
     def is_dir(self) -> bool:
         """Whether there is an object below this name."""
-        with store_errors(self):
-            return super().is_dir()
+        return self._kind() == "directory"
 
     def is_file(self) -> bool:
         """Whether there is an object of this name."""
-        with store_errors(self):
-            return filesystem(self).isfile(os.fspath(self))
+        return self._kind() == "file"
+
+    def _kind(self) -> str | None:
+        """ "file" or "directory"; None if there is neither.
+
+        isdir and isfile of fsspec answer False where the store refuses or fails.
+        """
+        try:
+            with store_errors(self):
+                return filesystem(self).info(os.fspath(self))["type"]
+        except FileNotFoundError:
+            return None
 
     def iterdir(self) -> "Iterator[StorePath]":
         """The children, with one request."""
@@ -175,6 +197,10 @@ def store_errors(path: str | os.PathLike, writing: bool = False) -> Iterator[Non
 
     Args:
       writing: FileNotFoundError says that there is no such bucket; otherwise it is passed on.
+
+    Raises:
+      TemporaryFailure: the store failed or did not answer, also when asked again.
+      BadInput: it refused.
     """
     try:
         yield
@@ -190,12 +216,32 @@ def store_errors(path: str | os.PathLike, writing: bool = False) -> Iterator[Non
         raise
     except Exception as error:  # of many libraries: aiohttp, botocore, google.auth, ...
         reason = str(error).strip() or type(error).__name__
-        raise BadInput(
+        kind = TemporaryFailure if _may_pass(error) else BadInput
+        raise kind(
             f"{os.fspath(path)}: the object store refused or did not answer ({reason:.300}); check"
             " the name, the permissions and the login, then run the same command again: finished"
             " work is kept",
             source=path,
         ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed later, as after a status of 503 or a time-out."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (status := _http_status(cause)) is not None:
+            return status in PASSING_STATUSES or status >= SERVER_ERROR
+        cause = cause.__cause__  # s3fs raises OSError from botocore's error
+    return any(kind.__name__ in PASSING_ERRORS for kind in type(error).__mro__)
+
+
+def _http_status(error: BaseException) -> int | None:
+    """The HTTP status in an error of gcsfs, google-api-core or botocore; None if it has none."""
+    status = getattr(error, "code", None)
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
 
 
 # ----------------------------------------------------------------------------------- configuration

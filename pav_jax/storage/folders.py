@@ -8,8 +8,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path, filesystem, is_remote, store_errors
@@ -17,6 +18,11 @@ from pav_jax.storage.files import write_atomic, writing
 from pav_jax.storage.scratch import copies, temporary_folder
 
 MARKER = "_COMPLETE.json"
+HEAD_BYTES = 2**22  # that are read first of a file whose beginning is needed
+
+
+class IncompleteFolder(BadInput):
+    """Raised when files of a folder in an object store are missing or have another size."""
 
 
 def is_whole(path: str | os.PathLike) -> bool:
@@ -88,6 +94,22 @@ def upload_folder(source: Path, target: AnyPath) -> None:
     write_atomic(target / MARKER, json.dumps({"files": sizes}).encode())
 
 
+def replace_file(folder: str | os.PathLike, name: str, data: bytes) -> None:
+    """Write one file of a folder; where a marker lists the files, it lists the new size.
+
+    A process that is killed meanwhile leaves a folder without a marker.
+    """
+    target = as_path(folder)
+    if not is_remote(target) or not is_whole(target):
+        write_atomic(target / name, data)
+        return
+    sizes = _sizes(target) | {name: len(data)}
+    (target / MARKER).unlink()
+    write_atomic(target / name, data)
+    write_atomic(target / MARKER, json.dumps({"files": sizes}).encode())
+    copies.forget(os.fspath(target))
+
+
 def remove_folder(target: AnyPath) -> None:
     """Remove a folder, in an object store its marker first; do nothing if there is none."""
     if not is_remote(target):
@@ -114,40 +136,111 @@ def local_copy(path: str | os.PathLike) -> Path:
     the same copy.
 
     Raises:
-      BadInput: there is nothing at this address, it is incomplete, or the disk is too small.
+      BadInput: there is nothing at this address, or the disk is too small.
+      IncompleteFolder: it is incomplete.
     """
     target = as_path(path)
     if not is_remote(target):
         return Path(target)
     with copies.lock:
-        return copies.get(os.fspath(target)) or _download(target)
+        return copies.get(os.fspath(target)) or _download(target, _sizes(target))
 
 
-def _download(target: AnyPath) -> Path:
-    """Copy a file or folder of an object store to the scratch."""
+def partial_copy(path: str | os.PathLike, endings: Sequence[str], is_flat: bool = False) -> Path:
+    """The local path of a folder: itself, or a copy of some files of one in an object store.
+
+    A single file in an object store is copied whatever its name.
+
+    Args:
+      endings: of the names of the files to copy; the others' folders are made too.
+      is_flat: whether to leave out subfolders. Such a copy, of small files that a user may change
+        meanwhile, is made at each call.
+
+    Raises:
+      BadInput, IncompleteFolder: as of `local_copy`.
+    """
+    target = as_path(path)
+    if not is_remote(target):
+        return Path(target)
+    key = f"{target} {is_flat} {' '.join(endings)}"
+    with copies.lock:
+        if not is_flat and (copy := copies.get(key)):
+            return copy
+        sizes = _sizes(target, max_depth=1 if is_flat else None)
+        if "" in sizes:
+            return local_copy(target)
+        wanted = {
+            name: size
+            for name, size in sizes.items()
+            if name.endswith(tuple(endings)) and not (is_flat and "/" in name)
+        }
+        copy = _download(target, wanted, key)
+        for name in sizes:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        return copy
+
+
+def head_copy(path: str | os.PathLike, is_enough: Callable[[Path], bool]) -> Path:
+    """The local path of a file: itself, or a copy of the beginning of one in an object store.
+
+    The copy has the size of the file; its end is zeros, which take no space.
+
+    Args:
+      is_enough: whether a file that ends early holds what is needed.
+
+    Raises:
+      BadInput: there is nothing at this address.
+    """
+    target = as_path(path)
+    if not is_remote(target):
+        return Path(target)
+    key = f"{target} head"
+    with copies.lock:
+        if copy := copies.get(key):
+            return copy
+        size = _sizes(target).get("")
+        if size is None:  # a folder
+            return local_copy(target)
+        copy = copies.new(os.fspath(target), 0) / target.name
+        count = 0
+        while count < size and not (count and is_enough(copy)):
+            count = min(size, max(HEAD_BYTES, 4 * count))
+            with store_errors(target):
+                copy.write_bytes(filesystem(target).cat_file(os.fspath(target), start=0, end=count))
+        copy.touch()
+        os.truncate(copy, size)
+        copies.add(key, copy, count)
+        return copy
+
+
+def _download(target: AnyPath, sizes: Mapping[str, int], key: str | None = None) -> Path:
+    """Copy files of an object store to the scratch.
+
+    Args:
+      sizes: of the files in the folder `target`, or {"": size} if that is a file.
+      key: for `copies`; None: the address.
+    """
     address = os.fspath(target)
-    sizes = _sizes(target)
     total = sum(sizes.values())
     copy = copies.new(address, total) / target.name
     names = {name: copy / name if name else copy for name in sizes}
     for file in names.values():
         file.parent.mkdir(parents=True, exist_ok=True)
+    sources = [os.fspath(target / name) if name else address for name in names]
     try:
         with store_errors(target):
-            filesystem(target).get(
-                [os.fspath(target / name) if name else address for name in names],
-                [str(file) for file in names.values()],
-            )
+            if sources:
+                filesystem(target).get(sources, [str(file) for file in names.values()])
         wrong = [n for n, file in names.items() if file.stat().st_size != sizes[n]]
     except FileNotFoundError as error:
         wrong = [str(error)]
     if wrong:
         shutil.rmtree(copy.parent, ignore_errors=True)
-        raise BadInput(
+        raise IncompleteFolder(
             f"{address}: incomplete, {wrong[0]} is missing or has another size; upload it again",
             source=address,
         )
-    copies.add(address, copy, total)
+    copies.add(key or address, copy, total)
     return copy
 
 
@@ -168,8 +261,12 @@ def made_folder(path: str | os.PathLike, make: Callable[[Path], None]) -> Path:
     return local_copy(target)
 
 
-def _sizes(target: AnyPath) -> dict[str, int]:
-    """The files of a folder and their sizes in bytes; {"": size} for a single file."""
+def _sizes(target: AnyPath, max_depth: int | None = None) -> dict[str, int]:
+    """The files of a folder and their sizes in bytes; {"": size} for a single file.
+
+    Args:
+      max_depth: 1 leaves out subfolders where there is no marker.
+    """
     marker = b""
     with contextlib.suppress(FileNotFoundError):
         marker = (target / MARKER).read_bytes()
@@ -178,8 +275,9 @@ def _sizes(target: AnyPath) -> dict[str, int]:
         files = json.loads(marker)["files"]
         if all(_is_inside(name) for name in files):
             return {name: int(size) for name, size in files.items()}
-    with store_errors(target):
-        entries = filesystem(target).find(os.fspath(target), detail=True)
+    entries: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError), store_errors(target):
+        entries = filesystem(target).find(os.fspath(target), maxdepth=max_depth, detail=True)
     prefix = os.fspath(target).partition("://")[2].rstrip("/")
     sizes = {
         name.removeprefix(prefix).lstrip("/"): int(entry["size"])

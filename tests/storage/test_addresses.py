@@ -1,5 +1,6 @@
 """Paths in object stores, on real servers."""
 
+import asyncio
 import logging
 import pathlib
 import pickle
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from pav_jax.errors import BadInput
+from pav_jax.errors import BadInput, TemporaryFailure
 from pav_jax.storage import addresses
 from pav_jax.storage.addresses import as_path, is_remote, list_names, read_many
 from pav_jax.storage.files import atomic_file, write_atomic
@@ -136,6 +137,8 @@ def test_passing_fault_is_retried(store, fault):
 
 OPERATIONS = {
     "exists": lambda path: path.exists(),
+    "is_dir": lambda path: path.is_dir(),
+    "is_file": lambda path: path.is_file(),
     "read": lambda path: path.read_bytes(),
     "list": lambda path: list_names(path),
     "write": lambda path: write_atomic(path, b"x"),
@@ -149,7 +152,18 @@ def test_refused_request_is_one_line(store, operation, caplog):
     with pytest.raises(BadInput) as caught:
         OPERATIONS[operation](as_path(address))
     assert caught.value.source == address and "\n" not in str(caught.value)
-    assert not caplog.records
+    assert caught.value.exit_status == 2 and not caplog.records
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("fault", [429, 500, 503, "reset"])
+def test_outage_is_temporary(store, operation, fault, monkeypatch):
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: sleep(min(seconds, 0.01), *rest))
+    store.proxy.fault = lambda method, path: fault
+    with pytest.raises(TemporaryFailure) as caught:
+        OPERATIONS[operation](as_path(f"{store.address}/outage"))
+    assert caught.value.exit_status == 1 and "\n" not in str(caught.value)
 
 
 def test_write_missing_bucket(store):

@@ -11,13 +11,17 @@ from pav_jax.storage.addresses import as_path, filesystem, list_names
 from pav_jax.storage.files import write_atomic
 from pav_jax.storage.folders import (
     MARKER,
+    IncompleteFolder,
     atomic_folder,
+    head_copy,
     is_whole,
     local_copy,
     made_folder,
     output_folder,
+    partial_copy,
     remove_folder,
     rename_folder,
+    replace_file,
 )
 
 pytestmark = pytest.mark.slow  # server processes
@@ -121,6 +125,59 @@ def test_local_copy_of_folder_without_marker_and_of_file(store):
         local_copy(f"{store.address}/absent")
 
 
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_partial_copy(store, tmp_path, has_marker):
+    folder = as_path(f"{store.address}/{tmp_path.name}/model")
+    with atomic_folder(folder) as part:
+        write_files(part)
+    if not has_marker:
+        (folder / MARKER).unlink()
+    copy = partial_copy(folder, (".json",))
+    assert {"config.json": b"x"}.items() <= contents(copy).items()
+    assert "sub/weights" not in contents(copy) and (copy / "sub").is_dir()
+    store.proxy.requests.clear()
+    assert partial_copy(folder, (".json",)) == copy and not store.proxy.requests
+    flat = partial_copy(folder, ("weights", "config.json"), is_flat=True)
+    assert contents(flat) == {"config.json": b"x"}
+    assert contents(local_copy(folder)) == {"config.json": b"x", "sub/weights": b"12345"}
+    assert partial_copy(folder / "config.json", (".txt",)).read_bytes() == b"x"
+    assert partial_copy(tmp_path, ()) == tmp_path
+    with pytest.raises(BadInput, match="no such file or folder"):
+        partial_copy(f"{store.address}/absent", (".json",))
+
+
+def test_head_copy(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "HEAD_BYTES", 10)
+    path = as_path(f"{store.address}/{tmp_path.name}/file")
+    write_atomic(path, bytes(range(1, 101)))
+    store.proxy.sent.clear()
+    copy = head_copy(path, lambda file: file.stat().st_size >= 30)
+    assert copy.read_bytes() == bytes(range(1, 41)) + bytes(60)
+    assert sum(count for name, count in store.proxy.sent if "file" in name and count <= 40) >= 50
+    assert head_copy(path, lambda file: False) == copy  # the same one
+    assert head_copy(tmp_path, lambda file: False) == tmp_path
+    write_atomic(path.with_name("empty"), b"")
+    assert head_copy(path.with_name("empty"), lambda file: False).read_bytes() == b""
+    with pytest.raises(BadInput, match="no such file or folder"):
+        head_copy(path.with_name("absent"), lambda file: True)
+
+
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_replace_file(store, tmp_path, has_marker):
+    folder = as_path(f"{store.address}/{tmp_path.name}/model")
+    with atomic_folder(folder) as part:
+        write_files(part)
+    if not has_marker:
+        (folder / MARKER).unlink()
+    for name in ("config.json", "new.json"):
+        replace_file(folder, name, b"longer")
+    assert is_whole(folder) == has_marker
+    files = {"config.json": b"longer", "new.json": b"longer", "sub/weights": b"12345"}
+    assert contents(local_copy(folder)) == files
+    replace_file(tmp_path, "new.json", b"x")
+    assert (tmp_path / "new.json").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
 def test_local_copy_incomplete(store, damage):
     folder = as_path(f"{store.address}/incomplete_{damage}")
@@ -130,7 +187,7 @@ def test_local_copy_incomplete(store, damage):
         (folder / "sub" / "weights").unlink()
     else:
         write_atomic(folder / "sub" / "weights", b"123")
-    with pytest.raises(BadInput, match="incomplete"):
+    with pytest.raises(IncompleteFolder, match="incomplete"):
         local_copy(folder)
 
 
