@@ -25,8 +25,8 @@ class ScalarLog:
     """One event file, to which scalars are added; a resumed run has no point twice.
 
     Format: TFRecords of `Event` messages, see tensorboardX/record_writer.py. A file that an earlier
-    run was killed in is continued after its last whole record. If it cannot be written, a warning
-    is logged once and the run goes on.
+    run was killed in is continued after its last whole record. If it cannot be read or written, a
+    warning is logged once and the run goes on.
 
     Args:
       folder: of the file, local or in an object store; None: nothing is written.
@@ -34,16 +34,16 @@ class ScalarLog:
 
     def __init__(self, folder: str | os.PathLike | None):
         self._path = None if folder is None else as_path(folder) / FILE
-        self._points: set[tuple[str, int]] | None = None  # (tag, step); None: not read yet
+        self._is_read = False
+        self._points: set[tuple[str, int]] = set()  # (tag, step)
         self._data = bytearray()  # what the file should hold
         self._num_written = 0  # bytes of it that it holds
         self._uploaded_at = -math.inf
 
     def keep_until(self, last_step: int) -> None:
         """Remove the points after `last_step`, whose steps are run again."""
-        if self._path is None:
+        if not self._is_open():
             return
-        self._open()
         events = [e for e in read_events(bytes(self._data)) if e.step <= last_step]
         self._data = bytearray(b"".join(map(_encode, events)))
         self._points = {
@@ -53,16 +53,15 @@ class ScalarLog:
 
     def add(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add scalars; those that are unknown, not finite, or already there are left out."""
-        if self._path is None:
+        if not self._is_open():
             return
-        points = self._open()
         new = {
             tag: float(value)
             for tag, value in values.items()
-            if value is not None and math.isfinite(value) and (tag, step) not in points
+            if value is not None and math.isfinite(value) and (tag, step) not in self._points
         }
         if new:
-            points.update((tag, step) for tag in new)
+            self._points.update((tag, step) for tag in new)
             self._data += _encode(_event(step, new))
 
     def flush(self, is_last: bool = False) -> None:
@@ -80,26 +79,33 @@ class ScalarLog:
         try:
             self._write(self._path)
         except (OSError, BadInput) as error:
-            log.warning("no more scalars for TensorBoard (%s)", error)
-            self._path = None
+            self._give_up(error)
 
     def close(self) -> None:
         """Write everything."""
         self.flush(is_last=True)
 
-    def _open(self) -> set[tuple[str, int]]:
-        """Read the file, if it was not read yet; returns its points."""
-        if self._points is not None:
-            return self._points
-        assert self._path is not None
-        data = self._path.read_bytes() if self._path.exists() else b""
+    def _is_open(self) -> bool:
+        """Whether scalars are written; the first call reads the file."""
+        if self._path is None or self._is_read:
+            return self._path is not None
+        try:
+            data = self._path.read_bytes() if self._path.exists() else b""
+        except (OSError, BadInput) as error:  # written anew, it would lose what is there
+            self._give_up(error)
+            return False
+        self._is_read = True
         events = list(read_events(data))
         self._data = bytearray(b"".join(map(_encode, events)) or _encode(_first_event()))
         self._num_written = len(data) if self._data == data else -1
         self._points = {
             (value.tag, event.step) for event in events for value in event.summary.value
         }
-        return self._points
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("no more scalars for TensorBoard (%s)", error)
+        self._path = None
 
     def _write(self, path: AnyPath) -> None:
         if self._num_written < 0 or is_remote(path) or not path.exists():
