@@ -5,9 +5,11 @@ what a TPU host would download comes from the environment that runs the tests.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,48 +23,60 @@ SETTINGS = {
     "SLICES": "2",
 }
 
-# called for each node of a new TPU; the first one is where JAX's processes meet
+# called for each node of a new TPU; the host gets a new name, JAX's processes meet at the first
 MADE = """#!{python}
-import socket, sys
+import pathlib, socket, sys, uuid
+cloud = pathlib.Path("{cloud}")
+(cloud / "nodes" / sys.argv[1] / "hostname").write_text(f"t1v-{{uuid.uuid4().hex[:8]}}-w-0")
 if sys.argv[1] == "pav-0":
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{{free.getsockname()[1]}}"
-    open("{cloud}/coordinator", "w").write(address)
+        (cloud / "coordinator").write_text(f"localhost:{{free.getsockname()[1]}}")
 """
-# takes a node away: SIGKILL to all its processes
+# Takes a node away: SIGKILL to all its processes. Those of a session are one process group.
 LOST = """#!/usr/bin/env bash
-home={cloud}/nodes/$1/home
-export TMUX_TMPDIR=$home
-kill -KILL $(cat $home/pav_state/pid) $(tmux display-message -p '#{{pid}}') \
-  $(tmux list-panes -a -F '#{{pane_pid}}')
+export TMUX_TMPDIR={sockets}/$1
+server=$(tmux display-message -p '#{{pid}}')
+for job in $(tmux list-panes -a -F '#{{pane_pid}}'); do kill -KILL -- "-$job"; done
+[[ -z "$server" ]] || kill -KILL "$server"
 true
 """
 # runs a command in the home directory of a node's host
 SHELL = """#!/usr/bin/env bash
 cd {cloud}/nodes/$1/home
-exec env -i HOME="$PWD" HOST_NAME="$1" PATH={cloud}/host_bin:/usr/local/bin:/usr/bin:/bin \
-  TMUX_TMPDIR="$PWD" TERM=xterm LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu \
-  JAX_NUM_CPU_DEVICES=1 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="${{1##*-}}" \
-  JAX_COORDINATOR_ADDRESS="$(<{cloud}/coordinator)" bash -c "$2"
+mkdir -p {sockets}/$1
+exec env -i HOME="$PWD" HOST_NAME="$(<../hostname)" \
+  PATH={cloud}/host_bin:/usr/local/bin:/usr/bin:/bin TMUX_TMPDIR={sockets}/$1 TERM=xterm \
+  LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 JAX_NUM_PROCESSES=2 \
+  JAX_PROCESS_ID="${{1##*-}}" JAX_COORDINATOR_ADDRESS="$(<{cloud}/coordinator)" {environment} \
+  bash -c "$2"
 """
 HOSTNAME = '#!/usr/bin/env bash\necho "$HOST_NAME"\n'
-# `gcloud storage cp FILE FOLDER/`
-STORAGE = """#!/usr/bin/env bash
-[[ "$1 $2" == "storage cp" ]] && mkdir -p "$4" && cp "$3" "$4"
+# `gcloud storage cp FILE gs://BUCKET/FOLDER/` into the emulated bucket
+STORAGE = """#!{python}
+import os, sys, urllib.parse, urllib.request
+assert sys.argv[1:3] == ["storage", "cp"] and sys.argv[4].startswith("gs://"), sys.argv
+bucket, _, folder = sys.argv[4].removeprefix("gs://").partition("/")
+name = urllib.parse.quote(folder + os.path.basename(sys.argv[3]), safe="")
+url = os.environ["STORAGE_EMULATOR_HOST"] + "/upload/storage/v1/b/" + bucket
+with open(sys.argv[3], "rb") as file:
+    urllib.request.urlopen(url + "/o?uploadType=media&name=" + name, file.read()).close()
 """
 # downloads uv's installer
 CURL = """#!/usr/bin/env bash
 [[ "$*" == *" https://astral.sh/uv/install.sh" ]] || exit 22
 echo "mkdir -p ~/.local/bin && cp {cloud}/uv ~/.local/bin/uv"
 """
-# makes a virtual environment, and "installs" the tree with what the tests' environment has
+# Makes a virtual environment, and "installs" the tree with what the tests' environment has. Python
+# there knows the host's name.
 UV = """#!/usr/bin/env bash
 set -euo pipefail
 case "$*" in
   "venv --python 3.12 --allow-existing .venv") {python} -m venv --without-pip .venv ;;
   "pip install --python .venv/bin/python -e .[tpu]")
-    printf '%s\\n' "$PWD" {packages} >.venv/lib/python{version}/site-packages/prepared.pth
+    printf '%s\\n' "$PWD" {packages} \
+      'import os, socket; socket.gethostname = lambda: os.environ["HOST_NAME"]' \
+      >.venv/lib/python{version}/site-packages/prepared.pth
     printf '%s\\n' "#!$PWD/.venv/bin/python" "from pav_jax.main import console" "console()" \
       >.venv/bin/pav
     chmod +x .venv/bin/pav ;;
@@ -76,11 +90,14 @@ class Rehearsal:
 
     Args:
       folder: an empty folder.
-      bucket: what BUCKET is set to: a folder that all hosts see.
+      bucket: what BUCKET is set to, gs://...
+      environment: further variables of the hosts, by which they find the bucket.
     """
 
-    def __init__(self, folder: Path, bucket: Path):
+    def __init__(self, folder: Path, bucket: str, environment: dict[str, str]):
         self.cloud = folder / "cloud"
+        self._process: subprocess.Popen | None = None
+        self._sockets = tempfile.mkdtemp(prefix="pav")  # the path of a socket must be short
         self.launch = self._commit(folder / "checkout") / "launch"
         for name in ("cloud/bin", "cloud/host_bin", "desk"):
             (folder / name).mkdir(parents=True)
@@ -89,14 +106,16 @@ class Rehearsal:
             "CLOUD": str(self.cloud),
             "HOME": str(folder / "desk"),
             "TMPDIR": str(folder / "desk"),
-            "POLL_SECONDS": "1",
+            "POLL_SECONDS": "3",
             "RETRY_SECONDS": "1",
-            "BUCKET": str(bucket),
+            "BUCKET": bucket,
             **SETTINGS,
         }
         words = {
             "cloud": self.cloud,
             "python": sys.executable,
+            "sockets": self._sockets,
+            "environment": shlex.join(f"{name}={value}" for name, value in environment.items()),
             "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
             "packages": " ".join(path for path in sys.path if path.endswith("-packages")),
         }
@@ -136,20 +155,23 @@ class Rehearsal:
             subprocess.run(["git", "-C", str(checkout), *words], check=True)
         return checkout
 
-    def start(self, script: str, *arguments: str, **settings: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [self.launch / script, *arguments],
-            env=self.environment | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, script: str, *arguments: str) -> subprocess.Popen:
+        """Start a script; what it says on standard error is added to `messages`."""
+        with open(self.cloud / "messages", "a") as messages:
+            self._process = subprocess.Popen(
+                [self.launch / script, *arguments],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                text=True,
+            )
+        return self._process
 
-    def run(self, script: str, *arguments: str, **settings: str) -> str:
+    def run(self, script: str, *arguments: str) -> str:
         """Run a script to its end; return its standard output."""
-        process = self.start(script, *arguments, **settings)
-        stdout, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, f"{script}: {stderr[-3000:]}"
+        process = self.start(script, *arguments)
+        stdout, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, self.messages()
         return stdout
 
     def preempt(self, node: str) -> None:
@@ -157,21 +179,29 @@ class Rehearsal:
         (self.cloud / "nodes" / node / "state").write_text("PREEMPTED\n")
         subprocess.run([self.cloud / "lost", node], check=True)
 
-    def logs(self) -> str:
-        """The ends of the hosts' logs, to explain a failure."""
+    def messages(self) -> str:
+        """What the scripts and the hosts' jobs have said last, to explain a failure."""
         paths = sorted(self.cloud.glob("nodes/*/home/pav_state/*.log"))
-        return "\n".join(f"{path}: {path.read_text()[-2000:]}" for path in paths)
+        paths.append(self.cloud / "messages")
+        return "\n".join(f"{path}: {path.read_text()[-3000:]}" for path in paths)
+
+    def effects(self) -> list[str]:
+        """What was done to the TPU."""
+        return (self.cloud / "effects").read_text().splitlines()
 
     def close(self) -> None:
-        """End whatever still runs on the hosts."""
+        """End the script and whatever runs on the hosts, if a test has failed."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
         for node in self.cloud.glob("nodes/*"):
             subprocess.run([self.cloud / "lost", node.name], capture_output=True)
+        shutil.rmtree(self._sockets)
 
 
-def wait_for(condition, seconds: float, process: subprocess.Popen | None = None) -> None:
-    """Wait until the condition holds, while the process (if any) runs."""
+def wait_for(condition, seconds: float) -> None:
+    """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process is None or process.poll() is None, process.communicate()[1][-3000:]
         assert time.monotonic() < end, "it took too long"
-        time.sleep(0.5)
+        time.sleep(3)
