@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.config_fields import check_section, config_dict, from_config_dict, option
 from pav_jax.errors import BadInput
+from pav_jax.train.loss_checks import check_policy_loss, check_preference_loss
 
 REMAT_POLICIES = (
     "nothing_saveable",
@@ -22,6 +23,7 @@ REMAT_POLICIES = (
 )
 SCHEDULES = ("linear", "cosine", "constant", "exponential_per_epoch")
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+QUANTIZATIONS = ("int8", "int4", "nf4")  # language/quantization.py
 DPO_LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "sigmoid_norm", "sft")
 GRPO_LOSS_TYPES = ("grpo", "dapo", "bnpo", "dr_grpo")
 REWARD_SCALES = ("group", "batch", "none")
@@ -73,7 +75,9 @@ class TrainingConfig:
         512, "tokens; longer prompts are truncated on the left", minimum=1
     )
     quantize: str | None = option(
-        None, "quantize the frozen base: int8, int4 or nf4 (extra `quantize`); None: off"
+        None,
+        "quantize the frozen base: int8, int4 or nf4 (extra `quantize`); None: off",
+        choices=QUANTIZATIONS,
     )
     full_finetuning: bool = option(False, "train all parameters, without an adapter")
     lora: LoraOptions = option(LoraOptions, "the LoRA adapter")
@@ -357,3 +361,13 @@ def _check_values(fields: TrainingConfig, name: str) -> None:
         fail("quantize", "full fine-tuning has no frozen base; set full_finetuning=False")
     if fields.max_steps is None and fields.num_train_epochs <= 0:
         fail("num_train_epochs", "set num_train_epochs or max_steps to more than 0")
+    if not fields.full_finetuning and not fields.lora.target_modules:
+        raise BadInput(
+            f"config.{name}.lora.target_modules=(): name at least one dense layer, such as q_proj",
+            source="config",
+            field=f"{name}.lora.target_modules",
+        )
+    if isinstance(fields, DPOConfig):
+        check_preference_loss(fields)
+    if isinstance(fields, GRPOConfig):
+        check_policy_loss(fields)

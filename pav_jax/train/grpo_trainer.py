@@ -37,6 +37,7 @@ from pav_jax.train.loop import (
     gradients,
     split_rows,
 )
+from pav_jax.train.loss_checks import check_policy_loss
 from pav_jax.train.optimizer import make_optimizer, make_schedule
 from pav_jax.train.rollouts import Rollouts, prompt_batches
 from pav_jax.train.run_identity import is_finished, run_identity, write_run_identity
@@ -56,13 +57,7 @@ def loss_config(fields: GRPOConfig) -> PolicyLoss:
     Raises:
       BadInput: the fields do not fit each other.
     """
-    if fields.batch_size % fields.num_generations:
-        raise BadInput(
-            f"config.grpo.num_generations={fields.num_generations}: does not divide"
-            f" batch_size={fields.batch_size}",
-            source="config",
-            field="grpo.num_generations",
-        )
+    check_policy_loss(fields)
     if not fields.temperature > 0:
         raise BadInput(
             f"config.grpo.temperature={fields.temperature}: must be above 0, otherwise all"

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from pav_jax.errors import BadInput
 from pav_jax.train.config import DPO_LOSS_TYPES
+from pav_jax.train.loss_checks import check_preference_loss
 
 
 def sft_loss(
@@ -57,37 +58,17 @@ class PreferenceLoss:
         types = (self.loss_type,) if isinstance(self.loss_type, str) else tuple(self.loss_type)
         object.__setattr__(self, "loss_type", types)
         unknown = [name for name in types if name not in DPO_LOSS_TYPES]
-        if unknown or not types:
-            name = unknown[0] if unknown else ""
-            raise _bad("loss_type", f"={name!r}: choose from {', '.join(DPO_LOSS_TYPES)}")
+        if unknown:
+            raise _bad("loss_type", f"={unknown[0]!r}: choose from {', '.join(DPO_LOSS_TYPES)}")
         if self.loss_weights is not None:
             object.__setattr__(self, "loss_weights", tuple(map(float, self.loss_weights)))
-            if len(self.loss_weights) != len(types):
-                raise _bad(
-                    "loss_weights",
-                    f": {len(self.loss_weights)} weights for {len(types)} loss types; give one for"
-                    " each",
-                )
         if not self.beta > 0:
             raise _bad("beta", f"={self.beta}: must be positive")
-        self._check_label_smoothing()
-        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
-            raise _bad("ld_alpha", f"={self.ld_alpha}: must be between 0 and 1")
-
-    def _check_label_smoothing(self) -> None:
         if not 0 <= self.label_smoothing < 0.5:
             raise _bad("label_smoothing", f"={self.label_smoothing}: must be in [0, 0.5)")
-        if self.label_smoothing and not {"robust", "exo_pair"} & set(self.loss_type):
-            raise _bad(
-                "label_smoothing",
-                ": affects loss_type 'robust' and 'exo_pair' only, as in TRL; with"
-                f" {', '.join(self.loss_type)} set it to 0 or use 'robust'",
-            )
-        if "exo_pair" in self.loss_type and not self.label_smoothing:
-            raise _bad(
-                "label_smoothing",
-                ": loss_type='exo_pair' takes its logarithm; set it to 0.001 or so",
-            )
+        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
+            raise _bad("ld_alpha", f"={self.ld_alpha}: must be between 0 and 1")
+        check_preference_loss(self)
 
     def terms(self) -> list[tuple[str, float]]:
         """The loss types with their weights."""

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from pav_jax.config_fields import config_dict
 from pav_jax.errors import BadInput
-from pav_jax.train.config import SECTIONS, SFTConfig, check_training, section
+from pav_jax.language import quantization
+from pav_jax.train.config import QUANTIZATIONS, SECTIONS, SFTConfig, check_training, section
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -39,7 +40,18 @@ def test_section_of_a_mapping_or_an_object():
         ("sft", {"num_train_epochs": 0.0}, "num_train_epochs"),
         ("sft", {"lora": {"rank": 8}}, "lora"),
         ("dpo", {"loss_type": ("sigmoid", "sigmod")}, "loss_type"),
+        ("sft", {"quantize": "int3"}, "quantize"),
+        ("dpo", {"lora": {"target_modules": ()}}, "lora.target_modules"),
+        ("dpo", {"loss_type": ()}, "loss_type"),
+        ("dpo", {"loss_weights": (1.0, 2.0)}, "loss_weights"),
+        ("dpo", {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0,)}, "loss_weights"),
+        ("dpo", {"loss_type": ("sigmoid", "sft"), "loss_weights": (0.0, 0.0)}, "loss_weights"),
+        ("dpo", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("dpo", {"loss_type": ("hinge", "sft"), "label_smoothing": 0.1}, "label_smoothing"),
+        ("dpo", {"loss_type": ("robust",), "label_smoothing": 0.5}, "label_smoothing"),
+        ("dpo", {"loss_type": ("sft", "exo_pair")}, "label_smoothing"),
         ("grpo", {"num_generations": 1}, "num_generations"),
+        ("grpo", {"num_generations": 5}, "num_generations"),
         ("grpo", {"weights": 1.0}, "weights"),
         ("grpo", {"max_length": 64}, "max_length"),
     ],
@@ -48,6 +60,22 @@ def test_check_training_invalid_field(name, changes, field):
     with pytest.raises(BadInput) as error:
         check_training(changes, name)
     assert error.value.field == f"{name}.{field}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss_type": ("robust",), "label_smoothing": 0.1},
+        {"loss_type": ("exo_pair", "sft"), "label_smoothing": 0.001, "loss_weights": (1.0, 0.0)},
+        {"loss_type": ("sigmoid", "ipo", "sft"), "loss_weights": (0.8, 0.2, 1.5)},
+    ],
+)
+def test_check_training_losses_together(changes):
+    assert check_training(changes, "dpo").loss_type == changes["loss_type"]
+
+
+def test_quantizations():
+    assert QUANTIZATIONS == quantization.KINDS
 
 
 def test_check_training_one_loss_type_as_a_string():
