@@ -5,6 +5,14 @@ from typing import ClassVar
 
 from pav_jax.redaction import redact
 
+MAX_LINE = 1500  # characters of a message, which may quote what was given
+
+
+def _shortened(line: str) -> str:
+    """A line without the middle of a long one; what to do is at its end."""
+    half = MAX_LINE // 2
+    return line if len(line) <= MAX_LINE else f"{line[:half]} ... {line[-half:]}"
+
 
 class BadInput(ValueError):
     """Raised when an input given by the user cannot be used.
@@ -25,7 +33,7 @@ class BadInput(ValueError):
         source: str | os.PathLike | None = None,
         field: str | None = None,
     ):
-        line = redact(" ".join(message.split()))
+        line = _shortened(redact(" ".join(message.split())))
         # bytes of a file name that are no text are lone surrogates, which no encoding has
         super().__init__(line.encode("utf-8", "backslashreplace").decode())
         self.source = None if source is None else redact(os.fspath(source))

@@ -85,8 +85,7 @@ def read_fields(
             )
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise BadInput(
-                f"{source}: field {prefix}{name} is missing; use the file that belongs to this"
-                " checkpoint",
+                f"{source}: field {prefix}{name} is missing; use the complete file",
                 source=source,
                 field=f"{prefix}{name}",
             )

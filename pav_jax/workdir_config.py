@@ -15,7 +15,7 @@ from pav_jax.config_validation import check_plain, leaves, validate
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import read_bounded, write_atomic
-from pav_jax.storage.json_files import MAX_JSON_BYTES
+from pav_jax.storage.json_files import MAX_JSON_BYTES, parse_json
 
 FILE = "config.json"
 CHANGEABLE_SECTIONS = ("budget",)  # which do not change results
@@ -74,12 +74,7 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
             " permissions",
             source=file,
         ) from error
-    try:
-        values = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"{file}: not valid JSON ({error}); delete it and give --config again", source=file
-        ) from error
+    values = parse_json(data, file, "delete it and give --config again")
     if not isinstance(values, dict):
         raise BadInput(f"{file}: not a JSON object; delete it and give --config again", source=file)
     return values

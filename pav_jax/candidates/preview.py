@@ -216,7 +216,7 @@ def summary_line(report: Mapping[str, Any]) -> str:
     return (
         f"{counts}; in {report['num_groups']} audited groups the mean rank correlation is"
         f" {format_or_dash(report['rank_correlation'], '.2f')} and the best rewrite is selected in"
-        f" {report['best_selected']:.0%}"
+        f" {format_or_dash(report['best_selected'], '.0%')}"
     )
 
 

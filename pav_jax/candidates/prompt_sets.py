@@ -1,11 +1,11 @@
 """Named sets of evaluation prompts, read from the files that the configuration lists."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
 from pav_jax.candidates.prompt_file import read_prompt_file
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,7 @@ def _read_text(line: str, location: str) -> tuple[str, None]:
 
 
 def _read_json(line: str, location: str) -> tuple[str, str | None]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "numbers or nesting without bound")
-        raise BadInput(f"{location}: not valid JSON ({reason})", source=location) from error
+    row = parse_json(line, location, "fix the line")
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput(

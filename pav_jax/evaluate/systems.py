@@ -13,14 +13,17 @@ from typing import Any, Protocol, cast, runtime_checkable
 import jax
 
 from pav_jax.booster.booster import Booster
+from pav_jax.candidates.prompt_file import read_prompt_file
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
-from pav_jax.records import Refinement
+from pav_jax.records import PromptPair, Refinement
 from pav_jax.storage.addresses import as_path, is_remote
 from pav_jax.storage.folders import is_whole, local_copy
+from pav_jax.storage.json_files import parse_json
 from pav_jax.storage.records import SegmentFolder
+from pav_jax.typed_fields import read_fields
 
 PROMPTS_PER_SEGMENT = 64
 
@@ -141,17 +144,13 @@ def rewrites_from_file(path: str | os.PathLike) -> RewriteFn:
       BadInput: a line is something else; from the function: a prompt has no rewrite.
     """
     rewrites: dict[str, str] = {}
-    for number, line in enumerate(as_path(path).read_text(encoding="utf-8").split("\n"), 1):
+    text = read_prompt_file(path, "evaluate.rewrite_files", "a .jsonl file of rewrites")
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-            rewrites.setdefault(" ".join(row["prompt"].split()), row["refined"].strip())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            place = f"{path}:{number}"
-            raise BadInput(
-                f"{place}: needs an object with `prompt` and `refined`", source=place
-            ) from error
+        place = f"{path}:{number}"
+        row = read_fields(PromptPair, parse_json(line, place, "fix the line"), place)
+        rewrites.setdefault(" ".join(row.prompt.split()), row.refined.strip())
 
     def look_up(prompts: Sequence[str], seed: int) -> list[str]:
         missing = [p for p in prompts if p not in rewrites]

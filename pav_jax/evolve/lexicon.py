@@ -1,15 +1,18 @@
 """General English phrases about the look of a video (`phrases.json`)."""
 
-import json
+import dataclasses
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from pav_jax.errors import BadInput
 from pav_jax.evolve.clauses import content
-from pav_jax.storage.folders import local_copy
+from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import MAX_ENTRIES, Length, read_fields
 
 PHRASES = Path(__file__).parent / "phrases.json"
 
@@ -27,6 +30,46 @@ def _pattern(phrases: Collection[str]) -> re.Pattern[str]:
     return re.compile(either, re.IGNORECASE)
 
 
+Words = Annotated[tuple[str, ...], Length(1, MAX_ENTRIES)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Aspect:
+    """An aspect of a video's look.
+
+    Attributes:
+      about: words that name it ("light").
+      levels: words from POOR to GOOD that describe it ("dim", ..., "bright"): three lists, or
+        none.
+      alone: pairs of words that name both aspect and level ("blurry", "sharp").
+      phrases: whole phrases about it.
+    """
+
+    about: Words
+    levels: tuple[Words, ...]
+    alone: tuple[tuple[str, str], ...]
+    phrases: Words
+
+
+@dataclasses.dataclass(frozen=True)
+class PhrasesFile:
+    """The fields of `phrases.json`."""
+
+    aspects: dict[str, Aspect]
+
+
+def _read_aspects(path: str | os.PathLike) -> dict[str, Aspect]:
+    source = os.fspath(path)
+    aspects = read_fields(PhrasesFile, read_json(path), source).aspects
+    if not aspects:
+        raise BadInput(f"{source}: aspects is empty; name at least one", source, "aspects")
+    for name, aspect in aspects.items():
+        if len(aspect.levels) not in (0, GOOD + 1):
+            field = f"aspects.{name}.levels"
+            raise BadInput(f"{source}: {field}: give three lists of words, or none", source, field)
+    return aspects
+
+
 class Lexicon:
     """Aspects of a video's look, the words that name them, and phrases from poor to good for each.
 
@@ -42,25 +85,13 @@ class Lexicon:
     """
 
     def __init__(self, path: str | Path | None = None):
-        path = local_copy(path or PHRASES)
-        try:
-            aspects = json.loads(path.read_text(encoding="utf-8"))["aspects"]
-            self.phrases: dict[str, list[str]] = {a: list(v["phrases"]) for a, v in aspects.items()}
-            self._levels = {a: v["levels"] for a, v in aspects.items()}
-            self._opposites = {a: [tuple(pair) for pair in v["alone"]] for a, v in aspects.items()}
-            self._about = {a: _pattern(v["about"]) for a, v in aspects.items()}
-            names = [word for v in aspects.values() for word in v["about"]]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"{path}: the phrase list cannot be read ({type(error).__name__}); give a JSON"
-                f" file in the format of {PHRASES.name}",
-                source=path,
-            ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(
-                f"{path}: not a phrase list ({error}); see {PHRASES.name} for the format",
-                source=path,
-            ) from error
+        path = path or PHRASES
+        aspects = _read_aspects(path)
+        self.phrases = {a: list(aspect.phrases) for a, aspect in aspects.items()}
+        self._levels = {a: aspect.levels for a, aspect in aspects.items()}
+        self._opposites = {a: aspect.alone for a, aspect in aspects.items()}
+        self._about = {a: _pattern(aspect.about) for a, aspect in aspects.items()}
+        names = [word for aspect in aspects.values() for word in aspect.about]
         self._opposite_words = {
             a: _pattern([p for pair in pairs for p in pair]) for a, pairs in self._opposites.items()
         }

@@ -1,7 +1,6 @@
 """Reads a work directory into what the report shows. Stages that have not run are left empty."""
 
 import dataclasses
-import json
 import os
 import re
 from collections import defaultdict
@@ -16,6 +15,14 @@ from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, Measurement, Preference, PromptPair
+from pav_jax.report.result_files import (
+    Evaluation,
+    Preview,
+    SavedConfig,
+    Trust,
+    read_metrics,
+    read_result,
+)
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.records import read_jsonl, read_segments
 
@@ -117,7 +124,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
     folder = as_path(workdir)
     if not folder.is_dir():
         raise BadInput(f"{workdir}: no such work directory; run a stage first", source=workdir)
-    config = _read_json(folder / "config.json") or {}
+    config = read_result(folder / "config.json", SavedConfig) or {}
     round_numbers = sorted(
         int(match[1])
         for path in folder.iterdir()
@@ -128,14 +135,14 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
     pool = read_segments(folder / "pool", Candidate)
     contents = Contents(
         config=config,
-        evaluation=_read_json(folder / "evaluation.json"),
+        evaluation=read_result(folder / "evaluation.json", Evaluation),
         measurements=read_jsonl(measurements, Measurement) if measurements.exists() else [],
         evolution=evolution_rounds(pool, stage_weights(config, "evolve")),
         curves=_read_curves(folder, ["sft", *(f"round_{n}" for n in round_numbers), "grpo"]),
         preferences=_read_preference_rounds(folder, round_numbers, stage_weights(config, "prefer")),
         sft_pairs=read_jsonl(sft_pairs, PromptPair) if sft_pairs.exists() else [],
-        trust=_read_json(folder / "trust.json"),
-        preview=_read_json(folder / preview.FILE),
+        trust=read_result(folder / "trust.json", Trust),
+        preview=read_result(folder / preview.FILE, Preview),
     )
     if contents.is_empty:
         raise BadInput(
@@ -208,36 +215,16 @@ def _overall(
     return overall_scores(candidates, weights) if weights else np.full(len(candidates), np.nan)
 
 
-def _read_json(path: AnyPath) -> Any:
-    """The content of a JSON file; None if it does not exist."""
-    if not path.exists():
-        return None
-    text = path.read_text()
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadInput(
-            f"{path}: not valid JSON ({error}); delete it and run its stage again", source=path
-        ) from error
-
-
 def _read_curves(folder: AnyPath, stages: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     curves = {stage: _read_metrics(folder / stage / "metrics.jsonl") for stage in stages}
     return {stage: curve for stage, curve in curves.items() if curve}
 
 
 def _read_metrics(path: AnyPath) -> dict[str, list[float]]:
-    """Columns of a metrics.jsonl. An incomplete last line is ignored."""
+    """Columns of a metrics.jsonl."""
     columns: dict[str, list[float]] = defaultdict(list)
-    if not path.exists():
-        return {}
-    for line in path.read_text().split("\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
+    for row in read_metrics(path):
         for name, value in row.items():
-            if isinstance(value, (int, float)):
-                columns[name].append(value)
+            columns[name].append(value)
     # a metric that some steps lack cannot be plotted over the steps
     return {name: values for name, values in columns.items() if len(values) == len(columns["step"])}

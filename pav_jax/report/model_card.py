@@ -1,6 +1,6 @@
 """A booster's README.md in the form of a model card: base model, training and evaluation."""
 
-import json
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,21 @@ from typing import Any
 
 import jinja2
 
+from pav_jax.candidates.statistics import format_or_dash
+from pav_jax.report.result_files import EvaluationDeltas, read_metrics, read_result
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 from pav_jax.storage.files import write_atomic
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import read_fields
 
 NESTED_SECTIONS = ("model", "lora")  # of training.json, shown field by field
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterBase:
+    """The part of adapter_config.json that the card shows."""
+
+    base_model_name_or_path: str | None = None
 
 
 def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> AnyPath:
@@ -50,21 +60,22 @@ def render(source: AnyPath) -> str:
     )
     return environment.get_template("model_card.md.j2").render(
         name=f"{stage.parent.name}/{stage.name}" if training.exists() else source.name,
-        base=_hub_name(read_json(adapter)["base_model_name_or_path"]) if adapter.exists() else "",
+        base=_hub_name(adapter),
         training=_flatten(read_json(training)) if training.exists() else {},
-        metrics=json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {},
-        evaluation=_results(read_json(evaluation), system) if evaluation.exists() else [],
+        metrics=(read_metrics(metrics) or [{}])[-1],
+        evaluation=_results(read_result(evaluation, EvaluationDeltas), system),
         system=system,
     )
 
 
-def _hub_name(base: str) -> str:
-    """The base model's name on the Hugging Face Hub; empty for a local path."""
-    return (
-        ""
-        if os.path.isabs(base) or is_remote(base) or base.startswith((os.pardir, "mini:"))
-        else base
-    )
+def _hub_name(adapter: AnyPath) -> str:
+    """The name of an adapter's base model on the Hugging Face Hub; empty where there is none."""
+    if not adapter.exists():
+        return ""
+    file = read_fields(AdapterBase, read_json(adapter), os.fspath(adapter))
+    base = file.base_model_name_or_path or ""
+    is_local = os.path.isabs(base) or is_remote(base) or base.startswith((os.pardir, "mini:"))
+    return "" if is_local else base
 
 
 def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,10 +93,17 @@ def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(evaluation: Mapping[str, Any], system: str) -> list[dict[str, Any]]:
+def _results(evaluation: Mapping[str, Any] | None, system: str) -> list[dict[str, Any]]:
     """Of each prompt set that `system` was evaluated on: name, number of prompts, and gains."""
     return [
-        {"name": name, "prompts": entry["prompts"], "delta": entry["systems"][system]["delta"]}
-        for name, entry in evaluation["sets"].items()
+        {
+            "name": name,
+            "prompts": entry["prompts"],
+            "delta": {
+                metric: [format_or_dash(value, "+.3f") for value in row]
+                for metric, row in entry["systems"][system].get("delta", {}).items()
+            },
+        }
+        for name, entry in (evaluation or {"sets": {}})["sets"].items()
         if system in entry["systems"]
     ]

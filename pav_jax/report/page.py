@@ -139,10 +139,11 @@ def headline(evaluation: Mapping[str, Any] | None) -> list[str]:
 def _headline_sentence(
     set_name: str, booster: str, result: Mapping[str, Any], num_prompts: int
 ) -> str:
-    mean, low, high = result["delta"]["overall"]
-    if mean is None:
+    mean, low, high = result.get("delta", {}).get("overall", (None, None, None))
+    win_rate = result.get("win_rate")
+    if mean is None or win_rate is None:
         return f"On {set_name}, {booster} has no score to compare."
-    wins = f"wins on {100 * result['win_rate']:.0f}% of {num_prompts} prompts"
+    wins = f"wins on {100 * win_rate:.0f}% of {num_prompts} prompts"
     interval = f"(95% interval {signed(low)} to {signed(high)})"
     verb = {"up": "raises", "down": "lowers"}.get(direction((mean, low, high)))
     if verb:
@@ -230,7 +231,7 @@ def _prompt_set(
     systems = entry["systems"]
     booster = last_booster(list(systems))
     rewards = list(next(iter(systems.values()))["scores"]) if systems else []
-    deltas = {s: e["delta"] for s, e in systems.items() if s != "original" and "delta" in e}
+    deltas = {s: e["delta"] for s, e in systems.items() if s != "original" and e.get("delta")}
     shown = dict.fromkeys(("original", "base", "sft", booster or "original"))
     examples = Examples(
         [m for m in contents.measurements if m.set == name],

@@ -14,7 +14,6 @@ import base64
 import dataclasses
 import functools
 import io
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frames_at_most
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.folders import local_copy
+from pav_jax.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -284,10 +284,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def _read_list(path: str | Path) -> list[Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not JSON ({error})", path) from error
+    content = parse_json(_read_text(path), path, "fix the file")
     if not isinstance(content, list) or not content:
         raise BadInput(f"{path}: expected a JSON list with at least one entry", path)
     return content

@@ -1,5 +1,6 @@
 """JSON files: read with one-line errors, written atomically."""
 
+import codecs
 import json
 import os
 from typing import Any
@@ -33,29 +34,37 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
             " permissions",
             source=path,
         ) from error
-    try:
-        content = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8", source=path
-        ) from error
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); download or write it"
-            " again",
-            source=path,
-        ) from error
-    except (RecursionError, ValueError) as error:  # nested too deep; an integer of 5,000 digits
-        raise BadInput(
-            f"{path}: not usable JSON ({_reason(error)}); download or write it again", source=path
-        ) from error
+    content = parse_json(data.removeprefix(codecs.BOM_UTF8), path)
     return dict(check_object(content, os.fspath(path)))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    return str(error).partition(";")[0]
+def parse_json(
+    data: bytes | str, source: str | os.PathLike, fix: str = "download or write it again"
+) -> Any:
+    """Parse JSON of a file that anyone may have written.
+
+    Args:
+      source: the file, or file and line, named in errors.
+      fix: the advice in errors.
+
+    Raises:
+      BadInput: not UTF-8, not JSON, nested too deep, or an integer of thousands of digits.
+    """
+    source = os.fspath(source)
+    try:
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8", source=source
+        ) from error
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            f"{source}: not valid JSON (line {error.lineno}: {error.msg}); {fix}", source=source
+        ) from error
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        reason = "nested too deep" if is_deep else str(error).partition(";")[0]
+        raise BadInput(f"{source}: not usable JSON ({reason}); {fix}", source=source) from error
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

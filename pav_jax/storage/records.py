@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from pav_jax.errors import BadInput
 from pav_jax.records import from_json, to_json
 from pav_jax.redaction import redact_known
-from pav_jax.storage.addresses import AnyPath, as_path, list_names, read_many
-from pav_jax.storage.files import write_atomic
+from pav_jax.storage.addresses import AnyPath, as_path, is_remote, list_names, read_many
+from pav_jax.storage.files import read_bounded, write_atomic
 
 Record = TypeVar("Record")
+MAX_FILE_BYTES = 2**34
 SEGMENT_NAME = re.compile(r"(\d+)-(\d+)\.jsonl")
 
 
@@ -125,6 +126,8 @@ def _numbers(name: str) -> tuple[int, int]:
 
 def _contents(paths: Sequence[AnyPath]) -> list[bytes]:
     try:
+        if paths and not is_remote(paths[0]):
+            return [read_bounded(path, MAX_FILE_BYTES) for path in paths]
         return read_many(paths)
     except FileNotFoundError:
         raise

@@ -4,10 +4,12 @@ import json
 import os
 from typing import Any
 
+from pav_jax.candidates.prompt_file import read_prompt_file
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.records import PromptPair
 from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.json_files import parse_json
 from pav_jax.storage.records import read_jsonl, write_jsonl
 
 
@@ -24,14 +26,8 @@ def import_pairs(path: str | os.PathLike, out: AnyPath) -> AnyPath:
     if path.suffix != ".json":
         write_jsonl(out, read_jsonl(path, PromptPair))
         return out
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror}); give a file of pairs", source=path
-        ) from error
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error}); fix the file", source=path) from error
+    text = read_prompt_file(path, "sft.pairs", "a .jsonl or .json file of pairs")
+    items = parse_json(text, path, "fix the file")
     if not isinstance(items, list) or not items:
         raise BadInput(f"{path}: must hold a list [[prompt, refined], ...]", source=path)
     for number, item in enumerate(items):

@@ -24,7 +24,7 @@ def family_class(folder: Path) -> type[Family]:
     """
     file = folder / "model_index.json"
     name = read_json(file).get("_class_name")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise BadInput(
             f"{file}: _class_name is {name!r}; supported: {', '.join(FAMILIES)}; any other pipeline"
             f" of diffusers runs on torch as diffusers:{folder} (pip install 'pav-jax[torch]')",

@@ -66,7 +66,7 @@ def load_scheduler(
     """
     source = folder / "scheduler" / "scheduler_config.json"
     name = settings.get("_class_name")
-    if name not in supported:
+    if not isinstance(name, str) or name not in supported:
         raise BadInput(
             f"{source}: _class_name is {name!r}; this model samples with"
             f" {', '.join(sorted(supported))}",

@@ -248,7 +248,7 @@ def test_read_questions(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "at least one"),
         ('{"question": "x"}', "JSON list"),
         ('["x"]', "entry 0 has no text"),

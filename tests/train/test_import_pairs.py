@@ -27,7 +27,7 @@ def test_import_pairs_json_and_jsonl(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("{}", "must hold a list"),
         ("[]", "must hold a list"),
         ('[["a", "b"], ["a"]]', "item 1 "),
@@ -40,5 +40,5 @@ def test_import_pairs_invalid_file(text, message, tmp_path):
     with pytest.raises(BadInput, match=message):
         import_pairs(tmp_path / "p.json", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="no such file"):
         import_pairs(tmp_path / "gone.json", tmp_path / "out.jsonl")
