@@ -182,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype or ("bfloat16" if args.model else "float32"),
         **{name: value for name, value in model_options.items() if value is not None},
     )
-    _warn_of_frames(generator, args.num_frames)
+    sizes = {name: getattr(args, name) for name in ("num_frames", "height", "width")}
+    _check_sizes(generator, prompts[0], sizes)
     failed = 0
     with Progress(is_brief=True) as progress:
         task = progress.add_task("generate", total=len(prompts), unit="videos")
@@ -191,9 +192,7 @@ def run(args: argparse.Namespace) -> int:
             output = generator.generate_batch(
                 batch,
                 negative_prompt=args.negative_prompt,
-                num_frames=args.num_frames,
-                height=args.height,
-                width=args.width,
+                **sizes,
                 num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
                 seed=args.seed,
@@ -239,6 +238,15 @@ def _check_out(args: argparse.Namespace, prompts: list[str]) -> None:
                     f"{file}: this is a folder, where the video would be; choose another --out",
                     source="--out",
                 )
+
+
+def _check_sizes(generator: Any, prompt: str, sizes: dict[str, Any]) -> None:
+    """Refuse videos that a JAX family cannot make, and warn of another number of frames."""
+    from pav_jax.video.video_model import VideoModel
+
+    if isinstance(generator, VideoModel):
+        generator.make_request(prompt, **sizes)
+    _warn_of_frames(generator, sizes["num_frames"])
 
 
 def _warn_of_frames(generator: Any, num_frames: int | None) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 
 from pav_jax.errors import BadInput
 from pav_jax.seeds import seeds_for_prompts
-from pav_jax.video import sampling
+from pav_jax.video import memory, sampling
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import Generator, VideoBatch
 
 DIFFUSERS = "diffusers:"
 HTTP = ("http://", "https://")
-SIZES = ("num_frames", "height", "width")
+SIZES = memory.FIELDS
+USUAL_SIZE = (49, 480, 720)  # of the videos of models; only to name what is unusual
 NOT_REQUEST_FIELDS = ("batch_size", "fps")  # settings of ours that no pipeline or endpoint reads
 
 Progress = Callable[[float, int], None]  # (videos made, fractions included; videos requested)
@@ -123,12 +124,26 @@ def make_request(
     for text in (*prompts, *negative_prompts):
         if not isinstance(text, str):
             raise BadInput(f"prompts: {text!r} is not a string", field="prompts")
-    return BackendRequest(
+    request = BackendRequest(
         [sampling.valid_unicode(text) for text in prompts],
         [sampling.valid_unicode(text) for text in negative_prompts],
         seeds_for_prompts(seed, len(prompts)),
         {**settings, **explicit_settings("generate", overrides)},
     )
+    _check_memory(request.settings)
+    return request
+
+
+def _check_memory(settings: Mapping[str, Any]) -> None:
+    """Check that the frames of a batch fit into the system's memory, as far as sizes are set.
+
+    Raises:
+      BadInput: they do not.
+    """
+    size = [settings.get(name) or 1 for name in SIZES]
+    batch_size = settings.get("batch_size", 1)
+    needed = memory.video_bytes(size, batch_size)
+    memory.check_fits(needed, memory.system_bytes(), size, USUAL_SIZE, batch_size)
 
 
 def explicit_settings(source: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,16 @@ latent and its channels.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from pav_jax.errors import BadInput
-from pav_jax.video import sampling, step_schedule
+from pav_jax.video import memory, sampling, step_schedule
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.step_schedule import StepSchedule
@@ -65,12 +68,37 @@ def check_size(own: tuple[int, int, int], size: tuple[int, int, int]) -> None:
     limit = MAX_RELATIVE_PIXELS * math.prod(own)
     if math.prod(size) > limit:
         frames, height, width = size
+        field = memory.largest_field(size, own)
         raise BadInput(
             f"num_frames={frames}, height={height}, width={width}: {math.prod(size):,} pixels; the"
-            f" limit is {limit:,}, {MAX_RELATIVE_PIXELS} times the model's own size",
+            f" limit is {limit:,}, {MAX_RELATIVE_PIXELS} times the model's own size; lower {field}",
             source="generate",
-            field="num_frames",
+            field=field,
         )
+
+
+def check_memory(
+    family: Family,
+    size: tuple[int, int, int],
+    latent_shape: tuple[int, int, int, int],
+    batch_size: int,
+    devices: Sequence[Any],
+) -> None:
+    """Check (frames, height, width in pixels) of a batch against the memory of its devices.
+
+    Raises:
+      BadInput: the least that the batch needs is more than there is.
+    """
+    config = family.transformer.config
+    patch = config.patch_size
+    if isinstance(patch, int):
+        patch = (getattr(config, "patch_size_t", None) or 1, patch, patch)
+    itemsize = jnp.dtype(family.transformer.dtype).itemsize
+    needed = max(
+        memory.video_bytes(size, batch_size),
+        memory.denoiser_bytes(latent_shape, math.prod(patch), config.width, itemsize, batch_size),
+    )
+    memory.check_fits(needed, memory.device_bytes(devices), size, family.default_size(), batch_size)
 
 
 def make_request(
@@ -80,18 +108,23 @@ def make_request(
     negative_token_ids: Int[np.ndarray, "B S"] | None,
     seeds: list[int],
     latents: Any = None,
+    devices: Sequence[Any] | None = None,
 ) -> GenerationRequest:
-    """Checks sizes, steps and latents.
+    """Checks sizes, memory, steps and latents.
 
     Args:
+      devices: that make a batch; None: the default device.
       latents: initial noise in the axis order of `family.latent_axes`.
 
     Raises:
-      BadInput: the family cannot make such a video, or the latents have another shape.
+      BadInput: the family cannot make such a video, a batch does not fit into memory, or the
+        latents have another shape.
     """
     size = video_size(family, settings)
     check_size(family.default_size(), size)  # before the family evaluates shapes of that size
     latent_shape, decoded_latent_frames = family.latent_shape(*size)
+    devices = devices or jax.local_devices()[:1]
+    check_memory(family, size, latent_shape, settings.batch_size, devices)
     if latents is not None:
         latents = _to_channels_last(latents, (len(seeds), *latent_shape), family.latent_axes)
     scales = sampling.guidance_scales(

@@ -258,7 +258,10 @@ class VideoModel(backend.GeneratorBackend):
         negative_token_ids = None
         if used.guidance_scale > 1:
             negative_token_ids = self._tokenize_negative(negative_prompt, len(prompts), length)
-        return make_request(self.family, used, token_ids, negative_token_ids, seeds, latents)
+        devices = None if self.mesh is None else list(self.mesh.devices.flat)
+        return make_request(
+            self.family, used, token_ids, negative_token_ids, seeds, latents, devices
+        )
 
     def encode_prompts(
         self, request: GenerationRequest, rows: list[int]

@@ -7,11 +7,18 @@ from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import check_size
 
 
-@pytest.mark.parametrize("size", [(9, 4096, 4096), (1017, 256, 256), (9, 64, 64 * 65)])
-def test_check_size_too_large(size):
+@pytest.mark.parametrize(
+    ("size", "field"),
+    [
+        ((9, 4096, 4096), "height"),
+        ((1017, 256, 256), "num_frames"),
+        ((9, 64, 64 * 65), "width"),
+    ],
+)
+def test_check_size_too_large(size, field):
     with pytest.raises(BadInput, match="the limit is 2,359,296") as error:
         check_size((9, 64, 64), size)
-    assert error.value.field == "num_frames"
+    assert error.value.field == field
 
 
 @pytest.mark.parametrize("size", [(9, 64, 64), (81, 128, 128), (1, 1024, 1024)])

@@ -53,6 +53,11 @@ class STDiT3Config:
     qk_norm: bool = True
 
     @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.hidden_size
+
+    @property
     def head_size(self) -> int:
         """Features of an attention head."""
         return self.hidden_size // self.num_heads
