@@ -132,7 +132,10 @@ class Theirs:
         self.device = device
         self.dtype = dtype
         kind = type(ours.family).__name__
-        self.pipeline = PIPELINES[kind].from_pretrained(folder, dtype=dtype).to(device)
+        self.pipeline = PIPELINES[kind].from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        self.pipeline.to(device)
         if kind == "Wan" and device != "cpu":
             self.pipeline.vae.to(torch.float32)  # as its authors do, and pav_jax
         self.pipeline.set_progress_bar_config(disable=True)

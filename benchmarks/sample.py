@@ -112,7 +112,10 @@ def main() -> None:
     file = gguf.smollm2()
     ours = dataclasses.replace(LanguageModel.from_pretrained(file, dtype=args.dtype), eos=())
     theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=getattr(torch, args.dtype)
+        file.parent,
+        gguf_file=file.name,
+        dtype=getattr(torch, args.dtype),
+        trust_remote_code=False,
     ).eval()
     theirs.generation_config.eos_token_id = None
     ids = ours.prompt_ids(PROMPT)

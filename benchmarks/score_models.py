@@ -136,7 +136,7 @@ class TorchVideoScore(idefics2.Idefics2PreTrainedModel):
 
 def write_videoscore(folder: Path, tiny: bool) -> TorchVideoScore:
     write_tokenizer(folder, (FENCE, IMAGE))
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     width, layers = (32, 2) if tiny else (512, 8)
     common = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=2 if tiny else 8)
     config = idefics2.Idefics2Config(

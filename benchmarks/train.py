@@ -247,8 +247,11 @@ def run_theirs(name: str, dtype: str, folder: Path) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype))
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    base = folder / "model"
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=getattr(torch, dtype), trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
     work = batches(name, folder)
     common = dict(

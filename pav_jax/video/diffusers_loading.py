@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pav_jax.checkpoints import embedded
 from pav_jax.checkpoints.digest import add_files
 from pav_jax.checkpoints.hub import REPOSITORY, local_folder
@@ -19,6 +21,20 @@ from pav_jax.video import generation_config
 HASHED_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_ERROR_LENGTH = 300  # characters of a library's message
+# what diffusers, transformers and safetensors raise for a checkpoint that is incomplete or corrupt;
+# OSError includes that of the Hub
+LOADING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +84,7 @@ def load(name: str, dtype: str) -> LoadedPipeline:
             f"{name}: does not fit into the memory of torch's device ({one_line(error)})",
             source=name,
         ) from error
-    except MemoryError:
-        raise
-    # libraries raise many types of exceptions for a broken checkpoint
-    except Exception as error:
+    except LOADING_ERRORS as error:
         raise BadInput(
             f"{name}: diffusers cannot load this pipeline ({one_line(error)})", source=name
         ) from error
@@ -113,11 +126,11 @@ def _local_folder(diffusers: Any, name: str) -> Path:
             source=name,
         )
     try:
-        return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
-    except MemoryError:
-        raise
-    # the Hub client and diffusers raise many types of exceptions
-    except Exception as error:
+        folder = diffusers.DiffusionPipeline.download(
+            name, use_safetensors=True, trust_remote_code=False
+        )
+        return Path(folder)
+    except LOADING_ERRORS as error:
         raise BadInput(
             f"{name}: no such folder, and it could not be downloaded from the Hugging Face Hub"
             f" ({one_line(error)}); check the name and the network",
