@@ -14,7 +14,7 @@ from pav_jax.config import load
 from pav_jax.config_validation import check_plain, leaves, validate
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path
-from pav_jax.storage.files import read_bounded, write_atomic
+from pav_jax.storage.files import read_bounded, write_atomic, writing
 from pav_jax.storage.json_files import MAX_JSON_BYTES, parse_json
 
 FILE = "config.json"
@@ -36,7 +36,9 @@ def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> No
     """
     file = as_path(workdir) / FILE
     values = as_json(config)
-    if not file.exists():
+    with writing(file):
+        is_new = not file.exists()
+    if is_new:
         if as_path(workdir).exists() and not as_path(workdir).is_dir():
             raise BadInput(
                 f"--workdir={workdir}: this is a file; name a folder", source="--workdir"
@@ -61,18 +63,19 @@ def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:
       BadInput: it is missing, cannot be read, or is not a JSON object.
     """
     file = as_path(workdir) / FILE
-    if not file.exists():
+    try:
+        data = read_bounded(file, MAX_JSON_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInput(
             f"{workdir}: no config.json here; give --config=... to start a work directory",
             source=file,
-        )
-    try:
-        data = read_bounded(file, MAX_JSON_BYTES)
-    except OSError as error:
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        reason = getattr(error, "strerror", None) or error
         raise BadInput(
-            f"{file}: cannot be read ({error.strerror or error}); check the file and its"
-            " permissions",
-            source=file,
+            f"{file}: cannot be read ({reason}); check the file and its permissions", source=file
         ) from error
     values = parse_json(data, file, "delete it and give --config again")
     if not isinstance(values, dict):

@@ -74,8 +74,9 @@ class ScoreCache:
                 temporary = Path(file.name)
                 json.dump(entry, file)
             os.replace(temporary, path)
-        except OSError as error:
-            self.problem = f"{self.folder}: scores cannot be cached ({error.strerror or error})"
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            reason = getattr(error, "strerror", None) or error
+            self.problem = f"{str(self.folder):.300}: scores cannot be cached ({reason})"
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
 

@@ -105,7 +105,10 @@ def workdir_lock(workdir: str | os.PathLike) -> Iterator[None]:
       BadInput: another process holds it, or the folder cannot be written.
     """
     folder = os.fspath(workdir)
-    location = folder if is_remote(folder) else os.path.realpath(folder)
+    try:
+        location = folder if is_remote(folder) else os.path.realpath(folder)
+    except (ValueError, RecursionError) as error:  # no name of a folder
+        raise _unusable(folder, error) from error
     with _guard:
         lock = None if location in _held else _acquire(location, folder)
         _held[location] = _held.get(location, 0) + 1
@@ -130,14 +133,18 @@ def _acquire(location: str, folder: str) -> Any:
             raise BadInput(
                 f"--workdir={folder}: this is a file; name a folder", source="--workdir"
             ) from None
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise BadInput(
-                    f"--workdir={folder}: cannot be written ({error.strerror or error}); give a"
-                    " folder of yours",
-                    source="--workdir",
-                ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            if getattr(error, "errno", None) not in UNSUPPORTED:
+                raise _unusable(folder, error) from error
     return _ObjectLock(f"{location.rstrip('/')}/{FILE}", folder)
+
+
+def _unusable(folder: str, error: Exception) -> BadInput:
+    reason = getattr(error, "strerror", None) or error
+    return BadInput(
+        f"--workdir={folder}: cannot be written ({reason}); give a folder of yours",
+        source="--workdir",
+    )
 
 
 class _FileLock:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from pav_jax.errors import BadInput
 from pav_jax.storage.files import atomic_file, check_writable, write_atomic
 from pav_jax.storage.folders import atomic_folder
+from tests.impossible_paths import IMPOSSIBLE, make_places
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -94,25 +95,7 @@ def test_atomic_folder_success_and_error(tmp_path):
 
 @pytest.fixture
 def places(tmp_path):
-    (tmp_path / "file").write_text("text")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
-    (tmp_path / "folder").mkdir()
-    return tmp_path
-
-
-IMPOSSIBLE = {
-    "below a file": "file/a",
-    "far below a file": "file/a/b/c",
-    "too long": "x" * 300,
-    "too long a folder": "x" * 300 + "/a",
-    "too long in all": "x/" * 3000,
-    "lone surrogate": "\ud800",
-    "below a lone surrogate": "\ud800/a",
-    "bytes that are no text below a file": "file/\udcff",
-    "null byte": "a\0b",
-    "below a dangling link": "dangling/a",
-    "not permitted": "/proc/sys/a",
-}
+    return make_places(tmp_path)
 
 
 def atomic_file_at(path):

@@ -13,6 +13,7 @@ from pav_jax.errors import BadInput
 from pav_jax.storage import lock
 from pav_jax.storage.addresses import filesystem
 from pav_jax.storage.lock import workdir_lock
+from tests.impossible_paths import IMPOSSIBLE, make_places
 
 HOLD = (
     "import sys, time; from pav_jax.storage.lock import workdir_lock\n"
@@ -53,6 +54,16 @@ def test_workdir_lock_reentrant(tmp_path):
             pass
         assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == os.getpid()
     assert not (tmp_path / lock.FILE).exists()
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_workdir_lock_impossible_path(name, tmp_path):
+    if name.startswith("dangling"):
+        pytest.skip("what the link names is made")
+    path = os.path.join(make_places(tmp_path), name)
+    with pytest.raises(BadInput, match="--workdir") as error, workdir_lock(path):
+        pass
+    assert len(str(error.value)) < 2000
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\xfe"])
