@@ -1,9 +1,9 @@
 """Damaged inputs: a command gives exit status 2 and one line, or works as if nothing had happened.
 
-To add a kind of input, add a row to `KINDS`: how a valid input is made, which files of it are
-damaged and how, and a command that reads it. The commands run in this process; each should take
-well under a second, or stop at an argument that is checked after everything is loaded. The counts
-are printed: `pytest -m slow -s tests/test_mutations.py`.
+To add a kind of input, add a row to `KINDS`, or to `RUN_KINDS` in mutated_runs.py: how a valid
+input is made, which files of it are damaged and how, and a command that reads it. The commands run
+in this process; each should take well under a second, or stop at an argument that is checked after
+everything is loaded. The counts are printed: `pytest -m slow -s tests/test_mutations.py`.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -23,10 +23,12 @@ import pytest
 
 from pav_jax.checkpoints import peft
 from pav_jax.checkpoints.safetensors import write_tensors
+from pav_jax.commands.stages import STAGES
 from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.main import main
 from pav_jax.models.llama import hf
-from tests.mutations import Mutation, copy_folder, mutate_binary, mutate_json, mutate_template
+from tests.mutated_runs import RUN_KINDS
+from tests.mutations import Kind, copy_folder, mutate_binary, mutate_json, mutate_template
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.tiny.byte_language_model import tiny_language_model
 from tests.video.tiny_pipeline import random_model
@@ -35,25 +37,6 @@ SEED = 20
 MAX_CPU_SECONDS = 30  # of one command, compilation included
 MAX_SECONDS = 300  # of one command on a busy machine: to notice one that waits for ever
 MAX_EXTRA_MEMORY = 2**30  # bytes above what the process had
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of input.
-
-    Attributes:
-      make: writes a valid input into a folder.
-      files: patterns of the files to damage.
-      mutate: damages one of them.
-      command: the arguments of `pav` for (the folder, an output path that does not exist).
-      cases: how many damaged inputs.
-    """
-
-    make: Callable[[Path], None]
-    files: Sequence[str]
-    mutate: Mutation
-    command: Callable[[Path, Path], list[str]]
-    cases: int
 
 
 @functools.cache
@@ -151,7 +134,7 @@ KINDS = {
     "--template": Kind(
         make_single_file_model, ["chat_template.jinja"], mutate_template, refine_with_template, 8
     ),
-    "generator": Kind(make_generator, GENERATOR_FILES, mutate_json, generate, 40),
+    "generator": Kind(make_generator, GENERATOR_FILES, mutate_json, generate, 40, "refused"),
     "torch": Kind(
         make_aesthetic_head, ["*.pth"], mutate_binary, export("head.pth", "--to=pav"), 12
     ),
@@ -162,6 +145,7 @@ KINDS = {
         export("head.safetensors", "--to=pav"),
         8,
     ),
+    **RUN_KINDS,
 }
 
 
@@ -206,6 +190,8 @@ def outcome(capsys: pytest.CaptureFixture, argv: list[str]) -> tuple[str, str]:
         return "FAILED", f"took {extra >> 20} MiB"
     if status == 0:
         return "works", ""
+    if argv[0] in STAGES and "Traceback" not in error:  # the log comes before
+        error = "".join(error.splitlines(keepends=True)[-1:])
     is_line = error.count("\n") == 1 and error.startswith(f"pav {argv[0]}: ")
     if status == 2 and is_line and len(error) < 2000:
         return "refused", error
@@ -223,6 +209,9 @@ def test_damaged_input_is_refused_or_works(name, tmp_path, capsys):
     valid.mkdir()
     kind.make(valid)
     start = time.monotonic()
+    undamaged = copy_folder(valid, tmp_path / "input")
+    result, message = outcome(capsys, kind.command(undamaged, tmp_path / "out"))
+    assert result == kind.valid, message
     counts: Counter[str] = Counter()
     failures = []
     for i in range(kind.cases):
