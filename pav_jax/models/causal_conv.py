@@ -67,9 +67,58 @@ def conv2d_taps(x: Array, kernel: Array, time_stride: int = 1) -> Array:
 
 def conv_fn(conv_impl: ConvImpl) -> Callable[..., Array]:
     """Return the 3-D convolution (clips, kernel, time_stride=1) that `conv_impl` names."""
+    return conv3d if for_accelerator(conv_impl) else conv2d_taps
+
+
+def for_accelerator(conv_impl: ConvImpl) -> bool:
+    """Return whether `conv_impl` names the form for accelerators, on this platform."""
     if conv_impl == "auto":
-        conv_impl = "conv2d_taps" if jax.default_backend() == "cpu" else "conv3d"
-    return conv3d if conv_impl == "conv3d" else conv2d_taps
+        return jax.default_backend() != "cpu"
+    return conv_impl == "conv3d"
+
+
+def residual_blocks(
+    parent: nn.Module,
+    make: Callable[..., nn.Module],
+    names: Sequence[str],
+    x: Array,
+    cache: dict,
+    *inputs: Any,
+) -> tuple[Array, dict]:
+    """Apply residual blocks, of which all but the first have equal shapes, one after the other.
+
+    On accelerators the equal blocks are one loop: the TPU compiler spends seconds on every
+    convolution of a program, also on equal ones, and a loop contains those of one block.
+
+    Args:
+      parent: the module whose compact method calls this; it owns the blocks' parameters.
+      make: makes a block from `name` or `parent`; it has `features` and `conv_impl`, and maps
+        (x, *inputs, cache) to (output, next chunk's cache).
+      names: of the blocks.
+      cache: as returned for the preceding chunk, or empty.
+
+    Returns:
+      Output, and the next chunk's cache; the arrays of a loop have a leading axis of blocks.
+    """
+    block = make(parent=None)
+    unequal = int(x.shape[-1] != block.features)
+    loop = for_accelerator(block.conv_impl) and not parent.is_initializing()
+    single = names[:unequal] if loop and len(names) > unequal + 1 else names
+    new = {}
+    for name in single:
+        x, new[name] = make(name=name)(x, *inputs, cache.get(name, {}))
+    equal = names[len(single) :]
+    if not equal:
+        return x, new
+
+    def body(x: Array, step: tuple[Any, Any]) -> tuple[Array, Any]:
+        params, past = step
+        return block.apply({"params": params}, x, *inputs, past)
+
+    params = [parent.variables["params"][name] for name in equal]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    x, new["loop"] = lax.scan(body, x, (stacked, cache.get("loop", {})))
+    return x, new
 
 
 class CausalConv3d(nn.Module):

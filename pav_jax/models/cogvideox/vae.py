@@ -12,6 +12,7 @@ Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in
 """
 
 import dataclasses
+import functools
 import math
 from typing import Annotated, Any
 
@@ -19,7 +20,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import CausalConv3d, Conv2d, ConvImpl, GroupNorm, in_chunks
+from pav_jax.models.causal_conv import (
+    CausalConv3d,
+    Conv2d,
+    ConvImpl,
+    GroupNorm,
+    in_chunks,
+    residual_blocks,
+)
 from pav_jax.models.cogvideox.tiling import (
     OVERLAP_HEIGHT,
     OVERLAP_WIDTH,
@@ -217,12 +225,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, z: Array | None, cache: dict | None) -> tuple[Array, dict]:
-        cache = cache or {}
-        new = {}
-        for i in range(self.layers):
-            name = f"resnets_{i}"
-            block = ResnetBlock(self.config, self.features, self.conv_impl, self.dtype, name=name)
-            x, new[name] = block(x, z, cache.get(name))
+        make = functools.partial(
+            ResnetBlock, self.config, self.features, self.conv_impl, self.dtype
+        )
+        names = [f"resnets_{i}" for i in range(self.layers)]
+        x, new = residual_blocks(self, make, names, x, cache or {}, z)
         if self.resample == "down":
             x = pool_time(x) if self.compress_time else x
             # padded below and to the right only: the stride-2 grid starts at the first pixel

@@ -11,13 +11,21 @@ Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import TORCH_UNIFORM, Conv2d, ConvImpl, conv_fn, in_chunks
+from pav_jax.models.causal_conv import (
+    TORCH_UNIFORM,
+    Conv2d,
+    ConvImpl,
+    conv_fn,
+    in_chunks,
+    residual_blocks,
+)
 from pav_jax.typed_fields import Depth, Positive, Widths
 
 ENCODE_CHUNK = 4  # frames per chunk after the first frame
@@ -300,8 +308,10 @@ class Coder(nn.Module):
         resnets = config.num_res_blocks if down else config.num_res_blocks + 1
         resample = Downsample if down else Upsample
         for i, width in enumerate(widths[1:] if down else widths):
-            for j in range(resnets):
-                x = resnet(f"blocks_{i}_resnets_{j}", width, x)
+            make = functools.partial(ResnetBlock, width, self.conv_impl, self.dtype)
+            names = [f"blocks_{i}_resnets_{j}" for j in range(resnets)]
+            name = f"blocks_{i}_resnets"
+            x, new[name] = residual_blocks(self, make, names, x, cache.get(name, {}))
             if i < len(config.dim_mult) - 1:
                 name = f"blocks_{i}_resample"
                 x = run(name, resample(times[i], self.dtype, name=name), x)
