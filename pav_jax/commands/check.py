@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 from typing import Any
 
 # Options that set the field of the configuration's section `check` with the same name.
@@ -67,6 +68,11 @@ examples:
             " memory and traffic then differ from those of a run"
         ),
     )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        help="programs that compile at the same time, each in up to 4 GB; default: one per core",
+    )
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.set_defaults(handler=run, parser=command)
 
@@ -77,8 +83,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles the programs and prints the report. Returns the exit status."""
-    import os
-
     os.environ["JAX_PLATFORMS"] = "cpu"  # programs are traced here and compiled for the TPU
     import jax
 
@@ -113,6 +117,7 @@ def _apply_options(check: Any, args: argparse.Namespace) -> None:
     from pav_jax.errors import BadInput
     from pav_jax.preflight.program import PROGRAMS
 
+    require_at_least(1, "--jobs", args.jobs)
     for field in FIELDS:
         option = "--" + field.replace("_", "-")
         value = getattr(args, field)
@@ -165,23 +170,23 @@ def _build_programs(config: Any, mesh: Any, rewriter_config: str | None) -> list
 def _examine(
     programs: list, config: Any, topology: Any, mesh: Any, args: argparse.Namespace
 ) -> list:
-    """Compiles one program after the other. Prints each result at once, as compilation takes
-    minutes, unless JSON is requested."""
+    """Compiles the programs, several at a time. Prints each result as soon as it and those before
+    it are known, as compilation takes minutes, unless JSON is requested."""
     from pav_jax.preflight import report
-    from pav_jax.preflight.estimate import examine_program
+    from pav_jax.preflight.estimate import examine_programs
     from pav_jax.progress import Progress
 
     if not args.json:
         print(report.heading(topology, mesh.shape, config.check, args.quick), flush=True)
     reports = []
+    jobs = args.jobs or os.cpu_count() or 1
     with Progress(is_brief=True) as bars:
-        task = bars.add_task("compiling", total=len(programs))
-        for program in programs:
-            bars.update(task, description=f"compiling {program.name}")
-            reports.append(examine_program(program, topology))
+        task = bars.add_task(f"compiling {len(programs)} programs", total=len(programs))
+        for examined in examine_programs(programs, topology, jobs):
+            reports.append(examined)
             bars.advance(task)
             if not args.json:
-                text = report.program_text(reports[-1], topology, args.usd_per_chip_hour)
+                text = report.program_text(examined, topology, args.usd_per_chip_hour)
                 print("\n" + text, flush=True)
     return reports
 

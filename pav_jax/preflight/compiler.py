@@ -6,6 +6,7 @@ Only compilation shows for certain whether a program fits.
 import contextlib
 import dataclasses
 import re
+import threading
 import time
 from collections.abc import Iterator
 
@@ -44,7 +45,7 @@ def compile_program(lowered: jax.stages.Lowered) -> CompileResult:
     """Compiles a program and measures it. A compile error is a result, not an exception."""
     start = time.perf_counter()
     try:
-        with _compilation_cache_disabled():
+        with _compilation_cache_disabled:
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - start
@@ -87,23 +88,38 @@ def minimal_compile_effort() -> Iterator[None]:
             jax.config.update(name, value)
 
 
-@contextlib.contextmanager
-def _compilation_cache_disabled() -> Iterator[None]:
-    """Turns off JAX's persistent compilation cache: programs for chips that are not attached cannot
-    be loaded from it."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    def enable(value: bool) -> None:
-        jax.config.update("jax_enable_compilation_cache", value)
-        compilation_cache.reset_cache()  # JAX reads the setting once, and again after a reset
+class _CompilationCacheDisabled:
+    """While a thread is in this context, JAX's persistent compilation cache is off: programs for
+    chips that are not attached cannot be loaded from it."""
 
     name = "jax_enable_compilation_cache"
-    previous = getattr(jax.config, name)  # not declared in JAX's types
-    enable(False)
-    try:
-        yield
-    finally:
-        enable(previous)
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._num_threads = 0
+        self._previous = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._num_threads += 1
+            if self._num_threads == 1:
+                self._previous = getattr(jax.config, self.name)  # not declared in JAX's types
+                self._enable(False)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_threads -= 1
+            if self._num_threads == 0:
+                self._enable(self._previous)
+
+    def _enable(self, value: bool) -> None:
+        from jax.experimental.compilation_cache import compilation_cache
+
+        jax.config.update(self.name, value)
+        compilation_cache.reset_cache()  # JAX reads the setting once, and again after a reset
+
+
+_compilation_cache_disabled = _CompilationCacheDisabled()
 
 
 def parse_compile_error(message: str) -> tuple[str, dict[str, int]]:

@@ -1,6 +1,11 @@
-"""Compiles a program and estimates the cost of its phases."""
+"""Compiles programs and estimates the cost of their phases."""
 
+import concurrent.futures
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
 
 from pav_jax.errors import BadInput
 from pav_jax.preflight.compiler import CompileResult, compile_program
@@ -54,13 +59,26 @@ class ProgramReport:
     estimates: tuple[PhaseEstimate, ...] = ()
 
 
+def examine_programs(
+    programs: Sequence[Program], topology: Topology, num_threads: int
+) -> Iterator[ProgramReport]:
+    """Examines programs, several at a time, and yields the reports in the programs' order."""
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
+        reports = [threads.submit(examine_program, program, topology) for program in programs]
+        try:
+            for report in reports:
+                yield report.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
 def examine_program(program: Program, topology: Topology) -> ProgramReport:
     """Traces and compiles a program, and estimates the cost of its phases."""
     try:
         traced = program.trace()
     except BadInput as error:
         return ProgramReport(program, CompileResult(0.0, str(error), {}))
-    compiled = compile_program(traced.lower())
+    compiled = _add_earlier_results(compile_program(traced.lower()), program, topology)
     if compiled.hlo is None:
         return ProgramReport(program, compiled)
     # FLOPs and traffic are linear in the trip count of the loop whose length is unknown: the
@@ -84,3 +102,27 @@ def examine_program(program: Program, topology: Topology) -> ProgramReport:
         for phase, phase_flops, phase_traffic in zip(program.phases, flops, traffic, strict=True)
     )
     return ProgramReport(program, compiled, estimates)
+
+
+def _add_earlier_results(
+    compiled: CompileResult, program: Program, topology: Topology
+) -> CompileResult:
+    """Adds what earlier programs left in memory, which the compiler does not know of."""
+    earlier = sum(_bytes_per_chip(shape) for shape in program.earlier_results)
+    if not earlier or compiled.error is not None:
+        return compiled
+    total = compiled.memory["total"] + earlier
+    available = topology.chip.hbm_bytes
+    error = None
+    if total > available:
+        error = (
+            f"needs {total / 2**30:.2f} GiB of HBM per chip with the results of earlier programs,"
+            f" {available / 2**30:.2f} GiB are available"
+        )
+    memory = compiled.memory | {"earlier results": earlier, "total": total}
+    return dataclasses.replace(compiled, memory=memory, error=error)
+
+
+def _bytes_per_chip(shape: jax.ShapeDtypeStruct) -> int:
+    part = shape.shape if shape.sharding is None else shape.sharding.shard_shape(shape.shape)
+    return math.prod(part) * shape.dtype.itemsize

@@ -1,5 +1,8 @@
 """The video generator's programs, traced from shapes, and how many videos a run makes."""
 
+import collections
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +21,12 @@ from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backend import is_backend_path
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import video_size as size_of_videos
-from pav_jax.video.programs import AUXILIARY_COMPONENTS, Programs, check_batch_size
+from pav_jax.video.programs import (
+    AUXILIARY_COMPONENTS,
+    Programs,
+    check_batch_size,
+    tile_sizes,
+)
 
 
 def count_videos(config: Any) -> int:
@@ -105,16 +113,56 @@ class _GeneratorPrograms:
         num_frames, height, width = self.size
         videos = f"{rows} videos of {num_frames} x {height} x {width}"
         steps = f"{self.settings.num_inference_steps} steps"
-        tiles = ", in tiles" if self.settings.vae_tiling else ""
         texts = f"{rows} texts of {self.num_text_tokens} tokens"
         return [
             self._program("text encoder", texts, self._trace_encoder, self.auxiliary_mesh),
             self._program("denoiser", f"{videos}, {steps}", self._trace_denoiser, self.mesh),
-            self._program("VAE", videos + tiles, self._trace_decoder, self.auxiliary_mesh),
+            *self._decoder_programs(videos),
         ]
 
     def _program(self, name: str, batch: str, trace: Any, mesh: Mesh) -> Program:
         return Program(batch, (CostedPhase(name, None, self.num_runs),), trace, mesh.size)
+
+    def _decoder_programs(self, videos: str) -> list[Program]:
+        """The VAE's programs: one, or those for the chunks of tiles and the one that joins them."""
+        mesh = self.auxiliary_mesh
+        latents = self._latents()
+        if not tile_sizes(self.family, latents.shape, self.settings.vae_tiling):
+            return [self._program("VAE", videos, self._trace_decoder, mesh)]
+        runs: collections.Counter = collections.Counter()
+        traces: dict[tuple, jax.stages.Traced] = {}
+        earlier: dict[tuple, list] = {}  # frames in memory when the last run starts
+        frames: list = []
+
+        def decode_chunk(batch: int, start: int, cache: Any, **static: Any) -> Any:
+            key = (*static["size"], "next chunks" if cache else "first chunk")
+            if key not in traces:
+                arguments = (self._params("vae"), latents, batch, start, cache)
+                traces[key] = self.compiled.tile_decoder.trace(*arguments, **static)
+            runs[key] += 1
+            earlier[key] = list(frames)
+            chunk, cache = jax.tree.map(self._shard_tiles, traces[key].out_info)
+            frames.append(chunk)
+            return chunk, cache
+
+        decoded = self.family.decode_tiles(decode_chunk, latents.shape)
+        programs = []
+        for key, traced in traces.items():
+            name = f"VAE, tiles of {key[0]} x {key[1]}, {key[2]}"
+            program = self._program(name, videos, lambda traced=traced: traced, mesh)
+            phase = CostedPhase(name, None, runs[key] * self.num_runs)
+            programs.append(
+                dataclasses.replace(program, phases=(phase,), earlier_results=earlier[key])
+            )
+        trace = functools.partial(self.compiled.tile_joiner.trace, latents, decoded)
+        return [*programs, self._program("VAE, joining tiles", videos, trace, mesh)]
+
+    def _shard_tiles(self, shape: Any) -> jax.ShapeDtypeStruct:
+        """The frames or the cache of a chunk of tiles, with the sharding that the VAE gives it."""
+        # the caches of a loop over blocks have a leading axis of blocks
+        axes = (None,) * (len(shape.shape) - 5) + ("tiles", None, None, None, None)
+        sharding = sharding_rules.sharding(axes, shape.shape, self.auxiliary_mesh)
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     def _params(self, name: str) -> dict:
         """The shapes of one component's parameters, with their shardings."""
@@ -152,9 +200,10 @@ class _GeneratorPrograms:
             step_schedule=step_schedule.make_step_schedule(settings),
         )
 
-    def _trace_decoder(self) -> jax.stages.Traced:
+    def _latents(self) -> jax.ShapeDtypeStruct:
         shape = (self.batch_size, self.num_latent_frames, *self.latent_shape[1:])
-        latents = batch_shape(shape, jnp.float32, self.auxiliary_mesh)
-        return self.compiled.decoder.trace(
-            self._params("vae"), latents, tiled=self.settings.vae_tiling
-        )
+        return batch_shape(shape, jnp.float32, self.auxiliary_mesh)
+
+    def _trace_decoder(self) -> jax.stages.Traced:
+        tiled = self.settings.vae_tiling
+        return self.compiled.decoder.trace(self._params("vae"), self._latents(), tiled=tiled)

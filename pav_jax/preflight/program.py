@@ -52,12 +52,15 @@ class Program:
         that loop.
       trace: traces the program; raises BadInput if the mesh does not fit it.
       num_chips: chips that it runs on; None: the whole mesh.
+      earlier_results: shapes, with shardings, of what earlier programs returned and what stays in
+        memory while this one runs, besides its arguments.
     """
 
     batch: str
     phases: tuple[CostedPhase, ...]
     trace: Callable[[], jax.stages.Traced]
     num_chips: int | None = None
+    earlier_results: Sequence[jax.ShapeDtypeStruct] = ()
 
     @property
     def name(self) -> str:

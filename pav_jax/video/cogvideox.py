@@ -10,7 +10,7 @@ t, h, w, C those of the latent and its channels.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,14 @@ from jaxtyping import Array, Float, Int
 from pav_jax.errors import BadInput
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
+from pav_jax.models.cogvideox.tiling import decode_tiles
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
-from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.models.cogvideox.vae import CogVideoXVAE, decoder_chunks
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.video import pipeline_folder, schedulers
-from pav_jax.video.family import Family
+from pav_jax.video.family import TiledFamily
 from pav_jax.video.generation_config import GenerationConfig
 
 # In version 1.5 sample_height and sample_width are the largest grid that has positions, not the
@@ -39,7 +40,7 @@ SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CogVideoX(Family):
+class CogVideoX(TiledFamily):
     """The family of CogVideoX pipelines."""
 
     transformer: CogVideoXTransformer
@@ -222,12 +223,54 @@ class CogVideoX(Family):
         variables = {"params": params["vae"]}
         unscaled = self.vae.config.unscale(latents)
         video = cast(Array, self.vae.apply(variables, unscaled, tiled=tiled, method="decode"))
+        self._check_size(video, latents)
+        return video
+
+    def tile_sizes(self, latent_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """See `TiledFamily`."""
+        grid = self.vae.config.tile_grid(*latent_shape[2:4])
+        return () if grid.is_single() else grid.sizes()
+
+    def decode_tiles(self, decode_chunk: Callable, latent_shape: Sequence[int]) -> list:
+        """See `TiledFamily`."""
+        chunks = decoder_chunks(latent_shape[1])
+        return decode_tiles(decode_chunk, self.vae.tile_batches(latent_shape), chunks)
+
+    def decode_tile_chunk(
+        self,
+        params: Mapping,
+        latents: Float[Array, "B t h w C"],
+        batch: Any,
+        start: Any,
+        cache: dict,
+        size: tuple[int, int],
+        length: int,
+    ) -> tuple[Array, dict]:
+        """See `TiledFamily`."""
+        unscaled = self.vae.config.unscale(latents)
+        arguments = (unscaled, batch, start, cache, size, length)
+        variables = {"params": params["vae"]}
+        result = self.vae.apply(variables, *arguments, method="decode_tile_chunk")
+        return cast(tuple[Array, dict], result)
+
+    def join_tiles(
+        self, latents: Float[Array, "B t h w C"], decoded: Sequence
+    ) -> Float[Array, "B T H W 3"]:
+        """See `TiledFamily`.
+
+        Raises:
+          BadInput: as `decode`.
+        """
+        video = self.vae.config.tile_grid(*latents.shape[2:4]).join(decoded)
+        self._check_size(video, latents)
+        return video
+
+    def _check_size(self, video: Array, latents: Array) -> None:
         config = self.vae.config
-        ratio = self.vae.config.spatial_ratio
+        ratio = config.spatial_ratio
         if video.shape[2:4] != (latents.shape[2] * ratio, latents.shape[3] * ratio):
             raise BadInput(
                 f"vae_tiling: half of this vae's sample_height={config.sample_height} and"
                 f" sample_width={config.sample_width} gives tiles that do not fit"
                 f" {latents.shape[2]} x {latents.shape[3]} latents"
             )
-        return video

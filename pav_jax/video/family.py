@@ -342,3 +342,52 @@ class Family(abc.ABC):
             negative is not None,
             self.cfg_parallel,
         )
+
+
+class TiledFamily(Family):
+    """A family whose VAE can decode one temporal chunk of some tiles as a program of its own.
+
+    `decode` with `tiled` does everything in one program, which takes long to compile.
+    """
+
+    @abc.abstractmethod
+    def tile_sizes(self, latent_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """The sizes of tiles in latent rows and columns; none if one tile is enough.
+
+        Args:
+          latent_shape: [B, t, h, w, C].
+        """
+
+    @abc.abstractmethod
+    def decode_tiles(self, decode_chunk: Callable, latent_shape: Sequence[int]) -> list:
+        """Calls `decode_chunk`, which is `decode_tile_chunk` without its first two arguments, for
+        all tiles and chunks.
+
+        Returns:
+          What `join_tiles` takes.
+        """
+
+    @abc.abstractmethod
+    def decode_tile_chunk(
+        self,
+        params: Mapping,
+        latents: Float[Array, "B t h w C"],
+        batch: Any,
+        start: Any,
+        cache: dict,
+        size: tuple[int, int],
+        length: int,
+    ) -> tuple[Array, dict]:
+        """The frames of one temporal chunk of tiles, and the next chunk's cache.
+
+        Args:
+          batch: which batch of the tiles of `size`.
+          start, length: of the chunk, in latent frames.
+          cache: as returned for the preceding chunk; empty for the first one.
+        """
+
+    @abc.abstractmethod
+    def join_tiles(
+        self, latents: Float[Array, "B t h w C"], decoded: Sequence
+    ) -> Float[Array, "B T H W 3"]:
+        """What `decode` with `tiled` returns, from the result of `decode_tiles`."""

@@ -1,5 +1,7 @@
-"""What a family runs on devices, as three programs: encode texts, denoise, decode. Text encoder and
-VAE may have devices of their own; then the VAE decodes one batch while the next is denoised.
+"""What a family runs on devices, as programs: encode texts, denoise, decode. Text encoder and VAE
+may have devices of their own; then the VAE decodes one batch while the next is denoised. Of a VAE
+that decodes tiles, the first chunk of the tiles of each size is a program, the other chunks are
+one, and joining is another.
 
 Shapes: B videos, S text tokens, ... the axes of one latent or text; T, H, W frames, height, width
 in pixels.
@@ -8,7 +10,7 @@ in pixels.
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.video import sampling
+from pav_jax.video.family import TiledFamily
 
 AUXILIARY_COMPONENTS = ("text_encoder", "vae")  # may have devices of their own
 MAX_CACHED_TEXTS = 256  # embeddings; one of T5-XXL takes 1.9 MB
@@ -153,12 +156,34 @@ class Programs:
         """(frames, which videos have neither NaN nor infinity)."""
         if self.auxiliary_mesh is not self.mesh:
             latents = shard_batch(latents, self.auxiliary_mesh)
-        return self._wait(self.decoder({"vae": params["vae"]}, latents, tiled=tiled))
+        vae = {"vae": params["vae"]}
+        if not tile_sizes(self.family, latents.shape, tiled):
+            return self._wait(self.decoder(vae, latents, tiled=tiled))
+
+        def decode_chunk(*arguments: Any, **static: Any) -> Any:
+            return self._wait(self.tile_decoder(vae, latents, *arguments, **static))
+
+        decoded = self.family.decode_tiles(decode_chunk, latents.shape)
+        return self._wait(self.tile_joiner(latents, decoded))
 
     @functools.cached_property
     def decoder(self) -> Callable:
         """See `decode`."""
         return jax.jit(functools.partial(_decode, self.family), static_argnames=("tiled",))
+
+    @functools.cached_property
+    def tile_decoder(self) -> Callable:
+        """See `TiledFamily.decode_tile_chunk`. The cache's memory is used again."""
+        return jax.jit(
+            self.family.decode_tile_chunk,
+            static_argnames=("size", "length"),
+            donate_argnames=("cache",),
+        )
+
+    @functools.cached_property
+    def tile_joiner(self) -> Callable:
+        """(latents, result of `TiledFamily.decode_tiles`) -> what `decode` returns."""
+        return jax.jit(functools.partial(_join_tiles, self.family))
 
     def _wait(self, arrays: Any) -> Any:
         """Waits for the arrays if the next program must not start before."""
@@ -185,11 +210,27 @@ def _denoise(
 
 
 def _decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
-    video = family.decode(params, latents, tiled)
+    return _to_frames(family.decode(params, latents, tiled), latents)
+
+
+def _join_tiles(family: Any, latents: Array, decoded: Sequence) -> tuple[Array, Array]:
+    return _to_frames(family.join_tiles(latents, decoded), latents)
+
+
+def _to_frames(video: Array, latents: Array) -> tuple[Array, Array]:
     latents_finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4))
     finite = latents_finite & jnp.isfinite(video).all(axis=(1, 2, 3, 4))
     unit = jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0)
     return jnp.round(unit * 255.0).astype(jnp.uint8), finite
+
+
+def tile_sizes(
+    family: Any, latent_shape: Sequence[int], tiled: bool
+) -> tuple[tuple[int, int], ...]:
+    """The sizes of tiles, each of which has programs; none: one program decodes everything."""
+    if not tiled or not isinstance(family, TiledFamily):
+        return ()
+    return family.tile_sizes(latent_shape)
 
 
 def component_shardings(

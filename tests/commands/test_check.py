@@ -23,6 +23,7 @@ from tests.tiny import rewriter_sizes
             "there is no 'sgt'; choose from sft, dpo, sample",
         ),
         (["--topology=v5e:2x2", "--num-examples=0"], "--num-examples=0: must be at least 1"),
+        (["--topology=v5e:2x2", "--jobs=0"], "--jobs=0: must be at least 1"),
         (["--topology=v5e:0x0"], "topology=v5e:0x0: write a generation"),
         (["--topology=v5e:2x2", "--num-slices=100000"], "400,000 chips; the limit is 65,536"),
         (["--topology=v5e:99999x99999"], "chips; the limit is 65,536"),

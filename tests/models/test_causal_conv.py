@@ -56,6 +56,7 @@ def count_convolutions(vae, config, method):
     return program.lower(shapes, clip(method)).as_text().count("stablehlo.convolution")
 
 
+@pytest.mark.slow
 @METHODS
 @FAMILIES
 def test_residual_blocks_on_accelerators_equal_the_form_for_cpu(vae, config, method):

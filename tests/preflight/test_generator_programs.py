@@ -1,5 +1,8 @@
 """The generator's programs and the number of videos."""
 
+import jax.numpy as jnp
+import pytest
+
 from pav_jax.config import load
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.preflight import generator_programs
@@ -19,3 +22,32 @@ def test_build_mini():
     assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
     assert all(program.trace().jaxpr.eqns for program in programs)
     assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
+
+
+@pytest.mark.slow
+def test_build_tiles():
+    """Two programs for each size of tiles, the largest first, and one that joins them."""
+    config = load("configs/cogvideox_2b.py")
+    config.generator.mesh.fsdp = 1
+    config.generator.batch_size = 1
+    programs = generator_programs.build(config, list(make_mesh().devices.flat))
+    *parts, joining = programs[2:]
+    assert [program.name for program in parts] == [
+        f"VAE, tiles of {size}, {chunk}"
+        for size in ("30 x 45", "30 x 18", "10 x 45", "10 x 18")
+        for chunk in ("first chunk", "next chunks")
+    ]
+    runs = [program.phases[0].num_runs / joining.phases[0].num_runs for program in parts]
+    # 4, 2, 2 and 1 tiles; 9 latent frames are 3 + 2 + 2 + 2
+    assert runs == [4, 12, 2, 6, 2, 6, 1, 3]
+    assert [len(program.earlier_results) for program in parts] == [12, 15, 20, 23, 28, 31, 32, 35]
+    chunks = {
+        (9 if i % 4 == 0 else 8, frames.shape[1])
+        for i, frames in enumerate(parts[-1].earlier_results)
+    }
+    assert chunks == {(9, 9), (8, 8)}
+    frames = parts[0].earlier_results[0]
+    assert frames.shape == (1, 9, 240, 360, 3)
+    assert frames.dtype == jnp.bfloat16
+    frames, finite = joining.trace().out_info
+    assert frames.shape == (1, 33, 480, 720, 3) and finite.shape == (1,)

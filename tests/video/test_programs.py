@@ -1,13 +1,16 @@
 """Texts are encoded once; the programs of two batches overlap."""
 
+import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pav_jax.video import VideoModel, generation_config, programs
 from tests.cpu_devices import run_on_cpu_devices
+from tests.video import tiny_pipeline
 
 
 class Family:
@@ -98,6 +101,36 @@ def test_decode_tiled():
     made = model(Tiling())
     assert made.generate(["a"]).max() == 0 and made.generate(["a"], vae_tiling=True).min() == 255
     assert model(Tiling(), vae_tiling=True).generate(["a"]).min() == 255
+
+
+@pytest.mark.parametrize(
+    "latent_size, sizes",
+    [
+        pytest.param((8, 12), [(6, 5), (6, 4), (3, 5), (3, 4)], marks=pytest.mark.slow),
+        ((5, 7), [(5, 5), (5, 3)]),
+        ((6, 5), []),  # one tile
+    ],
+)
+def test_decode_tiles_in_programs_of_their_own(latent_size, sizes):
+    made = tiny_pipeline.random_model(0, {"_class_name": "CogVideoXDDIMScheduler"})
+    vae = dataclasses.replace(made.family.vae.config, sample_height=24, sample_width=20)
+    family = dataclasses.replace(made.family, vae=made.family.vae.clone(config=vae))
+    ours = programs.Programs(family)
+    shape = (2, 5, *latent_size, 4)
+    assert list(programs.tile_sizes(family, shape, True)) == sizes
+    assert not programs.tile_sizes(family, shape, False)
+    if not sizes:
+        return
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    latents[1, 0, 0, 0, 0] = np.nan
+    latents[1, 0, 0, 0, 0] = np.nan
+    latents = jnp.asarray(latents)
+    frames, finite = ours.decode(made.params, latents, True)
+    expected, _ = ours.decoder({"vae": made.params["vae"]}, latents, tiled=True)
+    assert finite.tolist() == [True, False]
+    difference = np.abs(np.asarray(frames, int) - np.asarray(expected, int))
+    assert frames.dtype == np.uint8 and difference.max() <= 1
+    assert ours.tile_decoder._cache_size() == 2 * len(sizes)  # the first chunk and the others
 
 
 def test_generate_overlaps_batches(monkeypatch):

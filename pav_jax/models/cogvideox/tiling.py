@@ -9,7 +9,8 @@ tiles.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,56 +56,107 @@ class TiledAxis:
         return [(start, min(start + self.tile, size)) for start in range(0, size, self.step)]
 
 
+@dataclasses.dataclass(frozen=True)
+class TileGrid:
+    """The tiles of latents of one size.
+
+    Attributes:
+      rows, columns: how the two axes are divided.
+      height, width: latent rows and columns.
+    """
+
+    rows: TiledAxis
+    columns: TiledAxis
+    height: int
+    width: int
+
+    def is_single(self) -> bool:
+        """Return whether the latents are no larger than one tile."""
+        return self.height <= self.rows.tile and self.width <= self.columns.tile
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return the sizes of tiles in latent rows and columns, the largest first."""
+        heights = {stop - start for start, stop in self.rows.spans(self.height)}
+        widths = {stop - start for start, stop in self.columns.spans(self.width)}
+        sizes = [(height, width) for height in heights for width in widths]
+        return tuple(sorted(sizes, key=lambda size: (size[0] * size[1], size), reverse=True))
+
+    def positions(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return (row, column) in the grid of each tile of `size`."""
+        return [
+            (i, j)
+            for i, (top, bottom) in enumerate(self.rows.spans(self.height))
+            for j, (left, right) in enumerate(self.columns.spans(self.width))
+            if (bottom - top, right - left) == size
+        ]
+
+    def cut(
+        self, z: Float[Array, "B t height width C"], size: tuple[int, int]
+    ) -> Float[Array, "n B t h w C"]:
+        """Return the tiles of `size`, in the order of `positions`."""
+        rows = [slice(*span) for span in self.rows.spans(self.height)]
+        columns = [slice(*span) for span in self.columns.spans(self.width)]
+        return jnp.stack([z[:, :, rows[i], columns[j]] for i, j in self.positions(size)])
+
+    def join(self, decoded: Sequence[Sequence[Sequence[Array]]]) -> Float[Array, "B T H W 3"]:
+        """Blend each tile with the one above, then with the one to its left, and join them.
+
+        Both neighbours are taken as already blended.
+
+        Args:
+          decoded: result of `decode_tiles`.
+
+        Returns:
+          Video, float32.
+        """
+        tiles: dict[tuple[int, int], Array] = {}
+        for size, batches in zip(self.sizes(), decoded, strict=True):
+            positions = self.positions(size)
+            frames = jnp.concatenate([jnp.concatenate(chunks, axis=1) for chunks in batches])
+            frames = frames.astype(jnp.float32).reshape(len(positions), -1, *frames.shape[1:])
+            tiles |= dict(zip(positions, frames, strict=True))
+        blended: dict[tuple[int, int], Array] = {}
+        lines = []
+        for i in range(len(self.rows.spans(self.height))):
+            line = []
+            for j in range(len(self.columns.spans(self.width))):
+                tile = tiles[i, j]
+                tile = blend(blended[i - 1, j], tile, self.rows.blend, axis=2) if i else tile
+                tile = blend(blended[i, j - 1], tile, self.columns.blend, axis=3) if j else tile
+                blended[i, j] = tile
+                line.append(tile[:, :, : self.rows.keep, : self.columns.keep])
+            lines.append(jnp.concatenate(line, axis=3))
+        return jnp.concatenate(lines, axis=2)
+
+
 def decode_tiles(
-    decode: Callable[[Float[Array, "n B t h w C"]], Float[Array, "n B T H W 3"]],
-    z: Float[Array, "B t h w C"],
-    rows: TiledAxis,
-    columns: TiledAxis,
-) -> Float[Array, "B T H W 3"]:
-    """Cut `z` into tiles, decode them and join the results.
+    decode_chunk: Callable[..., tuple[Array, Any]],
+    num_batches: Mapping[tuple[int, int], int],
+    chunks: Sequence[tuple[int, int]],
+) -> list[list[list[Array]]]:
+    """Decode the tiles of all sizes, batch after batch, each chunk after chunk.
 
     Args:
-      decode: decodes n tiles of one size independently.
+      decode_chunk: (batch, start, cache, size=, length=) -> (frames, next chunk's cache): decodes
+        `length` latent frames from `start` of one batch of tiles of `size`.
+      num_batches: size of tiles -> number of batches.
+      chunks: [start, stop) of each temporal chunk in latent frames.
+
+    Returns:
+      For each size, batch and chunk the frames.
     """
-    row_spans = rows.spans(z.shape[2])
-    column_spans = columns.spans(z.shape[3])
-    positions_by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, (top, bottom) in enumerate(row_spans):
-        for j, (left, right) in enumerate(column_spans):
-            positions_by_size.setdefault((bottom - top, right - left), []).append((i, j))
-    tiles = {}
-    for positions in positions_by_size.values():
-        cut = [z[:, :, slice(*row_spans[i]), slice(*column_spans[j])] for i, j in positions]
-        tiles |= dict(zip(positions, decode(jnp.stack(cut)), strict=True))
-    return join_tiles(tiles, len(row_spans), len(column_spans), rows, columns)
-
-
-def join_tiles(
-    tiles: dict[tuple[int, int], Array],
-    num_rows: int,
-    num_columns: int,
-    rows: TiledAxis,
-    columns: TiledAxis,
-) -> Float[Array, "B T H W 3"]:
-    """Blend each tile with the one above, then with the one to its left, and join them.
-
-    Both neighbours are taken as already blended.
-
-    Args:
-      tiles: decoded tile by (row, column).
-    """
-    blended: dict[tuple[int, int], Array] = {}
-    lines = []
-    for i in range(num_rows):
-        line = []
-        for j in range(num_columns):
-            tile = tiles[i, j]
-            tile = blend(blended[i - 1, j], tile, rows.blend, axis=2) if i else tile
-            tile = blend(blended[i, j - 1], tile, columns.blend, axis=3) if j else tile
-            blended[i, j] = tile
-            line.append(tile[:, :, : rows.keep, : columns.keep])
-        lines.append(jnp.concatenate(line, axis=3))
-    return jnp.concatenate(lines, axis=2)
+    decoded = []
+    for size, count in num_batches.items():
+        batches = []
+        for batch in range(count):
+            cache: Any = {}
+            frames = []
+            for start, stop in chunks:
+                chunk, cache = decode_chunk(batch, start, cache, size=size, length=stop - start)
+                frames.append(chunk)
+            batches.append(frames)
+        decoded.append(batches)
+    return decoded
 
 
 def blend(before: Array, tile: Array, extent: int, axis: int) -> Array:

@@ -11,13 +11,15 @@ Source: Yang et al. 2024 (arXiv 2408.06072), section 2.1, and diffusers' `Autoen
 Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in latent space.
 """
 
-import dataclasses
 import functools
 import math
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from pav_jax.models.causal_conv import (
@@ -28,17 +30,15 @@ from pav_jax.models.causal_conv import (
     in_chunks,
     residual_blocks,
 )
-from pav_jax.models.cogvideox.tiling import (
-    OVERLAP_HEIGHT,
-    OVERLAP_WIDTH,
-    TiledAxis,
-    decode_tiles,
+from pav_jax.models.cogvideox.tiling import decode_tiles
+from pav_jax.models.cogvideox.vae_config import (
+    DECODE_CHUNK,
+    ENCODE_CHUNK,
+    CogVideoXVAEConfig,
+    chunk_bounds,
+    decoder_chunks,
 )
 from pav_jax.models.layers import Constrain, unconstrained
-from pav_jax.typed_fields import Depth, NonNegative, Positive, Range, Widths
-
-ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
-DECODE_CHUNK = 2  # latent frames per chunk (diffusers: num_latent_frames_batch_size)
 
 ACTIVATIONS = {
     "silu": nn.silu,
@@ -47,83 +47,6 @@ ACTIVATIONS = {
     "relu": nn.relu,
     "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class CogVideoXVAEConfig:
-    """Configuration with diffusers' field names; defaults: CogVideoX-2B."""
-
-    in_channels: int = 3
-    out_channels: int = 3
-    block_out_channels: Widths = (128, 256, 256, 512)
-    latent_channels: int = 16
-    layers_per_block: Depth = 3
-    act_fn: str = "silu"
-    norm_eps: NonNegative = 1e-6
-    norm_num_groups: int = 32
-    temporal_compression_ratio: Annotated[float, Range(1, 2**16)] = 4
-    sample_height: int = 480
-    sample_width: int = 720
-    scaling_factor: Positive = 1.15258426
-    shift_factor: float | None = None
-    latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[Positive, ...] | None = None
-    force_upcast: bool = True
-    use_quant_conv: bool = False
-    use_post_quant_conv: bool = False
-    invert_scale_latents: bool = False
-
-    @property
-    def temporal_levels(self) -> int:
-        """Number of blocks that halve the frames: log2 of the temporal ratio, at most all."""
-        levels = int(math.log2(self.temporal_compression_ratio))
-        return min(levels, len(self.block_out_channels) - 1)
-
-    @property
-    def spatial_ratio(self) -> int:
-        """Pixels per latent row and column."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    def tiled_axes(self) -> tuple[TiledAxis, TiledAxis]:
-        """Return how a latent's rows and columns are divided into tiles."""
-        return (
-            TiledAxis.for_size(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
-            TiledAxis.for_size(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH),
-        )
-
-    def latent_frames(self, frames: int) -> int:
-        """Return the number of latent frames of a clip of `frames` frames, encoded in chunks."""
-        count = 0
-        for start, stop in chunk_bounds(frames, ENCODE_CHUNK):
-            chunk = stop - start
-            for _ in range(self.temporal_levels):
-                chunk = (chunk + 1) // 2
-            count += chunk
-        return count
-
-    def scale(self, latents: Array) -> Array:
-        """Scale the encoder's output for the denoiser.
-
-        Image-to-video models divide instead of multiplying (`invert_scale_latents`).
-        """
-        if self.invert_scale_latents:
-            return latents / self.scaling_factor
-        return latents * self.scaling_factor
-
-    def unscale(self, latents: Array) -> Array:
-        """Scale the denoiser's output for the decoder.
-
-        diffusers' pipeline always divides here, whatever `invert_scale_latents` says.
-        """
-        return latents / self.scaling_factor
-
-
-def chunk_bounds(frames: int, size: int) -> list[tuple[int, int]]:
-    """Return [start, stop) of each temporal chunk; the remainder joins the first one."""
-    count = max(frames // size, 1)
-    remainder = frames % size
-    stops = [min(size * (i + 1) + remainder, frames) for i in range(count)]
-    return list(zip([0, *stops[:-1]], stops, strict=True))
 
 
 class SpatialNorm(nn.Module):
@@ -356,29 +279,54 @@ class CogVideoXVAE(nn.Module):
           tiled: decode overlapping tiles if the latent is larger than one, as diffusers does after
             `enable_tiling()`.
         """
-        z = z.astype(self.dtype)
-        if self.config.use_post_quant_conv:
-            z, _ = self.post_quant_conv(z)
-        rows, columns = self.config.tiled_axes()
-        if tiled and (z.shape[2] > rows.tile or z.shape[3] > columns.tile):
-            return decode_tiles(self._decode_tile_batches, z, rows, columns)
-        video = self._in_chunks(self.decoder, z, DECODE_CHUNK if chunked else z.shape[1])
+        size = DECODE_CHUNK if chunked else z.shape[1]
+        grid = self.config.tile_grid(*z.shape[2:4])
+        if tiled and not grid.is_single():
+            decode = functools.partial(self.decode_tile_chunk, z)
+            return grid.join(
+                decode_tiles(decode, self.tile_batches(z.shape), decoder_chunks(z.shape[1]))
+            )
+        video = self._in_chunks(self.decoder, self._decoder_input(z), size)
         return video.astype(jnp.float32)
 
-    def _decode_tile_batches(self, tiles: Float[Array, "n B t h w C"]) -> Array:
-        """Decode tiles of one size, `tiles_at_once` in a batch."""
+    def tile_batches(self, shape: Sequence[int]) -> dict[tuple[int, int], int]:
+        """Return the number of batches of tiles of each size, for latents [B, t, h, w, C]."""
+        grid = self.config.tile_grid(*shape[2:4])
+        counts = {size: len(grid.positions(size)) for size in grid.sizes()}
+        return {size: n // self._tiles_in_batch(n, shape[0]) for size, n in counts.items()}
+
+    def _tiles_in_batch(self, n: int, B: int) -> int:
+        return math.gcd(n, max(self.tiles_at_once // B, 1))
+
+    def decode_tile_chunk(
+        self,
+        z: Float[Array, "B t h w C"],
+        batch: Any,
+        start: Any,
+        cache: dict,
+        size: tuple[int, int],
+        length: int,
+    ) -> tuple[Float[Array, "clips T H W 3"], dict]:
+        """Decode one temporal chunk of one batch of tiles; see `tiling.decode_tiles`.
+
+        Args:
+          z: whole unscaled latents.
+        """
+        z = lax.dynamic_slice_in_dim(z, start, length, axis=1)
+        tiles = self.config.tile_grid(*z.shape[2:4]).cut(z, size)
         n, B = tiles.shape[:2]
-        together = math.gcd(n, max(self.tiles_at_once // B, 1))
-        batches = tiles.reshape(n // together, together * B, *tiles.shape[2:])
+        together = self._tiles_in_batch(n, B)
+        tiles = tiles.reshape(n // together, together * B, *tiles.shape[2:])[batch]
         axes = ("tiles", None, None, None, None)
+        x = self._decoder_input(self.constrain(tiles, axes))
+        frames, cache = self.decoder(x, cache)
+        # the caches of a loop over blocks have a leading axis of blocks
+        cache = jax.tree.map(lambda x: self.constrain(x, (None,) * (x.ndim - 5) + axes), cache)
+        return self.constrain(frames, axes), cache
 
-        def body(vae: "CogVideoXVAE", carry: tuple, z: Array) -> tuple[tuple, Array]:
-            frames = vae._in_chunks(vae.decoder, vae.constrain(z, axes), DECODE_CHUNK)
-            return carry, vae.constrain(frames.astype(jnp.float32), axes)
-
-        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
-        _, frames = scan(self, (), batches)
-        return frames.reshape(n, B, *frames.shape[2:])
+    def _decoder_input(self, z: Array) -> Array:
+        z = z.astype(self.dtype)
+        return self.post_quant_conv(z)[0] if self.config.use_post_quant_conv else z
 
     def _in_chunks(self, coder: nn.Module, x: Array, size: int) -> Array:
         first_start, first_stop = chunk_bounds(x.shape[1], size)[0]
