@@ -40,6 +40,7 @@ def folder(store):
     return path, next(iterator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep, names", [(0, ["1", "2", "3", "4"]), (3, ["2", "3", "4"])])
 def test_save_after_restart_keeps_older_ones(store, keep, names):
     path = as_path(f"{store.address}/{uuid.uuid4().hex}/checkpoints")
@@ -58,6 +59,7 @@ def restore(path):
     return step, float(state["a"][0, 0]), next(iterator)
 
 
+@pytest.mark.slow
 def test_restore_newest_of_those_kept(folder):
     path, batch = folder
     assert list_names(path) == ["2", "3"]
@@ -66,6 +68,7 @@ def test_restore_newest_of_those_kept(folder):
     np.testing.assert_array_equal(restored_batch, batch)
 
 
+@pytest.mark.slow
 def test_checkpoint_without_marker_is_not_restored(folder):
     path, _ = folder
     names = ("_COMPLETE.json",) if mirror.is_needed(path) else ("commit_success.txt",)

@@ -15,6 +15,7 @@ import pytest
 
 from pav_jax.checkpoints.orbax import Checkpoints
 from pav_jax.errors import BadInput, TemporaryFailure
+from tests.tiers import first_fast
 
 
 def make_iterator():
@@ -109,24 +110,24 @@ def damage_file(name, how):
 
 
 FILES = ("data/metadata", "state/manifest.ocdbt", "state/d/*")
-DAMAGES = [
-    *(
-        (f"{name} {how}", damage_file(name, how))
+DAMAGES = {
+    **{
+        f"{name} {how}": damage_file(name, how)
         for name in FILES
         for how in ("cut", "empty", "changed", "missing", "folder")
-    ),
-    ("state/_METADATA cut", damage_file("state/_METADATA", "cut")),
-    ("state/array_metadatas empty", damage_file("state/array_metadatas/*", "empty")),
-    ("no data", lambda step: shutil.rmtree(step / "data")),
-    ("no state", lambda step: shutil.rmtree(step / "state")),
-    ("nothing", lambda step: (shutil.rmtree(step), step.mkdir())),
-]
+    },
+    "state/_METADATA cut": damage_file("state/_METADATA", "cut"),
+    "state/array_metadatas empty": damage_file("state/array_metadatas/*", "empty"),
+    "no data": lambda step: shutil.rmtree(step / "data"),
+    "no state": lambda step: shutil.rmtree(step / "state"),
+    "nothing": lambda step: (shutil.rmtree(step), step.mkdir()),
+}
 
 
-@pytest.mark.parametrize("damage", [pytest.param(d, id=name) for name, d in DAMAGES])
-def test_restore_corrupt_files_are_set_aside(damage, filled, capfd):
+@pytest.mark.parametrize("name", first_fast(DAMAGES, 5))
+def test_restore_corrupt_files_are_set_aside(name, filled, capfd):
     folder, _ = filled
-    damage(folder / "4")
+    DAMAGES[name](folder / "4")
     names = sorted(path.name for path in (folder / "4").rglob("*"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -244,6 +244,7 @@ def test_denoiser_and_vae_load_in_diffusers(name, original, layout):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layout, model, channels",
     [
@@ -287,6 +288,7 @@ def test_generator_settings_match_trainer(name, training):
     assert dict(model.family.scheduler.config) == training.SCHEDULER
 
 
+@pytest.mark.slow
 def test_wan_generator_matches_diffusers():
     from pav_jax.video.video_model import VideoModel
 

@@ -49,6 +49,7 @@ def assert_equal(attend, arrays, mask, tolerance):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed, packed", [(0, False), (1, True), (2, True)])
 def test_splash_attention_equals_dot_product(seed, packed):
     arrays, segments = inputs(seed)

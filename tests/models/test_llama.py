@@ -52,6 +52,7 @@ def test_unembed_hidden_equals_logits(params, ids):
     np.testing.assert_allclose(unembed(params, hidden), logits, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_llama_remat_gradients(params, ids):
     def loss(p, remat):
         return jnp.square(Llama(CONFIG, remat=remat).apply({"params": p}, ids)).mean()

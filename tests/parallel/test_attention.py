@@ -41,6 +41,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_make_attention_fn_splash_on_mesh_equals_one_device():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "4",

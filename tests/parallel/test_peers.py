@@ -69,6 +69,7 @@ def run(*actions, counts=None, grace=0.2):
     return [(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("how", ["die", "exit"])
 @pytest.mark.parametrize("others", ["hang", "finish"])

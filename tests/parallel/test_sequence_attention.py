@@ -45,6 +45,7 @@ def arrays(tokens):
     return [jnp.asarray(rng.normal(size=(2, tokens, 4, 8)), jnp.float32) for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_make_sequence_attention_fn_on_mesh():
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",

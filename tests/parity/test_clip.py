@@ -11,11 +11,12 @@ from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.storage.json_files import write_json
+from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-SEEDS = range(4)
+SEEDS = first_fast(range(4))
 
 
 def random_config(seed):

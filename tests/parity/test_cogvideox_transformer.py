@@ -17,6 +17,7 @@ from pav_jax.errors import BadInput
 from pav_jax.models.cogvideox import transformer_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.transformer_hf import STEM, config_from_hf
+from tests.tiers import first_fast
 
 RELATIVE = 1e-4
 
@@ -86,7 +87,7 @@ def example(config):
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "learned", "1.5"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first_fast(range(3)))
 def test_cogvideox_transformer_equals_diffusers(kind, seed, tmp_path):
     original = random_original(10 * seed + len(kind), kind)
     original.save_pretrained(tmp_path / "theirs")
@@ -143,6 +144,7 @@ def test_load_ignores_sinusoidal_table(tmp_path):
     assert "pos_embedding" not in params["patch_embed"]
 
 
+@pytest.mark.slow
 def test_cogvideox_transformer_gradients_remat_unroll():
     config = config_from_hf(dict(random_original(4, "2b").config))
     latents, text, timesteps = example(config)

@@ -13,6 +13,7 @@ from pav_jax.models.causal_conv import CausalConv3d
 from pav_jax.models.cogvideox import vae, vae_hf
 from pav_jax.models.weights import params_from_hf
 from tests.parity.comparison import FAST_COMPILE, channels_last, close, perturbed
+from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -63,7 +64,7 @@ def run(config, method, conv_impl="auto", chunked=True):
     )
 
 
-@pytest.fixture(scope="module", params=range(3))
+@pytest.fixture(scope="module", params=first_fast(range(3)))
 def pair(request, tmp_path_factory):
     theirs = torch_vae(request.param)
     folder = tmp_path_factory.mktemp("vae")
@@ -120,11 +121,13 @@ def tiny_torch_vae(seed, **sizes):
 
 @pytest.mark.parametrize(
     "frames, height, width, sample",
-    [
-        (5, 11, 13, (32, 40)),  # both axes, with remainders, also in time
-        (2, 9, 4, (24, 40)),  # one column
-        (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
-    ],
+    first_fast(
+        [
+            (2, 9, 4, (24, 40)),  # one column
+            (5, 11, 13, (32, 40)),  # both axes, with remainders, also in time
+            (1, 3, 11, (48, 22)),  # one row; tiles that do not meet at whole latent rows
+        ]
+    ),
 )
 def test_decode_tiled_equals_diffusers(frames, height, width, sample):
     theirs = tiny_torch_vae(frames, sample_height=sample[0], sample_width=sample[1])
@@ -215,6 +218,7 @@ def test_causal_conv_forms_equal():
     jax.tree.map(close, da, db)
 
 
+@pytest.mark.slow
 def test_decode_conv_forms_equal(ours):
     config, params = ours
     z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, 2))
@@ -223,6 +227,7 @@ def test_decode_conv_forms_equal(ours):
     )
 
 
+@pytest.mark.slow
 def test_vae_gradients_nonzero(ours):
     config, params = ours
     video = jax.random.uniform(jax.random.key(1), (1, 5, 4, 4, 3), minval=-1)
@@ -237,6 +242,7 @@ def test_vae_gradients_nonzero(ours):
     assert all(np.abs(g).max() > 0 for g in kernels)
 
 
+@pytest.mark.slow
 def test_vae_single_chunk_equals_unchunked(ours):
     config, params = ours
     video = jax.random.uniform(jax.random.key(2), (1, 9, 4, 4, 3))

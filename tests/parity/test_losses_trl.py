@@ -12,6 +12,7 @@ from pav_jax.models.llama import Llama, hf
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import losses
 from tests.parity.trl_llama import LLAMA, WORDS
+from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -113,7 +114,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("fields", SETTINGS, ids=lambda f: "-".join(f"{v}" for v in f.values()))
+@pytest.mark.parametrize(
+    "fields", first_fast(SETTINGS, 3), ids=lambda f: "-".join(f"{v}" for v in f.values())
+)
 def test_preference_loss_equals_trl(ours, trl_loss, fields):
     want, want_metrics, batch = trl_loss(**fields)
     config = losses.PreferenceLoss(**{"loss_type": ("sigmoid",)} | fields)

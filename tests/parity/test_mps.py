@@ -17,11 +17,12 @@ from pav_jax.errors import BadInput
 from pav_jax.models.mps import CrossConfig, MPSConfig, MPSModel, hf
 from pav_jax.models.mps.model import condition_mask
 from pav_jax.models.weights import params_from_hf, params_to_hf
+from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
 clips = pytest.importorskip("tests.parity.test_clip")
 
-SEEDS = range(4)
+SEEDS = first_fast(range(4))
 LEFT_OUT = ("post_layernorm", "position_ids")  # CLIP's, without a part in MPS
 
 

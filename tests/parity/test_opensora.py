@@ -20,6 +20,7 @@ from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
 from tests.parity import opensora_torch
 from tests.parity.comparison import FAST_COMPILE, close
 from tests.parity.opensora_tensors import published
+from tests.tiers import first_fast
 from tests.video.tiny_pipeline import random_params
 
 
@@ -69,7 +70,7 @@ def random_stdit(seed: int) -> tuple[STDiT3Config, dict]:
     return config, params
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first_fast(range(3)))
 def test_stdit_equals_torch(seed, tmp_path):
     config, params = random_stdit(seed)
     save(stdit_hf, tmp_path, config, params)
@@ -109,6 +110,7 @@ def test_stdit_equals_torch(seed, tmp_path):
     close(ours, torch.stack(rows))
 
 
+@pytest.mark.slow
 def test_stdit_gradients_remat_unroll():
     config, params = random_stdit(0)
     latents = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, config.in_channels))
@@ -176,7 +178,7 @@ def random_vae(seed: int) -> tuple[dict, diffusers.AutoencoderKL]:
     return raw, model
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", first_fast(range(2)))
 @torch.no_grad()
 def test_vae_equals_torch_and_diffusers(seed, tmp_path):
     raw, spatial = random_vae(seed)

@@ -12,6 +12,7 @@ from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
 from pav_jax.models.wan import vae, vae_hf
 from tests.parity.comparison import FAST_COMPILE, channels_last, close, perturbed
+from tests.tiers import first_fast
 
 CONFIGS = (
     dict(
@@ -60,7 +61,7 @@ def run(config, method, conv_impl="auto"):
     )
 
 
-@pytest.fixture(scope="module", params=range(len(CONFIGS)))
+@pytest.fixture(scope="module", params=first_fast(range(len(CONFIGS))))
 def pair(request, tmp_path_factory):
     theirs = torch_vae(request.param)
     folder = tmp_path_factory.mktemp("vae")
@@ -85,7 +86,9 @@ def test_encode_equals_diffusers(pair):
 
 
 # one frame has no cache; one small configuration is enough for it
-@pytest.mark.parametrize("pair, frames", [(0, 4), (1, 4), (2, 4), (2, 1)], indirect=["pair"])
+@pytest.mark.parametrize(
+    "pair, frames", first_fast([(0, 4), (1, 4), (2, 4), (2, 1)]), indirect=["pair"]
+)
 def test_decode_equals_diffusers(pair, frames):
     theirs, config, params = pair
     z = (
@@ -150,6 +153,7 @@ def load_params(config):
     )
 
 
+@pytest.mark.slow
 def test_decode_memory_bounded():
     config = vae_hf.config_from_hf(dict(torch_vae(0).config))
     params = load_params(config)

@@ -26,6 +26,7 @@ def test_build_mini():
     }
 
 
+@pytest.mark.slow
 def test_build_published_sizes():
     config = load("configs/rewards_full.py")
     config.check.num_examples = 100

@@ -70,6 +70,7 @@ class Counted(Reward):
         return {"N": videos[:, 0, 0, 0, 0].astype(np.float32)}
 
 
+@pytest.mark.slow
 def test_score_equals_suite_in_any_order(suite, paths, prompts):
     results = FileScorer(suite, batch_size=2, threads=3).score(paths, prompts)
     assert [(r.path, r.prompt, r.problems) for r in results] == [

@@ -105,6 +105,7 @@ def pan(fps, seconds=4, speed=12):
     return np.stack([texture[:64, step : step + 96] for step in steps]), times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fps", [5, 8, 10, 12, 16, 24, 30])
 def test_score_dd_of_any_frame_rate(fps):
     video, times = pan(fps)

@@ -133,6 +133,7 @@ def test_from_config_unavailable_reward(clip_folder, videos, prompts):
         RewardSuite.from_config({"entries": {"beauty": {}}}, on_error=problems.append)
 
 
+@pytest.mark.slow
 def test_from_config_nan_checkpoint(clip_folder, mps_folder, tmp_path):
     for kind, source, part in (
         ("aesthetic", clip_folder, ""),

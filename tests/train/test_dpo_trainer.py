@@ -77,6 +77,7 @@ def test_run_first_loss(straight):
     assert first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
 
 
+@pytest.mark.slow
 def test_run_first_loss_bfloat16_dropout(preferences, tmp_path):
     lm = tiny.make_lm(dtype=jnp.bfloat16)
     dpo.run(make_config(max_steps=2, lora=dict(lora_dropout=0.3)), lm, preferences, tmp_path)
@@ -110,6 +111,7 @@ def test_run_metric_names(straight):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -179,6 +179,7 @@ class Killer(FakeGenerator):
         return super().generate(prompts, seed=seed)
 
 
+@pytest.mark.slow
 def test_run_resumed_after_kill(straight, lm, prompts, tmp_path):
     folder = tmp_path / "grpo"
     done = FakeGenerator()
@@ -281,6 +282,7 @@ def test_policy_loss_parts(loss_type):
     jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-5), whole, *parts)
 
 
+@pytest.mark.slow
 def test_train_step_two_iterations(lm):
     """Two optimizer steps on one batch, in parts, are these two by hand; the second has ratios and
     a divergence."""
@@ -322,6 +324,7 @@ def test_train_step_two_iterations(lm):
     assert float(seen[1]["kl"]) > 1e-6 and int(state.step) == 2
 
 
+@pytest.mark.slow
 def test_make_state_full_finetuning(lm):
     state, metrics, _ = stepped(lm, random_batch(), steps=2, full_finetuning=True, beta=0.1)
     jax.tree.map(np.testing.assert_array_equal, state.frozen["params"], lm.params)

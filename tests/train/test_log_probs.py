@@ -73,6 +73,7 @@ def test_token_log_probs_largest_array():
     assert B * chunk * V <= max(sizes(program.jaxpr)) < B * T * V
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 4, 64])
 def test_token_log_probs_frozen_head_gradient(drawn, chunk):
     ids = jnp.asarray(drawn["ids"])

@@ -37,6 +37,7 @@ def test_quantize_rounding_error(kind):
     assert code.dtype.itemsize == 1 and code.shape == kernel.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, near", [("int8", 0.05), ("nf4", 0.5)])
 def test_run_quantized_base(kind, near, tmp_path):
     pairs = tiny.write_pairs(tmp_path / "sft_pairs.jsonl")

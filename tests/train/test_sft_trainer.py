@@ -143,6 +143,7 @@ def signal_at(step):
     return tiny.Watch(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [crash_at, signal_at])
 @pytest.mark.parametrize(
     "changes",
@@ -329,6 +330,7 @@ def test_run_loss_not_finite(lm, pairs, tmp_path):
         sft.run(make_config(), broken, pairs, tmp_path)
 
 
+@pytest.mark.slow
 def test_run_packing(straight, lm, pairs, tmp_path):
     sft.run(
         make_config(packing=True, gradient_accumulation_steps=2, save_steps=None),
@@ -347,6 +349,7 @@ def test_run_packing(straight, lm, pairs, tmp_path):
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [*REMAT_POLICIES, "unroll"])
 def test_log_probs_remat_policies(lm, policy):
     ids = jnp.asarray(np.random.default_rng(0).integers(0, lm.config.vocab_size, (2, 9)))

@@ -37,6 +37,7 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
+@pytest.mark.slow
 def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 34, 8, 4, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
@@ -192,6 +193,7 @@ def test_from_pretrained_float32_parameters(folder):
     )
 
 
+@pytest.mark.slow
 def test_decode_large_frames(model, monkeypatch):
     published = OpenSoraVAEConfig()
     assert (

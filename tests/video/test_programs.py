@@ -209,6 +209,7 @@ for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),
 """
 
 
+@pytest.mark.slow
 def test_programs_run_sequentially_on_cpu_mesh():
     output = run_on_cpu_devices(3, SETTLED)
     assert output.splitlines() == [str([True] * 4)] * 2

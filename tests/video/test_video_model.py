@@ -161,12 +161,14 @@ def test_fingerprint(folder, model, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_generate_on_mesh(model, videos):
     placed = VideoModel(model.family, model.params, model.settings, make_mesh())
     share_compiled(model, placed)
     np.testing.assert_allclose(placed.generate(PROMPTS, seed=[4, 5, 6]).astype(int), videos, atol=1)
 
 
+@pytest.mark.slow
 def test_generate_bfloat16(folder, videos):
     model = VideoModel.from_pretrained(folder, dtype="bfloat16")
     assert model.params["transformer"]["proj_out"]["kernel"].dtype == jnp.bfloat16

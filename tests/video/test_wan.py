@@ -30,6 +30,7 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
+@pytest.mark.slow
 def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 5, 16, 32, 3) and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
@@ -98,6 +99,7 @@ def test_from_pretrained_scheduler(model, tmp_path):
         VideoModel.from_pretrained(tmp_path, scheduler="CogVideoXDDIMScheduler")
 
 
+@pytest.mark.slow
 def test_generate_bfloat16(model, videos, tmp_path):
     model.save_pretrained(tmp_path)
     small = VideoModel.from_pretrained(tmp_path, dtype="bfloat16")
@@ -110,6 +112,7 @@ def test_generate_bfloat16(model, videos, tmp_path):
     assert made.errors == [None] * 3 and np.abs(made.videos.astype(int) - videos).mean() < 8
 
 
+@pytest.mark.slow
 def test_generate_on_mesh(model, videos):
     placed = VideoModel(model.family, model.params, model.settings, make_mesh())
     share_compiled(model, placed)
