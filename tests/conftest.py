@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,3 +27,9 @@ if os.environ.get("PAV_CHECK_TYPES", "1") == "1":
 
 # once for all packages of tests: the clients of a process know one server of each kind
 from tests.object_stores import gcs_store, s3_store, store  # noqa: E402, F401
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs files first that have slow tests only: no process waits for a long one at the end."""
+    fast_files = {item.path for item in items if "slow" not in item.keywords}
+    items.sort(key=lambda item: item.path in fast_files)

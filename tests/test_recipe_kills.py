@@ -22,8 +22,8 @@ from tests.workdir_monitor import REPEATED, STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-# campaigns by hand: PAV_RANDOM_KILLS=20 pytest -m slow tests/test_recipe_kills.py
-RANDOM_SEEDS = range(int(os.environ.get("PAV_RANDOM_KILLS", "1")))
+# campaigns by hand: PAV_STAGE_KILLS=20 pytest -m slow tests/test_recipe_kills.py
+RANDOM_SEEDS = range(int(os.environ.get("PAV_STAGE_KILLS", "0")))
 
 ORDER = ("evolve", "select", "sft", "prefer 1", "dpo 1", "prefer 2", "dpo 2", "evaluate", "report")
 NEEDED = ("generator/model_index.json", "clip/aesthetic_head/config.json", "rewriter/config.json")

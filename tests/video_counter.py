@@ -1,25 +1,36 @@
-"""Run `pav` and note how many videos it starts to make.
+"""Run `pav` and note how many videos its generator finishes.
 
     python -m tests.video_counter NOTES run --config=... --workdir=...
 
-The file NOTES gets a line with the number of videos before each batch, in all runs that share it.
+The file NOTES gets a line with the number of videos of each batch as soon as they are finished, in
+all runs that share it. A batch that the accelerator has started meanwhile is not counted.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 
 
 def main(notes: str, *argv: str) -> int:
-    from pav_jax.budget import Budget
     from pav_jax.main import main as pav
+    from pav_jax.video import VideoModel
+    from pav_jax.video.generator import VideoBatch
 
-    add_videos = Budget.add_videos
+    start = VideoModel.start
 
-    def count(budget: Budget, number: int) -> None:
-        with open(notes, "a") as file:
-            file.write(f"{number}\n")
-        add_videos(budget, number)
+    def counted(
+        model: VideoModel, prompts: Sequence[str], seed: Sequence[int]
+    ) -> Callable[[], VideoBatch]:
+        wait_for_videos = start(model, prompts, seed)
 
-    Budget.add_videos = count
+        def wait() -> VideoBatch:
+            videos = wait_for_videos()
+            with open(notes, "a") as file:  # rows that fill up the batch are equal
+                file.write(f"{len(set(zip(prompts, seed, strict=True)))}\n")
+            return videos
+
+        return wait
+
+    VideoModel.start = counted
     return pav(argv)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -146,33 +147,53 @@ def assert_finished(cloud, done):
     assert [path.name for path in cloud.folder.glob("tmp*")] == []
 
 
-@every_fault
-def test_watch_fault_at_each_call(cloud, fault):
-    cloud.faults([(call, fault) for call in CALLS])
-    assert_finished(cloud, cloud.run("watch.sh"))
-    assert (cloud.folder / "faults").read_text() == ""
+def watch_all(
+    folder: Path, faults: dict[str, list[tuple[str, str]]], **settings: str
+) -> Iterator[tuple[Cloud, subprocess.CompletedProcess]]:
+    """Run watch.sh once for each list of faults, all at once, because it mostly waits."""
+    runs = []
+    for name, of_run in faults.items():
+        (folder / name).mkdir()
+        cloud = Cloud(folder / name)
+        cloud.faults(of_run)
+        runs.append((cloud, cloud.start("watch.sh", **settings)))
+    for cloud, process in runs:
+        stdout, stderr = process.communicate(timeout=300)
+        yield cloud, subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "skip"])  # of slices only
-def test_watch_tpu_vm_fault_at_each_call(cloud, fault):
-    cloud.faults([(call, fault) for call in CALLS if call != "list"])
-    assert_finished(cloud, cloud.run("watch.sh", TPU_KIND="tpu-vm", SLICES="1"))
-    assert (cloud.folder / "faults").read_text() == ""
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_watch_long_outage(cloud, call):
-    """Every fault four times in a row, which is more often than a script tries by itself."""
-    cloud.faults([(call, fault) for fault in FAULTS for _ in range(4)])
-    assert_finished(cloud, cloud.run("watch.sh"))
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_watch_hanging_call(cloud, call):
-    cloud.faults([(call, fault) for fault in HANGS])
-    done = cloud.run("watch.sh", QUERY_SECONDS="1", ACTION_SECONDS="1")
+def assert_finished_without_faults_left(cloud, done):
     assert_finished(cloud, done)
-    assert (cloud.folder / "faults").read_text() == ""
+    assert (cloud.folder / "faults").read_text() == "", cloud.folder
+
+
+def test_watch_fault_at_each_call(tmp_path):
+    faults = {fault: [(call, fault) for call in CALLS] for fault in FAULTS}
+    for cloud, done in watch_all(tmp_path, faults):
+        assert_finished_without_faults_left(cloud, done)
+
+
+def test_watch_tpu_vm_fault_at_each_call(tmp_path):
+    faults = {
+        fault: [(call, fault) for call in CALLS if call != "list"]
+        for fault in FAULTS
+        if fault != "skip"  # of slices only
+    }
+    for cloud, done in watch_all(tmp_path, faults, TPU_KIND="tpu-vm", SLICES="1"):
+        assert_finished_without_faults_left(cloud, done)
+
+
+def test_watch_long_outages(tmp_path):
+    """Every fault four times in a row, which is more often than a script tries by itself."""
+    faults = {call: [(call, fault) for fault in FAULTS for _ in range(4)] for call in CALLS}
+    for cloud, done in watch_all(tmp_path, faults):
+        assert_finished(cloud, done)
+
+
+def test_watch_hanging_calls(tmp_path):
+    faults = {call: [(call, fault) for fault in HANGS] for call in CALLS}
+    for cloud, done in watch_all(tmp_path, faults, QUERY_SECONDS="5", ACTION_SECONDS="5"):
+        assert_finished_without_faults_left(cloud, done)
 
 
 def test_watch_failing_host(cloud):
