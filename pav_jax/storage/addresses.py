@@ -153,9 +153,10 @@ class StorePath(gpath.PosixGPath):
 
 
 def filesystem(path: str | os.PathLike) -> Any:
-    """The process's fsspec client for the object store of `path`."""
+    """The process's fsspec client for the object store of `path`, or for the local disk."""
     address = os.fspath(path)
-    _configure(address.partition("://")[0])
+    if is_remote(address):
+        _configure(address.partition("://")[0])
     return backend.fsspec_backend.fs(address)
 
 

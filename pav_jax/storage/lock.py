@@ -158,10 +158,12 @@ class _FileLock:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = Holder.from_bytes(os.pread(self._file, 4096, 0))
+                content = os.pread(self._file, 4096, 0)
                 os.close(self._file)
                 if error.errno in LOCKED:
-                    raise _locked(folder, path, holder) from None
+                    raise _locked(folder, path, Holder.from_bytes(content)) from None
+                if not content:  # made just now
+                    os.unlink(path)
                 raise
             if self._is_current():
                 break
@@ -215,16 +217,11 @@ class _ObjectLock:
             time.sleep(POLL_S)
 
     def _created(self, folder: str) -> bool:
-        try:
-            self._store.pipe_file(self._path, self._holder.to_bytes(), mode="create")
-        except FileExistsError:
-            return False
-        except Exception as error:  # each store has exceptions of its own
-            raise BadInput(
-                f"--workdir={folder}: cannot be written ({type(error).__name__}: {error}); check"
-                " the address and your permission",
-                source="--workdir",
-            ) from error
+        with store_errors(f"--workdir={folder}", writing=True):
+            try:
+                self._store.pipe_file(self._path, self._holder.to_bytes(), mode="create")
+            except FileExistsError:
+                return False
         return True
 
     def _read(self) -> Holder | None:

@@ -1,4 +1,6 @@
+import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -9,7 +11,7 @@ import uuid
 
 import pytest
 
-from pav_jax.errors import BadInput
+from pav_jax.errors import BadInput, TemporaryFailure
 from pav_jax.storage import lock
 from pav_jax.storage.addresses import filesystem
 from pav_jax.storage.lock import workdir_lock
@@ -78,6 +80,16 @@ def test_workdir_lock_unusable_folder(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(BadInput, match="--workdir"), workdir_lock(path):
             pass
+
+
+def test_workdir_lock_file_system_without_locks(tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", unsupported)
+    with workdir_lock(tmp_path):
+        assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -154,6 +166,17 @@ def test_object_lock_store_refuses_to_delete(address, monkeypatch, gcs_store):
     _write_holder(address)  # one that expires
     with pytest.raises(BadInput, match="the object store refused"), workdir_lock(address):
         pass
+
+
+@pytest.mark.parametrize("fault", [403, 503, "reset"])
+def test_object_lock_not_created(address, fault, monkeypatch, gcs_store):
+    """What may pass does not end launch/watch.sh, as exit status 2 would."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: sleep(min(seconds, 0.01), *rest))
+    monkeypatch.setattr(gcs_store.proxy, "fault", lambda method, path: fault)
+    with pytest.raises(BadInput, match=f"--workdir={address}: ") as caught, workdir_lock(address):
+        pass
+    assert isinstance(caught.value, TemporaryFailure) == (fault != 403)
 
 
 def test_object_lock_taken_over(address, monkeypatch, caplog):
