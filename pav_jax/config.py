@@ -23,6 +23,8 @@ from pav_jax import config_fields, defaults
 from pav_jax.config_overrides import OVERRIDE
 from pav_jax.config_validation import validate
 from pav_jax.errors import BadInput
+from pav_jax.storage.addresses import ADDRESS, as_path, is_remote
+from pav_jax.storage.folders import partial_copy
 
 SHIPPED = Path(__file__).parent / "configs"
 UNSET = ("None", "null", "none")
@@ -33,8 +35,8 @@ def load(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -
     """Load the configuration `path`, apply `overrides` and validate the result.
 
     Args:
-      path: a Python file with `get_config()`, or the name of a shipped one such as "mini";
-        `file.py:TEXT` calls `get_config(TEXT)`. None: the defaults.
+      path: a Python file with `get_config()`, also in an object store, or the name of a shipped
+        one such as "mini"; `file.py:TEXT` calls `get_config(TEXT)`. None: the defaults.
       overrides: command-line words, such as "--config.evolve.rounds=2".
 
     Raises:
@@ -59,9 +61,13 @@ def shipped_names() -> list[str]:
 def find_file(name: str) -> Path:
     """Resolve the file of `--config=NAME`: a path, or the name of a shipped configuration.
 
+    A file in an object store is copied, with the other .py files of its folder, which it may load.
+
     Raises:
       BadInput: there is neither.
     """
+    if is_remote(name):
+        return _copy_of(name)
     file = Path(name)
     if os.path.isfile(name):
         return file
@@ -76,41 +82,64 @@ def find_file(name: str) -> Path:
     )
 
 
+def _copy_of(address: str) -> Path:
+    file = as_path(address)
+    copy = partial_copy(file.parent, (".py",), is_flat=True) / file.name
+    if not copy.is_file():
+        raise BadInput(
+            f"--config={address}: no such file; give a Python file such as {file.parent}/mine.py",
+            source="--config",
+        )
+    return copy
+
+
+def _split_argument(path: str) -> tuple[str, str]:
+    """`file.py:TEXT` -> (file.py, TEXT); the file may be gs://bucket/file.py."""
+    scheme = match[0] if (match := ADDRESS.match(path)) else ""
+    name, _, argument = path.removeprefix(scheme).partition(":")
+    return scheme + name, argument
+
+
 def _from_file(path: str) -> ConfigDict:
-    name, _, argument = path.partition(":")
+    name, argument = _split_argument(path)
     file = find_file(name)
+    source = name if is_remote(name) else str(file)
     spec = importlib.util.spec_from_file_location("pav_config", file)
     if spec is None or spec.loader is None:
-        raise BadInput(f"--config={path}: not a Python file; it must end in .py", source=file)
+        raise BadInput(f"--config={path}: not a Python file; it must end in .py", source=source)
     module = importlib.util.module_from_spec(spec)
-    with _one_line_errors(str(file)):
+    with _one_line_errors(str(file), source):
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise BadInput(f"{file}: defines no get_config(); see configs/mini.py", source=file)
+            raise BadInput(f"{source}: defines no get_config(); see configs/mini.py", source)
         config = module.get_config(*([argument] if argument else []))
     if not isinstance(config, ConfigDict):
         raise BadInput(
-            f"{file}: get_config() returned {type(config).__name__}, not an"
+            f"{source}: get_config() returned {type(config).__name__}, not an"
             " ml_collections.ConfigDict",
-            source=file,
+            source=source,
         )
     return config
 
 
 @contextlib.contextmanager
-def _one_line_errors(file: str) -> Iterator[None]:
-    """Turn whatever a configuration file raises into one line that names the file and the line."""
+def _one_line_errors(file: str, name: str) -> Iterator[None]:
+    """Turn whatever a configuration file raises into one line that names the file and the line.
+
+    Args:
+      name: what the line calls the file.
+    """
     try:
         yield
     except (BadInput, KeyboardInterrupt):
         raise
     except SyntaxError as error:
-        place = f"{error.filename or file}:{error.lineno}"
-        raise BadInput(f"{place}: {error.msg}", source=file) from error
+        place = name if error.filename in (None, file) else error.filename
+        raise BadInput(f"{place}:{error.lineno}: {error.msg}", source=name) from error
     except BaseException as error:  # the file is the user's program, which may also call exit()
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-        place = f"{file}:{lines[-1] if lines else 1}"
-        raise BadInput(f"{place}: {_short_message(error)}", source=file) from error
+        place = f"{name}:{lines[-1] if lines else 1}"
+        raise BadInput(f"{place}: {_short_message(error)}", source=name) from error
 
 
 def _short_message(error: BaseException) -> str:

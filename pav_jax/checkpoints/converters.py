@@ -28,7 +28,8 @@ from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.weights import params_from_hf
-from pav_jax.storage.folders import local_copy
+from pav_jax.storage.addresses import as_path
+from pav_jax.storage.folders import local_copy, partial_copy
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.typed_fields import check_object
 
@@ -45,6 +46,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "preprocessor_config.json",
 )
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+SMALL_FILES = (*TOKENIZER_FILES, OPEN_CLIP_CONFIG)  # that may be beside a file of weights
 ACTIVATIONS = ("gelu", "quick_gelu")
 MPS_MARKER = "cross_model.layers.0.0.fn.to_q.weight"  # a tensor that only MPS has
 MPS_UNUSED = ("post_layernorm.weight", "post_layernorm.bias", "position_ids", "inv_freq", "pos_emb")
@@ -82,8 +85,9 @@ def convert(
         return []
     tensors = read_file(path)
     if open_clip.MARKER in tensors or MPS_MARKER in tensors:
-        activation, remarks = _choose_activation(activation, path, tensors)
-        tokenizer_folder = local_folder(tokenizer, TOKENIZER_FILES) if tokenizer else path.parent
+        beside = partial_copy(as_path(source).parent, SMALL_FILES, is_flat=True)
+        activation, remarks = _choose_activation(activation, beside, tensors)
+        tokenizer_folder = local_folder(tokenizer, TOKENIZER_FILES) if tokenizer else beside
         convert_clip = _convert_mps if MPS_MARKER in tensors else _convert_open_clip
         convert_clip(tensors, str(path), out, activation, max_shard_size)
         return remarks + _copy_tokenizer(tokenizer_folder, out)
@@ -215,9 +219,13 @@ def _infer_cross_config(tensors: Tensors, source: str) -> CrossConfig:
 
 
 def _choose_activation(
-    activation: str | None, path: Path, tensors: Collection[str]
+    activation: str | None, folder: Path, tensors: Collection[str]
 ) -> tuple[str, list[str]]:
-    """The activation of the feed-forward layers, and a remark if it is a guess."""
+    """The activation of the feed-forward layers, and a remark if it is a guess.
+
+    Args:
+      folder: of the file with the tensors.
+    """
     if activation is not None:
         if activation not in ACTIVATIONS:
             raise BadInput(
@@ -227,7 +235,7 @@ def _choose_activation(
         return activation, []
     if MPS_MARKER in tensors:  # fine-tuned from LAION's ViT-H/14
         return "gelu", []
-    open_clip_config = path.parent / "open_clip_config.json"
+    open_clip_config = folder / OPEN_CLIP_CONFIG
     if open_clip_config.exists():
         sizes = read_json(open_clip_config).get("model_cfg", {})
         quick = check_object(sizes, str(open_clip_config), "model_cfg").get("quick_gelu")

@@ -20,7 +20,7 @@ from pav_jax.checkpoints import gguf_header
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
 from pav_jax.models.llama import LlamaConfig, hf
-from pav_jax.storage.folders import local_copy
+from pav_jax.storage.folders import head_copy, local_copy
 from pav_jax.typed_fields import Range, read_value
 
 # GGUF tensor name -> Hugging Face name
@@ -82,13 +82,16 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 class GGUFFile:
     """An open GGUF file."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, header_only: bool = False):
         """Open the file and read its metadata.
+
+        Args:
+          header_only: of a file in an object store, read only that; tensors are then zeros.
 
         Raises:
           BadInput: not a GGUF file, incomplete, or of another architecture than Llama.
         """
-        self.path = local_copy(path)
+        self.path = head_copy(path, gguf_header.holds_header) if header_only else local_copy(path)
         if not self.path.is_file():
             raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
         try:

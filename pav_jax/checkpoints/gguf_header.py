@@ -18,11 +18,16 @@ MAX_FIELDS = 100_000
 MAX_DIMENSIONS = 4  # of ggml
 
 
+class CutOff(ValueError):
+    """Raised when a file ends within its header."""
+
+
 def check_header(path: Path) -> None:
     """Walk through metadata and tensor descriptions without keeping them.
 
     Raises:
-      ValueError: the file is of another format, or cut off, or a count is impossible.
+      CutOff: the file ends within its header.
+      ValueError: it is of another format, or a count is impossible.
     """
     with path.open("rb") as file:
         header = _Header(file, path.stat().st_size)
@@ -40,6 +45,17 @@ def check_header(path: Path) -> None:
             header.skip_value(header.integer(4))
         for _ in range(tensors):
             header.skip_tensor()
+
+
+def holds_header(path: Path) -> bool:
+    """Whether a file, which may be the beginning of another, does not end within its header."""
+    try:
+        check_header(path)
+    except CutOff:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 class _Header:
@@ -94,4 +110,4 @@ class _Header:
     def _take(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise ValueError("it is cut off")
+            raise CutOff("it is cut off")

@@ -43,23 +43,18 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the curve, print it and, without `--dry`, save it."""
+    from pav_jax.checkpoints import embedded
     from pav_jax.checkpoints.hub import local_folder
     from pav_jax.commands.arguments import require_at_least
     from pav_jax.commands.prompts import read_prompts
-    from pav_jax.errors import BadInput
-    from pav_jax.storage.addresses import as_path, is_remote
-    from pav_jax.storage.json_files import read_json, write_json
+    from pav_jax.storage.addresses import as_path
+    from pav_jax.storage.folders import replace_file
+    from pav_jax.storage.json_files import encode_json, read_json
     from pav_jax.video import generation_config, residual_curve
     from pav_jax.video.video_model import VideoModel
 
     require_at_least(1, "--count", args.count)
     require_at_least(1, "--num-inference-steps", args.num_inference_steps)
-    if is_remote(args.folder) and not args.dry:
-        raise BadInput(
-            f"{args.folder}: a folder in an object store is not changed; add --dry, or give a local"
-            " copy",
-            source="FOLDER",
-        )
     folder = local_folder(as_path(args.folder))  # a path is never looked up on the Hub
     prompts = read_prompts(args.prompts or [PROMPTS])[: args.count]
     model = VideoModel.from_pretrained(
@@ -69,4 +64,6 @@ def run(args: argparse.Namespace) -> None:
     print(curve)
     if not args.dry:
         path = folder / generation_config.FILE
-        write_json(path, (read_json(path) if path.exists() else {}) | {"cache_ratios": curve})
+        values = (read_json(path) if path.exists() else {}) | {"cache_ratios": curve}
+        is_embedded = args.folder.startswith(embedded.PREFIX)
+        replace_file(folder if is_embedded else args.folder, path.name, encode_json(values))

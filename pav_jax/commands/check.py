@@ -24,10 +24,11 @@ def add(commands: Any) -> None:
         help="compile a configuration for a TPU that is not attached",
         description="""\
 Compiles the programs of a configuration for a TPU topology, on any machine, with libtpu's compiler.
-No weights are needed. Reports for each program whether it compiles, its HBM per chip, FLOPs,
-collectives and HBM traffic, and estimates from these the time of a step, the model FLOPs
-utilization (MFU) and the chip-hours of the whole run. Exit status 1: a program does not compile.
-LIBTPU_INIT_ARGS has the same effect as on a TPU.""",
+No weights are needed: of models in gs:// and s3:// too, only configuration files are read. Reports
+for each program whether it compiles, its HBM per chip, FLOPs, collectives and HBM traffic, and
+estimates from these the time of a step, the model FLOPs utilization (MFU) and the chip-hours of the
+whole run. Exit status 1: a program does not compile. LIBTPU_INIT_ARGS has the same effect as on a
+TPU.""",
         epilog="""\
 examples:
   pav check --config=configs/llama3_8b.py:dpo,v5e-16
@@ -36,7 +37,10 @@ examples:
   pav check --config=configs/wan21_14b.py --quick""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--config", help="a configuration file; default: the embedded models")
+    command.add_argument(
+        "--config",
+        help="a configuration file, also gs://... or s3://...; default: the embedded models",
+    )
     command.add_argument(
         "--topology",
         help="TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8)",

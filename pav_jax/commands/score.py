@@ -42,7 +42,11 @@ examples:
         "--prompts", required=True, help="the user's prompt, or a file with one prompt per line"
     )
     command.add_argument(
-        "--config", help="the configuration whose rewards are used; default: the embedded ones"
+        "--config",
+        help=(
+            "the configuration whose rewards are used, also gs://... or s3://...; default: the"
+            " embedded ones"
+        ),
     )
     command.add_argument(
         "--rewards", help="names of the scores to show, separated by commas; default: all"

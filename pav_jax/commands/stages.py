@@ -131,8 +131,8 @@ def add(commands: Any) -> None:
         command.add_argument(
             "--config",
             help=(
-                "a configuration file, or the name of a shipped one such as mini; optional once"
-                " the work directory has one"
+                "a configuration file (Python, which is run), also gs://... or s3://..., or the"
+                " name of a shipped one such as mini; optional once the work directory has one"
             ),
         )
         command.add_argument(

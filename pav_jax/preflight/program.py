@@ -19,9 +19,10 @@ from pav_jax.checkpoints.folder import Layout
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
-from pav_jax.storage.folders import local_copy
+from pav_jax.storage.folders import partial_copy
 
 PROGRAMS = ("sft", "dpo", "sample", "generator", "rewards")  # names in config.check.programs
+CONFIG_ENDINGS = (".json", ".jinja", ".model", ".txt")  # of configurations and tokenizers
 PUBLISHED = Path(__file__).parent / "published"
 
 
@@ -90,7 +91,7 @@ def batch_shape(shape: Sequence[int], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeS
 
 
 def config_folder(path: str, field: str) -> Path:
-    """Finds the folder with a model's config.json.
+    """Finds the folder with a model's config.json; of one in an object store, weights stay there.
 
     Args:
       path: a folder, `mini:NAME`, or the Hub name of a model with published sizes.
@@ -101,7 +102,7 @@ def config_folder(path: str, field: str) -> Path:
     """
     if path.startswith(embedded.PREFIX):
         return hub.local_folder(path)
-    folder = local_copy(path)
+    folder = partial_copy(path, CONFIG_ENDINGS)
     if folder.is_dir():
         return folder
     published = PUBLISHED / folder.name

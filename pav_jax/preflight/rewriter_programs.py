@@ -47,10 +47,11 @@ def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> L
     path = config.rewriter.path
     dtype = DTYPES[config.rewriter.dtype]
     if config_json is None and (path == SMOLLM2 or path.endswith(".gguf")):
-        sizes = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path).config()
+        file = gguf.smollm2() if path == SMOLLM2 else path
+        sizes = gguf.GGUFFile(file, header_only=True).config()
     else:
         source = config_json or config_folder(path, "config.rewriter.path") / "config.json"
-        sizes = hf.config_from_hf(read_json(Path(source)), str(source))
+        sizes = hf.config_from_hf(read_json(source), str(source))
     params = param_shapes(hf, sizes, dtype, mesh)
     model = Llama(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))

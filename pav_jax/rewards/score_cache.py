@@ -12,6 +12,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pav_jax.storage.addresses import AnyPath, as_path, is_remote
+from pav_jax.storage.files import write_atomic
+
 
 def default_folder() -> Path:
     """`pav_jax/scores` in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
@@ -19,14 +22,14 @@ def default_folder() -> Path:
 
 
 class ScoreCache:
-    """Scores in `folder`, which is created when the first score is written.
+    """Scores in `folder`, local or in an object store; made when the first score is written.
 
     Attributes:
       problem: one line that says why scores cannot be written any more; None while they can.
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.problem: str | None = None
 
     def get(
@@ -49,7 +52,7 @@ class ScoreCache:
             return {
                 name: math.nan if entry[name] is None else _finite(entry[name]) for name in names
             }
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError):  # BadInput too, where an object store refuses
             return None
 
     def put(self, video: str, prompt: str, reward: str, scores: Mapping[str, float]) -> None:
@@ -61,26 +64,34 @@ class ScoreCache:
         if self.problem:
             return
         path = self._path(video, prompt, reward)
-        temporary: Path | None = None
         entry = {
             name: float(value) if math.isfinite(value) else None for name, value in scores.items()
         }
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # a unique name: other processes may write scores of the same video
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.parent, suffix=".part", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                json.dump(entry, file)
-            os.replace(temporary, path)
-        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            self._write(path, json.dumps(entry).encode())
+        except (OSError, ValueError) as error:  # BadInput, and ValueError: no name of a file
             reason = getattr(error, "strerror", None) or error
             self.problem = f"{str(self.folder):.300}: scores cannot be cached ({reason})"
+
+    @staticmethod
+    def _write(path: AnyPath, data: bytes) -> None:
+        if is_remote(path):
+            write_atomic(path, data)
+            return
+        temporary: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # a unique name: other processes may write scores of the same video
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(data)
+            os.replace(temporary, path)
+        except (OSError, ValueError):
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+            raise
 
-    def _path(self, video: str, prompt: str, reward: str) -> Path:
+    def _path(self, video: str, prompt: str, reward: str) -> AnyPath:
         text = json.dumps([video, prompt, reward])
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         # 256 folders, because some file systems are slow with many files in one

@@ -68,7 +68,11 @@ def parse_json(
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON without known secrets; see `write_atomic` for errors."""
+    """Write `value` as `encode_json` gives it; see `write_atomic` for errors."""
+    write_atomic(path, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """`value` as indented JSON in UTF-8, without known secrets."""
     text = redact_known(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
-    # a lone surrogate has no UTF-8 form and becomes "?"
-    write_atomic(path, text.encode("utf-8", "replace"))
+    return text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8 form and becomes "?"
