@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from pav_jax.checkpoints.config_sizes import check_sizes
 from pav_jax.checkpoints.safetensors import STEMS, TensorFolder, read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import (
@@ -18,7 +19,7 @@ from pav_jax.models.weights import (
     params_to_hf,
     sharded_params_from_hf,
 )
-from pav_jax.storage.addresses import as_path
+from pav_jax.storage.addresses import as_path, is_remote
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import read_json, write_json
 
@@ -90,10 +91,15 @@ def read_config(layout: Layout, folder: str | os.PathLike) -> Any:
     """Read the model's configuration from config.json in `folder`.
 
     Raises:
-      BadInput: the file is missing or invalid, or of another model.
+      BadInput: the file is missing or invalid, of another model, or its sizes are above all weights
+        beside it.
     """
     path = as_path(folder) / "config.json"
-    return layout.config_from_hf(read_json(path), str(path))
+    fields = read_json(path)
+    config = layout.config_from_hf(fields, str(path))
+    if not is_remote(path):
+        check_sizes(config, fields, Path(path))
+    return config
 
 
 def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict:

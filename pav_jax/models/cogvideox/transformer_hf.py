@@ -69,8 +69,11 @@ def weights(config: CogVideoXConfig) -> list[Weight]:
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: CogVideoXConfig) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
-    shape = (1, config.patch_size_t or 1, config.patch_size, config.patch_size, config.in_channels)
-    arguments = (jnp.zeros(shape), jnp.zeros((1, 1, config.text_embed_dim)), jnp.zeros((1,)))
+    patch = (1, config.patch_size_t or 1, config.patch_size, config.patch_size, config.in_channels)
+    arguments = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in (patch, (1, 1, config.text_embed_dim), (1,))
+    ]
     return jax.eval_shape(CogVideoXTransformer(config).init, jax.random.key(0), *arguments)[
         "params"
     ]

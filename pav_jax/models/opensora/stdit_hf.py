@@ -64,12 +64,13 @@ def config_to_hf(config: STDiT3Config) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: STDiT3Config) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
+    patch = (1, *config.patch_size, config.in_channels)
     arguments = (
-        jnp.zeros((1, *config.patch_size, config.in_channels)),
-        jnp.zeros((1,)),
-        jnp.zeros((1, 1, config.caption_channels)),
-        jnp.ones((1, 1), bool),
-        jnp.zeros((1,)),
+        jax.ShapeDtypeStruct(patch, jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, config.caption_channels), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1), bool),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
     )
     init = functools.partial(STDiT3(config).init, size=(8, 8))
     return jax.eval_shape(init, jax.random.key(0), *arguments)["params"]

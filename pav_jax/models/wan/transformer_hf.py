@@ -57,11 +57,10 @@ def config_to_hf(config: WanConfig) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def param_shapes(config: WanConfig) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
-    arguments = (
-        jnp.zeros((1, *config.patch_size, config.in_channels)),
-        jnp.zeros((1, 1, config.text_dim)),
-        jnp.zeros((1,)),
-    )
+    patch = (1, *config.patch_size, config.in_channels)
+    arguments = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (patch, (1, 1, config.text_dim), (1,))
+    ]
     return jax.eval_shape(WanTransformer(config).init, jax.random.key(0), *arguments)["params"]
 
 
