@@ -134,6 +134,31 @@ def test_denoise_on_eight_devices():
     assert [parts for *_, parts in results] == [2, 4, 4, 2]
 
 
+JOINED = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from pav_jax.models.cogvideox.tiling import TiledAxis, TileGrid
+from pav_jax.parallel.mesh import make_mesh
+grid = TileGrid(TiledAxis(6, 5, 2, 10), TiledAxis(5, 4, 2, 8), 8, 12)
+clips = NamedSharding(make_mesh(data=4), PartitionSpec("data"))
+def frames(size, length):
+    shape = (4, length, 2 * size[0], 2 * size[1], 3)
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=clips)
+decoded = [
+    [[frames(size, length) for length in (3, 2)] for _ in grid.positions(size)]
+    for size in grid.sizes()
+]
+compiled = jax.jit(grid.join).lower(decoded).compile()
+names = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+print([name for name in names if name in compiled.as_text()])
+print(compiled.output_shardings.shard_shape((4, 5, 16, 24, 3)))
+"""
+
+
+def test_join_tiles_of_a_clip_on_its_device():
+    assert run_on_cpu_devices(4, JOINED).splitlines() == ["[]", "(1, 5, 16, 24, 3)"]
+
+
 def test_stack_branches_order():
     latents = np.arange(3.0)[:, None]
     text = np.arange(3.0)[:, None] + 10

@@ -112,8 +112,9 @@ class TileGrid:
         tiles: dict[tuple[int, int], Array] = {}
         for size, batches in zip(self.sizes(), decoded, strict=True):
             positions = self.positions(size)
-            frames = jnp.concatenate([jnp.concatenate(chunks, axis=1) for chunks in batches])
-            frames = frames.astype(jnp.float32).reshape(len(positions), -1, *frames.shape[1:])
+            # not concatenated, which would mix clips of several devices
+            frames = jnp.stack([jnp.concatenate(chunks, axis=1) for chunks in batches])
+            frames = frames.astype(jnp.float32).reshape(len(positions), -1, *frames.shape[2:])
             tiles |= dict(zip(positions, frames, strict=True))
         blended: dict[tuple[int, int], Array] = {}
         lines = []
