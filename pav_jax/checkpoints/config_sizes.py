@@ -11,6 +11,7 @@ from typing import Any
 
 from pav_jax.errors import BadInput
 
+DEPTHS = ("layers", "depth", "blocks")
 ALWAYS_POSSIBLE = 2**20  # of a size that no weights have, as the number of positions
 
 
@@ -35,6 +36,26 @@ def check_sizes(config: Any, fields: Mapping[str, Any], path: Path) -> None:
                 " the config.json that belongs to them",
                 source=path,
                 field=field,
+            )
+
+
+def check_depths(config: Any, num_tensors: int, folder: Path) -> None:
+    """Check that no number of layers is larger than the number of tensors.
+
+    Args:
+      config: the model's configuration, a dataclass.
+      num_tensors: number of tensors of the model's weights in `folder`.
+
+    Raises:
+      BadInput: one is; the message names config.json and the field.
+    """
+    for name, depth in _leaves(dataclasses.asdict(config)):
+        if depth > num_tensors and any(word in name for word in DEPTHS):
+            raise BadInput(
+                f"{folder}/config.json: {name} is {depth:,}, but there are only {num_tensors:,}"
+                " tensors; use the config.json that belongs to them",
+                source=folder / "config.json",
+                field=name,
             )
 
 

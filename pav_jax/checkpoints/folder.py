@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from pav_jax.checkpoints.config_sizes import check_sizes
+from pav_jax.checkpoints.config_sizes import check_depths, check_sizes
 from pav_jax.checkpoints.safetensors import STEMS, TensorFolder, read_tensors, write_tensors
 from pav_jax.errors import BadInput
 from pav_jax.models.weights import (
@@ -106,8 +106,11 @@ def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict
     """The shapes of a model's parameters.
 
     Raises:
-      BadInput: the sizes in config.json contradict each other.
+      BadInput: the sizes in config.json contradict each other or the weights beside it.
     """
+    if not is_remote(folder) and any(Path(folder).glob("*.safetensors")):
+        # the shapes of a million layers would take hours
+        check_depths(config, len(read_tensors(Path(folder), (layout.STEM,))), Path(folder))
     try:
         return layout.param_shapes(config)
     except BadInput:
