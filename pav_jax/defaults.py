@@ -14,14 +14,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from pav_jax.budget_options import BudgetConfig
+from pav_jax.candidates.options import KEEP_VIDEOS, RANKINGS
 from pav_jax.config_fields import config_dict, field_types, option
 from pav_jax.endpoints.options import EndpointLimits
-from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
+from pav_jax.evolve.options import (
+    MAX_PROPOSAL_ATTEMPTS,
+    MAX_WORDS,
+    ChatOptions,
+    LexiconOptions,
+    LocalOptions,
+)
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 from pav_jax.video.generation_config import GenerationConfig
 
-RANKINGS = ("sum", "pareto", "average_rank")
-KEEP_VIDEOS = ("none", "best", "all")
 MAX_SEED = 2**31 - 1
 MAX_RESAMPLES = 10_000_000  # of a bootstrap; more would take hours
 MAX_CHECK_TOKENS = 2**20  # of a row that `pav check` compiles a program for
@@ -217,8 +222,10 @@ class EvolveConfig:
     proposal_batch_size: int | None = option(
         None, "prompts per call of the proposers; None: twice generator.batch_size", minimum=1
     )
-    max_proposal_attempts: int = option(2, "calls for missing rewrites of a prompt", minimum=1)
-    max_words: int = option(200, "longer rewrites are discarded", minimum=1)
+    max_proposal_attempts: int = option(
+        MAX_PROPOSAL_ATTEMPTS, "calls for missing rewrites of a prompt", minimum=1
+    )
+    max_words: int = option(MAX_WORDS, "longer rewrites are discarded", minimum=1)
     preview: PreviewConfig = option(PreviewConfig, "cheap videos first")
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
+from pav_jax.candidates.options import KEEP_VIDEOS
 from pav_jax.candidates.scoring import overall_scores
 from pav_jax.candidates.store import VideoRequest
-from pav_jax.defaults import KEEP_VIDEOS
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.candidates.constraints import is_feasible
+from pav_jax.candidates.options import RANKINGS
 from pav_jax.candidates.scoring import weighted_rewards
-from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 
 
@@ -48,7 +48,7 @@ class Ranking:
     """Ranks the candidates of a prompt.
 
     Attributes:
-      method: one of `defaults.RANKINGS`.
+      method: one of `options.RANKINGS`.
       weights: reward name -> weight.
       constraints: reward name -> minimum; feasible candidates come first.
 

@@ -38,8 +38,7 @@ examples:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--config",
-        help="a configuration file, also gs://... or s3://...; default: the embedded models",
+        "--config", help="a configuration, also gs://... or s3://...; default: embedded models"
     )
     command.add_argument(
         "--topology",
@@ -67,10 +66,7 @@ examples:
     command.add_argument(
         "--quick",
         action="store_true",
-        help=(
-            "compile with minimal effort: seconds instead of minutes (many for a video VAE);"
-            " memory and traffic then differ from those of a run"
-        ),
+        help="compile with minimal effort, in seconds, with other memory and traffic than a run",
     )
     command.add_argument(
         "--jobs",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pav_jax.candidates.options import RANKINGS
 from pav_jax.candidates.ranking import (
     Ranking,
     average_ranks,
@@ -11,7 +12,6 @@ from pav_jax.candidates.ranking import (
     pareto_fronts,
     rank_values,
 )
-from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 
 

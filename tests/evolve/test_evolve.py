@@ -11,9 +11,9 @@ import rich.progress
 
 from pav_jax import records
 from pav_jax.candidates import pool as pool_module
+from pav_jax.candidates.options import RANKINGS
 from pav_jax.candidates.ranking import Ranking
 from pav_jax.candidates.scoring import overall_scores
-from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 from pav_jax.evolve.evolve import evolve
 from pav_jax.evolve.local_proposer import LocalProposer

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pav_jax.candidates.options import RANKINGS
 from pav_jax.candidates.ranking import dominates
-from pav_jax.defaults import RANKINGS
 from pav_jax.errors import BadInput
 from pav_jax.prefer.pairs import make_pairs
 from pav_jax.prefer.sampling import make_candidates
