@@ -170,7 +170,7 @@ def test_run_sigterm_stops_all_after_the_same_step(alone, tmp_path, receivers):
     wait_for_steps(processes[0], tmp_path / "sft", 6)
     for index in receivers:
         processes[index].send_signal(signal.SIGTERM)
-    errors = [process.communicate(timeout=90)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     step = max(int(path.name) for path in (tmp_path / "sft" / "checkpoints").iterdir())
     for process, text in zip(processes, errors, strict=True):
         assert process.returncode == 143, text

@@ -57,7 +57,7 @@ def test_run_quantized_base(kind, near, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"quantize": "int3"}, "'int3': choose one of int8, int4, nf4"),
+        ({"quantize": "int3"}, "'int3': choose from int8, int4, nf4"),
         ({"quantize": "nf4", "full_finetuning": True}, "full fine-tuning has no frozen base"),
     ],
 )
