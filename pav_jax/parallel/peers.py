@@ -9,10 +9,10 @@ too, as is one that does not start.
 
 So each process has a connection of its own to process 0. The kernel closes it when a process ends,
 however it ends, and probes it, so that a lost host is noticed; neither depends on a Python thread
-getting its turn, as heartbeats would. And JAX's clients reach the coordinator through tunnels: a
-port on their own host, and the coordinator's port, where process 0 listens for both kinds of
-connections. The end of a tunnel at the client stays open when process 0 is gone, so that there is
-time to say so.
+getting its turn, as heartbeats would. And JAX's clients reach the coordinator through tunnels, see
+`tunnels`: a port on their own host, and the port of process 0, where links and tunnels arrive. The
+end of a tunnel at the client stays open for a while when process 0 is gone, so that there is time
+to say so.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pav_jax.errors import BadInput, TemporaryFailure
+from pav_jax.parallel.tunnels import (
+    DIAL_INTERVAL_S,
+    HELLO_TIMEOUT_S,
+    START_TIMEOUT_S,
+    Tunnels,
+    encode,
+    prepare,
+    read_hello,
+    start_thread,
+)
 
-START_TIMEOUT_S = 300  # for all processes to start
-DIAL_INTERVAL_S = 0.5
-HELLO_TIMEOUT_S = 5
-# The kernel probes an idle connection after this many seconds, then as often, and gives up after
-# some probes without answer: 20 s after a host was lost.
-KEEPALIVE_S = 5
-KEEPALIVE_PROBES = 3
 # How long the other processes may take to end by themselves when one of them has stopped with an
 # error, which they often have too; and to end when process 0 has told them which one is lost.
 GRACE_S = 5
 # An error in this process may come from the loss of another, noticed a moment later.
 SETTLE_S = 1
 EXIT_LOST_PEER = 1  # launch/watch.sh and the JobSets of GKE run the command again
-BUFFER_BYTES = 1 << 16
 
 LINK = "pav link"  # the first words on a connection to process 0
-TUNNEL = "pav tunnel"
 READY = "ready"  # process 0 answers this on all links when it has them all
 # What a message says of the process that it names.
 FINISHED = "finished"  # it has done its work; from process 0: all have
@@ -63,117 +63,6 @@ def split_address(address: str) -> tuple[str, int]:
             f"{address!r}: the address of process 0 must be HOST:PORT", source="environment"
         )
     return host.strip("[]"), int(port)
-
-
-class Tunnels:
-    """Lets JAX's clients reach the coordinator through process 0's port.
-
-    Attributes:
-      address: of the coordinator, for JAX in this process.
-    """
-
-    def __init__(self, listener: socket.socket | None, address: tuple[str, int]):
-        """Open this process's end.
-
-        Args:
-          listener: process 0's port; None in the others.
-          address: of that port.
-        """
-        if listener is None:
-            local = socket.create_server(("127.0.0.1", 0))
-            port = local.getsockname()[1]
-            _start_thread(_accept, local, lambda client: _dial_tunnel(client, address))
-        else:
-            port = _free_port()
-            _start_thread(_accept, listener, lambda client: _serve_tunnel(client, port))
-        self.address = f"127.0.0.1:{port}"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    while True:
-        client, _ = listener.accept()
-        _start_thread(serve, client)
-
-
-def _dial_tunnel(client: socket.socket, address: tuple[str, int]) -> None:
-    """Connect a client on this host with process 0."""
-    try:
-        remote = socket.create_connection(address, START_TIMEOUT_S)
-        _prepare(remote)
-        remote.sendall(_encode(TUNNEL))
-    except OSError:
-        return  # the link to process 0 says why; closing `client` would end this process
-    _start_thread(_copy, client, remote)
-    _copy(remote, client)
-
-
-def _serve_tunnel(remote: socket.socket, port: int) -> None:
-    """Connect a tunnel with the coordinator, which may not have started yet."""
-    end = time.monotonic() + START_TIMEOUT_S
-    if _read_hello(remote) != [TUNNEL]:
-        remote.close()  # a link comes too late: its process was restarted, this one will be too
-        return
-    _prepare(remote)
-    while time.monotonic() < end:
-        try:
-            coordinator = socket.create_connection(("127.0.0.1", port))
-        except OSError:
-            time.sleep(DIAL_INTERVAL_S)
-            continue
-        _start_thread(_copy, remote, coordinator)
-        _copy(coordinator, remote)
-        return
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Pass on all bytes. The target stays open."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(BUFFER_BYTES):
-            target.sendall(data)
-
-
-def _prepare(connection: socket.socket) -> None:
-    """Wait without limit for data, but notice it when the other host is lost."""
-    connection.settimeout(None)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_S),  # Linux; other systems have times of their own
-        ("TCP_KEEPINTVL", KEEPALIVE_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", 1000 * KEEPALIVE_S * (KEEPALIVE_PROBES + 1)),
-    ):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _encode(*words: Any) -> bytes:
-    return (json.dumps(words) + "\n").encode()
-
-
-def _read_hello(connection: socket.socket) -> list[Any]:
-    """The first line of a connection; nothing of the rest is read. Empty for a stranger."""
-    connection.settimeout(HELLO_TIMEOUT_S)
-    line = b""
-    try:
-        while not line.endswith(b"\n") and len(line) < 1000:
-            byte = connection.recv(1)
-            if not byte:
-                return []
-            line += byte
-        words = json.loads(line)
-    except (OSError, ValueError):
-        return []
-    return words if isinstance(words, list) else []
-
-
-def _start_thread(target: Callable[..., None], *args: Any) -> None:
-    threading.Thread(target=target, args=args, daemon=True).start()
 
 
 class Peers:
@@ -210,9 +99,10 @@ class Peers:
         else:
             self._links[0] = self._dial(host, port)
         for other, link in self._links.items():
-            _prepare(link)
-            _start_thread(self._read, other, link)
-        self.coordinator_address = Tunnels(listener, (host, port)).address
+            prepare(link)
+            start_thread(self._read, other, link)
+        self._tunnels = Tunnels(listener, (host, port))
+        self.coordinator_address = self._tunnels.address
 
     # ------------------------------------------------------------------------------- connecting
 
@@ -236,11 +126,11 @@ class Peers:
             self._greet(link)
         listener.settimeout(None)
         for link in self._links.values():
-            link.sendall(_encode(READY, socket.gethostname()))
+            link.sendall(encode(READY, socket.gethostname()))
         return listener
 
     def _greet(self, link: socket.socket) -> None:
-        hello = _read_hello(link)
+        hello = read_hello(link)
         if len(hello) != 4 or hello[0] != LINK:
             link.close()
             return
@@ -258,7 +148,7 @@ class Peers:
         reason += f"; start the same command in all {self._count} processes"
         for link in self._links.values():
             with contextlib.suppress(OSError):
-                link.sendall(_encode(reason))
+                link.sendall(encode(reason))
         raise TemporaryFailure(reason, source="environment")
 
     def _dial(self, host: str, port: int) -> socket.socket:
@@ -267,7 +157,7 @@ class Peers:
             time.sleep(DIAL_INTERVAL_S)
             try:
                 link = socket.create_connection((host, port), HELLO_TIMEOUT_S)
-                link.sendall(_encode(LINK, self._index, self._count, socket.gethostname()))
+                link.sendall(encode(LINK, self._index, self._count, socket.gethostname()))
                 link.settimeout(START_TIMEOUT_S)
                 answer = json.loads(link.makefile("r").readline() or "[]")
             except (OSError, ValueError):
@@ -291,7 +181,7 @@ class Peers:
         for other, link in self._links.items():
             if other != index:
                 with contextlib.suppress(OSError):
-                    link.sendall(_encode(kind, index, text, status))
+                    link.sendall(encode(kind, index, text, status))
 
     def _read(self, other: int, link: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), link.makefile("r") as lines:
