@@ -85,7 +85,7 @@ def read_fields(
             )
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise BadInput(
-                f"{source}: field {prefix}{name} is missing; use the complete file",
+                f"{source}: field {prefix}{name} is missing; use a complete copy of the file",
                 source=source,
                 field=f"{prefix}{name}",
             )

@@ -66,7 +66,7 @@ examples:
     command.add_argument(
         "--quick",
         action="store_true",
-        help="compile with minimal effort, in seconds, with other memory and traffic than a run",
+        help="compile in seconds with minimal effort; memory and traffic differ from a run",
     )
     command.add_argument(
         "--jobs",

@@ -9,7 +9,7 @@ import numpy as np
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.rounds import Rewrite
 from pav_jax.errors import BadInput
-from pav_jax.evolve.options import MAX_PROPOSAL_ATTEMPTS, MAX_WORDS
+from pav_jax.evolve.config import EvolveConfig
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import stable_seed
 
@@ -52,8 +52,8 @@ class Mixture:
     def __init__(
         self,
         entries: Sequence[MixtureEntry],
-        max_attempts: int = MAX_PROPOSAL_ATTEMPTS,
-        max_words: int = MAX_WORDS,
+        max_attempts: int = EvolveConfig.max_proposal_attempts,
+        max_words: int = EvolveConfig.max_words,
     ):
         if not entries:
             raise BadInput(
@@ -69,8 +69,8 @@ class Mixture:
     def from_proposers(
         cls,
         *proposers: Proposer,
-        max_attempts: int = MAX_PROPOSAL_ATTEMPTS,
-        max_words: int = MAX_WORDS,
+        max_attempts: int = EvolveConfig.max_proposal_attempts,
+        max_words: int = EvolveConfig.max_words,
     ) -> "Mixture":
         """Make a mixture of proposers with equal shares, active in every round."""
         return cls([MixtureEntry(proposer) for proposer in proposers], max_attempts, max_words)

@@ -7,10 +7,6 @@ from typing import Any
 from pav_jax.config_fields import option
 from pav_jax.endpoints import options as endpoint_options
 
-# defaults of `evolve` and of `Mixture`
-MAX_PROPOSAL_ATTEMPTS = 2
-MAX_WORDS = 200
-
 TEMPLATE = "file that replaces the system message, templates/evolve.txt"
 
 

@@ -85,7 +85,7 @@ class Response:
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """Of both halves."""
+    """How a score responds to both halves of the corruption types."""
 
     tuning: Response
     validation: Response

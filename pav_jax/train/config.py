@@ -329,7 +329,7 @@ def _checked(values: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
         raise BadInput(
             f"config.{name}.{unknown[0]}: no such field; the fields are"
             f" {', '.join(sorted(section))}",
-            source="config",
+            source="configuration",
             field=f"{name}.{unknown[0]}",
         )
     if kind is DPOConfig and isinstance(changes.get("loss_type"), str):
@@ -340,7 +340,7 @@ def _checked(values: Any, name: str, kind: type[AnyTrainingConfig]) -> AnyTraini
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = error.args[0] if error.args else error
             raise BadInput(
-                f"config.{name}.{field}: {reason}", source="config", field=f"{name}.{field}"
+                f"config.{name}.{field}: {reason}", source="configuration", field=f"{name}.{field}"
             ) from error
     fields = from_config_dict(kind, section.to_dict())
     _check_values(fields, name)
@@ -351,7 +351,9 @@ def _check_values(fields: TrainingConfig, name: str) -> None:
     def fail(field: str, problem: str):
         value = getattr(fields, field)
         raise BadInput(
-            f"config.{name}.{field}={value!r}: {problem}", source="config", field=f"{name}.{field}"
+            f"config.{name}.{field}={value!r}: {problem}",
+            source="configuration",
+            field=f"{name}.{field}",
         )
 
     check_section(type(fields)(), dataclasses.asdict(fields), f"{name}.")
@@ -364,7 +366,7 @@ def _check_values(fields: TrainingConfig, name: str) -> None:
     if not fields.full_finetuning and not fields.lora.target_modules:
         raise BadInput(
             f"config.{name}.lora.target_modules=(): name at least one dense layer, such as q_proj",
-            source="config",
+            source="configuration",
             field=f"{name}.lora.target_modules",
         )
     if isinstance(fields, DPOConfig):

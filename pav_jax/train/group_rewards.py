@@ -36,14 +36,14 @@ def check_rewards(fields: GRPOConfig, suite: Any) -> None:
             raise BadInput(
                 f"config.grpo.{field}.{unknown[0]}: no reward gives this score; there are"
                 f" {', '.join(suite.names)}",
-                source="config",
+                source="configuration",
                 field=f"grpo.{field}.{unknown[0]}",
             )
     if fields.faith_weight and FAITH not in suite.names:
         raise BadInput(
             f"config.grpo.faith_weight={fields.faith_weight}: no reward gives {FAITH}; add"
             " faithfulness to rewards.entries, or set it to 0",
-            source="config",
+            source="configuration",
             field="grpo.faith_weight",
         )
 

@@ -62,7 +62,7 @@ class PolicyLoss:
 
 
 def _bad(field: str, problem: str) -> BadInput:
-    return BadInput(f"config.grpo.{field}{problem}", source="config", field=f"grpo.{field}")
+    return BadInput(f"config.grpo.{field}{problem}", source="configuration", field=f"grpo.{field}")
 
 
 def policy_loss(

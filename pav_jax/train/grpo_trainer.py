@@ -62,7 +62,7 @@ def loss_config(fields: GRPOConfig) -> PolicyLoss:
         raise BadInput(
             f"config.grpo.temperature={fields.temperature}: must be above 0, otherwise all"
             " completions of a group are the same",
-            source="config",
+            source="configuration",
             field="grpo.temperature",
         )
     return PolicyLoss(

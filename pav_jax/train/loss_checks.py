@@ -1,6 +1,6 @@
 """Checks of the fields of a loss against each other, when a configuration is loaded.
 
-They are TRL 1.16's, where it has them. Imports nothing heavy.
+The rules are those of TRL 1.16, where it has them. Imports nothing heavy.
 """
 
 from typing import Any
@@ -23,7 +23,9 @@ def check_preference_loss(fields: Any) -> None:
         problem = f"{len(weights)} weights for {len(types)} loss types; give one for each"
         raise _bad("dpo.loss_weights", weights, problem)
     if weights is not None and not any(weights):
-        raise _bad("dpo.loss_weights", weights, "all are 0, so that nothing is trained; raise one")
+        raise _bad(
+            "dpo.loss_weights", weights, "all weights are 0, so nothing is trained; raise one"
+        )
     smoothing = fields.label_smoothing
     if smoothing and not {"robust", "exo_pair"} & set(types):
         problem = (
@@ -40,7 +42,7 @@ def check_policy_loss(fields: Any) -> None:
     """Check the loss of a `GRPOConfig`.
 
     Raises:
-      BadInput: a batch is not a whole number of groups.
+      BadInput: batch_size is not a multiple of num_generations.
     """
     if fields.batch_size % fields.num_generations:
         problem = f"does not divide batch_size={fields.batch_size}"
@@ -48,4 +50,4 @@ def check_policy_loss(fields: Any) -> None:
 
 
 def _bad(field: str, value: Any, problem: str) -> BadInput:
-    return BadInput(f"config.{field}={value!r}: {problem}", source="config", field=field)
+    return BadInput(f"config.{field}={value!r}: {problem}", source="configuration", field=field)

@@ -77,7 +77,7 @@ class PreferenceLoss:
 
 
 def _bad(field: str, problem: str) -> BadInput:
-    return BadInput(f"config.dpo.{field}{problem}", source="config", field=f"dpo.{field}")
+    return BadInput(f"config.dpo.{field}{problem}", source="configuration", field=f"dpo.{field}")
 
 
 def answer_log_probs(

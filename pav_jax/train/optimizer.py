@@ -33,7 +33,7 @@ def make_schedule(
     if kind not in SCHEDULES:
         raise BadInput(
             f"config.{section}.lr_scheduler_type={kind!r}: choose from {', '.join(SCHEDULES)}",
-            source="config",
+            source="configuration",
             field=f"{section}.lr_scheduler_type",
         )
     warmup_steps = math.ceil(fields.warmup_ratio * total_steps)

@@ -256,14 +256,14 @@ def check_batch_size(fields: GRPOConfig, num_prompts: int) -> None:
             f"config.grpo.batch_size={fields.batch_size}: a step takes batch_size / num_generations"
             f" = {prompts_per_step} prompts, but there are {num_prompts}; lower batch_size or give"
             " more prompts",
-            source="config",
+            source="configuration",
             field="grpo.batch_size",
         )
     if fields.batch_size % jax.process_count():
         raise BadInput(
             f"config.grpo.batch_size={fields.batch_size}: must be a multiple of the number of"
             f" processes, {jax.process_count()}",
-            source="config",
+            source="configuration",
             field="grpo.batch_size",
         )
 

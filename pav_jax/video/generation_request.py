@@ -90,13 +90,12 @@ def check_memory(
       BadInput: the least that the batch needs is more than there is.
     """
     config = family.transformer.config
-    patch = config.patch_size
-    if isinstance(patch, int):
-        patch = (getattr(config, "patch_size_t", None) or 1, patch, patch)
     itemsize = jnp.dtype(family.transformer.dtype).itemsize
     needed = max(
         memory.video_bytes(size, batch_size),
-        memory.denoiser_bytes(latent_shape, math.prod(patch), config.width, itemsize, batch_size),
+        memory.denoiser_bytes(
+            latent_shape, config.patch_volume, config.width, itemsize, batch_size
+        ),
     )
     memory.check_fits(needed, memory.device_bytes(devices), size, family.default_size(), batch_size)
 

@@ -46,9 +46,9 @@ def denoiser_bytes(
     """The latents [t, h, w, C] of `videos` videos and their tokens in one layer of the denoiser.
 
     Args:
-      patch_volume: places of the latent in a token.
+      patch_volume: positions of the latent in a token.
       width: features of a token.
-      itemsize: bytes of one.
+      itemsize: bytes of a feature.
     """
     latents = math.prod(latent_shape) * LATENT_BYTES
     tokens = math.prod(latent_shape[:3]) // patch_volume * width * itemsize * TOKEN_ARRAYS

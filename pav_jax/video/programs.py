@@ -1,7 +1,7 @@
 """What a family runs on devices, as programs: encode texts, denoise, decode. Text encoder and VAE
-may have devices of their own; then the VAE decodes one batch while the next is denoised. Of a VAE
-that decodes tiles, the first chunk of the tiles of each size is a program, the other chunks are
-one, and joining is another.
+may have devices of their own; then the VAE decodes one batch while the next is denoised. A VAE that
+decodes tiles has two programs for each size of tiles, one for the first temporal chunk and one for
+the others, and a program that joins the tiles.
 
 Shapes: B videos, S text tokens, ... the axes of one latent or text; T, H, W frames, height, width
 in pixels.

@@ -17,7 +17,7 @@ class Family:
     """A stand-in that compiles at once: a video is one colour, its prompt's first letter."""
 
     transformer = types.SimpleNamespace(
-        dtype=jnp.float32, config=types.SimpleNamespace(patch_size=1, width=1)
+        dtype=jnp.float32, config=types.SimpleNamespace(patch_volume=1, width=1)
     )
     scheduler = types.SimpleNamespace(config={}, timesteps=lambda steps: np.arange(steps))
     conditions = None

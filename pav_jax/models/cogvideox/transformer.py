@@ -66,6 +66,11 @@ class CogVideoXConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
+    def patch_volume(self) -> int:
+        """Positions of the latent in a token."""
+        return (self.patch_size_t or 1) * self.patch_size**2
+
+    @property
     def sample_latent_frames(self) -> int:
         """Latent frames of the training videos."""
         return (self.sample_frames - 1) // self.temporal_compression_ratio + 1

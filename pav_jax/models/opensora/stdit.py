@@ -58,6 +58,11 @@ class STDiT3Config:
         return self.hidden_size
 
     @property
+    def patch_volume(self) -> int:
+        """Positions of the latent in a token."""
+        return math.prod(self.patch_size)
+
+    @property
     def head_size(self) -> int:
         """Features of an attention head."""
         return self.hidden_size // self.num_heads

@@ -57,6 +57,11 @@ class WanConfig:
         """Features of a token."""
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def patch_volume(self) -> int:
+        """Positions of the latent in a token."""
+        return math.prod(self.patch_size)
+
     def grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the patch grid (t, h, w) of latents [T, H, W]."""
         frames, height, width = latent_shape
