@@ -18,11 +18,8 @@ from pav_jax.candidates.options import RANKINGS
 from pav_jax.config_fields import config_dict, field_types, option
 from pav_jax.endpoints.options import EndpointLimits
 from pav_jax.evolve.config import EvolveConfig
-from pav_jax.evolve.options import (
-    ChatOptions,
-    LexiconOptions,
-    LocalOptions,
-)
+from pav_jax.evolve.options import ChatOptions, LexiconOptions, LocalOptions
+from pav_jax.report.config import ReportConfig
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 from pav_jax.video.generation_config import GenerationConfig
 
@@ -288,15 +285,6 @@ class CalibrateConfig:
         "score -> its standard deviation where the weights come from; 1 where not given",
         above=0,
     )
-
-
-@dataclasses.dataclass
-class ReportConfig:
-    """The HTML report."""
-
-    title: str = option("Prompt booster report", "of the page")
-    num_examples: int = option(8, "shown per prompt set, evenly spaced", minimum=0)
-    num_worst: int = option(4, "largest losses shown per prompt set", minimum=0)
 
 
 @dataclasses.dataclass

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from pav_jax.candidates import preview, reward_hacking
 from pav_jax.candidates.reward_hacking_rounds import read_round_statistics
-from pav_jax.defaults import ReportConfig
 from pav_jax.redaction import redact
 from pav_jax.report import plots
+from pav_jax.report.config import ReportConfig
 from pav_jax.report.contents import CONTROLS, Contents, read_contents
 from pav_jax.report.examples import Examples
 from pav_jax.storage.addresses import AnyPath, as_path
