@@ -1,0 +1,125 @@
+"""Compiles all programs of the shipped configurations for their TPUs at full effort, as `pav check`
+does, one at a time, and prints a table of docs/preflight.md. Needs libtpu, no TPU and no weights.
+
+    python benchmarks/preflight.py --out=preflight.jsonl             # hours; run again to continue
+    python benchmarks/preflight.py --out=preflight.jsonl --table     # the table of what is there
+
+A program that several configurations share is compiled once for each.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CONFIGS = (
+    "llama3_8b:sft,v5e-16",
+    "llama3_8b:sft,v5p-8",
+    "llama3_8b:sft,v6e-8",
+    "llama3_8b:dpo,v5e-16",
+    "llama3_8b:dpo,v5p-8",
+    "llama3_8b:dpo,v6e-8",
+    "llama3_8b:dpo,v5e-256",
+    "cogvideox_2b",
+    "cogvideox_5b",
+    "wan21_1_3b",
+    "wan21_14b",
+    "opensora_12",
+    "rewards_full",
+    "smollm2_vbench --config.check.topology=v5e:2x2",
+    "mini --config.check.topology=v5e:2x2",
+    "mini_wan --config.check.topology=v5e:2x2",
+)
+
+
+def main() -> None:
+    """Compiles what the results lack, or prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="results, as JSON Lines")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--only", default="", help="only configurations that start with this")
+    parser.add_argument(
+        "--one", help=argparse.SUPPRESS
+    )  # compile one configuration in this process
+    arguments = parser.parse_args()
+    if arguments.table:
+        print_table(read_rows(arguments.out))
+    elif arguments.one:
+        compile_programs(arguments.one, arguments.out)
+    else:
+        for name in CONFIGS:
+            if name.startswith(arguments.only):
+                command = [sys.executable, __file__, f"--out={arguments.out}", f"--one={name}"]
+                subprocess.run(command, check=False)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Earlier results."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def compile_programs(name: str, path: Path) -> None:
+    """Compiles the programs of a configuration that `path` lacks, and appends a line for each."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from pav_jax import config as configuration
+    from pav_jax.commands import check
+    from pav_jax.preflight.topology import describe_topology
+
+    file, *overrides = name.split(" ")
+    config: Any = configuration.load(file, overrides)
+    topology = describe_topology(config.check.topology, config.check.num_slices)
+    mesh = check._make_mesh(config, topology)
+    known = {(row["config"], row["program"]) for row in read_rows(path)}
+    for program in check._build_programs(config, mesh, None):
+        if (name, program.name) not in known:
+            row = dict(config=name, topology=topology.name, **measure(program, topology))
+            print(json.dumps(row), flush=True)
+            with path.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+
+def measure(program: Any, topology: Any) -> dict[str, Any]:
+    """Seconds to compile, memory and roofline of a program."""
+    from pav_jax.preflight.estimate import examine_program
+
+    cpu, wall = time.process_time(), time.perf_counter()
+    report = examine_program(program, topology)
+    return dict(
+        program=program.name,
+        cpu_seconds=round(time.process_time() - cpu, 1),
+        wall_seconds=round(time.perf_counter() - wall, 1),
+        error=report.compiled.error,
+        gib=round(report.compiled.memory.get("total", 0) / 2**30, 2),
+        phases=[
+            dict(
+                name=estimate.phase.name,
+                num_runs=estimate.phase.num_runs,
+                seconds=estimate.seconds.overlapped,
+                tflop=estimate.counted_flops / 1e12,
+                hbm_gb=estimate.traffic.hbm_bytes / 1e9,
+            )
+            for estimate in report.estimates
+        ],
+    )
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints one row a program, in Markdown."""
+    print("| configuration | program | CPU seconds | GiB per chip | roofline, seconds of a run |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        seconds = ", ".join(f"{phase['seconds']:.3g}" for phase in row["phases"])
+        cells = (row["config"].split(" ")[0], row["program"], round(row["cpu_seconds"]))
+        print("|", " | ".join(map(str, (*cells, row["gib"], seconds))), "|")
+
+
+if __name__ == "__main__":
+    main()
