@@ -45,17 +45,17 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--only", default="", help="only configurations that start with this")
     parser.add_argument(
-        "--one", help=argparse.SUPPRESS
+        "--config", help=argparse.SUPPRESS
     )  # compile one configuration in this process
     arguments = parser.parse_args()
     if arguments.table:
         print_table(read_rows(arguments.out))
-    elif arguments.one:
-        compile_programs(arguments.one, arguments.out)
+    elif arguments.config:
+        compile_programs(arguments.config, arguments.out)
     else:
         for name in CONFIGS:
             if name.startswith(arguments.only):
-                command = [sys.executable, __file__, f"--out={arguments.out}", f"--one={name}"]
+                command = [sys.executable, __file__, f"--out={arguments.out}", f"--config={name}"]
                 subprocess.run(command, check=False)
 
 
@@ -77,9 +77,9 @@ def compile_programs(name: str, path: Path) -> None:
     config: Any = configuration.load(file, overrides)
     topology = describe_topology(config.check.topology, config.check.num_slices)
     mesh = check._make_mesh(config, topology)
-    known = {(row["config"], row["program"]) for row in read_rows(path)}
+    finished = {(row["config"], row["program"]) for row in read_rows(path)}
     for program in check._build_programs(config, mesh, None):
-        if (name, program.name) not in known:
+        if (name, program.name) not in finished:
             row = dict(config=name, topology=topology.name, **measure(program, topology))
             print(json.dumps(row), flush=True)
             with path.open("a") as lines:

@@ -83,5 +83,5 @@ def test_stages_import_no_other_stage():
     for module, path in MODULES.items():
         stage = module.split(".")[0]
         if stage in stages:
-            found = set(imports_of(ast.walk(ast.parse(path.read_text()))))
-            assert {name.split(".")[0] for name in found} & set(stages) <= {stage}, module
+            imported = set(imports_of(ast.walk(ast.parse(path.read_text()))))
+            assert {name.split(".")[0] for name in imported} & set(stages) <= {stage}, module

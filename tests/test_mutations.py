@@ -26,7 +26,7 @@ from pav_jax.checkpoints.safetensors import write_tensors
 from pav_jax.commands.stages import STAGES
 from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.main import main
-from pav_jax.models.llama import hf
+from pav_jax.models.decoder import hf
 from tests.mutated_runs import RUN_KINDS
 from tests.mutations import Kind, copy_folder, mutate_binary, mutate_json, mutate_template
 from tests.peak_memory import peak_memory, reset_peak_memory

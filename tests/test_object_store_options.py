@@ -176,7 +176,7 @@ def write_adapter(folder):
     from pav_jax.checkpoints import peft
     from pav_jax.language.language_model import LanguageModel
     from pav_jax.language.lora import LoraConfig, init_lora
-    from pav_jax.models.llama import hf
+    from pav_jax.models.decoder import hf
 
     lm = LanguageModel.from_pretrained("mini:rewriter")
     config = LoraConfig(r=2, lora_alpha=2.0, lora_dropout=0.0, target_modules=("q_proj",))

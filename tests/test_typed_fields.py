@@ -8,8 +8,8 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
-from pav_jax.models.llama import LlamaConfig
-from pav_jax.models.llama import hf as llama_hf
+from pav_jax.models.decoder import DecoderConfig
+from pav_jax.models.decoder import hf as llama_hf
 from pav_jax.models.opensora import stdit_hf
 from pav_jax.models.opensora import vae_hf as opensora_vae_hf
 from pav_jax.models.t5 import hf as t5_hf
@@ -94,7 +94,7 @@ def test_read_fields_missing_field():
     assert error.value.field == "part.size"
 
 
-LLAMA = llama_hf.config_to_hf(LlamaConfig(64, 32, 40, 2, 4, 2, 8, eos_token_id=2))
+LLAMA = llama_hf.config_to_hf(DecoderConfig(64, 32, 40, 2, 4, 2, 8, eos_token_id=2))
 T5 = {"vocab_size": 20, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2}
 # reader -> (a valid file, the fields that are read)
 READERS: dict[str, tuple[Any, dict, tuple[str, ...]]] = {

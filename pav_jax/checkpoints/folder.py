@@ -2,7 +2,7 @@
 written with the model's own table of weights."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,8 +53,18 @@ class Layout(Protocol):
 class TensorAwareLayout(Layout, Protocol):
     """A layout whose configuration depends on which tensors there are, as on a head's bias."""
 
-    def fit_config(self, config: Any, tensors: Collection[str], /) -> Any:
-        """The configuration, adapted to the names of the tensors in the checkpoint."""
+    def fit_config(self, config: Any, tensors: Mapping[str, np.ndarray], source: str, /) -> Any:
+        """The configuration, adapted to the tensors of the checkpoint in the folder `source`."""
+        ...
+
+
+@runtime_checkable
+class WrappedLayout(Layout, Protocol):
+    """A layout of a model that some checkpoints hold as part of a larger one."""
+
+    @property
+    def PREFIXES(self) -> Mapping[str, str]:  # noqa: N802  (a module's constant)
+        """Prefix of the tensors' names in a larger model -> the prefix without it."""
         ...
 
 
@@ -77,8 +87,10 @@ def load(
     folder = local_copy(folder)
     config = read_config(layout, folder)
     tensors = read_tensors(folder, (layout.STEM,))
+    if isinstance(layout, WrappedLayout):
+        tensors = tensors.with_prefixes(layout.PREFIXES)
     if isinstance(layout, TensorAwareLayout):
-        config = layout.fit_config(config, tensors)
+        config = layout.fit_config(config, tensors, str(folder))
     table = layout.weights(config)
     check_names(table, tensors, str(folder))  # before shapes, which take time for many layers
     shapes = param_shapes(layout, config, folder)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from pav_jax.checkpoints import gguf_header
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
-from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.folders import head_copy, local_copy
 from pav_jax.typed_fields import Range, read_value
 
@@ -119,7 +119,7 @@ class GGUFFile:
         value = self.field(name, default)
         return default if value is default else read_value(value, kind, str(self.path), name)
 
-    def config(self) -> LlamaConfig:
+    def config(self) -> DecoderConfig:
         """Read the model's configuration; weights are tied if the file has no output matrix.
 
         Raises:
@@ -157,7 +157,7 @@ class GGUFFile:
             raise self._bad_field(name, "must be a list of texts; download the file again")
         return texts
 
-    def tensors(self, config: LlamaConfig) -> Mapping[str, np.ndarray]:
+    def tensors(self, config: DecoderConfig) -> Mapping[str, np.ndarray]:
         """Return a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
         return _Tensors(self._reader, config, self.path)
 
@@ -235,7 +235,7 @@ class GGUFFile:
 
 
 class _Tensors(Mapping[str, np.ndarray]):
-    def __init__(self, reader: GGUFReader, config: LlamaConfig, path: Path):
+    def __init__(self, reader: GGUFReader, config: DecoderConfig, path: Path):
         self._config = config
         self._path = path
         self._tensors = {}

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quantize
 
 from pav_jax.checkpoints.gguf import LAYER_TENSORS, LLAMA3_SPLIT, TENSORS
 from pav_jax.errors import BadInput
-from pav_jax.models.llama import LlamaConfig
+from pav_jax.models.decoder import DecoderConfig
 from pav_jax.storage.files import atomic_file
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -25,7 +25,7 @@ BLOCK = 32  # elements along a row that share a scale, in q8_0 and q4_0
 
 def write_gguf(
     path: str | os.PathLike,
-    config: LlamaConfig,
+    config: DecoderConfig,
     tensors: Mapping[str, np.ndarray],
     tokenizer: Any,
     name: str = "model",
@@ -44,7 +44,7 @@ def write_gguf(
       BadInput: rescaled rotary positions, biases or another kind of tokenizer, which GGUF files of
         this architecture do not have; or the file cannot be written.
     """
-    if config.rope_scaling is not None:
+    if config.rope.scaling is not None:
         raise BadInput(
             f"{name}: rope_scaling is not supported in GGUF; export --to=hf and convert with"
             " llama.cpp",
@@ -101,7 +101,7 @@ def _gguf_name(hf_name: str, model: str) -> str:
     )
 
 
-def _to_gguf(array: np.ndarray, hf_name: str, config: LlamaConfig) -> np.ndarray:
+def _to_gguf(array: np.ndarray, hf_name: str, config: DecoderConfig) -> np.ndarray:
     """Put the two rows that rotary positions rotate side by side: the inverse of
     `gguf._unpermute`."""
     if "q_proj" in hf_name:
@@ -125,7 +125,7 @@ def _quantization_type(array: np.ndarray, quantization: str) -> GGMLQuantization
 # ----------------------------------------------------------------------------------------- metadata
 
 
-def _add_config(writer: GGUFWriter, config: LlamaConfig, name: str) -> None:
+def _add_config(writer: GGUFWriter, config: DecoderConfig, name: str) -> None:
     writer.add_name(name)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -136,7 +136,7 @@ def _add_config(writer: GGUFWriter, config: LlamaConfig, name: str) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(config.rope.theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 

@@ -39,25 +39,45 @@ class TensorFolder(Mapping[str, np.ndarray]):
     `MAX_MAPPED_BYTES`.
     """
 
-    def __init__(self, files: dict[str, Path]):
-        """Args: files: tensor name -> file."""
+    def __init__(self, files: Mapping[str, Path], stored: Mapping[str, str] | None = None):
+        """Args:
+        files: tensor name -> file.
+        stored: tensor name -> its name in the file, where that is another one.
+        """
         self._files = files
+        self._stored = stored or {}
         self._open: dict[Path, Any] = {}
         self._read_bytes = 0
 
+    def with_prefixes(self, prefixes: Mapping[str, str]) -> "TensorFolder":
+        """The same tensors, with other beginnings of their names.
+
+        Args:
+          prefixes: beginning of a name in the files -> what it becomes.
+        """
+        names = {}
+        for name in self._files:
+            old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+            names[name if old is None else prefixes[old] + name.removeprefix(old)] = name
+        files = {name: self._files[stored] for name, stored in names.items()}
+        return TensorFolder(files, {a: b for a, b in names.items() if a != b})
+
     def __getitem__(self, name: str) -> np.ndarray:
         handle = self._handle(name)
-        return self._count(self._read(name, lambda: handle.get_tensor(name)))
+        stored = self._stored.get(name, name)
+        return self._count(self._read(name, lambda: handle.get_tensor(stored)))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         handle = self._handle(name)
-        return tuple(self._read(name, lambda: handle.get_slice(name).get_shape()))
+        stored = self._stored.get(name, name)
+        return tuple(self._read(name, lambda: handle.get_slice(stored).get_shape()))
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """`tensor[index]`; the rest of the tensor is not read."""
         handle = self._handle(name)
-        return self._count(self._read(name, lambda: handle.get_slice(name)[index]))
+        stored = self._stored.get(name, name)
+        return self._count(self._read(name, lambda: handle.get_slice(stored)[index]))
 
     def _read(self, name: str, read: Callable[[], T]) -> T:
         """The result of `read`, with errors that name the file and the tensor.

@@ -12,7 +12,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
-from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 
 
@@ -29,7 +29,7 @@ class JoinedAdapter:
 
     lora: dict
     lora_config: LoraConfig
-    config: LlamaConfig
+    config: DecoderConfig
     base: str
 
 

@@ -19,7 +19,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, model_files, sampling
 from pav_jax.language.lora import LoraConfig, merge, with_lora
-from pav_jax.models.llama import Llama, LlamaConfig, hf
+from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
@@ -53,9 +53,9 @@ class LanguageModel:
       mesh: the devices that the parameters are sharded over; None for one device.
     """
 
-    model: Llama
+    model: Decoder
     params: dict
-    config: LlamaConfig
+    config: DecoderConfig
     tokenizer: Any
     lora: dict | None = None
     lora_config: LoraConfig | None = None
@@ -102,7 +102,7 @@ class LanguageModel:
         path = str(path_or_repo)
         config, params, tokenizer, generation = model_files.read_model(path, DTYPES[dtype], mesh)
         lm = cls(
-            Llama(config, DTYPES[dtype], make_attention_fn(attention, mesh)),
+            Decoder(config, DTYPES[dtype], make_attention_fn(attention, mesh)),
             params,
             config,
             tokenizer,
@@ -333,5 +333,5 @@ class LanguageModel:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model: Llama, variables: dict, input_ids_BxT: Array, mask_BxT: Array | None) -> Array:
+def _logits(model: Decoder, variables: dict, input_ids_BxT: Array, mask_BxT: Array | None) -> Array:
     return cast(Array, model.apply(variables, input_ids_BxT, segment_ids_BxT=mask_BxT))

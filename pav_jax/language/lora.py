@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): a tree shaped like the parameters, with
 `{a, b}` for each adapted `kernel`.
 
-The model itself adds `(lora_alpha / r) (x a) b`, see `models/llama/model.py`. Only this tree is
+The model itself adds `(lora_alpha / r) (x a) b`, see `models/decoder/model.py`. Only this tree is
 trained; the base model is frozen.
 """
 

@@ -15,7 +15,7 @@ from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig
-from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
 from pav_jax.storage.addresses import is_remote
@@ -29,7 +29,7 @@ ADAPTER_FILES = ["adapter_config.json", "adapter_model*"]
 
 def read_model(
     path: str, dtype: Any, mesh: jax.sharding.Mesh | None
-) -> tuple[LlamaConfig, dict, Any, dict]:
+) -> tuple[DecoderConfig, dict, Any, dict]:
     """Read a model from a folder, a Hub repository, a .gguf file, `mini:NAME` or "smollm2".
 
     Args:
@@ -56,7 +56,7 @@ def read_model(
 
 def _read_gguf(
     path: str, dtype: Any, mesh: jax.sharding.Mesh | None
-) -> tuple[LlamaConfig, dict, Any, dict]:
+) -> tuple[DecoderConfig, dict, Any, dict]:
     """(config, params, tokenizer, generation) of a GGUF file, which is read as a whole."""
     file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
     config = file.config()
@@ -73,7 +73,7 @@ def _read_gguf(
 
 def _read_folder(
     path: str, dtype: Any, mesh: jax.sharding.Mesh | None
-) -> tuple[LlamaConfig, dict, Any, dict]:
+) -> tuple[DecoderConfig, dict, Any, dict]:
     """(config, params, tokenizer, generation) of a Hugging Face folder or Hub repository."""
     folder = local_folder(path, HUB_FILES)
     where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
@@ -99,7 +99,7 @@ class GenerationFile:
     pad_token_id: OptionalTokenId | None = None
 
 
-def _read_generation(folder: Path, config: LlamaConfig) -> dict[str, Any]:
+def _read_generation(folder: Path, config: DecoderConfig) -> dict[str, Any]:
     """The fields of generation_config.json, whose types and ranges are right; {} without it."""
     file = folder / "generation_config.json"
     source = folder / "config.json"
@@ -119,7 +119,7 @@ def _read_generation(folder: Path, config: LlamaConfig) -> dict[str, Any]:
     return generation
 
 
-def read_adapter(folder: str | os.PathLike, config: LlamaConfig) -> tuple[dict, LoraConfig]:
+def read_adapter(folder: str | os.PathLike, config: DecoderConfig) -> tuple[dict, LoraConfig]:
     """Read a PEFT LoRA adapter from a folder or Hub repository."""
     lora, settings = peft.read_adapter(
         local_folder(folder, ADAPTER_FILES), hf.weights(config), hf.param_shapes(config)
@@ -127,7 +127,7 @@ def read_adapter(folder: str | os.PathLike, config: LlamaConfig) -> tuple[dict, 
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
 
 
-def eos_ids(config: LlamaConfig, tokenizer: Any, generation: dict) -> tuple[int, ...]:
+def eos_ids(config: DecoderConfig, tokenizer: Any, generation: dict) -> tuple[int, ...]:
     """Return the ids that end an answer: of the configuration and of the tokenizer."""
     eos: list[int] = []
     for ids in (generation.get("eos_token_id", config.eos_token_id), tokenizer.eos_token_id):

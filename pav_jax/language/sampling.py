@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pav_jax.errors import BadInput
-from pav_jax.models.llama.model import Llama, final_norm, rotary_table, unembed
+from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
 from pav_jax.parallel import processes
 from pav_jax.parallel.sharding_rules import device_put_global, sharded_shapes, shardings
 
@@ -71,7 +71,7 @@ def prompt_bucket(length: int) -> int:
 
 
 def sample_batch(
-    model: Llama,
+    model: Decoder,
     variables: Any,
     prompts: list[list[int]],
     seeds: list[int],
@@ -120,7 +120,7 @@ def sample_batch(
 
 
 def trace(
-    model: Llama,
+    model: Decoder,
     variables: Any,
     length: int,
     sampling: Sampling,
@@ -153,7 +153,7 @@ def _batch_shardings(
 
 
 def _program_arguments(
-    model: Llama, sampling: Sampling, eos: tuple[int, ...]
+    model: Decoder, sampling: Sampling, eos: tuple[int, ...]
 ) -> tuple[tuple, dict[str, Any]]:
     """Static arguments of the compiled program, and the settings it takes at run time."""
     max_new_tokens = min(sampling.max_new_tokens, model.config.max_position_embeddings)
@@ -174,7 +174,7 @@ def _program_arguments(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
-    model: Llama,
+    model: Decoder,
     new_slots: int,
     candidates: int,
     eos: tuple[int, ...],
@@ -186,6 +186,7 @@ def _generate(
     prompts_BxP = batch["prompts"]
     lengths_B = batch["lengths"]
     b, p = prompts_BxP.shape
+    config = model.config
     keys_B = _row_keys(batch["draws"])
     logits_BxV, seen_BxV, cache = _prefill(model, variables, prompts_BxP, lengths_B)
     layers, caches = _unroll(model, variables, cache, new_slots)
@@ -196,14 +197,18 @@ def _generate(
     def forward(token_B, step, caches):
         """Logits after the token that was drawn at `step`, which goes into slot p + step."""
         slot = p + step
-        rotary = rotary_table(model.config, (lengths_B + step)[:, None])
-        mask_Bx1x1xS = ((slots_S >= p - lengths_B[:, None]) & (slots_S <= slot))[:, None, None]
-        x_Bx1xD = jnp.take(outer["embed"], token_B, axis=0)[:, None].astype(model.dtype)
+        positions_Bx1 = (lengths_B + step)[:, None]
+        is_past_BxS = (slots_S >= p - lengths_B[:, None]) & (slots_S <= slot)
+        rotaries = [layer_rotary(config, kind, positions_Bx1) for kind in config.kinds]
+        masks = [_within(kind.window, is_past_BxS, slots_S, slot) for kind in config.kinds]
+        x_Bx1xD = embed(outer, token_B, config, model.dtype)[:, None]
         new_caches = []
-        for layer, cache in zip(layers, caches, strict=True):
-            x_Bx1xD, kv = block.apply(layer, x_Bx1xD, rotary, mask_Bx1x1xS, cache, slot)
+        for layer, cache, kind in zip(layers, caches, config.kind_ids, strict=True):
+            x_Bx1xD, kv = block.apply(
+                layer, x_Bx1xD, rotaries[kind], masks[kind], cache=cache, slot=slot
+            )
             new_caches.append(kv)
-        x_Bx1xD = final_norm(model.config, outer, x_Bx1xD, model.dtype)
+        x_Bx1xD = final_norm(config, outer, x_Bx1xD, model.dtype)
         return unembed(outer, x_Bx1xD[:, 0]), tuple(new_caches)
 
     def draw(step, logits_BxV, done_B, seen_BxV, tokens_BxM, counts_B):
@@ -235,13 +240,22 @@ def _generate(
     return tokens_BxM, counts_B
 
 
+def _within(
+    window: int | None, is_past_BxS: Bool[Array, "B S"], slots_S: Int[Array, "S"], slot: Array
+) -> Bool[Array, "B 1 1 S"]:
+    """The mask of a layer with this window, for the token in `slot`."""
+    if window is not None:
+        is_past_BxS &= slots_S > slot - window
+    return is_past_BxS[:, None, None]
+
+
 def _row_keys(draws_Bx2: UInt32[Array, "B 2"]) -> Array:
     """The random key of each row, from its seed and the number of its draw."""
     return jax.vmap(lambda d: jax.random.fold_in(jax.random.key(d[0]), d[1]))(draws_Bx2)
 
 
 def _prefill(
-    model: Llama, variables: Any, prompts_BxP: Int[Array, "B P"], lengths_B: Int[Array, "B"]
+    model: Decoder, variables: Any, prompts_BxP: Int[Array, "B P"], lengths_B: Int[Array, "B"]
 ) -> tuple[Float[Array, "B V"], Bool[Array, "B V"], Any]:
     """Return the logits after the prompts, which tokens they contain, and the cache."""
     b, p = prompts_BxP.shape
@@ -259,7 +273,7 @@ def _prefill(
     return logits_BxV, seen_BxV, cache
 
 
-def _unroll(model: Llama, variables: Any, cache: Any, new_slots: int) -> tuple[list, tuple]:
+def _unroll(model: Decoder, variables: Any, cache: Any, new_slots: int) -> tuple[list, tuple]:
     """Return variables and caches of each layer; the caches have slots for new tokens.
 
     They are made once: slices of stacked weights inside the loop would copy them for every token.

@@ -50,17 +50,22 @@ def scan_layers(
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, the norm of Llama and T5 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    """x / rms(x) * (offset + scale), the norm of Llama and T5 (Zhang & Sennrich 2019, arXiv
+    1910.07467); the offset is 1 in Gemma."""
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale_D = self.param("scale", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+        if self.offset:
+            scale_D = self.offset + scale_D
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        return (x * scale_D.astype(jnp.float32)).astype(self.dtype)
+        return (x * scale_D).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

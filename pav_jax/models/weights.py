@@ -1,6 +1,6 @@
 """Weight tables: Hugging Face tensor name <-> our parameter path, read in both directions.
 
-Each model has one table, the function `weights(config)` in its `hf.py` (`models/llama/hf.py` for
+Each model has one table, the function `weights(config)` in its `hf.py` (`models/decoder/hf.py` for
 the decoder language models). A row names a tensor of the checkpoint, the path of our array, how the
 layout changes and the array's logical axes, so that loading, saving and sharding cannot disagree.
 """
@@ -33,6 +33,10 @@ class Weight:
       axes: logical axes of our array (see `parallel.sharding_rules`); a stacked array's first axis
         is the layers.
       layers: number of stacked layers; 0 for a single tensor.
+      experts: number of stacked experts in each layer; `hf` then contains `{expert}` as well, and
+        experts are axis 1 of our array. 0: there are none.
+      rows: (start, stop, total): our array is only these rows of the tensor, on its first axis in
+        the HF layout, of `total`; rows of the table with the same `hf` hold the others.
       keep_float32: load as float32 whatever dtype the other weights take.
     """
 
@@ -42,6 +46,13 @@ class Weight:
     axes: tuple[str | None, ...] = ()
     layers: int = 0
     keep_float32: bool = False
+    experts: int = 0
+    rows: tuple[int, int, int] | None = None
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """The sizes of the axes of our array that the tensors are stacked on."""
+        return tuple(size for size in (self.layers, self.experts) if size)
 
     def cast(self, dtype: Any) -> Any:
         """Return the dtype of this weight when the others are loaded as `dtype`."""
@@ -49,7 +60,23 @@ class Weight:
 
     def hf_names(self) -> list[str]:
         """Return the names of all tensors of this row, layer by layer."""
-        return [self.hf.format(layer=i) for i in range(self.layers)] if self.layers else [self.hf]
+        return [self.hf_name(index) for index in np.ndindex(*self.stack)]
+
+    def hf_name(self, index: Sequence[int]) -> str:
+        """Return the name of the tensor at `index` of the stacked axes."""
+        return self.hf.format(**dict(zip(("layer", "expert"), index, strict=False)))
+
+    def hf_shape(self, our_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of one tensor whose stacked array has `our_shape`."""
+        shape = self.to_hf(our_shape[len(self.stack) :])
+        return shape if self.rows is None else (self.rows[2], *shape[1:])
+
+    def hf_slices(self, slices: Sequence[slice]) -> tuple[slice, ...]:
+        """Return the slices of the tensor that hold the slices of our array, without the stacked
+        axes; bounds are numbers."""
+        first, *others = self.to_hf(slices)
+        start = 0 if self.rows is None else self.rows[0]
+        return (slice(start + first.start, start + first.stop), *others)
 
     def from_hf(self, array: np.ndarray) -> np.ndarray:
         """Transpose one tensor, or a slice of one, from the HF layout to ours."""
@@ -142,9 +169,12 @@ def params_from_hf(
             tensor = np.asarray(tensors[name])
             if shapes is not None:
                 _check_shape(row, name, tensor.shape, shapes[row.path].shape, source)
+            if row.rows is not None:
+                tensor = tensor[slice(*row.rows[:2])]
             part = row.from_hf(tensor)
             parts.append(part if dtype is None else part.astype(row.cast(dtype)))
-        params[row.path] = np.stack(parts) if row.layers else parts[0]
+        stacked = np.stack(parts) if row.stack else parts[0]
+        params[row.path] = stacked.reshape(*row.stack, *parts[0].shape)
     if shapes is not None and (extra := sorted(set(shapes) - set(params))):
         raise BadInput(
             f"{source}: the weight table has no tensor for parameter {extra[0]!r}",
@@ -208,14 +238,16 @@ def _read_sharded(
 def _read_part(
     row: Weight, tensors: SlicedTensors, bounds: Sequence[tuple[int, int]], dtype: Any
 ) -> np.ndarray:
-    """Read the slice of our array within `bounds`; of a stacked array one layer at a time."""
-    index = [slice(*b) for b in bounds]
-    if not row.layers:
-        return row.from_hf(tensors.part(row.hf, row.to_hf(index))).astype(dtype)
-    layers = index[0]
-    part = np.empty([stop - start for start, stop in bounds], dtype)
-    for i, name in enumerate(row.hf_names()[layers]):
-        part[i] = row.from_hf(tensors.part(name, row.to_hf(index[1:])))
+    """Read the slice of our array within `bounds`; of a stacked array one tensor at a time."""
+    depth = len(row.stack)
+    index = row.hf_slices([slice(*b) for b in bounds[depth:]])
+    if not row.stack:
+        return row.from_hf(tensors.part(row.hf, index)).astype(dtype)
+    sizes = [stop - start for start, stop in bounds]
+    part = np.empty(sizes, dtype)
+    for place in np.ndindex(*sizes[:depth]):
+        name = row.hf_name([start + i for (start, _), i in zip(bounds, place, strict=False)])
+        part[place] = row.from_hf(tensors.part(name, index))
     return part
 
 
@@ -242,7 +274,7 @@ def check_names(table: Sequence[Weight], tensors: Any, source: str) -> None:
 def _check_shape(
     row: Weight, name: str, shape: Sequence[int], our_shape: Sequence[int], source: str
 ) -> None:
-    expected = row.to_hf(our_shape[1:] if row.layers else our_shape)
+    expected = row.hf_shape(our_shape)
     if tuple(shape) != expected:
         raise BadInput(
             f"{source}: tensor {name!r} has shape {list(shape)}, config.json says"
@@ -259,12 +291,16 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
       HF tensor name -> contiguous array in the HF layout, in the dtype of `params`.
     """
     flat = _flatten(params)
-    tensors = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for row in table:
         array = np.asarray(flat[row.path])
-        for name, part in zip(row.hf_names(), array if row.layers else [array], strict=True):
-            tensors[name] = np.asarray(part.transpose(row.to_hf(range(part.ndim))), order="C")
-    return tensors
+        array = array.reshape(-1, *array.shape[len(row.stack) :])
+        for name, part in zip(row.hf_names(), array, strict=True):
+            parts.setdefault(name, []).append(part.transpose(row.to_hf(range(part.ndim))))
+    return {
+        name: np.asarray(group[0] if len(group) == 1 else np.concatenate(group), order="C")
+        for name, group in parts.items()
+    }
 
 
 def logical_axes(table: Sequence[Weight]) -> dict:

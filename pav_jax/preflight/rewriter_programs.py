@@ -15,7 +15,7 @@ from pav_jax.language import sampling
 from pav_jax.language.language_model import DTYPES, LanguageModel
 from pav_jax.language.lora import init_lora
 from pav_jax.language.model_files import SMOLLM2
-from pav_jax.models.llama import Llama, LlamaConfig, flops, hf
+from pav_jax.models.decoder import Decoder, DecoderConfig, flops, hf
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.mesh import batch_shards
@@ -53,7 +53,7 @@ def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> L
         source = config_json or config_folder(path, "config.rewriter.path") / "config.json"
         sizes = hf.config_from_hf(read_json(source), str(source))
     params = param_shapes(hf, sizes, dtype, mesh)
-    model = Llama(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
+    model = Decoder(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))
 
 
@@ -62,7 +62,7 @@ def _mesh(lm: LanguageModel) -> Mesh:
     return lm.mesh
 
 
-def _eos_ids(sizes: LlamaConfig) -> tuple[int, ...]:
+def _eos_ids(sizes: DecoderConfig) -> tuple[int, ...]:
     if isinstance(sizes.eos_token_id, int):
         return (sizes.eos_token_id,)
     return sizes.eos_token_id or (0,)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.llama.model import unembed as llama_unembed
+from pav_jax.models.decoder.model import unembed as llama_unembed
 from pav_jax.train.config import TrainingConfig
 from pav_jax.train.state import TrainState
 from pav_jax.train.state import dropout_key as adapter_dropout_key

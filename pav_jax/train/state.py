@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from pav_jax.language import lora, quantization
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.models.llama import flops
-from pav_jax.models.llama.hf import weights
+from pav_jax.models.decoder import flops
+from pav_jax.models.decoder.hf import weights
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import check_batch, make_mesh
@@ -222,7 +222,7 @@ def step_flops(
     num_forward_passes: int = 0,
     num_updates: int = 1,
 ) -> Callable[[Mapping[str, Any]], float]:
-    """Batch of this process -> FLOPs of its step over all processes, see `models.llama.flops`.
+    """Batch of this process -> FLOPs of its step over all processes, see `models.decoder.flops`.
 
     Args:
       num_forward_passes: additional passes without gradient, as a reference model takes.

@@ -15,9 +15,9 @@ from pav_jax.models.clip.model import CLIPConfig
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig
 from pav_jax.models.cogvideox.vae import CogVideoXVAEConfig
+from pav_jax.models.decoder import DecoderConfig
+from pav_jax.models.decoder import hf as llama_hf
 from pav_jax.models.idefics2 import hf as idefics2_hf
-from pav_jax.models.llama import LlamaConfig
-from pav_jax.models.llama import hf as llama_hf
 from pav_jax.models.mps import CrossConfig, MPSConfig
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.opensora import stdit_hf
@@ -37,7 +37,7 @@ from tests.video.tiny_opensora import random_model as tiny_opensora
 from tests.video.tiny_pipeline import random_model as tiny_cogvideox
 from tests.video.tiny_wan import random_model as tiny_wan
 
-LLAMA = LlamaConfig(128256, 4096, 14336, 32, 32, 8, 128, eos_token_id=2)
+LLAMA = DecoderConfig(128256, 4096, 14336, 32, 32, 8, 128, eos_token_id=2)
 T5 = T5Config(vocab_size=32128, width=4096, head_size=64, heads=64, layers=24, ff_width=10240)
 # name -> (layout, the fields of a valid config.json)
 CONFIGS: dict[str, tuple[Any, dict]] = {

@@ -11,7 +11,7 @@ import pytest
 
 from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
-from pav_jax.models.llama import hf
+from pav_jax.models.decoder import hf
 from pav_jax.models.weights import Weight, params_to_hf, sharded_params_from_hf
 from tests.tiny.byte_language_model import tiny_language_model
 
@@ -21,7 +21,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
-from pav_jax.models.llama import hf
+from pav_jax.models.decoder import hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh

@@ -9,10 +9,10 @@ import pytest
 from pav_jax.checkpoints import peft
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, init_lora
-from pav_jax.models.llama import LlamaConfig, hf
+from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.json_files import read_json, write_json
 
-CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8)
+CONFIG = DecoderConfig(64, 32, 40, 2, 4, 2, 8)
 TABLE = hf.weights(CONFIG)
 SHAPES = hf.param_shapes(CONFIG)
 
@@ -52,7 +52,7 @@ def test_read_adapter_of_another_depth(adapter):
     folder, *_ = adapter
     for layers in (1, 3):
         with pytest.raises(BadInput) as error:
-            other = LlamaConfig(64, 32, 40, layers, 4, 2, 8)
+            other = DecoderConfig(64, 32, 40, layers, 4, 2, 8)
             peft.read_adapter(folder, hf.weights(other), hf.param_shapes(other))
         assert re.search(r"layers\.[12]", error.value.field)
 

@@ -26,10 +26,10 @@ from pav_jax.models.clip import hf as clip_hf
 from pav_jax.models.clip.model import CLIP
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
 from pav_jax.models.cogvideox.vae import CogVideoXVAE
+from pav_jax.models.decoder import Decoder
+from pav_jax.models.decoder import hf as llama_hf
 from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.idefics2.model import Idefics2
-from pav_jax.models.llama import Llama
-from pav_jax.models.llama import hf as llama_hf
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
@@ -186,7 +186,7 @@ def test_rewriter_matches_transformers():
     theirs = loaded(transformers.LlamaForCausalLM, path)
     config, params = load(llama_hf, path, jnp.float32)
     ids = np.asarray(tokenizers.rewriter_tokenizer()(TEXTS[1:])["input_ids"], np.int32)
-    ours = run(lambda p, i: Llama(config).apply({"params": p}, i), params, ids)
+    ours = run(lambda p, i: Decoder(config).apply({"params": p}, i), params, ids)
     with torch.no_grad():
         close(ours, theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy())
 

@@ -1,4 +1,4 @@
-"""Llama: packed rows, adapters, hidden states, config.json. Parity with torch is in parity/."""
+"""Decoder: packed rows, adapters, hidden states, config.json. Parity with torch is in parity/."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ import pytest
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
-from pav_jax.models.llama import Llama, LlamaConfig, hf
-from pav_jax.models.llama.model import segment_positions, unembed
+from pav_jax.models.decoder import Decoder, DecoderConfig, hf
+from pav_jax.models.decoder.model import segment_positions, unembed
 from pav_jax.models.weights import logical_axes
 
-CONFIG = LlamaConfig(64, 32, 40, 2, 4, 2, 8, initializer_range=0.3)
+CONFIG = DecoderConfig(64, 32, 40, 2, 4, 2, 8, initializer_range=0.3)
 FIELDS = {
     "model_type": "llama",
     "vocab_size": 64,
@@ -26,7 +26,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def params():
-    return Llama(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    return Decoder(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +39,15 @@ def test_llama_packed_documents_equal_separate_ones(params, ids):
     np.testing.assert_array_equal(
         segment_positions(segments)[0], [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2]
     )
-    packed = Llama(CONFIG).apply({"params": params}, ids, segment_ids_BxT=segments)
+    packed = Decoder(CONFIG).apply({"params": params}, ids, segment_ids_BxT=segments)
     for part in (slice(0, 5), slice(5, 9), slice(9, 12)):
-        alone = Llama(CONFIG).apply({"params": params}, ids[:, part])
+        alone = Decoder(CONFIG).apply({"params": params}, ids[:, part])
         np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
 
 
 def test_unembed_hidden_equals_logits(params, ids):
-    hidden = Llama(CONFIG).apply({"params": params}, ids, return_hidden=True)
-    logits = Llama(CONFIG).apply({"params": params}, ids)
+    hidden = Decoder(CONFIG).apply({"params": params}, ids, return_hidden=True)
+    logits = Decoder(CONFIG).apply({"params": params}, ids)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(unembed(params, hidden), logits, atol=1e-6)
 
@@ -55,14 +55,14 @@ def test_unembed_hidden_equals_logits(params, ids):
 @pytest.mark.slow
 def test_llama_remat_gradients(params, ids):
     def loss(p, remat):
-        return jnp.square(Llama(CONFIG, remat=remat).apply({"params": p}, ids)).mean()
+        return jnp.square(Decoder(CONFIG, remat=remat).apply({"params": p}, ids)).mean()
 
     stored, recomputed = (jax.grad(loss)(params, remat) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stored, recomputed)
 
 
 def test_llama_flat_rows_values_and_gradients(ids):
-    config = dataclasses.replace(CONFIG, attention_bias=True)
+    config = dataclasses.replace(CONFIG, qkv_bias=True, out_bias=True)
     rng = np.random.default_rng(1)
     rows = jnp.concatenate([ids, ids[:, ::-1]])
     adapter = {
@@ -70,12 +70,12 @@ def test_llama_flat_rows_values_and_gradients(ids):
         "b": rng.normal(size=(2, 3, 40)).astype(np.float32),
     }
     weights = {
-        "params": Llama(config).init(jax.random.key(1), rows)["params"],
+        "params": Decoder(config).init(jax.random.key(1), rows)["params"],
         "lora": {"layers": {"mlp": {"up_proj": adapter}}},
     }
 
     def loss(weights, flat):
-        logits = Llama(config, lora_scale=0.3, flat_rows=flat).apply(weights, rows)
+        logits = Decoder(config, lora_scale=0.3, flat_rows=flat).apply(weights, rows)
         return jnp.square(logits).mean(), logits
 
     gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
@@ -110,7 +110,7 @@ def test_config_from_hf_rope_fields_of_transformers_4_and_5():
     new = hf.config_from_hf(
         {**FIELDS, "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **llama3}}
     )
-    assert old == new and old.rope_theta == 5e5 and old.rope_scaling.factor == 8.0
+    assert old == new and old.rope.theta == 5e5 and old.rope.scaling.factor == 8.0
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_config_from_hf_rope_fields_of_transformers_4_and_5():
     [
         ({"model_type": "gpt2"}, "model_type"),
         ({"hidden_size": None}, "hidden_size"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor"),
         ({"hidden_act": "tanhexp"}, "hidden_act"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints import folder as folders
-from pav_jax.models.llama import Llama, hf
+from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.log_probs import log_probs
@@ -86,9 +86,9 @@ def batch(trainer, tmp_path_factory):
         theirs["completion_ids"][i, : len(tokens)] = tokens
         theirs["completion_mask"][i, : len(tokens)] = COUNTS[i]
     logp = np.array(
-        jax.jit(functools.partial(log_probs, Llama(config), chunk_size=5, temperature=TEMPERATURE))(
-            {"params": params}, ids
-        )
+        jax.jit(
+            functools.partial(log_probs, Decoder(config), chunk_size=5, temperature=TEMPERATURE)
+        )({"params": params}, ids)
     )
     rng = np.random.default_rng(8)  # clips at both ends
     columns = {

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pav_jax.checkpoints.folder import load, save
-from pav_jax.models.llama import Llama, hf
+from pav_jax.models.decoder import Decoder, hf
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -78,7 +78,7 @@ def test_llama_equals_transformers(seed, tmp_path):
     config, params = load(hf, tmp_path / "theirs")
     ids = np.random.default_rng(seed).integers(0, config.vocab_size, (2, 40))
     want = torch_logits(theirs, ids)
-    assert_close(jax.jit(Llama(config).apply)({"params": params}, jnp.asarray(ids)), want)
+    assert_close(jax.jit(Decoder(config).apply)({"params": params}, jnp.asarray(ids)), want)
 
     save(hf, tmp_path / "ours", config, params, max_shard_size="20KB" if seed % 2 else "5GB")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
@@ -98,7 +98,7 @@ def test_llama_padding_equals_transformers(tmp_path):
     want = torch_logits(
         theirs, ids, attention_mask=torch.from_numpy(mask), position_ids=torch.from_numpy(positions)
     )
-    got = Llama(config).apply({"params": params}, jnp.asarray(ids), None, jnp.asarray(mask))
+    got = Decoder(config).apply({"params": params}, jnp.asarray(ids), None, jnp.asarray(mask))
     assert_close(np.where(mask[..., None], got, 0), np.where(mask[..., None], want, 0))
 
 
@@ -123,7 +123,7 @@ def test_llama_rope_scaling_equals_transformers(offset, tmp_path):
     ids = np.random.default_rng(1).integers(0, 60, (1, length))
     positions = offset + np.arange(length)[None]
     want = torch_logits(theirs, ids, position_ids=torch.from_numpy(positions))[:, -64:]
-    got = jax.jit(Llama(ours).apply)({"params": params}, jnp.asarray(ids), jnp.asarray(positions))[
-        :, -64:
-    ]
+    got = jax.jit(Decoder(ours).apply)(
+        {"params": params}, jnp.asarray(ids), jnp.asarray(positions)
+    )[:, -64:]
     assert_close(got, want)

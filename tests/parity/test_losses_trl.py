@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.folder import load
-from pav_jax.models.llama import Llama, hf
+from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import losses
 from tests.parity.trl_llama import LLAMA, WORDS
@@ -90,7 +90,7 @@ def ours(torch_side, tmp_path_factory):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def our_loss(config, llama_config, policy, reference, ids, answer):
-    model = Llama(llama_config)
+    model = Decoder(llama_config)
     logp, base = (
         dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk_size=4)
         for params in (policy, reference)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pav_jax.checkpoints import gguf
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
-from pav_jax.models.llama import hf
+from pav_jax.models.decoder import hf
 from pav_jax.models.weights import params_to_hf
 from tests.absent import fetched, shared_file
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from pav_jax.config import load
-from pav_jax.models.llama import Llama, flops, hf
+from pav_jax.models.decoder import Decoder, flops, hf
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.preflight import rewriter_programs
 from pav_jax.preflight.flops import count_flops
@@ -106,7 +106,7 @@ def test_forward_flops_match_xla():
     sizes = rewriter_sizes.SIZES | dict(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
     config = hf.config_from_hf(sizes)
     ids = jax.ShapeDtypeStruct((2, 64), jnp.int32)
-    model = Llama(config, remat=False)
+    model = Decoder(config, remat=False)
     apply = jax.jit(lambda params, ids: model.apply({"params": params}, ids))
     compiled = apply.lower(hf.param_shapes(config), ids).compile()
     total = flops.forward(config, rows=2, tokens=64, keys=64, logits=64).total

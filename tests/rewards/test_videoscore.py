@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pav_jax.checkpoints.folder import save
 from pav_jax.errors import BadInput
+from pav_jax.models.decoder import DecoderConfig
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
 from pav_jax.models.idefics2.perceiver import PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig
-from pav_jax.models.llama.model import LlamaConfig
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor, ImageSettings
 from pav_jax.rewards.suite import RewardSuite
 from pav_jax.rewards.videoscore import NAMES, QUERY, VideoScore, read_query
@@ -61,7 +61,7 @@ def write_tokenizer(folder, added=(FENCE, IMAGE, "<end_of_utterance>")):
 def write_videoscore(folder, labels=5):
     tokenizer = write_tokenizer(folder)
     config = Idefics2Config(
-        text=LlamaConfig(len(tokenizer), 16, 24, 2, 4, 2, 4, pad_token_id=0),
+        text=DecoderConfig(len(tokenizer), 16, 24, 2, 4, 2, 4, pad_token_id=0),
         vision=VisionConfig(width=8, ff_width=12, layers=2, heads=2, image_size=24, patch_size=4),
         perceiver=PerceiverConfig(latents=LATENTS, depth=2, heads=2, kv_heads=1, head_dim=4),
         sliding_window=30,

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.models.llama import Llama, LlamaConfig
+from pav_jax.models.decoder import Decoder, DecoderConfig
 
 TEMPLATE = (
     "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -34,7 +34,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_language_model(batch_size: int = 4, seed: int = 0, **sizes) -> LanguageModel:
     """Return a Llama of two layers; `sizes` replace fields of its configuration."""
     tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
+    config = DecoderConfig(
         **{
             "vocab_size": len(tokenizer),
             "hidden_size": 32,
@@ -50,7 +50,7 @@ def tiny_language_model(batch_size: int = 4, seed: int = 0, **sizes) -> Language
             **sizes,
         }
     )
-    model = Llama(config)
+    model = Decoder(config)
     params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
     return LanguageModel(
         model,

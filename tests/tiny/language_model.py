@@ -6,7 +6,7 @@ import tokenizers
 import transformers
 
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.models.llama.model import Llama, LlamaConfig
+from pav_jax.models.decoder.model import Decoder, DecoderConfig
 from pav_jax.records import Preference, PromptPair
 from pav_jax.storage.records import write_jsonl
 
@@ -15,7 +15,7 @@ TEMPLATE = (
     "<s>{% for m in messages %}<user> {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}<booster>{% endif %}"
 )
-CONFIG = LlamaConfig(
+CONFIG = DecoderConfig(
     vocab_size=32,
     hidden_size=32,
     intermediate_size=48,
@@ -48,7 +48,7 @@ def make_tokenizer(pad="<pad>"):
 
 
 def make_lm(mesh=None, dtype=jnp.float32):
-    model = Llama(CONFIG, dtype)
+    model = Decoder(CONFIG, dtype)
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     return LanguageModel(model, params, CONFIG, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
 

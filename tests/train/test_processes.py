@@ -26,7 +26,7 @@ processes.initialize_distributed()
 import jax
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.safetensors import TensorFolder
-from pav_jax.models.llama import hf
+from pav_jax.models.decoder import hf
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import sft_trainer as sft

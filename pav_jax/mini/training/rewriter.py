@@ -23,7 +23,7 @@ from pav_jax.mini.captions import NUM_STYLES, styled_caption, user_prompt
 from pav_jax.mini.tokenizers import END, PAD, rewriter_tokenizer, save
 from pav_jax.mini.training import fit
 from pav_jax.mini.world import QUALITIES, draw_scene, to_quality
-from pav_jax.models.llama import Llama, LlamaConfig, hf
+from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.storage.json_files import write_json
 
 FOLDER = CHECKPOINTS / "rewriter"
@@ -35,9 +35,9 @@ MAX_LENGTH = 80  # tokens
 PROMPT_WORD_WEIGHT = 4.0
 
 
-def config() -> LlamaConfig:
+def config() -> DecoderConfig:
     """The configuration of the model."""
-    return LlamaConfig(
+    return DecoderConfig(
         vocab_size=len(rewriter_tokenizer()),
         hidden_size=192,
         intermediate_size=512,
@@ -46,7 +46,6 @@ def config() -> LlamaConfig:
         num_key_value_heads=3,
         head_dim=32,
         max_position_embeddings=256,
-        rope_theta=10000.0,
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
         eos_token_id=END,
@@ -102,7 +101,7 @@ def main() -> None:
     fit.use_all_cores()
     batches = Batches()
     weights_V = token_weights()
-    llama: Any = Llama(config(), remat=False, unroll=True)
+    llama: Any = Decoder(config(), remat=False, unroll=True)
     params = jax.jit(llama.init)(jax.random.key(0), np.zeros((1, 8), np.int32))["params"]
     print(f"rewriter: {sum(x.size for x in jax.tree.leaves(params)):,} parameters", flush=True)
 

@@ -32,11 +32,11 @@ from pav_jax.mini.training.videoscore_examples import (
 )
 from pav_jax.mini.world import ATTRIBUTES, CLASSES
 from pav_jax.models.clip import hf as clip_hf
+from pav_jax.models.decoder import DecoderConfig
 from pav_jax.models.idefics2 import hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
 from pav_jax.models.idefics2.perceiver import PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig
-from pav_jax.models.llama.model import LlamaConfig
 from pav_jax.rewards.idefics2_processor import FENCE, IMAGE, Idefics2Processor, ImageSettings
 from pav_jax.rewards.preprocess import resize_bicubic
 from pav_jax.rewards.videoscore import FRAME, NAMES
@@ -83,7 +83,7 @@ def tokenizer():
 def config() -> Idefics2Config:
     """The configuration of the model."""
     vocabulary: Any = tokenizer()
-    text = LlamaConfig(
+    text = DecoderConfig(
         vocab_size=len(vocabulary),
         hidden_size=_WIDTH,
         intermediate_size=256,

@@ -24,13 +24,17 @@ class Causal:
 
     Attributes:
       segment_ids_BxT: None if each row is one segment.
+      window: attend only to tokens s > t - window; None: to all before t.
     """
 
     segment_ids_BxT: Int[Array, "B T"] | None = None
+    window: int | None = struct.field(pytree_node=False, default=None)
 
     def array(self, length: int) -> Bool[Array, "... 1 T T"]:
         """Return the mask, [1 or B, 1, T, T]; True = attend."""
         mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        if self.window is not None:
+            mask &= ~jnp.tril(mask, -self.window)
         ids = self.segment_ids_BxT
         if ids is None:
             return mask

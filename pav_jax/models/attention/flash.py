@@ -59,12 +59,12 @@ def splash_attention(
     arrays = [q_BxTxNxH, k_BxSxKxH, v_BxSxKxH]
     if mask.segment_ids_BxT is not None:
         arrays.append(mask.segment_ids_BxT)
-    kernel = functools.partial(_splash_kernel, interpret=interpret)
+    kernel = functools.partial(_splash_kernel, window=mask.window, interpret=interpret)
     return kernel(*arrays) if shard_kernel is None else shard_kernel(kernel, arrays)
 
 
 def _splash_kernel(
-    q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, interpret: bool
+    q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, segment_ids_BxT=None, *, window: int | None, interpret: bool
 ) -> jax.Array:
     splash, splash_mask = _import_splash()
     t, n = q_BxTxNxH.shape[1:3]
@@ -77,8 +77,12 @@ def _splash_kernel(
         block_q_dq=block,
         block_kv_dq=block,
     )
+    if window is None:
+        head_mask = splash_mask.CausalMask((t, t))
+    else:  # keys from t - (window - 1) to t
+        head_mask = splash_mask.LocalMask((t, t), (window - 1, 0), 0)
     kernel = splash.make_splash_mha(
-        splash_mask.MultiHeadMask([splash_mask.CausalMask((t, t))] * n),
+        splash_mask.MultiHeadMask([head_mask] * n),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
@@ -150,7 +154,8 @@ def cudnn_attention(
     is_16_bit = q_BxTxNxH.dtype in (jnp.bfloat16, jnp.float16)
     if not isinstance(mask, Causal) or bias is not None or not is_16_bit or t != k_BxSxKxH.shape[1]:
         return dot_product_attention(q_BxTxNxH, k_BxSxKxH, v_BxSxKxH, mask, bias, scale)
-    segments = None if mask.segment_ids_BxT is None else mask.array(t)
+    is_plain = mask.segment_ids_BxT is None and mask.window is None
+    segments = None if is_plain else mask.array(t)
     return jax.nn.dot_product_attention(
         q_BxTxNxH,
         k_BxSxKxH,

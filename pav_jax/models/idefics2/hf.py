@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from pav_jax.errors import BadInput
 from pav_jax.models import fields
 from pav_jax.models.clip.hf import tower_weights
+from pav_jax.models.decoder import hf as llama_hf
 from pav_jax.models.idefics2.model import Idefics2, Idefics2Config
 from pav_jax.models.idefics2.perceiver import PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig
-from pav_jax.models.llama import hf as llama_hf
 from pav_jax.models.weights import Weight, norm
 from pav_jax.typed_fields import TokenId, check_object, read_fields
 
@@ -123,8 +123,11 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Idefic
     )
 
 
-def fit_config(config: Idefics2Config, tensors: Collection[str]) -> Idefics2Config:
+def fit_config(
+    config: Idefics2Config, tensors: Collection[str], source: str = ""
+) -> Idefics2Config:
     """Set `score_bias` from the tensor names: no field of config.json says if the head has one."""
+    del source
     return dataclasses.replace(config, score_bias=HEAD_BIAS in tensors)
 
 

@@ -13,8 +13,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pav_jax.models.decoder.config import DecoderConfig
+from pav_jax.models.decoder.layers import Block
+from pav_jax.models.decoder.rotary import rotary_table
 from pav_jax.models.layers import Constrain, RMSNorm, scan_layers
-from pav_jax.models.llama.model import Block, LlamaConfig, rotary_table
 
 
 def sliding_mask(mask_BxT: Bool[Array, "B T"], window: int | None) -> Bool[Array, "B 1 T T"]:
@@ -43,9 +45,9 @@ def insert_images(
 
 
 class Decoder(nn.Module):
-    """Tokens to hidden states after the last norm; parameters are named as in `Llama`."""
+    """Tokens to hidden states after the last norm; parameters are named as in `models.decoder`."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     sliding_window: int | None
     image_token_id: int
     dtype: Any
@@ -65,7 +67,7 @@ class Decoder(nn.Module):
         embedding = self.param(
             "embed", nn.initializers.normal(c.initializer_range), (c.vocab_size, c.hidden_size)
         )
-        # Devices exchange columns of the embedding for rows, as in `Llama`.
+        # Devices exchange columns of the embedding for rows, as in `models.decoder`.
         ids_BxT = self.constrain(input_ids_BxT, ("rows", None))
         x_BxTxD = self.constrain(
             jnp.take(embedding, ids_BxT, axis=0).astype(self.dtype), ("rows", None, "embed")
@@ -73,7 +75,8 @@ class Decoder(nn.Module):
         x_BxTxD = self.constrain(x_BxTxD, ("batch", None, None))
         x_BxTxD = insert_images(x_BxTxD, input_ids_BxT == self.image_token_id, images_BxIxD)
         # Rotary attention depends on distances only, so padding on the left may be counted.
-        rotary = rotary_table(c, jnp.broadcast_to(jnp.arange(t), (b, t)))
+        positions_BxT = jnp.broadcast_to(jnp.arange(t), (b, t))
+        rotary = rotary_table(c.rope, c.head_dim, positions_BxT)
         num_layers = c.num_hidden_layers
         layers = scan_layers(Block, num_layers, num_layers if self.unroll else 1)
         x_BxTxD, _ = layers(c, self.dtype, self.attention_fn, keep_cache=False, name="layers")(

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.models.attention.dot_product import dot_product_attention
+from pav_jax.models.decoder import DecoderConfig
 from pav_jax.models.idefics2.mistral import Decoder
 from pav_jax.models.idefics2.perceiver import Connector, PerceiverConfig
 from pav_jax.models.idefics2.vision import VisionConfig, VisionTower, patch_mask
 from pav_jax.models.layers import Constrain, unconstrained
-from pav_jax.models.llama.model import LlamaConfig
 from pav_jax.typed_fields import TokenId
 
 
@@ -37,7 +37,7 @@ class Idefics2Config:
       score_bias: whether the head has a bias.
     """
 
-    text: LlamaConfig
+    text: DecoderConfig
     vision: VisionConfig = VisionConfig()
     perceiver: PerceiverConfig = PerceiverConfig()
     sliding_window: int | None = 4096

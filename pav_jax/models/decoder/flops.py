@@ -10,7 +10,7 @@ vocabulary, L layers.
 
 import dataclasses
 
-from pav_jax.models.llama import LlamaConfig
+from pav_jax.models.decoder import DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ForwardFlops:
 
 
 def forward(
-    config: LlamaConfig, rows: int, tokens: int, keys: int, logits: int, adapter_size: int = 0
+    config: DecoderConfig, rows: int, tokens: int, keys: int, logits: int, adapter_size: int = 0
 ) -> ForwardFlops:
     """Count the operations of one forward pass.
 
