@@ -174,7 +174,7 @@ def params_from_hf(
             part = row.from_hf(tensor)
             parts.append(part if dtype is None else part.astype(row.cast(dtype)))
         stacked = np.stack(parts) if row.stack else parts[0]
-        params[row.path] = stacked.reshape(*row.stack, *parts[0].shape)
+        params[row.path] = stacked.reshape((*row.stack, *parts[0].shape))
     if shapes is not None and (extra := sorted(set(shapes) - set(params))):
         raise BadInput(
             f"{source}: the weight table has no tensor for parameter {extra[0]!r}",
@@ -295,7 +295,7 @@ def params_to_hf(table: Sequence[Weight], params: Mapping) -> dict[str, np.ndarr
     for row in table:
         array = np.asarray(flat[row.path])
         array = array.reshape(-1, *array.shape[len(row.stack) :])
-        for name, part in zip(row.hf_names(), array, strict=True):
+        for name, part in zip(row.hf_names(), map(np.asarray, array), strict=True):
             parts.setdefault(name, []).append(part.transpose(row.to_hf(range(part.ndim))))
     return {
         name: np.asarray(group[0] if len(group) == 1 else np.concatenate(group), order="C")
