@@ -5,6 +5,7 @@ Only compilation shows for certain whether a program fits.
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import re
 import threading
 import time
@@ -53,7 +54,10 @@ def compile_program(lowered: jax.stages.Lowered) -> CompileResult:
         return CompileResult(seconds, message, memory)
     seconds = time.perf_counter() - start
     stats = compiled.memory_analysis()
-    text = compiled.as_text()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        return CompileResult(seconds, _version_error(error), {})
     assert stats is not None and text is not None, "the TPU compiler reports both"
     memory = {
         "arguments": stats.argument_size_in_bytes,
@@ -64,6 +68,16 @@ def compile_program(lowered: jax.stages.Lowered) -> CompileResult:
     }
     memory["total"] = sum(memory.values())
     return CompileResult(seconds, None, memory, HloModule(text))
+
+
+def _version_error(error: Exception) -> str:
+    """One line for a program that was compiled, but that this jaxlib cannot read."""
+    required = [name for name in importlib.metadata.requires("jax") or () if "libtpu" in name]
+    needed = required[0].partition(";")[0].strip() if required else "the libtpu of jax[tpu]"
+    return (
+        f"the installed libtpu and jaxlib {importlib.metadata.version('jaxlib')} do not fit"
+        f" together ({str(error)[:60]}...); install '{needed}'"
+    )
 
 
 @contextlib.contextmanager

@@ -38,6 +38,25 @@ def test_parse_compile_error_other():
     assert parse_compile_error(message) == ("INTERNAL: the compiler broke", {})
 
 
+class UnreadableProgram:
+    """A compiled program of a libtpu that is newer than jaxlib, and its lowered form."""
+
+    def compile(self):
+        return self
+
+    def memory_analysis(self):
+        return None
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+
+def test_compile_program_of_another_libtpu_is_an_error():
+    result = compile_program(UnreadableProgram())
+    assert result.hlo is None
+    assert "RET_CHECK" in result.error and "install 'libtpu==" in result.error
+
+
 @pytest.fixture
 def mesh():
     return make_mesh(fsdp=4, devices=describe_topology("v5e:2x2").devices)
