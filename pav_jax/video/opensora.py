@@ -39,6 +39,7 @@ from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import Positive, check_object, read_fields
 from pav_jax.video import opensora_captions, pipeline_folder, tokenization
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
@@ -58,28 +59,24 @@ class Conditions:
       them; None: not.
     """
 
-    fps: float = 24.0
+    fps: Positive = 24.0
     aesthetic_score: float | None = 6.5
     motion_score: float | None = None
     camera_motion: str | None = None
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], source: str) -> "Conditions":
-        """Raises BadInput for a field that is unknown or of another type."""
-        for name, value in fields.items():
+    def from_dict(cls, fields: Any, source: str) -> "Conditions":
+        """Raises BadInput for a field that is unknown, of another type or out of range."""
+        fields = {} if fields is None else check_object(fields, source, "conditions")
+        for name in fields:
             if name not in cls.__dataclass_fields__:
                 raise BadInput(
-                    f"{source}: conditions.{name} is unknown; known:"
-                    f" {', '.join(cls.__dataclass_fields__)}"
+                    f"{source}: conditions.{name[:60]} is unknown; choose from"
+                    f" {', '.join(cls.__dataclass_fields__)}",
+                    source=source,
+                    field=f"conditions.{name}",
                 )
-            kind = str if name == "camera_motion" else int | float
-            fits = isinstance(value, kind) and not isinstance(value, bool)
-            if not fits and (value is not None or name == "fps"):
-                raise BadInput(
-                    f"{source}: conditions.{name} is {value!r}; "
-                    f"{'a text' if kind is str else 'a number'} was expected"
-                )
-        return cls(**fields)
+        return read_fields(cls, fields, source, "conditions")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +142,7 @@ class OpenSora(Family):
         """
         index = folder / "model_index.json"
         path = folder / "scheduler" / "scheduler_config.json"
-        conditions = Conditions.from_dict(read_json(index).get("conditions") or {}, str(index))
+        conditions = Conditions.from_dict(read_json(index).get("conditions"), str(index))
         if isinstance(scheduler, Mapping):
             settings = scheduler
         else:

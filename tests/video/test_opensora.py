@@ -134,10 +134,17 @@ def test_generate_invalid_arguments(model, arguments, message):
         (
             ".",
             {"conditions": {"aes": 6.5}},
-            "conditions.aes is unknown; known: fps, aesthetic_score",
+            "conditions.aes is unknown; choose from fps, aesthetic_score",
         ),
-        (".", {"conditions": {"fps": None}}, "conditions.fps is None; a number was expected"),
-        (".", {"conditions": {"camera_motion": 3}}, "conditions.camera_motion is 3; a text"),
+        (".", {"conditions": ["fps"]}, r"conditions is \['fps'\]; a JSON object"),
+        (".", {"conditions": ""}, "conditions is ''; a JSON object"),
+        (".", {"conditions": {"fps": None}}, "conditions.fps is null; it must be a number"),
+        (".", {"conditions": {"fps": float("nan")}}, "conditions.fps is nan; it must be a finite"),
+        (
+            ".",
+            {"conditions": {"camera_motion": 3}},
+            "conditions.camera_motion is 3; it must be text",
+        ),
         (
             "scheduler",
             {"_class_name": "UniPC"},
