@@ -132,26 +132,30 @@ def test_run_in_object_store(disk, stores, name, tmp_path):
     assert len(lists) <= 8 * processes
 
 
-def test_run_killed_in_every_stage_in_object_store(stores, tmp_path):
-    store = stores["gs"]
-    finish(recipe(tmp_path / "w", {}))
+@pytest.mark.parametrize("name", object_stores.STORES)
+def test_run_killed_in_every_stage_in_object_store(disk, stores, name):
+    processes, workdir = disk
+    store = stores[name]
+    path = f"killed/{processes}"
     for place, (prefix, count) in KILLS.items():
         writes = []
-        processes = recipe(f"{store.address}/killed", store.environment)
+        running = recipe(f"{store.address}/{path}", store.environment, processes)
 
-        def kill(name, prefix=prefix, count=count, writes=writes, processes=processes):
-            if name.startswith(f"killed/{prefix}"):
+        def kill(name, prefix=prefix, count=count, writes=writes, running=running):
+            if name.startswith(f"{path}/{prefix}"):
                 writes.append(name)
                 if len(writes) == count:
-                    processes[0].send_signal(signal.SIGKILL)
+                    for process in running:
+                        process.send_signal(signal.SIGKILL)
 
         store.proxy.on_write = kill
-        _, errors = processes[0].communicate(timeout=TIMEOUT_S)
-        assert processes[0].returncode == -signal.SIGKILL, f"{place}: {errors[-3000:]}"
+        answers = [process.communicate(timeout=TIMEOUT_S) for process in running]
+        statuses = {process.returncode for process in running}
+        assert statuses == {-signal.SIGKILL}, f"{place}: {answers[0][1][-3000:]}"
     store.proxy.on_write = lambda name: None
-    finish(recipe(f"{store.address}/killed", store.environment))
-    expected = (tmp_path / "w" / "evaluation.json").read_bytes()
-    assert read(store, "killed/evaluation.json") == expected
+    finish(recipe(f"{store.address}/{path}", store.environment, processes))
+    expected = (workdir / "evaluation.json").read_bytes()
+    assert read(store, f"{path}/evaluation.json") == expected
 
 
 @pytest.mark.parametrize("name", object_stores.STORES)
