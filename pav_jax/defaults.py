@@ -144,7 +144,10 @@ class RewriterConfig:
     attention: str = option(
         "auto", "kernel; auto: by platform", choices=("auto", "plain", "splash", "cudnn")
     )
-    template: str | None = option(None, "chat template file; None: the checkpoint's own")
+    template: str | None = option(
+        None,
+        "chat template file; auto: the shipped one for the model; None: the checkpoint's own",
+    )
     batch_size: int = option(
         16, "answers in one compiled program; rounded up to a multiple of data * fsdp", minimum=1
     )

@@ -9,6 +9,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.components import Components, read_prompts
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.systems import rewrites_from_file
+from pav_jax.language.shipped_templates import AUTO
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 
 
@@ -31,7 +32,7 @@ def check_run_inputs(config: Any, components: Components, workdir: str | os.Path
         elif not _is_inside(path, workdir):
             _check_booster(path, field)
     _check_systems(config, as_path(workdir))
-    if config.rewriter.template:
+    if config.rewriter.template not in (None, "", AUTO):
         read_prompt_file(config.rewriter.template, "rewriter.template", "a chat template")
     if config.sft.pairs:
         read_prompt_file(config.sft.pairs, "sft.pairs", "a .jsonl or .json file of pairs")

@@ -14,15 +14,16 @@ from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
+from pav_jax.language.shipped_templates import AUTO
+from pav_jax.language.thoughts import without_thoughts
 from pav_jax.records import Refinement, stable_seed
 from pav_jax.seeds import seeds_for_prompts
 
 MAX_PROMPT_CHARACTERS = 10_000
 BATCH_SIZE = 4  # rewrites per compiled batch: users request a few at a time
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
-# A general model's own template has no instruction to rewrite. Without this template and these
-# settings the model answers the prompt or repeats itself.
-GENERAL_TEMPLATE = Path(__file__).parents[1] / "language" / "templates" / "rewriter_chatml.jinja"
+# A general model's own template has no instruction to rewrite. Without the shipped template and
+# these settings the model answers the prompt or repeats itself.
 GENERAL_SAMPLING = {
     "temperature": 0.6,
     "top_p": 0.95,
@@ -61,7 +62,8 @@ class Booster:
           path_or_repo: a trained booster (a Hugging Face folder or Hub repository), a .gguf file,
             `mini:NAME` or "smollm2"; None loads the booster embedded in the package.
           dtype: type of parameters and computation, "float32" or "bfloat16".
-          template: chat template (a jinja file) that replaces the model's own.
+          template: chat template (a jinja file) that replaces the model's own; "auto" takes the
+            shipped instruction to rewrite in the model's format.
           mesh: the devices to shard the parameters over.
           batch_size: rewrites in one compiled batch.
 
@@ -73,7 +75,7 @@ class Booster:
         generation = lm.generation
         if path == SMOLLM2:
             generation = GENERAL_SAMPLING
-            template = template or GENERAL_TEMPLATE
+            template = template or AUTO
         if template is not None:
             lm = lm.with_template(template)
         return cls(lm, _sampling(generation))
@@ -93,8 +95,8 @@ class Booster:
             and seed. With one seed for all, each prompt still draws its own random numbers.
 
         Returns:
-          One list of `num_return_sequences` rewrites per prompt, in order. An empty reply is
-          replaced by the prompt itself.
+          One list of `num_return_sequences` rewrites per prompt, in order, without what the model
+          thought. An empty reply, or a thought that does not end, is replaced by the prompt itself.
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters, or there are more or fewer
@@ -110,12 +112,14 @@ class Booster:
         )
         name = self.language_model.name
         return [
-            [
-                Refinement(prompt, _without_controls(text).strip() or prompt, s, name)
-                for text in replies
-            ]
+            [Refinement(prompt, _rewrite(text) or prompt, s, name) for text in replies]
             for prompt, s, replies in zip(prompts, seeds, texts, strict=True)
         ]
+
+
+def _rewrite(reply: str) -> str:
+    """The rewrite in a model's reply."""
+    return _without_controls(without_thoughts(reply)).strip()
 
 
 def clean(prompt: str) -> str:

@@ -46,7 +46,10 @@ examples:
         help="rewrites per prompt (default 1)",
     )
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
-    command.add_argument("--template", help="chat template file that replaces the model's own")
+    command.add_argument(
+        "--template",
+        help="chat template file that replaces the model's own; auto: the shipped instruction",
+    )
     command.add_argument(
         "--json", action="store_true", help="one JSON object per line: prompt, refined, seed, model"
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.errors import BadInput
+from pav_jax.language.thoughts import without_thoughts
 from pav_jax.storage.folders import local_copy
 
 TEMPLATE = Path(__file__).parent / "templates" / "evolve.txt"
 
-_REASONING = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<\s*(/?)\s*prompt\s*>", re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(?:\(?\d{1,2}[.):]|[-*])\s+")
 
@@ -83,7 +83,7 @@ def parse_rewrites(reply: str) -> list[str]:
     next opening tag also closes a text. A last text without a closing tag was cut off and is left
     out. A reply without tags returns [].
     """
-    reply = _REASONING.sub(" ", reply)
+    reply = without_thoughts(reply)
     tags = list(_TAG.finditer(reply))
     texts = []
     for tag, following in zip(tags, tags[1:], strict=False):

@@ -7,6 +7,7 @@ from pav_jax.errors import BadInput
 from pav_jax.evolve.dialogue import make_chat, parse_rewrites, read_template
 from pav_jax.evolve.options import LocalOptions
 from pav_jax.evolve.proposer import ProposalRequest, Proposer, ProposerContext
+from pav_jax.language.thoughts import without_thoughts
 
 MODES = ("rewrite", "history")
 
@@ -65,7 +66,10 @@ class LocalProposer(Proposer):
             # All prompts of a call sample the same number; a text does not depend on this number.
             count = max((request.num_rewrites for request in requests), default=0)
             chats = [[{"role": "user", "content": request.prompt}] for request in requests]
-            rewrites = self._generate(chats, seeds, count)
+            rewrites = [
+                [without_thoughts(text) for text in texts]
+                for texts in self._generate(chats, seeds, count)
+            ]
         else:
             chats = [make_chat(r.history, r.num_rewrites, self._template) for r in requests]
             rewrites = [parse_rewrites(texts[0]) for texts in self._generate(chats, seeds, 1)]

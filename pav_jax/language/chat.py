@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pav_jax.errors import BadInput
+from pav_jax.language import thoughts
 from pav_jax.language.template_renderer import RENDERER
 
+MARK_TOKENS = 16  # at the end of a prompt, which hold the mark of a thought and spaces
 Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": "..."}, ...]
 
 
@@ -30,6 +32,7 @@ def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) ->
         "tools": None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
+        "enable_thinking": False,  # of Qwen3, SmolLM3 and others; rewrites need no thoughts
     }
     return RENDERER.render(_template(tokenizer), variables)
 
@@ -62,6 +65,9 @@ def _template(tokenizer: Any) -> str:
 def encode(tokenizer: Any, prompt: str | Chat) -> list[int]:
     """Return the token ids of a prompt; the special tokens of a chat come from its template.
 
+    If the tokenizer begins plain text with a BOS token, the prompt begins with exactly one, whether
+    the template writes it or not.
+
     Raises:
       BadInput: the prompt is empty.
     """
@@ -71,4 +77,42 @@ def encode(tokenizer: Any, prompt: str | Chat) -> list[int]:
         ids = tokenizer(chat_text(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     if not ids:
         raise BadInput("the prompt is empty; write at least one word")
-    return list(ids)
+    return _with_one_bos(tokenizer, list(ids))
+
+
+def _with_one_bos(tokenizer: Any, ids: list[int]) -> list[int]:
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
+        return ids
+    start = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+    return [bos, *ids[start:]]
+
+
+def decode_answers(
+    tokenizer: Any, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]
+) -> list[str]:
+    """Return the texts of a chat prompt's answers without special tokens, except for marks of
+    thoughts, which `thoughts.without_thoughts` needs; also that of a thought that the prompt began.
+
+    Args:
+      prompt_ids: token ids of the prompt.
+      answers: token ids of each answer.
+    """
+    marks = {
+        i: token.content
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.special and thoughts.is_mark(token.content)
+    }
+    prefix = thoughts.open_thought(_decode(tokenizer, prompt_ids[-MARK_TOKENS:], marks))
+    return [prefix + _decode(tokenizer, answer, marks) for answer in answers]
+
+
+def _decode(tokenizer: Any, ids: Sequence[int], marks: Mapping[int, str]) -> str:
+    """The text of tokens without special ones other than `marks`."""
+    parts = []
+    start = 0
+    for i, token in enumerate(ids):
+        if token in marks:
+            parts += [tokenizer.decode(ids[start:i], skip_special_tokens=True), marks[token]]
+            start = i + 1
+    return "".join([*parts, tokenizer.decode(ids[start:], skip_special_tokens=True)])

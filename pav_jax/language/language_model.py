@@ -17,7 +17,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import gguf_writer, peft
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
-from pav_jax.language import chat, model_files, sampling
+from pav_jax.language import chat, model_files, sampling, shipped_templates
 from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
@@ -132,11 +132,14 @@ class LanguageModel:
         """Return the model with another chat template, which is saved with the model.
 
         Args:
-          template: a jinja file.
+          template: a jinja file, or "auto" for the shipped instruction to rewrite in the format of
+            this model, see `shipped_templates`.
 
         Raises:
-          BadInput: the file cannot be read, or the template fails.
+          BadInput: the file cannot be read, the template fails, or none is shipped for this model.
         """
+        if template == shipped_templates.AUTO:
+            template = shipped_templates.shipped_template(self.tokenizer, self.config.model_type)
         try:
             text = read_bounded(local_file(template), MAX_TEMPLATE_BYTES).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -195,13 +198,15 @@ class LanguageModel:
           seed: one for all prompts or one each. A text depends only on its own prompt and seed.
 
         Returns:
-          `num_return_sequences` texts per prompt, without special tokens.
+          `num_return_sequences` texts per prompt, without special tokens. An answer to a chat still
+          has what the model thought, see `thoughts.without_thoughts`.
 
         Raises:
           BadInput: a prompt is empty, or a setting is out of range.
         """
-        ids = self.generate_ids(
-            [chat.encode(self.tokenizer, prompt) for prompt in prompts],
+        prompt_ids = [chat.encode(self.tokenizer, prompt) for prompt in prompts]
+        answers = self.generate_ids(
+            prompt_ids,
             num_return_sequences=num_return_sequences,
             seed=seed,
             settings=sampling.Sampling(
@@ -209,8 +214,8 @@ class LanguageModel:
             ),
         )
         return [
-            [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-            for answers in ids
+            chat.decode_answers(self.tokenizer, () if isinstance(prompt, str) else ids, texts)
+            for prompt, ids, texts in zip(prompts, prompt_ids, answers, strict=True)
         ]
 
     def generate_ids(

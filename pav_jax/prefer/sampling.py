@@ -18,6 +18,7 @@ from pav_jax.candidates.reward_hacking_rounds import preference_statistics
 from pav_jax.candidates.rounds import Rewrite, run_round
 from pav_jax.candidates.scoring import overall_scores, stage_weights
 from pav_jax.candidates.video_progress import VideoProgress
+from pav_jax.language.thoughts import without_thoughts
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.records import read_segments
@@ -102,8 +103,12 @@ def _make_sampler(
             seed=[stable_seed(config.seed, "prefer", prompt, round) for prompt in prompts],
         )
         return [
-            [(proposer, text) for text in dict.fromkeys(map(plain_text, row)) if text]
-            for row in texts
+            [
+                (proposer, text)
+                for text in dict.fromkeys(plain_text(without_thoughts(reply)) for reply in replies)
+                if text
+            ]
+            for replies in texts
         ]
 
     return sample

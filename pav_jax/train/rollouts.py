@@ -23,8 +23,10 @@ from pav_jax.candidates.reward_hacking_rounds import StepWindows
 from pav_jax.candidates.scoring import overall_scores
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.errors import BadInput
+from pav_jax.language.chat import decode_answers
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
+from pav_jax.language.thoughts import without_thoughts
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import AnyPath
@@ -137,9 +139,7 @@ class Rollouts:
         step = int(prompt_batch["step"]) + 1  # metrics.jsonl counts from 1
         indices_B = np.repeat(prompt_batch["prompts"], fields.num_generations)
         completions = self._sample(state, step, prompt_batch["prompts"])
-        candidates, videos_per_second = self._score(
-            step, [self.prompts[int(i)] for i in indices_B], completions
-        )
+        candidates, videos_per_second = self._score(step, indices_B, completions)
         reward_PxG, infeasible_B = rewards(candidates, self.suite, fields)
         advantage_PxG = advantages(reward_PxG, fields.scale_rewards)
         truncated_B = np.array([tokens[-1] not in self.lm.eos for tokens in completions])
@@ -198,17 +198,17 @@ class Rollouts:
         return [tokens for group in groups for tokens in group]
 
     def _score(
-        self, step: int, prompts: Sequence[str], completions: Sequence[Sequence[int]]
+        self, step: int, indices_B: np.ndarray, completions: Sequence[Sequence[int]]
     ) -> tuple[list[Candidate], float]:
         """Each row's candidate, and videos made per second, NaN if all were cached.
 
         Equal rows share a candidate.
         """
-        decode = self.lm.tokenizer.decode
-        texts = [
-            plain_text(decode(tokens, skip_special_tokens=True)) or prompt
-            for prompt, tokens in zip(prompts, completions, strict=True)
-        ]
+        prompts = [self.prompts[int(i)] for i in indices_B]
+        texts = []
+        for i, prompt, tokens in zip(indices_B, prompts, completions, strict=True):
+            (reply,) = decode_answers(self.lm.tokenizer, self.prompt_ids[int(i)], [tokens])
+            texts.append(plain_text(without_thoughts(reply)) or prompt)
         pool = CandidatePool(
             self.generator,
             self.suite,

@@ -1,0 +1,58 @@
+"""Chat templates with the instruction to rewrite, one file for each prompt format."""
+
+from pathlib import Path
+from typing import Any
+
+from pav_jax.errors import BadInput
+from pav_jax.language import thoughts
+
+AUTO = "auto"  # stands for `shipped_template` where a template file is named
+FOLDER = Path(__file__).with_name("templates")
+# format -> tokens that only tokenizers of this format have; the first match is taken
+FORMATS = {
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>"),
+    "phi4": ("<|im_start|>", "<|im_sep|>"),
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "phi3": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    "mistral": ("[INST]", "[/INST]"),
+}
+
+
+def shipped_template(tokenizer: Any, model_type: str) -> Path:
+    """Return the file with the instruction to rewrite in the prompt format of a model.
+
+    The format follows from the tokenizer's special tokens, as one family may have several.
+
+    Args:
+      model_type: of config.json; early Mistral models write `[INST]` without a token of its own.
+
+    Raises:
+      BadInput: the format is not known.
+    """
+    formats = [name for name, tokens in FORMATS.items() if _has_tokens(tokenizer, tokens)]
+    if not formats and model_type == "mistral":
+        formats = ["mistral"]
+    if not formats:
+        raise BadInput(
+            f"template={AUTO}: no shipped instruction fits the tokenizer of this {model_type}"
+            f" model; formats are {', '.join(FORMATS)}. Name a chat template (a jinja file)",
+            field="template",
+        )
+    name = formats[0]
+    if name == "chatml" and _thinks(tokenizer):
+        name = "chatml_thinking"
+    return FOLDER / f"rewriter_{name}.jinja"
+
+
+def _has_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> bool:
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    return all(i is not None and i != tokenizer.unk_token_id for i in ids)
+
+
+def _thinks(tokenizer: Any) -> bool:
+    """Whether a model thinks before it answers, according to its own template."""
+    template = tokenizer.chat_template
+    return isinstance(template, str) and (
+        "enable_thinking" in template or thoughts.has_marks(template)
+    )
