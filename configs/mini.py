@@ -12,7 +12,7 @@ Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
-from pav_jax.train.config import ALL_LINEARS
+from pav_jax.train.config import ALL_LINEAR
 
 NEW_TOKENS = 72  # the longest rewrite the embedded generator reads is 64 tokens
 # The published weights (arXiv 2412.15156, its code), for unscaled scores.
@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
         stage.save_steps = 20
         stage.lora.r = 16
         stage.lora.lora_alpha = 32.0
-        stage.lora.target_modules = ALL_LINEARS
+        stage.lora.target_modules = (ALL_LINEAR,)
     config.sft.batch_size = 8
     # a model of 1.8 million parameters takes larger steps than one of 8 billion
     config.sft.learning_rate = 4e-3

@@ -17,7 +17,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
-from pav_jax.train.config import ALL_LINEARS
+from pav_jax.train.config import ALL_LINEAR
 
 
 def get_config() -> ConfigDict:
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
         stage.lora.lora_alpha = 32.0
         # generating dropout masks would take most of the time on a CPU
         stage.lora.lora_dropout = 0.0
-        stage.lora.target_modules = ALL_LINEARS
+        stage.lora.target_modules = (ALL_LINEAR,)
         stage.max_length = 512
         stage.lr_scheduler_type = "cosine"
         stage.warmup_ratio = 0.05

@@ -41,6 +41,9 @@ class MeshConfig:
         1, "devices that heads and feed-forward units are sharded over", minimum=-1
     )
     sequence: int = option(1, "devices that tokens are sharded over", minimum=-1)
+    expert: int = option(
+        1, "devices that the experts of a mixture of experts are sharded over", minimum=-1
+    )
 
 
 @dataclasses.dataclass

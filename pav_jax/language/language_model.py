@@ -22,6 +22,7 @@ from pav_jax.language.lora import LoraConfig, merge, with_lora
 from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
+from pav_jax.parallel.experts import make_sum_experts_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.seeds import seeds_for_prompts
 from pav_jax.storage.files import read_bounded
@@ -102,7 +103,12 @@ class LanguageModel:
         path = str(path_or_repo)
         config, params, tokenizer, generation = model_files.read_model(path, DTYPES[dtype], mesh)
         lm = cls(
-            Decoder(config, DTYPES[dtype], make_attention_fn(attention, mesh)),
+            Decoder(
+                config,
+                DTYPES[dtype],
+                make_attention_fn(attention, mesh),
+                sum_experts_fn=make_sum_experts_fn(mesh),
+            ),
             params,
             config,
             tokenizer,

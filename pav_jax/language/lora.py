@@ -8,7 +8,7 @@ trained; the base model is frozen.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +18,10 @@ import numpy as np
 from flax import traverse_util
 
 from pav_jax.errors import BadInput
+
+ALL_LINEAR = "all-linear"  # PEFT's name
+# layers of Phi-3's checkpoints -> ours, which are rows of them
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,9 @@ class LoraConfig:
       lora_alpha: the adapter is scaled by lora_alpha / r.
       lora_dropout: on the input of the adapter, during training.
       target_modules: names of dense layers ("q_proj"), or regular expressions for their whole path
-        ("layers/attention/.*").
+        ("layers/attention/.*"), or "all-linear" for all of them. Names are those of Llama in every
+        family: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, also where a
+        checkpoint fuses some of them (Phi-3).
     """
 
     r: int = 8
@@ -45,7 +51,9 @@ class LoraConfig:
                 f"lora.lora_dropout={self.lora_dropout}: must be at least 0 and below 1",
                 field="lora.lora_dropout",
             )
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        modules = self.target_modules
+        modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        object.__setattr__(self, "target_modules", modules)
 
     @property
     def scale(self) -> float:
@@ -64,10 +72,12 @@ def target_paths(params: Mapping, config: LoraConfig) -> list[tuple[str, ...]]:
     Raises:
       BadInput: a pattern matches no dense layer; the message lists the layers of the model.
     """
-    dense = sorted(path[:-1] for path in _flatten(params) if path[-1] == "kernel")
+    arrays = _flatten(params)
+    dense = sorted(path[:-1] for path in arrays if path[-1] == "kernel")
+    others = {path[-1] for path in arrays if path[0] == "layers" and path[-1] != "kernel"}
     paths = set()
     for pattern in config.target_modules:
-        paths.update(_matches(pattern, dense))
+        paths.update(dense if pattern == ALL_LINEAR else _matches(pattern, dense, others))
     if not paths:
         raise BadInput(
             "lora.target_modules is empty; name at least one dense layer, such as q_proj",
@@ -76,7 +86,14 @@ def target_paths(params: Mapping, config: LoraConfig) -> list[tuple[str, ...]]:
     return sorted(paths)
 
 
-def _matches(pattern: str, dense: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _matches(
+    pattern: str, dense: Sequence[tuple[str, ...]], others: Set[str]
+) -> list[tuple[str, ...]]:
+    """The dense layers that a pattern names.
+
+    Args:
+      others: names of arrays of a layer that are not dense layers.
+    """
     try:
         paths = [
             path for path in dense if path[-1] == pattern or re.fullmatch(pattern, "/".join(path))
@@ -88,8 +105,13 @@ def _matches(pattern: str, dense: Sequence[tuple[str, ...]]) -> list[tuple[str, 
         ) from error
     if not paths:
         names = ", ".join(sorted({path[-1] for path in dense}))
+        problem = "matches no dense layer"
+        if pattern in FUSED:
+            problem = f"is {', '.join(FUSED[pattern])} here: name those instead"
+        elif pattern in others:
+            problem = "is one array of all experts of a layer, for which there is no LoRA"
         raise BadInput(
-            f"lora.target_modules: {pattern!r} matches no dense layer; this model has {names}",
+            f"lora.target_modules: {pattern!r} {problem}; this model has {names}",
             field="lora.target_modules",
         )
     return paths

@@ -1,10 +1,10 @@
 """A quantized frozen base, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
 
-The layers' kernels are stored as small integers with one scale for every TILE of their inputs, and
-dequantized where a layer uses them.
+The layers' kernels, those of experts too, are stored as small integers with one scale for every
+TILE of their inputs, and dequantized where a layer uses them.
 
-Integers and scales are those of qwix (extra `quantize`). Embeddings, norms and the output layer are
-not quantized.
+Integers and scales are those of qwix (extra `quantize`). Embeddings, norms, biases, routers and the
+output layer are not quantized.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,14 @@ from flax import traverse_util
 from pav_jax.errors import BadInput
 
 KINDS = ("int8", "int4", "nf4")
+# names of the arrays in a layer's tree: of dense layers, and of experts
+MATRICES = ("kernel", "gate_proj", "up_proj", "down_proj")
 TILE = 64  # inputs that share a scale (Dettmers et al., section 3: 64)
 
 
 @flax.struct.dataclass
 class QuantizedKernel:
-    """Takes the place of a kernel [in, out], or of a stack of them [L, in, out].
+    """Takes the place of a kernel [in, out], or of a stack: [L, in, out], [L, E, in, out].
 
     A layer casts its kernel to the dtype it computes in; for this class the cast dequantizes.
 
@@ -77,14 +79,15 @@ def quantize(params: Mapping, kind: str) -> dict:
             kernel_IxO.astype(jnp.float32), kind, channelwise_axes=(1,), tiled_axes={0: tile}
         )
 
-    def quantize_stack(kernel_LxIxO: jax.Array) -> QuantizedKernel:
-        # one layer at a time: qwix would share scales between the layers of a stack
-        layers = [quantize_layer(kernel_LxIxO[i]) for i in range(kernel_LxIxO.shape[0])]
-        return QuantizedKernel(jax.tree.map(lambda *parts: jnp.stack(parts), *layers))
+    def quantize_stack(kernels: jax.Array) -> QuantizedKernel:
+        # one kernel at a time: qwix would share scales between those of a stack
+        *stack, inputs, outputs = kernels.shape
+        parts = jax.lax.map(quantize_layer, kernels.reshape(-1, inputs, outputs))
+        return QuantizedKernel(jax.tree.map(lambda x: x.reshape(*stack, *x.shape[1:]), parts))
 
     flat = dict(traverse_util.flatten_dict(params))
     for path, value in flat.items():
-        if path[0] == "layers" and path[-1] == "kernel":
+        if path[0] == "layers" and path[-1] in MATRICES:
             flat[path] = jax.jit(quantize_stack)(value)
     return traverse_util.unflatten_dict(flat)
 

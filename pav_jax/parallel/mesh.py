@@ -1,4 +1,4 @@
-"""Device meshes of four named axes, so that one program runs on one device or on many."""
+"""Device meshes of five named axes, so that one program runs on one device or on many."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pav_jax.errors import BadInput
 
 # data is outermost: it is the axis that crosses slices over the slow network
-AXES = ("data", "fsdp", "tensor", "sequence")
+AXES = ("data", "fsdp", "tensor", "sequence", "expert")
 # jax declares jax.Device as a variable, which type checkers do not accept as a type
 Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 
@@ -21,19 +21,21 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
     sequence: int = 1,
+    expert: int = 1,
     devices: Devices | None = None,
 ) -> Mesh:
     """Make a mesh of the given axis sizes.
 
     Args:
-      data, fsdp, tensor, sequence: axis sizes; one may be -1, which takes all remaining devices.
+      data, fsdp, tensor, sequence, expert: axis sizes; one may be -1, which takes all remaining
+        devices.
       devices: to use, all of them; by default as many of `jax.devices()` as the sizes need.
 
     Raises:
       BadInput: the sizes do not fit the devices.
     """
     available = list(jax.devices()) if devices is None else list(devices)
-    sizes = _resolve_sizes([data, fsdp, tensor, sequence], len(available))
+    sizes = _resolve_sizes([data, fsdp, tensor, sequence, expert], len(available))
     count = math.prod(sizes)
     if count > len(available) or (devices is not None and count != len(available)):
         raise BadInput(
@@ -53,7 +55,10 @@ def make_mesh(
             field="mesh.data",
         )
     grid = mesh_utils.create_hybrid_device_mesh(
-        (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), used, allow_split_physical_axes=True
+        (sizes[0] // slices, *sizes[1:]),
+        (slices, *(1,) * (len(AXES) - 1)),
+        used,
+        allow_split_physical_axes=True,
     )
     return Mesh(grid, AXES, axis_types=axis_types)
 

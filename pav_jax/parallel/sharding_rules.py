@@ -25,6 +25,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
+    "expert": "expert",
 }
 
 

@@ -27,6 +27,8 @@ def _equation_flops(equation: JaxprEqn, default_trip_count: int) -> float:
     params = equation.params
     if name == "dot_general":
         return _dot_flops(equation)
+    if name == "ragged_dot_general":
+        return _ragged_dot_flops(equation)
     if name == "conv_general_dilated":
         return _convolution_flops(equation)
     if name == "cond":
@@ -47,6 +49,16 @@ def _dot_flops(equation: JaxprEqn) -> float:
     (contracted_axes, _), _ = equation.params["dimension_numbers"]
     contracted = math.prod(_aval(equation.invars[0]).shape[i] for i in contracted_axes)
     return 2 * _aval(equation.outvars[0]).size * contracted
+
+
+def _ragged_dot_flops(equation: JaxprEqn) -> float:
+    """Each row is multiplied with the matrix of its own group only."""
+    dimensions = equation.params["ragged_dot_dimension_numbers"]
+    (contracted_axes, _), (batch_axes, _) = dimensions.dot_dimension_numbers
+    left, right = (_aval(variable).shape for variable in equation.invars[:2])
+    shared = [left[axis] for axis in (*contracted_axes, *batch_axes)]
+    groups = [right[axis] for axis in dimensions.rhs_group_dimensions]
+    return 2 * math.prod(left) * math.prod(right) / math.prod((*shared, *groups))
 
 
 def _convolution_flops(equation: JaxprEqn) -> float:

@@ -18,6 +18,7 @@ from pav_jax.language.model_files import SMOLLM2
 from pav_jax.models.decoder import Decoder, DecoderConfig, flops, hf
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.attention import make_attention_fn
+from pav_jax.parallel.experts import make_sum_experts_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.preflight.program import CostedPhase, Program, config_folder, param_shapes
 from pav_jax.storage.json_files import read_json
@@ -53,7 +54,12 @@ def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> L
         source = config_json or config_folder(path, "config.rewriter.path") / "config.json"
         sizes = hf.config_from_hf(read_json(source), str(source))
     params = param_shapes(hf, sizes, dtype, mesh)
-    model = Decoder(sizes, dtype, make_attention_fn(config.rewriter.attention, mesh))
+    model = Decoder(
+        sizes,
+        dtype,
+        make_attention_fn(config.rewriter.attention, mesh),
+        sum_experts_fn=make_sum_experts_fn(mesh),
+    )
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))
 
 

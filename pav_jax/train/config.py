@@ -22,7 +22,7 @@ REMAT_POLICIES = (
     "everything_saveable",
 )
 SCHEDULES = ("linear", "cosine", "constant", "exponential_per_epoch")
-ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"  # language/lora.py
 QUANTIZATIONS = ("int8", "int4", "nf4")  # language/quantization.py
 DPO_LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "sigmoid_norm", "sft")
 GRPO_LOSS_TYPES = ("grpo", "dapo", "bnpo", "dr_grpo")
@@ -37,7 +37,8 @@ class LoraOptions:
     lora_alpha: float = option(32.0, "the adapter's output is scaled by lora_alpha / r", above=0)
     lora_dropout: float = option(0.0, "dropout on the adapter's input", minimum=0, below=1)
     target_modules: tuple[str, ...] = option(
-        ALL_LINEARS, "names of dense layers, or regular expressions for their whole path"
+        (ALL_LINEAR,),
+        "names of dense layers, regular expressions for their whole path, or all-linear",
     )
 
 

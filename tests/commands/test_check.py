@@ -76,7 +76,7 @@ def test_check_tiny_rewriter(tmp_path, capsys):
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["num_chips"] == 4
-    assert result["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 1}
+    assert result["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 1, "expert": 1}
     assert result["assumptions"] == {"num_examples": 10, "row_length": 32, "prompt_length": 128}
     (program,) = result["programs"]
     assert program["compiles"] and program["compile_seconds"] > 0

@@ -7,6 +7,8 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, count, init_lora, merge, target_paths, with_lora
+from pav_jax.models.decoder import hf
+from tests.tiny import language_model as tiny
 
 IDS = jnp.asarray([[5, 9, 200, 31, 7]])
 
@@ -80,6 +82,27 @@ def test_count_of_adapter(lm):
     }
     lora = init_lora(lm.params, LoraConfig(r=r, target_modules=tuple(sizes)), jax.random.key(0))
     assert count(lora) == layers * r * sum(sizes.values())
+
+
+def test_target_paths_all_linear(lm):
+    every = target_paths(lm.params, LoraConfig(target_modules=(".*_proj",)))
+    assert target_paths(lm.params, LoraConfig(target_modules="all-linear")) == every
+    assert len(every) == 7
+
+
+@pytest.mark.parametrize(
+    "family, module, message",
+    [
+        ("qwen3_moe", "gate_proj", "one array of all experts"),
+        ("phi3", "qkv_proj", "is q_proj, k_proj, v_proj here"),
+        ("phi3", "gate_up_proj", "is gate_proj, up_proj here"),
+    ],
+)
+def test_target_paths_not_adaptable(family, module, message):
+    params = hf.param_shapes(tiny.make_config(family))
+    with pytest.raises(BadInput, match=message) as error:
+        target_paths(params, LoraConfig(target_modules=("q_proj", module)))
+    assert error.value.field == "lora.target_modules" and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("modules", [("qproj",), ("q_proj", "router"), ("(",), ()])

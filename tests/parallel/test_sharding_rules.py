@@ -10,15 +10,15 @@ from pav_jax.parallel import mesh as mesh_module
 from pav_jax.parallel import sharding_rules
 
 
-def abstract_mesh(data=1, fsdp=1, tensor=1, sequence=1):
+def abstract_mesh(data=1, fsdp=1, tensor=1, sequence=1, expert=1):
     return AbstractMesh(
-        (data, fsdp, tensor, sequence), mesh_module.AXES, axis_types=(AxisType.Auto,) * 4
+        (data, fsdp, tensor, sequence, expert), mesh_module.AXES, axis_types=(AxisType.Auto,) * 5
     )
 
 
 def test_make_mesh_default_is_one_device():
     mesh = mesh_module.make_mesh()
-    assert mesh.size == 1 and mesh.axis_names == ("data", "fsdp", "tensor", "sequence")
+    assert mesh.size == 1 and mesh.axis_names == mesh_module.AXES
     assert all(kind == AxisType.Auto for kind in mesh.axis_types)
     assert sharding_rules.partition_spec(("vocab", "embed"), (32, 16), mesh) == PartitionSpec(
         None, None
@@ -38,6 +38,13 @@ def test_make_mesh_default_is_one_device():
             (None, "tensor"),
         ),  # 2 does not divide 15
         (("heads", "mlp"), (8, 8), dict(tensor=2), ("tensor", None)),  # a mesh axis is used once
+        (
+            (None, "expert", "embed", "mlp"),
+            (3, 4, 16, 32),
+            dict(fsdp=2, tensor=2, expert=2),
+            (None, "expert", "fsdp", "tensor"),
+        ),
+        (("expert", "embed"), (3, 16), dict(expert=2), (None, None)),  # 2 does not divide 3
         (
             ("batch", "length"),
             (8, 64),

@@ -8,11 +8,14 @@ import pytest
 
 from pav_jax.config import load
 from pav_jax.errors import BadInput
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.preflight import rewriter_programs
 from pav_jax.preflight.generator_programs import load_family, video_size
 
 pytestmark = pytest.mark.slow  # programs of published sizes
 
-LLAMA_SLICES = [
+REWRITERS = ("llama3_8b", "qwen3_8b", "qwen3_4b", "gemma3_4b")
+SLICES = [
     "sft,v5e-16",
     "sft,v5p-8",
     "sft,v6e-8",
@@ -31,9 +34,10 @@ def count_params(shapes):
     return {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
-@pytest.mark.parametrize("argument", LLAMA_SLICES)
-def test_llama3_8b_slice_fits_mesh_and_batch(argument):
-    config = load(f"configs/llama3_8b.py:{argument}")
+@pytest.mark.parametrize("argument", SLICES)
+@pytest.mark.parametrize("name", REWRITERS)
+def test_rewriter_slice_fits_mesh_and_batch(name, argument):
+    config = load(f"configs/{name}.py:{argument}")
     mesh = config.mesh
     chips = config.check.num_slices * chips_per_slice(config)
     assert mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence == chips
@@ -48,6 +52,14 @@ def test_llama3_8b_unknown_argument(argument):
     with pytest.raises(BadInput) as error:
         load(f"configs/llama3_8b.py:{argument}")
     assert error.value.source == "configs/llama3_8b.py"
+
+
+@pytest.mark.parametrize("path", ["Qwen/Qwen3-8B", "Qwen/Qwen3-4B", "google/gemma-3-4b-it"])
+@pytest.mark.parametrize("name", ["wan21_14b", "opensora_12", "cogvideox_5b"])
+def test_video_recipe_with_another_rewriter(name, path):
+    config = load(f"configs/{name}.py", [f"--config.rewriter.path={path}"])
+    lm = rewriter_programs.outline(config, make_mesh())
+    assert lm.config.model_type == ("gemma3_text" if "gemma" in path else "qwen3")
 
 
 @pytest.mark.parametrize("name", ["cogvideox_2b", "cogvideox_5b"])

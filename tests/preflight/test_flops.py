@@ -17,6 +17,17 @@ def test_count_flops_matmul():
     assert batched == 2 * 2 * 3 * 5 * 7
 
 
+def test_count_flops_ragged_dot():
+    sizes = jnp.array([4, 3, 5])
+
+    def multiply(x, w):
+        return jax.lax.ragged_dot(x, w, sizes)
+
+    assert flops(multiply, (12, 5), (3, 5, 7)) == 2 * 12 * 5 * 7
+    loss = jax.grad(lambda x, w: jnp.sin(multiply(x, w)).sum(), argnums=(0, 1))
+    assert flops(loss, (12, 5), (3, 5, 7)) == 3 * 2 * 12 * 5 * 7
+
+
 def test_count_flops_convolution():
     def convolve(x, w):
         layouts = ("NHWC", "HWIO", "NHWC")

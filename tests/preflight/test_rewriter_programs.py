@@ -18,9 +18,10 @@ def config():
     return rewriter_sizes.set_batch(load())
 
 
-@pytest.fixture
-def lm(config, tmp_path):
-    config_json = rewriter_sizes.write_config_json(tmp_path)
+@pytest.fixture(params=["llama"])
+def lm(request, config, tmp_path):
+    changes = rewriter_sizes.FAMILIES[request.param]
+    config_json = rewriter_sizes.write_config_json(tmp_path, **changes)
     return rewriter_programs.outline(config, make_mesh(), config_json)
 
 
@@ -28,9 +29,18 @@ def counted_flops(stage, config, lm):
     return count_flops(rewriter_programs.training(stage, config, lm).trace().jaxpr)
 
 
-def test_outline_published_sizes():
-    lm = rewriter_programs.outline(load("configs/llama3_8b.py"), make_mesh())
-    assert sum(leaf.size for leaf in jax.tree.leaves(lm.params)) == 8_030_261_248
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("llama3_8b", 8_030_261_248),
+        ("qwen3_8b", 8_190_735_360),
+        ("qwen3_4b", 4_022_468_096),
+        ("gemma3_4b", 3_880_263_168),
+    ],
+)
+def test_outline_published_sizes(name, size):
+    lm = rewriter_programs.outline(load(f"configs/{name}.py"), make_mesh())
+    assert sum(leaf.size for leaf in jax.tree.leaves(lm.params)) == size
 
 
 def test_outline_config_json(lm):
@@ -69,11 +79,16 @@ def test_forward_flops_by_hand(lm):
     assert flops.training_step(forward, full=True) == 3 * forward.total
 
 
+families = pytest.mark.parametrize("lm", rewriter_sizes.FAMILIES, indirect=True)
+
+
+@families
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_training_flops_match_formula(lm, config, stage, full):
     config[stage].full_finetuning = full
     config[stage].remat = False
+    config[stage].lora.target_modules = ("q_proj", "v_proj", "o_proj")  # experts have no adapters
     counted = counted_flops(stage, config, lm)
     formula = rewriter_programs.training(stage, config, lm).phases[0].flops
     # where the head is trained, its logits are computed again, in chunks
@@ -93,6 +108,7 @@ def test_training_flops_with_accumulation(lm, config):
     assert counts[0] == counts[1]
 
 
+@families
 def test_sampling_program_flops_match_formula(lm, config):
     config.check.prompt_length = 100
     program = rewriter_programs.sampling_program(config, lm)

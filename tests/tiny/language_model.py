@@ -1,4 +1,7 @@
-"""One tiny rewriter for the training tests: two layers, width 32, a vocabulary of letters."""
+"""One tiny rewriter for the training tests: two layers, width 32, a vocabulary of letters. Also of
+families with other layers."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,8 @@ import tokenizers
 import transformers
 
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.models.decoder.model import Decoder, DecoderConfig
+from pav_jax.models.decoder import Decoder, DecoderConfig, Experts, LayerKind, Rope
+from pav_jax.parallel.experts import make_sum_experts_fn
 from pav_jax.records import Preference, PromptPair
 from pav_jax.storage.records import write_jsonl
 
@@ -28,6 +32,22 @@ CONFIG = DecoderConfig(
     eos_token_id=2,
     pad_token_id=0,
 )
+# what each family's configuration has of its own
+FAMILIES = {
+    "llama": {},
+    "qwen2": dict(qkv_bias=True, tie_word_embeddings=True),
+    "qwen3": dict(qk_norm=True),
+    "gemma3_text": dict(
+        qk_norm=True,
+        norm_offset=1.0,
+        post_norms=True,
+        embedding_scale=32**0.5,
+        tie_word_embeddings=True,
+        layer_kinds=(LayerKind(4, Rope()), LayerKind(None, Rope(1e6))),
+    ),
+    "phi3": dict(rotary_dim=4),
+    "qwen3_moe": dict(qk_norm=True, experts=Experts(4, 2, 16, norm_topk_prob=True)),
+}
 
 
 def make_tokenizer(pad="<pad>"):
@@ -47,10 +67,15 @@ def make_tokenizer(pad="<pad>"):
     return tokenizer
 
 
-def make_lm(mesh=None, dtype=jnp.float32):
-    model = Decoder(CONFIG, dtype)
+def make_config(family):
+    return dataclasses.replace(CONFIG, model_type=family, **FAMILIES[family])
+
+
+def make_lm(mesh=None, dtype=jnp.float32, family="llama"):
+    config = make_config(family)
+    model = Decoder(config, dtype, sum_experts_fn=make_sum_experts_fn(mesh))
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    return LanguageModel(model, params, CONFIG, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
+    return LanguageModel(model, params, config, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
 
 
 def write_pairs(path, count=12):

@@ -14,6 +14,20 @@ SIZES = dict(
 )
 
 
+# config.json fields of families whose operations differ from the Llama's
+FAMILIES = {
+    "llama": {},
+    "gemma3_text": dict(model_type="gemma3_text", head_dim=8, sliding_window=5),
+    "qwen3_moe": dict(
+        model_type="qwen3_moe",
+        head_dim=8,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    ),
+}
+
+
 def write_config_json(folder, **changes):
     """Writes `folder`/config.json and returns its path."""
     path = folder / "config.json"

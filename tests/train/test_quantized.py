@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
+from flax import traverse_util
 
 from pav_jax.errors import BadInput
 from pav_jax.language import quantization
 from pav_jax.train import sft_trainer as sft
+from tests.tiers import first_fast
 from tests.tiny import language_model as tiny
 from tests.train import test_sft_trainer as test_sft
 
@@ -35,6 +37,30 @@ def test_quantize_rounding_error(kind):
     assert (change <= STEP[kind] * tiles * 1.01 + 1e-7).all() and change.max() > 0
     code = small["layers"]["mlp"]["up_proj"]["kernel"].array.qvalue
     assert code.dtype.itemsize == 1 and code.shape == kernel.shape
+
+
+# with biases, norms of queries and keys, experts
+@pytest.mark.parametrize("family", first_fast(["qwen3_moe", "qwen2", "gemma3_text"]))
+def test_quantize_family(family):
+    lm = tiny.make_lm(family=family)
+    small = quantization.quantize(lm.params, "int8")
+    names = {
+        "/".join(path)
+        for path, value in traverse_util.flatten_dict(small).items()
+        if isinstance(value, quantization.QuantizedKernel)
+    }
+    attention = {f"layers/attention/{name}_proj/kernel" for name in "qkvo"}
+    suffix = "" if family == "qwen3_moe" else "/kernel"
+    mlp = {f"layers/mlp/{name}_proj{suffix}" for name in ("gate", "up", "down")}
+    assert names == attention | mlp
+    ids = jnp.arange(5, 15)[None]
+    logits = [
+        np.asarray(jax.jit(lm.model.apply)({"params": params}, ids))
+        for params in (small, quantization.dequantize(small, jnp.float32), lm.params)
+    ]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    error = np.abs(logits[0] - logits[2]).mean()
+    assert 0 < error < 0.1 * np.abs(logits[2]).mean()
 
 
 @pytest.mark.slow

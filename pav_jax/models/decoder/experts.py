@@ -4,8 +4,8 @@ chosen and weighted as in Qwen3-MoE (transformers' `Qwen3MoeSparseMoeBlock`).
 The rows of all tokens are sorted by expert, so that each weight matrix multiplies one contiguous
 group of rows (`jax.lax.ragged_dot`) and no product is computed for an expert that is not used.
 
-Letters: B batch, T tokens, D width, E experts, C experts per token, F units of an expert, M = B T
-tokens in all.
+Letters: B batch, T tokens, D width, E experts, C experts per token, F units of an expert, M = B T C
+rows to multiply.
 """
 
 from collections.abc import Callable
@@ -42,51 +42,51 @@ class ExpertMLP(nn.Module):
         gate_ExDxF = self.param("gate_proj", init, (e, d, f), jnp.float32)
         up_ExDxF = self.param("up_proj", init, (e, d, f), jnp.float32)
         down_ExFxD = self.param("down_proj", init, (e, f, d), jnp.float32)
-        x_MxD = x_BxTxD.reshape(-1, d)
-        logits_MxE = (x_MxD @ router_DxE.astype(self.dtype)).astype(jnp.float32)
-        weights_MxC, ids_MxC = jax.lax.top_k(
-            jax.nn.softmax(logits_MxE, axis=-1), experts.num_experts_per_tok
+        logits_BxTxE = (x_BxTxD @ router_DxE.astype(self.dtype)).astype(jnp.float32)
+        factors_BxTxC, ids_BxTxC = jax.lax.top_k(
+            jax.nn.softmax(logits_BxTxE, axis=-1), experts.num_experts_per_tok
         )
         if experts.norm_topk_prob:
-            weights_MxC = weights_MxC / weights_MxC.sum(-1, keepdims=True)
+            factors_BxTxC = factors_BxTxC / factors_BxTxC.sum(-1, keepdims=True)
         weights = [w.astype(self.dtype) for w in (gate_ExDxF, up_ExDxF, down_ExFxD)]
-        out_MxD = self.sum_experts_fn(
-            x_MxD, weights_MxC.astype(self.dtype), ids_MxC, *weights, activation=c.hidden_act
+        return self.sum_experts_fn(
+            x_BxTxD, factors_BxTxC.astype(self.dtype), ids_BxTxC, *weights, activation=c.hidden_act
         )
-        return out_MxD.reshape(x_BxTxD.shape)
 
 
 def sum_experts(
-    x_MxD: Float[Array, "M D"],
-    weights_MxC: Float[Array, "M C"],
-    ids_MxC: Int[Array, "M C"],
+    x_BxTxD: Float[Array, "B T D"],
+    factors_BxTxC: Float[Array, "B T C"],
+    ids_BxTxC: Int[Array, "B T C"],
     gate_ExDxF: Float[Array, "E D F"],
     up_ExDxF: Float[Array, "E D F"],
     down_ExFxD: Float[Array, "E F D"],
     *,
     activation: str,
     first_expert: int | Array = 0,
-) -> Float[Array, "M D"]:
+) -> Float[Array, "B T D"]:
     """Return the weighted sum of each token's experts.
 
     Args:
-      ids_MxC: the experts of each token.
+      factors_BxTxC, ids_BxTxC: the weights and the numbers of each token's experts.
       activation: key of `ACTIVATIONS`.
       first_expert: id of the first of the E experts; tokens of experts that are not among them get
         zeros from these.
     """
-    m, c = ids_MxC.shape
+    c = ids_BxTxC.shape[-1]
     num_experts = gate_ExDxF.shape[0]
-    ids_MC = ids_MxC.reshape(-1) - first_expert
-    is_here_MC = (ids_MC >= 0) & (ids_MC < num_experts)
+    x_BTxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
+    ids_M = ids_BxTxC.reshape(-1) - first_expert
+    is_here_M = (ids_M >= 0) & (ids_M < num_experts)
     # rows of experts elsewhere come last, after all groups
-    order_MC = jnp.argsort(jnp.where(is_here_MC, ids_MC, num_experts), stable=True)
-    sizes_E = jnp.sum(ids_MC[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
-    rows_MCxD = x_MxD[order_MC // c]
-    gate_MCxF = ACTIVATIONS[activation](jax.lax.ragged_dot(rows_MCxD, gate_ExDxF, sizes_E))
-    up_MCxF = jax.lax.ragged_dot(rows_MCxD, up_ExDxF, sizes_E)
-    out_MCxD = jax.lax.ragged_dot(gate_MCxF * up_MCxF, down_ExFxD, sizes_E)
+    order_M = jnp.argsort(jnp.where(is_here_M, ids_M, num_experts), stable=True)
+    sizes_E = jnp.sum(ids_M[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
+    rows_MxD = x_BTxD[order_M // c]
+    gate_MxF = ACTIVATIONS[activation](jax.lax.ragged_dot(rows_MxD, gate_ExDxF, sizes_E))
+    up_MxF = jax.lax.ragged_dot(rows_MxD, up_ExDxF, sizes_E)
+    out_MxD = jax.lax.ragged_dot(gate_MxF * up_MxF, down_ExFxD, sizes_E)
     # what `ragged_dot` leaves in rows after all groups is undefined
-    factors_MC = weights_MxC.reshape(-1)[order_MC]
-    out_MCxD = jnp.where(is_here_MC[order_MC, None], out_MCxD * factors_MC[:, None], 0)
-    return jnp.zeros((m, x_MxD.shape[1]), out_MCxD.dtype).at[order_MC // c].add(out_MCxD)
+    factors_M = factors_BxTxC.reshape(-1)[order_M]
+    out_MxD = jnp.where(is_here_M[order_M, None], out_MxD * factors_M[:, None], 0)
+    out_BTxD = jnp.zeros(x_BTxD.shape, out_MxD.dtype).at[order_M // c].add(out_MxD)
+    return out_BTxD.reshape(x_BxTxD.shape)

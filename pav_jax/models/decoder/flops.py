@@ -2,7 +2,8 @@
 
 A multiplication and an addition count as two operations (Kaplan et al. 2020, arXiv 2001.08361,
 section 2.1; the attention term as in PaLM, arXiv 2204.02311, appendix B). Attention counts every
-pair of query and key, masked ones too, because they are computed.
+pair of query and key, masked ones and those outside a window too, because they are computed. Of
+experts only those that a token uses count, and the router.
 
 Letters as in the model: D width, N query heads, K key/value heads, H head size, F feed-forward, V
 vocabulary, L layers.
@@ -49,13 +50,21 @@ def forward(
     """
     heads_size = config.num_attention_heads * config.head_dim
     qkv_size = heads_size + 2 * config.num_key_value_heads * config.head_dim
-    layer_size = config.hidden_size * (qkv_size + heads_size + 3 * config.intermediate_size)
+    layer_size = config.hidden_size * (qkv_size + heads_size + _mlp_units(config))
     return ForwardFlops(
         layers=2 * rows * tokens * layer_size * config.num_hidden_layers,
         attention=4 * rows * tokens * keys * heads_size * config.num_hidden_layers,
         adapters=2 * rows * tokens * adapter_size,
         unembed=2 * rows * logits * config.hidden_size * config.vocab_size,
     )
+
+
+def _mlp_units(config: DecoderConfig) -> int:
+    """Weights of the MLP that a token is multiplied with, per hidden unit of the model."""
+    experts = config.experts
+    if experts is None:
+        return 3 * config.intermediate_size
+    return experts.num_experts + 3 * experts.num_experts_per_tok * experts.moe_intermediate_size
 
 
 def training_step(flops: ForwardFlops, full: bool) -> float:

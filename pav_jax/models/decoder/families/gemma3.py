@@ -16,7 +16,10 @@ from pav_jax.models.decoder.families import family, tensors
 from pav_jax.models.decoder.rotary import Rope
 from pav_jax.typed_fields import Positive, check_object
 
+# transformers' defaults: config.json of the vision-language models has few sizes of the decoder
 DEFAULTS = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
     "head_dim": 256,
     "num_key_value_heads": 4,
     "hidden_act": "gelu_pytorch_tanh",
