@@ -157,9 +157,9 @@ def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:
 def lora_config():
     """The adapter of both sides."""
     from pav_jax.language.lora import LoraConfig
-    from pav_jax.train.config import ALL_LINEARS
+    from pav_jax.train.config import ALL_LINEAR
 
-    return LoraConfig(r=RANK, lora_alpha=float(2 * RANK), target_modules=ALL_LINEARS)
+    return LoraConfig(r=RANK, lora_alpha=float(2 * RANK), target_modules=(ALL_LINEAR,))
 
 
 def batches(stage: str, folder: Path) -> list[list[dict]]:

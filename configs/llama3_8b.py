@@ -35,14 +35,10 @@ chip and step.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
-
-# Without it the untuned model answers the prompt instead of rewriting it.
-TEMPLATE = Path(defaults.__file__).parent / "language" / "templates" / "rewriter_llama3.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,8 @@ def _get_model_config(stage: str) -> ConfigDict:
     config = defaults.get_config()
     config.rewriter.path = "meta-llama/Meta-Llama-3-8B-Instruct"
     config.rewriter.dtype = "bfloat16"
-    config.rewriter.template = str(TEMPLATE)
+    # the instruction to rewrite, without which the untuned model answers the prompt
+    config.rewriter.template = "auto"
     for options in (config.sft, config.dpo):
         # A short prompt and its rewrite fit the first bucket: nearly all rows do.
         options.length_buckets = (512, 1024)

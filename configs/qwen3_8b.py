@@ -10,16 +10,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from pav_jax import defaults
 from pav_jax.config import load
-
-# Qwen's chats are ChatML
-TEMPLATE = Path(defaults.__file__).parent / "language" / "templates" / "rewriter_chatml.jinja"
 
 
 def get_config(argument: str = "dpo") -> ConfigDict:
     """`argument`: as of `llama3_8b.py`, a stage and perhaps a slice: "dpo,v5e-16"."""
     config = load(f"{Path(__file__).with_name('llama3_8b.py')}:{argument}")
     config.rewriter.path = "Qwen/Qwen3-8B"
-    config.rewriter.template = str(TEMPLATE)
     return config

@@ -59,6 +59,7 @@ def test_llama3_8b_unknown_argument(argument):
 def test_video_recipe_with_another_rewriter(name, path):
     config = load(f"configs/{name}.py", [f"--config.rewriter.path={path}"])
     lm = rewriter_programs.outline(config, make_mesh())
+    assert config.rewriter.template == "auto"
     assert lm.config.model_type == ("gemma3_text" if "gemma" in path else "qwen3")
 
 

@@ -182,11 +182,11 @@ def make_rope(
             source=source,
             field="rope_type",
         )
-    given = {name: value for name, value in parameters.items() if value is not None}
+    values = {name: value for name, value in parameters.items() if value is not None}
     if kind == "yarn":
         length = fields.get("max_position_embeddings")
-        given.setdefault("original_max_position_embeddings", length)
-    return dataclasses.replace(rope, scaling=read_fields(SCALINGS[kind], given, source, section))
+        values.setdefault("original_max_position_embeddings", length)
+    return dataclasses.replace(rope, scaling=read_fields(SCALINGS[kind], values, source, section))
 
 
 def write_rope(rope: Rope) -> dict[str, Any]:

@@ -23,9 +23,9 @@ def read(fields: Mapping[str, Any], source: str) -> DecoderConfig:
     family.refuse(fields, "mlp_only_layers", source, reason)
     if family.read_integer(fields, "decoder_sparse_step", source, 1) != 1:
         family.refuse(fields, "decoder_sparse_step", source, reason)
-    given = {name: value for name, value in fields.items() if value is not None}
-    given.setdefault("num_experts", given.get("num_local_experts", EXPERTS["num_experts"]))
-    experts = family.read_fields(Experts, {**EXPERTS, **given}, source)
+    values = {name: value for name, value in fields.items() if value is not None}
+    values.setdefault("num_experts", values.get("num_local_experts", EXPERTS["num_experts"]))
+    experts = family.read_fields(Experts, {**EXPERTS, **values}, source)
     if experts.num_experts_per_tok > experts.num_experts:
         family.refuse(
             fields, "num_experts_per_tok", source, f"there are {experts.num_experts} experts"
