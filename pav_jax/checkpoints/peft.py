@@ -1,10 +1,12 @@
 """Adapters in PEFT's LoRA layout: adapter_config.json and adapter_model.safetensors.
 
 PEFT has `lora_A` as [R, in] and `lora_B` as [out, R] for each layer; ours are stacked over layers,
-[L, in, R] and [L, R, out].
+[L, in, R] and [L, R, out]. A fused layer such as Phi-3's `qkv_proj` is several of ours, which share
+`lora_A`; each has some rows of `lora_B`.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from flax import traverse_util
 from pav_jax.checkpoints.folder import check_finite
 from pav_jax.checkpoints.safetensors import TensorFolder, read_tensors, write_tensors
 from pav_jax.errors import BadInput
+from pav_jax.models.decoder import hf
 from pav_jax.models.weights import Weight
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.folders import local_copy
@@ -35,18 +38,40 @@ class AdapterFile:
     r: int = 8
     lora_alpha: float = 8
     lora_dropout: Annotated[float, Range(0, 0.999)] | None = 0.0
+    use_rslora: bool | None = False
     base_model_name_or_path: str | None = None
 
+    @property
+    def plain_lora_alpha(self) -> float:
+        """`lora_alpha` of the same adapter without rank-stabilized scaling, alpha / sqrt(r)."""
+        return self.lora_alpha * math.sqrt(self.r) if self.use_rslora else self.lora_alpha
 
-# adapter_config.json's fields that change the mathematics, with the values that plain LoRA has
-PLAIN_LORA = {
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "bias": ("none", None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": (None, []),
+
+# fields of adapter_config.json that do not change what the adapter computes, or are read; any other
+# field must be unset
+HARMLESS_FIELDS = {
+    *(field.name for field in dataclasses.fields(AdapterFile)),
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "revision",
+    "inference_mode",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "init_lora_weights",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "qalora_group_size",
+    "ensure_weight_tying",
 }
+# other initialisations may subtract the adapter from the base model's weights
+INITIALISATIONS = ("none", "true", "false", "gaussian", "orthogonal")
 
 
 def write_adapter(
@@ -66,15 +91,15 @@ def write_adapter(
       r, lora_alpha, lora_dropout: as PEFT's LoraConfig.
       base: the base model's name or path, `base_model_name_or_path` in the file.
     """
-    kernels = _kernels(table)
-    flat: dict[str, Any] = traverse_util.flatten_dict(lora, sep="/")
-    modules = sorted({path.rsplit("/", 1)[0] for path in flat})
+    matrices = _fuse(table, lora)
+    rank = max((a.shape[-1] for a, _ in matrices.values()), default=r)
     tensors = {}
-    for module in modules:
-        for letter in "AB":
-            array = np.asarray(flat[f"{module}/{letter.lower()}"], np.float32)
-            names = _tensor_names(kernels[module], letter)
-            for name, layer in zip(names, array, strict=True):
+    for hf_name, pair in matrices.items():
+        weight = next(weight for weight in table if weight.hf == hf_name)
+        for letter, axis, stack in zip("AB", (2, 1), pair, strict=True):
+            missing = [(0, rank - stack.shape[i] if i == axis else 0) for i in range(3)]
+            names = _tensor_names(weight, letter)
+            for name, layer in zip(names, np.pad(stack, missing), strict=True):
                 tensors[name] = np.ascontiguousarray(layer.T)
     write_tensors(folder, tensors, STEM)
     write_json(
@@ -83,10 +108,10 @@ def write_adapter(
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base,
-            "r": r,
-            "lora_alpha": lora_alpha,
+            "r": rank,
+            "lora_alpha": lora_alpha if rank == r else lora_alpha * rank / r,
             "lora_dropout": lora_dropout,
-            "target_modules": sorted({module.rsplit("/", 1)[1] for module in modules}),
+            "target_modules": sorted({name.split(".")[-2] for name in matrices}),
             "bias": "none",
             "inference_mode": True,
             "fan_in_fan_out": False,
@@ -94,6 +119,43 @@ def write_adapter(
             "use_dora": False,
         },
     )
+
+
+def _fuse(table: Sequence[Weight], lora: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name of a tensor of the base model, with `{layer}` -> its `a` [L, in, R] and `b` [L, R, out].
+
+    Parts of one tensor that do not share `a` have their own columns of it, and zeros in those of
+    `b` that belong to other parts.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(lora, sep="/")
+    parts: dict[str, list[tuple[Weight, np.ndarray, np.ndarray]]] = {}
+    for path, weight in _kernels(table).items():
+        if f"{path}/a" in flat:
+            a, b = (np.asarray(flat[f"{path}/{letter}"], np.float32) for letter in "ab")
+            parts.setdefault(weight.hf, []).append((weight, a, b))
+    return {name: _fuse_parts(group) for name, group in parts.items()}
+
+
+def _fuse_parts(
+    group: Sequence[tuple[Weight, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    weight, a, b = group[0]
+    if weight.rows is None:
+        return a, b
+    columns: list[np.ndarray] = []
+    places = []
+    for _, a, _ in group:
+        equal = (i for i, other in enumerate(columns) if np.array_equal(other, a))
+        place = next(equal, len(columns))
+        columns += [a] if place == len(columns) else []
+        places.append(place)
+    num_layers, rank, _ = b.shape
+    fused = np.zeros((num_layers, rank * len(columns), weight.rows[2]), np.float32)
+    for (weight, _, b), place in zip(group, places, strict=True):
+        assert weight.rows is not None
+        start, stop, _ = weight.rows
+        fused[:, place * rank : (place + 1) * rank, start:stop] = b
+    return np.concatenate(columns, -1), fused
 
 
 def read_adapter(
@@ -114,7 +176,8 @@ def read_adapter(
     folder = local_copy(folder)
     config = read_config(folder)
     base_shapes: dict[str, Any] = traverse_util.flatten_dict(dict(shapes), sep="/")
-    tensors = read_tensors(folder, stems=(STEM,))
+    prefixes = {PREFIX + wrapped: PREFIX + plain for wrapped, plain in hf.PREFIXES.items()}
+    tensors = read_tensors(folder, stems=(STEM,)).with_prefixes(prefixes)
     flat = {}
     used = set()
     for path, weight in _kernels(table).items():
@@ -130,11 +193,13 @@ def read_adapter(
                 field=missing[0],
             )
         inputs, outputs = base_shapes[f"{path}/kernel"].shape[-2:]
+        first, last, outputs = weight.rows or (0, outputs, outputs)
         for letter, expected_shape in (("A", (config.r, inputs)), ("B", (outputs, config.r))):
             layers = [
-                _read_matrix(tensors, name, expected_shape, config.r) for name in names[letter]
+                _read_matrix(tensors, name, expected_shape, config.r).T for name in names[letter]
             ]
-            flat[f"{path}/{letter.lower()}"] = np.stack([layer.T for layer in layers])
+            stack = np.stack(layers)
+            flat[f"{path}/{letter.lower()}"] = stack if letter == "A" else stack[..., first:last]
         used.update(expected)
     if unused := sorted(set(tensors) - used):
         raise BadInput(
@@ -148,7 +213,7 @@ def read_adapter(
     modules = tuple(sorted({re.sub(r".*/(\w+)/[ab]$", r"\1", path) for path in flat}))
     settings = {
         "r": config.r,
-        "lora_alpha": config.lora_alpha,
+        "lora_alpha": config.plain_lora_alpha,
         "lora_dropout": config.lora_dropout or 0.0,
         "target_modules": modules,
     }
@@ -170,10 +235,19 @@ def read_config(folder: str | os.PathLike) -> AdapterFile:
             source=file,
             field="peft_type",
         )
-    for name, supported in PLAIN_LORA.items():
-        if fields.get(name) not in supported:
+    initialisation = fields.get("init_lora_weights")
+    if str(initialisation).lower() not in INITIALISATIONS:
+        raise BadInput(
+            f"{file}: init_lora_weights={str(initialisation)[:60]!r} changes the base model, which"
+            " is not part of the adapter; convert it with peft"
+            " (path_initial_model_for_weight_conversion of save_pretrained), or merge it first",
+            source=file,
+            field="init_lora_weights",
+        )
+    for name, value in fields.items():
+        if name not in HARMLESS_FIELDS and value and (name, value) != ("bias", "none"):
             raise BadInput(
-                f"{file}: {name}={fields[name]!r} is not supported; merge the adapter with peft"
+                f"{file}: {name}={str(value)[:60]!r} is not supported; merge the adapter with peft"
                 " first",
                 source=file,
                 field=name,

@@ -4,7 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
 
 FAMILIES = (
     "llama",
@@ -128,7 +133,36 @@ def torch_model(family: str, seed: int) -> Any:
     """A model of transformers whose weights are all random: biases and norms start at constants
     that would hide mistakes."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(random_config(family, seed)).eval()
+    return _randomize(AutoModelForCausalLM.from_config(random_config(family, seed)))
+
+
+def tiny_gemma3_vlm(seed: int) -> Any:
+    """A random vision-language model with a decoder of gemma3_text."""
+    torch.manual_seed(seed)
+    text = random_config("gemma3_text", seed).to_dict()
+    vision = dict(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=8,
+        patch_size=4,
+        model_type="siglip_vision_model",
+    )
+    config = Gemma3Config(
+        text_config={**text, "vocab_size": 80},
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=79,
+        boi_token_index=78,
+        eoi_token_index=77,
+        tie_word_embeddings=text["tie_word_embeddings"],
+    )
+    return _randomize(Gemma3ForConditionalGeneration(config))
+
+
+def _randomize(model: Any) -> Any:
+    model = model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "bias" in name or "norm" in name:
