@@ -9,9 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.decoder import Decoder, hf
+from tests.tiers import first_fast
 from tests.tiny.decoders import FAMILIES, LENGTH, random_config, torch_model
 
 SEEDS = range(4)
+# those with the most switches first
+SWITCHES_FIRST = sorted(FAMILIES, key=lambda name: name not in ("gemma3_text", "smollm3"))
 
 
 def torch_logits(model, ids, **kwargs) -> np.ndarray:
@@ -28,7 +31,7 @@ def logits(config, params, ids, segments=None) -> np.ndarray:
     return np.asarray(apply({"params": params}, jnp.asarray(ids), None, segments))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", first_fast(SEEDS))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_equals_transformers(family, seed, tmp_path):
     theirs = torch_model(family, seed)
@@ -45,7 +48,7 @@ def test_decoder_equals_transformers(family, seed, tmp_path):
     assert again == config
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(SWITCHES_FIRST, 2))
 def test_decoder_padding_equals_transformers(family, tmp_path):
     theirs = torch_model(family, 10)
     theirs.save_pretrained(tmp_path)
@@ -62,7 +65,7 @@ def test_decoder_padding_equals_transformers(family, tmp_path):
     assert_close(np.where(mask[..., None], got, 0), np.where(mask[..., None], want, 0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(SWITCHES_FIRST, 2))
 def test_decoder_packed_rows_equal_separate_ones(family, tmp_path):
     theirs = torch_model(family, 20)
     theirs.save_pretrained(tmp_path)
@@ -75,6 +78,7 @@ def test_decoder_packed_rows_equal_separate_ones(family, tmp_path):
         assert_close(got[here], torch_logits(theirs, ids[here][None])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_bfloat16_within_error_of_transformers(family, tmp_path):
     exact = torch_model(family, 30)
