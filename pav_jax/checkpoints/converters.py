@@ -232,20 +232,34 @@ def _choose_activation(
                 f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}",
                 field="activation",
             )
-        return activation, []
-    if MPS_MARKER in tensors:  # fine-tuned from LAION's ViT-H/14
-        return "gelu", []
+        inferred, reason = _infer_activation(folder, tensors)
+        if not reason or inferred == activation:
+            return activation, []
+        return activation, [
+            f"--activation={activation} is used, although {reason}, whose activation is {inferred}"
+        ]
+    inferred, reason = _infer_activation(folder, tensors)
+    if reason:
+        return inferred, []
+    return inferred, [
+        "the activation is assumed to be gelu, as in open_clip's ViT-L-14 and ViT-H-14; OpenAI's"
+        " weights need --activation=quick_gelu"
+    ]
+
+
+def _infer_activation(folder: Path, tensors: Collection[str]) -> tuple[str, str]:
+    """The activation, and what says so; "" if it is a guess."""
+    if MPS_MARKER in tensors:
+        return "gelu", "the file is an MPS, fine-tuned from LAION's ViT-H/14"
     open_clip_config = folder / OPEN_CLIP_CONFIG
     if open_clip_config.exists():
         sizes = read_json(open_clip_config).get("model_cfg", {})
         quick = check_object(sizes, str(open_clip_config), "model_cfg").get("quick_gelu")
-        return ("quick_gelu" if quick else "gelu"), []
+        return ("quick_gelu" if quick else "gelu"), f"{open_clip_config} describes the model"
     if all(name in tensors for name in open_clip.OPENAI_SIZES):
-        return "quick_gelu", []
-    return "gelu", [
-        "the activation is assumed to be gelu, as in open_clip's ViT-L-14 and ViT-H-14; OpenAI's"
-        " weights need --activation=quick_gelu"
-    ]
+        marks = ", ".join(open_clip.OPENAI_SIZES)
+        return "quick_gelu", f"the file has {marks}, as only OpenAI's own files have"
+    return "gelu", ""
 
 
 def _copy_tokenizer(folder: Path, out: Path) -> list[str]:

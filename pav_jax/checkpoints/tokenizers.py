@@ -8,6 +8,16 @@ from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MAX_REASON = 200  # characters of a library's message
 

@@ -1,6 +1,7 @@
 """`pav export`: a model in another format."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ def add(commands: Any) -> None:
         description="""\
 Writes a language model (a folder, a .gguf file, or a base model with an adapter) in another format.
   hf    a folder that transformers.AutoModelForCausalLM loads, with a model card
-  peft  the adapter alone, for the model that training started from; adapters of earlier stages are
-        joined to it
+  peft  the adapter alone, for the model that training started from (--base-model), with tokenizer
+        and chat template; adapters of earlier stages are joined to it
   gguf  one file for llama.cpp
   pav   converts a published reward model to a folder that pav loads: MPS_overall_checkpoint,
         LAION's aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore""",
         epilog="""\
 examples:
   pav export --from=runs/mini/round_2/booster --to=hf --out=my-booster
-  pav export --from=runs/mini/round_2/booster --to=peft --out=my-adapter
+  pav export --from=runs/x/round_2/booster --to=peft --base-model=Qwen/Qwen3-4B --out=my-adapter
   pav export --from=smollm2 --to=gguf --quantization=q8_0 --out=model.gguf
   pav export --from=meta-llama/Meta-Llama-3-8B-Instruct --adapter=adapter --to=hf --out=merged
   pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head
@@ -41,6 +42,10 @@ examples:
         "--out", required=True, help="the folder to write, new or empty; for gguf the new file"
     )
     command.add_argument("--adapter", help="a LoRA adapter to merge into the model")
+    command.add_argument(
+        "--base-model",
+        help="peft: the public name of the model that training started from (owner/name)",
+    )
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -94,6 +99,10 @@ def _check(args: argparse.Namespace) -> None:
             f"--adapter is merged into a language model; leave it out with --to={args.to}",
             source="--adapter",
         )
+    if args.to != "peft" and args.base_model is not None:
+        raise BadInput("--base-model belongs to --to=peft; leave it out", source="--base-model")
+    if args.base_model == "":
+        raise BadInput("--base-model: name a model (owner/name)", source="--base-model")
     if args.to != "pav" and (args.tokenizer or args.activation):
         raise BadInput(
             "--tokenizer and --activation belong to --to=pav; leave them out", source="--to"
@@ -104,15 +113,28 @@ def _write_folder(args: argparse.Namespace, out: Path) -> None:
     if args.to == "pav":
         _convert(args, out)
     elif args.to == "peft":
-        from pav_jax.language.adapters import joined_adapter, write_joined
-
-        write_joined(out, joined_adapter(args.source))
+        _write_adapter(args, out)
     else:
         from pav_jax.report.model_card import write_model_card
 
         model = _load(args, args.dtype)
         model.save_pretrained(out, max_shard_size=args.max_shard_size)
         write_model_card(out, model.path)
+
+
+def _write_adapter(args: argparse.Namespace, out: Path) -> None:
+    from pav_jax.language.adapters import is_portable, joined_adapter, write_joined
+
+    adapter = joined_adapter(args.source)
+    if args.base_model is not None:
+        adapter = dataclasses.replace(adapter, base=args.base_model)
+    elif not is_portable(adapter.base):
+        print(
+            f"pav export: note: the adapter names its base model {adapter.base}, a path of this"
+            " machine; for others, name it with --base-model=owner/name",
+            file=sys.stderr,
+        )
+    write_joined(out, adapter)
 
 
 def _load(args: argparse.Namespace, dtype: str) -> Any:

@@ -5,15 +5,18 @@ Each run starts from the booster of the previous run.
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 from pav_jax.checkpoints import embedded, peft
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
+from pav_jax.checkpoints.tokenizers import TOKENIZER_FILES
 from pav_jax.errors import BadInput
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
+from pav_jax.storage.folders import partial_copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +28,14 @@ class JoinedAdapter:
       lora_config: its settings.
       config: the model's configuration.
       base: the path or Hub repository of the model.
+      booster: the folder of the model with the adapters merged.
     """
 
     lora: dict
     lora_config: LoraConfig
     config: DecoderConfig
     base: str
+    booster: AnyPath
 
 
 def joined_adapter(booster: str | Path) -> JoinedAdapter:
@@ -66,7 +71,7 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
             source=booster,
         )
     lora, lora_config = concatenate(adapters[::-1])
-    return JoinedAdapter(lora, lora_config, config, base)
+    return JoinedAdapter(lora, lora_config, config, base, as_path(booster))
 
 
 def _has_adapter(base: str) -> bool:
@@ -93,7 +98,8 @@ def _base_of(adapter: AnyPath) -> str:
 
 def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
     """Write the folder that `peft.PeftModel.from_pretrained` loads on the model at
-    `adapter.base`."""
+    `adapter.base`, with the booster's tokenizer and chat template, which has the instruction.
+    """
     config = adapter.lora_config
     peft.write_adapter(
         folder,
@@ -104,3 +110,12 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
         config.lora_dropout,
         adapter.base,
     )
+    tokenizer = partial_copy(adapter.booster, TOKENIZER_FILES, is_flat=True)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, Path(folder) / name)
+
+
+def is_portable(base: str) -> bool:
+    """Return whether the name of a base model means the same on another machine."""
+    return is_remote(base) or not (Path(base).is_absolute() or Path(base).exists())

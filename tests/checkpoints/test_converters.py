@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints import folder as folders
+from pav_jax.checkpoints import open_clip
 from pav_jax.checkpoints.converters import convert
 from pav_jax.errors import BadInput
 from pav_jax.main import main
@@ -186,6 +187,21 @@ def test_convert_open_clip_activation(tmp_path):
         for name in ("guessed", "openai", "from_config")
     ]
     assert activations == ["gelu", "quick_gelu", "quick_gelu"]
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("mark", ["sizes", "open_clip_config.json"])
+def test_convert_open_clip_activation_that_contradicts_the_file(activation, mark, tmp_path):
+    tensors = as_open_clip(tiny_clip().state_dict())
+    names = open_clip.OPENAI_SIZES if mark == "sizes" else ()
+    torch.save(tensors | {name: torch.tensor(7) for name in names}, tmp_path / "a.pt")
+    if mark != "sizes":
+        write_json(tmp_path / mark, {"model_cfg": {"quick_gelu": True}})
+    remarks = convert(tmp_path / "a.pt", tmp_path / "out", activation=activation)
+    contradictions = [remark for remark in remarks if "whose activation is quick_gelu" in remark]
+    assert len(contradictions) == (activation == "gelu")
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config["vision_config"]["hidden_act"] == activation  # what the user says
 
 
 def test_convert_open_clip_unsupported_tensors(tmp_path):

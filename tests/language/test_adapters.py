@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pav_jax.errors import BadInput
-from pav_jax.language.adapters import joined_adapter, write_joined
+from pav_jax.language.adapters import is_portable, joined_adapter, write_joined
+from pav_jax.language.chat import user_chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import LoraConfig, init_lora
 from pav_jax.main import main
@@ -44,10 +45,13 @@ def chain(tmp_path_factory):
     )
 
 
-def test_joined_adapter_in_peft_matches_last_booster(chain, tmp_path):
+def test_joined_adapter_in_peft_matches_last_booster(chain, tmp_path, capsys):
     work, last = chain
     options = [f"--from={work}/round_1/booster", f"--out={tmp_path}/adapter"]
     assert main(["export", "--to=peft", *options]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert str(work / "base") in note
+    assert "--base-model=owner/name" in note
     base = AutoModelForCausalLM.from_pretrained(work / "base", torch_dtype=torch.float32)
     with torch.no_grad():
         theirs = (
@@ -57,6 +61,39 @@ def test_joined_adapter_in_peft_matches_last_booster(chain, tmp_path):
         )
     ours = np.asarray(last.logits(IDS))
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+def test_export_adapter_for_other_machines(chain, tmp_path, capsys):
+    work, last = chain
+    options = ["--to=peft", f"--from={work}/round_1/booster", f"--out={tmp_path}/adapter"]
+    assert main(["export", *options, "--base-model=owner/name"]) == 0
+    assert not capsys.readouterr().err
+    fields = (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert '"owner/name"' in fields
+    for file in (tmp_path / "adapter").glob("*.json"):
+        assert str(work) not in file.read_text()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    messages = user_chat("two dogs")
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == last.prompt_ids("two dogs")
+
+
+@pytest.mark.parametrize("base", ["owner/name", "gs://bucket/base", "gpt2"])
+def test_is_portable(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_portable(base)
+    assert not is_portable(str(tmp_path / base))
+    if "gs" not in base:
+        (tmp_path / base).mkdir(parents=True)
+        assert not is_portable(base)
+
+
+@pytest.mark.parametrize(
+    "options", [["--to=hf", "--base-model=a/b"], ["--to=peft", "--base-model="]]
+)
+def test_export_base_model_of_another_format(options, tmp_path, capsys):
+    assert main(["export", "--from=m", f"--out={tmp_path}/x", *options]) == 2
+    assert "--base-model" in capsys.readouterr().err
 
 
 def test_write_joined_round_trip(chain, tmp_path):
