@@ -82,6 +82,7 @@ def write_adapter(
     lora_alpha: float,
     lora_dropout: float,
     base: str = "",
+    is_wrapped: bool = False,
 ) -> None:
     """Write an adapter that `peft.PeftModel.from_pretrained` loads on the same base model.
 
@@ -90,7 +91,9 @@ def write_adapter(
       lora: the adapter, see language/lora.py.
       r, lora_alpha, lora_dropout: as PEFT's LoraConfig.
       base: the base model's name or path, `base_model_name_or_path` in the file.
+      is_wrapped: whether the base is a vision-language model, and the adapter its decoder's.
     """
+    decoder = hf.PREFIX_IN_WRAPPER if is_wrapped else hf.DECODER_PREFIX
     matrices = _fuse(table, lora)
     rank = max((a.shape[-1] for a, _ in matrices.values()), default=r)
     tensors = {}
@@ -100,7 +103,11 @@ def write_adapter(
             missing = [(0, rank - stack.shape[i] if i == axis else 0) for i in range(3)]
             names = _tensor_names(weight, letter)
             for name, layer in zip(names, np.pad(stack, missing), strict=True):
+                name = name.replace(PREFIX + hf.DECODER_PREFIX, PREFIX + decoder, 1)
                 tensors[name] = np.ascontiguousarray(layer.T)
+    targets: Any = sorted({name.split(".")[-2] for name in matrices})
+    if is_wrapped:  # a vision tower has layers of the same names; peft takes a text as a pattern
+        targets = rf"{re.escape(decoder)}layers\..*\.({'|'.join(targets)})"
     write_tensors(folder, tensors, STEM)
     write_json(
         Path(folder) / "adapter_config.json",
@@ -111,7 +118,7 @@ def write_adapter(
             "r": rank,
             "lora_alpha": lora_alpha if rank == r else lora_alpha * rank / r,
             "lora_dropout": lora_dropout,
-            "target_modules": sorted({name.split(".")[-2] for name in matrices}),
+            "target_modules": targets,
             "bias": "none",
             "inference_mode": True,
             "fan_in_fan_out": False,

@@ -13,6 +13,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.tokenizers import TOKENIZER_FILES
 from pav_jax.errors import BadInput
+from pav_jax.language import model_files
 from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
@@ -29,6 +30,7 @@ class JoinedAdapter:
       config: the model's configuration.
       base: the path or Hub repository of the model.
       booster: the folder of the model with the adapters merged.
+      is_wrapped: whether `base` is a vision-language model.
     """
 
     lora: dict
@@ -36,6 +38,7 @@ class JoinedAdapter:
     config: DecoderConfig
     base: str
     booster: AnyPath
+    is_wrapped: bool = False
 
 
 def joined_adapter(booster: str | Path) -> JoinedAdapter:
@@ -71,7 +74,8 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
             source=booster,
         )
     lora, lora_config = concatenate(adapters[::-1])
-    return JoinedAdapter(lora, lora_config, config, base, as_path(booster))
+    is_wrapped = model_files.is_wrapped(base)
+    return JoinedAdapter(lora, lora_config, config, base, as_path(booster), is_wrapped)
 
 
 def _has_adapter(base: str) -> bool:
@@ -109,6 +113,7 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
         config.lora_alpha,
         config.lora_dropout,
         adapter.base,
+        adapter.is_wrapped,
     )
     tokenizer = partial_copy(adapter.booster, TOKENIZER_FILES, is_flat=True)
     for name in TOKENIZER_FILES:

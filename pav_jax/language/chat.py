@@ -98,13 +98,21 @@ def decode_answers(
       prompt_ids: token ids of the prompt.
       answers: token ids of each answer.
     """
-    marks = {
-        i: token.content
-        for i, token in tokenizer.added_tokens_decoder.items()
-        if token.special and thoughts.is_mark(token.content)
-    }
+    marks = _special_marks(tokenizer)
     prefix = thoughts.open_thought(_decode(tokenizer, prompt_ids[-MARK_TOKENS:], marks))
     return [prefix + _decode(tokenizer, answer, marks) for answer in answers]
+
+
+def _special_marks(tokenizer: Any) -> dict[int, str]:
+    """The marks of thoughts that decoding without special tokens leaves out, by their ids."""
+    marks = [*thoughts.MARKS, *thoughts.MARKS.values()]
+    ids = tokenizer.convert_tokens_to_ids(marks)
+    return {
+        i: mark
+        for i, mark in zip(ids, marks, strict=True)
+        if i not in (None, tokenizer.unk_token_id)
+        and not tokenizer.decode([i], skip_special_tokens=True)
+    }
 
 
 def _decode(tokenizer: Any, ids: Sequence[int], marks: Mapping[int, str]) -> str:

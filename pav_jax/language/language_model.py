@@ -330,6 +330,7 @@ class LanguageModel:
             self.lora_config.lora_alpha,
             self.lora_config.lora_dropout,
             self.path or self.name,
+            model_files.is_wrapped(self.path or self.name),
         )
 
     def _generation_config(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pav_jax.language.lora import LoraConfig
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
-from pav_jax.storage.addresses import is_remote
+from pav_jax.storage.addresses import as_path, is_remote
 from pav_jax.storage.json_files import read_json
 from pav_jax.typed_fields import Fraction, OptionalTokenId, Positive, Range, TokenId, read_fields
 
@@ -125,6 +125,19 @@ def read_adapter(folder: str | os.PathLike, config: DecoderConfig) -> tuple[dict
         local_folder(folder, ADAPTER_FILES), hf.weights(config), hf.param_shapes(config)
     )
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
+
+
+def is_wrapped(base: str) -> bool:
+    """Return whether a base model is a vision-language model around the decoder.
+
+    Args:
+      base: a folder or Hub repository; False if it has no config.json or cannot be had.
+    """
+    try:
+        folder = as_path(base) if is_remote(base) else local_folder(base, ["config.json"])
+        return read_json(folder / "config.json").get("model_type") == hf.WRAPPER
+    except BadInput:
+        return False
 
 
 def eos_ids(config: DecoderConfig, tokenizer: Any, generation: dict) -> tuple[int, ...]:

@@ -2,10 +2,14 @@
 
 import re
 
-# of Qwen3, DeepSeek, SmolLM3 and others; Magistral; Gemma 4
-_NAMES = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
-_OPENING = rf"<{_NAMES}>|\[THINK\]|<\|channel>"
-_CLOSING = rf"</{_NAMES}>|\[/THINK\]|<channel\|>"
+_NAMES = ("think", "thinking", "thought", "reasoning", "seed:think")
+# beginning of a thought -> its end: of Qwen3, SmolLM3 and others; of Magistral; of Gemma 4
+MARKS = {f"<{name}>": f"</{name}>" for name in _NAMES} | {
+    "[THINK]": "[/THINK]",
+    "<|channel>": "<channel|>",
+}
+_OPENING = "|".join(map(re.escape, MARKS))
+_CLOSING = "|".join(map(re.escape, MARKS.values()))
 _MARK = re.compile(rf"(?P<opening>{_OPENING})|{_CLOSING}", re.IGNORECASE)
 _OPENING_AT_END = re.compile(rf"({_OPENING})(?:thought)?\s*\Z", re.IGNORECASE)
 
@@ -27,11 +31,6 @@ def without_thoughts(text: str) -> str:
         is_thinking = bool(mark["opening"])
         position = mark.end()
     return "" if is_thinking else "".join([*parts, text[position:]])
-
-
-def is_mark(token: str) -> bool:
-    """Return whether a token begins or ends a thought."""
-    return _MARK.fullmatch(token) is not None
 
 
 def has_marks(text: str) -> bool:

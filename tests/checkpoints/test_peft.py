@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM
 from pav_jax.checkpoints import folder as folder_module
 from pav_jax.checkpoints import peft
 from pav_jax.errors import BadInput
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import LoraConfig, init_lora, merge
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.json_files import read_json, write_json
+from tests.tiny.byte_language_model import tiny_tokenizer
 from tests.tiny.decoders import FAMILIES, tiny_gemma3_vlm, torch_model
 
 CONFIG = DecoderConfig(64, 32, 40, 2, 4, 2, 8)
@@ -231,6 +233,32 @@ def test_read_adapter_of_a_vision_language_model(older_names, tmp_path):
     ours = merge(params, lora, LoraConfig(**settings))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
     assert not np.allclose(params["embed"], 0)
+
+
+def test_save_adapter_of_a_vision_language_model(tmp_path):
+    base = tiny_gemma3_vlm(0)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer = tiny_tokenizer()
+    base.resize_token_embeddings(len(tokenizer))
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lm = LanguageModel.from_pretrained(tmp_path / "base", dtype="float32")
+    lora_config = LoraConfig(r=2, lora_alpha=6.0, target_modules=("q_proj", "up_proj"))
+    lora = own_matrices(init_lora(lm.params, lora_config, jax.random.key(0)))
+    lm.with_lora(lora, lora_config).save_pretrained(tmp_path / "adapter", merge_adapter=False)
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32),
+        tmp_path / "adapter",
+    )
+    assert not any("lora" in n and "vision" in n for n, _ in adapted.named_parameters())
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    _, expected = folder_module.load(hf, tmp_path / "merged")
+    ours = merge(lm.params, lora, lora_config)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
+    assert not np.allclose(
+        ours["layers"]["attention"]["q_proj"]["kernel"],
+        lm.params["layers"]["attention"]["q_proj"]["kernel"],
+    )
 
 
 def test_read_adapter_of_the_vision_tower(tmp_path):

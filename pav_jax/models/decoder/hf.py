@@ -29,6 +29,9 @@ PREFIXES = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
+DECODER_PREFIX = "model."
+# the same in transformers' AutoModelForCausalLM of a WRAPPER
+PREFIX_IN_WRAPPER = "model.language_model."
 LM_HEAD = "lm_head.weight"
 EMBEDDINGS = "model.embed_tokens.weight"
 DECODER_TENSORS = ("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head.")
