@@ -24,6 +24,12 @@ CONFIGS = (
     "llama3_8b:dpo,v5p-8",
     "llama3_8b:dpo,v6e-8",
     "llama3_8b:dpo,v5e-256",
+    *(
+        f"{rewriter}:{stage},{tpu}"
+        for rewriter in ("qwen3_8b", "qwen3_4b", "gemma3_4b")
+        for stage in ("sft", "dpo")
+        for tpu in ("v5e-16", "v5p-8", "v6e-8")
+    ),
     "cogvideox_2b",
     "cogvideox_5b",
     "wan21_1_3b",

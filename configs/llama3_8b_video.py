@@ -2,7 +2,8 @@
 rewards from CLIP and motion.
 
 wan21*.py and opensora_12.py extend this file with a generator and hardware. The rewriter is that
-of llama3_8b.py.
+of llama3_8b.py; --config.rewriter.path=Qwen/Qwen3-8B, Qwen/Qwen3-4B or google/gemma-3-4b-it takes
+another one.
 
 You supply these files, or set --config.evolve.prompts=... and so on:
 

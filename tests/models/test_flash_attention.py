@@ -50,10 +50,20 @@ def assert_equal(attend, arrays, mask, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, packed", [(0, False), (1, True), (2, True)])
-def test_splash_attention_equals_dot_product(seed, packed):
+@pytest.mark.parametrize(
+    "seed, packed, window",
+    [
+        (0, False, None),
+        (1, True, None),
+        (2, True, None),
+        (0, False, 1),
+        (1, True, 20),
+        (3, True, 130),
+    ],
+)
+def test_splash_attention_equals_dot_product(seed, packed, window):
     arrays, segments = inputs(seed)
-    assert_equal(interpreted, arrays, Causal(segments if packed else None), 1e-4)
+    assert_equal(interpreted, arrays, Causal(segments if packed else None, window), 1e-4)
 
 
 @pytest.mark.parametrize("attend", [interpreted, flash.cudnn_attention])

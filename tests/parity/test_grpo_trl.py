@@ -1,4 +1,4 @@
-"""The policy loss against TRL's own trainer, on one tiny Llama and one batch, and advantages
+"""The policy loss against TRL's own trainer, on tiny models and one batch, and advantages
 against its formula."""
 
 import functools
@@ -13,7 +13,8 @@ from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.log_probs import log_probs
-from tests.parity.trl_llama import LLAMA, WORDS
+from tests.parity.trl_models import make_model, make_tokenizer
+from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -26,22 +27,11 @@ LONGEST = 8
 TEMPERATURE = 0.8
 
 
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    import tokenizers
+@pytest.fixture(scope="module", params=["llama"])
+def trainer(request, tmp_path_factory):
     from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
-    vocabulary = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(vocabulary),
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<pad>",
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
     args = GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")),
         use_cpu=True,
@@ -53,11 +43,11 @@ def trainer(tmp_path_factory):
         max_completion_length=LONGEST,
     )
     made = GRPOTrainer(
-        model=model,
+        model=make_model(request.param, 0),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=args,
         train_dataset=Dataset.from_list([{"prompt": "a"}]),
-        processing_class=tokenizer,
+        processing_class=make_tokenizer(),
     )
     made.model.eval()
     return made
@@ -106,18 +96,22 @@ def batch(trainer, tmp_path_factory):
     return (logp, answer, columns["old"], columns["ref"]), theirs
 
 
+SETTINGS = [
+    dict(loss_type="grpo"),
+    dict(loss_type="dapo"),
+    dict(loss_type="bnpo"),
+    dict(loss_type="dr_grpo"),
+    dict(loss_type="grpo", beta=0.3),
+    dict(loss_type="dapo", beta=0.3, use_bias_correction_kl=False),
+    dict(loss_type="dr_grpo", beta=0.04, epsilon=0.1, epsilon_high=0.28),
+]
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [
-        dict(loss_type="grpo"),
-        dict(loss_type="dapo"),
-        dict(loss_type="bnpo"),
-        dict(loss_type="dr_grpo"),
-        dict(loss_type="grpo", beta=0.3),
-        dict(loss_type="dapo", beta=0.3, use_bias_correction_kl=False),
-        dict(loss_type="dr_grpo", beta=0.04, epsilon=0.1, epsilon_high=0.28),
-    ],
-    ids=lambda f: "-".join(f"{v}" for v in f.values()),
+    "trainer, fields",
+    first_fast([*(("llama", fields) for fields in SETTINGS), ("qwen3", SETTINGS[5])], 7),
+    indirect=["trainer"],
+    ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )
 def test_policy_loss_equals_trl(trainer, batch, fields):
     config = PolicyLoss(max_completion_length=LONGEST, **fields)

@@ -1,4 +1,4 @@
-"""Preference losses against TRL's own trainer, on one tiny Llama and one batch."""
+"""Losses against TRL's own trainers, on one batch and tiny models of three families."""
 
 import functools
 
@@ -11,7 +11,8 @@ from pav_jax.checkpoints.folder import load
 from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import losses
-from tests.parity.trl_llama import LLAMA, WORDS
+from pav_jax.train.log_probs import log_probs
+from tests.parity.trl_models import FAMILIES, make_model, make_tokenizer
 from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
@@ -25,22 +26,9 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def torch_side():
-    import tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
-    plain = tokenizers.Tokenizer(vocabulary)
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
-    )
-    config = LlamaConfig(**LLAMA)
-    models = []
-    for seed in (0, 1):  # policy, reference
-        torch.manual_seed(seed)
-        models.append(LlamaForCausalLM(config).eval())
-    return tokenizer, models
+def torch_side(request):
+    """The tokenizer, and policy and reference of a family."""
+    return make_tokenizer(), [make_model(request.param, seed) for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +77,8 @@ def ours(torch_side, tmp_path_factory):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def our_loss(config, llama_config, policy, reference, ids, answer):
-    model = Decoder(llama_config)
+def our_loss(config, decoder_config, policy, reference, ids, answer):
+    model = Decoder(decoder_config)
     logp, base = (
         dpo.pair_log_probs(model, {"params": params}, ids, answer, chunk_size=4)
         for params in (policy, reference)
@@ -114,8 +102,15 @@ SETTINGS = [
 ]
 
 
+CASES = [("llama", fields) for fields in SETTINGS]
+CASES += [(family, SETTINGS[i]) for family in ("qwen3", "gemma3_text") for i in (8, 10)]
+
+
 @pytest.mark.parametrize(
-    "fields", first_fast(SETTINGS, 3), ids=lambda f: "-".join(f"{v}" for v in f.values())
+    "torch_side, fields",
+    first_fast(CASES, 3),
+    indirect=["torch_side"],
+    ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )
 def test_preference_loss_equals_trl(ours, trl_loss, fields):
     want, want_metrics, batch = trl_loss(**fields)
@@ -125,8 +120,8 @@ def test_preference_loss_equals_trl(ours, trl_loss, fields):
         jnp.stack(jnp.split(jnp.asarray(batch[k].numpy()), 2), 1)
         for k in ("input_ids", "completion_mask")
     )
-    (llama_config, policy), (_, reference) = ours
-    got, metrics = our_loss(config, llama_config, policy, reference, ids, answer.astype(bool))
+    (decoder_config, policy), (_, reference) = ours
+    got, metrics = our_loss(config, decoder_config, policy, reference, ids, answer.astype(bool))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     for name in (
         "rewards/chosen",
@@ -139,3 +134,33 @@ def test_preference_loss_equals_trl(ours, trl_loss, fields):
         np.testing.assert_allclose(
             metrics[name], want_metrics[name], rtol=1e-5, atol=1e-5, err_msg=name
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torch_side", FAMILIES, indirect=True)
+def test_sft_loss_equals_trl(torch_side, ours, tmp_path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer, (model, _) = torch_side
+    args = SFTConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        bf16=False,
+        completion_only_loss=True,
+        per_device_train_batch_size=len(PAIRS),
+    )
+    rows = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS]
+    trainer = SFTTrainer(
+        model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
+    with torch.no_grad():
+        want = float(trainer.compute_loss(model, dict(batch)))
+    ids, labels = (jnp.asarray(batch[name].numpy()) for name in ("input_ids", "labels"))
+    answer = labels != -100
+    config, params = ours[0]
+    logp = log_probs(Decoder(config), {"params": params}, ids, chunk_size=4, mask_BxT=answer)
+    got = losses.sft_loss(logp, answer, jnp.sum(answer).astype(jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -42,6 +42,7 @@ FAMILIES = {
         norm_offset=1.0,
         post_norms=True,
         embedding_scale=32**0.5,
+        attention_scale=8**-0.5,
         tie_word_embeddings=True,
         layer_kinds=(LayerKind(4, Rope()), LayerKind(None, Rope(1e6))),
     ),
