@@ -130,8 +130,8 @@ def _write_adapter(args: argparse.Namespace, out: Path) -> None:
         adapter = dataclasses.replace(adapter, base=args.base_model)
     elif not is_portable(adapter.base):
         print(
-            f"pav export: note: the adapter names its base model {adapter.base}, a path of this"
-            " machine; for others, name it with --base-model=owner/name",
+            f"pav export: note: the adapter names its base model {adapter.base}, which PEFT"
+            " does not find on another machine; for others, use --base-model=owner/name",
             file=sys.stderr,
         )
     write_joined(out, adapter)

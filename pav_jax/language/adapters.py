@@ -122,5 +122,7 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
 
 
 def is_portable(base: str) -> bool:
-    """Return whether the name of a base model means the same on another machine."""
+    """Return whether PEFT finds the base model of this name on another machine."""
+    if base == model_files.SMOLLM2 or base.endswith(".gguf"):
+        return False
     return is_remote(base) or not (Path(base).is_absolute() or Path(base).exists())

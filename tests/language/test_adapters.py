@@ -79,13 +79,18 @@ def test_export_adapter_for_other_machines(chain, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("base", ["owner/name", "gs://bucket/base", "gpt2"])
-def test_is_portable(base, tmp_path, monkeypatch):
+def test_is_portable_public_names(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_portable(base)
     assert not is_portable(str(tmp_path / base))
     if "gs" not in base:
         (tmp_path / base).mkdir(parents=True)
         assert not is_portable(base)
+
+
+@pytest.mark.parametrize("base", ["smollm2", "owner/model.gguf", "/models/x"])
+def test_is_portable_names_of_this_library_and_machine(base):
+    assert not is_portable(base)
 
 
 @pytest.mark.parametrize(
