@@ -107,7 +107,7 @@ class LanguageModel:
                 config,
                 DTYPES[dtype],
                 make_attention_fn(attention, mesh),
-                sum_experts_fn=make_sum_experts_fn(mesh),
+                sum_experts_fn=make_sum_experts_fn(config.experts, mesh),
             ),
             params,
             config,

@@ -58,7 +58,7 @@ def outline(config: Any, mesh: Mesh, config_json: str | Path | None = None) -> L
         sizes,
         dtype,
         make_attention_fn(config.rewriter.attention, mesh),
-        sum_experts_fn=make_sum_experts_fn(mesh),
+        sum_experts_fn=make_sum_experts_fn(sizes.experts, mesh),
     )
     return LanguageModel(model, params, sizes, tokenizer=None, mesh=mesh, eos=_eos_ids(sizes))
 

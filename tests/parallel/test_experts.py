@@ -1,10 +1,13 @@
 """A mixture of experts on a mesh: logits and gradients equal those on one device."""
 
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
+from pav_jax.errors import BadInput
+from pav_jax.models.decoder import Experts
 from pav_jax.models.decoder.experts import sum_experts
 from pav_jax.parallel.experts import make_sum_experts_fn
-from pav_jax.parallel.mesh import make_mesh
+from pav_jax.parallel.mesh import AXES, make_mesh
 from tests.cpu_devices import run_on_cpu_devices
 
 PROGRAM = """
@@ -33,7 +36,7 @@ want = run(model, params, jnp.asarray(ids))
 for sizes in (dict(data=2, expert=2, tensor=2), dict(fsdp=2, expert=2, sequence=2)):
     mesh = make_mesh(**sizes)
     on_mesh = model.clone(constrain=ShardingConstraint(mesh),
-                          sum_experts_fn=make_sum_experts_fn(mesh))
+                          sum_experts_fn=make_sum_experts_fn(config.experts, mesh))
     sharded = shard(params, logical_axes(hf.weights(config)), mesh)
     shape = sharded["layers"]["mlp"]["gate_proj"].sharding.shard_shape((1, 6, 32, 16))
     assert shape[1:] == (3, 32 // sizes.get("fsdp", 1), 16 // sizes.get("tensor", 1)), shape
@@ -50,4 +53,15 @@ def test_make_sum_experts_fn_on_mesh_equals_one_device():
 
 
 def test_make_sum_experts_fn_one_device():
-    assert make_sum_experts_fn() is sum_experts is make_sum_experts_fn(make_mesh())
+    assert make_sum_experts_fn(None) is sum_experts is make_sum_experts_fn(None, make_mesh())
+
+
+@pytest.mark.parametrize(
+    "num_experts, message", [(0, "has no experts"), (6, "the model's 6 experts")]
+)
+def test_make_sum_experts_fn_mesh_does_not_fit(num_experts, message):
+    mesh = AbstractMesh((1, 1, 1, 1, 4), AXES, axis_types=(AxisType.Auto,) * 5)
+    experts = Experts(num_experts, 2, 16) if num_experts else None
+    with pytest.raises(BadInput, match=message) as error:
+        make_sum_experts_fn(experts, mesh)
+    assert error.value.field == "mesh.expert"

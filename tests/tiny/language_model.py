@@ -74,7 +74,7 @@ def make_config(family):
 
 def make_lm(mesh=None, dtype=jnp.float32, family="llama"):
     config = make_config(family)
-    model = Decoder(config, dtype, sum_experts_fn=make_sum_experts_fn(mesh))
+    model = Decoder(config, dtype, sum_experts_fn=make_sum_experts_fn(config.experts, mesh))
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     return LanguageModel(model, params, config, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
 
