@@ -1,5 +1,6 @@
 """Prompts to token ids: plain text unchanged, chats through the tokenizer's chat template."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,3 +125,15 @@ def _decode(tokenizer: Any, ids: Sequence[int], marks: Mapping[int, str]) -> str
             parts += [tokenizer.decode(ids[start:i], skip_special_tokens=True), marks[token]]
             start = i + 1
     return "".join([*parts, tokenizer.decode(ids[start:], skip_special_tokens=True)])
+
+
+def prefix(tokenizer: Any) -> tuple[int, ...]:
+    """Return the token ids that the prompts of all users begin with: the template's instruction.
+
+    Empty if the template fails or does not take a chat of one message.
+    """
+    try:
+        first, second = (encode(tokenizer, user_chat(text)) for text in ("a dog runs", "7 Red!"))
+    except BadInput:
+        return ()
+    return tuple(os.path.commonprefix([first, second]))

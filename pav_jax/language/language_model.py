@@ -19,6 +19,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, model_files, sampling, shipped_templates
 from pav_jax.language.lora import LoraConfig, merge, with_lora
+from pav_jax.language.scheduler import MIN_PREFIX, Sample, Sampler
 from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
@@ -257,31 +258,38 @@ class LanguageModel:
         context = self.config.max_position_embeddings
         max_prompt = context - min(settings.max_new_tokens, context // 2)
         prompts = [list(ids)[-max_prompt:] for ids in prompt_ids]
-        # (prompt, sample) by bucket of the prompt's length, in the order of the arguments
-        buckets: dict[int, list[tuple[int, int]]] = {}
         for i, ids in enumerate(prompts):
             if not ids:
                 raise BadInput(f"prompt {i} is empty; write at least one word", field="prompts")
-            rows = [(i, sample) for sample in range(num_return_sequences)]
-            buckets.setdefault(sampling.prompt_bucket(len(ids)), []).extend(rows)
-        answers: list[list[list[int]]] = [[[]] * num_return_sequences for _ in prompts]
-        for rows in buckets.values():
-            for start in range(0, len(rows), self.batch_size):
-                batch = rows[start : start + self.batch_size]
-                new_ids = sampling.sample_batch(
-                    self.model,
-                    self.variables,
-                    [prompts[i] for i, _ in batch],
-                    [seeds[i] for i, _ in batch],
-                    [sample for _, sample in batch],
-                    settings,
-                    self.eos,
-                    self.batch_size,
-                    self.mesh,
-                )
-                for (i, sample), ids in zip(batch, new_ids, strict=True):
-                    answers[i][sample] = ids
-        return answers
+        samples = [
+            Sample(i, number, seeds[i])
+            for i in range(len(prompts))
+            for number in range(num_return_sequences)
+        ]
+        sampler = Sampler(
+            self.model,
+            self.variables,
+            settings,
+            self.eos,
+            self.batch_size,
+            self._shared_prefix(prompts),
+            self.mesh,
+        )
+        answers = sampler(prompts, samples)
+        return [
+            [answers[Sample(i, number, seeds[i])] for number in range(num_return_sequences)]
+            for i in range(len(prompts))
+        ]
+
+    def _shared_prefix(self, prompts: Sequence[list[int]]) -> tuple[int, ...]:
+        """The tokens before the user's words in the chat template, if a prompt may have them.
+
+        They belong to the template, not to these prompts: how the tokens of a prompt are computed
+        must not depend on the others.
+        """
+        if self.tokenizer is None or max(map(len, prompts), default=0) <= MIN_PREFIX:
+            return ()
+        return chat.prefix(self.tokenizer)
 
     # --------------------------------------------------------------------------------------- saving
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pav_jax.checkpoints import gguf
-from pav_jax.language import sampling
+from pav_jax.language import decode, prefill, sampling
 from pav_jax.language.language_model import DTYPES, LanguageModel
 from pav_jax.language.lora import init_lora
 from pav_jax.language.model_files import SMOLLM2
@@ -183,15 +183,15 @@ def sampling_program(config: Any, lm: LanguageModel) -> Program:
     prompt_length = sampling.prompt_bucket(config.check.prompt_length)
     num_prompts = options.max_prompts or config.check.num_examples
     num_batches = math.ceil(num_prompts * options.num_return_sequences / rows) * config.rounds
-    cache_steps = math.ceil(max_new_tokens / sampling.NEW_TOKENS_MULTIPLE)
-    cache_length = prompt_length + cache_steps * sampling.NEW_TOKENS_MULTIPLE
-    prefill = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
-    decode = flops.forward(lm.config, rows, 1, cache_length, 1)
+    shape = prefill.make_shape(lm.model, rows, 0, prompt_length, settings, lm.eos, mesh)
+    cache_length = prompt_length + shape.new_slots
+    start = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
+    step = flops.forward(lm.config, rows, 1, cache_length, 1)
     return Program(
         f"{rows} rows, prompts of {prompt_length} tokens, up to {max_new_tokens} new tokens",
         (
-            CostedPhase("prefill", prefill.total, num_batches),
-            CostedPhase("decode, per token", decode.total, num_batches * max_new_tokens),
+            CostedPhase("prefill", start.total, num_batches),
+            CostedPhase("decode, per token", step.total, num_batches * max_new_tokens),
         ),
-        lambda: sampling.trace(lm.model, lm.variables, prompt_length, settings, lm.eos, rows, mesh),
+        lambda: decode.trace(shape, lm.variables, settings, mesh),
     )

@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from pav_jax.errors import BadInput
-from pav_jax.language import sampling
+from pav_jax.language import decode, sampling
 from pav_jax.language.sampling import Sampling
 from tests.tiny.byte_language_model import tiny_language_model
 
@@ -83,10 +83,10 @@ def test_generate_ids_samples_and_seeds(lm):
 def test_generate_ids_settings_do_not_recompile(lm):
     ids = ids_of(lm, PROMPTS[:2])
     lm.generate_ids(ids, Sampling(max_new_tokens=10))
-    before = sampling._generate._cache_size()
+    before = decode.decode_rows._cache_size()
     for settings in (Sampling(9, 0.5, 20, 0.9, 1.2), Sampling(30, 0.0, 0), Sampling(10, 2.0, 64)):
         lm.generate_ids(ids, settings, seed=7)
-    assert sampling._generate._cache_size() == before
+    assert decode.decode_rows._cache_size() == before
 
 
 def test_generate_ids_eos_ends_each_row(lm):

@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
 from pav_jax.models.decoder.config import DecoderConfig
@@ -62,6 +62,17 @@ class LoRADense(nn.Module):
         return y.reshape(*rows, self.features)
 
 
+def write_slots(
+    cache_BxKxSxH: Array, new_BxKxTxH: Array, slot: int | Int[Array, ""] | Int[Array, "B"]
+) -> Float[Array, "B K S H"]:
+    """Write new keys or values into the slots from `slot` on, one for all rows or one each."""
+    new_BxKxTxH = new_BxKxTxH.astype(cache_BxKxSxH.dtype)
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_BxKxSxH, new_BxKxTxH, slot, axis=2)
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(write)(cache_BxKxSxH, new_BxKxTxH, slot)
+
+
 def rotate_heads(x_BxTxNxH: Array, rotary: tuple[Array, Array]) -> Float[Array, "B T N H"]:
     """Rotate the leading features of each head, as many as the table has angles for."""
     rotary_dim = 2 * rotary[0].shape[-1]
@@ -104,10 +115,7 @@ class Attention(nn.Module):
         kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
         if cache is not None:
             assert slot is not None, "a cache needs a slot"
-            kv = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
-                for old, new in zip(cache, kv, strict=True)
-            )
+            kv = tuple(write_slots(old, new, slot) for old, new in zip(cache, kv, strict=True))
         arrays = (q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2))
         out_BxTxNxH = self._attend(arrays, mask, kind)
         out_dense = self.dense(d, use_bias=c.out_bias, name="o_proj")
@@ -167,7 +175,7 @@ class Block(nn.Module):
         table per kind, stacked on a first axis.
       mask: as of `dot_product_attention`; a `Causal` rule is narrowed to the layer's window.
       kind: index into `config.kinds`, an int or an array; None if all layers are of one kind.
-      cache, slot: keys and values, each [B, K, S, H], and where the new ones go.
+      cache, slot: keys and values, each [B, K, S, H], and where the new ones go, see `write_slots`.
     """
 
     config: DecoderConfig

@@ -1,0 +1,279 @@
+"""The last compiled programs of sampling: from caches to rows, and steps of all rows.
+
+Letters: as in `prefill`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from pav_jax.language.prefill import Prompts, Shape, compute_prompts, mask, slot_positions
+from pav_jax.language.sampling import Sampling, pick
+from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
+from pav_jax.parallel.sharding_rules import sharded_shapes, sharding, shardings
+
+
+@struct.dataclass
+class Rows:
+    """The rows that are being decoded.
+
+    Attributes:
+      token_B: the newest token of each row; it is in no cache yet.
+      counts_B: tokens drawn so far.
+      done_B: the row has ended, or holds nothing.
+      lengths_B: tokens of its prompt after the prefix.
+      limits_B: most tokens to draw.
+      draws_Bx2: seed and number of the sample.
+      seen_BxV: which tokens its prompt and answer contain.
+      tokens_BxM: the tokens drawn.
+      caches: for each layer keys and values, each [B, K, S, H].
+    """
+
+    token_B: Int[Array, "B"]
+    counts_B: Int[Array, "B"]
+    done_B: Bool[Array, "B"]
+    lengths_B: Int[Array, "B"]
+    limits_B: Int[Array, "B"]
+    draws_Bx2: UInt32[Array, "B 2"]
+    seen_BxV: Bool[Array, "B V"]
+    tokens_BxM: Int[Array, "B M"]
+    caches: Any
+
+
+def run_time_settings(model: Decoder, sampling: Sampling) -> dict[str, Any]:
+    """The settings that the programs take at run time."""
+    vocabulary = model.config.vocab_size
+    return {
+        "temperature": np.float32(sampling.temperature),
+        "top_p": np.float32(sampling.top_p),
+        "top_k": np.int32(min(sampling.top_k or vocabulary, vocabulary)),
+        "repetition_penalty": np.float32(sampling.repetition_penalty),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
+    """Return the variables of each layer, and the parameters outside of layers.
+
+    They are copied once: slices of stacked weights in the loop would copy them for every token.
+    """
+    stacked = {name: value.get("layers", {}) for name, value in variables.items()}
+    layers = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(depth)]
+    return layers, {k: v for k, v in variables["params"].items() if k != "layers"}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def empty_rows(shape: Shape) -> Rows:
+    """Return rows that hold nothing."""
+    config = shape.model.config
+    b = shape.rows
+    zeros_B = jnp.zeros(b, jnp.int32)
+    slots = shape.prefix + shape.prompt + shape.new_slots
+    kv_shape = (b, config.num_key_value_heads, slots, config.head_dim)
+    rows = Rows(
+        token_B=zeros_B,
+        counts_B=zeros_B,
+        done_B=jnp.ones(b, bool),
+        lengths_B=zeros_B,
+        limits_B=zeros_B,
+        draws_Bx2=jnp.zeros((b, 2), jnp.uint32),
+        seen_BxV=jnp.zeros((b, config.vocab_size), bool),
+        tokens_BxM=jnp.zeros((b, shape.new_slots), jnp.int32),
+        caches=tuple(
+            (jnp.zeros(kv_shape, shape.model.dtype), jnp.zeros(kv_shape, shape.model.dtype))
+            for _ in range(config.num_hidden_layers)
+        ),
+    )
+    return _constrain(rows, shape.mesh)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def fill_rows(
+    shape: Shape,
+    rows: Rows,
+    prompts: Prompts,
+    assignment: dict[str, Array],
+    settings: dict[str, Array],
+) -> Rows:
+    """Put prompts into rows, and draw their first tokens.
+
+    Args:
+      assignment: for each row `sources` (the index of its new prompt, or -1 to leave the row as it
+        is), `limits` and `draws`.
+    """
+    new_B = assignment["sources"] >= 0
+    sources_B = jnp.maximum(assignment["sources"], 0)
+
+    def choose(new, old):
+        return jnp.where(new_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def write(cache, layer_cache):
+        length = layer_cache.shape[2]
+        return cache.at[:, :, :length].set(
+            choose(layer_cache[sources_B].astype(cache.dtype), cache[:, :, :length])
+        )
+
+    caches = tuple(
+        jax.tree.map(write, kv, jax.tree.map(lambda a, i=i: a[i], prompts.cache))
+        for i, kv in enumerate(rows.caches)
+    )
+    rows = dataclasses.replace(
+        rows,
+        counts_B=choose(jnp.zeros_like(rows.counts_B), rows.counts_B),
+        done_B=rows.done_B & ~new_B,
+        lengths_B=choose(prompts.lengths_B[sources_B], rows.lengths_B),
+        limits_B=choose(assignment["limits"], rows.limits_B),
+        draws_Bx2=choose(assignment["draws"], rows.draws_Bx2),
+        seen_BxV=choose(prompts.seen_BxV[sources_B], rows.seen_BxV),
+        tokens_BxM=choose(jnp.zeros_like(rows.tokens_BxM), rows.tokens_BxM),
+        caches=caches,
+    )
+    drawn = _draw(shape, rows, prompts.logits_BxV[sources_B], settings)
+    without_caches = (dataclasses.replace(r, caches=None) for r in (drawn, rows))
+    chosen = jax.tree.map(choose, *without_caches)
+    return _constrain(dataclasses.replace(chosen, caches=caches), shape.mesh)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def decode_rows(
+    shape: Shape,
+    weights: tuple[list, dict],
+    rows: Rows,
+    stop: tuple[Array, Array],
+    settings: dict[str, Array],
+) -> Rows:
+    """Draw tokens until `stop`: this many steps, or this many rows that are done.
+
+    Args:
+      weights: from `split_layers`.
+    """
+    max_steps, max_done = stop
+
+    def unfinished(state):
+        step, rows = state
+        return (step < max_steps) & (jnp.sum(rows.done_B) < max_done)
+
+    def next_token(state):
+        step, rows = state
+        logits_BxV, caches = _forward(shape, weights, rows)
+        return step + 1, _draw(
+            shape, dataclasses.replace(rows, caches=caches), logits_BxV, settings
+        )
+
+    _, rows = jax.lax.while_loop(unfinished, next_token, (jnp.int32(0), rows))
+    return _constrain(rows, shape.mesh)
+
+
+def _forward(
+    shape: Shape, weights: tuple[list, dict], rows: Rows
+) -> tuple[Float[Array, "B V"], tuple]:
+    """Return the logits after each row's newest token, and the caches with it."""
+    layers, outer = weights
+    model = shape.model
+    config = model.config
+    steps_B = jnp.maximum(rows.counts_B - 1, 0)
+    slots_B = shape.prefix + shape.prompt + steps_B
+    positions_Bx1 = (shape.prefix + rows.lengths_B + steps_B)[:, None]
+    key_positions_BxS = slot_positions(shape, rows.lengths_B)
+    rotaries = [layer_rotary(config, kind, positions_Bx1) for kind in config.kinds]
+    masks = [
+        mask(shape, kind, key_positions_BxS, positions_Bx1, slots_B[:, None])
+        for kind in config.kinds
+    ]
+    block = model.block()
+    x_Bx1xD = embed(outer, rows.token_B, config, model.dtype)[:, None]
+    caches = []
+    for layer, cache, kind in zip(layers, rows.caches, config.kind_ids, strict=True):
+        x_Bx1xD, kv = block.apply(
+            layer, x_Bx1xD, rotaries[kind], masks[kind], cache=cache, slot=slots_B
+        )
+        caches.append(kv)
+    x_Bx1xD = final_norm(config, outer, x_Bx1xD, model.dtype)
+    return unembed(outer, x_Bx1xD[:, 0]), tuple(caches)
+
+
+def _draw(
+    shape: Shape, rows: Rows, logits_BxV: Float[Array, "B V"], settings: dict[str, Array]
+) -> Rows:
+    """Draw the next token of each row that is not done."""
+    keys_B = jax.vmap(_token_key)(rows.draws_Bx2, rows.counts_B)
+    token_B = pick(logits_BxV, rows.seen_BxV, keys_B, shape.candidates, **settings)
+    all_rows = jnp.arange(len(token_B))
+    place_B = jnp.where(rows.done_B, shape.new_slots, rows.counts_B)  # out of range: not written
+    counts_B = rows.counts_B + ~rows.done_B
+    ended_B = counts_B >= rows.limits_B
+    if shape.eos:
+        ended_B |= jnp.isin(token_B, jnp.asarray(shape.eos, jnp.int32))
+    return dataclasses.replace(
+        rows,
+        token_B=jnp.where(rows.done_B, rows.token_B, token_B),
+        counts_B=counts_B,
+        done_B=rows.done_B | ended_B,
+        seen_BxV=rows.seen_BxV.at[all_rows, token_B].set(True),
+        tokens_BxM=rows.tokens_BxM.at[all_rows, place_B].set(token_B, mode="drop"),
+    )
+
+
+def _token_key(draw_2: UInt32[Array, "2"], step: Int[Array, ""]) -> Array:
+    """The random key of one token, from seed, number of the sample, and number of the token."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(draw_2[0]), draw_2[1]), step)
+
+
+def _constrain(rows: Rows, mesh: jax.sharding.Mesh | None) -> Rows:
+    """Shard rows over the mesh, and caches also by their heads."""
+    if mesh is None:
+        return rows
+
+    def constrain(a: Array) -> Array:
+        rest = ("kv_heads", None, None) if a.ndim == 4 else (None,) * (a.ndim - 1)
+        return jax.lax.with_sharding_constraint(a, sharding(("batch", *rest), a.shape, mesh))
+
+    return jax.tree.map(constrain, rows)
+
+
+# ----------------------------------------------------------------------------------------- tracing
+
+
+def trace(
+    shape: Shape, variables: Any, sampling: Sampling, mesh: jax.sharding.Mesh
+) -> jax.stages.Traced:
+    """Trace one batch from prompts to answers on `mesh` as one program, without running it.
+
+    Args:
+      shape: without a prefix.
+      variables: of jax.ShapeDtypeStruct with shardings, stacked over layers.
+    """
+    b = shape.rows
+    shapes = {
+        "prompts": jax.ShapeDtypeStruct((b, shape.prompt), jnp.int32),
+        "lengths": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "sources": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "limits": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "draws": jax.ShapeDtypeStruct((b, 2), jnp.uint32),
+    }
+    batch = sharded_shapes(shapes, batch_shardings(shapes, mesh))
+
+    def sample(variables, batch, settings):
+        prompts = compute_prompts(shape, variables, None, batch["prompts"], batch["lengths"])
+        rows = fill_rows(shape, empty_rows(shape), prompts, batch, settings)
+        weights = split_layers(shape.model.config.num_hidden_layers, variables)
+        stop = (jnp.int32(shape.new_slots), jnp.int32(b))
+        rows = decode_rows(shape, weights, rows, stop, settings)
+        return rows.tokens_BxM, rows.counts_B
+
+    settings = run_time_settings(shape.model, sampling)
+    return jax.jit(sample).trace(variables, batch, settings)
+
+
+def batch_shardings(
+    batch: dict[str, Any], mesh: jax.sharding.Mesh
+) -> dict[str, jax.sharding.Sharding]:
+    """Return how arrays of rows are sharded."""
+    axes = {name: ("batch",) + (None,) * (array.ndim - 1) for name, array in batch.items()}
+    return shardings(axes, batch, mesh)

@@ -1,0 +1,196 @@
+"""The first compiled programs of sampling: from prompts to caches, and the shapes of all of them.
+
+The tokens of a row depend only on its own prompt, seed and sample number, not on the other rows or
+on when the row began: all batches of a model have the same padded shapes, a prompt is padded by its
+own length, and each row has its own random key.
+
+A prompt may begin with a prefix that many prompts share, whose keys and values are computed once.
+The slots of a row's cache are the prefix, the rest of the prompt (padded on the left), and the new
+tokens, so that the token drawn at step t of any row is in slot R + P + t.
+
+Letters: B rows, R tokens of the prefix, P padded length of the rest, M slots for new tokens, S = R
++ P + M cache slots, V vocabulary, L layers, K key/value heads, H head size, D width.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from pav_jax.language.sampling import CANDIDATES, Sampling
+from pav_jax.models.decoder.config import LayerKind
+from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
+
+NEW_TOKENS_MULTIPLE = 64  # the slots for new tokens are rounded up to a multiple of this
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of prompts after the prefix, ready to be continued.
+
+    Attributes:
+      lengths_B: tokens of each prompt after the prefix; 0 is a padding row.
+      logits_BxV: of the first new token.
+      seen_BxV: which tokens a prompt contains.
+      cache: keys and values, each [L, B, K, R + P, H].
+    """
+
+    lengths_B: Int[Array, "B"]
+    logits_BxV: Float[Array, "B V"]
+    seen_BxV: Bool[Array, "B V"]
+    cache: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What the programs are compiled for.
+
+    Attributes:
+      model: the architecture.
+      rows: B.
+      prefix: R.
+      prompt: P.
+      new_slots: M.
+      candidates: see `pick`.
+      eos: ids of the tokens that end an answer.
+      mesh: the devices, or None for one.
+    """
+
+    model: Decoder
+    rows: int
+    prefix: int
+    prompt: int
+    new_slots: int
+    candidates: int
+    eos: tuple[int, ...]
+    mesh: jax.sharding.Mesh | None = None
+
+
+def make_shape(
+    model: Decoder,
+    rows: int,
+    prefix: int,
+    prompt: int,
+    sampling: Sampling,
+    eos: tuple[int, ...],
+    mesh: jax.sharding.Mesh | None,
+) -> Shape:
+    """Return the shape for these settings; settings that only change numbers share one."""
+    max_new_tokens = min(sampling.max_new_tokens, model.config.max_position_embeddings)
+    new_slots = -(-max_new_tokens // NEW_TOKENS_MULTIPLE) * NEW_TOKENS_MULTIPLE
+    candidates = model.config.vocab_size
+    unlimited = sampling.top_k == 0 and sampling.temperature > 0
+    if not unlimited and sampling.top_k <= CANDIDATES:
+        candidates = min(CANDIDATES, candidates)
+    return Shape(model, rows, prefix, prompt, new_slots, candidates, eos, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compute_prefix(model: Decoder, variables: Any, ids_NxR: Int[Array, "N R"]) -> Any:
+    """Return keys and values of the prefix, each [L, 1, K, R, H].
+
+    Args:
+      ids_NxR: the same tokens in each row; a mesh needs as many rows as it has shards of a batch.
+    """
+    _, cache = model.apply(variables, ids_NxR, return_hidden=True, return_cache=True)
+    return jax.tree.map(lambda a: a[:, :1], cache)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compute_prompts(
+    shape: Shape,
+    variables: Any,
+    prefix: tuple[Int[Array, "R"], Any] | None,
+    prompts_BxP: Int[Array, "B P"],
+    lengths_B: Int[Array, "B"],
+) -> Prompts:
+    """Run the model over prompts.
+
+    Args:
+      prefix: its tokens, and what `compute_prefix` returned; None if the shape has none.
+      prompts_BxP: tokens after the prefix, padded on the left.
+    """
+    model = shape.model
+    b, p = prompts_BxP.shape
+    is_token_BxP = jnp.arange(p) >= p - lengths_B[:, None]
+    if prefix is None:
+        x_BxPxD, cache = model.apply(
+            variables,
+            prompts_BxP,
+            segment_ids_BxT=is_token_BxP.astype(jnp.int32),
+            return_hidden=True,
+            return_cache=True,
+        )
+        x_BxD = x_BxPxD[:, -1]
+    else:
+        x_BxD, cache = _continue_prefix(shape, variables, prefix[1], prompts_BxP, lengths_B)
+    logits_BxV = unembed(variables["params"], x_BxD)
+    nothing_BxV = jnp.zeros(logits_BxV.shape, bool)
+    seen_BxV = nothing_BxV.at[jnp.arange(b)[:, None], prompts_BxP].max(is_token_BxP)
+    if prefix is not None:
+        seen_BxV = seen_BxV.at[:, prefix[0]].set(True)
+    return Prompts(lengths_B, logits_BxV, seen_BxV, cache)
+
+
+def _continue_prefix(
+    shape: Shape,
+    variables: Any,
+    prefix: Any,
+    prompts_BxP: Int[Array, "B P"],
+    lengths_B: Int[Array, "B"],
+) -> tuple[Float[Array, "B D"], Any]:
+    """Return the last hidden states of prompts after a prefix, and the cache of both."""
+    model = shape.model
+    config = model.config
+    b, p = prompts_BxP.shape
+    slots_P = shape.prefix + jnp.arange(p)
+    key_positions_BxS = slot_positions(shape, lengths_B)[:, : shape.prefix + p]
+    positions_BxP = jnp.maximum(key_positions_BxS[:, shape.prefix :], 0)
+    rotaries = [layer_rotary(config, kind, positions_BxP) for kind in config.kinds]
+    stacked_rotaries = jax.tree.map(lambda *tables: jnp.stack(tables), *rotaries)
+    masks = jnp.stack(
+        [mask(shape, kind, key_positions_BxS, positions_BxP, slots_P) for kind in config.kinds]
+    )
+    block = model.block()
+
+    def layer(x_BxPxD, inputs):
+        weights, kv, kind = inputs
+        wide = jax.tree.map(lambda a: jnp.broadcast_to(a, (b, *a.shape[1:])), kv)
+        cache = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, p), (0, 0))), wide)
+        rotary = jax.tree.map(lambda tables: tables[kind], stacked_rotaries)
+        return block.apply(weights, x_BxPxD, rotary, masks[kind], cache=cache, slot=shape.prefix)
+
+    stacked = {name: value.get("layers", {}) for name, value in variables.items()}
+    outer = variables["params"]
+    x_BxPxD = embed(outer, prompts_BxP, config, model.dtype)
+    x_BxPxD, cache = jax.lax.scan(layer, x_BxPxD, (stacked, prefix, jnp.asarray(config.kind_ids)))
+    return final_norm(config, outer, x_BxPxD, model.dtype)[:, -1], cache
+
+
+def slot_positions(shape: Shape, lengths_B: Int[Array, "B"]) -> Int[Array, "B S"]:
+    """The position of the token in each slot; -1 or less in the padding, before the prefix."""
+    slots_S = jnp.arange(shape.prefix + shape.prompt + shape.new_slots)
+    padding_Bx1 = shape.prompt - lengths_B[:, None]
+    positions_BxS = slots_S - padding_Bx1
+    own_BxS = jnp.where(positions_BxS < shape.prefix, -1, positions_BxS)
+    return jnp.where(slots_S < shape.prefix, slots_S, own_BxS)
+
+
+def mask(
+    shape: Shape,
+    kind: LayerKind,
+    key_positions_BxS: Int[Array, "B S"],
+    positions_BxT: Int[Array, "B T"],
+    slots_T: Array,
+) -> Bool[Array, "B 1 T S"]:
+    """The mask of a layer of this kind, for queries at these positions and slots [T] or [B, T]."""
+    slots_S = jnp.arange(key_positions_BxS.shape[1])
+    keys_Bx1xS = key_positions_BxS[:, None]
+    mask_BxTxS = (keys_Bx1xS >= 0) & (slots_S <= slots_T[..., None])
+    if kind.window is not None:
+        mask_BxTxS &= keys_Bx1xS > positions_BxT[..., None] - kind.window
+    return mask_BxTxS[:, None]

@@ -1,0 +1,207 @@
+"""Answers to many prompts with a fixed batch of rows: a row that ends takes the next of the queue.
+
+Prompts are run through the model in groups of as many as there are rows, each once for all of its
+samples. Between chunks of steps, rows that have ended get the next samples of the queue, so that a
+long answer does not hold up the others.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pav_jax.language import decode, prefill
+from pav_jax.language.sampling import Sampling, prompt_bucket
+from pav_jax.models.decoder.model import Decoder
+from pav_jax.parallel import processes
+from pav_jax.parallel.mesh import batch_shards
+from pav_jax.parallel.sharding_rules import device_put_global
+
+CHUNK_STEPS = 32  # steps between two looks at the rows, while samples wait
+REFILL_SHARE = 8  # a chunk also ends when one row in this many is done
+MIN_PREFIX = 48  # a shorter prefix is not worth programs of its own
+MIN_BUCKET_AFTER_PREFIX = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One answer to draw.
+
+    Attributes:
+      prompt: index of its prompt.
+      number: of the sample; its random key is fold_in(key(seed), number).
+      seed: of its prompt.
+    """
+
+    prompt: int
+    number: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What the answers are drawn from, and how.
+
+    Attributes:
+      model: the architecture.
+      variables: {"params": ...} and optionally "lora", stacked over layers.
+      settings: how tokens are drawn.
+      eos: ids of the tokens that end an answer.
+      rows: of a batch.
+      prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none.
+      mesh: the mesh that `variables` are sharded over.
+    """
+
+    model: Decoder
+    variables: Any
+    settings: Sampling
+    eos: tuple[int, ...]
+    rows: int
+    prefix: tuple[int, ...] = ()
+    mesh: jax.sharding.Mesh | None = None
+
+    def __call__(
+        self, prompts: Sequence[list[int]], samples: Sequence[Sample]
+    ) -> dict[Sample, list[int]]:
+        """Draw all samples.
+
+        A row ends with an `eos` token, after `max_new_tokens`, or at the end of the model's
+        context.
+
+        Returns:
+          New token ids of each sample, the `eos` token included.
+        """
+        buckets: dict[tuple[int, int], list[Sample]] = {}
+        for sample in samples:
+            buckets.setdefault(self._bucket(prompts[sample.prompt]), []).append(sample)
+        weights = decode.split_layers(self.model.config.num_hidden_layers, self.variables)
+        answers: dict[Sample, list[int]] = {}
+        for (prefix, length), queue in buckets.items():
+            shape = prefill.make_shape(
+                self.model, self.rows, prefix, length, self.settings, self.eos, self.mesh
+            )
+            answers |= _Batch(self, shape, weights, prompts, queue).run()
+        return answers
+
+    def _bucket(self, ids: list[int]) -> tuple[int, int]:
+        """The tokens of the shared prefix, and the padded length of the rest."""
+        r = len(self.prefix)
+        if r >= MIN_PREFIX and len(ids) > r and tuple(ids[:r]) == self.prefix:
+            return r, prompt_bucket(len(ids) - r, MIN_BUCKET_AFTER_PREFIX)
+        return 0, prompt_bucket(len(ids))
+
+    def put(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Arrays of one value per row, on the devices."""
+        if self.mesh is None:
+            return dict(arrays)
+        return device_put_global(arrays, decode.batch_shardings(arrays, self.mesh))
+
+
+class _Batch:
+    """The rows of one shape, and the queue that they work off."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        shape: prefill.Shape,
+        weights: Any,
+        prompts: Sequence[list[int]],
+        queue: Sequence[Sample],
+    ):
+        self.sampler = sampler
+        self.shape = shape
+        self.weights = weights
+        self.prompts = prompts
+        self.queue = collections.deque(queue)
+        self.order = list(dict.fromkeys(sample.prompt for sample in queue))  # of prompts
+        self.settings = decode.run_time_settings(sampler.model, sampler.settings)
+        self.prefix = self._compute_prefix()
+        self.rows = decode.empty_rows(shape)
+        self.in_row: list[Sample | None] = [None] * shape.rows
+        self.group: list[int] = []  # prompts that have a cache
+
+    def run(self) -> dict[Sample, list[int]]:
+        """Draw all samples of the queue."""
+        answers: dict[Sample, list[int]] = {}
+        while self.queue or any(self.in_row):
+            while self.queue and not all(self.in_row):
+                self._fill()
+            self.rows = decode.decode_rows(
+                self.shape, self.weights, self.rows, self._stop(), self.settings
+            )
+            answers |= self._take_finished()
+        return answers
+
+    def _stop(self) -> tuple[np.int32, np.int32]:
+        """When the next chunk ends: steps, rows that are done."""
+        b = self.shape.rows
+        if self.queue:
+            return np.int32(CHUNK_STEPS), np.int32(max(1, b // REFILL_SHARE))
+        return np.int32(self.shape.new_slots), np.int32(b)
+
+    def _compute_prefix(self) -> Any:
+        if not self.shape.prefix:
+            return None
+        ids_R = np.asarray(self.sampler.prefix, np.int32)
+        copies = 1 if self.sampler.mesh is None else batch_shards(self.sampler.mesh)
+        ids = self.sampler.put({"ids": np.tile(ids_R, (copies, 1))})["ids"]
+        return ids_R, prefill.compute_prefix(self.sampler.model, self.sampler.variables, ids)
+
+    def _fill(self) -> None:
+        """Give free rows the next samples whose prompts have a cache, or compute caches."""
+        if self.queue[0].prompt not in self.group:
+            self._compute_prompts()
+        b = self.shape.rows
+        sources_B = np.full(b, -1, np.int32)
+        limits_B = np.zeros(b, np.int32)
+        draws_Bx2 = np.zeros((b, 2), np.uint32)
+        for row in range(b):
+            if self.in_row[row] is not None:
+                continue
+            if not self.queue or self.queue[0].prompt not in self.group:
+                break
+            sample = self.queue.popleft()
+            self.in_row[row] = sample
+            sources_B[row] = self.group.index(sample.prompt)
+            limits_B[row] = self._limit(len(self.prompts[sample.prompt]))
+            draws_Bx2[row] = sample.seed % 2**32, sample.number
+        assignment = {"sources": sources_B, "limits": limits_B, "draws": draws_Bx2}
+        self.rows = decode.fill_rows(
+            self.shape, self.rows, self.cached, self.sampler.put(assignment), self.settings
+        )
+
+    def _limit(self, prompt_length: int) -> int:
+        """The most tokens of an answer."""
+        left = self.sampler.model.config.max_position_embeddings - prompt_length
+        return min(self.sampler.settings.max_new_tokens, max(1, left))
+
+    def _compute_prompts(self) -> None:
+        """Run the next prompts of the queue through the model."""
+        b = self.shape.rows
+        r = self.shape.prefix
+        self.group = self.order[:b]
+        self.order = self.order[b:]
+        prompts_BxP = np.zeros((b, self.shape.prompt), np.int32)
+        lengths_B = np.zeros(b, np.int32)  # 0 marks a padding row
+        for i, prompt in enumerate(self.group):
+            ids = self.prompts[prompt][r:]
+            prompts_BxP[i, self.shape.prompt - len(ids) :] = ids
+            lengths_B[i] = len(ids)
+        batch = self.sampler.put({"prompts": prompts_BxP, "lengths": lengths_B})
+        self.cached = prefill.compute_prompts(
+            self.shape, self.sampler.variables, self.prefix, batch["prompts"], batch["lengths"]
+        )
+
+    def _take_finished(self) -> dict[Sample, list[int]]:
+        """Return the answers of rows that have ended, and free the rows."""
+        state = (self.rows.done_B, self.rows.counts_B, self.rows.tokens_BxM)
+        done_B, counts_B, tokens_BxM = map(np.asarray, processes.gather_to_host(state))
+        answers = {}
+        for row, sample in enumerate(self.in_row):
+            if sample is not None and done_B[row]:
+                answers[sample] = tokens_BxM[row, : counts_B[row]].tolist()
+                self.in_row[row] = None
+        return answers

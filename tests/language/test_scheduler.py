@@ -1,0 +1,141 @@
+"""The queue of samples: rows that end are refilled, and prompts share the template's prefix."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pav_jax.language import chat, scheduler
+from pav_jax.language.sampling import Sampling
+from pav_jax.models.decoder.config import LayerKind
+from tests.tiny.byte_language_model import TEMPLATE, tiny_language_model
+
+WORDS = ["rain", "a girl", "two dogs run", "x", "the quick brown fox jumps over", "7 cats", "sea"]
+INSTRUCTION = "Write the prompt again, in the words of a film: " * 2
+
+
+PROGRAM_ON_MESHES = """
+import sys
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.sampling import Sampling
+from pav_jax.parallel.mesh import make_mesh
+answers = []
+for sizes in ({}, dict(data=2, tensor=2), dict(fsdp=2, tensor=2, sequence=2)):
+    mesh = make_mesh(**sizes)
+    lm = LanguageModel.from_pretrained(sys.argv[1], "float32", mesh, batch_size=4)
+    ids = [lm.prompt_ids(words) for words in ("rain", "a girl", "two dogs run", "x", "7 cats")]
+    answers.append(lm.generate_ids(ids, Sampling(max_new_tokens=20), num_return_sequences=2))
+assert answers[0] == answers[1] == answers[2]
+"""
+
+
+@pytest.fixture(scope="module")
+def instructed(lm):
+    """The tiny model with an instruction before the user's words, and its prompts."""
+    tokenizer = lm.tokenizer.__class__(
+        tokenizer_object=lm.tokenizer.backend_tokenizer, eos_token="<|end|>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = INSTRUCTION + TEMPLATE
+    model = dataclasses.replace(lm, tokenizer=tokenizer)
+    return model, [model.prompt_ids(words) for words in WORDS]
+
+
+def ending_early(lm, prompts, settings):
+    """The model with the eos that makes the lengths of these prompts' answers most different."""
+    full = lm.generate_ids(prompts, settings)
+    tokens = {t for (answer,) in full for t in answer}
+    spread = lambda t: len({a.index(t) if t in a else -1 for (a,) in full})  # noqa: E731
+    return dataclasses.replace(lm, eos=(max(sorted(tokens), key=spread),))
+
+
+@pytest.mark.parametrize("rows", [3, 16])
+@pytest.mark.parametrize("has_prefix", [False, True])
+def test_sampler_answers_equal_those_of_a_prompt_alone(lm, instructed, rows, has_prefix):
+    settings = Sampling(max_new_tokens=30)
+    prompts = instructed[1] if has_prefix else [list(w.encode()) for w in WORDS]
+    model = ending_early(instructed[0] if has_prefix else lm, prompts, settings)
+    model = dataclasses.replace(model, batch_size=rows)
+    together = model.generate_ids(prompts, settings, num_return_sequences=3, seed=range(7))
+    assert len({len(a) for answers in together for a in answers}) > 3
+    for seed in (0, 6):
+        alone = model.generate_ids([prompts[seed]], settings, num_return_sequences=3, seed=seed)
+        assert alone == [together[seed]]
+
+
+def test_sampler_refills_rows_that_end(instructed, monkeypatch):
+    model, prompts = instructed
+    settings = Sampling(max_new_tokens=60)
+    model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=4)
+    expected = model.generate_ids(prompts, settings, num_return_sequences=4)
+    for steps, share in ((1, 1), (7, 4), (64, 1)):
+        monkeypatch.setattr(scheduler, "CHUNK_STEPS", steps)
+        monkeypatch.setattr(scheduler, "REFILL_SHARE", share)
+        assert model.generate_ids(prompts, settings, num_return_sequences=4) == expected
+
+
+def test_sampler_runs_prefix_once_and_each_prompt_once(instructed, monkeypatch):
+    model, prompts = instructed
+    model = dataclasses.replace(model, batch_size=4)
+    runs = {"compute_prefix": [], "compute_prompts": []}
+    for name, calls in runs.items():
+        program = getattr(scheduler.prefill, name)
+        monkeypatch.setattr(
+            scheduler.prefill,
+            name,
+            lambda *a, program=program, calls=calls: calls.append(a[-1]) or program(*a),
+        )
+    model.generate_ids(prompts, Sampling(max_new_tokens=9), num_return_sequences=5)
+    assert [ids.shape for ids in runs["compute_prefix"]] == [(1, len(chat.prefix(model.tokenizer)))]
+    lengths = np.concatenate(runs["compute_prompts"])
+    assert sorted(lengths[lengths > 0]) == sorted(
+        len(ids) - len(chat.prefix(model.tokenizer)) for ids in prompts
+    )
+
+
+def test_sampler_greedy_with_prefix_matches_no_prefix(instructed, monkeypatch):
+    model, prompts = instructed
+    kinds = (LayerKind(window=20), LayerKind())
+    config = dataclasses.replace(model.config, layer_kinds=kinds)
+    model = dataclasses.replace(model, config=config, model=model.model.clone(config=config))
+    settings = Sampling(max_new_tokens=40, temperature=0.0, repetition_penalty=1.1)
+    shared = model.generate_ids(prompts[:4], settings)
+    monkeypatch.setattr(scheduler, "MIN_PREFIX", 10**6)
+    assert shared == model.generate_ids(prompts[:4], settings)
+
+
+def test_sampler_greedy_with_prefix_matches_transformers(instructed, tmp_path):
+    model, prompts = instructed
+    assert len(chat.prefix(model.tokenizer)) >= scheduler.MIN_PREFIX
+    model.save_pretrained(tmp_path)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    settings = Sampling(max_new_tokens=40, temperature=0.0, repetition_penalty=1.1)
+    for ids, (tokens,) in zip(prompts, model.generate_ids(prompts, settings), strict=True):
+        expected = theirs.generate(
+            torch.tensor([ids]),
+            max_new_tokens=40,
+            do_sample=False,
+            repetition_penalty=1.1,
+            eos_token_id=list(model.eos),
+            pad_token_id=0,
+        )
+        assert tokens == expected[0, len(ids) :].tolist()
+
+
+@pytest.mark.slow
+def test_sampler_answers_are_equal_on_meshes(instructed, tmp_path):
+    instructed[0].save_pretrained(tmp_path)
+    flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", PROGRAM_ON_MESHES, tmp_path], env=env, check=True)
+
+
+def test_prefix_of_a_template_that_fails(lm):
+    tokenizer = tiny_language_model().tokenizer
+    tokenizer.chat_template = None
+    assert chat.prefix(tokenizer) == ()
