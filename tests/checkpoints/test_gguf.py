@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig as TorchConfig
 from transformers import LlamaForCausalLM
 
-from pav_jax.checkpoints import gguf, packages
+from pav_jax.checkpoints import gguf, gguf_layout, packages
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
@@ -48,7 +48,7 @@ def write_gguf(
     )
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_chat_template(TEMPLATE)
-    back = {hf: ours for ours, hf in gguf.LAYER_TENSORS.items()}
+    back = {hf: ours for ours, hf in gguf_layout.LAYER_TENSORS.items()}
     for name, tensor in model.state_dict().items():
         array = tensor.numpy()
         for letter, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads)):
@@ -60,7 +60,7 @@ def write_gguf(
             layer, rest = name.removeprefix("model.layers.").split(".", 1)
             name = f"blk.{layer}.{back[rest.removesuffix('.weight')]}.weight"
         else:
-            name = {hf: ours for ours, hf in gguf.TENSORS.items()}[name]
+            name = {hf: ours for ours, hf in gguf_layout.TENSORS.items()}[name]
         writer.add_tensor(name, np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

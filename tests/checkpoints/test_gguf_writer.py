@@ -14,7 +14,6 @@ from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.main import main
 from pav_jax.mini.tokenizers import rewriter_tokenizer
-from pav_jax.models.decoder.rotary import Llama3Scaling, Rope
 from tests.tiny.byte_language_model import tiny_language_model
 
 IDS = np.random.default_rng(0).integers(0, 200, (2, 12))
@@ -58,10 +57,8 @@ def test_write_gguf_loads_in_transformers(lm, tmp_path):
 
 
 def test_write_gguf_unsupported_model_leaves_no_file(lm, tmp_path):
-    scaled = dataclasses.replace(lm.config, rope=Rope(1e4, Llama3Scaling(8.0, 1.0, 4.0, 64)))
     for changes, quantization, field in (
         ({}, "q2_k", "quantization"),
-        ({"config": scaled}, "f32", "rope_scaling"),
         ({"tokenizer": rewriter_tokenizer()}, "f32", "tokenizer"),  # normalizes
         ({"tokenizer": word_tokenizer()}, "f32", "tokenizer"),  # not byte-level BPE
     ):

@@ -129,11 +129,14 @@ def _random_rope(rng: np.random.Generator) -> dict[str, Any]:
     return {"rope_theta": theta, **types[rng.integers(len(types))]}
 
 
-def torch_model(family: str, seed: int) -> Any:
+def torch_model(family: str, seed: int, **changes: Any) -> Any:
     """A model of transformers whose weights are all random: biases and norms start at constants
-    that would hide mistakes."""
+    that would hide mistakes. `changes` replace fields of its configuration."""
     torch.manual_seed(seed)
-    return _randomize(AutoModelForCausalLM.from_config(random_config(family, seed)))
+    config = random_config(family, seed)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return _randomize(AutoModelForCausalLM.from_config(config))
 
 
 def tiny_gemma3_vlm(seed: int) -> Any:
