@@ -238,9 +238,9 @@ def period(config: DecoderConfig) -> int | None:
     is_sliding = [kind.window is not None for kind in config.layer_kinds]
     if not any(is_sliding):
         return 0
-    found = is_sliding.index(False) + 1 if False in is_sliding else len(is_sliding) + 1
-    expected = [(i + 1) % found != 0 for i in range(len(is_sliding))]
-    return found if is_sliding == expected else None
+    length = is_sliding.index(False) + 1 if False in is_sliding else len(is_sliding) + 1
+    expected = [(i + 1) % length != 0 for i in range(len(is_sliding))]
+    return length if is_sliding == expected else None
 
 
 # ---------------------------------------------------------------------------- rotary positions
