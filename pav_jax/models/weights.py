@@ -74,8 +74,11 @@ class Weight:
     def hf_slices(self, slices: Sequence[slice]) -> tuple[slice, ...]:
         """Return the slices of the tensor that hold the slices of our array, without the stacked
         axes; bounds are numbers."""
-        first, *others = self.to_hf(slices)
-        start = 0 if self.rows is None else self.rows[0]
+        reordered = self.to_hf(slices)
+        if self.rows is None:
+            return reordered
+        first, *others = reordered
+        start = self.rows[0]
         return (slice(start + first.start, start + first.stop), *others)
 
     def from_hf(self, array: np.ndarray) -> np.ndarray:

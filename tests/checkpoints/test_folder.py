@@ -12,7 +12,12 @@ import pytest
 from pav_jax.checkpoints import folder as folders
 from pav_jax.errors import BadInput
 from pav_jax.models.decoder import hf
-from pav_jax.models.weights import Weight, params_to_hf, sharded_params_from_hf
+from pav_jax.models.weights import (
+    Weight,
+    params_from_hf,
+    params_to_hf,
+    sharded_params_from_hf,
+)
 from tests.tiny.byte_language_model import tiny_language_model
 
 MESHES = [dict(data=8), dict(fsdp=8), dict(fsdp=2, tensor=2), dict(tensor=4)]
@@ -95,6 +100,36 @@ def test_sharded_params_from_hf_every_transform(transform, shape):
     np.testing.assert_array_equal(whole["w"], ours)
     cut = tuple(slice(0, size // 2 or 1) for size in shape)
     np.testing.assert_array_equal(row.from_hf(tensors["w.1"][row.to_hf(cut)]), ours[1][cut])
+
+
+def test_sharded_params_from_hf_scalars_experts_and_rows():
+    rng = np.random.default_rng(0)
+    table = [
+        Weight("scale", "scale"),
+        Weight("e.{layer}.{expert}", "e", "linear", (None,) * 4, layers=2, experts=3),
+        Weight("f.{layer}", "first", "linear", (None,) * 3, layers=2, rows=(0, 4, 7)),
+        Weight("f.{layer}", "second", "linear", (None,) * 3, layers=2, rows=(4, 7, 7)),
+    ]
+    shapes = {"scale": (), "e": (2, 3, 5, 4), "first": (2, 5, 4), "second": (2, 5, 3)}
+    ours = {name: np.asarray(rng.normal(size=s), np.float32) for name, s in shapes.items()}
+    tensors = params_to_hf(table, ours)
+    assert tensors["f.1"].shape == (7, 5) and tensors["e.1.2"].shape == (4, 5)
+
+    class Sliced(dict):
+        def shape(self, name):
+            return self[name].shape
+
+        def part(self, name, index):
+            return self[name][index]
+
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    read = sharded_params_from_hf(
+        table, Sliced(tensors), "here", np.float32, ours, lambda axes, shape: place
+    )
+    whole = params_from_hf(table, tensors, "here", expected=ours)
+    for name, array in ours.items():
+        np.testing.assert_array_equal(read[name], array)
+        np.testing.assert_array_equal(whole[name], array)
 
 
 def test_load_tensor_of_wrong_shape(saved):

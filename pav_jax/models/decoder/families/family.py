@@ -155,24 +155,33 @@ def read_rope(
     """
     section = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
     parameters = check_object(fields.get(section) or {}, source, section)
-    base = parameters.get("rope_theta") or fields.get(theta) or default_theta
-    return make_rope(parameters, base, source, section, fields)
+    fields = {**fields, theta: fields.get(theta) or default_theta}
+    return make_rope(parameters, theta, source, section, fields)
 
 
 def make_rope(
     parameters: Mapping[str, Any],
-    theta: Any,
+    theta: str,
     source: str,
     section: str,
     fields: Mapping[str, Any],
 ) -> Rope:
     """Make rotary positions of one object of parameters.
 
+    Args:
+      parameters: the object `section` of config.json; its `rope_theta` comes first.
+      theta: the field of config.json with the base, if `parameters` has none.
+      fields: of config.json.
+
     Raises:
       BadInput: the type is not supported, or a parameter is missing or out of range.
     """
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    rope = read_fields(Rope, {"theta": theta}, source, names={"theta": "theta"})
+    if parameters.get("rope_theta"):
+        base = {"rope_theta": parameters["rope_theta"]}
+        rope = read_fields(Rope, base, source, section, names={"theta": "rope_theta"})
+    else:
+        rope = read_fields(Rope, {theta: fields[theta]}, source, names={"theta": theta})
     if kind == "default":
         return rope
     if kind not in SCALINGS:
