@@ -106,8 +106,8 @@ def _read_ropes(fields: Mapping[str, Any], source: str) -> tuple[Rope, Rope]:
     ):
         section = f"rope_parameters.{kind}"
         parameters = check_object(nested.get(kind) or {}, source, section)
-        given = {**fields, old_theta: fields.get(old_theta) or default}
-        ropes.append(family.make_rope({**parameters, **old}, old_theta, source, section, given))
+        defaulted = {**fields, old_theta: fields.get(old_theta) or default}
+        ropes.append(family.make_rope({**parameters, **old}, old_theta, source, section, defaulted))
     return ropes[0], ropes[1]
 
 
