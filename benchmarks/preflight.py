@@ -76,15 +76,15 @@ def compile_programs(name: str, path: Path) -> None:
     """Compiles the programs of a configuration that `path` lacks, and appends a line for each."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from pav_jax import config as configuration
-    from pav_jax.commands import check
+    from pav_jax.preflight import configured_programs
     from pav_jax.preflight.topology import describe_topology
 
     file, *overrides = name.split(" ")
     config: Any = configuration.load(file, overrides)
     topology = describe_topology(config.check.topology, config.check.num_slices)
-    mesh = check._make_mesh(config, topology)
+    mesh = configured_programs.rewriter_mesh(config, topology)
     finished = {(row["config"], row["program"]) for row in read_rows(path)}
-    for program in check._build_programs(config, mesh, None):
+    for program in configured_programs.build(config, mesh):
         if (name, program.name) not in finished:
             row = dict(config=name, topology=topology.name, **measure(program, topology))
             print(json.dumps(row), flush=True)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -162,6 +163,10 @@ def _run(argv: list[str]) -> int:
             source="command line",
         )
     args.overrides = overrides
+    # one line, without the place in the code
+    warnings.formatwarning = (  # pyright: ignore
+        lambda message, *_: redact(f"warning: {message}\n")
+    )
     # without other processes, commands such as `pav --help` need not import JAX
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("PAV_DISTRIBUTED"):
         from pav_jax.parallel import processes

@@ -4,6 +4,6 @@ import os
 
 import pytest
 
-by_hand = pytest.mark.skipif(
-    os.environ.get("PAV_CAMPAIGNS") != "1", reason="takes many minutes; set PAV_CAMPAIGNS=1"
-)
+REASON = "takes many minutes; set PAV_CAMPAIGNS=1"
+IS_REQUESTED = os.environ.get("PAV_CAMPAIGNS") == "1"
+by_hand = pytest.mark.skipif(not IS_REQUESTED, reason=REASON)

@@ -18,6 +18,7 @@ from pav_jax.storage.addresses import as_path, filesystem
 from pav_jax.storage.files import write_atomic
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video.files import write_mp4
+from tests import campaigns
 from tests.commands.test_fvd import ColourFeatures
 
 pytestmark = pytest.mark.slow
@@ -335,8 +336,8 @@ STAGE_CONFIG = (
 
 
 def test_stages(address, capsys, tmp_path):
-    if address.startswith("s3") and os.environ.get("PAV_CAMPAIGNS") != "1":
-        pytest.skip("a minute more; set PAV_CAMPAIGNS=1")
+    if address.startswith("s3") and not campaigns.IS_REQUESTED:
+        pytest.skip(campaigns.REASON)
     write_atomic(f"{address}/configs/stages.py", STAGE_CONFIG.encode())
     rewrites = [{"prompt": p, "refined": f"{p} rolls"} for p in ("a red ball", "a blue star")]
     write_atomic(f"{address}/rewrites.jsonl", "\n".join(map(json.dumps, rewrites)).encode())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.shipped_templates import AUTO
+from pav_jax.language.shipped_templates import AUTO, lacks_instruction
 from pav_jax.language.thoughts import without_thoughts
 from pav_jax.records import Refinement, stable_seed
 from pav_jax.seeds import seeds_for_prompts
@@ -78,6 +79,12 @@ class Booster:
             template = template or AUTO
         if template is not None:
             lm = lm.with_template(template)
+        elif lacks_instruction(lm.tokenizer, lm.config.model_type):
+            warnings.warn(
+                f"{path}: its chat template has no instruction to rewrite prompts; unless the model"
+                " was tuned to rewrite, use the shipped one: --template=auto",
+                stacklevel=2,
+            )
         return cls(lm, _sampling(generation))
 
     def refine(

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
     from pav_jax import config as configuration
     from pav_jax.errors import BadInput
-    from pav_jax.preflight import compiler
+    from pav_jax.preflight import compiler, configured_programs
     from pav_jax.preflight.topology import describe_topology
 
     config: Any = configuration.load(args.config, args.overrides)
@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
             field="check.topology",
         )
     topology = describe_topology(config.check.topology, config.check.num_slices)
-    mesh = _make_mesh(config, topology)
-    programs = _build_programs(config, mesh, args.rewriter_config)
+    mesh = configured_programs.rewriter_mesh(config, topology)
+    programs = configured_programs.build(config, mesh, args.rewriter_config)
     with compiler.minimal_compile_effort() if args.quick else contextlib.nullcontext():
         reports = _examine(programs, config, topology, mesh, args)
     _print_end(reports, config, topology, mesh, args)
@@ -134,37 +134,6 @@ def _apply_options(check: Any, args: argparse.Namespace) -> None:
                 source="--programs",
                 field="check.programs",
             )
-
-
-def _make_mesh(config: Any, topology: Any) -> Any:
-    """The rewriter's mesh over all chips of the topology."""
-    from pav_jax.parallel.mesh import make_mesh
-
-    sizes = dict(config.mesh)
-    if all(size == 1 for size in sizes.values()):  # written for one device: use all chips
-        sizes |= {"data": topology.num_slices, "fsdp": -1}
-    return make_mesh(**sizes, devices=topology.devices)
-
-
-def _build_programs(config: Any, mesh: Any, rewriter_config: str | None) -> list:
-    """The programs that `config.check.programs` names."""
-    from pav_jax.preflight import generator_programs, reward_programs, rewriter_programs
-
-    names = config.check.programs
-    programs = []
-    if {"sft", "dpo", "sample"} & set(names):
-        lm = rewriter_programs.outline(config, mesh, rewriter_config)
-        for stage in ("sft", "dpo"):
-            if stage in names:
-                programs.append(rewriter_programs.training(stage, config, lm))
-        if "sample" in names:
-            programs.append(rewriter_programs.sampling_program(config, lm))
-    host = [device for device in mesh.devices.flat if device.process_index == 0]
-    if "generator" in names:
-        programs += generator_programs.build(config, host)
-    if "rewards" in names:
-        programs += reward_programs.build(config, host)
-    return programs
 
 
 def _examine(

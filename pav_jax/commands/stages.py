@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-import warnings
 from typing import Any
 
 from pav_jax.redaction import redact
@@ -214,6 +213,3 @@ def show_log() -> None:
     if not any(isinstance(handler, _StandardError) for handler in log.handlers):
         log.addHandler(_StandardError())
         log.propagate = False  # a library adds a handler to the root logger, which would repeat it
-    warnings.formatwarning = (  # pyright: ignore
-        lambda message, *_: redact(f"warning: {message}\n")
-    )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pav_jax.errors import BadInput
-from pav_jax.language import thoughts
+from pav_jax.language import chat, thoughts
 
 AUTO = "auto"  # stands for `shipped_template` where a template file is named
 FOLDER = Path(__file__).with_name("templates")
@@ -43,6 +43,21 @@ def shipped_template(tokenizer: Any, model_type: str) -> Path:
     if name == "chatml" and _thinks(tokenizer):
         name = "chatml_thinking"
     return FOLDER / f"rewriter_{name}.jinja"
+
+
+def lacks_instruction(tokenizer: Any, model_type: str) -> bool:
+    """Return whether a shipped instruction would fit, and the tokenizer's own template says nothing
+    of prompts or videos, as that of a general model.
+
+    Args:
+      model_type: as of `shipped_template`.
+    """
+    try:
+        shipped_template(tokenizer, model_type)
+    except BadInput:  # of no known format, as the embedded models
+        return False
+    text = chat.chat_text(tokenizer, chat.user_chat("a")).lower()
+    return "prompt" not in text and "video" not in text
 
 
 def _has_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> bool:

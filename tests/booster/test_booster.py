@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+import warnings
 
 import pytest
 
@@ -10,6 +12,7 @@ from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from tests.tiny.byte_language_model import tiny_language_model
+from tests.tiny.chat_formats import FORMATS, chat_tokenizer
 
 
 class FakeLanguageModel:
@@ -124,3 +127,20 @@ def test_from_pretrained_sampling_and_template(tmp_path):
     assert (
         other.language_model.tokenizer.decode(other.language_model.prompt_ids("x")) == "rewrite: x"
     )
+
+
+def test_from_pretrained_general_model_warns_once_without_a_template(monkeypatch):
+    general = types.SimpleNamespace(
+        tokenizer=chat_tokenizer(next(iter(FORMATS.values()))),
+        config=types.SimpleNamespace(model_type="qwen2"),
+        generation={},
+        with_template=lambda template: general,
+    )
+    monkeypatch.setattr(
+        "pav_jax.booster.booster.LanguageModel.from_pretrained", lambda *_, **__: general
+    )
+    with pytest.warns(UserWarning, match=r"general: .*--template=auto"):
+        Booster.from_pretrained("general")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Booster.from_pretrained("general", template="auto")

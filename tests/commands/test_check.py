@@ -8,7 +8,7 @@ import pytest
 from pav_jax.commands import check
 from pav_jax.main import main
 from pav_jax.parallel.chips import CHIPS
-from pav_jax.preflight import topology
+from pav_jax.preflight import configured_programs, topology
 from tests.preflight.libtpu import needs_libtpu
 from tests.tiny import rewriter_sizes
 
@@ -46,7 +46,7 @@ def test_check_quick_lowers_effort_while_compiling(quick, monkeypatch, capsys):
     monkeypatch.setattr(
         check, "_examine", lambda *_: levels.append(jax.config.jax_optimization_level) or []
     )
-    monkeypatch.setattr(check, "_build_programs", lambda *_: [])
+    monkeypatch.setattr(configured_programs, "build", lambda *_: [])
     local = topology.Topology("v5e:1x1", CHIPS["v5e"], (1, 1), 1, jax.devices()[:1])
     monkeypatch.setattr(topology, "describe_topology", lambda name, num_slices: local)
     before = jax.config.jax_optimization_level

@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.language.shipped_templates import FOLDER, shipped_template
+from pav_jax.language.shipped_templates import FOLDER, lacks_instruction, shipped_template
 from pav_jax.language.thoughts import without_thoughts
 from tests.tiny.chat_formats import FORMATS, ChatFormat, chat_tokenizer
 
@@ -28,6 +28,12 @@ def shipped(chat_format):
     assert file == FOLDER / f"rewriter_{chat_format.shipped}.jinja"
     tokenizer.chat_template = file.read_text()
     return tokenizer
+
+
+def test_lacks_instruction_of_general_models_only(chat_format, shipped):
+    general = chat_tokenizer(chat_format)
+    assert lacks_instruction(general, chat_format.model_type)
+    assert not lacks_instruction(shipped, chat_format.model_type)
 
 
 def test_shipped_template_has_instruction_and_prompt(shipped):

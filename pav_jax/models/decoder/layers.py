@@ -139,8 +139,6 @@ class Attention(nn.Module):
         ]
         if len(calls) == 1:
             return calls[0](*arrays)
-        if isinstance(kind, int):
-            return calls[distinct.index(windows[kind])](*arrays)
         index = jnp.asarray([distinct.index(window) for window in windows])[kind]
         return jax.lax.switch(index, calls, *arrays)
 
@@ -174,7 +172,8 @@ class Block(nn.Module):
       rotary: cos and sin, each [B, T, 1, rotary_dim/2]; in a model with several kinds of layers, a
         table per kind, stacked on a first axis.
       mask: as of `dot_product_attention`; a `Causal` rule is narrowed to the layer's window.
-      kind: index into `config.kinds`, an int or an array; None if all layers are of one kind.
+      kind: index into `config.kinds`, an array; None if all layers are of one kind, or if rotary
+        and mask are those of this layer.
       cache, slot: keys and values, each [B, K, S, H], and where the new ones go, see `write_slots`.
     """
 
