@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results, as JSON Lines")
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--only", default="", help="only configurations that start with this")
+    parser.add_argument("--programs", default="", help="only programs whose names contain this")
     parser.add_argument(
         "--config", help=argparse.SUPPRESS
     )  # compile one configuration in this process
@@ -57,11 +58,12 @@ def main() -> None:
     if arguments.table:
         print_table(read_rows(arguments.out))
     elif arguments.config:
-        compile_programs(arguments.config, arguments.out)
+        compile_programs(arguments.config, arguments.programs, arguments.out)
     else:
         for name in CONFIGS:
             if name.startswith(arguments.only):
-                command = [sys.executable, __file__, f"--out={arguments.out}", f"--config={name}"]
+                options = [f"--{key}={getattr(arguments, key)}" for key in ("out", "programs")]
+                command = [sys.executable, __file__, *options, f"--config={name}"]
                 subprocess.run(command, check=False)
 
 
@@ -72,7 +74,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def compile_programs(name: str, path: Path) -> None:
+def compile_programs(name: str, programs: str, path: Path) -> None:
     """Compiles the programs of a configuration that `path` lacks, and appends a line for each."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from pav_jax import config as configuration
@@ -85,7 +87,7 @@ def compile_programs(name: str, path: Path) -> None:
     mesh = configured_programs.rewriter_mesh(config, topology)
     finished = {(row["config"], row["program"]) for row in read_rows(path)}
     for program in configured_programs.build(config, mesh):
-        if (name, program.name) not in finished:
+        if programs in program.name and (name, program.name) not in finished:
             row = dict(config=name, topology=topology.name, **measure(program, topology))
             print(json.dumps(row), flush=True)
             with path.open("a") as lines:
