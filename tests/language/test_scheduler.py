@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from pav_jax.language import chat, scheduler
 from pav_jax.language.sampling import Sampling
 from pav_jax.models.decoder.config import LayerKind
+from tests.tiers import first_fast
 from tests.tiny.byte_language_model import TEMPLATE, tiny_language_model
 
 WORDS = ["rain", "a girl", "two dogs run", "x", "the quick brown fox jumps over", "7 cats", "sea"]
@@ -54,7 +55,7 @@ def ending_early(lm, prompts, settings):
     return dataclasses.replace(lm, eos=(max(sorted(tokens), key=spread),))
 
 
-@pytest.mark.parametrize("rows", [3, 16])
+@pytest.mark.parametrize("rows", first_fast([3, 16]))
 @pytest.mark.parametrize("has_prefix", [False, True])
 def test_sampler_answers_equal_those_of_a_prompt_alone(lm, instructed, rows, has_prefix):
     settings = Sampling(max_new_tokens=30)

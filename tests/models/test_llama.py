@@ -61,6 +61,7 @@ def test_llama_remat_gradients(params, ids):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stored, recomputed)
 
 
+@pytest.mark.slow
 def test_llama_flat_rows_values_and_gradients(ids):
     config = dataclasses.replace(CONFIG, qkv_bias=True, out_bias=True)
     rng = np.random.default_rng(1)

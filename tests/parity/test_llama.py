@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pav_jax.checkpoints.folder import load, save
 from pav_jax.models.decoder import Decoder, hf
+from tests.tiers import first_fast
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -71,7 +72,7 @@ def assert_close(ours, theirs, tolerance=1e-4):
     assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", first_fast(range(5)))
 def test_llama_equals_transformers(seed, tmp_path):
     theirs = torch_model(random_config(seed), seed)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -102,7 +103,7 @@ def test_llama_padding_equals_transformers(tmp_path):
     assert_close(np.where(mask[..., None], got, 0), np.where(mask[..., None], want, 0))
 
 
-@pytest.mark.parametrize("offset", [0, 100_000])
+@pytest.mark.parametrize("offset", first_fast([0, 100_000], 0))
 def test_llama_rope_scaling_equals_transformers(offset, tmp_path):
     length = 8300 if offset == 0 else 64
     config = LlamaConfig(

@@ -137,6 +137,7 @@ def test_save_loads_in_diffusers(pair, tmp_path):
         assert torch.equal(again.decode(z).sample, theirs.decode(z).sample)
 
 
+@pytest.mark.slow
 def test_decode_conv_forms_equal():
     config = vae_hf.config_from_hf(dict(torch_vae(0).config))
     params = load_params(config)

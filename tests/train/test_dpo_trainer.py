@@ -127,6 +127,7 @@ def test_run_equivalent_options(straight, lm, preferences, tmp_path, changes):
     np.testing.assert_allclose(losses(tmp_path), losses(straight), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_run_full_finetuning(lm, preferences, tmp_path):
     dpo.run(make_config(full_finetuning=True, learning_rate=1e-3), lm, preferences, tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(LN_2, abs=1e-6)
