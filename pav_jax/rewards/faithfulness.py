@@ -96,6 +96,7 @@ class Lexicon:
         if not any(data.concepts.values()):
             raise BadInput(f"{path}: concepts is empty; name at least one", path, "concepts")
         self.lemmatise = _make_lemmatiser(data)
+        self.vocabulary = self.lemmatise.vocabulary
         self.stop = frozenset(data.stop)
         self.generic = frozenset(self.lemmatise.lemma(word) for word in data.generic)
         self._concepts: dict[tuple[str, ...], set[Concept]] = {}
@@ -104,6 +105,11 @@ class Lexicon:
         self._add_kinds(data.kinds)
         self._max_words = max(map(len, self._concepts))
         self._category_rank = {category: rank for rank, category in enumerate(data.concepts)}
+
+    def knows(self, word: str) -> bool:
+        """Whether the lexicon has a word, in any inflection and case."""
+        word = word.lower()
+        return word in self.stop or self.lemmatise.lemma(word) in self.vocabulary
 
     def units(self, prompt: str) -> list[Unit]:
         """The prompt's units, each once, from left to right."""

@@ -46,7 +46,7 @@ class Lemmatiser:
         irregular: Mapping[str, str],
         uninflected: AbstractSet[str],
     ):
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._entries = entries
         self._irregular = irregular
         self._uninflected = uninflected
@@ -65,7 +65,7 @@ class Lemmatiser:
         # comparison and -ly change the meaning more: only to a base in the vocabulary
         if not bases and word not in self._entries:
             bases = _compared(word)
-        lemma = next((base for base in bases if base in self._vocabulary), default)
+        lemma = next((base for base in bases if base in self.vocabulary), default)
         return self._irregular.get(lemma, lemma)
 
 

@@ -1,0 +1,48 @@
+"""Names in capitals that the dictionary does not have, such as trigger words of LoRAs."""
+
+import html
+import re
+from collections.abc import Iterator
+
+from pav_jax.booster.prompt_syntax.parts import Kind, Part
+from pav_jax.rewards.faithfulness import load_lexicon
+
+WORD = re.compile(r"[^\W_]{1,60}")
+SHOUTED = 0.5  # share of words in capitals above which capitals are no sign of a name
+
+
+def split_names(text: str, shouted: bool) -> Iterator[Part]:
+    """Split a text at its names.
+
+    Args:
+      text: as typed.
+      shouted: whether words in capitals are no sign of a name.
+    """
+    start = 0
+    for match in WORD.finditer(text):
+        if not _is_name(match[0], shouted):
+            continue
+        if match.start() > start:
+            yield _text(text[start : match.start()])
+        yield Part(Kind.NAME, match[0], said=match[0], value=match[0])
+        start = match.end()
+    if start < len(text):
+        yield _text(text[start:])
+
+
+def is_shouted(text: str) -> bool:
+    """Whether most words of a text are in capitals."""
+    words = [word for word in WORD.findall(text) if len(word) > 1 and word.isalpha()]
+    capitals = sum(word.isupper() for word in words)
+    return len(words) > 2 and capitals > SHOUTED * len(words)
+
+
+def _is_name(word: str, shouted: bool) -> bool:
+    capitals = sum(letter.isupper() for letter in word)
+    if capitals < 2 or (shouted and word.isalpha() and word.isupper()):
+        return False
+    return not load_lexicon().knows(word)
+
+
+def _text(typed: str) -> Part:
+    return Part(Kind.TEXT, typed, said=html.unescape(typed))

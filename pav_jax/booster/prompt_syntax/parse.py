@@ -1,0 +1,108 @@
+"""Reading of a prompt into its parts, in time proportional to its length."""
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+
+from pav_jax.booster.prompt_syntax.flags import HEAD, Flag, read_flag
+from pav_jax.booster.prompt_syntax.marks import INSTRUCTION, LABEL, MARK, read_mark
+from pav_jax.booster.prompt_syntax.names import is_shouted, split_names
+from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Part
+
+WORD = re.compile(r"[^\W_]")
+
+
+def parse_prompt(prompt: str) -> ParsedPrompt:
+    """Split a prompt into its parts; any text can be read, and `render` gives it back exactly.
+
+    Args:
+      prompt: as the user typed it.
+    """
+    label = LABEL.match(prompt)
+    start = label.end() if label else 0
+    parts = [Part(Kind.LABEL, label[0])] if label else []
+    flagged = _demote_inner_flags(list(_scan(prompt, start)))
+    instructed = _read_instruction(_join_text(flagged))
+    shouted = is_shouted("".join(part.typed for part in instructed if part.kind is Kind.TEXT))
+    for part in instructed:
+        parts += split_names(part.typed, shouted) if part.kind is Kind.TEXT else [part]
+    return ParsedPrompt(tuple(part for part in parts if part.typed))
+
+
+def _scan(text: str, start: int) -> Iterator[tuple[Part, bool]]:
+    """Parts in order, and whether each is one wherever it stands."""
+    mark = MARK.search(text, start)
+    head = HEAD.search(text, start)
+    position = start
+    while mark or head:
+        if head and (not mark or head.start() <= mark.start()):
+            flag = read_flag(text, head)
+            begin, end = head.start(), flag.end if flag else head.end()
+            part, is_sure = _flag_part(text[begin:end], flag)
+        else:
+            assert mark
+            begin, end = mark.span()
+            part, is_sure = read_mark(mark), True
+        if begin > position:
+            yield Part(Kind.TEXT, text[position:begin]), True
+        yield part, is_sure
+        position = end
+        if mark and mark.start() < position:
+            mark = MARK.search(text, position)
+        if head and head.start() < position:
+            head = HEAD.search(text, position)
+    if position < len(text):
+        yield Part(Kind.TEXT, text[position:]), True
+
+
+def _flag_part(typed: str, flag: Flag | None) -> tuple[Part, bool]:
+    if flag is None:
+        return Part(Kind.TEXT, typed), True
+    return Part(Kind.FLAG, typed, name=flag.name, value=flag.value), flag.known
+
+
+def _demote_inner_flags(parts: list[tuple[Part, bool]]) -> list[Part]:
+    """Make text of the unknown flags that text follows."""
+    kept: list[Part] = []
+    is_end = True
+    for part, is_sure in reversed(parts):
+        if part.kind is Kind.FLAG and not is_sure and not is_end:
+            part = Part(Kind.TEXT, part.typed)
+        if part.kind is Kind.TEXT and WORD.search(part.typed):
+            is_end = False
+        kept.append(part)
+    return kept[::-1]
+
+
+def _join_text(parts: Iterable[Part]) -> list[Part]:
+    """Join neighbouring parts of text."""
+    joined: list[list[str]] = []
+    result: list[Part] = []
+    for part in parts:
+        if part.kind is not Kind.TEXT:
+            result.append(part)
+        elif result and result[-1].kind is Kind.TEXT:
+            joined[-1].append(part.typed)
+        else:
+            joined.append([part.typed])
+            result.append(part)
+    texts = iter(joined)
+    return [
+        Part(Kind.TEXT, "".join(next(texts))) if part.kind is Kind.TEXT else part for part in result
+    ]
+
+
+def _read_instruction(parts: list[Part]) -> list[Part]:
+    """Make one instruction of everything after the first " @ " up to the next flag."""
+    for i, part in enumerate(parts):
+        match = INSTRUCTION.search(part.typed) if part.kind is Kind.TEXT else None
+        if match is None:
+            continue
+        end = i + 1
+        while end < len(parts) and parts[end].kind not in (Kind.FLAG, Kind.LORA, Kind.MESSAGE):
+            end += 1
+        typed = part.typed[match.start() :] + "".join(p.typed for p in parts[i + 1 : end])
+        before = [Part(Kind.TEXT, part.typed[: match.start()])]
+        value = html.unescape(typed[1:]).strip()
+        return [*parts[:i], *before, Part(Kind.INSTRUCTION, typed, value=value), *parts[end:]]
+    return parts
