@@ -256,8 +256,7 @@ class LanguageModel:
                 f"num_return_sequences={num_return_sequences}: must be 1 or more",
                 field="num_return_sequences",
             )
-        context = self.config.max_position_embeddings
-        max_prompt = context - min(settings.max_new_tokens, context // 2)
+        max_prompt = self.max_prompt_tokens(settings.max_new_tokens)
         prompts = [list(ids)[-max_prompt:] for ids in prompt_ids]
         for i, ids in enumerate(prompts):
             if not ids:
@@ -267,20 +266,22 @@ class LanguageModel:
             for i in range(len(prompts))
             for number in range(num_return_sequences)
         ]
-        sampler = Sampler(
-            self.model,
-            self.variables,
-            settings,
-            self.eos,
-            self.batch_size,
-            self._shared_prefix(prompts),
-            self.mesh,
-        )
-        answers = sampler(prompts, samples)
+        answers = self.make_sampler(settings, self._shared_prefix(prompts))(prompts, samples)
         return [
             [answers[Sample(i, number, seeds[i])] for number in range(num_return_sequences)]
             for i in range(len(prompts))
         ]
+
+    def max_prompt_tokens(self, max_new_tokens: int) -> int:
+        """Return how many tokens a prompt may have; `generate` cuts a longer one on the left."""
+        context = self.config.max_position_embeddings
+        return context - min(max_new_tokens, context // 2)
+
+    def make_sampler(self, settings: sampling.Sampling, prefix: tuple[int, ...] = ()) -> Sampler:
+        """Return what draws answers from this model; see `Sampler` for the arguments."""
+        return Sampler(
+            self.model, self.variables, settings, self.eos, self.batch_size, prefix, self.mesh
+        )
 
     def _shared_prefix(self, prompts: Sequence[list[int]]) -> tuple[int, ...]:
         """The tokens before the user's words in the chat template, if a prompt may have them.

@@ -7,7 +7,8 @@ long answer does not hold up the others.
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,17 +77,38 @@ class Sampler:
         """
         buckets: dict[tuple[int, int], list[Sample]] = {}
         for sample in samples:
-            buckets.setdefault(self._bucket(prompts[sample.prompt]), []).append(sample)
-        weights = decode.split_layers(self.model.config.num_hidden_layers, self.variables)
+            buckets.setdefault(self.bucket(prompts[sample.prompt]), []).append(sample)
+        weights = self.split_weights()
         answers: dict[Sample, list[int]] = {}
-        for (prefix, length), queue in buckets.items():
-            shape = prefill.make_shape(
-                self.model, self.rows, prefix, length, self.settings, self.eos, self.mesh
-            )
-            answers |= _Batch(self, shape, weights, prompts, queue).run()
+        for bucket, queue in buckets.items():
+            batch = self.open_batch(bucket, weights, prompts)
+            batch.add(queue)
+            answers |= batch.run()
         return answers
 
-    def _bucket(self, ids: list[int]) -> tuple[int, int]:
+    def split_weights(self) -> Any:
+        """Return a copy of the variables as `open_batch` takes them."""
+        return decode.split_layers(self.model.config.num_hidden_layers, self.variables)
+
+    def open_batch(
+        self,
+        bucket: tuple[int, int],
+        weights: Any,
+        prompts: Sequence[list[int]] | Mapping[int, list[int]],
+    ) -> "Batch":
+        """Return a batch without samples.
+
+        Args:
+          bucket: of all its prompts.
+          weights: from `split_weights`.
+          prompts: where it looks up the prompts of its samples; it may grow.
+        """
+        shape = prefill.make_shape(
+            self.model, self.rows, *bucket, self.settings, self.eos, self.mesh
+        )
+        return Batch(self, shape, weights, prompts)
+
+    def bucket(self, ids: list[int]) -> tuple[int, int]:
         """The tokens of the shared prefix, and the padded length of the rest."""
         r = len(self.prefix)
         if r >= MIN_PREFIX and len(ids) > r and tuple(ids[:r]) == self.prefix:
@@ -100,40 +122,76 @@ class Sampler:
         return device_put_global(arrays, decode.batch_shardings(arrays, self.mesh))
 
 
-class _Batch:
-    """The rows of one shape, and the queue that they work off."""
+class Batch:
+    """The rows of one shape, and the queue that they work off; made by `Sampler.open_batch`.
+
+    A caller either runs the whole queue, or steps, and may add and cancel samples between steps.
+    """
 
     def __init__(
         self,
         sampler: Sampler,
         shape: prefill.Shape,
         weights: Any,
-        prompts: Sequence[list[int]],
-        queue: Sequence[Sample],
+        prompts: Sequence[list[int]] | Mapping[int, list[int]],
     ):
         self.sampler = sampler
         self.shape = shape
         self.weights = weights
         self.prompts = prompts
-        self.queue = collections.deque(queue)
-        self.order = list(dict.fromkeys(sample.prompt for sample in queue))  # of prompts
+        self.queue: collections.deque[Sample] = collections.deque()
         self.settings = decode.run_time_settings(sampler.model, sampler.settings)
         self.prefix = self._compute_prefix()
         self.rows = decode.empty_rows(shape)
         self.in_row: list[Sample | None] = [None] * shape.rows
         self.group: list[int] = []  # prompts that have a cache
 
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Append samples to the queue, those of one prompt next to each other."""
+        self.queue.extend(samples)
+
+    def cancel(self, sample: Sample) -> None:
+        """Take a sample out of the queue, or free its row."""
+        if sample in self.queue:
+            self.queue.remove(sample)
+        elif sample in self.in_row:
+            row = self.in_row.index(sample)
+            self.in_row[row] = None
+            is_row_B = np.arange(self.shape.rows) == row
+            self.rows = dataclasses.replace(self.rows, done_B=self.rows.done_B | is_row_B)
+
     def run(self) -> dict[Sample, list[int]]:
         """Draw all samples of the queue."""
         answers: dict[Sample, list[int]] = {}
         while self.queue or any(self.in_row):
-            while self.queue and not all(self.in_row):
-                self._fill()
-            self.rows = decode.decode_rows(
-                self.shape, self.weights, self.rows, self._stop(), self.settings
-            )
-            answers |= self._take_finished()
+            answers |= self.step()
         return answers
+
+    def step(self, max_steps: int | None = None) -> dict[Sample, list[int]]:
+        """Fill free rows from the queue, and draw at most `max_steps` tokens of every row.
+
+        Args:
+          max_steps: None: until rows can be refilled, or all have ended.
+
+        Returns:
+          New token ids of the samples that have ended.
+        """
+        while self.queue and not all(self.in_row):
+            self._fill()
+        stop = self._stop()
+        if max_steps is not None:
+            stop = np.int32(max_steps), np.int32(self.shape.rows)
+        self.rows = decode.decode_rows(self.shape, self.weights, self.rows, stop, self.settings)
+        return self._take_finished()
+
+    def drawn(self) -> dict[Sample, list[int]]:
+        """Return the tokens drawn so far of the samples that have not ended."""
+        counts_B, tokens_BxM = self._read(self.rows.counts_B, self.rows.tokens_BxM)
+        return {
+            sample: tokens_BxM[row, : counts_B[row]].tolist()
+            for row, sample in enumerate(self.in_row)
+            if sample is not None
+        }
 
     def _stop(self) -> tuple[np.int32, np.int32]:
         """When the next chunk ends: steps, rows that are done."""
@@ -182,8 +240,8 @@ class _Batch:
         """Run the next prompts of the queue through the model."""
         b = self.shape.rows
         r = self.shape.prefix
-        self.group = self.order[:b]
-        self.order = self.order[b:]
+        queued = itertools.groupby(self.queue, lambda sample: sample.prompt)
+        self.group = [prompt for prompt, _ in itertools.islice(queued, b)]
         prompts_BxP = np.zeros((b, self.shape.prompt), np.int32)
         lengths_B = np.zeros(b, np.int32)  # 0 marks a padding row
         for i, prompt in enumerate(self.group):
@@ -198,10 +256,13 @@ class _Batch:
     def _take_finished(self) -> dict[Sample, list[int]]:
         """Return the answers of rows that have ended, and free the rows."""
         state = (self.rows.done_B, self.rows.counts_B, self.rows.tokens_BxM)
-        done_B, counts_B, tokens_BxM = map(np.asarray, processes.gather_to_host(state))
+        done_B, counts_B, tokens_BxM = self._read(*state)
         answers = {}
         for row, sample in enumerate(self.in_row):
             if sample is not None and done_B[row]:
                 answers[sample] = tokens_BxM[row, : counts_B[row]].tolist()
                 self.in_row[row] = None
         return answers
+
+    def _read(self, *arrays: Any) -> Iterable[np.ndarray]:
+        return map(np.asarray, processes.gather_to_host(arrays))

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from pav_jax.language import chat, scheduler
 from pav_jax.language.sampling import Sampling
 from pav_jax.models.decoder.config import LayerKind
+from pav_jax.seeds import seeds_for_prompts
 from tests.tiers import first_fast
 from tests.tiny.byte_language_model import TEMPLATE, tiny_language_model
 
@@ -140,3 +141,32 @@ def test_prefix_of_a_template_that_fails(lm):
     tokenizer = tiny_language_model().tokenizer
     tokenizer.chat_template = None
     assert chat.prefix(tokenizer) == ()
+
+
+def test_batch_answers_do_not_depend_on_steps_added_or_cancelled_samples(instructed):
+    model, prompts = instructed
+    settings = Sampling(max_new_tokens=40)
+    model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=3)
+    expected = model.generate_ids(prompts, settings, num_return_sequences=2)
+    seeds = seeds_for_prompts(0, len(prompts))
+    samples = [scheduler.Sample(i, n, seeds[i]) for i in range(len(prompts)) for n in range(2)]
+    sampler = model.make_sampler(settings, chat.prefix(model.tokenizer))
+    buckets = {sampler.bucket(ids) for ids in prompts}
+    assert len(buckets) == 1
+    batch = sampler.open_batch(buckets.pop(), sampler.split_weights(), prompts)
+    waiting = list(samples)
+    cancelled = {samples[1], samples[6], samples[-1]}
+    answers = {}
+    partial = {}
+    while waiting or len(answers) < len(samples) - len(cancelled):
+        batch.add(waiting[:2])
+        waiting = waiting[2:]
+        answers |= batch.step(3)
+        partial |= batch.drawn()
+        for sample in cancelled - set(waiting):
+            batch.cancel(sample)
+    for sample, tokens in partial.items():
+        assert expected[sample.prompt][sample.number][: len(tokens)] == tokens
+    for sample in set(samples) - cancelled:
+        assert answers[sample] == expected[sample.prompt][sample.number]
+    assert batch.step(3) == batch.drawn() == {}
