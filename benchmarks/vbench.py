@@ -24,13 +24,13 @@ import numpy as np
 from pav_jax import components, recipe
 from pav_jax import config as configuration
 from pav_jax.booster.booster import Booster
+from pav_jax.language.encoder import make_encoder
+from pav_jax.language.log_probs import log_probs
 from pav_jax.prefer.pairs import length_difference
 from pav_jax.records import Preference, PromptPair, stable_seed
 from pav_jax.rewards.faithfulness import faithfulness
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
-from pav_jax.train.data import make_encoder
-from pav_jax.train.log_probs import log_probs
 
 BATCH_SIZE = 8
 

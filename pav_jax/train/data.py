@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from pav_jax.errors import BadInput
+from pav_jax.language.encoder import Encoder, make_encoder
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel import processes
 from pav_jax.parallel.mesh import batch_shards
@@ -33,7 +33,7 @@ class ExampleData:
     """
 
     source: Sequence[Mapping[str, Any]]
-    encoder: batches.Encoder
+    encoder: Encoder
     answer_fields: tuple[str, ...]
     lengths: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -98,24 +98,3 @@ def read_data(
         )
     lengths = batches.padded_lengths(fields.length_buckets, survey.longest, fields.max_length)
     return ExampleData(source, encoder, answer_fields, lengths, survey.sizes)
-
-
-def make_encoder(lm: LanguageModel, max_length: int, max_prompt_length: int) -> batches.Encoder:
-    """The encoder for a model's tokenizer and chat template.
-
-    Raises:
-      BadInput: neither tokenizer nor model configuration names an end-of-sequence token.
-    """
-    eos = lm.tokenizer.eos_token_id
-    if eos is None:
-        eos = next(iter(lm.eos), None)
-    if eos is None:
-        raise BadInput(
-            f"{lm.name}: neither tokenizer nor configuration names an eos_token; answers could"
-            " not end",
-            source=lm.name,
-            field="eos_token",
-        )
-    return batches.Encoder(
-        lm.tokenizer, lm.prompt_ids, eos, lm.config.vocab_size, max_length, max_prompt_length
-    )

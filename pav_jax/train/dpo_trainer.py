@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from rich.progress import Progress
 
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.log_probs import log_probs
 from pav_jax.parallel import sharding_rules
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 from pav_jax.train import run as training
 from pav_jax.train.config import DPOConfig, dpo_section
 from pav_jax.train.data import ExampleData
-from pav_jax.train.log_probs import log_probs
 from pav_jax.train.loop import Batch, Metrics, TrainStep, gradients
 from pav_jax.train.losses import PreferenceLoss, answer_log_probs, preference_loss
 from pav_jax.train.state import TrainState, dropout_key

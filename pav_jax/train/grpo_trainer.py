@@ -21,13 +21,14 @@ from pav_jax.candidates.prompt_text import usable_prompts
 from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.log_probs import log_probs
 from pav_jax.parallel import sharding_rules
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.train import state as training_state
 from pav_jax.train.config import GRPOConfig, grpo_section
 from pav_jax.train.export import save_booster
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from pav_jax.train.log_probs import log_probs, trained_log_probs
+from pav_jax.train.log_probs import trained_log_probs
 from pav_jax.train.loop import (
     Batch,
     Metrics,

@@ -24,6 +24,7 @@ from pav_jax.candidates.scoring import overall_scores
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.errors import BadInput
 from pav_jax.language.chat import decode_answers
+from pav_jax.language.encoder import make_encoder
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.language.thoughts import without_thoughts
@@ -33,7 +34,6 @@ from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.records import read_segments
 from pav_jax.train import batches
 from pav_jax.train.config import GRPOConfig
-from pav_jax.train.data import make_encoder
 from pav_jax.train.group_rewards import (
     advantages,
     check_rewards,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints import folder as folders
+from pav_jax.language.log_probs import log_probs
 from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from pav_jax.train.log_probs import log_probs
 from tests.parity.trl_models import make_model, make_tokenizer
 from tests.tiers import first_fast
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pav_jax.checkpoints.folder import load
+from pav_jax.language.log_probs import log_probs
 from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train import dpo_trainer as dpo
 from pav_jax.train import losses
-from pav_jax.train.log_probs import log_probs
 from tests.parity.trl_models import FAMILIES, make_model, make_tokenizer
 from tests.tiers import first_fast
 

@@ -9,9 +9,9 @@ import torch
 from flax import traverse_util
 
 from pav_jax.checkpoints.folder import load
+from pav_jax.language.log_probs import log_probs
 from pav_jax.language.lora import LoraConfig, init_lora, merge, with_lora
 from pav_jax.models.decoder import Decoder, hf
-from pav_jax.train.log_probs import log_probs
 from pav_jax.train.losses import sft_loss
 from tests.tiers import first_fast
 from tests.tiny.decoders import FAMILIES, LENGTH, torch_model

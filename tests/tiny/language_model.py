@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import tokenizers
 import transformers
 
+from pav_jax.language import chat
+from pav_jax.language.encoder import Encoder
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.models.decoder import Decoder, DecoderConfig, Experts, LayerKind, Rope
 from pav_jax.parallel.experts import make_sum_experts_fn
@@ -77,6 +79,18 @@ def make_lm(mesh=None, dtype=jnp.float32, family="llama"):
     model = Decoder(config, dtype, sum_experts_fn=make_sum_experts_fn(config.experts, mesh))
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     return LanguageModel(model, params, config, make_tokenizer(), name="tiny", eos=(2,), mesh=mesh)
+
+
+def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
+    tokenizer = tokenizer or make_tokenizer()
+    return Encoder(
+        tokenizer,
+        lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)),
+        2,
+        vocabulary,
+        max_length,
+        max_prompt_length,
+    )
 
 
 def write_pairs(path, count=12):

@@ -7,28 +7,11 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.language import chat
 from pav_jax.records import Preference, PromptPair
 from pav_jax.storage.records import write_jsonl
 from pav_jax.train import batches, tfds_builders
 from tests.tiny import language_model as tiny
-from tests.tiny.language_model import WORDS
-
-
-def make_encoder(tokenizer=None, max_length=64, max_prompt_length=32, vocabulary=31):
-    tokenizer = tokenizer or tiny.make_tokenizer()
-    return batches.Encoder(
-        tokenizer,
-        lambda prompt: chat.encode(tokenizer, chat.user_chat(prompt)),
-        2,
-        vocabulary,
-        max_length,
-        max_prompt_length,
-    )
-
-
-def ids(text):
-    return [WORDS.index(w) for w in text.split()]
+from tests.tiny.language_model import WORDS, make_encoder
 
 
 def pairs(count):
@@ -128,32 +111,6 @@ def test_data_source_empty_file(tmp_path):
         tfds_builders.data_source(tfds_builders.SftPairs, tmp_path / "p.jsonl", tmp_path / "tfds")
 
 
-def test_encode_two_answers():
-    encoded = make_encoder().encode("a b", ["c d", "e"])
-    assert encoded.num_prompt_tokens == 5
-    assert not encoded.prompt_truncated and not encoded.answer_truncated
-    assert [list(row) for row in encoded.rows] == [
-        ids("<s> <user> a b <booster> c d </s>"),
-        ids("<s> <user> a b <booster> e </s>"),
-    ]
-
-
-def test_encode_prompt_with_template_markers():
-    encoded = make_encoder().encode("a <booster> b", ["c"])
-    assert encoded.num_prompt_tokens == len(encoded.rows[0]) - 2
-
-
-def test_encode_long_prompt():
-    encoded = make_encoder(max_prompt_length=4).encode("a b c d e", ["f"])
-    assert encoded.prompt_truncated and encoded.num_prompt_tokens == 4
-    assert list(encoded.rows[0]) == ids("<s> d e <booster> f </s>")
-
-
-def test_encode_long_answer():
-    encoded = make_encoder(max_length=6).encode("a", ["b c d e"])
-    assert encoded.answer_truncated and list(encoded.rows[0]) == ids("<s> <user> a <booster> b c")
-
-
 def test_survey_truncated_examples(source):
     survey = batches.survey(source, make_encoder(max_length=9), ("refined",), "pairs.jsonl")
     assert (
@@ -169,22 +126,6 @@ def test_survey_truncated_examples(source):
         ).truncated_prompts
         == 10
     )
-
-
-@pytest.mark.parametrize(
-    "pair, is_usable",
-    [
-        (("a", "b"), True),  # short, but whole
-        (("a", "a"), True),  # as the file says it
-        (("a b c d e f g", "a"), True),
-        (("a b c d e f g", "a b c d e f h"), False),  # they differ after the end
-        (("a b c d e f g", "a b c d e f g h"), False),
-        (("b b c d e f g", "a b c d e f g"), True),
-    ],
-)
-def test_is_usable_truncated_answers(pair, is_usable):
-    encoded = make_encoder(max_length=8).encode("a", pair)  # 4 tokens of an answer
-    assert encoded.is_usable == is_usable
 
 
 def test_survey_leaves_out_short_truncated_answers():

@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.log_probs import log_probs
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
 from pav_jax.train import grpo_trainer as grpo
 from pav_jax.train import rollouts
 from pav_jax.train.config import GRPO_LOSS_TYPES, grpo_config
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from pav_jax.train.log_probs import log_probs
 from pav_jax.train.loop import compile_step
 from pav_jax.train.state import training_model
 from tests.fakes import FakeGenerator, FakeSuite

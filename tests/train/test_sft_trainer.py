@@ -13,12 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
+from pav_jax.language.log_probs import log_probs
 from pav_jax.language.lora import LoraConfig, init_lora, merge
 from pav_jax.parallel import chips
 from pav_jax.train import sft_trainer as sft
 from pav_jax.train.config import REMAT_POLICIES, sft_config
 from pav_jax.train.data import read_data
-from pav_jax.train.log_probs import log_probs
 from pav_jax.train.loop import compile_step
 from pav_jax.train.state import make_state, training_model
 from tests.tiny import language_model as tiny

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.train.log_probs import token_log_probs
+from pav_jax.language.log_probs import token_log_probs
 
 
 @pytest.fixture(scope="module")
