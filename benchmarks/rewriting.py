@@ -1,8 +1,5 @@
-"""Tokens per second of rewriting in pav_jax and in transformers: one instruction, many prompts,
-several samples of each.
-
-    python benchmarks/rewrite.py                    # SmolLM2-135M, 64 prompts, 4 samples, float32
-    python benchmarks/rewrite.py --model FILE.gguf  # another model, such as Qwen2.5-0.5B
+"""The workload of rewriting for benchmarks/sample.py: one instruction, many prompts, several
+samples of each.
 
 Both read the same GGUF file, with the shipped instruction as the chat template, and sample up to
 `--max-new-tokens` tokens with temperature 1 and top-k 50. transformers gets each of
@@ -33,7 +30,7 @@ from pav_jax.checkpoints import gguf
 from pav_jax.language import decode, prefill
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
-from sample import FORMULA, flops_per_token
+from sampling_flops import FORMULA, flops_per_token
 
 TEMPLATE = Path(prefill.__file__).parent / "templates" / "rewriter_chatml.jinja"
 SUBJECTS = ("a girl", "two old dogs", "a red kite", "the quiet sea", "a man in a blue coat")
@@ -177,11 +174,8 @@ def add_row(table: Table, run: Run, lm: LanguageModel) -> None:
     )
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the workload."""
     parser.add_argument("--model", type=Path, help="a .gguf file; default: SmolLM2-135M-Instruct")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=4)
@@ -189,12 +183,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=64, help="rows of a batch in pav_jax")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--repeats", type=int, default=2)
-    return parser.parse_args()
 
 
-def main() -> None:
-    """Print the tables."""
-    args = arguments()
+def run(args: argparse.Namespace) -> None:
+    """Prints the tables."""
     file = args.model or gguf.smollm2()
     lm = LanguageModel.from_pretrained(file, "float32", batch_size=args.rows)
     lm = lm.with_template(TEMPLATE)
@@ -214,11 +206,11 @@ def main() -> None:
     ]
     own.call()  # compiles
     for _ in range(args.repeats):
-        for run in (own, *others):
-            run.time()
+        for system in (own, *others):
+            system.time()
     table = Table("system", "seconds", "tokens", "tokens/s", "GFLOP/s")
-    for run in (own, *others):
-        add_row(table, run, lm)
+    for system in (own, *others):
+        add_row(table, system, lm)
     console = Console()
     console.print(
         f"CPU: {cpu_model()}, {len(os.sched_getaffinity(0))} cores; {file.name}, float32;"
@@ -227,11 +219,7 @@ def main() -> None:
     )
     console.print(f"{FORMULA}")
     console.print(table)
-    best = max(run.tokens_per_second for run in others)
+    best = max(system.tokens_per_second for system in others)
     console.print(f"pav_jax / best of transformers: {own.tokens_per_second / best:.2f}")
     for name, (count, seconds) in parts(own.call).items():
         console.print(f"{name}: {count} runs, {seconds:.2f} s")
-
-
-if __name__ == "__main__":
-    main()
