@@ -182,9 +182,7 @@ def load_rewriter(
     sampling = dataclasses.asdict(rewriter_sampling(config))
     sampling["do_sample"] = rewriter.temperature > 0
     model = dataclasses.replace(model, generation=model.generation | sampling)
-    if rewriter.template and not folder:
-        return model.with_template(rewriter.template)
-    return model
+    return model if folder else model.with_instruction(rewriter.template)
 
 
 def _many_processes(per_process: bool) -> bool:

@@ -149,7 +149,8 @@ class RewriterConfig:
     )
     template: str | None = option(
         None,
-        "chat template file; auto: the shipped one for the model; None: the checkpoint's own",
+        "chat template file; auto: the shipped one for the model; model: the checkpoint's own;"
+        " None: its own if that has an instruction to rewrite, else the shipped one",
     )
     batch_size: int = option(
         16, "answers in one compiled program; rounded up to a multiple of data * fsdp", minimum=1

@@ -2,7 +2,6 @@
 
 import dataclasses
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from pav_jax.seeds import seeds_for_prompts
 MAX_PROMPT_CHARACTERS = 10_000
 BATCH_SIZE = 4  # rewrites per compiled batch: users request a few at a time
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
-# A general model's own template has no instruction to rewrite. Without the shipped template and
-# these settings the model answers the prompt or repeats itself.
+# Defaults for a general model, whose own template has no instruction to rewrite: with others it
+# answers the prompt or repeats itself.
 GENERAL_SAMPLING = {
     "temperature": 0.6,
     "top_p": 0.95,
@@ -63,8 +62,9 @@ class Booster:
           path_or_repo: a trained booster (a Hugging Face folder or Hub repository), a .gguf file,
             `mini:NAME` or "smollm2"; None loads the booster embedded in the package.
           dtype: type of parameters and computation, "float32" or "bfloat16".
-          template: chat template (a jinja file) that replaces the model's own; "auto" takes the
-            shipped instruction to rewrite in the model's format.
+          template: chat template (a jinja file) that replaces the model's own, "auto" for the
+            shipped instruction to rewrite, or "model" for the model's own; see
+            `LanguageModel.with_instruction`.
           mesh: the devices to shard the parameters over.
           batch_size: rewrites in one compiled batch.
 
@@ -74,18 +74,11 @@ class Booster:
         path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
         generation = lm.generation
-        if path == SMOLLM2:
-            generation = GENERAL_SAMPLING
+        if lacks_instruction(lm.tokenizer, lm.config.model_type):
+            generation = GENERAL_SAMPLING | generation
+        if path == SMOLLM2:  # known to be a general model: no warning
             template = template or AUTO
-        if template is not None:
-            lm = lm.with_template(template)
-        elif lacks_instruction(lm.tokenizer, lm.config.model_type):
-            warnings.warn(
-                f"{path}: its chat template has no instruction to rewrite prompts; unless the model"
-                " was tuned to rewrite, use the shipped one: --template=auto",
-                stacklevel=2,
-            )
-        return cls(lm, _sampling(generation))
+        return cls(lm.with_instruction(template), _sampling(generation))
 
     def refine(
         self,

@@ -48,7 +48,11 @@ examples:
     command.add_argument("--seed", type=int, default=0, help="same seed, same rewrites (default 0)")
     command.add_argument(
         "--template",
-        help="chat template file that replaces the model's own; auto: the shipped instruction",
+        help=(
+            "chat template file that replaces the model's own; auto: the shipped instruction;"
+            " model: the model's own (default: the same if it has an instruction to rewrite, or"
+            " else auto)"
+        ),
     )
     command.add_argument(
         "--json", action="store_true", help="one JSON object per line: prompt, refined, seed, model"

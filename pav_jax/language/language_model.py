@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -159,6 +160,30 @@ class LanguageModel:
         lm = dataclasses.replace(self, tokenizer=tokenizer)
         lm.prompt_ids("a dog runs")  # report a broken template now, not at the first prompt
         return lm
+
+    def with_instruction(self, template: str | Path | None = None) -> "LanguageModel":
+        """Return the model with a chat template that asks it to rewrite prompts.
+
+        Args:
+          template: as of `with_template`; "model" keeps the model's own. None keeps it too, unless
+            it is that of a general model, without an instruction to rewrite: then the shipped one
+            replaces it, with a warning.
+
+        Raises:
+          BadInput: as `with_template`.
+        """
+        if template == shipped_templates.MODEL:
+            return self
+        if template is None:
+            if not shipped_templates.lacks_instruction(self.tokenizer, self.config.model_type):
+                return self
+            warnings.warn(
+                f"{self.path or self.name}: its chat template has no instruction to rewrite"
+                " prompts; using the shipped one (template=model keeps its own)",
+                stacklevel=3,
+            )
+            template = shipped_templates.AUTO
+        return self.with_template(template)
 
     @property
     def variables(self) -> dict:

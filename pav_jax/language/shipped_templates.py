@@ -7,6 +7,7 @@ from pav_jax.errors import BadInput
 from pav_jax.language import chat, thoughts
 
 AUTO = "auto"  # stands for `shipped_template` where a template file is named
+MODEL = "model"  # stands for the model's own template there
 FOLDER = Path(__file__).with_name("templates")
 # format -> tokens that only tokenizers of this format have; the first match is taken
 FORMATS = {

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import types
 import warnings
 
 import pytest
 
-from pav_jax.booster.booster import Booster, clean
+from pav_jax.booster.booster import GENERAL_SAMPLING, Booster, clean
 from pav_jax.errors import BadInput
+from pav_jax.language import chat
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from tests.tiny.byte_language_model import tiny_language_model
@@ -129,18 +129,23 @@ def test_from_pretrained_sampling_and_template(tmp_path):
     )
 
 
-def test_from_pretrained_general_model_warns_once_without_a_template(monkeypatch):
-    general = types.SimpleNamespace(
-        tokenizer=chat_tokenizer(next(iter(FORMATS.values()))),
-        config=types.SimpleNamespace(model_type="qwen2"),
-        generation={},
-        with_template=lambda template: general,
+def test_from_pretrained_general_model_gets_the_shipped_instruction(monkeypatch):
+    general = dataclasses.replace(
+        tiny_language_model(), tokenizer=chat_tokenizer(FORMATS["qwen2"]), generation={}
     )
     monkeypatch.setattr(
         "pav_jax.booster.booster.LanguageModel.from_pretrained", lambda *_, **__: general
     )
-    with pytest.warns(UserWarning, match=r"general: .*--template=auto"):
-        Booster.from_pretrained("general")
+
+    def text(booster):
+        return chat.chat_text(booster.language_model.tokenizer, chat.user_chat("two dogs"))
+
+    with pytest.warns(UserWarning, match=r"using the shipped one \(template=model keeps its own\)"):
+        default = Booster.from_pretrained("general")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Booster.from_pretrained("general", template="auto")
+        chosen = Booster.from_pretrained("general", template="auto")
+        own = Booster.from_pretrained("general", template="model")
+    assert text(default) == text(chosen) != text(own)
+    assert "You rewrite short prompts" in text(default)
+    assert default.sampling == chosen.sampling == Sampling(**GENERAL_SAMPLING)
