@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+import hypothesis
 from hypothesis import strategies as st
 
 from pav_jax.booster.prompt_syntax import Kind, parse_prompt
@@ -68,8 +68,8 @@ def test_render_without_rewrite_is_prompt(prompt):
     assert parse_prompt(prompt).render() == prompt
 
 
-@settings(max_examples=50)
-@given(st.text())
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(st.text())  # vocabulary: ignore
 def test_render_any_text(text):
     assert parse_prompt(text).render() == text
 
@@ -81,8 +81,8 @@ MARKS = (
 FRAGMENTS = st.sampled_from([*"\"'’“”«»(){}|<>:@&-–— .,\n", *MARKS.split("|")])
 
 
-@settings(max_examples=200)
-@given(st.lists(FRAGMENTS, max_size=25).map("".join))
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(st.lists(FRAGMENTS, max_size=25).map("".join))  # vocabulary: ignore
 def test_render_text_of_marks(text):
     parsed = parse_prompt(text)
     assert parsed.render() == text

@@ -1,6 +1,6 @@
 """Prompts as people type them: what may be rewritten, and what must come back as it was."""
 
 from pav_jax.booster.prompt_syntax.parse import parse_prompt
-from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Part
+from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Span
 
-__all__ = ["Kind", "ParsedPrompt", "Part", "parse_prompt"]
+__all__ = ["Kind", "ParsedPrompt", "Span", "parse_prompt"]

@@ -53,7 +53,7 @@ GAP = re.compile(r"\s{0,3}(?:[:=]\s{0,3})?")
 _KNOWN = "|".join(sorted(map(re.escape, NAMES), key=len, reverse=True))
 # where a flag may begin; whether it is one depends on what follows
 HEAD = re.compile(
-    rf"(?<!\w)[-–—]{{1,2}}\s?(?P<known>{_KNOWN})(?![^\W\d])"  # -ar, - ar, -gs24
+    rf"(?<!\w)[-–—]{{1,2}}\s?(?P<named>{_KNOWN})(?![^\W\d])"  # -ar, - ar, -gs24
     r"|[-–—]{1,2}(?P<glued>ar)(?=[\s:=]{1,4}\d)"  # movements-ar 16:9
     r"|(?<![\w-])(?P<bare>ar|fps|gs|seed|motion)(?=\s?-\s?\d)-?"  # fps-24
     r"|(?<![\w-])(?P<ratio>ar)(?=\s{1,3}\d{1,5}\s?:\s?\d)"  # ar 16:9
@@ -70,13 +70,13 @@ class Flag:
       name: in the spelling of this package, or the unknown name in lower case.
       value: without quotes.
       end: position after the value.
-      known: whether it is read anywhere, not at the end of the prompt only.
+      has_meaning: whether it is read anywhere, not at the end of the prompt only.
     """
 
     name: str
     value: str
     end: int
-    known: bool
+    has_meaning: bool
 
 
 def read_flag(text: str, head: re.Match[str]) -> Flag | None:
@@ -84,7 +84,7 @@ def read_flag(text: str, head: re.Match[str]) -> Flag | None:
     group = head.lastgroup or ""
     typed = head[group].lower()
     name = NAMES.get(typed) or (_similar(typed) if group == "other" else None)
-    is_dashed = group in ("known", "other")
+    is_dashed = group in ("named", "other")
     start = GAP.match(text, head.end("ratio" if group == "ratio" else group)).end()  # type: ignore[union-attr]
     if group == "bare":
         start = re.compile(r"\s?-\s?").match(text, start).end()  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def read_flag(text: str, head: re.Match[str]) -> Flag | None:
 def _is_prose(text: str, head: re.Match[str], typed: str) -> bool:
     """Whether "- no people" is a dash and a sentence: "no" needs the dash at its word."""
     return (
-        typed in ("no", "negative") and text[head.start("known") - 1 : head.start("known")] == " "
+        typed in ("no", "negative") and text[head.start("named") - 1 : head.start("named")] == " "
     )
 
 

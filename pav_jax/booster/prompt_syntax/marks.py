@@ -7,7 +7,7 @@ text takes time in proportion to its length.
 import html
 import re
 
-from pav_jax.booster.prompt_syntax.parts import Kind, Part
+from pav_jax.booster.prompt_syntax.parts import Kind, Span
 
 # (kind, expression); the first that fits wins. The group `term` is what a rewrite must contain.
 _EXPRESSIONS = (
@@ -36,19 +36,19 @@ LABEL = re.compile(r"\s{0,20}(?:(?:positive )?prompt)\s{0,3}:\s{0,20}", re.IGNOR
 INSTRUCTION = re.compile(r"(?<=\s)@(?=\s{1,20}[^\W\d])")
 
 
-def read_mark(match: re.Match[str]) -> Part:
+def read_mark(match: re.Match[str]) -> Span:
     """The part that a match of MARK is."""
     kind = Kind[match.lastgroup or ""]
     term = next((match[name] for name in _TERMS[kind] if match[name]), "")
     typed = match[0]
     if kind is Kind.LORA:
-        return Part(kind, typed, name=term)
+        return Span(kind, typed, name=term)
     if kind is Kind.MARKUP:
-        return Part(kind, typed)
+        return Span(kind, typed)
     if kind is Kind.MESSAGE:
-        return Part(kind, typed, value=term.strip())
+        return Span(kind, typed, value=term.strip())
     if kind is Kind.WILDCARD:
-        return Part(kind, typed, said=typed, value=typed)
+        return Span(kind, typed, said=typed, value=typed)
     term = html.unescape(term).strip()
     said = html.unescape(typed) if kind is Kind.QUOTE else term
-    return Part(kind, typed, said=said, value=term)
+    return Span(kind, typed, said=said, value=term)

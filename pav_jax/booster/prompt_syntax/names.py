@@ -4,14 +4,14 @@ import html
 import re
 from collections.abc import Iterator
 
-from pav_jax.booster.prompt_syntax.parts import Kind, Part
+from pav_jax.booster.prompt_syntax.parts import Kind, Span
 from pav_jax.rewards.faithfulness import load_lexicon
 
 WORD = re.compile(r"[^\W_]{1,60}")
 SHOUTED = 0.5  # share of words in capitals above which capitals are no sign of a name
 
 
-def split_names(text: str, shouted: bool) -> Iterator[Part]:
+def split_names(text: str, shouted: bool) -> Iterator[Span]:
     """Split a text at its names.
 
     Args:
@@ -24,7 +24,7 @@ def split_names(text: str, shouted: bool) -> Iterator[Part]:
             continue
         if match.start() > start:
             yield _text(text[start : match.start()])
-        yield Part(Kind.NAME, match[0], said=match[0], value=match[0])
+        yield Span(Kind.NAME, match[0], said=match[0], value=match[0])
         start = match.end()
     if start < len(text):
         yield _text(text[start:])
@@ -44,5 +44,5 @@ def _is_name(word: str, shouted: bool) -> bool:
     return not load_lexicon().knows(word)
 
 
-def _text(typed: str) -> Part:
-    return Part(Kind.TEXT, typed, said=html.unescape(typed))
+def _text(typed: str) -> Span:
+    return Span(Kind.TEXT, typed, said=html.unescape(typed))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pav_jax.booster.prompt_syntax.flags import HEAD, Flag, read_flag
 from pav_jax.booster.prompt_syntax.marks import INSTRUCTION, LABEL, MARK, read_mark
 from pav_jax.booster.prompt_syntax.names import is_shouted, split_names
-from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Part
+from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Span
 
 WORD = re.compile(r"[^\W_]")
 
@@ -20,7 +20,7 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     """
     label = LABEL.match(prompt)
     start = label.end() if label else 0
-    parts = [Part(Kind.LABEL, label[0])] if label else []
+    parts = [Span(Kind.LABEL, label[0])] if label else []
     flagged = _demote_inner_flags(list(_scan(prompt, start)))
     instructed = _read_instruction(_join_text(flagged))
     shouted = is_shouted("".join(part.typed for part in instructed if part.kind is Kind.TEXT))
@@ -29,7 +29,7 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     return ParsedPrompt(tuple(part for part in parts if part.typed))
 
 
-def _scan(text: str, start: int) -> Iterator[tuple[Part, bool]]:
+def _scan(text: str, start: int) -> Iterator[tuple[Span, bool]]:
     """Parts in order, and whether each is one wherever it stands."""
     mark = MARK.search(text, start)
     head = HEAD.search(text, start)
@@ -44,7 +44,7 @@ def _scan(text: str, start: int) -> Iterator[tuple[Part, bool]]:
             begin, end = mark.span()
             part, is_sure = read_mark(mark), True
         if begin > position:
-            yield Part(Kind.TEXT, text[position:begin]), True
+            yield Span(Kind.TEXT, text[position:begin]), True
         yield part, is_sure
         position = end
         if mark and mark.start() < position:
@@ -52,32 +52,32 @@ def _scan(text: str, start: int) -> Iterator[tuple[Part, bool]]:
         if head and head.start() < position:
             head = HEAD.search(text, position)
     if position < len(text):
-        yield Part(Kind.TEXT, text[position:]), True
+        yield Span(Kind.TEXT, text[position:]), True
 
 
-def _flag_part(typed: str, flag: Flag | None) -> tuple[Part, bool]:
+def _flag_part(typed: str, flag: Flag | None) -> tuple[Span, bool]:
     if flag is None:
-        return Part(Kind.TEXT, typed), True
-    return Part(Kind.FLAG, typed, name=flag.name, value=flag.value), flag.known
+        return Span(Kind.TEXT, typed), True
+    return Span(Kind.FLAG, typed, name=flag.name, value=flag.value), flag.has_meaning
 
 
-def _demote_inner_flags(parts: list[tuple[Part, bool]]) -> list[Part]:
+def _demote_inner_flags(parts: list[tuple[Span, bool]]) -> list[Span]:
     """Make text of the unknown flags that text follows."""
-    kept: list[Part] = []
+    ordered: list[Span] = []
     is_end = True
     for part, is_sure in reversed(parts):
         if part.kind is Kind.FLAG and not is_sure and not is_end:
-            part = Part(Kind.TEXT, part.typed)
+            part = Span(Kind.TEXT, part.typed)
         if part.kind is Kind.TEXT and WORD.search(part.typed):
             is_end = False
-        kept.append(part)
-    return kept[::-1]
+        ordered.append(part)
+    return ordered[::-1]
 
 
-def _join_text(parts: Iterable[Part]) -> list[Part]:
+def _join_text(parts: Iterable[Span]) -> list[Span]:
     """Join neighbouring parts of text."""
     joined: list[list[str]] = []
-    result: list[Part] = []
+    result: list[Span] = []
     for part in parts:
         if part.kind is not Kind.TEXT:
             result.append(part)
@@ -88,11 +88,11 @@ def _join_text(parts: Iterable[Part]) -> list[Part]:
             result.append(part)
     texts = iter(joined)
     return [
-        Part(Kind.TEXT, "".join(next(texts))) if part.kind is Kind.TEXT else part for part in result
+        Span(Kind.TEXT, "".join(next(texts))) if part.kind is Kind.TEXT else part for part in result
     ]
 
 
-def _read_instruction(parts: list[Part]) -> list[Part]:
+def _read_instruction(parts: list[Span]) -> list[Span]:
     """Make one instruction of everything after the first " @ " up to the next flag."""
     for i, part in enumerate(parts):
         match = INSTRUCTION.search(part.typed) if part.kind is Kind.TEXT else None
@@ -102,7 +102,7 @@ def _read_instruction(parts: list[Part]) -> list[Part]:
         while end < len(parts) and parts[end].kind not in (Kind.FLAG, Kind.LORA, Kind.MESSAGE):
             end += 1
         typed = part.typed[match.start() :] + "".join(p.typed for p in parts[i + 1 : end])
-        before = [Part(Kind.TEXT, part.typed[: match.start()])]
+        before = [Span(Kind.TEXT, part.typed[: match.start()])]
         value = html.unescape(typed[1:]).strip()
-        return [*parts[:i], *before, Part(Kind.INSTRUCTION, typed, value=value), *parts[end:]]
+        return [*parts[:i], *before, Span(Kind.INSTRUCTION, typed, value=value), *parts[end:]]
     return parts

@@ -35,7 +35,7 @@ AROUND = frozenset({Kind.LABEL, Kind.FLAG, Kind.MESSAGE, Kind.LORA})
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Span:
     """One part of a prompt.
 
     Attributes:
@@ -63,7 +63,7 @@ class ParsedPrompt:
       parts: from left to right; what was typed of them, joined, is the prompt.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Span, ...]
 
     @property
     def original(self) -> str:
@@ -138,16 +138,16 @@ class ParsedPrompt:
         after = [p.typed.strip() for p in self.parts[first:] if p.kind in AROUND]
         return " ".join([*before, self.restore(rewrite), *after])
 
-    def _of(self, *kinds: Kind) -> Iterator[Part]:
+    def _of(self, *kinds: Kind) -> Iterator[Span]:
         return (part for part in self.parts if part.kind in kinds)
 
 
-def _is_said(part: Part) -> bool:
+def _is_said(part: Span) -> bool:
     return part.kind in SAID and bool(part.said.strip(ORPHAN_SEPARATORS))
 
 
 def _first_free(
-    part: Part, text: str, taken: list[tuple[int, int, str]]
+    part: Span, text: str, taken: list[tuple[int, int, str]]
 ) -> tuple[int, int, str] | None:
     """The first place of a part's term that is free; quotes are included where both sides have
     them."""
