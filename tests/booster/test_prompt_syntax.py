@@ -1,7 +1,7 @@
 import time
 
-import pytest
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from pav_jax.booster.prompt_syntax import Kind, parse_prompt
