@@ -180,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=120)
-    parser.add_argument("--rows", type=int, default=64, help="rows of a batch in pav_jax")
+    parser.add_argument("--rows", type=int, default=128, help="rows of a batch in pav_jax")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--repeats", type=int, default=2)
 

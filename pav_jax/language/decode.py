@@ -5,6 +5,7 @@ Letters: as in `prefill`.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ class Rows:
       draws_Bx2: seed and number of the sample.
       seen_BxV: which tokens its prompt and answer contain.
       tokens_BxM: the tokens drawn.
-      caches: for each layer keys and values, each [B, K, S, H].
+      caches: for each layer keys and values after the prefix, each [B, K, P + M, H].
     """
 
     token_B: Int[Array, "B"]
@@ -69,12 +70,18 @@ def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def split_prefix(depth: int, prefix: Any) -> list:
+    """Return keys and values of each layer, from those of `compute_prefix`."""
+    return [jax.tree.map(lambda a, i=i: a[i], prefix) for i in range(depth)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def empty_rows(shape: Shape) -> Rows:
     """Return rows that hold nothing."""
     config = shape.model.config
     b = shape.rows
     zeros_B = jnp.zeros(b, jnp.int32)
-    slots = shape.prefix + shape.prompt + shape.new_slots
+    slots = shape.prompt + shape.new_slots
     kv_shape = (b, config.num_key_value_heads, slots, config.head_dim)
     rows = Rows(
         token_B=zeros_B,
@@ -145,6 +152,7 @@ def decode_rows(
     shape: Shape,
     weights: tuple[list, dict],
     rows: Rows,
+    prefix: Sequence | None,
     stop: tuple[Array, Array],
     settings: dict[str, Array],
 ) -> Rows:
@@ -152,6 +160,7 @@ def decode_rows(
 
     Args:
       weights: from `split_layers`.
+      prefix: from `split_prefix`; None if the shape has none.
     """
     max_steps, max_done = stop
 
@@ -161,7 +170,7 @@ def decode_rows(
 
     def next_token(state):
         step, rows = state
-        logits_BxV, caches = _forward(shape, weights, rows)
+        logits_BxV, caches = _forward(shape, weights, rows, prefix)
         return step + 1, _draw(
             shape, dataclasses.replace(rows, caches=caches), logits_BxV, settings
         )
@@ -171,7 +180,7 @@ def decode_rows(
 
 
 def _forward(
-    shape: Shape, weights: tuple[list, dict], rows: Rows
+    shape: Shape, weights: tuple[list, dict], rows: Rows, prefix: Sequence | None
 ) -> tuple[Float[Array, "B V"], tuple]:
     """Return the logits after each row's newest token, and the caches with it."""
     layers, outer = weights
@@ -189,9 +198,16 @@ def _forward(
     block = model.block()
     x_Bx1xD = embed(outer, rows.token_B, config, model.dtype)[:, None]
     caches = []
-    for layer, cache, kind in zip(layers, rows.caches, config.kind_ids, strict=True):
+    shared = prefix or [None] * len(layers)
+    for layer, cache, keys, kind in zip(layers, rows.caches, shared, config.kind_ids, strict=True):
         x_Bx1xD, kv = block.apply(
-            layer, x_Bx1xD, rotaries[kind], masks[kind], cache=cache, slot=slots_B
+            layer,
+            x_Bx1xD,
+            rotaries[kind],
+            masks[kind],
+            cache=cache,
+            slot=slots_B - shape.prefix,
+            shared=keys,
         )
         caches.append(kv)
     x_Bx1xD = final_norm(config, outer, x_Bx1xD, model.dtype)
@@ -264,7 +280,7 @@ def trace(
         rows = fill_rows(shape, empty_rows(shape), prompts, batch, settings)
         weights = split_layers(shape.model.config.num_hidden_layers, variables)
         stop = (jnp.int32(shape.new_slots), jnp.int32(b))
-        rows = decode_rows(shape, weights, rows, stop, settings)
+        rows = decode_rows(shape, weights, rows, None, stop, settings)
         return rows.tokens_BxM, rows.counts_B
 
     settings = run_time_settings(shape.model, sampling)

@@ -4,12 +4,13 @@ The tokens of a row depend only on its own prompt, seed and sample number, not o
 on when the row began: all batches of a model have the same padded shapes, a prompt is padded by its
 own length, and each row has its own random key.
 
-A prompt may begin with a prefix that many prompts share, whose keys and values are computed once.
-The slots of a row's cache are the prefix, the rest of the prompt (padded on the left), and the new
-tokens, so that the token drawn at step t of any row is in slot R + P + t.
+A prompt may begin with a prefix that many prompts share, whose keys and values are computed and
+stored once. A row's cache has slots for the rest of the prompt (padded on the left) and for the new
+tokens, so that the token drawn at step t of any row is in slot P + t. Masks are over the prefix and
+these slots.
 
 Letters: B rows, R tokens of the prefix, P padded length of the rest, M slots for new tokens, S = R
-+ P + M cache slots, V vocabulary, L layers, K key/value heads, H head size, D width.
++ P + M keys, V vocabulary, L layers, K key/value heads, H head size, D width.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ class Prompts:
       lengths_B: tokens of each prompt after the prefix; 0 is a padding row.
       logits_BxV: of the first new token.
       seen_BxV: which tokens a prompt contains.
-      cache: keys and values, each [L, B, K, R + P, H].
+      cache: keys and values after the prefix, each [L, B, K, P, H].
     """
 
     lengths_B: Int[Array, "B"]
@@ -91,13 +92,13 @@ def make_shape(
 
 @functools.partial(jax.jit, static_argnums=0)
 def compute_prefix(model: Decoder, variables: Any, ids_NxR: Int[Array, "N R"]) -> Any:
-    """Return keys and values of the prefix, each [L, 1, K, R, H].
+    """Return keys and values of the prefix, each [L, K, R, H].
 
     Args:
       ids_NxR: the same tokens in each row; a mesh needs as many rows as it has shards of a batch.
     """
     _, cache = model.apply(variables, ids_NxR, return_hidden=True, return_cache=True)
-    return jax.tree.map(lambda a: a[:, :1], cache)
+    return jax.tree.map(lambda a: a[:, 0], cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -143,10 +144,10 @@ def _continue_prefix(
     prompts_BxP: Int[Array, "B P"],
     lengths_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B D"], Any]:
-    """Return the last hidden states of prompts after a prefix, and the cache of both."""
+    """Return the last hidden states of prompts after a prefix, and their cache."""
     model = shape.model
     config = model.config
-    b, p = prompts_BxP.shape
+    p = prompts_BxP.shape[1]
     slots_P = shape.prefix + jnp.arange(p)
     key_positions_BxS = slot_positions(shape, lengths_B)[:, : shape.prefix + p]
     positions_BxP = jnp.maximum(key_positions_BxS[:, shape.prefix :], 0)
@@ -158,11 +159,9 @@ def _continue_prefix(
     block = model.block()
 
     def layer(x_BxPxD, inputs):
-        weights, kv, kind = inputs
-        wide = jax.tree.map(lambda a: jnp.broadcast_to(a, (b, *a.shape[1:])), kv)
-        cache = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, p), (0, 0))), wide)
+        weights, shared, kind = inputs
         rotary = jax.tree.map(lambda tables: tables[kind], stacked_rotaries)
-        return block.apply(weights, x_BxPxD, rotary, masks[kind], cache=cache, slot=shape.prefix)
+        return block.apply(weights, x_BxPxD, rotary, masks[kind], shared=shared)
 
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
     outer = variables["params"]

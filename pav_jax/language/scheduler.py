@@ -142,6 +142,10 @@ class Batch:
         self.queue: collections.deque[Sample] = collections.deque()
         self.settings = decode.run_time_settings(sampler.model, sampler.settings)
         self.prefix = self._compute_prefix()
+        self.layer_prefixes = None
+        if self.prefix is not None:
+            depth = sampler.model.config.num_hidden_layers
+            self.layer_prefixes = decode.split_prefix(depth, self.prefix[1])
         self.rows = decode.empty_rows(shape)
         self.in_row: list[Sample | None] = [None] * shape.rows
         self.group: list[int] = []  # prompts that have a cache
@@ -181,7 +185,9 @@ class Batch:
         stop = self._stop()
         if max_steps is not None:
             stop = np.int32(max_steps), np.int32(self.shape.rows)
-        self.rows = decode.decode_rows(self.shape, self.weights, self.rows, stop, self.settings)
+        self.rows = decode.decode_rows(
+            self.shape, self.weights, self.rows, self.layer_prefixes, stop, self.settings
+        )
         return self._take_finished()
 
     def drawn(self) -> dict[Sample, list[int]]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
+from pav_jax.models.attention.shared_keys import shared_keys_attention
 from pav_jax.models.decoder.config import DecoderConfig
 from pav_jax.models.decoder.experts import ExpertMLP, sum_experts
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
@@ -86,7 +87,7 @@ class Attention(nn.Module):
     """Grouped-query self-attention.
 
     With a `cache`, the new keys and values are written into it at `slot`, and the queries attend to
-    all of it.
+    all of it. With `shared` keys and values, each [K, R, H], they also attend to those.
     """
 
     config: DecoderConfig
@@ -95,7 +96,17 @@ class Attention(nn.Module):
     attention_fn: Callable[..., Array]
 
     @nn.compact
-    def __call__(self, x_BxTxD, rotary, mask, kind=None, cache=None, slot=None, deterministic=True):
+    def __call__(
+        self,
+        x_BxTxD,
+        rotary,
+        mask,
+        kind=None,
+        cache=None,
+        slot=None,
+        shared=None,
+        deterministic=True,
+    ):
         c = self.config
         b, t, d = x_BxTxD.shape
         n = c.num_attention_heads
@@ -116,8 +127,11 @@ class Attention(nn.Module):
         if cache is not None:
             assert slot is not None, "a cache needs a slot"
             kv = tuple(write_slots(old, new, slot) for old, new in zip(cache, kv, strict=True))
-        arrays = (q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2))
-        out_BxTxNxH = self._attend(arrays, mask, kind)
+        if shared is None:
+            arrays = (q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2))
+            out_BxTxNxH = self._attend(arrays, mask, kind)
+        else:
+            out_BxTxNxH = shared_keys_attention(q_BxTxNxH, shared, kv, mask, c.attention_scale)
         out_dense = self.dense(d, use_bias=c.out_bias, name="o_proj")
         return out_dense(out_BxTxNxH.reshape(b, t, n * h), deterministic), kv
 
@@ -175,6 +189,8 @@ class Block(nn.Module):
       kind: index into `config.kinds`, an array; None if all layers are of one kind, or if rotary
         and mask are those of this layer.
       cache, slot: keys and values, each [B, K, S, H], and where the new ones go, see `write_slots`.
+      shared: keys and values, each [K, R, H], that all rows attend to before their own; `mask` is
+        then an array [B, 1, T, R + S].
     """
 
     config: DecoderConfig
@@ -188,7 +204,7 @@ class Block(nn.Module):
     sum_experts_fn: Callable[..., Array] = sum_experts
 
     @nn.compact
-    def __call__(self, x_BxTxD, rotary, mask, kind=None, cache=None, slot=None):
+    def __call__(self, x_BxTxD, rotary, mask, kind=None, cache=None, slot=None, shared=None):
         c = self.config
         dense = functools.partial(
             LoRADense,
@@ -204,7 +220,14 @@ class Block(nn.Module):
         if kind is not None:
             rotary = jax.tree.map(lambda tables: tables[kind], rotary)
         out_BxTxD, kv = Attention(c, dense, norm, self.attention_fn, name="attention")(
-            norm(name="input_norm")(x_BxTxD), rotary, mask, kind, cache, slot, self.deterministic
+            norm(name="input_norm")(x_BxTxD),
+            rotary,
+            mask,
+            kind,
+            cache,
+            slot,
+            shared,
+            self.deterministic,
         )
         if c.post_norms:
             out_BxTxD = norm(name="attention_out_norm")(out_BxTxD)
