@@ -126,7 +126,7 @@ class Attention(nn.Module):
         kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
         if cache is not None:
             assert slot is not None, "a cache needs a slot"
-            kv = tuple(write_slots(old, new, slot) for old, new in zip(cache, kv, strict=True))
+            kv = (write_slots(cache[0], kv[0], slot), write_slots(cache[1], kv[1], slot))
         if shared is None:
             arrays = (q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2))
             out_BxTxNxH = self._attend(arrays, mask, kind)
