@@ -35,23 +35,15 @@ class Budget:
     Args:
       section: `config.budget`.
       workdir: local or in an object store.
-      num_processes: number of processes that make videos; each counts its own videos times this.
       is_writer: whether this process writes the file.
 
     Raises:
       BadInput: the file is corrupt.
     """
 
-    def __init__(
-        self,
-        section: Any,
-        workdir: str | os.PathLike,
-        num_processes: int = 1,
-        is_writer: bool = True,
-    ):
+    def __init__(self, section: Any, workdir: str | os.PathLike, is_writer: bool = True):
         self.section = section
         self._file = as_path(workdir) / "logs" / FILE
-        self._num_processes = num_processes
         self._is_writer = is_writer
         self._videos: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
@@ -76,8 +68,7 @@ class Budget:
         self.save()
 
     def add_videos(self, number: int) -> None:
-        """Count videos that this process is about to make."""
-        number *= self._num_processes
+        """Count videos that the processes are about to make."""
         self._videos[self._stage] = self._videos.get(self._stage, 0) + number
         self._count_time()
         if time.monotonic() - self._saved_at >= SAVE_INTERVAL_S:
@@ -113,9 +104,8 @@ class Budget:
         price = self.section.usd_per_hour
         return None if price is None else hours * price
 
-    def limit_of_videos(self, number: int) -> str | None:
-        """The limit that `number` more videos of this process would exceed, as text, or None."""
-        more = number * self._num_processes
+    def limit_of_videos(self, more: int) -> str | None:
+        """The limit that `more` videos of all processes would exceed, as text, or None."""
         stage_limit = dict(self.section.stage_videos).get(self._stage)
         if stage_limit is not None and self._videos.get(self._stage, 0) + more > stage_limit:
             return (
@@ -176,7 +166,7 @@ def budget_reached(limit: str, position: str) -> BudgetReached:
         f"{limit}; stopped at {position}; finished work is kept: raise the limit and run the same"
         " command to continue",
         source="configuration",
-        field=limit.partition("=")[0],
+        field=limit.partition("=")[0] if "=" in limit else "budget",
     )
 
 

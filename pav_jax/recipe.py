@@ -17,7 +17,7 @@ import jax
 from pav_jax import config as configuration
 from pav_jax import workdir_config
 from pav_jax.booster.booster import Booster
-from pav_jax.budget import Budget, budget_reached
+from pav_jax.budget import Budget
 from pav_jax.candidates.prompt_sets import read_sets
 from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
 from pav_jax.candidates.run_monitor import RunMonitor
@@ -251,22 +251,15 @@ class Recipe:
         self, workdir: str | os.PathLike, plans: Sequence[StagePlan] = ()
     ) -> RunMonitor:
         section = self.config.budget
-        budget = Budget(section, workdir, jax.process_count(), jax.process_index() == 0)
+        budget = Budget(section, workdir, jax.process_index() == 0)
         return RunMonitor(section, budget, {p.name: p.videos for p in plans if p.videos})
 
     @contextlib.contextmanager
     def _stage(self, name: str, workdir: str | os.PathLike) -> Iterator[Progress]:
-        """The progress display of a stage, whose time and videos are counted.
-
-        Raises:
-          BudgetReached: there is no time or money left for the stage.
-        """
+        """The progress display of a stage, whose time and videos are counted."""
         monitor = self._monitor or self._make_monitor(workdir)
         monitor.budget.enter(name)
         try:
-            limit = monitor.agreed_limit(monitor.budget.limit_of_time())
-            if limit is not None:
-                raise budget_reached(limit, f"the start of {name}")
             with stage_progress(workdir, monitor) as progress:
                 yield progress
         finally:

@@ -48,11 +48,11 @@ def test_budget_corrupt_file(tmp_path, content, field):
     assert caught.value.source == str(file) and caught.value.field == field
 
 
-def test_videos_of_many_processes(tmp_path):
-    budget = Budget(section("videos=10"), tmp_path, num_processes=3, is_writer=False)
+def test_budget_not_writer(tmp_path):
+    budget = Budget(section("videos=10"), tmp_path, is_writer=False)
     budget.enter("evolve")
-    budget.add_videos(2)
-    assert budget.videos == 6 and budget.limit_of_videos(2) is not None
+    budget.add_videos(6)
+    assert budget.videos == 6 and budget.limit_of_videos(5) is not None
     budget.leave()
     assert not (tmp_path / "logs").exists()
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 
-from pav_jax.budget import Budget
+from pav_jax.budget import Budget, budget_reached
 from pav_jax.candidates.first_batch_checks import PromptSensitivity, ScoreVariation
 from pav_jax.parallel import processes
 from pav_jax.progress import HOUR_S, format_seconds
 
 log = logging.getLogger(__name__)
 
+OTHER_PROCESS = "a limit of hours or money is reached in another process"
 NUM_ESTIMATES = 2  # after the first batch, and after the second, which compiles nothing
 
 
@@ -32,6 +33,7 @@ class RunMonitor:
         self._videos_of_stages = dict(videos_of_stages)
         self._num_batches = 0
         self._has_probed = False
+        self._num_claimed = 0  # videos of this process in this round, if there are no limits
 
     def check_batch(
         self,
@@ -106,12 +108,55 @@ class RunMonitor:
             "" if cost is None else f" and cost {cost:,.2f} USD",
         )
 
-    def limit_before_batch(self, num_videos: int) -> str | None:
-        """The limit that forbids this process another batch, as text; None: there is none."""
-        return self.budget.limit_of_videos(num_videos) or self.budget.limit_of_time()
+    def claim_videos(self, number: int) -> tuple[int, str | None]:
+        """Count the videos of the next batch of every process, unless a limit forbids them.
 
-    def agreed_limit(self, limit: str | None) -> str | None:
-        """The limit that any process has reached, as text; call it in all processes at once."""
-        if not self.budget.has_limits or not processes.any_process(limit is not None):
+        If there are limits, all processes call this together, so that all stop before the same
+        batch; one that has no more batches passes 0 until all do.
+
+        Args:
+          number: videos of this process.
+
+        Returns:
+          (videos of all processes, the limit that forbids them, as text, or None).
+        """
+        if not self.budget.has_limits:
+            self._num_claimed += number
+            self.budget.add_videos(number * jax.process_count())  # `end_round` corrects it
+            return number, None
+        limit = self.budget.limit_of_time()
+        total, num_late = processes.sum_of_processes([number, int(limit is not None)])
+        if not total:
+            return 0, None
+        if num_late:
+            return total, limit or OTHER_PROCESS
+        limit = self.budget.limit_of_videos(total)
+        if limit is None:
+            self.budget.add_videos(total)
+        return total, limit
+
+    def end_round(self) -> None:
+        """Correct the count, since processes may have unequal shares; all call it together."""
+        if self.budget.has_limits:
+            return
+        (total,) = processes.sum_of_processes([self._num_claimed])
+        self.budget.add_videos(total - self._num_claimed * jax.process_count())
+        self._num_claimed = 0
+
+    def limit_of_time(self) -> str | None:
+        """The limit of hours or money that a process has reached; all call it together."""
+        if not self.budget.limits_time:
             return None
-        return limit or "the budget is reached in another process"
+        limit = self.budget.limit_of_time()
+        if not processes.any_process(limit is not None):
+            return None
+        return limit or OTHER_PROCESS
+
+    def check_time(self, position: str) -> None:
+        """End the run if there is no time or money left; all processes call it together.
+
+        Raises:
+          BudgetReached: says how far the run came.
+        """
+        if limit := self.limit_of_time():
+            raise budget_reached(limit, position)

@@ -98,6 +98,10 @@ class BatchObserver(Protocol):
         """A batch was made."""
         ...
 
+    def no_more_batches(self) -> None:
+        """This process has made all its batches; others may have more."""
+        ...
+
     def after_round(self) -> None:
         """All processes have finished what they were given; may end the run."""
         ...
@@ -123,6 +127,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
       videos_made: number of videos made by this process.
       seconds: time that this process spent on them.
       views_cached: number of views that `score` found recorded.
+      videos_seen: number of videos of finished batches, made or recorded before.
       observer: is called before and after batches, and may end the run; None: nothing is called.
       means: running means of the scores of the records.
     """
@@ -144,6 +149,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         self.videos_made = 0
         self.seconds = 0.0
         self.views_cached = 0
+        self.videos_seen = 0
         self.observer: BatchObserver | None = None
         self.means = ScoreMeans()
         self._finished_at = 0.0  # when the last batch was recorded
@@ -236,9 +242,11 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
 
     def _score_batches(self, batches: Iterable[list[VideoRequest[View]]]) -> Iterator[int]:
         waiting: _Batch[View] | None = None
+        is_forbidden = False
         for requests in batches:
             num_missing = sum(map(self._missing, requests))
             if num_missing and self.observer and not self.observer.may_start(num_missing):
+                is_forbidden = True
                 break
             started = self._start(requests)
             if waiting is not None:
@@ -246,6 +254,8 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             waiting = started
         if waiting is not None:
             yield from self._finish(waiting)
+        if self.observer is not None and not is_forbidden:
+            self.observer.no_more_batches()
 
     def _missing(self, request: VideoRequest[View]) -> bool:
         return any(self.key(request, view) not in self._records for view in request.views)
@@ -267,6 +277,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         views = [
             (row, view) for row, request in enumerate(batch.requests) for view in request.views
         ]
+        self.videos_seen += len(batch.requests)
         if batch.wait is None:
             self.views_cached += len(views)
             yield len(views)

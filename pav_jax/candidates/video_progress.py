@@ -27,6 +27,7 @@ class VideoProgress:
       may_probe: whether an extra batch of videos may be made to check that the generator reads its
         prompts, because the stage's own videos would show this late.
       monitor: monitors the run; None: the monitor of `progress`, if any.
+      num_videos: number of videos of all processes, for estimates, where `total` counts views.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class VideoProgress:
         scalars: str | None = None,
         may_probe: bool = False,
         monitor: RunMonitor | None = None,
+        num_videos: int | None = None,
     ):
         self.store = store
         self.total = total
@@ -57,6 +59,8 @@ class VideoProgress:
         self._monitor: RunMonitor | None = monitor or getattr(progress, "monitor", None)
         if self._monitor is not None:
             store.observer = self
+        self._num_videos = num_videos
+        self._videos_before = store.videos_seen
         self._videos_logged = store.videos_made
         self._cached_before = store.views_cached
 
@@ -79,24 +83,28 @@ class VideoProgress:
         return f"{self._videos_per_second():.2f} videos/s, {left} left"
 
     def may_start(self, num_videos: int) -> bool:
-        """Whether the budget allows another batch; counts its videos."""
+        """Whether the budget allows another batch; see `RunMonitor.claim_videos`."""
         assert self._monitor is not None
-        self._limit = self._monitor.limit_before_batch(num_videos)
-        if self._limit is None:
-            self._monitor.budget.add_videos(num_videos)
-        return self._limit is None
+        total, self._limit = self._monitor.claim_videos(num_videos)
+        return self._limit is None and total > 0
+
+    def no_more_batches(self) -> None:
+        """Wait until no process makes another batch, or a limit forbids it."""
+        assert self._monitor is not None
+        while self._monitor.budget.has_limits and self.may_start(0):
+            pass
 
     def after_round(self) -> None:
-        """End the run if a process has reached a limit.
+        """End the run if a limit is reached.
 
         Raises:
           BudgetReached: the message says how far the stage came.
         """
         assert self._monitor is not None
-        limit = self._monitor.agreed_limit(self._limit)
-        if limit is not None:
+        self._monitor.end_round()
+        if self._limit is not None:
             position = f"{self._stage}: {self.done:,} of {self.total:,} {self._unit}"
-            raise budget_reached(limit, position)
+            raise budget_reached(self._limit, position)
 
     def after_batch(self, batch: FinishedBatch) -> None:
         """Check the first videos and scores, and log an estimate for the remaining videos.
@@ -115,6 +123,9 @@ class VideoProgress:
         self._may_probe = False
         self._monitor.check_scores(batch.records, self._weights)
         num_left = self.total - self.done
+        if self._num_videos is not None:
+            num_seen = (self.store.videos_seen - self._videos_before) * jax.process_count()
+            num_left = max(self._num_videos - num_seen, 0)
         self._monitor.log_estimate(self._name, len(requests), batch.seconds, num_left)
 
     def _probe(self, texts: Sequence[str], seeds: Sequence[int], prompts: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from pav_jax.candidates.statistics import rounded, seed_mean, summary
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.controls import Texts
-from pav_jax.evaluate.measurements import Cell, MeasurementStore, count_views
+from pav_jax.evaluate.measurements import Cell, MeasurementStore, video_requests
 from pav_jax.evaluate.systems import RewriteStore, System
 from pav_jax.parallel import processes
 from pav_jax.records import Measurement
@@ -146,9 +146,15 @@ class _Benchmark:
         task = None
         if self.progress:
             task = self.progress.add_task("evaluate: rewrites", total=len(systems), unit="systems")
+        monitor = getattr(self.progress, "monitor", None)
         texts: dict[str, TextsBySystem] = {name: {} for name in self.sets}
         for name, system in systems.items():
-            rewritten = rewrites.get_or_create(name, system, prompts, self.seeds)
+
+            def check_time(name: str = name) -> None:
+                if monitor is not None:
+                    monitor.check_time(f"evaluate: the rewrites of {name}")
+
+            rewritten = rewrites.get_or_create(name, system, prompts, self.seeds, check_time)
             for set_name, prompt_set in self.sets.items():
                 texts[set_name][name] = {
                     (p, seed): rewritten[p, seed] for p in prompt_set.prompts for seed in self.seeds
@@ -202,15 +208,18 @@ class _Benchmark:
         ]
 
     def _score(self, stage: str, cells: Sequence[Cell]) -> None:
+        requests = video_requests(cells)
         progress = VideoProgress(
             stage,
-            count_views(cells),
+            sum(len(request.views) for request in requests),
             self.store,
             self.progress,
             unit="measurements",
             scalars=stage.replace(": ", "_"),
+            num_videos=len(requests),
         )
-        self.store.measure(cells, progress.advance)
+        for num_finished in self.store.score_shared(requests, "measurements"):
+            progress.advance(num_finished)
         progress.advance_to(progress.total)
 
     def summarize(

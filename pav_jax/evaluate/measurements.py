@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,18 +61,6 @@ class MeasurementStore(CandidateStore):
     def __getitem__(self, cell: Cell) -> Candidate:
         return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
 
-    def measure(
-        self, cells: Iterable[Cell], on_batch: Callable[[int], None] = lambda num_finished: None
-    ) -> None:
-        """Make and score the missing videos; the processes share the batches.
-
-        Args:
-          on_batch: called with the number of cells finished since the previous call; their total is
-            `count_views(cells)`.
-        """
-        for num_finished in self.score_shared(video_requests(cells), "measurements"):
-            on_batch(num_finished)
-
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
         """Save a video [T, H, W, 3] if `save_videos` is set; returns its path."""
         if not self.save_videos:
@@ -94,8 +82,3 @@ def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]
     return [
         VideoRequest(text, seed, tuple(views.values())) for (text, seed), views in groups.items()
     ]
-
-
-def count_views(cells: Iterable[Cell]) -> int:
-    """Return the number of cells that `MeasurementStore.measure` reports in total."""
-    return sum(len(request.views) for request in video_requests(cells))

@@ -75,11 +75,19 @@ class RewriteStore:
         self._texts = {r.key: r.refined for r in self._segments.update()}
 
     def get_or_create(
-        self, name: str, system: System, prompts: Sequence[str], seeds: Sequence[int]
+        self,
+        name: str,
+        system: System,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        before_work: Callable[[], None] = lambda: None,
     ) -> dict[tuple[str, int], str]:
         """Return (prompt, seed) -> rewrite; make and record missing ones, shared among processes.
 
         An empty rewrite is replaced by the prompt itself.
+
+        Args:
+          before_work: is called, in all processes, if any rewrite is missing.
 
         Raises:
           BadInput: the system cannot be used, or returns the wrong number of rewrites.
@@ -88,6 +96,8 @@ class RewriteStore:
             return {(p, seed): p for p in prompts for seed in seeds}
         system_fingerprint = fingerprint(name, system)
         keys = {(p, seed): _key(system_fingerprint, p, seed) for p in prompts for seed in seeds}
+        if not self._texts.keys() >= set(keys.values()):
+            before_work()
         rewrite: RewriteFn | None = None
         # batches of the complete prompt list, so that a restart makes the same ones
         starts = range(0, len(prompts), PROMPTS_PER_SEGMENT)

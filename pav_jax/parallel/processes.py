@@ -224,6 +224,13 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
+def sum_of_processes(numbers: Sequence[int]) -> list[int]:
+    """The sums over all processes of the numbers that each passed; all call it together."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    return multihost_utils.process_allgather(np.asarray(numbers, np.int32)).sum(axis=0).tolist()
+
+
 def shard_for_process(items: Sequence[Item]) -> list[Item]:
     """Return this process's share of `items`; every item belongs to exactly one process."""
     return list(items[jax.process_index() :: jax.process_count()])

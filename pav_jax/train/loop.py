@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pav_jax.checkpoints.orbax import Checkpoints
+from pav_jax.errors import BudgetReached
 from pav_jax.parallel import chips, processes, sharding_rules
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.train.config import TrainingConfig
@@ -163,17 +164,19 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints", fields.save_total_limit)
     with checkpoints, processes.preemption_notices(), _StopOnSigterm() as sigterm:
-        done = 0
-        checkpoint = checkpoints.restore(state.saved_part(), batches)
-        if checkpoint is not None:
-            done, arrays = checkpoint
-            state = state.replace(**arrays)
-        saved = -1 if checkpoint is None else done
+        state, done, saved = _restore(checkpoints, state, batches)
         report(done, "compiling")
         peak_flops = chips.peak_flops(mesh.devices.flat[0].device_kind)
         log = MetricsLog(folder / "metrics.jsonl", done, report, mesh.size, peak_flops)
-        while done < num_steps:
-            batch, batch_metrics = prepare_batch(state, next(batches))
+        stopping = done < num_steps and report.must_stop()
+        while done < num_steps and not stopping:
+            try:
+                batch, batch_metrics = _prepare_next(prepare_batch, state, batches)
+            except BudgetReached:
+                log.flush()
+                if saved != done:
+                    checkpoints.save(done, state.saved_part(), batches)
+                raise
             num_tokens = int(batch.pop("tokens")) * jax.process_count()
             state, metrics = step_fn(state, sharding_rules.shard_batch(batch, mesh))
             done += 1
@@ -185,14 +188,35 @@ def fit(
             if should_save and saved != done:
                 checkpoints.save(done, state.saved_part(), batches)
                 saved = done
-            if stopping and done < num_steps:
-                break
         log.close()
     # leaving the block has waited until the last checkpoint is on disk
     if done < num_steps:
         report.raise_if_stopped(done, num_steps)
         _exit_after_sigterm(done, num_steps)
     return state
+
+
+def _restore(
+    checkpoints: Checkpoints, state: TrainState, batches: grain.DatasetIterator
+) -> tuple[TrainState, int, int]:
+    """Return the newest saved state, its step, and the step that needs no saving."""
+    checkpoint = checkpoints.restore(state.saved_part(), batches)
+    if checkpoint is None:
+        return state, 0, 0
+    done, arrays = checkpoint
+    return state.replace(**arrays), done, done
+
+
+def _prepare_next(
+    prepare_batch: PrepareBatch, state: TrainState, batches: grain.DatasetIterator
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Prepare the next batch; where a limit forbids it, `batches` stays before it."""
+    position = batches.get_state()
+    try:
+        return prepare_batch(state, next(batches))
+    except BudgetReached:
+        batches.set_state(position)
+        raise
 
 
 def _exit_after_sigterm(done: int, num_steps: int) -> NoReturn:

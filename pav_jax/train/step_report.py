@@ -55,9 +55,9 @@ class StepReport:
 
     def must_stop(self) -> bool:
         """Whether a limit of hours or money is reached; all processes call it together."""
-        if self._monitor is None or not self._monitor.budget.limits_time:
+        if self._monitor is None:
             return False
-        self._limit = self._monitor.agreed_limit(self._monitor.budget.limit_of_time())
+        self._limit = self._monitor.limit_of_time()
         return self._limit is not None
 
     def raise_if_stopped(self, done: int, num_steps: int) -> None:

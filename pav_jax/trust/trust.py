@@ -68,7 +68,7 @@ def trust(
     )
     videos = plan_videos(prompts, options.seeds, options.severities, options.num_corrupted)
     total = sum(len(video.views) for video in videos)
-    samples = VideoProgress("trust", total, store, progress, unit="samples")
+    samples = VideoProgress("trust", total, store, progress, unit="samples", num_videos=len(videos))
     for num_samples in store.score_shared(videos, "trust"):
         samples.advance(num_samples)
     samples.advance_to(samples.total)

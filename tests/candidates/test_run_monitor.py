@@ -1,6 +1,9 @@
 """Limits and checks in a stage that makes videos, with a generator that needs no model."""
 
+import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.run_monitor import RunMonitor
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.errors import BadInput, BudgetReached
+from pav_jax.parallel import processes
 from tests.fakes import FakeGenerator, FakeSuite
 
 PROMPTS = [f"a cat {i}" for i in range(12)]
@@ -22,7 +26,15 @@ class IgnoresPrompts(FakeGenerator):
         return super().generate(["same"] * len(prompts), seed=seed)
 
 
-def score(folder, *overrides, generator=None, suite=None, same_prompt=True, may_probe=False):
+def score(
+    folder,
+    *overrides,
+    generator=None,
+    suite=None,
+    prompts=PROMPTS,
+    same_prompt=True,
+    may_probe=False,
+):
     """Make 12 videos in batches of 4; returns the pool."""
     section = configuration.load(None, [f"--config.budget.{o}" for o in overrides]).budget
     budget = Budget(section, folder)
@@ -40,7 +52,7 @@ def score(folder, *overrides, generator=None, suite=None, same_prompt=True, may_
     try:
         pending = [
             PendingCandidate(f"a cat {i % 2}" if same_prompt else text, text, 0, i, (), "user")
-            for i, text in enumerate(PROMPTS)
+            for i, text in enumerate(prompts)
         ]
         for num_finished in pool.score_round(pending, 0):
             progress.advance(num_finished)
@@ -66,6 +78,51 @@ def test_budget_of_hours_stops_before_a_batch(tmp_path):
     with pytest.raises(BudgetReached, match="budget.hours=0 is reached"):
         score(tmp_path, "hours=0")
     assert len(score(tmp_path, "hours=1").records) == 12
+
+
+@pytest.mark.parametrize(
+    "overrides, made",
+    [
+        (["videos=7"], (0, 0)),
+        (["videos=8"], (4, 4)),
+        (["videos=11"], (4, 4)),
+        (["videos=16"], (12, 4)),
+        (["stage_videos={'evolve': 12}"], (8, 4)),
+        (["videos=18"], (14, 4)),
+    ],
+)
+def test_budget_stops_all_processes_before_the_same_batch(tmp_path, monkeypatch, overrides, made):
+    """Threads stand in for processes; one has 14 videos to make, the other 4."""
+    shares = (14, 4)
+    numbers = {}
+    meet = threading.Barrier(2, timeout=60)
+
+    def sum_of_processes(own):
+        numbers[threading.current_thread().name] = own
+        meet.wait()
+        total = [sum(column) for column in zip(*numbers.values(), strict=True)]
+        meet.wait()
+        return total
+
+    monkeypatch.setattr(processes, "sum_of_processes", sum_of_processes)
+
+    def run(process):
+        prompts = [f"a cat {process} {i}" for i in range(shares[process])]
+        generator = FakeGenerator()
+        try:
+            folder = tmp_path / str(process)
+            score(folder, *overrides, generator=generator, prompts=prompts, same_prompt=False)
+        except BudgetReached as error:
+            return len(generator.made), error
+        return len(generator.made), None
+
+    with ThreadPoolExecutor(2) as executor:
+        results = list(executor.map(run, range(2)))
+    assert tuple(number for number, _ in results) == made
+    for process, (_, error) in enumerate(results):
+        assert (error is None) == (made == shares)
+        spent = json.loads((tmp_path / str(process) / "logs" / "spent.json").read_text())
+        assert spent["evolve"]["videos"] == sum(made)
 
 
 def test_generator_that_ignores_prompts(tmp_path):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from pav_jax.errors import BadInput
+from pav_jax import budget
+from pav_jax.errors import BadInput, BudgetReached
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.log_probs import log_probs
 from pav_jax.records import Candidate
@@ -26,11 +28,13 @@ from pav_jax.train.config import GRPO_LOSS_TYPES, grpo_config
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from pav_jax.train.loop import compile_step
 from pav_jax.train.state import training_model
+from tests.budgets import limited
 from tests.fakes import FakeGenerator, FakeSuite
 from tests.tiny import language_model as tiny
 
 STEPS = 6
 VIDEOS = 16  # in a batch
+UNCHECKED = "check_rewards=False"  # TVA is always 0
 PROMPTS = ["a b", "c d e", "f", "g h i j", "k l", "m n o", "p", "q r s"]
 
 
@@ -208,6 +212,59 @@ t.grpo.run(t.make_config(), tiny.make_lm(), prompts, t.Killer(), t.make_suite(),
         ]
         assert len(records) == len(read_segments(segments[0], Candidate))
     assert len(done.made) < len(straight[1].made) / 2
+
+
+def test_run_budget_of_videos(straight, lm, prompts, tmp_path):
+    """The third step has no videos left: the first two are kept, though no checkpoint was due."""
+    folder = tmp_path / "grpo"
+    made = [len(read_segments(straight[0] / "candidates" / f"{n:06d}", Candidate)) for n in (1, 2)]
+    config = make_config(save_steps=None)
+    generator = FakeGenerator()
+    with (
+        pytest.raises(BudgetReached) as caught,
+        limited(tmp_path, "grpo", UNCHECKED, f"stage_videos={{'grpo': {sum(made)}}}") as progress,
+    ):
+        grpo.run(config, lm, prompts, generator, make_suite(), folder, progress)
+    assert caught.value.exit_status == 3 and caught.value.field == "budget.stage_videos.grpo"
+    assert "stopped at grpo, step 3: 0 of 32 videos; " in str(caught.value)
+    assert len(generator.made) == sum(made) and column(folder, "step").tolist() == [1, 2]
+    assert (folder / "checkpoints" / "2").is_dir()
+    check_continued(straight, lm, prompts, folder, generator)
+
+
+def test_run_budget_of_hours(straight, lm, prompts, tmp_path, monkeypatch):
+    """Each batch of videos takes an hour, each step two."""
+    folder = tmp_path / "grpo"
+    generator = FakeGenerator()
+    clock = types.SimpleNamespace(monotonic=lambda: 3600.0 * len(generator.batch_sizes))
+    monkeypatch.setattr(budget, "time", clock)
+    config = make_config(save_steps=None)
+    for limit, position in (
+        ("hours=0", "grpo: 0 of 6 steps"),
+        ("hours=2", "grpo: 1 of 6 steps"),
+        ("stage_hours={'grpo': 3}", "grpo: 2 of 6 steps"),
+        ("usd=50", "grpo"),
+    ):
+        with (
+            pytest.raises(BudgetReached) as caught,
+            limited(tmp_path, "grpo", UNCHECKED, limit, "usd_per_hour=10") as progress,
+        ):
+            grpo.run(config, lm, prompts, generator, make_suite(), folder, progress)
+        assert f"stopped at {position}" in str(caught.value)
+    check_continued(straight, lm, prompts, folder, generator)
+
+
+def check_continued(straight, lm, prompts, folder, generator):
+    """Without a limit a run goes on to the result of `straight`, and makes no video twice."""
+    config = make_config(save_steps=None)
+    grpo.run(config, lm, prompts, generator, make_suite(), folder)
+    assert sorted(generator.made) == sorted(straight[1].made)
+    for name in ("step", "loss", "reward", "kl", "completions/mean_length"):
+        np.testing.assert_array_equal(column(folder, name), column(straight[0], name))
+    weights = [f / "booster" / "model.safetensors" for f in (folder, straight[0])]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    with limited(folder.parent, "grpo", "videos=0", "hours=0") as progress:  # nothing is left to do
+        grpo.run(config, lm, prompts, generator, make_suite(), folder, progress)
 
 
 def test_run_missing_scores(lm, prompts, tmp_path, caplog):

@@ -1,15 +1,18 @@
 import json
+import types
 
 import pytest
 from ml_collections import ConfigDict
 
+from pav_jax import budget
 from pav_jax.defaults import TrustConfig
-from pav_jax.errors import BadInput
+from pav_jax.errors import BadInput, BudgetReached
 from pav_jax.records import Candidate
 from pav_jax.storage.records import SegmentFolder
 from pav_jax.trust import verdict
 from pav_jax.trust.corruptions import CORRUPTION_TYPES
 from pav_jax.trust.trust import trust
+from tests.budgets import limited
 from tests.trust.fakes import CAPTION_REFUSED, PROMPTS, PatternGenerator, make_suite
 
 
@@ -18,13 +21,14 @@ def make_config(batch_size=4, **options):
     return ConfigDict(dict(generator=dict(batch_size=batch_size), trust=defaults | options))
 
 
-def run_trust(folder, generator=None, suite=None, **options):
+def run_trust(folder, generator=None, suite=None, progress=None, **options):
     return trust(
         make_config(**options),
         PROMPTS,
         generator or PatternGenerator(),
         suite or make_suite(),
         folder,
+        progress,
     )
 
 
@@ -103,6 +107,50 @@ def test_trust_continues_after_interrupt(finished_run, tmp_path, interrupted):
     generator = PatternGenerator()
     run_trust(tmp_path, generator)
     assert generator.num_calls == 0
+
+
+@pytest.mark.parametrize(
+    "limit, num_batches",
+    [
+        ("videos=10", 2),
+        ("stage_videos={'trust': 11}", 2),
+        ("hours=1.5", 3),  # the next batch starts while one is scored
+        ("stage_hours={'trust': 1.5}", 3),
+        ("usd=15", 3),
+    ],
+)
+def test_trust_budget(finished_run, tmp_path, monkeypatch, limit, num_batches):
+    """Each of the nine batches of four videos takes an hour, which costs 10 USD."""
+    clock = types.SimpleNamespace(monotonic=lambda: 3600.0 * generator.num_calls)
+    monkeypatch.setattr(budget, "time", clock)
+    for expected in (num_batches, 0):  # the second time, it stops at once
+        generator = PatternGenerator()
+        with (
+            pytest.raises(BudgetReached) as caught,
+            limited(tmp_path, "trust", limit, "usd_per_hour=10") as progress,
+        ):
+            run_trust(tmp_path, generator, progress=progress)
+        assert generator.num_calls == expected
+        field = f"budget.{limit.partition('=')[0]}"
+        assert caught.value.exit_status == 3 and caught.value.field.startswith(field)
+        assert "stopped at trust: " in str(caught.value) and "samples;" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trust.json").exists()
+    generator = PatternGenerator()
+    with limited(tmp_path, "trust", "videos=36", "hours=9") as progress:
+        assert run_trust(tmp_path, generator, progress=progress) == finished_run[1]
+    assert generator.num_calls + num_batches == 9
+    with limited(tmp_path, "trust", "videos=0", "hours=0") as progress:  # nothing is left to make
+        assert run_trust(tmp_path, generator, progress=progress) == finished_run[1]
+
+
+def test_trust_estimate_counts_videos(tmp_path, caplog):
+    with caplog.at_level("INFO"), limited(tmp_path, "trust") as progress:
+        run_trust(tmp_path, progress=progress)
+    lines = [r.getMessage() for r in caplog.records if "estimate after" in r.getMessage()]
+    assert ["at most 32 more videos" in lines[0], "at most 28 more videos" in lines[1]] == [
+        True
+    ] * 2
 
 
 def test_trust_scores_missing_samples_only(tmp_path):
