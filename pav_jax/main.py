@@ -73,13 +73,23 @@ class CommandList(argparse.RawDescriptionHelpFormatter):
 
 def parser() -> Parser:
     """The command line of all commands."""
-    from pav_jax.commands import cache_curve, check, export, fvd, generate, refine, score, stages
+    from pav_jax.commands import (
+        cache_curve,
+        check,
+        export,
+        fvd,
+        generate,
+        refine,
+        score,
+        serve,
+        stages,
+    )
 
     top = Parser(prog="pav", description=ABOUT, epilog=EXAMPLES, formatter_class=CommandList)
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", parser_class=Parser
     )
-    for group in (refine, generate, score, fvd, stages, export, check, cache_curve):
+    for group in (refine, serve, generate, score, fvd, stages, export, check, cache_curve):
         group.add(commands)
     return top
 

@@ -15,6 +15,8 @@ MIN_SECRET_LENGTH = 6  # shorter values, such as the "none" of a server without 
 # environment variables whose values are secrets, whether or not an endpoint names them
 SECRET_VARIABLES = (
     "OPENAI_API_KEY",
+    "PAV_API_KEY",
+    "PAV_UPSTREAM_API_KEY",
     "PAV_GENERATOR_API_KEY",
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",

@@ -112,13 +112,13 @@ class Booster:
         )
         name = self.language_model.name
         return [
-            [Refinement(prompt, _rewrite(text) or prompt, s, name) for text in replies]
+            [Refinement(prompt, read_reply(text) or prompt, s, name) for text in replies]
             for prompt, s, replies in zip(prompts, seeds, texts, strict=True)
         ]
 
 
-def _rewrite(reply: str) -> str:
-    """The rewrite in a model's reply."""
+def read_reply(reply: str) -> str:
+    """Return the rewrite in a model's reply; empty if there is none."""
     return _without_controls(without_thoughts(reply)).strip()
 
 

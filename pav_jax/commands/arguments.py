@@ -11,7 +11,7 @@ def require_at_least(minimum: float, option: str, value: float | None) -> None:
     Raises:
       BadInput: names the option.
     """
-    if value is not None and value < minimum:
+    if value is not None and not value >= minimum:
         raise BadInput(f"{option}={value}: must be at least {minimum}", source=option)
 
 

@@ -1,0 +1,155 @@
+"""`pav serve`: a booster as an HTTP server."""
+
+import argparse
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pav_jax.commands.arguments import require_at_least, require_at_most
+from pav_jax.errors import BadInput
+
+if TYPE_CHECKING:
+    from pav_jax.serve.backend import Backend
+
+API_KEY_VARIABLE = "PAV_API_KEY"
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+DEFAULT_PORT = 8000
+RANGES = {
+    "port": (0, 65535),
+    "batch_size": (1, 4096),
+    "max_queue": (0, 10_000),
+    "timeout": (1, 86_400),
+    "max_tokens": (1, 1_000_000),
+    "max_n": (1, 1000),
+}
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        "serve",
+        help="answer HTTP requests with a booster",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Serves a booster: /refine rewrites a prompt, and clients of OpenAI's API find it under"
+            " /v1.\nRequests share batches, and a rewrite depends only on its prompt, seed and"
+            " settings. /docs is a page\nof all routes, /metrics has counters for Prometheus."
+            " SIGTERM and Ctrl+C finish what runs.\nNeeds the extra: pip install 'pav-jax[serve]'."
+        ),
+        epilog=f"""\
+examples:
+  pav serve                                                 the embedded booster, for toy videos
+  pav serve --model=runs/mini/round_2/booster --port=9000
+  pav serve --upstream=http://127.0.0.1:8080                a model that llama.cpp or vLLM serves
+  {API_KEY_VARIABLE}=... pav serve --host=0.0.0.0              for other machines, with a key
+
+ask it:
+  curl localhost:{DEFAULT_PORT}/refine --json '{{"prompt": "a dog runs"}}'
+
+docs/guides/serve.md has all routes, fields and limits.""",
+    )
+    command.add_argument(
+        "--model",
+        help=(
+            "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster."
+            " With --upstream: the name of a model there; default: all that it lists"
+        ),
+    )
+    command.add_argument(
+        "--upstream",
+        metavar="ADDRESS",
+        help=(
+            "an OpenAI-compatible server that has the model; its key is read from the environment"
+            " variable PAV_UPSTREAM_API_KEY"
+        ),
+    )
+    command.add_argument(
+        "--template",
+        help="chat template file that replaces the model's own; auto: the shipped instruction",
+    )
+    command.add_argument("--name", help="what clients call the model (default: its own name)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
+    )
+    command.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
+    )
+    _add_limits(command)
+    command.set_defaults(handler=run, parser=command)
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("limits")
+    for name, kind, default, text in (
+        ("--batch-size", int, 4, "answers written at once; more is slower for a single one"),
+        ("--max-queue", int, 64, "requests that may wait; more get status 429"),
+        ("--timeout", float, 120.0, "seconds for one request, then status 504"),
+        ("--max-tokens", int, 1024, "the longest answer that a request may ask for, in tokens"),
+        ("--max-n", int, 16, "the most answers that a request may ask for"),
+    ):
+        group.add_argument(name, type=kind, default=default, help=f"{text} (default {default})")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve until a signal."""
+    for name, (minimum, maximum) in RANGES.items():
+        option = f"--{name.replace('_', '-')}"
+        require_at_least(minimum, option, getattr(args, name))
+        require_at_most(maximum, option, getattr(args, name))
+    try:
+        from pav_jax.serve import app, server
+    except ImportError as error:
+        raise BadInput(
+            f"this needs the package {error.name}: pip install 'pav-jax[serve]'", source="serve"
+        ) from None
+    from pav_jax.endpoints.addresses import api_key
+    from pav_jax.serve.options import ServeLimits
+
+    key = api_key(API_KEY_VARIABLE, API_KEY_VARIABLE)
+    limits = ServeLimits(
+        max_n=args.max_n,
+        max_tokens=args.max_tokens,
+        max_queue=args.max_queue,
+        timeout_s=args.timeout,
+    )
+    with server.bind(args.host, args.port) as listener, contextlib.closing(_load(args)) as backend:
+        _announce(args, backend, listener.getsockname()[1], bool(key))
+        server.serve(app.Server(backend, limits, key), listener)
+
+
+def _load(args: argparse.Namespace) -> "Backend":
+    """The model, ready to answer."""
+    if args.upstream is not None:
+        from pav_jax.serve.upstream import UpstreamBackend
+
+        if args.template is not None or args.name is not None:
+            raise BadInput(
+                "--upstream: the other server has the template and the name; leave --template and"
+                " --name out",
+                source="--upstream",
+            )
+        models = [args.model] if args.model else []
+        return UpstreamBackend(args.upstream, models, args.timeout)
+    from pav_jax.booster.booster import Booster
+    from pav_jax.serve.local import LocalBackend
+
+    if args.model is None:
+        _say("no --model given, using the embedded booster, which is trained for tiny toy videos")
+    booster = Booster.from_pretrained(
+        args.model, template=args.template, batch_size=args.batch_size
+    )
+    backend = LocalBackend(booster, args.name)
+    _say("compiling")
+    backend.warm_up()
+    return backend
+
+
+def _announce(args: argparse.Namespace, backend: "Backend", port: int, has_key: bool) -> None:
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    if args.host not in LOCAL_HOSTS and not has_key:
+        _say(f"anybody who reaches {args.host} can use it: set {API_KEY_VARIABLE} to ask for a key")
+    _say(f"{', '.join(backend.models)} at http://{host}:{port} (routes: /docs)")
+
+
+def _say(text: str) -> None:
+    print(f"pav serve: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""`pav serve`: a booster behind OpenAI's HTTP routes and `/refine`."""

@@ -1,0 +1,198 @@
+"""Answers requests with a booster in this process."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+from pav_jax.booster.booster import Booster, clean, read_reply
+from pav_jax.language import chat
+from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.sampling import Sampling
+from pav_jax.records import Refinement, stable_seed
+from pav_jax.seeds import seeds_for_prompts
+from pav_jax.serve.backend import TextRequest
+from pav_jax.serve.call import Call
+from pav_jax.serve.engine import Answer, Engine, Job
+from pav_jax.serve.errors import ApiError
+
+WARM_UP_PROMPT = "a dog runs"
+WARM_UP_TIMEOUT_S = 3600.0  # a large model compiles for minutes
+# the end of a text that may become a mark of a thought, or is part of a character
+UNSETTLED = re.compile(r"(?:[<\[][^<>\[\]]{0,15}|\ufffd+)\Z")
+
+
+class LocalBackend:
+    """A booster whose language model an engine owns; see `backend.Backend`."""
+
+    def __init__(self, booster: Booster, name: str | None = None):
+        """Start the engine.
+
+        Args:
+          name: what clients call the model; None: its own name.
+        """
+        self.booster = booster
+        self.engine = Engine(booster.language_model)
+        self.models = [name or booster.language_model.name]
+        self.sampling = booster.sampling
+        self.num_rows = booster.language_model.batch_size
+        self.engine.start()
+
+    def warm_up(self) -> None:
+        """Compile the programs for a short prompt and the default settings."""
+        call = Call(WARM_UP_TIMEOUT_S)
+        self.refine(TextRequest(call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling))
+
+    def refine(self, request: TextRequest) -> list[Refinement]:
+        """See `backend.Backend`."""
+        model = cast(LanguageModel, EngineModel(self, request))
+        booster = dataclasses.replace(self.booster, language_model=model, sampling=request.settings)
+        return booster.refine(request.prompts[0], request.n, request.seed)[0]
+
+    def complete(self, request: TextRequest) -> list[list[str]]:
+        """See `backend.Backend`."""
+        settings = dataclasses.asdict(request.settings)
+        return EngineModel(self, request).generate(
+            request.prompts, num_return_sequences=request.n, seed=request.seed, **settings
+        )
+
+    def stream(
+        self, request: TextRequest, is_rewrite: bool, notify: Callable[[], object]
+    ) -> "JobStream":
+        """See `backend.Backend`."""
+        if is_rewrite:
+            prompt = clean(request.prompts[0])
+            chats, seeds = [chat.user_chat(prompt)], [stable_seed(request.seed, prompt)]
+        else:
+            chats = list(request.prompts)
+            seeds = seeds_for_prompts(request.seed, len(chats))
+        jobs = [
+            self.submit(request, text, seed, request.n, request.settings, notify)
+            for text, seed in zip(chats, seeds, strict=True)
+        ]
+        return JobStream(jobs, request, is_rewrite)
+
+    def is_healthy(self) -> bool:
+        """See `backend.Backend`."""
+        return self.engine.is_running()
+
+    def num_waiting(self) -> int:
+        """See `backend.Backend`."""
+        return self.engine.num_waiting()
+
+    def close(self) -> None:
+        """See `backend.Backend`."""
+        self.engine.close()
+
+    def submit(
+        self,
+        request: TextRequest,
+        prompt: str | chat.Chat,
+        seed: int,
+        n: int,
+        settings: Sampling,
+        notify: Callable[[], object] | None = None,
+    ) -> Job:
+        """Give the engine the job of n answers to a prompt.
+
+        Raises:
+          ApiError: the prompt does not fit into the model's context.
+        """
+        ids = self.engine.encode(prompt)
+        slots = self._slots(settings.max_new_tokens)
+        limit = self.booster.language_model.max_prompt_tokens(slots)
+        if len(ids) > limit:
+            raise ApiError(
+                400,
+                f"the prompt has {len(ids):,} tokens, with the model's instruction if it has one;"
+                f" shorten it to {limit:,}",
+                code="context_length_exceeded",
+            )
+        job = Job(
+            ids,
+            not isinstance(prompt, str),
+            seed,
+            n,
+            dataclasses.replace(settings, max_new_tokens=slots),
+            settings.max_new_tokens,
+            request.call,
+            request.stop,
+            notify,
+        )
+        self.engine.submit(job)
+        return job
+
+    def _slots(self, max_tokens: int) -> int:
+        """How many tokens a batch has slots for: few sizes, because each compiles anew."""
+        slots = self.sampling.max_new_tokens
+        while slots < max_tokens:
+            slots *= 2
+        return min(slots, self.booster.language_model.config.max_position_embeddings)
+
+
+class EngineModel:
+    """Stands for the language model in a booster: one request's view of the engine."""
+
+    def __init__(self, backend: LocalBackend, request: TextRequest):
+        self.name = request.model
+        self._backend = backend
+        self._request = request
+
+    def generate(
+        self,
+        prompts: Sequence[str | chat.Chat],
+        num_return_sequences: int = 1,
+        seed: int | Sequence[int] = 0,
+        **settings: Any,
+    ) -> list[list[str]]:
+        """Generate texts as `LanguageModel.generate` does."""
+        seeds = seeds_for_prompts(seed, len(prompts))
+        jobs = [
+            self._backend.submit(
+                self._request, prompt, seed, num_return_sequences, Sampling(**settings)
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return [[answer.text for answer in _record(job, self._request.call)] for job in jobs]
+
+
+class JobStream:
+    """The answers of jobs while they are written; see `backend.TextStream`."""
+
+    def __init__(self, jobs: Sequence[Job], request: TextRequest, is_rewrite: bool):
+        self._jobs = jobs
+        self._request = request
+        self._is_rewrite = is_rewrite
+
+    def texts(self) -> list[str]:
+        """See `backend.TextStream`."""
+        return [
+            self._read(text if i in job.answers else _settled(text, job.stop))
+            for job in self._jobs
+            for i, text in enumerate(job.texts)
+        ]
+
+    def finish(self) -> list[str]:
+        """See `backend.TextStream`."""
+        answers = [a for job in self._jobs for a in _record(job, self._request.call)]
+        fallback = clean(self._request.prompts[0]) if self._is_rewrite else ""
+        return [self._read(answer.text) or fallback for answer in answers]
+
+    def _read(self, text: str) -> str:
+        return read_reply(text) if self._is_rewrite else text
+
+
+def _record(job: Job, call: Call) -> list[Answer]:
+    """Wait for a job's answers, and count them in the call."""
+    answers = job.wait()
+    call.prompt_tokens += len(job.prompt_ids)
+    call.completion_tokens += sum(answer.tokens for answer in answers)
+    call.finish_reasons += [answer.finish_reason for answer in answers]
+    return answers
+
+
+def _settled(text: str, stop: Iterable[str]) -> str:
+    """The beginning of an unfinished text that more tokens do not change."""
+    text = UNSETTLED.sub("", text)
+    ends = [text[:-i] for s in stop for i in range(1, len(s)) if text.endswith(s[:i])]
+    return min(ends, key=len, default=text)

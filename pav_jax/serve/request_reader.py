@@ -1,0 +1,164 @@
+"""From the bodies of requests to what a backend understands; refuses what the server cannot do."""
+
+import dataclasses
+import difflib
+import secrets
+
+from pav_jax.language.sampling import Sampling
+from pav_jax.serve.backend import Backend, TextRequest
+from pav_jax.serve.call import Call
+from pav_jax.serve.errors import ApiError
+from pav_jax.serve.options import ServeLimits
+from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, RefineBody, SamplingFields
+
+# fields of OpenAI's API that would change the answer in a way that is not implemented, and their
+# values that change nothing, beside null, false, 0 and what is empty
+UNSUPPORTED = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (),
+    "frequency_penalty": (),
+    "function_call": ("none",),
+    "functions": (),
+    "logit_bias": (),
+    "logprobs": (),
+    "modalities": (["text"],),
+    "prediction": (),
+    "presence_penalty": (),
+    "suffix": (),
+    "tool_choice": ("none", "auto"),
+    "tools": (),
+    "top_logprobs": (),
+    "web_search_options": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestReader:
+    """Reads bodies for one server.
+
+    Attributes:
+      backend: whose models and settings are the defaults.
+      limits: of a request.
+    """
+
+    backend: Backend
+    limits: ServeLimits
+
+    def refine(self, body: RefineBody) -> TextRequest:
+        """Read a request for one rewrite."""
+        return self._request(body, (body.prompt,), 1, body.max_tokens, ())
+
+    def chat(self, body: ChatBody) -> TextRequest:
+        """Read a request for rewrites of the last message of the user."""
+        if body.response_format is not None and body.response_format.type != "text":
+            raise ApiError(
+                400,
+                f"response_format.type={body.response_format.type[:40]!r}: this model writes"
+                ' prompts, not JSON; leave response_format out, or give {"type": "text"}',
+                param="response_format",
+                code="unsupported_value",
+            )
+        prompt = last_user_text(body)
+        return self._openai_request(body, (prompt,), body.max_completion_tokens or body.max_tokens)
+
+    def completion(self, body: CompletionBody) -> TextRequest:
+        """Read a request for continuations of texts."""
+        prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
+        if not all(prompts):
+            raise ApiError(400, "prompt: is empty; write at least one word", param="prompt")
+        return self._openai_request(body, prompts, body.max_tokens)
+
+    def model(self, name: str | None) -> str:
+        """Return the model that a client names, or the default.
+
+        Raises:
+          ApiError: there is no such model.
+        """
+        models = self.backend.models
+        if not name:
+            return models[0]
+        if name in models:
+            return name
+        near = difflib.get_close_matches(name, models, n=1) or models[:1]
+        raise ApiError(
+            404,
+            f"there is no model of this name here; did you mean {near[0]!r}? /v1/models lists all",
+            param="model",
+            code="model_not_found",
+        )
+
+    def _openai_request(
+        self, body: OpenAIFields, prompts: tuple[str, ...], max_tokens: int | None
+    ) -> TextRequest:
+        for name, value in (body.model_extra or {}).items():
+            if name in UNSUPPORTED and value and value not in UNSUPPORTED[name]:
+                raise ApiError(
+                    400, f"{name}: is not supported; leave it out", name, "unsupported_parameter"
+                )
+        stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+        return self._request(body, prompts, body.n or 1, max_tokens, stop)
+
+    def _request(
+        self,
+        body: SamplingFields,
+        prompts: tuple[str, ...],
+        n: int,
+        max_tokens: int | None,
+        stop: tuple[str, ...],
+    ) -> TextRequest:
+        model = self.model(body.model)
+        limits = self.limits
+        _at_most(limits.max_n, "n", n * len(prompts))
+        _at_most(limits.max_tokens, "max_tokens", max_tokens or 1)
+        characters = sum(map(len, prompts))
+        if characters > limits.max_prompt_characters:
+            raise ApiError(
+                400,
+                f"the prompt has {characters:,} characters; shorten it to"
+                f" {limits.max_prompt_characters:,}",
+                param="prompt",
+                code="string_above_max_length",
+            )
+        seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+        call = Call(limits.timeout_s)
+        settings = self._settings(body, max_tokens)
+        return TextRequest(call, model, prompts, n, seed, settings, stop)
+
+    def _settings(self, body: SamplingFields, max_tokens: int | None) -> Sampling:
+        names = ("temperature", "top_p", "top_k", "repetition_penalty")
+        values = {name: getattr(body, name) for name in names}
+        values["max_new_tokens"] = max_tokens
+        overrides = {name: value for name, value in values.items() if value is not None}
+        return dataclasses.replace(self.backend.sampling, **overrides)
+
+
+def last_user_text(body: ChatBody) -> str:
+    """Return the text of the last message of the user.
+
+    Raises:
+      ApiError: there is none, or it has parts that are not text.
+    """
+    for i, message in reversed(list(enumerate(body.messages))):
+        if message.role != "user":
+            continue
+        if isinstance(message.content, str):
+            return message.content
+        parts = message.content or []
+        for part in parts:
+            if part.type != "text" or part.text is None:
+                raise ApiError(
+                    400,
+                    "only parts of type 'text' are understood",
+                    param=f"messages.{i}.content",
+                    code="unsupported_content",
+                )
+        return "\n".join(part.text or "" for part in parts)
+    raise ApiError(400, "no message of role 'user', whose text is the prompt", param="messages")
+
+
+def _at_most(limit: int, name: str, value: int) -> None:
+    if value > limit:
+        raise ApiError(
+            400, f"{name}={value}: the limit of this server is {limit}", name, "above_max_value"
+        )
