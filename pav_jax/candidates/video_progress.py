@@ -8,6 +8,7 @@ import jax
 from pav_jax.budget import budget_reached
 from pav_jax.candidates.run_monitor import RunMonitor
 from pav_jax.candidates.store import FinishedBatch, ScoredVideoStore
+from pav_jax.parallel import processes
 from pav_jax.progress import Progress, format_seconds
 
 
@@ -46,6 +47,8 @@ class VideoProgress:
         self.total = total
         self._unit = unit
         self.done = 0
+        self._done_before = 0  # when the round started
+        self._num_finished = 0  # by this process, since then
         self._weights = getattr(store, "weights", store.suite.weights)
         self._progress = progress
         self._task = progress.add_task(stage, total=total, unit=unit) if progress else None
@@ -67,12 +70,15 @@ class VideoProgress:
     def advance(self, num_finished: int) -> None:
         """Count videos that this process has scored, or that an earlier run recorded."""
         # the processes take equal shares
+        self._num_finished += num_finished
         self.done = min(self.done + num_finished * jax.process_count(), self.total)
         self._update()
 
     def advance_to(self, done: int) -> None:
         """Advance to at least `done`; missing rewrites count as done."""
         self.done = max(done, self.done)
+        self._done_before = self.done
+        self._num_finished = 0
         self._update()
 
     def rate(self) -> str:
@@ -103,7 +109,9 @@ class VideoProgress:
         assert self._monitor is not None
         self._monitor.end_round()
         if self._limit is not None:
-            position = f"{self._stage}: {self.done:,} of {self.total:,} {self._unit}"
+            (num_finished,) = processes.sum_of_processes([self._num_finished])
+            done = self._done_before + num_finished
+            position = f"{self._stage}: {done:,} of {self.total:,} {self._unit}"
             raise budget_reached(self._limit, position)
 
     def after_batch(self, batch: FinishedBatch) -> None:
