@@ -1,5 +1,6 @@
-"""Times tracing and compilation of a generator's three programs in this process, and prints seconds
-as JSON. Weights are not read.
+"""Times tracing and compilation of a generator's programs in this process, and prints seconds as
+JSON: text encoder, denoiser and the VAE's decoder, which has several programs if it decodes tiles.
+Weights are not read.
 
     JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py \\
         --folder=... --num-inference-steps=2
@@ -8,56 +9,78 @@ With a filled persistent cache, a process still traces the programs but loads th
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pav_jax.video import families, sampling, video_model
+from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.generation_request import video_size
 from pav_jax.video.programs import Programs
 
 
+class Recorder:
+    """Takes the place of a program, and notes the shapes of its calls.
+
+    Attributes:
+      calls: the distinct calls, as (program, arguments, static arguments).
+    """
+
+    def __init__(self, program: Any):
+        self.program = program
+        self.calls: dict[str, tuple[Any, tuple, dict[str, Any]]] = {}
+
+    def __call__(self, *arguments: Any, **static: Any) -> Any:
+        shapes = jax.tree.map(_shape, arguments)
+        kinds = jax.tree.map(lambda x: x if hasattr(x, "shape") else type(x), shapes)
+        self.calls.setdefault(f"{kinds} {static}", (self.program, shapes, static))
+        return self.program(*arguments, **static)
+
+
+def _shape(argument: Any) -> Any:
+    if isinstance(argument, jax.Array):
+        return jax.ShapeDtypeStruct(argument.shape, argument.dtype)
+    return argument  # a number
+
+
 def programs(
-    folder: Path, dtype: str, steps: int, batch: int | None
-) -> Iterator[tuple[str, jax.stages.Wrapped, tuple, dict]]:
-    """Yields each program's name, the program, the shapes of its arguments, and its static
-    arguments."""
-    family_class = families.family_class(folder)
-    settings = families.saved_settings(family_class, folder)
-    settings = settings.replace("command line", num_inference_steps=steps, batch_size=batch)
-    family = family_class.outline(folder, video_model.DTYPES[dtype])
-    num_frames, height, width = family.default_size()
-    latent_shape, keep = family.latent_shape(
-        settings.num_frames or num_frames, settings.height or height, settings.width or width
-    )
-    shapes = family.param_shapes()
+    family: Any, settings: GenerationConfig
+) -> Iterator[tuple[str, Any, tuple, dict[str, Any]]]:
+    """The programs that `pav_jax.video.programs` runs to make one batch of videos.
+
+    Yields:
+      (name, program, arguments as shapes, static arguments).
+    """
     compiled = Programs(family)
-    scales = sampling.guidance_scales(
-        family.scheduler.timesteps(steps), settings.guidance_scale, settings.use_dynamic_cfg
-    )
-    encoder_inputs = (
-        {"text_encoder": shapes["text_encoder"]},
-        jax.ShapeDtypeStruct((settings.batch_size, family.sequence_length(None)), jnp.int32),
-    )
-    text = jax.eval_shape(family.encode_text, *encoder_inputs)
+    recorders = {
+        name: Recorder(getattr(compiled, name))
+        for name, member in vars(Programs).items()
+        if isinstance(member, functools.cached_property)
+    }
+    vars(compiled).update(recorders)
+    latent_shape, num_latent_frames = family.latent_shape(*video_size(family, settings))
+    timesteps = family.scheduler.timesteps(settings.num_inference_steps)
+    scales = sampling.guidance_scales(timesteps, settings.guidance_scale, settings.use_dynamic_cfg)
+
+    def make_batch(params: dict, token_ids: jax.Array, keys_B: jax.Array) -> Any:
+        text = compiled.encoder({"text_encoder": params["text_encoder"]}, token_ids)
+        latents = compiled.denoise(
+            params, text, text, None, keys_B, scales, latent_shape, num_latent_frames
+        )
+        return compiled.decode(params, latents, tiled=settings.vae_tiling)
+
+    tokens = jax.ShapeDtypeStruct((settings.batch_size, family.sequence_length(None)), jnp.int32)
     keys = jax.eval_shape(lambda: sampling.video_keys((0,) * settings.batch_size))
-    latents = jax.ShapeDtypeStruct((settings.batch_size, keep, *latent_shape[1:]), jnp.float32)
-    yield "text encoder", compiled.encoder, encoder_inputs, {}
-    yield (
-        "denoiser",
-        compiled.denoiser,
-        ({"transformer": shapes["transformer"]}, text, text, None, keys, scales),
-        dict(latent_shape=latent_shape, decoded_latent_frames=keep),
-    )
-    yield (
-        "VAE decoder",
-        compiled.decoder,
-        ({"vae": shapes["vae"]}, latents),
-        dict(tiled=settings.vae_tiling),
-    )
+    jax.eval_shape(make_batch, family.param_shapes(), tokens, keys)
+    for name, recorder in recorders.items():
+        for number, call in enumerate(recorder.calls.values(), 1):
+            yield name if len(recorder.calls) == 1 else f"{name} {number}", *call
 
 
 def main() -> None:
@@ -69,15 +92,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--num-inference-steps", type=int, default=2)
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--vae-tiling", action="store_true", default=None)
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # Starts the backend, which is not part of compilation.
     jax.jit(lambda x: x + 1)(0).block_until_ready()
 
+    family_class = families.family_class(arguments.folder)
+    settings = families.saved_settings(family_class, arguments.folder).replace(
+        "command line",
+        num_inference_steps=arguments.num_inference_steps,
+        batch_size=arguments.batch_size,
+        vae_tiling=arguments.vae_tiling,
+    )
+    family = family_class.outline(arguments.folder, video_model.DTYPES[arguments.dtype])
     seconds = {}
-    for name, program, shapes, static in programs(
-        arguments.folder, arguments.dtype, arguments.num_inference_steps, arguments.batch_size
-    ):
+    for name, program, shapes, static in programs(family, settings):
         start = time.perf_counter()
         lowered = program.lower(*shapes, **static)
         traced = time.perf_counter()
