@@ -1,5 +1,5 @@
 """Times tracing and compilation of a generator's programs in this process, and prints seconds as
-JSON: text encoder, denoiser and the VAE's decoder, which has several programs if it decodes tiles.
+JSON: text encoder, denoiser and those of the VAE's decoder.
 Weights are not read.
 
     JAX_COMPILATION_CACHE_DIR=/tmp/cache python benchmarks/generate_compile.py \\
@@ -12,7 +12,7 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,12 @@ def programs(
         for name, member in vars(Programs).items()
         if isinstance(member, functools.cached_property)
     }
-    vars(compiled).update(recorders)
+
+    def decoder(function: Callable[..., Any]) -> Recorder:
+        name = function.__name__
+        return recorders.setdefault(name, Recorder(Programs.decoder(compiled, function)))
+
+    vars(compiled).update(recorders, decoder=decoder)
     latent_shape, num_latent_frames = family.latent_shape(*video_size(family, settings))
     timesteps = family.scheduler.timesteps(settings.num_inference_steps)
     scales = sampling.guidance_scales(timesteps, settings.guidance_scale, settings.use_dynamic_cfg)

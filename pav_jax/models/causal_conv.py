@@ -93,7 +93,7 @@ def residual_blocks(
     Args:
       parent: the module whose compact method calls this; it owns the blocks' parameters.
       make: makes a block from `name` or `parent`; it has `features` and `conv_impl`, and maps
-        (x, *inputs, cache) to (output, next chunk's cache).
+        (x, *inputs, cache) to (output, next chunk's cache), which is empty without chunks.
       names: of the blocks.
       cache: as returned for the preceding chunk, or empty.
 

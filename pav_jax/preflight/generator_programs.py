@@ -1,10 +1,10 @@
 """The video generator's programs, traced from shapes, and how many videos a run makes."""
 
-import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,13 @@ from pav_jax.preflight.program import CostedPhase, Program, batch_shape, config_
 from pav_jax.video import families, pipeline_folder, step_schedule, video_model
 from pav_jax.video import sampling as video_sampling
 from pav_jax.video.backend import is_backend_path
+from pav_jax.video.decoding import piece_axes
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import video_size as size_of_videos
 from pav_jax.video.programs import (
     AUXILIARY_COMPONENTS,
     Programs,
     check_batch_size,
-    tile_sizes,
 )
 
 
@@ -124,45 +124,17 @@ class _GeneratorPrograms:
         return Program(batch, (CostedPhase(name, None, self.num_runs),), trace, mesh.size)
 
     def _decoder_programs(self, videos: str) -> list[Program]:
-        """The VAE's programs: one, or those for the chunks of tiles and the one that joins them."""
-        mesh = self.auxiliary_mesh
-        latents = self._latents()
-        if not tile_sizes(self.family, latents.shape, self.settings.vae_tiling):
-            return [self._program("VAE", videos, self._trace_decoder, mesh)]
-        runs: collections.Counter = collections.Counter()
-        traces: dict[tuple, jax.stages.Traced] = {}
-        earlier: dict[tuple, list] = {}  # frames in memory when the last run starts
-        frames: list = []
-
-        def decode_chunk(batch: int, start: int, cache: Any, **static: Any) -> Any:
-            key = (*static["size"], "next chunks" if cache else "first chunk")
-            if key not in traces:
-                arguments = (self._params("vae"), latents, batch, start, cache)
-                traces[key] = self.compiled.tile_decoder.trace(*arguments, **static)
-            runs[key] += 1
-            earlier[key] = list(frames)
-            chunk, cache = jax.tree.map(self._shard_tiles, traces[key].out_info)
-            frames.append(chunk)
-            return chunk, cache
-
-        decoded = self.family.decode_tiles(decode_chunk, latents.shape)
+        """The programs of the VAE, each for some pieces of the videos."""
+        recorder = _DecoderRecorder(self.compiled, self.auxiliary_mesh)
+        tiled = self.settings.vae_tiling
+        self.family.decode(self._params("vae"), self._latents(), tiled, recorder.run)
         programs = []
-        for key, traced in traces.items():
-            name = f"VAE, tiles of {key[0]} x {key[1]}, {key[2]}"
-            program = self._program(name, videos, lambda traced=traced: traced, mesh)
-            phase = CostedPhase(name, None, runs[key] * self.num_runs)
-            programs.append(
-                dataclasses.replace(program, phases=(phase,), earlier_results=earlier[key])
-            )
-        trace = functools.partial(self.compiled.tile_joiner.trace, latents, decoded)
-        return [*programs, self._program("VAE, joining tiles", videos, trace, mesh)]
-
-    def _shard_tiles(self, shape: Any) -> jax.ShapeDtypeStruct:
-        """The frames or the cache of a chunk of tiles, with the sharding that the VAE gives it."""
-        # the caches of a loop over blocks have a leading axis of blocks
-        axes = (None,) * (len(shape.shape) - 5) + ("tiles", None, None, None, None)
-        sharding = sharding_rules.sharding(axes, shape.shape, self.auxiliary_mesh)
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+        for runs in recorder.runs.values():
+            phase = CostedPhase(f"VAE, {runs.name}", None, runs.count * self.num_runs)
+            trace = functools.partial(lambda traced: traced, runs.traced)
+            program = Program(videos, (phase,), trace, self.auxiliary_mesh.size, runs.earlier)
+            programs.append(program)
+        return programs
 
     def _params(self, name: str) -> dict:
         """The shapes of one component's parameters, with their shardings."""
@@ -204,6 +176,57 @@ class _GeneratorPrograms:
         shape = (self.batch_size, self.num_latent_frames, *self.latent_shape[1:])
         return batch_shape(shape, jnp.float32, self.auxiliary_mesh)
 
-    def _trace_decoder(self) -> jax.stages.Traced:
-        tiled = self.settings.vae_tiling
-        return self.compiled.decoder.trace(self._params("vae"), self._latents(), tiled=tiled)
+
+class _Result(jax.ShapeDtypeStruct):
+    """The shape of a program's result. Unlike its base class it can be referred to weakly."""
+
+
+@dataclasses.dataclass
+class _Runs:
+    """The runs of one program.
+
+    Attributes:
+      earlier: shapes of the results in memory when the last run starts, besides its arguments.
+    """
+
+    name: str
+    traced: jax.stages.Traced
+    count: int = 0
+    earlier: Sequence[jax.ShapeDtypeStruct] = ()
+
+
+class _DecoderRecorder:
+    """Traces the programs of a family's `decode` and counts their runs."""
+
+    def __init__(self, compiled: Programs, mesh: Mesh):
+        self.runs: dict[tuple, _Runs] = {}
+        self._compiled = compiled
+        self._mesh = mesh
+        self._results: list[weakref.ref[_Result]] = []
+
+    def run(self, name: str, function: Callable, *arguments: Any, **static: Any) -> Any:
+        """See `decoding.Run`: takes and returns shapes instead of arrays."""
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = [x.shape for x in leaves if isinstance(x, jax.ShapeDtypeStruct)]
+        key = (name, structure, *shapes)
+        if key not in self.runs:
+            traced = self._compiled.decoder(function).trace(*arguments, **static)
+            self.runs[key] = _Runs(name, traced)
+        runs = self.runs[key]
+        runs.count += 1
+        # what the caller no longer refers to is not in memory
+        results = [result for ref in self._results if (result := ref()) is not None]
+        used = {id(leaf) for leaf in leaves}
+        runs.earlier = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for x in results
+            if id(x) not in used
+        ]
+        output = jax.tree.map(self._result, runs.traced.out_info)
+        self._results = [weakref.ref(x) for x in (*results, *jax.tree.leaves(output))]
+        return output
+
+    def _result(self, shape: Any) -> _Result:
+        axes = piece_axes(len(shape.shape), self._compiled.family.piece_axis)
+        sharding = sharding_rules.sharding(axes, shape.shape, self._mesh)
+        return _Result(shape.shape, shape.dtype, sharding=sharding)

@@ -10,7 +10,7 @@ t, h, w, C those of the latent and its channels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,9 +27,9 @@ from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, decoder_chunks
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.video import pipeline_folder, schedulers
-from pav_jax.video.family import TiledFamily
+from pav_jax.video.decoding import Latents, Pixels, PixelsOrShapes, Run, whole_to_pixels
+from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
 # In version 1.5 sample_height and sample_width are the largest grid that has positions, not the
@@ -40,7 +40,7 @@ SAMPLERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CogVideoX(TiledFamily):
+class CogVideoX(Family):
     """The family of CogVideoX pipelines."""
 
     transformer: CogVideoXTransformer
@@ -53,25 +53,16 @@ class CogVideoX(TiledFamily):
     components = ("tokenizer", *layouts, "scheduler")
     generation = GenerationConfig()
     tiles = True
+    piece_axis = "tiles"
     latent_axes = ("videos", "frames", "channels", "height", "width")
 
-    def on_mesh(
-        self,
-        mesh: Mesh | None,
-        auxiliary_mesh: Mesh | None,
-        sequence_attention: str = "auto",
-        cfg_parallel: bool = False,
-    ) -> "CogVideoX":
+    def with_vae_mesh(self, mesh: Mesh | None) -> "CogVideoX":
         """As of every family; the VAE spreads its tiles."""
-        family = super().on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
-        if auxiliary_mesh is None:
+        family = super().with_vae_mesh(mesh)
+        if mesh is None:
             return family
-        return dataclasses.replace(
-            family,
-            vae=self.vae.clone(
-                constrain=ShardingConstraint(auxiliary_mesh), tiles_at_once=auxiliary_mesh.size
-            ),
-        )
+        vae = self.vae.clone(constrain=family.constrain_vae, tiles_at_once=mesh.size)
+        return dataclasses.replace(family, vae=vae)
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -212,29 +203,32 @@ class CogVideoX(TiledFamily):
         """See `Family`; text comes first."""
         return super().video_tokens(residual[:, num_text_tokens:], latents, num_text_tokens)
 
-    def decode(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-    ) -> Float[Array, "B T H W 3"]:
-        """Clean latents to a video in about [-1, 1].
+    def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
+        """See `Family`: all at once, or each temporal chunk of each batch of tiles.
 
         Raises:
           BadInput: `tiled`, and the VAE's configuration gives tiles that do not cover the picture.
         """
-        variables = {"params": params["vae"]}
+        if not tiled or self.vae.config.tile_grid(*latents.shape[2:4]).is_single():
+            return run("whole videos", self.decode_whole, params, latents)
+
+        def decode_chunk(
+            batch: int, start: int, cache: dict, size: tuple[int, int], length: int
+        ) -> tuple[Any, dict]:
+            chunk = "next chunks" if cache else "first chunk"
+            name = f"tiles of {size[0]} x {size[1]}, {chunk}"
+            arguments = (params, latents, batch, start, cache)
+            return run(name, self.decode_tile_chunk, *arguments, size=size, length=length)
+
+        chunks = decoder_chunks(latents.shape[1])
+        decoded = decode_tiles(decode_chunk, self.vae.tile_batches(latents.shape), chunks)
+        return run("joining tiles", self.join_tiles, latents, decoded)
+
+    def decode_whole(self, params: Mapping, latents: Float[Array, "B t h w C"]) -> Pixels:
+        """Decodes whole frames of whole videos."""
         unscaled = self.vae.config.unscale(latents)
-        video = cast(Array, self.vae.apply(variables, unscaled, tiled=tiled, method="decode"))
-        self._check_size(video, latents)
-        return video
-
-    def tile_sizes(self, latent_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """See `TiledFamily`."""
-        grid = self.vae.config.tile_grid(*latent_shape[2:4])
-        return () if grid.is_single() else grid.sizes()
-
-    def decode_tiles(self, decode_chunk: Callable, latent_shape: Sequence[int]) -> list:
-        """See `TiledFamily`."""
-        chunks = decoder_chunks(latent_shape[1])
-        return decode_tiles(decode_chunk, self.vae.tile_batches(latent_shape), chunks)
+        video = self.vae.apply({"params": params["vae"]}, unscaled, method="decode")
+        return whole_to_pixels(cast(Array, video), latents)
 
     def decode_tile_chunk(
         self,
@@ -243,27 +237,32 @@ class CogVideoX(TiledFamily):
         batch: Any,
         start: Any,
         cache: dict,
+        *,
         size: tuple[int, int],
         length: int,
     ) -> tuple[Array, dict]:
-        """See `TiledFamily`."""
+        """The frames of one temporal chunk of tiles, and the next chunk's cache.
+
+        Args:
+          batch: which batch of the tiles of `size`.
+          start, length: of the chunk, in latent frames.
+          cache: as returned for the preceding chunk; empty for the first one.
+        """
         unscaled = self.vae.config.unscale(latents)
         arguments = (unscaled, batch, start, cache, size, length)
         variables = {"params": params["vae"]}
         result = self.vae.apply(variables, *arguments, method="decode_tile_chunk")
-        return cast(tuple[Array, dict], result)
+        return self.constrain_piece(result)
 
-    def join_tiles(
-        self, latents: Float[Array, "B t h w C"], decoded: Sequence
-    ) -> Float[Array, "B T H W 3"]:
-        """See `TiledFamily`.
+    def join_tiles(self, latents: Float[Array, "B t h w C"], decoded: Sequence) -> Pixels:
+        """Joins the result of `tiling.decode_tiles`.
 
         Raises:
           BadInput: as `decode`.
         """
         video = self.vae.config.tile_grid(*latents.shape[2:4]).join(decoded)
         self._check_size(video, latents)
-        return video
+        return whole_to_pixels(video, latents)
 
     def _check_size(self, video: Array, latents: Array) -> None:
         config = self.vae.config

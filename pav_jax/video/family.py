@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -25,6 +26,7 @@ from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import pipeline_folder, sampling, tokenization
+from pav_jax.video.decoding import Latents, PixelsOrShapes, Run, piece_axes
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.guidance import apply_guidance, stack_branches
 from pav_jax.video.step_schedule import StepSchedule
@@ -50,7 +52,9 @@ class Family(abc.ABC):
       tiles: whether the VAE can decode tiles.
       latent_axes: axis order of initial noise in diffusers, or in the original code.
       tokenizer: a transformers tokenizer.
+      piece_axis: logical name of the first axis of what the VAE decodes at once.
       constrain: shards an activation by its logical axes.
+      constrain_vae: the same on the VAE's mesh.
       conditions: a dataclass of further conditions on the video; None where there are none.
       cfg_parallel: the two branches of guidance run on two halves of the mesh.
     """
@@ -62,6 +66,7 @@ class Family(abc.ABC):
     generation: ClassVar[GenerationConfig]
     tiles: ClassVar[bool]
     latent_axes: ClassVar[tuple[str, ...]]
+    piece_axis: ClassVar[str] = "batch"
 
     tokenizer: Any
     text_encoder: T5Encoder
@@ -69,6 +74,7 @@ class Family(abc.ABC):
     vae: Any
     scheduler: Any
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = _leave_unconstrained
+    constrain_vae: Callable[[Array, tuple[str | None, ...]], Array] = _leave_unconstrained
     conditions: Any = None
     cfg_parallel: bool = False
 
@@ -115,10 +121,18 @@ class Family(abc.ABC):
         """The embeddings of token ids."""
 
     @abc.abstractmethod
-    def decode(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-    ) -> Float[Array, "B T H W 3"]:
-        """Clean latents to videos in about [-1, 1], float32."""
+    def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
+        """Clean latents to frames, and which videos have neither NaN nor infinity.
+
+        Args:
+          run: runs each function of a piece of the videos as a program of its own.
+        """
+
+    def constrain_piece(self, arrays: Any) -> Any:
+        """The arrays of a piece of the videos, sharded over the VAE's mesh."""
+        return jax.tree.map(
+            lambda x: self.constrain_vae(x, piece_axes(x.ndim, self.piece_axis)), arrays
+        )
 
     def on_mesh(
         self,
@@ -141,9 +155,16 @@ class Family(abc.ABC):
             transformer = transformer.clone(
                 constrain=constrain, token_multiple=mesh.shape["sequence"]
             )
-        return dataclasses.replace(
+        family = dataclasses.replace(
             self, transformer=transformer, constrain=constrain, cfg_parallel=cfg_parallel
         )
+        return family.with_vae_mesh(auxiliary_mesh)
+
+    def with_vae_mesh(self, mesh: Mesh | None) -> Self:
+        """The same family, whose VAE decodes on a mesh."""
+        if mesh is None:
+            return self
+        return dataclasses.replace(self, constrain_vae=ShardingConstraint(mesh))
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -342,52 +363,3 @@ class Family(abc.ABC):
             negative is not None,
             self.cfg_parallel,
         )
-
-
-class TiledFamily(Family):
-    """A family whose VAE can decode one temporal chunk of some tiles as a program of its own.
-
-    `decode` with `tiled` does everything in one program, which takes long to compile.
-    """
-
-    @abc.abstractmethod
-    def tile_sizes(self, latent_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """The sizes of tiles in latent rows and columns; none if one tile is enough.
-
-        Args:
-          latent_shape: [B, t, h, w, C].
-        """
-
-    @abc.abstractmethod
-    def decode_tiles(self, decode_chunk: Callable, latent_shape: Sequence[int]) -> list:
-        """Calls `decode_chunk`, which is `decode_tile_chunk` without its first two arguments, for
-        all tiles and chunks.
-
-        Returns:
-          What `join_tiles` takes.
-        """
-
-    @abc.abstractmethod
-    def decode_tile_chunk(
-        self,
-        params: Mapping,
-        latents: Float[Array, "B t h w C"],
-        batch: Any,
-        start: Any,
-        cache: dict,
-        size: tuple[int, int],
-        length: int,
-    ) -> tuple[Array, dict]:
-        """The frames of one temporal chunk of tiles, and the next chunk's cache.
-
-        Args:
-          batch: which batch of the tiles of `size`.
-          start, length: of the chunk, in latent frames.
-          cache: as returned for the preceding chunk; empty for the first one.
-        """
-
-    @abc.abstractmethod
-    def join_tiles(
-        self, latents: Float[Array, "B t h w C"], decoded: Sequence
-    ) -> Float[Array, "B T H W 3"]:
-        """What `decode` with `tiled` returns, from the result of `decode_tiles`."""

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -41,6 +42,14 @@ from pav_jax.parallel.sharding_rules import ShardingConstraint
 from pav_jax.storage.json_files import read_json
 from pav_jax.typed_fields import Positive, check_object, read_fields
 from pav_jax.video import opensora_captions, pipeline_folder, tokenization
+from pav_jax.video.decoding import (
+    Latents,
+    Pixels,
+    PixelsOrShapes,
+    Run,
+    join_frames,
+    to_pixels,
+)
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.guidance import stack_branches
@@ -105,7 +114,7 @@ class OpenSora(Family):
         sequence_attention: str = "auto",
         cfg_parallel: bool = False,
     ) -> "OpenSora":
-        """As `Family.on_mesh`; the VAE needs nothing of its mesh.
+        """As `Family.on_mesh`.
 
         Raises:
           BadInput: a mesh with a `sequence` axis: attention is within a frame or among frames,
@@ -120,9 +129,10 @@ class OpenSora(Family):
             attention_fn=make_sequence_attention_fn(mesh, sequence_attention)
         )
         constrain = self.constrain if mesh is None else ShardingConstraint(mesh)
-        return dataclasses.replace(
+        family = dataclasses.replace(
             self, transformer=transformer, constrain=constrain, cfg_parallel=cfg_parallel
         )
+        return family.with_vae_mesh(auxiliary_mesh)
 
     # -------------------------------------------------------------------------------------- folders
 
@@ -220,7 +230,7 @@ class OpenSora(Family):
         t = vae.latent_frames(frames)
         return (t, height // vae.spatial_ratio, width // vae.spatial_ratio, vae.latent_channels), t
 
-    def video_size(self, latents: Array) -> tuple[int, int, int]:
+    def video_size(self, latents: Latents) -> tuple[int, int, int]:
         """Frames, height and width of the video that such latents are of: the inverse of
         `latent_shape`."""
         _, t, h, w, _ = latents.shape
@@ -326,11 +336,51 @@ class OpenSora(Family):
         _, height, width = self.video_size(latents)
         return self.scheduler.plan(steps, height * width, latents.shape[1])
 
-    def decode(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-    ) -> Float[Array, "B T H W 3"]:
-        """Videos [B, T, H, W, 3] of latents."""
+    def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
+        """See `Family`: each clip in time, then a few frames after the other in space."""
         pipeline_folder.check_tiling(self, tiled)
-        variables = {"params": params["vae"]}
-        frames, _, _ = self.video_size(latents)
-        return cast(Array, self.vae.apply(variables, latents, frames, method="decode"))
+        vae = self.vae.config
+        frames, height, width = self.video_size(latents)
+        clips = []
+        start = 0
+        for clip in vae.clips(frames):
+            length = vae.temporal.latent_frames(clip)
+            name = f"clips of {clip} frames in time"
+            arguments = (params, latents, start)
+            clips.append(run(name, self.decode_clip, *arguments, length=length, frames=clip))
+            start += length
+        count = min(vae.frames_at_once(frames, height * width), frames)
+        name = f"{count} frames at a time" if count > 1 else "one frame at a time"
+        # the last few overlap those before, so that all are equally many
+        starts = [min(start, frames - count) for start in range(0, frames, count)]
+        pieces = [
+            run(name, self.decode_frames, params, clips, start, count=count) for start in starts
+        ]
+        return run("joining frames", join_frames, latents, pieces, overlap=-frames % count)
+
+    def decode_clip(
+        self,
+        params: Mapping,
+        latents: Float[Array, "B t h w C"],
+        start: Any,
+        *,
+        length: int,
+        frames: int,
+    ) -> Float[Array, "B T h w C"]:
+        """The latent frames of the 2-D autoencoder of one clip.
+
+        Args:
+          start, length: of the clip, in latent frames.
+          frames: of the clip.
+        """
+        z = lax.dynamic_slice_in_dim(latents, start, length, axis=1)
+        clip = self.vae.apply({"params": params["vae"]}, z, frames, method="decode_clip")
+        return self.constrain_piece(clip)
+
+    def decode_frames(
+        self, params: Mapping, clips: Sequence[Float[Array, "B T h w C"]], start: Any, *, count: int
+    ) -> Pixels:
+        """Pixels of `count` frames from `start` of the joined results of `decode_clip`."""
+        x = lax.dynamic_slice_in_dim(jnp.concatenate(clips, axis=1), start, count, axis=1)
+        video = self.vae.apply({"params": params["vae"]}, x, method="decode_frames")
+        return self.constrain_piece(to_pixels(cast(Array, video)))

@@ -1,7 +1,6 @@
 """What a family runs on devices, as programs: encode texts, denoise, decode. Text encoder and VAE
-may have devices of their own; then the VAE decodes one batch while the next is denoised. A VAE that
-decodes tiles has two programs for each size of tiles, one for the first temporal chunk and one for
-the others, and a program that joins the tiles.
+may have devices of their own; then the VAE decodes one batch while the next is denoised. The VAE
+has several programs, each for a piece of the videos (see `decoding`).
 
 Shapes: B videos, S text tokens, ... the axes of one latent or text; T, H, W frames, height, width
 in pixels.
@@ -10,7 +9,8 @@ in pixels.
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
 from pav_jax.video import sampling
-from pav_jax.video.family import TiledFamily
 
 AUXILIARY_COMPONENTS = ("text_encoder", "vae")  # may have devices of their own
 MAX_CACHED_TEXTS = 256  # embeddings; one of T5-XXL takes 1.9 MB
@@ -46,6 +45,7 @@ class Programs:
             m is not None and m.size > 1 and m.devices.flat[0].platform == "cpu"
             for m in (self.mesh, self.auxiliary_mesh)
         )
+        self._decoders: dict[Callable, Callable] = {}
         self._cached_texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def shard_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,34 +156,22 @@ class Programs:
         """(frames, which videos have neither NaN nor infinity)."""
         if self.auxiliary_mesh is not self.mesh:
             latents = shard_batch(latents, self.auxiliary_mesh)
-        vae = {"vae": params["vae"]}
-        if not tile_sizes(self.family, latents.shape, tiled):
-            return self._wait(self.decoder(vae, latents, tiled=tiled))
+        return self.family.decode({"vae": params["vae"]}, latents, tiled, self._run)
 
-        def decode_chunk(*arguments: Any, **static: Any) -> Any:
-            return self._wait(self.tile_decoder(vae, latents, *arguments, **static))
+    def _run(self, name: str, function: Callable[..., Any], *arguments: Any, **static: Any) -> Any:
+        """See `decoding.Run`."""
+        return self._wait(self.decoder(function)(*arguments, **static))
 
-        decoded = self.family.decode_tiles(decode_chunk, latents.shape)
-        return self._wait(self.tile_joiner(latents, decoded))
-
-    @functools.cached_property
-    def decoder(self) -> Callable:
-        """See `decode`."""
-        return jax.jit(functools.partial(_decode, self.family), static_argnames=("tiled",))
-
-    @functools.cached_property
-    def tile_decoder(self) -> Callable:
-        """See `TiledFamily.decode_tile_chunk`. The cache's memory is used again."""
-        return jax.jit(
-            self.family.decode_tile_chunk,
-            static_argnames=("size", "length"),
-            donate_argnames=("cache",),
-        )
-
-    @functools.cached_property
-    def tile_joiner(self) -> Callable:
-        """(latents, result of `TiledFamily.decode_tiles`) -> what `decode` returns."""
-        return jax.jit(functools.partial(_join_tiles, self.family))
+    def decoder(self, function: Callable[..., Any]) -> Callable:
+        """The program of a function that the family's `decode` runs."""
+        if function not in self._decoders:
+            parameters = inspect.signature(function).parameters.values()
+            self._decoders[function] = jax.jit(
+                function,
+                static_argnames=[p.name for p in parameters if p.kind is p.KEYWORD_ONLY],
+                donate_argnames=[p.name for p in parameters if p.name == "cache"],
+            )
+        return self._decoders[function]
 
     def _wait(self, arrays: Any) -> Any:
         """Waits for the arrays if the next program must not start before."""
@@ -207,30 +195,6 @@ def _denoise(
         latents = sampling.noise(keys_B, 0, latent_shape)
     clean = family.denoise(params, latents, text, negative, keys_B, scales, step_schedule)
     return clean[:, -decoded_latent_frames:]
-
-
-def _decode(family: Any, params: Mapping, latents: Array, *, tiled: bool) -> tuple[Array, Array]:
-    return _to_frames(family.decode(params, latents, tiled), latents)
-
-
-def _join_tiles(family: Any, latents: Array, decoded: Sequence) -> tuple[Array, Array]:
-    return _to_frames(family.join_tiles(latents, decoded), latents)
-
-
-def _to_frames(video: Array, latents: Array) -> tuple[Array, Array]:
-    latents_finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4))
-    finite = latents_finite & jnp.isfinite(video).all(axis=(1, 2, 3, 4))
-    unit = jnp.clip(jnp.nan_to_num(video) * 0.5 + 0.5, 0.0, 1.0)
-    return jnp.round(unit * 255.0).astype(jnp.uint8), finite
-
-
-def tile_sizes(
-    family: Any, latent_shape: Sequence[int], tiled: bool
-) -> tuple[tuple[int, int], ...]:
-    """The sizes of tiles, each of which has programs; none: one program decodes everything."""
-    if not tiled or not isinstance(family, TiledFamily):
-        return ()
-    return family.tile_sizes(latent_shape)
 
 
 def component_shardings(

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax.errors import BadInput
@@ -28,6 +29,13 @@ from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import pipeline_folder, schedulers, tokenization
+from pav_jax.video.decoding import (
+    Latents,
+    PixelsOrShapes,
+    Run,
+    join_frames,
+    to_pixels,
+)
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
@@ -180,14 +188,47 @@ class Wan(Family):
 
     # ------------------------------------------------------------------------------------- sampling
 
-    def decode(
-        self, params: Mapping, latents: Float[Array, "B t h w C"], tiled: bool = False
-    ) -> Float[Array, "B T H W 3"]:
-        """Videos [B, T, H, W, 3] of latents."""
+    def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
+        """See `Family`: one latent frame after the other, and each resolution by itself."""
         pipeline_folder.check_tiling(self, tiled)
-        variables = {"params": params["vae"]}
-        unscaled = self.vae.config.unscale(latents)
-        return cast(Array, self.vae.apply(variables, unscaled, method="decode"))
+        pieces = self._decode_pieces(params, latents, run)
+        return run("joining chunks", join_frames, latents, pieces)
+
+    def _decode_pieces(self, params: Mapping, latents: Latents, run: Run) -> list[PixelsOrShapes]:
+        levels = range(len(self.vae.config.dim_mult))
+        _, num_chunks, height, width, _ = latents.shape
+        caches: list[dict] = [{} for _ in levels]
+        pieces = []
+        for start in range(num_chunks):
+            x: Any = latents
+            for level in levels:
+                chunk = "next chunks" if start else "first chunk"
+                name = f"{chunk} at {height * 2**level} x {width * 2**level}"
+                arguments = (params, x, start, caches[level])
+                x, caches[level] = run(name, self.decode_chunk, *arguments, level=level)
+            pieces.append(x)
+        return pieces
+
+    def decode_chunk(
+        self, params: Mapping, x: Float[Array, "B T H W C"], start: Any, cache: dict, *, level: int
+    ) -> tuple[Any, dict]:
+        """Decodes one latent frame at one resolution.
+
+        Args:
+          x: at level 0 all latents, else the preceding level's output.
+          start: which latent frame.
+          cache: as returned for the preceding latent frame; empty for the first one.
+          level: the resolution, from 0.
+
+        Returns:
+          The next level's input, or the pixels; and the next latent frame's cache.
+        """
+        if level == 0:
+            x = self.vae.config.unscale(lax.dynamic_slice_in_dim(x, start, 1, axis=1))
+        result = self.vae.apply({"params": params["vae"]}, x, cache, level, method="decode_level")
+        y, cache = cast(tuple[Array, dict], result)
+        is_last = level == len(self.vae.config.dim_mult) - 1
+        return self.constrain_piece((to_pixels(y) if is_last else y, cache))
 
 
 def encode_without_padding(

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
+from pav_jax.models.opensora.vae import OpenSoraVAE, OpenSoraVAEConfig
+from pav_jax.models.opensora.vae_spatial import AutoencoderKLConfig
+from pav_jax.models.opensora.vae_temporal import TemporalVAEConfig
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
 from tests.parity.comparison import FAST_COMPILE
 
@@ -27,8 +30,28 @@ WAN = WanVAEConfig(
     latents_mean=(0.0,) * 2,
     latents_std=(1.0,) * 2,
 )
+OPENSORA = OpenSoraVAEConfig(
+    AutoencoderKLConfig(
+        block_out_channels=(4, 8), layers_per_block=3, latent_channels=2, norm_num_groups=2
+    ),
+    TemporalVAEConfig(
+        in_out_channels=2,
+        latent_embed_dim=2,
+        embed_dim=2,
+        filters=4,
+        num_res_blocks=3,
+        channel_multipliers=(1, 2),
+        temporal_downsample=(True,),
+        num_groups=2,
+    ),
+    micro_frame_size=None,
+    shift=(0.0,) * 2,
+    scale=(1.0,) * 2,
+)
 FAMILIES = pytest.mark.parametrize(
-    ("vae", "config"), [(CogVideoXVAE, COGVIDEOX), (WanVAE, WAN)], ids=["cogvideox", "wan"]
+    ("vae", "config"),
+    [(CogVideoXVAE, COGVIDEOX), (WanVAE, WAN), (OpenSoraVAE, OPENSORA)],
+    ids=["cogvideox", "wan", "opensora"],
 )
 METHODS = pytest.mark.parametrize("method", ["encode", "decode"])
 
@@ -46,7 +69,21 @@ def clip(method):
 
 def apply(vae, config, conv_impl, method):
     model = vae(config, conv_impl=conv_impl)
-    return lambda params, x: jax.tree.leaves(model.apply({"params": params}, x, method=method))[0]
+    # the length of the decoded video
+    rest = (9,) if vae is OpenSoraVAE and method == "decode" else ()
+    return lambda params, x: jax.tree.leaves(
+        model.apply({"params": params}, x, *rest, method=method)
+    )[0]
+
+
+def with_blocks(config, count):
+    """The configuration with `count` residual blocks at each resolution."""
+    if isinstance(config, OpenSoraVAEConfig):
+        spatial = dataclasses.replace(config.spatial, layers_per_block=count)
+        temporal = dataclasses.replace(config.temporal, num_res_blocks=count)
+        return dataclasses.replace(config, spatial=spatial, temporal=temporal)
+    field = "layers_per_block" if isinstance(config, CogVideoXVAEConfig) else "num_res_blocks"
+    return dataclasses.replace(config, **{field: count})
 
 
 def count_convolutions(vae, config, method):
@@ -76,6 +113,5 @@ def test_residual_blocks_on_accelerators_equal_the_form_for_cpu(vae, config, met
 @METHODS
 @FAMILIES
 def test_convolutions_do_not_grow_with_equal_residual_blocks(vae, config, method):
-    field = "layers_per_block" if vae is CogVideoXVAE else "num_res_blocks"
-    few, many = (dataclasses.replace(config, **{field: count}) for count in (3, 5))
+    few, many = (with_blocks(config, count) for count in (3, 5))
     assert count_convolutions(vae, few, method) == count_convolutions(vae, many, method)

@@ -19,9 +19,52 @@ def test_build_mini():
     config = load("configs/mini.py")
     config.generator.num_inference_steps = 3
     programs = generator_programs.build(config, list(make_mesh().devices.flat))
-    assert [program.name for program in programs] == ["text encoder", "denoiser", "VAE"]
+    names = [program.name for program in programs]
+    assert names == ["text encoder", "denoiser", "VAE, whole videos"]
     assert all(program.trace().jaxpr.eqns for program in programs)
     assert programs[1].batch == "16 videos of 9 x 64 x 64, 3 steps"
+
+
+def test_build_chunks():
+    """At each resolution one program for the first latent frame and one for each of the others; one
+    that joins them."""
+    config = load("configs/mini_wan.py")
+    programs = generator_programs.build(config, list(make_mesh().devices.flat))[2:]
+    assert [program.name for program in programs] == [
+        *(f"VAE, first chunk at {size}" for size in ("16 x 16", "32 x 32", "64 x 64")),
+        *(f"VAE, next chunks at {size}" for size in ("16 x 16", "32 x 32", "64 x 64")),
+        "VAE, joining chunks",
+    ]
+    runs = [program.phases[0].num_runs / programs[-1].phases[0].num_runs for program in programs]
+    assert runs == [1, 1, 1, 2, 2, 2, 1]
+    # the last run has the caches of the other resolutions, and two pieces: frames, and where finite
+    last = [x for x in programs[5].earlier_results if x.shape[-1] == 3 or len(x.shape) == 1]
+    assert [x.shape for x in last] == [(16, 1, 64, 64, 3), (16,), (16, 4, 64, 64, 3), (16,)]
+    assert last[0].dtype == jnp.uint8
+    assert len(programs[0].earlier_results) == 0 < len(programs[1].earlier_results)
+    assert not programs[-1].earlier_results
+    frames, finite = programs[-1].trace().out_info
+    assert frames.shape == (16, 9, 64, 64, 3) and finite.shape == (16,)
+
+
+@pytest.mark.slow
+def test_build_clips():
+    """Programs for a clip in time and for a frame in space, and one that joins the frames."""
+    config = load("configs/opensora_12.py")
+    config.generator.mesh.fsdp = 1
+    config.generator.batch_size = 1
+    programs = generator_programs.build(config, list(make_mesh().devices.flat))[2:]
+    assert [program.name for program in programs] == [
+        "VAE, clips of 17 frames in time",
+        "VAE, one frame at a time",
+        "VAE, joining frames",
+    ]
+    clips, frames, joining = programs
+    runs = [program.phases[0].num_runs / joining.phases[0].num_runs for program in programs]
+    assert runs == [3, 51, 1]
+    assert [x.shape for x in clips.earlier_results] == [(1, 17, 90, 160, 4)] * 2
+    assert len(frames.earlier_results) == 2 * 50 and len(joining.earlier_results) == 3
+    assert frames.earlier_results[0].shape == (1, 1, 720, 1280, 3)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pav_jax.video import VideoModel, generation_config, programs
+from pav_jax.video.decoding import to_pixels, whole_to_pixels
 from tests.cpu_devices import run_on_cpu_devices
 from tests.video import tiny_pipeline
 
@@ -51,8 +52,11 @@ class Family:
     def denoise(self, params, latents, text, negative, keys, scales, step_schedule):
         return latents * 0 + text[:, 1, None, None, None, None] / 256
 
-    def decode(self, params, latents, tiled):
-        return jnp.repeat(latents, 3, axis=-1)
+    def decode(self, params, latents, tiled, run):
+        return run("whole videos", self.decode_whole, latents, tiled=tiled)
+
+    def decode_whole(self, latents, *, tiled):
+        return whole_to_pixels(jnp.repeat(latents, 3, axis=-1), latents)
 
 
 def model(family, **settings):
@@ -97,8 +101,9 @@ def test_decode_tiled():
     class Tiling(Family):
         tiles = True
 
-        def decode(self, params, latents, tiled):
-            return super().decode(params, latents, tiled) * 0 + (1 if tiled else -1)
+        def decode_whole(self, latents, *, tiled):
+            frames, finite = super().decode_whole(latents, tiled=tiled)
+            return frames * 0 + (255 if tiled else 0), finite
 
     made = model(Tiling())
     assert made.generate(["a"]).max() == 0 and made.generate(["a"], vae_tiling=True).min() == 255
@@ -119,20 +124,21 @@ def test_decode_tiles_in_programs_of_their_own(latent_size, sizes):
     family = dataclasses.replace(made.family, vae=made.family.vae.clone(config=vae))
     ours = programs.Programs(family)
     shape = (2, 5, *latent_size, 4)
-    assert list(programs.tile_sizes(family, shape, True)) == sizes
-    assert not programs.tile_sizes(family, shape, False)
-    if not sizes:
-        return
     latents = np.random.default_rng(0).standard_normal(shape, np.float32)
-    latents[1, 0, 0, 0, 0] = np.nan
     latents[1, 0, 0, 0, 0] = np.nan
     latents = jnp.asarray(latents)
     frames, finite = ours.decode(made.params, latents, True)
-    expected, _ = ours.decoder({"vae": made.params["vae"]}, latents, tiled=True)
+    unscaled = family.vae.config.unscale(latents)
+    variables = {"params": made.params["vae"]}
+    video = jax.jit(lambda x: family.vae.apply(variables, x, tiled=True, method="decode"))(unscaled)
+    expected, _ = to_pixels(video)
     assert finite.tolist() == [True, False]
     difference = np.abs(np.asarray(frames, int) - np.asarray(expected, int))
     assert frames.dtype == np.uint8 and difference.max() <= 1
-    assert ours.tile_decoder._cache_size() == 2 * len(sizes)  # the first chunk and the others
+    # the first chunk and the others
+    num_programs = ours.decoder(family.decode_tile_chunk)._cache_size()
+    assert num_programs == 2 * len(sizes)
+    assert ours.decoder(family.decode_whole)._cache_size() == (0 if sizes else 1)
 
 
 def test_generate_overlaps_batches(monkeypatch):
@@ -193,8 +199,11 @@ class Slow:
     def denoise(self, params, latents, text, negative, keys, scales, step_schedule):
         return self.slow(latents)
 
-    def decode(self, params, latents, tiled):
-        return self.slow(latents)
+    def decode(self, params, latents, tiled, run):
+        return run("whole videos", self.decode_whole, latents)
+
+    def decode_whole(self, latents):
+        return self.slow(latents), jnp.ones(latents.shape[0], bool)
 
 devices = jax.devices()
 for mesh, side in ((make_mesh(data=2, devices=devices[:2]), None),

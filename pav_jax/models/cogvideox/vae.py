@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -317,12 +316,8 @@ class CogVideoXVAE(nn.Module):
         n, B = tiles.shape[:2]
         together = self._tiles_in_batch(n, B)
         tiles = tiles.reshape(n // together, together * B, *tiles.shape[2:])[batch]
-        axes = ("tiles", None, None, None, None)
-        x = self._decoder_input(self.constrain(tiles, axes))
-        frames, cache = self.decoder(x, cache)
-        # the caches of a loop over blocks have a leading axis of blocks
-        cache = jax.tree.map(lambda x: self.constrain(x, (None,) * (x.ndim - 5) + axes), cache)
-        return self.constrain(frames, axes), cache
+        x = self._decoder_input(self.constrain(tiles, ("tiles", None, None, None, None)))
+        return self.decoder(x, cache)
 
     def _decoder_input(self, z: Array) -> Array:
         z = z.astype(self.dtype)

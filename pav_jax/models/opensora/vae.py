@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.causal_conv import ConvImpl
+from pav_jax.models.causal_conv import ConvImpl, per_frame
 from pav_jax.models.opensora.vae_spatial import AutoencoderKL, AutoencoderKLConfig, over_frames
 from pav_jax.models.opensora.vae_temporal import TemporalVAE, TemporalVAEConfig
 from pav_jax.typed_fields import Positive
@@ -94,7 +94,7 @@ class OpenSoraVAE(nn.Module):
     def setup(self):
         """Create the 2-D and the temporal autoencoder, and the scale and shift of the latent."""
         config = self.config
-        self.spatial = AutoencoderKL(config.spatial, self.dtype, self.attention_fn)
+        self.spatial = AutoencoderKL(config.spatial, self.dtype, self.conv_impl, self.attention_fn)
         self.temporal = TemporalVAE(config.temporal, self.dtype, self.conv_impl)
         # buffers of the original, whose shape [1, C, 1, 1, 1] they keep
         for name in ("scale", "shift"):
@@ -134,13 +134,28 @@ class OpenSoraVAE(nn.Module):
         def decode_frames(model: AutoencoderKL, frames: Array) -> Array:
             return model.decode(frames)
 
-        z = z * self._channels("scale") + self._channels("shift")
         clips = self.config.clips(frames)
         latent_clips = [self.config.temporal.latent_frames(clip) for clip in clips]
-        x = self._over_clips(decode_clip, z, clips, latent_clips)
+        x = self._over_clips(decode_clip, self._unscale(z), clips, latent_clips) / SPATIAL_SCALE
         pixels = x.shape[2] * x.shape[3] * self.config.spatial_ratio**2
-        count = self.config.frames_at_once(frames, pixels)
-        return over_frames(decode_frames, self.spatial, x / SPATIAL_SCALE, count)
+        return over_frames(
+            decode_frames, self.spatial, x, self.config.frames_at_once(frames, pixels)
+        )
+
+    def decode_clip(self, z: Float[Array, "B t h w C"], frames: int) -> Float[Array, "B T h w C"]:
+        """Decode one clip in time, to the latent of `decode_frames`.
+
+        Args:
+          frames: of the clip.
+        """
+        return self.temporal.decode(self._unscale(z), frames) / SPATIAL_SCALE
+
+    def decode_frames(self, x: Float[Array, "B T h w C"]) -> Float[Array, "B T H W 3"]:
+        """Decode frames in space, all at once."""
+        return per_frame(self.spatial.decode, x)
+
+    def _unscale(self, z: Array) -> Array:
+        return z * self._channels("scale") + self._channels("shift")
 
     def _channels(self, name: str) -> Array:
         return getattr(self, f"latent_{name}").astype(jnp.float32).reshape(-1)

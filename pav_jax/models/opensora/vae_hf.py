@@ -217,10 +217,10 @@ def _residuals(config: TemporalVAEConfig, hf: str, path: str, changes_width: boo
     rows = []
     for j in range(config.num_res_blocks):
         for i in (1, 2):
-            rows += norm(f"{hf}.{j}.norm{i}", f"{path}_{j}_norm{i}")
-            rows.append(_kernel(f"{hf}.{j}.conv{i}", f"{path}_{j}_conv{i}"))
+            rows += norm(f"{hf}.{j}.norm{i}", f"{path}_{j}/norm{i}")
+            rows.append(_kernel(f"{hf}.{j}.conv{i}", f"{path}_{j}/conv{i}"))
         if j == 0 and changes_width:
-            rows.append(_kernel(f"{hf}.{j}.conv3", f"{path}_{j}_conv3"))
+            rows.append(_kernel(f"{hf}.{j}.conv3", f"{path}_{j}/conv3"))
     return rows
 
 

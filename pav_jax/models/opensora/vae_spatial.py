@@ -8,7 +8,8 @@ frames.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pav_jax.models.attention.blockwise import blockwise_attention
-from pav_jax.models.causal_conv import GroupNorm
+from pav_jax.models.causal_conv import ConvImpl, GroupNorm, residual_blocks
 from pav_jax.typed_fields import Depth, Widths
 
 EPS = 1e-6  # of every norm
@@ -58,21 +59,22 @@ def norm(groups: int, x_NxHxWxC: Array, name: str) -> Array:
 
 
 class ResnetBlock(nn.Module):
-    """Norm, activation, convolution, twice, plus the input."""
+    """Norm, activation, convolution, twice, plus the input; images have no cache."""
 
     config: AutoencoderKLConfig
     features: int
+    conv_impl: ConvImpl
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
         h = x
         for i in (1, 2):
             h = nn.silu(norm(self.config.norm_num_groups, h, f"norm{i}"))
             h = conv(self.features, self.dtype, f"conv{i}")(h)
         if x.shape[-1] != self.features:
             x = conv(self.features, self.dtype, "conv_shortcut", size=1)(x)
-        return x + h
+        return x + h, {}
 
 
 class AttentionBlock(nn.Module):
@@ -101,6 +103,7 @@ class Coder(nn.Module):
 
     config: AutoencoderKLConfig
     direction: str
+    conv_impl: ConvImpl
     dtype: Any
     attention_fn: Callable
 
@@ -109,21 +112,21 @@ class Coder(nn.Module):
         config = self.config
         down = self.direction == "down"
         widths = config.block_out_channels if down else config.block_out_channels[::-1]
-        resnets = config.layers_per_block if down else config.layers_per_block + 1
+        layers = config.layers_per_block if down else config.layers_per_block + 1
 
-        def resnet(x: Array, features: int, name: str) -> Array:
-            return ResnetBlock(config, features, self.dtype, name=name)(x)
+        def resnets(x: Array, features: int, names: Sequence[str]) -> Array:
+            make = functools.partial(ResnetBlock, config, features, self.conv_impl, self.dtype)
+            return residual_blocks(self, make, names, x, {})[0]
 
         def middle(x: Array) -> Array:
-            x = resnet(x, x.shape[-1], "mid_resnets_0")
+            x = resnets(x, x.shape[-1], ["mid_resnets_0"])
             x = AttentionBlock(config, self.dtype, self.attention_fn, name="mid_attention")(x)
-            return resnet(x, x.shape[-1], "mid_resnets_1")
+            return resnets(x, x.shape[-1], ["mid_resnets_1"])
 
         x = conv(widths[0], self.dtype, "conv_in")(x)
         x = x if down else middle(x)
         for i, width in enumerate(widths):
-            for j in range(resnets):
-                x = resnet(x, width, f"blocks_{i}_resnets_{j}")
+            x = resnets(x, width, [f"blocks_{i}_resnets_{j}" for j in range(layers)])
             if i < len(widths) - 1:
                 if not down:
                     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
@@ -143,13 +146,14 @@ class AutoencoderKL(nn.Module):
 
     config: AutoencoderKLConfig
     dtype: Any = jnp.float32
+    conv_impl: ConvImpl = "auto"
     attention_fn: Callable = blockwise_attention
 
     def setup(self):
         """Create encoder, decoder and the 1 x 1 quantization convolutions."""
         config = self.config
-        self.encoder = Coder(config, "down", self.dtype, self.attention_fn)
-        self.decoder = Coder(config, "up", self.dtype, self.attention_fn)
+        self.encoder = Coder(config, "down", self.conv_impl, self.dtype, self.attention_fn)
+        self.decoder = Coder(config, "up", self.conv_impl, self.dtype, self.attention_fn)
         self.quant_conv = conv(2 * config.latent_channels, self.dtype, size=1)
         self.post_quant_conv = conv(config.latent_channels, self.dtype, size=1)
 

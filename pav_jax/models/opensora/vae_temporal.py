@@ -10,13 +10,14 @@ frames.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import TORCH_UNIFORM, ConvImpl, GroupNorm, conv_fn
+from pav_jax.models.causal_conv import TORCH_UNIFORM, ConvImpl, GroupNorm, conv_fn, residual_blocks
 from pav_jax.typed_fields import Depth, Widths
 
 EPS = 1e-5  # torch's default for group norms
@@ -83,6 +84,35 @@ class CausalConv(nn.Module):
         return y
 
 
+class ResidualBlock(nn.Module):
+    """Norm, activation, convolution, twice, plus the input; whole clips have no cache."""
+
+    config: TemporalVAEConfig
+    features: int
+    conv_impl: ConvImpl
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
+        def conv(name: str, x: Array, size: int = 3) -> Array:
+            return CausalConv(
+                self.features,
+                size,
+                use_bias=False,
+                conv_impl=self.conv_impl,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+
+        h = x
+        for i in (1, 2):
+            h = nn.silu(GroupNorm(self.config.num_groups, EPS, name=f"norm{i}")(h))
+            h = conv(f"conv{i}", h)
+        if x.shape[-1] != self.features:
+            x = conv("conv3", x, size=1)
+        return x + h, {}
+
+
 class Coder(nn.Module):
     """The encoder ("down") or the decoder ("up")."""
 
@@ -127,18 +157,9 @@ class Coder(nn.Module):
         return nn.silu(GroupNorm(self.config.num_groups, EPS, name=name)(x))
 
     def _residuals(self, x: Array, features: int, prefix: str) -> Array:
-        for j in range(self.config.num_res_blocks):
-            name = f"{prefix}_{j}"
-            h = self._conv(
-                features, f"{name}_conv1", self._norm(f"{name}_norm1", x), use_bias=False
-            )
-            h = self._conv(
-                features, f"{name}_conv2", self._norm(f"{name}_norm2", h), use_bias=False
-            )
-            if x.shape[-1] != features:
-                x = self._conv(features, f"{name}_conv3", x, size=1, use_bias=False)
-            x = x + h
-        return x
+        make = functools.partial(ResidualBlock, self.config, features, self.conv_impl, self.dtype)
+        names = [f"{prefix}_{j}" for j in range(self.config.num_res_blocks)]
+        return residual_blocks(self, make, names, x, {})[0]
 
 
 def unfold_time(x: Float[Array, "B T H W D"]) -> Float[Array, "B t H W C"]:

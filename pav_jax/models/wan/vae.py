@@ -10,9 +10,8 @@ Source: Wan Team 2025 (arXiv 2503.20314), section 4.1, and diffusers' `Autoencod
 Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in latent space.
 """
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -26,84 +25,11 @@ from pav_jax.models.causal_conv import (
     in_chunks,
     residual_blocks,
 )
-from pav_jax.typed_fields import Depth, Positive, Widths
+from pav_jax.models.wan.vae_config import WanVAEConfig
 
 ENCODE_CHUNK = 4  # frames per chunk after the first frame
 PAST = 2  # preceding frames that a temporal convolution reads
 ZEROS = nn.initializers.zeros_init()
-
-
-@dataclasses.dataclass(frozen=True)
-class WanVAEConfig:
-    """Configuration with diffusers' field names; defaults: Wan 2.1, 1.3B and 14B.
-
-    Attributes:
-      decoder_base_dim: None means `base_dim`.
-      temperal_downsample: whether each resampling halves the frames; diffusers' spelling.
-    """
-
-    base_dim: int = 96
-    decoder_base_dim: int | None = None
-    z_dim: int = 16
-    dim_mult: Widths = (1, 2, 4, 4)
-    num_res_blocks: Depth = 2
-    temperal_downsample: tuple[bool, ...] = (False, True, True)
-    latents_mean: tuple[float, ...] = (
-        -0.7571,
-        -0.7089,
-        -0.9113,
-        0.1075,
-        -0.1745,
-        0.9653,
-        -0.1517,
-        1.5508,
-        0.4134,
-        -0.0715,
-        0.5517,
-        -0.3632,
-        -0.1922,
-        -0.9497,
-        0.2503,
-        -0.2921,
-    )
-    latents_std: tuple[Positive, ...] = (
-        2.8184,
-        1.4541,
-        2.3275,
-        2.6558,
-        1.2196,
-        1.7708,
-        2.6052,
-        2.0743,
-        3.2687,
-        2.1526,
-        2.8652,
-        1.5579,
-        1.6382,
-        1.1253,
-        2.8251,
-        1.9160,
-    )
-    in_channels: int = 3
-    out_channels: int = 3
-
-    @property
-    def spatial_ratio(self) -> int:
-        """Pixels per latent row and column."""
-        return 2 ** (len(self.dim_mult) - 1)
-
-    @property
-    def temporal_ratio(self) -> int:
-        """Frames per latent frame, except for the first one."""
-        return 2 ** sum(self.temperal_downsample)
-
-    def scale(self, latents: Array) -> Array:
-        """Scale the encoder's output for the denoiser."""
-        return (latents - jnp.asarray(self.latents_mean)) / jnp.asarray(self.latents_std)
-
-    def unscale(self, latents: Array) -> Array:
-        """Scale the denoiser's output for the decoder."""
-        return latents * jnp.asarray(self.latents_std) + jnp.asarray(self.latents_mean)
 
 
 class CausalConv3d(nn.Module):
@@ -269,12 +195,17 @@ def with_past(x: Array, cache: Array | None) -> Array:
 
 
 class Coder(nn.Module):
-    """The encoder ("down") or the decoder ("up") for one chunk; the first has an empty cache."""
+    """The encoder ("down") or the decoder ("up") for one chunk; the first has an empty cache.
+
+    Attributes:
+      level: only that resolution, whose input is the preceding one's output; None: all.
+    """
 
     config: WanVAEConfig
     direction: str
     conv_impl: ConvImpl
     dtype: Any
+    level: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
@@ -302,19 +233,24 @@ class Coder(nn.Module):
             )
 
         widths = coder_widths(config, self.direction)
-        x = conv("conv_in", widths[0], x)
-        x = x if down else middle(x)
+        last = len(config.dim_mult) - 1
+        if self.level in (None, 0):
+            x = conv("conv_in", widths[0], x)
+            x = x if down else middle(x)
         times = config.temperal_downsample if down else config.temperal_downsample[::-1]
         resnets = config.num_res_blocks if down else config.num_res_blocks + 1
         resample = Downsample if down else Upsample
-        for i, width in enumerate(widths[1:] if down else widths):
+        for i in range(last + 1) if self.level is None else [self.level]:
+            width = widths[1 + i] if down else widths[i]
             make = functools.partial(ResnetBlock, width, self.conv_impl, self.dtype)
             names = [f"blocks_{i}_resnets_{j}" for j in range(resnets)]
             name = f"blocks_{i}_resnets"
             x, new[name] = residual_blocks(self, make, names, x, cache.get(name, {}))
-            if i < len(config.dim_mult) - 1:
+            if i < last:
                 name = f"blocks_{i}_resample"
                 x = run(name, resample(times[i], self.dtype, name=name), x)
+        if self.level not in (None, last):
+            return x, new
         x = middle(x) if down else x
         features = 2 * config.z_dim if down else config.out_channels
         return conv("conv_out", features, nn.silu(Norm(name="norm_out")(x))), new
@@ -380,3 +316,20 @@ class WanVAE(nn.Module):
         """
         video = in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll)
         return video.astype(jnp.float32)
+
+    def decode_level(self, x: Array, cache: dict, level: int) -> tuple[Array, dict]:
+        """Decode one latent frame at one resolution; all of them after each other are `decode`.
+
+        Args:
+          x: the unscaled latent frame [B, 1, h, w, C], or the preceding level's output.
+          cache: as returned for the preceding latent frame; empty for the clip's first one.
+          level: the resolution, from 0.
+
+        Returns:
+          The next level's input, or float32 frames, and the next latent frame's cache.
+        """
+        x = x if level else self.post_quant_conv(x)
+        decoder = self.decoder.clone(level=level, parent=None, name=None)
+        variables = {"params": self.variables["params"]["decoder"]}
+        x, cache = cast(tuple[Array, dict], decoder.apply(variables, x, cache))
+        return x.astype(jnp.float32) if level == len(self.config.dim_mult) - 1 else x, cache
