@@ -5,10 +5,11 @@
         --workdir=$BUCKET/runs/wan21_14b
 
 Memory, from the TPU compiler with `--quick`: text encoder 2.8 of 95 GiB per chip, denoiser 13.8,
-VAE 11.4; on a v6e:2x4, with an eighth of the weights on each chip, 1.6, 8.3 (both with full effort)
-and 13.7 of 32. Time, estimated by `pav check`, which assumes the chips' full peak FLOP/s: 180 to
-200 hours, 710 to 810 chip-hours, for the 7000 videos of 200 prompts; 3000 to 3400 USD at 4.20 USD a
-chip-hour. Expect twice that. Not run on a TPU yet.
+VAE at its last resolution 10.3 (with full effort); on a v6e:2x4, with an eighth of the weights on
+each chip, 1.6, 8.3 and 10.3 of 32 (all with full effort).
+Time, estimated by `pav check`, which assumes the chips' full peak FLOP/s: 180 to 200 hours, 710 to
+810 chip-hours, for the 7000 videos of 200 prompts; 3000 to 3400 USD at 4.20 USD a chip-hour. Expect
+twice that. Not run on a TPU yet.
 """
 
 from pathlib import Path

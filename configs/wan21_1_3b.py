@@ -5,7 +5,7 @@
         --workdir=$BUCKET/runs/wan21_1_3b
 
 Memory, from the TPU compiler with `--quick`: text encoder 10.8 of 32 GiB per chip, denoiser 5.1,
-VAE 13.7, the rewriter's training 9.0 at most.
+VAE at its last resolution 10.3 (with full effort), the rewriter's training 9.0 at most.
 Time, estimated by `pav check`, which assumes the chips' full peak FLOP/s: 8 to 12 hours, 64 to
 94 chip-hours, for the 7000 videos of 200 prompts; 170 to 250 USD at 2.70 USD a chip-hour. Expect
 twice that. Not run on a TPU yet.
