@@ -14,11 +14,12 @@ You supply the files that llama3_8b_video.py lists.
 
 Memory: the generator's 6.36 billion parameters take 3.5 GiB per chip; the VAE is not sharded.
 Compiled for the smaller v5e:2x2, where memory per chip is the same, the text encoder needs 2.3 and
-the denoiser 6.4 of 16 GiB per chip, and the VAE 4.8 (with `--quick`); decoding 720p four frames at
-once needed 14.1, so large frames are decoded one at a time. Time, estimated from operations: a
-video takes 8.5 PFLOP of guided steps and 0.5 of decoding, 40 to 80 s at 25 to 50 % of a chip's
-peak; with 200 prompts the 5000 videos of evolution and 2000 of both rounds are 20 to 40 hours, 80
-to 160 chip-hours; 340 to 670 USD at 4.20 USD a chip-hour. Not run on a TPU yet.
+the denoiser 6.4 of 16 GiB per chip, and the VAE, compiled for the v5p, 4.3; decoding 720p four
+frames at once needed 14.1, so large frames are decoded one at a time.
+Time, estimated from operations: a video takes 8.5 PFLOP of guided steps and 0.5 of decoding, 40 to
+80 s at 25 to 50 % of a chip's peak; with 200 prompts the 5000 videos of evolution and 2000 of both
+rounds are 20 to 40 hours, 80 to 160 chip-hours; 340 to 670 USD at 4.20 USD a chip-hour. Not run on
+a TPU yet.
 """
 
 from pathlib import Path
