@@ -23,6 +23,10 @@ SETTINGS = {
     "SLICES": "2",
 }
 
+# of the lock of a work directory, in seconds: new hosts wait for a sign of life of the lost ones
+REFRESH_S = 3
+EXPIRE_S = 15
+
 # called for each node of a new TPU; the host gets a new name, JAX's processes meet at the first
 MADE = """#!{python}
 import pathlib, socket, sys, uuid
@@ -68,7 +72,7 @@ CURL = """#!/usr/bin/env bash
 echo "mkdir -p ~/.local/bin && cp {cloud}/uv ~/.local/bin/uv"
 """
 # Makes a virtual environment, and "installs" the tree with what the tests' environment has. Python
-# there knows the host's name.
+# there knows the host's name, and locks expire sooner.
 UV = """#!/usr/bin/env bash
 set -euo pipefail
 case "$*" in
@@ -77,8 +81,9 @@ case "$*" in
     printf '%s\\n' "$PWD" {packages} \
       'import os, socket; socket.gethostname = lambda: os.environ["HOST_NAME"]' \
       >.venv/lib/python{version}/site-packages/prepared.pth
-    printf '%s\\n' "#!$PWD/.venv/bin/python" "from pav_jax.main import console" "console()" \
-      >.venv/bin/pav
+    printf '%s\\n' "#!$PWD/.venv/bin/python" "from pav_jax.main import console" \
+      "from pav_jax.storage import lock" "lock.REFRESH_S = {refresh_s}" \
+      "lock.EXPIRE_S = {expire_s}" "console()" >.venv/bin/pav
     chmod +x .venv/bin/pav ;;
   *) exit 2 ;;
 esac
@@ -106,7 +111,7 @@ class Rehearsal:
             "CLOUD": str(self.cloud),
             "HOME": str(folder / "desk"),
             "TMPDIR": str(folder / "desk"),
-            "POLL_SECONDS": "3",
+            "POLL_SECONDS": "1",
             "RETRY_SECONDS": "1",
             "BUCKET": bucket,
             **SETTINGS,
@@ -115,6 +120,8 @@ class Rehearsal:
             "cloud": self.cloud,
             "python": sys.executable,
             "sockets": self._sockets,
+            "refresh_s": REFRESH_S,
+            "expire_s": EXPIRE_S,
             "environment": shlex.join(f"{name}={value}" for name, value in environment.items()),
             "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
             "packages": " ".join(path for path in sys.path if path.endswith("-packages")),
@@ -204,4 +211,4 @@ def wait_for(condition, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
-        time.sleep(3)
+        time.sleep(1)

@@ -10,13 +10,11 @@ import urllib.request
 import pytest
 
 from tests import object_stores
-from tests.campaigns import by_hand
 from tests.launch.rehearsal import Rehearsal, wait_for
 
 pytestmark = [
     pytest.mark.slow,
-    by_hand,
-    pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux"),
+    pytest.mark.skipif(not shutil.which("tmux"), reason="tmux is not installed"),
 ]
 SMOKE = [  # with less to do, and one reward that needs a model
     "pav",
@@ -28,7 +26,11 @@ SMOKE = [  # with less to do, and one reward that needs a model
     "--config.prefer.num_return_sequences=2",
     "--config.evaluate.max_prompts=2",
     "--config.evaluate.controls=False",
-    "--config.evaluate.systems=('original','base','dpo_1')",
+    "--config.evaluate.systems=('original','dpo_1')",
+    "--config.generator.batch_size=4",
+    "--config.evolve.max_prompts=4",
+    "--config.prefer.max_prompts=4",
+    "--config.sft.max_steps=2",
     "--config.rewards.entries={'aesthetic': {'path': 'mini:clip'}, 'faithfulness': {}}",
     "--config.rewards.weights={'AES': 1.0}",
     "--config.rewards.thresholds={}",
