@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         require_at_most(maximum, option, getattr(args, name))
     try:
         from pav_jax.serve import app, server
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise BadInput(
             f"this needs the package {error.name}: pip install 'pav-jax[serve]'", source="serve"
         ) from None

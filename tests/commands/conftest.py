@@ -23,7 +23,7 @@ def _fake_booster(calls):
 
     class Booster:
         @classmethod
-        def from_pretrained(cls, path, template=None, batch_size=4):
+        def from_pretrained(cls, path, template=None):
             if path == "nowhere":
                 raise BadInput("nowhere: no such folder")
             calls.append(("load", path, template))

@@ -53,8 +53,8 @@ def test_answers_do_not_depend_on_other_jobs(engine, lm, words):
 
 
 def test_cancelled_and_late_jobs_free_their_rows(engine, lm):
-    cancelled = make_job(engine, "sea", n=50)
-    late = make_job(engine, "sea", n=50, timeout_s=0.3)
+    cancelled = make_job(engine, "sea", n=2000)
+    late = make_job(engine, "sea", n=2000, timeout_s=0.3)
     job = make_job(engine, "rain")
     engine.submit(cancelled)
     engine.submit(late)

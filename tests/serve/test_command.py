@@ -1,3 +1,5 @@
+"""Options of `pav serve`."""
+
 import socket
 import sys
 
@@ -17,7 +19,7 @@ from tests.endpoint_server import Endpoint
         ("--timeout=nan", "--timeout=nan: must be at least 1"),
         ("--timeout=inf", "--timeout=inf: the limit is 86,400"),
         ("--host=no such host", "--host=no such host"),
-        ("--model=nowhere", "nowhere: no such folder"),
+        ("--model=/nowhere/at/all", "/nowhere/at/all"),
         ("--upstream=localhost", "--upstream='localhost'"),
         ("--upstream=http://127.0.0.1:9", "it lists no models"),
     ],
