@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,24 +16,22 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pav_jax.checkpoints import folder as folders
-from pav_jax.checkpoints import gguf_writer, peft
-from pav_jax.checkpoints.hub import local_file
+from pav_jax.checkpoints import gguf_writer
 from pav_jax.checkpoints.tokenizers import save_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, model_files, sampling, shipped_templates
+from pav_jax.language.adapter_set import AdapterSet
 from pav_jax.language.lora import LoraConfig, merge, with_lora
-from pav_jax.language.scheduler import MIN_PREFIX, Sample, Sampler
+from pav_jax.language.scheduler import Sample, Sampler, shared_prefix
 from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.experts import make_sum_experts_fn
 from pav_jax.parallel.mesh import batch_shards
 from pav_jax.seeds import seeds_for_prompts
-from pav_jax.storage.files import read_bounded
 from pav_jax.storage.folders import output_folder
 from pav_jax.storage.json_files import write_json
 
-MAX_TEMPLATE_BYTES = 2**20
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -47,6 +46,7 @@ class LanguageModel:
       tokenizer: a tokenizer of transformers, with a chat template.
       lora: the parameters of an adapter, or None.
       lora_config: the settings of the adapter, or None.
+      adapters: named adapters, of which calls with `adapter_names` use one for each row.
       name: what records call the model; never an absolute path.
       path: where it was loaded from: an absolute path, a Hub repository or "smollm2".
       eos: ids of the tokens that end an answer.
@@ -63,6 +63,7 @@ class LanguageModel:
     tokenizer: Any
     lora: dict | None = None
     lora_config: LoraConfig | None = None
+    adapters: AdapterSet = dataclasses.field(default_factory=AdapterSet)
     name: str = "model"
     path: str = ""
     eos: tuple[int, ...] = ()
@@ -129,13 +130,40 @@ class LanguageModel:
     def with_params(self, params: dict) -> "LanguageModel":
         """Return the model with other parameters and no adapter, as after a merge."""
         model = self.model.clone(lora_scale=1.0, lora_dropout=0.0)
-        return dataclasses.replace(self, model=model, params=params, lora=None, lora_config=None)
+        return dataclasses.replace(
+            self, model=model, params=params, lora=None, lora_config=None, adapters=AdapterSet()
+        )
 
     def with_lora(self, lora: dict, config: LoraConfig) -> "LanguageModel":
         """Return the model with an adapter."""
         return dataclasses.replace(
             self, model=with_lora(self.model, config), lora=lora, lora_config=config
         )
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The names that `adapter_names` of `generate` may contain, beside "__base__"."""
+        return self.adapters.names
+
+    def load_adapter(self, path_or_repo: str | os.PathLike, adapter_name: str) -> "LanguageModel":
+        """Return the model, with the same parameters, and one more named adapter.
+
+        Args:
+          path_or_repo: a PEFT LoRA folder or Hub repository.
+
+        Raises:
+          BadInput: the name is taken, or the adapter is invalid or of another base model.
+        """
+        self.adapters.check_new_name(adapter_name)
+        adapter = model_files.read_adapter(path_or_repo, self.config)
+        adapters = self.adapters.add(
+            adapter_name, adapter, self.config, self.model.dtype, self.mesh
+        )
+        return dataclasses.replace(self, adapters=adapters)
+
+    def delete_adapter(self, adapter_name: str) -> "LanguageModel":
+        """Return the model without a named adapter."""
+        return dataclasses.replace(self, adapters=self.adapters.remove(adapter_name, self.config))
 
     def with_template(self, template: str | Path) -> "LanguageModel":
         """Return the model with another chat template, which is saved with the model.
@@ -147,16 +175,10 @@ class LanguageModel:
         Raises:
           BadInput: the file cannot be read, the template fails, or none is shipped for this model.
         """
-        if template == shipped_templates.AUTO:
-            template = shipped_templates.shipped_template(self.tokenizer, self.config.model_type)
-        try:
-            text = read_bounded(local_file(template), MAX_TEMPLATE_BYTES).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"{template}: the chat template cannot be read ({error})", source=template
-            ) from error
         tokenizer = copy.copy(self.tokenizer)  # shares the vocabulary
-        tokenizer.chat_template = text
+        tokenizer.chat_template = shipped_templates.read_template(
+            template, self.tokenizer, self.config.model_type
+        )
         lm = dataclasses.replace(self, tokenizer=tokenizer)
         lm.prompt_ids("a dog runs")  # report a broken template now, not at the first prompt
         return lm
@@ -172,18 +194,16 @@ class LanguageModel:
         Raises:
           BadInput: as `with_template`.
         """
-        if template == shipped_templates.MODEL:
-            return self
-        if template is None:
-            if not shipped_templates.lacks_instruction(self.tokenizer, self.config.model_type):
-                return self
+        lacks = shipped_templates.lacks_instruction
+        if template is None and lacks(self.tokenizer, self.config.model_type):
             warnings.warn(
                 f"{self.path or self.name}: its chat template has no instruction to rewrite"
                 " prompts; using the shipped one (template=model keeps its own)",
                 stacklevel=3,
             )
             template = shipped_templates.AUTO
-        return self.with_template(template)
+        keeps = template in (None, shipped_templates.MODEL)
+        return self if keeps else self.with_template(template)
 
     @property
     def variables(self) -> dict:
@@ -198,14 +218,20 @@ class LanguageModel:
         self,
         input_ids: Int[Array | np.ndarray, "B T"],
         attention_mask: Int[Array | np.ndarray, "B T"] | None = None,
+        adapter_names: str | Sequence[str] | None = None,
     ) -> Float[Array, "B T V"]:
         """Return next-token logits in float32.
 
         Args:
           attention_mask: 1 for tokens, 0 for padding; positions are counted over tokens only.
+          adapter_names: as in `generate`.
         """
         mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
-        return _logits(self.model, self.variables, jnp.asarray(input_ids), mask)
+        variables = self.variables
+        if adapter_names is not None:
+            names = self.adapters.check_rows(adapter_names, len(input_ids))
+            variables = self.adapters.variables_of_rows({"params": self.params}, names)
+        return _logits(self.model, variables, jnp.asarray(input_ids), mask)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the token ids of a user's prompt in the chat template, up to the answer."""
@@ -221,6 +247,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
+        adapter_names: str | Sequence[str] | None = None,
     ) -> list[list[str]]:
         """Generate texts.
 
@@ -228,20 +255,24 @@ class LanguageModel:
           prompts: strings to continue, or chats (lists of role/content messages) to answer.
           max_new_tokens, temperature, top_k, top_p, repetition_penalty: see `sampling.Sampling`.
           num_return_sequences: texts for each prompt.
-          seed: one for all prompts or one each. A text depends only on its own prompt and seed.
+          seed: one for all prompts or one each. A text depends only on its own prompt, seed and
+            adapter.
+          adapter_names: names from `load_adapter`, one for all prompts or one each; "__base__" uses
+            none. With None all prompts use `lora`, if there is one.
 
         Returns:
           `num_return_sequences` texts per prompt, without special tokens. An answer to a chat still
           has what the model thought, see `thoughts.without_thoughts`.
 
         Raises:
-          BadInput: a prompt is empty, or a setting is out of range.
+          BadInput: a prompt is empty, a setting is out of range, or an adapter is not loaded.
         """
         prompt_ids = [chat.encode(self.tokenizer, prompt) for prompt in prompts]
         answers = self.generate_ids(
             prompt_ids,
             num_return_sequences=num_return_sequences,
             seed=seed,
+            adapter_names=adapter_names,
             settings=sampling.Sampling(
                 max_new_tokens, temperature, top_k, top_p, repetition_penalty
             ),
@@ -257,6 +288,7 @@ class LanguageModel:
         settings: sampling.Sampling,
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
+        adapter_names: str | Sequence[str] | None = None,
     ) -> list[list[list[int]]]:
         """Generate token ids from token ids.
 
@@ -268,14 +300,18 @@ class LanguageModel:
           settings: how tokens are drawn.
           num_return_sequences: answers for each prompt.
           seed: one for all prompts or one each.
+          adapter_names: as in `generate`.
 
         Returns:
           `num_return_sequences` lists of new token ids per prompt, with their ending token.
 
         Raises:
-          BadInput: a prompt is empty, or there are more or fewer seeds than prompts.
+          BadInput: a prompt is empty, there are more or fewer seeds or names of adapters than
+            prompts, or an adapter is not loaded.
         """
         seeds = seeds_for_prompts(seed, len(prompt_ids))
+        adapters = None if adapter_names is None else self.adapters
+        names = self.adapters.check_rows(adapter_names, len(prompt_ids))
         if num_return_sequences < 1:
             raise BadInput(
                 f"num_return_sequences={num_return_sequences}: must be 1 or more",
@@ -287,36 +323,33 @@ class LanguageModel:
             if not ids:
                 raise BadInput(f"prompt {i} is empty; write at least one word", field="prompts")
         samples = [
-            Sample(i, number, seeds[i])
-            for i in range(len(prompts))
-            for number in range(num_return_sequences)
-        ]
-        answers = self.make_sampler(settings, self._shared_prefix(prompts))(prompts, samples)
-        return [
-            [answers[Sample(i, number, seeds[i])] for number in range(num_return_sequences)]
+            [Sample(i, number, seeds[i], names[i]) for number in range(num_return_sequences)]
             for i in range(len(prompts))
         ]
+        sampler = self.make_sampler(settings, shared_prefix(self.tokenizer, prompts), adapters)
+        answers = sampler(prompts, list(itertools.chain(*samples)))
+        return [[answers[sample] for sample in group] for group in samples]
 
     def max_prompt_tokens(self, max_new_tokens: int) -> int:
         """Return how many tokens a prompt may have; `generate` cuts a longer one on the left."""
         context = self.config.max_position_embeddings
         return context - min(max_new_tokens, context // 2)
 
-    def make_sampler(self, settings: sampling.Sampling, prefix: tuple[int, ...] = ()) -> Sampler:
-        """Return what draws answers from this model; see `Sampler` for the arguments."""
-        return Sampler(
-            self.model, self.variables, settings, self.eos, self.batch_size, prefix, self.mesh
-        )
+    def make_sampler(
+        self,
+        settings: sampling.Sampling,
+        prefix: tuple[int, ...] = (),
+        adapters: AdapterSet | None = None,
+    ) -> Sampler:
+        """Return what draws answers from this model.
 
-    def _shared_prefix(self, prompts: Sequence[list[int]]) -> tuple[int, ...]:
-        """The tokens before the user's words in the chat template, if a prompt may have them.
-
-        They belong to the template, not to these prompts: how the tokens of a prompt are computed
-        must not depend on the others.
+        Args:
+          settings, prefix: see `Sampler`.
+          adapters: those that samples choose from; None: all samples use `lora`, if there is one.
         """
-        if self.tokenizer is None or max(map(len, prompts), default=0) <= MIN_PREFIX:
-            return ()
-        return chat.prefix(self.tokenizer)
+        variables = self.variables if adapters is None else adapters.variables(self.params)
+        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh)
+        return Sampler(self.model, variables, *arguments, adapters or AdapterSet())
 
     # --------------------------------------------------------------------------------------- saving
 
@@ -332,10 +365,13 @@ class LanguageModel:
         """
         with output_folder(folder) as local:
             if self.lora is not None and not merge_adapter:
-                self._save_adapter(local)
+                assert self.lora_config is not None
+                base = self.path or self.name
+                model_files.write_adapter(local, self.lora, self.lora_config, self.config, base)
                 return
             folders.save(hf, local, self.config, self._merged_params(), max_shard_size)
-            write_json(local / "generation_config.json", self._generation_config())
+            fields = model_files.generation_fields(self.config, self.eos, self.generation)
+            write_json(local / "generation_config.json", fields)
             save_tokenizer(self.tokenizer, local)
 
     def save_gguf(self, path: str | Path, quantization: str = "bf16") -> None:
@@ -354,29 +390,6 @@ class LanguageModel:
             return self.params
         assert self.lora_config is not None
         return merge(self.params, self.lora, self.lora_config)
-
-    def _save_adapter(self, folder: str | Path) -> None:
-        assert self.lora is not None and self.lora_config is not None
-        peft.write_adapter(
-            folder,
-            hf.weights(self.config),
-            self.lora,
-            self.lora_config.r,
-            self.lora_config.lora_alpha,
-            self.lora_config.lora_dropout,
-            self.path or self.name,
-            model_files.is_wrapped(self.path or self.name),
-        )
-
-    def _generation_config(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"_from_model_config": True}
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if (token_id := getattr(self.config, name)) is not None:
-                fields[name] = token_id
-        fields |= {name: v for name, v in self.generation.items() if not name.startswith("_")}
-        if self.eos:
-            fields["eos_token_id"] = self.eos[0] if len(self.eos) == 1 else list(self.eos)
-        return fields
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array
 
 from pav_jax.errors import BadInput
 
@@ -185,6 +186,31 @@ def concatenate(adapters: Sequence[tuple[Mapping, LoraConfig]]) -> tuple[dict, L
     modules = tuple(sorted({layer[-1] for layer in layers}))
     config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=modules)
     return traverse_util.unflatten_dict(joined), config
+
+
+def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
+    """Logical axes of an adapter.
+
+    `a` has the input axis of its kernel, `b` the output axis; the rank is not sharded.
+    """
+    kernel_axes = _flatten(param_axes)
+    axes = {}
+    for path in _flatten(adapter):
+        layers, inputs, outputs = kernel_axes[*path[:-1], "kernel"]
+        axes[path] = (layers, inputs, None) if path[-1] == "a" else (layers, None, outputs)
+    return traverse_util.unflatten_dict(axes)
+
+
+def with_factors(variables: Mapping, factors: Array) -> dict:
+    """Return variables of a model or of one layer in which each row of a batch has its own factors.
+
+    Args:
+      variables: "params" and "lora".
+      factors: of the columns of `a`, [B, R]; [L, B, R] if the variables are stacked over layers.
+    """
+    flat = _flatten(variables["lora"])
+    chosen = {(*path[:-1], "factors"): factors for path in flat}
+    return {**variables, "lora": traverse_util.unflatten_dict(flat | chosen)}
 
 
 def count(tree: Any) -> int:

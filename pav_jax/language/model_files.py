@@ -127,6 +127,26 @@ def read_adapter(folder: str | os.PathLike, config: DecoderConfig) -> tuple[dict
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
 
 
+def write_adapter(
+    folder: str | Path, lora: dict, settings: LoraConfig, config: DecoderConfig, base: str
+) -> None:
+    """Write a PEFT LoRA adapter.
+
+    Args:
+      config, base: sizes and name of the model that it belongs to.
+    """
+    peft.write_adapter(
+        folder,
+        hf.weights(config),
+        lora,
+        settings.r,
+        settings.lora_alpha,
+        settings.lora_dropout,
+        base,
+        is_wrapped(base),
+    )
+
+
 def is_wrapped(base: str) -> bool:
     """Return whether a base model is a vision-language model around the decoder.
 
@@ -146,6 +166,25 @@ def eos_ids(config: DecoderConfig, tokenizer: Any, generation: dict) -> tuple[in
     for ids in (generation.get("eos_token_id", config.eos_token_id), tokenizer.eos_token_id):
         eos += [ids] if isinstance(ids, int) else list(ids or ())
     return tuple(dict.fromkeys(eos))
+
+
+def generation_fields(
+    config: DecoderConfig, eos: tuple[int, ...], generation: dict
+) -> dict[str, Any]:
+    """Return the fields of generation_config.json.
+
+    Args:
+      eos: ids of the tokens that end an answer.
+      generation: the fields that were read.
+    """
+    fields: dict[str, Any] = {"_from_model_config": True}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if (token_id := getattr(config, name)) is not None:
+            fields[name] = token_id
+    fields |= {name: v for name, v in generation.items() if not name.startswith("_")}
+    if eos:
+        fields["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos)
+    return fields
 
 
 def location(path: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pav_jax.language import decode, prefill
+from pav_jax.language import chat, decode, prefill
+from pav_jax.language.adapter_set import AdapterSet
 from pav_jax.language.sampling import Sampling, prompt_bucket
 from pav_jax.models.decoder.model import Decoder
 from pav_jax.parallel import processes
@@ -27,6 +28,20 @@ MIN_PREFIX = 48  # a shorter prefix is not worth programs of its own
 MIN_BUCKET_AFTER_PREFIX = 32
 
 
+def shared_prefix(tokenizer: Any, prompts: Sequence[list[int]]) -> tuple[int, ...]:
+    """Return the tokens before the user's words in the chat template, if a prompt may have them.
+
+    They belong to the template, not to these prompts: how the tokens of a prompt are computed must
+    not depend on the others.
+
+    Args:
+      tokenizer: None has no template.
+    """
+    if tokenizer is None or max(map(len, prompts), default=0) <= MIN_PREFIX:
+        return ()
+    return chat.prefix(tokenizer)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """One answer to draw.
@@ -35,11 +50,18 @@ class Sample:
       prompt: index of its prompt.
       number: of the sample; its random key is fold_in(key(seed), number).
       seed: of its prompt.
+      adapter: its name in the sampler's `adapters`; None for none.
     """
 
     prompt: int
     number: int
     seed: int
+    adapter: str | None = None
+
+    @property
+    def source(self) -> tuple[int, str | None]:
+        """What its first token depends on: prompt and adapter."""
+        return self.prompt, self.adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +74,10 @@ class Sampler:
       settings: how tokens are drawn.
       eos: ids of the tokens that end an answer.
       rows: of a batch.
-      prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none.
+      prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none. It is not shared
+        between rows with different adapters, whose keys and values of it differ.
       mesh: the mesh that `variables` are sharded over.
+      adapters: those that samples choose from; "lora" of the variables is theirs, if there are any.
     """
 
     model: Decoder
@@ -63,6 +87,7 @@ class Sampler:
     rows: int
     prefix: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
+    adapters: AdapterSet = dataclasses.field(default_factory=AdapterSet)
 
     def __call__(
         self, prompts: Sequence[list[int]], samples: Sequence[Sample]
@@ -110,7 +135,7 @@ class Sampler:
 
     def bucket(self, ids: list[int]) -> tuple[int, int]:
         """The tokens of the shared prefix, and the padded length of the rest."""
-        r = len(self.prefix)
+        r = 0 if self.adapters.names else len(self.prefix)
         if r >= MIN_PREFIX and len(ids) > r and tuple(ids[:r]) == self.prefix:
             return r, prompt_bucket(len(ids) - r, MIN_BUCKET_AFTER_PREFIX)
         return 0, prompt_bucket(len(ids))
@@ -148,7 +173,7 @@ class Batch:
             self.layer_prefixes = decode.split_prefix(depth, self.prefix[1])
         self.rows = decode.empty_rows(shape)
         self.in_row: list[Sample | None] = [None] * shape.rows
-        self.group: list[int] = []  # prompts that have a cache
+        self.group: list[tuple[int, str | None]] = []  # prompts and adapters that have a cache
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Append samples to the queue, those of one prompt next to each other."""
@@ -185,8 +210,11 @@ class Batch:
         stop = self._stop()
         if max_steps is not None:
             stop = np.int32(max_steps), np.int32(self.shape.rows)
+        layers, outer = self.weights
+        names = [sample and sample.adapter for sample in self.in_row]
+        weights = self.sampler.adapters.layers_of_rows(layers, names), outer
         self.rows = decode.decode_rows(
-            self.shape, self.weights, self.rows, self.layer_prefixes, stop, self.settings
+            self.shape, weights, self.rows, self.layer_prefixes, stop, self.settings
         )
         return self._take_finished()
 
@@ -216,7 +244,7 @@ class Batch:
 
     def _fill(self) -> None:
         """Give free rows the next samples whose prompts have a cache, or compute caches."""
-        if self.queue[0].prompt not in self.group:
+        if self.queue[0].source not in self.group:
             self._compute_prompts()
         b = self.shape.rows
         sources_B = np.full(b, -1, np.int32)
@@ -225,11 +253,11 @@ class Batch:
         for row in range(b):
             if self.in_row[row] is not None:
                 continue
-            if not self.queue or self.queue[0].prompt not in self.group:
+            if not self.queue or self.queue[0].source not in self.group:
                 break
             sample = self.queue.popleft()
             self.in_row[row] = sample
-            sources_B[row] = self.group.index(sample.prompt)
+            sources_B[row] = self.group.index(sample.source)
             limits_B[row] = self._limit(len(self.prompts[sample.prompt]))
             draws_Bx2[row] = sample.seed % 2**32, sample.number
         assignment = {"sources": sources_B, "limits": limits_B, "draws": draws_Bx2}
@@ -246,17 +274,23 @@ class Batch:
         """Run the next prompts of the queue through the model."""
         b = self.shape.rows
         r = self.shape.prefix
-        queued = itertools.groupby(self.queue, lambda sample: sample.prompt)
-        self.group = [prompt for prompt, _ in itertools.islice(queued, b)]
+        queued = itertools.groupby(self.queue, lambda sample: sample.source)
+        self.group = [source for source, _ in itertools.islice(queued, b)]
         prompts_BxP = np.zeros((b, self.shape.prompt), np.int32)
         lengths_B = np.zeros(b, np.int32)  # 0 marks a padding row
-        for i, prompt in enumerate(self.group):
+        for i, (prompt, _) in enumerate(self.group):
             ids = self.prompts[prompt][r:]
             prompts_BxP[i, self.shape.prompt - len(ids) :] = ids
             lengths_B[i] = len(ids)
+        names = [adapter for _, adapter in self.group]
+        names += names[:1] * (b - len(names))  # of padding rows any one
         batch = self.sampler.put({"prompts": prompts_BxP, "lengths": lengths_B})
         self.cached = prefill.compute_prompts(
-            self.shape, self.sampler.variables, self.prefix, batch["prompts"], batch["lengths"]
+            self.shape,
+            self.sampler.adapters.variables_of_rows(self.sampler.variables, names),
+            self.prefix,
+            batch["prompts"],
+            batch["lengths"],
         )
 
     def _take_finished(self) -> dict[Sample, list[int]]:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, thoughts
+from pav_jax.storage.files import read_bounded
 
 AUTO = "auto"  # stands for `shipped_template` where a template file is named
 MODEL = "model"  # stands for the model's own template there
+MAX_TEMPLATE_BYTES = 2**20
 FOLDER = Path(__file__).with_name("templates")
 # format -> tokens that only tokenizers of this format have; the first match is taken
 FORMATS = {
@@ -44,6 +47,26 @@ def shipped_template(tokenizer: Any, model_type: str) -> Path:
     if name == "chatml" and _thinks(tokenizer):
         name = "chatml_thinking"
     return FOLDER / f"rewriter_{name}.jinja"
+
+
+def read_template(template: str | Path, tokenizer: Any, model_type: str) -> str:
+    """Return the text of a chat template.
+
+    Args:
+      template: a jinja file, or AUTO for the shipped one that fits the tokenizer.
+      model_type: as of `shipped_template`.
+
+    Raises:
+      BadInput: the file cannot be read, or none is shipped for this model.
+    """
+    if template == AUTO:
+        template = shipped_template(tokenizer, model_type)
+    try:
+        return read_bounded(local_file(template), MAX_TEMPLATE_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{template}: the chat template cannot be read ({error})", source=template
+        ) from error
 
 
 def lacks_instruction(tokenizer: Any, model_type: str) -> bool:

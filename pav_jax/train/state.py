@@ -140,7 +140,7 @@ def make_state(
         adapter_key = jax.random.fold_in(key, ADAPTER_KEY)
         adapter = lora.init_lora(lm.params, lora_config(fields), adapter_key)
         trained = {"lora": adapter}
-        trained_axes = {"lora": lora_axes(adapter, param_axes)}
+        trained_axes = {"lora": lora.lora_axes(adapter, param_axes)}
         size = _adapter_size(lm.params, adapter, fields.lora.r)
         target = f"LoRA r={fields.lora.r} on {', '.join(fields.lora.target_modules)}"
         _check_and_print_count(name, lm, trained, size, target)
@@ -189,19 +189,6 @@ def state_shardings(
     return state.replace(
         step=replicated, frozen=frozen, trained=trained, opt_state=opt_state, rng=replicated
     )
-
-
-def lora_axes(adapter: Mapping, param_axes: Mapping) -> dict:
-    """Logical axes of an adapter.
-
-    `a` has the input axis of its kernel, `b` the output axis; the rank is not sharded.
-    """
-    kernel_axes: dict[tuple, Any] = traverse_util.flatten_dict(param_axes)
-    axes = {}
-    for path in traverse_util.flatten_dict(adapter):
-        layers, inputs, outputs = kernel_axes[*path[:-1], "kernel"]
-        axes[path] = (layers, inputs, None) if path[-1] == "a" else (layers, None, outputs)
-    return traverse_util.unflatten_dict(axes)
 
 
 def _adapter_size(params: Mapping, adapter: Mapping, rank: int) -> int:

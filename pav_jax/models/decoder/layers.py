@@ -5,6 +5,8 @@ feed-forward, R LoRA rank.
 
 A second collection, "lora", may hold `{a, b}` beside any dense layer's `kernel`; then y = xW +
 lora_scale (xa)b (Hu et al. 2021, section 4.1). Without the collection the model is the frozen base.
+With `{a, b, factors}` each row of the batch has factors [R] for the columns of `a` instead of
+`lora_scale`: of several adapters side by side in `a` and `b` it uses its own.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ class LoRADense(nn.Module):
     """A dense layer with an optional LoRA update.
 
     y = xW (+ bias) (+ lora_scale (x a) b, if the "lora" collection holds `a` [in, R] and `b`
-    [R, out]). Attributes as in `Decoder`.
+    [R, out]; with `factors` [B, R] it is ((x a) * factors) b). Attributes as in `Decoder`.
     """
 
     features: int
@@ -59,8 +61,26 @@ class LoRADense(nn.Module):
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(self.dtype) for name in "ab")
             dropped = nn.Dropout(self.lora_dropout)(x, deterministic=deterministic)
-            y = y + self.lora_scale * ((dropped @ a) @ b)
+            if self.has_variable("lora", "factors"):
+                factors_BxR = self.get_variable("lora", "factors")
+                y = y + scale_columns(dropped @ a, factors_BxR) @ b
+            else:
+                y = y + self.lora_scale * ((dropped @ a) @ b)
         return y.reshape(*rows, self.features)
+
+
+def scale_columns(
+    low_rank: Float[Array, "... R"], factors_BxR: Float[Array, "B R"]
+) -> Float[Array, "... R"]:
+    """Multiply by the factors of each row; what a factor of 0 hides may be infinite or NaN.
+
+    Args:
+      low_rank: the leading axes are those of a batch, or a flattened batch.
+    """
+    b, r = factors_BxR.shape
+    factors_Bx1xR = factors_BxR[:, None].astype(low_rank.dtype)
+    by_row = low_rank.reshape(b, -1, r)
+    return jnp.where(factors_Bx1xR == 0, 0, by_row * factors_Bx1xR).reshape(low_rank.shape)
 
 
 def write_slots(
