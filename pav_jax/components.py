@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from pav_jax.evolve.mixture import Mixture
 from pav_jax.evolve.registry import build_chat_proposers, build_mixture
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
-from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh
+from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh, sizes_of_process
 from pav_jax.progress import Progress
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
 from pav_jax.rewards.reward import as_reward
@@ -191,10 +190,7 @@ def _many_processes(per_process: bool) -> bool:
 
 def _process_mesh(sizes: Any) -> Any:
     devices = jax.local_devices()
-    tensor = math.gcd(max(sizes.tensor, 1), len(devices))
-    # copies that fit one device need no gathering
-    fsdp = 1 if sizes.fsdp == 1 else len(devices) // tensor
-    return make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=devices)
+    return make_mesh(**sizes_of_process(sizes, jax.device_count(), len(devices)), devices=devices)
 
 
 def _global_mesh(sizes: Any) -> Any:

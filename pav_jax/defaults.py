@@ -42,7 +42,7 @@ class MeshConfig:
     )
     sequence: int = option(1, "devices that tokens are sharded over", minimum=-1)
     expert: int = option(
-        1, "devices that the experts of a mixture of experts are sharded over", minimum=-1
+        1, "devices that experts of a mixture of experts, and batches, are sharded over", minimum=-1
     )
 
 

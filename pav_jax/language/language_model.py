@@ -27,7 +27,7 @@ from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
 from pav_jax.parallel.experts import make_sum_experts_fn
-from pav_jax.parallel.mesh import batch_shards
+from pav_jax.parallel.mesh import BATCH_AXES, batch_shards
 from pav_jax.seeds import seeds_for_prompts
 from pav_jax.storage.folders import output_folder
 from pav_jax.storage.json_files import write_json
@@ -101,7 +101,8 @@ class LanguageModel:
             raise BadInput(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}", field="dtype")
         if batch_size < 1 or (mesh is not None and batch_size % batch_shards(mesh)):
             raise BadInput(
-                f"batch_size={batch_size}: must be positive and a multiple of the mesh's data*fsdp",
+                f"batch_size={batch_size}: must be positive and a multiple of the mesh's"
+                f" {'*'.join(BATCH_AXES)}",
                 field="batch_size",
             )
         path = str(path_or_repo)

@@ -18,6 +18,7 @@ from pav_jax.language.lora import LoraConfig
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
+from pav_jax.parallel.experts import check_expert_axis
 from pav_jax.storage.addresses import as_path, is_remote
 from pav_jax.storage.json_files import read_json
 from pav_jax.typed_fields import Fraction, OptionalTokenId, Positive, Range, TokenId, read_fields
@@ -60,6 +61,7 @@ def _read_gguf(
     """(config, params, tokenizer, generation) of a GGUF file, which is read as a whole."""
     file = gguf.GGUFFile(gguf.smollm2() if path == SMOLLM2 else path)
     config = file.config()
+    check_expert_axis(config.experts, mesh)
     table = hf.weights(config)
     tensors = file.tensors(config)
     params = params_from_hf(table, tensors, path, dtype, folders.param_shapes(hf, config, path))
@@ -76,6 +78,8 @@ def _read_folder(
 ) -> tuple[DecoderConfig, dict, Any, dict]:
     """(config, params, tokenizer, generation) of a Hugging Face folder or Hub repository."""
     folder = local_folder(path, HUB_FILES)
+    # before the weights, which take long to read
+    check_expert_axis(folders.read_config(hf, folder).experts, mesh)
     where = None if mesh is None else functools.partial(sharding_rules.sharding, mesh=mesh)
     config, params = folders.load(hf, folder, dtype, where)
     folders.check_finite(params, folder)

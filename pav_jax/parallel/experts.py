@@ -19,7 +19,8 @@ def make_sum_experts_fn(
     """Return a function with the signature of `models.decoder.experts.sum_experts`.
 
     On a mesh each device computes what its experts (axis `expert`), and its units of them (axis
-    `tensor`), add to its own tokens; the sum over those devices is exchanged.
+    `tensor`), add to the tokens of all devices along `expert`; then these devices exchange the
+    sums. Batches are sharded over `expert` too, so that no other work is done twice.
 
     Args:
       experts: those of the model; None: it has none, and the function is not called.
@@ -28,16 +29,31 @@ def make_sum_experts_fn(
     Raises:
       BadInput: the mesh's axis `expert` does not divide the experts, or there are none.
     """
+    check_expert_axis(experts, mesh)
     if mesh is None or mesh.size == 1:
         return sum_experts
-    num_experts = 0 if experts is None else experts.num_experts
-    size = mesh.shape["expert"]
-    if size > 1 and (num_experts == 0 or num_experts % size):
-        problem = f"does not divide the model's {num_experts} experts; change it"
-        if num_experts == 0:
-            problem = "the model has no experts; set it to 1"
-        raise BadInput(f"mesh.expert={size}: {problem}", field="mesh.expert")
     return functools.partial(_sum_on_mesh, mesh)
+
+
+def check_expert_axis(experts: Experts | None, mesh: Mesh | None) -> None:
+    """Check that the mesh's axis `expert` divides the experts of a model.
+
+    Args:
+      experts: those of the model; None: it has none.
+      mesh: where the model runs; None means JAX's default device.
+
+    Raises:
+      BadInput: it does not, or there are none.
+    """
+    size = 1 if mesh is None else mesh.shape["expert"]
+    if size == 1:
+        return
+    problem = "the model has no experts; set it to 1"
+    if experts is not None:
+        if experts.num_experts % size == 0:
+            return
+        problem = f"does not divide the model's {experts.num_experts} experts; change it"
+    raise BadInput(f"mesh.expert={size}: {problem}", field="mesh.expert")
 
 
 def _sum_on_mesh(
@@ -57,11 +73,28 @@ def _sum_on_mesh(
     expert, _, mlp = partition_spec(("expert", None, "mlp"), weights[0].shape, mesh)
     inputs = PartitionSpec(expert, None, mlp)
     specs = (tokens, tokens, tokens, inputs, inputs, PartitionSpec(expert, mlp, None))
+    rows = tokens[0] if isinstance(tokens[0], tuple) else (tokens[0],)
+    rows_are_sharded = expert is not None and expert in rows
 
     def sum_on_device(*arrays: Any) -> jax.Array:
-        first = 0 if expert is None else jax.lax.axis_index(expert) * arrays[3].shape[0]
-        out = sum_experts(*arrays, activation=activation, first_expert=first)
-        return jax.lax.psum(out, tuple(axis for axis in (expert, mlp) if axis is not None))
+        x_BxTxD, factors_BxTxC, ids_BxTxC, *own_weights = arrays
+        if rows_are_sharded:
+            gather = functools.partial(jax.lax.all_gather, axis_name=expert, tiled=True)
+            x_BxTxD, factors_BxTxC, ids_BxTxC = map(gather, (x_BxTxD, factors_BxTxC, ids_BxTxC))
+        first = 0 if expert is None else jax.lax.axis_index(expert) * own_weights[0].shape[0]
+        out_BxTxD = sum_experts(
+            x_BxTxD,
+            factors_BxTxC,
+            ids_BxTxC,
+            *own_weights,
+            activation=activation,
+            first_expert=first,
+        )
+        if rows_are_sharded:
+            out_BxTxD = jax.lax.psum_scatter(out_BxTxD, expert, tiled=True)
+        elif expert is not None:
+            out_BxTxD = jax.lax.psum(out_BxTxD, expert)
+        return out_BxTxD if mlp is None else jax.lax.psum(out_BxTxD, mlp)
 
     sharded = jax.shard_map(
         sum_on_device, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False

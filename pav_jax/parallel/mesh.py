@@ -12,6 +12,8 @@ from pav_jax.errors import BadInput
 
 # data is outermost: it is the axis that crosses slices over the slow network
 AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+# the axes that rows of a batch are sharded over, in the order of devices; experts exchange tokens
+BATCH_AXES = ("data", "fsdp", "expert")
 # jax declares jax.Device as a variable, which type checkers do not accept as a type
 Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 
@@ -61,6 +63,23 @@ def make_mesh(
         allow_split_physical_axes=True,
     )
     return Mesh(grid, AXES, axis_types=axis_types)
+
+
+def sizes_of_process(sizes: Mapping[str, int], num_devices: int, num_local: int) -> dict[str, int]:
+    """Return axis sizes for one process's own copy of a model.
+
+    Args:
+      sizes: of the mesh of all processes, by axis.
+      num_devices: of all processes.
+      num_local: of this process.
+    """
+    resolved = _resolve_sizes([sizes.get(axis, 1) for axis in AXES], num_devices)
+    whole = dict(zip(AXES, resolved, strict=True))
+    tensor = math.gcd(whole["tensor"], num_local)
+    expert = math.gcd(whole["expert"], num_local // tensor)
+    rest = num_local // (tensor * expert)
+    fsdp = 1 if whole["fsdp"] == 1 else rest  # copies that fit one device need no gathering
+    return dict(data=rest // fsdp, fsdp=fsdp, tensor=tensor, expert=expert)
 
 
 def _resolve_sizes(sizes: Sequence[int], num_devices: int) -> list[int]:
@@ -122,6 +141,7 @@ def generator_meshes(
     Raises:
       BadInput: the sizes do not fit the devices.
     """
+    _check_no_experts(sizes, "generator.mesh")
     devices = jax.local_devices() if devices is None else list(devices)
     if not 0 <= encoder_vae_devices < len(devices):
         raise BadInput(
@@ -165,17 +185,31 @@ def local_mesh(
             f"{field} is {sizes}; give integers for some of {', '.join(AXES)}, as in dict(fsdp=4)",
             field=field,
         )
+    _check_no_experts(sizes, field)
     devices = jax.local_devices() if devices is None else list(devices)
     needed = math.prod(sizes.values())
     used = devices[:needed] if 0 < needed < len(devices) else devices
     return make_mesh(**sizes, devices=used)
 
 
+def _check_no_experts(sizes: Mapping[str, int], field: str) -> None:
+    """Check that a model without experts gets no axis for them.
+
+    Raises:
+      BadInput: it does.
+    """
+    if (size := sizes.get("expert", 1)) != 1:
+        raise BadInput(
+            f"{field}.expert={size}: this model has no experts; set it to 1",
+            field=f"{field}.expert",
+        )
+
+
 def shard_batch_axis(arrays: Any, mesh: Mesh | None) -> Any:
-    """Shard the first axis of `arrays` over `data` and `fsdp`; without a mesh return them as is."""
+    """Shard the first axis of `arrays` over `BATCH_AXES`; without a mesh return them as is."""
     if mesh is None:
         return arrays
-    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
 
 
 def replicate(params: Any, mesh: Mesh | None) -> Any:
@@ -184,8 +218,8 @@ def replicate(params: Any, mesh: Mesh | None) -> Any:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Return into how many parts a batch is sharded: data * fsdp."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    """Return into how many parts a batch is sharded: data * fsdp * expert."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch(mesh: Mesh, batch_size: int, field: str) -> None:
@@ -199,7 +233,7 @@ def check_batch(mesh: Mesh, batch_size: int, field: str) -> None:
     """
     if batch_size % batch_shards(mesh):
         raise BadInput(
-            f"{field}={batch_size} is not a multiple of data*fsdp={batch_shards(mesh)} of the mesh;"
-            " change either",
+            f"{field}={batch_size} is not a multiple of {'*'.join(BATCH_AXES)}="
+            f"{batch_shards(mesh)} of the mesh; change either",
             field=field,
         )

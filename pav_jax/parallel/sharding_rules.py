@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from pav_jax.parallel.mesh import BATCH_AXES
+
 # logical axis -> mesh axis or axes; any other logical axis is replicated
 RULES: dict[str, str | tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
+    "batch": BATCH_AXES,
+    "batch_of_experts": ("data", "fsdp"),  # rows that the devices along `expert` share
     "rows": "data",  # of a batch whose feature axis is sharded over fsdp
     "length": "sequence",
     "tiles": ("data", "fsdp", "tensor", "sequence"),  # tiles of an image, decoded independently

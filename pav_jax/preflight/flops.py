@@ -2,9 +2,10 @@
 multiply-add.
 
 Loop bodies count once per iteration. Recomputation and backward passes count; elementwise
-operations do not.
+operations do not. A ragged product counts each row once, with the matrix of its own group.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,31 +19,47 @@ def count_flops(jaxpr: Jaxpr | ClosedJaxpr, default_trip_count: int = 1) -> floa
     Args:
       default_trip_count: iterations assumed for each loop whose trip count is unknown.
     """
-    equations = jaxpr.jaxpr.eqns if isinstance(jaxpr, ClosedJaxpr) else jaxpr.eqns
-    return sum(_equation_flops(equation, default_trip_count) for equation in equations)
+    return _Counter(default_trip_count)(jaxpr)
 
 
-def _equation_flops(equation: JaxprEqn, default_trip_count: int) -> float:
-    name = equation.primitive.name
-    params = equation.params
-    if name == "dot_general":
-        return _dot_flops(equation)
-    if name == "ragged_dot_general":
-        return _ragged_dot_flops(equation)
-    if name == "conv_general_dilated":
-        return _convolution_flops(equation)
-    if name == "cond":
-        return max(count_flops(branch, default_trip_count) for branch in params["branches"])
-    if name == "while":
-        return default_trip_count * count_flops(params["body_jaxpr"], default_trip_count)
-    repeats = {
-        "scan": lambda: params["length"],
-        "shard_map": lambda: params["mesh"].size,  # its jaxpr is the program of one device
-        "pallas_call": lambda: math.prod(params["grid_mapping"].grid),
-    }
-    if name in repeats:
-        return repeats[name]() * count_flops(params["jaxpr"], default_trip_count)
-    return sum(count_flops(inner, default_trip_count) for inner in _inner_jaxprs(params))
+@dataclasses.dataclass(frozen=True)
+class _Counter:
+    """Counts the FLOPs of a jaxpr.
+
+    Attributes:
+      default_trip_count: iterations assumed for each loop whose trip count is unknown.
+      group_shards: devices that the groups of ragged products are sharded over. Each of them is
+        given the rows of all groups and multiplies those of its own: of each row, one does.
+    """
+
+    default_trip_count: int
+    group_shards: int = 1
+
+    def __call__(self, jaxpr: Jaxpr | ClosedJaxpr) -> float:
+        equations = jaxpr.jaxpr.eqns if isinstance(jaxpr, ClosedJaxpr) else jaxpr.eqns
+        return sum(map(self._equation, equations))
+
+    def _equation(self, equation: JaxprEqn) -> float:
+        name = equation.primitive.name
+        params = equation.params
+        if name in PRODUCTS:
+            return PRODUCTS[name](equation)
+        if name == "ragged_dot_general":
+            return _ragged_dot_flops(equation) / self.group_shards
+        if name == "cond":
+            return max(map(self, params["branches"]))
+        if name == "while":
+            return self.default_trip_count * self(params["body_jaxpr"])
+        if name == "shard_map":  # its jaxpr is the program of one device
+            shards = params["mesh"].shape.get("expert", 1)
+            return params["mesh"].size * dataclasses.replace(self, group_shards=shards)(
+                params["jaxpr"]
+            )
+        if name == "scan":
+            return params["length"] * self(params["jaxpr"])
+        if name == "pallas_call":
+            return math.prod(params["grid_mapping"].grid) * self(params["jaxpr"])
+        return sum(map(self, _inner_jaxprs(params)))
 
 
 def _dot_flops(equation: JaxprEqn) -> float:
@@ -65,6 +82,9 @@ def _convolution_flops(equation: JaxprEqn) -> float:
     kernel_shape = _aval(equation.invars[1]).shape
     output_features = kernel_shape[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2 * _aval(equation.outvars[0]).size * math.prod(kernel_shape) / output_features
+
+
+PRODUCTS = {"dot_general": _dot_flops, "conv_general_dilated": _convolution_flops}
 
 
 def _aval(variable: Any) -> Any:

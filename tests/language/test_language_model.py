@@ -96,6 +96,18 @@ def test_from_pretrained_bfloat16(lm, folder):
     assert np.abs(bfloat16.logits(IDS) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_from_pretrained_experts_on_dense_model(folder, monkeypatch):
+    """Refused before the weights are read."""
+    from jax.sharding import AbstractMesh
+
+    from pav_jax.parallel.mesh import AXES
+
+    monkeypatch.setattr("pav_jax.checkpoints.folder.load", None)
+    mesh = AbstractMesh((1, 1, 1, 1, 2), AXES)
+    with pytest.raises(BadInput, match="mesh.expert=2: the model has no experts; set it to 1"):
+        LanguageModel.from_pretrained(folder, mesh=mesh)
+
+
 def test_generate_on_mesh(lm, folder):
     from pav_jax.parallel.mesh import make_mesh
 

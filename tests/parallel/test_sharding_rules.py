@@ -51,6 +51,7 @@ def test_make_mesh_default_is_one_device():
             dict(data=2, fsdp=2, sequence=2),
             (("data", "fsdp"), "sequence"),
         ),
+        (("batch",), (8,), dict(data=2, fsdp=2, expert=2), (("data", "fsdp", "expert"),)),
         (("batch", None), (2, 64), dict(data=2, fsdp=4), ("data", None)),  # 2 rows: data only
         (
             ("batch", None, "length"),
@@ -89,7 +90,8 @@ def test_make_mesh_sizes_do_not_fit(sizes):
     assert error.value.field == "mesh"
 
 
-def test_check_batch_not_divisible():
-    with pytest.raises(BadInput) as error:
-        mesh_module.check_batch(abstract_mesh(data=2, fsdp=2), 6, "sft.batch_size")
+@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2), dict(data=2, expert=2)], ids=str)
+def test_check_batch_not_divisible(sizes):
+    with pytest.raises(BadInput, match=r"a multiple of data\*fsdp\*expert=4") as error:
+        mesh_module.check_batch(abstract_mesh(**sizes), 6, "sft.batch_size")
     assert error.value.field == "sft.batch_size"

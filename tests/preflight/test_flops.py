@@ -2,7 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType
 
+from pav_jax.models.decoder import Experts
+from pav_jax.parallel.experts import make_sum_experts_fn
+from pav_jax.parallel.mesh import AXES
 from pav_jax.preflight.flops import count_flops
 
 
@@ -26,6 +31,35 @@ def test_count_flops_ragged_dot():
     assert flops(multiply, (12, 5), (3, 5, 7)) == 2 * 12 * 5 * 7
     loss = jax.grad(lambda x, w: jnp.sin(multiply(x, w)).sum(), argnums=(0, 1))
     assert flops(loss, (12, 5), (3, 5, 7)) == 3 * 2 * 12 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        dict(expert=2),
+        dict(data=2, expert=2),
+        dict(fsdp=2, expert=4),
+        dict(expert=2, tensor=2, sequence=2),
+        dict(data=3, expert=2),  # does not divide the rows
+    ],
+    ids=str,
+)
+def test_count_flops_experts_on_mesh(sizes):
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sum_experts = make_sum_experts_fn(Experts(4, 2, 16), mesh)
+    ids = jnp.zeros((8, 6, 2), jnp.int32)
+
+    def loss(x, factors, gate, up, down):
+        return sum_experts(x, factors, ids, gate, up, down, activation="silu").sum()
+
+    shapes = ((8, 6, 32), (8, 6, 2), (4, 32, 16), (4, 32, 16), (4, 16, 32))
+    active = 2 * (8 * 6 * 2) * (3 * 32 * 16)  # each row of two experts, three matrices
+    copies = sizes.get("data", 1) if 8 % sizes.get("data", 1) else 1
+    assert flops(loss, *shapes) == copies * active
+    gradients = jax.grad(loss, argnums=(0, 2, 3, 4))
+    assert flops(gradients, *shapes) == copies * 3 * active
 
 
 def test_count_flops_convolution():

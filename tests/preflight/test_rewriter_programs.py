@@ -1,6 +1,8 @@
 """The rewriter's programs: sizes, runs, and FLOPs by formula against a count by hand, against the
 traced programs and against XLA."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,7 @@ from pav_jax.models.decoder import Decoder, flops, hf
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.preflight import rewriter_programs
 from pav_jax.preflight.flops import count_flops
+from tests.cpu_devices import run_on_cpu_devices
 from tests.tiny import rewriter_sizes
 
 
@@ -116,6 +119,37 @@ def test_sampling_program_flops_match_formula(lm, config):
     prefill = count_flops(jaxpr, 0)
     decode = count_flops(jaxpr, 1) - prefill
     assert [phase.flops for phase in program.phases] == [prefill, decode]
+
+
+ON_MESHES = """
+import json, pathlib, sys
+from pav_jax.config import load
+from pav_jax.parallel.mesh import make_mesh
+from pav_jax.preflight import rewriter_programs
+from pav_jax.preflight.flops import count_flops
+from tests.tiny import rewriter_sizes
+config = rewriter_sizes.set_batch(load(), batch_size=8)
+config.sft.remat = False
+changes = rewriter_sizes.FAMILIES["qwen3_moe"] | dict(num_hidden_layers=1)
+path = rewriter_sizes.write_config_json(pathlib.Path(sys.argv[1]), **changes)
+for sizes in ({}, dict(expert=2), dict(data=2, expert=2), dict(fsdp=2, expert=2)):
+    lm = rewriter_programs.outline(config, make_mesh(**sizes), path)
+    program = rewriter_programs.training("sft", config, lm)
+    traced = program.trace()
+    by_xla = traced.lower().compile().cost_analysis()["flops"] * lm.mesh.size
+    print(json.dumps([program.phases[0].flops, count_flops(traced.jaxpr), by_xla]))
+"""
+
+
+@pytest.mark.slow
+def test_training_flops_on_expert_axis(tmp_path):
+    """The axis shares work: no product is computed twice, and experts that a token does not use
+    count nowhere."""
+    printed = run_on_cpu_devices(4, ON_MESHES, tmp_path)
+    (formula, _, alone), *on_meshes = rows = [json.loads(line) for line in printed.splitlines()]
+    assert all(row[:2] == [formula, formula] for row in rows)
+    for *_, by_xla in on_meshes:
+        assert alone <= by_xla <= 1.05 * alone
 
 
 def test_forward_flops_match_xla():

@@ -155,6 +155,8 @@ class Decoder(nn.Module):
         ids = self.constrain(input_ids_BxT, ("rows", "length"))
         x_BxTxD = embed({"embed": embedding}, ids, c, self.dtype)
         x_BxTxD = self.constrain(x_BxTxD, ("rows", "length", "embed"))
+        # one axis at a time: XLA cannot go from rows to batches over two axes in one exchange
+        x_BxTxD = self.constrain(x_BxTxD, ("batch_of_experts", "length", None))
         return self.constrain(x_BxTxD, ("batch", "length", None))
 
     @nn.nowrap
