@@ -1,9 +1,16 @@
+import functools
 import io
 import json
 import sys
 import types
 
+import pytest
+
+from pav_jax.storage.json_files import write_json
 from tests.commands.run_pav import fails, run
+from tests.tiers import first_fast
+from tests.tiny import decoders
+from tests.tiny.language_model import make_tokenizer
 
 
 def test_refine_output(capsys, fake_calls):
@@ -54,3 +61,19 @@ def test_refine_without_prompt(capsys, monkeypatch):
 def test_refine_too_many_rewrites(capsys, fake_calls):
     line = fails(capsys, "refine", "a cat", "a dog", "-n", "100000000")
     assert "--num-return-sequences=100000000: the limit is 50,000" in line and fake_calls == []
+
+
+@pytest.mark.parametrize(
+    "family", first_fast(["qwen3_moe", "gemma3", *decoders.FAMILIES[:-1]], number=2)
+)
+def test_refine_with_every_family(family, tmp_path, capsys):
+    make = functools.partial(decoders.torch_model, family)
+    model = (decoders.tiny_gemma3_vlm if family == "gemma3" else make)(0)
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "generation_config.json").read_text())
+    write_json(tmp_path / "generation_config.json", fields | {"max_new_tokens": 4})
+    status, out, _ = run(capsys, "refine", "a b c", f"--model={tmp_path}", "--json")
+    assert status == 0
+    row = json.loads(out)
+    assert row["prompt"] == "a b c" and row["refined"]
