@@ -111,6 +111,8 @@ def measure(program: Any, topology: Any) -> dict[str, Any]:
                 name=estimate.phase.name,
                 num_runs=estimate.phase.num_runs,
                 seconds=estimate.seconds.overlapped,
+                serial_seconds=estimate.seconds.serial,
+                chip_hours=estimate.chip_hours,
                 tflop=estimate.counted_flops / 1e12,
                 hbm_gb=estimate.traffic.hbm_bytes / 1e9,
             )
