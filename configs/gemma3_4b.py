@@ -6,16 +6,15 @@ method's adapters and constants, and the same TPU slices.
         --workdir=$BUCKET/runs/gemma3
 
 Figures of `pav check` as in that file: rows of 1024 tokens, chip-hours of SFT or of both DPO
-rounds. * marks programs compiled with `--quick`, whose memory and traffic, and so times, differ
-from a run's. None of these has run on a TPU yet.
+rounds. None of these has run on a TPU yet.
 
     stage  slice    chips, hosts    HBM/chip          steps             s/step        chip-hours
-    sft    v5e-16   16, 4           2.0 of 16 GiB*    7500 of 8 rows    0.14 to 0.31  4.8 to 10
-    sft    v5p-8    4, 1            5.1 of 95 GiB*    7500 of 8 rows    0.1 to 0.27   0.87 to 2.3
-    sft    v6e-8    8, 1            3.6 of 32 GiB*    7500 of 8 rows    0.12 to 0.22  2 to 3.7
+    sft    v5e-16   16, 4           1.6 of 16 GiB     7500 of 8 rows    0.18 to 0.27  6 to 8.9
+    sft    v5p-8    4, 1            6.3 of 95 GiB     7500 of 8 rows    0.1 to 0.24   0.87 to 2
+    sft    v6e-8    8, 1            2.8 of 32 GiB     7500 of 8 rows    0.1 to 0.16   1.7 to 2.7
     dpo    v5e-16   16, 4           4.7 of 16 GiB     469 of 32 pairs   0.66 to 1.7   2.8 to 7
-    dpo    v5p-8    4, 1            13 of 95 GiB*     469 of 32 pairs   1.1 to 1.8    1.2 to 1.9
-    dpo    v6e-8    8, 1            10 of 32 GiB*     469 of 32 pairs   0.79 to 1.2   1.7 to 2.6
+    dpo    v5p-8    4, 1            13 of 95 GiB      469 of 32 pairs   1.1 to 1.8    1.2 to 1.8
+    dpo    v6e-8    8, 1            10 of 32 GiB      469 of 32 pairs   0.56 to 1     1.2 to 2.1
 """
 
 from pathlib import Path

@@ -6,16 +6,15 @@ constants, and the same TPU slices.
         --workdir=$BUCKET/runs/qwen3
 
 Figures of `pav check` as in that file: rows of 1024 tokens, chip-hours of SFT or of both DPO
-rounds. * marks programs compiled with `--quick`, whose memory and traffic, and so times, differ
-from a run's. None of these has run on a TPU yet.
+rounds. None of these has run on a TPU yet.
 
     stage  slice    chips, hosts    HBM/chip          steps             s/step        chip-hours
-    sft    v5e-16   16, 4           1.5 of 16 GiB*    7500 of 8 rows    0.13 to 0.31  4.3 to 10
-    sft    v5p-8    4, 1            4.1 of 95 GiB*    7500 of 8 rows    0.11 to 0.27  0.93 to 2.2
-    sft    v6e-8    8, 1            2.7 of 32 GiB*    7500 of 8 rows    0.11 to 0.21  1.8 to 3.5
+    sft    v5e-16   16, 4           1.3 of 16 GiB     7500 of 8 rows    0.18 to 0.27  6.1 to 9
+    sft    v5p-8    4, 1            4.9 of 95 GiB     7500 of 8 rows    0.11 to 0.25  0.93 to 2.1
+    sft    v6e-8    8, 1            2.2 of 32 GiB     7500 of 8 rows    0.097 to 0.15 1.6 to 2.5
     dpo    v5e-16   16, 4           3.7 of 16 GiB     469 of 32 pairs   0.7 to 1.8    2.9 to 7.5
-    dpo    v5p-8    4, 1            12 of 95 GiB*     469 of 32 pairs   1.2 to 1.9    1.3 to 2
-    dpo    v6e-8    8, 1            7.7 of 32 GiB*    469 of 32 pairs   0.9 to 1.4    1.9 to 2.8
+    dpo    v5p-8    4, 1            11 of 95 GiB      469 of 32 pairs   1.2 to 1.9    1.3 to 2
+    dpo    v6e-8    8, 1            7.8 of 32 GiB     469 of 32 pairs   0.68 to 1.1   1.4 to 2.4
 """
 
 from pathlib import Path

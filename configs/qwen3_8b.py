@@ -6,12 +6,11 @@ constants, and the same TPU slices.
         --workdir=$BUCKET/runs/qwen3
 
 Figures of `pav check` as in that file: rows of 1024 tokens, chip-hours of SFT or of both DPO
-rounds. * marks programs compiled with `--quick`, whose memory and traffic, and so times, differ
-from a run's. None of these has run on a TPU yet.
+rounds. None of these has run on a TPU yet.
 
     stage  slice    chips, hosts    HBM/chip          steps             s/step        chip-hours
     sft    v5e-16   16, 4           2.2 of 16 GiB     7500 of 8 rows    0.32 to 0.51  11 to 17
-    sft    v5p-8    4, 1            6.5 of 95 GiB*    7500 of 8 rows    0.2 to 0.44   1.6 to 3.7
+    sft    v5p-8    4, 1            6.5 of 95 GiB     7500 of 8 rows    0.2 to 0.41   1.6 to 3.4
     sft    v6e-8    8, 1            3.9 of 32 GiB     7500 of 8 rows    0.17 to 0.27  2.8 to 4.5
     dpo    v5e-16   16, 4           5.5 of 16 GiB     469 of 32 pairs   1.2 to 3.1    5.2 to 13
     dpo    v5p-8    4, 1            17 of 95 GiB      469 of 32 pairs   2.1 to 3.1    2.2 to 3.2
