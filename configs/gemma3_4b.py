@@ -25,7 +25,7 @@ from pav_jax.config import load
 
 
 def get_config(argument: str = "dpo") -> ConfigDict:
-    """`argument`: as of `llama3_8b.py`, a stage and perhaps a slice: "dpo,v5e-16"."""
+    """`argument`: as in `llama3_8b.py`, a stage and perhaps a slice: "dpo,v5e-16"."""
     config = load(f"{Path(__file__).with_name('llama3_8b.py')}:{argument}")
     config.rewriter.path = "google/gemma-3-4b-it"
     return config

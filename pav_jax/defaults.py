@@ -153,7 +153,9 @@ class RewriterConfig:
         " None: its own if that has an instruction to rewrite, else the shipped one",
     )
     batch_size: int = option(
-        16, "answers in one compiled program; rounded up to a multiple of data * fsdp", minimum=1
+        16,
+        "answers in one compiled program; rounded up to a multiple of data * fsdp * expert",
+        minimum=1,
     )
     temperature: float = option(
         1.0, "of the untuned rewriter and its boosters in evaluation", minimum=0

@@ -34,7 +34,7 @@ class BadInput(ValueError):
         field: str | None = None,
     ):
         line = _shortened(redact(" ".join(message.split())))
-        # bytes of a file name that are no text are lone surrogates, which no encoding has
+        # bytes of a file name that are not text are lone surrogates, which no encoding has
         super().__init__(line.encode("utf-8", "backslashreplace").decode())
         self.source = None if source is None else redact(os.fspath(source))
         self.field = field

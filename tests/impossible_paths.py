@@ -10,7 +10,7 @@ IMPOSSIBLE = {
     "too long in all": "x/" * 3000,
     "lone surrogate": "\ud800",
     "below a lone surrogate": "\ud800/a",
-    "bytes that are no text below a file": "file/\udcff",
+    "bytes that are not text below a file": "file/\udcff",
     "null byte": "a\0b",
     "below a dangling link": "dangling/a",
     "not permitted": "/proc/sys/a",

@@ -1,4 +1,4 @@
-"""Kinds of damaged inputs of test_mutations.py that are no models: configurations, records and
+"""Kinds of damaged inputs of test_mutations.py that are not models: configurations, records and
 other files of work directories, videos, and the answers of endpoints.
 
 Generator and rewards are those of fakes.py, so that a command takes a fraction of a second.

@@ -64,7 +64,7 @@ class GGUFFile:
             return default
         try:
             return field.contents()
-        except (ValueError, IndexError) as error:  # as of bytes that are no UTF-8
+        except (ValueError, IndexError) as error:  # for example, bytes that are not UTF-8
             raise self._bad_field(name, f"cannot be read ({error}); download it again") from error
 
     def _typed_field(self, name: str, kind: Any, default: Any = None) -> Any:

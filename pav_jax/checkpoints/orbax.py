@@ -206,7 +206,7 @@ class Checkpoints:
             return NOT_READ
         try:
             if is_corrupt:
-                # files are missing too where the whole folder went away, as of a lost network disk
+                # files are also missing if the whole folder is, as when a network disk is lost
                 return CORRUPT if folder.is_dir() else NOT_READ
             complete = all((folder / item).is_dir() for item in ITEMS)
         except (OSError, BadInput):

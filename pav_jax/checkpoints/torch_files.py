@@ -53,7 +53,7 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
         )
     if unnamed := [name for name in tensors if not isinstance(name, str)]:
         raise BadInput(
-            f"{path}: a tensor has the name {unnamed[0]!r}, which is no text; give a state dict",
+            f"{path}: a tensor has the name {unnamed[0]!r}, which is not text; give a state dict",
             source=path,
         )
     if all(name.startswith(DDP_PREFIX) for name in tensors):

@@ -65,7 +65,7 @@ docs/guides/serve.md has all routes, fields and limits.""",
     )
     command.add_argument(
         "--template",
-        help="chat template file that replaces the model's own; auto: the shipped instruction",
+        help="chat template: a file, auto, or model; see pav refine --help",
     )
     command.add_argument("--name", help="what clients call the model (default: its own name)")
     command.add_argument(

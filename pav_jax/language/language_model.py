@@ -188,12 +188,12 @@ class LanguageModel:
         """Return the model with a chat template that asks it to rewrite prompts.
 
         Args:
-          template: as of `with_template`; "model" keeps the model's own. None keeps it too, unless
+          template: as in `with_template`; "model" keeps the model's own. None keeps it too, unless
             it is that of a general model, without an instruction to rewrite: then the shipped one
             replaces it, with a warning.
 
         Raises:
-          BadInput: as `with_template`.
+          BadInput: as in `with_template`.
         """
         lacks = shipped_templates.lacks_instruction
         if template is None and lacks(self.tokenizer, self.config.model_type):
@@ -342,7 +342,7 @@ class LanguageModel:
         prefix: tuple[int, ...] = (),
         adapters: AdapterSet | None = None,
     ) -> Sampler:
-        """Return what draws answers from this model.
+        """Return a sampler of this model.
 
         Args:
           settings, prefix: see `Sampler`.

@@ -283,7 +283,7 @@ class Batch:
             prompts_BxP[i, self.shape.prompt - len(ids) :] = ids
             lengths_B[i] = len(ids)
         names = [adapter for _, adapter in self.group]
-        names += names[:1] * (b - len(names))  # of padding rows any one
+        names += names[:1] * (b - len(names))  # padding rows may use any adapter
         batch = self.sampler.put({"prompts": prompts_BxP, "lengths": lengths_B})
         self.cached = prefill.compute_prompts(
             self.shape,

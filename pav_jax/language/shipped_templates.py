@@ -54,7 +54,7 @@ def read_template(template: str | Path, tokenizer: Any, model_type: str) -> str:
 
     Args:
       template: a jinja file, or AUTO for the shipped one that fits the tokenizer.
-      model_type: as of `shipped_template`.
+      model_type: as in `shipped_template`.
 
     Raises:
       BadInput: the file cannot be read, or none is shipped for this model.
@@ -74,7 +74,7 @@ def lacks_instruction(tokenizer: Any, model_type: str) -> bool:
     of prompts or videos, as that of a general model.
 
     Args:
-      model_type: as of `shipped_template`.
+      model_type: as in `shipped_template`.
     """
     try:
         shipped_template(tokenizer, model_type)

@@ -201,11 +201,11 @@ def sharded_params_from_hf(
     the host never holds more than one of them.
 
     Args:
-      table, tensors, source, dtype, expected: as of `params_from_hf`.
+      table, tensors, source, dtype, expected: as in `params_from_hf`.
       make_sharding: (logical axes, shape) -> sharding.
 
     Raises:
-      BadInput: as of `params_from_hf`.
+      BadInput: as in `params_from_hf`.
     """
     shapes = _flatten(expected)
     params = {}

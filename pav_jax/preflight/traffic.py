@@ -255,5 +255,5 @@ def _match_megascale_recv(instruction: Instruction) -> re.Match | None:
 
 
 def _shape_includes_operands(instruction: Instruction) -> bool:
-    """Whether the shape is a tuple of operands and results, as of asynchronous collectives."""
+    """Whether the shape is a tuple of operands and results, as in asynchronous collectives."""
     return instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start"

@@ -178,7 +178,7 @@ async def _show_invalid(_: fastapi.Request, error: Exception) -> Response:
     place = [str(part) for part in first["loc"] if part != "body"]
     if not place:
         return ApiError(
-            400, "the body is no JSON object; send one with Content-Type: application/json"
+            400, "the body is not a JSON object; send one with Content-Type: application/json"
         ).response()
     field = ".".join(part for part in place if not TYPE_NAME.search(part))
     return ApiError(400, f"{field}: {first['msg']}", param=field, code="invalid_value").response()

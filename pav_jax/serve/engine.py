@@ -10,6 +10,7 @@ the batch is empty. The tokens of a job do not depend on the others (see `langua
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +55,7 @@ class Job:
       stop: texts that end an answer.
       call: the request that it belongs to.
       notify: called by the engine's thread when there are new tokens, and at the end.
+      batch_key: what the jobs of one batch have in common; set by the engine.
       texts: what each answer holds so far; complete where `answers` has the answer.
       answers: the complete ones, by number.
       result: all answers, when they are complete.
@@ -68,6 +70,7 @@ class Job:
     call: Call
     stop: tuple[str, ...] = ()
     notify: Callable[[], object] | None = None
+    batch_key: Any = None
     texts: list[str] = dataclasses.field(default_factory=list)
     answers: dict[int, Answer] = dataclasses.field(default_factory=dict)
     result: concurrent.futures.Future = dataclasses.field(default_factory=concurrent.futures.Future)
@@ -145,6 +148,8 @@ class Engine:
         Raises:
           ApiError: the engine is closed.
         """
+        sampler = self.language_model.make_sampler(job.settings, self.prefix)
+        job.batch_key = sampler.bucket(list(job.prompt_ids)), job.settings
         with self._condition:
             if self._is_closed:
                 raise shutting_down()
@@ -168,16 +173,21 @@ class Engine:
                 batch = self._fill(batch)
                 if batch is not None:
                     batch.step()
-            except Exception as error:  # the jobs of this batch fail, not the server
+            except Exception as error:  # these jobs fail, not the server
                 self._fail(batch, error)
                 batch = None
         for job in [*self._waiting, *(batch.jobs.values() if batch else ())]:
             job.fail(shutting_down())
 
     def _fail(self, batch: "_OpenBatch | None", error: Exception) -> None:
+        """Fail the jobs of a batch; without one the first that waits, which could not open it."""
         self._batches.clear()
+        jobs = list(batch.jobs.values()) if batch else []
+        with self._condition:
+            if not jobs and self._waiting:
+                jobs = [self._waiting.popleft()]
         failure = internal_error(error)
-        for job in list(batch.jobs.values()) if batch else []:
+        for job in jobs:
             job.fail(failure)
 
     def _fill(self, batch: "_OpenBatch | None") -> "_OpenBatch | None":
@@ -188,27 +198,21 @@ class Engine:
                 job.fail(timed_out())
             waiting = list(self._waiting)
         if batch is not None and batch.jobs:
-            is_joining = [self._key(job) == batch.key for job in waiting]
-            end = is_joining.index(False) if False in is_joining else len(waiting)
-            joining = waiting[:end]
+            key = batch.key
+            joining = list(itertools.takewhile(lambda job: job.batch_key == key, waiting))
         elif waiting:
-            key = self._key(waiting[0])
-            joining = [job for job in waiting if self._key(job) == key]
+            key = waiting[0].batch_key
+            joining = [job for job in waiting if job.batch_key == key]
             batch = self._open(key)
         else:
             return None
         for job in joining:
             if batch.num_free() <= 0:
                 break
-            batch.add(job)
             with self._condition:
                 self._waiting.remove(job)
+            batch.add(job)
         return batch
-
-    def _key(self, job: Job) -> Any:
-        """What the jobs of one batch have in common."""
-        sampler = self.language_model.make_sampler(job.settings, self.prefix)
-        return sampler.bucket(list(job.prompt_ids)), job.settings
 
     def _open(self, key: Any) -> "_OpenBatch":
         if key in self._batches:

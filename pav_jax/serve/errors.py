@@ -1,6 +1,7 @@
 """Errors of the server, in the JSON form of OpenAI's API."""
 
 import logging
+import traceback
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -56,9 +57,9 @@ class ClientGone(Exception):
 
 def internal_error(error: Exception) -> ApiError:
     """Log an unexpected error, and return what the client gets."""
-    # its text and its traceback may hold something of a prompt
-    LOG.error("a request failed (%s)", type(error).__name__)
-    LOG.debug("a request failed", exc_info=error)
+    # the error's text may hold something of a prompt; lines of code do not
+    place = "".join(traceback.format_tb(error.__traceback__))
+    LOG.error("a request failed (%s)\n%s", type(error).__name__, place)
     return ApiError(500, "the server failed to answer", code="internal_error")
 
 

@@ -43,7 +43,7 @@ class StreamOptions(BaseModel):
 class OpenAIFields(SamplingFields):
     """What both of OpenAI's routes take.
 
-    Fields that are not listed are ignored, except those of `checks.UNSUPPORTED`.
+    Fields that are not listed are ignored, except those of `request_reader.UNSUPPORTED`.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -30,7 +30,7 @@ def read_bounded(path: str | os.PathLike, limit: int) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if status.st_size > limit:
             reason = f"it has {status.st_size} bytes, more than {limit}"
             raise OSError(errno.EFBIG, reason)

@@ -157,7 +157,7 @@ def partial_copy(path: str | os.PathLike, endings: Sequence[str], is_flat: bool 
         meanwhile, is made at each call.
 
     Raises:
-      BadInput, IncompleteFolder: as of `local_copy`.
+      BadInput, IncompleteFolder: as in `local_copy`.
     """
     target = as_path(path)
     if not is_remote(target):

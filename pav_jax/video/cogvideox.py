@@ -57,7 +57,7 @@ class CogVideoX(Family):
     latent_axes = ("videos", "frames", "channels", "height", "width")
 
     def with_vae_mesh(self, mesh: Mesh | None) -> "CogVideoX":
-        """As of every family; the VAE spreads its tiles."""
+        """See `Family`; the VAE also shards its tiles over the mesh."""
         family = super().with_vae_mesh(mesh)
         if mesh is None:
             return family

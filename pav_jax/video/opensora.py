@@ -292,7 +292,7 @@ class OpenSora(Family):
         residual=None,
         keep_residual: bool = False,
     ) -> Array | tuple[Array, Array]:
-        """As of every family: one guided velocity."""
+        """See `Family`: one guided velocity."""
         mask_BxS = text[..., -1] > 0
         null_B = ~mask_BxS.any(axis=1)
         mask_BxS = mask_BxS | null_B[:, None]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import Batch
+from pav_jax.language.scheduler import Batch, Sampler
 from pav_jax.serve.call import Call
 from pav_jax.serve.engine import Engine, Job
 from pav_jax.serve.errors import ApiError
@@ -72,10 +72,11 @@ def test_cancelled_and_late_jobs_free_their_rows(engine, lm):
     assert again.wait() == job.wait()
 
 
-def test_failure_of_the_model_fails_its_jobs_only(engine, monkeypatch):
+@pytest.mark.parametrize("method", [(Batch, "step"), (Batch, "_compute_prompts"), (Batch, "add")])
+def test_failure_of_the_model_fails_its_jobs_only(engine, monkeypatch, method):
     job = make_job(engine, "rain")
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "step", lambda *_: 1 / 0)
+        patch.setattr(*method, lambda *_: 1 / 0)
         engine.submit(job)
         with pytest.raises(ApiError, match="failed to answer"):
             job.wait()
@@ -83,6 +84,25 @@ def test_failure_of_the_model_fails_its_jobs_only(engine, monkeypatch):
     again = make_job(engine, "rain")
     engine.submit(again)
     assert again.wait()[0].tokens > 0
+
+
+def test_failure_to_open_a_batch_fails_the_first_job_only(engine, monkeypatch, caplog):
+    jobs = [make_job(engine, word, settings=Sampling(max_new_tokens=33)) for word in ("sea", "x")]
+    open_batch = Sampler.open_batch
+    failures = iter([True])
+
+    def fail_once(*arguments):
+        return 1 / 0 if next(failures, False) else open_batch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "open_batch", fail_once)
+        for job in jobs:
+            engine.submit(job)
+        with pytest.raises(ApiError, match="failed to answer"):
+            jobs[0].wait()
+        assert jobs[1].wait()[0].tokens > 0
+    (record,) = caplog.records
+    assert "ZeroDivisionError" in record.message and "in fail_once" in record.message
 
 
 def test_closed_engine_fails_all_jobs(lm):

@@ -49,6 +49,7 @@ QUOTED = re.compile(
     r"|&quot;([^&]{0,2000})&quot;"
 )
 GAP = re.compile(r"\s{0,3}(?:[:=]\s{0,3})?")
+DASH = re.compile(r"\s?-\s?")
 
 _KNOWN = "|".join(sorted(map(re.escape, NAMES), key=len, reverse=True))
 # where a flag may begin; whether it is one depends on what follows
@@ -80,14 +81,14 @@ class Flag:
 
 
 def read_flag(text: str, head: re.Match[str]) -> Flag | None:
-    """Read the flag that begins at a match of HEAD; None where it is no flag."""
+    """Read the flag that begins at a match of HEAD; None if it is not a flag."""
     group = head.lastgroup or ""
     typed = head[group].lower()
     name = NAMES.get(typed) or (_similar(typed) if group == "other" else None)
     is_dashed = group in ("named", "other")
-    start = GAP.match(text, head.end("ratio" if group == "ratio" else group)).end()  # type: ignore[union-attr]
+    start = _skip(GAP, text, head.end(group))
     if group == "bare":
-        start = re.compile(r"\s?-\s?").match(text, start).end()  # type: ignore[union-attr]
+        start = _skip(DASH, text, start)
     if name == NEGATIVE and is_dashed:
         if _is_prose(text, head, typed):
             return None
@@ -96,6 +97,12 @@ def read_flag(text: str, head: re.Match[str]) -> Flag | None:
         # a style or a camera needs a space: "-style" alone is a word
         return Flag(name, value[0].strip(), value.end(), True)
     return _unknown(text, head, typed) if group == "other" else None
+
+
+def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """The end of a match at `start`; `start` without one."""
+    match = pattern.match(text, start)
+    return match.end() if match else start
 
 
 def _is_prose(text: str, head: re.Match[str], typed: str) -> bool:

@@ -1,4 +1,4 @@
-"""Marks within a prompt that are no flags: quotes, weights, wildcards, LoRAs, messages.
+"""Marks within a prompt that are not flags: quotes, weights, wildcards, LoRAs, messages.
 
 Every expression looks at a bounded number of characters from where it begins, so that reading a
 text takes time in proportion to its length.

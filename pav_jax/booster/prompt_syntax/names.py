@@ -8,7 +8,7 @@ from pav_jax.booster.prompt_syntax.parts import Kind, Span
 from pav_jax.rewards.faithfulness import load_lexicon
 
 WORD = re.compile(r"[^\W_]{1,60}")
-SHOUTED = 0.5  # share of words in capitals above which capitals are no sign of a name
+SHOUTED = 0.5  # share of words in capitals above which capitals do not mark names
 
 
 def split_names(text: str, shouted: bool) -> Iterator[Span]:
@@ -16,7 +16,7 @@ def split_names(text: str, shouted: bool) -> Iterator[Span]:
 
     Args:
       text: as typed.
-      shouted: whether words in capitals are no sign of a name.
+      shouted: whether words in capitals do not mark names.
     """
     start = 0
     for match in WORD.finditer(text):

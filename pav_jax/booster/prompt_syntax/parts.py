@@ -107,7 +107,7 @@ class ParsedPrompt:
         """A rewrite with the marks of inline parts, such as `(word:1.2)`, where their terms are.
 
         Each part is restored once, at the first place of its term after those already restored
-        that is no part of a longer word; a term that is absent is left out.
+        that is not part of a longer word; a term that is absent is left out.
         """
         spans: list[tuple[int, int, str]] = []
         for part in sorted(self._of(*INLINE), key=lambda part: -len(part.value)):

@@ -46,7 +46,7 @@ def splash_attention(
     """Compute grouped-query attention under a `Causal` mask by Pallas' kernel, with gradients.
 
     Args:
-      mask, bias, scale: as of `dot_product_attention`.
+      mask, bias, scale: as in `dot_product_attention`.
       shard_kernel: (kernel, arrays) -> the kernel's result, with each device working on its own
         rows and heads; None on one device.
       interpret: emulate the kernel without a TPU, slowly; for tests.
@@ -107,7 +107,7 @@ def splash_full_attention(
 
     Args:
       mask: the keys to attend to; None means all.
-      interpret: as of `splash_attention`.
+      interpret: as in `splash_attention`.
     """
     splash, splash_mask = _import_splash()
     t = q_BxTxNxH.shape[1]
@@ -148,7 +148,7 @@ def cudnn_attention(
     """Compute grouped-query attention under a `Causal` mask by cuDNN's 16-bit kernels.
 
     Args:
-      mask, bias, scale: as of `dot_product_attention`.
+      mask, bias, scale: as in `dot_product_attention`.
     """
     t = q_BxTxNxH.shape[1]
     is_16_bit = q_BxTxNxH.dtype in (jnp.bfloat16, jnp.float16)

@@ -205,7 +205,7 @@ class Block(nn.Module):
     Its arguments after `x`:
       rotary: cos and sin, each [B, T, 1, rotary_dim/2]; in a model with several kinds of layers, a
         table per kind, stacked on a first axis.
-      mask: as of `dot_product_attention`; a `Causal` rule is narrowed to the layer's window.
+      mask: as in `dot_product_attention`; a `Causal` rule is narrowed to the layer's window.
       kind: index into `config.kinds`, an array; None if all layers are of one kind, or if rotary
         and mask are those of this layer.
       cache, slot: keys and values, each [B, K, S, H], and where the new ones go, see `write_slots`.
