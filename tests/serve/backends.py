@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from pav_jax.serve.app import Server
+from pav_jax.serve.errors import timed_out
 from pav_jax.serve.options import ServeLimits
 from pav_jax.serve.server import DrainingServer, bind
 from pav_jax.serve.upstream import WholeStream
@@ -66,6 +67,8 @@ class Gate:
         while not (self.is_open.is_set() or request.call.is_over()):
             time.sleep(0.01)
         self.left.release()
+        if not self.is_open.is_set():
+            raise timed_out()
         return "done"
 
 

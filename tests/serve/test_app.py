@@ -12,8 +12,9 @@ from fastapi.testclient import TestClient
 
 from pav_jax.booster.booster import Booster
 from pav_jax.language.sampling import Sampling
+from pav_jax.language.scheduler import Batch
 from pav_jax.serve.app import Server
-from pav_jax.serve.local import LocalBackend
+from pav_jax.serve.local import JobStream, LocalBackend
 from pav_jax.serve.options import ServeLimits
 from tests.serve.backends import CHAT, SECRET, TEXT, FakeBackend, Gate, chat_of, fake_client
 from tests.tiny.byte_language_model import tiny_language_model
@@ -77,13 +78,37 @@ def test_completions_continue_texts(client, booster):
     assert [c["text"] for c in answer["choices"]] == [t for pair in texts for t in pair]
 
 
+@pytest.fixture
+def every_step_is_read(monkeypatch):
+    """No tokens are drawn before the texts of the step before are read."""
+    reads = threading.Semaphore(1)
+    read_texts = JobStream.texts
+    draw_tokens = Batch.step
+
+    def texts(stream):
+        result = read_texts(stream)
+        reads.release()
+        return result
+
+    def step(batch, *arguments):
+        assert reads.acquire(timeout=60)
+        return draw_tokens(batch, *arguments)
+
+    def begin():
+        monkeypatch.setattr(JobStream, "texts", texts)
+        monkeypatch.setattr(Batch, "step", step)
+
+    return begin
+
+
 @pytest.mark.parametrize("route", [CHAT, TEXT])
-def test_stream_gives_the_same_texts_in_pieces(client, route):
+def test_stream_gives_the_same_texts_in_pieces(client, route, every_step_is_read):
     prompt = (
         {"messages": [{"role": "user", "content": "sea"}]} if route == CHAT else {"prompt": "sea"}
     )
     body = prompt | {"n": 2, "seed": 3, "stream_options": {"include_usage": True}}
     whole = client.post(route, json=body).json()
+    every_step_is_read()
     events = events_of(client.post(route, json=body | {"stream": True}))
     if route == CHAT:
         for event in events:
