@@ -107,8 +107,9 @@ case "$fault" in  # these do nothing
     sleep 60 ;;
 esac
 code=0
-answer=$(mktemp)
-errors=$(mktemp)
+# not "tmp*", the names of the scripts' own files: this process may be killed before the trap is set
+answer=$(mktemp "$CLOUD/gcloud.XXXXXX")
+errors=$(mktemp "$CLOUD/gcloud.XXXXXX")
 trap 'rm -f "$answer" "$errors"' EXIT
 ("$verb") >"$answer" 2>"$errors" || code=$?
 case "$fault" in  # these lose or spoil the answer
