@@ -25,6 +25,7 @@ from pav_jax.storage.folders import is_whole
 from pav_jax.video.backend import HTTP
 from pav_jax.video.generator import Generator, as_generator
 from pav_jax.video.loading import load_generator
+from pav_jax.video.no_videos import NoVideos
 
 
 class Components:
@@ -58,8 +59,19 @@ class Components:
 
     @functools.cached_property
     def generator(self) -> Generator:
-        """The video generator."""
-        return self._generator or load_configured_generator(self.config.generator)
+        """The video generator; it makes no videos if no reward reads them."""
+        if self._generator is not None:
+            return self._generator
+        return load_configured_generator(self.config.generator) if self.makes_videos else NoVideos()
+
+    @functools.cached_property
+    def makes_videos(self) -> bool:
+        """Whether stages make videos: a reward reads them, or a generator was passed."""
+        if self._generator is not None:
+            return True
+        if self._suite is not None:
+            return self._suite.reads_video
+        return RewardSuite.config_reads_video(self.config.rewards)
 
     @functools.cached_property
     def suite(self) -> RewardSuite:

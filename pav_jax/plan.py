@@ -28,12 +28,20 @@ class StagePlan:
     tokens: int = 0
 
 
-def plan_run(config: Any) -> list[StagePlan]:
+def plan_run(config: Any, makes_videos: bool = True) -> list[StagePlan]:
     """Plan `pav run` in a new work directory; what earlier runs have made is not subtracted.
+
+    Args:
+      makes_videos: False where all rewards read texts only.
 
     Raises:
       BadInput: a file of prompts cannot be used.
     """
+    plans = _stage_plans(config)
+    return plans if makes_videos else [dataclasses.replace(plan, videos=0) for plan in plans]
+
+
+def _stage_plans(config: Any) -> list[StagePlan]:
     evolve = config.evolve
     training_prompts = read_prompts(evolve.prompts)
     num_prompts = len(usable_prompts(training_prompts, evolve.max_prompts))

@@ -112,7 +112,7 @@ class Recipe:
         with processes.first_process_first("configuration"):
             workdir_config.bind_config_to_workdir(self.config, workdir)
         check_run_inputs(self.config, self.components, workdir)
-        plans = plan_run(self.config)
+        plans = plan_run(self.config, self.components.makes_videos)
         log.info("%s", plan_line(plans))
         self._monitor = self._make_monitor(workdir, plans)
         try:
@@ -283,6 +283,13 @@ class Recipe:
     def trust(self, workdir: str | os.PathLike) -> AnyPath:
         """Prompts -> trust.json: how far each reward can be trusted."""
         models = self.components
+        if not models.makes_videos:
+            raise BadInput(
+                "rewards.entries: trust tests rewards on videos, and all of these read texts only;"
+                " add one that reads videos",
+                source="configuration",
+                field="rewards.entries",
+            )
         section = "trust" if self.config.trust.prompts else "evolve"
         prompts = read_prompts(self.config[section].prompts, f"{section}.prompts")
         with self._stage("trust", workdir) as progress:

@@ -16,3 +16,9 @@ def test_plan_of_smoke_configuration():
     line = plan_line(plans)
     assert "evolve 40 videos; sft 4 steps (2,048 tokens)" in line
     assert line.endswith("in all 160 videos, 12 steps, 6,144 tokens")
+
+
+def test_plan_without_videos():
+    plans = plan_run(configuration.load("configs/smoke.py"), makes_videos=False)
+    assert "evolve 0 videos" in plan_line(plans)
+    assert plan_line(plans).endswith("in all 0 videos, 12 steps, 6,144 tokens")

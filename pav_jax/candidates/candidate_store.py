@@ -79,6 +79,8 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
             scores=scores,
             error=error,
         )
+        if not self.makes_videos:
+            return candidate
         return dataclasses.replace(candidate, video=self.save_video(candidate, video))
 
     def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 from pav_jax.candidates.scoring import weighted_rewards
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
+from pav_jax.rewards.suite import PENALTIES
 
 MIN_COMPARISONS = 2  # equal videos of different texts; one pair may differ in truncated words
 MIN_VIDEOS = 8  # scored before a score counts as constant
@@ -100,6 +101,8 @@ class ScoreVariation:
             values = values[np.isfinite(values)]
             if not values.size:
                 problem = "is missing"
+            elif name in PENALTIES:
+                continue
             elif values.size >= MIN_VIDEOS and values.min() == values.max():
                 problem = f"is {values[0]:g}"
             else:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT
+from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, PENALTIES
 
 MAX_LENGTH_RATIO = 1.5  # mean words over the baseline's (first round; for pairs: rejected rewrites)
 STANDARD_ERRORS = 2.0  # of a mean change: about a 95 % confidence interval
@@ -300,7 +300,7 @@ def _saturated_shares(
         name
         for candidate in distinct
         for name in candidate.scores
-        if name not in CONSTRAINT_ONLY and not name.startswith(HELD_OUT)
+        if name not in (*CONSTRAINT_ONLY, *PENALTIES) and not name.startswith(HELD_OUT)
     }
     shares = {}
     for name in sorted(optimized):

@@ -23,6 +23,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key
 from pav_jax.storage.records import SegmentFolder
+from pav_jax.video.no_videos import NoVideos
 
 View = TypeVar("View")
 Record = TypeVar("Record", bound="KeyedRecord")
@@ -128,6 +129,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
       seconds: time that this process spent on them.
       views_cached: number of views that `score` found recorded.
       videos_seen: number of videos of finished batches, made or recorded before.
+      makes_videos: False where all rewards read texts only.
       observer: is called before and after batches, and may end the run; None: nothing is called.
       means: running means of the scores of the records.
     """
@@ -142,6 +144,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
                 field="generator.batch_size",
             )
         self.generator = generator
+        self.makes_videos = not isinstance(generator, NoVideos)
         self.suite = suite
         self._segments = SegmentFolder(folder, self.record_type, jax.process_index())
         self.folder = self._segments.folder
@@ -244,7 +247,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         waiting: _Batch[View] | None = None
         is_forbidden = False
         for requests in batches:
-            num_missing = sum(map(self._missing, requests))
+            num_missing = sum(map(self._missing, requests)) if self.makes_videos else 0
             if num_missing and self.observer and not self.observer.may_start(num_missing):
                 is_forbidden = True
                 break
@@ -297,7 +300,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             self.means.add(map(self.scores_to_report, records))
             num_finished = len(members)
         finished_at = time.monotonic()
-        self.videos_made += len(missing_rows)
+        self.videos_made += len(missing_rows) if self.makes_videos else 0
         seconds = finished_at - max(batch.started_at, self._finished_at)
         self.seconds += seconds
         self._finished_at = finished_at

@@ -45,6 +45,7 @@ class VideoProgress:
     ):
         self.store = store
         self.total = total
+        unit = unit if store.makes_videos else unit.replace("videos", "rewrites")
         self._unit = unit
         self.done = 0
         self._done_before = 0  # when the round started
@@ -83,6 +84,8 @@ class VideoProgress:
 
     def rate(self) -> str:
         """Return the videos per second of this process and the time left, for a log line."""
+        if not self.store.makes_videos:
+            return "no videos needed"
         if not self.store.videos_made:
             return "all videos cached"
         left = format_seconds(max(self.total - self.done, 0) / self._videos_per_second())
@@ -121,6 +124,9 @@ class VideoProgress:
           BadInput: the generator ignores its prompts, or a score is constant.
         """
         assert self._monitor is not None
+        if not self.store.makes_videos:
+            self._monitor.check_scores(batch.records, self._weights)
+            return
         requests = [batch.requests[row] for row in batch.rows]
         texts = [request.text for request in requests]
         seeds = [request.seed for request in requests]

@@ -48,11 +48,11 @@ Direct preference optimization with LoRA on round_N/preferences.jsonl. Writes ro
         """\
 Group relative policy optimization with LoRA, instead of prefer and dpo or after them; not part
 of run. At each step the booster writes grpo.num_generations rewrites of a few prompts. Every
-rewrite gets a video and a score, and rewrites above the mean of their prompt's group become more
-likely. The reward is overall + grpo.faith_weight * FAITH; an infeasible rewrite comes last in
-its group. Starts from grpo.start: sft, dpo_1, ..., base or a folder. Writes grpo/candidates/
-(each step's rewrites and scores), grpo/metrics.jsonl and grpo/booster. To evaluate it, add grpo
-to evaluate.systems.
+rewrite gets a video (none if every reward reads text) and a score, and rewrites above the mean
+of their prompt's group become more likely. The reward is overall + grpo.faith_weight * FAITH;
+an infeasible rewrite comes last in its group. Starts from grpo.start: sft, dpo_1, ..., base or
+a folder. Writes grpo/candidates/ (each step's rewrites and scores), grpo/metrics.jsonl and
+grpo/booster. To evaluate it, add grpo to evaluate.systems.
 
 How to read metrics.jsonl: `reward` should rise. A falling rewards/FAITH/mean, or a kl above a
 few tenths, indicates reward hacking: raise grpo.beta or grpo.faith_weight. frac_reward_zero_std

@@ -1,8 +1,8 @@
 """The reward programs, traced from shapes: the functions, shardings and batch shapes that score
 videos.
 
-AES's head and FAITH have no program here: the head is a few small matrix products, and FAITH reads
-text only.
+AES's head and the rewards of texts have no program here: the head is a few small matrix products,
+and the language model of LIKELIHOOD is usually trained by the run itself.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Rewards: scores of videos. Each public name is imported from its module at first use."""
+"""Rewards: scores of videos and rewrites. Public names are imported at first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pav_jax.rewards.clip_consistency import ClipConsistency
     from pav_jax.rewards.faithfulness import Faithfulness
     from pav_jax.rewards.i3d_features import I3DFeatures
+    from pav_jax.rewards.length import Length
+    from pav_jax.rewards.likelihood import Likelihood
     from pav_jax.rewards.lpips import LPIPSConsistency
     from pav_jax.rewards.motion import Motion
     from pav_jax.rewards.mps import MPS
@@ -24,6 +26,8 @@ _MODULES = {
     "Faithfulness": "faithfulness",
     "I3DFeatures": "i3d_features",
     "LPIPSConsistency": "lpips",
+    "Length": "length",
+    "Likelihood": "likelihood",
     "MPS": "mps",
     "Motion": "motion",
     "PretrainedReward": "reward",
@@ -41,6 +45,8 @@ __all__ = [
     "Faithfulness",
     "I3DFeatures",
     "LPIPSConsistency",
+    "Length",
+    "Likelihood",
     "MPS",
     "Motion",
     "PretrainedReward",

@@ -24,9 +24,10 @@ from pav_jax.checkpoints.digest import file_digest
 from pav_jax.errors import BadInput
 from pav_jax.language.chat_endpoint import EndpointDown
 from pav_jax.rewards.clips import Clips, read_clips
+from pav_jax.rewards.registry import reads_video
 from pav_jax.rewards.reward import Reward, score_with_times
 from pav_jax.rewards.score_cache import ScoreCache
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, RewardSuite
+from pav_jax.rewards.suite import HELD_OUT, RewardSuite
 from pav_jax.storage.folders import local_copy
 
 # videos in a batch: the batch size of a CLIP tower's image program, which takes one contact sheet
@@ -107,8 +108,8 @@ class FileScorer:
     ):
         """Selects the rewards to use.
 
-        Rewards that compare the prompt with a rewrite (FAITH) are left out, because the rewrites
-        that the files were made from are not known.
+        Rewards that read rewrites only, such as FAITH, are left out, because the rewrites that the
+        files were made from are not known.
 
         Args:
           names: use only rewards with one of these scores; None: all.
@@ -121,7 +122,7 @@ class FileScorer:
         self.rewards: list[tuple[str, Reward]] = []
         for prefix, reward in candidates:
             score_names = {prefix + name for name in reward.names}
-            if set(reward.names) <= set(CONSTRAINT_ONLY):
+            if not reads_video(reward):
                 continue
             if requested is None or requested & score_names:
                 self.rewards.append((prefix, reward))

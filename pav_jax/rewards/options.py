@@ -10,6 +10,7 @@ from typing import Any
 
 from pav_jax.config_fields import option
 from pav_jax.endpoints import options as endpoint_options
+from pav_jax.errors import BadInput
 
 CLIP_PATH = "a CLIP folder or hub id"
 FRAMES = "frames scored per video, evenly spaced"
@@ -54,6 +55,49 @@ class FaithfulnessOptions:
     """FAITH, from the two texts alone."""
 
     path: str | None = option(None, "another lexicon.json, or its folder; None: the package's")
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthOptions:
+    """LENGTH, from the number of words of the rewrite.
+
+    Raises:
+      BadInput: the range is empty.
+    """
+
+    minimum: int = option(help="words; fewer are penalized", minimum=1)
+    maximum: int = option(help="words; more are penalized", minimum=1)
+
+    def __post_init__(self):
+        if not 1 <= self.minimum <= self.maximum:
+            raise BadInput(
+                f"rewards: length: minimum={self.minimum}, maximum={self.maximum}: not a range of"
+                " words; give 1 <= minimum <= maximum",
+                source="configuration",
+                field="rewards.entries.length.minimum",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodOptions:
+    """LIKELIHOOD, from the prompt and the rewrite, under a language model of the style."""
+
+    path: str = option(help="a booster folder, a hub id or a .gguf file")
+    adapter: str | None = option(None, "a PEFT folder or hub id on top of it")
+    template: str | None = option(
+        None, "chat template file; auto: the shipped one; None: the checkpoint's own"
+    )
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    batch_size: int = option(8, "rewrites in one compiled program", minimum=1)
+    max_length: int = option(
+        1024, "tokens of prompt and rewrite; the end of a longer rewrite is not scored", minimum=4
+    )
+    max_prompt_length: int = option(
+        512, "tokens; longer prompts are truncated on the left", minimum=1
+    )
+    maximum: float | None = option(
+        None, "nats per token; a more likely rewrite scores no better; None: no limit", maximum=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

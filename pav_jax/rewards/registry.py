@@ -16,11 +16,19 @@ from pav_jax.rewards.reward import Reward, as_reward
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A built-in kind: where its class is, the names of its scores, and its options."""
+    """A built-in kind: where its class is, and what is known of it before it is loaded.
+
+    Attributes:
+      location: module and class.
+      names: of its scores.
+      options: the dataclass of its options.
+      reads_video: whether its scores depend on the video.
+    """
 
     location: str
     names: tuple[str, ...]
     options: type
+    reads_video: bool = True
 
     def load(self) -> type[Reward]:
         """Import the class."""
@@ -34,7 +42,13 @@ KINDS = {
     "clip_consistency": Kind(
         "clip_consistency:ClipConsistency", ("CFC",), options.ClipConsistencyOptions
     ),
-    "faithfulness": Kind("faithfulness:Faithfulness", ("FAITH",), options.FaithfulnessOptions),
+    "faithfulness": Kind(
+        "faithfulness:Faithfulness", ("FAITH",), options.FaithfulnessOptions, reads_video=False
+    ),
+    "length": Kind("length:Length", ("LENGTH",), options.LengthOptions, reads_video=False),
+    "likelihood": Kind(
+        "likelihood:Likelihood", ("LIKELIHOOD",), options.LikelihoodOptions, reads_video=False
+    ),
     "lpips": Kind("lpips:LPIPSConsistency", ("PC",), options.LPIPSConsistencyOptions),
     "motion": Kind("motion:Motion", ("TC", "DD"), options.MotionOptions),
     "mps": Kind("mps:MPS", ("MPS",), options.MPSOptions),
@@ -62,6 +76,17 @@ class Entry:
     values: Mapping[str, Any]
     parsed: Any
     path: str
+
+    @property
+    def reads_video(self) -> bool:
+        """Whether its scores depend on the video; a plug-in is imported.
+
+        Raises:
+          BadInput: the plug-in cannot be imported.
+        """
+        if self.kind in KINDS:
+            return KINDS[self.kind].reads_video
+        return getattr(import_plugin(self.kind, self.path), "reads_video", True)
 
     def build(self) -> Reward:
         """Load the reward.
@@ -95,6 +120,14 @@ class Entry:
         if target.options is None:
             return target(**self.values)
         return target.from_options(parse_options(target.options, self.values, self.path))
+
+
+def reads_video(reward: Reward) -> bool:
+    """Whether a reward's scores depend on the video: as KINDS says, or else the reward itself."""
+    for kind in KINDS.values():
+        if kind.options is reward.options:
+            return kind.reads_video
+    return reward.reads_video
 
 
 def parse_entries(entries: Any, field: str) -> list[Entry]:

@@ -29,6 +29,8 @@ class Reward(Protocol):
         error; such scores are not cached.
       options: the dataclass of the reward's options in a configuration; None: it has none.
       uses_times: whether `score` takes the keyword `times`, see `score_with_times`.
+      reads_video: whether scores depend on the video. False: on the texts only; `score` must then
+        accept any videos, and where no reward of a suite reads them, none are made.
 
     Example:
 
@@ -44,6 +46,7 @@ class Reward(Protocol):
     transient_failures: bool = False
     options: ClassVar[type | None] = None
     uses_times: bool = False
+    reads_video: bool = True
 
     @abc.abstractmethod
     def score(

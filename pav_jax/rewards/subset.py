@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from pav_jax.rewards.registry import reads_video
 from pav_jax.rewards.reward import Reward, Scores, Videos, score_with_times
 
 
@@ -16,6 +17,11 @@ class RewardSubset(Reward):
         self.names = names
         self.transient_failures = reward.transient_failures
         self.uses_times = reward.uses_times
+
+    @property
+    def reads_video(self) -> bool:
+        """As the whole reward."""
+        return reads_video(self.reward)
 
     @property
     def fingerprint(self) -> str | None:

@@ -9,11 +9,12 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.registry import KINDS, Entry, parse_entries
+from pav_jax.rewards.registry import KINDS, Entry, parse_entries, reads_video
 from pav_jax.rewards.reward import Reward, Scores, as_reward, score_with_times
 from pav_jax.rewards.subset import RewardSubset, UnavailableReward
 
 CONSTRAINT_ONLY = ("FAITH",)  # constrains what may be chosen; never a term of the weighted sum
+PENALTIES = ("LENGTH",)  # at most 0, which is what most rewrites should have
 TEMPORAL_SCORES = ("TC", "DD", "FC")  # compare frames; undefined for images, videos of one frame
 HELD_OUT = "held_out:"  # prefix of scores that are recorded and never used for selection
 BOUNDS = ("weights", "thresholds", "constraints")
@@ -151,6 +152,33 @@ class RewardSuite:
                 f" leave them out with rewards.skip={TEMPORAL_SCORES} and without their weights, or"
                 " make more frames",
             )
+
+    @property
+    def reads_video(self) -> bool:
+        """Whether any score, also a held-out one, depends on the video."""
+        return bool(self.video_scores)
+
+    @property
+    def video_scores(self) -> tuple[str, ...]:
+        """The names of the scores that depend on the video."""
+        rewards = (*self.rewards, *self.held_out_rewards)
+        return tuple(name for reward in rewards if reads_video(reward) for name in reward.names)
+
+    @staticmethod
+    def config_reads_video(config: Any) -> bool:
+        """`reads_video` of the suite of a configuration's `rewards`, without loading it.
+
+        Raises:
+          BadInput: a plug-in cannot be imported.
+        """
+        plain = _plain(config)
+        skip = tuple(plain.get("skip") or ())
+        entries = [*_entries(plain, "entries"), *_entries(plain, "held_out")]
+        return any(
+            entry.reads_video
+            for entry in entries
+            if entry.names is None or not set(entry.names) <= set(skip)
+        )
 
     def use_local_devices(self) -> None:
         """Split later batches over this host's devices, in the rewards that can."""

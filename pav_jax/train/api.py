@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from rich.progress import Progress
@@ -17,7 +17,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel.processes import first_process_first
-from pav_jax.rewards.reward import as_reward
+from pav_jax.rewards.reward import Reward, as_reward
 from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
@@ -25,7 +25,7 @@ from pav_jax.train import dpo_trainer, grpo_trainer, run, sft_trainer
 from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig, check_training
 from pav_jax.train.datasets import Dataset, prompt_texts, write_pairs, write_preferences
 from pav_jax.train.group_rewards import FAITH
-from pav_jax.train.text_rewards import NoVideos, text_suite
+from pav_jax.train.text_rewards import TextReward, TextRewardFunction
 from pav_jax.video.generator import as_generator
 
 log = logging.getLogger(__name__)
@@ -124,9 +124,9 @@ def grpo(
 
     Args:
       prompts: texts, dicts with `prompt`, or a .txt or .jsonl file.
-      reward: without a generator, a function (prompts, completions) -> scores, or several of them,
-        which are added up. With a generator, a `RewardSuite`, or one or several rewards or
-        functions (videos, prompts) -> scores.
+      reward: a `RewardSuite`; or one or several rewards or functions, which are added up. Without
+        a generator, functions (prompts, completions) -> scores, and rewards that read texts only
+        (`Reward.reads_video` is False); with one, functions (videos, prompts) -> scores.
       generator: makes a video from each completion: a `Generator`, or a function (prompts, seeds)
         -> videos. None: no videos are made.
       video_batch_size: videos per batch of the generator.
@@ -141,7 +141,7 @@ def grpo(
     """
     config = config or GRPOConfig()
     check_training(config, "grpo")
-    suite = _reward_suite(reward, with_videos=generator is not None)
+    suite = _reward_suite(reward, as_reward if generator is not None else _as_text_reward)
     if FAITH not in suite.names:
         config = dataclasses.replace(config, faith_weight=0.0)
     folder = _output_folder(output_dir, "grpo")
@@ -152,7 +152,7 @@ def grpo(
         lm,
         usable_prompts(texts, config.max_prompts),
         path,
-        NoVideos() if generator is None else as_generator(generator),
+        None if generator is None else as_generator(generator),
         suite,
         folder,
         video_batch_size,
@@ -161,19 +161,16 @@ def grpo(
     return _load_tuned(lm, booster)
 
 
-def _reward_suite(reward: Any, with_videos: bool) -> RewardSuite:
+def _as_text_reward(reward: Any) -> Reward:
+    if isinstance(reward, Reward) or not callable(reward):
+        return as_reward(reward)
+    return TextReward(cast(TextRewardFunction, reward))
+
+
+def _reward_suite(reward: Any, adapt: Callable[[Any], Reward]) -> RewardSuite:
     if isinstance(reward, RewardSuite):
-        if not with_videos:
-            raise BadInput(
-                "generator: a RewardSuite scores videos; pass a generator, or a function (prompts,"
-                " completions) -> scores as reward",
-                source="generator",
-            )
         return reward
-    rewards = list(reward) if isinstance(reward, list | tuple) else [reward]
-    if not with_videos:
-        return text_suite(rewards)
-    rewards = [as_reward(item) for item in rewards]
+    rewards = [adapt(item) for item in (reward if isinstance(reward, list | tuple) else [reward])]
     names = [name for item in rewards for name in item.names if name not in CONSTRAINT_ONLY]
     return RewardSuite(rewards, weights=dict.fromkeys(names, 1.0))
 

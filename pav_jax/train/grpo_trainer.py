@@ -50,6 +50,7 @@ from pav_jax.train.state import (
     training_model,
 )
 from pav_jax.train.step_report import StepReport
+from pav_jax.video.no_videos import NoVideos
 
 
 def loss_config(fields: GRPOConfig) -> PolicyLoss:
@@ -220,12 +221,16 @@ def train_on_prompts(
     Args:
       lm: the model to start from, which is also the reference; it is not changed.
       prompts_path: the file of the prompts, whose contents identify the run.
-      generator, suite: make and score the videos.
+      generator, suite: make and score the videos; without a generator, none are made.
       video_batch_size: videos per batch of the generator.
 
     Returns:
       The folder of the booster.
+
+    Raises:
+      BadInput: there is no generator, but a reward reads videos; or as `train.run.run`.
     """
+    generator = _generator_for(suite, generator)
     lm = base_model(lm, fields)
     loss_config(fields)
     identity = run_identity("grpo", fields, seed, lm, prompts_path)
@@ -240,7 +245,7 @@ def train_on_prompts(
     rollouts = Rollouts(
         fields, lm, mesh, prompts, generator, suite, folder, seed, video_batch_size, progress
     )
-    _print_plan(len(prompts), rollouts.num_truncated_prompts, num_steps, fields.batch_size)
+    _print_plan(rollouts, num_steps)
     train_step = make_train_step(training_model(lm, fields), tx, schedule, fields)
     num_reference_passes = 1 if state.frozen else 0
     num_policy_passes = 1 if iterations > 1 else 0
@@ -269,10 +274,25 @@ def _video_identity(fields: GRPOConfig, generator: Any, suite: Any) -> dict[str,
     }
 
 
-def _print_plan(num_prompts: int, num_truncated: int, num_steps: int, batch_size: int) -> None:
+def _generator_for(suite: Any, generator: Any) -> Any:
+    """The generator, or one that makes no videos if there is none and no reward reads them."""
+    if generator is not None:
+        return generator
+    if suite.reads_video:
+        raise BadInput(
+            f"generator: {', '.join(suite.video_scores)}: scores of videos; pass a generator, or"
+            " only rewards that read texts",
+            source="generator",
+        )
+    return NoVideos()
+
+
+def _print_plan(rollouts: Rollouts, num_steps: int) -> None:
     """Print the number of prompts, truncated prompts, steps and videos per step."""
+    num_truncated = rollouts.num_truncated_prompts
     note = f" ({num_truncated} truncated on the left)" if num_truncated else ""
+    batch_size = rollouts.fields.batch_size
+    work = f"{batch_size} videos" if rollouts.makes_videos else f"{batch_size} rewrites, 0 videos"
     print(
-        f"grpo: {num_prompts} prompts{note}, {num_steps} steps of {batch_size} videos",
-        file=sys.stderr,
+        f"grpo: {len(rollouts.prompts)} prompts{note}, {num_steps} steps of {work}", file=sys.stderr
     )

@@ -43,6 +43,7 @@ from pav_jax.train.group_rewards import (
 )
 from pav_jax.train.state import TrainState, lora_config
 from pav_jax.train.step_report import StepReport
+from pav_jax.video.no_videos import NoVideos
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Rollouts:
         self.prompts = prompts
         self.suite = suite
         self.generator = generator
+        self.makes_videos = not isinstance(generator, NoVideos)
         self.video_batch_size = video_batch_size
         self.folder = folder
         self.seed = seed
@@ -121,8 +123,9 @@ class Rollouts:
         self.padding = encoder.padding
         self._monitor = getattr(progress, "monitor", None)
         self._windows = StepWindows(self._read_step)
+        unit = "videos" if self.makes_videos else "rewrites"
         self._report_videos = StepReport(
-            "grpo, videos", fields.batch_size, progress, folder, unit="videos", is_detail=True
+            f"grpo, {unit}", fields.batch_size, progress, folder, unit=unit, is_detail=True
         )
 
     def __call__(

@@ -99,6 +99,12 @@ def test_score_variation_passes(number, scores):
     ScoreVariation().add(candidates(number, **scores), WEIGHTS)
 
 
+def test_score_variation_penalty_that_no_rewrite_gets():
+    ScoreVariation().add(candidates(8, AES=float, LENGTH=constant), {"AES": 1.0, "LENGTH": 1.0})
+    with pytest.raises(BadInput, match="LENGTH is missing"):
+        ScoreVariation().add(candidates(8, AES=float, LENGTH=missing), {"LENGTH": 1.0})
+
+
 def test_score_variation_small_batches():
     variation = ScoreVariation()
     for _ in range(3):

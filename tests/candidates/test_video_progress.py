@@ -8,16 +8,17 @@ from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.progress import Progress
 from pav_jax.storage.scalars import FILE, read_events
+from pav_jax.video.no_videos import NoVideos
 from tests.fakes import FakeGenerator, FakeSuite
 
 TEXTS = ["one", "two", "three", "four", "five"]
 
 
-def run(folder, texts=TEXTS, suite=None):
+def run(folder, texts=TEXTS, suite=None, generator=None):
     """Score texts in batches of two; returns the pool and the progress."""
-    pool = CandidatePool(
-        FakeGenerator(), suite or FakeSuite(), folder / "pool", folder, seed=0, batch_size=2
-    )
+    generator = generator or FakeGenerator()
+    suite = suite or FakeSuite()
+    pool = CandidatePool(generator, suite, folder / "pool", folder, seed=0, batch_size=2)
     with Progress(logs=folder / "logs") as progress:
         videos = VideoProgress("prefer, round 1", len(TEXTS), pool, progress, scalars="prefer_1")
         pending = [PendingCandidate("a cat", t, 1, i, (), "sft") for i, t in enumerate(texts)]
@@ -54,6 +55,12 @@ def test_resumed_run_has_no_point_twice(tmp_path, capsys):
     steps = [(tag, step) for tag, step, _ in points(tmp_path)]
     assert len(set(steps)) == len(steps) and {step for _, step in steps} == {2, 4, 5}
     assert videos.rate() == "all videos cached"
+
+
+def test_lines_without_videos(tmp_path, capsys):
+    pool, videos = run(tmp_path, generator=NoVideos())
+    assert "5 of 5 rewrites, finished in" in capsys.readouterr().err.splitlines()[-1]
+    assert videos.rate() == "no videos needed" and pool.videos_made == 0
 
 
 def test_means_leave_out_missing_scores(tmp_path, capsys):

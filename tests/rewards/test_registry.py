@@ -64,6 +64,33 @@ def test_kind_matches_class(kind):
         assert (default is inspect.Parameter.empty) if required else (default == field.default)
 
 
+class TextOnly(Reward):
+    names = ("T",)
+    reads_video = False
+
+    def score(self, videos, prompts, refined=None):
+        return {"T": [0.0] * len(prompts)}
+
+
+@pytest.mark.parametrize(
+    "entries, skip, held_out, video_scores",
+    [
+        ({"faithfulness": {}, "length": {"minimum": 1, "maximum": 9}}, (), (), ()),
+        ({"faithfulness": {}, "motion": {}}, (), (), ("TC", "DD")),
+        ({"faithfulness": {}, "motion": {}}, ("TC",), (), ("DD",)),
+        ({"faithfulness": {}, "motion": {}}, ("TC", "DD"), (), ()),
+        ({"faithfulness": {}}, (), [{"name": "motion"}], ("TC", "DD")),
+        ({f"{__name__}:TextOnly": {}}, (), (), ()),
+    ],
+)
+def test_reads_video(entries, skip, held_out, video_scores):
+    """Known from a configuration as it is from the loaded rewards."""
+    config = {"entries": entries, "weights": {}, "skip": skip, "held_out": held_out}
+    suite = RewardSuite.from_config(config)
+    assert suite.video_scores == video_scores
+    assert suite.reads_video == RewardSuite.config_reads_video(config) == bool(video_scores)
+
+
 def test_from_config_plugins(module, videos, prompts):
     config = {
         "entries": [

@@ -96,5 +96,30 @@ def test_grpo_suite_without_generator(lm, tmp_path):
     assert error.value.source == "generator"
 
 
+def test_grpo_text_rewards_mixed(lm, tmp_path):
+    """Rewards that read texts and a function, as a list and as a suite."""
+
+    def brevity(prompts, completions):
+        return [-len(text.split()) for text in completions]
+
+    config = pav.train.GRPOConfig(
+        **OPTIONS | dict(batch_size=4, num_generations=2, max_completion_length=8, max_steps=1)
+    )
+    rewards = [pav.rewards.Length(2, 3), pav.rewards.Faithfulness(), brevity]
+    pav.train.grpo(lm, ["a", "b c"], config, reward=rewards, output_dir=tmp_path / "list")
+    metrics = json.loads((tmp_path / "list" / "metrics.jsonl").read_text())
+    names = {"rewards/LENGTH/mean", "rewards/FAITH/mean", "rewards/brevity/mean"}
+    assert names <= set(metrics) and "videos_per_second" not in metrics
+    suite = pav.RewardSuite(rewards[:2], weights={"LENGTH": 1.0})
+    pav.train.grpo(lm, ["a", "b c"], config, reward=suite, output_dir=tmp_path / "suite")
+
+
+def test_grpo_video_reward_without_generator(lm, tmp_path):
+    rewards = [pav.rewards.Length(2, 3), pav.rewards.Motion()]
+    with pytest.raises(BadInput, match="generator: TC, DD: scores of videos") as error:
+        pav.train.grpo(lm, ["a"], reward=rewards, output_dir=tmp_path)
+    assert error.value.source == "generator" and "\n" not in str(error.value)
+
+
 def zero_reward(videos, prompts):
     return [0.0] * len(prompts)

@@ -1,0 +1,20 @@
+"""The generator where every reward reads texts only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pav_jax.video.generator import Generator
+
+EMPTY_VIDEO = (1, 1, 1, 3)  # frames, height, width, channels
+
+
+class NoVideos(Generator):
+    """Placeholders of one black pixel; they are neither counted, checked nor saved as videos."""
+
+    fingerprint = "no videos"
+
+    def generate(self, prompts: Sequence[str], *, seed: Sequence[int]) -> np.ndarray:
+        """One placeholder for each prompt, uint8 [B, 1, 1, 1, 3]."""
+        del seed
+        return np.zeros((len(prompts), *EMPTY_VIDEO), np.uint8)
