@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import require_at_least, require_at_most
@@ -40,6 +42,7 @@ def add(commands: Any) -> None:
 examples:
   pav serve                                                 the embedded booster, for toy videos
   pav serve --model=runs/mini/round_2/booster --port=9000
+  pav serve --model=smollm2 --adapter=wan=adapters/wan --adapter=hunyuan=adapters/hunyuan
   pav serve --upstream=http://127.0.0.1:8080                a model that llama.cpp or vLLM serves
   {API_KEY_VARIABLE}=... pav serve --host=0.0.0.0              for other machines, with a key
 
@@ -53,6 +56,16 @@ docs/guides/serve.md has all routes, fields and limits.""",
         help=(
             "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster."
             " With --upstream: the name of a model there; default: all that it lists"
+        ),
+    )
+    command.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help=(
+            "a PEFT LoRA folder or Hub id on top of the model, which clients call by NAME; may be"
+            " repeated, and requests for different adapters share batches"
         ),
     )
     command.add_argument(
@@ -122,10 +135,10 @@ def _load(args: argparse.Namespace) -> "Backend":
     if args.upstream is not None:
         from pav_jax.serve.upstream import UpstreamBackend
 
-        if args.template is not None or args.name is not None:
+        if args.template is not None or args.name is not None or args.adapter:
             raise BadInput(
-                "--upstream: the other server has the template and the name; leave --template and"
-                " --name out",
+                "--upstream: the other server has template, name and adapters; leave --template,"
+                " --name and --adapter out",
                 source="--upstream",
             )
         models = [args.model] if args.model else []
@@ -133,15 +146,30 @@ def _load(args: argparse.Namespace) -> "Backend":
     from pav_jax.booster.booster import Booster
     from pav_jax.serve.local import LocalBackend
 
+    adapters = _read_adapters(args.adapter)
     if args.model is None:
         _say("no --model given, using the embedded booster, which is trained for tiny toy videos")
     booster = Booster.from_pretrained(
         args.model, template=args.template, batch_size=args.batch_size
     )
+    for name, path in adapters:
+        model = booster.language_model.load_adapter(path, name)
+        booster = dataclasses.replace(booster, language_model=model)
     backend = LocalBackend(booster, args.name)
     _say("compiling")
     backend.warm_up()
     return backend
+
+
+def _read_adapters(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The name and the path of each adapter."""
+    adapters = []
+    for argument in arguments:
+        name, _, path = argument.partition("=")
+        if not name or not path:
+            raise BadInput(f"--adapter={argument}: write NAME=PATH", source="--adapter")
+        adapters.append((name, path))
+    return adapters
 
 
 def _announce(args: argparse.Namespace, backend: "Backend", port: int, has_key: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import Batch, Sample
+from pav_jax.language.scheduler import Batch, Sample, Sampler
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import internal_error, shutting_down, timed_out
 
@@ -53,6 +53,7 @@ class Job:
       settings: how tokens are drawn; `max_new_tokens` is what the batch has slots for.
       max_tokens: the longest answer; at most `settings.max_new_tokens`.
       stop: texts that end an answer.
+      adapter: the name of a loaded adapter; None for the model alone.
       call: the request that it belongs to.
       notify: called by the engine's thread when there are new tokens, and at the end.
       batch_key: what the jobs of one batch have in common; set by the engine.
@@ -69,6 +70,7 @@ class Job:
     max_tokens: int
     call: Call
     stop: tuple[str, ...] = ()
+    adapter: str | None = None
     notify: Callable[[], object] | None = None
     batch_key: Any = None
     texts: list[str] = dataclasses.field(default_factory=list)
@@ -148,7 +150,7 @@ class Engine:
         Raises:
           ApiError: the engine is closed.
         """
-        sampler = self.language_model.make_sampler(job.settings, self.prefix)
+        sampler = self._make_sampler(job.settings)
         job.batch_key = sampler.bucket(list(job.prompt_ids)), job.settings
         with self._condition:
             if self._is_closed:
@@ -214,12 +216,18 @@ class Engine:
             batch.add(job)
         return batch
 
+    def _make_sampler(self, settings: Sampling) -> Sampler:
+        adapters = self.language_model.adapters
+        return self.language_model.make_sampler(
+            settings, self.prefix, adapters if adapters.names else None
+        )
+
     def _open(self, key: Any) -> "_OpenBatch":
         if key in self._batches:
             self._batches.move_to_end(key)
             return self._batches[key]
         bucket, settings = key
-        sampler = self.language_model.make_sampler(settings, self.prefix)
+        sampler = self._make_sampler(settings)
         if self._weights is None:
             self._weights = sampler.split_weights()
         while len(self._batches) >= MAX_OPEN_BATCHES:
@@ -250,7 +258,7 @@ class _OpenBatch:
         """Take a job."""
         self.jobs[self._next] = job
         self._prompts[self._next] = list(job.prompt_ids)
-        self._rows.add(Sample(self._next, number, job.seed) for number in range(job.n))
+        self._rows.add(_samples(self._next, job))
         self._next += 1
 
     def step(self) -> None:
@@ -293,6 +301,10 @@ class _OpenBatch:
 
     def _drop(self, number: int) -> None:
         job = self.jobs.pop(number)
-        for i in range(job.n):
-            self._rows.cancel(Sample(number, i, job.seed))
+        for sample in _samples(number, job):
+            self._rows.cancel(sample)
         del self._prompts[number]
+
+
+def _samples(prompt: int, job: Job) -> list[Sample]:
+    return [Sample(prompt, number, job.seed, job.adapter) for number in range(job.n)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from pav_jax.booster.booster import Booster, clean, read_reply
+from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
@@ -30,10 +31,19 @@ class LocalBackend:
 
         Args:
           name: what clients call the model; None: its own name.
+
+        Raises:
+          BadInput: an adapter has that name.
         """
         self.booster = booster
-        self.engine = Engine(booster.language_model)
-        self.models = [name or booster.language_model.name]
+        model = booster.language_model
+        self.models = [name or model.name, *model.adapter_names]
+        if self.models[0] in model.adapter_names:
+            raise BadInput(
+                f"--name={self.models[0]}: an adapter has this name; choose another",
+                source="--name",
+            )
+        self.engine = Engine(model)
         self.sampling = booster.sampling
         self.num_rows = booster.language_model.batch_size
         self.engine.start()
@@ -117,6 +127,7 @@ class LocalBackend:
             settings.max_new_tokens,
             request.call,
             request.stop,
+            None if request.model == self.models[0] else request.model,
             notify,
         )
         self.engine.submit(job)

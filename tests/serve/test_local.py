@@ -1,0 +1,56 @@
+"""The backend with a model in this process: adapters."""
+
+import concurrent.futures
+import dataclasses
+
+import pytest
+from fastapi.testclient import TestClient
+
+from pav_jax.booster.booster import Booster
+from pav_jax.errors import BadInput
+from pav_jax.language.sampling import Sampling
+from pav_jax.serve.app import Server
+from pav_jax.serve.local import LocalBackend
+from pav_jax.serve.options import ServeLimits
+from tests.language import adapter_folders
+from tests.tiny.byte_language_model import tiny_language_model
+
+SETTINGS = Sampling(max_new_tokens=20)
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    lm = adapter_folders.instructed(tiny_language_model())
+    adapter_folders.write_adapters(lm, folder)
+    return adapter_folders.load_adapters(lm, folder)
+
+
+@pytest.mark.slow
+def test_name_of_an_adapter_is_refused_for_the_model(lm):
+    with pytest.raises(BadInput, match="--name=wan"):
+        LocalBackend(Booster(lm, SETTINGS), "wan")
+
+
+@pytest.mark.slow
+def test_each_adapter_is_a_model_and_they_share_batches(lm):
+    backend = LocalBackend(Booster(lm, SETTINGS), "base")
+    assert backend.models == ["base", *lm.adapter_names]
+    texts = {}
+    with TestClient(Server(backend, ServeLimits()).app) as client:
+
+        def ask(model):
+            body = {"prompt": "two dogs run", "seed": 3, "model": model}
+            return client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            texts = dict(zip(backend.models, pool.map(ask, backend.models), strict=True))
+        refined = client.post("/refine", json={"prompt": "sea", "model": lm.adapter_names[0]})
+    backend.close()
+    assert len(set(texts.values())) == len(texts)
+    for name, text in texts.items():
+        adapter = "__base__" if name == "base" else name
+        settings = dataclasses.asdict(SETTINGS)
+        expected = lm.generate(["two dogs run"], **settings, seed=3, adapter_names=adapter)
+        assert text == expected[0][0]
+    assert refined.json()["model"] == lm.adapter_names[0]
