@@ -15,7 +15,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pav_jax.language.prefill import Prompts, Shape, compute_prompts, mask, slot_positions
+from pav_jax.language.ring_cache import ring_mask
 from pav_jax.language.sampling import Sampling, pick
+from pav_jax.models.decoder.config import LayerKind
 from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
 from pav_jax.parallel.sharding_rules import sharded_shapes, sharding, shardings
 
@@ -33,7 +35,8 @@ class Rows:
       draws_Bx2: seed and number of the sample.
       seen_BxV: which tokens its prompt and answer contain.
       tokens_BxM: the tokens drawn.
-      caches: for each layer keys and values after the prefix, each [B, K, P + M, H].
+      caches: for each layer keys and values after the prefix, each [B, K, P + M, H], or
+        [B, K, C, H] in a ring.
     """
 
     token_B: Int[Array, "B"]
@@ -81,8 +84,11 @@ def empty_rows(shape: Shape) -> Rows:
     config = shape.model.config
     b = shape.rows
     zeros_B = jnp.zeros(b, jnp.int32)
-    slots = shape.prompt + shape.new_slots
-    kv_shape = (b, config.num_key_value_heads, slots, config.head_dim)
+
+    def empty_cache(slots: int) -> tuple[Array, Array]:
+        kv_shape = (b, config.num_key_value_heads, slots, config.head_dim)
+        return jnp.zeros(kv_shape, shape.model.dtype), jnp.zeros(kv_shape, shape.model.dtype)
+
     rows = Rows(
         token_B=zeros_B,
         counts_B=zeros_B,
@@ -92,10 +98,7 @@ def empty_rows(shape: Shape) -> Rows:
         draws_Bx2=jnp.zeros((b, 2), jnp.uint32),
         seen_BxV=jnp.zeros((b, config.vocab_size), bool),
         tokens_BxM=jnp.zeros((b, shape.new_slots), jnp.int32),
-        caches=tuple(
-            (jnp.zeros(kv_shape, shape.model.dtype), jnp.zeros(kv_shape, shape.model.dtype))
-            for _ in range(config.num_hidden_layers)
-        ),
+        caches=tuple(map(empty_cache, shape.layer_slots)),
     )
     return _constrain(rows, shape.mesh)
 
@@ -127,7 +130,7 @@ def fill_rows(
         )
 
     caches = tuple(
-        jax.tree.map(write, kv, jax.tree.map(lambda a, i=i: a[i], prompts.cache))
+        jax.tree.map(write, kv, tuple(a[i] for a in prompts.cache))
         for i, kv in enumerate(rows.caches)
     )
     rows = dataclasses.replace(
@@ -191,10 +194,18 @@ def _forward(
     positions_Bx1 = (shape.prefix + rows.lengths_B + steps_B)[:, None]
     key_positions_BxS = slot_positions(shape, rows.lengths_B)
     rotaries = [layer_rotary(config, kind, positions_Bx1) for kind in config.kinds]
-    masks = [
-        mask(shape, kind, key_positions_BxS, positions_Bx1, slots_B[:, None])
-        for kind in config.kinds
-    ]
+
+    def find(kind: LayerKind) -> tuple[Array, Array]:
+        """Where the newest tokens are in caches of this kind, and what they attend to."""
+        mask_Bx1x1xS = mask(shape, kind, key_positions_BxS, positions_Bx1, slots_B[:, None])
+        ring = shape.ring_slots(kind)
+        if ring is None:
+            return slots_B - shape.prefix, mask_Bx1x1xS
+        own_B = rows.lengths_B + steps_B
+        shared_mask = mask_Bx1x1xS[..., : shape.prefix]
+        return own_B % ring, jnp.concatenate([shared_mask, ring_mask(ring, own_B)], axis=-1)
+
+    slots, masks = zip(*map(find, config.kinds), strict=True)
     block = model.block()
     x_Bx1xD = embed(outer, rows.token_B, config, model.dtype)[:, None]
     caches = []
@@ -206,7 +217,7 @@ def _forward(
             rotaries[kind],
             masks[kind],
             cache=cache,
-            slot=slots_B - shape.prefix,
+            slot=slots[kind],
             shared=keys,
         )
         caches.append(kv)

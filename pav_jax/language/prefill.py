@@ -6,8 +6,9 @@ own length, and each row has its own random key.
 
 A prompt may begin with a prefix that many prompts share, whose keys and values are computed and
 stored once. A row's cache has slots for the rest of the prompt (padded on the left) and for the new
-tokens, so that the token drawn at step t of any row is in slot P + t. Masks are over the prefix and
-these slots.
+tokens, so that the token drawn at step t of any row is in slot P + t. A layer whose window is
+smaller than that has a ring of as many slots as its window (`ring_cache`). Masks are over the
+prefix and these slots.
 
 Letters: B rows, R tokens of the prefix, P padded length of the rest, M slots for new tokens, S = R
 + P + M keys, V vocabulary, L layers, K key/value heads, H head size, D width.
@@ -22,8 +23,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from pav_jax.language.ring_cache import ring_of_prompts
 from pav_jax.language.sampling import CANDIDATES, Sampling
 from pav_jax.models.decoder.config import LayerKind
+from pav_jax.models.decoder.layers import window_within
 from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
 
 NEW_TOKENS_MULTIPLE = 64  # the slots for new tokens are rounded up to a multiple of this
@@ -37,7 +40,8 @@ class Prompts:
       lengths_B: tokens of each prompt after the prefix; 0 is a padding row.
       logits_BxV: of the first new token.
       seen_BxV: which tokens a prompt contains.
-      cache: keys and values after the prefix, each [L, B, K, P, H].
+      cache: keys and values after the prefix, each [L, B, K, P, H]; if a layer has a ring, each a
+        tuple over layers of [B, K, P, H], or [B, K, C, H] with at most as many slots as the ring.
     """
 
     lengths_B: Int[Array, "B"]
@@ -69,6 +73,22 @@ class Shape:
     candidates: int
     eos: tuple[int, ...]
     mesh: jax.sharding.Mesh | None = None
+
+    @property
+    def row_slots(self) -> int:
+        """Slots of a row in a cache without a ring: P + M."""
+        return self.prompt + self.new_slots
+
+    def ring_slots(self, kind: LayerKind) -> int | None:
+        """Slots of the ring of a layer of this kind; None if it has none."""
+        return window_within(kind.window, self.row_slots)
+
+    @property
+    def layer_slots(self) -> tuple[int, ...]:
+        """Slots of a row in the cache of each layer."""
+        config = self.model.config
+        kinds = [config.kind(i) for i in range(config.num_hidden_layers)]
+        return tuple(self.ring_slots(kind) or self.row_slots for kind in kinds)
 
 
 def make_shape(
@@ -134,7 +154,22 @@ def compute_prompts(
     seen_BxV = nothing_BxV.at[jnp.arange(b)[:, None], prompts_BxP].max(is_token_BxP)
     if prefix is not None:
         seen_BxV = seen_BxV.at[:, prefix[0]].set(True)
-    return Prompts(lengths_B, logits_BxV, seen_BxV, cache)
+    return Prompts(lengths_B, logits_BxV, seen_BxV, _bound_cache(shape, cache, lengths_B))
+
+
+def _bound_cache(shape: Shape, cache: Any, lengths_B: Int[Array, "B"]) -> Any:
+    """Return what decoding needs of keys and values, each [L, B, K, P, H]; see `Prompts`."""
+    config = shape.model.config
+    rings = [shape.ring_slots(config.kind(i)) for i in range(config.num_hidden_layers)]
+    if not any(rings):
+        return cache
+
+    def bound(layer_cache: Array, ring: int | None) -> Array:
+        if ring is None:
+            return layer_cache
+        return ring_of_prompts(layer_cache, ring, lengths_B)
+
+    return tuple(tuple(bound(a[i], ring) for i, ring in enumerate(rings)) for a in cache)
 
 
 def _continue_prefix(
@@ -172,7 +207,7 @@ def _continue_prefix(
 
 def slot_positions(shape: Shape, lengths_B: Int[Array, "B"]) -> Int[Array, "B S"]:
     """The position of the token in each slot; -1 or less in the padding, before the prefix."""
-    slots_S = jnp.arange(shape.prefix + shape.prompt + shape.new_slots)
+    slots_S = jnp.arange(shape.prefix + shape.row_slots)
     padding_Bx1 = shape.prompt - lengths_B[:, None]
     positions_BxS = slots_S - padding_Bx1
     own_BxS = jnp.where(positions_BxS < shape.prefix, -1, positions_BxS)

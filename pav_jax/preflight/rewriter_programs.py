@@ -184,9 +184,8 @@ def sampling_program(config: Any, lm: LanguageModel) -> Program:
     num_prompts = options.max_prompts or config.check.num_examples
     num_batches = math.ceil(num_prompts * options.num_return_sequences / rows) * config.rounds
     shape = prefill.make_shape(lm.model, rows, 0, prompt_length, settings, lm.eos, mesh)
-    cache_length = prompt_length + shape.new_slots
     start = flops.forward(lm.config, rows, prompt_length, prompt_length, 1)
-    step = flops.forward(lm.config, rows, 1, cache_length, 1)
+    step = flops.forward(lm.config, rows, 1, shape.layer_slots, 1)
     return Program(
         f"{rows} rows, prompts of {prompt_length} tokens, up to {max_new_tokens} new tokens",
         (

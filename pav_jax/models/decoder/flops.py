@@ -2,7 +2,7 @@
 
 A multiplication and an addition count as two operations (Kaplan et al. 2020, arXiv 2001.08361,
 section 2.1; the attention term as in PaLM, arXiv 2204.02311, appendix B). Attention counts every
-pair of query and key, masked ones and those outside a window too, because they are computed. Of
+pair of query and key, masked ones and those outside a window too, if they are computed. Of
 experts only those that a token uses count, and the router.
 
 Letters as in the model: D width, N query heads, K key/value heads, H head size, F feed-forward, V
@@ -10,6 +10,7 @@ vocabulary, L layers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from pav_jax.models.decoder import DecoderConfig
 
@@ -37,23 +38,29 @@ class ForwardFlops:
 
 
 def forward(
-    config: DecoderConfig, rows: int, tokens: int, keys: int, logits: int, adapter_size: int = 0
+    config: DecoderConfig,
+    rows: int,
+    tokens: int,
+    keys: int | Sequence[int],
+    logits: int,
+    adapter_size: int = 0,
 ) -> ForwardFlops:
     """Count the operations of one forward pass.
 
     Args:
       rows: of the batch.
       tokens: new tokens per row.
-      keys: positions that each token attends to.
+      keys: positions that each token attends to, of all layers or of each layer.
       logits: positions per row whose logits are computed.
       adapter_size: LoRA parameters of all layers.
     """
     heads_size = config.num_attention_heads * config.head_dim
     qkv_size = heads_size + 2 * config.num_key_value_heads * config.head_dim
     layer_size = config.hidden_size * (qkv_size + heads_size + _mlp_units(config))
+    layers_keys = [keys] * config.num_hidden_layers if isinstance(keys, int) else keys
     return ForwardFlops(
         layers=2 * rows * tokens * layer_size * config.num_hidden_layers,
-        attention=4 * rows * tokens * keys * heads_size * config.num_hidden_layers,
+        attention=4 * rows * tokens * sum(layers_keys) * heads_size,
         adapters=2 * rows * tokens * adapter_size,
         unembed=2 * rows * logits * config.hidden_size * config.vocab_size,
     )
