@@ -109,7 +109,8 @@ class LexiconProposer(Proposer):
         if self._faithfulness is None:
             return content(prompt) & content(parent) <= content(child)
         before = self._faithfulness(prompt, parent)
-        return self._faithfulness(prompt, child) >= before - FAITHFULNESS_TOLERANCE
+        # False for NaN, the score of a prompt in another language: nothing is known to be lost
+        return not self._faithfulness(prompt, child) < before - FAITHFULNESS_TOLERANCE
 
 
 class _ChildBuilder:

@@ -1,11 +1,14 @@
 import json
+import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import rankdata
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, load_lexicon
+from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, judge, load_lexicon
 from tests.absent import shared_file
 
 KEPT = [
@@ -30,13 +33,58 @@ KEPT = [
     ("a teapot", "a tea pot on a stove"),
     ("wolves at night", "a wolf under the midnight sky"),
 ]
-LOST = [
-    ("a crimson ball", "a blue ball", 0.5),
-    ("a red ball rises", "a red ball falls", 2 / 3),
-    ("a red ball rises", "a serene landscape at dawn", 0.0),
-    ("three cats", "a cat", 0.5),
-    ("pan left over a city", "pan right over a city", 0.5),
-    ("a corgi", "a dog", 0.5),
+LOST = [  # with what is missing and what is contradicted
+    ("a crimson ball", "a blue ball", 1 / 6, ["crimson"], ["crimson ball"]),
+    ("a red ball rises", "a red ball falls", 1 / 3, [], ["rises"]),
+    ("a red ball rises", "a serene landscape at dawn", 0.0, ["red", "ball", "rises"], []),
+    ("three cats", "a cat", 2 / 15, [], ["three", "3 cats"]),
+    ("pan left over a city", "pan right over a city", 1 / 4, [], ["pan left"]),
+    ("a corgi", "a dog", 0.5, ["corgi"], []),
+    ("kites, no people", "kites over a beach", 0.9, ["no people"], []),
+]
+DATA = Path(__file__).parent / "data"
+SAME = [
+    ("3 red kites", "three red kites"),
+    ("two cats", "2 cats"),
+    ("12 roses", "a dozen roses"),
+    ("several boats", "a number of boats"),
+    ("an elderly man", "an elderly gentleman"),
+    ("windowless hall", "a hall without windows"),
+    ("a hall without windows", "a windowless hall"),
+    ("a cat with no collar", "a collarless cat"),
+    ("a girl is playing guitar", "A girl strums her guitar by a window."),
+    ('a sign that says "OPEN"', "a sign reads “OPEN”"),
+    ("a cat chases a dog", "a dog is chased by a cat"),
+    ("a beutiful buterfly", "a beautiful butterfly"),
+]
+CONTRADICTED = [
+    ("a man without a hat", "a man with a hat", "no hat"),
+    ("a cat chases a dog", "a dog chases a cat", "cat chases dog"),
+    ("a dog is chased by a cat", "a dog chases a cat", "cat chased dog"),
+    ("a red ball and a blue box", "a blue ball and a red box", "red ball"),
+    ("two dogs and three cats", "three dogs and two cats", "two"),
+    ("a ball under a table", "a ball on a table", "ball under table"),
+    ("a cat on a dog", "a dog on a cat", "cat on dog"),
+    ("zoom in on a ship", "zoom out from a ship", "zoom in"),
+    ("a street at night", "a street at noon", "night"),
+    ('a sign "OPEN"', 'a sign "SHUT"', '"OPEN"'),
+    ("a lone man", "a man waves to a woman", "lone (added: woman)"),
+    ("an empty beach", "a beach with two children", "empty (added: children)"),
+]
+UNREADABLE = [
+    ("一只红色的狐狸在雪地里奔跑", "a blue whale"),
+    ("красная лиса бежит", "a red fox runs"),
+    ("قطة سوداء", "a black cat"),
+    ("赤い猫", "a red cat"),
+    ("anime 一只红色的狐狸", "an anime fox"),
+    ("Eine alte Frau füttert drei weiße Tauben", "an old woman feeds three white pigeons"),
+    ("una niña corre por la playa con su perro", "a girl runs on the beach with her dog"),
+    ("le chat est sur la table avec des fleurs", "the cat is on the table with flowers"),
+    ("a black cat", "一只黑猫"),
+    ("a black cat", "die schwarze Katze sitzt auf der Bank"),
+    ("", "anything"),
+    ("the of and", "the of and"),
+    ("🎈 <3", "a balloon"),
 ]
 
 
@@ -45,24 +93,50 @@ def test_faithfulness_equivalent_words(prompt, refined):
     assert faithfulness(prompt, refined) == 1
 
 
-@pytest.mark.parametrize("prompt,refined,share", LOST)
-def test_faithfulness_changed_words(prompt, refined, share):
-    assert faithfulness(prompt, refined) == pytest.approx(share)
+@pytest.mark.parametrize("prompt,refined,score,missing,contradicted", LOST)
+def test_judge_changed_words(prompt, refined, score, missing, contradicted):
+    judgement = judge(prompt, refined)
+    assert judgement.score == faithfulness(prompt, refined) == pytest.approx(score)
+    assert judgement.missing == tuple(missing)
+    assert judgement.contradicted == tuple(contradicted)
+
+
+@pytest.mark.parametrize("prompt,refined", SAME)
+def test_faithfulness_said_in_another_way(prompt, refined):
+    assert faithfulness(prompt, refined) == 1
+
+
+@pytest.mark.parametrize("prompt,refined,unit", CONTRADICTED)
+def test_judge_contradiction(prompt, refined, unit):
+    judgement = judge(prompt, refined)
+    assert unit in judgement.contradicted
+    assert judgement.score < 0.7
+
+
+@pytest.mark.parametrize("prompt,refined", UNREADABLE)
+def test_faithfulness_unreadable_is_nan(prompt, refined):
+    assert math.isnan(faithfulness(prompt, refined))
+    assert judge(prompt, refined).units == ()
+
+
+def test_judge_units_and_additions():
+    judgement = judge(
+        'two red kites over a beach, no dogs, a sign "SURF"',
+        'A lady watches two red kites above the sea; a sign reads "SURF".',
+    )
+    verdicts = {unit.text: (unit.category, unit.verdict) for unit in judgement.units}
+    assert verdicts["two"] == ("count", "kept")
+    assert verdicts["no dogs"] == ("negation", "missing")
+    assert verdicts['"SURF"'] == ("quote", "kept")
+    assert verdicts["beach"][1] == "missing"
+    assert judgement.added == ("lady",)
+    assert {*judgement.kept} >= {"two", "red", "kites", '"SURF"'}  # vocabulary: ignore
 
 
 def test_faithfulness_same_and_empty_rewrite():
     for prompt, _ in KEPT:
         assert faithfulness(prompt, prompt) == 1
         assert faithfulness(prompt, "") == 0
-
-
-def test_faithfulness_prompt_without_units():
-    assert (
-        faithfulness("", "anything")
-        == faithfulness("the of and", "")
-        == faithfulness("🎈 <b>", "")
-        == 1
-    )
 
 
 def test_faithfulness_generic_words():
@@ -100,27 +174,66 @@ def test_faithfulness_mini_world():
                     )
 
 
-def test_faithfulness_vbench_auc():
-    rows = [
-        json.loads(line) for line in shared_file("vbench_prompts.jsonl").read_text().splitlines()
-    ]
-    words = load_lexicon()
+def auc(faithful, unfaithful):
+    """The share of pairs in the right order; NaN, which is no score, counts as 0.5."""
+    n, m = len(faithful), len(unfaithful)
+    ranks = rankdata(np.nan_to_num([*faithful, *unfaithful], nan=0.5))
+    return (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
+
+
+def contrast_auc(path):
+    """AUC of all cases of a file, and of each kind."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    scores = [faithfulness(row["prompt"], row["refined"]) for row in rows]
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    scored = list(zip(rows, scores, strict=True))
+
+    def of(kind):
+        good = [s for r, s in scored if r["faithful"] and kind in (None, r["kind"])]
+        bad = [s for r, s in scored if not r["faithful"] and kind in (None, r["kind"])]
+        return auc(good, bad)
+
+    return of(None), {kind: of(kind) for kind in kinds}
+
+
+def test_faithfulness_contrast_cases_auc():
+    total, kinds = contrast_auc(DATA / "faith_cases.jsonl")
+    assert total >= 0.98
+    assert min(kinds.values()) >= 0.9, kinds
+    assert contrast_auc(DATA / "faith_cases_2.jsonl")[0] >= 0.97
+
+
+def test_faithfulness_shared_contrast_auc():
+    assert contrast_auc(shared_file("faith_contrast.jsonl"))[0] >= 0.98
+
+
+def vbench(step):
+    """Every `step`-th prompt with three rewrites."""
+    lines = shared_file("vbench_prompts.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines[::step]]
+
+
+@pytest.mark.parametrize("step,least", [(24, 0.95), pytest.param(1, 0.97, marks=pytest.mark.slow)])
+def test_faithfulness_vbench_auc(step, least):
+    rows = vbench(step)
     permutation = np.random.default_rng(0).permutation(len(rows))
-    units = [words.units(row["prompt"]) for row in rows]
-
-    def share(units, said):
-        return sum(u.weight * words.credit(u, said) for u in units) / sum(u.weight for u in units)
-
-    assert share(units[0], words.mentions(rows[0]["wan"])) == faithfulness(
-        rows[0]["prompt"], rows[0]["wan"]
-    )
+    means = {}
     for target in ("cogvideox", "wan", "hunyuan"):
-        said = [words.mentions(row[target]) for row in rows]
-        true = [share(u, s) for u, s in zip(units, said, strict=True)]
-        false = [share(u, said[i]) for u, i in zip(units, permutation, strict=True)]
-        n = len(rows)
-        auc = (rankdata(true + false)[:n].sum() - n * (n + 1) / 2) / n**2
-        assert auc >= 0.97, (target, auc)
+        true = [faithfulness(row["prompt"], row[target]) for row in rows]
+        other = [rows[i][target] for i in permutation]
+        false = [faithfulness(r["prompt"], text) for r, text in zip(rows, other, strict=True)]
+        assert auc(true, false) >= least, target
+        means[target] = np.mean(true)
+    assert means["cogvideox"] == pytest.approx(0.974, abs=0.01 if step == 1 else 0.03)
+
+
+def test_faithfulness_time():
+    rows = vbench(24)
+    faithfulness("a cat", "a cat")
+    start = time.process_time()
+    for row in rows:
+        faithfulness(row["prompt"], row["cogvideox"])
+    assert (time.process_time() - start) / len(rows) < 0.02  # 1,000 pairs in 10 s on two cores
 
 
 def test_score_without_rewrites():
