@@ -24,6 +24,7 @@ import numpy as np
 from pav_jax import components, recipe
 from pav_jax import config as configuration
 from pav_jax.booster.booster import Booster
+from pav_jax.candidates.statistics import finite_mean
 from pav_jax.language.encoder import make_encoder
 from pav_jax.language.log_probs import log_probs
 from pav_jax.prefer.pairs import length_difference
@@ -99,10 +100,11 @@ def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
         config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
     )
     generated = [rewrites[0] for rewrites in model.refine([r["prompt"] for r in held])]
-    faith = [faithfulness(w.prompt, w.refined) for w in generated]
+    faith = [faithfulness(w.prompt, w.refined) for w in generated]  # NaN: another language
     return {
         "loss": float(-logps.sum() / counts.sum()),
-        "FAITH": float(np.mean(faith)),
+        "FAITH": finite_mean(faith),
+        "unreadable": float(np.isnan(faith).mean()),
         "words": float(np.mean([len(w.refined.split()) for w in generated])),
     }
 

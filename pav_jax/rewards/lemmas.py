@@ -16,6 +16,7 @@ VOWEL = re.compile(r"[aeiouy]")
 # unless the base ends in e.
 UNDOUBLED = re.compile(r"^[^aeiou]*[aeiou][^aeiouwxy]$")
 USUAL_E = re.compile(r"(?:at|bl|iz|[vcuz]|[dlr]g)$")
+MIN_ROOT = 4  # letters that derivations share
 # endings of derivations, as in snow - snowy
 DERIVED = frozenset(
     "y e er or ist ly ful less ness ing ed ish en ous al ic ical ian an ion tion ation ment ity age"  # noqa: SIM905
@@ -108,10 +109,10 @@ def related(a: str, b: str) -> bool:
     """Whether two lemmas differ only in an ending (snow, snowy; celebrate, celebration)."""
     if a == b:
         return True
-    a, b = sorted((a, b), key=len)
-    if len(a) < 4:
+    if a[:MIN_ROOT] != b[:MIN_ROOT] or min(len(a), len(b)) < MIN_ROOT:
         return False
-    root = a.removesuffix("e") if len(a) > 4 else a
-    root = root.removesuffix("y") if len(root) > 4 else root
+    a, b = sorted((a, b), key=len)
+    root = a.removesuffix("e") if len(a) > MIN_ROOT else a
+    root = root.removesuffix("y") if len(root) > MIN_ROOT else root
     ending = b[len(root) :]
     return b.startswith(root) and (ending in DERIVED or ending.removeprefix("i") in DERIVED)

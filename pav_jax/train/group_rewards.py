@@ -51,7 +51,9 @@ def check_rewards(fields: GRPOConfig, suite: Any) -> None:
 def rewards(
     candidates: Sequence[Candidate], suite: Any, fields: GRPOConfig
 ) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, "B"]]:
-    """Return (rewards, which candidates are infeasible); a candidate without score has reward NaN.
+    """Return (rewards, which candidates are infeasible).
+
+    A candidate that lacks a score, or the score of a constraint, has reward NaN.
 
     reward = overall + faith_weight * FAITH, where overall is the suite's weighted sum of scores
     against the user's prompt. An infeasible candidate, which violates a constraint, gets the lowest
@@ -62,10 +64,11 @@ def rewards(
     value_B = overall_scores(candidates, weights(fields, suite))
     if fields.faith_weight:
         value_B = value_B + fields.faith_weight * _scores(candidates, FAITH)
-    value_PxG = np.where(np.isfinite(value_B), value_B, np.nan).reshape(-1, fields.num_generations)
     shortfall_B = np.zeros(len(candidates))
     for name, minimum in minimum_scores(fields.constraints, suite.constraints).items():
         shortfall_B += np.maximum(minimum - _scores(candidates, name), 0.0)
+    is_scored_B = np.isfinite(value_B + shortfall_B)
+    value_PxG = np.where(is_scored_B, value_B, np.nan).reshape(-1, fields.num_generations)
     shortfall_PxG = shortfall_B.reshape(value_PxG.shape)
     infeasible_PxG = np.isfinite(value_PxG) & (shortfall_PxG > 0)
     lowest_Px1 = np.where(np.isfinite(value_PxG), value_PxG, np.inf).min(axis=1, keepdims=True)

@@ -13,11 +13,22 @@ def find_typo(unit: Unit, refined: str, lexicon: Lexicon) -> bool:
     if len(text) < MIN_LENGTH or " " in text or lexicon.knows(text):
         return False
     edits = 2 if len(text) >= TWO_EDITS else 1
-    candidates = {word for word in words(refined) if abs(len(word) - len(text)) <= edits}
+    candidates = {word for word in words(refined) if _may_be_near(text, word, edits)}
     return any(
-        word[0] == text[0] and _distance(text, word) <= edits
+        _distance(text, word) <= edits
         for word in candidates | {lexicon.lemmatise.lemma(word) for word in candidates}
     )
+
+
+def _may_be_near(first: str, second: str, edits: int) -> bool:
+    """Whether a cheap test allows that few edits lie between two words with the same first letter.
+
+    An edit adds or removes at most one letter of each word's set.
+    """
+    if first[0] != second[0] or abs(len(first) - len(second)) > edits:
+        return False
+    letters, others = set(first), set(second)
+    return len(letters - others) <= edits and len(others - letters) <= edits
 
 
 def _distance(first: str, second: str) -> int:
