@@ -15,6 +15,7 @@ from pav_jax.evolve.mixture import Mixture
 from pav_jax.evolve.registry import build_chat_proposers, build_mixture
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
+from pav_jax.parallel.collectives import connect_devices
 from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh, sizes_of_process
 from pav_jax.progress import Progress
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
@@ -217,6 +218,7 @@ def _global_mesh(sizes: Any) -> Any:
             source="configuration",
             field="mesh",
         )
+    connect_devices(mesh)
     return mesh
 
 

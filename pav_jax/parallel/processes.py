@@ -15,6 +15,7 @@ from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from pav_jax.errors import BadInput
+from pav_jax.parallel.collectives import wait_for_processes
 from pav_jax.parallel.peers import START_TIMEOUT_S, Peers
 
 # Other processes run the same command when either of these is set: the coordinator's address
@@ -169,7 +170,13 @@ def _set_sigterm_handler(handler: int | None) -> int | None:
 def barrier(name: str) -> None:
     """Wait until every process has called this with the same name."""
     if jax.process_count() > 1:
+        wait_for_processes(name)
         multihost_utils.sync_global_devices(name)
+
+
+def _allgather(arrays: Any, tiled: bool = False) -> Any:
+    wait_for_processes("allgather")
+    return multihost_utils.process_allgather(arrays, tiled=tiled)
 
 
 @contextlib.contextmanager
@@ -201,7 +208,7 @@ def largest_of_processes(number: int) -> int:
     """The largest of the numbers that the processes passed; all call it together."""
     if jax.process_count() == 1:
         return number
-    return int(multihost_utils.process_allgather(np.int32(number)).max())
+    return int(_allgather(np.int32(number)).max())
 
 
 def call_after_barrier(name: str, read: Callable[[], None]) -> None:
@@ -221,14 +228,14 @@ def any_process(flag: bool) -> bool:
     """Whether `flag` is true in any process; all processes call it together."""
     if jax.process_count() == 1:
         return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+    return bool(_allgather(np.asarray(flag)).any())
 
 
 def sum_of_processes(numbers: Sequence[int]) -> list[int]:
     """The sums over all processes of the numbers that each passed; all call it together."""
     if jax.process_count() == 1:
         return list(numbers)
-    return multihost_utils.process_allgather(np.asarray(numbers, np.int32)).sum(axis=0).tolist()
+    return _allgather(np.asarray(numbers, np.int32)).sum(axis=0).tolist()
 
 
 def shard_for_process(items: Sequence[Item]) -> list[Item]:
@@ -248,6 +255,6 @@ def gather_to_host(tree: Any) -> Any:
             return x
         if x.is_fully_replicated:
             return np.asarray(x.addressable_data(0))
-        return multihost_utils.process_allgather(x, tiled=True)
+        return _allgather(x, tiled=True)
 
     return jax.tree.map(gather, tree) if jax.process_count() > 1 else tree
