@@ -5,10 +5,13 @@ on when the row began: all batches of a model have the same padded shapes, a pro
 own length, and each row has its own random key.
 
 A prompt may begin with a prefix that many prompts share, whose keys and values are computed and
-stored once. A row's cache has slots for the rest of the prompt (padded on the left) and for the new
-tokens, so that the token drawn at step t of any row is in slot P + t. A layer whose window is
-smaller than that has a ring of as many slots as its window (`ring_cache`). Masks are over the
-prefix and these slots.
+stored once. With adapters they are computed once for each adapter, and each row stores a copy as
+part of its prompt; the shape has no prefix then.
+
+A row's cache has slots for the rest of the prompt (padded on the left) and for the new tokens, so
+that the token drawn at step t of any row is in slot P + t. A layer whose window is smaller than
+that has a ring of as many slots as its window (`ring_cache`). Masks are over the prefix and these
+slots.
 
 Letters: B rows, R tokens of the prefix, P padded length of the rest, M slots for new tokens, S = R
 + P + M keys, V vocabulary, L layers, K key/value heads, H head size, D width.
@@ -20,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,11 +37,28 @@ NEW_TOKENS_MULTIPLE = 64  # the slots for new tokens are rounded up to a multipl
 
 
 @struct.dataclass
-class Prompts:
-    """A batch of prompts after the prefix, ready to be continued.
+class Prefix:
+    """Tokens that all prompts of a batch begin with, after they have been run through the model.
 
     Attributes:
-      lengths_B: tokens of each prompt after the prefix; 0 is a padding row.
+      ids_R: the tokens.
+      cache: keys and values from `compute_prefix`; with `index_B` a tuple of those of several
+        models, each another adapter.
+      index_B: which of them each row continues, and stores as its own; None: there is one, which
+        all rows share.
+    """
+
+    ids_R: Int[Array | np.ndarray, "R"]
+    cache: Any
+    index_B: Int[Array | np.ndarray, "B"] | None = None
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of prompts after the shared prefix, ready to be continued.
+
+    Attributes:
+      lengths_B: tokens of each prompt after the prefix.
       logits_BxV: of the first new token.
       seen_BxV: which tokens a prompt contains.
       cache: keys and values after the prefix, each [L, B, K, P, H]; if a layer has a ring, each a
@@ -125,15 +146,16 @@ def compute_prefix(model: Decoder, variables: Any, ids_NxR: Int[Array, "N R"]) -
 def compute_prompts(
     shape: Shape,
     variables: Any,
-    prefix: tuple[Int[Array, "R"], Any] | None,
+    prefix: Prefix | None,
     prompts_BxP: Int[Array, "B P"],
     lengths_B: Int[Array, "B"],
 ) -> Prompts:
     """Run the model over prompts.
 
     Args:
-      prefix: its tokens, and what `compute_prefix` returned; None if the shape has none.
+      shape: of the rows; if they store the prefix, it has no prefix and prompts of R + P.
       prompts_BxP: tokens after the prefix, padded on the left.
+      lengths_B: numbers of these tokens; 0 is a padding row.
     """
     model = shape.model
     b, p = prompts_BxP.shape
@@ -148,12 +170,15 @@ def compute_prompts(
         )
         x_BxD = x_BxPxD[:, -1]
     else:
-        x_BxD, cache = _continue_prefix(shape, variables, prefix[1], prompts_BxP, lengths_B)
+        x_BxD, cache = _continue_prefix(shape, variables, prefix, prompts_BxP, lengths_B)
     logits_BxV = unembed(variables["params"], x_BxD)
     nothing_BxV = jnp.zeros(logits_BxV.shape, bool)
     seen_BxV = nothing_BxV.at[jnp.arange(b)[:, None], prompts_BxP].max(is_token_BxP)
     if prefix is not None:
-        seen_BxV = seen_BxV.at[:, prefix[0]].set(True)
+        seen_BxV = seen_BxV.at[:, prefix.ids_R].set(True)
+        if prefix.index_B is not None:
+            cache = _move_prefix(cache, len(prefix.ids_R), lengths_B)
+            lengths_B = len(prefix.ids_R) + lengths_B
     return Prompts(lengths_B, logits_BxV, seen_BxV, _bound_cache(shape, cache, lengths_B))
 
 
@@ -175,34 +200,58 @@ def _bound_cache(shape: Shape, cache: Any, lengths_B: Int[Array, "B"]) -> Any:
 def _continue_prefix(
     shape: Shape,
     variables: Any,
-    prefix: Any,
+    prefix: Prefix,
     prompts_BxP: Int[Array, "B P"],
     lengths_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B D"], Any]:
-    """Return the last hidden states of prompts after a prefix, and their cache."""
+    """Return the last hidden states of prompts after a prefix, and their cache.
+
+    The cache of rows that store the prefix is [L, B, K, R + P, H]: prefix, padding, prompt.
+    """
     model = shape.model
     config = model.config
+    r = len(prefix.ids_R)
     p = prompts_BxP.shape[1]
-    slots_P = shape.prefix + jnp.arange(p)
-    key_positions_BxS = slot_positions(shape, lengths_B)[:, : shape.prefix + p]
-    positions_BxP = jnp.maximum(key_positions_BxS[:, shape.prefix :], 0)
+    shape = dataclasses.replace(shape, prefix=r, prompt=p)
+    slots_P = r + jnp.arange(p)
+    key_positions_BxS = slot_positions(shape, lengths_B)[:, : r + p]
+    positions_BxP = jnp.maximum(key_positions_BxS[:, r:], 0)
     rotaries = [layer_rotary(config, kind, positions_BxP) for kind in config.kinds]
     stacked_rotaries = jax.tree.map(lambda *tables: jnp.stack(tables), *rotaries)
     masks = jnp.stack(
         [mask(shape, kind, key_positions_BxS, positions_BxP, slots_P) for kind in config.kinds]
     )
     block = model.block()
+    keys = prefix.cache
+    if prefix.index_B is not None:
+        keys = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *prefix.cache)
+
+    def copy(each_AxKxRxH: Array) -> Array:
+        return jnp.pad(each_AxKxRxH[prefix.index_B], ((0, 0), (0, 0), (0, p), (0, 0)))
 
     def layer(x_BxPxD, inputs):
-        weights, shared, kind = inputs
+        weights, keys, kind = inputs
         rotary = jax.tree.map(lambda tables: tables[kind], stacked_rotaries)
-        return block.apply(weights, x_BxPxD, rotary, masks[kind], shared=shared)
+        if prefix.index_B is None:
+            return block.apply(weights, x_BxPxD, rotary, masks[kind], shared=keys)
+        cache = jax.tree.map(copy, keys)
+        return block.apply(weights, x_BxPxD, rotary, masks[kind], cache=cache, slot=r)
 
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
     outer = variables["params"]
     x_BxPxD = embed(outer, prompts_BxP, config, model.dtype)
-    x_BxPxD, cache = jax.lax.scan(layer, x_BxPxD, (stacked, prefix, jnp.asarray(config.kind_ids)))
+    x_BxPxD, cache = jax.lax.scan(layer, x_BxPxD, (stacked, keys, jnp.asarray(config.kind_ids)))
     return final_norm(config, outer, x_BxPxD, model.dtype)[:, -1], cache
+
+
+def _move_prefix(cache: Any, length: int, lengths_B: Int[Array, "B"]) -> Any:
+    """Return caches of prefix, padding, prompt with the padding before the prefix."""
+    padded = jax.tree.leaves(cache)[0].shape[3]
+    slots_S = jnp.arange(padded)
+    positions_BxS = slots_S - (padded - length - lengths_B[:, None])
+    sources_BxS = jnp.where(positions_BxS < length, jnp.maximum(positions_BxS, 0), slots_S)
+    indices = sources_BxS[None, :, None, :, None]
+    return jax.tree.map(lambda a: jnp.take_along_axis(a, indices, axis=3), cache)
 
 
 def slot_positions(shape: Shape, lengths_B: Int[Array, "B"]) -> Int[Array, "B S"]:

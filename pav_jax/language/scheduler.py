@@ -74,10 +74,10 @@ class Sampler:
       settings: how tokens are drawn.
       eos: ids of the tokens that end an answer.
       rows: of a batch.
-      prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none. It is not shared
-        between rows with different adapters, whose keys and values of it differ.
+      prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none.
       mesh: the mesh that `variables` are sharded over.
       adapters: those that samples choose from; "lora" of the variables is theirs, if there are any.
+      prefix_caches: keys and values of the prefix, of the adapters that have needed them.
     """
 
     model: Decoder
@@ -88,6 +88,7 @@ class Sampler:
     prefix: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
     adapters: AdapterSet = dataclasses.field(default_factory=AdapterSet)
+    prefix_caches: dict[str | None, Any] = dataclasses.field(default_factory=dict, init=False)
 
     def __call__(
         self, prompts: Sequence[list[int]], samples: Sequence[Sample]
@@ -128,17 +129,23 @@ class Sampler:
           weights: from `split_weights`.
           prompts: where it looks up the prompts of its samples; it may grow.
         """
-        shape = prefill.make_shape(
-            self.model, self.rows, *bucket, self.settings, self.eos, self.mesh
-        )
-        return Batch(self, shape, weights, prompts)
+        return Batch(self, bucket, weights, prompts)
 
     def bucket(self, ids: list[int]) -> tuple[int, int]:
-        """The tokens of the shared prefix, and the padded length of the rest."""
-        r = 0 if self.adapters.names else len(self.prefix)
+        """The number of tokens of the prefix, and the padded length of the rest."""
+        r = len(self.prefix)
         if r >= MIN_PREFIX and len(ids) > r and tuple(ids[:r]) == self.prefix:
             return r, prompt_bucket(len(ids) - r, MIN_BUCKET_AFTER_PREFIX)
         return 0, prompt_bucket(len(ids))
+
+    def prefix_cache(self, adapter: str | None) -> Any:
+        """Return keys and values of the prefix with this adapter; they are computed once."""
+        if adapter not in self.prefix_caches:
+            copies = 1 if self.mesh is None else batch_shards(self.mesh)
+            ids = self.put({"ids": np.tile(np.asarray(self.prefix, np.int32), (copies, 1))})["ids"]
+            variables = self.adapters.variables_of_rows(self.variables, [adapter] * copies)
+            self.prefix_caches[adapter] = prefill.compute_prefix(self.model, variables, ids)
+        return self.prefix_caches[adapter]
 
     def put(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         """Arrays of one value per row, on the devices."""
@@ -156,23 +163,27 @@ class Batch:
     def __init__(
         self,
         sampler: Sampler,
-        shape: prefill.Shape,
+        bucket: tuple[int, int],
         weights: Any,
         prompts: Sequence[list[int]] | Mapping[int, list[int]],
     ):
         self.sampler = sampler
-        self.shape = shape
+        self.bucket = bucket
+        # keys and values of the prefix differ between adapters, so each row has its own
+        lengths = (0, sum(bucket)) if sampler.adapters.names else bucket
+        self.shape = prefill.make_shape(
+            sampler.model, sampler.rows, *lengths, sampler.settings, sampler.eos, sampler.mesh
+        )
         self.weights = weights
         self.prompts = prompts
         self.queue: collections.deque[Sample] = collections.deque()
         self.settings = decode.run_time_settings(sampler.model, sampler.settings)
-        self.prefix = self._compute_prefix()
         self.layer_prefixes = None
-        if self.prefix is not None:
+        if self.shape.prefix:
             depth = sampler.model.config.num_hidden_layers
-            self.layer_prefixes = decode.split_prefix(depth, self.prefix[1])
-        self.rows = decode.empty_rows(shape)
-        self.in_row: list[Sample | None] = [None] * shape.rows
+            self.layer_prefixes = decode.split_prefix(depth, sampler.prefix_cache(None))
+        self.rows = decode.empty_rows(self.shape)
+        self.in_row: list[Sample | None] = [None] * self.shape.rows
         self.group: list[tuple[int, str | None]] = []  # prompts and adapters that have a cache
 
     def add(self, samples: Iterable[Sample]) -> None:
@@ -234,13 +245,20 @@ class Batch:
             return np.int32(CHUNK_STEPS), np.int32(max(1, b // REFILL_SHARE))
         return np.int32(self.shape.new_slots), np.int32(b)
 
-    def _compute_prefix(self) -> Any:
-        if not self.shape.prefix:
+    def _prefix_of_rows(self, names: list[str | None]) -> prefill.Prefix | None:
+        """Return the prefix that prompts with these adapters continue, if there is one."""
+        if not self.bucket[0]:
             return None
-        ids_R = np.asarray(self.sampler.prefix, np.int32)
-        copies = 1 if self.sampler.mesh is None else batch_shards(self.sampler.mesh)
-        ids = self.sampler.put({"ids": np.tile(ids_R, (copies, 1))})["ids"]
-        return ids_R, prefill.compute_prefix(self.sampler.model, self.sampler.variables, ids)
+        sampler = self.sampler
+        ids_R = np.asarray(sampler.prefix, np.int32)
+        if self.shape.prefix:
+            return prefill.Prefix(ids_R, sampler.prefix_cache(None))
+        caches = {name: sampler.prefix_cache(name) for name in names}
+        choices = (None, *sampler.adapters.names)
+        # any stands for those that no row chooses: programs are compiled for all
+        cache = tuple(caches.get(name, caches[names[0]]) for name in choices)
+        index_B = np.array([choices.index(name) for name in names], np.int32)
+        return prefill.Prefix(ids_R, cache, sampler.put({"index": index_B})["index"])
 
     def _fill(self) -> None:
         """Give free rows the next samples whose prompts have a cache, or compute caches."""
@@ -273,14 +291,14 @@ class Batch:
     def _compute_prompts(self) -> None:
         """Run the next prompts of the queue through the model."""
         b = self.shape.rows
-        r = self.shape.prefix
+        r, p = self.bucket
         queued = itertools.groupby(self.queue, lambda sample: sample.source)
         self.group = [source for source, _ in itertools.islice(queued, b)]
-        prompts_BxP = np.zeros((b, self.shape.prompt), np.int32)
+        prompts_BxP = np.zeros((b, p), np.int32)
         lengths_B = np.zeros(b, np.int32)  # 0 marks a padding row
         for i, (prompt, _) in enumerate(self.group):
             ids = self.prompts[prompt][r:]
-            prompts_BxP[i, self.shape.prompt - len(ids) :] = ids
+            prompts_BxP[i, p - len(ids) :] = ids
             lengths_B[i] = len(ids)
         names = [adapter for _, adapter in self.group]
         names += names[:1] * (b - len(names))  # padding rows may use any adapter
@@ -288,7 +306,7 @@ class Batch:
         self.cached = prefill.compute_prompts(
             self.shape,
             self.sampler.adapters.variables_of_rows(self.sampler.variables, names),
-            self.prefix,
+            self._prefix_of_rows(names),
             batch["prompts"],
             batch["lengths"],
         )

@@ -14,12 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from pav_jax.checkpoints.folder import load
 from pav_jax.errors import BadInput
-from pav_jax.language import decode, prefill
+from pav_jax.language import chat, decode, prefill
 from pav_jax.language.adapter_set import RANK_MULTIPLE
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import merge
 from pav_jax.language.quantization import quantize
 from pav_jax.language.sampling import Sampling
+from pav_jax.language.scheduler import MIN_PREFIX
 from pav_jax.models.decoder import Decoder, hf
 from tests.language import adapter_folders
 from tests.language.adapter_folders import CONFIGS, NAMES, WORDS
@@ -34,6 +35,7 @@ PROGRAMS: tuple[Any, ...] = (
     decode.empty_rows,
     decode.fill_rows,
     decode.split_layers,
+    prefill.compute_prefix,
     prefill.compute_prompts,
 )
 
@@ -76,6 +78,34 @@ def test_generate_ids_with_adapters_equals_each_alone(family, llama, tmp_path):
                 [prompts[i] for i in rows], settings, 2, rows
             )
             assert [together[i] for i in rows] == expected
+
+
+def test_generate_ids_runs_the_instruction_once_for_each_adapter(llama, monkeypatch):
+    lm, _ = llama
+    prompts = [lm.prompt_ids(words) for words in WORDS]
+    instruction = chat.prefix(lm.tokenizer)
+    assert len(instruction) > MIN_PREFIX
+    settings = Sampling(max_new_tokens=24)
+    together = lm.generate_ids(prompts, settings, 2, range(7), NAMES)
+    runs = {"compute_prefix": [], "compute_prompts": []}
+    for name, calls in runs.items():
+        program = getattr(prefill, name)
+        monkeypatch.setattr(
+            prefill,
+            name,
+            lambda *a, program=program, calls=calls: calls.append(a[-1]) or program(*a),
+        )
+    for rows in ([2], [1], range(7)):
+        for calls in runs.values():
+            calls.clear()
+        answers = lm.generate_ids(
+            [prompts[i] for i in rows], settings, 2, list(rows), [NAMES[i] for i in rows]
+        )
+        assert answers == [together[i] for i in rows]
+        num_adapters = len({NAMES[i] for i in rows})
+        assert [a.shape for a in runs["compute_prefix"]] == [(1, len(instruction))] * num_adapters
+        lengths = np.concatenate(runs["compute_prompts"])
+        assert lengths[lengths > 0].tolist() == [len(prompts[i]) - len(instruction) for i in rows]
 
 
 def test_logits_with_adapters_equal_each_alone(llama):

@@ -77,7 +77,8 @@ def test_rows_have_as_many_slots_as_the_window(windowed, prefix):
         start = None
         if prefix:
             ids_R = jnp.arange(prefix)
-            start = ids_R, prefill.compute_prefix(lm.model, lm.variables, ids_R[None])
+            cache = prefill.compute_prefix(lm.model, lm.variables, ids_R[None])
+            start = prefill.Prefix(ids_R, cache)
         ids_BxP = jnp.zeros((3, 32), int)
         return prefill.compute_prompts(shape, lm.variables, start, ids_BxP, jnp.full(3, 4)).cache
 
