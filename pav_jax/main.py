@@ -74,6 +74,7 @@ class CommandList(argparse.RawDescriptionHelpFormatter):
 def parser() -> Parser:
     """The command line of all commands."""
     from pav_jax.commands import (
+        adapters,
         cache_curve,
         check,
         export,
@@ -89,7 +90,18 @@ def parser() -> Parser:
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", parser_class=Parser
     )
-    for group in (refine, serve, generate, score, fvd, stages, export, check, cache_curve):
+    for group in (
+        refine,
+        adapters,
+        serve,
+        generate,
+        score,
+        fvd,
+        stages,
+        export,
+        check,
+        cache_curve,
+    ):
         group.add(commands)
     return top
 

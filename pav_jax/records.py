@@ -96,6 +96,7 @@ class Refinement:
     refined: str
     seed: int  # the seed the caller gave
     model: str  # the name of the booster's language model
+    adapter: str | None = None  # the name of the adapter on top of it; None for none
 
 
 # ----------------------------------------------------------------------------------- keys and seeds

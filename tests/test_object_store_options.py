@@ -191,9 +191,20 @@ def test_export_adapters(address, capsys, tmp_path):
     out = f"{address}/{tmp_path.name}"
     pav(capsys, address, "export", "--from={a}/sft/booster", "--to=peft", f"--out={out}-peft")
     assert read_json(f"{out}-peft/adapter_config.json")["r"] == 2
-    merge = ("export", "--from={a}/rewriter", "--adapter={a}/sft/adapter", f"--out={out}-merged")
+    merge = (
+        "export",
+        "--dtype=float32",
+        "--from={a}/rewriter",
+        "--adapter={a}/sft/adapter",
+        f"--out={out}-merged",
+    )
     pav(capsys, address, *merge)
     assert as_path(f"{out}-merged/model.safetensors").is_file()
+    lines = pav(capsys, address, "adapters", "list", f"{out}-peft", "{a}/sft")
+    assert [line.split()[0] for line in lines] == ["name", f"{tmp_path.name}-peft", "adapter"]
+    (by_merged,) = pav(capsys, address, "refine", "a red ball", f"--model={out}-merged")
+    (by_adapter,) = pav(capsys, address, "refine", "a red ball", "--adapter={a}/sft/adapter")
+    assert by_adapter == by_merged
 
 
 def test_export_reward(address, capsys, tmp_path):

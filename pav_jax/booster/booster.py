@@ -2,8 +2,9 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
+from pav_jax.language.adapter_set import BASE
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
@@ -52,6 +54,7 @@ class Booster:
         template: str | Path | None = None,
         mesh: jax.sharding.Mesh | None = None,
         batch_size: int = BATCH_SIZE,
+        adapters: Mapping[str, str | Path] = MappingProxyType({}),
     ) -> "Booster":
         """Load a booster.
 
@@ -67,24 +70,30 @@ class Booster:
             `LanguageModel.with_instruction`.
           mesh: the devices to shard the parameters over.
           batch_size: rewrites in one compiled batch.
+          adapters: PEFT LoRA folders or Hub repositories, by the names that `refine` calls them by.
+            Each has the chat template of its folder, if there is one and `template` is None.
 
         Raises:
-          BadInput: the model or the template is invalid.
+          BadInput: the model, the template or an adapter is invalid.
         """
         path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
         generation = lm.generation
-        if lacks_instruction(lm.tokenizer, lm.config.model_type):
+        lacks = lacks_instruction(lm.tokenizer, lm.config.model_type)
+        if lacks:
             generation = GENERAL_SAMPLING | generation
-        if path == SMOLLM2:  # known to be a general model: no warning
-            template = template or AUTO
-        return cls(lm.with_instruction(template), _sampling(generation))
+        is_known = path == SMOLLM2 or (lacks and adapters)  # to be a general model: no warning
+        lm = lm.with_instruction(template or AUTO if is_known else template)
+        for name, folder in adapters.items():
+            lm = lm.load_adapter(folder, name, use_template=template is None)
+        return cls(lm, _sampling(generation))
 
     def refine(
         self,
         prompts: str | Sequence[str],
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
+        adapter_names: str | Sequence[str] | None = None,
     ) -> list[list[Refinement]]:
         """Rewrite prompts.
 
@@ -93,14 +102,16 @@ class Booster:
           num_return_sequences: rewrites of each prompt.
           seed: one seed for all prompts, or one per prompt. A rewrite depends only on its prompt
             and seed. With one seed for all, each prompt still draws its own random numbers.
+          adapter_names: names of `adapters`, one for all prompts or one each; "__base__", and
+            None for all prompts, use none.
 
         Returns:
           One list of `num_return_sequences` rewrites per prompt, in order, without what the model
           thought. An empty reply, or a thought that does not end, is replaced by the prompt itself.
 
         Raises:
-          BadInput: a prompt is empty or longer than 10,000 characters, or there are more or fewer
-            seeds than prompts.
+          BadInput: a prompt is empty or longer than 10,000 characters, there are more or fewer
+            seeds or names of adapters than prompts, or an adapter is not loaded.
         """
         prompts = [clean(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
         seeds = seeds_for_prompts(seed, len(prompts))
@@ -108,12 +119,16 @@ class Booster:
             [chat.user_chat(prompt) for prompt in prompts],
             num_return_sequences=num_return_sequences,
             seed=[stable_seed(s, prompt) for s, prompt in zip(seeds, prompts, strict=True)],
+            **({} if adapter_names is None else {"adapter_names": adapter_names}),
             **dataclasses.asdict(self.sampling),
         )
+        if adapter_names is None or isinstance(adapter_names, str):
+            adapter_names = [adapter_names or BASE] * len(prompts)
+        adapters = [None if name == BASE else name for name in adapter_names]
         name = self.language_model.name
         return [
-            [Refinement(prompt, read_reply(text) or prompt, s, name) for text in replies]
-            for prompt, s, replies in zip(prompts, seeds, texts, strict=True)
+            [Refinement(prompt, read_reply(text) or prompt, s, name, adapter) for text in replies]
+            for prompt, s, adapter, replies in zip(prompts, seeds, adapters, texts, strict=True)
         ]
 
 

@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
         description="""\
 Writes a language model (a folder, a .gguf file, or a base model with an adapter) in another format.
   hf    a folder that transformers.AutoModelForCausalLM loads, with a model card
-  peft  the adapter alone, for the model that training started from (--base-model), with tokenizer
-        and chat template; adapters of earlier stages are joined to it
+  peft  the adapter alone, for the model that training started from (--base-model), with tokenizer,
+        chat template and a card; adapters of earlier stages are joined to it
   gguf  one file for llama.cpp
   pav   converts a published reward model to a folder that pav loads: MPS_overall_checkpoint,
         LAION's aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore""",
@@ -45,6 +45,13 @@ examples:
     command.add_argument(
         "--base-model",
         help="peft: the public name of the model that training started from (owner/name)",
+    )
+    command.add_argument(
+        "--generator",
+        help=(
+            "hf and peft: the video model that the card says it writes for (default: the run's, if"
+            " it made videos)"
+        ),
     )
     command.add_argument(
         "--dtype",
@@ -103,6 +110,10 @@ def _check(args: argparse.Namespace) -> None:
         raise BadInput("--base-model belongs to --to=peft; leave it out", source="--base-model")
     if args.base_model == "":
         raise BadInput("--base-model: name a model (owner/name)", source="--base-model")
+    if args.generator is not None and args.to not in ("hf", "peft"):
+        raise BadInput(
+            f"--generator: --to={args.to} has no card; leave it out", source="--generator"
+        )
     if args.to != "pav" and (args.tokenizer or args.activation):
         raise BadInput(
             "--tokenizer and --activation belong to --to=pav; leave them out", source="--to"
@@ -119,11 +130,12 @@ def _write_folder(args: argparse.Namespace, out: Path) -> None:
 
         model = _load(args, args.dtype)
         model.save_pretrained(out, max_shard_size=args.max_shard_size)
-        write_model_card(out, model.path)
+        write_model_card(out, model.path, generator=args.generator)
 
 
 def _write_adapter(args: argparse.Namespace, out: Path) -> None:
     from pav_jax.language.adapters import is_portable, joined_adapter, write_joined
+    from pav_jax.report.model_card import write_model_card
 
     adapter = joined_adapter(args.source)
     if args.base_model is not None:
@@ -135,6 +147,7 @@ def _write_adapter(args: argparse.Namespace, out: Path) -> None:
             file=sys.stderr,
         )
     write_joined(out, adapter)
+    write_model_card(out, adapter.booster, adapter.base, args.generator)
 
 
 def _load(args: argparse.Namespace, dtype: str) -> Any:

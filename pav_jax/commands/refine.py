@@ -5,9 +5,12 @@ import dataclasses
 import itertools
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import add_prompts, require_at_least, require_at_most
+
+if TYPE_CHECKING:
+    from pav_jax.booster.booster import Booster
 
 MAX_REWRITES = 100_000  # of one command
 
@@ -28,6 +31,7 @@ def add(commands: Any) -> None:
 examples:
   pav refine "a crimson star bouncing"
   pav refine "a girl is playing guitar" --model=smollm2    a small general model, downloaded once
+  pav refine "a dog runs" --adapter=my-adapter             a LoRA adapter, on the model it names
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
     )
@@ -36,6 +40,14 @@ examples:
         "--model",
         help=(
             "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster"
+        ),
+    )
+    command.add_argument(
+        "--adapter",
+        metavar="PATH",
+        help=(
+            "a PEFT LoRA folder, a Hub id, or a shipped adapter (pav adapters list), on top of the"
+            " model; default of --model: the base model that it names"
         ),
     )
     command.add_argument(
@@ -55,7 +67,9 @@ examples:
         ),
     )
     command.add_argument(
-        "--json", action="store_true", help="one JSON object per line: prompt, refined, seed, model"
+        "--json",
+        action="store_true",
+        help="one JSON object per line: prompt, refined, seed, model, adapter",
     )
     command.set_defaults(handler=run, parser=command)
 
@@ -68,17 +82,16 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     count = args.num_return_sequences
     require_at_most(max(1, MAX_REWRITES // len(prompts)), "--num-return-sequences", count)
-    if args.model is None:
+    if args.model is None and args.adapter is None:
         print(
             "pav refine: no --model given, using the embedded booster, which is trained for tiny"
             " toy videos only; --model=smollm2 rewrites any prompt",
             file=sys.stderr,
         )
 
-    from pav_jax.booster.booster import Booster
     from pav_jax.progress import Progress
 
-    booster = Booster.from_pretrained(args.model, template=args.template)
+    booster, adapter = _load(args)
     rewrites = []
     with Progress(is_brief=True) as progress:
         task = progress.add_task("refine", total=len(prompts), unit="prompts")
@@ -87,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
                 prompts[start : start + PROMPTS_PER_CALL],
                 num_return_sequences=args.num_return_sequences,
                 seed=args.seed,
+                adapter_names=adapter,
             )
             progress.update(task, completed=len(rewrites))
     for refinement in itertools.chain.from_iterable(rewrites):
@@ -94,3 +108,18 @@ def run(args: argparse.Namespace) -> None:
             print(json.dumps(dataclasses.asdict(refinement), ensure_ascii=False))
         else:
             print(" ".join(refinement.refined.split()))
+
+
+def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":
+    """The booster, and the name of the adapter that it rewrites with."""
+    from pav_jax.booster.booster import Booster
+
+    if args.adapter is None:
+        return Booster.from_pretrained(args.model, template=args.template), None
+    from pav_jax.booster.adapter_folders import common_base, read_options
+
+    adapters = read_options([args.adapter])
+    base = args.model or common_base(adapters)
+    paths = {adapter.name: adapter.path for adapter in adapters}
+    booster = Booster.from_pretrained(base, template=args.template, adapters=paths)
+    return booster, adapters[0].name

@@ -2,9 +2,7 @@
 
 import argparse
 import contextlib
-import dataclasses
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import require_at_least, require_at_most
@@ -62,10 +60,11 @@ docs/guides/serve.md has all routes, fields and limits.""",
         "--adapter",
         action="append",
         default=[],
-        metavar="NAME=PATH",
+        metavar="[NAME=]PATH",
         help=(
-            "a PEFT LoRA folder or Hub id on top of the model, which clients call by NAME; may be"
-            " repeated, and requests for different adapters share batches"
+            "a PEFT LoRA folder, a Hub id, or a shipped adapter (pav adapters list), on top of the"
+            " model, which clients call by NAME; may be repeated, and requests for different"
+            " adapters share batches. Without --model: on the base model that they name"
         ),
     )
     command.add_argument(
@@ -143,33 +142,26 @@ def _load(args: argparse.Namespace) -> "Backend":
             )
         models = [args.model] if args.model else []
         return UpstreamBackend(args.upstream, models, args.timeout)
+    from pav_jax.booster.adapter_folders import common_base, read_options
     from pav_jax.booster.booster import Booster
     from pav_jax.serve.local import LocalBackend
 
-    adapters = _read_adapters(args.adapter)
-    if args.model is None:
+    adapters = read_options(args.adapter)
+    model = args.model
+    if model is None and adapters:
+        model = common_base(adapters)
+    elif model is None:
         _say("no --model given, using the embedded booster, which is trained for tiny toy videos")
     booster = Booster.from_pretrained(
-        args.model, template=args.template, batch_size=args.batch_size
+        model,
+        template=args.template,
+        batch_size=args.batch_size,
+        adapters={adapter.name: adapter.path for adapter in adapters},
     )
-    for name, path in adapters:
-        model = booster.language_model.load_adapter(path, name)
-        booster = dataclasses.replace(booster, language_model=model)
     backend = LocalBackend(booster, args.name)
     _say("compiling")
     backend.warm_up()
     return backend
-
-
-def _read_adapters(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """The name and the path of each adapter."""
-    adapters = []
-    for argument in arguments:
-        name, _, path = argument.partition("=")
-        if not name or not path:
-            raise BadInput(f"--adapter={argument}: write NAME=PATH", source="--adapter")
-        adapters.append((name, path))
-    return adapters
 
 
 def _announce(args: argparse.Namespace, backend: "Backend", port: int, has_key: bool) -> None:

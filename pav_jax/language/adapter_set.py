@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pav_jax.errors import BadInput
+from pav_jax.language import chat
 from pav_jax.language.lora import LoraConfig, concatenate, lora_axes, with_factors
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes
@@ -39,11 +40,13 @@ class AdapterSet:
       lora: the adapters side by side, on the devices; None if there are none. A layer that one of
         them does not adapt has zeros in its columns.
       mesh: the devices, or None for one.
+      templates: the chat templates of those that have their own.
     """
 
     adapters: Named = dataclasses.field(default_factory=dict)
     lora: dict | None = None
     mesh: jax.sharding.Mesh | None = None
+    templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,12 +62,14 @@ class AdapterSet:
         config: DecoderConfig,
         dtype: Any,
         mesh: jax.sharding.Mesh | None,
+        template: str | None = None,
     ) -> "AdapterSet":
         """Return the set with one more adapter.
 
         Args:
           name: a new one.
           config, dtype, mesh: of the base model.
+          template: the chat template of its prompts; None: the base model's.
 
         Raises:
           BadInput: the adapter overflows in `dtype`.
@@ -77,7 +82,11 @@ class AdapterSet:
                     " with another dtype",
                     field="adapter_name",
                 )
-        return _join({**self.adapters, name: (tree, adapter[1])}, config, mesh)
+        templates = dict(self.templates)
+        if template is not None:
+            templates[name] = template
+        joined = _join({**self.adapters, name: (tree, adapter[1])}, config, mesh)
+        return dataclasses.replace(joined, templates=templates)
 
     def remove(self, name: str, config: DecoderConfig) -> "AdapterSet":
         """Return the set without an adapter.
@@ -87,7 +96,10 @@ class AdapterSet:
         """
         self._check_loaded(name, "adapter_name")
         rest = {other: value for other, value in self.adapters.items() if other != name}
-        return _join(rest, config, self.mesh) if rest else AdapterSet()
+        if not rest:
+            return AdapterSet()
+        templates = {other: text for other, text in self.templates.items() if other != name}
+        return dataclasses.replace(_join(rest, config, self.mesh), templates=templates)
 
     def check_new_name(self, name: str) -> None:
         """Raise BadInput if no adapter can be added under this name."""
@@ -127,6 +139,22 @@ class AdapterSet:
             if name != BASE:
                 self._check_loaded(name, "adapter_names")
         return [None if name == BASE else name for name in names]
+
+    def encode(
+        self, tokenizer: Any, prompts: Sequence[str | chat.Chat], names: Sequence[str | None]
+    ) -> list[list[int]]:
+        """Return the token ids of each prompt for its adapter; see `chat.encode`.
+
+        Args:
+          tokenizer: the base model's.
+          names: None for a prompt without an adapter.
+        """
+        tokenizers: dict[str | None, Any] = {}
+        for name in set(names):
+            tokenizers[name] = tokenizer
+            if name is not None and name in self.templates:
+                tokenizers[name] = chat.with_template(tokenizer, self.templates[name])
+        return [chat.encode(tokenizers[n], p) for n, p in zip(names, prompts, strict=True)]
 
     def variables(self, params: dict) -> dict:
         """Return the variables of a model with all adapters, stacked over layers."""

@@ -66,7 +66,7 @@ def joined_adapter(booster: str | Path) -> JoinedAdapter:
         seen.add(base)
         lora, settings = peft.read_adapter(folder, hf.weights(config), shapes)
         adapters.append((lora, LoraConfig(**settings)))
-        base = _base_of(folder)
+        base = base_of(folder)
     if not adapters:
         raise BadInput(
             f"{booster}: no adapter folder beside it; only boosters trained with LoRA have one, use"
@@ -83,8 +83,12 @@ def _has_adapter(base: str) -> bool:
     return path.name == "booster" and (path.parent / "adapter" / "adapter_config.json").exists()
 
 
-def _base_of(adapter: AnyPath) -> str:
-    """The path or Hub repository of the model that an adapter was trained on."""
+def base_of(adapter: AnyPath) -> str:
+    """Return the path or Hub repository of the model that an adapter was trained on.
+
+    Raises:
+      BadInput: adapter_config.json is missing, invalid, or names no model.
+    """
     base = peft.read_config(adapter).base_model_name_or_path
     if not base:
         raise BadInput(

@@ -1,5 +1,6 @@
 """Prompts to token ids: plain text unchanged, chats through the tokenizer's chat template."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,13 @@ Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": "..."}, ...]
 def user_chat(prompt: str) -> Chat:
     """Return a chat of one user message."""
     return [{"role": "user", "content": prompt}]
+
+
+def with_template(tokenizer: Any, template: str) -> Any:
+    """Return the tokenizer with another chat template; the two share the vocabulary."""
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def chat_text(tokenizer: Any, chat: Chat, add_generation_prompt: bool = True) -> str:

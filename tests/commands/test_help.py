@@ -7,6 +7,7 @@ from pav_jax.main import main
 
 COMMANDS = [
     "refine",
+    "adapters",
     "serve",
     "generate",
     "score",

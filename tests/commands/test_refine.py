@@ -38,7 +38,7 @@ def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
     assert status == 0 and err == ""
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["prompt"] for r in rows] == ["a cat", "a dog 🐕", "from a pipe"]
-    assert set(rows[0]) == {"prompt", "refined", "seed", "model"}
+    assert set(rows[0]) == {"prompt", "refined", "seed", "model", "adapter"}
     assert fake_calls[0] == ("load", "m", "t.jinja")
 
 

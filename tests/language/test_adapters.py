@@ -72,6 +72,7 @@ def test_export_adapter_for_other_machines(chain, tmp_path, capsys):
     assert '"owner/name"' in fields
     for file in (tmp_path / "adapter").glob("*.json"):
         assert str(work) not in file.read_text()
+    assert "base_model: owner/name" in (tmp_path / "adapter" / "README.md").read_text()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     messages = user_chat("two dogs")
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)

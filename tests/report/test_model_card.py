@@ -1,5 +1,8 @@
 import json
 
+import pytest
+
+from pav_jax.booster.adapter_folders import read_card
 from pav_jax.report.model_card import render, write_model_card
 
 DELTA = {"overall": [1.25, 1.0, 1.5], "FAITH": [-0.01, -0.02, 0.0]}
@@ -39,6 +42,36 @@ def test_write_model_card_finished_run(tmp_path):
         assert part in text
     assert "0.69" not in text  # the first step's loss
     assert "Not evaluated" not in text
+
+
+def test_write_model_card_adapter(tmp_path):
+    booster = write_workdir(tmp_path)
+    (tmp_path / "sft_pairs.jsonl").write_text("{}\n" * 761)
+    write_model_card(tmp_path / "out", booster, "owner/base", "cogvideox: 2")
+    text = (tmp_path / "out" / "README.md").read_text()
+    fields = {"library_name": "peft", "base_model": "owner/base", "generator": "cogvideox: 2"}
+    assert read_card(tmp_path / "out").items() >= fields.items()
+    for part in (
+        "| sft_pairs.jsonl | 761 |",
+        'AutoModelForCausalLM.from_pretrained("owner/base")',
+        "PeftModel.from_pretrained(base, folder)",
+        "dpo_1 - original",
+    ):
+        assert part in text
+    assert "/home" not in render(booster, "/home/x/base")
+
+
+@pytest.mark.parametrize(
+    "path,name",
+    [("mini:generator", "mini:generator"), ("owner/name", "owner/name"), ("/home/x/wan", "wan")],
+)
+def test_render_generator_of_the_run(tmp_path, path, name):
+    booster = write_workdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"generator": {"path": path}}))
+    assert "The generator is not recorded" in render(booster)  # no video was made
+    (tmp_path / "pool").mkdir()
+    text = render(booster)
+    assert f'generator: "{name}"\n---' in text and f"for {name}." in text
 
 
 def test_render_local_base_model(tmp_path):

@@ -20,7 +20,8 @@ from tests.endpoint_server import Endpoint
         ("--timeout=inf", "--timeout=inf: the limit is 86,400"),
         ("--host=no such host", "--host=no such host"),
         ("--model=/nowhere/at/all", "/nowhere/at/all"),
-        ("--adapter=wan", "--adapter=wan: write NAME=PATH"),
+        ("--adapter=no adapter", "--adapter=no adapter: there is no folder no adapter"),
+        ("--adapter==x", "--adapter==x: write NAME=PATH or PATH"),
         ("--upstream=localhost", "--upstream='localhost'"),
         ("--upstream=http://127.0.0.1:9", "it lists no models"),
     ],
@@ -31,7 +32,7 @@ def test_serve_refuses_wrong_options(capsys, option, message):
 
 def test_serve_refuses_options_that_the_upstream_decides(capsys):
     server = Endpoint(None, path="/v1", files={"/v1/models": b'{"data": [{"id": "m"}]}'})
-    for option in ("--template=auto", "--name=x", "--adapter=a=b"):
+    for option in ("--template=auto", "--name=x", "--adapter=a=b/c"):
         line = fails(capsys, "serve", "--port=0", f"--upstream={server.url}", option)
         assert "leave --template" in line
     server.close()

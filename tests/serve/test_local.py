@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import json
 
 import pytest
 from fastapi.testclient import TestClient
@@ -13,7 +14,7 @@ from pav_jax.serve.app import Server
 from pav_jax.serve.local import LocalBackend
 from pav_jax.serve.options import ServeLimits
 from tests.language import adapter_folders
-from tests.tiny.byte_language_model import tiny_language_model
+from tests.tiny.byte_language_model import TEMPLATE, tiny_language_model
 
 SETTINGS = Sampling(max_new_tokens=20)
 
@@ -23,7 +24,19 @@ def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     lm = adapter_folders.instructed(tiny_language_model())
     adapter_folders.write_adapters(lm, folder)
+    (folder / "wan" / "chat_template.jinja").write_text("In the style of Wan: " + TEMPLATE)
     return adapter_folders.load_adapters(lm, folder)
+
+
+def rewrites(client, model):
+    """What /refine and a stream of the chat route say."""
+    refined = client.post("/refine", json={"prompt": "sea", "seed": 3, "model": model}).json()
+    messages = [{"role": "user", "content": "sea"}]
+    body = {"messages": messages, "seed": 3, "model": model, "stream": True}
+    lines = client.post("/v1/chat/completions", json=body).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    return refined, "".join(delta.get("content") or "" for delta in deltas)
 
 
 @pytest.mark.slow
@@ -45,7 +58,7 @@ def test_each_adapter_is_a_model_and_they_share_batches(lm):
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             texts = dict(zip(backend.models, pool.map(ask, backend.models), strict=True))
-        refined = client.post("/refine", json={"prompt": "sea", "model": lm.adapter_names[0]})
+        chats = {name: rewrites(client, name) for name in lm.adapter_names}
     backend.close()
     assert len(set(texts.values())) == len(texts)
     for name, text in texts.items():
@@ -53,4 +66,7 @@ def test_each_adapter_is_a_model_and_they_share_batches(lm):
         settings = dataclasses.asdict(SETTINGS)
         expected = lm.generate(["two dogs run"], **settings, seed=3, adapter_names=adapter)
         assert text == expected[0][0]
-    assert refined.json()["model"] == lm.adapter_names[0]
+    for name, (refined, answer) in chats.items():
+        expected = Booster(lm, SETTINGS).refine("sea", seed=3, adapter_names=name)[0][0]
+        assert refined == dataclasses.asdict(expected) | {"model": "base"}
+        assert answer == expected.refined

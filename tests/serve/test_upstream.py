@@ -41,7 +41,8 @@ def test_refine_and_chat_clean_what_the_other_server_writes(open_client):
     reply = completion("<think>hm</think> A dog runs. ")
     client, server = open_client(lambda nth, text: (200, reply))
     refined = client.post("/refine", json={"prompt": "a dog", "seed": 3}).json()
-    assert refined == {"prompt": "a dog", "refined": "A dog runs.", "seed": 3, "model": "m"}
+    expected = {"prompt": "a dog", "refined": "A dog runs.", "seed": 3, "model": "m"}
+    assert refined == expected | {"adapter": None}
     body = {"messages": [{"role": "user", "content": "a cat"}], "n": 3, "stop": "!", "top_p": 0.5}
     answer = client.post(CHAT, json=body | {"max_tokens": 9, "temperature": 0.1, "seed": 1}).json()
     assert [c["message"]["content"] for c in answer["choices"]] == ["A dog runs."] * 3
