@@ -138,7 +138,7 @@ def find_adapters(folder: str) -> list[tuple[AnyPath, str]]:
             source=folder,
         )
     return [
-        (path, path.relative_to(root).as_posix().strip(".") or path.resolve().name)
+        (path, path.resolve().name if path == root else path.relative_to(root).as_posix())
         for path in sorted(folders)
     ]
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -83,6 +84,7 @@ def write_adapter(
     lora_dropout: float,
     base: str = "",
     is_wrapped: bool = False,
+    dtype: str = "float32",
 ) -> None:
     """Write an adapter that `peft.PeftModel.from_pretrained` loads on the same base model.
 
@@ -92,6 +94,7 @@ def write_adapter(
       r, lora_alpha, lora_dropout: as PEFT's LoraConfig.
       base: the base model's name or path, `base_model_name_or_path` in the file.
       is_wrapped: whether the base is a vision-language model, and the adapter its decoder's.
+      dtype: of the tensors in the file, "float32" or "bfloat16".
     """
     decoder = hf.PREFIX_IN_WRAPPER if is_wrapped else hf.DECODER_PREFIX
     matrices = _fuse(table, lora)
@@ -104,7 +107,7 @@ def write_adapter(
             names = _tensor_names(weight, letter)
             for name, layer in zip(names, np.pad(stack, missing), strict=True):
                 name = name.replace(PREFIX + hf.DECODER_PREFIX, PREFIX + decoder, 1)
-                tensors[name] = np.ascontiguousarray(layer.T)
+                tensors[name] = np.ascontiguousarray(layer.T, jnp.dtype(dtype))
     targets: Any = sorted({name.split(".")[-2] for name in matrices})
     if is_wrapped:  # a vision tower has layers of the same names; peft takes a text as a pattern
         targets = rf"{re.escape(decoder)}layers\..*\.({'|'.join(targets)})"

@@ -56,8 +56,7 @@ examples:
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default="bfloat16",
-        help="hf: of the weights (default bfloat16)",
+        help="hf and peft: of the weights (default: bfloat16 for hf, float32 for peft)",
     )
     command.add_argument(
         "--quantization", choices=QUANTIZATIONS, default="bf16", help="gguf: default bf16"
@@ -128,7 +127,7 @@ def _write_folder(args: argparse.Namespace, out: Path) -> None:
     else:
         from pav_jax.report.model_card import write_model_card
 
-        model = _load(args, args.dtype)
+        model = _load(args, args.dtype or "bfloat16")
         model.save_pretrained(out, max_shard_size=args.max_shard_size)
         write_model_card(out, model.path, generator=args.generator)
 
@@ -146,7 +145,7 @@ def _write_adapter(args: argparse.Namespace, out: Path) -> None:
             " does not find on another machine; for others, use --base-model=owner/name",
             file=sys.stderr,
         )
-    write_joined(out, adapter)
+    write_joined(out, adapter, args.dtype or "float32")
     write_model_card(out, adapter.booster, adapter.base, args.generator)
 
 

@@ -104,7 +104,7 @@ def base_of(adapter: AnyPath) -> str:
     return base
 
 
-def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
+def write_joined(folder: str | Path, adapter: JoinedAdapter, dtype: str = "float32") -> None:
     """Write the folder that `peft.PeftModel.from_pretrained` loads on the model at
     `adapter.base`, with the booster's tokenizer and chat template, which has the instruction.
     """
@@ -118,6 +118,7 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter) -> None:
         config.lora_dropout,
         adapter.base,
         adapter.is_wrapped,
+        dtype,
     )
     tokenizer = partial_copy(adapter.booster, TOKENIZER_FILES, is_flat=True)
     for name in TOKENIZER_FILES:

@@ -114,6 +114,16 @@ def test_list_json(adapters, capsys):
     assert rows[1]["num_bytes"] == size and rows[1]["path"] == str(adapters / "hunyuan")
 
 
+def test_list_names_of_folders(adapters, monkeypatch, capsys):
+    (adapters / "wan").rename(adapters / ".wan.")
+    for path in (str(adapters / ".wan."), "."):
+        monkeypatch.chdir(adapters / ".wan.")
+        _, out, _ = run(capsys, "adapters", "list", path)
+        assert out.splitlines()[1].split()[0] == ".wan."
+    _, out, _ = run(capsys, "adapters", "list", "..")
+    assert out.splitlines()[1].split()[0] == ".wan."
+
+
 def test_list_without_adapters(tmp_path, capsys):
     assert "none come with this version" in run(capsys, "adapters", "list")[1]
     assert "no adapter in it" in fails(capsys, "adapters", "list", str(tmp_path))

@@ -1,6 +1,7 @@
 """Adapters of consecutive trainings, joined into one."""
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -111,6 +112,27 @@ def test_write_joined_round_trip(chain, tmp_path):
     ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
     expected = np.asarray(last.logits(IDS))
     np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_write_joined_bfloat16(chain, tmp_path):
+    """Half the size, rounded once, and read as it was written."""
+    work, _ = chain
+    joined = joined_adapter(work / "round_1" / "booster")
+    read = {}
+    for dtype in ("float32", "bfloat16"):
+        write_joined(tmp_path / dtype, joined, dtype)
+        lm = LanguageModel.from_pretrained(work / "base", "float32", adapter=tmp_path / dtype)
+        read[dtype] = jax.tree.map(np.asarray, lm.lora)
+        assert np.isfinite(lm.logits(IDS)).all()
+    rounded = jax.tree.map(
+        lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), read["float32"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, read["bfloat16"], rounded)
+    sizes = [
+        (tmp_path / dtype / "adapter_model.safetensors").stat().st_size
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
 
 
 def test_joined_adapter_without_adapter(chain, tmp_path, capsys):
