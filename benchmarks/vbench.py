@@ -13,6 +13,7 @@ started again.
 """
 
 import argparse
+import collections
 import json
 import sys
 from pathlib import Path
@@ -21,19 +22,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax import components, recipe
+from pav_jax import components
 from pav_jax import config as configuration
 from pav_jax.booster.booster import Booster
 from pav_jax.candidates.statistics import finite_mean
+from pav_jax.config_overrides import split_overrides
 from pav_jax.language.encoder import make_encoder
 from pav_jax.language.log_probs import log_probs
 from pav_jax.prefer.pairs import length_difference
-from pav_jax.records import Preference, PromptPair, stable_seed
+from pav_jax.recipe import Recipe
+from pav_jax.records import Preference, PromptPair, Refinement, stable_seed
 from pav_jax.rewards.faithfulness import faithfulness
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
 BATCH_SIZE = 8
+LOOP_WORDS = 4
+LOOP_TIMES = 3
 
 
 def main() -> None:
@@ -44,24 +49,24 @@ def main() -> None:
     parser.add_argument(
         "--tests", nargs="*", default=[], help="files of prompts to rewrite for reading"
     )
-    words, overrides = configuration.split_overrides(sys.argv[1:])
+    words, overrides = split_overrides(sys.argv[1:])
     args = parser.parse_args(words)
     config = configuration.load(args.config, overrides)
     if config.target == config.other:
         config.other = "cogvideox" if config.target == "wan" else "wan"
     rows = [json.loads(line) for line in Path(config.data).read_text(encoding="utf-8").splitlines()]
-    held = [r for r in rows if stable_seed("held out", r["prompt"]) % config.held_out_every == 0]
-    seen = [r for r in rows if r not in held]
+    seen, held = split(rows, config.held_out_every)
     print(f"{len(seen)} training prompts, {len(held)} held out")
 
     write_jsonl(
         args.workdir / "sft_pairs.jsonl", [PromptPair(r["prompt"], r[config.target]) for r in seen]
     )
     write_jsonl(args.workdir / "round_1" / "preferences.jsonl", preferences(seen, config))
+    recipe = Recipe(config)
     models = {
         "base": None,
-        "sft": recipe.sft(config, args.workdir),
-        "dpo": recipe.dpo(config, args.workdir, 1),
+        "sft": recipe.sft(args.workdir),
+        "dpo": recipe.dpo(args.workdir, 1),
     }
     report = {name: measure(config, folder, held) for name, folder in models.items()}
     pairs = preferences(held, config)
@@ -77,6 +82,12 @@ def main() -> None:
         )
 
 
+def split(rows: list[dict], held_out_every: int) -> tuple[list[dict], list[dict]]:
+    """The rows to train on, and those held out, chosen by a hash of their prompts."""
+    held = [r for r in rows if stable_seed("held out", r["prompt"]) % held_out_every == 0]
+    return [r for r in rows if r not in held], held
+
+
 def preferences(rows: list[dict], config) -> list[Preference]:
     """Prefers the target's rewrite to the other generator's, for pairs of similar length."""
     pairs = [(r["prompt"], r[config.target], r[config.other]) for r in rows]
@@ -89,7 +100,7 @@ def preferences(rows: list[dict], config) -> list[Preference]:
 
 def booster(config, folder: Path | None) -> Booster:
     """The booster in `folder`, or the untuned rewriter."""
-    return Booster(components.load_rewriter(config, folder), recipe.rewriter_sampling(config))
+    return Booster(components.load_rewriter(config, folder), components.rewriter_sampling(config))
 
 
 def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
@@ -99,14 +110,27 @@ def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
     logps, counts = answer_log_probs(
         config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
     )
-    generated = [rewrites[0] for rewrites in model.refine([r["prompt"] for r in held])]
+    generated = rewrite(model, held)
     faith = [faithfulness(w.prompt, w.refined) for w in generated]  # NaN: another language
     return {
         "loss": float(-logps.sum() / counts.sum()),
         "FAITH": finite_mean(faith),
         "unreadable": float(np.isnan(faith).mean()),
         "words": float(np.mean([len(w.refined.split()) for w in generated])),
+        "loops": float(np.mean([has_loop(w.refined) for w in generated])),
     }
+
+
+def rewrite(model: Booster, rows: list[dict]) -> list[Refinement]:
+    """One rewrite of each prompt."""
+    return [rewrites[0] for rewrites in model.refine([r["prompt"] for r in rows])]
+
+
+def has_loop(text: str) -> bool:
+    """Whether the same four words occur three times."""
+    words = text.lower().split()
+    counts = collections.Counter(zip(*(words[i:] for i in range(LOOP_WORDS)), strict=False))
+    return max(counts.values(), default=0) >= LOOP_TIMES
 
 
 def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:

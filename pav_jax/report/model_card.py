@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -44,6 +45,7 @@ def write_model_card(
     source: str | os.PathLike,
     adapter_base: str | None = None,
     generator: str | None = None,
+    scores: Mapping[str, float] = MappingProxyType({}),
 ) -> AnyPath:
     """Writes `folder/README.md` about a booster or its adapter.
 
@@ -54,6 +56,7 @@ def write_model_card(
         sft_pairs.jsonl and config.json of the work directory.
       adapter_base: the base model of the exported adapter; None: the whole booster was exported.
       generator: the video model that it writes for; None: that of the run, if it made videos.
+      scores: measurements of the caller's own, by name.
 
     Returns:
       The path of the card.
@@ -62,11 +65,16 @@ def write_model_card(
       BadInput: one of these files is corrupt.
     """
     path = as_path(folder) / "README.md"
-    write_atomic(path, render(as_path(source), adapter_base, generator).encode())
+    write_atomic(path, render(as_path(source), adapter_base, generator, scores).encode())
     return path
 
 
-def render(source: AnyPath, adapter_base: str | None = None, generator: str | None = None) -> str:
+def render(
+    source: AnyPath,
+    adapter_base: str | None = None,
+    generator: str | None = None,
+    scores: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """The card's text; arguments as in `write_model_card`."""
     stage = source.resolve().parent
     adapter = stage / "adapter" / "adapter_config.json"
@@ -90,6 +98,7 @@ def render(source: AnyPath, adapter_base: str | None = None, generator: str | No
         metrics=(read_metrics(metrics) or [{}])[-1],
         evaluation=_results(read_result(evaluation, EvaluationDeltas), system),
         system=system,
+        scores=scores,
     )
 
 

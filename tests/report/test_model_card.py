@@ -47,7 +47,8 @@ def test_write_model_card_finished_run(tmp_path):
 def test_write_model_card_adapter(tmp_path):
     booster = write_workdir(tmp_path)
     (tmp_path / "sft_pairs.jsonl").write_text("{}\n" * 761)
-    write_model_card(tmp_path / "out", booster, "owner/base", "cogvideox: 2")
+    scores = {"sft: FAITH": 0.97126}
+    write_model_card(tmp_path / "out", booster, "owner/base", "cogvideox: 2", scores)
     text = (tmp_path / "out" / "README.md").read_text()
     fields = {"library_name": "peft", "base_model": "owner/base", "generator": "cogvideox: 2"}
     assert read_card(tmp_path / "out").items() >= fields.items()
@@ -56,6 +57,7 @@ def test_write_model_card_adapter(tmp_path):
         'AutoModelForCausalLM.from_pretrained("owner/base")',
         "PeftModel.from_pretrained(base, folder)",
         "dpo_1 - original",
+        "| sft: FAITH | 0.9713 |",
     ):
         assert part in text
     assert "/home" not in render(booster, "/home/x/base")

