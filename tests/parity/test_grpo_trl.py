@@ -1,19 +1,21 @@
-"""The policy loss against TRL's own trainer, on tiny models and one batch, and advantages
-against its formula."""
+"""The policy loss and its gradients against TRL's own trainer, on one batch and a tiny model of
+each family, and advantages against TRL's formula."""
 
+import copy
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from pav_jax.checkpoints import folder as folders
 from pav_jax.language.log_probs import log_probs
 from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
-from tests.parity.trl_models import make_model, make_tokenizer
+from tests.parity.trl_models import FAMILIES, make_model, make_tokenizer
 from tests.tiers import first_fast
 
 torch = pytest.importorskip("torch")
@@ -24,6 +26,7 @@ ANSWERS = [[12, 13, 14, 15, 1], [16, 1], [17, 18, 19, 20, 21, 22, 1], [23, 24, 2
 COUNTS = [True, True, True, False]  # the last completion has no reward
 ADVANTAGES = [1.3, -0.9, -0.4, 0.0]
 LONGEST = 8
+LENGTH = 12
 TEMPERATURE = 0.8
 
 
@@ -41,6 +44,7 @@ def trainer(request, tmp_path_factory):
         per_device_train_batch_size=2,
         temperature=TEMPERATURE,
         max_completion_length=LONGEST,
+        router_aux_loss_coef=0.0,  # ours has no loss that balances experts
     )
     made = GRPOTrainer(
         model=make_model(request.param, 0),
@@ -54,32 +58,41 @@ def trainer(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batch(trainer, tmp_path_factory):
-    """(rows as ours, rows as TRL's); old and reference log-probabilities lie at random around the
-    policy's."""
+def policy(trainer, tmp_path_factory):
+    """TRL's model in JAX: (its parameters, parameters -> log-probabilities of the rows)."""
     folder = tmp_path_factory.mktemp("saved")
     trainer.model.save_pretrained(folder)
     config, params = folders.load(hf, folder)
-    length = 12
+    ids = np.zeros((4, LENGTH), np.int32)
+    for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        ids[i, : len(prompt) + len(tokens)] = prompt + tokens
+
+    def compute(params):
+        variables = {"params": params}
+        rows = jnp.asarray(ids)
+        return log_probs(Decoder(config), variables, rows, chunk_size=5, temperature=TEMPERATURE)
+
+    return params, compute
+
+
+@pytest.fixture(scope="module")
+def batch(policy):
+    """(rows as ours, rows as TRL's); old and reference log-probabilities lie at random around the
+    policy's."""
     prompt_length = max(map(len, PROMPTS))
-    ids = np.zeros((4, length), np.int32)
-    answer = np.zeros((4, length), bool)
+    answer = np.zeros((4, LENGTH), bool)
     theirs = {
         name: np.zeros((4, prompt_length if "prompt" in name else LONGEST), np.int64)
         for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
     }
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        ids[i, : len(prompt) + len(tokens)] = prompt + tokens
         answer[i, len(prompt) : len(prompt) + len(tokens)] = COUNTS[i]
         theirs["prompt_ids"][i, prompt_length - len(prompt) :] = prompt
         theirs["prompt_mask"][i, prompt_length - len(prompt) :] = 1
         theirs["completion_ids"][i, : len(tokens)] = tokens
         theirs["completion_mask"][i, : len(tokens)] = COUNTS[i]
-    logp = np.array(
-        jax.jit(
-            functools.partial(log_probs, Decoder(config), chunk_size=5, temperature=TEMPERATURE)
-        )({"params": params}, ids)
-    )
+    params, compute = policy
+    logp = np.array(jax.jit(compute)(params))
     rng = np.random.default_rng(8)  # clips at both ends
     columns = {
         name: (logp + rng.normal(0, 0.4, logp.shape)).astype(np.float32) for name in ("old", "ref")
@@ -96,6 +109,16 @@ def batch(trainer, tmp_path_factory):
     return (logp, answer, columns["old"], columns["ref"]), theirs
 
 
+def set_loss(trainer, config):
+    """Give TRL's trainer the fields of our loss."""
+    trainer.loss_type = config.loss_type
+    trainer.beta = config.beta
+    trainer.max_completion_length = config.max_completion_length
+    trainer.epsilon_low = config.epsilon
+    trainer.epsilon_high = config.upper_epsilon
+    trainer.args.use_bias_correction_kl = config.use_bias_correction_kl
+
+
 SETTINGS = [
     dict(loss_type="grpo"),
     dict(loss_type="dapo"),
@@ -105,11 +128,12 @@ SETTINGS = [
     dict(loss_type="dapo", beta=0.3, use_bias_correction_kl=False),
     dict(loss_type="dr_grpo", beta=0.04, epsilon=0.1, epsilon_high=0.28),
 ]
+OTHERS = [(family, SETTINGS[5]) for family in FAMILIES if family != "llama"]
 
 
 @pytest.mark.parametrize(
     "trainer, fields",
-    first_fast([*(("llama", fields) for fields in SETTINGS), ("qwen3", SETTINGS[5])], 7),
+    first_fast([*(("llama", fields) for fields in SETTINGS), *OTHERS], 7),
     indirect=["trainer"],
     ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )
@@ -119,12 +143,7 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
     arrays = map(jnp.asarray, (logp, answer, ADVANTAGES, old, reference))
     got, metrics = policy_loss(config, *arrays)
 
-    trainer.loss_type = config.loss_type
-    trainer.beta = config.beta
-    trainer.max_completion_length = LONGEST
-    trainer.epsilon_low = config.epsilon
-    trainer.epsilon_high = config.upper_epsilon
-    trainer.args.use_bias_correction_kl = config.use_bias_correction_kl
+    set_loss(trainer, config)
     with torch.no_grad():
         want = float(trainer._compute_loss(trainer.model, theirs))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -138,15 +157,38 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
         np.testing.assert_allclose(metrics["kl"], logged["kl"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("trainer", first_fast(FAMILIES, 0), indirect=True)
+def test_parameter_gradients_equal_trl(trainer, policy, batch, tmp_path):
+    (_, answer, old, reference), theirs = batch
+    config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)
+    set_loss(trainer, config)
+    trainer._compute_loss(trainer.model, theirs).backward()
+    gradients = copy.deepcopy(trainer.model)
+    with torch.no_grad():
+        for holder, parameter in zip(
+            gradients.parameters(), trainer.model.parameters(), strict=True
+        ):
+            holder.copy_(torch.zeros(()) if parameter.grad is None else parameter.grad)
+    trainer.model.zero_grad()
+    gradients.save_pretrained(tmp_path)  # gradients under the names of their parameters
+    want = traverse_util.flatten_dict(folders.load(hf, tmp_path)[1], sep="/")
+
+    params, compute = policy
+    arrays = tuple(map(jnp.asarray, (answer, ADVANTAGES, old, reference)))
+    loss = functools.partial(policy_loss, config)
+    got = jax.jit(jax.grad(lambda params: loss(compute(params), *arrays)[0]))(params)
+    got = traverse_util.flatten_dict(got, sep="/")
+    assert set(got) == set(want)
+    for name, gradient in want.items():
+        error = np.abs(np.asarray(got[name]) - gradient).max()
+        assert error <= 1e-4 * max(np.abs(gradient).max(), 1e-3), name
+
+
 def test_gradients_equal_trl(trainer, batch):
     """Of the loss by the log-probabilities: the clipped and the masked tokens have none."""
     (logp, answer, old, reference), theirs = batch
     config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)
-    trainer.loss_type = "dapo"
-    trainer.beta = 0.3
-    trainer.epsilon_low = 0.2
-    trainer.epsilon_high = 0.2
-    trainer.args.use_bias_correction_kl = True
+    set_loss(trainer, config)
     arrays = list(map(jnp.asarray, (answer, ADVANTAGES, old, reference)))
     got = np.asarray(jax.grad(lambda x: policy_loss(config, x, *arrays)[0])(jnp.asarray(logp)))
     torch_logp = torch.zeros(4, LONGEST)

@@ -18,7 +18,12 @@ SIZES = dict(
 # what each family has of its own; windows are shorter than the texts
 FAMILIES = {
     "llama": {},
+    "qwen2": {},
     "qwen3": {},
+    "mistral": dict(sliding_window=4),
+    "smollm3": dict(no_rope_layers=[1, 0]),
+    "phi3": dict(sliding_window=4),
+    "qwen3_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
     "gemma3_text": dict(
         tie_word_embeddings=True,
         sliding_window=4,
