@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 NEGATIVE = "neg"
 SPACE_BEFORE_PUNCTUATION = re.compile(r" ([,.;:!?])(?= |$)")
 REPEATED_COMMAS = re.compile(r",(?: ?,)+")
+PLACEHOLDER = "\ue000"  # of an inline part while the text around it is tidied
 ORPHAN_SEPARATORS = " \t\r\n\v\f,;|-–—"
 
 
@@ -73,10 +74,11 @@ class ParsedPrompt:
     @property
     def text(self) -> str:
         """What may be rewritten, with the terms of inline parts but without their marks."""
-        text = "".join(part.said if part.kind in SAID else " " for part in self.parts)
+        terms = iter([" ".join(part.said.split()) for part in self._of(*INLINE)])
+        text = "".join(map(_text_or_placeholder, self.parts))
         text = SPACE_BEFORE_PUNCTUATION.sub(r"\1", " ".join(text.split()))
-        text = REPEATED_COMMAS.sub(",", text)
-        return text.strip(ORPHAN_SEPARATORS)
+        text = REPEATED_COMMAS.sub(",", text).strip(ORPHAN_SEPARATORS)
+        return re.sub(PLACEHOLDER, lambda _: next(terms), text)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -140,6 +142,12 @@ class ParsedPrompt:
 
     def _of(self, *kinds: Kind) -> Iterator[Span]:
         return (part for part in self.parts if part.kind in kinds)
+
+
+def _text_or_placeholder(part: Span) -> str:
+    if part.kind in INLINE:
+        return PLACEHOLDER
+    return part.said.replace(PLACEHOLDER, " ") if part.kind is Kind.TEXT else " "
 
 
 def _is_said(part: Span) -> bool:
