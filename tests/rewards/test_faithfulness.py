@@ -70,6 +70,8 @@ CONTRADICTED = [
     ('a sign "OPEN"', 'a sign "SHUT"', '"OPEN"'),
     ("a lone man", "a man waves to a woman", "lone (added: woman)"),
     ("an empty beach", "a beach with two children", "empty (added: children)"),
+    ("a street, no people", "a deserted street with a man", "no people"),
+    ("an empty road, no people", "an empty road; a lone figure waits", "no people"),
 ]
 UNREADABLE = [
     ("一只红色的狐狸在雪地里奔跑", "a blue whale"),

@@ -152,16 +152,17 @@ class _Judge:
         checks = SceneChecks(self.prompt.scene, self.refined.scene, self.contrasts)
         findings = list(checks.findings())
         units = [self._unit(unit, findings) for unit in self.lexicon.units(self.prompt.positive)]
-        units += [self._negated(noun) for noun in self._negations()]
+        added = self._added()
+        units += [self._negated(unit, added) for unit in self._negations()]
         units += [self._quote(text) for text in self.prompt.quotes]
         if not units:
             return UNREADABLE
         units += [_as_unit(finding) for finding in findings if _is_counted(finding)]
-        added = self._added()
-        units += self._exclusive(added)
+        added_texts = tuple(dict.fromkeys(item.text for item in added))
+        units += self._exclusive(added_texts)
         has_being = any(is_being(noun.head) for noun in self.prompt.scene.nouns)
         factor = ADDED_BEING if added and has_being else 1.0
-        return Judgement(factor * _score(units), tuple(units), added)
+        return Judgement(factor * _score(units), tuple(units), added_texts)
 
     # ------------------------------------------------------------------------------------- units
 
@@ -229,10 +230,12 @@ class _Judge:
         people = {"nobody", "none"} & {item.text for item in self.prompt.items}
         return [*absent, *(["people"] if people else [])]
 
-    def _negated(self, unit: Unit) -> JudgedUnit:
+    def _negated(self, unit: Unit, added: list[Item]) -> JudgedUnit:
         """The verdict on something that must be absent."""
         text = f"no {unit.text}"
-        if self.lexicon.credit(unit, self.denied) == 1:
+        if {name for _, name in unit.concepts} & PERSONS and any(map(_is_person, added)):
+            verdict, credit = CONTRADICTED, 0.0
+        elif self.lexicon.credit(unit, self.denied) == 1:
             verdict, credit = KEPT, 1.0
         elif self.lexicon.credit(unit, self.said) == 1:
             verdict, credit = CONTRADICTED, 0.0
@@ -251,16 +254,16 @@ class _Judge:
         verdict = CONTRADICTED if self.refined.quotes else MISSING
         return JudgedUnit(f'"{text}"', "quote", verdict, 0.0, QUOTE_WEIGHT)
 
-    def _added(self) -> tuple[str, ...]:
+    def _added(self) -> list[Item]:
         """People and animals that only the rewrite has."""
-        prompt_heads = [noun.head for noun in self.prompt.scene.nouns]
+        prompt_heads = [noun.head for noun in self.prompt.scene.nouns if not noun.negated]
         added = []
         for noun in self.refined.scene.nouns:
             if noun.negated or not is_being(noun.head):
                 continue
             if not any(_may_be(head, noun) for head in prompt_heads):
-                added.append(noun.head.text)
-        return tuple(dict.fromkeys(added))
+                added.append(noun.head)
+        return added
 
     def _exclusive(self, added: tuple[str, ...]) -> list[JudgedUnit]:
         """A contradiction where the prompt has "alone" or "empty" and the rewrite adds beings."""
@@ -287,6 +290,10 @@ def _may_be(head: Item, noun: Noun) -> bool:
         return False
     genders = own & GENDERS
     return not genders or not theirs & GENDERS or bool(genders & theirs)
+
+
+def _is_person(item: Item) -> bool:
+    return any(category == "person" for category, _ in item.concepts | item.broader)
 
 
 def _names(item: Item) -> set[str]:
