@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pav_jax import rewards, train
     from pav_jax.booster.booster import Booster
+    from pav_jax.booster.guard import Guard
     from pav_jax.config import load as load_config
     from pav_jax.errors import BadInput
     from pav_jax.evolve.proposer import ProposalRequest, Proposer
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _SOURCES = {
     "BadInput": "errors",
     "Booster": "booster.booster",
+    "Guard": "booster.guard",
     "Candidate": "records",
     "DPOConfig": "train.config",
     "GRPOConfig": "train.config",
@@ -61,6 +63,7 @@ __all__ = [
     "GRPOConfig",
     "GenerationConfig",
     "Generator",
+    "Guard",
     "LanguageModel",
     "LoraConfig",
     "Preference",

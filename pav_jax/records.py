@@ -90,13 +90,43 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Refinement:
-    """A rewrite by a booster."""
+    """A rewrite by a booster.
+
+    Attributes:
+      prompt: what was rewritten.
+      refined: the rewrite, with the flags and other marks of the prompt as they were typed.
+      seed: the seed the caller gave.
+      model: the name of the booster's language model.
+      adapter: the name of the adapter on top of it; None for none.
+      original: the prompt exactly as it was typed.
+      kept, missing, contradicted, added: what became of what the prompt asks for; empty where no
+        guard compared them.
+      faith: FAITH of the rewrite; NaN where no guard, or none that could, compared them.
+      reverted: whether the prompt stands because no rewrite was good enough.
+      reason: why the prompt stands; "" where it was rewritten.
+      negative_prompt: the value of `-neg`.
+      settings: flag -> value, such as {"ar": "9:16"}.
+    """
 
     prompt: str
     refined: str
-    seed: int  # the seed the caller gave
-    model: str  # the name of the booster's language model
-    adapter: str | None = None  # the name of the adapter on top of it; None for none
+    seed: int
+    model: str
+    adapter: str | None = None
+    original: str = ""
+    kept: tuple[str, ...] = ()  # vocabulary: ignore
+    missing: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    faith: float = math.nan
+    reverted: bool = False
+    reason: str = ""
+    negative_prompt: str = ""
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.original:
+            object.__setattr__(self, "original", self.prompt)
 
 
 # ----------------------------------------------------------------------------------- keys and seeds

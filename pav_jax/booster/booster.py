@@ -1,7 +1,6 @@
 """The booster: the trained rewriter of prompts for video models."""
 
 import dataclasses
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +8,9 @@ from typing import Any
 
 import jax
 
+from pav_jax.booster.guard import AUTO as AUTO_MODE
+from pav_jax.booster.guard import OFF, Guard, Request
+from pav_jax.booster.replies import without_controls
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
@@ -17,13 +19,11 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
 from pav_jax.language.shipped_templates import AUTO, lacks_instruction
-from pav_jax.language.thoughts import without_thoughts
 from pav_jax.records import Refinement, stable_seed
 from pav_jax.seeds import seeds_for_prompts
 
 MAX_PROMPT_CHARACTERS = 10_000
 BATCH_SIZE = 4  # rewrites per compiled batch: users request a few at a time
-WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
 # Defaults for a general model, whose own template has no instruction to rewrite: with others it
 # answers the prompt or repeats itself.
 GENERAL_SAMPLING = {
@@ -41,10 +41,12 @@ class Booster:
     Attributes:
       language_model: its tokenizer's chat template contains the instruction to rewrite.
       sampling: sampling settings.
+      guard: what rewrites must keep.
     """
 
     language_model: LanguageModel
     sampling: Sampling = Sampling()
+    guard: Guard = Guard(OFF)
 
     @classmethod
     def from_pretrained(
@@ -55,6 +57,7 @@ class Booster:
         mesh: jax.sharding.Mesh | None = None,
         batch_size: int = BATCH_SIZE,
         adapters: Mapping[str, str | Path] = MappingProxyType({}),
+        guard: Guard | None = None,
     ) -> "Booster":
         """Load a booster.
 
@@ -72,6 +75,8 @@ class Booster:
           batch_size: rewrites in one compiled batch.
           adapters: PEFT LoRA folders or Hub repositories, by the names that `refine` calls them by.
             Each has the chat template of its folder, if there is one and `template` is None.
+          guard: what rewrites must keep. None: `Guard()`; for the embedded models, whose few words
+            are not those of real prompts, none.
 
         Raises:
           BadInput: the model, the template or an adapter is invalid.
@@ -86,7 +91,9 @@ class Booster:
         lm = lm.with_instruction(template or AUTO if is_known else template)
         for name, folder in adapters.items():
             lm = lm.load_adapter(folder, name, use_template=template is None)
-        return cls(lm, _sampling(generation))
+        if guard is None:
+            guard = Guard(OFF if path.startswith(embedded.PREFIX) else AUTO_MODE)
+        return cls(lm, _sampling(generation), guard)
 
     def refine(
         self,
@@ -94,6 +101,7 @@ class Booster:
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
         adapter_names: str | Sequence[str] | None = None,
+        **guard: Any,
     ) -> list[list[Refinement]]:
         """Rewrite prompts.
 
@@ -104,37 +112,45 @@ class Booster:
             and seed. With one seed for all, each prompt still draws its own random numbers.
           adapter_names: names of `adapters`, one for all prompts or one each; "__base__", and
             None for all prompts, use none.
+          **guard: fields of `Guard` that replace those of the booster's: mode, keep, fidelity,
+            max_words, language, samples.
 
         Returns:
           One list of `num_return_sequences` rewrites per prompt, in order, without what the model
-          thought. An empty reply, or a thought that does not end, is replaced by the prompt itself.
+          thought. Where no rewrite is good enough, the prompt itself.
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters, there are more or fewer
-            seeds or names of adapters than prompts, or an adapter is not loaded.
+            seeds or names of adapters than prompts, an adapter is not loaded, or a field of the
+            guard is wrong.
         """
-        prompts = [clean(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-        seeds = seeds_for_prompts(seed, len(prompts))
-        texts = self.language_model.generate(
-            [chat.user_chat(prompt) for prompt in prompts],
-            num_return_sequences=num_return_sequences,
-            seed=[stable_seed(s, prompt) for s, prompt in zip(seeds, prompts, strict=True)],
-            **({} if adapter_names is None else {"adapter_names": adapter_names}),
-            **dataclasses.asdict(self.sampling),
-        )
+        typed = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = seeds_for_prompts(seed, len(typed))
         if adapter_names is None or isinstance(adapter_names, str):
-            adapter_names = [adapter_names or BASE] * len(prompts)
-        adapters = [None if name == BASE else name for name in adapter_names]
-        name = self.language_model.name
+            adapter_names = [adapter_names or BASE] * len(typed)
+        names = zip(typed, seeds, adapter_names, strict=True)
+        requests = [
+            Request(clean(prompt), s, None if name == BASE else name) for prompt, s, name in names
+        ]
+        rewrites = self.guard.with_fields(guard).refine(
+            requests, self._samples, num_return_sequences, self.language_model.name
+        )
         return [
-            [Refinement(prompt, read_reply(text) or prompt, s, name, adapter) for text in replies]
-            for prompt, s, adapter, replies in zip(prompts, seeds, adapters, texts, strict=True)
+            [dataclasses.replace(refinement, original=prompt) for refinement in refinements]
+            for prompt, refinements in zip(typed, rewrites, strict=True)
         ]
 
-
-def read_reply(reply: str) -> str:
-    """Return the rewrite in a model's reply; empty if there is none."""
-    return _without_controls(without_thoughts(reply)).strip()
+    def _samples(self, requests: Sequence[Request], num_samples: int) -> list[list[str]]:
+        """Replies of the model; an engine of the guard."""
+        names = [request.adapter for request in requests]
+        adapters = {"adapter_names": [name or BASE for name in names]} if any(names) else {}
+        return self.language_model.generate(
+            [chat.user_chat(request.prompt) for request in requests],
+            num_return_sequences=num_samples,
+            seed=[stable_seed(request.seed, request.prompt) for request in requests],
+            **adapters,
+            **dataclasses.asdict(self.sampling),
+        )
 
 
 def clean(prompt: str) -> str:
@@ -148,7 +164,7 @@ def clean(prompt: str) -> str:
             f"the prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT_CHARACTERS:,}",
             field="prompts",
         )
-    text = _without_controls(prompt).strip()
+    text = without_controls(prompt).strip()
     if not text:
         raise BadInput("the prompt is empty; write at least one word", field="prompts")
     return text
@@ -161,17 +177,3 @@ def _sampling(generation: dict[str, Any]) -> Sampling:
     if generation.get("do_sample") is False:
         values["temperature"] = 0.0
     return Sampling(**values)
-
-
-def _without_controls(text: str) -> str:
-    """Replace whitespace controls with spaces; drop other controls and lone surrogates.
-
-    Tokenizers reject lone surrogates.
-    """
-    return "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    if character in WHITESPACE_CONTROLS:
-        return " "
-    return "" if unicodedata.category(character) in ("Cc", "Cs") else character

@@ -1,13 +1,12 @@
 """`pav refine`: rewrites prompts with a booster."""
 
 import argparse
-import dataclasses
 import itertools
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import add_prompts, require_at_least, require_at_most
+from pav_jax.commands.guard_options import add_guard, check_keep, guard_fields
 
 if TYPE_CHECKING:
     from pav_jax.booster.booster import Booster
@@ -33,6 +32,7 @@ examples:
   pav refine "a girl is playing guitar" --model=smollm2    a small general model, downloaded once
   pav refine "a dog runs" --adapter=my-adapter             a LoRA adapter, on the model it names
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
+  pav refine 'OHWX dances, no people -ar 9:16' --model=smollm2 --keep=dances --max-words=60
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
     )
     add_prompts(command)
@@ -66,10 +66,11 @@ examples:
             " else auto)"
         ),
     )
+    add_guard(command)
     command.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object per line: prompt, refined, seed, model, adapter",
+        help="one JSON object per line: prompt, refined, seed, model, what was kept and lost, ...",
     )
     command.set_defaults(handler=run, parser=command)
 
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     count = args.num_return_sequences
     require_at_most(max(1, MAX_REWRITES // len(prompts)), "--num-return-sequences", count)
+    guard = guard_fields(args)
+    check_keep(args.keep, prompts)
     if args.model is None and args.adapter is None:
         print(
             "pav refine: no --model given, using the embedded booster, which is trained for tiny"
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
     from pav_jax.progress import Progress
+    from pav_jax.records import to_json
 
     booster, adapter = _load(args)
     rewrites = []
@@ -101,13 +105,16 @@ def run(args: argparse.Namespace) -> None:
                 num_return_sequences=args.num_return_sequences,
                 seed=args.seed,
                 adapter_names=adapter,
+                **guard,
             )
             progress.update(task, completed=len(rewrites))
     for refinement in itertools.chain.from_iterable(rewrites):
         if args.json:
-            print(json.dumps(dataclasses.asdict(refinement), ensure_ascii=False))
-        else:
-            print(" ".join(refinement.refined.split()))
+            print(to_json(refinement))
+            continue
+        print(" ".join(refinement.refined.split()))
+        if refinement.reason:
+            print(f"pav refine: kept as it is: {refinement.reason}", file=sys.stderr)
 
 
 def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import jax
 
 from pav_jax.booster.booster import Booster
+from pav_jax.booster.guard import OFF, Guard
 from pav_jax.candidates.prompt_file import read_prompt_file
 from pav_jax.checkpoints.digest import add_file
 from pav_jax.checkpoints.hub import local_file
@@ -129,7 +130,7 @@ def _load(name: str, system: System) -> RewriteFn:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
             return rewrites_from_file(system)
-        system = Booster.from_pretrained(os.fspath(system))
+        system = Booster.from_pretrained(os.fspath(system), guard=Guard(OFF))
     if isinstance(system, Refiner):
         return lambda prompts, seed: [
             refinement.refined

@@ -1,9 +1,10 @@
 """What answers the requests of a server: the interface of its two kinds."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+from pav_jax.booster.guard import OFF
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from pav_jax.serve.call import Call
@@ -21,6 +22,7 @@ class TextRequest:
       seed: see `Booster.refine`.
       settings: how tokens are drawn.
       stop: texts that end an answer.
+      guard: fields of the booster's `Guard`; None: rewrites are not guarded.
     """
 
     call: Call
@@ -30,6 +32,12 @@ class TextRequest:
     seed: int
     settings: Sampling
     stop: tuple[str, ...] = ()
+    guard: Mapping[str, Any] | None = None
+
+    @property
+    def guard_fields(self) -> Mapping[str, Any]:
+        """What `Booster.refine` takes."""
+        return {"mode": OFF} if self.guard is None else self.guard
 
 
 class TextStream(Protocol):

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from pav_jax.booster.booster import Booster, clean, read_reply
+from pav_jax.booster.booster import Booster, clean
+from pav_jax.booster.replies import read_reply
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.language_model import LanguageModel
@@ -57,8 +58,8 @@ class LocalBackend:
         """See `backend.Backend`."""
         model = cast(LanguageModel, EngineModel(self, request))
         booster = dataclasses.replace(self.booster, language_model=model, sampling=request.settings)
-        adapter = self.adapter_of(request)
-        return booster.refine(request.prompts[0], request.n, request.seed, adapter)[0]
+        prompt, adapter = request.prompts[0], self.adapter_of(request)
+        return booster.refine(prompt, request.n, request.seed, adapter, **request.guard_fields)[0]
 
     def complete(self, request: TextRequest) -> list[list[str]]:
         """See `backend.Backend`."""

@@ -47,7 +47,8 @@ class RequestReader:
 
     def refine(self, body: RefineBody) -> TextRequest:
         """Read a request for one rewrite."""
-        return self._request(body, (body.prompt,), 1, body.max_tokens, ())
+        request = self._request(body, (body.prompt,), 1, body.max_tokens, ())
+        return dataclasses.replace(request, guard=body.guard_fields())
 
     def chat(self, body: ChatBody) -> TextRequest:
         """Read a request for rewrites of the last message of the user."""

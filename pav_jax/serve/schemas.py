@@ -1,6 +1,6 @@
 """The bodies of requests."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +9,8 @@ from pav_jax.language.sampling import CANDIDATES
 MAX_MESSAGES = 1000
 MAX_COMPLETION_PROMPTS = 64
 MAX_STOPS = 4  # as in OpenAI's API
+MAX_KEPT_TERMS = 64
+KeptTerm = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -32,6 +34,22 @@ class RefineBody(SamplingFields):
     model_config = ConfigDict(extra="forbid")
     prompt: str = Field(description="what the user typed")
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="same prompt and seed, same rewrite")
+    mode: Literal["off", "auto", "on"] | None = Field(
+        None, description="auto and on compare rewrites with the prompt; default: the booster's"
+    )
+    keep: Annotated[list[KeptTerm], Field(max_length=MAX_KEPT_TERMS)] | None = Field(
+        None, description="terms of the prompt that a rewrite must contain as they are written"
+    )
+    fidelity: float | None = Field(None, ge=0, le=1, description="least share of the prompt")
+    max_words: int | None = Field(None, ge=3, description="of the rewrite")
+    language: Literal["en", "any"] | None = Field(
+        None, description="any: also rewrite prompts that are not English, unchecked"
+    )
+
+    def guard_fields(self) -> dict[str, Any]:
+        """The fields of the guard that the body has."""
+        names = ("mode", "keep", "fidelity", "max_words", "language")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class StreamOptions(BaseModel):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import openai
 
 from pav_jax.booster.booster import Booster
+from pav_jax.booster.guard import Guard
 from pav_jax.endpoints.addresses import api_key, check_address
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
@@ -81,8 +82,10 @@ class UpstreamBackend:
 
     def refine(self, request: TextRequest) -> list[Refinement]:
         """See `backend.Backend`."""
-        booster = Booster(cast(LanguageModel, UpstreamModel(self, request)), request.settings)
-        return booster.refine(request.prompts[0], request.n, request.seed)[0]
+        model = cast(LanguageModel, UpstreamModel(self, request))
+        booster = Booster(model, request.settings, Guard())
+        prompt, fields = request.prompts[0], request.guard_fields
+        return booster.refine(prompt, request.n, request.seed, **fields)[0]
 
     def complete(self, request: TextRequest) -> list[list[str]]:
         """See `backend.Backend`."""

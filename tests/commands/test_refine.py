@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import io
 import json
@@ -6,6 +7,7 @@ import types
 
 import pytest
 
+from pav_jax.records import Refinement
 from pav_jax.storage.json_files import write_json
 from tests.commands.run_pav import fails, run
 from tests.tiers import first_fast
@@ -38,7 +40,7 @@ def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
     assert status == 0 and err == ""
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["prompt"] for r in rows] == ["a cat", "a dog 🐕", "from a pipe"]
-    assert set(rows[0]) == {"prompt", "refined", "seed", "model", "adapter"}
+    assert set(rows[0]) == {field.name for field in dataclasses.fields(Refinement)}
     assert fake_calls[0] == ("load", "m", "t.jinja")
 
 

@@ -1,6 +1,5 @@
 """Routes, errors and limits of the server, in this process."""
 
-import dataclasses
 import json
 import logging
 import threading
@@ -13,6 +12,7 @@ from fastapi.testclient import TestClient
 from pav_jax.booster.booster import Booster
 from pav_jax.language.sampling import Sampling
 from pav_jax.language.scheduler import Batch
+from pav_jax.records import to_json
 from pav_jax.serve.app import Server
 from pav_jax.serve.local import JobStream, LocalBackend
 from pav_jax.serve.options import ServeLimits
@@ -45,7 +45,7 @@ def test_refine_is_the_refinement_of_the_booster(client, booster):
         response = client.post("/refine", json={"prompt": prompt, "seed": seed})
         expected = booster.refine(prompt, seed=seed)[0][0]
         assert response.status_code == 200, response.text
-        assert response.json() == dataclasses.asdict(expected)
+        assert response.json() == json.loads(to_json(expected))
 
 
 def test_chat_rewrites_last_user_message(client, booster):

@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pav_jax.errors import BadInput
+from pav_jax.records import Refinement, to_json
 from pav_jax.serve import upstream
 from pav_jax.serve.app import Server
 from pav_jax.serve.options import ServeLimits
@@ -41,8 +42,9 @@ def test_refine_and_chat_clean_what_the_other_server_writes(open_client):
     reply = completion("<think>hm</think> A dog runs. ")
     client, server = open_client(lambda nth, text: (200, reply))
     refined = client.post("/refine", json={"prompt": "a dog", "seed": 3}).json()
-    expected = {"prompt": "a dog", "refined": "A dog runs.", "seed": 3, "model": "m"}
-    assert refined == expected | {"adapter": None}
+    lists = {"kept": ("dog",)}  # vocabulary: ignore
+    expected = Refinement("a dog", "A dog runs.", 3, "m", faith=1.0, **lists)
+    assert refined == json.loads(to_json(expected))
     body = {"messages": [{"role": "user", "content": "a cat"}], "n": 3, "stop": "!", "top_p": 0.5}
     answer = client.post(CHAT, json=body | {"max_tokens": 9, "temperature": 0.1, "seed": 1}).json()
     assert [c["message"]["content"] for c in answer["choices"]] == ["A dog runs."] * 3

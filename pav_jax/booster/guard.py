@@ -1,0 +1,316 @@
+"""The intent guard: of several rewrites the one that keeps what the user asked for, or the prompt.
+
+It works with anything that answers prompts with texts. Flags, quoted texts and the other protected
+parts of `prompt_syntax` come back as they were typed; FAITH compares the sentences.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pav_jax.booster import prompt_kinds
+from pav_jax.booster.prompt_syntax import ParsedPrompt, parse_prompt
+from pav_jax.booster.repair import restore_case, say_again
+from pav_jax.booster.replies import read_reply, read_scene
+from pav_jax.errors import BadInput
+from pav_jax.records import Refinement
+from pav_jax.rewards.faith.checks import KEPT
+from pav_jax.rewards.faith.grammar import NUMBERS
+from pav_jax.rewards.faith.judge import JudgedUnit
+from pav_jax.rewards.faithfulness import Judgement, judge
+
+OFF, AUTO, ON = MODES = ("off", "auto", "on")
+LANGUAGES = (prompt_kinds.ENGLISH, prompt_kinds.ANY_LANGUAGE)
+ESSENTIAL = frozenset({"negation", "quote"})  # kinds of units that no rewrite may lose
+REPAIRABLE = 0.6  # FAITH from which a rewrite is of the same scene
+MIN_WORDS = 3
+MAX_PROBLEMS = 2  # named in a reason
+MAX_NAMED = 5  # units named in a problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt to rewrite.
+
+    Attributes:
+      prompt: what the user typed; for an engine, without flags and marks.
+      seed: the same prompt and seed give the same samples.
+      adapter: the name of the adapter to use; None for none.
+    """
+
+    prompt: str
+    seed: int = 0
+    adapter: str | None = None
+
+
+# (requests, samples of each) -> the samples of each request
+Engine = Callable[[Sequence[Request], int], Sequence[Sequence[str]]]
+# (request, texts) -> log-probability per token of each text as an answer to the request
+Likelihood = Callable[[Request, Sequence[str]], Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What a rewrite must keep.
+
+    Attributes:
+      mode: "off" takes the rewrite as it comes; "on" guards every prompt; "auto" also leaves alone
+        a prompt that is long or structured already.
+      keep: literal terms that a rewrite must contain where the prompt does, beside those that
+        `prompt_syntax` finds.
+      fidelity: the least FAITH of a rewrite, from 0 to 1.
+      max_words: of a rewrite; None: no limit.
+      language: of rewrites. "en": English, and a prompt in another language stands, because no
+        rewrite of it can be checked; "any": rewrites of such a prompt are only checked for terms.
+      samples: drawn for each rewrite; the most faithful is taken.
+
+    Raises:
+      BadInput: a value is out of range.
+    """
+
+    mode: str = AUTO
+    keep: tuple[str, ...] = ()
+    fidelity: float = 0.9
+    max_words: int | None = None
+    language: str = prompt_kinds.ENGLISH
+    samples: int = 4
+
+    def __post_init__(self):
+        object.__setattr__(self, "keep", tuple(self.keep))
+        _check("mode", self.mode, self.mode in MODES, f"choose one of {', '.join(MODES)}")
+        choices = f"choose one of {', '.join(LANGUAGES)}"
+        _check("language", self.language, self.language in LANGUAGES, choices)
+        _check("fidelity", self.fidelity, 0 <= self.fidelity <= 1, "must be from 0 to 1")
+        _check("samples", self.samples, self.samples >= 1, "must be 1 or more")
+        is_enough = self.max_words is None or self.max_words >= MIN_WORDS
+        _check("max_words", self.max_words, is_enough, f"must be {MIN_WORDS} or more")
+        _check("keep", self.keep, all(term.strip() for term in self.keep), "a term is empty")
+
+    def with_fields(self, fields: Mapping[str, Any]) -> "Guard":
+        """Return the guard with some other fields; None leaves a field as it is.
+
+        Raises:
+          BadInput: there is no such field, or its value is wrong.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in fields:
+            _check(name, fields[name], name in names, f"no field of a guard: {', '.join(names)}")
+        changes = {name: value for name, value in fields.items() if value is not None}
+        return dataclasses.replace(self, **changes)
+
+    def refine(
+        self,
+        requests: Sequence[Request],
+        engine: Engine,
+        num_return_sequences: int = 1,
+        model: str = "",
+        likelihood: Likelihood | None = None,
+    ) -> list[list[Refinement]]:
+        """Rewrite prompts.
+
+        Args:
+          requests: the prompts as the users typed them.
+          engine: draws the samples.
+          num_return_sequences: rewrites of each prompt.
+          model: the name of what draws the samples.
+          likelihood: decides between equally faithful rewrites; None: the first one is taken.
+
+        Returns:
+          One list of `num_return_sequences` rewrites per prompt.
+        """
+        if self.mode == OFF:
+            replies = engine(requests, num_return_sequences)
+            return [
+                [_unguarded(request, reply, model) for reply in texts]
+                for request, texts in zip(requests, replies, strict=True)
+            ]
+        guarded = [GuardedPrompt(request, self, model) for request in requests]
+        drawn = [prompt for prompt in guarded if not prompt.reason]
+        num_samples = num_return_sequences * self.samples
+        replies = engine([prompt.stripped for prompt in drawn], num_samples) if drawn else []
+        chosen = {
+            id(prompt): prompt.choose(texts, likelihood)
+            for prompt, texts in zip(drawn, replies, strict=True)
+        }
+        return [
+            chosen.get(id(prompt)) or [prompt.unchanged()] * num_return_sequences
+            for prompt in guarded
+        ]
+
+
+def _unguarded(request: Request, reply: str, model: str) -> Refinement:
+    refined = read_reply(reply) or request.prompt
+    return Refinement(request.prompt, refined, request.seed, model, request.adapter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrite:
+    """A sample that was read as a scene, and what it keeps."""
+
+    text: str
+    judgement: Judgement
+    lost_terms: tuple[str, ...]
+
+    @property
+    def faith(self) -> float:
+        """FAITH; 1 where the texts cannot be compared."""
+        score = self.judgement.score
+        return 1.0 if math.isnan(score) else score
+
+    @property
+    def loss(self) -> tuple[float, int, int]:
+        """The smallest is the most faithful."""
+        return -self.faith, len(self.lost_terms), len(self.judgement.added)
+
+    def lost_units(self) -> list[str]:
+        """Units that it lost and that no rewrite may lose."""
+        units = self.judgement.units
+        return [unit.text for unit in units if unit.verdict != KEPT and _is_essential(unit)]
+
+
+class GuardedPrompt:
+    """One prompt with its protected parts."""
+
+    def __init__(self, request: Request, guard: Guard, model: str):
+        self.request = request
+        self.guard = guard
+        self.model = model
+        self.parsed: ParsedPrompt = parse_prompt(request.prompt)
+        self.text = self.parsed.text
+        own = [term for term in guard.keep if term in self.text]
+        self.terms = tuple(dict.fromkeys([*self.parsed.terms, *own]))
+        self.unfit = prompt_kinds.unfit_reason(self.parsed, guard.language)
+        self.finished = prompt_kinds.finished_reason(self.parsed) if guard.mode == AUTO else ""
+
+    @property
+    def reason(self) -> str:
+        """Why the prompt stands without that samples are drawn; "" if they are."""
+        return self.finished or self.unfit
+
+    @property
+    def stripped(self) -> Request:
+        """What the model is asked to rewrite: the text, and the user's extra instruction."""
+        instruction = self.parsed.instruction
+        text = f"{self.text} ({instruction})" if instruction else self.text
+        return dataclasses.replace(self.request, prompt=text)
+
+    def choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> list[Refinement]:
+        """The best of each group of `Guard.samples` replies."""
+        size = self.guard.samples
+        groups = [replies[i : i + size] for i in range(0, len(replies), size)]
+        return [self._choose(group, likelihood) for group in groups]
+
+    def unchanged(self, reason: str = "") -> Refinement:
+        """The user's prompt, because of the prompt itself or for a reason."""
+        reverted = bool(reason) or not self.finished
+        judgement = judge(self.text, self.text)
+        return self._record(self.request.prompt, judgement, reason or self.reason, reverted)
+
+    def _choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> Refinement:
+        problems: Counter[str] = Counter()
+        rewrites = list(self._read(replies, problems))
+        ordered = self._ordered(rewrites, likelihood)
+        faults = [self._problem(rewrite) for rewrite in ordered]
+        sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
+        repaired = sound or filter(None, map(self._repair, ordered))
+        if best := next(iter(repaired), None):
+            return self._record(self.parsed.render(best.text), best.judgement, "", False)
+        problems.update(faults)
+        details = "; ".join(problem for problem, _ in problems.most_common(MAX_PROBLEMS))
+        return self.unchanged(f"no rewrite was good enough: {details}")
+
+    def _read(self, replies: Sequence[str], problems: Counter[str]) -> Iterator[Rewrite]:
+        for reply in replies:
+            scene = read_scene(reply, self.text, self.guard.max_words)
+            if scene.problem:
+                problems[scene.problem] += 1
+                continue
+            rewrite = self._judge(restore_case(scene.text, self.terms))
+            if self._is_foreign(rewrite):
+                problems["another language"] += 1
+            else:
+                yield rewrite
+
+    def _judge(self, text: str) -> Rewrite:
+        lost = tuple(term for term in self.terms if term not in text)
+        return Rewrite(text, judge(self.text, text), lost)
+
+    def _is_foreign(self, rewrite: Rewrite) -> bool:
+        """Whether FAITH can read the prompt but not the rewrite."""
+        is_unread = math.isnan(rewrite.judgement.score)
+        return is_unread and not math.isnan(judge(self.text, self.text).score)
+
+    def _ordered(self, rewrites: list[Rewrite], likelihood: Likelihood | None) -> list[Rewrite]:
+        """The most faithful first, among equals the most likely."""
+        ordered = sorted(rewrites, key=lambda rewrite: rewrite.loss)
+        best = [rewrite for rewrite in ordered if rewrite.loss == ordered[0].loss]
+        if likelihood is None or len(best) < 2:
+            return ordered
+        values = likelihood(self.stripped, [rewrite.text for rewrite in best])
+        likely = sorted(range(len(best)), key=lambda i: -values[i])
+        return [best[i] for i in likely] + ordered[len(best) :]
+
+    def _repair(self, rewrite: Rewrite) -> Rewrite | None:
+        """A rewrite of the same scene with what it lost; None if that cannot be."""
+        judgement = rewrite.judgement
+        if rewrite.faith < REPAIRABLE or judgement.contradicted or judgement.added:
+            return None
+        units = rewrite.lost_units()
+        if rewrite.faith < self.guard.fidelity:
+            units += judgement.missing
+        repaired = self._judge(say_again(rewrite.text, self.text, units, rewrite.lost_terms))
+        return None if self._problem(repaired) else repaired
+
+    def _problem(self, rewrite: Rewrite) -> str:
+        """Why a rewrite does not keep enough; "" if it does."""
+        if rewrite.lost_terms:
+            return f"without {_quoted(rewrite.lost_terms)}"
+        if lost := rewrite.lost_units():
+            return f"without {_quoted(lost)}"
+        if rewrite.faith < self.guard.fidelity:
+            judgement = rewrite.judgement
+            lost = [*judgement.contradicted, *judgement.missing]
+            return f"unfaithful in {_quoted(lost)}" if lost else "unfaithful"
+        limit = self.guard.max_words
+        return f"over {limit} words" if limit and len(rewrite.text.split()) > limit else ""
+
+    def _record(
+        self, refined: str, judgement: Judgement, reason: str, reverted: bool
+    ) -> Refinement:
+        parsed = self.parsed
+        return Refinement(
+            self.request.prompt,
+            refined,
+            self.request.seed,
+            self.model,
+            self.request.adapter,
+            kept=judgement.kept,  # vocabulary: ignore
+            missing=judgement.missing,
+            contradicted=judgement.contradicted,
+            added=judgement.added,
+            faith=judgement.score,
+            reverted=reverted,
+            reason=reason,
+            negative_prompt=parsed.negative_prompt,
+            settings=dict(parsed.settings),
+        )
+
+
+def _is_essential(unit: JudgedUnit) -> bool:
+    """Whether no rewrite may lose a unit: negations, quoted texts, and numbers, but not "many"."""
+    if unit.category == "count":
+        return any(word.isdigit() or word in NUMBERS for word in unit.text.split())
+    return unit.category in ESSENTIAL
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    unique = [repr(text) for text in dict.fromkeys(texts)]
+    more = [f"{len(unique) - MAX_NAMED} more"] if len(unique) > MAX_NAMED else []
+    return ", ".join([*unique[:MAX_NAMED], *more])
+
+
+def _check(field: str, value: object, is_valid: bool, fix: str) -> None:
+    if not is_valid:
+        raise BadInput(f"{field}={value!r}: {fix}", field=field)

@@ -1,0 +1,97 @@
+"""Prompts that no rewriter should touch, and why."""
+
+import re
+
+from pav_jax.booster.prompt_syntax import Kind, ParsedPrompt
+from pav_jax.rewards.faith.readable import is_readable
+from pav_jax.rewards.faithfulness import load_lexicon
+
+LONG_WORDS = 50  # from which a prompt describes its scene already
+MIN_TAGS = 7
+MAX_TAG_WORDS = 2.5  # mean of the words between two commas
+ANY_LANGUAGE = "any"
+ENGLISH = "en"
+
+_POLITE = (
+    r"\A\W*(?:(?:please|now|then|so|hey|can you|could you|would you|will you|i want you to)\s+)*"
+)
+_TEXTS = (
+    r"(?:poems?|haikus?|limericks?|sonnets?|story|stories|essays?|jokes?|riddles?|(?:song )?lyrics"
+    r"|letters?|emails?|code|functions?|programs?|scripts?|python|javascript|sql|articles?"
+    r"|blog posts?|recipes?|lists?|summary|paragraphs?|sentences?|tweets?|reviews?|explanation"
+    r"|instructions|resume|cv|names|ideas|tips|reasons|ways|steps|examples|synonyms|facts"
+    r"|questions|advice|speech|prompts?|tutorial|report|answer|translation|definition)"
+)
+_BEFORE_TEXTS = (
+    r"(?:me|us|a|an|the|some|any|my|your|\d+|two|three|four|five|ten|short|long|funny|few|of"
+    r"|simple|good|nice|love|sad|scary|small|python|cover|blog|list)"
+)
+_ASKING = r"(?:is|are|was|were|do|does|did)"
+INSTRUCTIONS = (
+    # a question
+    rf"{_POLITE}(?:what|who|whom|whose|why|how|when|where|which|can|could|would|will|should"
+    rf"|has|have|am|{_ASKING})\b[^.!]*\?\W*\Z",
+    rf"{_POLITE}(?:what(?:['’]?s| {_ASKING})|who(?:['’]?s| {_ASKING}| won| wrote| invented)"
+    rf"|(?:why|when|where) {_ASKING}|how (?:{_ASKING}|can|many|much|old|far|tall|long))\b",
+    # a task whose result is a text
+    rf"{_POLITE}(?:explain|summari[sz]e|translate|answer|solve|calculate|compute|recite|respond"
+    r"|reply|rephrase|paraphrase|proofread|define|recommend|suggest|convert|spell|debug|classify"
+    r"|(?:tell|teach|remind|advise) (?:me|us)|repeat (?:after|this|the|everything|your)|act as"
+    r"|pretend|roleplay|help me|print|output|say (?:hi|hello|yes|no|something|the))\b",
+    rf"{_POLITE}(?:write|compose|create|make|generate|produce|give|list|name|show|say|read)\b"
+    rf"(?:\s+{_BEFORE_TEXTS})*\s+{_TEXTS}\b(?!\s+(?:on|in|into|at)\s+(?:a|an|the)\b)",
+    rf"{_POLITE}(?:list|name)\s+(?:all|the|some|\d+|two|three|four|five|ten)\b",
+    # an attack on the instruction
+    r"\b(?:ignore|disregard|forget|override)\s+"
+    r"(?:(?:all|any|the|your|my|of|these|those|previous|prior)\s+)*"
+    r"(?:above|previous|prior|instructions?|prompts?|rules|everything|system|what)\b",
+    r"\bsystem prompt\b|\bdeveloper mode\b"
+    r"|\byou are (?:now|an? (?:ai|helpful|assistant|expert))\b",
+    # no scene at all
+    r"\A[\d\s+\-*/x=().,^%?]+\Z",
+    r"\A\W*(?:hi|hello|hey|thanks|thank you|good (?:morning|evening|night))\b"
+    r"[\s!.,]*(?:there|all|how are you\W*)?\W*\Z",
+)
+INSTRUCTION = re.compile("|".join(f"(?:{part})" for part in INSTRUCTIONS), re.IGNORECASE)
+STRUCTURE = re.compile(
+    r"\A\s*[{\[]\s*[\"{\[]"  # JSON
+    r"|^\s*(?:scene|shot|clip|part|step|frame)\s*\d+\b|^\s*\[?\d{1,2}(?::\d\d|\s*-\s*\d{1,2}\s*s)"
+    r"|^\s*(?:subject|style|camera|lighting|setting|action|mood|background|audio)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def unfit_reason(parsed: ParsedPrompt, language: str) -> str:
+    """Why no rewrite of a prompt could be checked; "" if one can."""
+    text = parsed.text
+    if not re.search(r"[^\W_]", text):
+        return "there is nothing to rewrite"
+    if is_instruction(text):
+        return "it asks for a text or an answer, not for a scene"
+    if language != ANY_LANGUAGE and not is_readable(text, load_lexicon()):
+        return "it is not in English, so that no rewrite of it can be checked"
+    return ""
+
+
+def finished_reason(parsed: ParsedPrompt) -> str:
+    """Why a prompt needs no rewrite; "" if it may have one."""
+    text = parsed.text
+    if len(text.split()) > LONG_WORDS:
+        return f"it is long already (over {LONG_WORDS} words)"
+    if any(part.kind is Kind.WILDCARD for part in parsed.parts):
+        return "it has wildcards, which are filled in later"
+    if STRUCTURE.search(parsed.original) or parsed.original.strip().count("\n") > 1:
+        return "it is structured already"
+    return "it is a list of tags" if _is_tags(parsed) else ""
+
+
+def _is_tags(parsed: ParsedPrompt) -> bool:
+    tags = [tag for tag in parsed.text.split(",") if tag.strip()]
+    weights = sum(part.kind is Kind.WEIGHT for part in parsed.parts)
+    is_short = len(parsed.text.split()) <= MAX_TAG_WORDS * len(tags)
+    return weights > 1 or (len(tags) >= MIN_TAGS and is_short)
+
+
+def is_instruction(text: str) -> bool:
+    """Whether a text asks for an answer instead of describing a scene."""
+    return bool(INSTRUCTION.search(text))

@@ -1,0 +1,62 @@
+"""What a rewrite lost, said again in the user's words."""
+
+import re
+from collections.abc import Sequence
+
+from pav_jax.rewards.lemmas import words
+
+# ends of clauses; commas within numbers and quoted texts are no ends
+CLAUSE = re.compile(r"(?:[^,.;!?\n\"“”]|\"[^\"\n]*\"|“[^”\n]*”|(?<=\d)[.,](?=\d)|[.](?=\w))+")
+
+
+def restore_case(text: str, terms: Sequence[str]) -> str:
+    """A text in which terms that it has in other capitals are written as they were typed."""
+    for term in terms:
+        if term and term not in text:
+            text = re.sub(
+                rf"(?<!\w){re.escape(term)}(?!\w)", lambda _, t=term: t, text, flags=re.IGNORECASE
+            )
+    return text
+
+
+def say_again(rewrite: str, prompt: str, units: Sequence[str], terms: Sequence[str]) -> str:
+    """A rewrite with the clauses of the prompt that say what it lost.
+
+    The first clause, which names the subject, is put before the rewrite; others follow it.
+
+    Args:
+      rewrite: a text of whole sentences.
+      prompt: what the user typed, without flags.
+      units: of the prompt, which the rewrite lost; see `faith.judge.JudgedUnit`.
+      terms: literal terms of the prompt, which the rewrite lost.
+    """
+    clauses = [clause.strip() for clause in CLAUSE.findall(prompt) if clause.strip()]
+    needed = {_clause_of_term(term, clauses) for term in terms}
+    needed |= {_clause_of_unit(unit, clauses) for unit in units}
+    if None in needed:  # what no single clause contains
+        return f"{_sentence(prompt)} {rewrite}"
+    sentences = {i: _sentence(clause) for i, clause in enumerate(clauses) if i in needed}
+    before = [sentence for i, sentence in sentences.items() if i == 0]
+    after = [sentence for i, sentence in sentences.items() if i > 0]
+    return " ".join([*before, _closed(rewrite), *after])
+
+
+def _clause_of_term(term: str, clauses: Sequence[str]) -> int | None:
+    return next((i for i, clause in enumerate(clauses) if term in clause), None)
+
+
+def _clause_of_unit(unit: str, clauses: Sequence[str]) -> int | None:
+    """The clause that has the most words of a unit."""
+    said = set(words(unit))
+    shared = [len(said & set(words(clause))) for clause in clauses]
+    return shared.index(max(shared)) if any(shared) else None
+
+
+def _sentence(clause: str) -> str:
+    clause = clause.strip()
+    return _closed(clause[:1].upper() + clause[1:])
+
+
+def _closed(text: str) -> str:
+    """A text that ends like a sentence."""
+    return text if re.search(r"[.!?…][\"'”’)\]]*\Z", text) else text.rstrip(" ,;:-") + "."

@@ -1,0 +1,204 @@
+"""What a model replies, read as a scene: chat around it is removed, what is no scene is refused."""
+
+import dataclasses
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from pav_jax.language.thoughts import without_thoughts
+
+WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
+JSON_KEYS = ("prompt", "refined", "rewrite", "rewritten_prompt", "refined_prompt", "description")
+MIN_LOOP_WORDS = 20
+MAX_REPEATED = 0.35  # share of groups of three words that were said before
+MIN_VERSES = 4
+MAX_VERSE_WORDS = 9
+FENCE = re.compile(r"```[\w-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+CHAT_MARK = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
+ROLE = re.compile(r"^\s*(?:user|assistant|system)\s*:?\s*$", re.IGNORECASE | re.MULTILINE)
+_PROMPT = (
+    r"(?:(?:re-?written|revised|enhanced|improved|expanded|refined|detailed|new|final|video|"
+    r"text-to-video|your|the|my|a|an)\s+){0,5}(?:prompt|version|rewrite|description|caption|"
+    r"scene|output|answer|response|result)"
+)
+_OPENERS = r"(?:sure|certainly|of course|okay|ok|absolutely|great)"
+PREAMBLES = (
+    re.compile(rf"\A{_OPENERS}\b[^.!:\n]{{0,80}}[.!:,]\s*", re.IGNORECASE),
+    re.compile(r"\A(?:here(?:['’]s| is| are)|this is|below is)\b[^:\n]{0,120}:\s*", re.IGNORECASE),
+    re.compile(rf"\A{_PROMPT}\s*(?:\#?\d+)?\s*:\s*", re.IGNORECASE),
+)
+_CLOSERS = (
+    r"(?:note|let me know|i hope|feel free|explanation|this (?:prompt|version|rewrite|description)"
+    r"|would you|do you|if you|key changes|changes)"
+)
+TRAILER = re.compile(rf"\n\s*\n\s*[(*_]{{0,3}}{_CLOSERS}\b.*\Z", re.IGNORECASE | re.DOTALL)
+HEADING = re.compile(r"^\s{0,3}#{1,6}\s.*$|^\s*\*\*[^*\n]{1,60}:?\*\*:?\s*$", re.MULTILINE)
+BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
+EMPHASIS = re.compile(r"(\*{1,3})(?=\S)([^*\n]+?)(?<=\S)\1")
+CODE = re.compile(r"`([^`\n]+)`")
+QUOTED = re.compile(r"\A(?:\"([^\"]*)\"|“([^“”]*)”|'([^']*)')\Z", re.DOTALL)
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|\Z)")
+REFUSAL = re.compile(
+    r"\bi(?:['’]m| am) (?:sorry|unable|not able|afraid)"
+    r"|\bi (?:can(?:['’]t|not| not)|won['’]t|apologi[sz]e)\b"
+    r"|\bas an? (?:ai|artificial|large language|language model|assistant)\b"
+    r"|\bunable to (?:assist|help|comply|fulfil|generate|create|provide)",
+    re.IGNORECASE,
+)
+# words of talk about the task, which a scene has only if the prompt has them
+TALK = re.compile(
+    r"\b(?:let me know|feel free|hope (?:this|that) helps|as requested|text-to-video|rewritten"
+    r"|your (?:prompt|request|question)|language model|how can i|can i help|happy to help"
+    r"|the user (?:wants|asks|asked|needs)|you asked|the (?:original |rewritten )?prompt"
+    r"|i (?:can|will|would|have|hope|think))\b",
+    re.IGNORECASE,
+)
+# a story told by or to somebody, unless the prompt is one
+PERSONAL = re.compile(r"\b(?:I|I['’]\w+|my|me|[Yy]ou|[Yy]our|[Yy]ou['’]\w+)\b")
+SAID = re.compile(r"\"[^\"]*\"|“[^“”]*”")
+ADDRESS = re.compile(
+    r"\A(?:i|i['’]m|i['’]d|you|yes|no|to (?:create|make|write|rewrite|get))\b", re.IGNORECASE
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """A reply as a scene.
+
+    Attributes:
+      text: one line; "" if there is none.
+      problem: why it is no scene; "" if it is one.
+    """
+
+    text: str
+    problem: str = ""
+
+
+def read_reply(reply: str) -> str:
+    """Return a model's reply without thoughts, on one line; empty if there is none."""
+    return without_controls(without_thoughts(reply)).strip()
+
+
+def without_controls(text: str) -> str:
+    """Replace whitespace controls with spaces; drop other controls and lone surrogates.
+
+    Tokenizers reject lone surrogates.
+    """
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in WHITESPACE_CONTROLS:
+        return " "
+    return "" if unicodedata.category(character) in ("Cc", "Cs") else character
+
+
+def read_scene(reply: str, prompt: str, max_words: int | None = None) -> Reply:
+    """Read the scene that a reply describes.
+
+    Thoughts, preambles ("Here is the prompt:"), markdown, code fences, enclosing quotes, closing
+    remarks and an unfinished last sentence are removed.
+
+    Args:
+      reply: what the model wrote.
+      prompt: what it was asked to rewrite; words that it has itself are no sign of talk.
+      max_words: whole sentences are left out from the end until the rest has no more words.
+    """
+    text = without_thoughts(reply)
+    if not text.strip():
+        return Reply("", "an unfinished thought" if reply.strip() else "an empty reply")
+    text = _without_chat(text)
+    problem = _form_problem(text)
+    scene = _finish(_without_markup(text), max_words)
+    if not re.search(r"[^\W_]", scene):
+        return Reply("", problem or "an empty reply")
+    problem = problem or _talk_problem(scene, prompt)
+    if max_words is not None and len(scene.split()) > max_words:
+        problem = problem or f"over {max_words} words"
+    return Reply(scene, problem)
+
+
+def _without_chat(text: str) -> str:
+    """The text without marks of a chat, fences, preambles and closing remarks."""
+    text = text.strip()
+    if fence := FENCE.search(text):
+        text = fence[1].strip() or text
+    text = CHAT_MARK.split(text.removeprefix("<|assistant|>"))[0] or text
+    text = ROLE.split(text)[0].strip() or text
+    text = _from_json(text)
+    before = None
+    while text != before:
+        before = text
+        text = HEADING.sub("", text).strip() if HEADING.match(text) else text
+        for preamble in PREAMBLES:
+            text = preamble.sub("", EMPHASIS.sub(r"\2", text, count=1) if text[:1] == "*" else text)
+    return TRAILER.sub("", text).strip()
+
+
+def _from_json(text: str) -> str:
+    """The prompt of a JSON object, or the text."""
+    if not text.startswith("{"):
+        return text
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    prompts = [values[key] for key in JSON_KEYS if isinstance(values.get(key), str)]
+    return prompts[0] if prompts else text
+
+
+def _form_problem(text: str) -> str:
+    """Why the lines of a text are no description."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(BULLET.findall(text)) > 1:
+        return "a list"
+    words = [len(line.split()) for line in lines]
+    if len(lines) >= MIN_VERSES and sum(words) <= MAX_VERSE_WORDS * len(lines):
+        return "verses"
+    return "JSON" if text.startswith(("{", "[{")) else ""
+
+
+def _without_markup(text: str) -> str:
+    """The text on one line, without markdown and enclosing quotes."""
+    text = BULLET.sub("", HEADING.sub("", text))
+    text = CODE.sub(r"\1", EMPHASIS.sub(r"\2", text))
+    text = " ".join(without_controls(text).split())
+    if quoted := QUOTED.match(text):
+        text = next(filter(None, quoted.groups()), "")
+    if text.startswith('"') and text.count('"') % 2:  # its end is missing
+        text = text[1:]
+    return text.strip()
+
+
+def _finish(text: str, max_words: int | None) -> str:
+    """The text without an unfinished last sentence, and with whole sentences up to the limit."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    if ends and ends[-1] < len(text):
+        text = text[: ends[-1]]
+    if max_words is None:
+        return text
+    fitting = [end for end in ends if len(text[:end].split()) <= max_words]
+    return text[: fitting[-1]] if fitting else text
+
+
+def _talk_problem(scene: str, prompt: str) -> str:
+    """Why a text is no description of a scene."""
+    if REFUSAL.search(scene) and not REFUSAL.search(prompt):
+        return "a refusal"
+    said = prompt.lower()
+    talk = [match[0] for match in (*TALK.finditer(scene), *ADDRESS.finditer(scene))]
+    if any(words.lower() not in said for words in talk):
+        return "an answer"
+    if PERSONAL.search(SAID.sub("", scene)) and not PERSONAL.search(prompt):
+        return "a story told by or to somebody"
+    if scene.endswith("?") and "?" not in prompt:
+        return "a question"
+    return "a loop" if _is_loop(scene.lower().split()) else ""
+
+
+def _is_loop(words: Sequence[str]) -> bool:
+    groups = list(zip(words, words[1:], words[2:], strict=False))
+    if len(words) < MIN_LOOP_WORDS:
+        return False
+    return 1 - len(set(groups)) / len(groups) > MAX_REPEATED
