@@ -21,6 +21,7 @@ from pav_jax.serve.openai_format import ResponseForm, stream_events
 from pav_jax.serve.options import ServeLimits
 from pav_jax.serve.request_reader import RequestReader
 from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, RefineBody
+from pav_jax.serve.web_page import add_page
 from pav_jax.serve.work import Workers
 
 ABOUT = """\
@@ -67,6 +68,7 @@ class Server:
         get("/v1/models/{name:path}", summary="Describe a model")(self.show_model)
         get("/health", summary="200 while requests are answered")(self.health)
         get("/metrics", summary="Counters for Prometheus")(self.show_metrics)
+        add_page(self.app)
 
     async def refine(self, body: RefineBody, request: fastapi.Request) -> Response:
         """Rewrite a prompt; the answer depends only on prompt, seed, model and settings."""

@@ -9,14 +9,15 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pav_jax.serve import web_page
 from pav_jax.serve.errors import ApiError, ClientGone, internal_error, shutting_down
 from pav_jax.serve.metrics import Metrics
 from pav_jax.serve.options import ServeLimits
 
 LOG = logging.getLogger("pav_jax.serve")
 WORK_ROUTES = ("/refine", "/v1/chat/completions", "/v1/completions")
-# of anything that does not change with use; a browser that shows the page of the API has no key
-OPEN_ROUTES = ("/health", "/docs", "/openapi.json")
+# of anything that does not change with use; a browser that opens a page has no key yet
+OPEN_ROUTES = ("/health", "/docs", "/openapi.json", *web_page.FILES)
 KEYED_ROUTES = ("/v1/models", "/metrics")
 CLIENT_GONE = 499  # the status that the log and the counters show, as nginx does
 LINGER_S = 30.0  # beyond its time limit, for a client that reads slowly
