@@ -5,8 +5,10 @@ import json
 import pathlib
 from types import ModuleType
 
+import PIL.Image
 import pytest
 
+import pav_jax
 from pav_jax.components import Components
 from pav_jax.config import load as load_config
 from pav_jax.records import Candidate
@@ -67,3 +69,16 @@ def test_plugins_in_a_configuration_file(tmp_path):
     assert set(models.suite.names) == {"warmth", "FAITH"}
     assert type(models.generator).__name__ == "Bouncing"
     assert [entry.proposer.name for entry in models.proposers.entries] == ["mine"]
+
+
+@pytest.mark.slow
+def test_diffusers_pipeline_makes_a_video_of_the_rewrite(tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    size = dict(num_inference_steps=1, num_frames=5, height=32, width=32, max_sequence_length=16)
+    checkpoint = pathlib.Path(pav_jax.__file__).parent / "mini" / "checkpoints" / "generator_wan"
+    out = tmp_path / "video.gif"
+    prompt = 'a crimson star bouncing -neg "blur"'
+    load("diffusers_pipeline").main(prompt, str(checkpoint), None, str(out), **size)
+    with PIL.Image.open(out) as video:
+        assert (video.n_frames, video.size) == (5, (32, 32))
+    assert capsys.readouterr().out.strip() not in ("", prompt)

@@ -1,0 +1,35 @@
+"""Rewrite a prompt and give it to a diffusers pipeline.
+
+pip install 'pav-jax[torch]' diffusers
+python examples/diffusers_pipeline.py "a girl is playing guitar"
+"""
+
+import argparse
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import export_to_gif
+
+import pav_jax as pav
+
+
+def main(prompt: str, pipeline: str, booster: str | None, out: str, **settings) -> None:
+    rewriter = pav.Booster.from_pretrained(booster)
+    ((refinement,),) = rewriter.refine(prompt, seed=0)
+    print(refinement.refined)
+
+    pipe = DiffusionPipeline.from_pretrained(pipeline, dtype=torch.bfloat16)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    negative = refinement.negative_prompt or None
+    frames = pipe(refinement.refined, negative_prompt=negative, output_type="pil", **settings)
+    export_to_gif(frames.frames[0], out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prompt")
+    parser.add_argument("--pipeline", default="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    parser.add_argument("--booster", default="smollm2", help="a folder, Hub id or .gguf file")
+    parser.add_argument("--out", default="video.gif")
+    arguments = parser.parse_args()
+    main(arguments.prompt, arguments.pipeline, arguments.booster, arguments.out)
