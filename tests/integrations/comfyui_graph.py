@@ -45,10 +45,10 @@ def run_graph(classes: dict[str, type], graph: dict[str, dict]) -> dict[str, Any
         node_class: Any = classes[graph[node_id]["class_type"]]
         types = node_class.INPUT_TYPES()
         declared = types["required"] | types.get("optional", {})
-        given = graph[node_id]["inputs"]
-        assert set(types["required"]) <= set(given) <= set(declared)
+        values = graph[node_id]["inputs"]
+        assert set(types["required"]) <= set(values) <= set(declared)
         inputs = {}
-        for name, value in given.items():
+        for name, value in values.items():
             if isinstance(value, list):  # [node, number of its output]
                 source, output = value
                 source_class: Any = classes[graph[source]["class_type"]]
