@@ -219,7 +219,9 @@ class Peers:
             if self._verdict is not None:
                 status, line = self._verdict
                 try:
-                    print(line, file=sys.stderr, flush=True)
+                    # one write: the main thread may print too, as what it waits for has failed
+                    sys.stderr.write(f"{line}\n")
+                    sys.stderr.flush()
                 finally:  # also where nobody reads standard error any more
                     os._exit(status)
 
