@@ -1,6 +1,7 @@
 """The booster: the trained rewriter of prompts for video models."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +10,8 @@ from typing import Any
 import jax
 
 from pav_jax.booster.guard import AUTO as AUTO_MODE
-from pav_jax.booster.guard import OFF, Guard, Request
+from pav_jax.booster.guard import OFF, Guard, Likelihood, Request
+from pav_jax.booster.likelihood import log_likelihoods
 from pav_jax.booster.replies import without_controls
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
@@ -133,12 +135,22 @@ class Booster:
             Request(clean(prompt), s, None if name == BASE else name) for prompt, s, name in names
         ]
         rewrites = self.guard.with_fields(guard).refine(
-            requests, self._samples, num_return_sequences, self.language_model.name
+            requests,
+            self._samples,
+            num_return_sequences,
+            self.language_model.name,
+            self._likelihood(),
         )
         return [
             [dataclasses.replace(refinement, original=prompt) for refinement in refinements]
             for prompt, refinements in zip(typed, rewrites, strict=True)
         ]
+
+    def _likelihood(self) -> Likelihood | None:
+        """The likelihood of rewrites; None for models behind another server."""
+        if isinstance(self.language_model, LanguageModel):
+            return functools.partial(log_likelihoods, self.language_model)
+        return getattr(self.language_model, "log_likelihoods", None)
 
     def _samples(self, requests: Sequence[Request], num_samples: int) -> list[list[str]]:
         """Replies of the model; an engine of the guard."""

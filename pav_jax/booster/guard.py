@@ -211,10 +211,10 @@ class GuardedPrompt:
     def _choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> Refinement:
         problems: Counter[str] = Counter()
         rewrites = list(self._read(replies, problems))
-        ordered = self._ordered(rewrites, likelihood)
+        ordered = sorted(rewrites, key=lambda rewrite: rewrite.loss)
         faults = [self._problem(rewrite) for rewrite in ordered]
         sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
-        repaired = sound or filter(None, map(self._repair, ordered))
+        repaired = self._likely_first(sound, likelihood) or filter(None, map(self._repair, ordered))
         if best := next(iter(repaired), None):
             return self._record(self.parsed.render(best.text), best.judgement, "", False)
         problems.update(faults)
@@ -242,15 +242,14 @@ class GuardedPrompt:
         is_unread = math.isnan(rewrite.judgement.score)
         return is_unread and not math.isnan(judge(self.text, self.text).score)
 
-    def _ordered(self, rewrites: list[Rewrite], likelihood: Likelihood | None) -> list[Rewrite]:
-        """The most faithful first, among equals the most likely."""
-        ordered = sorted(rewrites, key=lambda rewrite: rewrite.loss)
-        best = [rewrite for rewrite in ordered if rewrite.loss == ordered[0].loss]
-        if likelihood is None or len(best) < 2:
+    def _likely_first(self, ordered: list[Rewrite], likelihood: Likelihood | None) -> list[Rewrite]:
+        """Rewrites from the most faithful one on, of equal ones the most likely one first."""
+        equal = [rewrite for rewrite in ordered if rewrite.loss == ordered[0].loss]
+        if likelihood is None or len(equal) < 2:
             return ordered
-        values = likelihood(self.stripped, [rewrite.text for rewrite in best])
-        likely = sorted(range(len(best)), key=lambda i: -values[i])
-        return [best[i] for i in likely] + ordered[len(best) :]
+        values = likelihood(self.stripped, [rewrite.text for rewrite in equal])
+        likely = sorted(range(len(equal)), key=lambda i: -values[i])
+        return [equal[i] for i in likely] + ordered[len(equal) :]
 
     def _repair(self, rewrite: Rewrite) -> Rewrite | None:
         """A rewrite of the same scene with what it lost; None if that cannot be."""

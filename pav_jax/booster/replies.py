@@ -1,6 +1,7 @@
 """What a model replies, read as a scene: chat around it is removed, what is no scene is refused."""
 
 import dataclasses
+import functools
 import json
 import re
 import unicodedata
@@ -26,6 +27,7 @@ _OPENERS = r"(?:sure|certainly|of course|okay|ok|absolutely|great)"
 PREAMBLES = (
     re.compile(rf"\A{_OPENERS}\b[^.!:\n]{{0,80}}[.!:,]\s*", re.IGNORECASE),
     re.compile(r"\A(?:here(?:['’]s| is| are)|this is|below is)\b[^:\n]{0,120}:\s*", re.IGNORECASE),
+    re.compile(r"\Ain (?:this|the) (?:scene|video|clip|shot|image),?\s+", re.IGNORECASE),
     re.compile(rf"\A{_PROMPT}\s*(?:\#?\d+)?\s*:\s*", re.IGNORECASE),
 )
 _CLOSERS = (
@@ -127,12 +129,15 @@ def _without_chat(text: str) -> str:
     text = CHAT_MARK.split(text.removeprefix("<|assistant|>"))[0] or text
     text = ROLE.split(text)[0].strip() or text
     text = _from_json(text)
+    whole = text
     before = None
     while text != before:
         before = text
         text = HEADING.sub("", text).strip() if HEADING.match(text) else text
         for preamble in PREAMBLES:
             text = preamble.sub("", EMPHASIS.sub(r"\2", text, count=1) if text[:1] == "*" else text)
+    if text != whole:
+        text = text[:1].upper() + text[1:]
     return TRAILER.sub("", text).strip()
 
 
@@ -190,7 +195,9 @@ def _talk_problem(scene: str, prompt: str) -> str:
     talk = [match[0] for match in (*TALK.finditer(scene), *ADDRESS.finditer(scene))]
     if any(words.lower() not in said for words in talk):
         return "an answer"
-    if PERSONAL.search(SAID.sub("", scene)) and not PERSONAL.search(prompt):
+    quotes = [match[0] for match in SAID.finditer(scene) if match[0][1:-1] in prompt]
+    told = functools.reduce(lambda text, quote: text.replace(quote, ""), quotes, scene)
+    if PERSONAL.search(told) and not PERSONAL.search(prompt):
         return "a story told by or to somebody"
     if scene.endswith("?") and "?" not in prompt:
         return "a question"
@@ -198,6 +205,9 @@ def _talk_problem(scene: str, prompt: str) -> str:
 
 
 def _is_loop(words: Sequence[str]) -> bool:
+    """Whether a word comes four times running, or many groups of three words come again."""
+    if any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3)):
+        return True
     groups = list(zip(words, words[1:], words[2:], strict=False))
     if len(words) < MIN_LOOP_WORDS:
         return False

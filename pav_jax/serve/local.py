@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from pav_jax.booster.booster import Booster, clean
+from pav_jax.booster.guard import Request
+from pav_jax.booster.likelihood import log_likelihoods
 from pav_jax.booster.replies import read_reply
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
@@ -174,6 +176,10 @@ class EngineModel:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         return [[answer.text for answer in _record(job, self._request.call)] for job in jobs]
+
+    def log_likelihoods(self, request: Request, texts: Sequence[str]) -> list[float]:
+        """See `booster.likelihood.log_likelihoods`."""
+        return log_likelihoods(self._backend.booster.language_model, request, texts)
 
 
 class JobStream:

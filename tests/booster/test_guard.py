@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from pav_jax.booster.guard import MODES, Guard, Request
+from pav_jax.booster.prompt_syntax import parse_prompt
 from pav_jax.commands import guard_options
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
+from pav_jax.rewards.faithfulness import judge
 
 
 def refine(prompt, *replies, n=1, likelihood=None, **fields):
@@ -81,6 +84,8 @@ def test_refine_groups_of_samples():
             "An (old:1.3) tower leans. -ar 9:16",
         ),
         ("a tram <lora:city:0.8>", "A tram turns.", "A tram turns. <lora:city:0.8>"),
+        ("a tram turns", "In this scene, a tram turns.", "A tram turns."),
+        ("a sign 'I LOVE YOU'", 'A sign says "I LOVE YOU".', "A sign says 'I LOVE YOU'."),
         ("a tram @ make it slow", "A tram turns slowly.", "A tram turns slowly."),
     ],
 )
@@ -118,6 +123,8 @@ def test_refine_keep():
         ("an empty street, no people", "An empty street without people. A man waits."),
         ("a red fox sleeps in snow", "Snow falls and a red fox is near. A farmer waits."),
         ("a dog runs", "As I walk by, a dog runs."),
+        ("a dog runs", 'A dog runs home. "I am so glad to see you," says its bowl.'),
+        ("a white horse runs", "A white white white white horse runs."),
         ("a dog runs", "一只狗在草地上奔跑。"),
         ("a dog runs", "Ein Hund rennt über die Wiese und das Gras ist nass."),
         ("a dog runs", ""),
@@ -293,3 +300,48 @@ def test_guard_invalid_field(fields):
 def test_guard_options_are_those_of_the_guard():
     assert guard_options.MODES == MODES
     assert set(guard_options.FIELDS) == set(vars(Guard()))
+
+
+PARTS = [
+    'a sign that says "OPEN 24H"',
+    "exactly 3 red kites",
+    "no people",
+    "QZX1 on a roof",
+    "a (soft:1.2) light",
+    "<keep>blue door</keep>",
+    "two dogs",
+    "without a hat",
+    "<lora:old:1>",
+    "a tram at night",
+]
+REPLIES = [
+    "Three red kites fly.",
+    "A sign reads open 24h.",
+    "People walk by.",
+    "A dog.",
+    "A blue door and two dogs.",
+    "",
+    "I cannot do that.",
+    "A tram at night in soft light, no people.",
+    "**A roof**",
+    "qzx1 waits on a roof.",
+]
+
+
+@pytest.mark.parametrize("number", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_refine_never_loses_a_term(number):
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        parts = rng.choice(PARTS, 3, replace=False)
+        prompt = ", ".join(parts) + " -ar 9:16"
+        replies = [" ".join(rng.choice([*REPLIES, *parts], 4)) for _ in range(4)]
+        refinement = first(prompt, *replies, fidelity=0.5)
+        guarded = parse_prompt(prompt)
+        assert not guarded.missing_terms(refinement.refined), (prompt, refinement.refined)
+        assert "-ar 9:16" in refinement.refined and refinement.settings == {"ar": "9:16"}
+        judgement = judge(guarded.text, parse_prompt(refinement.refined).text)
+        lost = [u for u in judgement.units if u.category in ("negation", "quote")]
+        assert all(unit.verdict == "kept" for unit in lost), (
+            prompt,
+            refinement.refined,
+        )  # vocabulary: ignore

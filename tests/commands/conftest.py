@@ -17,6 +17,8 @@ from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
 from tests.fakes import WordCountReward, WordCountSuite
 
+REASONS = {"what is rain?": "it is a question"}  # why the fake booster says that a prompt stands
+
 
 def _fake_booster(calls):
     """A class in place of Booster that records its calls."""
@@ -29,11 +31,12 @@ def _fake_booster(calls):
             calls.append(("load", path, template))
             return cls()
 
-        def refine(self, prompts, num_return_sequences=1, seed=0, adapter_names=None):
-            calls.append(("refine", list(prompts), num_return_sequences, seed))
+        def refine(self, prompts, num_return_sequences=1, seed=0, adapter_names=None, **guard):
+            options = [guard] if guard else []
+            calls.append(("refine", list(prompts), num_return_sequences, seed, *options))
             return [
                 [
-                    Refinement(p, f"{p}\nin detail {i}", seed, "fake")
+                    Refinement(p, f"{p}\nin detail {i}", seed, "fake", reason=REASONS.get(p, ""))
                     for i in range(num_return_sequences)
                 ]
                 for p in prompts

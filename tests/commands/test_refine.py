@@ -65,6 +65,28 @@ def test_refine_too_many_rewrites(capsys, fake_calls):
     assert "--num-return-sequences=100000000: the limit is 50,000" in line and fake_calls == []
 
 
+def test_refine_guard_options(capsys, fake_calls):
+    guard = {"mode": "on", "keep": ["cat", "a"], "fidelity": 0.5, "max_words": 40}
+    guard |= {"language": "any", "samples": 2}
+    options = ["--mode=on", "--keep=cat", "--keep=a", "--fidelity=0.5", "--max-words=40"]
+    status, _, _ = run(capsys, "refine", "a cat", *options, "--language=any", "--samples=2")
+    assert status == 0
+    assert fake_calls[1] == ("refine", ["a cat"], 1, 0, guard)
+
+
+@pytest.mark.parametrize(
+    "option", ["--fidelity=1.5", "--fidelity=nan", "--max-words=2", "--samples=0", "--keep=dog"]
+)
+def test_refine_invalid_guard_option(option, capsys, fake_calls):
+    assert option.split("=")[0] in fails(capsys, "refine", "a cat", option)
+    assert fake_calls == []
+
+
+def test_refine_says_why_a_prompt_stands(capsys, fake_calls):
+    _, _, err = run(capsys, "refine", "a cat", "what is rain?", "--model=m")
+    assert err == "pav refine: kept as it is: it is a question\n"
+
+
 @pytest.mark.parametrize(
     "family", first_fast(["qwen3_moe", "gemma3", *decoders.FAMILIES[:-1]], number=2)
 )

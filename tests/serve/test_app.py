@@ -48,6 +48,18 @@ def test_refine_is_the_refinement_of_the_booster(client, booster):
         assert response.json() == json.loads(to_json(expected))
 
 
+def test_refine_guarded(client):
+    body = {"prompt": "a QZX1 cat, no dogs -ar 1:1", "keep": ["cat"], "fidelity": 0.5}
+    answer = client.post("/refine", json=body | {"mode": "on", "max_words": 30}).json()
+    assert answer["refined"] == answer["original"] == body["prompt"]
+    assert answer["reverted"] and "no rewrite was good enough" in answer["reason"]
+    assert answer["settings"] == {"ar": "1:1"} and answer["faith"] == 1
+    for field, value in (("mode", "x"), ("keep", [" "]), ("fidelity", 2), ("max_words", 0)):
+        response = client.post("/refine", json=body | {field: value})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"].split(".")[0] == field
+
+
 def test_chat_rewrites_last_user_message(client, booster):
     messages = [
         {"role": "system", "content": "be brief"},

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 NEGATIVE = "neg"
 SPACE_BEFORE_PUNCTUATION = re.compile(r" ([,.;:!?])(?= |$)")
 REPEATED_COMMAS = re.compile(r",(?: ?,)+")
+QUOTATION_MARKS = "\"'“”‘’«»「」"
 PLACEHOLDER = "\ue000"  # of an inline part while the text around it is tidied
 ORPHAN_SEPARATORS = " \t\r\n\v\f,;|-–—"
 
@@ -157,11 +158,13 @@ def _is_said(part: Span) -> bool:
 def _first_free(
     part: Span, text: str, taken: list[tuple[int, int, str]]
 ) -> tuple[int, int, str] | None:
-    """The first place of a part's term that is free; quotes are included where both sides have
-    them."""
+    """The first place of a part's term that is free, with the quotation marks around it."""
     for term in (part.said, part.value):
         for match in re.finditer(rf"(?<!\w){re.escape(term)}(?!\w)", text):
             start, end = match.span()
+            around = text[max(0, start - 1) : start], text[end : end + 1]
+            if part.kind is Kind.QUOTE and all(mark and mark in QUOTATION_MARKS for mark in around):
+                start, end = start - 1, end + 1
             if all(end <= left or right <= start for left, right, _ in taken):
                 return start, end, part.typed
     return None
