@@ -62,7 +62,7 @@ def _print_table(summaries: "list[AdapterSummary]") -> None:
     if not summaries:
         print("none come with this version; pav adapters list FOLDER lists those in a folder")
         return
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for summary in summaries:
         size = f"{summary.num_bytes / 1e6:.1f} MB"
         rows.append(
