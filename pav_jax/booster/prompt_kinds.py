@@ -16,10 +16,11 @@ _POLITE = (
     r"\A\W*(?:(?:please|now|then|so|hey|can you|could you|would you|will you|i want you to)\s+)*"
 )
 _TEXTS = (
-    r"(?:poems?|haikus?|limericks?|sonnets?|story|stories|essays?|jokes?|riddles?|(?:song )?lyrics"
-    r"|letters?|emails?|code|functions?|programs?|scripts?|python|javascript|sql|articles?"
-    r"|blog posts?|recipes?|lists?|summary|paragraphs?|sentences?|tweets?|reviews?|explanation"
-    r"|instructions|resume|cv|names|ideas|tips|reasons|ways|steps|examples|synonyms|facts"
+    r"(?:poems?|haikus?|limericks?|sonnets?|story|stories|essays?|jokes?|riddles?|songs?"
+    r"|lyrics|song lyrics|alphabet|passwords?|(?:\w+ )?plans?|schedule|quiz|letters?|emails?"
+    r"|code|functions?|programs?|scripts?|python|javascript|sql|articles?|blog posts?"
+    r"|recipes?|lists?|summary|paragraphs?|sentences?|tweets?|reviews?|explanation"
+    r"|instructions|resume|cv|names|ideas|tips|reasons|ways|steps|examples|synonyms?|facts"
     r"|questions|advice|speech|prompts?|tutorial|report|answer|translation|definition)"
 )
 _BEFORE_TEXTS = (
@@ -31,25 +32,43 @@ INSTRUCTIONS = (
     # a question
     rf"{_POLITE}(?:what|who|whom|whose|why|how|when|where|which|can|could|would|will|should"
     rf"|has|have|am|{_ASKING})\b[^.!]*\?\W*\Z",
-    rf"{_POLITE}(?:what(?:['’]?s| {_ASKING})|who(?:['’]?s| {_ASKING}| won| wrote| invented)"
-    rf"|(?:why|when|where) {_ASKING}|how (?:{_ASKING}|can|many|much|old|far|tall|long))\b",
+    rf"{_POLITE}(?:what(?:['’]?s| {_ASKING})|who|whose|which|why|when {_ASKING}|where {_ASKING}"
+    rf"|how (?:{_ASKING}|can|many|much|old|far|tall|long))\b",
+    rf"{_POLITE}(?:is|are|was|were|does|did)\b",
+    rf"{_POLITE}(?:do|am|can|could|should|shall|will|would|have|may) (?:you|i|we)\b",
+    rf"{_POLITE}(?:what (?:time|day|year|kind|sort|if)|(?:where|when|how|what|who) "
+    r"(?:can|could|should|would|will|to|i|you|we))\b",
+    r"\A\W*(?:i|we) (?:need|want|would like|have|am looking for)\b.{0,20}"
+    r"\b(?:help|advice|a question|to know|you to|an answer|information)\b",
     # a task whose result is a text
     rf"{_POLITE}(?:explain|summari[sz]e|translate|answer|solve|calculate|compute|recite|respond"
+    r"|prove|quote|brainstorm|estimate|simplify|outline|analy[sz]e|discuss|predict|guess|evaluate"
+    r"|argue|debate|memori[sz]e|cite|chat|sing (?:me|us)|give (?:me|us)|tell (?:a|an|the)"
     r"|reply|rephrase|paraphrase|proofread|define|recommend|suggest|convert|spell|debug|classify"
     r"|(?:tell|teach|remind|advise) (?:me|us)|repeat (?:after|this|the|everything|your)|act as"
     r"|pretend|roleplay|help me|print|output|say (?:hi|hello|yes|no|something|the))\b",
-    rf"{_POLITE}(?:write|compose|create|make|generate|produce|give|list|name|show|say|read)\b"
+    rf"{_POLITE}(?:introduce|describe|explain|tell)\b.{{0,20}}\byourself\b",
+    rf"{_POLITE}(?:plan (?:a|my|the|our)|compare|make me (?:laugh|smile|cry|happy))\b",
+    r"\A\W*help\W*\Z",
+    rf"{_POLITE}count (?:from|to|backwards?)\b",
+    rf"{_POLITE}(?:rewrite|correct|fix|edit|improve|continue|complete|finish|shorten|check|review)"
+    r"(?:\s+(?:this|the|my|these|following|a))*\s+(?:grammar|spelling|sentence|text|code|words?"
+    r"|paragraph|email|essay|story|poem|homework|bug|equation)\b",
+    rf"{_POLITE}(?:(?:act|behave|speak|talk) (?:like|as|only)|let['’]?s (?:play|talk|chat))\b",
+    rf"{_POLITE}(?:write|compose|create|dra?ft|make|generate|produce|give|list|name|show|say|read)\b"
     rf"(?:\s+{_BEFORE_TEXTS})*\s+{_TEXTS}\b(?!\s+(?:on|in|into|at)\s+(?:a|an|the)\b)",
     rf"{_POLITE}(?:list|name)\s+(?:all|the|some|\d+|two|three|four|five|ten)\b",
     # an attack on the instruction
     r"\b(?:ignore|disregard|forget|override)\s+"
     r"(?:(?:all|any|the|your|my|of|these|those|previous|prior)\s+)*"
     r"(?:above|previous|prior|instructions?|prompts?|rules|everything|system|what)\b",
-    r"\bsystem prompt\b|\bdeveloper mode\b"
+    r"\b(?:your|hidden|secret) instructions?\b|\A\W*you (?:must|should|have to|will|only)\b",
+    r"\bsystem prompt\b|\bdeveloper mode\b|\bfrom now on,? you\b|\bnew instructions?\s*:"
+    r"|\b(?:stop|instead of|do not|don['’]t|without) rewriting\b|\band answer (?:me|:|my|the)"
     r"|\byou are (?:now|an? (?:ai|helpful|assistant|expert))\b",
     # no scene at all
     r"\A[\d\s+\-*/x=().,^%?]+\Z",
-    r"\A\W*(?:hi|hello|hey|thanks|thank you|good (?:morning|evening|night))\b"
+    r"\A\W*(?:hi|hello|hey|thanks(?: a lot)?|thank you|good (?:morning|evening|night))\b"
     r"[\s!.,]*(?:there|all|how are you\W*)?\W*\Z",
 )
 INSTRUCTION = re.compile("|".join(f"(?:{part})" for part in INSTRUCTIONS), re.IGNORECASE)
