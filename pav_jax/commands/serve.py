@@ -10,6 +10,7 @@ from pav_jax.errors import BadInput
 
 if TYPE_CHECKING:
     from pav_jax.serve.backend import Backend
+    from pav_jax.serve.preview import Previewer
 
 API_KEY_VARIABLE = "PAV_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
@@ -79,6 +80,14 @@ docs/guides/serve.md has all routes, fields and limits.""",
         "--template",
         help="chat template: a file, auto, or model; see pav refine --help",
     )
+    command.add_argument(
+        "--generator",
+        metavar="PATH",
+        help=(
+            "a video generator, as in pav generate --model: the page shows videos of prompt and"
+            " rewrite side by side, and /preview makes one"
+        ),
+    )
     command.add_argument("--name", help="what clients call the model (default: its own name)")
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
@@ -124,9 +133,11 @@ def run(args: argparse.Namespace) -> None:
         max_queue=args.max_queue,
         timeout_s=args.timeout,
     )
-    with server.bind(args.host, args.port) as listener, contextlib.closing(_load(args)) as backend:
-        _announce(args, backend, listener.getsockname()[1], bool(key))
-        server.serve(app.Server(backend, limits, key), listener)
+    with server.bind(args.host, args.port) as listener:
+        previewer = None if args.generator is None else _load_previewer(args.generator)
+        with contextlib.closing(_load(args)) as backend:
+            _announce(args, backend, listener.getsockname()[1], bool(key))
+            server.serve(app.Server(backend, limits, key, previewer), listener)
 
 
 def _load(args: argparse.Namespace) -> "Backend":
@@ -162,6 +173,17 @@ def _load(args: argparse.Namespace) -> "Backend":
     _say("compiling")
     backend.warm_up()
     return backend
+
+
+def _load_previewer(path: str) -> "Previewer":
+    """The generator, ready to make videos."""
+    from pav_jax.serve.preview import Previewer
+    from pav_jax.video.loading import load_generator
+
+    previewer = Previewer(load_generator(path, batch_size=1))
+    _say("compiling the generator")
+    previewer.warm_up()
+    return previewer
 
 
 def _announce(args: argparse.Namespace, backend: "Backend", port: int, has_key: bool) -> None:

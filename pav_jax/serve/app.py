@@ -19,8 +19,9 @@ from pav_jax.serve.gateway import Gateway, ServerState
 from pav_jax.serve.metrics import Metrics
 from pav_jax.serve.openai_format import ResponseForm, stream_events
 from pav_jax.serve.options import ServeLimits
+from pav_jax.serve.preview import Previewer
 from pav_jax.serve.request_reader import RequestReader
-from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, RefineBody
+from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, PreviewBody, RefineBody
 from pav_jax.serve.web_page import add_page
 from pav_jax.serve.work import Workers
 
@@ -33,16 +34,24 @@ answer is its rewrite."""
 class Server:
     """The routes, and what they share; `app` is the ASGI application."""
 
-    def __init__(self, backend: Backend, limits: ServeLimits, key: str = ""):
+    def __init__(
+        self,
+        backend: Backend,
+        limits: ServeLimits,
+        key: str = "",
+        previewer: Previewer | None = None,
+    ):
         """Create the application.
 
         Args:
           key: that requests need; empty: none.
+          previewer: makes the videos of /preview; None: there is no such route.
         """
         self.backend = backend
         self.metrics = Metrics(backend.num_waiting)
         max_concurrent = backend.num_rows + limits.max_queue
         self.state = ServerState(limits, self.metrics, max_concurrent)
+        self._previewer = previewer
         self._reader = RequestReader(backend, limits)
         self._workers = Workers(max_concurrent)
         self._created = int(time.time())
@@ -68,7 +77,9 @@ class Server:
         get("/v1/models/{name:path}", summary="Describe a model")(self.show_model)
         get("/health", summary="200 while requests are answered")(self.health)
         get("/metrics", summary="Counters for Prometheus")(self.show_metrics)
-        add_page(self.app)
+        if self._previewer is not None:
+            post("/preview", response_class=Response, summary="Make a video")(self.preview)
+        add_page(self.app, has_preview=self._previewer is not None)
 
     async def refine(self, body: RefineBody, request: fastapi.Request) -> Response:
         """Rewrite a prompt; the answer depends only on prompt, seed, model and settings."""
@@ -78,6 +89,17 @@ class Server:
         )
         self._count(text_request)
         return Response(to_json(refinement), media_type="application/json")
+
+    async def preview(self, body: PreviewBody, request: fastapi.Request) -> Response:
+        """Make a video of a prompt with the server's generator; the answer is an MP4 file."""
+        assert self._previewer is not None
+        call = self._reader.preview(body)
+        work = functools.partial(self._previewer.make_mp4, call, body.prompt, body.seed)
+        return Response(
+            await self._workers.answer(request, call, work),
+            media_type="video/mp4",
+            headers={"Cache-Control": "no-store"},
+        )
 
     async def chat(self, body: ChatBody, request: fastapi.Request) -> Response:
         """Rewrite the last message of the user; other messages are not read."""

@@ -15,7 +15,7 @@ from pav_jax.serve.metrics import Metrics
 from pav_jax.serve.options import ServeLimits
 
 LOG = logging.getLogger("pav_jax.serve")
-WORK_ROUTES = ("/refine", "/v1/chat/completions", "/v1/completions")
+WORK_ROUTES = ("/refine", "/preview", "/v1/chat/completions", "/v1/completions")
 # of anything that does not change with use; a browser that opens a page has no key yet
 OPEN_ROUTES = ("/health", "/docs", "/openapi.json", *web_page.FILES)
 KEYED_ROUTES = ("/v1/models", "/metrics")

@@ -9,7 +9,14 @@ from pav_jax.serve.backend import Backend, TextRequest
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import ApiError
 from pav_jax.serve.options import ServeLimits
-from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, RefineBody, SamplingFields
+from pav_jax.serve.schemas import (
+    ChatBody,
+    CompletionBody,
+    OpenAIFields,
+    PreviewBody,
+    RefineBody,
+    SamplingFields,
+)
 
 # fields of OpenAI's API that would change the answer in a way that is not implemented, and their
 # values that change nothing, beside null, false, 0 and what is empty
@@ -49,6 +56,11 @@ class RequestReader:
         """Read a request for one rewrite."""
         request = self._request(body, (body.prompt,), 1, body.max_tokens, ())
         return dataclasses.replace(request, guard=body.guard_fields())
+
+    def preview(self, body: PreviewBody) -> Call:
+        """Check a request for a video."""
+        self._check_length((body.prompt,))
+        return Call(self.limits.timeout_s)
 
     def chat(self, body: ChatBody) -> TextRequest:
         """Read a request for rewrites of the last message of the user."""
@@ -112,19 +124,22 @@ class RequestReader:
         limits = self.limits
         _at_most(limits.max_n, "n", n * len(prompts))
         _at_most(limits.max_tokens, "max_tokens", max_tokens or 1)
-        characters = sum(map(len, prompts))
-        if characters > limits.max_prompt_characters:
-            raise ApiError(
-                400,
-                f"the prompt has {characters:,} characters; shorten it to"
-                f" {limits.max_prompt_characters:,}",
-                param="prompt",
-                code="string_above_max_length",
-            )
+        self._check_length(prompts)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         call = Call(limits.timeout_s)
         settings = self._settings(body, max_tokens)
         return TextRequest(call, model, prompts, n, seed, settings, stop)
+
+    def _check_length(self, prompts: tuple[str, ...]) -> None:
+        characters = sum(map(len, prompts))
+        if characters > self.limits.max_prompt_characters:
+            raise ApiError(
+                400,
+                f"the prompt has {characters:,} characters; shorten it to"
+                f" {self.limits.max_prompt_characters:,}",
+                param="prompt",
+                code="string_above_max_length",
+            )
 
     def _settings(self, body: SamplingFields, max_tokens: int | None) -> Sampling:
         names = ("temperature", "top_p", "top_k", "repetition_penalty")

@@ -52,6 +52,14 @@ class RefineBody(SamplingFields):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
+class PreviewBody(BaseModel):
+    """The body of /preview."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str = Field(description="what the generator reads, as it is", pattern=r"\S")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
 class StreamOptions(BaseModel):
     """What a stream tells beside the texts."""
 

@@ -19,6 +19,7 @@ FILES = {
     "/page/page.js": ("page.js", "text/javascript"),
     "/page/differences.js": ("differences.js", "text/javascript"),
     "/page/history.js": ("history.js", "text/javascript"),
+    "/page/preview.js": ("preview.js", "text/javascript"),
     "/page/server.js": ("server.js", "text/javascript"),
 }
 # only what this server sends is loaded; no text becomes a script, in no frame of another page
@@ -27,6 +28,7 @@ POLICY = (
     "script-src 'self'",
     "style-src 'self'",
     "connect-src 'self'",
+    "media-src blob:",
     "img-src data:",
     "base-uri 'none'",
     "form-action 'none'",
@@ -42,10 +44,16 @@ HEADERS = {
 }
 
 
-def add_page(app: fastapi.FastAPI) -> None:
-    """Add the routes of `FILES`."""
+def add_page(app: fastapi.FastAPI, has_preview: bool) -> None:
+    """Add the routes of `FILES`.
+
+    Args:
+      has_preview: the server makes videos.
+    """
     for route, (name, media_type) in FILES.items():
         content = (FOLDER / name).read_bytes()
+        if has_preview:
+            content = content.replace(b'<div id="preview" hidden', b'<div id="preview"')
         send = functools.partial(_send, content, media_type)
         app.add_api_route(route, send, include_in_schema=False)
 

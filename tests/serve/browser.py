@@ -51,7 +51,7 @@ def complaints(message):
 
 
 def foreign_requests(request, address):
-    if not request.url.startswith((f"{address}/", "data:")):
+    if not request.url.startswith((f"{address}/", f"blob:{address}/", "data:")):
         yield request.url
 
 

@@ -22,6 +22,7 @@ from tests.endpoint_server import Endpoint
         ("--model=/nowhere/at/all", "/nowhere/at/all"),
         ("--adapter=no adapter", "--adapter=no adapter: there is no folder no adapter"),
         ("--adapter==x", "--adapter==x: write NAME=PATH or PATH"),
+        ("--generator=/nowhere/at/all", "/nowhere/at/all"),
         ("--upstream=localhost", "--upstream='localhost'"),
         ("--upstream=http://127.0.0.1:9", "it lists no models"),
     ],

@@ -7,6 +7,8 @@ import pytest
 from playwright.sync_api import Error, expect
 
 from pav_jax.serve.options import ServeLimits
+from pav_jax.serve.preview import Previewer
+from tests.fakes import FakeGenerator
 from tests.serve.backends import SECRET, FakeBackend, Gate, running
 from tests.serve.browser import (
     CHROMIUM,
@@ -276,6 +278,27 @@ def test_page_shows_markup_as_text(visit):
         assert markup in page.locator("#notice").inner_text()
         assert page.locator("main img, main script, main b, main i").count() == 0
         assert page.evaluate("window.isRun") is None
+
+
+def test_page_shows_videos_where_there_is_a_generator(visit):
+    generator = FakeGenerator()
+    with running(GuardedBackend(), key="k", previewer=Previewer(generator)) as (address, *_):
+        page = visit(address)
+        page.get_by_label("API key").fill("k")
+        page.get_by_role("button", name="Use key").click()
+        page.locator("#key-form[hidden]").wait_for(state="attached")
+        refine(page)
+        page.get_by_role("button", name="Make videos").click()
+        for title in ("Video of the prompt", "Video of the rewrite"):
+            video = page.locator("video").and_(page.get_by_label(title))
+            expect(video).to_have_js_property("videoWidth", 16)
+        assert generator.made == [(PROMPT, 0), (REWRITE, 0)]
+        refine(page)
+        assert page.locator("video").count() == 0
+    with running(GuardedBackend()) as (address, *_):
+        page = visit(address)
+        refine(page)
+        assert page.get_by_role("button", name="Make videos").is_hidden()
 
 
 def test_page_asks_for_the_key(visit, caplog):

@@ -2,6 +2,7 @@
 
 import { markUnits, sharedWords, showMarked, words } from "./differences.js";
 import * as history from "./history.js";
+import { clearVideos, showVideos } from "./preview.js";
 import { ServerError, ask, hasKey, setKey } from "./server.js";
 
 const MAX_SEED = 2 ** 31 - 1;
@@ -198,6 +199,7 @@ function showAnswer(answer) {
   const flags = Object.entries(answer.settings ?? {}).map(([name, value]) => [`-${name}`, value]);
   if (answer.negative_prompt) flags.push(["negative prompt", answer.negative_prompt]);
   element("flags").replaceChildren(...flags.flatMap(([name, value]) => row(name, value)));
+  clearVideos();
   showDifferences();
 }
 
@@ -277,6 +279,24 @@ element("copy").addEventListener("click", async () => {
     isCopied = document.execCommand("copy");
   }
   element("copied").textContent = isCopied ? "Copied." : "Press Ctrl+C to copy.";
+});
+
+// ----------------------------------------------------------------------------------- the videos
+
+element("make-videos").addEventListener("click", async () => {
+  const texts = {
+    "Video of the prompt": shown.original ?? shown.prompt,
+    "Video of the rewrite": element("rewrite").value,
+  };
+  showError("");
+  element("make-videos").disabled = true;
+  try {
+    await showVideos(texts, shown.seed);
+  } catch (error) {
+    showFailure(error);
+  } finally {
+    element("make-videos").disabled = false;
+  }
 });
 
 // ---------------------------------------------------------------------------------- the history

@@ -35,6 +35,15 @@ export function setKey(key) {
 
 /** The JSON that a route answers; throws ServerError with one line for the user. */
 export async function ask(path, options = {}) {
+  return read(await send(path, options), "json");
+}
+
+/** The file that a route answers to a body. */
+export async function askForFile(path, body) {
+  return read(await send(path, { method: "POST", body: JSON.stringify(body) }), "blob");
+}
+
+async function send(path, options) {
   const headers = { "Content-Type": "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${readKey()}`;
   let response;
@@ -47,17 +56,20 @@ export async function ask(path, options = {}) {
     }
     throw new ServerError("the server cannot be reached; is it still running?", 0);
   }
-  let answer;
-  try {
-    answer = await response.json();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ServerError(`the server's answer is not JSON (status ${response.status})`, response.status);
-  }
   if (response.status === 401) throw new ServerError("the API key is missing or wrong", 401);
   if (!response.ok) {
+    const answer = await read(response, "json");
     const message = answer?.error?.message ?? `the server answered with status ${response.status}`;
     throw new ServerError(message, response.status);
   }
-  return answer;
+  return response;
+}
+
+async function read(response, form) {
+  try {
+    return await response[form]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError(`the server's answer cannot be read (status ${response.status})`, response.status);
+  }
 }

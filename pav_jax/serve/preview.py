@@ -1,0 +1,41 @@
+"""Videos of single prompts, for the page to show prompt and rewrite side by side."""
+
+import threading
+
+from pav_jax.serve.call import Call
+from pav_jax.serve.errors import ApiError, timed_out
+from pav_jax.video.files import mp4_bytes
+from pav_jax.video.generator import Generator
+
+WARM_UP_PROMPT = "a dog runs"
+WARM_UP_TIMEOUT_S = 3600.0  # a large generator compiles for minutes
+
+
+class Previewer:
+    """Makes one video at a time with a generator."""
+
+    def __init__(self, generator: Generator):
+        self._generator = generator
+        self._lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Compile the programs for one video."""
+        self.make_mp4(Call(WARM_UP_TIMEOUT_S), WARM_UP_PROMPT, 0)
+
+    def make_mp4(self, call: Call, prompt: str, seed: int) -> bytes:
+        """Return the video of a prompt as an MP4 file.
+
+        Raises:
+          ApiError: the time was over before the generator was free, or it made no usable video.
+        """
+        if not self._lock.acquire(timeout=call.seconds_left()):
+            raise timed_out()
+        try:
+            if call.is_over():  # nobody waits for it
+                raise timed_out()
+            batch = self._generator.start([prompt], [seed])()
+        finally:
+            self._lock.release()
+        if batch.errors[0]:
+            raise ApiError(500, "the generator made no usable video", code="generator_failed")
+        return mp4_bytes(batch.videos[0], self._generator.fps)
