@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from pav_jax.booster.booster import Booster
 from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
+from pav_jax.records import to_json
 from pav_jax.serve.app import Server
 from pav_jax.serve.local import LocalBackend
 from pav_jax.serve.options import ServeLimits
@@ -68,5 +69,5 @@ def test_each_adapter_is_a_model_and_they_share_batches(lm):
         assert text == expected[0][0]
     for name, (refined, answer) in chats.items():
         expected = Booster(lm, SETTINGS).refine("sea", seed=3, adapter_names=name)[0][0]
-        assert refined == dataclasses.asdict(expected) | {"model": "base"}
+        assert refined == json.loads(to_json(expected)) | {"model": "base"}
         assert answer == expected.refined
