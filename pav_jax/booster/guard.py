@@ -205,7 +205,8 @@ class GuardedPrompt:
     def unchanged(self, reason: str = "") -> Refinement:
         """The user's prompt, because of the prompt itself or for a reason."""
         reverted = bool(reason) or not self.finished
-        judgement = judge(self.text, self.text)
+        is_short = len(self.text.split()) <= prompt_kinds.MAX_WORDS
+        judgement = judge(self.text, self.text) if is_short else Judgement(math.nan)
         return self._record(self.request.prompt, judgement, reason or self.reason, reverted)
 
     def _choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> Refinement:

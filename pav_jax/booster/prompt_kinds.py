@@ -7,6 +7,7 @@ from pav_jax.rewards.faith.readable import is_readable
 from pav_jax.rewards.faithfulness import load_lexicon
 
 LONG_WORDS = 50  # from which a prompt describes its scene already
+MAX_WORDS = 200  # of a prompt; the time to compare sentences grows faster than their length
 MIN_TAGS = 7
 MAX_TAG_WORDS = 2.5  # mean of the words between two commas
 ANY_LANGUAGE = "any"
@@ -85,6 +86,8 @@ def unfit_reason(parsed: ParsedPrompt, language: str) -> str:
     text = parsed.text
     if not re.search(r"[^\W_]", text):
         return "there is nothing to rewrite"
+    if len(text.split()) > MAX_WORDS:
+        return f"it has over {MAX_WORDS} words"
     if is_instruction(text):
         return "it asks for a text or an answer, not for a scene"
     if language != ANY_LANGUAGE and not is_readable(text, load_lexicon()):

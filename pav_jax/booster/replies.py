@@ -11,6 +11,7 @@ from pav_jax.language.thoughts import without_thoughts
 
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
 JSON_KEYS = ("prompt", "refined", "rewrite", "rewritten_prompt", "refined_prompt", "description")
+MAX_CHARACTERS = 4000  # of a reply
 MIN_LOOP_WORDS = 20
 MAX_REPEATED = 0.35  # share of groups of three words that were said before
 MIN_VERSES = 4
@@ -34,7 +35,8 @@ _CLOSERS = (
     r"(?:note|let me know|i hope|feel free|explanation|this (?:prompt|version|rewrite|description)"
     r"|would you|do you|if you|key changes|changes)"
 )
-TRAILER = re.compile(rf"\n\s*\n\s*[(*_]{{0,3}}{_CLOSERS}\b.*\Z", re.IGNORECASE | re.DOTALL)
+TRAILER = re.compile(rf"\n\n[(*_]{{0,3}}{_CLOSERS}\b.*\Z", re.IGNORECASE | re.DOTALL)
+BLANK_LINES = re.compile(r"\n{2,}")
 HEADING = re.compile(r"^\s{0,3}#{1,6}\s.*$|^\s*\*\*[^*\n]{1,60}:?\*\*:?\s*$", re.MULTILINE)
 BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 EMPHASIS = re.compile(r"(\*{1,3})(?=\S)([^*\n]+?)(?<=\S)\1")
@@ -108,6 +110,8 @@ def read_scene(reply: str, prompt: str, max_words: int | None = None) -> Reply:
       max_words: whole sentences are left out from the end until the rest has no more words.
     """
     text = without_thoughts(reply)
+    if len(text) > MAX_CHARACTERS:
+        return Reply("", "a reply that is too long")
     if not text.strip():
         return Reply("", "an unfinished thought" if reply.strip() else "an empty reply")
     text = _without_chat(text)
@@ -123,7 +127,8 @@ def read_scene(reply: str, prompt: str, max_words: int | None = None) -> Reply:
 
 def _without_chat(text: str) -> str:
     """The text without marks of a chat, fences, preambles and closing remarks."""
-    text = text.strip()
+    lines = "\n".join(line.strip() for line in text.strip().splitlines())
+    text = BLANK_LINES.sub("\n\n", lines)
     if fence := FENCE.search(text):
         text = fence[1].strip() or text
     text = CHAT_MARK.split(text.removeprefix("<|assistant|>"))[0] or text
