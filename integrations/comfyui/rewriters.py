@@ -6,6 +6,7 @@ package.
 
 import dataclasses
 import functools
+import http.client
 import json
 import os
 import urllib.error
@@ -38,25 +39,43 @@ def refine_on_server(address: str, body: dict[str, Any]) -> dict[str, Any]:
     Raises:
       RefineError: the server cannot be reached, or refuses.
     """
-    url = urllib.parse.urlsplit(address)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise RefineError(f"server {address!r}: write an address such as http://localhost:8000")
+    host = _host(address)
     request = urllib.request.Request(
         f"{address.rstrip('/')}/refine",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    if key := os.environ.get(API_KEY_VARIABLE):
+    if key := os.environ.get(API_KEY_VARIABLE, "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise RefineError(f"{API_KEY_VARIABLE} has characters that no key has")
         request.add_unredirected_header("Authorization", f"Bearer {key}")
-    handlers = [urllib.request.ProxyHandler({})] if url.hostname in LOCAL_HOSTS else []
+    handlers = [urllib.request.ProxyHandler({})] if host in LOCAL_HOSTS else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as response:
-            return json.loads(response.read())
+            answer = json.loads(response.read())
     except urllib.error.HTTPError as error:
         raise RefineError(f"{address} answers {error.code}: {_message(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RefineError(f"{address}: {reason}; start it with `pav serve`") from error
+    if not (isinstance(answer, dict) and isinstance(answer.get("refined"), str)):
+        raise RefineError(f"{address} does not answer as `pav serve` does")
+    return answer
+
+
+def _host(address: str) -> str:
+    """The host of a server's address.
+
+    Raises:
+      RefineError: it is no address.
+    """
+    try:
+        url = urllib.parse.urlsplit(address)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return url.hostname
+    except ValueError:  # of brackets and ports
+        pass
+    raise RefineError(f"server {address!r}: write an address such as http://localhost:8000")
 
 
 def _message(error: urllib.error.HTTPError) -> str:

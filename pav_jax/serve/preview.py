@@ -9,6 +9,7 @@ from pav_jax.video.generator import Generator
 
 WARM_UP_PROMPT = "a dog runs"
 WARM_UP_TIMEOUT_S = 3600.0  # a large generator compiles for minutes
+POLL_S = 0.2  # how soon a thread notices that nobody waits for its video any more
 
 
 class Previewer:
@@ -28,14 +29,23 @@ class Previewer:
         Raises:
           ApiError: the time was over before the generator was free, or it made no usable video.
         """
-        if not self._lock.acquire(timeout=call.seconds_left()):
-            raise timed_out()
+        while not self._lock.acquire(timeout=POLL_S):
+            _check_awaited(call)
         try:
-            if call.is_over():  # nobody waits for it
-                raise timed_out()
+            _check_awaited(call)
             batch = self._generator.start([prompt], [seed])()
         finally:
             self._lock.release()
         if batch.errors[0]:
             raise ApiError(500, "the generator made no usable video", code="generator_failed")
         return mp4_bytes(batch.videos[0], self._generator.fps)
+
+
+def _check_awaited(call: Call) -> None:
+    """Check that somebody waits for the answer.
+
+    Raises:
+      ApiError: its time is over, or the client has gone.
+    """
+    if call.is_over():
+        raise timed_out()

@@ -8,8 +8,9 @@ import pytest
 from pav_jax.booster.booster import Booster
 from pav_jax.language.sampling import Sampling
 from pav_jax.serve.local import LocalBackend
+from tests.endpoint_server import Endpoint
 from tests.integrations.comfyui_graph import default_inputs, load_custom_node, run_graph
-from tests.serve.backends import running
+from tests.serve.backends import FakeBackend, running
 from tests.tiny.byte_language_model import tiny_language_model
 
 FOLDER = pathlib.Path(__file__).parents[2] / "integrations" / "comfyui"
@@ -81,11 +82,15 @@ def test_refine_keeps_flags_and_gives_the_negative_prompt(nodes, address):
     assert report
 
 
-def test_refine_terms_to_keep(nodes, address):
-    refined, _, _ = run(
-        nodes, text="zxqw style dog", mode="on", server=address, keep_terms="zxqw\n"
-    )
-    assert "zxqw" in refined
+def test_refine_sends_what_the_widgets_say(nodes):
+    backend = FakeBackend()
+    inputs = dict(text="zxqw style dog", mode="on", keep_terms="zxqw\n dog \n", seed=2**63 - 1)
+    with running(backend) as (url, *_):
+        refined, _, _ = run(nodes, server=url, fidelity=0.5, max_words=40, model="other", **inputs)
+    (request,) = backend.requests
+    fields = dict(mode="on", keep=["zxqw", "dog"], fidelity=0.5, max_words=40)
+    assert request.guard_fields == fields
+    assert (request.seed, request.model, refined) == (2**63 - 1, "other", "ZXQW STYLE DOG")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,8 @@ def test_refine_terms_to_keep(nodes, address):
     [
         ("http://127.0.0.1:9", "a dog", "start it with `pav serve`"),
         ("localhost:8000", "a dog", "write an address such as http://localhost:8000"),
+        ("http://localhost:80a0", "a dog", "write an address such as http://localhost:8000"),
+        ("http://[::1", "a dog", "write an address such as http://localhost:8000"),
         (None, "", "answers 400: "),
     ],
 )
@@ -111,9 +118,21 @@ def test_refine_key_only_from_the_environment(nodes, booster, monkeypatch):
         assert "answers 401" in run(nodes, text="a dog", mode="off", server=url)[2]
         monkeypatch.setenv("PAV_API_KEY", "s3cret")
         assert "answers" not in run(nodes, text="a dog", mode="off", server=url)[2]
+        monkeypatch.setenv("PAV_API_KEY", "s3cret\nkey")
+        report = run(nodes, text="a dog", mode="off", server=url)[2]
+        assert "PAV_API_KEY" in report and "s3cret" not in report
     backend.close()
     inputs = nodes.NODE_CLASS_MAPPINGS["PavRefinePrompt"].INPUT_TYPES()
     assert "key" not in json.dumps(inputs)
+
+
+@pytest.mark.parametrize("reply", [b"[1]", b"{}", b"<html>", b'{"refined": 1}'])
+def test_refine_another_server(nodes, reply):
+    server = Endpoint(lambda nth, body: (200, "application/json", reply), path="/refine")
+    address = server.url.removesuffix("/refine")
+    refined, _, report = run(nodes, text="a dog", server=address)
+    server.close()
+    assert refined == "a dog" and address in report
 
 
 def test_refine_in_process(nodes):

@@ -83,6 +83,7 @@ def running(backend, limits=None, key="", previewer=None):
     port = listener.getsockname()[1]
     thread.start()
     while not process.started:
+        assert thread.is_alive()
         time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{port}", server.state, process, thread

@@ -240,7 +240,7 @@ def test_request_past_the_queue_gets_429_and_a_time_to_wait():
     ]
     for thread in threads:
         thread.start()
-        assert gate.entered.acquire(timeout=10)
+        assert gate.entered.acquire(timeout=60)
     response = client.post("/refine", json={"prompt": "x"})
     assert response.status_code == 429
     assert 1 <= int(response.headers["Retry-After"]) <= 60
@@ -254,7 +254,7 @@ def test_request_past_the_queue_gets_429_and_a_time_to_wait():
 @pytest.mark.parametrize("stream", [False, True])
 def test_request_past_its_time_gets_504(stream):
     gate = Gate()
-    client, server = fake_client(FakeBackend(gate), timeout_s=0.2)
+    client, server = fake_client(FakeBackend(gate), timeout_s=2)
     response = client.post(CHAT, json=chat_of("x", stream=stream))
     if stream:  # the response had begun
         assert response.text.startswith("data: ") and "[DONE]" not in response.text
@@ -263,7 +263,7 @@ def test_request_past_its_time_gets_504(stream):
         assert response.status_code == 504
         error = response.json()["error"]
     assert error["code"] == "timeout"
-    assert gate.left.acquire(timeout=5)  # what worked for it has ended
+    assert gate.left.acquire(timeout=60)  # what worked for it has ended
     assert server.state.num_in_work == 0
 
 

@@ -54,10 +54,10 @@ def test_disconnected_client_frees_its_place(stream):
         body = f'{{"messages": [{{"role": "user", "content": "x"}}], "stream": {stream}}}'
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client = send(address, f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
-        assert gate.entered.acquire(timeout=10)
+        assert gate.entered.acquire(timeout=60)
         assert state.num_in_work == 1
         client.close()
-        assert gate.left.acquire(timeout=10)
+        assert gate.left.acquire(timeout=60)
         wait_for(lambda: not state.num_in_work)
         gate.is_open.set()
         assert post(f"{address}/refine", {"prompt": "x"}).status_code == 200
@@ -87,7 +87,7 @@ def test_signal_finishes_what_runs_and_refuses_the_rest(capfd):
             target=lambda: replies.append(post(f"{address}/refine", {"prompt": "x"}))
         )
         client.start()
-        assert gate.entered.acquire(timeout=10)
+        assert gate.entered.acquire(timeout=60)
         process.handle_exit(signal.SIGTERM, None)
         refused = post(f"{address}/refine", {"prompt": "x"})
         assert refused.status_code == 503 and "Retry-After" in refused.headers
@@ -105,7 +105,7 @@ def test_second_signal_ends_at_once():
     with running(FakeBackend(gate)) as (address, _, process, thread):
         client = send(address, "POST /refine HTTP/1.1\r\nHost: x\r\nContent-Type: application/json")
         client.sendall(b'\r\nContent-Length: 15\r\n\r\n{"prompt": "x"}')
-        assert gate.entered.acquire(timeout=10)
+        assert gate.entered.acquire(timeout=60)
         process.handle_exit(signal.SIGTERM, None)
         process.handle_exit(signal.SIGTERM, None)
         thread.join(10)

@@ -26,11 +26,11 @@ def open_client(monkeypatch):
     monkeypatch.setattr(upstream, "MAX_RETRIES", 0)
     opened = []
 
-    def open_client(behave, models=("m",)):
+    def open_client(behave, models=("m",), timeout_s=60):
         server = ChatServer(behave, prompt_of)
         backend = UpstreamBackend(server.url.removesuffix("/v1"), models, timeout_s=5)
         opened.extend([server, backend])
-        limits = ServeLimits(timeout_s=1)
+        limits = ServeLimits(timeout_s=timeout_s)
         return TestClient(Server(backend, limits).app, raise_server_exceptions=False), server
 
     yield open_client
@@ -84,7 +84,8 @@ def test_completions_go_to_the_same_route(open_client):
     ],
 )
 def test_failures_of_the_other_server(open_client, status, reply, expected):
-    client, _ = open_client(lambda nth, text: (status, reply))
+    timeout_s = 1 if expected == 504 else 60
+    client, _ = open_client(lambda nth, text: (status, reply), timeout_s=timeout_s)
     response = client.post("/refine", json={"prompt": "a dog"})
     assert response.status_code == expected, response.text
     assert response.json()["error"]["message"]
