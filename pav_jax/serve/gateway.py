@@ -53,7 +53,8 @@ class ServerState:
             wait_s = min(60, math.ceil(self._mean_seconds))
             raise ApiError(
                 429,
-                f"{self.num_in_work} requests are waiting already; try again in {wait_s} s",
+                f"the queue is full: {self.num_in_work} waiting or in work;"
+                f" try again in {wait_s} s",
                 code="queue_full",
                 headers={"Retry-After": str(wait_s)},
             )

@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from pav_jax.booster.booster import Booster, clean
-from pav_jax.booster.guard import Request
+from pav_jax.booster.guard import OFF, Request
 from pav_jax.booster.likelihood import log_likelihoods
 from pav_jax.booster.replies import read_reply
 from pav_jax.errors import BadInput
@@ -18,7 +19,7 @@ from pav_jax.seeds import seeds_for_prompts
 from pav_jax.serve.backend import TextRequest
 from pav_jax.serve.call import Call
 from pav_jax.serve.engine import Answer, Engine, Job
-from pav_jax.serve.errors import ApiError
+from pav_jax.serve.errors import ApiError, timed_out
 
 WARM_UP_PROMPT = "a dog runs"
 WARM_UP_TIMEOUT_S = 3600.0  # a large model compiles for minutes
@@ -49,12 +50,25 @@ class LocalBackend:
         self.engine = Engine(model)
         self.sampling = booster.sampling
         self.num_rows = booster.language_model.batch_size
+        self._likelihood_lock = threading.Lock()  # bounds memory
         self.engine.start()
 
     def warm_up(self) -> None:
-        """Compile the programs for a short prompt and the default settings."""
+        """Compile the programs for a short prompt, the default settings and the guard.
+
+        Raises:
+          BadInput: the model cannot answer.
+        """
         call = Call(WARM_UP_TIMEOUT_S)
-        self.refine(TextRequest(call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling))
+        request = TextRequest(
+            call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling, guard={}
+        )
+        try:
+            self.refine(request)
+        except ApiError as error:
+            raise BadInput(f"{self.models[0]}: {error.detail}", source="--model") from error
+        if self.booster.guard.mode != OFF:
+            self.log_likelihoods(Request(WARM_UP_PROMPT), [WARM_UP_PROMPT], call)
 
     def refine(self, request: TextRequest) -> list[Refinement]:
         """See `backend.Backend`."""
@@ -62,6 +76,17 @@ class LocalBackend:
         booster = dataclasses.replace(self.booster, language_model=model, sampling=request.settings)
         prompt, adapter = request.prompts[0], self.adapter_of(request)
         return booster.refine(prompt, request.n, request.seed, adapter, **request.guard_fields)[0]
+
+    def log_likelihoods(self, request: Request, texts: Sequence[str], call: Call) -> list[float]:
+        """See `booster.likelihood.log_likelihoods`; for one request at a time.
+
+        Raises:
+          ApiError: the time was over before it was this one's turn.
+        """
+        with self._likelihood_lock:
+            if call.is_over():
+                raise timed_out()
+            return log_likelihoods(self.booster.language_model, request, texts)
 
     def complete(self, request: TextRequest) -> list[list[str]]:
         """See `backend.Backend`."""
@@ -179,7 +204,7 @@ class EngineModel:
 
     def log_likelihoods(self, request: Request, texts: Sequence[str]) -> list[float]:
         """See `booster.likelihood.log_likelihoods`."""
-        return log_likelihoods(self._backend.booster.language_model, request, texts)
+        return self._backend.log_likelihoods(request, texts, self._request.call)
 
 
 class JobStream:

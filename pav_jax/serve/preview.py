@@ -2,6 +2,7 @@
 
 import threading
 
+from pav_jax.errors import BadInput
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import ApiError, timed_out
 from pav_jax.video.files import mp4_bytes
@@ -20,8 +21,15 @@ class Previewer:
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
-        """Compile the programs for one video."""
-        self.make_mp4(Call(WARM_UP_TIMEOUT_S), WARM_UP_PROMPT, 0)
+        """Compile the programs for one video.
+
+        Raises:
+          BadInput: the generator makes no usable video.
+        """
+        try:
+            self.make_mp4(Call(WARM_UP_TIMEOUT_S), WARM_UP_PROMPT, 0)
+        except ApiError as error:
+            raise BadInput(f"{error.detail} of {WARM_UP_PROMPT!r}", source="--generator") from error
 
     def make_mp4(self, call: Call, prompt: str, seed: int) -> bytes:
         """Return the video of a prompt as an MP4 file.

@@ -209,7 +209,7 @@ def test_page_waits_stops_and_says_that_the_queue_is_full(visit):
         assert first.get_by_role("status").first.inner_text() == "Rewriting …"
         assert first.get_by_role("button", name="Rewrite", exact=True).is_disabled()
         refine(second)
-        assert "1 requests are waiting already; try again in" in error_of(second)
+        assert "the queue is full: 1 waiting or in work; try again in" in error_of(second)
         first.get_by_role("button", name="Stop").click()
         assert gate.left.acquire(timeout=60)  # the server has given it up
         first.get_by_text("Stopped.").wait_for()

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from pav_jax.errors import BadInput
 from pav_jax.serve.app import Server
+from pav_jax.serve.call import Call
+from pav_jax.serve.errors import ApiError
 from pav_jax.serve.options import ServeLimits
-from pav_jax.serve.preview import Previewer
+from pav_jax.serve.preview import WARM_UP_PROMPT, Previewer
 from pav_jax.video.files import mp4_bytes
 from tests.fakes import FakeGenerator
 from tests.serve.backends import FakeBackend, fake_client
@@ -66,3 +69,39 @@ def test_preview_waits_for_the_generator_within_its_time():
 def test_preview_needs_a_generator():
     client, _ = fake_client()
     assert client.post("/preview", json={"prompt": "a dog"}).status_code == 404
+
+
+def test_make_mp4_waits_only_while_somebody_waits_for_it():
+    gate = threading.Event()
+
+    class Slow(FakeGenerator):
+        def generate(self, prompts, *, seed):
+            gate.wait(60)
+            return super().generate(prompts, seed=seed)
+
+    previewer = Previewer(Slow())
+    first = threading.Thread(target=previewer.make_mp4, args=(Call(60), "a", 0))
+    first.start()
+    call = Call(60)
+    failures = []
+
+    def second():
+        try:
+            previewer.make_mp4(call, "b", 0)
+        except ApiError as error:
+            failures.append(error.status_code)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    call.cancel()
+    thread.join(30)  # far less than the call's time
+    assert failures == [504] and first.is_alive()
+    gate.set()
+    first.join(60)
+
+
+def test_warm_up_unusable_generator():
+    generator = FakeGenerator(np.float32, broken=[WARM_UP_PROMPT])
+    with pytest.raises(BadInput, match="no usable video") as caught:
+        Previewer(generator).warm_up()
+    assert caught.value.source == "--generator"
