@@ -101,7 +101,8 @@ def test_all_options_are_here():
 
 def test_refine(address, capsys):
     embedded_model = pav(capsys, address, "refine", "a red ball", "--model=mini:rewriter")
-    words = ("refine", "{a}/prompts.txt", "--model={a}/rewriter")
+    # as for embedded models
+    words = ("refine", "{a}/prompts.txt", "--model={a}/rewriter", "--mode=off")
     lines = pav(capsys, address, *words)
     assert len(lines) == 2 and lines[0] == embedded_model[0]
     assert len(pav(capsys, address, *words, "--template={a}/template.jinja")) == 2
