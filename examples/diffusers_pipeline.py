@@ -18,7 +18,9 @@ def main(prompt: str, pipeline: str, booster: str | None, out: str, **settings) 
     ((refinement,),) = rewriter.refine(prompt, seed=0)
     print(refinement.refined)
 
-    pipe = DiffusionPipeline.from_pretrained(pipeline, dtype=torch.bfloat16)
+    pipe = DiffusionPipeline.from_pretrained(
+        pipeline, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
+    )
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     negative = refinement.negative_prompt or None
     frames = pipe(refinement.refined, negative_prompt=negative, output_type="pil", **settings)

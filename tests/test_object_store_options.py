@@ -147,7 +147,7 @@ def test_export(address, capsys, tmp_path):
     command = ("export", "--from={a}/rewriter", "--dtype=float32", f"--out={out}-hf")
     assert pav(capsys, address, *command) == [f"{out}-hf"]
     lines = [
-        pav(capsys, address, "refine", "a red ball", f"--model={model}")
+        pav(capsys, address, "refine", "a red ball", f"--model={model}", "--mode=off")
         for model in ("mini:rewriter", f"{out}-hf")
     ]
     assert lines[0] == lines[1]
@@ -170,7 +170,10 @@ def test_gguf(address, capsys, tiny_gguf):
     command = ("export", f"--from={tiny_gguf}", "--to=gguf", "--quantization=f32", f"--out={out}")
     assert pav(capsys, address, *command) == [out]
     models = (tiny_gguf, out)
-    lines = [pav(capsys, address, "refine", "a red ball", f"--model={path}") for path in models]
+    lines = [
+        pav(capsys, address, "refine", "a red ball", f"--model={path}", "--mode=off")
+        for path in models
+    ]
     assert lines[0] == lines[1]
 
 

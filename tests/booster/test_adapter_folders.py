@@ -10,6 +10,7 @@ from pav_jax.booster import adapter_folders
 from pav_jax.booster.adapter_folders import NamedAdapter, common_base, read_options
 from pav_jax.booster.booster import Booster
 from pav_jax.errors import BadInput
+from pav_jax.records import to_json
 from pav_jax.storage.json_files import read_json, write_json
 from tests.commands.run_pav import fails, run
 from tests.language import adapter_folders as fixtures
@@ -157,7 +158,7 @@ def test_refine_adapters_in_one_batch(written):
     paths = {name: written / "adapters" / name for name in CONFIGS}
     mixed = Booster.from_pretrained(written / "base", adapters=paths)
     names = ["hunyuan", "cogvideox", "wan", "__base__"]
-    rewrites = mixed.refine(["two dogs run"] * len(names), seed=3, adapter_names=names)
+    rewrites = mixed.refine(["two dogs run"] * len(names), seed=3, adapter_names=names, mode="off")
     texts = [row[0].refined for row in rewrites]
     assert len(set(texts)) == len(names)
     assert [row[0].adapter for row in rewrites] == [*names[:-1], None]
@@ -165,8 +166,9 @@ def test_refine_adapters_in_one_batch(written):
         template = written / "adapters" / "wan" / "chat_template.jinja" if name == "wan" else None
         chosen = {name: paths[name]} if name in paths else {}
         booster = Booster.from_pretrained(written / "base", template=template, adapters=chosen)
-        assert booster.refine("two dogs run", seed=3, adapter_names=name)[0][0].refined == text
-    again = mixed.refine("two dogs run", seed=3)[0][0]
+        row = booster.refine("two dogs run", seed=3, adapter_names=name, mode="off")[0]
+        assert row[0].refined == text
+    again = mixed.refine("two dogs run", seed=3, mode="off")[0][0]
     assert again.refined == texts[-1] and again.adapter is None
 
 
@@ -174,11 +176,11 @@ def test_refine_adapters_in_one_batch(written):
 def test_refine_option(written, capsys):
     """--adapter loads the base that the adapter names; --template goes before its own."""
     adapter = written / "adapters" / "wan"
-    words = ("refine", "two dogs run", f"--adapter={adapter}", "--seed=3", "--json")
+    words = ("refine", "two dogs run", f"--adapter={adapter}", "--seed=3", "--json", "--mode=off")
     row = json.loads(run(capsys, *words)[1])
     booster = Booster.from_pretrained(written / "base", adapters={"x": adapter})
-    expected = booster.refine("two dogs run", seed=3, adapter_names="x")[0][0]
-    assert row == dataclasses.asdict(expected) | {"adapter": "wan"}
+    expected = booster.refine("two dogs run", seed=3, adapter_names="x", mode="off")[0][0]
+    assert row == json.loads(to_json(expected)) | {"adapter": "wan"}
     other = json.loads(run(capsys, *words, "--template=model")[1])
     assert other["refined"] != row["refined"]
     message = fails(capsys, "refine", "a", f"--adapter={adapter}", "--model=mini:rewriter")

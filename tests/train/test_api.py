@@ -105,10 +105,18 @@ def test_grpo_text_rewards_mixed(lm, tmp_path):
     config = pav.train.GRPOConfig(
         **OPTIONS | dict(batch_size=4, num_generations=2, max_completion_length=8, max_steps=1)
     )
-    rewards = [pav.rewards.Length(2, 3), pav.rewards.Faithfulness(), brevity]
+
+    class Capitals(pav.Reward):
+        names = ("CAPITALS",)
+        reads_video = False
+
+        def score(self, videos, prompts, refined=None):
+            return {"CAPITALS": np.array([sum(map(str.isupper, t)) for t in refined], np.float32)}
+
+    rewards = [pav.rewards.Length(2, 3), Capitals(), brevity]
     pav.train.grpo(lm, ["a", "b c"], config, reward=rewards, output_dir=tmp_path / "list")
     metrics = json.loads((tmp_path / "list" / "metrics.jsonl").read_text())
-    names = {"rewards/LENGTH/mean", "rewards/FAITH/mean", "rewards/brevity/mean"}
+    names = {"rewards/LENGTH/mean", "rewards/CAPITALS/mean", "rewards/brevity/mean"}
     assert names <= set(metrics) and "videos_per_second" not in metrics
     suite = pav.RewardSuite(rewards[:2], weights={"LENGTH": 1.0})
     pav.train.grpo(lm, ["a", "b c"], config, reward=suite, output_dir=tmp_path / "suite")

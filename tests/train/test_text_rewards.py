@@ -104,8 +104,8 @@ def text_config(prompts, tmp_path):
     config.rewards.weights = {"LENGTH": 1.0}
     config.rewards.constraints = {}
     with config.unlocked():
-        config.rewards.entries = {"length": {"minimum": 4, "maximum": 6}, "faithfulness": {}}
-    config.grpo = make_config(max_steps=1, batch_size=8, num_generations=4).grpo
+        config.rewards.entries = {"length": {"minimum": 4, "maximum": 6}}
+    config.grpo = make_config(max_steps=1, batch_size=8, num_generations=4, faith_weight=0.0).grpo
     config.grpo.start = "base"
     config.grpo.prompts = str(prompts)
     return config
