@@ -205,8 +205,7 @@ class GuardedPrompt:
     def unchanged(self, reason: str = "") -> Refinement:
         """The user's prompt, because of the prompt itself or for a reason."""
         reverted = bool(reason) or not self.finished
-        is_short = len(self.text.split()) <= prompt_kinds.MAX_WORDS
-        judgement = judge(self.text, self.text) if is_short else Judgement(math.nan)
+        judgement = judge(self.text, self.text)
         return self._record(self.request.prompt, judgement, reason or self.reason, reverted)
 
     def _choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> Refinement:
@@ -229,7 +228,7 @@ class GuardedPrompt:
                 problems[scene.problem] += 1
                 continue
             rewrite = self._judge(restore_case(scene.text, self.terms))
-            if self._is_foreign(rewrite):
+            if self._is_unread(rewrite):
                 problems["another language"] += 1
             else:
                 yield rewrite
@@ -238,7 +237,7 @@ class GuardedPrompt:
         lost = tuple(term for term in self.terms if term not in text)
         return Rewrite(text, judge(self.text, text), lost)
 
-    def _is_foreign(self, rewrite: Rewrite) -> bool:
+    def _is_unread(self, rewrite: Rewrite) -> bool:
         """Whether FAITH can read the prompt but not the rewrite."""
         is_unread = math.isnan(rewrite.judgement.score)
         return is_unread and not math.isnan(judge(self.text, self.text).score)
@@ -261,7 +260,7 @@ class GuardedPrompt:
         if rewrite.faith < self.guard.fidelity:
             units += judgement.missing
         repaired = self._judge(say_again(rewrite.text, self.text, units, rewrite.lost_terms))
-        return None if self._problem(repaired) else repaired
+        return None if self._is_unread(repaired) or self._problem(repaired) else repaired
 
     def _problem(self, rewrite: Rewrite) -> str:
         """Why a rewrite does not keep enough; "" if it does."""

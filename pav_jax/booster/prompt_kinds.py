@@ -3,15 +3,17 @@
 import re
 
 from pav_jax.booster.prompt_syntax import Kind, ParsedPrompt
+from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faith.readable import is_readable
-from pav_jax.rewards.faithfulness import load_lexicon
+from pav_jax.rewards.faithfulness import judge, load_lexicon
 
 LONG_WORDS = 50  # from which a prompt describes its scene already
-MAX_WORDS = 200  # of a prompt; the time to compare sentences grows faster than their length
+MAX_WORDS = 200  # of a prompt that is rewritten
 MIN_TAGS = 7
 MAX_TAG_WORDS = 2.5  # mean of the words between two commas
 ANY_LANGUAGE = "any"
 ENGLISH = "en"
+WORD = re.compile(r"\w+")
 
 _POLITE = (
     r"\A\W*(?:(?:please|now|then|so|hey|can you|could you|would you|will you|i want you to)\s+)*"
@@ -32,7 +34,7 @@ _ASKING = r"(?:is|are|was|were|do|does|did)"
 INSTRUCTIONS = (
     # a question
     rf"{_POLITE}(?:what|who|whom|whose|why|how|when|where|which|can|could|would|will|should"
-    rf"|has|have|am|{_ASKING})\b[^.!]*\?\W*\Z",
+    rf"|has|have|am|{_ASKING})\b(?>[^.!]*\?)\W*\Z",
     rf"{_POLITE}(?:what(?:['’]?s| {_ASKING})|who|whose|which|why|when {_ASKING}|where {_ASKING}"
     rf"|how (?:{_ASKING}|can|many|much|old|far|tall|long))\b",
     rf"{_POLITE}(?:is|are|was|were|does|did)\b",
@@ -75,8 +77,9 @@ INSTRUCTIONS = (
 INSTRUCTION = re.compile("|".join(f"(?:{part})" for part in INSTRUCTIONS), re.IGNORECASE)
 STRUCTURE = re.compile(
     r"\A\s*[{\[]\s*[\"{\[]"  # JSON
-    r"|^\s*(?:scene|shot|clip|part|step|frame)\s*\d+\b|^\s*\[?\d{1,2}(?::\d\d|\s*-\s*\d{1,2}\s*s)"
-    r"|^\s*(?:subject|style|camera|lighting|setting|action|mood|background|audio)\s*:",
+    r"|^[^\S\n]*(?:(?:scene|shot|clip|part|step|frame)\s*\d+\b"
+    r"|\[?\d{1,2}(?::\d\d(?!\s*(?:[ap]\.?m\b|o['’]?clock))|\s*-\s*\d{1,2}\s*s)"
+    r"|(?:subject|style|camera|lighting|setting|action|mood|background|audio)\s*:)",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -86,19 +89,27 @@ def unfit_reason(parsed: ParsedPrompt, language: str) -> str:
     text = parsed.text
     if not re.search(r"[^\W_]", text):
         return "there is nothing to rewrite"
-    if len(text.split()) > MAX_WORDS:
+    if count_words(text) > MAX_WORDS:
         return f"it has over {MAX_WORDS} words"
+    if len(text) > MAX_CHARACTERS:
+        return f"it has over {MAX_CHARACTERS:,} characters"
     if is_instruction(text):
         return "it asks for a text or an answer, not for a scene"
-    if language != ANY_LANGUAGE and not is_readable(text, load_lexicon()):
-        return "it is not in English, so that no rewrite of it can be checked"
-    return ""
+    if not is_readable(text, load_lexicon()):
+        is_any = language == ANY_LANGUAGE
+        return "" if is_any else "it is not in English, so that no rewrite of it can be checked"
+    return "" if judge(text, text).units else "it names nothing that a rewrite could be checked for"
+
+
+def count_words(text: str) -> int:
+    """The number of words, also of those that only punctuation separates."""
+    return len(WORD.findall(text))
 
 
 def finished_reason(parsed: ParsedPrompt) -> str:
     """Why a prompt needs no rewrite; "" if it may have one."""
     text = parsed.text
-    if len(text.split()) > LONG_WORDS:
+    if count_words(text) > LONG_WORDS:
         return f"it is long already (over {LONG_WORDS} words)"
     if any(part.kind is Kind.WILDCARD for part in parsed.parts):
         return "it has wildcards, which are filled in later"

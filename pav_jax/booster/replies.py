@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Sequence
 
 from pav_jax.language.thoughts import without_thoughts
+from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
 JSON_KEYS = ("prompt", "refined", "rewrite", "rewritten_prompt", "refined_prompt", "description")
-MAX_CHARACTERS = 4000  # of a reply
 MIN_LOOP_WORDS = 20
 MAX_REPEATED = 0.35  # share of groups of three words that were said before
 MIN_VERSES = 4

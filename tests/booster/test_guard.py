@@ -1,6 +1,7 @@
 """The guard, on replies that are written here."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -299,6 +300,49 @@ def test_refine_asks_only_for_open_prompts():
     assert [r[0].adapter for r in rewrites] == ["wan"] * 3
     assert Guard().refine(requests[:1], engine)[0][0].refined == prompts[0]
     assert len(calls) == 1
+
+
+LONG = [  # prompt, reply
+    ("a dog on a cat " * 660, "a dog on a cat " * 660),
+    ("a dog on a cat", "a dog on a cat, " * 620),
+    ("dog,cat," * 1240, "A dog and a cat."),
+    ("a dog on a cat, " + "!?" * 4900, "A dog on a cat."),
+    ("what " + "?" * 9900 + " dog", "A dog."),
+    ("\n" * 9900 + "a dog", "A dog runs."),
+    ("“" * 9900 + "a dog", "A dog runs."),
+    ("a dog on " + "one cat on " * 45, "A cat on a dog. " * 240),
+]
+
+
+@pytest.mark.parametrize("prompt,reply", LONG)
+@pytest.mark.parametrize("mode", ["auto", "on"])
+@pytest.mark.parametrize("language", ["en", "any"])
+def test_refine_time_of_long_texts(prompt, reply, mode, language):
+    start = time.process_time()
+    first(prompt, reply, mode=mode, language=language, keep=["dog"])
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("language", ["en", "any"])
+@pytest.mark.parametrize(
+    "prompt,word",
+    [
+        (",".join(["dog"] * 201), "200 words"),
+        ("a dog " + "!" * 4000 + " runs", "4,000 characters"),
+        ("you and me", "names nothing"),
+        ("the of and", "names nothing"),
+    ],
+)
+def test_refine_uncheckable_prompt_stands(prompt, word, language):
+    refinement = first(prompt, "A red car on a road.", mode="on", language=language)
+    assert refinement.refined == prompt
+    assert refinement.reverted and word in refinement.reason
+
+
+def test_refine_repair_too_long_to_check():
+    prompt = "two red kites over a beach, no people, " + "!?" * 1900 + " at dawn"
+    reply = "Two red kites soar over a beach. " + "They soar over sand and sea. " * 100
+    assert not first(prompt, reply[:3800]).refined.startswith("Two red kites")
 
 
 @pytest.mark.parametrize(

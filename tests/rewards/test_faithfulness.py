@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import rankdata
 
 from pav_jax.errors import BadInput
+from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, judge, load_lexicon
 from tests.absent import shared_file
 
@@ -236,6 +237,43 @@ def test_faithfulness_time():
     for row in rows:
         faithfulness(row["prompt"], row["cogvideox"])
     assert (time.process_time() - start) / len(rows) < 0.02  # 1,000 pairs in 10 s on two cores
+
+
+LONG = [
+    "a dog on a cat ",
+    "dog on cat ",
+    "a dog is chased by a cat ",
+    "red dog, ",
+    "pan left ",
+    "dog ",
+]
+
+
+@pytest.mark.parametrize("piece", LONG)
+def test_judge_time_of_long_texts(piece):
+    text = (piece * 4000)[: MAX_CHARACTERS - 1]
+    start = time.process_time()
+    assert judge(text, text + ".").score == 1
+    assert judge(text, "a horse under a bird " * 190).score < 0.2
+    assert time.process_time() - start < 2  # a tenth of it without the type checks of tests
+
+
+def test_judge_time_of_different_words():
+    letters = np.random.default_rng(0).choice(list("abc"), (2, 150, 7))
+    prompt, refined = (" on ".join("a " + "".join(word) for word in words) for words in letters)
+    start = time.process_time()
+    assert judge(prompt, refined).score < 0.5
+    assert time.process_time() - start < 3
+
+
+def test_judge_too_long_is_nan():
+    text = "a dog on a cat " * 700
+    start = time.process_time()
+    for pair in ((text, text), (text, "a dog"), ("a dog", text)):
+        assert math.isnan(judge(*pair).score)
+    scores = Faithfulness().score(None, [text, "a dog"], [text, "a dog"])["FAITH"]
+    assert np.isnan(scores).tolist() == [True, False]
+    assert time.process_time() - start < 0.5
 
 
 def test_score_without_rewrites():

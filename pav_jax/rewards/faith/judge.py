@@ -19,9 +19,10 @@ from pav_jax.rewards.faith.contrasts import Contrasts
 from pav_jax.rewards.faith.items import Item, quotes_in, read_items
 from pav_jax.rewards.faith.lexicon import GENERIC_WEIGHT, Lexicon, Mentions, Unit
 from pav_jax.rewards.faith.readable import is_readable
-from pav_jax.rewards.faith.scene import Noun, read_scene
+from pav_jax.rewards.faith.scene import read_scene
 from pav_jax.rewards.faith.typos import find_typo
 
+MAX_CHARACTERS = 4000  # of a text: a longer one has no score, so that a comparison takes under 1 s
 CONTRADICTION = 0.5  # factor of the first contradiction
 FURTHER_CONTRADICTION = 0.8  # factor of each further one
 ADDED_BEING = 0.98  # factor where beings join those of the prompt
@@ -100,11 +101,15 @@ UNREADABLE = Judgement(math.nan)
 def judge(prompt: str, refined: str, lexicon: Lexicon) -> Judgement:
     """Judge a rewrite by its prompt.
 
+    A text of over 4,000 characters (`MAX_CHARACTERS`) is too long to compare and has no score.
+
     Args:
       prompt: what the user typed, in English.
       refined: the rewrite.
       lexicon: concepts of words.
     """
+    if max(len(prompt), len(refined)) > MAX_CHARACTERS:
+        return UNREADABLE
     if not is_readable(prompt, lexicon) or not is_readable(refined, lexicon, may_be_empty=True):
         return UNREADABLE
     return _Judge(prompt, refined, lexicon).judge()
@@ -151,14 +156,15 @@ class _Judge:
     def judge(self) -> Judgement:
         checks = SceneChecks(self.prompt.scene, self.refined.scene, self.contrasts)
         findings = list(checks.findings())
-        units = [self._unit(unit, findings) for unit in self.lexicon.units(self.prompt.positive)]
+        counts = [finding for finding in findings if finding.kind == "count"]
+        units = [self._unit(unit, counts) for unit in self.lexicon.units(self.prompt.positive)]
         added = self._added()
         units += [self._negated(unit, added) for unit in self._negations()]
         units += [self._quote(text) for text in self.prompt.quotes]
         if not units:
             return UNREADABLE
         units += [_as_unit(finding) for finding in findings if _is_counted(finding)]
-        added_texts = tuple(dict.fromkeys(item.text for item in added))
+        added_texts = tuple(item.text for item in added)
         units += self._exclusive(added_texts)
         has_being = any(is_being(noun.head) for noun in self.prompt.scene.nouns)
         factor = ADDED_BEING if added and has_being else 1.0
@@ -175,9 +181,9 @@ class _Judge:
         camera = {concept for concept in full.concepts if concept[0] == "camera"}
         return dataclasses.replace(said, concepts=said.concepts | camera)
 
-    def _unit(self, unit: Unit, findings: list[Finding]) -> JudgedUnit:
+    def _unit(self, unit: Unit, counts: list[Finding]) -> JudgedUnit:
         """The verdict on a word or phrase that the prompt asks for."""
-        if unit.category == "count" and (bound := self._bound_count(unit, findings)):
+        if unit.category == "count" and (bound := self._bound_count(unit, counts)):
             return dataclasses.replace(_as_unit(bound), text=unit.text, weight=unit.weight)
         credit = self.lexicon.credit(unit, self.said)
         if not credit and len(unit.lemmas) > 1:
@@ -201,12 +207,12 @@ class _Judge:
         parts = [part for word in unit.text.split() for part in self.lexicon.units(word)]
         return min((self.lexicon.credit(part, self.said) for part in parts), default=0.0)
 
-    def _bound_count(self, unit: Unit, findings: list[Finding]) -> Finding | None:
+    def _bound_count(self, unit: Unit, counts: list[Finding]) -> Finding | None:
         """The finding on the number that a unit names."""
         numbers = {f"{grammar.NUMBERS[word]:g}" for word in unit.lemmas if word in grammar.NUMBERS}
         numbers |= {"several"} if set(unit.lemmas) & grammar.MANY_WORDS else set()
-        counts = [f for f in findings if f.kind == "count" and f.text.split(" ", 1)[0] in numbers]
-        return next((f for f in counts if f.verdict == CONTRADICTED), counts[0] if counts else None)
+        own = [count for count in counts if count.text.split(" ", 1)[0] in numbers]
+        return next((f for f in own if f.verdict == CONTRADICTED), own[0] if own else None)
 
     def _is_denied(self, unit: Unit) -> bool:
         """Whether the rewrite says the opposite, or that the thing is absent."""
@@ -255,15 +261,13 @@ class _Judge:
         return JudgedUnit(f'"{text}"', "quote", verdict, 0.0, QUOTE_WEIGHT)
 
     def _added(self) -> list[Item]:
-        """People and animals that only the rewrite has."""
-        prompt_heads = [noun.head for noun in self.prompt.scene.nouns if not noun.negated]
-        added = []
-        for noun in self.refined.scene.nouns:
-            if noun.negated or not is_being(noun.head):
-                continue
-            if not any(_may_be(head, noun) for head in prompt_heads):
-                added.append(noun.head)
-        return added
+        """People and animals that only the rewrite has, each once."""
+        nouns = [noun for noun in self.prompt.scene.nouns if not noun.negated]
+        prompt_heads = list({noun.head.text: noun.head for noun in nouns}.values())
+        shown = [noun for noun in self.refined.scene.nouns if not noun.negated]
+        heads = {noun.head.text: noun.head for noun in shown}.values()
+        beings = [head for head in heads if is_being(head)]
+        return [head for head in beings if not any(_may_be(own, head) for own in prompt_heads)]
 
     def _exclusive(self, added: tuple[str, ...]) -> list[JudgedUnit]:
         """A contradiction where the prompt has "alone" or "empty" and the rewrite adds beings."""
@@ -280,13 +284,13 @@ def _contrasts(lexicon: Lexicon) -> Contrasts:
     return Contrasts(lexicon)
 
 
-def _may_be(head: Item, noun: Noun) -> bool:
+def _may_be(head: Item, other: Item) -> bool:
     """Whether a noun of the rewrite may be the same being as one of the prompt."""
-    if is_same(head, noun.head) or is_same(noun.head, head):
+    if is_same(head, other) or is_same(other, head):
         return True
-    theirs = _names(noun.head)
+    theirs = _names(other)
     own = _names(head)
-    if not own & PERSONS or noun.head.lemmas[-1] not in ANYBODY:
+    if not own & PERSONS or other.lemmas[-1] not in ANYBODY:
         return False
     genders = own & GENDERS
     return not genders or not theirs & GENDERS or bool(genders & theirs)

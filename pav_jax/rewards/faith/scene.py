@@ -14,6 +14,7 @@ SURFACES = frozenset(
 POSSESSION = frozenset({"has", "have", "having", "had"})
 AFTER_VERB = frozenset({"determiner", "pronoun", "number", "preposition", "adverb", "side"})
 LEADING = frozenset({"determiner", "negation", "number", "adverb"})
+MAX_EARLIER = 20  # nouns of a sentence that a place may be the place of
 ADJECTIVE_ENDINGS = ("y", "ous", "ful", "less", "al", "ic", "ish", "ive", "ed", "ing", "en")
 
 
@@ -267,7 +268,7 @@ class _Reader:
 
     def _add_relations(self, noun: Noun) -> None:
         if noun.relation:
-            earlier = [other for other in self.said if other is not noun]
+            earlier = self.said[-MAX_EARLIER:]
             for other in earlier:
                 self.scene.relations.append(Relation(other, noun.relation, noun))
             if not earlier:
