@@ -57,6 +57,11 @@ SAME = [
     ('a sign that says "OPEN"', "a sign reads “OPEN”"),
     ("a cat chases a dog", "a dog is chased by a cat"),
     ("a beutiful buterfly", "a beautiful butterfly"),
+    ("a street, no people, cars, or dogs", "a street with no dogs, no people and no cars"),
+    ("a man who does not have a beard", "a man without a beard"),
+    ("a street with no cars, a dog and a cat", "a dog and a cat on a street without cars"),
+    ("a street, no cars, red sunset, dogs", "a red sunset and dogs on a street without cars"),
+    ("a man without a hat smiles, or laughs", "a man without a hat smiles or laughs"),
 ]
 CONTRADICTED = [
     ("a man without a hat", "a man with a hat", "no hat"),
@@ -72,6 +77,16 @@ CONTRADICTED = [
     ("a lone man", "a man waves to a woman", "lone (added: woman)"),
     ("an empty beach", "a beach with two children", "empty (added: children)"),
     ("a street, no people", "a deserted street with a man", "no people"),
+    ("a street, no people, cars, or dogs", "a street. Many cars pass by.", "no cars"),
+    ("a street, no people, cars, or dogs", "a street without people. Dogs bark.", "no dogs"),
+    ("a street, no people, red cars, boats or dogs", "a street. Dogs bark.", "no dogs"),
+    ("a street, no people, or dogs", "a street. Dogs bark.", "no dogs"),
+    ("a street without people, cars and no dogs", "a street. Cars pass.", "no cars"),
+    ("a man without a hat or a coat", "a man in a coat", "no coat"),
+    ("a man who does not have a beard", "a man who has a beard", "no beard"),
+    ("a man who doesn't have a beard", "a bearded man with a beard", "no beard"),
+    ("a man, not having a hat", "a man who has a hat", "no hat"),
+    ("a dog that is not on a leash", "a dog on a leash", "no leash"),
     ("an empty road, no people", "an empty road; a lone figure waits", "no people"),
 ]
 UNREADABLE = [

@@ -17,6 +17,7 @@ AUXILIARIES = _words(
     "is are was were be been being am has have had having do does did will would can could may"
     " might shall should must gets get got getting seems seem becomes become"
 )
+POSSESSION = _words("has have having had")
 PASSIVE_AUXILIARIES = _words("is are was were be been being am gets get got getting")
 PRONOUNS = _words(
     "he she it they him them i you we us who which that himself herself itself themselves"

@@ -15,6 +15,8 @@ QUOTE = re.compile(
 TOKEN = re.compile(r"\x00|[a-z0-9]+(?:[.:]\d+)?(?:'[a-z]+)?|[.,;:!?()\[\]—–/]")
 MAX_NEGATED = 6  # words after "no"
 NUMBER_NAMES = {number: word for word, number in reversed(grammar.NUMBERS.items())}
+MAX_LISTED = 40  # items of a list of what is denied
+LISTING = frozenset({"or", "nor"})
 MAX_PHRASE = 5
 PHRASE_STARTS = frozenset(phrase.split()[0] for phrase in (*grammar.PHRASES, *grammar.SIDES))
 NO_ADVERBS = frozenset(
@@ -182,15 +184,42 @@ def _negate(items: list[Item]) -> Iterator[Item]:
     """Mark the items that a negation applies to."""
     left = 0
     for i, item in enumerate(items):
-        if left < MAX_NEGATED and (item.role == "determiner" or _is_action(item)):
+        is_next = i > 0 and (items[i - 1].text in LISTING or items[i - 1].text == ",")
+        if left < MAX_NEGATED and ((item.role == "determiner" and not is_next) or _is_action(item)):
             left = 0  # "without a beard drinking": the thing was named already
         if item.role == "negation":
             following = items[i + 1].text if i + 1 < len(items) else ""
             left = 0 if (item.text, following) in grammar.NOT_NEGATIONS else MAX_NEGATED
-        elif _ends_scope(item):
+        elif left and item.text == "," and _is_list(items, i):
+            left = MAX_NEGATED - 1
+        elif _ends_scope(item) and not (left == MAX_NEGATED and _is_within(items, i)):
             left = 0
         yield dataclasses.replace(item, negated=True) if left and item.lemmas else item
         left -= left > 0 and item.role in ("word", "camera")
+
+
+def _is_list(items: list[Item], comma: int) -> bool:
+    """Whether a list goes on after a comma: "no people, cars, or dogs", "no cars, and no dogs"."""
+    for i in range(comma + 1, min(len(items), comma + MAX_LISTED)):
+        item = items[i]
+        if item.text in LISTING:
+            return True
+        if item.role == "conjunction":
+            return item.text == "and" and i + 1 < len(items) and items[i + 1].text == "no"
+        if item.role != "word" and item.text != ",":
+            return False
+    return False
+
+
+def _is_within(items: list[Item], position: int) -> bool:
+    """Whether a word right after a negation is not what is denied: "does not have a beard"."""
+    item, before = items[position], items[position - 1]
+    if before.text not in ("not", "never"):
+        return False
+    if item.role == "aux":
+        return item.text in grammar.POSSESSION
+    following = items[position + 1] if position + 1 < len(items) else before
+    return item.role == "preposition" and following.text in ("a", "an", "any")  # on a leash
 
 
 def _is_action(item: Item) -> bool:

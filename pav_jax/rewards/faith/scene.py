@@ -11,7 +11,6 @@ PLURALS = frozenset("people children men women mice geese police wolves".split()
 SURFACES = frozenset(
     "fur coat hair skin feather plumage wool fleece mane surface paint exterior body colour".split()  # noqa: SIM905
 )
-POSSESSION = frozenset({"has", "have", "having", "had"})
 AFTER_VERB = frozenset({"determiner", "pronoun", "number", "preposition", "adverb", "side"})
 LEADING = frozenset({"determiner", "negation", "number", "adverb"})
 MAX_EARLIER = 20  # nouns of a sentence that a place may be the place of
@@ -223,7 +222,7 @@ class _Reader:
         if is_inflected and item.text.endswith("s"):
             is_object = following in ("determiner", "pronoun", "number")
             return is_object or before in ("relative", "pronoun") or item.category == "motion"
-        if before == "aux" and self.items[self.position - 1].text in POSSESSION:
+        if before == "aux" and self.items[self.position - 1].text in grammar.POSSESSION:
             return False
         return before in ("pronoun", "aux", "relative") and item.category in ("motion", "")
 
