@@ -7,11 +7,12 @@ parts of `prompt_syntax` come back as they were typed; FAITH compares the senten
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from pav_jax.booster import prompt_kinds
-from pav_jax.booster.prompt_syntax import ParsedPrompt, parse_prompt
+from pav_jax.booster.prompt_syntax import ParsedPrompt, own_term, parse_prompt
 from pav_jax.booster.repair import restore_case, say_again
 from pav_jax.booster.replies import read_reply, read_scene
 from pav_jax.errors import BadInput
@@ -59,7 +60,7 @@ class Guard:
       mode: "off" takes the rewrite as it comes; "on" guards every prompt; "auto" also leaves alone
         a prompt that is long or structured already.
       keep: literal terms that a rewrite must contain where the prompt does, beside those that
-        `prompt_syntax` finds.
+        `prompt_syntax` finds; a string is one term.
       fidelity: the least FAITH of a rewrite, from 0 to 1.
       max_words: of a rewrite; None: no limit.
       language: of rewrites. "en": English, and a prompt in another language stands, because no
@@ -67,7 +68,7 @@ class Guard:
       samples: drawn for each rewrite; the most faithful is taken.
 
     Raises:
-      BadInput: a value is out of range.
+      BadInput: a value is out of range or of another type.
     """
 
     mode: str = AUTO
@@ -78,15 +79,22 @@ class Guard:
     samples: int = 4
 
     def __post_init__(self):
-        object.__setattr__(self, "keep", tuple(self.keep))
+        terms = (self.keep,) if isinstance(self.keep, str) else self.keep
+        is_list = isinstance(terms, Iterable) and not isinstance(terms, bytes | Mapping)
+        terms = tuple(terms) if is_list else (terms,)
+        are_texts = all(isinstance(term, str) and term.strip() for term in terms)
+        _check("keep", self.keep, are_texts, "must be texts that are not empty")
+        object.__setattr__(self, "keep", terms)
         _check("mode", self.mode, self.mode in MODES, f"choose one of {', '.join(MODES)}")
         choices = f"choose one of {', '.join(LANGUAGES)}"
         _check("language", self.language, self.language in LANGUAGES, choices)
-        _check("fidelity", self.fidelity, 0 <= self.fidelity <= 1, "must be from 0 to 1")
-        _check("samples", self.samples, self.samples >= 1, "must be 1 or more")
-        is_enough = self.max_words is None or self.max_words >= MIN_WORDS
-        _check("max_words", self.max_words, is_enough, f"must be {MIN_WORDS} or more")
-        _check("keep", self.keep, all(term.strip() for term in self.keep), "a term is empty")
+        is_share = _is_number(self.fidelity, Real) and 0 <= self.fidelity <= 1
+        _check("fidelity", self.fidelity, is_share, "must be a number from 0 to 1")
+        is_count = _is_number(self.samples, Integral) and self.samples >= 1
+        _check("samples", self.samples, is_count, "must be a whole number, 1 or more")
+        words = MIN_WORDS if self.max_words is None else self.max_words
+        is_enough = _is_number(words, Integral) and words >= MIN_WORDS
+        _check("max_words", words, is_enough, f"must be a whole number, {MIN_WORDS} or more")
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Guard":
         """Return the guard with some other fields; None leaves a field as it is.
@@ -179,14 +187,14 @@ class GuardedPrompt:
         self.model = model
         self.parsed: ParsedPrompt = parse_prompt(request.prompt)
         self.text = self.parsed.text
-        own = [term for term in guard.keep if term in self.text]
-        self.terms = tuple(dict.fromkeys([*self.parsed.terms, *own]))
+        own = (own_term(term, self.parsed) for term in guard.keep)
+        self.terms = tuple(dict.fromkeys([*self.parsed.terms, *filter(None, own)]))
         self.unfit = prompt_kinds.unfit_reason(self.parsed, guard.language)
         self.finished = prompt_kinds.finished_reason(self.parsed) if guard.mode == AUTO else ""
 
     @property
     def reason(self) -> str:
-        """Why the prompt stands without that samples are drawn; "" if they are."""
+        """Why the prompt stands and no samples are drawn; "" if they are."""
         return self.finished or self.unfit
 
     @property
@@ -234,8 +242,7 @@ class GuardedPrompt:
                 yield rewrite
 
     def _judge(self, text: str) -> Rewrite:
-        lost = tuple(term for term in self.terms if term not in text)
-        return Rewrite(text, judge(self.text, text), lost)
+        return Rewrite(text, judge(self.text, text), self.parsed.missing_terms(text, self.terms))
 
     def _is_unread(self, rewrite: Rewrite) -> bool:
         """Whether FAITH can read the prompt but not the rewrite."""
@@ -308,6 +315,10 @@ def _quoted(texts: Sequence[str]) -> str:
     unique = [repr(text) for text in dict.fromkeys(texts)]
     more = [f"{len(unique) - MAX_NAMED} more"] if len(unique) > MAX_NAMED else []
     return ", ".join([*unique[:MAX_NAMED], *more])
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check(field: str, value: object, is_valid: bool, fix: str) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from pav_jax.booster.prompt_syntax import has_term, term_pattern
 from pav_jax.rewards.lemmas import words
 
 # ends of clauses; commas within numbers and quoted texts are no ends
@@ -12,10 +13,8 @@ CLAUSE = re.compile(r"(?:[^,.;!?\n\"“”]|\"[^\"\n]*\"|“[^”\n]*”|(?<=\d)
 def restore_case(text: str, terms: Sequence[str]) -> str:
     """A text in which terms that it has in other capitals are written as they were typed."""
     for term in terms:
-        if term and term not in text:
-            text = re.sub(
-                rf"(?<!\w){re.escape(term)}(?!\w)", lambda _, t=term: t, text, flags=re.IGNORECASE
-            )
+        if not has_term(text, term):
+            text = re.sub(term_pattern(term), lambda _, t=term: t, text, flags=re.IGNORECASE)
     return text
 
 
@@ -42,7 +41,8 @@ def say_again(rewrite: str, prompt: str, units: Sequence[str], terms: Sequence[s
 
 
 def _clause_of_term(term: str, clauses: Sequence[str]) -> int | None:
-    return next((i for i, clause in enumerate(clauses) if term in clause), None)
+    own = (i for i, clause in enumerate(clauses) if has_term(clause, term))
+    return next(own, next((i for i, clause in enumerate(clauses) if term in clause), None))
 
 
 def _clause_of_unit(unit: str, clauses: Sequence[str]) -> int | None:

@@ -66,8 +66,13 @@ def check_keep(terms: Sequence[str] | None, prompts: Sequence[str]) -> None:
     Raises:
       BadInput: names the term.
     """
-    for term in terms or ():
-        if not term.strip() or not any(term in prompt for prompt in prompts):
+    if not terms:
+        return
+    from pav_jax.booster.prompt_syntax import own_term, parse_prompt
+
+    parsed = [parse_prompt(prompt) for prompt in prompts]
+    for term in terms:
+        if not any(own_term(term, prompt) for prompt in parsed):
             raise BadInput(
                 f"--keep={term!r}: no prompt contains it; write it as the prompt does",
                 source="--keep",

@@ -114,6 +114,32 @@ def test_refine_keep():
 
 
 @pytest.mark.parametrize(
+    "prompt,keep,reply,rewrite",
+    [
+        ("Ada waves", "Ada", "Adamo waves.", "Ada waves"),
+        ("Ada waves", "Ada", "ada waves at the sea.", "Ada waves at the sea."),
+        ("a <keep>cat</keep> sleeps", (), "A cats' category sleeps.", None),
+        ("an (old:1.3) tower", (), "A golden old tower leans.", "A golden (old:1.3) tower leans."),
+        ("an (old:1.3) tower leans", "(old:1.3) tower", "An old big tower leans.", None),
+        ("an (old:1.3) tower leans", "old tower", "An old big tower leans.", None),
+        ("José waves", "José", "Joséphine waves.", "José waves. Joséphine waves."),
+        ("a <keep>cat</keep>egory waves", (), "A category waves.", None),
+    ],
+)
+def test_refine_terms_are_words(prompt, keep, reply, rewrite):
+    refinement = first(prompt, reply, keep=keep, fidelity=0)
+    terms = parse_prompt(prompt).missing_terms(refinement.refined)
+    assert not terms and refinement.refined == (rewrite or refinement.refined)
+    if keep == "(old:1.3) tower" or keep == "old tower":
+        assert "(old:1.3) tower" in refinement.refined
+
+
+def test_refine_terms_of_scripts_without_spaces():
+    refined = first("(红色:1.3) 的车", "一辆红色的车开过。", language="any").refined
+    assert refined == "一辆(红色:1.3)的车开过。"
+
+
+@pytest.mark.parametrize(
     "prompt,reply",
     [
         ("two red kites over a beach", "Two black birds circle above a city."),
@@ -355,6 +381,21 @@ def test_refine_repair_too_long_to_check():
         {"samples": 0},
         {"max_words": 1},
         {"keep": [" "]},
+        {"keep": ""},
+        {"keep": [1]},
+        {"keep": 5},
+        {"keep": b"Ada"},
+        {"keep": {"Ada": 1}},
+        {"fidelity": "0.9"},
+        {"fidelity": True},
+        {"max_words": "x"},
+        {"max_words": 9.5},
+        {"samples": 2.5},
+        {"samples": True},
+        {"samples": [4]},
+        {"mode": []},
+        {"mode": 1},
+        {"language": {}},
         {"words": 3},
     ],
 )
@@ -362,6 +403,10 @@ def test_guard_invalid_field(fields):
     with pytest.raises(BadInput) as error:
         Guard().with_fields(fields)
     assert error.value.field == next(iter(fields))
+
+
+def test_guard_keep_of_one_term():
+    assert Guard(keep="Ada").keep == Guard(keep=["Ada"]).keep == ("Ada",)  # vocabulary: ignore
 
 
 def test_guard_options_are_those_of_the_guard():

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pav_jax.booster.prompt_syntax import Kind, parse_prompt
+from pav_jax.booster.prompt_syntax import Kind, own_term, parse_prompt
 
 SETTINGS = [
     ("a tram in the rain -ar 9:16", {"ar": "9:16"}),
@@ -116,6 +116,38 @@ def test_terms_literal(prompt, expected):
     assert parsed.terms == expected
     assert all(term in parsed.text for term in expected)
     assert parsed.missing_terms("nothing of it") == expected
+
+
+@pytest.mark.parametrize(
+    "prompt,rewrite,missing",
+    [
+        ("a <keep>cat</keep>", "a category of cats", ("cat",)),
+        ("a <keep>cat</keep>", "one-cat act", ()),
+        ("a <keep>cat</keep>egory", "a category", ()),
+        ("an (old:1.3) door", "a golden door", ("old",)),
+        ('a sign "OPEN!"', "a sign OPEN!now", ()),
+        ("<keep>猫</keep>", "黑猫跑", ()),
+        ("QZX1 cat", "猫QZX1猫", ()),
+        ("QZX1 cat", "QZX12 cat", ("QZX1",)),
+    ],
+)
+def test_missing_terms_within_words(prompt, rewrite, missing):
+    assert parse_prompt(prompt).missing_terms(rewrite) == missing
+
+
+@pytest.mark.parametrize(
+    "term,own",
+    [
+        ("(old:1.3) tower", "old tower"),
+        ("old  tower", "old tower"),
+        ("tower", "tower"),
+        ("tow", ""),
+        ("new tower", ""),
+        (" ", ""),
+    ],
+)
+def test_own_term(term, own):
+    assert own_term(term, parse_prompt("an (old:1.3) tower -ar 9:16")) == own
 
 
 def test_text_entities_and_marks():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pav_jax.booster.prompt_syntax.flags import HEAD, Flag, read_flag
 from pav_jax.booster.prompt_syntax.marks import INSTRUCTION, LABEL, MARK, read_mark
 from pav_jax.booster.prompt_syntax.names import is_shouted, split_names
-from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Span
+from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Span, has_term
 
 WORD = re.compile(r"[^\W_]")
 
@@ -27,6 +27,17 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     for part in instructed:
         parts += split_names(part.typed, shouted) if part.kind is Kind.TEXT else [part]
     return ParsedPrompt(tuple(part for part in parts if part.typed))
+
+
+def own_term(term: str, prompt: ParsedPrompt) -> str:
+    """A term that a user names, as the text of a prompt has it; "" where it does not.
+
+    Args:
+      term: with marks or without, such as "(old:1.3) tower" or "old tower".
+      prompt: where it may be.
+    """
+    forms = (" ".join(term.split()), parse_prompt(term).text)
+    return next((form for form in forms if form and has_term(prompt.text, form)), "")
 
 
 def _scan(text: str, start: int) -> Iterator[tuple[Span, bool]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 NEGATIVE = "neg"
 SPACE_BEFORE_PUNCTUATION = re.compile(r" ([,.;:!?])(?= |$)")
@@ -11,6 +11,8 @@ REPEATED_COMMAS = re.compile(r",(?: ?,)+")
 QUOTATION_MARKS = "\"'“”‘’«»「」"
 PLACEHOLDER = "\ue000"  # of an inline part while the text around it is tidied
 ORPHAN_SEPARATORS = " \t\r\n\v\f,;|-–—"
+# of words between spaces; words of other scripts may stand side by side or be inflected
+WORD_CHARACTER = "[0-9A-Za-z_À-ÖØ-öø-ɏ]"
 
 
 class Kind(enum.Enum):
@@ -102,9 +104,14 @@ class ParsedPrompt:
         """What `text @ instruction` adds to the instruction to rewrite; "" without one."""
         return " ".join(part.value for part in self._of(Kind.INSTRUCTION))
 
-    def missing_terms(self, rewrite: str) -> tuple[str, ...]:
-        """The protected terms that a rewrite does not contain literally."""
-        return tuple(term for term in self.terms if term not in rewrite)
+    def missing_terms(self, rewrite: str, more: Iterable[str] = ()) -> tuple[str, ...]:
+        """The protected terms, and some more, that a rewrite does not contain literally.
+
+        A term is no part of a longer word, unless the prompt has it as one: "cat" is not in
+        "category", but `<keep>cat</keep>egory` is.
+        """
+        terms = dict.fromkeys([*self.terms, *more])
+        return tuple(term for term in terms if not re.search(self._pattern(term), rewrite))
 
     def restore(self, rewrite: str) -> str:
         """A rewrite with the marks of inline parts, such as `(word:1.2)`, where their terms are.
@@ -116,7 +123,7 @@ class ParsedPrompt:
         for part in sorted(self._of(*INLINE), key=lambda part: -len(part.value)):
             if not part.value or part.typed == part.value:
                 continue
-            span = _first_free(part, rewrite, spans)
+            span = self._first_free(part, rewrite, spans)
             if span is not None:
                 spans.append(span)
         for start, end, typed in sorted(spans, reverse=True):
@@ -141,8 +148,39 @@ class ParsedPrompt:
         after = [p.typed.strip() for p in self.parts[first:] if p.kind in AROUND]
         return " ".join([*before, self.restore(rewrite), *after])
 
+    def _pattern(self, term: str) -> str:
+        """An expression for a term; not within words, unless the prompt has it there only."""
+        return term_pattern(term) if has_term(self.text, term) else re.escape(term)
+
+    def _first_free(
+        self, part: Span, text: str, taken: list[tuple[int, int, str]]
+    ) -> tuple[int, int, str] | None:
+        """The first place of a part's term that is free, with the quotation marks around it."""
+        for term in (part.said, part.value):
+            for match in re.finditer(self._pattern(term), text):
+                start, end = match.span()
+                around = text[max(0, start - 1) : start], text[end : end + 1]
+                is_quote = part.kind is Kind.QUOTE
+                if is_quote and all(mark and mark in QUOTATION_MARKS for mark in around):
+                    start, end = start - 1, end + 1
+                if all(end <= left or right <= start for left, right, _ in taken):
+                    return start, end, part.typed
+        return None
+
     def _of(self, *kinds: Kind) -> Iterator[Span]:
         return (part for part in self.parts if part.kind in kinds)
+
+
+def term_pattern(term: str) -> str:
+    """An expression for a literal term that is no part of a longer word."""
+    before = f"(?<!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, term) else ""
+    after = f"(?!{WORD_CHARACTER})" if re.search(rf"{WORD_CHARACTER}\Z", term) else ""
+    return f"{before}{re.escape(term)}{after}"
+
+
+def has_term(text: str, term: str) -> bool:
+    """Whether a text has a literal term, not as a part of a longer word."""
+    return re.search(term_pattern(term), text) is not None
 
 
 def _text_or_placeholder(part: Span) -> str:
@@ -153,18 +191,3 @@ def _text_or_placeholder(part: Span) -> str:
 
 def _is_said(part: Span) -> bool:
     return part.kind in SAID and bool(part.said.strip(ORPHAN_SEPARATORS))
-
-
-def _first_free(
-    part: Span, text: str, taken: list[tuple[int, int, str]]
-) -> tuple[int, int, str] | None:
-    """The first place of a part's term that is free, with the quotation marks around it."""
-    for term in (part.said, part.value):
-        for match in re.finditer(rf"(?<!\w){re.escape(term)}(?!\w)", text):
-            start, end = match.span()
-            around = text[max(0, start - 1) : start], text[end : end + 1]
-            if part.kind is Kind.QUOTE and all(mark and mark in QUOTATION_MARKS for mark in around):
-                start, end = start - 1, end + 1
-            if all(end <= left or right <= start for left, right, _ in taken):
-                return start, end, part.typed
-    return None
