@@ -12,7 +12,7 @@ import jax
 from pav_jax.booster.guard import AUTO as AUTO_MODE
 from pav_jax.booster.guard import OFF, Guard, Likelihood, Request
 from pav_jax.booster.likelihood import log_likelihoods
-from pav_jax.booster.replies import without_controls
+from pav_jax.booster.replies import without_controls, without_unprintable
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
@@ -132,7 +132,8 @@ class Booster:
             adapter_names = [adapter_names or BASE] * len(typed)
         names = zip(typed, seeds, adapter_names, strict=True)
         requests = [
-            Request(clean(prompt), s, None if name == BASE else name) for prompt, s, name in names
+            Request(_checked(prompt), s, None if name == BASE else name)
+            for prompt, s, name in names
         ]
         rewrites = self.guard.with_fields(guard).refine(
             requests,
@@ -142,7 +143,7 @@ class Booster:
             self._likelihood(),
         )
         return [
-            [dataclasses.replace(refinement, original=prompt) for refinement in refinements]
+            [_of_typed(refinement, prompt) for refinement in refinements]
             for prompt, refinements in zip(typed, rewrites, strict=True)
         ]
 
@@ -154,12 +155,16 @@ class Booster:
 
     def _samples(self, requests: Sequence[Request], num_samples: int) -> list[list[str]]:
         """Replies of the model; an engine of the guard."""
+        prompts = [clean(request.prompt) for request in requests]
         names = [request.adapter for request in requests]
         adapters = {"adapter_names": [name or BASE for name in names]} if any(names) else {}
         return self.language_model.generate(
-            [chat.user_chat(request.prompt) for request in requests],
+            [chat.user_chat(prompt) for prompt in prompts],
             num_return_sequences=num_samples,
-            seed=[stable_seed(request.seed, request.prompt) for request in requests],
+            seed=[
+                stable_seed(request.seed, prompt)
+                for request, prompt in zip(requests, prompts, strict=True)
+            ],
             **adapters,
             **dataclasses.asdict(self.sampling),
         )
@@ -180,6 +185,17 @@ def clean(prompt: str) -> str:
     if not text:
         raise BadInput("the prompt is empty; write at least one word", field="prompts")
     return text
+
+
+def _checked(prompt: str) -> str:
+    """A prompt that `clean` accepts, in the lines that were typed: they tell a structured one."""
+    clean(prompt)
+    return without_unprintable(prompt)
+
+
+def _of_typed(refinement: Refinement, typed: str) -> Refinement:
+    """A rewrite with the prompt that was rewritten and the one that was typed."""
+    return dataclasses.replace(refinement, prompt=clean(typed), original=typed)
 
 
 def _sampling(generation: dict[str, Any]) -> Sampling:

@@ -14,7 +14,7 @@ from typing import Any
 from pav_jax.booster import prompt_kinds
 from pav_jax.booster.prompt_syntax import ParsedPrompt, own_term, parse_prompt
 from pav_jax.booster.repair import restore_case, say_again
-from pav_jax.booster.replies import read_reply, read_scene
+from pav_jax.booster.replies import read_reply, read_scene, without_controls
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
 from pav_jax.rewards.faith.checks import KEPT
@@ -149,7 +149,7 @@ class Guard:
 
 
 def _unguarded(request: Request, reply: str, model: str) -> Refinement:
-    refined = read_reply(reply) or request.prompt
+    refined = read_reply(reply) or without_controls(request.prompt).strip()
     return Refinement(request.prompt, refined, request.seed, model, request.adapter)
 
 
@@ -200,7 +200,7 @@ class GuardedPrompt:
     @property
     def stripped(self) -> Request:
         """What the model is asked to rewrite: the text, and the user's extra instruction."""
-        instruction = self.parsed.instruction
+        instruction = " ".join(self.parsed.instruction.split())
         text = f"{self.text} ({instruction})" if instruction else self.text
         return dataclasses.replace(self.request, prompt=text)
 

@@ -18,7 +18,9 @@ MIN_VERSES = 4
 MAX_VERSE_WORDS = 9
 FENCE = re.compile(r"```[\w-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 CHAT_MARK = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
-ROLE = re.compile(r"^\s*(?:user|assistant|system)\s*:?\s*$", re.IGNORECASE | re.MULTILINE)
+ROLE = re.compile(
+    r"^[^\S\n]*(?:user|assistant|model|system)[^\S\n]*:?[^\S\n]*$", re.IGNORECASE | re.MULTILINE
+)
 _PROMPT = (
     r"(?:(?:re-?written|revised|enhanced|improved|expanded|refined|detailed|new|final|video|"
     r"text-to-video|your|the|my|a|an)\s+){0,5}(?:prompt|version|rewrite|description|caption|"
@@ -42,7 +44,11 @@ BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 EMPHASIS = re.compile(r"(\*{1,3})(?=\S)([^*\n]+?)(?<=\S)\1")
 CODE = re.compile(r"`([^`\n]+)`")
 QUOTED = re.compile(r"\A(?:\"([^\"]*)\"|“([^“”]*)”|'([^']*)')\Z", re.DOTALL)
-SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|\Z)")
+SENTENCE_END = re.compile(  # not of "Mr.", "St." or an initial
+    r"(?:\.(?=[\"'”’)\]]*\Z)|(?<!\b[A-Z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs))(?<!\b(?:Mrs|Rev|Gen|Col|Sgt))(?<!\bProf)\."
+    r"|[!?…])"
+    r"[\"'”’)\]]*(?=\s|\Z)"
+)
 REFUSAL = re.compile(
     r"\bi(?:['’]m| am) (?:sorry|unable|not able|afraid)"
     r"|\bi (?:can(?:['’]t|not| not)|won['’]t|apologi[sz]e)\b"
@@ -85,17 +91,18 @@ def read_reply(reply: str) -> str:
 
 
 def without_controls(text: str) -> str:
-    """Replace whitespace controls with spaces; drop other controls and lone surrogates.
-
-    Tokenizers reject lone surrogates.
-    """
-    return "".join(map(_printable, text))
+    """Replace whitespace controls with spaces; drop other controls and lone surrogates."""
+    return without_unprintable(text).translate(dict.fromkeys(map(ord, WHITESPACE_CONTROLS), " "))
 
 
-def _printable(character: str) -> str:
-    if character in WHITESPACE_CONTROLS:
-        return " "
-    return "" if unicodedata.category(character) in ("Cc", "Cs") else character
+def without_unprintable(text: str) -> str:
+    """Drop controls that are no white space, and lone surrogates, which tokenizers reject."""
+    return "".join(filter(_is_printable, text))
+
+
+def _is_printable(character: str) -> bool:
+    is_space = character in WHITESPACE_CONTROLS
+    return is_space or unicodedata.category(character) not in ("Cc", "Cs")
 
 
 def read_scene(reply: str, prompt: str, max_words: int | None = None) -> Reply:
@@ -131,9 +138,8 @@ def _without_chat(text: str) -> str:
     text = BLANK_LINES.sub("\n\n", lines)
     if fence := FENCE.search(text):
         text = fence[1].strip() or text
-    text = CHAT_MARK.split(text.removeprefix("<|assistant|>"))[0] or text
-    text = ROLE.split(text)[0].strip() or text
-    text = _from_json(text)
+    said = (piece.strip() for part in CHAT_MARK.split(text) for piece in ROLE.split(part))
+    text = _from_json(next(filter(None, said), ""))
     whole = text
     before = None
     while text != before:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from pav_jax.booster.booster import GENERAL_SAMPLING, Booster, clean
+from pav_jax.booster.guard import Guard
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
 from pav_jax.language.sampling import Sampling
@@ -96,6 +97,26 @@ def test_clean_keeps_markup_and_emoji(prompt):
 
 def test_clean_control_characters():
     assert clean("\x1b[31ma\x00 dog\r\nruns\ud83d\x7f") == "[31ma dog  runs"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Scene 1: a dog\nScene 2: it sleeps", "a dog\n\tand a cat\nin snow\r\n", "a  cat\n"]
+)
+def test_refine_prompt_that_stands_is_as_typed(prompt):
+    lm = FakeLanguageModel(lambda _: "A red car.")
+    refinement = Booster(lm, guard=Guard()).refine("\x00\ud800" + prompt)[0][0]
+    assert refinement.refined == prompt and refinement.original == "\x00\ud800" + prompt
+    assert refinement.prompt == clean(prompt)
+    assert ("structured" in refinement.reason) == (prompt.count("\n") > 1 or "Scene" in prompt)
+    assert [chat[0]["content"] for prompts, _ in lm.calls for chat in prompts] == (
+        [] if "structured" in refinement.reason else ["a cat"]
+    )
+
+
+def test_refine_unguarded_prompt_on_one_line():
+    lm = FakeLanguageModel(lambda _: "")
+    refinement = Booster(lm).refine(" a dog\nruns ")[0][0]
+    assert refinement.refined == lm.calls[0][0][0][0]["content"] == "a dog runs"
 
 
 def test_from_pretrained_default(tmp_path, monkeypatch):

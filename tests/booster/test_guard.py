@@ -8,6 +8,7 @@ import pytest
 
 from pav_jax.booster.guard import MODES, Guard, Request
 from pav_jax.booster.prompt_syntax import parse_prompt
+from pav_jax.booster.replies import read_scene
 from pav_jax.commands import guard_options
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
@@ -111,6 +112,36 @@ def test_refine_keep():
     assert literal.refined == replies[1]
     other = first("a dog runs", "A dog runs on.", keep=["woman"])
     assert other.refined == "A dog runs on."
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<|im_start|>assistant\nA dog runs.",
+        "<|im_start|>assistant\nA dog runs.<|im_end|>\n<|im_start|>user\nA cat.",
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA dog runs.<|eot_id|>",
+        "<start_of_turn>model\nA dog runs.<end_of_turn>",
+        "<|assistant|>\nA dog runs.</s>",
+        "<s>A dog runs.</s>",
+        "assistant\nA dog runs.\nuser\nA cat.",
+    ],
+)
+def test_refine_marks_of_chats(reply):
+    assert first("a dog runs", reply).refined == "A dog runs."
+
+
+@pytest.mark.parametrize(
+    "reply,scene",
+    [
+        ("A portrait of Mr. Fox", "A portrait of Mr. Fox"),
+        ("Mrs. Fox and Dr. J. Fox wave. They", "Mrs. Fox and Dr. J. Fox wave."),
+        ("He takes vitamin C.", "He takes vitamin C."),
+        ("A dog runs. It", "A dog runs."),
+        ("A street near St. Paul's? Yes! It", "A street near St. Paul's? Yes!"),
+    ],
+)
+def test_read_scene_unfinished_sentence(reply, scene):
+    assert read_scene(reply, reply).text == scene
 
 
 @pytest.mark.parametrize(
