@@ -30,6 +30,13 @@ _BEFORE_TEXTS = (
     r"(?:me|us|a|an|the|some|any|my|your|\d+|two|three|four|five|ten|short|long|funny|few|of"
     r"|simple|good|nice|love|sad|scary|small|python|cover|blog|list)"
 )
+# words of tasks that name a thing
+_NOUN = (
+    r"(?:(?:outline|print|quote|estimate|output|answer|debate|chat|recommend|convert)s?\s+"
+    r"(?:of|between|on (?:a|an|the|her|his))"
+    r"|(?:spell|code|answer|quote|chat|print|debate)[ -]?(?:books?|bound|casting|shops?"
+    r"|rooms?|halls?|box(?:es)?|bubbles?|works?))\b"
+)
 _ASKING = r"(?:is|are|was|were|do|does|did)"
 INSTRUCTIONS = (
     # a question
@@ -44,7 +51,7 @@ INSTRUCTIONS = (
     r"\A\W*(?:i|we) (?:need|want|would like|have|am looking for)\b.{0,20}"
     r"\b(?:help|advice|a question|to know|you to|an answer|information)\b",
     # a task whose result is a text
-    rf"{_POLITE}(?:explain|summari[sz]e|translate|answer|solve|calculate|compute|recite|respond"
+    rf"{_POLITE}(?!{_NOUN})(?:explain|summari[sz]e|translate|answer|solve|calculate|compute|recite|respond"
     r"|prove|quote|brainstorm|estimate|simplify|outline|analy[sz]e|discuss|predict|guess|evaluate"
     r"|argue|debate|memori[sz]e|cite|chat|sing (?:me|us)|give (?:me|us)|tell (?:a|an|the)"
     r"|reply|rephrase|paraphrase|proofread|define|recommend|suggest|convert|spell|debug|classify"
@@ -61,7 +68,13 @@ INSTRUCTIONS = (
     rf"{_POLITE}(?:write|compose|create|dra?ft|make|generate|produce|give|list|name|show|say|read)\b"
     rf"(?:\s+{_BEFORE_TEXTS})*\s+{_TEXTS}\b(?!\s+(?:on|in|into|at)\s+(?:a|an|the)\b)",
     rf"{_POLITE}(?:list|name)\s+(?:all|the|some|\d+|two|three|four|five|ten)\b",
-    # an attack on the instruction
+    # no scene at all
+    r"\A[\d\s+\-*/x=().,^%?]+\Z",
+    r"\A\W*(?:hi|hello|hey|thanks(?: a lot)?|thank you|good (?:morning|evening|night))\b"
+    r"[\s!.,]*(?:there|all|how are you\W*)?\W*\Z",
+)
+# an attack on the instruction
+ATTACKS = (
     r"\b(?:ignore|disregard|forget|override)\s+"
     r"(?:(?:all|any|the|your|my|of|these|those|previous|prior)\s+)*"
     r"(?:above|previous|prior|instructions?|prompts?|rules|everything|system|what)\b",
@@ -69,12 +82,21 @@ INSTRUCTIONS = (
     r"\bsystem prompt\b|\bdeveloper mode\b|\bfrom now on,? you\b|\bnew instructions?\s*:"
     r"|\b(?:stop|instead of|do not|don['’]t|without) rewriting\b|\band answer (?:me|:|my|the)"
     r"|\byou are (?:now|an? (?:ai|helpful|assistant|expert))\b",
-    # no scene at all
-    r"\A[\d\s+\-*/x=().,^%?]+\Z",
-    r"\A\W*(?:hi|hello|hey|thanks(?: a lot)?|thank you|good (?:morning|evening|night))\b"
-    r"[\s!.,]*(?:there|all|how are you\W*)?\W*\Z",
 )
-INSTRUCTION = re.compile("|".join(f"(?:{part})" for part in INSTRUCTIONS), re.IGNORECASE)
+# asks for a video, in whatever words
+VIDEO_REQUEST = (
+    r"\A\W*(?:(?:please|now|hey|(?:can|could|would|will) you|i['’]d like you to|help (?:me|us)"
+    r"|(?:i|we) (?:want|need|would like) you to)\s+)*"
+    r"(?:make|create|generate|produce|give|show|draw|render|film|animate|imagine|visuali[sz]e)"
+    rf"\s+(?:(?!{_TEXTS}\b)[\w-]+\s+){{0,6}}"
+    r"(?:video|clip|shot|scene|animation|movie|film|footage|image|picture|time-?lapse|view|close-?up)s?"
+    r"\s+(?:of|about|with|where|showing|that shows|in which)\b"
+)
+INSTRUCTION, ATTACK = (
+    re.compile("|".join(f"(?:{part})" for part in parts), re.IGNORECASE)
+    for parts in (INSTRUCTIONS, ATTACKS)
+)
+VIDEO = re.compile(VIDEO_REQUEST, re.IGNORECASE)
 STRUCTURE = re.compile(
     r"\A\s*[{\[]\s*[\"{\[]"  # JSON
     r"|^[^\S\n]*(?:(?:scene|shot|clip|part|step|frame)\s*\d+\b"
@@ -127,4 +149,4 @@ def _is_tags(parsed: ParsedPrompt) -> bool:
 
 def is_instruction(text: str) -> bool:
     """Whether a text asks for an answer instead of describing a scene."""
-    return bool(INSTRUCTION.search(text))
+    return bool(ATTACK.search(text) or (INSTRUCTION.search(text) and not VIDEO.match(text)))

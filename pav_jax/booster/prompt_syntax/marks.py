@@ -48,7 +48,7 @@ def read_mark(match: re.Match[str]) -> Span:
     if kind is Kind.MESSAGE:
         return Span(kind, typed, value=term.strip())
     if kind is Kind.WILDCARD:
-        return Span(kind, typed, said=typed, value=typed)
+        return Span(kind, typed, said=typed, value=" ".join(typed.split()))
     term = " ".join(html.unescape(term).split())  # as in the text that a model reads
     said = html.unescape(typed) if kind is Kind.QUOTE else term
     return Span(kind, typed, said=said, value=term)

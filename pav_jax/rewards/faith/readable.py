@@ -16,6 +16,7 @@ FOREIGN = frozenset(
     " een het en van op met zijn niet naar bij och på är av den ett som med för"
     " jest nie na się z w przez ve bir ile için".split()
 ) - frozenset("no a i in on an as at do so die lo is me com den dem".split())  # noqa: SIM905
+ALSO_ENGLISH = frozenset({"van", "met", "per", "con"})  # foreign only where no word is English
 MIN_WORDS = 3  # from which words of which none is known are another language
 MIN_FOREIGN = 2
 MIN_FOREIGN_SHARE = 0.2
@@ -41,6 +42,7 @@ def is_readable(text: str, lexicon: Lexicon, may_be_empty: bool = False) -> bool
     may_be_foreign = len(words) >= MIN_WORDS and (foreign or not text.isascii())
     if may_be_foreign and not english and not any(map(lexicon.knows, words)):
         return False
+    foreign -= sum(word in ALSO_ENGLISH for word in words)
     is_foreign = foreign >= MIN_FOREIGN and foreign >= MIN_FOREIGN_SHARE * len(words)
     return not (is_foreign and foreign > english)
 
