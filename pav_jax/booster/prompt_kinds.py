@@ -35,7 +35,7 @@ _NOUN = (
     r"(?:(?:outline|print|quote|estimate|output|answer|debate|chat|recommend|convert)s?\s+"
     r"(?:of|between|on (?:a|an|the|her|his))"
     r"|(?:spell|code|answer|quote|chat|print|debate)[ -]?(?:books?|bound|casting|shops?"
-    r"|rooms?|halls?|box(?:es)?|bubbles?|works?))\b"
+    r"|halls?|box(?:es)?|bubbles?|works?))\b"
 )
 _ASKING = r"(?:is|are|was|were|do|does|did)"
 INSTRUCTIONS = (
