@@ -101,7 +101,7 @@ def report(refinement: dict[str, Any]) -> str:
     """What became of the prompt, a line each: kept, missing, contradicted and added units."""
     lines = []
     if reason := refinement.get("reason"):
-        lines.append(f"your prompt is used: {reason}")
+        lines.append(f"unchanged: {reason}")
     faith = refinement.get("faith")
     if isinstance(faith, (int, float)) and faith == faith:  # not NaN
         lines.append(f"faithfulness: {faith:.2f}")

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         print(" ".join(refinement.refined.split()))
         if refinement.reason:
-            print(f"pav refine: kept as it is: {refinement.reason}", file=sys.stderr)
+            print(f"pav refine: unchanged: {refinement.reason}", file=sys.stderr)
 
 
 def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":

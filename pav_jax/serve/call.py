@@ -4,18 +4,22 @@ import threading
 import time
 from collections.abc import Callable
 
+from pav_jax.serve.logs import request_id
+
 
 class Call:
     """A request's deadline, what cancels it, and what it has used; thread-safe.
 
     Attributes:
       model: the name of the model that the client asked for.
+      request_id: in the log; "" outside a request.
       prompt_tokens, completion_tokens: counted by the backend.
       finish_reasons: of the answers, in order, as OpenAI's API names them.
     """
 
     def __init__(self, timeout_s: float, model: str = ""):
         self.model = model
+        self.request_id = request_id()
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finish_reasons: list[str] = []

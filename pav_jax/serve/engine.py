@@ -20,7 +20,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.language.scheduler import Batch, Sample, Sampler
 from pav_jax.serve.call import Call
-from pav_jax.serve.errors import internal_error, shutting_down, timed_out
+from pav_jax.serve.errors import failed, log_failure, shutting_down, timed_out
 
 CHUNK_TOKENS = 8  # drawn between two looks at the queue
 MAX_OPEN_BATCHES = 2  # kept with their caches: the last ones used
@@ -189,9 +189,9 @@ class Engine:
         with self._condition:
             if not jobs and self._waiting:
                 jobs = [self._waiting.popleft()]
-        failure = internal_error(error)
+        log_failure(error, [job.call.request_id for job in jobs])
         for job in jobs:
-            job.fail(failure)
+            job.fail(failed(job.call.request_id))
 
     def _fill(self, batch: "_OpenBatch | None") -> "_OpenBatch | None":
         """Return the batch to work on, with jobs of the queue in its free rows."""

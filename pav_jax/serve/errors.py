@@ -1,13 +1,13 @@
 """Errors of the server, in the JSON form of OpenAI's API."""
 
-import logging
-import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-LOG = logging.getLogger("pav_jax.serve")
+from pav_jax.serve.logs import LOG, describe, request_id
+
 TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -57,10 +57,19 @@ class ClientGone(Exception):
 
 def internal_error(error: Exception) -> ApiError:
     """Log an unexpected error, and return what the client gets."""
-    # the error's text may hold something of a prompt; lines of code do not
-    place = "".join(traceback.format_tb(error.__traceback__))
-    LOG.error("a request failed (%s)\n%s", type(error).__name__, place)
-    return ApiError(500, "the server failed to answer", code="internal_error")
+    log_failure(error, [request_id()])
+    return failed(request_id())
+
+
+def log_failure(error: Exception, request_ids: Iterable[str]) -> None:
+    """Log an unexpected error that some requests fail with."""
+    LOG.error("failed: %s: %s", ", ".join(request_ids) or "no request", describe(error))
+
+
+def failed(request_id: str) -> ApiError:
+    """The error for a request that fails; the log tells why under its id."""
+    place = f"; its log has the reason under {request_id}" if request_id else ""
+    return ApiError(500, f"the server failed to answer{place}", code="internal_error")
 
 
 def timed_out() -> ApiError:

@@ -2,19 +2,18 @@
 
 import asyncio
 import hmac
-import logging
 import math
 import time
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pav_jax.serve import web_page
 from pav_jax.serve.errors import ApiError, ClientGone, internal_error, shutting_down
+from pav_jax.serve.logs import LOG, new_request_id
 from pav_jax.serve.metrics import Metrics
 from pav_jax.serve.options import ServeLimits
 
-LOG = logging.getLogger("pav_jax.serve")
 WORK_ROUTES = ("/refine", "/preview", "/v1/chat/completions", "/v1/completions")
 # of anything that does not change with use; a browser that opens a page has no key yet
 OPEN_ROUTES = ("/health", "/docs", "/openapi.json", *web_page.FILES)
@@ -86,7 +85,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self._state.limits)
+        exchange = _Exchange(receive, send, self._state.limits, new_request_id())
         start = time.perf_counter()
         try:
             await self._answer(scope, exchange)
@@ -99,7 +98,7 @@ class Gateway:
         except Exception as error:
             await exchange.fail(internal_error(error), scope)
         finally:
-            self._count(scope, exchange.status or CLIENT_GONE, time.perf_counter() - start)
+            self._count(scope, exchange, time.perf_counter() - start)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         self._check_key(scope)
@@ -129,21 +128,23 @@ class Gateway:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"]
+    def _count(self, scope: Scope, exchange: "_Exchange", seconds: float) -> None:
+        path, status = scope["path"], exchange.status or CLIENT_GONE
         # other paths may hold anything, also a prompt
         route = path if path in (*WORK_ROUTES, *OPEN_ROUTES, *KEYED_ROUTES) else "other"
         self._state.metrics.requests.labels(route, str(status)).inc()
         if route in WORK_ROUTES:
             self._state.metrics.seconds.labels(route).observe(seconds)
-            LOG.info("%s %s %d %.2f s", scope["method"], route, status, seconds)
+            line = scope["method"], route, status, seconds, exchange.request_id
+            LOG.info("%s %s %d %.2f s %s", *line)
 
 
 class _Exchange:
     """The two channels of one request."""
 
-    def __init__(self, receive: Receive, send: Send, limits: ServeLimits):
+    def __init__(self, receive: Receive, send: Send, limits: ServeLimits, request_id: str):
         self.status = 0  # of the response; 0: not begun
+        self.request_id = request_id
         self._receive = receive
         self._send = send
         self._deadline = time.monotonic() + limits.body_timeout_s
@@ -184,6 +185,7 @@ class _Exchange:
         """Send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
         await self._send(message)
 
     async def fail(self, error: ApiError, scope: Scope) -> None:

@@ -1,6 +1,5 @@
 """Runs the server until SIGTERM or SIGINT, after which it finishes what runs."""
 
-import logging
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ import uvicorn
 from pav_jax.errors import BadInput
 from pav_jax.serve.app import Server
 from pav_jax.serve.gateway import ServerState
+from pav_jax.serve.logs import texts_withheld
 
 KEEP_ALIVE_S = 30
 GRACE_S = 5  # beyond the time limit of requests, for connections to close
@@ -72,11 +72,6 @@ def serve(server: Server, listener: socket.socket) -> None:
 
     The log has one line for each request, without anything that users wrote.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s"
-    )
-    logging.getLogger("pav_jax.serve").setLevel(logging.INFO)
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # warns of long prompts
     config = uvicorn.Config(
         server.app,
         log_config=None,
@@ -85,4 +80,5 @@ def serve(server: Server, listener: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
     )
-    DrainingServer(config, server.state).run(sockets=[listener])
+    with texts_withheld(sys.stderr):
+        DrainingServer(config, server.state).run(sockets=[listener])

@@ -84,7 +84,7 @@ def test_refine_invalid_guard_option(option, capsys, fake_calls):
 
 def test_refine_says_why_a_prompt_stands(capsys, fake_calls):
     _, _, err = run(capsys, "refine", "a cat", "what is rain?", "--model=m")
-    assert err == "pav refine: kept as it is: it is a question\n"
+    assert err == "pav refine: unchanged: it is a question\n"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_refine_failure_uses_the_prompt_or_stops(nodes, address, server, text, w
     inputs = dict(text=text, server=server or address)
     refined, _, report = run(nodes, **inputs)
     assert refined == text
-    assert report.startswith("your prompt is used: ") and words in report
+    assert report.startswith("unchanged: ") and words in report
     with pytest.raises(Exception, match=words.replace("`", ".")):
         run(nodes, on_failure="stop with an error", **inputs)
 

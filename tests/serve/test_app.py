@@ -292,8 +292,8 @@ def test_failure_is_one_error_and_the_log_has_no_prompt(caplog, stream):
     client, server = fake_client(FakeBackend(fail))
     response = client.post(CHAT, json=chat_of(SECRET, stream=stream))
     assert response.status_code == (200 if stream else 500)
-    assert '"the server failed to answer"' in response.text
-    assert "RuntimeError" in caplog.text
+    assert '"the server failed to answer; its log has the reason under req-' in response.text
+    assert f"failed: {response.headers['X-Request-Id']}: RuntimeError" in caplog.text
     assert SECRET not in response.text + caplog.text
     assert server.state.num_in_work == 0
 

@@ -192,8 +192,7 @@ function showAnswer(answer) {
   element("result").hidden = false;
   element("rewrite").value = answer.refined;
   element("copied").textContent = "";
-  const notice = answer.reverted ? "Your prompt stands" : "Left as it is";
-  element("notice").textContent = answer.reason ? `${notice}: ${answer.reason}` : "";
+  element("notice").textContent = answer.reason ? `Unchanged: ${answer.reason}` : "";
   element("notice").hidden = !answer.reason;
   element("units").replaceChildren(...Object.keys(KINDS).flatMap((kind) => unitRow(kind, answer[kind] ?? [])));
   const flags = Object.entries(answer.settings ?? {}).map(([name, value]) => [`-${name}`, value]);
