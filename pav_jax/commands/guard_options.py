@@ -13,9 +13,9 @@ FIELDS = ("mode", "keep", "fidelity", "max_words", "language", "samples")
 MAX_SAMPLES = 64
 
 
-def add_guard(command: argparse.ArgumentParser) -> None:
-    """Add the options, which `guard_fields` reads."""
-    group = command.add_argument_group("what a rewrite must keep")
+def add_guard(command: argparse.ArgumentParser, title: str = "what a rewrite must keep") -> None:
+    """Add the options, which `guard_fields` reads, under a title."""
+    group = command.add_argument_group(title)
     group.add_argument(
         "--mode",
         choices=MODES,

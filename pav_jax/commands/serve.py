@@ -2,10 +2,13 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import require_at_least, require_at_most
+from pav_jax.commands.guard_options import add_guard, guard_fields
 from pav_jax.errors import BadInput
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ docs/guides/serve.md has all routes, fields and limits.""",
     command.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
     )
+    add_guard(command, "what a rewrite must keep, for requests that do not say it")
     _add_limits(command)
     command.set_defaults(handler=run, parser=command)
 
@@ -117,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
         option = f"--{name.replace('_', '-')}"
         require_at_least(minimum, option, getattr(args, name))
         require_at_most(maximum, option, getattr(args, name))
+    guard = guard_fields(args)
     try:
         from pav_jax.serve import app, server
     except ModuleNotFoundError as error:
@@ -135,14 +140,15 @@ def run(args: argparse.Namespace) -> None:
     )
     with server.bind(args.host, args.port) as listener:
         previewer = None if args.generator is None else _load_previewer(args.generator)
-        with contextlib.closing(_load(args)) as backend:
+        with contextlib.closing(_load(args, guard)) as backend:
             _announce(args, backend, listener.getsockname()[1], bool(key))
             server.serve(app.Server(backend, limits, key, previewer), listener)
 
 
-def _load(args: argparse.Namespace) -> "Backend":
+def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
     """The model, ready to answer."""
     if args.upstream is not None:
+        from pav_jax.booster.guard import Guard
         from pav_jax.serve.upstream import UpstreamBackend
 
         if args.template is not None or args.name is not None or args.adapter:
@@ -152,7 +158,7 @@ def _load(args: argparse.Namespace) -> "Backend":
                 source="--upstream",
             )
         models = [args.model] if args.model else []
-        return UpstreamBackend(args.upstream, models, args.timeout)
+        return UpstreamBackend(args.upstream, models, args.timeout, Guard().with_fields(guard))
     from pav_jax.booster.adapter_folders import common_base, read_options
     from pav_jax.booster.booster import Booster
     from pav_jax.serve.local import LocalBackend
@@ -169,6 +175,7 @@ def _load(args: argparse.Namespace) -> "Backend":
         batch_size=args.batch_size,
         adapters={adapter.name: adapter.path for adapter in adapters},
     )
+    booster = dataclasses.replace(booster, guard=booster.guard.with_fields(guard))
     backend = LocalBackend(booster, args.name)
     _say("compiling")
     backend.warm_up()

@@ -20,6 +20,7 @@ from pav_jax.serve.metrics import Metrics
 from pav_jax.serve.openai_format import ResponseForm, stream_events
 from pav_jax.serve.options import ServeLimits
 from pav_jax.serve.preview import Previewer
+from pav_jax.serve.replies import answer
 from pav_jax.serve.request_reader import RequestReader
 from pav_jax.serve.schemas import ChatBody, CompletionBody, OpenAIFields, PreviewBody, RefineBody
 from pav_jax.serve.web_page import add_page
@@ -28,7 +29,8 @@ from pav_jax.serve.work import Workers
 ABOUT = """\
 A booster rewrites short prompts for text-to-video models. `/refine` is its own route. Under `/v1`
 it answers as a model of OpenAI's API does: the last message of the user is the prompt, and the
-answer is its rewrite."""
+answer is its rewrite. The guard compares rewrites with the prompt; where none is faithful, the
+prompt comes back unchanged."""
 
 
 class Server:
@@ -103,43 +105,29 @@ class Server:
 
     async def chat(self, body: ChatBody, request: fastapi.Request) -> Response:
         """Rewrite the last message of the user; other messages are not read."""
-        text_request = self._reader.chat(body)
-
-        def work() -> list[str]:
-            return [refinement.refined for refinement in self.backend.refine(text_request)]
-
-        return await self._respond(body, text_request, request, work, is_chat=True)
+        return await self._respond(body, self._reader.chat(body), request)
 
     async def complete(self, body: CompletionBody, request: fastapi.Request) -> Response:
-        """Continue texts as the language model does by itself."""
-        text_request = self._reader.completion(body)
-
-        def work() -> list[str]:
-            return [text for texts in self.backend.complete(text_request) for text in texts]
-
-        return await self._respond(body, text_request, request, work, is_chat=False)
+        """Continue texts as the language model does by itself; rewrite them with `guard`."""
+        return await self._respond(body, self._reader.completion(body), request)
 
     async def _respond(
-        self,
-        body: OpenAIFields,
-        text_request: TextRequest,
-        request: fastapi.Request,
-        work: Callable[[], list[str]],
-        is_chat: bool,
+        self, body: OpenAIFields, text_request: TextRequest, request: fastapi.Request
     ) -> Response:
-        form = ResponseForm(text_request, is_chat)
+        form = ResponseForm(text_request, isinstance(body, ChatBody))
         if body.stream:
             has_usage = body.stream_options is not None and body.stream_options.include_usage
-            updates = self._workers.updates(self.backend, text_request, is_chat)
+            updates = self._workers.updates(self.backend, text_request)
             events = stream_events(form, updates, text_request, has_usage)
             return StreamingResponse(
                 self._counted(events, text_request),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
-        texts = await self._workers.answer(request, text_request.call, work)
+        work = functools.partial(answer, self.backend, text_request)
+        replies = await self._workers.answer(request, text_request.call, work)
         self._count(text_request)
-        return JSONResponse(form.whole(texts))
+        return JSONResponse(form.whole(replies))
 
     async def _counted(
         self, events: AsyncIterator[str], text_request: TextRequest

@@ -1,10 +1,10 @@
 """What answers the requests of a server: the interface of its two kinds."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from pav_jax.booster.guard import OFF
+from pav_jax.booster.guard import OFF, Guard
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from pav_jax.serve.call import Call
@@ -22,7 +22,8 @@ class TextRequest:
       seed: see `Booster.refine`.
       settings: how tokens are drawn.
       stop: texts that end an answer.
-      guard: fields of the booster's `Guard`; None: rewrites are not guarded.
+      guard: what rewrites must keep.
+      is_rewrite: the prompts are rewritten; otherwise they are continued, without an instruction.
     """
 
     call: Call
@@ -32,12 +33,26 @@ class TextRequest:
     seed: int
     settings: Sampling
     stop: tuple[str, ...] = ()
-    guard: Mapping[str, Any] | None = None
+    guard: Guard = Guard(OFF)
+    is_rewrite: bool = True
 
     @property
-    def guard_fields(self) -> Mapping[str, Any]:
-        """What `Booster.refine` takes."""
-        return {"mode": OFF} if self.guard is None else self.guard
+    def is_guarded(self) -> bool:
+        """Whether rewrites are compared with the prompt."""
+        return self.is_rewrite and self.guard.mode != OFF
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """One answer of OpenAI's routes.
+
+    Attributes:
+      text: of the answer.
+      refinement: what the guard says of it; None where it was not asked.
+    """
+
+    text: str
+    refinement: Refinement | None = None
 
 
 class TextStream(Protocol):
@@ -47,7 +62,7 @@ class TextStream(Protocol):
         """Return the beginning of each answer that will not change any more."""
         ...
 
-    def finish(self) -> list[str]:
+    def finish(self) -> list[Reply]:
         """Wait for the complete answers; counts tokens and finish reasons in the call.
 
         Raises:
@@ -62,15 +77,18 @@ class Backend(Protocol):
     Attributes:
       models: the names that clients may ask for; the first is the default.
       sampling: the settings of a request that names none.
+      guard: the same for what rewrites must keep.
       num_rows: answers that are written at once.
     """
 
     models: list[str]
     sampling: Sampling
+    guard: Guard
     num_rows: int
 
     def refine(self, request: TextRequest) -> list[Refinement]:
-        """Rewrite the one prompt of a request; counts tokens and finish reasons in the call.
+        """Rewrite the prompts of a request, each n times; counts tokens and finish reasons in the
+        call.
 
         Raises:
           ApiError: the request cannot be answered.
@@ -82,10 +100,8 @@ class Backend(Protocol):
         """Continue each prompt as a text, without an instruction; otherwise as `refine`."""
         ...
 
-    def stream(
-        self, request: TextRequest, is_rewrite: bool, notify: Callable[[], object]
-    ) -> TextStream:
-        """Start to do what `refine` or `complete` does.
+    def stream(self, request: TextRequest, notify: Callable[[], object]) -> TextStream:
+        """Start to do what `refine` does without a guard, or `complete`.
 
         Args:
           notify: called, from any thread, when there is more.

@@ -16,7 +16,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement, stable_seed
 from pav_jax.seeds import seeds_for_prompts
-from pav_jax.serve.backend import TextRequest
+from pav_jax.serve.backend import Reply, TextRequest
 from pav_jax.serve.call import Call
 from pav_jax.serve.engine import Answer, Engine, Job
 from pav_jax.serve.errors import ApiError, timed_out
@@ -49,6 +49,7 @@ class LocalBackend:
             )
         self.engine = Engine(model)
         self.sampling = booster.sampling
+        self.guard = booster.guard
         self.num_rows = booster.language_model.batch_size
         self._likelihood_lock = threading.Lock()  # bounds memory
         self.engine.start()
@@ -61,21 +62,22 @@ class LocalBackend:
         """
         call = Call(WARM_UP_TIMEOUT_S)
         request = TextRequest(
-            call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling, guard={}
+            call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling, guard=self.guard
         )
         try:
             self.refine(request)
         except ApiError as error:
             raise BadInput(f"{self.models[0]}: {error.detail}", source="--model") from error
-        if self.booster.guard.mode != OFF:
+        if self.guard.mode != OFF:
             self.log_likelihoods(Request(WARM_UP_PROMPT), [WARM_UP_PROMPT], call)
 
     def refine(self, request: TextRequest) -> list[Refinement]:
         """See `backend.Backend`."""
         model = cast(LanguageModel, EngineModel(self, request))
-        booster = dataclasses.replace(self.booster, language_model=model, sampling=request.settings)
-        prompt, adapter = request.prompts[0], self.adapter_of(request)
-        return booster.refine(prompt, request.n, request.seed, adapter, **request.guard_fields)[0]
+        booster = Booster(model, request.settings, request.guard)
+        adapter = self.adapter_of(request)
+        rewrites = booster.refine(request.prompts, request.n, request.seed, adapter)
+        return [refinement for refinements in rewrites for refinement in refinements]
 
     def log_likelihoods(self, request: Request, texts: Sequence[str], call: Call) -> list[float]:
         """See `booster.likelihood.log_likelihoods`; for one request at a time.
@@ -95,13 +97,12 @@ class LocalBackend:
             request.prompts, num_return_sequences=request.n, seed=request.seed, **settings
         )
 
-    def stream(
-        self, request: TextRequest, is_rewrite: bool, notify: Callable[[], object]
-    ) -> "JobStream":
+    def stream(self, request: TextRequest, notify: Callable[[], object]) -> "JobStream":
         """See `backend.Backend`."""
-        if is_rewrite:
-            prompt = clean(request.prompts[0])
-            chats, seeds = [chat.user_chat(prompt)], [stable_seed(request.seed, prompt)]
+        if request.is_rewrite:
+            prompts = [clean(prompt) for prompt in request.prompts]
+            chats = [chat.user_chat(prompt) for prompt in prompts]
+            seeds = [stable_seed(request.seed, prompt) for prompt in prompts]
         else:
             chats = list(request.prompts)
             seeds = seeds_for_prompts(request.seed, len(chats))
@@ -109,7 +110,7 @@ class LocalBackend:
             self.submit(request, text, seed, request.n, request.settings, notify)
             for text, seed in zip(chats, seeds, strict=True)
         ]
-        return JobStream(jobs, request, is_rewrite)
+        return JobStream(jobs, request)
 
     def is_healthy(self) -> bool:
         """See `backend.Backend`."""
@@ -210,10 +211,9 @@ class EngineModel:
 class JobStream:
     """The answers of jobs while they are written; see `backend.TextStream`."""
 
-    def __init__(self, jobs: Sequence[Job], request: TextRequest, is_rewrite: bool):
+    def __init__(self, jobs: Sequence[Job], request: TextRequest):
         self._jobs = jobs
         self._request = request
-        self._is_rewrite = is_rewrite
 
     def texts(self) -> list[str]:
         """See `backend.TextStream`."""
@@ -223,14 +223,18 @@ class JobStream:
             for i, text in enumerate(job.texts)
         ]
 
-    def finish(self) -> list[str]:
+    def finish(self) -> list[Reply]:
         """See `backend.TextStream`."""
-        answers = [a for job in self._jobs for a in _record(job, self._request.call)]
-        fallback = clean(self._request.prompts[0]) if self._is_rewrite else ""
-        return [self._read(answer.text) or fallback for answer in answers]
+        is_rewrite, prompts = self._request.is_rewrite, self._request.prompts
+        fallbacks = map(clean, prompts) if is_rewrite else [""] * len(prompts)
+        return [
+            Reply(self._read(answer.text) or fallback)
+            for job, fallback in zip(self._jobs, fallbacks, strict=True)
+            for answer in _record(job, self._request.call)
+        ]
 
     def _read(self, text: str) -> str:
-        return read_reply(text) if self._is_rewrite else text
+        return read_reply(text) if self._request.is_rewrite else text
 
 
 def _record(job: Job, call: Call) -> list[Answer]:

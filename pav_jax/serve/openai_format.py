@@ -1,15 +1,18 @@
 """Responses of OpenAI's routes: whole, or as a stream of server-sent events."""
 
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from pav_jax.serve.backend import TextRequest
+from pav_jax.records import Refinement, to_json
+from pav_jax.serve.backend import Reply, TextRequest
 from pav_jax.serve.errors import ApiError
 
 DONE = "data: [DONE]\n\n"
+WORD = re.compile(r"\s*\S+|\s+\Z")  # with the blanks before it
 PING = ": waiting\n\n"  # a comment, which keeps proxies from closing a quiet connection
 
 
@@ -22,27 +25,44 @@ class ResponseForm:
         self._id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    def whole(self, texts: Sequence[str]) -> dict[str, Any]:
+    def whole(self, replies: Sequence[Reply]) -> dict[str, Any]:
         """Return the response with all answers."""
-        reasons = self._request.call.finish_reasons
         choices = [
             {
                 "index": i,
                 **(
-                    {"message": {"role": "assistant", "content": text, "refusal": None}}
+                    {"message": {"role": "assistant", "content": reply.text, "refusal": None}}
                     if self.is_chat
-                    else {"text": text}
+                    else {"text": reply.text}
                 ),
                 "logprobs": None,
-                "finish_reason": reasons[i] if i < len(reasons) else "stop",
+                "finish_reason": self.finish_reason(i),
+                **_refinement_field(reply.refinement),
             }
-            for i, text in enumerate(texts)
+            for i, reply in enumerate(replies)
         ]
         return self._response(choices, "") | {"usage": self.usage()}
 
-    def chunk(self, index: int, text: str | None, reason: str | None = None) -> str:
+    def finish_reason(self, index: int) -> str:
+        """Return why an answer ends.
+
+        A guarded one is chosen from several samples: "length" means that all were cut.
+        """
+        reasons = self._request.call.finish_reasons
+        if self._request.is_guarded:
+            return "length" if set(reasons) == {"length"} else "stop"
+        return reasons[index] if index < len(reasons) else "stop"
+
+    def chunk(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None = None,
+        refinement: Refinement | None = None,
+    ) -> str:
         """Return the event for more text of one answer; None: its beginning or its end."""
         choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": reason}
+        choice |= _refinement_field(refinement)
         if not self.is_chat:
             choice["text"] = text or ""
         elif text is not None:
@@ -76,6 +96,10 @@ class ResponseForm:
         }
 
 
+def _refinement_field(refinement: Refinement | None) -> dict[str, Any]:
+    return {} if refinement is None else {"pav": json.loads(to_json(refinement))}
+
+
 def event(data: Mapping[str, Any]) -> str:
     """Return a server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
@@ -83,36 +107,45 @@ def event(data: Mapping[str, Any]) -> str:
 
 async def stream_events(
     form: ResponseForm,
-    updates: AsyncIterator[Sequence[str] | None],
+    updates: AsyncIterator[Sequence[Reply] | None],
     request: TextRequest,
     has_usage: bool,
 ) -> AsyncIterator[str]:
-    """Yield the events of a response.
+    """Yield the events of a response; a guarded answer comes word by word when it is complete.
 
     Args:
       updates: the beginnings of all answers so far, again and again, at last the whole answers;
         None after a time without anything new.
     """
-    sent: list[str] = []
+    num_answers = len(request.prompts) * request.n
+    sent = [""] * num_answers
+    refinements: list[Refinement | None] = [None] * num_answers
+    if form.is_chat:
+        for i in range(num_answers):
+            yield form.chunk(i, None)
     try:
-        async for texts in updates:
-            if texts is None:
+        async for replies in updates:
+            if replies is None:
                 yield PING
                 continue
-            for i, text in enumerate(texts):
-                if i == len(sent):
-                    sent.append("")
-                    if form.is_chat:
-                        yield form.chunk(i, None)
-                if text != sent[i] and text.startswith(sent[i]):
-                    yield form.chunk(i, text[len(sent[i]) :])
-                    sent[i] = text
+            for i, reply in enumerate(replies):
+                refinements[i] = reply.refinement
+                for piece in _more(sent[i], reply):
+                    yield form.chunk(i, piece)
+                    sent[i] += piece
     except ApiError as error:
         yield event(error.body())
         return
-    reasons = request.call.finish_reasons
-    for i in range(len(sent)):
-        yield form.chunk(i, None, reasons[i] if i < len(reasons) else "stop")
+    for i, refinement in enumerate(refinements):
+        yield form.chunk(i, None, form.finish_reason(i), refinement)
     if has_usage:
         yield form.usage_chunk()
     yield DONE
+
+
+def _more(sent: str, reply: Reply) -> list[str]:
+    """The pieces of an answer that follow on what was sent."""
+    if reply.text == sent or not reply.text.startswith(sent):
+        return []
+    more = reply.text[len(sent) :]
+    return [more] if reply.refinement is None else WORD.findall(more)

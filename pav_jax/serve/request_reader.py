@@ -3,7 +3,11 @@
 import dataclasses
 import difflib
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
+from pav_jax.booster.guard import OFF, Guard
+from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
 from pav_jax.serve.backend import Backend, TextRequest
 from pav_jax.serve.call import Call
@@ -54,8 +58,9 @@ class RequestReader:
 
     def refine(self, body: RefineBody) -> TextRequest:
         """Read a request for one rewrite."""
+        guard = self._guard(body.guard_fields())
         request = self._request(body, (body.prompt,), 1, body.max_tokens, ())
-        return dataclasses.replace(request, guard=body.guard_fields())
+        return _with_guard(request, guard)
 
     def preview(self, body: PreviewBody) -> Call:
         """Check a request for a video."""
@@ -72,15 +77,18 @@ class RequestReader:
                 param="response_format",
                 code="unsupported_value",
             )
-        prompt = last_user_text(body)
-        return self._openai_request(body, (prompt,), body.max_completion_tokens or body.max_tokens)
+        guard = self._openai_guard(body)
+        max_tokens = body.max_completion_tokens or body.max_tokens
+        return _with_guard(self._openai_request(body, (last_user_text(body),), max_tokens), guard)
 
     def completion(self, body: CompletionBody) -> TextRequest:
-        """Read a request for continuations of texts."""
+        """Read a request for continuations of texts; for their rewrites if it names a guard."""
         prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
         if not all(prompts):
             raise ApiError(400, "prompt: is empty; write at least one word", param="prompt")
-        return self._openai_request(body, prompts, body.max_tokens)
+        guard = Guard(OFF) if body.guard is None else self._openai_guard(body)
+        request = self._openai_request(body, prompts, body.max_tokens)
+        return dataclasses.replace(_with_guard(request, guard), is_rewrite=guard.mode != OFF)
 
     def model(self, name: str | None) -> str:
         """Return the model that a client names, or the default.
@@ -100,6 +108,17 @@ class RequestReader:
             param="model",
             code="model_not_found",
         )
+
+    def _openai_guard(self, body: OpenAIFields) -> Guard:
+        fields = {} if body.guard is None else body.guard.guard_fields()
+        return self._guard(fields, "guard.")
+
+    def _guard(self, fields: Mapping[str, Any], place: str = "") -> Guard:
+        """The guard with the fields of a request, which are at `place` in its body."""
+        try:
+            return self.backend.guard.with_fields(fields)
+        except BadInput as error:
+            raise ApiError(400, str(error), param=f"{place}{error.field}") from None
 
     def _openai_request(
         self, body: OpenAIFields, prompts: tuple[str, ...], max_tokens: int | None
@@ -147,6 +166,12 @@ class RequestReader:
         values["max_new_tokens"] = max_tokens
         overrides = {name: value for name, value in values.items() if value is not None}
         return dataclasses.replace(self.backend.sampling, **overrides)
+
+
+def _with_guard(request: TextRequest, guard: Guard) -> TextRequest:
+    if request.settings.temperature == 0:  # all samples are the same
+        guard = dataclasses.replace(guard, samples=1)
+    return dataclasses.replace(request, guard=guard)
 
 
 def last_user_text(body: ChatBody) -> str:

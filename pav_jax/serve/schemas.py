@@ -28,14 +28,12 @@ class SamplingFields(BaseModel):
     max_tokens: int | None = Field(None, ge=1, description="of one answer")
 
 
-class RefineBody(SamplingFields):
-    """The body of /refine."""
+class GuardFields(BaseModel):
+    """What a rewrite must keep; what is absent has the server's own default."""
 
     model_config = ConfigDict(extra="forbid")
-    prompt: str = Field(description="what the user typed")
-    seed: int = Field(0, ge=-(2**63), lt=2**63, description="same prompt and seed, same rewrite")
     mode: Literal["off", "auto", "on"] | None = Field(
-        None, description="auto and on compare rewrites with the prompt; default: the booster's"
+        None, description="auto and on compare rewrites with the prompt; default: the server's"
     )
     keep: Annotated[list[KeptTerm], Field(max_length=MAX_KEPT_TERMS)] | None = Field(
         None, description="terms of the prompt that a rewrite must contain as they are written"
@@ -48,8 +46,15 @@ class RefineBody(SamplingFields):
 
     def guard_fields(self) -> dict[str, Any]:
         """The fields of the guard that the body has."""
-        names = ("mode", "keep", "fidelity", "max_words", "language")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: getattr(self, name) for name in GuardFields.model_fields}
+
+
+class RefineBody(SamplingFields, GuardFields):
+    """The body of /refine."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str = Field(description="what the user typed")
+    seed: int = Field(0, ge=-(2**63), lt=2**63, description="same prompt and seed, same rewrite")
 
 
 class PreviewBody(BaseModel):
@@ -77,6 +82,9 @@ class OpenAIFields(SamplingFields):
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    guard: GuardFields | None = Field(
+        None, description="of rewrites; not in OpenAI's API: extra_body of its client"
+    )
 
 
 class TextPart(BaseModel):

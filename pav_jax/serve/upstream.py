@@ -25,10 +25,12 @@ from pav_jax.seeds import seeds_for_prompts
 from pav_jax.serve.backend import TextRequest
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import ApiError, timed_out
+from pav_jax.serve.replies import WholeStream, answer
 
 API_KEY_VARIABLE = "PAV_UPSTREAM_API_KEY"
 MAX_RETRIES = 2
 CONNECT_TIMEOUT_S = 10.0
+GUARD = Guard()  # of a request that names none
 SAMPLING = Sampling(temperature=0.6, top_p=0.95)  # of a request that names none
 T = TypeVar("T")
 
@@ -36,13 +38,20 @@ T = TypeVar("T")
 class UpstreamBackend:
     """The models of another server; see `backend.Backend`."""
 
-    def __init__(self, address: str, models: Sequence[str] = (), timeout_s: float = 120.0):
+    def __init__(
+        self,
+        address: str,
+        models: Sequence[str] = (),
+        timeout_s: float = 120.0,
+        guard: Guard = GUARD,
+    ):
         """Start the client.
 
         Args:
           address: as in "http://127.0.0.1:8080"; "/v1" is added where it has no path.
           models: the names of models there; empty: those that it lists now.
           timeout_s: for one answer.
+          guard: what rewrites must keep by default.
 
         Raises:
           BadInput: the address cannot be used, or no models are known.
@@ -52,6 +61,7 @@ class UpstreamBackend:
         if self.address.count("/") == 2:
             self.address += "/v1"
         self.sampling = SAMPLING
+        self.guard = guard
         self.num_rows = 16
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="upstream", daemon=True)
@@ -83,9 +93,9 @@ class UpstreamBackend:
     def refine(self, request: TextRequest) -> list[Refinement]:
         """See `backend.Backend`."""
         model = cast(LanguageModel, UpstreamModel(self, request))
-        booster = Booster(model, request.settings, Guard())
-        prompt, fields = request.prompts[0], request.guard_fields
-        return booster.refine(prompt, request.n, request.seed, **fields)[0]
+        booster = Booster(model, request.settings, request.guard)
+        rewrites = booster.refine(request.prompts, request.n, request.seed)
+        return [refinement for refinements in rewrites for refinement in refinements]
 
     def complete(self, request: TextRequest) -> list[list[str]]:
         """See `backend.Backend`."""
@@ -93,17 +103,9 @@ class UpstreamBackend:
             request.prompts, num_return_sequences=request.n, seed=request.seed
         )
 
-    def stream(
-        self, request: TextRequest, is_rewrite: bool, notify: Callable[[], object]
-    ) -> "WholeStream":
+    def stream(self, request: TextRequest, notify: Callable[[], object]) -> WholeStream:
         """See `backend.Backend`; the answers come as a whole."""
-
-        def work() -> list[str]:
-            if is_rewrite:
-                return [refinement.refined for refinement in self.refine(request)]
-            return [text for texts in self.complete(request) for text in texts]
-
-        return WholeStream(work)
+        return WholeStream(lambda: answer(self, request))
 
     def is_healthy(self) -> bool:
         """See `backend.Backend`."""
@@ -205,21 +207,6 @@ class UpstreamModel:
             count = getattr(usage, name, 0)
             setattr(call, name, getattr(call, name) + (count if isinstance(count, int) else 0))
         return redact_known(text).encode("utf-8", "replace").decode()  # no lone surrogates
-
-
-class WholeStream:
-    """A stream of answers that come as a whole; see `backend.TextStream`."""
-
-    def __init__(self, work: Callable[[], list[str]]):
-        self._work = work
-
-    def texts(self) -> list[str]:
-        """See `backend.TextStream`."""
-        return []
-
-    def finish(self) -> list[str]:
-        """See `backend.TextStream`."""
-        return self._work()
 
 
 def _refused(status: int) -> ApiError:

@@ -9,9 +9,10 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from pav_jax.errors import BadInput
-from pav_jax.serve.backend import Backend, TextRequest
+from pav_jax.serve.backend import Backend, Reply, TextRequest
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import ApiError, ClientGone, internal_error, timed_out
+from pav_jax.serve.replies import open_stream
 
 PING_S = 15.0
 T = TypeVar("T")
@@ -67,8 +68,8 @@ class Workers:
                 task.cancel()
 
     async def updates(
-        self, backend: Backend, request: TextRequest, is_rewrite: bool
-    ) -> AsyncIterator[Sequence[str] | None]:
+        self, backend: Backend, request: TextRequest
+    ) -> AsyncIterator[Sequence[Reply] | None]:
         """Yield the beginnings of all answers, at last the whole ones; None if nothing is new.
 
         Raises:
@@ -80,12 +81,13 @@ class Workers:
         def notify() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        stream = await self.run(lambda: backend.stream(request, is_rewrite, notify))
+        stream = await self.run(lambda: open_stream(backend, request, notify))
         work = asyncio.ensure_future(self.run(stream.finish))
         work.add_done_callback(lambda _: changed.set())
         try:
             while not work.done():
-                yield stream.texts() if await _is_set(changed, request.call) else None
+                is_changed = await _is_set(changed, request.call)
+                yield [Reply(text) for text in stream.texts()] if is_changed else None
             yield work.result()
         finally:
             request.call.cancel()

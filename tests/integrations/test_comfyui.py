@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from pav_jax.booster.booster import Booster
+from pav_jax.booster.guard import Guard
 from pav_jax.language.sampling import Sampling
 from pav_jax.serve.local import LocalBackend
 from tests.endpoint_server import Endpoint
@@ -89,7 +90,7 @@ def test_refine_sends_what_the_widgets_say(nodes):
         refined, _, _ = run(nodes, server=url, fidelity=0.5, max_words=40, model="other", **inputs)
     (request,) = backend.requests
     fields = dict(mode="on", keep=["zxqw", "dog"], fidelity=0.5, max_words=40)
-    assert request.guard_fields == fields
+    assert request.guard == Guard(**fields)
     assert (request.seed, request.model, refined) == (2**63 - 1, "other", "ZXQW STYLE DOG")
 
 

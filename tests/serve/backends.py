@@ -7,14 +7,16 @@ import time
 import uvicorn
 from fastapi.testclient import TestClient
 
+from pav_jax.booster.guard import OFF, Guard
 from pav_jax.language.sampling import Sampling
 from pav_jax.records import Refinement
 from pav_jax.serve.app import Server
 from pav_jax.serve.errors import timed_out
 from pav_jax.serve.options import ServeLimits
+from pav_jax.serve.replies import WholeStream, answer
 from pav_jax.serve.server import DrainingServer, bind
-from pav_jax.serve.upstream import WholeStream
 
+UNGUARDED = Guard(OFF)
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 SECRET = "zebra-in-my-cellar"  # of prompts
@@ -23,9 +25,15 @@ SECRET = "zebra-in-my-cellar"  # of prompts
 class FakeBackend:
     """Answers with `answer(request)`, by default the prompt in capitals."""
 
-    def __init__(self, answer=lambda request: request.prompts[0].upper(), num_rows=4):
+    def __init__(
+        self,
+        answer=lambda request: request.prompts[0].upper(),
+        num_rows=4,
+        guard=UNGUARDED,
+    ):
         self.models = ["fake", "other"]
         self.sampling = Sampling()
+        self.guard = guard
         self.num_rows = num_rows
         self.is_alive = True
         self.requests = []
@@ -41,8 +49,8 @@ class FakeBackend:
     def complete(self, request):
         return [[r.refined for r in self.refine(request)] for _ in request.prompts]
 
-    def stream(self, request, is_rewrite, notify):
-        return WholeStream(lambda: [r.refined for r in self.refine(request)])
+    def stream(self, request, notify):
+        return WholeStream(lambda: answer(self, request))
 
     def is_healthy(self):
         return self.is_alive

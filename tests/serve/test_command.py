@@ -12,6 +12,8 @@ from tests.endpoint_server import Endpoint
 @pytest.mark.parametrize(
     "option,message",
     [
+        ("--fidelity=2", "--fidelity=2.0: the limit is 1"),
+        ("--mode=sometimes", "--mode"),
         ("--port=70000", "--port=70000: the limit is 65,535"),
         ("--batch-size=0", "--batch-size=0: must be at least 1"),
         ("--max-queue=-1", "--max-queue=-1: must be at least 0"),

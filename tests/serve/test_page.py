@@ -6,6 +6,7 @@ import logging
 import pytest
 from playwright.sync_api import Error, expect
 
+from pav_jax.booster.guard import Guard
 from pav_jax.serve.options import ServeLimits
 from pav_jax.serve.preview import Previewer
 from tests.fakes import FakeGenerator
@@ -137,9 +138,9 @@ def test_page_sends_the_fields_that_are_set(visit):
             "fidelity": 0.8,
             "language": "any",
         }
-        assert backend.requests[0].guard == {}
+        assert backend.requests[0].guard == backend.guard
         fields = {"mode": "on", "keep": ["red kites"], "max_words": 40, "fidelity": 0.8}
-        assert backend.requests[1].guard == fields | {"language": "any"}
+        assert backend.requests[1].guard == Guard(**fields, language="any")
 
 
 def test_page_says_why_a_prompt_stands(visit):

@@ -46,6 +46,7 @@ def test_refine_and_chat_clean_what_the_other_server_writes(open_client):
     expected = Refinement("a dog", "A dog runs.", 3, "m", faith=1.0, **lists)
     assert refined == json.loads(to_json(expected))
     body = {"messages": [{"role": "user", "content": "a cat"}], "n": 3, "stop": "!", "top_p": 0.5}
+    body["guard"] = {"mode": "off"}
     answer = client.post(CHAT, json=body | {"max_tokens": 9, "temperature": 0.1, "seed": 1}).json()
     assert [c["message"]["content"] for c in answer["choices"]] == ["A dog runs."] * 3
     sent = [b for b in server.bodies if prompt_of(b) == "a cat"]
