@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from pav_jax.errors import BadInput
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
-from pav_jax.models.cogvideox.tiling import decode_tiles
+from pav_jax.models.tiling import decode_tiles
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, decoder_chunks
 from pav_jax.models.t5 import T5Encoder

@@ -33,7 +33,47 @@ CONFIGS = (
         temperal_downsample=[True],
         decoder_base_dim=8,
     ),
+    dict(
+        base_dim=4,
+        z_dim=3,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        decoder_base_dim=6,
+        is_residual=True,
+        patch_size=2,
+    ),
+    dict(
+        base_dim=5,
+        z_dim=5,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        temperal_downsample=[False, True, True],
+        decoder_base_dim=8,
+        is_residual=True,
+        patch_size=2,
+    ),
+    dict(
+        base_dim=6,
+        z_dim=4,
+        dim_mult=[2, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        is_residual=True,
+        patch_size=4,
+    ),
+    # the tiny configuration of diffusers' own tests
+    dict(
+        base_dim=3,
+        z_dim=48,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        patch_size=2,
+    ),
 )
+FAST = (0, 3)  # one configuration of each kind
 
 
 @functools.cache
@@ -45,11 +85,14 @@ def torch_vae(index):
         latents_mean=rng.normal(size=fields["z_dim"]).tolist(),
         latents_std=rng.uniform(0.5, 2, fields["z_dim"]).tolist(),
     )
-    ratios = dict(
+    patch = fields.get("patch_size", 1)
+    sizes = dict(
         scale_factor_temporal=2 ** sum(fields["temperal_downsample"]),
-        scale_factor_spatial=2 ** (len(fields["dim_mult"]) - 1),
+        scale_factor_spatial=patch * 2 ** (len(fields["dim_mult"]) - 1),
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
     )
-    return perturbed(diffusers.AutoencoderKLWan(**fields, **moments, **ratios))
+    return perturbed(diffusers.AutoencoderKLWan(**fields, **moments, **sizes))
 
 
 @functools.cache
@@ -61,7 +104,12 @@ def run(config, method, conv_impl="auto"):
     )
 
 
-@pytest.fixture(scope="module", params=first_fast(range(len(CONFIGS))))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(i, marks=[] if i in FAST else [pytest.mark.slow]) for i in range(len(CONFIGS))
+    ],
+)
 def pair(request, tmp_path_factory):
     theirs = torch_vae(request.param)
     folder = tmp_path_factory.mktemp("vae")
@@ -87,7 +135,9 @@ def test_encode_equals_diffusers(pair):
 
 # one frame has no cache; one small configuration is enough for it
 @pytest.mark.parametrize(
-    "pair, frames", first_fast([(0, 4), (1, 4), (2, 4), (2, 1)]), indirect=["pair"]
+    "pair, frames",
+    first_fast([(0, 4), (3, 4), (1, 4), (2, 4), (2, 1), (4, 4), (5, 4), (5, 1), (6, 3)], 2),
+    indirect=["pair"],
 )
 def test_decode_equals_diffusers(pair, frames):
     theirs, config, params = pair
@@ -172,8 +222,12 @@ def test_decode_memory_bounded():
 def test_config_from_hf_unsupported():
     for fields, named in (
         ({"_class_name": "AutoencoderKLCogVideoX"}, "is this the vae folder"),
-        ({"is_residual": True}, "is_residual is True; only False"),
-        ({"patch_size": 2}, "patch_size"),
+        ({"attn_scales": [1.0]}, "attn_scales"),
+        ({"patch_size": 2}, "in_channels is 3; patches of 2 x 2 RGB pixels have 12"),
+        ({"scale_factor_spatial": 16}, "scale_factor_spatial is 16; only 8"),
+        ({"scale_factor_temporal": 8}, "scale_factor_temporal is 8; only 4"),
+        ({"is_residual": True, "dim_mult": [2, 1, 3, 4]}, "dim_mult: a shortcut of the encoder"),
+        ({"is_residual": True, "dim_mult": [1, 1, 1, 32]}, "dim_mult: a shortcut of the encoder"),
         ({"z_dim": 8}, "latents_mean has 16 entries; 8"),
         ({"temperal_downsample": [True, True, True]}, "at most two"),
         ({"dim_mult": [1, 2]}, "temperal_downsample has 3 entries; 1"),

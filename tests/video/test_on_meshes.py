@@ -137,7 +137,7 @@ def test_denoise_on_eight_devices():
 JOINED = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from pav_jax.models.cogvideox.tiling import TiledAxis, TileGrid
+from pav_jax.models.tiling import TiledAxis, TileGrid
 from pav_jax.parallel.mesh import make_mesh
 grid = TileGrid(TiledAxis(6, 5, 2, 10), TiledAxis(5, 4, 2, 8), 8, 12)
 clips = NamedSharding(make_mesh(data=4), PartitionSpec("data"))

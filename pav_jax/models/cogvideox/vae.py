@@ -29,7 +29,7 @@ from pav_jax.models.causal_conv import (
     in_chunks,
     residual_blocks,
 )
-from pav_jax.models.cogvideox.tiling import decode_tiles
+from pav_jax.models.tiling import decode_tiles
 from pav_jax.models.cogvideox.vae_config import (
     DECODE_CHUNK,
     ENCODE_CHUNK,

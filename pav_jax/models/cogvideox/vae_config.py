@@ -6,11 +6,14 @@ from typing import Annotated
 
 from jaxtyping import Array
 
-from pav_jax.models.cogvideox.tiling import OVERLAP_HEIGHT, OVERLAP_WIDTH, TiledAxis, TileGrid
+from pav_jax.models.tiling import TiledAxis, TileGrid
 from pav_jax.typed_fields import Depth, NonNegative, Positive, Range, Widths
 
 ENCODE_CHUNK = 8  # frames per chunk (diffusers: num_sample_frames_batch_size)
 DECODE_CHUNK = 2  # latent frames per chunk (diffusers: num_latent_frames_batch_size)
+# overlap of neighbouring tiles as a fraction of a tile; diffusers chose it for 480 x 720
+OVERLAP_HEIGHT = 1 / 6
+OVERLAP_WIDTH = 1 / 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,8 @@ class CogVideoXVAEConfig:
     def tiled_axes(self) -> tuple[TiledAxis, TiledAxis]:
         """Return how a latent's rows and columns are divided into tiles."""
         return (
-            TiledAxis.for_size(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
-            TiledAxis.for_size(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH),
+            tiled_axis(self.sample_height, self.spatial_ratio, OVERLAP_HEIGHT),
+            tiled_axis(self.sample_width, self.spatial_ratio, OVERLAP_WIDTH),
         )
 
     def tile_grid(self, height: int, width: int) -> TileGrid:
@@ -84,6 +87,20 @@ class CogVideoXVAEConfig:
         diffusers' pipeline always divides here, whatever `invert_scale_latents` says.
         """
         return latents / self.scaling_factor
+
+
+def tiled_axis(sample: int, ratio: int, overlap: float) -> TiledAxis:
+    """Return how an axis is divided into tiles of half the size the VAE was trained on.
+
+    Args:
+      sample: size of the axis in the training videos, in pixels.
+      ratio: pixels per latent row.
+      overlap: of neighbouring tiles, as a fraction of a tile.
+    """
+    pixels = sample // 2
+    tile = int(pixels / ratio)
+    blend = int(pixels * overlap)
+    return TiledAxis(tile, max(int(tile * (1 - overlap)), 1), blend, pixels - blend)
 
 
 def chunk_bounds(frames: int, size: int) -> list[tuple[int, int]]:

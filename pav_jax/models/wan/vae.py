@@ -1,4 +1,5 @@
-"""Wan 2.1's causal 3-D variational autoencoder, channels last.
+"""Wan's causal 3-D variational autoencoders, channels last: 2.1's, and the residual one of Wan 2.2
+TI2V-5B, which sees patches of pixels and has shortcuts around its stages.
 
 A clip is processed in chunks: the first frame alone, then four frames (one latent frame) at a time;
 each chunk passes the last two input frames of every temporal convolution to the next. Norms are per
@@ -17,181 +18,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pav_jax.models.causal_conv import (
-    TORCH_UNIFORM,
-    Conv2d,
-    ConvImpl,
-    conv_fn,
-    in_chunks,
-    residual_blocks,
-)
+from pav_jax.models.causal_conv import ConvImpl, in_chunks, residual_blocks
 from pav_jax.models.wan.vae_config import WanVAEConfig
+from pav_jax.models.wan.vae_layers import (
+    CausalConv3d,
+    Downsample,
+    FrameAttention,
+    Norm,
+    Pointwise,
+    ResnetBlock,
+    Upsample,
+)
+from pav_jax.models.wan.vae_shortcuts import average_down, duplicate_up, patchify, unpatchify
 
 ENCODE_CHUNK = 4  # frames per chunk after the first frame
-PAST = 2  # preceding frames that a temporal convolution reads
-ZEROS = nn.initializers.zeros_init()
-
-
-class CausalConv3d(nn.Module):
-    """3-D convolution that depends on no later frame; before the first frame there are zeros."""
-
-    features: int
-    conv_impl: ConvImpl
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"], cache: Array | None) -> tuple[Array, Array]:
-        """Return the convolved chunk, and the next chunk's cache: the last `PAST` input frames."""
-        kernel = self.param("kernel", TORCH_UNIFORM, (PAST + 1, 3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", ZEROS, (self.features,))
-        x = with_past(x.astype(self.dtype), cache)
-        y = conv_fn(self.conv_impl)(x, kernel.astype(self.dtype))
-        return y + bias.astype(self.dtype), x[:, -PAST:]
-
-
-class Pointwise(nn.Module):
-    """A 1x1x1 convolution; the kernel keeps the convolution's `rank` window axes."""
-
-    features: int
-    dtype: Any
-    rank: int = 3
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (*(1,) * self.rank, x.shape[-1], self.features)
-        kernel = self.param("kernel", TORCH_UNIFORM, shape)[(0,) * self.rank]
-        bias = self.param("bias", ZEROS, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-
-
-class TimeConv(nn.Module):
-    """Convolution over three frames of each pixel, one matrix product per frame of the window."""
-
-    features: int
-    stride: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-        shape = (PAST + 1, 1, 1, x.shape[-1], self.features)
-        kernel = self.param("kernel", TORCH_UNIFORM, shape).astype(self.dtype)
-        bias = self.param("bias", ZEROS, (self.features,)).astype(self.dtype)
-        stop = x.shape[1] - PAST
-        y = x[:, : stop : self.stride] @ kernel[0, 0, 0]
-        for k in range(1, PAST + 1):
-            y = y + x[:, k : k + stop : self.stride] @ kernel[k, 0, 0]
-        return y + bias
-
-
-class Norm(nn.Module):
-    """x / |x| * sqrt(C) * scale over channels, in float32.
-
-    The scale has `rank` more axes of size one, as in the checkpoint.
-    """
-
-    rank: int = 3
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... C"]) -> Array:
-        C = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (C, *(1,) * self.rank)).reshape(C)
-        x32 = x.astype(jnp.float32)
-        # the minimum of torch's normalize
-        length = jnp.maximum(jnp.linalg.norm(x32, axis=-1, keepdims=True), 1e-12)
-        return (x32 / length * C**0.5 * scale).astype(x.dtype)
-
-
-class ResnetBlock(nn.Module):
-    """Norm, activation, convolution, twice, plus the input."""
-
-    features: int
-    conv_impl: ConvImpl
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
-        h = x
-        new = {}
-        for n in ("1", "2"):
-            conv = CausalConv3d(self.features, self.conv_impl, self.dtype, name=f"conv{n}")
-            h, new[f"conv{n}"] = conv(nn.silu(Norm(name=f"norm{n}")(h)), cache.get(f"conv{n}"))
-        if x.shape[-1] != self.features:
-            x = Pointwise(self.features, self.dtype, name="conv_shortcut")(x)
-        return x + h, new
-
-
-class FrameAttention(nn.Module):
-    """Single-head self-attention over the pixels of each frame."""
-
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        B, T, H, W, C = x.shape
-        h = Norm(2, name="norm")(x).reshape(B * T, H * W, C)
-        q, k, v = jnp.split(Pointwise(3 * C, self.dtype, 2, name="to_qkv")(h), 3, axis=-1)
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * C**-0.5
-        h = jnp.einsum("bqk,bkc->bqc", nn.softmax(logits).astype(self.dtype), v)
-        return x + Pointwise(C, self.dtype, 2, name="proj")(h).reshape(x.shape)
-
-
-class Upsample(nn.Module):
-    """Doubles height and width and halves the channels.
-
-    Attributes:
-      time: double the frames too, except for the clip's first.
-    """
-
-    time: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
-        B, T, H, W, C = x.shape
-        new = {}
-        if self.time:
-            padded = with_past(x, cache.get("time"))
-            # On the clip's first frame the result is not used: the call declares the parameters.
-            # Its cache is zeros.
-            pairs = TimeConv(2 * C, 1, self.dtype, name="time_conv")(padded)
-            past = padded[:, -PAST:]
-            new["time"] = past if "time" in cache else jnp.zeros_like(past)
-            if "time" in cache:
-                pairs = jnp.moveaxis(pairs.reshape(B, T, H, W, 2, C), 4, 2)
-                x = pairs.reshape(B, 2 * T, H, W, C)
-        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-        return Conv2d(C // 2, 1, ((1, 1), (1, 1)), self.dtype, name="conv")(x), new
-
-
-class Downsample(nn.Module):
-    """Halves height and width.
-
-    Attributes:
-      time: halve the frames too, except for the clip's first.
-    """
-
-    time: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, cache: dict) -> tuple[Array, dict]:
-        C = x.shape[-1]
-        # padded below and to the right only: the stride-2 grid starts at the first pixel
-        x = Conv2d(C, 2, ((0, 1), (0, 1)), self.dtype, name="conv")(x)
-        if not self.time:
-            return x, {}
-        last = x[:, -1:]
-        padded = (
-            jnp.concatenate([cache["time"], x], axis=1) if "time" in cache else with_past(x, None)
-        )
-        halved = TimeConv(C, 2, self.dtype, name="time_conv")(padded)
-        return halved if "time" in cache else x, {"time": last}
-
-
-def with_past(x: Array, cache: Array | None) -> Array:
-    """Prepend the preceding frames, or zeros, to a chunk."""
-    past = jnp.zeros((x.shape[0], PAST, *x.shape[2:]), x.dtype) if cache is None else cache
-    return jnp.concatenate([past, x], axis=1)
 
 
 class Coder(nn.Module):
@@ -232,28 +72,47 @@ class Coder(nn.Module):
                 "mid_resnets_1", h.shape[-1], FrameAttention(self.dtype, name="mid_attention")(h)
             )
 
-        widths = coder_widths(config, self.direction)
         last = len(config.dim_mult) - 1
         if self.level in (None, 0):
-            x = conv("conv_in", widths[0], x)
+            x = conv("conv_in", coder_widths(config, self.direction)[0], x)
             x = x if down else middle(x)
-        times = config.temperal_downsample if down else config.temperal_downsample[::-1]
-        resnets = config.num_res_blocks if down else config.num_res_blocks + 1
-        resample = Downsample if down else Upsample
         for i in range(last + 1) if self.level is None else [self.level]:
-            width = widths[1 + i] if down else widths[i]
-            make = functools.partial(ResnetBlock, width, self.conv_impl, self.dtype)
-            names = [f"blocks_{i}_resnets_{j}" for j in range(resnets)]
-            name = f"blocks_{i}_resnets"
-            x, new[name] = residual_blocks(self, make, names, x, cache.get(name, {}))
-            if i < last:
-                name = f"blocks_{i}_resample"
-                x = run(name, resample(times[i], self.dtype, name=name), x)
+            x = self._stage(i, x, cache, new)
         if self.level not in (None, last):
             return x, new
         x = middle(x) if down else x
         features = 2 * config.z_dim if down else config.out_channels
         return conv("conv_out", features, nn.silu(Norm(name="norm_out")(x))), new
+
+    def _stage(self, i: int, x: Array, cache: dict, new: dict) -> Array:
+        """Apply the residual blocks and the resampling of resolution `i`; fills `new`."""
+        config = self.config
+        down = self.direction == "down"
+        widths = coder_widths(config, self.direction)
+        width = widths[1 + i] if down else widths[i]
+        start = x
+        make = functools.partial(ResnetBlock, width, self.conv_impl, self.dtype)
+        resnets = config.num_res_blocks if down else config.num_res_blocks + 1
+        names = [f"blocks_{i}_resnets_{j}" for j in range(resnets)]
+        name = f"blocks_{i}_resnets"
+        x, new[name] = residual_blocks(self, make, names, x, cache.get(name, {}))
+        is_last = i == len(config.dim_mult) - 1
+        times = config.temperal_downsample if down else config.temperal_downsample[::-1]
+        time = not is_last and times[i]
+        if not is_last:
+            name = f"blocks_{i}_resample"
+            if down:
+                resample = Downsample(time, self.dtype, name=name)
+            else:
+                features = width if config.is_residual else width // 2
+                resample = Upsample(features, time, self.dtype, name=name)
+            x, new[name] = resample(x, cache.get(name, {}))
+        if not config.is_residual or (is_last and not down):
+            return x
+        factors = 2 if time else 1, 1 if is_last else 2
+        if down:
+            return x + average_down(start, width, *factors)
+        return x + duplicate_up(start, width, *factors, first=not cache)
 
 
 def coder_widths(config: WanVAEConfig, direction: str) -> tuple[int, ...]:
@@ -303,7 +162,8 @@ class WanVAE(nn.Module):
         Returns:
           Mean and log variance of the latent, both float32 [B, t, h, w, C], unscaled.
         """
-        chunks = in_chunks(self.encoder, video.astype(self.dtype), 1, ENCODE_CHUNK, self.unroll)
+        patches = patchify(video.astype(self.dtype), self.config.patch)
+        chunks = in_chunks(self.encoder, patches, 1, ENCODE_CHUNK, self.unroll)
         moments = self.quant_conv(chunks).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         # the range of diffusers' DiagonalGaussianDistribution
@@ -315,10 +175,11 @@ class WanVAE(nn.Module):
         It is not clipped, so that non-finite values can be detected.
         """
         video = in_chunks(self.decoder, self.post_quant_conv(z), 1, 1, self.unroll)
-        return video.astype(jnp.float32)
+        return unpatchify(video.astype(jnp.float32), self.config.patch)
 
     def decode_level(self, x: Array, cache: dict, level: int) -> tuple[Array, dict]:
-        """Decode one latent frame at one resolution; all of them after each other are `decode`.
+        """Decode one latent frame at one resolution; all of them after each other, and
+        `vae_shortcuts.unpatchify`, are `decode`.
 
         Args:
           x: the unscaled latent frame [B, 1, h, w, C], or the preceding level's output.
@@ -326,7 +187,7 @@ class WanVAE(nn.Module):
           level: the resolution, from 0.
 
         Returns:
-          The next level's input, or float32 frames, and the next latent frame's cache.
+          The next level's input, or float32 patches of pixels, and the next latent frame's cache.
         """
         x = x if level else self.post_quant_conv(x)
         decoder = self.decoder.clone(level=level, parent=None, name=None)

@@ -1,11 +1,16 @@
-"""The configuration of Wan 2.1's autoencoder."""
+"""The configuration of Wan's autoencoders."""
 
 import dataclasses
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pav_jax.models.tiling import TiledAxis, TileGrid
 from pav_jax.typed_fields import Depth, Positive, Widths
+
+# of tiles, in pixels, as in diffusers' `AutoencoderKLWan`
+TILE = 256
+TILE_STEP = 192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +20,9 @@ class WanVAEConfig:
     Attributes:
       decoder_base_dim: None means `base_dim`.
       temperal_downsample: whether each resampling halves the frames; diffusers' spelling.
+      is_residual: the autoencoder of Wan 2.2 TI2V-5B, whose stages have shortcuts.
+      in_channels, out_channels: of the patches of pixels.
+      patch_size: rows and columns of such a patch; None: pixels.
     """
 
     base_dim: int = 96
@@ -59,13 +67,20 @@ class WanVAEConfig:
         2.8251,
         1.9160,
     )
+    is_residual: bool = False
     in_channels: int = 3
     out_channels: int = 3
+    patch_size: int | None = None
+
+    @property
+    def patch(self) -> int:
+        """Rows and columns of a patch of pixels; 1 without patches."""
+        return self.patch_size or 1
 
     @property
     def spatial_ratio(self) -> int:
         """Pixels per latent row and column."""
-        return 2 ** (len(self.dim_mult) - 1)
+        return self.patch * 2 ** (len(self.dim_mult) - 1)
 
     @property
     def temporal_ratio(self) -> int:
@@ -79,3 +94,11 @@ class WanVAEConfig:
     def unscale(self, latents: Array) -> Array:
         """Scale the denoiser's output for the decoder."""
         return latents * jnp.asarray(self.latents_std) + jnp.asarray(self.latents_mean)
+
+    def tile_grid(self, height: int, width: int) -> TileGrid:
+        """Return the tiles of latents with so many rows and columns."""
+        ratio = self.spatial_ratio
+        keep = TILE_STEP // self.patch
+        blend = TILE // self.patch - keep
+        axis = TiledAxis(max(TILE // ratio, 1), max(TILE_STEP // ratio, 1), blend, keep)
+        return TileGrid(axis, axis, height, width)

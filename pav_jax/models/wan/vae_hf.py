@@ -1,4 +1,4 @@
-"""Wan 2.1 VAE checkpoints: diffusers' `AutoencoderKLWan`, both ways."""
+"""Wan VAE checkpoints, 2.1's and the residual one of 2.2: diffusers' `AutoencoderKLWan`, both ways."""
 
 import dataclasses
 import functools
@@ -16,18 +16,19 @@ from pav_jax.typed_fields import read_fields
 
 CLASS_NAME = "AutoencoderKLWan"
 STEM = "diffusion_pytorch_model"
-# fields of which only one value is supported; others are for Wan 2.2
-FIXED = {"is_residual": False, "patch_size": None, "attn_scales": []}
+FIXED = {"attn_scales": []}  # of which only one value is supported
+RGB = 3
 
 
 def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVAEConfig:
     """Read a diffusers VAE config; unknown fields are ignored.
 
     Raises:
-      BadInput: another class, an option that Wan 2.1's VAE does not have, or lists of wrong length.
+      BadInput: another class, an option that Wan's VAEs do not have, lists of wrong length, or
+        sizes that contradict each other.
     """
     fields.check_class(raw, "_class_name", CLASS_NAME, source, "; is this the vae folder?")
-    fields.check_fixed(raw, FIXED, source, " (Wan 2.1)")
+    fields.check_fixed(raw, FIXED, source)
     config = read_fields(WanVAEConfig, raw, source)
     for name, count in (
         ("temperal_downsample", len(config.dim_mult) - 1),
@@ -47,7 +48,50 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> WanVA
             source=source,
             field="temperal_downsample",
         )
+    _check_channels(config, source)
+    # folders written before diffusers had these fields lack them
+    ratios = {
+        "scale_factor_spatial": config.spatial_ratio,
+        "scale_factor_temporal": config.temporal_ratio,
+    }
+    present = {name: value for name, value in raw.items() if value is not None}
+    fields.check_fixed(present, ratios, source, " for these stages and this patch_size")
     return config
+
+
+def _check_channels(config: WanVAEConfig, source: str) -> None:
+    for name in ("in_channels", "out_channels"):
+        channels = RGB * config.patch**2
+        if getattr(config, name) != channels:
+            raise BadInput(
+                f"{source}: {name} is {getattr(config, name)}; patches of {config.patch} x"
+                f" {config.patch} RGB pixels have {channels}",
+                source=source,
+                field=name,
+            )
+    if not config.is_residual:
+        return
+    down = coder_widths(config, "down")
+    up = coder_widths(config, "up")
+    last = len(config.dim_mult) - 1
+    times = (*(2 if time else 1 for time in config.temperal_downsample), 1)
+    for i, time in enumerate(times):
+        factor = time * (1 if i == last else 4)
+        if down[i] * factor % down[i + 1]:
+            raise _bad_shortcut("encoder", down[i] * factor, down[i + 1], source)
+    # the decoder's last stage has no shortcut
+    for i, time in enumerate(times[-2::-1]):
+        if up[i] * time * 4 % up[max(i - 1, 0)]:
+            raise _bad_shortcut("decoder", up[i] * time * 4, up[max(i - 1, 0)], source)
+
+
+def _bad_shortcut(coder: str, channels: int, divisor: int, source: str) -> BadInput:
+    return BadInput(
+        f"{source}: dim_mult: a shortcut of the {coder} has {channels} channels, which {divisor} of"
+        " the other side do not divide; use the config.json that belongs to the weights",
+        source=source,
+        field="dim_mult",
+    )
 
 
 def config_to_hf(config: WanVAEConfig) -> dict[str, Any]:
@@ -77,16 +121,18 @@ def weights(config: WanVAEConfig) -> list[Weight]:
 def _encoder(config: WanVAEConfig) -> list[Weight]:
     widths = coder_widths(config, "down")
     rows = [*conv("encoder.conv_in", "encoder/conv_in"), *_middle("encoder")]
-    layer = 0  # the checkpoint's blocks are one list of layers
+    layer = 0  # without shortcuts the checkpoint's blocks are one list of layers
     for i, width in enumerate(widths[1:]):
+        block = f"encoder.down_blocks.{i}"
         for j in range(config.num_res_blocks):
+            hf = f"{block}.resnets.{j}" if config.is_residual else f"encoder.down_blocks.{layer}"
             width_in = widths[i] if j == 0 else width
-            hf = f"encoder.down_blocks.{layer}"
             rows += _resnet(hf, f"encoder/blocks_{i}_resnets_{j}", width_in != width)
             layer += 1
         if i < len(config.dim_mult) - 1:
+            hf = f"{block}.downsampler" if config.is_residual else f"encoder.down_blocks.{layer}"
             time = config.temperal_downsample[i]
-            rows += _resample(f"encoder.down_blocks.{layer}", f"encoder/blocks_{i}_resample", time)
+            rows += _resample(hf, f"encoder/blocks_{i}_resample", time)
             layer += 1
     return rows + _output("encoder")
 
@@ -94,16 +140,18 @@ def _encoder(config: WanVAEConfig) -> list[Weight]:
 def _decoder(config: WanVAEConfig) -> list[Weight]:
     widths = coder_widths(config, "up")
     rows = [*conv("decoder.conv_in", "decoder/conv_in"), *_middle("decoder")]
+    # upsampling halves the channels of the preceding block, but not beside a shortcut
+    divisor = 1 if config.is_residual else 2
+    upsampler = "upsampler" if config.is_residual else "upsamplers.0"
     for i, width in enumerate(widths):
         hf = f"decoder.up_blocks.{i}"
         for j in range(config.num_res_blocks + 1):
-            # upsampling halves the channels of the preceding block
-            changes_width = i > 0 and j == 0 and widths[i - 1] // 2 != width
+            changes_width = i > 0 and j == 0 and widths[i - 1] // divisor != width
             path = f"decoder/blocks_{i}_resnets_{j}"
             rows += _resnet(f"{hf}.resnets.{j}", path, changes_width)
         if i < len(config.dim_mult) - 1:
             time = config.temperal_downsample[::-1][i]
-            rows += _resample(f"{hf}.upsamplers.0", f"decoder/blocks_{i}_resample", time)
+            rows += _resample(f"{hf}.{upsampler}", f"decoder/blocks_{i}_resample", time)
     return rows + _output("decoder")
 
 
@@ -148,5 +196,5 @@ def _resample(hf: str, path: str, time: bool) -> list[Weight]:
 def param_shapes(config: WanVAEConfig) -> dict:
     """Return the parameter tree as ShapeDtypeStructs, without computing anything."""
     ratio = config.spatial_ratio
-    video = jax.ShapeDtypeStruct((1, 1, ratio, ratio, config.in_channels), jnp.float32)
+    video = jax.ShapeDtypeStruct((1, 1, ratio, ratio, RGB), jnp.float32)
     return jax.eval_shape(WanVAE(config).init, jax.random.key(0), video)["params"]

@@ -1,8 +1,7 @@
 """Decode a latent in overlapping spatial tiles, so that memory does not grow with the video's size.
 
-Group norms see one tile at a time, so the result differs from that of the whole frame. It equals
-that of diffusers' `AutoencoderKLCogVideoX` after `enable_tiling()`, whose sizes and order of
-blending it follows.
+Layers see one tile at a time, so the result differs from that of the whole frame. It equals that of
+diffusers' autoencoders after `enable_tiling()`, whose order of blending it follows.
 
 Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in latent space; n
 tiles.
@@ -16,10 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# overlap of neighbouring tiles as a fraction of a tile; diffusers chose it for 480 x 720
-OVERLAP_HEIGHT = 1 / 6
-OVERLAP_WIDTH = 1 / 5
-
 
 @dataclasses.dataclass(frozen=True)
 class TiledAxis:
@@ -28,28 +23,14 @@ class TiledAxis:
     Attributes:
       tile: latent rows of a tile.
       step: latent rows from one tile's start to the next.
-      blend: pixel rows over which a tile is blended with the next one.
-      keep: pixel rows of a tile in the output; the rows after them come from the next tile.
+      blend: rows of the decoder's output over which a tile is blended with the next one.
+      keep: rows of a tile in the output; the rows after them come from the next tile.
     """
 
     tile: int
     step: int
     blend: int
     keep: int
-
-    @classmethod
-    def for_size(cls, sample: int, ratio: int, overlap: float) -> "TiledAxis":
-        """Return the division for a VAE; a tile is half of the size it was trained on.
-
-        Args:
-          sample: size of the axis in the training videos, in pixels.
-          ratio: pixels per latent row.
-          overlap: of neighbouring tiles, as a fraction of a tile.
-        """
-        pixels = sample // 2
-        tile = int(pixels / ratio)
-        blend = int(pixels * overlap)
-        return cls(tile, max(int(tile * (1 - overlap)), 1), blend, pixels - blend)
 
     def spans(self, size: int) -> list[tuple[int, int]]:
         """Return [start, stop) of each tile of an axis of `size` latent rows."""
@@ -98,7 +79,7 @@ class TileGrid:
         columns = [slice(*span) for span in self.columns.spans(self.width)]
         return jnp.stack([z[:, :, rows[i], columns[j]] for i, j in self.positions(size)])
 
-    def join(self, decoded: Sequence[Sequence[Sequence[Array]]]) -> Float[Array, "B T H W 3"]:
+    def join(self, decoded: Sequence[Sequence[Sequence[Array]]]) -> Float[Array, "B T H W C"]:
         """Blend each tile with the one above, then with the one to its left, and join them.
 
         Both neighbours are taken as already blended.
@@ -107,7 +88,7 @@ class TileGrid:
           decoded: result of `decode_tiles`.
 
         Returns:
-          Video, float32.
+          The decoder's output for whole frames, float32.
         """
         tiles: dict[tuple[int, int], Array] = {}
         for size, batches in zip(self.sizes(), decoded, strict=True):
