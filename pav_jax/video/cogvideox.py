@@ -22,11 +22,11 @@ from jaxtyping import Array, Float, Int
 from pav_jax.errors import BadInput
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.cogvideox import transformer_hf, vae_hf
-from pav_jax.models.tiling import decode_tiles
 from pav_jax.models.cogvideox.transformer import CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, decoder_chunks
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.models.tiling import decode_tiles
 from pav_jax.video import pipeline_folder, schedulers
 from pav_jax.video.decoding import Latents, Pixels, PixelsOrShapes, Run, whole_to_pixels
 from pav_jax.video.family import Family

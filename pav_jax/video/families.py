@@ -36,7 +36,6 @@ def family_class(folder: Path) -> type[Family]:
 
 def saved_settings(family: type[Family], folder: Path) -> GenerationConfig:
     """The family's settings with the fields of the folder's pav_generation.json."""
+    defaults = family.default_settings(folder)
     file = folder / generation_config.FILE
-    if not file.exists():
-        return family.generation
-    return family.generation.replace(str(file), **read_json(file))
+    return defaults.replace(str(file), **read_json(file)) if file.exists() else defaults

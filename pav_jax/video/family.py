@@ -83,6 +83,11 @@ class Family(abc.ABC):
         return None
 
     @classmethod
+    def default_settings(cls, folder: Path) -> GenerationConfig:
+        """The settings of the model in a folder, before those of its pav_generation.json."""
+        return cls.generation
+
+    @classmethod
     @abc.abstractmethod
     def outline(
         cls,

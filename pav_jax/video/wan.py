@@ -1,5 +1,5 @@
-"""The Wan 2.1 family: which parts a diffusers folder holds, how they fit together, and what of
-sampling is its own.
+"""The Wan family, 2.1 and 2.2 TI2V-5B: which parts a diffusers folder holds, how they fit together,
+and what of sampling is its own.
 
 Source: diffusers' `WanPipeline` (folder layout, sizes, cleaning and masking of text); Wan Team 2025
 (arXiv 2503.20314).
@@ -9,8 +9,6 @@ t, h, w, C those of the latent and its channels.
 """
 
 import dataclasses
-import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,54 +16,59 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
+from pav_jax.models.tiling import decode_tiles
 from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
-from pav_jax.storage.json_files import read_json
+from pav_jax.models.wan.vae_config import TILE, TILE_STEP, WanVAEConfig
+from pav_jax.models.wan.vae_shortcuts import unpatchify
 from pav_jax.video import pipeline_folder, schedulers, tokenization
 from pav_jax.video.decoding import (
     Latents,
+    Pixels,
     PixelsOrShapes,
     Run,
     join_frames,
     to_pixels,
+    whole_to_pixels,
 )
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.wan_folder import FLOW_SETTINGS, INDEX, WanIndex, flow_settings
+from pav_jax.video.wan_text import MAX_TEXT_TOKENS, clean, encode_without_padding
 
-# diffusers' max_sequence_length for Wan
-MAX_TEXT_TOKENS = 512
-# the name of each scheduler's shift of the noise levels, and fields it needs to sample a flow
-FLOW_SETTINGS = {
-    "UniPCMultistepScheduler": (
-        "flow_shift",
-        dict(use_flow_sigmas=True, prediction_type="flow_prediction"),
-    ),
-    "FlowMatchEulerDiscreteScheduler": ("shift", {}),
-}
+# of Wan's own configuration of TI2V-5B: frames, height and width; frames per second
+TI2V_SIZE = (121, 704, 1280)
+TI2V_FPS = 24
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wan(Family):
-    """The family of Wan pipelines."""
+    """The family of Wan pipelines.
+
+    Attributes:
+      expand_timesteps: of Wan 2.2 TI2V-5B: each token has a timestep of its own, for image to
+        video. In text to video they are all the same, so that one timestep does.
+    """
 
     transformer: WanTransformer
     vae: WanVAE
     scheduler: schedulers.Scheduler
     default_sequence_length: int = MAX_TEXT_TOKENS
+    expand_timesteps: bool = False
 
     pipeline = "WanPipeline"
     display_name = "a Wan"
     layouts = {"text_encoder": t5_hf, "transformer": transformer_hf, "vae": vae_hf}
     components = ("tokenizer", *layouts, "scheduler")
     generation = GenerationConfig(guidance_scale=5.0, fps=16)  # diffusers' defaults for Wan
-    tiles = False
+    tiles = True
     latent_axes = ("videos", "channels", "frames", "height", "width")
 
     # -------------------------------------------------------------------------------------- folders
@@ -83,13 +86,14 @@ class Wan(Family):
         the original does.
 
         Raises:
-          BadInput: a part is missing or not Wan 2.1's, or the parts do not fit each other.
+          BadInput: a part is missing or of another model, or the parts do not fit each other.
         """
-        index = read_json(folder / "model_index.json")
-        if index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
+        index = WanIndex.read(folder)
+        if index.boundary_ratio is not None:
             raise BadInput(
-                f"{folder / 'model_index.json'}: boundary_ratio and expand_timesteps are of Wan"
-                " 2.2; only Wan 2.1 is supported"
+                f"{folder / INDEX}: boundary_ratio is of Wan 2.2 A14B, which is not supported",
+                source=folder / INDEX,
+                field="boundary_ratio",
             )
         text, denoiser, vae = cls.read_configs(folder)
         settings = pipeline_folder.scheduler_settings(folder, scheduler)
@@ -107,6 +111,7 @@ class Wan(Family):
             WanVAE(vae, jnp.float32, conv_impl),
             pipeline_folder.load_scheduler(folder, settings, FLOW_SETTINGS),
             default_sequence_length=default_sequence_length,
+            expand_timesteps=index.expand_timesteps,
         )
         family.check_parts(str(folder))
         return family
@@ -127,12 +132,24 @@ class Wan(Family):
                 f" d_model {self.text_encoder.config.width}; these parts do not belong together"
             )
 
+    @classmethod
+    def default_settings(cls, folder: Path) -> GenerationConfig:
+        """See `Family`; TI2V-5B has another frame rate."""
+        if WanIndex.read(folder).expand_timesteps:
+            return dataclasses.replace(cls.generation, fps=TI2V_FPS)
+        return cls.generation
+
+    def index(self) -> dict[str, Any]:
+        """See `Family`."""
+        fields = {"expand_timesteps": True} if self.expand_timesteps else {}
+        return super().index() | fields
+
     # ---------------------------------------------------------------------------------------- sizes
 
     def default_size(self) -> tuple[int, int, int]:
-        """Frames, height and width in pixels: diffusers' defaults; no configuration says what Wan
-        was trained on."""
-        return 81, 480, 832
+        """Frames, height and width in pixels: of TI2V-5B the only ones that it was trained on, else
+        diffusers' defaults; no configuration says what Wan was trained on."""
+        return TI2V_SIZE if self.expand_timesteps else (81, 480, 832)
 
     def latent_shape(
         self, frames: int, height: int, width: int
@@ -189,10 +206,36 @@ class Wan(Family):
     # ------------------------------------------------------------------------------------- sampling
 
     def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
-        """See `Family`: one latent frame after the other, and each resolution by itself."""
-        pipeline_folder.check_tiling(self, tiled)
-        pieces = self._decode_pieces(params, latents, run)
-        return run("joining chunks", join_frames, latents, pieces)
+        """See `Family`: one latent frame after the other, and each resolution by itself; of tiles
+        one after the other, those of all videos at once.
+
+        Raises:
+          BadInput: `tiled`, and the VAE's resolutions give tiles that do not cover the picture.
+        """
+        vae = self.vae.config
+        grid = vae.tile_grid(*latents.shape[2:4])
+        if not tiled or grid.is_single():
+            pieces = self._decode_pieces(params, latents, run)
+            return run("joining chunks", join_frames, latents, pieces)
+        check_tiles(vae)
+        frames = [(start, start + 1) for start in range(latents.shape[1])]
+
+        def decode_frame(
+            tile: int, start: int, cache: Any, size: tuple[int, int], length: int
+        ) -> tuple[Any, list[dict]]:
+            caches = cache or [{} for _ in vae.dim_mult]
+            chunk = "next chunks" if start else "first chunk"
+            x: Any = latents
+            for level in range(len(vae.dim_mult)):
+                name = f"tiles of {size[0]} x {size[1]}, {chunk}, level {level}"
+                arguments = (params, x, tile, start, caches[level])
+                static = {"level": level, "size": size}
+                x, caches[level] = run(name, self.decode_tile_chunk, *arguments, **static)
+            return x, caches
+
+        counts = {size: len(grid.positions(size)) for size in grid.sizes()}
+        decoded = decode_tiles(decode_frame, counts, frames)
+        return run("joining tiles", self.join_tiles, latents, decoded)
 
     def _decode_pieces(self, params: Mapping, latents: Latents, run: Run) -> list[PixelsOrShapes]:
         levels = range(len(self.vae.config.dim_mult))
@@ -224,50 +267,58 @@ class Wan(Family):
           The next level's input, or the pixels; and the next latent frame's cache.
         """
         if level == 0:
-            x = self.vae.config.unscale(lax.dynamic_slice_in_dim(x, start, 1, axis=1))
+            x = lax.dynamic_slice_in_dim(x, start, 1, axis=1)
+        y, cache = self._decode_level(params, x, cache, level)
+        if level == len(self.vae.config.dim_mult) - 1:
+            y = to_pixels(unpatchify(y, self.vae.config.patch))
+        return self.constrain_piece((y, cache))
+
+    def decode_tile_chunk(
+        self,
+        params: Mapping,
+        x: Float[Array, "B T H W C"],
+        tile: Any,
+        start: Any,
+        cache: dict,
+        *,
+        level: int,
+        size: tuple[int, int],
+    ) -> tuple[Any, dict]:
+        """Decodes one latent frame of one tile of each video at one resolution.
+
+        Args:
+          tile: which of the tiles of `size`.
+          x, start, cache, level: as in `decode_chunk`.
+
+        Returns:
+          The next level's input, or patches of pixels; and the next latent frame's cache.
+        """
+        if level == 0:
+            frame = lax.dynamic_slice_in_dim(x, start, 1, axis=1)
+            x = self.vae.config.tile_grid(*x.shape[2:4]).cut(frame, size)[tile]
+        return self.constrain_piece(self._decode_level(params, x, cache, level))
+
+    def _decode_level(
+        self, params: Mapping, x: Array, cache: dict, level: int
+    ) -> tuple[Array, dict]:
+        x = x if level else self.vae.config.unscale(x)
         result = self.vae.apply({"params": params["vae"]}, x, cache, level, method="decode_level")
-        y, cache = cast(tuple[Array, dict], result)
-        is_last = level == len(self.vae.config.dim_mult) - 1
-        return self.constrain_piece((to_pixels(y) if is_last else y, cache))
+        return cast(tuple[Array, dict], result)
+
+    def join_tiles(self, latents: Float[Array, "B t h w C"], decoded: Sequence) -> Pixels:
+        """Joins the result of `tiling.decode_tiles`."""
+        vae = self.vae.config
+        patches = vae.tile_grid(*latents.shape[2:4]).join(decoded)
+        return whole_to_pixels(unpatchify(patches, vae.patch), latents)
 
 
-def encode_without_padding(
-    encoder: T5Encoder, params: Mapping, ids_BxS: Int[Array, "B S"]
-) -> tuple[Float[Array, "B S U"], Bool[Array, "B S"]]:
-    """Encodes texts as Wan reads them: the encoder masks the padding, the transformer sees zeros.
-
-    Returns:
-      The embeddings, zero at the padding, and the mask of tokens that are not padding.
-    """
-    lengths = jnp.arange(1, ids_BxS.shape[1] + 1)
-    # a text ends with a token that is not padding: everything after the last of these is
-    not_padding = ids_BxS != encoder.config.pad_id
-    length_Bx1 = jnp.where(not_padding, lengths, 0).max(axis=1, keepdims=True)
-    mask_BxS = lengths <= length_Bx1
-    text_BxSxU = cast(Array, encoder.apply({"params": params}, ids_BxS, mask_BxS))
-    return jnp.where(mask_BxS[..., None], text_BxSxU, 0), mask_BxS
-
-
-def flow_settings(settings: Mapping[str, Any], previous_class: str | None) -> dict[str, Any]:
-    """Translates scheduler settings to the fields of the class that they now name.
-
-    Args:
-      settings: written for `previous_class`, with another `_class_name`.
-    """
-    new_class = settings["_class_name"]
-    previous = FLOW_SETTINGS.get(previous_class or "")
-    new = FLOW_SETTINGS.get(new_class)
-    if previous is None or new is None or previous_class == new_class:
-        return dict(settings)
-    previous_shift, _ = previous
-    new_shift, required = new
-    others = {name: value for name, value in settings.items() if name != previous_shift}
-    return others | required | {new_shift: settings.get(previous_shift, 1.0)}
-
-
-def clean(text: str) -> str:
-    """A prompt as diffusers' Wan pipeline cleans it: ftfy's fixes, HTML entities resolved twice,
-    runs of white space replaced by one space."""
-    import ftfy  # slow to import
-
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()
+def check_tiles(vae: WanVAEConfig) -> None:
+    """Raises BadInput if the tiles of diffusers are not whole latent rows of this VAE."""
+    ratio = vae.spatial_ratio
+    if TILE % ratio or TILE_STEP % ratio:
+        raise BadInput(
+            f"vae_tiling: tiles of {TILE} pixels every {TILE_STEP} do not fit this vae, which has"
+            f" {ratio} pixels per latent row; leave it out",
+            source="generator",
+            field="vae_tiling",
+        )

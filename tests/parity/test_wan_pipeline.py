@@ -11,7 +11,7 @@ from diffusers.pipelines.wan import pipeline_wan
 
 from pav_jax.errors import BadInput
 from pav_jax.video import VideoModel
-from pav_jax.video.wan import clean
+from pav_jax.video.wan_text import clean
 from tests.video.tiny_wan import EULER, UNIPC, random_model
 
 pytestmark = pytest.mark.slow  # whole pipelines
@@ -59,6 +59,51 @@ def test_generate_equals_diffusers(scheduler, scales, length, tmp_path):
         assert ours.shape == theirs.shape == (2, 5, 16, 32, 3)
         assert ours.std() > 5  # a grey picture would prove nothing
         assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4  # rounding to bytes, and 1e-4
+
+
+def test_generate_ti2v_equals_diffusers(tmp_path):
+    random_model(7, kind="ti2v", num_inference_steps=STEPS).save_pretrained(tmp_path)
+    pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
+    assert pipeline.config.expand_timesteps and pipeline.vae.config.is_residual
+    pipeline.set_progress_bar_config(disable=True)
+    latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 6), dtype=np.float32)
+    for guidance in (3.0, 1.0):
+        theirs = pipeline(
+            PROMPTS,
+            negative_prompt=[NEGATIVE] * 2,
+            num_inference_steps=STEPS,
+            num_frames=5,
+            height=32,
+            width=48,
+            guidance_scale=guidance,
+            latents=torch.tensor(latents),
+            max_sequence_length=8,
+            output_type="np",
+        ).frames
+        size = dict(height=32, width=48, guidance_scale=guidance)
+        ours = reloaded(tmp_path).generate(PROMPTS, NEGATIVE, latents=latents, **size)
+        assert ours.shape == theirs.shape == (2, 5, 32, 48, 3) and ours.std() > 5
+        assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4
+
+
+# tiles of 256 pixels every 192: four of different sizes, and a column narrower than the overlap
+@pytest.mark.parametrize("kind, height, width", [("2.1", 264, 272), ("ti2v", 288, 432)])
+def test_decode_tiles_equals_diffusers(kind, height, width, tmp_path):
+    random_model(8, kind=kind, batch_size=1).save_pretrained(tmp_path)
+    model = reloaded(tmp_path)
+    vae = diffusers.AutoencoderKLWan.from_pretrained(tmp_path / "vae")
+    vae.enable_tiling()
+    shape, _ = model.family.latent_shape(3, height, width)
+    latents = np.random.default_rng(6).standard_normal((1, *shape), dtype=np.float32)
+    unscaled = np.asarray(model.family.vae.config.unscale(latents))
+    with torch.no_grad():
+        theirs = vae.decode(torch.tensor(unscaled.transpose(0, 4, 1, 2, 3))).sample
+    theirs = theirs.numpy().transpose(0, 2, 3, 4, 1) * 127.5 + 127.5
+    tiled, finite = model.programs.decode(model.params, jnp.asarray(latents), True)
+    assert finite.all() and tiled.shape == theirs.shape == (1, 3, height, width, 3)
+    assert np.abs(np.asarray(tiled) - theirs).max() <= 0.5 + 255 * 1e-4
+    whole, _ = model.programs.decode(model.params, jnp.asarray(latents), False)
+    assert not np.array_equal(whole, tiled)
 
 
 def test_generate_max_sequence_length_above_the_limit():

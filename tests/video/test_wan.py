@@ -11,9 +11,11 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel import sharding_rules
+from pav_jax.models.wan.vae import WanVAEConfig
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video import VideoModel
+from pav_jax.video.wan import check_tiles
 from tests.video.tiny_wan import EULER, SMALL_SETTINGS, UNIPC, random_model
 from tests.video.variants import check_a_nan_stays_in_its_own_video, share_compiled
 
@@ -50,7 +52,6 @@ def test_generate_cleans_prompts(model, videos):
         (dict(height=20), "height=20: .* nearest: 16 and 24"),
         (dict(width=1), "width=1: .* nearest: 8$"),
         (dict(num_inference_steps=1001), "1 to 1000"),
-        (dict(vae_tiling=True), "vae_tiling: the VAE of Wan decodes whole frames only"),
         (
             dict(latents=np.zeros((1, 3, 4, 4, 8))),
             r"latents: shape \[1, 3, 4, 4, 8\]; expected \(videos, channels, frames, height,",
@@ -60,6 +61,43 @@ def test_generate_cleans_prompts(model, videos):
 def test_generate_invalid_arguments(model, arguments, message):
     with pytest.raises(BadInput, match=message):
         model.generate("a ball", **arguments)
+
+
+def test_generate_ti2v_invalid_sizes():
+    """Of Wan 2.2 TI2V-5B: a patch of the transformer has 2 x 2 latent pixels of 16 x 16 pixels."""
+    family = random_model(0, kind="ti2v").family
+    assert family.default_size() == (121, 704, 1280)
+    vae = dataclasses.replace(
+        family.vae.config, dim_mult=(1, 2, 4, 4), temperal_downsample=(False, True, True)
+    )
+    denoiser = dataclasses.replace(family.transformer.config, rope_max_seq_len=1024)
+    family = dataclasses.replace(
+        family,
+        vae=family.vae.clone(config=vae),
+        transformer=family.transformer.clone(config=denoiser),
+    )
+    assert family.latent_shape(121, 704, 1280) == ((31, 44, 80, 4), 31)
+    for size, message in (
+        ((121, 720, 1280), "height=720: .* nearest: 704 and 736"),
+        ((121, 704, 1264), "width=1264: .* nearest: 1248 and 1280"),
+        ((120, 704, 1280), "num_frames=120: .* nearest: 117 and 121"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            family.latent_shape(*size)
+
+
+def test_from_pretrained_ti2v(tmp_path):
+    random_model(0, kind="ti2v").save_pretrained(tmp_path)
+    assert read_json(tmp_path / "model_index.json")["expand_timesteps"] is True
+    (tmp_path / "pav_generation.json").unlink()
+    again = VideoModel.from_pretrained(tmp_path)
+    assert again.family.expand_timesteps and again.settings.fps == 24
+    assert again.settings.guidance_scale == 5.0
+
+
+def test_check_tiles():
+    with pytest.raises(BadInput, match="vae_tiling: tiles of 256 pixels every 192 do not fit"):
+        check_tiles(WanVAEConfig(is_residual=True, patch_size=3))
 
 
 def test_latent_shape_published_sizes(model):
@@ -153,8 +191,9 @@ def test_from_pretrained_invalid_folder(model, tmp_path):
         (
             "model_index.json",
             {"boundary_ratio": 0.875},
-            "boundary_ratio and expand_timesteps are of Wan 2.2",
+            "boundary_ratio is of Wan 2.2 A14B",
         ),
+        ("model_index.json", {"expand_timesteps": 3}, "expand_timesteps"),
         ("transformer/config.json", {"in_channels": 36}, "image-to-video"),
         (
             "transformer/config.json",

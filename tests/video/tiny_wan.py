@@ -22,8 +22,12 @@ SMALL_SETTINGS = dict(
 )
 
 
-def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
+def random_model(seed: int, scheduler: dict = UNIPC, kind: str = "2.1", **defaults) -> VideoModel:
+    """kind: "2.1", or "ti2v" with the residual VAE of Wan 2.2 TI2V-5B."""
     rng = np.random.default_rng(seed)
+    residual = {}
+    if kind == "ti2v":
+        residual = dict(is_residual=True, patch_size=2, in_channels=12, out_channels=12)
     vae = WanVAEConfig(
         base_dim=4,
         z_dim=4,
@@ -32,6 +36,7 @@ def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
         temperal_downsample=(False, True),
         latents_mean=tuple(rng.normal(size=4)),
         latents_std=tuple(rng.uniform(0.5, 2.0, 4)),
+        **residual,
     )
     text = T5Config(
         vocab_size=20, width=16, head_size=4, heads=2, layers=2, ff_width=24, layer_bias=True
@@ -54,6 +59,7 @@ def random_model(seed: int, scheduler: dict = UNIPC, **defaults) -> VideoModel:
         WanVAE(vae),
         schedulers.load(scheduler),
         default_sequence_length=8,
+        expand_timesteps=kind == "ti2v",
     )
     scales = {"text_encoder": 0.3, "transformer": 0.15, "vae": 0.25}
     params = {

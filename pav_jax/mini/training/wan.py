@@ -23,7 +23,7 @@ from pav_jax.models.wan import transformer_hf, vae_hf
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.video.schedulers import flow
-from pav_jax.video.wan import encode_without_padding
+from pav_jax.video.wan_text import encode_without_padding
 
 DENOISER = WanConfig(
     num_attention_heads=4,

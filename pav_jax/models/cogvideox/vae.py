@@ -29,7 +29,6 @@ from pav_jax.models.causal_conv import (
     in_chunks,
     residual_blocks,
 )
-from pav_jax.models.tiling import decode_tiles
 from pav_jax.models.cogvideox.vae_config import (
     DECODE_CHUNK,
     ENCODE_CHUNK,
@@ -38,6 +37,7 @@ from pav_jax.models.cogvideox.vae_config import (
     decoder_chunks,
 )
 from pav_jax.models.layers import Constrain, unconstrained
+from pav_jax.models.tiling import decode_tiles
 
 ACTIVATIONS = {
     "silu": nn.silu,

@@ -1,4 +1,4 @@
-"""Wan VAE checkpoints, 2.1's and the residual one of 2.2: diffusers' `AutoencoderKLWan`, both ways."""
+"""Checkpoints of Wan's autoencoders: diffusers' `AutoencoderKLWan`, both ways."""
 
 import dataclasses
 import functools

@@ -1,0 +1,58 @@
+"""What a Wan folder says beside its components: which Wan it holds, and how its scheduler is named.
+
+Source: diffusers' `WanPipeline`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pav_jax.storage.json_files import read_json
+from pav_jax.typed_fields import Fraction, read_fields
+
+INDEX = "model_index.json"
+# the name of each scheduler's shift of the noise levels, and fields it needs to sample a flow
+FLOW_SETTINGS = {
+    "UniPCMultistepScheduler": (
+        "flow_shift",
+        dict(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ),
+    "FlowMatchEulerDiscreteScheduler": ("shift", {}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WanIndex:
+    """The fields of model_index.json that say which Wan a folder holds, with diffusers' defaults.
+
+    Attributes:
+      boundary_ratio: of 2.2 A14B: the fraction of the training timesteps from which the first
+        expert denoises.
+      expand_timesteps: of 2.2 TI2V-5B.
+    """
+
+    boundary_ratio: Fraction | None = None
+    expand_timesteps: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> "WanIndex":
+        """Raises BadInput if a field is of another type or out of range."""
+        return read_fields(cls, read_json(folder / INDEX), str(folder / INDEX))
+
+
+def flow_settings(settings: Mapping[str, Any], previous_class: str | None) -> dict[str, Any]:
+    """Translates scheduler settings to the fields of the class that they now name.
+
+    Args:
+      settings: written for `previous_class`, with another `_class_name`.
+    """
+    new_class = settings["_class_name"]
+    previous = FLOW_SETTINGS.get(previous_class or "")
+    new = FLOW_SETTINGS.get(new_class)
+    if previous is None or new is None or previous_class == new_class:
+        return dict(settings)
+    previous_shift, _ = previous
+    new_shift, required = new
+    others = {name: value for name, value in settings.items() if name != previous_shift}
+    return others | required | {new_shift: settings.get(previous_shift, 1.0)}
