@@ -4,6 +4,7 @@ and dtype.
     python benchmarks/generate.py                     # the embedded CogVideoX, float32 on the CPU
     python benchmarks/generate.py --model=cogvideox   # random weights: width 512, 8 layers
     python benchmarks/generate.py --model=wan         # a Wan of these sizes
+    python benchmarks/generate.py --model=wan22       # a Wan 2.2 TI2V, with its residual VAE
     python benchmarks/generate.py --model=wan --gpu   # Wan 2.1 1.3B's sizes, bfloat16, on a GPU
     python benchmarks/generate.py --folder=...        # any folder of either family
 
@@ -320,7 +321,7 @@ def main() -> None:
             "--gpu: jax and torch must both see a GPU; install 'jax[cuda12]' and a torch with CUDA"
         )
     if arguments.gpu and arguments.model == "mini":
-        parser.error("--gpu: choose --model=cogvideox or --model=wan")
+        parser.error("--gpu: choose --model=cogvideox, --model=wan or --model=wan22")
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder

@@ -14,19 +14,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pav_jax.checkpoints.folder import read_config
 from pav_jax.models.cogvideox.transformer import CogVideoXConfig, CogVideoXTransformer
 from pav_jax.models.cogvideox.vae import CogVideoXVAE, CogVideoXVAEConfig
 from pav_jax.models.t5 import T5Config, T5Encoder
+from pav_jax.models.wan import vae_hf
 from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
 from pav_jax.preflight.program import PUBLISHED
 from pav_jax.video import GenerationConfig, VideoModel, schedulers
 from pav_jax.video.cogvideox import CogVideoX
+from pav_jax.video.families import family_class
 from pav_jax.video.family import Family
 from pav_jax.video.wan import Wan
 
 SIZE = dict(num_frames=49, height=256, width=256)  # 13 x 32 x 32 latents
-PUBLISHED_NAMES = {"cogvideox": "CogVideoX-2b", "wan": "Wan2.1-T2V-1.3B-Diffusers"}
+PUBLISHED_NAMES = {
+    "cogvideox": "CogVideoX-2b",
+    "wan": "Wan2.1-T2V-1.3B-Diffusers",
+    "wan22": "Wan2.2-TI2V-5B-Diffusers",
+}
 UNIPC = {
     "_class_name": "UniPCMultistepScheduler",
     "use_flow_sigmas": True,
@@ -72,6 +79,21 @@ def cogvideox(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
 def wan(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
     """A Wan of width 512 with 8 layers, a text encoder of the same size, and a VAE of a sixth of
     the published width."""
+    return wan_pipeline(tokenizer, WanVAEConfig(base_dim=16), UNIPC)
+
+
+def wan22(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
+    """A Wan 2.2 TI2V of width 512 with 8 layers, a text encoder of the same size, and a residual
+    VAE of an eighth of the published width."""
+    published = read_config(vae_hf, PUBLISHED / PUBLISHED_NAMES["wan22"] / "vae")
+    vae = dataclasses.replace(published, base_dim=20, decoder_base_dim=32)
+    return wan_pipeline(tokenizer, vae, UNIPC | {"flow_shift": 5.0}, expand_timesteps=True)
+
+
+def wan_pipeline(
+    tokenizer: Any, vae: WanVAEConfig, scheduler: dict, **fields: Any
+) -> tuple[Wan, GenerationConfig]:
+    """Width 512, 8 layers, and a text encoder of the same size."""
     text = T5Config(
         vocab_size=len(tokenizer),
         width=512,
@@ -82,14 +104,21 @@ def wan(tokenizer: Any) -> tuple[Wan, GenerationConfig]:
         layer_bias=True,
     )
     denoiser = WanConfig(
-        num_attention_heads=4, attention_head_dim=128, text_dim=512, ffn_dim=2048, num_layers=8
+        num_attention_heads=4,
+        attention_head_dim=128,
+        text_dim=512,
+        ffn_dim=2048,
+        num_layers=8,
+        in_channels=vae.z_dim,
+        out_channels=vae.z_dim,
     )
     family = Wan(
         tokenizer,
         T5Encoder(text),
         WanTransformer(denoiser),
-        WanVAE(WanVAEConfig(base_dim=16)),
-        schedulers.load(UNIPC),
+        WanVAE(vae),
+        schedulers.load(scheduler),
+        **fields,
     )
     return family, GenerationConfig(**SIZE, guidance_scale=5.0, fps=16)
 
@@ -108,7 +137,7 @@ def mini(tokenizer: Any) -> tuple[CogVideoX, GenerationConfig]:
     return family, GenerationConfig.from_dict(generator.GENERATION)
 
 
-BUILDERS = {"cogvideox": cogvideox, "wan": wan, "mini": mini}
+BUILDERS = {"cogvideox": cogvideox, "wan": wan, "wan22": wan22, "mini": mini}
 
 
 def write_folder(model: str, folder: Path, published: bool) -> None:
@@ -122,9 +151,10 @@ def write_folder(model: str, folder: Path, published: bool) -> None:
     tokenizer = t5_tokenizer()
     tokenizer.model_max_length = 512
     if published:
-        kind = {"cogvideox": CogVideoX, "wan": Wan}[model]
-        family = kind.outline(PUBLISHED / PUBLISHED_NAMES[model], jnp.bfloat16, tokenizer=tokenizer)
-        generation = kind.generation
+        source = PUBLISHED / PUBLISHED_NAMES[model]
+        kind = family_class(source)
+        family = kind.outline(source, jnp.bfloat16, tokenizer=tokenizer)
+        generation = kind.default_settings(source)
     else:
         family, generation = BUILDERS[model](tokenizer)
     VideoModel(family, random_params(family.param_shapes()), generation).save_pretrained(folder)
@@ -273,6 +303,6 @@ def wan_decoder_flops(config: WanVAEConfig, latent_shape: tuple[int, int, int, i
                 t = 2 * t - 1
             h = 2 * h
             w = 2 * w
-            before = width // 2
+            before = width if config.is_residual else width // 2
             total += conv(9, width, before, t * h * w)
     return total + conv(27, before, config.out_channels, t * h * w)

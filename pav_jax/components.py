@@ -107,6 +107,8 @@ def load_configured_generator(section: Any) -> Generator:
     settings["batch_size"] = section.batch_size
     if section.scheduler:
         settings["scheduler"] = section.scheduler
+    if section.flow_shift is not None:
+        settings["flow_shift"] = section.flow_shift
     if section.options:
         settings["options"] = section.options.to_dict()
     if section.path.startswith(HTTP):

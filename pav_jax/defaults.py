@@ -69,6 +69,9 @@ class _GeneratorConfig:
     scheduler: str | None = option(
         None, "diffusers class name that replaces the folder's scheduler"
     )
+    flow_shift: float | None = option(
+        None, "shift of the noise levels of a Wan's scheduler; None: the folder's", minimum=0
+    )
     mesh: MeshConfig = option(
         MeshConfig, "of one host; all axes 1: videos are split over the host's devices"
     )

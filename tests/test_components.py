@@ -50,6 +50,7 @@ def test_load_configured_generator_settings(monkeypatch):
         },
     )
     settings = dict(
+        flow_shift=12.0,
         scheduler="FlowMatchEulerDiscreteScheduler",
         guidance_start=0.0,
         guidance_stop=0.7,

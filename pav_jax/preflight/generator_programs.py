@@ -58,7 +58,9 @@ def load_family(config: Any) -> tuple[Any, dict, GenerationConfig]:
     family = family_class.outline(
         folder,
         video_model.DTYPES[config.generator.dtype],
-        config.generator.scheduler,
+        family_class.scheduler_settings(
+            folder, config.generator.scheduler, config.generator.flow_shift
+        ),
         conv_impl="conv3d",  # "auto" would choose for this machine's CPU
     )
     settings = families.saved_settings(family_class, folder)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax.checkpoints.folder import load, save
+from pav_jax.errors import BadInput
 from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
@@ -81,6 +82,23 @@ class Family(abc.ABC):
     def trained_frames(self) -> int | None:
         """The one number of frames that the model was trained on; None: several, or unknown."""
         return None
+
+    @classmethod
+    def scheduler_settings(
+        cls, folder: Path, scheduler: Mapping[str, Any] | str | None, flow_shift: float | None
+    ) -> Mapping[str, Any] | str | None:
+        """What `outline` takes as `scheduler`, with another shift of the noise levels.
+
+        Raises:
+          BadInput: the family's schedulers have no such shift.
+        """
+        if flow_shift is not None:
+            raise BadInput(
+                f"flow_shift={flow_shift:g}: {cls.display_name} has no such setting; leave it out",
+                source="generator",
+                field="flow_shift",
+            )
+        return scheduler
 
     @classmethod
     def default_settings(cls, folder: Path) -> GenerationConfig:

@@ -22,6 +22,7 @@ def load_generator(
     mesh: jax.sharding.Mesh | None = None,
     auxiliary_mesh: jax.sharding.Mesh | None = None,
     scheduler: Mapping[str, Any] | str | None = None,
+    flow_shift: float | None = None,
     sequence_attention: str = "auto",
     options: Mapping[str, Any] | None = None,
     endpoint: Mapping[str, Any] | None = None,
@@ -36,8 +37,8 @@ def load_generator(
         the contract in `http_generator.py`; `package.module:Name`: your own `Generator` subclass,
         which `options` are passed to, or function. An image is a video of one frame.
       dtype: of weights and matrix products; the endpoint's own.
-      mesh, auxiliary_mesh, scheduler, sequence_attention: see `VideoModel.from_pretrained`; of
-        JAX families only.
+      mesh, auxiliary_mesh, scheduler, flow_shift, sequence_attention: see
+        `VideoModel.from_pretrained`; of JAX families only.
       options: further arguments of a diffusers pipeline's call, or fields of an endpoint's request.
       endpoint: arguments of `HttpGenerator`.
       settings: fields of `GenerationConfig`.
@@ -60,16 +61,18 @@ def load_generator(
             mesh=mesh,
             auxiliary_mesh=auxiliary_mesh,
             scheduler=scheduler,
+            flow_shift=flow_shift,
             sequence_attention=sequence_attention,
             **settings,
         )
     path = os.fspath(path)
-    if scheduler is not None:
-        raise BadInput(
-            f"generator.scheduler={scheduler}: {path} has its own sampler; leave it out",
-            source="generator",
-            field="scheduler",
-        )
+    for name, value in (("scheduler", scheduler), ("flow_shift", flow_shift)):
+        if value is not None:
+            raise BadInput(
+                f"generator.{name}={value}: {path} has its own sampler; leave it out",
+                source="generator",
+                field=name,
+            )
     if path.startswith(DIFFUSERS):
         return DiffusersGenerator.from_pretrained(path, dtype=dtype, options=options, **settings)
     return HttpGenerator.from_pretrained(path, options=options, endpoint=endpoint, **settings)

@@ -76,6 +76,7 @@ class VideoModel(backend.GeneratorBackend):
         dtype: str = "bfloat16",
         mesh: jax.sharding.Mesh | None = None,
         scheduler: Mapping[str, Any] | str | None = None,
+        flow_shift: float | None = None,
         auxiliary_mesh: jax.sharding.Mesh | None = None,
         sequence_attention: str = "auto",
         **settings: Any,
@@ -89,6 +90,7 @@ class VideoModel(backend.GeneratorBackend):
             as it divides them), weights over `fsdp`, heads over `tensor`, tokens over `sequence`.
           scheduler: replaces the folder's: a class name (the settings stay), or a complete
             configuration.
+          flow_shift: replaces the scheduler's shift of the noise levels, of Wan only.
           auxiliary_mesh: a mesh of other devices for text encoder and VAE, which then work while
             the denoiser does.
           sequence_attention: attention over tokens on several devices: ring, ulysses, or auto.
@@ -113,6 +115,7 @@ class VideoModel(backend.GeneratorBackend):
         used = saved_settings(kind, folder).replace("generator", **settings)
         pipeline_folder.check_tiling(kind, used.vae_tiling)
         step_schedule.check(used)
+        scheduler = kind.scheduler_settings(folder, scheduler, flow_shift)
         where = component_shardings(mesh, auxiliary_mesh)
         family, params = kind.load(folder, DTYPES[dtype], scheduler, where)
         digest = digest_folder(folder)

@@ -40,7 +40,13 @@ from pav_jax.video.decoding import (
 )
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.wan_folder import FLOW_SETTINGS, INDEX, WanIndex, flow_settings
+from pav_jax.video.wan_folder import (
+    FLOW_SETTINGS,
+    INDEX,
+    WanIndex,
+    scheduler_settings,
+    with_flow_shift,
+)
 from pav_jax.video.wan_text import MAX_TEXT_TOKENS, clean, encode_without_padding
 
 # of Wan's own configuration of TI2V-5B: frames, height and width; frames per second
@@ -96,11 +102,7 @@ class Wan(Family):
                 field="boundary_ratio",
             )
         text, denoiser, vae = cls.read_configs(folder)
-        settings = pipeline_folder.scheduler_settings(folder, scheduler)
-        if isinstance(scheduler, str):
-            settings = flow_settings(
-                settings, pipeline_folder.scheduler_settings(folder, None).get("_class_name")
-            )
+        settings = scheduler_settings(folder, scheduler)
         default_sequence_length = MAX_TEXT_TOKENS
         if tokenizer is not None:
             default_sequence_length = min(MAX_TEXT_TOKENS, tokenizer.model_max_length)
@@ -131,6 +133,15 @@ class Wan(Family):
                 f"{source}: the transformer's text_dim is {config.text_dim}, the text encoder's"
                 f" d_model {self.text_encoder.config.width}; these parts do not belong together"
             )
+
+    @classmethod
+    def scheduler_settings(
+        cls, folder: Path, scheduler: Mapping[str, Any] | str | None, flow_shift: float | None
+    ) -> Mapping[str, Any] | str | None:
+        """See `Family`."""
+        if flow_shift is None:
+            return scheduler
+        return with_flow_shift(scheduler_settings(folder, scheduler), flow_shift)
 
     @classmethod
     def default_settings(cls, folder: Path) -> GenerationConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pav_jax.storage.json_files import read_json
 from pav_jax.typed_fields import Fraction, read_fields
+from pav_jax.video import pipeline_folder
 
 INDEX = "model_index.json"
 # the name of each scheduler's shift of the noise levels, and fields it needs to sample a flow
@@ -39,6 +40,22 @@ class WanIndex:
     def read(cls, folder: Path) -> "WanIndex":
         """Raises BadInput if a field is of another type or out of range."""
         return read_fields(cls, read_json(folder / INDEX), str(folder / INDEX))
+
+
+def scheduler_settings(folder: Path, scheduler: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The folder's scheduler configuration, or `scheduler`; a class name keeps the folder's
+    settings, under the names that this class has for them."""
+    settings = pipeline_folder.scheduler_settings(folder, scheduler)
+    if not isinstance(scheduler, str):
+        return settings
+    previous = pipeline_folder.scheduler_settings(folder, None).get("_class_name")
+    return flow_settings(settings, previous)
+
+
+def with_flow_shift(settings: Mapping[str, Any], shift: float) -> dict[str, Any]:
+    """The settings with another shift; those of a scheduler that is refused later as they are."""
+    name, _ = FLOW_SETTINGS.get(settings.get("_class_name", ""), (None, {}))
+    return dict(settings) if name is None else {**settings, name: shift}
 
 
 def flow_settings(settings: Mapping[str, Any], previous_class: str | None) -> dict[str, Any]:

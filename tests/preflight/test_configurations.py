@@ -75,7 +75,8 @@ def test_cogvideox_fits_one_host(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["cogvideox_2b", "cogvideox_5b", "opensora_12", "wan21_14b", "wan21_1_3b"]
+    "name",
+    ["cogvideox_2b", "cogvideox_5b", "opensora_12", "wan21_14b", "wan21_1_3b", "wan22_ti2v_5b"],
 )
 def test_training_batches_fit_mesh(name):
     config = load(f"configs/{name}.py")
@@ -113,6 +114,29 @@ def test_wan21_published_sizes(name, chips, denoiser):
     assert video_size(config) == (81, 480, 832)
     assert settings.guidance_scale == 5.0 and settings.num_inference_steps == 50
     assert family.scheduler.shift == 3.0 and family.sequence_length(None) == 512
+
+
+@pytest.mark.parametrize("tpu, tiles", [("v6e-8", False), ("v5e-8", True)])
+def test_wan22_ti2v_published_sizes(tpu, tiles):
+    config = load(f"configs/wan22_ti2v_5b.py:{tpu}")
+    assert chips_per_slice(config) == config.mesh.fsdp == config.generator.batch_size == 8
+    family, shapes, settings = load_family(config)
+    assert count_params(shapes) == {
+        "transformer": 4_999_787_712,
+        "text_encoder": 5_680_910_336,
+        "vae": 704_688_668,
+    }
+    assert video_size(config) == family.default_size() == (121, 704, 1280)
+    assert family.latent_shape(121, 704, 1280)[0] == (31, 44, 80, 48)
+    assert (settings.guidance_scale, settings.num_inference_steps, settings.fps) == (5.0, 50, 24)
+    assert settings.vae_tiling == tiles and family.scheduler.shift == 5.0
+
+
+@pytest.mark.parametrize("name", ["wan22_ti2v_5b"])
+def test_wan22_unknown_slice(name):
+    with pytest.raises(BadInput) as error:
+        load(f"configs/{name}.py:v9z-8")
+    assert error.value.source == f"configs/{name}.py"
 
 
 def test_opensora_published_sizes():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.parallel import sharding_rules
 from pav_jax.models.wan.vae import WanVAEConfig
+from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video import VideoModel
@@ -131,6 +131,9 @@ def test_from_pretrained_scheduler(model, tmp_path):
         tmp_path, scheduler="UniPCMultistepScheduler"
     ).family.scheduler
     assert unipc.shift == 3.0 and unipc.config["use_flow_sigmas"]
+    for name in ("UniPCMultistepScheduler", None):
+        shifted = VideoModel.from_pretrained(tmp_path, scheduler=name, flow_shift=12.0)
+        assert shifted.family.scheduler.shift == 12.0
     with pytest.raises(
         BadInput, match="this model samples with FlowMatchEulerDiscreteScheduler, UniPC"
     ):
