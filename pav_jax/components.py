@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from pav_jax.booster.guard import Guard
 from pav_jax.candidates.prompt_sets import read_prompt_set
 from pav_jax.defaults import GENERATION_FIELDS
 from pav_jax.errors import BadInput
@@ -56,6 +57,7 @@ class Components:
                 *proposers,
                 max_attempts=config.evolve.max_proposal_attempts,
                 max_words=config.evolve.max_words,
+                guard=Guard.from_config(config),
             )
 
     @functools.cached_property

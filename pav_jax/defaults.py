@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from pav_jax.booster.config import BoosterConfig
 from pav_jax.budget_options import BudgetConfig
 from pav_jax.candidates.options import RANKINGS
 from pav_jax.config_fields import config_dict, field_types, option
@@ -329,6 +330,7 @@ class Config:
     generator: _GeneratorConfig = option(GeneratorConfig, "the video generator")
     rewards: RewardsConfig = option(RewardsConfig, "the reward suite")
     rewriter: RewriterConfig = option(RewriterConfig, "the language model before training")
+    booster: BoosterConfig = option(BoosterConfig, "how rewrites are guarded")
     proposers: Mapping[str, Any] = option(
         _proposers, "proposers of rewrites during evolution, by name"
     )

@@ -17,6 +17,7 @@ import jax
 from pav_jax import config as configuration
 from pav_jax import workdir_config
 from pav_jax.booster.booster import Booster
+from pav_jax.booster.guard import Guard
 from pav_jax.budget import Budget
 from pav_jax.candidates.prompt_sets import read_sets
 from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
@@ -213,7 +214,7 @@ class Recipe:
         config = self.config
         models = self.components
         options = self.config.evaluate
-        base = Booster(models.rewriter, rewriter_sampling(config))
+        base = Booster(models.rewriter, rewriter_sampling(config), Guard.from_config(config))
         systems = resolve_systems(
             options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
         )

@@ -224,6 +224,6 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
             return float(value)
         except OverflowError:
             raise ValueError(f"field {name!r} is too large for a number") from None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"field {name!r} must be {getattr(kind, '__name__', kind)}")
     return value

@@ -96,6 +96,12 @@ class Guard:
         is_enough = _is_number(words, Integral) and words >= MIN_WORDS
         _check("max_words", words, is_enough, f"must be a whole number, {MIN_WORDS} or more")
 
+    @classmethod
+    def from_config(cls, config: Any) -> "Guard":
+        """Return the guard of a whole configuration, `booster.guard`; off where it has none."""
+        section = getattr(config, "booster", None)
+        return cls(OFF) if section is None else cls(**section.guard)
+
     def with_fields(self, fields: Mapping[str, Any]) -> "Guard":
         """Return the guard with some other fields; None leaves a field as it is.
 
@@ -107,6 +113,20 @@ class Guard:
             _check(name, fields[name], name in names, f"no field of a guard: {', '.join(names)}")
         changes = {name: value for name, value in fields.items() if value is not None}
         return dataclasses.replace(self, **changes)
+
+    def faithful(self, prompt: str, replies: Sequence[str]) -> list[str]:
+        """Return the replies of a model that keep what a prompt asks for.
+
+        They are read as in `refine`, and repaired where that helps. Of a prompt that stands there
+        are none; with mode "off", all replies as they are.
+        """
+        if self.mode == OFF:
+            return list(replies)
+        guarded = GuardedPrompt(Request(prompt), dataclasses.replace(self, samples=1), "")
+        if guarded.reason:
+            return []
+        rewrites = guarded.choose(replies, None)
+        return [rewrite.refined for rewrite in rewrites if not rewrite.reverted]
 
     def refine(
         self,

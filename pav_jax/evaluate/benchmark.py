@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.booster.guard import Guard
 from pav_jax.candidates.prompt_sets import PromptSet
 from pav_jax.candidates.scoring import weighted_sums
 from pav_jax.candidates.statistics import rounded, seed_mean, summary
+from pav_jax.candidates.units import count_units
 from pav_jax.candidates.video_progress import VideoProgress
 from pav_jax.evaluate import controls as control
 from pav_jax.evaluate.controls import Texts
@@ -49,7 +51,8 @@ def evaluate(
     Resumes an interrupted run.
 
     Args:
-      config: the whole configuration; reads `generator.batch_size` and `evaluate`.
+      config: the whole configuration; reads `generator.batch_size`, `evaluate` and
+        `booster.guard`, which guards the boosters of folders.
       systems: name -> system, see `systems.py`; "original" is always measured too. The shuffled
         control uses the rewrites of the last one.
       sets: name -> prompt set.
@@ -61,7 +64,9 @@ def evaluate(
       progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
 
     Returns:
-      The content of `evaluation.json`, see `statistics.summary`. A prompt without a score for a
+      The content of `evaluation.json`, see `statistics.summary`. Each system also has `reverted`,
+      its rewrites that are the prompt because none was good enough, and `units`, what all its
+      rewrites keep of the prompts (`units.count_units`). A prompt without a score for a
       reward is excluded from its statistics; `missing` counts a system's videos that lack a
       score.
     """
@@ -125,6 +130,8 @@ class _Benchmark:
         progress: Any,
     ):
         self.options = config.evaluate
+        self.guard = Guard.from_config(config)
+        self.reverted: dict[str, set[tuple[str, int]]] = {}  # system -> (prompt, seed)
         self.seeds = tuple(int(seed) for seed in self.options.seeds)
         self.sets = sets
         self.suite = suite
@@ -141,7 +148,8 @@ class _Benchmark:
 
     def rewrite(self, systems: Mapping[str, System]) -> dict[str, TextsBySystem]:
         """Return set -> system -> texts; one system at a time is loaded and rewrites all sets."""
-        rewrites = RewriteStore(self.folder / "rewrites")
+        rewrites = RewriteStore(self.folder / "rewrites", self.guard)
+        self.reverted = rewrites.reverted
         prompts = list(dict.fromkeys(p for s in self.sets.values() for p in s.prompts))
         task = None
         if self.progress:
@@ -245,6 +253,13 @@ class _Benchmark:
         for system, count in missing.items():
             if count:
                 result[system]["missing"] = count
+        own = [row for row in rows if row.set == name]
+        for system in systems:
+            reverted = self.reverted.get(system, set())
+            result[system] |= {
+                "reverted": sum(prompt in prompt_index for prompt, _ in reverted),
+                "units": count_units((r.prompt, r.refined) for r in own if r.system == system),
+            }
         return {"prompts": len(prompt_index), "systems": result}
 
 

@@ -31,7 +31,8 @@ PROMPTS_PER_SEGMENT = 64
 # A system is None (the prompt as it is), a Booster, a callable (prompts, seed) -> texts, the folder
 # of a booster, or a .jsonl file of rewrites.
 System = Any
-RewriteFn = Callable[[Sequence[str], int], Sequence[str]]
+RewriteFn = Callable[[Sequence[str], int], Sequence["str | Refinement"]]
+UNGUARDED = Guard(OFF)
 
 
 @runtime_checkable
@@ -51,6 +52,7 @@ class RecordedRewrite:
 
     Attributes:
       key: hash of the system's fingerprint, the prompt and the seed.
+      reverted: whether the prompt stands because no rewrite was good enough.
     """
 
     key: str
@@ -58,6 +60,7 @@ class RecordedRewrite:
     prompt: str
     seed: int
     refined: str
+    reverted: bool = False
 
 
 class RewriteStore:
@@ -65,15 +68,21 @@ class RewriteStore:
 
     Args:
       folder: folder of the record segments.
+      guard: of the boosters that are loaded.
+
+    Attributes:
+      reverted: system -> the (prompt, seed) of its rewrites that are the prompt, because none was
+        good enough.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, guard: Guard = UNGUARDED):
+        self.reverted: dict[str, set[tuple[str, int]]] = {}
+        self._guard = guard
         self._segments = SegmentFolder(folder, RecordedRewrite, jax.process_index())
-        # key of a rewrite -> rewrite
-        self._texts: dict[str, str] = {r.key: r.refined for r in self._segments.read()}
+        self._rewrites: dict[str, RecordedRewrite] = {r.key: r for r in self._segments.read()}
 
     def _update(self) -> None:
-        self._texts = {r.key: r.refined for r in self._segments.update()}
+        self._rewrites = {r.key: r for r in self._segments.update()}
 
     def get_or_create(
         self,
@@ -93,11 +102,14 @@ class RewriteStore:
         Raises:
           BadInput: the system cannot be used, or returns the wrong number of rewrites.
         """
+        self.reverted[name] = set()
         if system is None:
             return {(p, seed): p for p in prompts for seed in seeds}
         system_fingerprint = fingerprint(name, system)
+        if self._guard.mode != OFF:
+            system_fingerprint += repr(self._guard)
         keys = {(p, seed): _key(system_fingerprint, p, seed) for p in prompts for seed in seeds}
-        if not self._texts.keys() >= set(keys.values()):
+        if not self._rewrites.keys() >= set(keys.values()):
             before_work()
         rewrite: RewriteFn | None = None
         # batches of the complete prompt list, so that a restart makes the same ones
@@ -105,9 +117,9 @@ class RewriteStore:
         batches = [(seed, start) for seed in seeds for start in starts]
         for seed, start in processes.shard_for_process(batches):
             batch = list(prompts[start : start + PROMPTS_PER_SEGMENT])
-            if all(keys[p, seed] in self._texts for p in batch):
+            if all(keys[p, seed] in self._rewrites for p in batch):
                 continue
-            rewrite = rewrite or _load(name, system)
+            rewrite = rewrite or _load(name, system, self._guard)
             texts = rewrite(batch, seed)
             if len(texts) != len(batch):
                 raise BadInput(
@@ -117,23 +129,33 @@ class RewriteStore:
                     field="evaluate.systems",
                 )
             rewrites = [
-                RecordedRewrite(keys[p, seed], name, p, seed, text.strip() or p)
+                _recorded(keys[p, seed], name, p, seed, text)
                 for p, text in zip(batch, texts, strict=True)
             ]
             self._segments.write(rewrites)
-            self._texts |= {r.key: r.refined for r in rewrites}
+            self._rewrites |= {r.key: r for r in rewrites}
         processes.call_after_barrier(f"rewrites of {name}", self._update)
-        return {pair: self._texts[key] for pair, key in keys.items()}
+        self.reverted[name] = {pair for pair, key in keys.items() if self._rewrites[key].reverted}
+        return {pair: self._rewrites[key].refined for pair, key in keys.items()}
 
 
-def _load(name: str, system: System) -> RewriteFn:
+def _recorded(
+    key: str, name: str, prompt: str, seed: int, rewrite: str | Refinement
+) -> RecordedRewrite:
+    is_text = isinstance(rewrite, str)
+    text = (rewrite if is_text else rewrite.refined).strip()
+    reverted = not text or (not is_text and rewrite.reverted)
+    return RecordedRewrite(key, name, prompt, seed, text or prompt, reverted)
+
+
+def _load(name: str, system: System, guard: Guard) -> RewriteFn:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
             return rewrites_from_file(system)
-        system = Booster.from_pretrained(os.fspath(system), guard=Guard(OFF))
+        system = Booster.from_pretrained(os.fspath(system), guard=guard)
     if isinstance(system, Refiner):
         return lambda prompts, seed: [
-            refinement.refined
+            refinement
             for refinement, *_ in system.refine(prompts, num_return_sequences=1, seed=seed)
         ]
     if callable(system):

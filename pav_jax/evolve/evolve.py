@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.booster.guard import Guard
 from pav_jax.candidates.constraints import minimum_scores
 from pav_jax.candidates.pool import CandidatePool, best_overall
 from pav_jax.candidates.preview import PreviewFilter, summary_line
@@ -49,7 +50,8 @@ def evolve(
     finish a round before any starts the next, so a proposer's input does not depend on scheduling.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch_size` and `evolve`.
+      config: the whole configuration; reads `seed`, `generator.batch_size`, `evolve` and
+        `booster.guard`.
       proposers: a mixture, or a single proposer.
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
@@ -89,6 +91,7 @@ class _Search:
                 proposers,
                 max_attempts=self.options.max_proposal_attempts,
                 max_words=self.options.max_words,
+                guard=Guard.from_config(config),
             )
         self.mixture = proposers
         weights = stage_weights(config, "evolve", suite)

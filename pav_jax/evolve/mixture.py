@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pav_jax.booster.guard import OFF, Guard
 from pav_jax.candidates.prompt_text import plain_text
 from pav_jax.candidates.rounds import Rewrite
 from pav_jax.errors import BadInput
@@ -14,6 +15,8 @@ from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import stable_seed
 
 log = logging.getLogger(__name__)
+
+NO_GUARD = Guard(OFF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Mixture:
       entries: at least one proposer with its share.
       max_attempts: maximum number of calls per request.
       max_words: maximum length; longer rewrites are discarded.
+      guard: rewrites that do not keep what the prompt asks for are discarded.
 
     Raises:
       BadInput: there is no entry.
@@ -54,6 +58,7 @@ class Mixture:
         entries: Sequence[MixtureEntry],
         max_attempts: int = EvolveConfig.max_proposal_attempts,
         max_words: int = EvolveConfig.max_words,
+        guard: Guard = NO_GUARD,
     ):
         if not entries:
             raise BadInput(
@@ -64,6 +69,7 @@ class Mixture:
         self.entries = list(entries)
         self.max_attempts = max_attempts
         self.max_words = max_words
+        self.guard = guard
 
     @classmethod
     def from_proposers(
@@ -71,9 +77,11 @@ class Mixture:
         *proposers: Proposer,
         max_attempts: int = EvolveConfig.max_proposal_attempts,
         max_words: int = EvolveConfig.max_words,
+        guard: Guard = NO_GUARD,
     ) -> "Mixture":
         """Make a mixture of proposers with equal shares, active in every round."""
-        return cls([MixtureEntry(proposer) for proposer in proposers], max_attempts, max_words)
+        entries = [MixtureEntry(proposer) for proposer in proposers]
+        return cls(entries, max_attempts, max_words, guard)
 
     def observe(self, rewrites: Sequence[ScoredRewrite]) -> None:
         """Show all proposers the scored rewrites of the earlier rounds."""
@@ -163,9 +171,9 @@ class Mixture:
         return split
 
     def _usable(self, request: ProposalRequest, texts: Sequence[str]) -> list[str]:
-        """Return the distinct texts that are new, not empty and not too long."""
+        """Return the distinct texts that are new, faithful, not empty and not too long."""
         usable: dict[str, None] = {}
-        for text in map(plain_text, texts):
+        for text in map(plain_text, self.guard.faithful(request.prompt, texts)):
             is_new = text not in request.tried and text != request.prompt
             if text and is_new and len(text.split()) <= self.max_words:
                 usable[text] = None

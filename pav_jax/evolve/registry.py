@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pav_jax.booster.guard import Guard
 from pav_jax.config_fields import check_fields, option, parse_options
 from pav_jax.errors import BadInput
 from pav_jax.evolve.mixture import Mixture, MixtureEntry
@@ -128,8 +129,8 @@ def build_mixture(
     """Make the mixture of all proposers with a share above 0.
 
     Args:
-      config: the whole configuration; reads `proposers`, `evolve.max_proposal_attempts` and
-        `evolve.max_words`.
+      config: the whole configuration; reads `proposers`, `evolve.max_proposal_attempts`,
+        `evolve.max_words` and `booster.guard`.
       load_language_model: function that returns the untuned rewriter; called only if needed.
       faithfulness: see `rewards.faithfulness.faithfulness`.
 
@@ -142,7 +143,9 @@ def build_mixture(
         for entry in parse_entries(config.proposers)
         if entry.share > 0
     ]
-    return Mixture(entries, config.evolve.max_proposal_attempts, config.evolve.max_words)
+    options = config.evolve
+    guard = Guard.from_config(config)
+    return Mixture(entries, options.max_proposal_attempts, options.max_words, guard)
 
 
 def build_chat_proposers(config: Any, names: Sequence[str]) -> dict[str, ProposerSystem]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.booster.guard import Guard
 from pav_jax.candidates.pool import CandidatePool
 from pav_jax.candidates.prompt_text import plain_text, usable_prompts
 from pav_jax.candidates.ranking import check_method
@@ -41,7 +42,8 @@ def make_candidates(
     Resumes an interrupted run.
 
     Args:
-      config: the whole configuration; reads `seed`, `generator.batch_size` and `prefer`.
+      config: the whole configuration; reads `seed`, `generator.batch_size`, `prefer` and
+        `booster.guard`, without which unfaithful rewrites are candidates as well.
       prompts: prompts of this round, not used by an earlier stage.
       language_model: the latest trained rewriter; prompted through its own chat template.
       generator: a `video.generator.Generator`.
@@ -91,6 +93,7 @@ def _make_sampler(
     """A function that samples the rewrites of prompts: one list per prompt, without duplicates."""
     options = config.prefer
     proposer = f"round_{round - 1}" if round > 1 else "sft"
+    guard = Guard.from_config(config)
 
     def sample(prompts: Sequence[str]) -> list[list[Rewrite]]:
         texts = language_model.generate(
@@ -105,10 +108,13 @@ def _make_sampler(
         return [
             [
                 (proposer, text)
-                for text in dict.fromkeys(plain_text(without_thoughts(reply)) for reply in replies)
+                for text in dict.fromkeys(
+                    plain_text(reply)
+                    for reply in guard.faithful(prompt, list(map(without_thoughts, replies)))
+                )
                 if text
             ]
-            for replies in texts
+            for prompt, replies in zip(prompts, texts, strict=True)
         ]
 
     return sample

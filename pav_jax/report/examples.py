@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pav_jax.candidates.units import NAMES
 from pav_jax.records import Measurement
+from pav_jax.rewards.faithfulness import judge
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.saved_videos import read_saved_video
 
@@ -23,6 +25,8 @@ class VideoCard:
       overall: score of the video.
       gain: in overall, over the user's own prompt with the same seed; None if unknown.
       scores: by reward.
+      units: verdict ("kept", "missing", ...) -> what became of the units of the prompt.
+      is_unchanged: the rewrite is the prompt.
     """
 
     system: str
@@ -31,6 +35,8 @@ class VideoCard:
     overall: float | None
     gain: float | None
     scores: dict[str, float]
+    units: dict[str, tuple[str, ...]]
+    is_unchanged: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +114,16 @@ class Examples:
             overall=measurement.overall,
             gain=None if is_original else mean_gain([measurement], original),
             scores={r: measurement.scores[r] for r in self.rewards if r in measurement.scores},
+            units={} if is_original else units_of(measurement),
+            is_unchanged=not is_original and measurement.refined == measurement.prompt,
         )
+
+
+def units_of(measurement: Measurement) -> dict[str, tuple[str, ...]]:
+    """What a rewrite keeps, misses, contradicts and adds; without what is empty."""
+    judgement = judge(measurement.prompt, measurement.refined)
+    units = {name: getattr(judgement, name) for name in NAMES}
+    return {name: texts for name, texts in units.items() if texts}
 
 
 def mean_gain(measurements: Sequence[Measurement], original: Sequence[Measurement]) -> float | None:

@@ -246,6 +246,7 @@ def _prompt_set(
         systems=systems,
         booster=booster,
         rewards=rewards,
+        has_units=any(system.get("units") for system in systems.values()),
         gains=plots.gains(
             {s: d["overall"] for s, d in deltas.items()}, "gain in overall over the original prompt"
         ),

@@ -41,6 +41,8 @@ class SystemResult:
     delta_vs_suffix: Deltas = _no_deltas()
     missing: Count = 0
     suffix: str | None = None
+    reverted: Count = 0
+    units: dict[str, Count] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ import time
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from pav_jax import defaults
 from pav_jax.booster.guard import MODES, Guard, Request
 from pav_jax.booster.prompt_syntax import parse_prompt
 from pav_jax.booster.replies import read_scene
@@ -505,3 +507,19 @@ def test_refine_never_loses_a_term(number):
             prompt,
             refinement.refined,
         )  # vocabulary: ignore
+
+
+def test_faithful_leaves_out_replies_that_lose_something():
+    prompt = "two red kites, no people"
+    replies = ["Two red kites fly, no people.", "A cat sleeps.", "Sure! Here is a rewrite:"]
+    assert Guard("on").faithful(prompt, replies) == replies[:1]
+    assert Guard("off").faithful(prompt, replies) == replies
+    assert Guard("on").faithful("what is the capital of France", ["Paris."]) == []
+
+
+def test_from_config_is_the_section_of_the_configuration():
+    config = defaults.get_config()
+    assert Guard.from_config(config) == Guard("off")
+    config.booster.guard.update(mode="on", fidelity=0.5, max_words=20)
+    assert Guard.from_config(config) == Guard("on", fidelity=0.5, max_words=20)
+    assert Guard.from_config(ConfigDict()).mode == "off"

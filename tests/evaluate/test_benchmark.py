@@ -281,3 +281,22 @@ def test_evaluate_empty_rewrite(tmp_path):
         tmp_path,
     )
     assert result["sets"]["one"]["systems"]["mute"]["delta"]["overall"] == [0.0, 0.0, 0.0]
+
+
+def test_evaluate_counts_units_and_reverted_rewrites(tmp_path):
+    class Guarded:
+        def refine(self, prompts, num_return_sequences=1, seed=0):
+            texts = {"a red cat": "a red cat on sand", "two dogs": "two dogs", "a fish": "a bird"}
+            return [[Refinement(p, texts[p], seed, "m", reverted=texts[p] == p)] for p in prompts]
+
+    sets = {"one": PromptSet(("a red cat", "two dogs", "a fish"), (None,) * 3)}
+    result = evaluate(
+        make_config(), {"sft": Guarded()}, sets, FakeGenerator(), WordCountSuite(), tmp_path
+    )
+    systems = result["sets"]["one"]["systems"]
+    assert systems["sft"]["reverted"] == 2 and systems["original"]["reverted"] == 0
+    units = systems["sft"]["units"]
+    assert units["kept"] == 8 and units["missing"] + units["contradicted"] == 2
+    assert units["added"] == 2 and units["unread"] == 0
+    assert systems["original"]["units"]["kept"] == 10
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result

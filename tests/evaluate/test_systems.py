@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from pav_jax.booster.guard import Guard
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.systems import RewriteStore, check_systems, fingerprint, resolve_systems
+from pav_jax.records import Refinement
 
 
 def test_rewrites_are_recorded(tmp_path):
@@ -62,3 +64,31 @@ def test_resolve_systems(tmp_path):
         with pytest.raises(BadInput) as caught:
             check()
         assert caught.value.source == str(systems["sft"])
+
+
+class Guarded:
+    """A booster that keeps some prompts."""
+
+    def refine(self, prompts, num_return_sequences=1, seed=0):
+        return [[Refinement(p, p, seed, "m", reverted=p == "b")] for p in prompts]
+
+
+def test_reverted_rewrites_are_recorded(tmp_path):
+    for _ in range(2):
+        store = RewriteStore(tmp_path)
+        assert store.get_or_create("mine", Guarded(), ["a", "b"], (0, 5))["b", 5] == "b"
+        assert store.reverted["mine"] == {("b", 0), ("b", 5)}
+        store.get_or_create("mute", lambda prompts, seed: [" "] * len(prompts), ["a"], (0,))
+        assert store.reverted["mute"] == {("a", 0)}
+
+
+def test_rewrites_of_another_guard_are_made_again(tmp_path):
+    requests = []
+
+    def system(prompts, seed):
+        requests.extend(prompts)
+        return [f"{p}." for p in prompts]
+
+    for guard in (Guard("off"), Guard("on"), Guard("on")):
+        RewriteStore(tmp_path, guard).get_or_create("mine", system, ["a"], (0,))
+    assert requests == ["a", "a"]

@@ -1,5 +1,6 @@
 import pytest
 
+from pav_jax.booster.guard import Guard
 from pav_jax.errors import BadInput
 from pav_jax.evolve.mixture import Mixture, MixtureEntry, split_by_share
 from pav_jax.evolve.proposer import ProposalRequest, Proposer
@@ -90,3 +91,10 @@ def test_split_by_share_total():
     for seed in range(20):
         counts = split_by_share(5, [1.0, 3.0, 0.5], seed)
         assert sum(counts) == 5 and counts[0] in (1, 2) and counts[1] in (3, 4)
+
+
+def test_propose_guarded_rewrites_only():
+    texts = ["a dog runs on sand", "a cat sleeps", "a dog in soft light"]
+    proposer = RecordingProposer("w", lambda request: texts)
+    (row,) = Mixture.from_proposers(proposer, guard=Guard("on")).propose([make_request(3)])
+    assert [text for _, text in row] == [texts[0], texts[2]]

@@ -77,3 +77,14 @@ def test_make_candidates_without_any_rewrite(tmp_path):
     with pytest.raises(BadInput) as caught:
         run(tmp_path, rewriter=FakeLanguageModel(lambda prompt, k, seed: ""))
     assert caught.value.field == "proposers"
+
+
+def test_make_candidates_guarded(tmp_path):
+    def reply(prompt, k, seed):
+        return f"{prompt} in soft light" if k else "A teapot on a table."
+
+    unguarded = run(tmp_path / "off", rewriter=FakeLanguageModel(reply))
+    guard = {"mode": "on", "fidelity": 0.9, "max_words": None, "language": "en", "samples": 4}
+    rows = run(tmp_path / "on", rewriter=FakeLanguageModel(reply), booster__guard=guard)
+    assert {c.refined for c in unguarded} - {c.refined for c in rows} == {"A teapot on a table."}
+    assert {c.refined for c in rows} == {f"{prompt} in soft light" for prompt in PROMPTS}

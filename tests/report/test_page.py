@@ -155,3 +155,23 @@ def test_number_formats():
     assert number(float("nan")) == "–"
     assert number(1.5, 1) == "1.5"
     assert signed(-0.25, 2) == "−0.25"
+
+
+def test_write_report_shows_units(workdir):
+    text = write_report(workdir).read_text()
+    assert text.count("What the rewrites keep of the prompts") == 2
+    table = text[text.index('<table class="gains units">') :]
+    row = table[table.index("base</th>") : table.index("base</th>") + 200]
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    units = evaluation["sets"]["near"]["systems"]["base"]["units"]
+    assert f"<td>{units['kept']}</td><td>{units['missing']}</td>" in row
+    assert '<span class="kept">kept</span> <span class="unit">cat</span>' in text
+
+
+def test_write_report_of_an_evaluation_without_units(workdir, tmp_path):
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    for entry in evaluation["sets"].values():
+        for system in entry["systems"].values():
+            del system["units"], system["reverted"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "What the rewrites keep" not in write_report(tmp_path).read_text()
