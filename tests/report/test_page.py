@@ -165,7 +165,7 @@ def test_write_report_shows_units(workdir):
     evaluation = json.loads((workdir / "evaluation.json").read_text())
     units = evaluation["sets"]["near"]["systems"]["base"]["units"]
     assert f"<td>{units['kept']}</td><td>{units['missing']}</td>" in row
-    assert '<span class="kept">kept</span> <span class="unit">cat</span>' in text
+    assert 'units-kept"><span>kept</span> <span class="unit">cat</span>' in text
 
 
 def test_write_report_of_an_evaluation_without_units(workdir, tmp_path):
