@@ -4,11 +4,14 @@
 
 The 843 prompts are split into 761 to train on and 82 held out by a hash. For each style it trains
 by SFT (<workdir>/STYLE/sft), measures the base model and the trained one on the held-out prompts
-(loss per token, FAITH, share of unreadable rewrites, words, share of loops), and writes
+(loss per token; FAITH, words and loops without and with the guard; share of rewrites in place of
+which the guard returns the prompt), and writes
 
     <workdir>/adapters/STYLE   the PEFT folder in bfloat16, with a card that has these numbers
     <workdir>/STYLE/styles.json the same numbers
-    <workdir>/STYLE/rewrites.md the twenty held-out prompts with the lowest hash, rewritten
+    <workdir>/STYLE/rewrites.jsonl the twenty held-out prompts with the lowest hash, rewritten
+
+and, with --page=FILE, a page of all styles that are measured, in Markdown.
 
 `pav refine "a dog runs" --adapter=<workdir>/adapters/STYLE --model=smollm2` uses an adapter. An
 interrupted run resumes when it is started again; a style whose adapter is written is left out.
@@ -18,16 +21,21 @@ import argparse
 import dataclasses
 import json
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+import style_page
 import vbench
 from pav_jax import config as configuration
+from pav_jax.booster.booster import Booster
+from pav_jax.booster.guard import Guard
+from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.adapters import joined_adapter, write_joined
 from pav_jax.recipe import Recipe
-from pav_jax.records import PromptPair, stable_seed
+from pav_jax.records import PromptPair, Refinement, stable_seed
 from pav_jax.report.model_card import write_model_card
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
@@ -45,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="JSON Lines: prompt, and STYLES")
     parser.add_argument("--styles", nargs="*", default=list(STYLES), choices=STYLES)
     parser.add_argument("--base-model", default=BASE, help="what the adapters call their base")
+    parser.add_argument("--page", type=Path, help="write the tables and rewrites of all styles")
     words, overrides = split_overrides(sys.argv[1:])
     args = parser.parse_args(words)
     rows = [json.loads(line) for line in args.data.read_text(encoding="utf-8").splitlines()]
@@ -55,6 +64,9 @@ def main() -> None:
             continue
         config = configuration.load(f"{args.config}:{style}", overrides)
         train(config, rows, args.workdir / style, adapter, args.base_model)
+    if args.page is not None:
+        measured = [s for s in STYLES if (args.workdir / s / "styles.json").exists()]
+        args.page.write_text(style_page.render(args.workdir, measured), encoding="utf-8")
 
 
 def train(config: Any, rows: list[dict], workdir: Path, adapter: Path, base: str) -> None:
@@ -64,13 +76,35 @@ def train(config: Any, rows: list[dict], workdir: Path, adapter: Path, base: str
     pairs = [PromptPair(r["prompt"], r[config.target]) for r in seen]
     write_jsonl(workdir / "sft_pairs.jsonl", pairs)
     models = {"base": None, "sft": Recipe(config).sft(workdir)}
-    report = {name: vbench.measure(config, folder, held) for name, folder in models.items()}
+    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
+    report, rewrites = {}, {}
+    for name, folder in models.items():
+        numbers, guarded = measure_guarded(vbench.booster(config, folder), held)
+        report[name] = vbench.measure(config, folder, held) | numbers
+        rewrites = {r.prompt: r for r in guarded}  # the last model is the trained one
     write_json(workdir / "styles.json", report)
     print(json.dumps(report, indent=2))
-    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
-    boosters = {name: vbench.booster(config, folder) for name, folder in models.items()}
-    vbench.write_examples(workdir / "rewrites.md", boosters, [r["prompt"] for r in chosen])
+    write_jsonl(workdir / "rewrites.jsonl", [rewrites[row["prompt"]] for row in chosen])
     write_adapter(models["sft"], adapter, base, config.target, report)
+
+
+def measure_guarded(
+    booster: Booster, held: list[dict]
+) -> tuple[dict[str, float], list[Refinement]]:
+    """Return what the guard makes of the rewrites of held-out prompts, and these rewrites.
+
+    A prompt that comes back unchanged has FAITH 1; "guarded: FAITH of rewrites" is without these.
+    """
+    guarded = dataclasses.replace(booster, guard=Guard())
+    rewrites = [row[0] for row in guarded.refine([row["prompt"] for row in held])]
+    numbers = {
+        "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
+        "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
+        "guarded: unchanged": statistics.mean(bool(r.reason) for r in rewrites),
+        "guarded: words": statistics.mean(len(r.refined.split()) for r in rewrites),
+        "guarded: loops": statistics.mean(vbench.has_loop(r.refined) for r in rewrites),
+    }
+    return numbers, rewrites
 
 
 def write_adapter(booster: Any, folder: Path, base: str, style: str, report: dict) -> None:

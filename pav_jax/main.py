@@ -28,8 +28,8 @@ report)."""
 
 EXAMPLES = """\
 examples:
-  pav refine "a crimson star bouncing"                   rewrite a prompt (embedded booster)
-  pav refine "a girl is playing guitar" --model=smollm2  rewrite any prompt (small general model)
+  pav refine "a girl is playing guitar"                  rewrite a prompt
+  pav serve                                              rewrite prompts on a page and by HTTP
   pav generate "a red ball bounces" --out=videos         make a video (embedded generator)
   pav run --config=mini --workdir=runs/mini              run the whole recipe, or continue it
   pav evaluate --workdir=runs/mini && pav report --workdir=runs/mini

@@ -10,7 +10,7 @@ from pav_jax.checkpoints import peft
 from pav_jax.checkpoints.hub import REPOSITORY, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.language.adapters import base_of
-from pav_jax.language.model_files import ADAPTER_FILES
+from pav_jax.language.model_files import ADAPTER_FILES, SMOLLM2
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 from pav_jax.storage.folders import file_sizes, partial_copy
 
@@ -18,6 +18,7 @@ WEIGHTS = re.compile(rf"{peft.STEM}.*\.safetensors")
 SHIPPED = Path(__file__).with_name("adapters")
 CONFIG = "adapter_config.json"
 CARD = "README.md"
+DEFAULT = "cogvideox"  # the shipped adapter that rewrites where none is named
 MAX_DEPTH = 3  # folders below the one that is searched: a folder of work directories
 
 
@@ -58,6 +59,22 @@ class AdapterSummary:
 def shipped() -> dict[str, Path]:
     """Return the folders of the adapters that come with the package, by name."""
     return {file.parent.name: file.parent for file in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
+
+
+def style_adapter(style: str) -> NamedAdapter:
+    """Return the shipped adapter that writes prompts for a video model.
+
+    Raises:
+      BadInput: none writes for this one.
+    """
+    folders = shipped()
+    if style not in folders:
+        raise BadInput(
+            f"--for={style}: choose one of {', '.join(folders)}, or name another adapter with"
+            " --adapter",
+            source="--for",
+        )
+    return NamedAdapter(style, str(folders[style]))
 
 
 def read_options(arguments: Sequence[str]) -> list[NamedAdapter]:
@@ -104,9 +121,13 @@ def _read_option(argument: str) -> NamedAdapter:
 def common_base(adapters: Sequence[NamedAdapter]) -> str:
     """Return the path or Hub repository of the base model that all adapters were trained on.
 
+    For shipped adapters it is the wheel's copy of the model, which they were trained on.
+
     Raises:
       BadInput: they do not have the same base model, or one does not name it.
     """
+    if {Path(adapter.path) for adapter in adapters} <= set(shipped().values()):
+        return SMOLLM2
     bases = {a.name: base_of(local_folder(a.path, ADAPTER_FILES)) for a in adapters}
     if len(set(bases.values())) > 1:
         pairs = ", ".join(f"{name} for {base}" for name, base in bases.items())

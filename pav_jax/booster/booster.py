@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from pav_jax.booster.adapter_folders import DEFAULT, shipped
 from pav_jax.booster.guard import AUTO as AUTO_MODE
 from pav_jax.booster.guard import OFF, Guard, Likelihood, Request
 from pav_jax.booster.likelihood import log_likelihoods
@@ -44,11 +45,13 @@ class Booster:
       language_model: its tokenizer's chat template contains the instruction to rewrite.
       sampling: sampling settings.
       guard: what rewrites must keep.
+      default_adapter: the adapter that rewrites where none is asked for; "__base__" for none.
     """
 
     language_model: LanguageModel
     sampling: Sampling = Sampling()
     guard: Guard = Guard(OFF)
+    default_adapter: str = BASE
 
     @classmethod
     def from_pretrained(
@@ -68,7 +71,8 @@ class Booster:
 
         Args:
           path_or_repo: a trained booster (a Hugging Face folder or Hub repository), a .gguf file,
-            `mini:NAME` or "smollm2"; None loads the booster embedded in the package.
+            `mini:NAME` or "smollm2". None loads smollm2 with the adapters that come with the
+            package, one for each video model (`pav adapters list`); the default is "cogvideox".
           dtype: type of parameters and computation, "float32" or "bfloat16".
           template: chat template (a jinja file) that replaces the model's own, "auto" for the
             shipped instruction to rewrite, or "model" for the model's own; see
@@ -83,7 +87,10 @@ class Booster:
         Raises:
           BadInput: the model, the template or an adapter is invalid.
         """
-        path = embedded.default_booster() if path_or_repo is None else str(path_or_repo)
+        default = BASE
+        if path_or_repo is None:
+            adapters, default = {**shipped(), **adapters}, DEFAULT
+        path = SMOLLM2 if path_or_repo is None else str(path_or_repo)
         lm = LanguageModel.from_pretrained(path, dtype=dtype, mesh=mesh, batch_size=batch_size)
         generation = lm.generation
         lacks = lacks_instruction(lm.tokenizer, lm.config.model_type)
@@ -95,7 +102,7 @@ class Booster:
             lm = lm.load_adapter(folder, name, use_template=template is None)
         if guard is None:
             guard = Guard(OFF if path.startswith(embedded.PREFIX) else AUTO_MODE)
-        return cls(lm, _sampling(generation), guard)
+        return cls(lm, _sampling(generation), guard, default)
 
     def refine(
         self,
@@ -112,8 +119,8 @@ class Booster:
           num_return_sequences: rewrites of each prompt.
           seed: one seed for all prompts, or one per prompt. A rewrite depends only on its prompt
             and seed. With one seed for all, each prompt still draws its own random numbers.
-          adapter_names: names of `adapters`, one for all prompts or one each; "__base__", and
-            None for all prompts, use none.
+          adapter_names: names of `adapters`, one for all prompts or one each; "__base__" uses
+            none, and None for all prompts is `default_adapter`.
           **guard: fields of `Guard` that replace those of the booster's: mode, keep, fidelity,
             max_words, language, samples.
 
@@ -129,7 +136,7 @@ class Booster:
         typed = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = seeds_for_prompts(seed, len(typed))
         if adapter_names is None or isinstance(adapter_names, str):
-            adapter_names = [adapter_names or BASE] * len(typed)
+            adapter_names = [adapter_names or self.default_adapter] * len(typed)
         names = zip(typed, seeds, adapter_names, strict=True)
         requests = [
             Request(_checked(prompt), s, None if name == BASE else name)

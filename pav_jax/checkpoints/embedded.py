@@ -11,8 +11,3 @@ def names() -> list[str]:
     """Every prompt file and checkpoint by its name, as in "mini:prompts/evolve.txt"."""
     prompts = [f"{PREFIX}prompts/{p.name}" for p in sorted((ROOT / "prompts").glob("*"))]
     return prompts + [f"{PREFIX}{p.name}" for p in sorted(CHECKPOINTS.glob("*"))]
-
-
-def default_booster() -> str:
-    """The name of the embedded booster, or of the untuned rewriter if there is no booster yet."""
-    return f"{PREFIX}booster" if (CHECKPOINTS / "booster").is_dir() else f"{PREFIX}rewriter"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import add_prompts, require_at_least, require_at_most
 from pav_jax.commands.guard_options import add_guard, check_keep, guard_fields
+from pav_jax.commands.style_options import add_style, check_style
 
 if TYPE_CHECKING:
     from pav_jax.booster.booster import Booster
@@ -28,20 +29,23 @@ def add(commands: Any) -> None:
         ),
         epilog="""\
 examples:
-  pav refine "a crimson star bouncing"
-  pav refine "a girl is playing guitar" --model=smollm2    a small general model, downloaded once
+  pav refine "a girl is playing guitar"                    the default booster, for CogVideoX
+  pav refine "a girl is playing guitar" --for=wan          the one for another video model
   pav refine "a dog runs" --adapter=my-adapter             a LoRA adapter, on the model it names
+  pav refine "a crimson star bouncing" --model=mini:booster    the toy booster of configs/mini.py
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
-  pav refine 'OHWX dances, no people -ar 9:16' --model=smollm2 --keep=dances --max-words=60
+  pav refine 'OHWX dances, no people -ar 9:16' --keep=dances --max-words=60
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
     )
     add_prompts(command)
     command.add_argument(
         "--model",
         help=(
-            "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster"
+            "a booster folder, a Hub id, a .gguf file, mini:booster, or smollm2; default: smollm2"
+            " with the adapter of --for"
         ),
     )
+    add_style(command)
     command.add_argument(
         "--adapter",
         metavar="PATH",
@@ -85,12 +89,7 @@ def run(args: argparse.Namespace) -> None:
     require_at_most(max(1, MAX_REWRITES // len(prompts)), "--num-return-sequences", count)
     guard = guard_fields(args)
     check_keep(args.keep, prompts)
-    if args.model is None and args.adapter is None:
-        print(
-            "pav refine: no --model given, using the embedded booster, which is trained for tiny"
-            " toy videos only; --model=smollm2 rewrites any prompt",
-            file=sys.stderr,
-        )
+    check_style(args, {"--model": args.model, "--adapter": args.adapter})
 
     from pav_jax.progress import Progress
     from pav_jax.records import to_json
@@ -121,11 +120,14 @@ def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":
     """The booster, and the name of the adapter that it rewrites with."""
     from pav_jax.booster.booster import Booster
 
-    if args.adapter is None:
+    if args.model is not None and args.adapter is None:
         return Booster.from_pretrained(args.model, template=args.template), None
-    from pav_jax.booster.adapter_folders import common_base, read_options
+    from pav_jax.booster.adapter_folders import DEFAULT, common_base, read_options, style_adapter
 
-    adapters = read_options([args.adapter])
+    if args.adapter is None:
+        adapters = [style_adapter(args.style or DEFAULT)]
+    else:
+        adapters = read_options([args.adapter])
     base = args.model or common_base(adapters)
     paths = {adapter.name: adapter.path for adapter in adapters}
     booster = Booster.from_pretrained(base, template=args.template, adapters=paths)

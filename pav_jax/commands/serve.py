@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import require_at_least, require_at_most
 from pav_jax.commands.guard_options import add_guard, guard_fields
+from pav_jax.commands.style_options import add_style, check_style
 from pav_jax.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add(commands: Any) -> None:
         ),
         epilog=f"""\
 examples:
-  pav serve                                                 the embedded booster, for toy videos
+  pav serve                                                 the adapters that pav refine --for has
   pav serve --model=runs/mini/round_2/booster --port=9000
   pav serve --model=smollm2 --adapter=wan=adapters/wan --adapter=hunyuan=adapters/hunyuan
   pav serve --upstream=http://127.0.0.1:8080                a model that llama.cpp or vLLM serves
@@ -56,10 +57,12 @@ docs/guides/serve.md has all routes, fields and limits.""",
     command.add_argument(
         "--model",
         help=(
-            "a booster folder, a Hub id, a .gguf file, or smollm2; default: the embedded booster."
-            " With --upstream: the name of a model there; default: all that it lists"
+            "a booster folder, a Hub id, a .gguf file, mini:booster, or smollm2; default: smollm2"
+            " with the adapters that come with the package. With --upstream: the name of a model"
+            " there; default: all that it lists"
         ),
     )
+    add_style(command)
     command.add_argument(
         "--adapter",
         action="append",
@@ -147,6 +150,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
     """The model, ready to answer."""
+    others = {"--model": args.model, "--adapter": args.adapter, "--upstream": args.upstream}
+    check_style(args, others)
     if args.upstream is not None:
         from pav_jax.booster.guard import Guard
         from pav_jax.serve.upstream import UpstreamBackend
@@ -159,16 +164,12 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
             )
         models = [args.model] if args.model else []
         return UpstreamBackend(args.upstream, models, args.timeout, Guard().with_fields(guard))
-    from pav_jax.booster.adapter_folders import common_base, read_options
+    from pav_jax.booster.adapter_folders import common_base, read_options, style_adapter
     from pav_jax.booster.booster import Booster
     from pav_jax.serve.local import LocalBackend
 
-    adapters = read_options(args.adapter)
-    model = args.model
-    if model is None and adapters:
-        model = common_base(adapters)
-    elif model is None:
-        _say("no --model given, using the embedded booster, which is trained for tiny toy videos")
+    adapters = [style_adapter(args.style)] if args.style else read_options(args.adapter)
+    model = args.model or (common_base(adapters) if adapters else None)
     booster = Booster.from_pretrained(
         model,
         template=args.template,
@@ -176,6 +177,8 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
         adapters={adapter.name: adapter.path for adapter in adapters},
     )
     booster = dataclasses.replace(booster, guard=booster.guard.with_fields(guard))
+    if args.style:
+        booster = dataclasses.replace(booster, default_adapter=args.style)
     backend = LocalBackend(booster, args.name)
     _say("compiling")
     backend.warm_up()

@@ -41,10 +41,13 @@ class LocalBackend:
         """
         self.booster = booster
         model = booster.language_model
-        self.models = [name or model.name, *model.adapter_names]
-        if self.models[0] in model.adapter_names:
+        self.base = name or model.name
+        names = [self.base, *model.adapter_names]
+        default = booster.default_adapter
+        self.models = sorted(names, key=lambda name: name != default)  # the default is first
+        if self.base in model.adapter_names:
             raise BadInput(
-                f"--name={self.models[0]}: an adapter has this name; choose another",
+                f"--name={self.base}: an adapter has this name; choose another",
                 source="--name",
             )
         self.engine = Engine(model)
@@ -166,7 +169,7 @@ class LocalBackend:
 
     def adapter_of(self, request: TextRequest) -> str | None:
         """Return the adapter that a request asks for; None for the base model."""
-        return None if request.model == self.models[0] else request.model
+        return None if request.model == self.base else request.model
 
     def _slots(self, max_tokens: int) -> int:
         """How many tokens a batch has slots for: few sizes, because each compiles anew."""
@@ -180,7 +183,7 @@ class EngineModel:
     """Stands for the language model in a booster: one request's view of the engine."""
 
     def __init__(self, backend: LocalBackend, request: TextRequest):
-        self.name = backend.models[0]
+        self.name = backend.base
         self._backend = backend
         self._request = request
 

@@ -7,9 +7,15 @@ import shutil
 import pytest
 
 from pav_jax.booster import adapter_folders
-from pav_jax.booster.adapter_folders import NamedAdapter, common_base, read_options
+from pav_jax.booster.adapter_folders import (
+    NamedAdapter,
+    common_base,
+    read_options,
+    style_adapter,
+)
 from pav_jax.booster.booster import Booster
 from pav_jax.errors import BadInput
+from pav_jax.language.language_model import LanguageModel
 from pav_jax.records import to_json
 from pav_jax.storage.json_files import read_json, write_json
 from tests.commands.run_pav import fails, run
@@ -191,3 +197,30 @@ def test_load_adapter_with_a_broken_template(written, adapters):
     (adapters / "wan" / "chat_template.jinja").write_text("{{ messages[")
     with pytest.raises(BadInput, match="template"):
         Booster.from_pretrained(written / "base", adapters={"wan": adapters / "wan"})
+
+
+def test_default_booster_has_shipped_adapters(written, shipped, monkeypatch):
+    lm = LanguageModel.from_pretrained(str(written / "base"))
+    monkeypatch.setattr(LanguageModel, "from_pretrained", lambda *_, **__: lm)
+    booster = Booster.from_pretrained(template="model")
+    assert sorted(booster.language_model.adapter_names) == ["cogvideox", "hunyuan", "wan"]
+    assert booster.default_adapter == "cogvideox" and booster.guard.mode == "auto"
+    texts = {
+        name: booster.refine("two dogs", adapter_names=name, mode="off")[0][0].refined
+        for name in (None, "cogvideox", "__base__")
+    }
+    assert texts[None] == texts["cogvideox"] != texts["__base__"]
+
+
+def test_style_adapter(adapters, shipped):
+    assert style_adapter("wan") == NamedAdapter("wan", str(adapters / "wan"))
+    assert common_base([style_adapter("wan"), style_adapter("hunyuan")]) == "smollm2"
+    with pytest.raises(BadInput, match="--for=sora: choose one of cogvideox, hunyuan, wan"):
+        style_adapter("sora")
+
+
+@pytest.mark.parametrize("command", ["refine a", "serve --port=0"])
+@pytest.mark.parametrize("option", ["--model=mini:booster", "--adapter=wan"])
+def test_style_beside_a_model(capsys, command, option):
+    line = fails(capsys, *command.split(), "--for=wan", option)
+    assert f"leave it or {option.partition('=')[0]} out" in line

@@ -119,14 +119,6 @@ def test_refine_unguarded_prompt_on_one_line():
     assert refinement.refined == lm.calls[0][0][0][0]["content"] == "a dog runs"
 
 
-def test_from_pretrained_default(tmp_path, monkeypatch):
-    monkeypatch.setattr("pav_jax.checkpoints.embedded.CHECKPOINTS", tmp_path)
-    tiny_language_model().save_pretrained(tmp_path / "rewriter")
-    assert Booster.from_pretrained().language_model.name == "mini:rewriter"
-    tiny_language_model().save_pretrained(tmp_path / "booster")
-    assert Booster.from_pretrained().language_model.name == "mini:booster"
-
-
 def test_from_pretrained_sampling_and_template(tmp_path):
     lm = dataclasses.replace(
         tiny_language_model(), generation={"temperature": 0.5, "max_new_tokens": 9}

@@ -38,13 +38,6 @@ def test_local_file_other_paths_unchanged():
     assert local_file("gs://bucket/prompts.txt") == "gs://bucket/prompts.txt"
 
 
-def test_default_booster_before_and_after_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "CHECKPOINTS", tmp_path)
-    assert embedded.default_booster() == "mini:rewriter"
-    (tmp_path / "booster").mkdir()
-    assert embedded.default_booster() == "mini:booster"
-
-
 def test_from_pretrained_embedded_names():
     lm = LanguageModel.from_pretrained("mini:rewriter", dtype="float32")
     assert lm.name == "mini:rewriter"

@@ -25,10 +25,10 @@ def _fake_booster(calls):
 
     class Booster:
         @classmethod
-        def from_pretrained(cls, path, template=None):
+        def from_pretrained(cls, path, template=None, adapters=None):
             if path == "nowhere":
                 raise BadInput("nowhere: no such folder")
-            calls.append(("load", path, template))
+            calls.append(("load", path, template, *(adapters or ())))
             return cls()
 
         def refine(self, prompts, num_return_sequences=1, seed=0, adapter_names=None, **guard):

@@ -23,8 +23,11 @@ def test_refine_output(capsys, fake_calls):
         0,
         "a girl <b>plays</b> in detail 0\na girl <b>plays</b> in detail 1\n",
     )
-    assert "embedded booster" in err
-    assert fake_calls == [("load", None, None), ("refine", ["a girl <b>plays</b>"], 2, 5)]
+    assert err == ""
+    assert fake_calls == [
+        ("load", "smollm2", None, "cogvideox"),
+        ("refine", ["a girl <b>plays</b>"], 2, 5),
+    ]
 
 
 def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
