@@ -31,7 +31,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
     parser.add_argument("--pipeline", default="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
-    parser.add_argument("--booster", default="smollm2", help="a folder, Hub id or .gguf file")
+    parser.add_argument(
+        "--booster", help="a folder, Hub id or .gguf file; default: the one for CogVideoX"
+    )
     parser.add_argument("--out", default="video.gif")
     arguments = parser.parse_args()
     main(arguments.prompt, arguments.pipeline, arguments.booster, arguments.out)

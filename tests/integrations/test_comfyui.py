@@ -137,7 +137,9 @@ def test_refine_another_server(nodes, reply):
 
 
 def test_refine_in_process(nodes):
-    refined, _, report = run(nodes, text="a crimson star", mode="off", server="")
+    refined, _, report = run(
+        nodes, text="a crimson star", mode="off", server="", model="mini:booster"
+    )
     assert refined and refined != "a crimson star" and "your prompt" not in report
     again = run(nodes, text="a crimson star", mode="off", server="", model="/nowhere/at/all")
     assert again[0] == "a crimson star" and "/nowhere/at/all" in again[2]
