@@ -48,8 +48,13 @@ def adapters(written, tmp_path):
     return shutil.copytree(written / "adapters", tmp_path / "adapters")
 
 
+@pytest.fixture(autouse=True)
+def none_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_folders, "SHIPPED", tmp_path / "none")
+
+
 @pytest.fixture
-def shipped(adapters, monkeypatch):
+def shipped(adapters, monkeypatch, none_shipped):
     monkeypatch.setattr(adapter_folders, "SHIPPED", adapters)
 
 
