@@ -112,17 +112,21 @@ class TileGrid:
 
 
 def decode_tiles(
-    decode_chunk: Callable[..., tuple[Array, Any]],
+    decode_level: Callable[..., tuple[Array, Any]],
     num_batches: Mapping[tuple[int, int], int],
     chunks: Sequence[tuple[int, int]],
+    num_levels: int,
 ) -> list[list[list[Array]]]:
     """Decode the tiles of all sizes, batch after batch, each chunk after chunk.
 
     Args:
-      decode_chunk: (batch, start, cache, size=, length=) -> (frames, next chunk's cache): decodes
-        `length` latent frames from `start` of one batch of tiles of `size`.
+      decode_level: (x, batch, start, cache, size=, length=, level=) -> (output, next chunk's
+        cache): decodes `length` latent frames from `start` of one batch of tiles of `size` at one
+        resolution. `x` is the preceding level's output, None at level 0; `cache` is empty for the
+        first chunk.
       num_batches: size of tiles -> number of batches.
       chunks: [start, stop) of each temporal chunk in latent frames.
+      num_levels: number of resolutions; the output of the last one are the frames.
 
     Returns:
       For each size, batch and chunk the frames.
@@ -131,11 +135,14 @@ def decode_tiles(
     for size, count in num_batches.items():
         batches = []
         for batch in range(count):
-            cache: Any = {}
+            caches: list[Any] = [{} for _ in range(num_levels)]
             frames = []
             for start, stop in chunks:
-                chunk, cache = decode_chunk(batch, start, cache, size=size, length=stop - start)
-                frames.append(chunk)
+                static: dict[str, Any] = dict(size=size, length=stop - start)
+                x = None
+                for level, cache in enumerate(caches):
+                    x, caches[level] = decode_level(x, batch, start, cache, level=level, **static)
+                frames.append(x)
             batches.append(frames)
         decoded.append(batches)
     return decoded

@@ -204,7 +204,8 @@ class CogVideoX(Family):
         return super().video_tokens(residual[:, num_text_tokens:], latents, num_text_tokens)
 
     def decode(self, params: Mapping, latents: Latents, tiled: bool, run: Run) -> PixelsOrShapes:
-        """See `Family`: all at once, or each temporal chunk of each batch of tiles.
+        """See `Family`: all at once, or each temporal chunk of each batch of tiles, and each
+        resolution by itself.
 
         Raises:
           BadInput: `tiled`, and the VAE's configuration gives tiles that do not cover the picture.
@@ -212,16 +213,17 @@ class CogVideoX(Family):
         if not tiled or self.vae.config.tile_grid(*latents.shape[2:4]).is_single():
             return run("whole videos", self.decode_whole, params, latents)
 
-        def decode_chunk(
-            batch: int, start: int, cache: dict, size: tuple[int, int], length: int
+        def decode_level(
+            x: Any, batch: int, start: int, cache: dict, size: tuple[int, int], **static: int
         ) -> tuple[Any, dict]:
-            chunk = "next chunks" if cache else "first chunk"
-            name = f"tiles of {size[0]} x {size[1]}, {chunk}"
-            arguments = (params, latents, batch, start, cache)
-            return run(name, self.decode_tile_chunk, *arguments, size=size, length=length)
+            chunk = "next chunks" if start else "first chunk"
+            height, width = (length * 2 ** static["level"] for length in size)
+            name = f"tiles of {size[0]} x {size[1]}, {chunk} at {height} x {width}"
+            arguments = (params, latents, x, batch, start, cache)
+            return run(name, self.decode_tile_level, *arguments, size=size, **static)
 
-        chunks = decoder_chunks(latents.shape[1])
-        decoded = decode_tiles(decode_chunk, self.vae.tile_batches(latents.shape), chunks)
+        pieces = (self.vae.tile_batches(latents.shape), decoder_chunks(latents.shape[1]))
+        decoded = decode_tiles(decode_level, *pieces, self.vae.config.num_levels)
         return run("joining tiles", self.join_tiles, latents, decoded)
 
     def decode_whole(self, params: Mapping, latents: Float[Array, "B t h w C"]) -> Pixels:
@@ -230,28 +232,35 @@ class CogVideoX(Family):
         video = self.vae.apply({"params": params["vae"]}, unscaled, method="decode")
         return whole_to_pixels(cast(Array, video), latents)
 
-    def decode_tile_chunk(
+    def decode_tile_level(
         self,
         params: Mapping,
         latents: Float[Array, "B t h w C"],
+        x: Float[Array, "tiles T H W C"] | None,
         batch: Any,
         start: Any,
         cache: dict,
         *,
         size: tuple[int, int],
         length: int,
+        level: int,
     ) -> tuple[Array, dict]:
-        """The frames of one temporal chunk of tiles, and the next chunk's cache.
+        """One temporal chunk of tiles, decoded at one resolution.
 
         Args:
+          x: the preceding level's output; None at level 0.
           batch: which batch of the tiles of `size`.
           start, length: of the chunk, in latent frames.
           cache: as returned for the preceding chunk; empty for the first one.
+          level: the resolution, from 0.
+
+        Returns:
+          The next level's input, or the frames; and the next chunk's cache.
         """
         unscaled = self.vae.config.unscale(latents)
-        arguments = (unscaled, batch, start, cache, size, length)
+        arguments = (unscaled, x, batch, start, cache, size, length, level)
         variables = {"params": params["vae"]}
-        result = self.vae.apply(variables, *arguments, method="decode_tile_chunk")
+        result = self.vae.apply(variables, *arguments, method="decode_tile_level")
         return self.constrain_piece(result)
 
     def join_tiles(self, latents: Float[Array, "B t h w C"], decoded: Sequence) -> Pixels:

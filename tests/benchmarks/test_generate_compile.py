@@ -21,8 +21,8 @@ def test_programs_are_those_that_make_videos(tiled):
         num_sizes = len(vae.tile_grid(6, 8).sizes())
         assert num_sizes > 1
         # the first chunk of a tile has no cache
-        numbers = range(1, 2 * num_sizes + 1)
-        decoders = [*(f"decode_tile_chunk {number}" for number in numbers), "join_tiles"]
+        numbers = range(1, 2 * num_sizes * vae.num_levels + 1)
+        decoders = [*(f"decode_tile_level {number}" for number in numbers), "join_tiles"]
     assert [name for name, *_ in calls] == ["encoder", "denoiser", *decoders]
     _, program, arguments, static = calls[-1]
     assert program.lower(*arguments, **static).as_text()

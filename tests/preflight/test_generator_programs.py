@@ -69,28 +69,32 @@ def test_build_clips():
 
 @pytest.mark.slow
 def test_build_tiles():
-    """Two programs for each size of tiles, the largest first, and one that joins them."""
+    """For each size of tiles, the largest first, a program for each resolution of the first chunk
+    and of the next ones, and one that joins the tiles."""
     config = load("configs/cogvideox_2b.py")
     config.generator.mesh.fsdp = 1
     config.generator.batch_size = 1
     programs = generator_programs.build(config, list(make_mesh().devices.flat))
     *parts, joining = programs[2:]
+    levels = range(4)
     assert [program.name for program in parts] == [
-        f"VAE, tiles of {size}, {chunk}"
-        for size in ("30 x 45", "30 x 18", "10 x 45", "10 x 18")
+        f"VAE, tiles of {h} x {w}, {chunk} at {h * 2**level} x {w * 2**level}"
+        for h, w in ((30, 45), (30, 18), (10, 45), (10, 18))
         for chunk in ("first chunk", "next chunks")
+        for level in levels
     ]
     runs = [program.phases[0].num_runs / joining.phases[0].num_runs for program in parts]
     # 4, 2, 2 and 1 tiles; 9 latent frames are 3 + 2 + 2 + 2
-    assert runs == [4, 12, 2, 6, 2, 6, 1, 3]
-    assert [len(program.earlier_results) for program in parts] == [12, 15, 20, 23, 28, 31, 32, 35]
-    chunks = {
-        (9 if i % 4 == 0 else 8, frames.shape[1])
-        for i, frames in enumerate(parts[-1].earlier_results)
-    }
+    assert runs == [n for n in (4, 12, 2, 6, 2, 6, 1, 3) for _ in levels]
+    frames = [[x for x in part.earlier_results if x.shape[-1] == 3] for part in parts]
+    num_frames = [n for n in (12, 15, 20, 23, 28, 31, 32, 35) for _ in levels]
+    assert [len(pieces) for pieces in frames] == num_frames
+    # besides frames, the caches of the preceding resolutions, and of the following ones too
+    assert len(parts[0].earlier_results) == 12 < len(parts[1].earlier_results)
+    assert len(parts[4].earlier_results) > 15
+    chunks = {(9 if i % 4 == 0 else 8, x.shape[1]) for i, x in enumerate(frames[-1])}
     assert chunks == {(9, 9), (8, 8)}
-    frames = parts[0].earlier_results[0]
-    assert frames.shape == (1, 9, 240, 360, 3)
-    assert frames.dtype == jnp.bfloat16
-    frames, finite = joining.trace().out_info
-    assert frames.shape == (1, 33, 480, 720, 3) and finite.shape == (1,)
+    assert frames[0][0].shape == (1, 9, 240, 360, 3)
+    assert frames[0][0].dtype == jnp.bfloat16
+    pixels, finite = joining.trace().out_info
+    assert pixels.shape == (1, 33, 480, 720, 3) and finite.shape == (1,)

@@ -14,7 +14,7 @@ Letters: B clips, T frames, H and W pixels, C channels; t, h, w the same axes in
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -167,21 +167,29 @@ class Coder(nn.Module):
     """The encoder ("down") or the decoder ("up") for one chunk.
 
     The decoder's norms also read the latent itself.
+
+    Attributes:
+      level: of the decoder, only that resolution, whose input is the preceding one's output; None:
+        all.
     """
 
     config: CogVideoXVAEConfig
     direction: str
     conv_impl: ConvImpl
     dtype: Any
+    level: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, cache: dict | None) -> tuple[Array, dict]:
+    def __call__(
+        self, x: Array, cache: dict | None, latent: Array | None = None
+    ) -> tuple[Array, dict]:
         config = self.config
         cache = cache or {}
         new = {}
         down = self.direction == "down"
         widths = config.block_out_channels if down else config.block_out_channels[::-1]
-        latent = x
+        last = len(widths) - 1
+        latent = x if latent is None else latent
 
         def conv(name: str, features: int, h: Array) -> Array:
             layer = CausalConv3d(features, 3, self.conv_impl, self.dtype, name=name)
@@ -199,12 +207,15 @@ class Coder(nn.Module):
         def middle(h: Array, features: int) -> Array:
             return block("mid_block", h, features, 2, "", False)
 
-        x = conv("conv_in", widths[0], x)
-        x = x if down else middle(x, widths[0])
+        if self.level in (None, 0):
+            x = conv("conv_in", widths[0], x)
+            x = x if down else middle(x, widths[0])
         layers = config.layers_per_block + (0 if down else 1)
-        for i, width in enumerate(widths):
-            resample = self.direction if i < len(widths) - 1 else ""
-            x = block(f"blocks_{i}", x, width, layers, resample, i < config.temporal_levels)
+        for i in range(last + 1) if self.level is None else [self.level]:
+            resample = self.direction if i < last else ""
+            x = block(f"blocks_{i}", x, widths[i], layers, resample, i < config.temporal_levels)
+        if self.level not in (None, last):
+            return x, new
         if down:
             x = GroupNorm(config.norm_num_groups, 1e-6, name="norm_out")(middle(x, widths[-1]))
         else:
@@ -281,10 +292,9 @@ class CogVideoXVAE(nn.Module):
         size = DECODE_CHUNK if chunked else z.shape[1]
         grid = self.config.tile_grid(*z.shape[2:4])
         if tiled and not grid.is_single():
-            decode = functools.partial(self.decode_tile_chunk, z)
-            return grid.join(
-                decode_tiles(decode, self.tile_batches(z.shape), decoder_chunks(z.shape[1]))
-            )
+            decode = functools.partial(self.decode_tile_level, z)
+            sizes = (self.tile_batches(z.shape), decoder_chunks(z.shape[1]), self.config.num_levels)
+            return grid.join(decode_tiles(decode, *sizes))
         video = self._in_chunks(self.decoder, self._decoder_input(z), size)
         return video.astype(jnp.float32)
 
@@ -297,27 +307,35 @@ class CogVideoXVAE(nn.Module):
     def _tiles_in_batch(self, n: int, B: int) -> int:
         return math.gcd(n, max(self.tiles_at_once // B, 1))
 
-    def decode_tile_chunk(
+    def decode_tile_level(
         self,
         z: Float[Array, "B t h w C"],
+        x: Float[Array, "clips T H W C"] | None,
         batch: Any,
         start: Any,
         cache: dict,
         size: tuple[int, int],
         length: int,
-    ) -> tuple[Float[Array, "clips T H W 3"], dict]:
-        """Decode one temporal chunk of one batch of tiles; see `tiling.decode_tiles`.
+        level: int,
+    ) -> tuple[Float[Array, "clips T H W C"], dict]:
+        """Decode one temporal chunk of one batch of tiles at one resolution.
+
+        See `tiling.decode_tiles`.
 
         Args:
           z: whole unscaled latents.
+          x: the preceding level's output; None at level 0.
         """
         z = lax.dynamic_slice_in_dim(z, start, length, axis=1)
         tiles = self.config.tile_grid(*z.shape[2:4]).cut(z, size)
         n, B = tiles.shape[:2]
         together = self._tiles_in_batch(n, B)
         tiles = tiles.reshape(n // together, together * B, *tiles.shape[2:])[batch]
-        x = self._decoder_input(self.constrain(tiles, ("tiles", None, None, None, None)))
-        return self.decoder(x, cache)
+        latent = self._decoder_input(self.constrain(tiles, ("tiles", None, None, None, None)))
+        decoder = self.decoder.clone(level=level, parent=None, name=None)
+        variables = {"params": self.variables["params"]["decoder"]}
+        output = decoder.apply(variables, latent if x is None else x, cache, latent)
+        return cast(tuple[Array, dict], output)
 
     def _decoder_input(self, z: Array) -> Array:
         z = z.astype(self.dtype)

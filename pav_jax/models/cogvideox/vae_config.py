@@ -44,12 +44,17 @@ class CogVideoXVAEConfig:
     def temporal_levels(self) -> int:
         """Number of blocks that halve the frames: log2 of the temporal ratio, at most all."""
         levels = int(math.log2(self.temporal_compression_ratio))
-        return min(levels, len(self.block_out_channels) - 1)
+        return min(levels, self.num_levels - 1)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of resolutions."""
+        return len(self.block_out_channels)
 
     @property
     def spatial_ratio(self) -> int:
         """Pixels per latent row and column."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 2 ** (self.num_levels - 1)
 
     def tiled_axes(self) -> tuple[TiledAxis, TiledAxis]:
         """Return how a latent's rows and columns are divided into tiles."""
