@@ -231,21 +231,22 @@ class Wan(Family):
         check_tiles(vae)
         frames = [(start, start + 1) for start in range(latents.shape[1])]
 
-        def decode_frame(
-            tile: int, start: int, cache: Any, size: tuple[int, int], length: int
-        ) -> tuple[Any, list[dict]]:
-            caches = cache or [{} for _ in vae.dim_mult]
+        def decode_level(
+            x: Any,
+            tile: int,
+            start: int,
+            cache: dict,
+            size: tuple[int, int],
+            length: int,
+            level: int,
+        ) -> tuple[Any, dict]:
             chunk = "next chunks" if start else "first chunk"
-            x: Any = latents
-            for level in range(len(vae.dim_mult)):
-                name = f"tiles of {size[0]} x {size[1]}, {chunk}, level {level}"
-                arguments = (params, x, tile, start, caches[level])
-                static = {"level": level, "size": size}
-                x, caches[level] = run(name, self.decode_tile_chunk, *arguments, **static)
-            return x, caches
+            name = f"tiles of {size[0]} x {size[1]}, {chunk}, level {level}"
+            arguments = (params, x if level else latents, tile, start, cache)
+            return run(name, self.decode_tile_chunk, *arguments, level=level, size=size)
 
         counts = {size: len(grid.positions(size)) for size in grid.sizes()}
-        decoded = decode_tiles(decode_frame, counts, frames)
+        decoded = decode_tiles(decode_level, counts, frames, len(vae.dim_mult))
         return run("joining tiles", self.join_tiles, latents, decoded)
 
     def _decode_pieces(self, params: Mapping, latents: Latents, run: Run) -> list[PixelsOrShapes]:
