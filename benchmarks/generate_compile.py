@@ -70,8 +70,7 @@ def programs(
 
     vars(compiled).update(recorders, decoder=decoder)
     latent_shape, num_latent_frames = family.latent_shape(*video_size(family, settings))
-    timesteps = family.scheduler.timesteps(settings.num_inference_steps)
-    scales = sampling.guidance_scales(timesteps, settings.guidance_scale, settings.use_dynamic_cfg)
+    scales = family.guidance_scales(settings)
 
     def make_batch(params: dict, token_ids: jax.Array, keys_B: jax.Array) -> Any:
         text = compiled.encoder({"text_encoder": params["text_encoder"]}, token_ids)

@@ -36,6 +36,8 @@ CONFIGS = (
     "wan21_14b",
     "wan22_ti2v_5b:v6e-8",
     "wan22_ti2v_5b:v5e-8",
+    "wan22_a14b:v6e-8",
+    "wan22_a14b:v5p-8",
     "opensora_12",
     "rewards_full",
     "smollm2_vbench --config.check.topology=v5e:2x2",

@@ -111,6 +111,8 @@ def load_configured_generator(section: Any) -> Generator:
         settings["scheduler"] = section.scheduler
     if section.flow_shift is not None:
         settings["flow_shift"] = section.flow_shift
+    if section.swap_experts:
+        settings["swap_experts"] = True
     if section.options:
         settings["options"] = section.options.to_dict()
     if section.path.startswith(HTTP):

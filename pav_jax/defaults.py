@@ -79,6 +79,9 @@ class _GeneratorConfig:
     sequence_attention: str = option(
         "auto", "attention over the sequence axis", choices=("auto", "ring", "ulysses")
     )
+    swap_experts: bool = option(
+        False, "of a Wan with two experts: one at a time on the devices, the other on the host"
+    )
     encoder_vae_devices: int = option(
         0,
         "number of the host's devices reserved for text encoder and VAE beside the denoiser",

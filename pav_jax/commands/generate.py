@@ -14,6 +14,8 @@ EMBEDDED = "mini:generator"
 MODEL_OPTIONS = (
     "vae_tiling",
     "scheduler",
+    "flow_shift",
+    "guidance_scale_2",
     "guidance_start",
     "guidance_stop",
     "cache_threshold",
@@ -70,6 +72,14 @@ def _add_sampling_options(command: argparse.ArgumentParser) -> None:
         "--guidance-scale",
         type=float,
         help="strength of classifier-free guidance; default: the model's",
+    )
+    command.add_argument(
+        "--guidance-scale-2",
+        type=float,
+        help="the same for the second expert of a Wan 2.2 A14B; default: --guidance-scale",
+    )
+    command.add_argument(
+        "--flow-shift", type=float, help="shift of a Wan's noise levels; default: the model's"
     )
     command.add_argument(
         "--scheduler",

@@ -26,6 +26,7 @@ from pav_jax.video.programs import (
     AUXILIARY_COMPONENTS,
     Programs,
     check_batch_size,
+    check_swapping,
 )
 
 
@@ -69,6 +70,9 @@ def load_family(config: Any) -> tuple[Any, dict, GenerationConfig]:
     settings = settings.replace("generator", **overrides)
     pipeline_folder.check_tiling(family, settings.vae_tiling)
     step_schedule.check(settings)
+    family.check_settings(settings)
+    if config.generator.swap_experts:
+        check_swapping(family)
     return family, family.param_shapes(), settings
 
 
@@ -107,7 +111,7 @@ class _GeneratorPrograms:
             self.mesh, self.auxiliary_mesh, options.sequence_attention, cfg_parallel
         )
         check_batch_size(self.mesh, self.auxiliary_mesh, self.batch_size, cfg_parallel)
-        self.compiled = Programs(self.family, self.mesh, self.auxiliary_mesh)
+        self.compiled = Programs(self.family, self.mesh, self.auxiliary_mesh, options.swap_experts)
         self.num_runs = math.ceil(count_videos(config) / self.batch_size)
 
     def programs(self) -> list[Program]:
@@ -118,7 +122,7 @@ class _GeneratorPrograms:
         texts = f"{rows} texts of {self.num_text_tokens} tokens"
         return [
             self._program("text encoder", texts, self._trace_encoder, self.auxiliary_mesh),
-            self._program("denoiser", f"{videos}, {steps}", self._trace_denoiser, self.mesh),
+            *self._denoiser_programs(f"{videos}, {steps}"),
             *self._decoder_programs(videos),
         ]
 
@@ -152,27 +156,60 @@ class _GeneratorPrograms:
     def _trace_encoder(self) -> jax.stages.Traced:
         return self.compiled.encoder.trace(*self._encoder_inputs())
 
+    def _denoiser_programs(self, batch: str) -> list[Program]:
+        """One program of all denoisers, or one for each that is swapped in."""
+        if not self.compiled.swap_denoisers:
+            return [self._program("denoiser", batch, self._trace_denoiser, self.mesh)]
+        programs = []
+        carry = None
+        for part in self.family.denoiser_steps(self.settings.num_inference_steps):
+            traced = self._trace_part(part, carry)
+            steps = f"{batch}, from {part.first} to {part.stop}"
+            trace = functools.partial(lambda traced: traced, traced)
+            programs.append(self._program(part.denoiser, steps, trace, self.mesh))
+            carry = jax.tree.map(self._carried, traced.out_info)
+        return programs
+
     def _trace_denoiser(self) -> jax.stages.Traced:
+        params: dict = {}
+        for name in self.family.denoisers:
+            params |= self._params(name)
+        return self.compiled.denoiser.trace(
+            params, *self._denoiser_inputs(), **self._static_inputs()
+        )
+
+    def _trace_part(self, part: Any, carry: Any) -> jax.stages.Traced:
+        return self.compiled.part_denoiser.trace(
+            self._params(part.denoiser),
+            carry,
+            *self._denoiser_inputs(),
+            part=part,
+            **self._static_inputs(),
+        )
+
+    def _denoiser_inputs(self) -> tuple[Any, ...]:
+        """Texts, those of the other branch, no latents, keys and guidance scales."""
         settings = self.settings
         text = jax.eval_shape(self.family.encode_text, *self._encoder_inputs())
         text = batch_shape(text.shape, text.dtype, self.mesh)
         keys = jax.eval_shape(lambda: video_sampling.video_keys((0,) * self.batch_size))
-        scales = video_sampling.guidance_scales(
-            self.family.scheduler.timesteps(settings.num_inference_steps),
-            settings.guidance_scale,
-            settings.use_dynamic_cfg,
-        )
-        return self.compiled.denoiser.trace(
-            self._params("transformer"),
-            text,
-            text if settings.guidance_scale > 1 else None,
-            None,
-            keys,
-            scales,
+        negative = text if settings.guidance_scale > 1 else None
+        return text, negative, None, keys, self.family.guidance_scales(settings)
+
+    def _static_inputs(self) -> dict[str, Any]:
+        parts = self.family.denoiser_steps(self.settings.num_inference_steps)
+        switches = [part.first for part in parts]
+        return dict(
             latent_shape=self.latent_shape,
             decoded_latent_frames=self.num_latent_frames,
-            step_schedule=step_schedule.make_step_schedule(settings),
+            step_schedule=step_schedule.make_step_schedule(self.settings, switches),
         )
+
+    def _carried(self, shape: Any) -> jax.ShapeDtypeStruct:
+        """What the steps of one denoiser pass to the next, sharded as latents are."""
+        axes = piece_axes(len(shape.shape), "batch")
+        sharding = sharding_rules.sharding(axes, shape.shape, self.mesh)
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     def _latents(self) -> jax.ShapeDtypeStruct:
         shape = (self.batch_size, self.num_latent_frames, *self.latent_shape[1:])

@@ -80,7 +80,7 @@ class CogVideoX(Family):
         Raises:
           BadInput: a part is missing or foreign, or the parts do not fit each other.
         """
-        text, denoiser, vae = cls.read_configs(folder)
+        text, denoiser, vae = cls.read_configs(folder).values()
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),

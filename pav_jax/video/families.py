@@ -10,6 +10,7 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.opensora import OpenSora
 from pav_jax.video.wan import Wan
+from pav_jax.video.wan_experts import wan_class
 
 FAMILIES: dict[str, type[Family]] = {
     family.pipeline: family for family in (CogVideoX, OpenSora, Wan)
@@ -20,7 +21,7 @@ def family_class(folder: Path) -> type[Family]:
     """The family that model_index.json names.
 
     Raises:
-      BadInput: no family has that name.
+      BadInput: no family has that name, or a Wan lacks an expert.
     """
     file = folder / "model_index.json"
     name = read_json(file).get("_class_name")
@@ -31,7 +32,7 @@ def family_class(folder: Path) -> type[Family]:
             source=file,
             field="_class_name",
         )
-    return FAMILIES[name]
+    return wan_class(folder) if FAMILIES[name] is Wan else FAMILIES[name]
 
 
 def saved_settings(family: type[Family], folder: Path) -> GenerationConfig:

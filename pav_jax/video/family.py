@@ -1,4 +1,4 @@
-"""The base class of the model families: reading and writing folders, guidance and sampling.
+"""The base class of the model families: guidance and sampling.
 
 Shapes: B videos, S text tokens, U text width; t, h, w, C frames, height, width and channels of the
 latent.
@@ -8,7 +8,6 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import jax
@@ -17,17 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from pav_jax.checkpoints.folder import load, save
 from pav_jax.errors import BadInput
-from pav_jax.models.causal_conv import ConvImpl
 from pav_jax.models.t5 import T5Encoder
-from pav_jax.models.t5 import hf as t5_hf
-from pav_jax.models.weights import logical_axes
 from pav_jax.parallel.sequence_attention import make_sequence_attention_fn
 from pav_jax.parallel.sharding_rules import ShardingConstraint
-from pav_jax.storage.json_files import write_json
-from pav_jax.video import pipeline_folder, sampling, tokenization
+from pav_jax.video import sampling, tokenization
 from pav_jax.video.decoding import Latents, PixelsOrShapes, Run, piece_axes
+from pav_jax.video.family_folder import PipelineFolder
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.guidance import apply_guidance, stack_branches
 from pav_jax.video.step_schedule import StepSchedule
@@ -37,34 +32,40 @@ def _leave_unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
     return x
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Family(abc.ABC):
-    """The components of a text-to-video model without their weights, and how it samples.
-
-    `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}. A subclass
-    implements the abstract methods and sets the class attributes.
+@dataclasses.dataclass(frozen=True)
+class DenoiserSteps:
+    """Neighbouring steps of one denoiser.
 
     Attributes:
-      pipeline: `_class_name` of model_index.json.
-      display_name: the family's name in errors, with its article.
-      layouts: maps a component to its module that names its weights (`hf.py`).
-      components: folders that a pipeline must have.
-      generation: default settings.
+      denoiser: the component.
+      first, stop: the first step, and the step after the last one.
+    """
+
+    denoiser: str
+    first: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family(PipelineFolder):
+    """The components of a text-to-video model without their weights, and how it samples.
+
+    `params` everywhere is {"text_encoder": ..., "transformer": ..., "vae": ...}, and the other
+    `denoisers`. A subclass implements the abstract methods and sets the class attributes.
+
+    Attributes:
+      denoisers: components that denoise, each some of the steps.
       tiles: whether the VAE can decode tiles.
       latent_axes: axis order of initial noise in diffusers, or in the original code.
-      tokenizer: a transformers tokenizer.
       piece_axis: logical name of the first axis of what the VAE decodes at once.
       constrain: shards an activation by its logical axes.
       constrain_vae: the same on the VAE's mesh.
-      conditions: a dataclass of further conditions on the video; None where there are none.
+      conditions: a dataclass of what else in the folder determines the video; None where nothing
+        does.
       cfg_parallel: the two branches of guidance run on two halves of the mesh.
     """
 
-    pipeline: ClassVar[str]
-    display_name: ClassVar[str]
-    layouts: ClassVar[Mapping[str, Any]]
-    components: ClassVar[Sequence[str]]
-    generation: ClassVar[GenerationConfig]
+    denoisers: ClassVar[tuple[str, ...]] = ("transformer",)
     tiles: ClassVar[bool]
     latent_axes: ClassVar[tuple[str, ...]]
     piece_axis: ClassVar[str] = "batch"
@@ -82,48 +83,6 @@ class Family(abc.ABC):
     def trained_frames(self) -> int | None:
         """The one number of frames that the model was trained on; None: several, or unknown."""
         return None
-
-    @classmethod
-    def scheduler_settings(
-        cls, folder: Path, scheduler: Mapping[str, Any] | str | None, flow_shift: float | None
-    ) -> Mapping[str, Any] | str | None:
-        """What `outline` takes as `scheduler`, with another shift of the noise levels.
-
-        Raises:
-          BadInput: the family's schedulers have no such shift.
-        """
-        if flow_shift is not None:
-            raise BadInput(
-                f"flow_shift={flow_shift:g}: {cls.display_name} has no such setting; leave it out",
-                source="generator",
-                field="flow_shift",
-            )
-        return scheduler
-
-    @classmethod
-    def default_settings(cls, folder: Path) -> GenerationConfig:
-        """The settings of the model in a folder, before those of its pav_generation.json."""
-        return cls.generation
-
-    @classmethod
-    @abc.abstractmethod
-    def outline(
-        cls,
-        folder: Path,
-        dtype: Any,
-        scheduler: Mapping[str, Any] | str | None = None,
-        tokenizer: Any = None,
-        conv_impl: ConvImpl = "auto",
-    ) -> Self:
-        """The family from the configurations in a folder, without weights.
-
-        Args:
-          scheduler: replaces the folder's; a class name keeps the folder's settings.
-          conv_impl: how the VAE computes convolutions in time.
-
-        Raises:
-          BadInput: a component is missing or unsupported, or components do not fit each other.
-        """
 
     @abc.abstractmethod
     def default_size(self) -> tuple[int, int, int]:
@@ -188,86 +147,6 @@ class Family(abc.ABC):
         if mesh is None:
             return self
         return dataclasses.replace(self, constrain_vae=ShardingConstraint(mesh))
-
-    # -------------------------------------------------------------------------------------- folders
-
-    @classmethod
-    def read_configs(cls, folder: Path) -> tuple[Any, ...]:
-        """The configurations of the components in a folder, in the order of `layouts`.
-
-        Raises:
-          BadInput: a file is missing or unsupported.
-        """
-        return tuple(
-            pipeline_folder.read_config(layout, folder / name)
-            for name, layout in cls.layouts.items()
-        )
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        dtype: Any,
-        scheduler: Mapping[str, Any] | str | None = None,
-        where: Callable[[str], Callable] | None = None,
-    ) -> tuple[Self, dict]:
-        """Reads a folder.
-
-        Args:
-          dtype: of the parameters; those that a component or its table marks stay float32.
-          scheduler: replaces the folder's; a class name keeps the folder's settings.
-          where: maps a component to the `where` argument of `checkpoints.folder.load`; None gives
-            numpy arrays.
-
-        Returns:
-          The family and its parameters.
-
-        Raises:
-          BadInput: a component is missing or incomplete, or components do not fit each other.
-        """
-        pipeline_folder.check_components(folder, cls.components, cls.display_name)
-        family = cls.outline(folder, dtype, scheduler, tokenization.load_tokenizer(folder))
-        params = {}
-        for name, layout in cls.layouts.items():
-            component_dtype = getattr(family, name).dtype
-            component_where = where(name) if where else None
-            params[name] = load(layout, folder / name, component_dtype, component_where)[1]
-        return family, params
-
-    def save(self, folder: Path, params: Mapping, max_shard_size: str) -> None:
-        """Writes a folder that `load` reads, and diffusers if it has the family."""
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        for name, layout in self.layouts.items():
-            save(layout, folder / name, getattr(self, name).config, params[name], max_shard_size)
-        write_json(folder / "scheduler" / "scheduler_config.json", dict(self.scheduler.config))
-        write_json(folder / "model_index.json", {"_class_name": self.pipeline} | self.index())
-
-    def index(self) -> dict[str, Any]:
-        """The fields of model_index.json, as diffusers writes them."""
-        return {
-            "_diffusers_version": "0.35.0",
-            "scheduler": ["diffusers", self.scheduler.config["_class_name"]],
-            "text_encoder": ["transformers", t5_hf.class_name(self.text_encoder.config)],
-            "tokenizer": ["transformers", tokenization.tokenizer_class(self.tokenizer)],
-            "transformer": ["diffusers", self.layouts["transformer"].CLASS_NAME],
-            "vae": ["diffusers", self.layouts["vae"].CLASS_NAME],
-        }
-
-    def axes(self) -> dict:
-        """Logical axis names of every parameter, for sharding."""
-        return {
-            name: logical_axes(layout.weights(getattr(self, name).config))
-            for name, layout in self.layouts.items()
-        }
-
-    def param_shapes(self) -> dict:
-        """The parameters that `load` gives, as ShapeDtypeStructs."""
-        return {
-            name: pipeline_folder.param_shapes(
-                layout, getattr(self, name).config, getattr(self, name).dtype
-            )
-            for name, layout in self.layouts.items()
-        }
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -346,6 +225,33 @@ class Family(abc.ABC):
         """The part of a transformer's residual that belongs to the video: not text, not padding."""
         return residual[:, : math.prod(self.transformer.config.grid(latents.shape[1:4]))]
 
+    def with_denoiser(self, name: str) -> Self:
+        """The same family with one of its `denoisers` as `transformer`."""
+        return self
+
+    def denoiser_steps(self, num_steps: int) -> list[DenoiserSteps]:
+        """Which denoiser works in which of the steps, in order."""
+        return [DenoiserSteps("transformer", 0, num_steps)]
+
+    @classmethod
+    def check_settings(cls, settings: GenerationConfig) -> None:
+        """Raises BadInput for settings that the family does not have."""
+        if settings.guidance_scale_2 is not None:
+            raise BadInput(
+                f"guidance_scale_2={settings.guidance_scale_2:g}: this model has no second expert;"
+                f" leave it out: guidance_scale={settings.guidance_scale:g} holds in all steps",
+                source="generator",
+                field="guidance_scale_2",
+            )
+
+    def guidance_scales(self, settings: GenerationConfig) -> Float[np.ndarray, "steps"]:
+        """The guidance scale of each step."""
+        return sampling.guidance_scales(
+            self.scheduler.timesteps(settings.num_inference_steps),
+            settings.guidance_scale,
+            settings.use_dynamic_cfg,
+        )
+
     def plan(self, steps: int, latents: Float[Array, "B t h w C"]) -> Any:
         """The scheduler's plan for such latents."""
         return self.scheduler.plan(steps)
@@ -360,13 +266,46 @@ class Family(abc.ABC):
         scales: Float[Array, "steps"],
         step_schedule: StepSchedule | None = None,
     ) -> Float[Array, "B t h w C"]:
-        """Noise to clean latents, in one scan, or one per segment of the `step_schedule`."""
-        plan = self.plan(scales.shape[0], latents)
+        """Noise to clean latents: one scan for the steps of each denoiser, or one for each segment
+        of the `step_schedule`."""
+        steps = self.denoiser_steps(scales.shape[0])
+        carry = self.start(latents, scales)
+        for part in steps:
+            carry = self.denoise_part(
+                params, carry, text, negative, keys_B, scales, step_schedule, part
+            )
+        return carry[1]
+
+    def start(
+        self, latents: Float[Array, "B t h w C"], scales: Float[Array, "steps"]
+    ) -> tuple[Any, Array]:
+        """The scheduler's state before the first step, and the latents."""
+        return self.plan(scales.shape[0], latents).start(latents), latents
+
+    def denoise_part(
+        self,
+        params: Mapping,
+        carry: tuple[Any, Array],
+        text: Float[Array, "B ..."],
+        negative: Float[Array, "B ..."] | None,
+        keys_B: Key[Array, "B"],
+        scales: Float[Array, "steps"],
+        step_schedule: StepSchedule | None,
+        part: DenoiserSteps,
+    ) -> tuple[Any, Array]:
+        """The steps of one denoiser: (scheduler's state, latents) before and after them.
+
+        Args:
+          params: those of this denoiser are read.
+        """
+        plan = self.plan(scales.shape[0], carry[1])
+        family = self.with_denoiser(part.denoiser)
+        denoiser_params = {"transformer": params[part.denoiser]}
 
         def predict(sample: Array, index: Array, guidance: bool = True, **stack: Any) -> Any:
             timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return self.predict(
-                params,
+            return family.predict(
+                denoiser_params,
                 sample,
                 text,
                 negative if guidance else None,
@@ -375,14 +314,9 @@ class Family(abc.ABC):
                 **stack,
             )
 
+        step = sampling.stepper(plan, keys_B, self.scheduler.needs_noise)
+        steps = (part.first, part.stop)
         if step_schedule is None:
-            return sampling.denoise(plan, predict, latents, keys_B, self.scheduler.needs_noise)
-        return step_schedule.denoise(
-            plan,
-            predict,
-            latents,
-            keys_B,
-            self.scheduler.needs_noise,
-            negative is not None,
-            self.cfg_parallel,
-        )
+            return sampling.denoise(step, predict, carry, steps)
+        guided = negative is not None
+        return step_schedule.denoise(step, predict, carry, steps, guided, self.cfg_parallel)

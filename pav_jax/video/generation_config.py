@@ -29,6 +29,9 @@ class GenerationConfig:
     width: int | None = option(None, "in pixels; None: the model's", minimum=1, maximum=MAX_SIDE)
     num_inference_steps: int = option(50, "denoising steps", minimum=1, maximum=MAX_STEPS)
     guidance_scale: float = option(6.0, "of classifier-free guidance; 1 or less: off", minimum=0)
+    guidance_scale_2: float | None = option(
+        None, "of the second expert of a Wan that has two; None: guidance_scale", minimum=0
+    )
     use_dynamic_cfg: bool = option(False, "CogVideoX's dynamic guidance scale")
     max_sequence_length: int | None = option(
         None, "text tokens; None: 226 for CogVideoX, 512 for Wan, 300 for Open-Sora", minimum=1
@@ -94,6 +97,8 @@ class GenerationConfig:
         hidden = {"batch_size", "fps", "cfg_parallel"}
         if self.max_sequence_length is None:
             hidden.add("max_sequence_length")
+        if self.guidance_scale_2 is None:
+            hidden.add("guidance_scale_2")
         if not self.vae_tiling:
             hidden.add("vae_tiling")
         if (self.guidance_start, self.guidance_stop) == (0, 1):
@@ -129,7 +134,9 @@ def _checked_value(name: str, value: Any, source: str) -> Any:
     if name == "cache_ratios":
         return _checked_ratios(value, source)
     default = fields[name].default
-    expected = int if default is None else type(default)
+    expected = type(default)
+    if default is None:
+        expected = float if name == "guidance_scale_2" else int
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):

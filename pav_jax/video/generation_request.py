@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pav_jax.errors import BadInput
-from pav_jax.video import memory, sampling, step_schedule
+from pav_jax.video import memory, step_schedule
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.step_schedule import StepSchedule
@@ -126,11 +126,9 @@ def make_request(
     check_memory(family, size, latent_shape, settings.batch_size, devices)
     if latents is not None:
         latents = _to_channels_last(latents, (len(seeds), *latent_shape), family.latent_axes)
-    scales = sampling.guidance_scales(
-        family.scheduler.timesteps(settings.num_inference_steps),
-        settings.guidance_scale,
-        settings.use_dynamic_cfg,
-    )
+    family.check_settings(settings)
+    scales = family.guidance_scales(settings)
+    switches = [part.first for part in family.denoiser_steps(settings.num_inference_steps)]
     return GenerationRequest(
         token_ids,
         negative_token_ids,
@@ -141,7 +139,7 @@ def make_request(
         size,
         latent_shape,
         decoded_latent_frames,
-        step_schedule.make_step_schedule(settings),
+        step_schedule.make_step_schedule(settings, switches),
     )
 
 

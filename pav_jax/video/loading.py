@@ -24,6 +24,7 @@ def load_generator(
     scheduler: Mapping[str, Any] | str | None = None,
     flow_shift: float | None = None,
     sequence_attention: str = "auto",
+    swap_experts: bool = False,
     options: Mapping[str, Any] | None = None,
     endpoint: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -37,7 +38,7 @@ def load_generator(
         the contract in `http_generator.py`; `package.module:Name`: your own `Generator` subclass,
         which `options` are passed to, or function. An image is a video of one frame.
       dtype: of weights and matrix products; the endpoint's own.
-      mesh, auxiliary_mesh, scheduler, flow_shift, sequence_attention: see
+      mesh, auxiliary_mesh, scheduler, flow_shift, sequence_attention, swap_experts: see
         `VideoModel.from_pretrained`; of JAX families only.
       options: further arguments of a diffusers pipeline's call, or fields of an endpoint's request.
       endpoint: arguments of `HttpGenerator`.
@@ -63,6 +64,7 @@ def load_generator(
             scheduler=scheduler,
             flow_shift=flow_shift,
             sequence_attention=sequence_attention,
+            swap_experts=swap_experts,
             **settings,
         )
     path = os.fspath(path)
@@ -73,6 +75,12 @@ def load_generator(
                 source="generator",
                 field=name,
             )
+    if swap_experts:
+        raise BadInput(
+            f"generator.swap_experts: {path} does not run in JAX; leave it out",
+            source="generator",
+            field="swap_experts",
+        )
     if path.startswith(DIFFUSERS):
         return DiffusersGenerator.from_pretrained(path, dtype=dtype, options=options, **settings)
     return HttpGenerator.from_pretrained(path, options=options, endpoint=endpoint, **settings)

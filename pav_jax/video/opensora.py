@@ -159,7 +159,7 @@ class OpenSora(Family):
             settings = read_json(path) if path.exists() else {}
         if isinstance(scheduler, str):
             settings = {**settings, "_class_name": scheduler}
-        text, denoiser, vae = cls.read_configs(folder)
+        text, denoiser, vae = cls.read_configs(folder).values()
         family = cls(
             tokenizer,
             T5Encoder(text, dtype),

@@ -10,7 +10,7 @@ import collections
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -33,10 +33,19 @@ class Programs:
     Args:
       mesh: of the denoiser; None: one device.
       auxiliary_mesh: of `AUXILIARY_COMPONENTS`; None: the same as `mesh`.
+      swap_denoisers: the family has several denoisers, whose parameters stay on the host; each is
+        copied to the devices for its steps of a batch.
     """
 
-    def __init__(self, family: Any, mesh: Mesh | None = None, auxiliary_mesh: Mesh | None = None):
+    def __init__(
+        self,
+        family: Any,
+        mesh: Mesh | None = None,
+        auxiliary_mesh: Mesh | None = None,
+        swap_denoisers: bool = False,
+    ):
         self.family = family
+        self.swap_denoisers = swap_denoisers
         self.mesh = mesh
         self.auxiliary_mesh = auxiliary_mesh or mesh
         # Devices that are threads of one CPU wait for each other inside a program. If two programs
@@ -49,7 +58,13 @@ class Programs:
         self._cached_texts: collections.OrderedDict[bytes, Array] = collections.OrderedDict()
 
     def shard_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of every component on its mesh."""
+        """The parameters of every component on its mesh; swapped denoisers stay on the host."""
+        on_host = self.family.denoisers if self.swap_denoisers else ()
+        sharded = {name: jax.device_get(tree) for name, tree in params.items() if name in on_host}
+        others = {name: tree for name, tree in params.items() if name not in on_host}
+        return sharded | self._copy_to_devices(others)
+
+    def _copy_to_devices(self, params: Mapping[str, Any]) -> dict[str, Any]:
         axes = self.family.axes()
         sharded = {}
         for name, tree in params.items():
@@ -126,19 +141,27 @@ class Programs:
         params = {name: tree for name, tree in params.items() if name not in AUXILIARY_COMPONENTS}
         if latents is not None:
             latents = shard_batch(latents, self.mesh)
-        return self._wait(
-            self.denoiser(
-                params,
-                text,
-                negative,
-                latents,
-                keys_B,
-                scales,
-                latent_shape=latent_shape,
-                decoded_latent_frames=decoded_latent_frames,
-                step_schedule=step_schedule,
-            )
+        arguments = (text, negative, latents, keys_B, scales)
+        static = dict(
+            latent_shape=latent_shape,
+            decoded_latent_frames=decoded_latent_frames,
+            step_schedule=step_schedule,
         )
+        if self.swap_denoisers:
+            return self._denoise_in_parts(params, arguments, static)
+        return self._wait(self.denoiser(params, *arguments, **static))
+
+    def _denoise_in_parts(self, params: Mapping, arguments: tuple, static: dict) -> Array:
+        """As `denoise`, with one denoiser on the devices at a time."""
+        result: Any = None
+        for part in self.family.denoiser_steps(len(arguments[-1])):
+            weights = self._copy_to_devices({part.denoiser: params[part.denoiser]})
+            # the memory of one denoiser is free only when its steps are done
+            result = jax.block_until_ready(
+                self.part_denoiser(weights, result, *arguments, part=part, **static)
+            )
+            del weights
+        return result
 
     @functools.cached_property
     def denoiser(self) -> Callable:
@@ -146,6 +169,14 @@ class Programs:
         return jax.jit(
             functools.partial(_denoise, self.family),
             static_argnames=("latent_shape", "decoded_latent_frames", "step_schedule"),
+        )
+
+    @functools.cached_property
+    def part_denoiser(self) -> Callable:
+        """The steps of one of several denoisers: see `_denoise_part`."""
+        return jax.jit(
+            functools.partial(_denoise_part, self.family),
+            static_argnames=("part", "latent_shape", "decoded_latent_frames", "step_schedule"),
         )
 
     # ----------------------------------------------------------------------------- decode
@@ -197,14 +228,48 @@ def _denoise(
     return clean[:, -decoded_latent_frames:]
 
 
+def _denoise_part(
+    family: Any,
+    params: Mapping,
+    carry: tuple[Any, Array] | None,
+    text: Array,
+    negative: Array | None,
+    latents: Array | None,
+    keys_B: Array,
+    scales: Array,
+    *,
+    part: Any,
+    latent_shape: tuple[int, ...],
+    decoded_latent_frames: int,
+    step_schedule: Any = None,
+) -> Any:
+    """The steps of one denoiser.
+
+    Args:
+      carry: the result of the preceding steps; None: these are the first.
+      part: the family's `DenoiserSteps`.
+
+    Returns:
+      What the next steps take as `carry`; after the last one, clean latents.
+    """
+    if carry is None:
+        if latents is None:
+            latents = sampling.noise(keys_B, 0, latent_shape)
+        carry = family.start(latents, scales)
+    carry = family.denoise_part(params, carry, text, negative, keys_B, scales, step_schedule, part)
+    return carry[1][:, -decoded_latent_frames:] if part.stop == scales.shape[0] else carry
+
+
 def component_shardings(
-    mesh: Mesh | None, auxiliary_mesh: Mesh | None
-) -> Callable[[str], Callable]:
+    mesh: Mesh | None, auxiliary_mesh: Mesh | None, on_host: Collection[str] = ()
+) -> Callable[[str], Callable | None]:
     """Maps a component's name to the `where` argument of `checkpoints.folder.load`, so that weights
-    are read straight to their devices."""
+    are read straight to their devices, or those of `on_host` to the host."""
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def where(name: str) -> Callable:
+    def where(name: str) -> Callable | None:
+        if name in on_host:
+            return None
         own_mesh = mesh
         if name in AUXILIARY_COMPONENTS:
             own_mesh = auxiliary_mesh or mesh
@@ -221,6 +286,17 @@ def shard_batch(rows: Any, mesh: Mesh | None) -> Any:
         return rows
     spec = sharding_rules.partition_spec(("batch",) + (None,) * (rows.ndim - 1), rows.shape, mesh)
     return jax.device_put(rows, NamedSharding(mesh, spec))
+
+
+def check_swapping(family: Any) -> None:
+    """Raises BadInput if a family, or its class, has a single denoiser."""
+    if len(family.denoisers) < 2:
+        raise BadInput(
+            "swap_experts: this model has one denoiser, so that there is nothing to swap; leave it"
+            " out",
+            source="generator",
+            field="swap_experts",
+        )
 
 
 def check_batch_size(

@@ -23,7 +23,8 @@ def measure_ratios(
     All prompts are sampled in one batch, without skipping steps.
 
     Returns:
-      The means over video tokens, prompts and both branches of guidance; 1 for the first step.
+      The means over video tokens, prompts and both branches of guidance; 1 for the first step of a
+      denoiser.
     """
     family = model.family
     rows = list(range(len(prompts)))
@@ -36,26 +37,33 @@ def measure_ratios(
         latents = sampling.noise(keys_B, 0, request.latent_shape)
         plan = family.plan(num_steps, latents)
         step = sampling.stepper(plan, keys_B, family.scheduler.needs_noise)
+        carry = plan.start(latents), latents
+        curves = []
+        for part in family.denoiser_steps(num_steps):
+            denoiser = family.with_denoiser(part.denoiser)
+            own_params = {"transformer": params[part.denoiser]}
 
-        def predict(sample, index):
-            timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
-            return family.predict(
-                params, sample, text, negative, timestep, scales[index], keep_residual=True
-            )
+            def predict(sample, index, denoiser=denoiser, own_params=own_params):
+                timestep = jnp.asarray(plan.timesteps, jnp.float32)[index]
+                return denoiser.predict(
+                    own_params, sample, text, negative, timestep, scales[index], keep_residual=True
+                )
 
-        def body(state, index):
-            carry, previous = state
-            output, residual = predict(carry[1], index)
-            ratio = residual_cache.magnitude_ratio(
-                family.video_tokens(residual, latents, text.shape[1]),
-                family.video_tokens(previous, latents, text.shape[1]),
-            )
-            return (step(carry, output, index), residual), ratio
+            def body(state, index, predict=predict):
+                carry, previous = state
+                output, residual = predict(carry[1], index)
+                ratio = residual_cache.magnitude_ratio(
+                    family.video_tokens(residual, latents, text.shape[1]),
+                    family.video_tokens(previous, latents, text.shape[1]),
+                )
+                return (step(carry, output, index), residual), ratio
 
-        shape = jax.eval_shape(lambda x: predict(x, 0)[1], latents)
-        state = (plan.start(latents), latents), jnp.ones(shape.shape, shape.dtype)
-        return jax.lax.scan(body, state, jnp.arange(num_steps))[1]
+            shape = jax.eval_shape(lambda x, predict=predict: predict(x, 0)[1], latents)
+            state = carry, jnp.ones(shape.shape, shape.dtype)
+            (carry, _), ratios = jax.lax.scan(body, state, jnp.arange(part.first, part.stop))
+            # the first residual of a denoiser has no predecessor
+            curves.append(ratios.at[0].set(1.0))
+        return jnp.concatenate(curves)
 
-    params = {"transformer": model.params["transformer"]}
-    ratios = np.asarray(jax.jit(run)(params, text, negative, keys_B, request.guidance_scales))
-    return np.concatenate([[1.0], ratios[1:]])
+    params = {name: model.params[name] for name in family.denoisers}
+    return np.asarray(jax.jit(run)(params, text, negative, keys_B, request.guidance_scales))

@@ -5,6 +5,7 @@ Shapes: B videos, ... the axes of one latent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,28 +51,27 @@ def guidance_scales(
 
 
 def denoise(
-    plan,
+    step: Callable,
     predict: Callable[[Array, Array], Array],
-    latents: Float[Array, "B ..."],
-    keys_B: Key[Array, "B"],
-    needs_noise: bool,
-) -> Float[Array, "B ..."]:
-    """The whole sampling loop as one scan.
+    carry: tuple[Any, Float[Array, "B ..."]],
+    steps: tuple[int, int],
+) -> tuple[Any, Float[Array, "B ..."]]:
+    """Neighbouring steps of the sampling loop as one scan.
 
     Args:
-      plan: a scheduler's plan (`pav_jax.video.schedulers`).
+      step: see `stepper`.
       predict: (latents, step index) -> the guided model output, float32.
-      keys_B: where the noise of stochastic samplers comes from.
-    """
+      carry: the scheduler's state and the latents.
+      steps: the first step, and the step after the last one.
 
-    step = stepper(plan, keys_B, needs_noise)
+    Returns:
+      The state and the latents after these steps.
+    """
 
     def body(carry, index):
         return step(carry, predict(carry[1], index), index), None
 
-    carry = (plan.start(latents), latents)
-    (_, latents), _ = jax.lax.scan(body, carry, jnp.arange(len(plan.timesteps)))
-    return latents
+    return jax.lax.scan(body, carry, jnp.arange(*steps))[0]
 
 
 def stepper(plan, keys_B: Key[Array, "B"], needs_noise: bool) -> Callable:

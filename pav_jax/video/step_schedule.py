@@ -9,15 +9,14 @@ Sources: guidance in an interval, Kynkaanniemi et al. 2024 (arXiv 2404.07724); r
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from pav_jax.errors import BadInput
-from pav_jax.video import sampling
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.guidance import positive_rows
 from pav_jax.video.residual_cache import interpolate_ratios, schedule_steps
@@ -38,18 +37,22 @@ class StepSchedule:
     guided: tuple[int, int]
     computed: tuple[bool, ...]
 
-    def segments(self, guidance: bool) -> list[tuple[int, int, bool]]:
+    def segments(
+        self, guidance: bool, steps: tuple[int, int] | None = None
+    ) -> list[tuple[int, int, bool]]:
         """The runs of steps with and without guidance: (first step, step after the last, guided).
 
         Args:
           guidance: False: no step is guided.
+          steps: only steps between these two, the second excluded; None: all.
         """
-        num_steps = len(self.computed)
-        if not guidance:
-            return [(0, num_steps, False)]
+        begin, end = steps or (0, len(self.computed))
         start, stop = self.guided
-        parts = ((0, start, False), (start, stop, True), (stop, num_steps, False))
-        return [part for part in parts if part[0] < part[1]]
+        parts = ((0, start, False), (start, stop, True), (stop, len(self.computed), False))
+        if not guidance:
+            parts = ((0, len(self.computed), False),)
+        clipped = [(max(first, begin), min(last, end), guided) for first, last, guided in parts]
+        return [part for part in clipped if part[0] < part[1]]
 
     def evaluations(self, guidance: bool = True) -> int:
         """How often the layers run for one video; a guided step counts twice."""
@@ -60,16 +63,15 @@ class StepSchedule:
 
     def denoise(
         self,
-        plan: Any,
+        step: Callable,
         predict: Callable,
-        latents: Float[Array, "B ..."],
-        keys_B: Key[Array, "B"],
-        needs_noise: bool,
+        carry: tuple[Any, Float[Array, "B ..."]],
+        steps: tuple[int, int],
         guidance: bool,
         cfg_parallel: bool,
-    ) -> Float[Array, "B ..."]:
+    ) -> tuple[Any, Float[Array, "B ..."]]:
         """As `sampling.denoise`, with one scan for each of `segments`: without guidance the batch
-        is not doubled.
+        is not doubled. The first of the steps is computed, if any step reuses a residual.
 
         Args:
           predict: (latents, step index, guided) -> the model output, float32; with
@@ -77,15 +79,13 @@ class StepSchedule:
             not run.
           cfg_parallel: see `guidance.stack_branches`.
         """
-        step = sampling.stepper(plan, keys_B, needs_noise)
         reuses_residuals = not all(self.computed)
-        carry = (plan.start(latents), latents)
         residual = None
         was_guided = False
-        for first, last, guided in self.segments(guidance):
+        for first, last, guided in self.segments(guidance, steps):
             if reuses_residuals:
                 residual = _initial_residual(
-                    predict, latents, residual, was_guided, guided, cfg_parallel
+                    predict, carry[1], residual, was_guided, guided, cfg_parallel
                 )
 
             def body(state, inputs, guided=guided):
@@ -103,7 +103,7 @@ class StepSchedule:
             inputs = jnp.arange(first, last), jnp.asarray(self.computed[first:last])
             (carry, residual), _ = jax.lax.scan(body, (carry, residual), inputs)
             was_guided = guided
-        return carry[1]
+        return carry
 
 
 def _initial_residual(
@@ -149,11 +149,16 @@ def check(settings: GenerationConfig) -> None:
         )
 
 
-def make_step_schedule(settings: GenerationConfig) -> StepSchedule | None:
+def make_step_schedule(
+    settings: GenerationConfig, always_computed: Collection[int] = ()
+) -> StepSchedule | None:
     """The schedule of a call; None if every step does everything.
 
     The guided steps are those from floor(guidance_start * steps) up to floor(guidance_stop *
     steps), as in diffusers.
+
+    Args:
+      always_computed: steps that cannot reuse a residual, as the first one of another denoiser.
 
     Raises:
       BadInput: there is guidance, but in none of the steps.
@@ -181,7 +186,7 @@ def make_step_schedule(settings: GenerationConfig) -> StepSchedule | None:
             settings.cache_retention,
             settings.cache_max_skips,
             # where guidance sets in, its other branch has no residual yet
-            always_computed={first},
+            always_computed={first, *always_computed},
         )
     if (first, last) == (0, num_steps) and all(computed):
         return None

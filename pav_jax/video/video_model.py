@@ -32,7 +32,12 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import GenerationRequest, make_request, video_size
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
-from pav_jax.video.programs import Programs, check_batch_size, component_shardings
+from pav_jax.video.programs import (
+    Programs,
+    check_batch_size,
+    check_swapping,
+    component_shardings,
+)
 from pav_jax.video.weights_digest import HASHED_SUFFIXES, digest_folder, digest_params
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -56,6 +61,7 @@ class VideoModel(backend.GeneratorBackend):
         weights_digest: str | None = None,
         auxiliary_mesh: jax.sharding.Mesh | None = None,
         sequence_attention: str = "auto",
+        swap_experts: bool = False,
     ):
         self.settings = settings or family.generation
         self.mesh = mesh
@@ -64,7 +70,9 @@ class VideoModel(backend.GeneratorBackend):
         if mesh is not None:
             check_batch_size(mesh, auxiliary_mesh, self.settings.batch_size, cfg_parallel)
         self.family = family.on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
-        self.programs = Programs(self.family, mesh, auxiliary_mesh)
+        if swap_experts:
+            check_swapping(self.family)
+        self.programs = Programs(self.family, mesh, auxiliary_mesh, swap_experts)
         self.params = self.programs.shard_params(params)
         self._weights_digest = weights_digest
         self._warned_of_truncation = False
@@ -79,6 +87,7 @@ class VideoModel(backend.GeneratorBackend):
         flow_shift: float | None = None,
         auxiliary_mesh: jax.sharding.Mesh | None = None,
         sequence_attention: str = "auto",
+        swap_experts: bool = False,
         **settings: Any,
     ) -> "VideoModel":
         """Loads a diffusers folder, a Hub repository or `mini:generator`; model_index.json names
@@ -94,6 +103,8 @@ class VideoModel(backend.GeneratorBackend):
           auxiliary_mesh: a mesh of other devices for text encoder and VAE, which then work while
             the denoiser does.
           sequence_attention: attention over tokens on several devices: ring, ulysses, or auto.
+          swap_experts: of a Wan with two experts: keep their weights on the host, and copy each to
+            the devices once a batch; else both stay on the devices.
           settings: fields of `GenerationConfig` that replace the folder's pav_generation.json.
 
         Raises:
@@ -115,11 +126,16 @@ class VideoModel(backend.GeneratorBackend):
         used = saved_settings(kind, folder).replace("generator", **settings)
         pipeline_folder.check_tiling(kind, used.vae_tiling)
         step_schedule.check(used)
+        kind.check_settings(used)
+        if swap_experts:
+            check_swapping(kind)
         scheduler = kind.scheduler_settings(folder, scheduler, flow_shift)
-        where = component_shardings(mesh, auxiliary_mesh)
+        where = component_shardings(mesh, auxiliary_mesh, kind.denoisers if swap_experts else ())
         family, params = kind.load(folder, DTYPES[dtype], scheduler, where)
         digest = digest_folder(folder)
-        return cls(family, params, used, mesh, digest, auxiliary_mesh, sequence_attention)
+        return cls(
+            family, params, used, mesh, digest, auxiliary_mesh, sequence_attention, swap_experts
+        )
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
         """Writes a diffusers folder that this class and diffusers load."""
@@ -172,6 +188,7 @@ class VideoModel(backend.GeneratorBackend):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_scale_2: float | None = None,
         max_sequence_length: int | None = None,
         seed: int | Sequence[int] = 0,
         latents: Float[np.ndarray, "B ..."] | None = None,
@@ -185,6 +202,7 @@ class VideoModel(backend.GeneratorBackend):
           negative_prompt: what guidance moves away from: one text, or one per prompt.
           num_frames, height, width: size of the videos; height and width in pixels.
           guidance_scale: 1 or less switches guidance off.
+          guidance_scale_2: of the second expert of a Wan that has two.
           max_sequence_length: text tokens that are read; longer prompts are truncated.
           seed: one int for all videos, or one per prompt.
           latents: initial noise in diffusers' axis order, instead of the seed's.
@@ -206,6 +224,7 @@ class VideoModel(backend.GeneratorBackend):
             width=width,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_scale_2=guidance_scale_2,
             max_sequence_length=max_sequence_length,
             use_dynamic_cfg=use_dynamic_cfg,
             zero_uncond=zero_uncond,

@@ -42,7 +42,6 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.wan_folder import (
     FLOW_SETTINGS,
-    INDEX,
     WanIndex,
     scheduler_settings,
     with_flow_shift,
@@ -95,13 +94,8 @@ class Wan(Family):
           BadInput: a part is missing or of another model, or the parts do not fit each other.
         """
         index = WanIndex.read(folder)
-        if index.boundary_ratio is not None:
-            raise BadInput(
-                f"{folder / INDEX}: boundary_ratio is of Wan 2.2 A14B, which is not supported",
-                source=folder / INDEX,
-                field="boundary_ratio",
-            )
-        text, denoiser, vae = cls.read_configs(folder)
+        configs = cls.read_configs(folder)
+        text, denoiser, vae = (configs[name] for name in ("text_encoder", "transformer", "vae"))
         settings = scheduler_settings(folder, scheduler)
         default_sequence_length = MAX_TEXT_TOKENS
         if tokenizer is not None:
@@ -142,6 +136,13 @@ class Wan(Family):
         if flow_shift is None:
             return scheduler
         return with_flow_shift(scheduler_settings(folder, scheduler), flow_shift)
+
+    @classmethod
+    def component_folder(cls, folder: Path, name: str) -> Path:
+        """See `Family`; the only denoiser may be in the folder of the second expert."""
+        if name == "transformer":
+            return folder / WanIndex.read(folder).experts()[0]
+        return folder / name
 
     @classmethod
     def default_settings(cls, folder: Path) -> GenerationConfig:

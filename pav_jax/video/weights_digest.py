@@ -10,13 +10,14 @@ import numpy as np
 from pav_jax.checkpoints.digest import add_file
 
 HASHED_SUFFIXES = (".json", ".safetensors", ".model")
-HASHED_FOLDERS = ("tokenizer", "text_encoder", "transformer", "vae")
+HASHED_FOLDERS = ("tokenizer", "text_encoder", "transformer", "transformer_2", "vae")
 
 
 def digest_folder(folder: Path) -> str:
     """Hash of a pipeline's weights, configurations and tokenizer; other files don't count."""
     digest = hashlib.sha256()
-    files = (file for name in HASHED_FOLDERS for file in (folder / name).iterdir())
+    folders = [folder / name for name in HASHED_FOLDERS if (folder / name).is_dir()]
+    files = (file for path in folders for file in path.iterdir())
     for file in sorted(file for file in files if file.suffix in HASHED_SUFFIXES):
         digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}".encode())
         add_file(digest, file)

@@ -1,6 +1,8 @@
 """A whole Wan pipeline saved by `VideoModel` and run by diffusers: same prompt and noise, same
 video."""
 
+import shutil
+
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import torch
 from diffusers.pipelines.wan import pipeline_wan
 
 from pav_jax.errors import BadInput
+from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video import VideoModel
 from pav_jax.video.wan_text import clean
 from tests.video.tiny_wan import EULER, UNIPC, random_model
@@ -84,6 +87,58 @@ def test_generate_ti2v_equals_diffusers(tmp_path):
         ours = reloaded(tmp_path).generate(PROMPTS, NEGATIVE, latents=latents, **size)
         assert ours.shape == theirs.shape == (2, 5, 32, 48, 3) and ours.std() > 5
         assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4
+
+
+@pytest.mark.parametrize(
+    "scheduler, scales, swap",
+    [
+        (UNIPC, (4.0, 3.0), False),
+        (UNIPC, (4.0, 3.0), True),
+        (UNIPC, (4.0, None), False),
+        (UNIPC, (1.0, 3.0), False),
+        (EULER, (3.0, 1.0), False),
+    ],
+)
+def test_generate_experts_equal_diffusers(scheduler, scales, swap, tmp_path):
+    """5 steps with shift 3: two of the first expert, three of the second."""
+    random_model(9, scheduler, "a14b", num_inference_steps=STEPS).save_pretrained(tmp_path)
+    model = VideoModel.from_pretrained(tmp_path, dtype="float32", swap_experts=swap)
+    parts = [(part.first, part.stop) for part in model.family.denoiser_steps(STEPS)]
+    assert parts == [(0, 2), (2, 5)]
+    compare_experts(tmp_path, model, scales)
+
+
+def compare_experts(folder, model, scales):
+    pipeline = diffusers.WanPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 8), dtype=np.float32)
+    guidance = dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=True))
+    theirs = pipeline(
+        PROMPTS,
+        negative_prompt=[NEGATIVE] * 2,
+        num_inference_steps=STEPS,
+        num_frames=5,
+        height=16,
+        width=32,
+        latents=torch.tensor(latents),
+        max_sequence_length=8,
+        output_type="np",
+        **guidance,
+    ).frames
+    ours = model.generate(PROMPTS, NEGATIVE, latents=latents, **guidance)
+    assert ours.shape == theirs.shape == (2, 5, 16, 32, 3) and ours.std() > 5
+    assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4
+
+
+def test_generate_second_expert_only_equals_diffusers(tmp_path):
+    random_model(9, kind="a14b", num_inference_steps=STEPS).save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "transformer")
+    index = read_json(tmp_path / "model_index.json")
+    only_second = index | {"transformer": [None, None], "boundary_ratio": 1.0}
+    write_json(tmp_path / "model_index.json", only_second)
+    model = reloaded(tmp_path)
+    assert model.family.transformer.config.num_layers == 1
+    compare_experts(tmp_path, model, (3.0, None))
 
 
 # tiles of 256 pixels every 192: four of different sizes, and a column narrower than the overlap

@@ -76,7 +76,15 @@ def test_cogvideox_fits_one_host(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["cogvideox_2b", "cogvideox_5b", "opensora_12", "wan21_14b", "wan21_1_3b", "wan22_ti2v_5b"],
+    [
+        "cogvideox_2b",
+        "cogvideox_5b",
+        "opensora_12",
+        "wan21_14b",
+        "wan21_1_3b",
+        "wan22_ti2v_5b",
+        "wan22_a14b",
+    ],
 )
 def test_training_batches_fit_mesh(name):
     config = load(f"configs/{name}.py")
@@ -132,7 +140,24 @@ def test_wan22_ti2v_published_sizes(tpu, tiles):
     assert settings.vae_tiling == tiles and family.scheduler.shift == 5.0
 
 
-@pytest.mark.parametrize("name", ["wan22_ti2v_5b"])
+@pytest.mark.parametrize("tpu, chips", [("v6e-8", 8), ("v5p-8", 4)])
+def test_wan22_a14b_published_sizes(tpu, chips):
+    config = load(f"configs/wan22_a14b.py:{tpu}")
+    assert chips_per_slice(config) == config.mesh.fsdp == config.generator.batch_size == chips
+    family, shapes, settings = load_family(config)
+    assert count_params(shapes) == {
+        "transformer": 14_288_491_584,
+        "transformer_2": 14_288_491_584,
+        "text_encoder": 5_680_910_336,
+        "vae": 126_892_531,
+    }
+    assert video_size(config) == (81, 480, 832)
+    assert (settings.guidance_scale, settings.guidance_scale_2, settings.fps) == (4.0, 3.0, 16)
+    assert family.scheduler.shift == 12.0
+    assert [part.stop for part in family.denoiser_steps(settings.num_inference_steps)] == [26, 40]
+
+
+@pytest.mark.parametrize("name", ["wan22_ti2v_5b", "wan22_a14b"])
 def test_wan22_unknown_slice(name):
     with pytest.raises(BadInput) as error:
         load(f"configs/{name}.py:v9z-8")

@@ -48,6 +48,24 @@ def test_build_chunks():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("swap", [False, True])
+def test_build_experts(swap):
+    """One program with both experts, or one for each that is swapped in."""
+    config = load("configs/wan22_a14b.py")
+    config.generator.swap_experts = swap
+    config.generator.mesh.fsdp = 1
+    config.generator.batch_size = 1
+    programs = generator_programs.build(config, list(make_mesh().devices.flat))
+    names = [program.name for program in programs if program.name.startswith(("deno", "trans"))]
+    assert names == (["transformer", "transformer_2"] if swap else ["denoiser"])
+    for program in programs[1 : 1 + len(names)]:
+        assert program.trace().jaxpr.eqns
+    if swap:
+        assert programs[1].batch.endswith("40 steps, from 0 to 26")
+        assert programs[2].trace().out_info.shape == (1, 21, 60, 104, 16)
+
+
+@pytest.mark.slow
 def test_build_clips():
     """Programs for a clip in time and for a frame in space, and one that joins the frames."""
     config = load("configs/opensora_12.py")

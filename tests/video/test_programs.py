@@ -33,6 +33,15 @@ class Family:
     def on_mesh(self, mesh, auxiliary_mesh, sequence_attention, cfg_parallel):
         return self
 
+    def check_settings(self, settings):
+        pass
+
+    def guidance_scales(self, settings):
+        return np.full(settings.num_inference_steps, settings.guidance_scale, np.float32)
+
+    def denoiser_steps(self, num_steps):
+        return []
+
     def default_size(self):
         return 1, 2, 2
 

@@ -49,6 +49,7 @@ def test_generate_cleans_prompts(model, videos):
     [
         (dict(num_frames=6), "num_frames=6: .* nearest: 5 and 7"),
         (dict(num_frames=500), "num_frames=500: .* nearest: 127"),
+        (dict(guidance_scale_2=3.0), "guidance_scale_2=3: this model has no second expert; leave"),
         (dict(height=20), "height=20: .* nearest: 16 and 24"),
         (dict(width=1), "width=1: .* nearest: 8$"),
         (dict(num_inference_steps=1001), "1 to 1000"),
@@ -194,7 +195,7 @@ def test_from_pretrained_invalid_folder(model, tmp_path):
         (
             "model_index.json",
             {"boundary_ratio": 0.875},
-            "boundary_ratio is of Wan 2.2 A14B",
+            "boundary_ratio is 0.875, but there is no transformer_2",
         ),
         ("model_index.json", {"expand_timesteps": 3}, "expand_timesteps"),
         ("transformer/config.json", {"in_channels": 36}, "image-to-video"),

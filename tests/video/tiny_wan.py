@@ -1,5 +1,7 @@
 """A tiny random Wan pipeline, made in memory; shared by the tests of generation."""
 
+import dataclasses
+
 import numpy as np
 
 from pav_jax.models.t5 import T5Config, T5Encoder
@@ -7,6 +9,7 @@ from pav_jax.models.wan.transformer import WanConfig, WanTransformer
 from pav_jax.models.wan.vae import WanVAE, WanVAEConfig
 from pav_jax.video import VideoModel, schedulers
 from pav_jax.video.wan import Wan
+from pav_jax.video.wan_experts import Boundary, WanExperts
 from tests.video.tiny_pipeline import random_params, tiny_tokenizer
 
 UNIPC = {
@@ -23,7 +26,7 @@ SMALL_SETTINGS = dict(
 
 
 def random_model(seed: int, scheduler: dict = UNIPC, kind: str = "2.1", **defaults) -> VideoModel:
-    """kind: "2.1", or "ti2v" with the residual VAE of Wan 2.2 TI2V-5B."""
+    """kind: "2.1", "ti2v" with the residual VAE of Wan 2.2 TI2V-5B, or "a14b" with two experts."""
     rng = np.random.default_rng(seed)
     residual = {}
     if kind == "ti2v":
@@ -52,7 +55,11 @@ def random_model(seed: int, scheduler: dict = UNIPC, kind: str = "2.1", **defaul
         num_layers=2,
         rope_max_seq_len=64,
     )
-    family = Wan(
+    experts = {}
+    if kind == "a14b":
+        second = dataclasses.replace(denoiser, num_layers=1, ffn_dim=24)
+        experts = dict(transformer_2=WanTransformer(second), conditions=Boundary(0.875))
+    family = (WanExperts if experts else Wan)(
         tiny_tokenizer(8),
         T5Encoder(text),
         WanTransformer(denoiser),
@@ -60,8 +67,9 @@ def random_model(seed: int, scheduler: dict = UNIPC, kind: str = "2.1", **defaul
         schedulers.load(scheduler),
         default_sequence_length=8,
         expand_timesteps=kind == "ti2v",
+        **experts,
     )
-    scales = {"text_encoder": 0.3, "transformer": 0.15, "vae": 0.25}
+    scales = {"text_encoder": 0.3, "transformer": 0.15, "transformer_2": 0.15, "vae": 0.25}
     params = {
         name: random_params(shapes, rng, scales[name])
         for name, shapes in family.param_shapes().items()
