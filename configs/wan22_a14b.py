@@ -9,7 +9,7 @@ generator samples as Wan's own configuration does: 40 UniPC steps, shift 12 (the
 folder has 3), guidance 4 for the expert of high noise and 3 for that of low noise, 81 frames of
 480 x 832 at 16 frames per second. Of the 40 steps 26 are the first expert's. The two experts, 14.3
 billion parameters each, and UMT5-XXL are bfloat16, spread over the chips, 7.2 GB of the experts on
-each of 8 chips; --config.generator.swap_experts=True holds one expert at a time, and copies each from the
+each of 8; --config.generator.swap_experts=True holds one expert at a time, and copies each from the
 host once a batch. The VAE is float32, whole on each chip. Each chip makes one video.
 
 You supply the files that llama3_8b_video.py lists.
