@@ -21,7 +21,7 @@ def count_units(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
     Returns:
       The counts, and under `UNREAD` how many rewrites could not be compared.
     """
-    totals = Counter(dict.fromkeys((*NAMES, UNREAD), 0))
+    totals: dict[str, int] = dict.fromkeys((*NAMES, UNREAD), 0)
     for (prompt, refined), times in Counter(pairs).items():
         judgement = judge(prompt, refined)
         if math.isnan(judgement.score):
@@ -29,4 +29,4 @@ def count_units(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
             continue
         for name in NAMES:
             totals[name] += times * len(getattr(judgement, name))
-    return dict(totals)
+    return totals

@@ -257,6 +257,7 @@ def _denoise_part(
             latents = sampling.noise(keys_B, 0, latent_shape)
         carry = family.start(latents, scales)
     carry = family.denoise_part(params, carry, text, negative, keys_B, scales, step_schedule, part)
+    assert carry is not None
     return carry[1][:, -decoded_latent_frames:] if part.stop == scales.shape[0] else carry
 
 

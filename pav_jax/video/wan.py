@@ -11,7 +11,7 @@ t, h, w, C those of the latent and its channels.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +86,7 @@ class Wan(Family):
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
         conv_impl: ConvImpl = "auto",
-    ) -> "Wan":
+    ) -> Self:
         """The family from the configurations in a diffusers folder. The VAE computes in float32, as
         the original does.
 

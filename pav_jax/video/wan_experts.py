@@ -19,6 +19,8 @@ from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.video import pipeline_folder
 from pav_jax.video.family import DenoiserSteps, Family
 from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.schedulers.flow_euler import FlowEuler
+from pav_jax.video.schedulers.unipc import UniPC
 from pav_jax.video.wan import Wan
 from pav_jax.video.wan_folder import EXPERTS, WanIndex
 
@@ -59,7 +61,7 @@ class WanExperts(Wan):
         scheduler: Mapping[str, Any] | str | None = None,
         tokenizer: Any = None,
         conv_impl: ConvImpl = "auto",
-    ) -> "WanExperts":
+    ) -> Self:
         """See `Wan`."""
         family = super().outline(folder, dtype, scheduler, tokenizer, conv_impl)
         config = pipeline_folder.read_config(transformer_hf, folder / "transformer_2")
@@ -115,6 +117,7 @@ class WanExperts(Wan):
     def denoiser_steps(self, num_steps: int) -> list[DenoiserSteps]:
         """See `Family`; an expert without steps is left out."""
         timesteps = self.scheduler.timesteps(num_steps)
+        assert isinstance(self.scheduler, FlowEuler | UniPC), "see Wan.scheduler_settings"
         boundary = self.conditions.boundary_ratio * self.scheduler.total
         switch = int(np.sum(timesteps >= boundary))  # timesteps fall
         parts = (
