@@ -6,7 +6,7 @@ Source: diffusers' `WanPipeline` with `boundary_ratio`; the published Wan 2.2.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jax.sharding import Mesh
