@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.booster.adapter_folders import shipped
 from pav_jax.checkpoints import embedded
 from pav_jax.commands import check
 from pav_jax.main import main, parser
@@ -205,7 +206,8 @@ def test_export_adapters(address, capsys, tmp_path):
     pav(capsys, address, *merge)
     assert as_path(f"{out}-merged/model.safetensors").is_file()
     lines = pav(capsys, address, "adapters", "list", f"{out}-peft", "{a}/sft")
-    assert [line.split()[0] for line in lines] == ["name", f"{tmp_path.name}-peft", "adapter"]
+    names = ["name", *shipped(), f"{tmp_path.name}-peft", "adapter"]
+    assert [line.split()[0] for line in lines] == names
     (by_merged,) = pav(capsys, address, "refine", "a red ball", f"--model={out}-merged")
     (by_adapter,) = pav(capsys, address, "refine", "a red ball", "--adapter={a}/sft/adapter")
     assert by_adapter == by_merged

@@ -25,7 +25,6 @@ def test_shipped_adapter_is_small_and_has_a_card(name):
     assert summary.num_bytes <= MAX_BYTES and summary.generator == name
     card = read_card(folder)
     assert card["base_model"] == summary.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert "guarded: FAITH" in (folder / "README.md").read_text(encoding="utf-8")
     assert (folder / "chat_template.jinja").is_file()
 
 
