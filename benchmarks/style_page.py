@@ -1,6 +1,8 @@
 """The page about the adapters that `styles.py` trains."""
 
+import datetime
 import json
+import os
 from pathlib import Path
 
 from machine import cpu_model
@@ -28,7 +30,7 @@ everything on this page is measured on them. Written by
 
     python benchmarks/styles.py --data=vbench_prompts.jsonl --page=docs/default_boosters.md
 
-on {machine}. "Guarded" is with [the guard](guard.md), as `pav refine` answers: a prompt that
+on {date}, on {machine}. "Guarded" is with [the guard](guard.md), as `pav refine` answers: a prompt that
 comes back unchanged has FAITH 1; the next columns leave these out, and give their share. "Loops"
 is the share of rewrites that say the same four words three times. No video has been made to compare
 these rewrites; how much they help a video model is not measured.
@@ -42,7 +44,9 @@ def render(workdir: Path, styles: list[str]) -> str:
       workdir: of styles.py.
       styles: those to show; each has styles.json and rewrites.jsonl.
     """
-    lines = [HEAD.format(machine=f"two cores of {cpu_model()}"), _row(["adapter", *COLUMNS])]
+    machine = f"{os.cpu_count()} cores of {cpu_model()}"
+    head = HEAD.format(date=datetime.date.today(), machine=machine)
+    lines = [head, _row(["adapter", *COLUMNS])]
     lines.append(_row(["---"] * (1 + len(COLUMNS))))
     for style in styles:
         for system, numbers in read_json(workdir / style / "styles.json").items():

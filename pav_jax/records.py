@@ -102,8 +102,8 @@ class Refinement:
       kept, missing, contradicted, added: what became of what the prompt asks for; empty where no
         guard compared them.
       faith: FAITH of the rewrite; NaN where no guard, or none that could, compared them.
-      reverted: whether the prompt stands because no rewrite was good enough.
-      reason: why the prompt stands; "" where it was rewritten.
+      reverted: whether the prompt is unchanged because no rewrite was good enough.
+      reason: why the prompt is unchanged; "" where it was rewritten.
       negative_prompt: the value of `-neg`.
       settings: flag -> value, such as {"ar": "9:16"}.
     """

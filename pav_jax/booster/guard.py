@@ -63,8 +63,8 @@ class Guard:
         `prompt_syntax` finds; a string is one term.
       fidelity: the least FAITH of a rewrite, from 0 to 1.
       max_words: of a rewrite; None: no limit.
-      language: of rewrites. "en": English, and a prompt in another language stands, because no
-        rewrite of it can be checked; "any": rewrites of such a prompt are only checked for terms.
+      language: of rewrites. "en": English, and a prompt in another language is unchanged, because
+        no rewrite of it can be checked; "any": rewrites of such a prompt are only checked for terms.
       samples: drawn for each rewrite; the most faithful is taken.
 
     Raises:

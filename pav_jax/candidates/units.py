@@ -18,6 +18,9 @@ def count_units(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
     Args:
       pairs: (prompt, rewrite); equal ones count each.
 
+    FAITH leaves out roles and relations that a rewrite does not state, so the counts of two systems
+    over the same prompts may have different sums.
+
     Returns:
       The counts, and under `UNREAD` how many rewrites could not be compared.
     """

@@ -30,7 +30,6 @@ def add(commands: Any) -> None:
         epilog="""\
 examples:
   pav refine "a girl is playing guitar"                    the default booster, for CogVideoX
-  pav refine "a girl is playing guitar" --for=wan          the one for another video model
   pav refine "a dog runs" --adapter=my-adapter             a LoRA adapter, on the model it names
   pav refine "a crimson star bouncing" --model=mini:booster    the toy booster of configs/mini.py
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl

@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         ),
         epilog=f"""\
 examples:
-  pav serve                                                 the adapters that pav refine --for has
+  pav serve                                                 the model of pav refine
   pav serve --model=runs/mini/round_2/booster --port=9000
   pav serve --model=smollm2 --adapter=wan=adapters/wan --adapter=hunyuan=adapters/hunyuan
   pav serve --upstream=http://127.0.0.1:8080                a model that llama.cpp or vLLM serves

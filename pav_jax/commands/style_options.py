@@ -22,7 +22,7 @@ def add_style(command: argparse.ArgumentParser) -> None:
 
 
 def check_style(args: argparse.Namespace, others: Mapping[str, object]) -> None:
-    """Raise BadInput where the option stands beside one that names the model otherwise.
+    """Raise BadInput if the option is given together with one that names the model otherwise.
 
     Args:
       others: those options with their values; empty and None count as not given.

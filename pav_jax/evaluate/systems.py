@@ -52,7 +52,7 @@ class RecordedRewrite:
 
     Attributes:
       key: hash of the system's fingerprint, the prompt and the seed.
-      reverted: whether the prompt stands because no rewrite was good enough.
+      reverted: whether the prompt is unchanged because no rewrite was good enough.
     """
 
     key: str

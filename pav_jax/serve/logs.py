@@ -53,21 +53,20 @@ def describe(error: BaseException) -> str:
 def texts_withheld(stream: TextIO) -> Iterator[None]:
     """Write the log of this process to a stream, without the texts of others; undone at the end.
 
-    It holds for handlers and loggers that libraries add later, too: texts are left out where
-    records are made.
+    The stream's handler replaces those of the root logger, so that no line is written twice. It
+    holds for handlers and loggers that libraries add later, too: texts are left out where records
+    are made.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(FORMAT))
-    root = logging.getLogger()
     with contextlib.ExitStack() as undo:
-        root.addHandler(handler)
-        undo.callback(root.removeHandler, handler)
         undo.callback(LOG.setLevel, LOG.level)
         LOG.setLevel(logging.INFO)
         undo.callback(logging.setLogRecordFactory, logging.getLogRecordFactory())
         logging.setLogRecordFactory(_make_record)
-        # what handlers that fail would print: the record with its arguments
+        # raiseExceptions: handlers that fail would print the record with its arguments
         for place, name, value in (
+            (logging.getLogger(), "handlers", [handler]),
             (logging, "raiseExceptions", False),
             (warnings, "showwarning", _show_warning),
             (threading, "excepthook", _show_thread_exception),

@@ -16,7 +16,7 @@ def answer(backend: Backend, request: TextRequest) -> list[Reply]:
     refinements = backend.refine(request)
     if not request.is_guarded:
         return [Reply(refinement.refined) for refinement in refinements]
-    # samples end at a stop text, but what the guard adds, or a prompt that stands, may hold one
+    # samples end at a stop text, but what the guard adds, or an unchanged prompt, may hold one
     return [Reply(_up_to(r.refined, request.stop), r) for r in refinements]
 
 

@@ -28,7 +28,14 @@ from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.tiling import decode_tiles
 from pav_jax.video import pipeline_folder, schedulers
-from pav_jax.video.decoding import Latents, Pixels, PixelsOrShapes, Run, whole_to_pixels
+from pav_jax.video.decoding import (
+    Latents,
+    Pixels,
+    PixelsOrShapes,
+    Run,
+    chunk_name,
+    whole_to_pixels,
+)
 from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 
@@ -216,9 +223,8 @@ class CogVideoX(Family):
         def decode_level(
             x: Any, batch: int, start: int, cache: dict, size: tuple[int, int], **static: int
         ) -> tuple[Any, dict]:
-            chunk = "next chunks" if start else "first chunk"
-            height, width = (length * 2 ** static["level"] for length in size)
-            name = f"tiles of {size[0]} x {size[1]}, {chunk} at {height} x {width}"
+            chunk = chunk_name(start, size, static["level"])
+            name = f"tiles of {size[0]} x {size[1]}, {chunk}"
             arguments = (params, latents, x, batch, start, cache)
             return run(name, self.decode_tile_level, *arguments, size=size, **static)
 

@@ -66,6 +66,18 @@ def join_frames(
     return jnp.concatenate(frames, axis=1), finite
 
 
+def chunk_name(start: int, size: tuple[int, int], level: int) -> str:
+    """The name of a program: which chunk, and the resolution of a level.
+
+    Args:
+      start: the chunk's first latent frame.
+      size: height and width of the latent.
+      level: the resolution, from 0; each doubles both.
+    """
+    height, width = (length * 2**level for length in size)
+    return f"{'next chunks' if start else 'first chunk'} at {height} x {width}"
+
+
 def piece_axes(num_axes: int, first: str) -> tuple[str | None, ...]:
     """The logical axes of an array of a piece: frames, a value per video, or a layer's cache.
 

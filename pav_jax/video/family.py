@@ -34,7 +34,7 @@ def _leave_unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserSteps:
-    """Neighbouring steps of one denoiser.
+    """Consecutive steps of one denoiser.
 
     Attributes:
       denoiser: the component.

@@ -34,6 +34,7 @@ from pav_jax.video.decoding import (
     Pixels,
     PixelsOrShapes,
     Run,
+    chunk_name,
     join_frames,
     to_pixels,
     whole_to_pixels,
@@ -241,8 +242,7 @@ class Wan(Family):
             length: int,
             level: int,
         ) -> tuple[Any, dict]:
-            chunk = "next chunks" if start else "first chunk"
-            name = f"tiles of {size[0]} x {size[1]}, {chunk}, level {level}"
+            name = f"tiles of {size[0]} x {size[1]}, {chunk_name(start, size, level)}"
             arguments = (params, x if level else latents, tile, start, cache)
             return run(name, self.decode_tile_chunk, *arguments, level=level, size=size)
 
@@ -258,8 +258,7 @@ class Wan(Family):
         for start in range(num_chunks):
             x: Any = latents
             for level in levels:
-                chunk = "next chunks" if start else "first chunk"
-                name = f"{chunk} at {height * 2**level} x {width * 2**level}"
+                name = chunk_name(start, (height, width), level)
                 arguments = (params, x, start, caches[level])
                 x, caches[level] = run(name, self.decode_chunk, *arguments, level=level)
             pieces.append(x)

@@ -29,6 +29,38 @@ def reloaded(folder) -> VideoModel:
     return VideoModel.from_pretrained(folder, dtype="float32")
 
 
+def assert_equal_videos(model, folder, height, width, max_sequence_length=None, **guidance):
+    """The model's videos are those of diffusers' pipeline of the folder, from the same noise."""
+    pipeline = diffusers.WanPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    shape, _ = model.family.latent_shape(5, height, width)
+    latents = np.random.default_rng(5).standard_normal((2, *shape), dtype=np.float32)
+    theirs = pipeline(
+        PROMPTS,
+        negative_prompt=[NEGATIVE] * 2,
+        num_inference_steps=STEPS,
+        num_frames=5,
+        height=height,
+        width=width,
+        latents=torch.tensor(latents),
+        max_sequence_length=max_sequence_length or 8,
+        output_type="np",
+        **guidance,
+    ).frames
+    ours = model.generate(
+        PROMPTS,
+        NEGATIVE,
+        height=height,
+        width=width,
+        latents=latents,
+        max_sequence_length=max_sequence_length,
+        **guidance,
+    )
+    assert ours.shape == theirs.shape == (2, 5, height, width, 3)
+    assert ours.std() > 5  # a grey picture would prove nothing
+    assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4  # rounding to bytes, and 1e-4
+
+
 @pytest.mark.parametrize(
     "scheduler, scales, length",
     [(UNIPC, (3.0, 1.0), None), (EULER, (3.0,), None), (EULER, (3.0,), 5), (EULER, (3.0,), 12)],
@@ -36,57 +68,17 @@ def reloaded(folder) -> VideoModel:
 def test_generate_equals_diffusers(scheduler, scales, length, tmp_path):
     random_model(3, scheduler, num_inference_steps=STEPS).save_pretrained(tmp_path)
     model = reloaded(tmp_path)
-    pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
-    pipeline.set_progress_bar_config(disable=True)
-    latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 8), dtype=np.float32)
-    for guidance in scales:
-        theirs = pipeline(
-            PROMPTS,
-            negative_prompt=[NEGATIVE] * 2,
-            num_inference_steps=STEPS,
-            num_frames=5,
-            height=16,
-            width=32,
-            guidance_scale=guidance,
-            latents=torch.tensor(latents),
-            max_sequence_length=length or 8,
-            output_type="np",
-        ).frames
-        ours = model.generate(
-            PROMPTS,
-            NEGATIVE,
-            guidance_scale=guidance,
-            latents=latents,
-            max_sequence_length=length,
-        )
-        assert ours.shape == theirs.shape == (2, 5, 16, 32, 3)
-        assert ours.std() > 5  # a grey picture would prove nothing
-        assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4  # rounding to bytes, and 1e-4
+    for scale in scales:
+        assert_equal_videos(model, tmp_path, 16, 32, length, guidance_scale=scale)
 
 
 def test_generate_ti2v_equals_diffusers(tmp_path):
     random_model(7, kind="ti2v", num_inference_steps=STEPS).save_pretrained(tmp_path)
-    pipeline = diffusers.WanPipeline.from_pretrained(tmp_path)
-    assert pipeline.config.expand_timesteps and pipeline.vae.config.is_residual
-    pipeline.set_progress_bar_config(disable=True)
-    latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 6), dtype=np.float32)
-    for guidance in (3.0, 1.0):
-        theirs = pipeline(
-            PROMPTS,
-            negative_prompt=[NEGATIVE] * 2,
-            num_inference_steps=STEPS,
-            num_frames=5,
-            height=32,
-            width=48,
-            guidance_scale=guidance,
-            latents=torch.tensor(latents),
-            max_sequence_length=8,
-            output_type="np",
-        ).frames
-        size = dict(height=32, width=48, guidance_scale=guidance)
-        ours = reloaded(tmp_path).generate(PROMPTS, NEGATIVE, latents=latents, **size)
-        assert ours.shape == theirs.shape == (2, 5, 32, 48, 3) and ours.std() > 5
-        assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4
+    config = diffusers.WanPipeline.load_config(tmp_path)
+    assert config["expand_timesteps"] and read_json(tmp_path / "vae/config.json")["is_residual"]
+    model = reloaded(tmp_path)
+    for scale in (3.0, 1.0):
+        assert_equal_videos(model, tmp_path, 32, 48, guidance_scale=scale)
 
 
 @pytest.mark.parametrize(
@@ -105,29 +97,8 @@ def test_generate_experts_equal_diffusers(scheduler, scales, swap, tmp_path):
     model = VideoModel.from_pretrained(tmp_path, dtype="float32", swap_experts=swap)
     parts = [(part.first, part.stop) for part in model.family.denoiser_steps(STEPS)]
     assert parts == [(0, 2), (2, 5)]
-    compare_experts(tmp_path, model, scales)
-
-
-def compare_experts(folder, model, scales):
-    pipeline = diffusers.WanPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    latents = np.random.default_rng(5).standard_normal((2, 4, 3, 4, 8), dtype=np.float32)
     guidance = dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=True))
-    theirs = pipeline(
-        PROMPTS,
-        negative_prompt=[NEGATIVE] * 2,
-        num_inference_steps=STEPS,
-        num_frames=5,
-        height=16,
-        width=32,
-        latents=torch.tensor(latents),
-        max_sequence_length=8,
-        output_type="np",
-        **guidance,
-    ).frames
-    ours = model.generate(PROMPTS, NEGATIVE, latents=latents, **guidance)
-    assert ours.shape == theirs.shape == (2, 5, 16, 32, 3) and ours.std() > 5
-    assert np.abs(ours - theirs * 255).max() <= 0.5 + 255 * 1e-4
+    assert_equal_videos(model, tmp_path, 16, 32, **guidance)
 
 
 def test_generate_second_expert_only_equals_diffusers(tmp_path):
@@ -138,7 +109,7 @@ def test_generate_second_expert_only_equals_diffusers(tmp_path):
     write_json(tmp_path / "model_index.json", only_second)
     model = reloaded(tmp_path)
     assert model.family.transformer.config.num_layers == 1
-    compare_experts(tmp_path, model, (3.0, None))
+    assert_equal_videos(model, tmp_path, 16, 32, guidance_scale=3.0)
 
 
 # tiles of 256 pixels every 192: four of different sizes, and a column narrower than the overlap

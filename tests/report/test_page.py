@@ -164,7 +164,8 @@ def test_write_report_shows_units(workdir):
     row = table[table.index("base</th>") : table.index("base</th>") + 200]
     evaluation = json.loads((workdir / "evaluation.json").read_text())
     units = evaluation["sets"]["near"]["systems"]["base"]["units"]
-    assert f"<td>{units['kept']}</td><td>{units['missing']}</td>" in row
+    counted = units["kept"] + units["missing"] + units["contradicted"]
+    assert f"<td>{units['kept'] / counted:.1%}</td><td>{units['missing']}</td>" in row
     assert 'units-kept"><span>kept</span> <span class="unit">cat</span>' in text
 
 

@@ -53,6 +53,19 @@ def test_texts_of_libraries_are_withheld(capfd):
     assert after == before
 
 
+def test_lines_are_written_once():
+    log, other = io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(other)  # as some libraries add to the root logger
+    logging.getLogger().addHandler(handler)
+    try:
+        with texts_withheld(log):
+            logging.getLogger("pav_jax.serve").info("POST %s", "/refine")
+        assert handler in logging.getLogger().handlers
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert log.getvalue().count("POST /refine") == 1 and not other.getvalue()
+
+
 def test_chained_exceptions_are_named_without_their_messages():
     log = io.StringIO()
     with texts_withheld(log):
