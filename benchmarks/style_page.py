@@ -30,10 +30,12 @@ everything on this page is measured on them. Written by
 
     python benchmarks/styles.py --data=vbench_prompts.jsonl --page=docs/default_boosters.md
 
-on {date}, on {machine}. "Guarded" is with [the guard](guard.md), as `pav refine` answers: a prompt that
-comes back unchanged has FAITH 1; the next columns leave these out, and give their share. "Loops"
-is the share of rewrites that say the same four words three times. No video has been made to compare
-these rewrites; how much they help a video model is not measured.
+on {date}, on {machine}.
+
+"Guarded" is with [the guard](guard.md), as `pav refine` answers: a prompt that comes back unchanged
+has FAITH 1; the next columns leave these out, and give their share. "Loops" is the share of
+rewrites that say the same four words three times. No video has been made to compare these rewrites;
+how much they help a video model is not measured.
 """
 
 

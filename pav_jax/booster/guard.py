@@ -64,7 +64,7 @@ class Guard:
       fidelity: the least FAITH of a rewrite, from 0 to 1.
       max_words: of a rewrite; None: no limit.
       language: of rewrites. "en": English, and a prompt in another language is unchanged, because
-        no rewrite of it can be checked; "any": rewrites of such a prompt are only checked for terms.
+        no rewrite of it can be checked; "any": rewrites of one are checked for terms only.
       samples: drawn for each rewrite; the most faithful is taken.
 
     Raises:
