@@ -9,8 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# most of the time is compilation of tiny programs that run once, so XLA optimizes them less
-flags = os.environ.get("PAV_TEST_XLA_FLAGS", "--xla_backend_optimization_level=1")
+# most of the time is compilation of tiny programs that run once, so XLA optimizes them less, and
+# compiles fusions by its older, faster code generator
+FAST_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+flags = os.environ.get("PAV_TEST_XLA_FLAGS", FAST_COMPILATION)
 os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 # compiled programs are kept between runs: most of the time of the suite is compilation
 cache = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
