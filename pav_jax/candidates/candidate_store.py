@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from pav_jax.candidates.store import ScoredVideoStore, VideoRequest
 from pav_jax.records import Candidate
 from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.video.generator import GeneratedVideo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +59,11 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
         self,
         request: VideoRequest[PendingCandidate],
         view: PendingCandidate,
-        video: UInt8[np.ndarray, "T H W 3"],
+        video: GeneratedVideo,
         scores: dict[str, float],
-        error: str | None,
     ) -> Candidate:
         """The record of a candidate, with its scores or its error."""
+        error = video.error
         if error is None:
             error = missing_scores(scores)
         else:  # scores of unusable frames are meaningless, even if finite
@@ -83,7 +84,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
             return candidate
         return dataclasses.replace(candidate, video=self.save_video(candidate, video))
 
-    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
+    def save_video(self, candidate: Candidate, video: GeneratedVideo) -> str | None:
         """Write the video file; return its path in the work directory, None if there is none."""
         return None
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
 from pav_jax.candidates.options import KEEP_VIDEOS
@@ -14,6 +13,7 @@ from pav_jax.errors import BadInput
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path
 from pav_jax.video.files import write_mp4
+from pav_jax.video.generator import GeneratedVideo
 
 
 class CandidatePool(CandidateStore):
@@ -107,8 +107,8 @@ class CandidatePool(CandidateStore):
         earlier = [c for c in self.records.values() if c.round < round]
         return best_overall(earlier, overall_scores(earlier, self.weights))
 
-    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
-        """Save a candidate's video [T, H, W, 3] if `keep_videos` asks for it; returns its path."""
+    def save_video(self, candidate: Candidate, video: GeneratedVideo) -> str | None:
+        """Save a candidate's video if `keep_videos` asks for it; returns its path."""
         if candidate.error is not None or self.keep_videos == "none":
             return None
         if self.keep_videos == "best":
@@ -116,7 +116,7 @@ class CandidatePool(CandidateStore):
             if not value > self._best_overall.get(candidate.prompt, -np.inf):
                 return None
         path = f"videos/{candidate.key}.mp4"
-        write_mp4(self.workdir / path, video, self.generator.fps)
+        write_mp4(self.workdir / path, video.frames, self.generator.fps, audio=video.audio)
         return path
 
 

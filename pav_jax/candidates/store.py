@@ -23,6 +23,7 @@ from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import candidate_key
 from pav_jax.storage.records import SegmentFolder
+from pav_jax.video.generator import GeneratedVideo
 from pav_jax.video.no_videos import NoVideos
 
 View = TypeVar("View")
@@ -181,15 +182,13 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         self,
         request: VideoRequest[View],
         view: View,
-        video: UInt8[np.ndarray, "T H W 3"],
+        video: GeneratedVideo,
         scores: Any,
-        error: str | None,
     ) -> Record:
         """Return the record of a view.
 
         Args:
           scores: the view's row of `score_views`.
-          error: why the video is unusable; None if it is usable.
         """
 
     def view_group(self, view: View) -> Hashable:
@@ -327,9 +326,7 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
             )
             for (row, view), new, result in zip(chunk, missing, results, strict=False):
                 if new:
-                    yield self.make_record(
-                        requests[row], view, output.videos[row], result, output.errors[row]
-                    )
+                    yield self.make_record(requests[row], view, output[row], result)
 
     def video_key(self, prompt: str, text: str, seed: int) -> str:
         """Return the key of the generator's video of `text`, scored against `prompt`."""

@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
                     print(f"pav generate: {prompt!r}: {redact(error)}", file=sys.stderr)
                     continue
                 path = _path(args, first + row, prompt)
-                print(_write(args, path, output.videos[row], generator, prompt), flush=True)
+                print(_write(args, path, output[row], generator, prompt), flush=True)
     return 2 if failed else 0
 
 
@@ -293,22 +293,21 @@ def _redacted_option(text: str) -> str:
     return text if shown == {name: value} else f"{name}={shown[name]}"
 
 
-def _write(
-    args: argparse.Namespace, path: Any, video_TxHxWx3: Any, generator: Any, prompt: str
-) -> Any:
-    """Write one video with its metadata; return its path."""
+def _write(args: argparse.Namespace, path: Any, video: Any, generator: Any, prompt: str) -> Any:
+    """Write one video with its metadata and, as mp4, its sound; return its path."""
     from pav_jax.video import files
 
-    kind = args.format or ("png" if len(video_TxHxWx3) == 1 else "mp4")
+    frames = video.frames
+    kind = args.format or ("png" if len(frames) == 1 else "mp4")
     if kind != "frames":
         path = path.with_name(f"{path.name}.{kind}")
     metadata = _metadata(args, generator, prompt)
-    if kind in ("mp4", "gif"):
-        (files.write_mp4 if kind == "mp4" else files.write_gif)(
-            path, video_TxHxWx3, generator.fps, metadata
-        )
+    if kind == "mp4":
+        files.write_mp4(path, frames, generator.fps, metadata, video.audio)
+    elif kind == "gif":
+        files.write_gif(path, frames, generator.fps, metadata)
     else:
-        (files.write_png if kind == "png" else files.write_frames)(path, video_TxHxWx3, metadata)
+        (files.write_png if kind == "png" else files.write_frames)(path, frames, metadata)
     return path
 
 

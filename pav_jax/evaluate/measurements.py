@@ -5,14 +5,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from pav_jax.candidates.candidate_store import CandidateStore, PendingCandidate
 from pav_jax.candidates.store import VideoRequest
 from pav_jax.records import Candidate
 from pav_jax.storage.addresses import as_path, list_names
 from pav_jax.video.files import write_mp4
+from pav_jax.video.generator import GeneratedVideo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +59,15 @@ class MeasurementStore(CandidateStore):
     def __getitem__(self, cell: Cell) -> Candidate:
         return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
 
-    def save_video(self, candidate: Candidate, video: UInt8[np.ndarray, "T H W 3"]) -> str | None:
-        """Save a video [T, H, W, 3] if `save_videos` is set; returns its path."""
+    def save_video(self, candidate: Candidate, video: GeneratedVideo) -> str | None:
+        """Save a video if `save_videos` is set; returns its path."""
         if not self.save_videos:
             return None
         # the file name omits the prompt, so that all prompts that need the video share the file
         name = f"{self.video_key('', candidate.refined, candidate.seed)}.mp4"
         if name not in self._saved:
-            write_mp4(self.workdir / "videos" / name, video, self.generator.fps)
+            path = self.workdir / "videos" / name
+            write_mp4(path, video.frames, self.generator.fps, audio=video.audio)
             self._saved.add(name)
         return f"videos/{name}"
 

@@ -44,9 +44,10 @@ class Previewer:
             batch = self._generator.start([prompt], [seed])()
         finally:
             self._lock.release()
-        if batch.errors[0]:
+        video = batch[0]
+        if video.error:
             raise ApiError(500, "the generator made no usable video", code="generator_failed")
-        return mp4_bytes(batch.videos[0], self._generator.fps)
+        return mp4_bytes(video.frames, self._generator.fps, audio=video.audio)
 
 
 def _check_awaited(call: Call) -> None:

@@ -16,6 +16,7 @@ from pav_jax.records import candidate_key, stable_seed
 from pav_jax.rewards.reward import Reward, score_with_times
 from pav_jax.rewards.suite import HELD_OUT, RewardSuite, frame_times
 from pav_jax.trust.corruptions import VIDEO_CORRUPTIONS, corrupt_video
+from pav_jax.video.generator import GeneratedVideo
 
 # kinds of conditions that are not corruptions
 TRUE_PROMPT = "true"
@@ -134,13 +135,12 @@ class SampleStore(ScoredVideoStore[Condition, Sample]):
         self,
         request: VideoRequest[Condition],
         view: Condition,
-        video: UInt8[np.ndarray, "T H W 3"],
+        video: GeneratedVideo,
         scores: Scores,
-        error: str | None,
     ) -> Sample:
         """The sample of one condition; the scores of a failed video are meaningless, so NaN."""
         by_name, refusals = scores
-        if error is not None:
+        if video.error is not None:
             by_name = dict.fromkeys(by_name, math.nan)
         return Sample(
             key=self.key(request, view),

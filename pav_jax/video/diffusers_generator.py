@@ -4,7 +4,9 @@
 Every video has its own `torch.Generator` on the CPU, so that its noise depends on its seed alone,
 and batches always have the same number of rows. Settings that are not set keep the pipeline's
 default. Pipelines agree on the names of their arguments except for the number of frames; a pipeline
-whose call has none of those names makes images, which are videos of one frame.
+whose call has none of those names makes images, which are videos of one frame. The scale of
+guidance may be a setting of the pipeline's guider instead, as in HunyuanVideo 1.5 and in modular
+pipelines.
 
 Shapes: B videos, T frames, H, W height and width in pixels.
 """
@@ -20,15 +22,18 @@ from jaxtyping import Float, UInt8
 
 from pav_jax.errors import BadInput
 from pav_jax.video import backend, diffusers_loading, sampling
+from pav_jax.video.audio import audio_of_output
 from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
+from pav_jax.video.modular_pipeline import ModularCall
 
 FRAME_ARGUMENTS = ("num_frames", "video_length")  # Latte and Text2Video-Zero use the second
 OUTPUT_FIELDS = ("frames", "videos", "images")
 # of pipelines with a safety checker, which blackens what it flags
 SAFETY_FIELD = "nsfw_content_detected"
 STEP_CALLBACK = "callback_on_step_end"
+GUIDANCE = "guidance_scale"
 UNSAFE = "blackened by the pipeline's safety checker"
 
 
@@ -55,7 +60,10 @@ class DiffusersGenerator(backend.GeneratorBackend):
         self.explicit_settings = backend.explicit_settings(source, settings or {})
         self.settings = GenerationConfig().replace(source, **self.explicit_settings)
         self._weights_digest = weights_digest
-        self._parameters = inspect.signature(pipeline.__call__).parameters
+        self._parameters = _call_parameters(pipeline)
+        guider = getattr(pipeline, "guider", None)
+        # guidance may be a component's, not an argument of the call: that of the folder
+        self._guidance_scale = getattr(getattr(guider, "config", None), GUIDANCE, None)
         self._check_parameters()
         self._check_options()
 
@@ -158,13 +166,17 @@ class DiffusersGenerator(backend.GeneratorBackend):
         return VideoBatch(
             np.concatenate([batch.videos for batch in batches]),
             [error for batch in batches for error in batch.errors],
+            [sound for batch in batches for sound in batch.audio],
         )
 
     # ---------------------------------------------------------------------------- the call
 
     @property
     def _display_name(self) -> str:
-        return f"{self.source} ({type(self.pipeline).__name__})"
+        pipeline = self.pipeline
+        if isinstance(pipeline, ModularCall):
+            pipeline = pipeline.pipeline
+        return f"{self.source} ({type(pipeline).__name__})"
 
     @property
     def _frames_argument(self) -> str | None:
@@ -227,6 +239,8 @@ class DiffusersGenerator(backend.GeneratorBackend):
             )
         if any(request.negative_prompts):
             arguments["negative_prompt"] = request.negative_prompts
+        if GUIDANCE not in self._parameters and self._guidance_scale is not None:
+            arguments.pop(GUIDANCE, None)  # `_set_guider` sets it
         for name in arguments:
             if name not in self._parameters:
                 raise BadInput(
@@ -252,6 +266,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         ]
         if latents is not None:
             arguments["latents"] = torch.as_tensor(np.asarray(latents))
+        self._set_guider(request)
         if step_callback and STEP_CALLBACK in self._parameters:
             arguments[STEP_CALLBACK] = step_callback
         try:
@@ -263,7 +278,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
                 source="generator",
                 field="batch_size",
             ) from error
-        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        except (ValueError, TypeError, RuntimeError, AssertionError, NameError) as error:
             self._raise_refusal(request, error)
             raise
         frames = _frames_of_output(output, self._display_name)[:count]
@@ -272,18 +287,34 @@ class DiffusersGenerator(backend.GeneratorBackend):
         errors = [_row_error(flagged[row], finite[row]) for row in range(count)]
         if frames.dtype != np.uint8:
             frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)
-        return VideoBatch(frames, errors)
+        return VideoBatch(frames, errors, audio_of_output(self.pipeline, output, count))
+
+    def _set_guider(self, request: BackendRequest) -> None:
+        """Gives the pipeline's guider the scale of the request, or that of its folder."""
+        if GUIDANCE in self._parameters or self._guidance_scale is None:
+            return
+        scale = request.settings.get(GUIDANCE, self._guidance_scale)
+        if self.pipeline.guider.config[GUIDANCE] != scale:
+            self.pipeline.guider = self.pipeline.guider.new(**{GUIDANCE: scale})
 
     def _raise_refusal(self, request: BackendRequest, error: Exception) -> None:
         """Raises BadInput where the pipeline's exception is about its input: a check of its own, or
         sizes with which some layer fails."""
         sizes = ", ".join(f"{n}={v}" for n, v in request.settings.items() if n in backend.SIZES)
-        if isinstance(error, ValueError) or sizes:
+        # a block of a modular pipeline may use a value that another one left out: a NameError
+        if isinstance(error, (ValueError, NameError)) or sizes:
             subject = f" {sizes}:" if sizes else ""
             raise BadInput(
                 f"{self._display_name} refuses{subject} {diffusers_loading.one_line(error)}",
                 source="generator",
             ) from error
+
+
+def _call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a pipeline's call; those of a modular one depend on its blocks."""
+    if isinstance(pipeline, ModularCall):
+        return pipeline.parameters
+    return inspect.signature(pipeline.__call__).parameters
 
 
 def _row_error(flagged: bool, finite: bool) -> str | None:

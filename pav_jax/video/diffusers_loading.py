@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from pav_jax.checkpoints.hub import REPOSITORY, local_folder
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
-from pav_jax.video import generation_config
+from pav_jax.video import generation_config, modular_pipeline
 
 HASHED_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
+# of a modular pipeline on the Hub: everything but pickles and pictures
+MODULAR_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_ERROR_LENGTH = 300  # characters of a library's message
 # what diffusers, transformers and safetensors raise for a checkpoint that is incomplete or corrupt;
@@ -65,20 +68,27 @@ def load(name: str, dtype: str) -> LoadedPipeline:
             f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}", source="generator", field="dtype"
         )
     folder = _local_folder(diffusers, name)
-    _check_complete(diffusers, folder)
-    _check_safetensors(folder)
+    is_modular = modular_pipeline.is_modular(folder)
+    if not is_modular:
+        _check_complete(diffusers, folder)
+        _check_safetensors(folder)
     settings_file = folder / generation_config.FILE
     settings = read_json(settings_file) if settings_file.exists() else {}
     accelerator = torch.accelerator
     device = accelerator.current_accelerator() if accelerator.is_available() else "cpu"
     try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-        pipeline.to(device)
+        if is_modular:
+            pipeline = modular_pipeline.load(diffusers, folder, getattr(torch, dtype), device)
+        else:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+            pipeline.to(device)
+    except BadInput:
+        raise
     except torch.OutOfMemoryError as error:
         raise BadInput(
             f"{name}: does not fit into the memory of torch's device ({one_line(error)})",
@@ -89,7 +99,8 @@ def load(name: str, dtype: str) -> LoadedPipeline:
             f"{name}: diffusers cannot load this pipeline ({one_line(error)})", source=name
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    return LoadedPipeline(pipeline, name, settings, _digest(folder))
+    digest = modular_pipeline.digest(folder, HASHED_SUFFIXES) if is_modular else _digest(folder)
+    return LoadedPipeline(pipeline, name, settings, digest)
 
 
 def import_libraries() -> tuple[Any, Any]:
@@ -126,6 +137,8 @@ def _local_folder(diffusers: Any, name: str) -> Path:
             source=name,
         )
     try:
+        if _has_only_a_modular_index(name):
+            return local_folder(name, MODULAR_FILES)
         folder = diffusers.DiffusionPipeline.download(
             name, use_safetensors=True, trust_remote_code=False
         )
@@ -136,6 +149,21 @@ def _local_folder(diffusers: Any, name: str) -> Path:
             f" ({one_line(error)}); check the name and the network",
             source=name,
         ) from error
+
+
+def _has_only_a_modular_index(name: str) -> bool:
+    """Whether a Hub repository has the index of a modular pipeline and no ordinary one."""
+    import huggingface_hub
+
+    file = modular_pipeline.INDEX
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        is_cached = [
+            isinstance(huggingface_hub.try_to_load_from_cache(name, index), str)
+            for index in (file, "model_index.json")
+        ]
+        return is_cached == [True, False]
+    exists = huggingface_hub.file_exists
+    return exists(name, file) and not exists(name, "model_index.json")
 
 
 def _check_complete(diffusers: Any, folder: Path) -> None:

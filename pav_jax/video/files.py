@@ -22,6 +22,7 @@ from PIL import Image, PngImagePlugin
 from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
+from pav_jax.video.audio import Audio
 
 CRF = 18  # constant quality of x264, visually lossless; 23 is its default
 # Frames are sRGB. The matrix is that of FFmpeg's conversion from RGB, so the tags change no pixel.
@@ -40,6 +41,7 @@ def mp4_bytes(
     fps: float,
     metadata: Mapping[str, str] | None = None,
     crf: int = CRF,
+    audio: Audio | None = None,
 ) -> bytes:
     """An H.264 mp4 that browsers play; the same video gives the same bytes in every process.
 
@@ -50,6 +52,7 @@ def mp4_bytes(
       video: uint8 RGB [T, H, W, 3].
       metadata: container tags under any names; players show the standard ones, such as title and
         comment.
+      audio: the sound, as AAC; None: a file without sound.
 
     Raises:
       BadInput: not a uint8 RGB video with at least one frame.
@@ -67,6 +70,8 @@ def mp4_bytes(
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "preset": "medium", "x264-params": X264_PARAMS}
         _tag_colors(stream.codec_context)
+        # all streams must exist before the first packet
+        sound = None if audio is None else _add_sound(container, audio)
         for frame in video:
             container.mux(
                 stream.encode(
@@ -74,7 +79,23 @@ def mp4_bytes(
                 )
             )
         container.mux(stream.encode())
+        if audio is not None and sound is not None:
+            samples = np.ascontiguousarray(audio.samples, np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=_layout(audio))
+            frame.sample_rate = audio.sample_rate
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode())
     return buffer.getvalue()
+
+
+def _layout(audio: Audio) -> str:
+    """FFmpeg's name for the channels."""
+    return "stereo" if len(audio.samples) > 1 else "mono"
+
+
+def _add_sound(container: av.container.OutputContainer, audio: Audio) -> av.AudioStream:
+    """Add a stream for the sound, which is written after the pictures."""
+    return container.add_stream("aac", rate=audio.sample_rate, layout=_layout(audio))
 
 
 def _tag_colors(context: av.VideoCodecContext) -> None:
@@ -90,9 +111,10 @@ def write_mp4(
     video: UInt8[np.ndarray, "T H W 3"],
     fps: float,
     metadata: Mapping[str, str] | None = None,
+    audio: Audio | None = None,
 ) -> None:
-    """Write a video [T, H, W, 3] as H.264 in MP4, with metadata."""
-    write_atomic(path, mp4_bytes(video, fps, metadata))
+    """Write a video [T, H, W, 3] as H.264 in MP4, with metadata and, where it has any, sound."""
+    write_atomic(path, mp4_bytes(video, fps, metadata, audio=audio))
 
 
 def write_gif(

@@ -12,11 +12,27 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pav_jax.errors import BadInput
+from pav_jax.video.audio import Audio
 from pav_jax.video.generation_config import GenerationConfig
 
 NOT_FINITE = "the video is not finite"
 
 VideoFunction = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedVideo:
+    """One video of a `VideoBatch`.
+
+    Attributes:
+      frames: uint8 [T, H, W, 3].
+      error: one line that says why the video cannot be used; None if it can.
+      audio: its sound; None without one.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    error: str | None = None
+    audio: Audio | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +42,17 @@ class VideoBatch:
     Attributes:
       videos: uint8 [B, T, H, W, 3]. A row with an error holds a placeholder or unusable frames.
       errors: one entry per video: None, or one line that says why the video cannot be used.
+      audio: one entry per video: its sound, or None; () where no video has any.
     """
 
     videos: UInt8[np.ndarray, "B T H W 3"]
     errors: list[str | None]
+    audio: Sequence[Audio | None] = ()
+
+    def __getitem__(self, row: int) -> GeneratedVideo:
+        """The video of one row."""
+        audio = self.audio[row] if self.audio else None
+        return GeneratedVideo(self.videos[row], self.errors[row], audio)
 
     @classmethod
     def from_frames(cls, frames: np.ndarray, source: str, count: int) -> "VideoBatch":

@@ -43,8 +43,8 @@ class CaptionStore(ScoredVideoStore[Caption, CaptionScore]):
         self.scored.append([view.text for _, view in rows])
         return videos[:, 0, 0, 0, 0].tolist()
 
-    def make_record(self, request, view, video, scores, error):
-        assert scores == video[0, 0, 0, 0]
+    def make_record(self, request, view, video, scores):
+        assert scores == video.frames[0, 0, 0, 0]
         return CaptionScore(self.key(request, view), view.text, float(scores))
 
 

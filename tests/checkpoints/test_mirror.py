@@ -18,6 +18,7 @@ from pav_jax.errors import BadInput, TemporaryFailure
 from pav_jax.storage.addresses import as_path, filesystem, list_names
 from pav_jax.storage.files import write_atomic
 from tests.object_stores import BUCKET, no_fault
+from tests.tiers import first_slow
 
 
 def make_iterator():
@@ -126,12 +127,15 @@ DAMAGES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file, damage",
-    [
-        ("data/metadata", "changed"),
-        ("data/metadata", "missing"),
-        ("state/manifest.ocdbt", "changed"),
-        ("state/manifest.ocdbt", "cut"),
-    ],
+    first_slow(
+        [
+            ("data/metadata", "changed"),
+            ("state/manifest.ocdbt", "cut"),
+            ("data/metadata", "missing"),
+            ("state/manifest.ocdbt", "changed"),
+        ],
+        2,
+    ),
 )
 def test_unreadable_checkpoint_is_set_aside(folder, damage, file):
     path, _ = folder
@@ -156,14 +160,17 @@ PLACES = {"all": "checkpoints", "data": "checkpoints/3/data", "arrays": "checkpo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault, place",
-    [
-        (403, "all"),
-        (403, "data"),
-        (403, "arrays"),
-        (503, "all"),
-        (503, "arrays"),
-        ("reset", "data"),
-    ],
+    first_slow(
+        [
+            (403, "data"),
+            (503, "arrays"),
+            ("reset", "data"),
+            (403, "all"),
+            (403, "arrays"),
+            (503, "all"),
+        ],
+        3,
+    ),
 )
 def test_passing_error_changes_nothing(folder, store, fault, place, monkeypatch):
     path, _ = folder

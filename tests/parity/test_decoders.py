@@ -31,7 +31,7 @@ def logits(config, params, ids, segments=None) -> np.ndarray:
     return np.asarray(apply({"params": params}, jnp.asarray(ids), None, segments))
 
 
-@pytest.mark.parametrize("seed", first_fast(SEEDS))
+@pytest.mark.parametrize("seed", first_fast(SEEDS, slow=1))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_equals_transformers(family, seed, tmp_path):
     theirs = torch_model(family, seed)

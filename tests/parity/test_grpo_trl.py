@@ -133,7 +133,7 @@ OTHERS = [(family, SETTINGS[5]) for family in FAMILIES if family != "llama"]
 
 @pytest.mark.parametrize(
     "trainer, fields",
-    first_fast([*(("llama", fields) for fields in SETTINGS), *OTHERS], 7),
+    first_fast([*(("llama", fields) for fields in SETTINGS), *OTHERS], 7, slow=4),
     indirect=["trainer"],
     ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )
@@ -157,7 +157,7 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
         np.testing.assert_allclose(metrics["kl"], logged["kl"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("trainer", first_fast(FAMILIES, 0), indirect=True)
+@pytest.mark.parametrize("trainer", first_fast(FAMILIES, 0, slow=3), indirect=True)
 def test_parameter_gradients_equal_trl(trainer, policy, batch, tmp_path):
     (_, answer, old, reference), theirs = batch
     config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)

@@ -108,7 +108,7 @@ CASES += [(family, SETTINGS[i]) for family in ("qwen3", "gemma3_text") for i in 
 
 @pytest.mark.parametrize(
     "torch_side, fields",
-    first_fast(CASES, 3),
+    first_fast(CASES, 3, slow=6),
     indirect=["torch_side"],
     ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )

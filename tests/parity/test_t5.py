@@ -48,7 +48,7 @@ KINDS_AND_SEEDS = [
 ]
 
 
-@pytest.mark.parametrize("kind, seed", first_fast(KINDS_AND_SEEDS, 2))
+@pytest.mark.parametrize("kind, seed", first_fast(KINDS_AND_SEEDS, 2, slow=2))
 def test_t5_equals_transformers(kind, seed, tmp_path):
     original = random_original(seed, kind)
     original.save_pretrained(tmp_path / "theirs")

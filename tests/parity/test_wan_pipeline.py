@@ -33,8 +33,9 @@ def assert_equal_videos(model, folder, height, width, max_sequence_length=None, 
     """The model's videos are those of diffusers' pipeline of the folder, from the same noise."""
     pipeline = diffusers.WanPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    shape, _ = model.family.latent_shape(5, height, width)
-    latents = np.random.default_rng(5).standard_normal((2, *shape), dtype=np.float32)
+    frames, *size, channels = model.family.latent_shape(5, height, width)[0]
+    shape = (2, channels, frames, *size)
+    latents = np.random.default_rng(5).standard_normal(shape, dtype=np.float32)
     theirs = pipeline(
         PROMPTS,
         negative_prompt=[NEGATIVE] * 2,

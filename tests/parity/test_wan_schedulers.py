@@ -45,7 +45,7 @@ def random_euler(rng) -> dict:
     }
 
 
-@pytest.mark.parametrize("seed", first_fast(range(24), 8))
+@pytest.mark.parametrize("seed", first_fast(range(24), 8, slow=4))
 def test_trajectory_equals_diffusers(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     config = random_unipc(rng) if seed % 3 else random_euler(rng)

@@ -136,7 +136,7 @@ def test_encode_equals_diffusers(pair):
 # one frame has no cache; one small configuration is enough for it
 @pytest.mark.parametrize(
     "pair, frames",
-    first_fast([(0, 4), (3, 4), (1, 4), (2, 4), (2, 1), (4, 4), (5, 4), (5, 1), (6, 3)], 2),
+    first_fast([(0, 4), (3, 4), (1, 4), (2, 4), (2, 1), (4, 4), (5, 4), (5, 1), (6, 3)], 2, 3),
     indirect=["pair"],
 )
 def test_decode_equals_diffusers(pair, frames):

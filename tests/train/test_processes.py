@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pav_jax.parallel.peers import EXIT_LOST_PEER
+from tests.tiers import first_slow
 from tests.tiny import language_model as tiny
 from tests.train import test_dpo_trainer as test_dpo
 from tests.train import test_sft_trainer as test_sft
@@ -163,7 +164,7 @@ def test_run_sigterm_outside_of_training(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("receivers", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("receivers", first_slow([((0, 1),), ((1,),), ((0,),)]))
 def test_run_sigterm_stops_all_after_the_same_step(alone, tmp_path, receivers):
     copy_data(alone, tmp_path)
     processes = start(tmp_path, 4000)

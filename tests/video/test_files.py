@@ -12,6 +12,7 @@ from PIL import Image
 
 from pav_jax.errors import BadInput
 from pav_jax.video import files
+from pav_jax.video.audio import Audio
 from pav_jax.video.reading import read_mp4
 from tests.video.odd_files import moving_square
 
@@ -39,6 +40,22 @@ def test_write_mp4_stream(tmp_path):
             8,
         )
         assert container.metadata["title"] == 'a <b> & "ü"' and container.metadata["seed"] == "7"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_write_mp4_with_sound(channels, tmp_path):
+    time = np.arange(24_000) / 24_000
+    tone = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    audio = Audio(np.stack([tone] * channels), 24_000)
+    files.write_mp4(tmp_path / "a.mp4", moving_square(8), fps=8, audio=audio)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert stream.rate == 24_000 and stream.channels == channels
+        sound = np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], axis=1)
+    assert sound.shape[0] == channels and abs(sound.shape[1] - 24_000) <= 2048  # AAC's frames
+    spectrum = np.abs(np.fft.rfft(sound[0, 2048:22_048]))
+    assert abs(np.argmax(spectrum) * 24_000 / 20_000 - 440) < 2
+    assert read_mp4(tmp_path / "a.mp4").shape == (8, 48, 64, 3)
 
 
 def test_write_mp4_one_frame(tmp_path):
