@@ -396,7 +396,7 @@ LONG = [  # prompt, reply
 def test_refine_time_of_long_texts(prompt, reply, mode, language):
     start = time.process_time()
     first(prompt, reply, mode=mode, language=language, keep=["dog"])
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 30  # a second is usual; minutes, if it is not linear
 
 
 @pytest.mark.parametrize("language", ["en", "any"])

@@ -73,7 +73,7 @@ def test_render_one_process_for_many_texts(renderer):
     for i in range(1000):
         assert renderer.render("{{ x }}", {"x": i}) == str(i)
     assert renderer._running().pid == process
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 30  # half a second is usual; a process each takes minutes
 
 
 @pytest.mark.parametrize(

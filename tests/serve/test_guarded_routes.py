@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 
 import httpx2
@@ -175,17 +174,20 @@ def test_stream_begins_before_the_rewrite_and_stays_alive(monkeypatch):
 def test_client_that_leaves_a_guarded_request_frees_its_place(stream):
     gate = Gate()
     with running(FakeBackend(gate, guard=Guard())) as (address, state, *_):
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key="x", timeout=0.5, max_retries=0)
 
-        def ask():
-            with contextlib.suppress(openai.APITimeoutError):
-                list(chat(client, model="fake", stream=stream))
+        async def ask_and_leave():
+            url = f"{address}/v1"
+            async with openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0) as client:
+                messages = [{"role": "user", "content": PROMPT}]
+                create = client.chat.completions.create
+                asking = asyncio.create_task(create(model="fake", messages=messages, stream=stream))
+                assert await asyncio.to_thread(gate.entered.acquire, timeout=60)
+                if stream:  # it has begun; leaving the context closes the connection
+                    await asking
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert gate.entered.acquire(timeout=60)
-        thread.join(60)
-        client.close()
+        asyncio.run(ask_and_leave())
         assert gate.left.acquire(timeout=60)
         wait_for(lambda: not state.num_in_work)
 
