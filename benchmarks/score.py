@@ -3,18 +3,20 @@ random weights.
 
     # CLIP ViT-B/32, and an Idefics2 of width 512 with 8 + 8 layers
     JAX_NUM_CPU_DEVICES=2 python benchmarks/score.py
+    # a Qwen2-VL of width 512 with 8 + 8 layers
+    JAX_NUM_CPU_DEVICES=2 python benchmarks/score.py --model=videoreward
     # the same steps on models that take seconds
     python benchmarks/score.py --tiny
 
 With several devices pav_jax distributes rows over them, as `pav score` does; set as many as there
-are cores. Prints two rows: AES, TVA and MPS, the first two with one CLIP; and VideoScore. Both
-sides start from uint8 frames and end with one value per score, in float32. The torch side is
-transformers' CLIPModel and Idefics2Model with their image preprocessors, one video at a time for
-VideoScore and all at once for CLIP; like pav_jax it runs the tower that AES and TVA share once.
-What follows the towers (the aesthetic head, MPS's cross layers, VideoScore's head) is written with
-torch here, and the scores of both are compared. The first call, which compiles, is not counted; the
-fastest of the others is printed. FLOPs are counted by formula (a multiply-add counts as two), the
-same for both. Compare rows of one run only: rates depend on the load of the machine.
+are cores. Prints a row each for AES, TVA and MPS, the first two with one CLIP; for VideoScore; and
+for VideoReward. Both sides start from uint8 frames and end with one value per score, in float32.
+The torch side is transformers' CLIPModel, Idefics2Model and Qwen2VLModel with their image
+preprocessors, all videos at once for CLIP and one at a time for the others; like pav_jax it runs
+the tower that AES and TVA share once. What follows the towers (the aesthetic head, MPS's cross
+layers, the judges' heads) is written with torch here, and the scores of both are compared. The
+first call, which compiles, is not counted; the fastest of the others is printed. FLOPs are counted
+by formula (a multiply-add counts as two), the same for both. Compare rows of one run only: rates depend on the load of the machine.
 """
 
 import argparse
@@ -33,8 +35,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
 import score_models
+import score_videoreward
 from machine import cpu_model, fastest
-from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoScore
+from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoReward, VideoScore
+from pav_jax.rewards.qwen2_vl_processor import VIDEO, target_size
 
 
 def smooth_videos(count: int, frames: int, height: int, width: int) -> np.ndarray:
@@ -52,13 +56,19 @@ def main() -> None:
         "--videos", type=int, default=32, help="scored together by AES, TVA and MPS"
     )
     parser.add_argument("--videoscore-videos", type=int, default=2, help="videos for VideoScore")
+    parser.add_argument(
+        "--videoreward-videos", type=int, default=4, help="videos for VideoReward, 8 frames of each"
+    )
+    parser.add_argument(
+        "--model", choices=(*ROWS, "all"), default="all", help="the rows to print (default all)"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [clip_row(args, Path(scratch)), videoscore_row(args, Path(scratch))]
+        rows = [ROWS[name](args, Path(scratch)) for name in ROWS if args.model in (name, "all")]
     table = Table(
         "float32",
         "GFLOP/video",
@@ -167,6 +177,32 @@ def videoscore_row(args: argparse.Namespace, scratch: Path) -> tuple:
         flops,
         *compared(lambda: ours.score(videos, prompts), lambda: score_theirs(videos), args.repeats),
     )
+
+
+def videoreward_row(args: argparse.Namespace, scratch: Path) -> tuple:
+    judge = score_videoreward.write(scratch / "videoreward", args.tiny)
+    size = (64, 80) if args.tiny else (240, 320)
+    videos = smooth_videos(args.videoreward_videos, 16, *size)
+    prompts = ["a red star spins over the sea"] * len(videos)
+    frames = 2 if args.tiny else 8
+    ours = VideoReward.from_pretrained(scratch / "videoreward", frames=frames, batch_size=2)
+    ours.use_local_devices()
+    score_theirs = score_videoreward.torch_scores(judge, ours, frames, prompts)
+    factor = judge.config.vision_config.patch_size * judge.config.vision_config.spatial_merge_size
+    limits = (ours.judge.min_pixels, ours.judge.max_pixels)
+    height, width = target_size(*videos.shape[2:4], factor, *limits)
+    vectors = frames // 2 * height * width // factor**2
+    ((_, mask),) = ours.judge.processor.tokens([ours.text(prompts[0])], VIDEO, vectors, 1)
+    flops = score_videoreward.flops(judge.config, (height, width), frames, int(mask.sum()))
+    return (
+        "VideoReward",
+        len(videos),
+        flops,
+        *compared(lambda: ours.score(videos, prompts), lambda: score_theirs(videos), args.repeats),
+    )
+
+
+ROWS = {"clip": clip_row, "videoscore": videoscore_row, "videoreward": videoreward_row}
 
 
 def compared(

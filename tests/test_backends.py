@@ -108,7 +108,7 @@ def test_suite_temporal_reward_for_images():
 
 def test_text_to_image_configuration():
     config = load("configs/t2i_pixart.py")
-    assert config.generator.num_frames == 1 and config.rewards.skip == ("TC", "DD", "FC")
+    assert config.generator.num_frames == 1 and config.rewards.skip == ("TC", "DD", "FC", "VR_MQ")
     assert not {"motion", "videoscore"} & set(config.rewards.entries)
     with pytest.raises(BadInput) as error:
         generator_programs.video_size(config)

@@ -6,7 +6,8 @@ format is recognised by the content of the file, not by its name:
   `rewards.aesthetic`;
 - CLIP in open_clip's or OpenAI's layout, for `rewards.clip_tower`;
 - MPS_overall_checkpoint, a state dict or the whole pickled model, for `rewards.mps`;
-- a VideoScore folder, for `rewards.videoscore`, which reads that layout unchanged.
+- a VideoScore folder, for `rewards.videoscore`, which reads that layout unchanged;
+- VideoReward's folder and HPSv3's file, for the rewards of these names (`qwen2_vl_judges.py`).
 """
 
 import re
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pav_jax.checkpoints import folder as folders
-from pav_jax.checkpoints import open_clip
+from pav_jax.checkpoints import open_clip, qwen2_vl_judges
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.safetensors import read_tensors, read_weight_map, write_tensors
 from pav_jax.checkpoints.torch_files import read_file
@@ -34,8 +35,8 @@ from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.typed_fields import check_object
 
 SUPPORTED = (
-    "LAION's two aesthetic heads (.pth), CLIP in open_clip's layout, MPS_overall_checkpoint and"
-    " VideoScore's folder"
+    "LAION's two aesthetic heads (.pth), CLIP in open_clip's layout, MPS_overall_checkpoint,"
+    " VideoScore's folder, VideoReward's folder and HPSv3.safetensors"
 )
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -67,7 +68,8 @@ def convert(
 
     Args:
       tokenizer: a folder or Hub repository of a CLIP, whose tokenizer and preprocessing are copied
-        for a CLIP or an MPS; None copies those beside `source`.
+        for a CLIP or an MPS; None copies those beside `source`. For a VideoReward or an HPSv3, the
+        Qwen2-VL that it was trained from.
       activation: of the feed-forward layers of a CLIP or MPS, one of ACTIVATIONS. None takes what
         open_clip_config.json beside `source` says, quick_gelu for OpenAI's files, else gelu.
       max_shard_size: the largest file of weights.
@@ -81,9 +83,12 @@ def convert(
     path = local_copy(source)
     out = Path(out)
     if not path.is_file():
-        _convert_videoscore(local_folder(source), out)
+        _convert_folder(local_folder(source), out, tokenizer, max_shard_size)
         return []
     tensors = read_file(path)
+    if qwen2_vl_judges.is_hpsv3(tensors):
+        qwen2_vl_judges.convert_hpsv3(tensors, path, out, tokenizer, max_shard_size)
+        return []
     if open_clip.MARKER in tensors or MPS_MARKER in tensors:
         beside = partial_copy(as_path(source).parent, SMALL_FILES, is_flat=True)
         activation, remarks = _choose_activation(activation, beside, tensors)
@@ -105,6 +110,20 @@ def convert(
         f" supported are {SUPPORTED}",
         source=path,
     )
+
+
+def _convert_folder(
+    folder: Path, out: Path, tokenizer: str | Path | None, max_shard_size: str
+) -> None:
+    """Write `out` from the folder of a VideoReward, an HPSv3 or a VideoScore."""
+    if qwen2_vl_judges.is_videoreward(folder):
+        qwen2_vl_judges.convert_videoreward(folder, out, tokenizer, max_shard_size)
+        return
+    files = [] if (folder / "config.json").exists() else sorted(folder.glob("*.safetensors"))
+    if len(files) == 1 and qwen2_vl_judges.is_hpsv3(tensors := read_file(files[0])):
+        qwen2_vl_judges.convert_hpsv3(tensors, files[0], out, tokenizer, max_shard_size)
+        return
+    _convert_videoscore(folder, out)
 
 
 # ---------------------------------------------------------------------------------- aesthetic heads

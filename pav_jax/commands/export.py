@@ -23,7 +23,8 @@ Writes a language model (a folder, a .gguf file, or a base model with an adapter
         chat template and a card; adapters of earlier stages are joined to it
   gguf  one file for llama.cpp
   pav   converts a published reward model to a folder that pav loads: MPS_overall_checkpoint,
-        LAION's aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore""",
+        LAION's aesthetic heads (.pth), CLIP in the layout of open_clip, VideoScore, VideoReward,
+        HPSv3""",
         epilog="""\
 examples:
   pav export --from=runs/mini/round_2/booster --to=hf --out=my-booster
@@ -32,7 +33,9 @@ examples:
   pav export --from=meta-llama/Meta-Llama-3-8B-Instruct --adapter=adapter --to=hf --out=merged
   pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head
   pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps \\
-    --tokenizer=laion/CLIP-ViT-H-14-laion2B-s32B-b79K""",
+    --tokenizer=laion/CLIP-ViT-H-14-laion2B-s32B-b79K
+  pav export --from=KwaiVGI/VideoReward --to=pav --out=videoreward \\
+    --tokenizer=Qwen/Qwen2-VL-2B-Instruct""",
     )
     command.add_argument(
         "--from", dest="source", required=True, help="the model: a folder, a hub id or a .gguf file"
@@ -63,7 +66,10 @@ examples:
     )
     command.add_argument(
         "--tokenizer",
-        help="pav: for a CLIP or MPS, folder or hub id of CLIP's tokenizer; default: beside it",
+        help=(
+            "pav: for a CLIP or MPS, folder or hub id of CLIP's tokenizer (default: beside it); for"
+            " a VideoReward or HPSv3, of the Qwen2-VL that it was trained from"
+        ),
     )
     command.add_argument(
         "--activation",

@@ -5,7 +5,6 @@ AES's head and the rewards of texts have no program here: the head is a few smal
 and the language model of LIKELIHOOD is usually trained by the run itself.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,14 +22,15 @@ from pav_jax.models.mps import MPSModel
 from pav_jax.models.mps import hf as mps_hf
 from pav_jax.parallel import sharding_rules
 from pav_jax.parallel.mesh import batch_shards, local_mesh, make_mesh
-from pav_jax.preflight.generator_programs import count_videos, video_size
+from pav_jax.preflight import judge_programs
+from pav_jax.preflight.generator_programs import count_videos, load_family, video_size
 from pav_jax.preflight.program import (
-    CostedPhase,
     Program,
     batch_shape,
     config_folder,
     param_shapes,
 )
+from pav_jax.preflight.reward_workload import LETTERS_PER_TOKEN, Workload, reward_program
 from pav_jax.rewards import mps, videoscore
 from pav_jax.rewards.clip_tower import IMAGES, TEXTS, contact_sheet
 from pav_jax.rewards.idefics2_processor import ImageSettings
@@ -47,25 +47,7 @@ from pav_jax.rewards.preprocess import Preprocess, clip_pixels
 from pav_jax.rewards.registry import parse_entries
 from pav_jax.video import pipeline_folder
 
-# Letters of a query per token. English text has more, so that rows are estimated too long rather
-# than too short.
-LETTERS_PER_TOKEN = 3
 FRAME_SEPARATOR_TOKENS = 3  # two fences and a space
-
-
-@dataclasses.dataclass(frozen=True)
-class _Workload:
-    """What the reward programs score.
-
-    Attributes:
-      size: frames, height and width of a video.
-      num_videos: number of videos of the whole run.
-      prompt_length: tokens of a prompt.
-    """
-
-    size: tuple[int, int, int]
-    num_videos: int
-    prompt_length: int
 
 
 def build(config: Any, host: Sequence[Any]) -> list[Program]:
@@ -74,7 +56,10 @@ def build(config: Any, host: Sequence[Any]) -> list[Program]:
     Args:
       host: the devices of one host. A reward runs on the first, or on its own mesh over them.
     """
-    workload = _Workload(video_size(config), count_videos(config), config.check.prompt_length)
+    _, _, settings = load_family(config)
+    workload = Workload(
+        video_size(config), count_videos(config), config.check.prompt_length, settings.fps
+    )
     programs: list[Program] = []
     seen_paths: set[str] = set()
     for field in ("entries", "held_out"):
@@ -95,19 +80,12 @@ def build(config: Any, host: Sequence[Any]) -> list[Program]:
     return programs
 
 
-def _program(
-    name: str, batch: str, num_runs: float, mesh: Mesh, trace: Callable[[], jax.stages.Traced]
-) -> Program:
-    phase = CostedPhase(name, None, math.ceil(num_runs))
-    return Program(batch, (phase,), trace, num_chips=mesh.size)
-
-
-def _motion(options: MotionOptions, folder: None, mesh: Mesh, workload: _Workload) -> list[Program]:
+def _motion(options: MotionOptions, folder: None, mesh: Mesh, workload: Workload) -> list[Program]:
     del options, folder
     num_frames, height, width = workload.size
     video = batch_shape((*workload.size, 3), jnp.uint8, mesh)
     return [
-        _program(
+        reward_program(
             "motion",
             f"a video of {num_frames} x {height} x {width}",
             workload.num_videos,
@@ -118,7 +96,7 @@ def _motion(options: MotionOptions, folder: None, mesh: Mesh, workload: _Workloa
 
 
 def _clip(
-    options: AestheticOptions | ClipAlignmentOptions, folder: Path, mesh: Mesh, workload: _Workload
+    options: AestheticOptions | ClipAlignmentOptions, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
     shown = np.empty((1, options.frames, *workload.size[1:], 3), np.uint8)
     if options.layout == "sheet":
@@ -127,7 +105,7 @@ def _clip(
 
 
 def _clip_consistency(
-    options: ClipConsistencyOptions, folder: Path, mesh: Mesh, workload: _Workload
+    options: ClipConsistencyOptions, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
     num_frames, height, width = workload.size
     shown = (num_frames if options.frames is None else options.frames, height, width)
@@ -135,7 +113,7 @@ def _clip_consistency(
 
 
 def _clip_programs(
-    images: Sequence[int], dtype: str, folder: Path, mesh: Mesh, workload: _Workload
+    images: Sequence[int], dtype: str, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
     """The two towers of CLIP; `images` are number, height and width of a video's images."""
     images_per_video, height, width = images
@@ -153,14 +131,14 @@ def _clip_programs(
         return model.apply({"params": params}, ids, method="encode_text")
 
     return [
-        _program(
+        reward_program(
             "CLIP images",
             f"{IMAGES} images of {height} x {width}",
             workload.num_videos * images_per_video / IMAGES,
             mesh,
             lambda: jax.jit(encode_image).trace(params, frames),
         ),
-        _program(
+        reward_program(
             "CLIP texts",
             f"{TEXTS} texts",
             workload.num_videos / TEXTS,
@@ -170,7 +148,7 @@ def _clip_programs(
     ]
 
 
-def _mps(options: MPSOptions, folder: Path, mesh: Mesh, workload: _Workload) -> list[Program]:
+def _mps(options: MPSOptions, folder: Path, mesh: Mesh, workload: Workload) -> list[Program]:
     num_frames = options.frames
     _, height, width = workload.size
     sizes = pipeline_folder.read_config(mps_hf, folder)
@@ -187,7 +165,7 @@ def _mps(options: MPSOptions, folder: Path, mesh: Mesh, workload: _Workload) -> 
     frames = batch_shape((batch_size, num_frames, height, width, 3), np.uint8, mesh)
     ids = batch_shape((batch_size, clip.text.positions), np.int32, mesh)
     return [
-        _program(
+        reward_program(
             "MPS",
             f"{batch_size} videos, {num_frames} frames of {height} x {width}",
             workload.num_videos / batch_size,
@@ -198,7 +176,7 @@ def _mps(options: MPSOptions, folder: Path, mesh: Mesh, workload: _Workload) -> 
 
 
 def _videoscore(
-    options: VideoScoreOptions, folder: Path, mesh: Mesh, workload: _Workload
+    options: VideoScoreOptions, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
     sizes = pipeline_folder.read_config(idefics2_hf, folder)
     model = videoscore.make_model(sizes, options.dtype, mesh)
@@ -220,14 +198,14 @@ def _videoscore(
     )
     vision_params = {part: params[part] for part in videoscore.VISION_PARTS}
     return [
-        _program(
+        reward_program(
             "VideoScore, frames",
             f"{pixels.shape[0]} frames of {height} x {width}",
             workload.num_videos * num_frames / pixels.shape[0],
             mesh,
             lambda: videoscore.program(model, "encode_images").trace(vision_params, pixels),
         ),
-        _program(
+        reward_program(
             "VideoScore, decoder",
             f"{batch_size} videos of {num_frames} frames, as {length} tokens",
             workload.num_videos / batch_size,
@@ -241,7 +219,10 @@ BUILDERS: dict[str, Callable[..., list[Program]]] = {
     "aesthetic": _clip,
     "clip_alignment": _clip,
     "clip_consistency": _clip_consistency,
+    "hpsv3": judge_programs.hpsv3_programs,
     "motion": _motion,
     "mps": _mps,
+    "videoreward": judge_programs.videoreward_programs,
     "videoscore": _videoscore,
+    "videoscore_qwen2_vl": judge_programs.videoscore_programs,
 }

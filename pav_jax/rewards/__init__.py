@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pav_jax.rewards.clip_alignment import ClipAlignment
     from pav_jax.rewards.clip_consistency import ClipConsistency
     from pav_jax.rewards.faithfulness import Faithfulness
+    from pav_jax.rewards.hpsv3 import HPSv3
     from pav_jax.rewards.i3d_features import I3DFeatures
     from pav_jax.rewards.length import Length
     from pav_jax.rewards.likelihood import Likelihood
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from pav_jax.rewards.mps import MPS
     from pav_jax.rewards.reward import PretrainedReward, Reward, as_reward
     from pav_jax.rewards.suite import RewardSuite
+    from pav_jax.rewards.videoreward import VideoReward
     from pav_jax.rewards.videoscore import VideoScore
+    from pav_jax.rewards.videoscore_qwen2_vl import VideoScoreQwen2VL
     from pav_jax.rewards.vision_questions import VisionQuestions
 
 _MODULES = {
@@ -24,6 +27,7 @@ _MODULES = {
     "ClipAlignment": "clip_alignment",
     "ClipConsistency": "clip_consistency",
     "Faithfulness": "faithfulness",
+    "HPSv3": "hpsv3",
     "I3DFeatures": "i3d_features",
     "LPIPSConsistency": "lpips",
     "Length": "length",
@@ -33,7 +37,9 @@ _MODULES = {
     "PretrainedReward": "reward",
     "Reward": "reward",
     "RewardSuite": "suite",
+    "VideoReward": "videoreward",
     "VideoScore": "videoscore",
+    "VideoScoreQwen2VL": "videoscore_qwen2_vl",
     "VisionQuestions": "vision_questions",
     "as_reward": "reward",
 }
@@ -43,6 +49,7 @@ __all__ = [
     "ClipAlignment",
     "ClipConsistency",
     "Faithfulness",
+    "HPSv3",
     "I3DFeatures",
     "LPIPSConsistency",
     "Length",
@@ -52,7 +59,9 @@ __all__ = [
     "PretrainedReward",
     "Reward",
     "RewardSuite",
+    "VideoReward",
     "VideoScore",
+    "VideoScoreQwen2VL",
     "VisionQuestions",
     "as_reward",
 ]

@@ -58,6 +58,19 @@ class FaithfulnessOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class HPSv3Options:
+    """Human Preference Score v3 of frames."""
+
+    path: str = option(help="an HPSv3 folder that `pav export --to=pav` wrote")
+    template: str | None = option(None, "text file about the picture; None: the package's")
+    frames: int = option(4, FRAMES, minimum=1)
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
+    batch_size: int = option(1, "pictures in one compiled program", minimum=1)
+    pixels: int = option(256 * 28 * 28, "of a picture after the resize", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class LengthOptions:
     """LENGTH, from the number of words of the rewrite.
 
@@ -125,6 +138,21 @@ class MPSOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class VideoRewardOptions:
+    """VideoReward's visual quality, motion quality and text alignment."""
+
+    path: str = option(help="a VideoReward folder that `pav export --to=pav` wrote")
+    template: str | None = option(None, "text file about the video; None: the package's")
+    frames: int | None = option(
+        None, "frames read per video; None: as many per second as the checkpoint says", minimum=1
+    )
+    normalize: bool = option(True, "mean 0 and standard deviation 1 over the authors' videos")
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
+    batch_size: int = option(1, "videos in one compiled program", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class VideoScoreOptions:
     """VideoScore's five dimensions."""
 
@@ -134,6 +162,19 @@ class VideoScoreOptions:
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
     mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
     version: str = option("1", "of the checkpoint", choices=("1", "1.1"))
+    batch_size: int = option(1, "videos in one compiled program", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoScoreQwen2VLOptions:
+    """VideoScore's five dimensions from a Qwen2-VL."""
+
+    path: str = option(help="a folder or hub id in the layout of TIGER-Lab/VideoScore-Qwen2-VL")
+    query: str | None = option(None, "text file of the query; None: the package's")
+    frames: int | None = option(None, "frames read per video; None: 8 per second", minimum=1)
+    max_pixels: int = option(768 * 28 * 28, "of a frame after the resize", minimum=1)
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    mesh: Mapping[str, int] | None = option(None, "mesh axis -> size on one host")
     batch_size: int = option(1, "videos in one compiled program", minimum=1)
 
 

@@ -45,6 +45,7 @@ KINDS = {
     "faithfulness": Kind(
         "faithfulness:Faithfulness", ("FAITH",), options.FaithfulnessOptions, reads_video=False
     ),
+    "hpsv3": Kind("hpsv3:HPSv3", ("HPSV3",), options.HPSv3Options),
     "length": Kind("length:Length", ("LENGTH",), options.LengthOptions, reads_video=False),
     "likelihood": Kind(
         "likelihood:Likelihood", ("LIKELIHOOD",), options.LikelihoodOptions, reads_video=False
@@ -52,8 +53,16 @@ KINDS = {
     "lpips": Kind("lpips:LPIPSConsistency", ("PC",), options.LPIPSConsistencyOptions),
     "motion": Kind("motion:Motion", ("TC", "DD"), options.MotionOptions),
     "mps": Kind("mps:MPS", ("MPS",), options.MPSOptions),
+    "videoreward": Kind(
+        "videoreward:VideoReward", ("VR_VQ", "VR_MQ", "VR_TA"), options.VideoRewardOptions
+    ),
     "videoscore": Kind(
         "videoscore:VideoScore", ("VQ", "TC", "DD", "TVA", "FC"), options.VideoScoreOptions
+    ),
+    "videoscore_qwen2_vl": Kind(
+        "videoscore_qwen2_vl:VideoScoreQwen2VL",
+        ("VQ", "TC", "DD", "TVA", "FC"),
+        options.VideoScoreQwen2VLOptions,
     ),
     "vision_questions": Kind(
         "vision_questions:VisionQuestions", ("QA",), options.VisionQuestionsOptions

@@ -184,7 +184,7 @@ def test_from_config_skip(suite, clip_folder, videos, prompts):
 def test_check_frames_single_frame(suite, videos, prompts):
     with pytest.raises(
         BadInput,
-        match=r"TC, DD compare frames.*rewards.skip=\('TC', 'DD', 'FC'\)",
+        match=r"TC, DD compare frames.*rewards.skip=\('TC', 'DD', 'FC', 'VR_MQ'\)",
     ):
         suite.score(videos[:, :1], prompts)
     suite.check_frames(2)
