@@ -16,7 +16,8 @@ preprocessors, all videos at once for CLIP and one at a time for the others; lik
 the tower that AES and TVA share once. What follows the towers (the aesthetic head, MPS's cross
 layers, the judges' heads) is written with torch here, and the scores of both are compared. The
 first call, which compiles, is not counted; the fastest of the others is printed. FLOPs are counted
-by formula (a multiply-add counts as two), the same for both. Compare rows of one run only: rates depend on the load of the machine.
+by formula (a multiply-add counts as two), the same for both. Compare rows of one run only: rates
+depend on the load of the machine.
 """
 
 import argparse
