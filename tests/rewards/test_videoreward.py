@@ -1,10 +1,7 @@
 """VideoReward against a PEFT model and transformers' image processor; its files and errors."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -30,15 +27,6 @@ torch = pytest.importorskip("torch")
 tiny = pytest.importorskip("tests.tiny.qwen2_vl")
 pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
 
-ON_MESH = """
-import sys
-import numpy as np
-from pav_jax.rewards import VideoReward
-folder, template, data, out = sys.argv[1:]
-inputs = np.load(data)
-reward = VideoReward.from_pretrained(folder, template, mesh=dict(fsdp=2, tensor=2))
-np.savez(out, **reward.score(inputs["videos"], inputs["prompts"].tolist()))
-"""
 SHORT = "{text_prompt}: <|VQ_reward|> <|MQ_reward|> <|TA_reward|>\nEND\n"
 TIMES = np.arange(6) / 3.0  # 6 frames in 2 seconds: 4 are read
 
@@ -157,19 +145,6 @@ def test_score_mrope_positions(reward, videos, prompts, monkeypatch):
     monkeypatch.setattr(reward.judge, "positions", "mrope")
     by_place = reward.score(videos[:1], prompts[:1])
     assert all(abs(by_place[name] - in_sequence[name]) > 1e-4 for name in NAMES)
-
-
-@pytest.mark.slow
-def test_score_on_mesh(published, template, reward, videos, prompts, tmp_path):
-    np.savez(tmp_path / "data.npz", videos=videos[:2], prompts=prompts[:2])
-    paths = [published[3], template, tmp_path / "data.npz", tmp_path / "scores.npz"]
-    env = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    subprocess.run(
-        [sys.executable, "-c", ON_MESH, *map(str, paths)], env=os.environ | env, check=True
-    )
-    sharded = np.load(tmp_path / "scores.npz")
-    for name, scores in reward.score(videos[:2], prompts[:2]).items():
-        np.testing.assert_allclose(sharded[name], scores, rtol=1e-4, atol=1e-4)
 
 
 def test_convert_adapter_layout(published, template, tmp_path, reward, videos, prompts):
