@@ -106,6 +106,7 @@ class Refinement:
       reason: why the prompt is unchanged; "" where it was rewritten.
       negative_prompt: the value of `-neg`.
       settings: flag -> value, such as {"ar": "9:16"}.
+      text: the rewrite without flags and other marks, for a generator that does not read them.
     """
 
     prompt: str
@@ -123,8 +124,11 @@ class Refinement:
     reason: str = ""
     negative_prompt: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    text: str = ""
 
     def __post_init__(self):
+        if not self.text:
+            object.__setattr__(self, "text", self.refined)
         if not self.original:
             object.__setattr__(self, "original", self.prompt)
 

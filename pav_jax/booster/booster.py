@@ -80,7 +80,8 @@ class Booster:
           mesh: the devices to shard the parameters over.
           batch_size: rewrites in one compiled batch.
           adapters: PEFT LoRA folders or Hub repositories, by the names that `refine` calls them by.
-            Each has the chat template of its folder, if there is one and `template` is None.
+            Each has the chat template of its folder, if there is one and `template` is None. A
+            single one is merged into float32 parameters, so that it costs no time.
           guard: what rewrites must keep. None: `Guard()`; for the embedded models, whose few words
             are not those of real prompts, none.
 
@@ -100,6 +101,9 @@ class Booster:
         lm = lm.with_instruction(template or AUTO if is_known else template)
         for name, folder in adapters.items():
             lm = lm.load_adapter(folder, name, use_template=template is None)
+        # others would be changed by rounding twice, or need a copy of sharded parameters
+        if len(adapters) == 1 and dtype == "float32" and mesh is None:
+            lm = lm.merge_adapter(next(iter(adapters)))
         if guard is None:
             guard = Guard(OFF if path.startswith(embedded.PREFIX) else AUTO_MODE)
         return cls(lm, _sampling(generation), guard, default)
@@ -164,7 +168,8 @@ class Booster:
         """Replies of the model; an engine of the guard."""
         prompts = [clean(request.prompt) for request in requests]
         names = [request.adapter for request in requests]
-        adapters = {"adapter_names": [name or BASE for name in names]} if any(names) else {}
+        is_named = any(names) or getattr(self.language_model, "adapter_names", ())
+        adapters = {"adapter_names": [name or BASE for name in names]} if is_named else {}
         return self.language_model.generate(
             [chat.user_chat(prompt) for prompt in prompts],
             num_return_sequences=num_samples,

@@ -234,7 +234,8 @@ class GuardedPrompt:
         """The user's prompt, because of the prompt itself or for a reason."""
         reverted = bool(reason) or not self.finished
         judgement = judge(self.text, self.text)
-        return self._record(self.request.prompt, judgement, reason or self.reason, reverted)
+        typed = self.request.prompt
+        return self._record(typed, self.text, judgement, reason or self.reason, reverted)
 
     def _choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> Refinement:
         problems: Counter[str] = Counter()
@@ -244,7 +245,8 @@ class GuardedPrompt:
         sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
         repaired = self._likely_first(sound, likelihood) or filter(None, map(self._repair, ordered))
         if best := next(iter(repaired), None):
-            return self._record(self.parsed.render(best.text), best.judgement, "", False)
+            refined = self.parsed.render(best.text)
+            return self._record(refined, best.text, best.judgement, "", False)
         problems.update(faults)
         details = "; ".join(problem for problem, _ in problems.most_common(MAX_PROBLEMS))
         return self.unchanged(f"no rewrite was good enough: {details}")
@@ -303,7 +305,7 @@ class GuardedPrompt:
         return f"over {limit} words" if limit and len(rewrite.text.split()) > limit else ""
 
     def _record(
-        self, refined: str, judgement: Judgement, reason: str, reverted: bool
+        self, refined: str, text: str, judgement: Judgement, reason: str, reverted: bool
     ) -> Refinement:
         parsed = self.parsed
         return Refinement(
@@ -321,6 +323,7 @@ class GuardedPrompt:
             reason=reason,
             negative_prompt=parsed.negative_prompt,
             settings=dict(parsed.settings),
+            text=text,
         )
 
 

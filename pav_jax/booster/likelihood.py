@@ -35,7 +35,7 @@ def log_likelihoods(lm: LanguageModel, request: Request, texts: Sequence[str]) -
     limit = lm.config.max_position_embeddings - 1
     prompt = prompt[-max(1, limit - max(map(len, answers))) :]
     variables = lm.variables
-    if request.adapter is not None:
+    if request.adapter is not None or lm.adapters.merged is not None:
         variables = lm.adapters.variables_of_rows({"params": lm.params}, names * ROWS)
     length = prompt_bucket(len(prompt) + max(map(len, answers)))
     values: list[float] = []

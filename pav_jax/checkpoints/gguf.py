@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from gguf import GGUFReader, dequantize
+from gguf import GGUFReader, GGUFValueType, dequantize
 from transformers import PreTrainedTokenizerFast
 
 from pav_jax.checkpoints import gguf_header, gguf_layout, gguf_tokenizers
@@ -46,7 +46,7 @@ class GGUFFile:
             raise BadInput(f"{path}: no such file; give a .gguf file", source=path)
         try:
             gguf_header.check_header(self.path)  # GGUFReader believes every count in the file
-            self._reader = GGUFReader(self.path)
+            self._reader = _Reader(self.path)
         except Exception as error:  # the reader checks nothing: numpy raises what it meets
             raise BadInput(
                 f"{path}: incomplete or corrupt GGUF file ({error}); download it again", source=path
@@ -241,6 +241,42 @@ class GGUFFile:
         return BadInput(f"{self.path}: {field} {problem}", source=self.path, field=field)
 
 
+class _Reader(GGUFReader):
+    """Reads arrays of metadata ten times as fast: its base class makes four memory maps for each
+    of the 100,000 texts of a tokenizer."""
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type != GGUFValueType.ARRAY or self.byte_order == "S":
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind = self._get(orig_offs, np.uint32)
+        count = self._get(orig_offs + kind.nbytes, np.uint64)
+        start = orig_offs + kind.nbytes + count.nbytes
+        item = GGUFValueType(int(kind[0]))
+        if item == GGUFValueType.STRING:
+            items, size = self._texts(start, int(count[0]))
+        elif item in self.gguf_scalar_to_np:
+            values = self._get(start, self.gguf_scalar_to_np[item], int(count[0]))
+            items, size = list(values.view(np.ndarray)[:, None]), values.nbytes
+        else:
+            return super()._get_field_parts(orig_offs, raw_type)
+        step = 2 if item == GGUFValueType.STRING else 1  # a text follows its length
+        parts = [kind, count, *items]
+        indices = list(range(1 + step, len(parts), step))
+        return start + size - orig_offs, parts, indices, [GGUFValueType.ARRAY, item]
+
+    def _texts(self, start: int, count: int) -> tuple[list[np.ndarray], int]:
+        """Lengths and bytes of texts in turn, and how many bytes all of it has."""
+        data = self.data.view(np.ndarray)
+        items = []
+        offset = start
+        for _ in range(count):
+            length = data[offset : offset + 8].view("<u8")
+            end = offset + 8 + int(length[0])
+            items += [length, data[offset + 8 : end]]
+            offset = end
+        return items, offset - start
+
+
 class _Tensors(Mapping[str, np.ndarray]):
     def __init__(
         self,
@@ -276,6 +312,9 @@ class _Tensors(Mapping[str, np.ndarray]):
                 source=self._path,
                 field=tensor.name,
             ) from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # the inherited method would dequantize the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -3,6 +3,10 @@
 The adapters are side by side along the rank, and each row has factors for the columns, 0 for those
 of other adapters. So a batch of rows with different adapters runs through the base model once.
 
+One adapter may be merged into the parameters. Rows that use it then need no adapters at all, and
+have batches of their own: the same row may not run through two programs. The factors of all other
+rows take the merged adapter away again.
+
 Letters: B rows, L layers, R columns of all adapters.
 """
 
@@ -17,7 +21,7 @@ from jaxtyping import Array, Float
 
 from pav_jax.errors import BadInput
 from pav_jax.language import chat
-from pav_jax.language.lora import LoraConfig, concatenate, lora_axes, with_factors
+from pav_jax.language.lora import LoraConfig, concatenate, lora_axes, merge, with_factors
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes
 from pav_jax.parallel import sharding_rules
@@ -41,12 +45,14 @@ class AdapterSet:
         them does not adapt has zeros in its columns.
       mesh: the devices, or None for one.
       templates: the chat templates of those that have their own.
+      merged: the name of the one that is in the parameters of the model; None for none.
     """
 
     adapters: Named = dataclasses.field(default_factory=dict)
     lora: dict | None = None
     mesh: jax.sharding.Mesh | None = None
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    merged: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,20 +92,41 @@ class AdapterSet:
         if template is not None:
             templates[name] = template
         joined = _join({**self.adapters, name: (tree, adapter[1])}, config, mesh)
-        return dataclasses.replace(joined, templates=templates)
+        return dataclasses.replace(joined, templates=templates, merged=self.merged)
 
-    def remove(self, name: str, config: DecoderConfig) -> "AdapterSet":
-        """Return the set without an adapter.
+    def remove(self, name: str, config: DecoderConfig, params: dict) -> "tuple[dict, AdapterSet]":
+        """Return parameters and set without an adapter, up to rounding if it was merged.
 
         Raises:
           BadInput: there is none of this name.
         """
         self._check_loaded(name, "adapter_name")
+        merged = self.merged
+        if self.is_merged(name):
+            lora, settings = self.adapters[name]
+            opposite = dataclasses.replace(settings, lora_alpha=-settings.lora_alpha)
+            params, merged = merge(params, lora, opposite), None
         rest = {other: value for other, value in self.adapters.items() if other != name}
         if not rest:
-            return AdapterSet()
+            return params, AdapterSet()
         templates = {other: text for other, text in self.templates.items() if other != name}
-        return dataclasses.replace(_join(rest, config, self.mesh), templates=templates)
+        joined = _join(rest, config, self.mesh)
+        return params, dataclasses.replace(joined, templates=templates, merged=merged)
+
+    def merge(self, name: str, params: dict) -> "tuple[dict, AdapterSet]":
+        """Return parameters with an adapter merged into them, and the set that says so.
+
+        Raises:
+          BadInput: there is none of this name, or one is merged already.
+        """
+        self._check_loaded(name, "adapter_name")
+        if self.merged is not None:
+            raise BadInput(
+                f"adapter_name={name!r}: {self.merged!r} is merged; delete_adapter it first",
+                field="adapter_name",
+            )
+        merged = merge(params, *self.adapters[name])
+        return merged, dataclasses.replace(self, merged=name)
 
     def check_new_name(self, name: str) -> None:
         """Raise BadInput if no adapter can be added under this name."""
@@ -110,6 +137,10 @@ class AdapterSet:
         else:
             return
         raise BadInput(f"adapter_name={name!r}: {problem}", field="adapter_name")
+
+    def is_merged(self, name: str | None) -> bool:
+        """Return whether rows that use this adapter need nothing but the parameters."""
+        return self.merged is not None and name == self.merged
 
     def _check_loaded(self, name: str, field: str) -> None:
         if name not in self.adapters:
@@ -122,12 +153,12 @@ class AdapterSet:
         """Return the adapter of each row, None for "__base__".
 
         Args:
-          names: one for all rows, or one each; None stands for "__base__".
+          names: one for all rows, or one each; None: the merged one, or else "__base__".
 
         Raises:
           BadInput: there are more or fewer names than rows, or one is unknown.
         """
-        names = BASE if names is None else names
+        names = self.merged or BASE if names is None else names
         names = [names] * count if isinstance(names, str) else list(names)
         if len(names) != count:
             raise BadInput(
@@ -169,6 +200,8 @@ class AdapterSet:
         """
         if self.lora is None:
             return variables
+        if all(map(self.is_merged, names)):
+            return {"params": variables["params"]}
         factors_BxR = self._factors(names)
         num_layers = len(jax.tree.leaves(self.lora)[0])
         stacked = np.broadcast_to(factors_BxR, (num_layers, *factors_BxR.shape))
@@ -179,6 +212,8 @@ class AdapterSet:
         """As `variables_of_rows`, for the variables of each layer."""
         if self.lora is None:
             return layers
+        if all(map(self.is_merged, names)):
+            return [{"params": layer["params"]} for layer in layers]
         factors_BxR = self._put(self._factors(names), ("batch", None))
         return [with_factors(layer, factors_BxR) for layer in layers]
 
@@ -187,7 +222,10 @@ class AdapterSet:
         names_B = np.array(names, object)
         start = 0
         for name, (_, config) in self.adapters.items():
-            factors_BxR[names_B == name, start : start + config.r] = config.scale
+            columns = slice(start, start + config.r)
+            factors_BxR[names_B == name, columns] = config.scale
+            if self.is_merged(name):
+                factors_BxR[:, columns] -= config.scale
             start += config.r
         return factors_BxR
 

@@ -45,7 +45,8 @@ class LanguageModel:
       tokenizer: a tokenizer of transformers, with a chat template.
       lora: the parameters of an adapter, or None.
       lora_config: the settings of the adapter, or None.
-      adapters: named adapters, of which calls with `adapter_names` use one for each row.
+      adapters: named ones, of which calls with `adapter_names` use one for each row; see
+        `merge_adapter`.
       name: what records call the model; never an absolute path.
       path: where it was loaded from: an absolute path, a Hub repository or "smollm2".
       eos: ids of the tokens that end an answer.
@@ -136,9 +137,8 @@ class LanguageModel:
 
     def with_lora(self, lora: dict, config: LoraConfig) -> "LanguageModel":
         """Return the model with an adapter."""
-        return dataclasses.replace(
-            self, model=with_lora(self.model, config), lora=lora, lora_config=config
-        )
+        model = with_lora(self.model, config)
+        return dataclasses.replace(self, model=model, lora=lora, lora_config=config)
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -160,17 +160,25 @@ class LanguageModel:
         """
         self.adapters.check_new_name(adapter_name)
         adapter = model_files.read_adapter(path_or_repo, self.config)
+        base = (self.config, self.model.dtype, self.mesh)
         template = None
         if use_template:
             template = model_files.adapter_template(path_or_repo, self.tokenizer)
-        adapters = self.adapters.add(
-            adapter_name, adapter, self.config, self.model.dtype, self.mesh, template
-        )
+        adapters = self.adapters.add(adapter_name, adapter, *base, template)
         return dataclasses.replace(self, adapters=adapters)
+
+    def merge_adapter(self, adapter_name: str) -> "LanguageModel":
+        """Return the model with a named adapter in its parameters, where it costs no time.
+
+        It keeps its name, and is used where a call names none. "__base__" and others still work.
+        """
+        params, adapters = self.adapters.merge(adapter_name, self.params)
+        return dataclasses.replace(self, params=params, adapters=adapters)
 
     def delete_adapter(self, adapter_name: str) -> "LanguageModel":
         """Return the model without a named adapter."""
-        return dataclasses.replace(self, adapters=self.adapters.remove(adapter_name, self.config))
+        params, adapters = self.adapters.remove(adapter_name, self.config, self.params)
+        return dataclasses.replace(self, params=params, adapters=adapters)
 
     def with_template(self, template: str | Path) -> "LanguageModel":
         """Return the model with another chat template, which is saved with the model.
@@ -262,7 +270,7 @@ class LanguageModel:
           seed: one for all prompts or one each. A text depends only on its own prompt, seed and
             adapter.
           adapter_names: names from `load_adapter`, one for all prompts or one each; "__base__" uses
-            none. With None all prompts use `lora`, if there is one.
+            none. With None all prompts use the merged adapter or `lora`, if there is one.
 
         Returns:
           `num_return_sequences` texts per prompt, without special tokens. An answer to a chat still
@@ -367,7 +375,8 @@ class LanguageModel:
                 base = self.path or self.name
                 model_files.write_adapter(local, self.lora, self.lora_config, self.config, base)
                 return
-            folders.save(hf, local, self.config, self._merged_params(), max_shard_size)
+            params = merge(self.params, self.lora, self.lora_config or LoraConfig())
+            folders.save(hf, local, self.config, params, max_shard_size)
             fields = model_files.generation_fields(self.config, self.eos, self.generation)
             write_json(local / "generation_config.json", fields)
             save_tokenizer(self.tokenizer, local)
@@ -380,14 +389,9 @@ class LanguageModel:
         Args:
           quantization: of the matrices: f32, f16, bf16, q8_0 or q4_0.
         """
-        tensors = params_to_hf(hf.weights(self.config), self._merged_params())
+        params = merge(self.params, self.lora, self.lora_config or LoraConfig())
+        tensors = params_to_hf(hf.weights(self.config), params)
         gguf_writer.write_gguf(path, self.config, tensors, self.tokenizer, self.name, quantization)
-
-    def _merged_params(self) -> dict:
-        if self.lora is None:
-            return self.params
-        assert self.lora_config is not None
-        return merge(self.params, self.lora, self.lora_config)
 
 
 @functools.partial(jax.jit, static_argnums=0)

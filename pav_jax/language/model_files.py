@@ -74,7 +74,7 @@ def _read_gguf(
     params = params_from_hf(table, tensors, path, dtype, folders.param_shapes(hf, config, path))
     folders.check_finite(params, path, tensors=tensors)
     if mesh is None:
-        params = jax.tree.map(jnp.asarray, params)
+        params = _to_device(params)
     else:
         params = sharding_rules.shard(params, logical_axes(table), mesh)
     return config, params, file.tokenizer(), {}
@@ -91,8 +91,18 @@ def _read_folder(
     config, params = folders.load(hf, folder, dtype, where)
     folders.check_finite(params, folder)
     if mesh is None:
-        params = jax.tree.map(jnp.asarray, params)
+        params = _to_device(params)
     return config, params, load_tokenizer(folder), _read_generation(folder, config)
+
+
+def _to_device(params: dict) -> dict:
+    """Copy arrays to the default device; each leaves `params`, so that no two copies of all of them
+    are in memory."""
+    moved = {}
+    for name in list(params):
+        value = params.pop(name)
+        moved[name] = _to_device(value) if isinstance(value, dict) else jnp.asarray(value)
+    return moved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,6 +64,20 @@ class Sample:
         return self.prompt, self.adapter
 
 
+class Bucket(NamedTuple):
+    """What the samples of one batch have in common.
+
+    Attributes:
+      prefix: tokens of the shared prefix.
+      prompt: padded length of the rest.
+      is_merged: they all use the adapter that is merged into the parameters, or none of them does.
+    """
+
+    prefix: int
+    prompt: int
+    is_merged: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """What the answers are drawn from, and how.
@@ -101,9 +115,10 @@ class Sampler:
         Returns:
           New token ids of each sample, the `eos` token included.
         """
-        buckets: dict[tuple[int, int], list[Sample]] = {}
+        buckets: dict[Bucket, list[Sample]] = {}
         for sample in samples:
-            buckets.setdefault(self.bucket(prompts[sample.prompt]), []).append(sample)
+            bucket = self.bucket(prompts[sample.prompt], sample.adapter)
+            buckets.setdefault(bucket, []).append(sample)
         weights = self.split_weights()
         answers: dict[Sample, list[int]] = {}
         for bucket, queue in buckets.items():
@@ -118,7 +133,7 @@ class Sampler:
 
     def open_batch(
         self,
-        bucket: tuple[int, int],
+        bucket: "Bucket",
         weights: Any,
         prompts: Sequence[list[int]] | Mapping[int, list[int]],
     ) -> "Batch":
@@ -131,12 +146,13 @@ class Sampler:
         """
         return Batch(self, bucket, weights, prompts)
 
-    def bucket(self, ids: list[int]) -> tuple[int, int]:
-        """The number of tokens of the prefix, and the padded length of the rest."""
+    def bucket(self, ids: list[int], adapter: str | None = None) -> "Bucket":
+        """What the samples of one batch have in common."""
         r = len(self.prefix)
+        is_merged = self.adapters.is_merged(adapter)
         if r >= MIN_PREFIX and len(ids) > r and tuple(ids[:r]) == self.prefix:
-            return r, prompt_bucket(len(ids) - r, MIN_BUCKET_AFTER_PREFIX)
-        return 0, prompt_bucket(len(ids))
+            return Bucket(r, prompt_bucket(len(ids) - r, MIN_BUCKET_AFTER_PREFIX), is_merged)
+        return Bucket(0, prompt_bucket(len(ids)), is_merged)
 
     def prefix_cache(self, adapter: str | None) -> Any:
         """Return keys and values of the prefix with this adapter; they are computed once."""
@@ -163,14 +179,16 @@ class Batch:
     def __init__(
         self,
         sampler: Sampler,
-        bucket: tuple[int, int],
+        bucket: Bucket,
         weights: Any,
         prompts: Sequence[list[int]] | Mapping[int, list[int]],
     ):
         self.sampler = sampler
         self.bucket = bucket
         # keys and values of the prefix differ between adapters, so each row has its own
-        lengths = (0, sum(bucket)) if sampler.adapters.names else bucket
+        lengths = (bucket.prefix, bucket.prompt)
+        if sampler.adapters.names:
+            lengths = (0, sum(lengths))
         self.shape = prefill.make_shape(
             sampler.model, sampler.rows, *lengths, sampler.settings, sampler.eos, sampler.mesh
         )
@@ -222,7 +240,8 @@ class Batch:
         if max_steps is not None:
             stop = np.int32(max_steps), np.int32(self.shape.rows)
         layers, outer = self.weights
-        names = [sample and sample.adapter for sample in self.in_row]
+        idle = self.sampler.adapters.merged if self.bucket.is_merged else None
+        names = [sample.adapter if sample else idle for sample in self.in_row]
         weights = self.sampler.adapters.layers_of_rows(layers, names), outer
         self.rows = decode.decode_rows(
             self.shape, weights, self.rows, self.layer_prefixes, stop, self.settings
@@ -247,7 +266,7 @@ class Batch:
 
     def _prefix_of_rows(self, names: list[str | None]) -> prefill.Prefix | None:
         """Return the prefix that prompts with these adapters continue, if there is one."""
-        if not self.bucket[0]:
+        if not self.bucket.prefix:
             return None
         sampler = self.sampler
         ids_R = np.asarray(sampler.prefix, np.int32)
@@ -291,7 +310,7 @@ class Batch:
     def _compute_prompts(self) -> None:
         """Run the next prompts of the queue through the model."""
         b = self.shape.rows
-        r, p = self.bucket
+        r, p = self.bucket.prefix, self.bucket.prompt
         queued = itertools.groupby(self.queue, lambda sample: sample.source)
         self.group = [source for source, _ in itertools.islice(queued, b)]
         prompts_BxP = np.zeros((b, p), np.int32)

@@ -152,7 +152,7 @@ class Engine:
           ApiError: the engine is closed.
         """
         sampler = self._make_sampler(job.settings)
-        job.batch_key = sampler.bucket(list(job.prompt_ids)), job.settings
+        job.batch_key = sampler.bucket(list(job.prompt_ids), job.adapter), job.settings
         with self._condition:
             if self._is_closed:
                 raise shutting_down()

@@ -15,6 +15,7 @@ from pav_jax.seeds import seeds_for_prompts
 from pav_jax.video import memory, sampling
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import Generator, VideoBatch
+from pav_jax.video.rewrites import Prompts, Seed, read_rewrites
 
 DIFFUSERS = "diffusers:"
 HTTP = ("http://", "https://")
@@ -38,18 +39,21 @@ class GeneratorBackend(Generator):
     @abc.abstractmethod
     def generate_batch(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:
         """Makes one video per prompt and says which of them failed.
 
         Args:
-          negative_prompt: what guidance moves away from: one text, or one per prompt.
-          seed: one int for all videos, or one per prompt.
+          prompts: texts, or rewrites of a booster, of which `text` is read.
+          negative_prompt: what guidance moves away from: one text, or one per prompt; where it is
+            empty, that of the rewrite.
+          seed: one int for all videos, or one per prompt; None: the one that the user of a rewrite
+            typed, or 0.
           progress: called with the number of videos made so far, which may be fractional, and the
             number requested.
           settings: fields of `GenerationConfig` for this call; None keeps the generator's own.
@@ -104,9 +108,9 @@ class BackendRequest:
 
 def make_request(
     settings: Mapping[str, Any],
-    prompts: str | Sequence[str],
+    prompts: Prompts,
     negative_prompt: str | Sequence[str],
-    seed: int | Sequence[int],
+    seed: Seed,
     overrides: Mapping[str, Any],
 ) -> BackendRequest:
     """Checks the arguments of a call.
@@ -119,15 +123,15 @@ def make_request(
       BadInput: a prompt that is not a string, a setting of the wrong type, or sequences of
         different lengths.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    negative_prompts = sampling.per_prompt("negative_prompt", negative_prompt, len(prompts))
-    for text in (*prompts, *negative_prompts):
+    texts, negative_prompt, seed = read_rewrites(prompts, negative_prompt, seed)
+    negative_prompts = sampling.per_prompt("negative_prompt", negative_prompt, len(texts))
+    for text in (*texts, *negative_prompts):
         if not isinstance(text, str):
             raise BadInput(f"prompts: {text!r} is not a string", field="prompts")
     request = BackendRequest(
-        [sampling.valid_unicode(text) for text in prompts],
+        [sampling.valid_unicode(text) for text in texts],
         [sampling.valid_unicode(text) for text in negative_prompts],
-        seeds_for_prompts(seed, len(prompts)),
+        seeds_for_prompts(seed, len(texts)),
         {**settings, **explicit_settings("generate", overrides)},
     )
     _check_memory(request.settings)

@@ -27,6 +27,7 @@ from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from pav_jax.video.modular_pipeline import ModularCall
+from pav_jax.video.rewrites import Prompts, Seed
 
 FRAME_ARGUMENTS = ("num_frames", "video_length")  # Latte and Text2Video-Zero use the second
 OUTPUT_FIELDS = ("frames", "videos", "images")
@@ -101,7 +102,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         num_frames: int | None = None,
         height: int | None = None,
@@ -109,7 +110,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         max_sequence_length: int | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
@@ -134,10 +135,10 @@ class DiffusersGenerator(backend.GeneratorBackend):
 
     def generate_batch(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         progress: Progress | None = None,
         **settings: Any,

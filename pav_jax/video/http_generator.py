@@ -39,6 +39,7 @@ from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
 from pav_jax.video.http_options import REQUIRED_FIELDS, check_options, parse_url
+from pav_jax.video.rewrites import Prompts, Seed
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class HttpGenerator(backend.GeneratorBackend):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         num_frames: int | None = None,
         height: int | None = None,
@@ -153,7 +154,7 @@ class HttpGenerator(backend.GeneratorBackend):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         max_sequence_length: int | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """As `VideoModel.generate`.
 
@@ -178,10 +179,10 @@ class HttpGenerator(backend.GeneratorBackend):
 
     def generate_batch(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:

@@ -38,6 +38,7 @@ from pav_jax.video.programs import (
     check_swapping,
     component_shardings,
 )
+from pav_jax.video.rewrites import Prompts, Seed, read_rewrites
 from pav_jax.video.weights_digest import HASHED_SUFFIXES, digest_folder, digest_params
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -181,7 +182,7 @@ class VideoModel(backend.GeneratorBackend):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         num_frames: int | None = None,
         height: int | None = None,
@@ -190,7 +191,7 @@ class VideoModel(backend.GeneratorBackend):
         guidance_scale: float | None = None,
         guidance_scale_2: float | None = None,
         max_sequence_length: int | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
@@ -199,12 +200,15 @@ class VideoModel(backend.GeneratorBackend):
         """One video per prompt, which depends on its prompt, seed and the settings only.
 
         Args:
-          negative_prompt: what guidance moves away from: one text, or one per prompt.
+          prompts: texts, or rewrites of a booster, of which `text` is read.
+          negative_prompt: what guidance moves away from: one text, or one per prompt; where it is
+            empty, that of the rewrite.
           num_frames, height, width: size of the videos; height and width in pixels.
           guidance_scale: 1 or less switches guidance off.
           guidance_scale_2: of the second expert of a Wan that has two.
           max_sequence_length: text tokens that are read; longer prompts are truncated.
-          seed: one int for all videos, or one per prompt.
+          seed: one int for all videos, or one per prompt; None: the one that the user of a rewrite
+            typed, or 0.
           latents: initial noise in diffusers' axis order, instead of the seed's.
 
         Returns:
@@ -233,10 +237,10 @@ class VideoModel(backend.GeneratorBackend):
 
     def generate_batch(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
         *,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         progress: Progress | None = None,
         **settings: Any,
@@ -260,26 +264,26 @@ class VideoModel(backend.GeneratorBackend):
 
     def make_request(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         negative_prompt: str | Sequence[str] = "",
-        seed: int | Sequence[int] = 0,
+        seed: Seed = None,
         latents: Any = None,
         **settings: Any,
     ) -> GenerationRequest:
         """Checks the arguments of `generate`; `encode_prompts` and `denoise` take the result."""
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        for prompt in prompts:
+        texts, negative_prompt, seed = read_rewrites(prompts, negative_prompt, seed)
+        for prompt in texts:
             if not isinstance(prompt, str):
                 raise BadInput(f"prompts: {prompt!r} is not a string", field="prompts")
         used = self.settings.replace("generate", **settings)
         pipeline_folder.check_tiling(self.family, used.vae_tiling)
         step_schedule.check(used)
-        seeds = seeds_for_prompts(seed, len(prompts))
+        seeds = seeds_for_prompts(seed, len(texts))
         length = self.family.sequence_length(used.max_sequence_length)
-        token_ids = self._tokenize(prompts, length)
+        token_ids = self._tokenize(texts, length)
         negative_token_ids = None
         if used.guidance_scale > 1:
-            negative_token_ids = self._tokenize_negative(negative_prompt, len(prompts), length)
+            negative_token_ids = self._tokenize_negative(negative_prompt, len(texts), length)
         devices = None if self.mesh is None else list(self.mesh.devices.flat)
         return make_request(
             self.family, used, token_ids, negative_token_ids, seeds, latents, devices

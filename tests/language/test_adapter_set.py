@@ -232,6 +232,34 @@ def test_load_adapter_name_taken(name, message, llama, folder):
     assert error.value.field == "adapter_name" and "\n" not in str(error.value)
 
 
+def test_merge_adapter_changes_programs_only(llama, monkeypatch):
+    lm, _ = llama
+    merged = lm.merge_adapter("hunyuan")
+    prompts = [lm.prompt_ids(words) for words in WORDS]
+    settings = Sampling(max_new_tokens=24)
+    collections = []
+
+    def record(shape, weights, *rest, decode_rows=decode.decode_rows):
+        collections.append(set(weights[0][0]))
+        return decode_rows(shape, weights, *rest)
+
+    expected = lm.generate_ids(prompts, settings, 2, range(7), NAMES)
+    monkeypatch.setattr(decode, "decode_rows", record)
+    assert merged.generate_ids(prompts, settings, 2, range(7), NAMES) == expected
+    assert {"params"} in collections and {"params", "lora"} in collections
+    own = [i for i, name in enumerate(NAMES) if name == "hunyuan"]
+    alone = merged.generate_ids([prompts[i] for i in own], settings, 2, own)
+    assert alone == [expected[i] for i in own]
+    np.testing.assert_allclose(merged.logits(IDS), lm.logits(IDS, None, "hunyuan"), atol=1e-4)
+    with pytest.raises(BadInput, match="'hunyuan' is merged"):
+        merged.merge_adapter("wan")
+    rest = merged.delete_adapter("hunyuan")
+    assert rest.adapter_names == ("wan", "cogvideox")
+    for name in ("__base__", "wan"):
+        logits = rest.logits(IDS, None, name)
+        np.testing.assert_allclose(logits, lm.logits(IDS, None, name), atol=1e-4)
+
+
 @pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers"])
 def test_load_adapter_of_another_base(field, folder):
     size = {"hidden_size": 48, "num_hidden_layers": 1}[field]
