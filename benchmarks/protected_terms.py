@@ -152,8 +152,8 @@ def is_answered(rewrite: Refinement) -> bool:
     """Return whether a rewrite of an instruction says something else than the instruction."""
     if rewrite.refined == rewrite.original:
         return False
-    asked = set(words(rewrite.original))
-    return len(asked & set(words(rewrite.refined))) < KEPT_WORDS * len(asked)
+    prompt = set(words(rewrite.original))
+    return len(prompt & set(words(rewrite.refined))) < KEPT_WORDS * len(prompt)
 
 
 def report(cases: Sequence[Case], rewrites: dict[str, Refinement]) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def run(booster: Booster, cases: Sequence[Case], out: Path, minutes: float) -> d
 
 def _read(line: str) -> Refinement:
     fields = json.loads(line)
-    known = {name: fields[name] for name in ("prompt", "refined", "seed", "model")}
-    rewrite = from_json(Refinement, json.dumps(known))
+    values = {name: fields[name] for name in ("prompt", "refined", "seed", "model")}
+    rewrite = from_json(Refinement, json.dumps(values))
     return dataclasses.replace(rewrite, original=fields["original"], reverted=fields["reverted"])
 
 

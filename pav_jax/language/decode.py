@@ -148,8 +148,7 @@ def fill_rows(
         return jax.lax.dynamic_update_slice_in_dim(cache, new, 0, axis)
 
     caches = tuple(
-        map_slots(write, kv, tuple(a[i] for a in prompts.cache))
-        for i, kv in enumerate(rows.caches)
+        map_slots(write, kv, tuple(a[i] for a in prompts.cache)) for i, kv in enumerate(rows.caches)
     )
     rows = dataclasses.replace(
         rows,

@@ -98,11 +98,11 @@ def _read_folder(
 def _to_device(params: dict) -> dict:
     """Copy arrays to the default device; each leaves `params`, so that no two copies of all of them
     are in memory."""
-    moved = {}
+    copied = {}
     for name in list(params):
         value = params.pop(name)
-        moved[name] = _to_device(value) if isinstance(value, dict) else jnp.asarray(value)
-    return moved
+        copied[name] = _to_device(value) if isinstance(value, dict) else jnp.asarray(value)
+    return copied
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,9 +205,9 @@ class VideoReward(PretrainedReward):
         own = np.arange(len(NAMES)) if self.settings.outputs > 1 else np.zeros(len(NAMES), int)
         scores_Bx3 = outputs_Bx3xO[:, np.arange(len(NAMES)), own]
         if self.normalize:
-            scores_Bx3 = (scores_Bx3 - np.float32(self.settings.means)) / np.float32(
-                self.settings.stds
-            )
+            means = np.asarray(self.settings.means, np.float32)
+            stds = np.asarray(self.settings.stds, np.float32)
+            scores_Bx3 = (scores_Bx3 - means) / stds
         if videos.shape[1] < 2:
             scores_Bx3[:, NAMES.index(MOTION)] = np.nan
         return {name: scores_Bx3[:, k] for k, name in enumerate(NAMES)}

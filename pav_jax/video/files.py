@@ -15,6 +15,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
@@ -93,7 +94,7 @@ def _layout(audio: Audio) -> str:
     return "stereo" if len(audio.samples) > 1 else "mono"
 
 
-def _add_sound(container: av.container.OutputContainer, audio: Audio) -> av.AudioStream:
+def _add_sound(container: OutputContainer, audio: Audio) -> av.AudioStream:
     """Add a stream for the sound, which is written after the pictures."""
     return container.add_stream("aac", rate=audio.sample_rate, layout=_layout(audio))
 

@@ -27,9 +27,9 @@ def read_rewrites(
     Raises:
       BadInput: there are more or fewer negative prompts than prompts.
     """
-    given = [prompts] if isinstance(prompts, str | Refinement) else list(prompts)
-    rewrites = [prompt if isinstance(prompt, Refinement) else None for prompt in given]
-    texts = [r.text if r else prompt for prompt, r in zip(given, rewrites, strict=True)]
+    items = [prompts] if isinstance(prompts, str | Refinement) else list(prompts)
+    rewrites = [prompt if isinstance(prompt, Refinement) else None for prompt in items]
+    texts = [r.text if r else prompt for prompt, r in zip(items, rewrites, strict=True)]
     negatives: str | list[str] = negative_prompt if isinstance(negative_prompt, str) else []
     if any(rewrites) or not isinstance(negative_prompt, str):
         each = sampling.per_prompt("negative_prompt", negative_prompt, len(texts))

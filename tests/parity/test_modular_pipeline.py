@@ -58,12 +58,12 @@ def test_guidance_of_one_call_does_not_stay(folders):
     np.testing.assert_array_equal(model.generate(PROMPTS[0], "dark"), before)
 
 
-def test_fingerprint_of_a_moved_folder(folders, tmp_path):
-    moved = shutil.copytree(folders[1], tmp_path / "moved")
-    assert load(moved).fingerprint == load(folders[1]).fingerprint
-    config = moved / "scheduler" / "scheduler_config.json"
+def test_fingerprint_of_a_copied_folder(folders, tmp_path):
+    copy = shutil.copytree(folders[1], tmp_path / "copy")
+    assert load(copy).fingerprint == load(folders[1]).fingerprint
+    config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("bh2", "bh1"))
-    assert load(moved).fingerprint != load(folders[1]).fingerprint
+    assert load(copy).fingerprint != load(folders[1]).fingerprint
 
 
 def no_vae(copy, index):

@@ -78,4 +78,4 @@ def test_refine_rewrites_without_further_options(file, capsys):
     assert "girl" in rewrite and "guitar" in rewrite
     # an answer to the prompt speaks of the model or to the user
     assert not {"i'm", "i", "sorry", "sure", "assistant", "certainly"} & set(rewrite.split())
-    assert len(rewrite.split()) > 2 * len("a girl is playing guitar".split())
+    assert len(rewrite.split()) > 10  # twice the prompt's
