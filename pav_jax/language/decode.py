@@ -67,27 +67,10 @@ def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
     """Return the variables of each layer, and the parameters outside of layers.
 
     They are copied once: slices of stacked weights in the loop would copy them for every token.
-    Kernels become [out, in], see `_swap_kernels`.
     """
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
     layers = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(depth)]
-    outer = {k: v for k, v in variables["params"].items() if k != "layers"}
-    return [_swap_kernels(layer) for layer in layers], outer
-
-
-def _swap_kernels(layer: Any) -> Any:
-    """Swap the axes of the kernels of dense layers, [in, out] and [out, in].
-
-    XLA multiplies by the transpose of a matrix without a copy. On CPU the product of a few rows
-    takes less time if the weights of one output are next to each other: Eigen packs the others
-    anew in each product. Quantized kernels stay as they are.
-    """
-
-    def swap(path: tuple, a: Array) -> Array:
-        is_kernel = path[-1] == jax.tree_util.DictKey("kernel")
-        return a.swapaxes(0, 1) if is_kernel else a
-
-    return jax.tree_util.tree_map_with_path(swap, layer)
+    return layers, {k: v for k, v in variables["params"].items() if k != "layers"}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -229,7 +212,7 @@ def _forward(
     shared = prefix or [None] * len(layers)
     for layer, cache, keys, kind in zip(layers, rows.caches, shared, config.kind_ids, strict=True):
         x_Bx1xD, kv = block.apply(
-            _swap_kernels(layer),
+            layer,
             x_Bx1xD,
             rotaries[kind],
             masks[kind],
