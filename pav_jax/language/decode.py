@@ -18,7 +18,6 @@ from pav_jax.language.prefill import Prompts, Shape, compute_prompts, mask, slot
 from pav_jax.language.ring_cache import ring_mask
 from pav_jax.language.sampling import Sampling, pick
 from pav_jax.models.decoder.config import LayerKind
-from pav_jax.models.decoder.layers import map_slots
 from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
 from pav_jax.parallel.sharding_rules import sharded_shapes, sharding, shardings
 
@@ -36,8 +35,8 @@ class Rows:
       draws_Bx2: seed and number of the sample.
       seen_BxV: which tokens its prompt and answer contain.
       tokens_BxM: the tokens drawn.
-      caches: for each layer keys [B, K, H, S] and values [B, K, S, H] after the prefix, where S
-        is P + M or the slots of a ring.
+      caches: for each layer keys and values after the prefix, each [B, K, P + M, H], or
+        [B, K, C, H] in a ring.
     """
 
     token_B: Int[Array, "B"]
@@ -87,9 +86,8 @@ def empty_rows(shape: Shape) -> Rows:
     zeros_B = jnp.zeros(b, jnp.int32)
 
     def empty_cache(slots: int) -> tuple[Array, Array]:
-        b_k = (b, config.num_key_value_heads)
-        keys = jnp.zeros((*b_k, config.head_dim, slots), shape.model.dtype)
-        return keys, jnp.zeros((*b_k, slots, config.head_dim), shape.model.dtype)
+        kv_shape = (b, config.num_key_value_heads, slots, config.head_dim)
+        return jnp.zeros(kv_shape, shape.model.dtype), jnp.zeros(kv_shape, shape.model.dtype)
 
     rows = Rows(
         token_B=zeros_B,
@@ -125,13 +123,15 @@ def fill_rows(
     def choose(new, old):
         return jnp.where(new_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    def write(cache, layer_cache, axis):
-        old = jax.lax.slice_in_dim(cache, 0, layer_cache.shape[axis], axis=axis)
-        new = choose(layer_cache[sources_B].astype(cache.dtype), old)
-        return jax.lax.dynamic_update_slice_in_dim(cache, new, 0, axis)
+    def write(cache, layer_cache):
+        length = layer_cache.shape[2]
+        return cache.at[:, :, :length].set(
+            choose(layer_cache[sources_B].astype(cache.dtype), cache[:, :, :length])
+        )
 
     caches = tuple(
-        map_slots(write, kv, tuple(a[i] for a in prompts.cache)) for i, kv in enumerate(rows.caches)
+        jax.tree.map(write, kv, tuple(a[i] for a in prompts.cache))
+        for i, kv in enumerate(rows.caches)
     )
     rows = dataclasses.replace(
         rows,

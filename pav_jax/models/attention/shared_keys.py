@@ -15,30 +15,28 @@ from pav_jax.models.attention.dot_product import MASKED
 
 def shared_keys_attention(
     q_BxTxNxH: Float[Array, "B T N H"],
-    shared: tuple[Float[Array, "K H R"], Float[Array, "K R H"]],
-    own: tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]],
+    shared: tuple[Float[Array, "K R H"], Float[Array, "K R H"]],
+    own: tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]],
     mask_Bx1xTxRS: Bool[Array, "B 1 T RS"],
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Return softmax(scale * q k^T) v over both kinds of keys, as `dot_product_attention`.
 
     Args:
-      shared, own: keys and values, in the layout of `Block`.
+      shared, own: keys and values.
       mask_Bx1xTxRS: R shared keys, then S of the row; True = attend.
       scale: None means H ** -0.5.
     """
     b, t, n, h = q_BxTxNxH.shape
-    k, _, r = shared[0].shape
+    k, r, _ = shared[0].shape
     g = n // k
     factor = h**-0.5 if scale is None else scale
     mask_Bx1x1xTxRS = mask_Bx1xTxRS[:, :, None]
 
-    q_KxBxGTxH = q_BxTxNxH.reshape(b, t, k, g, h).transpose(2, 0, 3, 1, 4).reshape(k, b, g * t, h)
+    grouped = q_BxTxNxH.reshape(b, t, k, g, h)
+    q_KxQxH = grouped.transpose(2, 0, 3, 1, 4).reshape(k, b * g * t, h)
     logits_KxQxR = factor * jnp.einsum(
-        "kqh,khr->kqr",
-        q_KxBxGTxH.reshape(k, b * g * t, h),
-        shared[0],
-        preferred_element_type=jnp.float32,
+        "kqh,krh->kqr", q_KxQxH, shared[0], preferred_element_type=jnp.float32
     )
     mask_QxR = jnp.broadcast_to(mask_Bx1x1xTxRS[:, 0, :, :, :r], (b, g, t, r)).reshape(-1, r)
     max_shared, weights, total_shared = _softmax_terms(logits_KxQxR, mask_QxR)
@@ -50,16 +48,15 @@ def shared_keys_attention(
     )
 
     logits = factor * jnp.einsum(
-        "kbqh,bkhs->bkqs", q_KxBxGTxH, own[0], preferred_element_type=jnp.float32
+        "btkgh,bksh->bkgts", grouped, own[0], preferred_element_type=jnp.float32
     )
-    masked = logits.reshape(b, k, g, t, -1)
-    max_own, weights, total_own = _softmax_terms(masked, mask_Bx1x1xTxRS[..., r:])
+    max_own, weights, total_own = _softmax_terms(logits, mask_Bx1x1xTxRS[..., r:])
     out_own = jnp.einsum(
-        "bkqs,bksh->bkqh",
-        weights.reshape(b, k, g * t, -1).astype(own[1].dtype),
+        "bkgts,bksh->bkgth",
+        weights.astype(own[1].dtype),
         own[1],
         preferred_element_type=jnp.float32,
-    ).reshape(b, k, g, t, h)
+    )
 
     def rows(array: Array) -> Float[Array, "B K G T W"]:
         return array.reshape(k, b, g, t, -1).swapaxes(0, 1)
