@@ -47,7 +47,9 @@ def test_score_round_repeats_are_made_once(tmp_path):
 
 def test_keep_videos_best(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(pool_module, "write_mp4", lambda path, video, fps: written.append(path))
+    monkeypatch.setattr(
+        pool_module, "write_mp4", lambda path, video, fps, audio: written.append(path)
+    )
     values = {"one": 1.0, "two": 3.0, "three": 2.0, "four": 4.0}
     pool = make_pool(tmp_path, suite=FakeSuite(value=lambda p, r: values[r]), keep_videos="best")
     list(pool.score_round(pending(["one", "two"]), 0))

@@ -250,7 +250,7 @@ def test_evolve_failed_video(tmp_path):
 def test_evolve_kept_videos_after_restart(tmp_path, monkeypatch, keep):
     written = []
     monkeypatch.setattr(
-        pool_module, "write_mp4", lambda path, video, fps: written.append((str(path), fps))
+        pool_module, "write_mp4", lambda path, video, fps, audio: written.append((str(path), fps))
     )
     config = make_config(evolve__keep_videos=keep)
     run(tmp_path / "a", config=config)
@@ -314,7 +314,7 @@ def test_evolve_progress_and_log(tmp_path, caplog):
 
 
 def test_evolve_records_hold_no_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "write_mp4", lambda *args: None)
+    monkeypatch.setattr(pool_module, "write_mp4", lambda *args, audio: None)
     run(tmp_path, config=make_config(evolve__keep_videos="all"))
     assert all(str(tmp_path) not in p.read_text() for p in tmp_path.rglob("*.jsonl"))
 
