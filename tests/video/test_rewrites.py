@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from pav_jax.booster.guard import Guard, Request
 from pav_jax.errors import BadInput
 from pav_jax.video import backend
 from pav_jax.video.rewrites import read_rewrites
-from tests.video.tiny_pipeline import random_model
 
 PROMPT = 'a dog runs -ar 9:16 -neg "people, text" -seed 1011'
 
@@ -54,13 +52,3 @@ def test_requests_of_back_ends_take_rewrites(rewrite):
     request = backend.make_request({}, rewrite, "", None, {})
     assert request.prompts == [rewrite.text]
     assert (request.negative_prompts, request.seeds) == (["people, text"], [1011])
-
-
-def test_requests_of_video_models_take_rewrites(rewrite):
-    model = random_model()
-    own = model.make_request([rewrite, "a cat"])
-    plain = model.make_request([rewrite.text, "a cat"], ["people, text", ""], [1011, 0])
-    assert own.seeds == plain.seeds == [1011, 0]
-    np.testing.assert_array_equal(own.token_ids, plain.token_ids)
-    assert own.negative_token_ids is not None and plain.negative_token_ids is not None
-    np.testing.assert_array_equal(own.negative_token_ids, plain.negative_token_ids)

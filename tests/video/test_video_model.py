@@ -10,6 +10,7 @@ import pytest
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel.mesh import make_mesh
+from pav_jax.records import Refinement
 from pav_jax.storage.json_files import write_json
 from pav_jax.video import VideoModel
 from tests.video.tiny_pipeline import random_model
@@ -95,6 +96,18 @@ def test_make_request_prompt_as_long_as_the_limit(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert model.make_request("a red ball a red ball a").token_ids.shape == (1, 8)
+
+
+def test_make_request_takes_rewrites(model):
+    typed = {"negative_prompt": "people", "settings": {"seed": "1011"}, "text": "a dog runs"}
+    rewrite = Refinement("a dog", "a dog runs -seed 1011", 0, "m", **typed)
+    own = model.make_request([rewrite, "a cat"], guidance_scale=6.0)
+    texts = ["a dog runs", "a cat"]
+    plain = model.make_request(texts, ["people", ""], [1011, 0], guidance_scale=6.0)
+    assert own.seeds == plain.seeds == [1011, 0]
+    np.testing.assert_array_equal(own.token_ids, plain.token_ids)
+    assert own.negative_token_ids is not None and plain.negative_token_ids is not None
+    np.testing.assert_array_equal(own.negative_token_ids, plain.negative_token_ids)
 
 
 def test_tokenize_unusual_text(model):
