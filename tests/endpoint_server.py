@@ -62,7 +62,10 @@ class Endpoint:
             def log_message(self, *args):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128  # by default the sixth waiting connection is refused
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         # clients close connections whose answer they refuse; a test reads their standard error
         self.server.handle_error = lambda request, client_address: None

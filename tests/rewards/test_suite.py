@@ -97,7 +97,7 @@ def test_score_nan(videos, prompts):
     [
         (
             {"entries": {"beauty": {}}},
-            "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, length",
+            "'beauty'.*aesthetic, clip_alignment, clip_consistency, faithfulness, hpsv3, length",
         ),
         ({"entries": {}}, "empty"),
         ({"entries": {"aesthetic": {}}}, "aesthetic: the option 'path' is missing"),
