@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pav_jax.rewards.mps import MPS
     from pav_jax.rewards.reward import PretrainedReward, Reward, as_reward
     from pav_jax.rewards.suite import RewardSuite
+    from pav_jax.rewards.text_rubric import TextRubric
     from pav_jax.rewards.videoreward import VideoReward
     from pav_jax.rewards.videoscore import VideoScore
     from pav_jax.rewards.videoscore_qwen2_vl import VideoScoreQwen2VL
     from pav_jax.rewards.vision_questions import VisionQuestions
+    from pav_jax.rewards.vqascore import VQAScore
 
 _MODULES = {
     "Aesthetic": "aesthetic",
@@ -37,6 +39,8 @@ _MODULES = {
     "PretrainedReward": "reward",
     "Reward": "reward",
     "RewardSuite": "suite",
+    "TextRubric": "text_rubric",
+    "VQAScore": "vqascore",
     "VideoReward": "videoreward",
     "VideoScore": "videoscore",
     "VideoScoreQwen2VL": "videoscore_qwen2_vl",
@@ -59,6 +63,8 @@ __all__ = [
     "PretrainedReward",
     "Reward",
     "RewardSuite",
+    "TextRubric",
+    "VQAScore",
     "VideoReward",
     "VideoScore",
     "VideoScoreQwen2VL",

@@ -53,6 +53,12 @@ KINDS = {
     "lpips": Kind("lpips:LPIPSConsistency", ("PC",), options.LPIPSConsistencyOptions),
     "motion": Kind("motion:Motion", ("TC", "DD"), options.MotionOptions),
     "mps": Kind("mps:MPS", ("MPS",), options.MPSOptions),
+    "text_rubric": Kind(
+        "text_rubric:TextRubric",
+        ("RUBRIC_SF", "RUBRIC_IC", "RUBRIC_DQ"),
+        options.TextRubricOptions,
+        reads_video=False,
+    ),
     "videoreward": Kind(
         "videoreward:VideoReward", ("VR_VQ", "VR_MQ", "VR_TA"), options.VideoRewardOptions
     ),
@@ -67,6 +73,7 @@ KINDS = {
     "vision_questions": Kind(
         "vision_questions:VisionQuestions", ("QA",), options.VisionQuestionsOptions
     ),
+    "vqascore": Kind("vqascore:VQAScore", ("VQA",), options.VQAScoreOptions),
 }
 
 

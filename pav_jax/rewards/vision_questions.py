@@ -14,7 +14,6 @@ import base64
 import dataclasses
 import functools
 import io
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,15 +25,14 @@ from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
 from pav_jax.errors import BadInput
-from pav_jax.language.chat_endpoint import Chat, ChatEndpoint, ChatFn, text_of
+from pav_jax.language.chat_endpoint import ChatEndpoint, text_of
+from pav_jax.rewards.endpoint_answers import EndpointAnswers, request_options, user_chat
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VisionQuestionsOptions
 from pav_jax.rewards.preprocess import frames_at_most
 from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
 from pav_jax.storage.folders import local_copy
 from pav_jax.storage.json_files import parse_json
-
-log = logging.getLogger(__name__)
 
 QUESTIONS = Path(__file__).parent / "templates" / "vision_questions.json"
 SLOT = "[[prompt]]"
@@ -45,7 +43,6 @@ RULES = (
 )
 JPEG_QUALITY = 95
 TOP_LOGPROBS = 10  # tokens whose probabilities are requested
-MAX_ATTEMPTS = 2  # requests per question while the answer is neither yes nor no
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +87,7 @@ class VisionQuestions(PretrainedReward):
         self.frames = frames
         self.side = side
         self.probabilities = probabilities
+        self.answers = EndpointAnswers(endpoint, "vision_questions")
 
     @classmethod
     def from_pretrained(
@@ -126,7 +124,6 @@ class VisionQuestions(PretrainedReward):
         request: dict[str, Any] = {"temperature": 0.0}
         if probabilities:
             request |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        request |= options or {}
         endpoint = ChatEndpoint(
             base_url,
             model,
@@ -136,7 +133,7 @@ class VisionQuestions(PretrainedReward):
             max_retries=max_retries,
             max_backoff_s=max_backoff_s,
             max_consecutive_failures=max_consecutive_failures,
-            options={name: value for name, value in request.items() if value is not None},
+            options=request_options(request, options),
             field=FIELD,
         )
         return cls(
@@ -169,42 +166,21 @@ class VisionQuestions(PretrainedReward):
         Raises:
           BadInput: the endpoint refuses the key or the address, or is down.
         """
-        jobs = []
+        chats = []
         for video, prompt in zip(videos, prompts, strict=True):
             images = self._images(video)
             for question in self.questions:
-                chat = _chat(images, question.text.replace(SLOT, prompt))
-                jobs.append(functools.partial(self._answer, chat))
-        refusals_before = self.endpoint.refusals
-        answers = self.endpoint.run(jobs)
-        self.endpoint.raise_if_down("questions")
-        num_failed = sum(answer is None for answer in answers)
-        answers_BxQ = np.array(
-            [math.nan if answer is None else answer for answer in answers]
-        ).reshape(len(videos), -1)
-        scores_B = (answers_BxQ * [question.weight for question in self.questions]).mean(1)
-        num_refused = self.endpoint.refusals - refusals_before
-        num_unclear = int(np.isnan(answers_BxQ).sum()) - num_failed - num_refused
-        self._log_missing(scores_B, num_failed, num_refused, num_unclear)
-        return {"QA": scores_B.astype(np.float32)}
-
-    def _log_missing(
-        self, scores_B: np.ndarray, num_failed: int, num_refused: int, num_unclear: int
-    ) -> None:
-        num_missing = int(np.isnan(scores_B).sum())
-        if not num_missing:
-            return
-        reasons = {
-            f"failed ({self.endpoint.last_failure})": num_failed,
-            f"were refused (status {self.endpoint.last_refusal})": num_refused,
-            "were answered neither yes nor no": num_unclear,
-        }
-        log.warning(
-            "vision_questions: %d of %d videos have no QA: of their questions %s",
-            num_missing,
-            len(scores_B),
-            ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count),
+                text = question.text.replace(SLOT, prompt)
+                # frames come first: they are the same for all questions, so a server can cache
+                # this prefix
+                chats.append(user_chat(RULES, [*images, {"type": "text", "text": text}]))
+        answers, reasons = self.answers.ask(
+            chats, self._parse_answer, "were answered neither yes nor no"
         )
+        answers_BxQ = answers.reshape(len(videos), -1)
+        scores_B = (answers_BxQ * [question.weight for question in self.questions]).mean(1)
+        self.answers.warn_missing(scores_B, "videos have no QA", reasons)
+        return {"QA": scores_B.astype(np.float32)}
 
     def _images(self, video_TxHxWx3: UInt8[np.ndarray, "T H W 3"]) -> list[dict[str, Any]]:
         indices = frames_at_most(len(video_TxHxWx3), self.frames)
@@ -212,18 +188,6 @@ class VisionQuestions(PretrainedReward):
             {"type": "image_url", "image_url": {"url": data_url(frame, self.side)}}
             for frame in video_TxHxWx3[indices]
         ]
-
-    async def _answer(self, chat: Chat, complete: ChatFn) -> float:
-        """The answer in -1..1; NaN where the request is refused, or repeatedly answered neither yes
-        nor no."""
-        for _ in range(MAX_ATTEMPTS):
-            choice = await complete(chat)
-            if choice is None:
-                return math.nan
-            answer = self._parse_answer(choice)
-            if not math.isnan(answer):
-                return answer
-        return math.nan
 
     def _parse_answer(self, choice: Choice) -> float:
         probability = yes_probability(choice) if self.probabilities else math.nan
@@ -315,11 +279,3 @@ def yes_probability(choice: Choice) -> float:
             probabilities[word] += math.exp(token.logprob)
     total = sum(probabilities.values())
     return probabilities["yes"] / total if total else math.nan
-
-
-def _chat(images: Sequence[Mapping[str, Any]], question: str) -> Chat:
-    # frames come first: they are the same for all questions, so a server can cache this prefix
-    return [
-        {"role": "system", "content": RULES},
-        {"role": "user", "content": [*images, {"type": "text", "text": question}]},
-    ]

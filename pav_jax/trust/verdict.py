@@ -61,6 +61,8 @@ EXPECTED_SENSITIVITIES = {
     "FAITH": ("text",),
     "CFC": ("consistency",),
     "PC": ("consistency",),
+    "VQA": ("content", "text"),
+    "RUBRIC_SF": ("text",),
     "QA": ("picture", "content", "consistency", "text"),
 }
 DEFAULT_SENSITIVITIES = ("picture", "content")  # of a score that is not in the table

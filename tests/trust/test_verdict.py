@@ -57,7 +57,7 @@ def test_expected_corruptions():
 
 def test_should_read_prompt():
     reading = [n for n in verdict.EXPECTED_SENSITIVITIES if verdict.should_read_prompt(n, {})]
-    assert reading == ["TVA", "CLIP", "VR_TA", "MPS", "HPSV3", "FAITH", "QA"]
+    assert reading == ["TVA", "CLIP", "VR_TA", "MPS", "HPSV3", "FAITH", "VQA", "RUBRIC_SF", "QA"]
 
 
 def test_drop_in_std():
