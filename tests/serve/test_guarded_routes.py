@@ -272,7 +272,10 @@ async def ask_all(address, prompts):
             return text, choice.pav
 
     async with client:
-        return await asyncio.gather(*map(ask, range(len(prompts))))
+        answers = await asyncio.gather(*map(ask, range(len(prompts))), return_exceptions=True)
+    errors = [repr(answer) for answer in answers if isinstance(answer, BaseException)]
+    assert not errors, errors[0]
+    return answers
 
 
 @pytest.mark.slow
