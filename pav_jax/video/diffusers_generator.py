@@ -24,6 +24,7 @@ from pav_jax.errors import BadInput
 from pav_jax.video import backend, diffusers_loading, sampling
 from pav_jax.video.audio import audio_of_output
 from pav_jax.video.backend import BackendRequest, Progress
+from pav_jax.video.diffusers_errors import one_line
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
 from pav_jax.video.modular_pipeline import ModularCall
@@ -306,7 +307,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         if isinstance(error, (ValueError, NameError)) or sizes:
             subject = f" {sizes}:" if sizes else ""
             raise BadInput(
-                f"{self._display_name} refuses{subject} {diffusers_loading.one_line(error)}",
+                f"{self._display_name} refuses{subject} {one_line(error)}",
                 source="generator",
             ) from error
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from pav_jax.checkpoints import embedded
 from pav_jax.checkpoints.digest import add_files
 from pav_jax.checkpoints.hub import REPOSITORY, local_folder
@@ -18,26 +16,12 @@ from pav_jax.errors import BadInput
 from pav_jax.storage.addresses import is_remote
 from pav_jax.storage.json_files import read_json
 from pav_jax.video import generation_config, modular_pipeline
+from pav_jax.video.diffusers_errors import LOADING_ERRORS, one_line
 
 HASHED_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 # of a modular pipeline on the Hub: everything but pickles and pictures
 MODULAR_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_ERROR_LENGTH = 300  # characters of a library's message
-# what diffusers, transformers and safetensors raise for a checkpoint that is incomplete or corrupt;
-# OSError includes that of the Hub
-LOADING_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +102,6 @@ def import_libraries() -> tuple[Any, Any]:
             " 'pav-jax[torch]'"
         ) from error
     return torch, diffusers
-
-
-def one_line(error: BaseException) -> str:
-    """A library's message on one line of at most `MAX_ERROR_LENGTH` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
 
 
 def _local_folder(diffusers: Any, name: str) -> Path:

@@ -2,10 +2,8 @@
 modular_model_index.json: loaded without code of the checkpoint, and called as other pipelines are.
 """
 
-import contextlib
 import hashlib
 import inspect
-import io
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 from pav_jax.checkpoints.digest import add_files
 from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json
+from pav_jax.video.diffusers_errors import LOADING_ERRORS, one_line
 
 INDEX = "modular_model_index.json"
 VIDEO_OUTPUTS = ("videos", "frames", "images")
 AUDIO_OUTPUT = "audio"
+LIBRARIES = ("diffusers", "transformers")  # whose classes components may have
 
 
 def is_modular(folder: Path) -> bool:
@@ -45,7 +45,6 @@ class ModularCall:
             for i in blocks.inputs
             if i.name is not None
         }
-        # the names that each block writes: the last of them are the pipeline's results
         names = {output.name for output in (*blocks.outputs, *blocks.intermediate_outputs)}
         self._outputs = [name for name in (*VIDEO_OUTPUTS, AUDIO_OUTPUT) if name in names]
 
@@ -79,22 +78,21 @@ def load(diffusers: Any, folder: Path, dtype: Any, device: Any) -> ModularCall:
     index = read_json(file)
     _check_classes(diffusers, file, index)
     pipeline = diffusers.ModularPipeline.from_pretrained(folder, trust_remote_code=False)
-    sources = _sources(folder, index)
-    for name, source in sources.items():
+    components = {}
+    # one by one: `load_components` only logs what it cannot load
+    for name, source in _sources(folder, index).items():
         _check_safetensors(folder, name, source)
-    # diffusers writes what went wrong with a component into its log, with a traceback, and goes on
-    with contextlib.redirect_stderr(io.StringIO()) as log:
-        pipeline.load_components(dtype=dtype, trust_remote_code=False)
-    missing = [name for name in sources if getattr(pipeline, name, None) is None]
-    if missing:
-        place = sources[missing[0]]
-        lines = [line for line in log.getvalue().splitlines() if line.strip()]
-        reason = f" ({lines[-1].strip()})" if lines else ""
-        raise BadInput(
-            f"{file}: diffusers cannot load the component {missing[0]!r} from {place}{reason}",
-            source=file,
-            field=missing[0],
-        )
+        try:
+            spec = pipeline.get_component_spec(name)
+            components[name] = spec.load(dtype=dtype, trust_remote_code=False)
+        except LOADING_ERRORS as error:
+            raise BadInput(
+                f"{file}: diffusers cannot load the component {name!r} from {source}"
+                f" ({one_line(error)})",
+                source=file,
+                field=name,
+            ) from error
+    pipeline.update_components(**components)
     pipeline.to(device)
     return ModularCall(pipeline)
 
@@ -113,7 +111,7 @@ def digest(folder: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def _check_classes(diffusers: Any, file: Path, index: Mapping[str, Any]) -> None:
-    """Raises BadInput for blocks or a pipeline that are not classes of diffusers."""
+    """Raises BadInput for blocks, a pipeline or components that are not classes of `LIBRARIES`."""
     for other in (file, file.with_name("config.json"), file.with_name("modular_config.json")):
         if other.is_file() and "auto_map" in read_json(other):
             raise BadInput(
@@ -133,15 +131,30 @@ def _check_classes(diffusers: Any, file: Path, index: Mapping[str, Any]) -> None
                 source=file,
                 field=field,
             )
+    for name, (*_, spec) in _components(index).items():
+        kind = spec.get("type_hint") or [None]
+        if kind[0] not in (None, *LIBRARIES):
+            raise BadInput(
+                f"{file}: the component {name!r} has the class {str(kind)[:80]}; only classes of"
+                f" {' and '.join(LIBRARIES)} are loaded",
+                source=file,
+                field=name,
+            )
+
+
+def _components(index: Mapping[str, Any]) -> dict[str, list]:
+    """Component -> (library, class, where it is), each as in the index."""
+    return {
+        name: value
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 3 and isinstance(value[2], dict)
+    }
 
 
 def _sources(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
     """Component -> where its files are: a folder, or a Hub repository with the folder in it."""
     sources = {}
-    for name, value in index.items():
-        if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], dict):
-            continue
-        spec = value[2]
+    for name, (_, _, spec) in _components(index).items():
         subfolder = str(spec.get("subfolder") or "")
         place = spec.get("pretrained_model_name_or_path") or spec.get("repo")
         if (folder / subfolder).is_dir() and subfolder:

@@ -78,6 +78,15 @@ def own_code(copy, index):
     index["auto_map"] = {"ModularPipelineBlocks": "blocks.MyBlocks"}
 
 
+def other_library(copy, index):
+    index["vae"][2]["type_hint"] = ["subprocess", "Popen"]
+
+
+def cut_weights(copy, index):
+    (file,) = (copy / "vae").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+
+
 def pickles(copy, index):
     for file in (copy / "vae").glob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
@@ -89,10 +98,12 @@ def pickles(copy, index):
         (no_vae, "vae", "cannot load the component 'vae'"),
         (unknown_class, "_class_name", "does not have"),
         (own_code, "auto_map", "never run"),
+        (other_library, "vae", "has the class .*subprocess"),
+        (cut_weights, "vae", "cannot load the component 'vae' from .*vae \\("),
         (pickles, "vae", "only safetensors"),
     ],
 )
-def test_bad_modular_folder_is_one_line(folders, tmp_path, change, field, words):
+def test_bad_modular_folder_is_one_line(folders, tmp_path, change, field, words, capfd):
     copy = shutil.copytree(folders[1], tmp_path / "changed")
     index = json.loads((copy / INDEX).read_text().replace(str(folders[1]), str(copy)))
     change(copy, index)
@@ -100,6 +111,7 @@ def test_bad_modular_folder_is_one_line(folders, tmp_path, change, field, words)
     with pytest.raises(BadInput, match=words) as error:
         load(copy)
     assert error.value.field == field and "\n" not in str(error.value)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_unknown_setting_names_the_pipeline(folders):
