@@ -1,7 +1,6 @@
 """The guard, on replies that are written here."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from pav_jax.commands import guard_options
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
 from pav_jax.rewards.faithfulness import judge
+from tests.growth import assert_linear
 
 
 def refine(prompt, *replies, n=1, likelihood=None, **fields):
@@ -378,25 +378,26 @@ def test_refine_asks_only_for_open_prompts():
     assert len(calls) == 1
 
 
-LONG = [  # prompt, reply
-    ("a dog on a cat " * 660, "a dog on a cat " * 660),
-    ("a dog on a cat", "a dog on a cat, " * 620),
-    ("dog,cat," * 1240, "A dog and a cat."),
-    ("a dog on a cat, " + "!?" * 4900, "A dog on a cat."),
-    ("what " + "?" * 9900 + " dog", "A dog."),
-    ("\n" * 9900 + "a dog", "A dog runs."),
-    ("“" * 9900 + "a dog", "A dog runs."),
-    ("a dog on " + "one cat on " * 45, "A cat on a dog. " * 240),
+LONG = [  # prompt, reply; both of length n, or one
+    lambda n: ("a dog on a cat " * n, "a dog on a cat " * n),
+    lambda n: ("a dog on a cat", "a dog on a cat, " * n),
+    lambda n: ("dog,cat," * 2 * n, "A dog and a cat."),
+    lambda n: ("a dog on a cat, " + "!?" * 7 * n, "A dog on a cat."),
+    lambda n: ("what " + "?" * 15 * n + " dog", "A dog."),
+    lambda n: ("\n" * 15 * n + "a dog", "A dog runs."),
+    lambda n: ("“" * 15 * n + "a dog", "A dog runs."),
+    lambda n: ("a dog on " + "one cat on " * 45, "A cat on a dog. " * (n // 3)),
 ]
 
 
-@pytest.mark.parametrize("prompt,reply", LONG)
+@pytest.mark.parametrize("texts", LONG)
 @pytest.mark.parametrize("mode", ["auto", "on"])
 @pytest.mark.parametrize("language", ["en", "any"])
-def test_refine_time_of_long_texts(prompt, reply, mode, language):
-    start = time.process_time()
-    first(prompt, reply, mode=mode, language=language, keep=["dog"])
-    assert time.process_time() - start < 30  # a second is usual; minutes, if it is not linear
+def test_refine_time_of_long_texts(texts, mode, language):
+    def refine(n):
+        first(*texts(n), mode=mode, language=language, keep=["dog"])
+
+    assert_linear(refine, 155)  # four times as many: nearly 10,000 characters
 
 
 @pytest.mark.parametrize("language", ["en", "any"])

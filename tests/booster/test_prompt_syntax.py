@@ -1,10 +1,9 @@
-import time
-
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from pav_jax.booster.prompt_syntax import Kind, own_term, parse_prompt
+from tests.growth import assert_linear
 
 SETTINGS = [
     ("a tram in the rain -ar 9:16", {"ar": "9:16"}),
@@ -198,14 +197,8 @@ ADVERSARIAL = (
 
 @pytest.mark.parametrize("piece", [*ADVERSARIAL.split("|"), "{a|", "a"])
 def test_parse_prompt_time_linear(piece):
-    short, long = (
-        min(_seconds_to_parse((piece * (length // len(piece) + 1))[:length]) for _ in range(3))
-        for length in (5_000, 20_000)
-    )
-    assert long < 8 * short + 0.1  # four times as long; quadratic time would be 16 times
+    def parse(length):
+        text = (piece * (length // len(piece) + 1))[:length]
+        assert parse_prompt(text).render() == text
 
-
-def _seconds_to_parse(text):
-    start = time.process_time()
-    assert parse_prompt(text).render() == text
-    return time.process_time() - start
+    assert_linear(parse, 5_000)

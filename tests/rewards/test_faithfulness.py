@@ -1,6 +1,5 @@
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from pav_jax.errors import BadInput
 from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, judge, load_lexicon
 from tests.absent import shared_file
+from tests.growth import SLACK_S, assert_linear, seconds
 
 KEPT = [
     ("a crimson ball", "a bright red sphere on a table"),
@@ -254,17 +254,6 @@ def test_faithfulness_vbench_auc(step, least):
     assert means["cogvideox"] == pytest.approx(0.974, abs=0.01 if step == 1 else 0.03)
 
 
-def test_faithfulness_time():
-    rows = vbench(48)
-    faithfulness("a cat", "a cat")
-    start = time.process_time()
-    for row in rows:
-        faithfulness(row["prompt"], row["cogvideox"])
-    # some milliseconds each; slow machines and the type checks of tests take several times as long
-    assert (time.process_time() - start) / len(rows) < 0.2
-
-
-HANG_S = 30  # a second is usual; time that grows as a power of the length takes minutes
 LONG = [
     "a dog on a cat ",
     "dog on cat ",
@@ -277,29 +266,36 @@ LONG = [
 
 @pytest.mark.parametrize("piece", LONG)
 def test_judge_time_of_long_texts(piece):
-    text = (piece * 4000)[: MAX_CHARACTERS - 1]
-    start = time.process_time()
-    assert judge(text, text + ".").score == 1
-    assert judge(text, "a horse under a bird " * 190).score < 0.2
-    assert time.process_time() - start < HANG_S
+    def judge_texts(length):
+        text = (piece * length)[:length]
+        assert judge(text, text + ".").score == 1
+        assert judge(text, ("a horse under a bird " * length)[: length // 2]).score < 0.2
+
+    assert_linear(judge_texts, (MAX_CHARACTERS - 1) // 4)
 
 
 def test_judge_time_of_different_words():
     letters = np.random.default_rng(0).choice(list("abc"), (2, 150, 7))
-    prompt, refined = (" on ".join("a " + "".join(word) for word in words) for words in letters)
-    start = time.process_time()
-    assert judge(prompt, refined).score < 1  # some are taken for misspelt
-    assert time.process_time() - start < HANG_S
+
+    def judge_words(count):
+        texts = (" on ".join("a " + "".join(word) for word in words[:count]) for words in letters)
+        assert judge(*texts).score < 1  # some are taken for misspelt
+
+    # every word of one text is compared with every one of the other
+    assert seconds(judge_words, 150) < 6 * seconds(judge_words, 75) + SLACK_S
 
 
 def test_judge_too_long_is_nan():
     text = "a dog on a cat " * 700
-    start = time.process_time()
-    for pair in ((text, text), (text, "a dog"), ("a dog", text)):
-        assert math.isnan(judge(*pair).score)
+
+    def judge_all():
+        for pair in ((text, text), (text, "a dog"), ("a dog", text)):
+            assert math.isnan(judge(*pair).score)
+
+    judged = (text[: MAX_CHARACTERS - 1], "a dog")
+    assert seconds(judge_all) < seconds(judge, *judged) + SLACK_S
     scores = Faithfulness().score(None, [text, "a dog"], [text, "a dog"])["FAITH"]
     assert np.isnan(scores).tolist() == [True, False]
-    assert time.process_time() - start < HANG_S
 
 
 def test_score_without_rewrites():
