@@ -85,7 +85,7 @@ def torch_scores(
         pixels = pixels.transpose(0, 2, 3, 1, 4).reshape(len(chosen) // pair * rows * columns, -1)
         grid = [len(chosen) // pair, rows, columns]
         count = int(np.prod(grid)) // vision.spatial_merge_size**2
-        text = CHAT.replace("{vision}", VIDEO * count).replace("{text}", ours.text(prompt))
+        text = CHAT.replace("{vision}", VIDEO * count).replace("{text}", ours.texts([prompt])[0])
         ids = torch.tensor(tokenizer([text])["input_ids"])
         outputs = judge(
             token_ids,

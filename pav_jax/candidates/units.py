@@ -15,11 +15,11 @@ NAMES = (KEPT, MISSING, CONTRADICTED, ADDED)
 def count_units(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
     """Return how many units of prompts were kept, missing, contradicted and added.
 
-    Args:
-      pairs: (prompt, rewrite); equal ones count each.
-
     FAITH leaves out roles and relations that a rewrite does not state, so the counts of two systems
     over the same prompts may have different sums.
+
+    Args:
+      pairs: (prompt, rewrite); equal ones count each.
 
     Returns:
       The counts, and under `UNREAD` how many rewrites could not be compared.

@@ -23,23 +23,23 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 
 from pav_jax.checkpoints.qwen2_vl_judges import HPSV3_TOKENS
 from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import HPSv3Options
 from pav_jax.rewards.preprocess import frames_at_most
-from pav_jax.rewards.qwen2_vl_judge import SLOT, Qwen2VLJudge, check_videos, read_template
+from pav_jax.rewards.qwen2_vl_judge import Qwen2VLJudge, check_videos, read_template
 from pav_jax.rewards.qwen2_vl_processor import IMAGE
-from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.rewards.qwen2_vl_reward import Qwen2VLReward
+from pav_jax.rewards.reward import Scores, Videos
 
 TEMPLATE = Path(__file__).parent / "templates" / "hpsv3.txt"
 PIXELS = 256 * 28 * 28  # of a picture, at least and at most
 OUTPUTS = 2  # of the head: the mean and the uncertainty
 
 
-class HPSv3(PretrainedReward):
+class HPSv3(Qwen2VLReward):
     """The reward HPSV3.
 
     Attributes:
@@ -50,8 +50,7 @@ class HPSv3(PretrainedReward):
     options = HPSv3Options
 
     def __init__(self, judge: Qwen2VLJudge, template: str, frames: int = 4):
-        self.judge = judge
-        self.template = template
+        super().__init__(judge, template)
         self.frames = frames
 
     @classmethod
@@ -102,28 +101,18 @@ class HPSv3(PretrainedReward):
             "hpsv3", **self.judge.dependencies, template=self.template, frames=self.frames
         )
 
-    def use_local_devices(self) -> None:
-        """Shards later batches over this host's devices; see `Qwen2VLJudge`."""
-        self.judge.use_local_devices()
-
     def frames_read(self, num_frames: int) -> np.ndarray:
         """At most `frames`, evenly spaced."""
         return frames_at_most(num_frames, self.frames)
-
-    def reduce_frame(self, frame: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
-        """The frame [h, w, 3] in the size that the model reads."""
-        return self.judge.reduce_frame(frame)
 
     def score(
         self, videos: Videos, prompts: Sequence[str], refined: Sequence[str] | None = None
     ) -> Scores:
         """Score videos [B, T, H, W, 3] by their prompts; returns HPSV3 [B]."""
         check_videos(videos)
-        for prompt in prompts:
-            self.judge.processor.check_prompt(prompt)
         frames_BxTxHxWx3 = videos[:, self.frames_read(videos.shape[1])]
         b, t = frames_BxTxHxWx3.shape[:2]
-        texts = [self.template.replace(SLOT, prompt) for prompt in prompts for _ in range(t)]
+        texts = [text for text in self.texts(prompts) for _ in range(t)]
         # one picture is a video of one frame
         pictures = frames_BxTxHxWx3.reshape(b * t, 1, *frames_BxTxHxWx3.shape[2:])
         means_BxT = self.judge.scores(pictures, texts, IMAGE)[:, 0, 0].reshape(b, t)

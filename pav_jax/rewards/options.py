@@ -179,17 +179,12 @@ class VideoScoreQwen2VLOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionQuestionsOptions:
-    """Weighted yes/no questions to an OpenAI-compatible vision endpoint."""
+class EndpointOptions:
+    """What all rewards share that ask a chat model behind an OpenAI-compatible endpoint."""
 
     model: str = option(help="name of the model at the endpoint")
     base_url: str = option("https://api.openai.com/v1", "address of the endpoint")
     api_key_env: str = option("OPENAI_API_KEY", "environment variable with the key; empty: none")
-    questions: str | None = option(None, "JSON file of questions; None: the package's")
-    weights: str | None = option(None, "JSON file of weights; None: those of the questions")
-    frames: int = option(8, "frames sent per video", minimum=1)
-    side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
-    probabilities: bool = option(False, "use log-probabilities of yes and no")
     concurrency: int = option(16, "requests in flight", **endpoint_options.CONCURRENCY)
     timeout_s: float = option(
         120.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
@@ -199,58 +194,39 @@ class VisionQuestionsOptions:
         60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
     )
     max_consecutive_failures: int = option(
-        8, "failed videos in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
+        8, "failed questions in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
     )
     options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")
 
 
 @dataclasses.dataclass(frozen=True)
-class VQAScoreOptions:
+class VisionQuestionsOptions(EndpointOptions):
+    """Weighted yes/no questions to an OpenAI-compatible vision endpoint."""
+
+    questions: str | None = option(None, "JSON file of questions; None: the package's")
+    weights: str | None = option(None, "JSON file of weights; None: those of the questions")
+    frames: int = option(8, "frames sent per video", minimum=1)
+    side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
+    probabilities: bool = option(False, "use log-probabilities of yes and no")
+
+
+@dataclasses.dataclass(frozen=True)
+class VQAScoreOptions(EndpointOptions):
     """The probability of yes from an OpenAI-compatible vision endpoint."""
 
-    model: str = option(help="name of the model at the endpoint")
-    base_url: str = option("https://api.openai.com/v1", "address of the endpoint")
-    api_key_env: str = option("OPENAI_API_KEY", "environment variable with the key; empty: none")
     question: str | None = option(None, "text file of the question; None: the package's")
     frames: int = option(8, "frames sent per video", minimum=1)
     side: int = option(768, "longest side of a frame that is sent, in pixels", minimum=1)
     max_requests: int | None = option(
         None, "requests after which there are no scores; None: no limit", minimum=1
     )
-    concurrency: int = option(16, "requests in flight", **endpoint_options.CONCURRENCY)
-    timeout_s: float = option(
-        120.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
-    )
-    max_retries: int = option(4, "retries of one question", **endpoint_options.MAX_RETRIES)
-    max_backoff_s: float = option(
-        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
-    )
-    max_consecutive_failures: int = option(
-        8, "failed questions in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
-    )
-    options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")
 
 
 @dataclasses.dataclass(frozen=True)
-class TextRubricOptions:
+class TextRubricOptions(EndpointOptions):
     """Criteria that an OpenAI-compatible endpoint checks rewrites against."""
 
-    model: str = option(help="name of the model at the endpoint")
-    base_url: str = option("https://api.openai.com/v1", "address of the endpoint")
-    api_key_env: str = option("OPENAI_API_KEY", "environment variable with the key; empty: none")
     criteria: str | None = option(None, "JSON file of criteria; None: the package's")
     max_requests: int | None = option(
         None, "requests after which there are no scores; None: no limit", minimum=1
     )
-    concurrency: int = option(16, "requests in flight", **endpoint_options.CONCURRENCY)
-    timeout_s: float = option(
-        120.0, "maximum time for one response, in seconds", **endpoint_options.TIMEOUT_S
-    )
-    max_retries: int = option(4, "retries of one question", **endpoint_options.MAX_RETRIES)
-    max_backoff_s: float = option(
-        60.0, "maximum pause between two attempts, in seconds", **endpoint_options.MAX_BACKOFF_S
-    )
-    max_consecutive_failures: int = option(
-        8, "failed questions in a row that end the run", **endpoint_options.MAX_CONSECUTIVE_FAILURES
-    )
-    options: Mapping[str, Any] | None = option(None, "further arguments of the completion call")

@@ -15,12 +15,8 @@ from pav_jax.rewards.subset import RewardSubset, UnavailableReward
 
 CONSTRAINT_ONLY = ("FAITH",)  # constrains what may be chosen; never a term of the weighted sum
 PENALTIES = ("LENGTH",)  # at most 0, which is what most rewrites should have
-TEMPORAL_SCORES = (
-    "TC",
-    "DD",
-    "FC",
-    "VR_MQ",
-)  # compare frames; undefined for images, videos of one frame
+# compare frames; undefined for images, videos of one frame
+TEMPORAL_SCORES = ("TC", "DD", "FC", "VR_MQ")
 HELD_OUT = "held_out:"  # prefix of scores that are recorded and never used for selection
 BOUNDS = ("weights", "thresholds", "constraints")
 

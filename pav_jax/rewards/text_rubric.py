@@ -77,14 +77,14 @@ class TextRubric(PretrainedReward):
         model: str,
         base_url: str = "https://api.openai.com/v1",
         api_key_env: str = "OPENAI_API_KEY",
-        criteria: str | Path | None = None,
-        max_requests: int | None = None,
         concurrency: int = 16,
         timeout_s: float = 120.0,
         max_retries: int = 4,
         max_backoff_s: float = 60.0,
         max_consecutive_failures: int = 8,
         options: Mapping[str, Any] | None = None,
+        criteria: str | Path | None = None,
+        max_requests: int | None = None,
     ) -> "TextRubric":
         """Reads the criteria and connects to an endpoint.
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from pav_jax.checkpoints.hub import local_folder
 from pav_jax.checkpoints.qwen2_vl_judges import (
@@ -38,8 +38,9 @@ from pav_jax.checkpoints.qwen2_vl_judges import (
 from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VideoRewardOptions
-from pav_jax.rewards.qwen2_vl_judge import FILES, SLOT, Positions, Qwen2VLJudge, read_template
-from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.rewards.qwen2_vl_judge import FILES, Positions, Qwen2VLJudge, read_template
+from pav_jax.rewards.qwen2_vl_reward import Qwen2VLReward
+from pav_jax.rewards.reward import Scores, Videos
 from pav_jax.storage.json_files import read_json
 from pav_jax.typed_fields import Positive, read_fields
 
@@ -86,7 +87,7 @@ class Settings:
         return settings
 
 
-class VideoReward(PretrainedReward):
+class VideoReward(Qwen2VLReward):
     """The rewards VR_VQ, VR_MQ and VR_TA.
 
     Attributes:
@@ -106,8 +107,7 @@ class VideoReward(PretrainedReward):
         frames: int | None = None,
         normalize: bool = True,
     ):
-        self.judge = judge
-        self.template = template
+        super().__init__(judge, template)
         self.settings = settings
         self.frames = frames
         self.normalize = normalize
@@ -178,14 +178,6 @@ class VideoReward(PretrainedReward):
             normalize=self.normalize,
         )
 
-    def use_local_devices(self) -> None:
-        """Shards later batches over this host's devices; see `Qwen2VLJudge`."""
-        self.judge.use_local_devices()
-
-    def reduce_frame(self, frame: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
-        """The frame [h, w, 3] in the size that the model reads."""
-        return self.judge.reduce_frame(frame)
-
     def score(
         self,
         videos: Videos,
@@ -198,9 +190,8 @@ class VideoReward(PretrainedReward):
         Args:
           times: when frames are shown, in seconds; None: at DEFAULT_RATE per second.
         """
-        texts = [self.text(prompt) for prompt in prompts]
         outputs_Bx3xO = self.judge.scores_over_time(
-            videos, texts, self.settings.fps, self.frames, times
+            videos, self.texts(prompts), self.settings.fps, self.frames, times
         )
         own = np.arange(len(NAMES)) if self.settings.outputs > 1 else np.zeros(len(NAMES), int)
         scores_Bx3 = outputs_Bx3xO[:, np.arange(len(NAMES)), own]
@@ -211,12 +202,3 @@ class VideoReward(PretrainedReward):
         if videos.shape[1] < 2:
             scores_Bx3[:, NAMES.index(MOTION)] = np.nan
         return {name: scores_Bx3[:, k] for k, name in enumerate(NAMES)}
-
-    def text(self, prompt: str) -> str:
-        """The text about a video of `prompt`.
-
-        Raises:
-          BadInput: the prompt holds a special token.
-        """
-        self.judge.processor.check_prompt(prompt)
-        return self.template.replace(SLOT, prompt)

@@ -24,8 +24,9 @@ from jaxtyping import Float
 from pav_jax.errors import BadInput
 from pav_jax.rewards.fingerprint import fingerprint
 from pav_jax.rewards.options import VideoScoreQwen2VLOptions
-from pav_jax.rewards.qwen2_vl_judge import LAST, SLOT, Qwen2VLJudge, read_template
-from pav_jax.rewards.reward import PretrainedReward, Scores, Videos
+from pav_jax.rewards.qwen2_vl_judge import LAST, Qwen2VLJudge, read_template
+from pav_jax.rewards.qwen2_vl_reward import Qwen2VLReward
+from pav_jax.rewards.reward import Scores, Videos
 from pav_jax.rewards.videoreward import MIN_PIXELS
 from pav_jax.rewards.videoscore import NAMES, QUERY, TWO_FRAME_SCORES
 
@@ -33,7 +34,7 @@ FPS = 8.0  # frames that are read per second, from the model card
 MAX_PIXELS = 768 * 28 * 28  # of a frame: VIDEO_MAX_PIXELS of qwen-vl-utils
 
 
-class VideoScoreQwen2VL(PretrainedReward):
+class VideoScoreQwen2VL(Qwen2VLReward):
     """The rewards VQ, TC, DD, TVA and FC.
 
     Attributes:
@@ -52,8 +53,7 @@ class VideoScoreQwen2VL(PretrainedReward):
         frames: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ):
-        self.judge = judge
-        self.query = query
+        super().__init__(judge, query)
         self.frames = frames
         self.max_pixels = max_pixels
 
@@ -107,12 +107,11 @@ class VideoScoreQwen2VL(PretrainedReward):
     def fingerprint(self) -> str:
         """Identifies the weights and settings of the scores in cache keys."""
         return fingerprint(
-            "videoscore_qwen2_vl", **self.judge.dependencies, query=self.query, frames=self.frames
+            "videoscore_qwen2_vl",
+            **self.judge.dependencies,
+            query=self.template,
+            frames=self.frames,
         )
-
-    def use_local_devices(self) -> None:
-        """Shards later batches over this host's devices; see `Qwen2VLJudge`."""
-        self.judge.use_local_devices()
 
     def score(
         self,
@@ -126,11 +125,9 @@ class VideoScoreQwen2VL(PretrainedReward):
         Args:
           times: when frames are shown, in seconds; None: at DEFAULT_RATE per second.
         """
-        texts = []
-        for prompt in prompts:
-            self.judge.processor.check_prompt(prompt)
-            texts.append(self.query.replace(SLOT, prompt))
-        outputs_BxRxO = self.judge.scores_over_time(videos, texts, FPS, self.frames, times)
+        outputs_BxRxO = self.judge.scores_over_time(
+            videos, self.texts(prompts), FPS, self.frames, times
+        )
         scores_BxK = outputs_BxRxO[:, 0]
         if videos.shape[1] < 2:
             scores_BxK[:, [NAMES.index(name) for name in TWO_FRAME_SCORES]] = np.nan

@@ -95,17 +95,17 @@ class VisionQuestions(PretrainedReward):
         model: str,
         base_url: str = "https://api.openai.com/v1",
         api_key_env: str = "OPENAI_API_KEY",
-        questions: str | Path | None = None,
-        weights: str | Path | None = None,
-        frames: int = 8,
-        side: int = 768,
-        probabilities: bool = False,
         concurrency: int = 16,
         timeout_s: float = 120.0,
         max_retries: int = 4,
         max_backoff_s: float = 60.0,
         max_consecutive_failures: int = 8,
         options: Mapping[str, Any] | None = None,
+        questions: str | Path | None = None,
+        weights: str | Path | None = None,
+        frames: int = 8,
+        side: int = 768,
+        probabilities: bool = False,
     ) -> "VisionQuestions":
         """Reads the questions and connects to an endpoint.
 

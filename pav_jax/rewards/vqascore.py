@@ -72,16 +72,16 @@ class VQAScore(PretrainedReward):
         model: str,
         base_url: str = "https://api.openai.com/v1",
         api_key_env: str = "OPENAI_API_KEY",
-        question: str | Path | None = None,
-        frames: int = 8,
-        side: int = 768,
-        max_requests: int | None = None,
         concurrency: int = 16,
         timeout_s: float = 120.0,
         max_retries: int = 4,
         max_backoff_s: float = 60.0,
         max_consecutive_failures: int = 8,
         options: Mapping[str, Any] | None = None,
+        question: str | Path | None = None,
+        frames: int = 8,
+        side: int = 768,
+        max_requests: int | None = None,
     ) -> "VQAScore":
         """Reads the question and connects to an endpoint.
 
