@@ -1,7 +1,7 @@
 """Rewrite a prompt and give it to a diffusers pipeline.
 
 pip install 'pav-jax[torch]' diffusers
-python examples/diffusers_pipeline.py 'a girl is playing guitar -ar 9:16 -neg "no people" -seed 7'
+python examples/diffusers_pipeline.py 'a girl is playing guitar -neg "blur"'
 """
 
 import argparse
@@ -16,11 +16,9 @@ import pav_jax as pav
 def main(prompt: str, pipeline: str, booster: str | None, out: str, **arguments) -> None:
     rewriter = pav.Booster.from_pretrained(booster)
     ((refinement,),) = rewriter.refine(prompt, seed=0)
-    print(refinement.text)  # `refined` also has the flags, for tools that read them themselves
+    # `refined` is the text with the flags as they were typed; `settings` has their values
+    print(refinement.text)
 
-    typed = refinement.settings
-    if "ar" in typed:
-        arguments = size(typed["ar"]) | arguments
     pipe = DiffusionPipeline.from_pretrained(
         pipeline, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
     )
@@ -28,21 +26,10 @@ def main(prompt: str, pipeline: str, booster: str | None, out: str, **arguments)
     frames = pipe(
         refinement.text,
         negative_prompt=refinement.negative_prompt or None,
-        generator=torch.Generator().manual_seed(int(float(typed.get("seed", 0)))),
         output_type="pil",
         **arguments,
     )
-    export_to_gif(frames.frames[0], out, fps=int(float(typed.get("fps", 16))))
-
-
-def size(ratio: str, pixels: int = 480 * 832, multiple: int = 16) -> dict[str, int]:
-    """Width and height of about as many pixels as Wan's own size, for a ratio such as "9:16"."""
-    width, height = map(float, ratio.replace("x", ":").replace("/", ":").split(":"))
-    unit = (pixels / (width * height)) ** 0.5
-    return {
-        name: max(multiple, round(side * unit / multiple) * multiple)
-        for name, side in (("width", width), ("height", height))
-    }
+    export_to_gif(frames.frames[0], out)
 
 
 if __name__ == "__main__":

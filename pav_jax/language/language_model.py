@@ -375,7 +375,7 @@ class LanguageModel:
                 base = self.path or self.name
                 model_files.write_adapter(local, self.lora, self.lora_config, self.config, base)
                 return
-            params = merge(self.params, self.lora, self.lora_config or LoraConfig())
+            params = merge(self.params, self.lora, self.lora_config)
             folders.save(hf, local, self.config, params, max_shard_size)
             fields = model_files.generation_fields(self.config, self.eos, self.generation)
             write_json(local / "generation_config.json", fields)
@@ -389,7 +389,7 @@ class LanguageModel:
         Args:
           quantization: of the matrices: f32, f16, bf16, q8_0 or q4_0.
         """
-        params = merge(self.params, self.lora, self.lora_config or LoraConfig())
+        params = merge(self.params, self.lora, self.lora_config)
         tensors = params_to_hf(hf.weights(self.config), params)
         gguf_writer.write_gguf(path, self.config, tensors, self.tokenizer, self.name, quantization)
 

@@ -142,13 +142,17 @@ def init_lora(
     return traverse_util.unflatten_dict(lora)
 
 
-def merge(params: Mapping, lora: Mapping | None, config: LoraConfig) -> dict:
+def merge(params: Mapping, lora: Mapping | None, config: LoraConfig | None) -> dict:
     """Return the parameters with `(lora_alpha / r) a b` added to each adapted kernel.
+
+    Without an adapter, where `lora` and `config` are None, they are the same.
 
     The sum is computed in float32; the result has the kernel's dtype.
     """
+    if lora is None or config is None:
+        return dict(params)
     flat = _flatten(params)
-    adapters = _flatten(lora or {})
+    adapters = _flatten(lora)
     for path in sorted({path[:-1] for path in adapters}):
         kernel = flat[(*path, "kernel")]
         a = jnp.asarray(adapters[(*path, "a")], jnp.float32)

@@ -133,7 +133,7 @@ class Sampler:
 
     def open_batch(
         self,
-        bucket: "Bucket",
+        bucket: Bucket,
         weights: Any,
         prompts: Sequence[list[int]] | Mapping[int, list[int]],
     ) -> "Batch":
@@ -146,7 +146,7 @@ class Sampler:
         """
         return Batch(self, bucket, weights, prompts)
 
-    def bucket(self, ids: list[int], adapter: str | None = None) -> "Bucket":
+    def bucket(self, ids: list[int], adapter: str | None = None) -> Bucket:
         """What the samples of one batch have in common."""
         r = len(self.prefix)
         is_merged = self.adapters.is_merged(adapter)

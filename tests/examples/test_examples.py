@@ -81,13 +81,5 @@ def test_diffusers_pipeline_makes_a_video_of_the_rewrite(tmp_path, capsys):
     load("diffusers_pipeline").main(prompt, str(checkpoint), None, str(out), **size)
     with PIL.Image.open(out) as video:
         assert (video.n_frames, video.size) == (5, (32, 32))
-        assert video.info["duration"] == 125  # milliseconds of a frame
     printed = capsys.readouterr().out.strip()
     assert printed and not any(flag in printed for flag in ("-neg", "-ar", "-seed", "-fps"))
-
-
-def test_diffusers_pipeline_size():
-    pytest.importorskip("diffusers")
-    size = load("diffusers_pipeline").size
-    assert size("16:9") == {"width": 848, "height": 480}
-    assert size("9x16") == {"width": 480, "height": 848}
