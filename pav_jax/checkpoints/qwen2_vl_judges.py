@@ -33,7 +33,7 @@ HEAD = "rm_head."  # beginning of the tensors of both heads
 PEFT_PREFIX = "base_model.model."
 LORA = re.compile(r"(.*)\.lora_(A|B)(?:\.\w+)?\.weight")
 SMALL_FILES = (*TOKENIZER_FILES, "config.json", "preprocessor_config.json")
-UNUSED = ("lm_head.weight", "rotary_emb.inv_freq")  # the head of scores replaces the output matrix
+UNUSED = ("lm_head.weight", "rotary_emb.inv_freq")  # the reward head replaces the output matrix
 DIMENSIONS = ("VQ", "MQ", "TA")
 
 Tensors = Mapping[str, np.ndarray]

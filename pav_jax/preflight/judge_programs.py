@@ -1,4 +1,4 @@
-"""The programs of the rewards that are a Qwen2-VL with a head: VideoReward, HPSv3 and
+"""The programs of the rewards that are based on Qwen2-VL with a head: VideoReward, HPSv3 and
 VideoScore-Qwen2-VL."""
 
 import dataclasses
@@ -48,7 +48,7 @@ class _Rows:
 def videoreward_programs(
     options: VideoRewardOptions, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
-    """Those of VideoReward."""
+    """The programs of VideoReward."""
     settings = videoreward.Settings.from_folder(folder)
     frames = options.frames or len(sampled_frames(workload.size[0], workload.fps, settings.fps))
     limit = settings.max_pixels
@@ -65,7 +65,7 @@ def videoreward_programs(
 def hpsv3_programs(
     options: HPSv3Options, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
-    """Those of HPSv3."""
+    """The programs of HPSv3."""
     text = qwen2_vl_judge.read_template(options.template or hpsv3.TEMPLATE, "hpsv3")
     per_video = min(options.frames, workload.size[0])
     rows = _Rows(1, per_video, text, 1, (options.pixels, options.pixels))
@@ -75,7 +75,7 @@ def hpsv3_programs(
 def videoscore_programs(
     options: VideoScoreQwen2VLOptions, folder: Path, mesh: Mesh, workload: Workload
 ) -> list[Program]:
-    """Those of VideoScore-Qwen2-VL."""
+    """The programs of VideoScore-Qwen2-VL."""
     fps = videoscore_qwen2_vl.FPS
     frames = options.frames or len(sampled_frames(workload.size[0], workload.fps, fps))
     text = videoscore.read_query(options.query or videoscore.QUERY)

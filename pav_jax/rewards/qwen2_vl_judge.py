@@ -1,4 +1,4 @@
-"""A Qwen2-VL with a head of scores, and the programs that run it: what VideoReward, HPSv3 and
+"""A Qwen2-VL with a reward head, and the programs that run it: what VideoReward, HPSv3 and
 VideoScore-Qwen2-VL share.
 
 Programs have fixed shapes, so that a score does not depend on what else is scored: PAIRS pairs of

@@ -1,4 +1,4 @@
-"""Random tiny Qwen2-VL models with a head of scores, made by transformers."""
+"""Random tiny Qwen2-VL models with a reward head, made by transformers."""
 
 import json
 from pathlib import Path

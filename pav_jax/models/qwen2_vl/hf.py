@@ -1,4 +1,4 @@
-"""Qwen2-VL checkpoints with a head of scores, both ways.
+"""Qwen2-VL checkpoints with a reward head, both ways.
 
 Apart from the head, fields and tensor names are those of transformers 4's Qwen2-VL, which version 5
 also reads.
@@ -96,7 +96,7 @@ def config_from_hf(hf: Mapping[str, Any], source: str = "config.json") -> Qwen2V
     )
     ids = {f.name: hf[f.name] for f in dataclasses.fields(TokenIds) if hf.get(f.name) is not None}
     result = Qwen2VLConfig(
-        # the head of scores takes the place of the output matrix
+        # the reward head takes the place of the output matrix
         text=dataclasses.replace(config, tie_word_embeddings=True),
         vision=vision,
         sections=read_value(list(sections), Sections, source, f"{section}.mrope_section"),
@@ -135,7 +135,7 @@ def fit_config(
     names = [name for name in tensors if name.split(".")[0] in HEADS and name.endswith(".weight")]
     if not names:
         raise BadInput(
-            f"{source}: no tensor of a head of scores ({' or '.join(HEADS)}); Qwen2-VL without one"
+            f"{source}: no tensor of a reward head ({' or '.join(HEADS)}); Qwen2-VL without one"
             " gives no scores",
             source=source,
             field=HEADS[0],

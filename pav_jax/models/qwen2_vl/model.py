@@ -1,4 +1,4 @@
-"""Qwen2-VL with a head of scores: text and frames in, scores at a few tokens out.
+"""Qwen2-VL with a reward head: text and frames in, scores at a few tokens out.
 
 Sources: Wang et al. 2024 (arXiv 2409.12191) and transformers' `Qwen2VLModel`; the class
 `Qwen2VLRewardModelBT` of KwaiVGI/VideoAlign (arXiv 2501.13918).
