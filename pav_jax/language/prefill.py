@@ -27,10 +27,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.language.ring_cache import ring_of_prompts
+from pav_jax.language.ring_cache import ring_of_prompts, take_slots
 from pav_jax.language.sampling import CANDIDATES, Sampling
 from pav_jax.models.decoder.config import LayerKind
-from pav_jax.models.decoder.layers import window_within
+from pav_jax.models.decoder.layers import KEY_SLOTS, map_slots, window_within
 from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
 
 NEW_TOKENS_MULTIPLE = 64  # the slots for new tokens are rounded up to a multiple of this
@@ -61,8 +61,8 @@ class Prompts:
       lengths_B: tokens of each prompt after the prefix.
       logits_BxV: of the first new token.
       seen_BxV: which tokens a prompt contains.
-      cache: keys and values after the prefix, each [L, B, K, P, H]; if a layer has a ring, each a
-        tuple over layers of [B, K, P, H], or [B, K, C, H] with at most as many slots as the ring.
+      cache: keys [L, B, K, H, P] and values [L, B, K, P, H] after the prefix; if a layer has a
+        ring, each a tuple over layers, with at most as many slots as the ring in such a layer.
     """
 
     lengths_B: Int[Array, "B"]
@@ -133,7 +133,7 @@ def make_shape(
 
 @functools.partial(jax.jit, static_argnums=0)
 def compute_prefix(model: Decoder, variables: Any, ids_NxR: Int[Array, "N R"]) -> Any:
-    """Return keys and values of the prefix, each [L, K, R, H].
+    """Return keys [L, K, H, R] and values [L, K, R, H] of the prefix.
 
     Args:
       ids_NxR: the same tokens in each row; a mesh needs as many rows as it has shards of a batch.
@@ -183,18 +183,19 @@ def compute_prompts(
 
 
 def _bound_cache(shape: Shape, cache: Any, lengths_B: Int[Array, "B"]) -> Any:
-    """Return what decoding needs of keys and values, each [L, B, K, P, H]; see `Prompts`."""
+    """Return what decoding needs of keys and values; see `Prompts`."""
     config = shape.model.config
     rings = [shape.ring_slots(config.kind(i)) for i in range(config.num_hidden_layers)]
     if not any(rings):
         return cache
 
-    def bound(layer_cache: Array, ring: int | None) -> Array:
-        if ring is None:
-            return layer_cache
-        return ring_of_prompts(layer_cache, ring, lengths_B)
+    def bound(stacked: Array, axis: int) -> Any:
+        return tuple(
+            a if ring is None else ring_of_prompts(a, axis, ring, lengths_B)
+            for a, ring in zip(stacked, rings, strict=True)
+        )
 
-    return tuple(tuple(bound(a[i], ring) for i, ring in enumerate(rings)) for a in cache)
+    return map_slots(bound, cache)
 
 
 def _continue_prefix(
@@ -206,7 +207,7 @@ def _continue_prefix(
 ) -> tuple[Float[Array, "B D"], Any]:
     """Return the last hidden states of prompts after a prefix, and their cache.
 
-    The cache of rows that store the prefix is [L, B, K, R + P, H]: prefix, padding, prompt.
+    The cache of rows that store the prefix has R + P slots: prefix, padding, prompt.
     """
     model = shape.model
     config = model.config
@@ -226,15 +227,18 @@ def _continue_prefix(
     if prefix.index_B is not None:
         keys = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *prefix.cache)
 
-    def copy(each_AxKxRxH: Array) -> Array:
-        return jnp.pad(each_AxKxRxH[prefix.index_B], ((0, 0), (0, 0), (0, p), (0, 0)))
+    def copy(each: Array, axis: int) -> Array:
+        """The one of each row, with slots for its prompt."""
+        widths = [(0, 0)] * each.ndim
+        widths[axis] = (0, p)
+        return jnp.pad(each[prefix.index_B], widths)
 
     def layer(x_BxPxD, inputs):
         weights, keys, kind = inputs
         rotary = jax.tree.map(lambda tables: tables[kind], stacked_rotaries)
         if prefix.index_B is None:
             return block.apply(weights, x_BxPxD, rotary, masks[kind], shared=keys)
-        cache = jax.tree.map(copy, keys)
+        cache = map_slots(copy, keys)
         return block.apply(weights, x_BxPxD, rotary, masks[kind], cache=cache, slot=r)
 
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
@@ -246,12 +250,11 @@ def _continue_prefix(
 
 def _move_prefix(cache: Any, length: int, lengths_B: Int[Array, "B"]) -> Any:
     """Return caches of prefix, padding, prompt with the padding before the prefix."""
-    padded = jax.tree.leaves(cache)[0].shape[3]
+    padded = cache[0].shape[KEY_SLOTS]
     slots_S = jnp.arange(padded)
     positions_BxS = slots_S - (padded - length - lengths_B[:, None])
     sources_BxS = jnp.where(positions_BxS < length, jnp.maximum(positions_BxS, 0), slots_S)
-    indices = sources_BxS[None, :, None, :, None]
-    return jax.tree.map(lambda a: jnp.take_along_axis(a, indices, axis=3), cache)
+    return map_slots(lambda a, axis: take_slots(a, sources_BxS, axis), cache)
 
 
 def slot_positions(shape: Shape, lengths_B: Int[Array, "B"]) -> Int[Array, "B S"]:

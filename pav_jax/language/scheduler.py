@@ -7,6 +7,7 @@ long answer does not hold up the others.
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from pav_jax.parallel.sharding_rules import device_put_global
 
 CHUNK_STEPS = 32  # steps between two looks at the rows, while samples wait
 REFILL_SHARE = 8  # a chunk also ends when one row in this many is done
+MIN_HALVED_ROWS = 32  # a step of fewer takes about as long as one of half as many
+MIN_HALVED_PARAMETERS = 50_000_000  # a smaller model saves less than compilation takes
 MIN_PREFIX = 48  # a shorter prefix is not worth programs of its own
 MIN_BUCKET_AFTER_PREFIX = 32
 
@@ -131,6 +134,23 @@ class Sampler:
         """Return a copy of the variables as `open_batch` takes them."""
         return decode.split_layers(self.model.config.num_hidden_layers, self.variables)
 
+    @functools.cached_property
+    def may_halve_rows(self) -> bool:
+        """Whether batches get smaller when the queue is empty and half of their rows are idle.
+
+        Where it saves time, and where the answers stay the same: on CPU in float32, products of
+        `decode` give the same row in a batch of any size of at least two.
+        """
+        leaves = jax.tree.leaves(self.variables)
+        return (
+            jax.default_backend() == "cpu"
+            and self.mesh is None
+            and not self.adapters.names
+            and "lora" not in self.variables
+            and all(a.dtype == np.float32 for a in leaves)
+            and sum(a.size for a in leaves) >= MIN_HALVED_PARAMETERS
+        )
+
     def open_batch(
         self,
         bucket: Bucket,
@@ -223,13 +243,14 @@ class Batch:
         answers: dict[Sample, list[int]] = {}
         while self.queue or any(self.in_row):
             answers |= self.step()
+            self._halve_rows()
         return answers
 
     def step(self, max_steps: int | None = None) -> dict[Sample, list[int]]:
         """Fill free rows from the queue, and draw at most `max_steps` tokens of every row.
 
         Args:
-          max_steps: None: until rows can be refilled, or all have ended.
+          max_steps: None: until rows can be refilled or halved, or all have ended.
 
         Returns:
           New token ids of the samples that have ended.
@@ -262,7 +283,24 @@ class Batch:
         b = self.shape.rows
         if self.queue:
             return np.int32(CHUNK_STEPS), np.int32(max(1, b // REFILL_SHARE))
-        return np.int32(self.shape.new_slots), np.int32(b)
+        return np.int32(self.shape.new_slots), np.int32(b - b // 2 if self._may_halve() else b)
+
+    def _may_halve(self) -> bool:
+        is_large = self.shape.rows >= MIN_HALVED_ROWS
+        return is_large and not self.queue and self.sampler.may_halve_rows
+
+    def _halve_rows(self) -> None:
+        """Go on with half of the rows, and again with half of those, while the others are idle."""
+        while self._may_halve():
+            b = self.shape.rows
+            busy = [row for row, sample in enumerate(self.in_row) if sample]
+            if not 0 < len(busy) <= b // 2:
+                return
+            idle = [row for row, sample in enumerate(self.in_row) if not sample]
+            index_C = np.array([*busy, *idle][: b // 2], np.int32)
+            self.rows = decode.take_rows(self.rows, index_C)
+            self.in_row = [self.in_row[row] for row in index_C]
+            self.shape = dataclasses.replace(self.shape, rows=b // 2)
 
     def _prefix_of_rows(self, names: list[str | None]) -> prefill.Prefix | None:
         """Return the prefix that prompts with these adapters continue, if there is one."""

@@ -53,8 +53,10 @@ def test_ring_holds_the_keys_within_the_window(window):
     lengths_B = np.array([0, 1, 5, 12])
     positions_BxP = np.arange(padded) - (padded - lengths_B[:, None])
     keys = jnp.asarray(positions_BxP[:, None, :, None], jnp.float32)  # each its own position
-    prompts = ring_of_prompts(keys, window, jnp.asarray(lengths_B))
+    prompts = ring_of_prompts(keys, -2, window, jnp.asarray(lengths_B))
     assert prompts.shape == (4, 1, min(window, padded), 1)
+    swapped = ring_of_prompts(keys.swapaxes(2, 3), -1, window, jnp.asarray(lengths_B))
+    np.testing.assert_array_equal(swapped.swapaxes(2, 3), prompts)
     ring = np.full((4, window), -99)
     ring[:, : prompts.shape[2]] = prompts[:, 0, :, 0]
     for query_B in lengths_B + np.arange(3 * window)[:, None]:
@@ -71,7 +73,9 @@ def test_rows_have_as_many_slots_as_the_window(windowed, prefix):
     shape = prefill.make_shape(lm.model, 3, prefix, 32, Sampling(max_new_tokens=30), (), None)
     caches = jax.eval_shape(lambda: decode.empty_rows(shape).caches)
     expected = [7, 96, 40, 96]  # the others have slots for prompt and answer
-    assert [{a.shape for a in kv} for kv in caches] == [{(3, 2, s, 8)} for s in expected]
+    assert [{a.shape for a in kv} for kv in caches] == [
+        {(3, 2, 8, s), (3, 2, s, 8)} for s in expected
+    ]
 
     def compute_prompts():
         start = None
@@ -84,8 +88,9 @@ def test_rows_have_as_many_slots_as_the_window(windowed, prefix):
 
     cache = jax.eval_shape(compute_prompts)
     bounded = [min(s, 32) for s in expected]
-    for layers in cache:
-        assert [a.shape for a in layers] == [(3, 2, s, 8) for s in bounded]
+    keys, values = cache
+    assert [a.shape for a in keys] == [(3, 2, 8, s) for s in bounded]
+    assert [a.shape for a in values] == [(3, 2, s, 8) for s in bounded]
 
 
 @pytest.mark.parametrize("kinds", first_fast([(KINDS,), ((LayerKind(9),) * 2,)]))

@@ -29,7 +29,6 @@ def test_shared_keys_attention_is_attention_to_copies(heads, kv_heads, queries, 
     expected = dot_product_attention(
         jnp.asarray(q), *map(jnp.asarray, copies), mask=mask, scale=scale
     )
-    actual = shared_keys_attention(
-        jnp.asarray(q), tuple(shared), tuple(own), jnp.asarray(mask), scale
-    )
+    keys_last = [(kv[0].swapaxes(-1, -2), kv[1]) for kv in (shared, own)]
+    actual = shared_keys_attention(jnp.asarray(q), *keys_last, jnp.asarray(mask), scale)
     np.testing.assert_allclose(actual, expected, atol=2e-6, rtol=1e-5)

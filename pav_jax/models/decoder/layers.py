@@ -25,6 +25,9 @@ from pav_jax.models.decoder.config import DecoderConfig
 from pav_jax.models.decoder.experts import ExpertMLP, sum_experts
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
 
+KeysValues = tuple[Array, Array]  # of a cache: [..., K, H, S] and [..., K, S, H]
+KEY_SLOTS, VALUE_SLOTS = -1, -2  # the axes of S
+
 
 class LoRADense(nn.Module):
     """A dense layer with an optional LoRA update.
@@ -83,15 +86,23 @@ def scale_columns(
     return jnp.where(factors_Bx1xR == 0, 0, by_row * factors_Bx1xR).reshape(low_rank.shape)
 
 
-def write_slots(
-    cache_BxKxSxH: Array, new_BxKxTxH: Array, slot: int | Int[Array, ""] | Int[Array, "B"]
-) -> Float[Array, "B K S H"]:
-    """Write new keys or values into the slots from `slot` on, one for all rows or one each."""
-    new_BxKxTxH = new_BxKxTxH.astype(cache_BxKxSxH.dtype)
-    if jnp.ndim(slot) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache_BxKxSxH, new_BxKxTxH, slot, axis=2)
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-    return jax.vmap(write)(cache_BxKxSxH, new_BxKxTxH, slot)
+def write_slots(cache: KeysValues, new: KeysValues, slot: Any) -> KeysValues:
+    """Write new keys and values into the slots from `slot` on, one for all rows or one each [B]."""
+
+    def write(cache: Array, new: Array, axis: int) -> Array:
+        new = new.astype(cache.dtype)
+        if jnp.ndim(slot) == 0:
+            return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis)
+        write_row = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+        return jax.vmap(write_row)(cache, new, slot)
+
+    return map_slots(write, cache, new)
+
+
+def map_slots(function: Callable[..., Array], *caches: KeysValues) -> KeysValues:
+    """Call `function` with the keys of all caches, then with the values, and the slots' axis."""
+    keys, values = zip(*caches, strict=True)
+    return function(*keys, axis=KEY_SLOTS), function(*values, axis=VALUE_SLOTS)
 
 
 def rotate_heads(x_BxTxNxH: Array, rotary: tuple[Array, Array]) -> Float[Array, "B T N H"]:
@@ -107,7 +118,7 @@ class Attention(nn.Module):
     """Grouped-query self-attention.
 
     With a `cache`, the new keys and values are written into it at `slot`, and the queries attend to
-    all of it. With `shared` keys and values, each [K, R, H], they also attend to those.
+    all of it. With `shared` keys and values, they also attend to those.
     """
 
     config: DecoderConfig
@@ -141,14 +152,14 @@ class Attention(nn.Module):
             k_BxTxKxH = self.norm(name="k_norm")(k_BxTxKxH)
         q_BxTxNxH = rotate_heads(q_BxTxNxH, rotary)
         k_BxTxKxH = rotate_heads(k_BxTxKxH, rotary)
-        # Heads come before positions in the cache, so that the products of decoding read it in
-        # order, without a transposed copy.
-        kv = (k_BxTxKxH.swapaxes(1, 2), v_BxTxKxH.swapaxes(1, 2))
+        # Each product of decoding contracts the last axis but one of the cache, as a matrix product
+        # that reads it in order: twice as fast on CPU as with keys in the layout of values.
+        kv = (k_BxTxKxH.transpose(0, 2, 3, 1), v_BxTxKxH.swapaxes(1, 2))
         if cache is not None:
             assert slot is not None, "a cache needs a slot"
-            kv = (write_slots(cache[0], kv[0], slot), write_slots(cache[1], kv[1], slot))
+            kv = write_slots(cache, kv, slot)
         if shared is None:
-            arrays = (q_BxTxNxH, kv[0].swapaxes(1, 2), kv[1].swapaxes(1, 2))
+            arrays = (q_BxTxNxH, kv[0].transpose(0, 3, 1, 2), kv[1].swapaxes(1, 2))
             out_BxTxNxH = self._attend(arrays, mask, kind)
         else:
             out_BxTxNxH = shared_keys_attention(q_BxTxNxH, shared, kv, mask, c.attention_scale)
@@ -200,7 +211,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder layer: (x, ...) -> (x, (keys, values), each [B, K, S, H]).
+    """One decoder layer: (x, ...) -> (x, (keys [B, K, H, S], values [B, K, S, H])).
 
     Its arguments after `x`:
       rotary: cos and sin, each [B, T, 1, rotary_dim/2]; in a model with several kinds of layers, a
@@ -208,9 +219,10 @@ class Block(nn.Module):
       mask: as in `dot_product_attention`; a `Causal` rule is narrowed to the layer's window.
       kind: index into `config.kinds`, an array; None if all layers are of one kind, or if rotary
         and mask are those of this layer.
-      cache, slot: keys and values, each [B, K, S, H], and where the new ones go, see `write_slots`.
-      shared: keys and values, each [K, R, H], that all rows attend to before their own; `mask` is
-        then an array [B, 1, T, R + S].
+      cache, slot: keys and values, as it returns them, and where the new ones go, see
+        `write_slots`.
+      shared: keys [K, H, R] and values [K, R, H] that all rows attend to before their own; `mask`
+        is then an array [B, 1, T, R + S].
     """
 
     config: DecoderConfig

@@ -97,7 +97,7 @@ class Decoder(nn.Module):
             documents packed into a row.
           return_hidden: return x [B, T, D] after the last norm instead of logits, to call `unembed`
             on parts of it.
-          return_cache: also return keys and values, each [L, B, K, T, H].
+          return_cache: also return keys [L, B, K, H, T] and values [L, B, K, T, H].
           deterministic: no dropout.
 
         Returns:
