@@ -1,6 +1,6 @@
 """How likely a model finds its own rewrites: decides between equally faithful ones.
 
-B texts, T tokens of a row.
+B texts, P padded length of prompt and text.
 """
 
 import functools
@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from pav_jax.booster.guard import Request
-from pav_jax.language import chat
+from pav_jax.language import chat, prefill
 from pav_jax.language.language_model import LanguageModel
-from pav_jax.language.log_probs import log_probs
-from pav_jax.language.sampling import prompt_bucket
+from pav_jax.language.log_probs import token_log_probs
+from pav_jax.language.sampling import Sampling
+from pav_jax.language.scheduler import shared_prefix
+from pav_jax.models.decoder.model import unembed
 
 ROWS = 4  # of a compiled program
 CHUNK_SIZE = 128  # positions whose logits are in memory at a time
@@ -29,33 +31,50 @@ def log_likelihoods(lm: LanguageModel, request: Request, texts: Sequence[str]) -
       lm: has the adapter that the request names.
       texts: without the token that ends an answer.
     """
-    names = [request.adapter]
-    (prompt,) = lm.adapters.encode(lm.tokenizer, [chat.user_chat(request.prompt)], names)
+    name = request.adapter
+    (prompt,) = lm.adapters.encode(lm.tokenizer, [chat.user_chat(request.prompt)], [name])
     answers = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     limit = lm.config.max_position_embeddings - 1
     prompt = prompt[-max(1, limit - max(map(len, answers))) :]
-    variables = lm.variables
-    if request.adapter is not None or lm.adapters.merged is not None:
-        variables = lm.adapters.variables_of_rows({"params": lm.params}, names * ROWS)
-    length = prompt_bucket(len(prompt) + max(map(len, answers)))
+    is_named = name is not None or lm.adapters.merged is not None
+    sampler = lm.make_sampler(
+        Sampling(1), shared_prefix(lm.tokenizer, [prompt]), lm.adapters if is_named else None
+    )
+    variables = sampler.adapters.variables_of_rows(sampler.variables, [name] * ROWS)
+    bucket = sampler.bucket([*prompt, *max(answers, key=len)], name)
+    prefix = None
+    if r := bucket.prefix:
+        prefix = prefill.Prefix(np.asarray(prompt[:r], np.int32), sampler.prefix_cache(name))
+    shape = prefill.make_shape(lm.model, ROWS, r, bucket.prompt, Sampling(1), (), lm.mesh)
     values: list[float] = []
     for start in range(0, len(answers), ROWS):
+        ids_BxP = np.zeros((ROWS, bucket.prompt), np.int32)
+        lengths_B = np.zeros(ROWS, np.int32)
+        counts_B = np.zeros(ROWS, np.int32)
         group = answers[start : start + ROWS]
-        ids_BxT = np.zeros((ROWS, length), np.int32)
-        is_answer_BxT = np.zeros((ROWS, length), bool)
         for i, answer in enumerate(group):
-            end = len(prompt) + len(answer)
-            ids_BxT[i, :end] = [*prompt, *answer]
-            is_answer_BxT[i, len(prompt) : end] = True
-        means_B = _mean_log_probs(lm.model, variables, ids_BxT, is_answer_BxT)
+            tokens = [*prompt[r:], *answer]
+            ids_BxP[i, len(ids_BxP[i]) - len(tokens) :] = tokens
+            lengths_B[i], counts_B[i] = len(tokens), len(answer)
+        means_B = _mean_log_probs(shape, variables, prefix, ids_BxP, lengths_B, counts_B)
         values += np.asarray(means_B)[: len(group)].tolist()
     return values
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mean_log_probs(
-    model: Any, variables: Any, ids_BxT: Int[Array, "B T"], is_answer_BxT: Bool[Array, "B T"]
+    shape: prefill.Shape,
+    variables: Any,
+    prefix: prefill.Prefix | None,
+    ids_BxP: Int[Array, "B P"],
+    lengths_B: Int[Array, "B"],
+    counts_B: Int[Array, "B"],
 ) -> Float[Array, "B"]:
-    values_BxT = log_probs(model, variables, ids_BxT, CHUNK_SIZE)
-    sums_B = jnp.where(is_answer_BxT, values_BxT, 0.0).sum(1)
-    return sums_B / jnp.maximum(is_answer_BxT.sum(1), 1)
+    """The mean over the last `counts_B` tokens of prompts that are padded on the left."""
+    x_BxPxD, _ = prefill.hidden_states(shape, variables, prefix, ids_BxP, lengths_B)
+    head = {name: a for name, a in variables["params"].items() if name in ("embed", "lm_head")}
+    values_BxP = token_log_probs(unembed, head, x_BxPxD, ids_BxP, CHUNK_SIZE)
+    p = ids_BxP.shape[1]
+    is_answer_BxP = jnp.arange(p) >= p - counts_B[:, None]
+    sums_B = jnp.where(is_answer_BxP, values_BxP, 0.0).sum(1)
+    return sums_B / jnp.maximum(counts_B, 1)

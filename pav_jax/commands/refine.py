@@ -5,7 +5,13 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pav_jax.commands.arguments import add_prompts, require_at_least, require_at_most
+from pav_jax.commands.arguments import (
+    INT8_DECODING,
+    add_int8_decoding,
+    add_prompts,
+    require_at_least,
+    require_at_most,
+)
 from pav_jax.commands.guard_options import add_guard, check_keep, guard_fields
 from pav_jax.commands.style_options import add_style, check_style
 
@@ -69,6 +75,7 @@ examples:
             " else auto)"
         ),
     )
+    add_int8_decoding(command)
     add_guard(command)
     command.add_argument(
         "--json",
@@ -119,8 +126,9 @@ def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":
     """The booster, and the name of the adapter that it rewrites with."""
     from pav_jax.booster.booster import Booster
 
+    options = {"template": args.template, "int8_decoding": INT8_DECODING[args.int8_decoding]}
     if args.model is not None and args.adapter is None:
-        return Booster.from_pretrained(args.model, template=args.template), None
+        return Booster.from_pretrained(args.model, **options), None
     from pav_jax.booster.adapter_folders import DEFAULT, common_base, read_options, style_adapter
 
     if args.adapter is None:
@@ -129,5 +137,5 @@ def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":
         adapters = read_options([args.adapter])
     base = args.model or common_base(adapters)
     paths = {adapter.name: adapter.path for adapter in adapters}
-    booster = Booster.from_pretrained(base, template=args.template, adapters=paths)
+    booster = Booster.from_pretrained(base, adapters=paths, **options)
     return booster, adapters[0].name

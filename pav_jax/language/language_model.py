@@ -51,10 +51,10 @@ class LanguageModel:
       path: where it was loaded from: an absolute path, a Hub repository or "smollm2".
       eos: ids of the tokens that end an answer.
       generation: the fields of generation_config.json.
-      batch_size: rows of each compiled batch of `generate`. Smaller batches are padded to it, so
-        that a text does not depend on how many others are generated with it. A larger batch is
-        faster for many prompts and slower for one.
+      batch_size: rows of each compiled batch of `generate`. More are faster for many prompts and
+        slower for one. Fewer prompts are padded to it: a text does not depend on their number.
       mesh: the devices that the parameters are sharded over; None for one device.
+      int8_decoding: draw tokens with float32 kernels rounded to 8 bits, see `models.int8_kernel`.
     """
 
     model: Decoder
@@ -70,6 +70,8 @@ class LanguageModel:
     generation: dict = dataclasses.field(default_factory=dict)
     batch_size: int = 16
     mesh: jax.sharding.Mesh | None = None
+    int8_decoding: bool = False
+    _prefix_caches: dict = dataclasses.field(default_factory=dict, init=False)
 
     # -------------------------------------------------------------------------------------- loading
 
@@ -124,9 +126,7 @@ class LanguageModel:
             batch_size=batch_size,
             mesh=mesh,
         )
-        if adapter is None:
-            return lm
-        return lm.with_lora(*model_files.read_adapter(adapter, config))
+        return lm if adapter is None else lm.with_lora(*model_files.read_adapter(adapter, config))
 
     def with_params(self, params: dict) -> "LanguageModel":
         """Return the model with other parameters and no adapter, as after a merge."""
@@ -220,9 +220,8 @@ class LanguageModel:
     @property
     def variables(self) -> dict:
         """The variables of `model.apply`: "params" and, with an adapter, "lora"."""
-        if self.lora is None:
-            return {"params": self.params}
-        return {"params": self.params, "lora": self.lora}
+        lora = {} if self.lora is None else {"lora": self.lora}
+        return {"params": self.params} | lora
 
     # ------------------------------------------------------------------------------------ computing
 
@@ -354,8 +353,9 @@ class LanguageModel:
           adapters: those that samples choose from; None: all samples use `lora`, if there is one.
         """
         variables = self.variables if adapters is None else adapters.variables(self.params)
-        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh)
-        return Sampler(self.model, variables, *arguments, adapters or AdapterSet())
+        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh, self.int8_decoding)
+        caches = self._prefix_caches.setdefault((adapters is None, prefix), {})
+        return Sampler(self.model, variables, *arguments, adapters or AdapterSet(), caches)
 
     # --------------------------------------------------------------------------------------- saving
 

@@ -157,21 +157,10 @@ def compute_prompts(
       prompts_BxP: tokens after the prefix, padded on the left.
       lengths_B: numbers of these tokens; 0 is a padding row.
     """
-    model = shape.model
     b, p = prompts_BxP.shape
     is_token_BxP = jnp.arange(p) >= p - lengths_B[:, None]
-    if prefix is None:
-        x_BxPxD, cache = model.apply(
-            variables,
-            prompts_BxP,
-            segment_ids_BxT=is_token_BxP.astype(jnp.int32),
-            return_hidden=True,
-            return_cache=True,
-        )
-        x_BxD = x_BxPxD[:, -1]
-    else:
-        x_BxD, cache = _continue_prefix(shape, variables, prefix, prompts_BxP, lengths_B)
-    logits_BxV = unembed(variables["params"], x_BxD)
+    x_BxPxD, cache = hidden_states(shape, variables, prefix, prompts_BxP, lengths_B)
+    logits_BxV = unembed(variables["params"], x_BxPxD[:, -1])
     nothing_BxV = jnp.zeros(logits_BxV.shape, bool)
     seen_BxV = nothing_BxV.at[jnp.arange(b)[:, None], prompts_BxP].max(is_token_BxP)
     if prefix is not None:
@@ -180,6 +169,33 @@ def compute_prompts(
             cache = _move_prefix(cache, len(prefix.ids_R), lengths_B)
             lengths_B = len(prefix.ids_R) + lengths_B
     return Prompts(lengths_B, logits_BxV, seen_BxV, _bound_cache(shape, cache, lengths_B))
+
+
+def hidden_states(
+    shape: Shape,
+    variables: Any,
+    prefix: Prefix | None,
+    prompts_BxP: Int[Array, "B P"],
+    lengths_B: Int[Array, "B"],
+) -> tuple[Float[Array, "B P D"], Any]:
+    """Return the hidden states of prompts after the last norm, and their cache.
+
+    The cache of rows that store the prefix has R + P slots: prefix, padding, prompt.
+
+    Args:
+      shape, prefix, prompts_BxP, lengths_B: as in `compute_prompts`.
+    """
+    if prefix is not None:
+        return _continue_prefix(shape, variables, prefix, prompts_BxP, lengths_B)
+    p = prompts_BxP.shape[1]
+    is_token_BxP = jnp.arange(p) >= p - lengths_B[:, None]
+    return shape.model.apply(
+        variables,
+        prompts_BxP,
+        segment_ids_BxT=is_token_BxP.astype(jnp.int32),
+        return_hidden=True,
+        return_cache=True,
+    )
 
 
 def _bound_cache(shape: Shape, cache: Any, lengths_B: Int[Array, "B"]) -> Any:
@@ -204,11 +220,7 @@ def _continue_prefix(
     prefix: Prefix,
     prompts_BxP: Int[Array, "B P"],
     lengths_B: Int[Array, "B"],
-) -> tuple[Float[Array, "B D"], Any]:
-    """Return the last hidden states of prompts after a prefix, and their cache.
-
-    The cache of rows that store the prefix has R + P slots: prefix, padding, prompt.
-    """
+) -> tuple[Float[Array, "B P D"], Any]:
     model = shape.model
     config = model.config
     r = len(prefix.ids_R)
@@ -245,7 +257,7 @@ def _continue_prefix(
     outer = variables["params"]
     x_BxPxD = embed(outer, prompts_BxP, config, model.dtype)
     x_BxPxD, cache = jax.lax.scan(layer, x_BxPxD, (stacked, keys, jnp.asarray(config.kind_ids)))
-    return final_norm(config, outer, x_BxPxD, model.dtype)[:, -1], cache
+    return final_norm(config, outer, x_BxPxD, model.dtype), cache
 
 
 def _move_prefix(cache: Any, length: int, lengths_B: Int[Array, "B"]) -> Any:

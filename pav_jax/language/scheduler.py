@@ -25,7 +25,7 @@ from pav_jax.parallel.sharding_rules import device_put_global
 
 CHUNK_STEPS = 32  # steps between two looks at the rows, while samples wait
 REFILL_SHARE = 8  # a chunk also ends when one row in this many is done
-MIN_HALVED_ROWS = 32  # a step of fewer takes about as long as one of half as many
+MIN_HALVED_ROWS = 16  # a step of fewer takes about as long as one of half as many
 MIN_HALVED_PARAMETERS = 50_000_000  # a smaller model saves less than compilation takes
 MIN_PREFIX = 48  # a shorter prefix is not worth programs of its own
 MIN_BUCKET_AFTER_PREFIX = 32
@@ -93,6 +93,7 @@ class Sampler:
       rows: of a batch.
       prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none.
       mesh: the mesh that `variables` are sharded over.
+      int8: draw all tokens but the first of each answer with 8-bit kernels.
       adapters: those that samples choose from; "lora" of the variables is theirs, if there are any.
       prefix_caches: keys and values of the prefix, of the adapters that have needed them.
     """
@@ -104,8 +105,9 @@ class Sampler:
     rows: int
     prefix: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
+    int8: bool = False
     adapters: AdapterSet = dataclasses.field(default_factory=AdapterSet)
-    prefix_caches: dict[str | None, Any] = dataclasses.field(default_factory=dict, init=False)
+    prefix_caches: dict[str | None, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, prompts: Sequence[list[int]], samples: Sequence[Sample]
@@ -132,7 +134,8 @@ class Sampler:
 
     def split_weights(self) -> Any:
         """Return a copy of the variables as `open_batch` takes them."""
-        return decode.split_layers(self.model.config.num_hidden_layers, self.variables)
+        depth = self.model.config.num_hidden_layers
+        return decode.split_layers(depth, self.variables, self.int8)
 
     @functools.cached_property
     def may_halve_rows(self) -> bool:
@@ -205,9 +208,10 @@ class Batch:
     ):
         self.sampler = sampler
         self.bucket = bucket
+        self.merged = sampler.adapters.merged if bucket.is_merged else None
         # keys and values of the prefix differ between adapters, so each row has its own
         lengths = (bucket.prefix, bucket.prompt)
-        if sampler.adapters.names:
+        if sampler.adapters.names and not self.merged:
             lengths = (0, sum(lengths))
         self.shape = prefill.make_shape(
             sampler.model, sampler.rows, *lengths, sampler.settings, sampler.eos, sampler.mesh
@@ -219,7 +223,7 @@ class Batch:
         self.layer_prefixes = None
         if self.shape.prefix:
             depth = sampler.model.config.num_hidden_layers
-            self.layer_prefixes = decode.split_prefix(depth, sampler.prefix_cache(None))
+            self.layer_prefixes = decode.split_prefix(depth, sampler.prefix_cache(self.merged))
         self.rows = decode.empty_rows(self.shape)
         self.in_row: list[Sample | None] = [None] * self.shape.rows
         self.group: list[tuple[int, str | None]] = []  # prompts and adapters that have a cache
@@ -261,8 +265,7 @@ class Batch:
         if max_steps is not None:
             stop = np.int32(max_steps), np.int32(self.shape.rows)
         layers, outer = self.weights
-        idle = self.sampler.adapters.merged if self.bucket.is_merged else None
-        names = [sample.adapter if sample else idle for sample in self.in_row]
+        names = [sample.adapter if sample else self.merged for sample in self.in_row]
         weights = self.sampler.adapters.layers_of_rows(layers, names), outer
         self.rows = decode.decode_rows(
             self.shape, weights, self.rows, self.layer_prefixes, stop, self.settings
@@ -309,7 +312,7 @@ class Batch:
         sampler = self.sampler
         ids_R = np.asarray(sampler.prefix, np.int32)
         if self.shape.prefix:
-            return prefill.Prefix(ids_R, sampler.prefix_cache(None))
+            return prefill.Prefix(ids_R, sampler.prefix_cache(self.merged))
         caches = {name: sampler.prefix_cache(name) for name in names}
         choices = (None, *sampler.adapters.names)
         # any stands for those that no row chooses: programs are compiled for all
@@ -351,6 +354,9 @@ class Batch:
         r, p = self.bucket.prefix, self.bucket.prompt
         queued = itertools.groupby(self.queue, lambda sample: sample.source)
         self.group = [source for source, _ in itertools.islice(queued, b)]
+        if self.sampler.may_halve_rows:
+            while b >= MIN_HALVED_ROWS and len(self.group) <= b // 2:
+                b //= 2
         prompts_BxP = np.zeros((b, p), np.int32)
         lengths_B = np.zeros(b, np.int32)  # 0 marks a padding row
         for i, (prompt, _) in enumerate(self.group):

@@ -34,7 +34,7 @@ PROGRAMS: tuple[Any, ...] = (
     decode.decode_rows,
     decode.empty_rows,
     decode.fill_rows,
-    decode.split_layers,
+    decode.unstack_layers,
     prefill.compute_prefix,
     prefill.compute_prompts,
 )
@@ -98,7 +98,8 @@ def test_generate_ids_runs_the_instruction_once_for_each_adapter(llama, monkeypa
     for rows in ([2], [1], range(7)):
         for calls in runs.values():
             calls.clear()
-        answers = lm.generate_ids(
+        unused = dataclasses.replace(lm)  # has no instruction of earlier calls
+        answers = unused.generate_ids(
             [prompts[i] for i in rows], settings, 2, list(rows), [NAMES[i] for i in rows]
         )
         assert answers == [together[i] for i in rows]

@@ -81,6 +81,24 @@ def test_sampler_refills_rows_that_end(instructed, monkeypatch):
         assert model.generate_ids(prompts, settings, num_return_sequences=4) == expected
 
 
+def test_sampler_halves_rows_when_the_queue_is_empty(instructed, monkeypatch):
+    model, prompts = instructed
+    settings = Sampling(max_new_tokens=60)
+    model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=16)
+    expected = model.generate_ids(prompts, settings, num_return_sequences=4)
+    monkeypatch.setattr(scheduler, "MIN_HALVED_PARAMETERS", 0)
+    monkeypatch.setattr(scheduler, "MIN_HALVED_ROWS", 4)
+    decode_rows = scheduler.decode.decode_rows
+    rows = []
+    monkeypatch.setattr(
+        scheduler.decode,
+        "decode_rows",
+        lambda shape, *rest: rows.append(shape.rows) or decode_rows(shape, *rest),
+    )
+    assert model.generate_ids(prompts, settings, num_return_sequences=4) == expected
+    assert rows == sorted(rows, reverse=True) and {16, 8, 4} <= set(rows) <= {16, 8, 4, 2}
+
+
 def test_sampler_runs_prefix_once_and_each_prompt_once(instructed, monkeypatch):
     model, prompts = instructed
     model = dataclasses.replace(model, batch_size=4)

@@ -17,10 +17,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from pav_jax.models.attention.cached import cached_attention
 from pav_jax.models.attention.dot_product import Causal, dot_product_attention
-from pav_jax.models.attention.shared_keys import shared_keys_attention
 from pav_jax.models.decoder.config import DecoderConfig
 from pav_jax.models.decoder.experts import ExpertMLP, sum_experts
 from pav_jax.models.layers import ACTIVATIONS, RMSNorm, rotate
@@ -158,11 +158,11 @@ class Attention(nn.Module):
         if cache is not None:
             assert slot is not None, "a cache needs a slot"
             kv = write_slots(cache, kv, slot)
-        if shared is None:
+        if cache is None and shared is None:
             arrays = (q_BxTxNxH, kv[0].transpose(0, 3, 1, 2), kv[1].swapaxes(1, 2))
             out_BxTxNxH = self._attend(arrays, mask, kind)
         else:
-            out_BxTxNxH = shared_keys_attention(q_BxTxNxH, shared, kv, mask, c.attention_scale)
+            out_BxTxNxH = cached_attention(q_BxTxNxH, shared, kv, mask, c.attention_scale)
         out_dense = self.dense(d, use_bias=c.out_bias, name="o_proj")
         return out_dense(out_BxTxNxH.reshape(b, t, n * h), deterministic), kv
 

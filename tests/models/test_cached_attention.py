@@ -1,18 +1,18 @@
-"""Attention to shared keys equals attention to a copy of them in every row."""
+"""Attention to cached keys equals attention to a copy of all of them in every row."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.models.attention.cached import cached_attention
 from pav_jax.models.attention.dot_product import dot_product_attention
-from pav_jax.models.attention.shared_keys import shared_keys_attention
 
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "queries"), [(4, 4, 1), (6, 2, 1), (6, 2, 5), (8, 1, 3)]
 )
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_shared_keys_attention_is_attention_to_copies(heads, kv_heads, queries, scale):
+def test_cached_attention_is_attention_to_copies(heads, kv_heads, queries, scale):
     rng = np.random.default_rng(heads + queries)
     b, r, s, h = 3, 7, 9, 8
     q = rng.normal(size=(b, queries, heads, h)).astype(np.float32)
@@ -29,6 +29,11 @@ def test_shared_keys_attention_is_attention_to_copies(heads, kv_heads, queries, 
     expected = dot_product_attention(
         jnp.asarray(q), *map(jnp.asarray, copies), mask=mask, scale=scale
     )
-    keys_last = [(kv[0].swapaxes(-1, -2), kv[1]) for kv in (shared, own)]
-    actual = shared_keys_attention(jnp.asarray(q), *keys_last, jnp.asarray(mask), scale)
+    keys_last = [(jnp.asarray(k.swapaxes(-1, -2)), jnp.asarray(v)) for k, v in (shared, own)]
+    actual = cached_attention(jnp.asarray(q), *keys_last, jnp.asarray(mask), scale)
     np.testing.assert_allclose(actual, expected, atol=2e-6, rtol=1e-5)
+    whole = [jnp.asarray(a.swapaxes(1, 2)) for a in copies]
+    own_only = cached_attention(
+        jnp.asarray(q), None, (whole[0].swapaxes(2, 3), whole[1]), jnp.asarray(mask), scale
+    )
+    np.testing.assert_allclose(own_only, expected, atol=2e-6, rtol=1e-5)
