@@ -23,6 +23,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
 from pav_jax.language.shipped_templates import AUTO, lacks_instruction
+from pav_jax.models.int8_kernel import quantize_params
 from pav_jax.records import Refinement, stable_seed
 from pav_jax.seeds import seeds_for_prompts
 
@@ -65,7 +66,7 @@ class Booster:
         batch_size: int = BATCH_SIZE,
         adapters: Mapping[str, str | Path] = MappingProxyType({}),
         guard: Guard | None = None,
-        int8_decoding: bool | None = None,
+        int8: bool | None = None,
     ) -> "Booster":
         """Load a booster.
 
@@ -87,13 +88,13 @@ class Booster:
             single one is merged into float32 parameters, so that it costs no time.
           guard: what rewrites must keep. None: `Guard()`; for the embedded models, whose few words
             are not those of real prompts, none.
-          int8_decoding: round the weights, and what they are multiplied by, to 8 bits in the steps
-            that draw tokens, which take a third of the time on a CPU. None: on a CPU, for a float32
-            model of 50 million parameters or more on one device.
+          int8: round weights, and what they are multiplied by, to 8 bits, which takes a CPU a third
+            of the time. None: on a CPU, for a float32 model of 50 million parameters or more on one
+            device.
 
         Raises:
-          BadInput: the model, the template or an adapter is invalid, or 8-bit decoding is asked for
-            in another dtype than float32.
+          BadInput: the model, the template or an adapter is invalid, or `int8` is asked for with
+            another dtype than float32.
         """
         default = BASE
         if path_or_repo is None:
@@ -111,13 +112,10 @@ class Booster:
         # others would be changed by rounding twice, or need a copy of sharded parameters
         if len(adapters) == 1 and dtype == "float32" and mesh is None:
             lm = lm.merge_adapter(next(iter(adapters)))
-        if int8_decoding is None:
-            int8_decoding = _is_faster_in_int8(lm)
-        elif int8_decoding and dtype != "float32":
-            raise BadInput(
-                f"int8_decoding: dtype={dtype!r}; it needs float32", field="int8_decoding"
-            )
-        lm = dataclasses.replace(lm, int8_decoding=int8_decoding)
+        if int8 and (dtype != "float32" or mesh is not None):
+            raise BadInput(f"int8: dtype={dtype!r}: it needs float32 on one device", field="int8")
+        if _is_faster_in_int8(lm) if int8 is None else int8:
+            lm = dataclasses.replace(lm, params=quantize_params(lm.params))
         if guard is None:
             guard = Guard(OFF if path.startswith(embedded.PREFIX) else AUTO_MODE)
         return cls(lm, _sampling(generation), guard, default)
@@ -214,7 +212,7 @@ def clean(prompt: str) -> str:
 
 
 def _is_faster_in_int8(lm: LanguageModel) -> bool:
-    """Whether 8-bit decoding saves more time than it takes to compile."""
+    """Whether 8-bit kernels are worth their errors of rounding."""
     parameters = jax.tree.leaves(lm.params)
     return (
         jax.default_backend() == "cpu"

@@ -4,7 +4,7 @@ import argparse
 
 from pav_jax.errors import BadInput
 
-INT8_DECODING = {"auto": None, "on": True, "off": False}  # as `Booster.from_pretrained` takes it
+INT8 = {"auto": None, "on": True, "off": False}  # as `Booster.from_pretrained` takes it
 
 
 def require_at_least(minimum: float, option: str, value: float | None) -> None:
@@ -37,15 +37,14 @@ def add_prompts(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_int8_decoding(command: argparse.ArgumentParser) -> None:
-    """Add `--int8-decoding`."""
+def add_int8(command: argparse.ArgumentParser) -> None:
+    """Add `--int8`."""
     command.add_argument(
-        "--int8-decoding",
-        choices=list(INT8_DECODING),
+        "--int8",
+        choices=list(INT8),
         default="auto",
         help=(
-            "round weights, and what they are multiplied by, to 8 bits in the steps that draw"
-            " tokens; auto: on a CPU, for models of 50 million parameters or more, where it takes a"
-            " third of the time (default auto)"
+            "round weights, and what they are multiplied by, to 8 bits; auto: on a CPU, for models"
+            " of 50 million parameters or more, where it takes a third of the time (default auto)"
         ),
     )

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import (
-    INT8_DECODING,
-    add_int8_decoding,
+    INT8,
+    add_int8,
     require_at_least,
     require_at_most,
 )
@@ -106,7 +106,7 @@ docs/guides/serve.md has all routes, fields and limits.""",
     command.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
     )
-    add_int8_decoding(command)
+    add_int8(command)
     add_guard(command, "what a rewrite must keep, for requests that do not say it")
     _add_limits(command)
     command.set_defaults(handler=run, parser=command)
@@ -180,7 +180,7 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
         model,
         template=args.template,
         batch_size=args.batch_size,
-        int8_decoding=INT8_DECODING[args.int8_decoding],
+        int8=INT8[args.int8],
         adapters={adapter.name: adapter.path for adapter in adapters},
     )
     booster = dataclasses.replace(booster, guard=booster.guard.with_fields(guard))

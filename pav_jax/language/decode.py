@@ -5,7 +5,7 @@ Letters: as in `prefill`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from pav_jax.language.sampling import Sampling, pick
 from pav_jax.models.decoder.config import LayerKind
 from pav_jax.models.decoder.layers import map_slots
 from pav_jax.models.decoder.model import Decoder, embed, final_norm, layer_rotary, unembed
-from pav_jax.models.int8_kernel import Int8Kernel
+from pav_jax.models.int8_kernel import is_int8
 from pav_jax.parallel.sharding_rules import sharded_shapes, sharding, shardings
 
 
@@ -63,47 +63,21 @@ def run_time_settings(model: Decoder, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def split_layers(depth: int, variables: Any, int8: bool = False) -> tuple[list, dict]:
+def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
     """Return the variables of each layer, and the parameters outside of layers.
 
     Those of layers are copied once: slices of stacked weights in the loop would copy them for every
     token. Their float32 and 8-bit kernels become [out, in], see `_swap_kernels`.
-
-    Args:
-      int8: quantize the kernels, and the output layer; see `int8_kernel`.
     """
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
     outer = {k: v for k, v in variables["params"].items() if k != "layers"}
-    if int8:
-        outer["lm_head"] = _quantized_head(outer)
-    return unstack_layers(depth, stacked, int8), outer
+    return unstack_layers(depth, stacked), outer
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def unstack_layers(depth: int, stacked: Any, int8: bool) -> list:
-    def layer(i: int) -> Any:
-        variables = jax.tree.map(lambda a: a[i], stacked)
-        return _swap_kernels(_map_kernels(Int8Kernel.quantize, variables) if int8 else variables)
-
-    return [layer(i) for i in range(depth)]
-
-
-@jax.jit
-def _quantized_head(outer: dict) -> Int8Kernel:
-    return Int8Kernel.quantize(outer["lm_head"] if "lm_head" in outer else outer["embed"].T)
-
-
-def _map_kernels(function: Callable[[Any], Any], layer: Any) -> Any:
-    """Apply a function to the kernels of dense layers in float32 or 8 bits."""
-
-    def apply(path: tuple, a: Any) -> Any:
-        is_kernel = path[-1] == jax.tree_util.DictKey("kernel")
-        return function(a) if is_kernel and (is_int8(a) or a.dtype == jnp.float32) else a
-
-    def is_int8(a: Any) -> bool:
-        return isinstance(a, Int8Kernel)
-
-    return jax.tree_util.tree_map_with_path(apply, layer, is_leaf=is_int8)
+@functools.partial(jax.jit, static_argnums=0)
+def unstack_layers(depth: int, stacked: Any) -> list:
+    """Return the variables of each layer as `_forward` takes them."""
+    return [_swap_kernels(jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(depth)]
 
 
 def _swap_kernels(layer: Any) -> Any:
@@ -113,7 +87,13 @@ def _swap_kernels(layer: Any) -> Any:
     rows takes a tenth less time if the weights of one output are next to each other; a row's result
     is then the same in a batch of any size. Kernels of other types stay as they are.
     """
-    return _map_kernels(lambda kernel: kernel.swapaxes(0, 1), layer)
+
+    def swap(path: tuple, a: Any) -> Any:
+        is_swapped = is_int8(a) or a.dtype == jnp.float32
+        is_kernel = path[-1] == jax.tree_util.DictKey("kernel")
+        return a.swapaxes(0, 1) if is_kernel and is_swapped else a
+
+    return jax.tree_util.tree_map_with_path(swap, layer, is_leaf=is_int8)
 
 
 @functools.partial(jax.jit, static_argnums=0)

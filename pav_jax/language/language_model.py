@@ -54,7 +54,6 @@ class LanguageModel:
       batch_size: rows of each compiled batch of `generate`. More are faster for many prompts and
         slower for one. Fewer prompts are padded to it: a text does not depend on their number.
       mesh: the devices that the parameters are sharded over; None for one device.
-      int8_decoding: draw tokens with float32 kernels rounded to 8 bits, see `models.int8_kernel`.
     """
 
     model: Decoder
@@ -70,7 +69,6 @@ class LanguageModel:
     generation: dict = dataclasses.field(default_factory=dict)
     batch_size: int = 16
     mesh: jax.sharding.Mesh | None = None
-    int8_decoding: bool = False
     _prefix_caches: dict = dataclasses.field(default_factory=dict, init=False)
 
     # -------------------------------------------------------------------------------------- loading
@@ -353,7 +351,7 @@ class LanguageModel:
           adapters: those that samples choose from; None: all samples use `lora`, if there is one.
         """
         variables = self.variables if adapters is None else adapters.variables(self.params)
-        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh, self.int8_decoding)
+        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh)
         caches = self._prefix_caches.setdefault((adapters is None, prefix), {})
         return Sampler(self.model, variables, *arguments, adapters or AdapterSet(), caches)
 

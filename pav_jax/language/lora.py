@@ -19,6 +19,7 @@ from flax import traverse_util
 from jaxtyping import Array
 
 from pav_jax.errors import BadInput
+from pav_jax.models.int8_kernel import is_int8
 
 ALL_LINEAR = "all-linear"  # PEFT's name
 # layers of Phi-3's checkpoints -> ours, which are rows of them
@@ -148,7 +149,15 @@ def merge(params: Mapping, lora: Mapping | None, config: LoraConfig | None) -> d
     Without an adapter, where `lora` and `config` are None, they are the same.
 
     The sum is computed in float32; the result has the kernel's dtype.
+
+    Raises:
+      BadInput: kernels were rounded to 8 bits.
     """
+    if any(map(is_int8, jax.tree.leaves(params, is_leaf=is_int8))):
+        raise BadInput(
+            "kernels in 8 bits can neither be saved nor changed; load the model with int8=False",
+            field="int8",
+        )
     if lora is None or config is None:
         return dict(params)
     flat = _flatten(params)

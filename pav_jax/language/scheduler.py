@@ -93,7 +93,6 @@ class Sampler:
       rows: of a batch.
       prefix: tokens that many prompts begin with, at least MIN_PREFIX; or none.
       mesh: the mesh that `variables` are sharded over.
-      int8: draw all tokens but the first of each answer with 8-bit kernels.
       adapters: those that samples choose from; "lora" of the variables is theirs, if there are any.
       prefix_caches: keys and values of the prefix, of the adapters that have needed them.
     """
@@ -105,7 +104,6 @@ class Sampler:
     rows: int
     prefix: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
-    int8: bool = False
     adapters: AdapterSet = dataclasses.field(default_factory=AdapterSet)
     prefix_caches: dict[str | None, Any] = dataclasses.field(default_factory=dict)
 
@@ -134,8 +132,7 @@ class Sampler:
 
     def split_weights(self) -> Any:
         """Return a copy of the variables as `open_batch` takes them."""
-        depth = self.model.config.num_hidden_layers
-        return decode.split_layers(depth, self.variables, self.int8)
+        return decode.split_layers(self.model.config.num_hidden_layers, self.variables)
 
     @functools.cached_property
     def may_halve_rows(self) -> bool:

@@ -25,7 +25,7 @@ def _fake_booster(calls):
 
     class Booster:
         @classmethod
-        def from_pretrained(cls, path, template=None, adapters=None, int8_decoding=None):
+        def from_pretrained(cls, path, template=None, adapters=None, int8=None):
             if path == "nowhere":
                 raise BadInput("nowhere: no such folder")
             calls.append(("load", path, template, *(adapters or ())))

@@ -31,6 +31,16 @@ def test_product_of_rounded_numbers(seed):
     assert np.abs(product - exact).max() < 0.02 * np.abs(x).max() * np.sqrt(x.shape[1])
 
 
+def test_stack_of_kernels():
+    kernels = np.stack([arrays(seed)[1] for seed in range(3)])
+    stack = Int8Kernel.quantize(jnp.asarray(kernels))
+    assert stack.shape == kernels.shape and stack.size == kernels.size
+    for i, kernel in enumerate(kernels):
+        alone = Int8Kernel.quantize(jnp.asarray(kernel))
+        np.testing.assert_array_equal(stack.values[i], alone.values)
+        np.testing.assert_array_equal(stack.scales[i], alone.scales)
+
+
 def test_product_does_not_depend_on_other_rows():
     x, kernel = arrays(3)
     quantized = Int8Kernel.quantize(jnp.asarray(kernel))
