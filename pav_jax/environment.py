@@ -46,8 +46,10 @@ def prepare_process() -> None:
     devices = next(count for count in CPU_DEVICE_COUNTS if count <= cores)
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))  # see parallel.mesh.batch_mesh
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pav_jax"
-    if _can_create(cache):
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "compiled"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _can_create(cache):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "compiled")
+        # JAX's 1 s leaves out dozens of small programs, which take seconds together
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
     if "JAX_PLATFORMS" not in os.environ and _has_libtpu_only():
         os.environ["JAX_PLATFORMS"] = "cpu"  # else libtpu reports at length that it finds no TPU
     # transformers advises everyone without torch to install it; pav needs only its tokenizers

@@ -71,13 +71,13 @@ def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
     """
     stacked = {name: value.get("layers", {}) for name, value in variables.items()}
     outer = {k: v for k, v in variables["params"].items() if k != "layers"}
-    return unstack_layers(depth, stacked), outer
+    return [take_layer(stacked, np.int32(i)) for i in range(depth)], outer
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def unstack_layers(depth: int, stacked: Any) -> list:
-    """Return the variables of each layer as `_forward` takes them."""
-    return [_swap_kernels(jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(depth)]
+@jax.jit
+def take_layer(stacked: Any, index: Int[Array, ""]) -> Any:
+    """Return the variables of one layer as `_forward` takes them."""
+    return _swap_kernels(jax.tree.map(lambda a: a[index], stacked))
 
 
 def _swap_kernels(layer: Any) -> Any:
@@ -153,8 +153,12 @@ def fill_rows(
         new = choose(layer_cache[sources_B].astype(cache.dtype), old)
         return jax.lax.dynamic_update_slice_in_dim(cache, new, 0, axis)
 
+    @jax.jit  # layers of one kind are traced once
+    def write_layer(kv, layer_kv):
+        return map_slots(write, kv, layer_kv)
+
     caches = tuple(
-        map_slots(write, kv, tuple(a[i] for a in prompts.cache)) for i, kv in enumerate(rows.caches)
+        write_layer(kv, tuple(a[i] for a in prompts.cache)) for i, kv in enumerate(rows.caches)
     )
     rows = dataclasses.replace(
         rows,
@@ -236,18 +240,18 @@ def _forward(
 
     slots, masks = zip(*map(find, config.kinds), strict=True)
     block = model.block()
+
+    @jax.jit  # layers of one kind are traced once
+    def run_layer(layer, x_Bx1xD, rotary, mask, cache, slot, shared):
+        kernels = _swap_kernels(layer)
+        return block.apply(kernels, x_Bx1xD, rotary, mask, cache=cache, slot=slot, shared=shared)
+
     x_Bx1xD = embed(outer, rows.token_B, config, model.dtype)[:, None]
     caches = []
     shared = prefix or [None] * len(layers)
     for layer, cache, keys, kind in zip(layers, rows.caches, shared, config.kind_ids, strict=True):
-        x_Bx1xD, kv = block.apply(
-            _swap_kernels(layer),
-            x_Bx1xD,
-            rotaries[kind],
-            masks[kind],
-            cache=cache,
-            slot=slots[kind],
-            shared=keys,
+        x_Bx1xD, kv = run_layer(
+            layer, x_Bx1xD, rotaries[kind], masks[kind], cache, slots[kind], keys
         )
         caches.append(kv)
     x_Bx1xD = final_norm(config, outer, x_Bx1xD, model.dtype)

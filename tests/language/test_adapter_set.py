@@ -34,7 +34,7 @@ PROGRAMS: tuple[Any, ...] = (
     decode.decode_rows,
     decode.empty_rows,
     decode.fill_rows,
-    decode.unstack_layers,
+    decode.take_layer,
     prefill.compute_prefix,
     prefill.compute_prompts,
 )
