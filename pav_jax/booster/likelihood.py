@@ -21,6 +21,7 @@ from pav_jax.language.scheduler import shared_prefix
 from pav_jax.models.decoder.model import unembed
 
 ROWS = 4  # of a compiled program
+LENGTH_MULTIPLE = 64  # each length compiles a program
 CHUNK_SIZE = 128  # positions whose logits are in memory at a time
 
 
@@ -45,16 +46,17 @@ def log_likelihoods(lm: LanguageModel, request: Request, texts: Sequence[str]) -
     prefix = None
     if r := bucket.prefix:
         prefix = prefill.Prefix(np.asarray(prompt[:r], np.int32), sampler.prefix_cache(name))
-    shape = prefill.make_shape(lm.model, ROWS, r, bucket.prompt, Sampling(1), (), lm.mesh)
+    p = -(-(len(prompt) - r + max(map(len, answers))) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    shape = prefill.make_shape(lm.model, ROWS, r, p, Sampling(1), (), lm.mesh)
     values: list[float] = []
     for start in range(0, len(answers), ROWS):
-        ids_BxP = np.zeros((ROWS, bucket.prompt), np.int32)
+        ids_BxP = np.zeros((ROWS, p), np.int32)
         lengths_B = np.zeros(ROWS, np.int32)
         counts_B = np.zeros(ROWS, np.int32)
         group = answers[start : start + ROWS]
         for i, answer in enumerate(group):
             tokens = [*prompt[r:], *answer]
-            ids_BxP[i, len(ids_BxP[i]) - len(tokens) :] = tokens
+            ids_BxP[i, p - len(tokens) :] = tokens
             lengths_B[i], counts_B[i] = len(tokens), len(answer)
         means_B = _mean_log_probs(shape, variables, prefix, ids_BxP, lengths_B, counts_B)
         values += np.asarray(means_B)[: len(group)].tolist()
