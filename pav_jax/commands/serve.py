@@ -162,10 +162,11 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
         from pav_jax.booster.guard import Guard
         from pav_jax.serve.upstream import UpstreamBackend
 
-        if args.template is not None or args.name is not None or args.adapter:
+        own_options = (args.template, args.name, args.adapter or None, INT8[args.int8])
+        if any(value is not None for value in own_options):
             raise BadInput(
-                "--upstream: the other server has template, name and adapters; leave --template,"
-                " --name and --adapter out",
+                "--upstream: the other server has template, name, adapters and precision; leave"
+                " --template, --name, --adapter and --int8 out",
                 source="--upstream",
             )
         models = [args.model] if args.model else []

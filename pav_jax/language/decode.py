@@ -77,7 +77,8 @@ def split_layers(depth: int, variables: Any) -> tuple[list, dict]:
 @jax.jit
 def take_layer(stacked: Any, index: Int[Array, ""]) -> Any:
     """Return the variables of one layer as `_forward` takes them."""
-    return _swap_kernels(jax.tree.map(lambda a: a[index], stacked))
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
+    return _swap_kernels(jax.tree.map(take, stacked))
 
 
 def _swap_kernels(layer: Any) -> Any:

@@ -35,7 +35,7 @@ def test_serve_refuses_wrong_options(capsys, option, message):
 
 def test_serve_refuses_options_that_the_upstream_decides(capsys):
     server = Endpoint(None, path="/v1", files={"/v1/models": b'{"data": [{"id": "m"}]}'})
-    for option in ("--template=auto", "--name=x", "--adapter=a=b/c"):
+    for option in ("--template=auto", "--name=x", "--adapter=a=b/c", "--int8=on"):
         line = fails(capsys, "serve", "--port=0", f"--upstream={server.url}", option)
         assert "leave --template" in line
     server.close()
