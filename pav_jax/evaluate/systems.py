@@ -152,7 +152,8 @@ def _load(name: str, system: System, guard: Guard) -> RewriteFn:
     if isinstance(system, str | os.PathLike):
         if os.fspath(system).endswith(".jsonl"):
             return rewrites_from_file(system)
-        system = Booster.from_pretrained(os.fspath(system), guard=guard)
+        # in the precision that it was trained in, on every platform
+        system = Booster.from_pretrained(os.fspath(system), guard=guard, int8=False)
     if isinstance(system, Refiner):
         return lambda prompts, seed: [
             refinement
