@@ -7,6 +7,7 @@ arXiv 2208.07339, section 2.2). A row's result does not depend on the other rows
 Letters: L layers, I inputs, O outputs.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Int8Kernel:
 
     def swapaxes(self, axis1: int, axis2: int) -> "Int8Kernel":
         """Swap the axes of the values; the scales still belong to the outputs."""
-        return self.replace(values=self.values.swapaxes(axis1, axis2))
+        return dataclasses.replace(self, values=self.values.swapaxes(axis1, axis2))
 
     def __rmatmul__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         """Return x @ kernel, in the dtype of `x`."""

@@ -13,6 +13,7 @@ from pav_jax.language.sampling import Sampling
 from tests import campaigns
 from tests.absent import fetched
 from tests.checkpoints.test_gguf_tokenizers import TEXTS
+from tests.commands.run_pav import run
 from tests.qwen_coder import qwen_coder
 
 SUBJECTS = ("a girl", "two black cats", "an old sailor", "a red kite", "a robot")
@@ -67,3 +68,14 @@ def test_generate_greedy_equals_transformers(file, ours):
         assert ended or len(answer) == NEW
     print(f"{equal} of {len(GREEDY)} rows wholly equal")
     assert equal >= math.floor(0.96 * len(GREEDY))  # rounding may change a row
+
+
+def test_refine_rewrites_without_further_options(file, capsys):
+    with pytest.warns(UserWarning, match="no instruction to rewrite"):
+        status, out, err = run(capsys, "refine", "a girl is playing guitar", f"--model={file}")
+    rewrite = out.lower()
+    assert status == 0 and "unchanged" not in err
+    assert "girl" in rewrite and "guitar" in rewrite
+    # an answer to the prompt speaks of the model or to the user
+    assert not {"i'm", "i", "sorry", "sure", "assistant", "certainly"} & set(rewrite.split())
+    assert len(rewrite.split()) > 10  # twice the prompt's

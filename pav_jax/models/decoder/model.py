@@ -21,7 +21,7 @@ from pav_jax.models.decoder.config import DecoderConfig, LayerKind
 from pav_jax.models.decoder.experts import sum_experts
 from pav_jax.models.decoder.layers import Block
 from pav_jax.models.decoder.rotary import rotary_table
-from pav_jax.models.int8_kernel import is_int8
+from pav_jax.models.int8_kernel import Int8Kernel
 from pav_jax.models.layers import BROADCAST, Constrain, RMSNorm, unconstrained
 
 # of a block's arguments after x: rotary tables, mask, kind; the stub of nn.scan knows integers only
@@ -198,7 +198,8 @@ def unembed(params: Mapping, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
 
     The product runs in the dtype of `x` and accumulates in float32.
     """
-    if is_int8(head := params.get("lm_head")):
+    head = params.get("lm_head")
+    if isinstance(head, Int8Kernel):
         return x.astype(jnp.float32) @ head
     if head is not None:
         return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
