@@ -30,6 +30,7 @@ from pav_jax.rewards.lemmas import words
 from pav_jax.storage.json_files import write_json
 
 BATCH = 8  # prompts between two looks at the clock
+ROWS = 32  # of a batch: the four samples of these prompts
 KEPT_WORDS = 0.5  # of an instruction that was rewritten, not answered
 SUBJECTS = ("a girl", "an old man", "a crimson bus", "a fisherman", "a small robot", "a grey horse")
 ACTIONS = ("waits at a corner", "crosses a bridge", "rests in the shade", "turns to the camera")
@@ -227,7 +228,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     args = parser.parse_args()
     cases = [*map(Case, INSTRUCTIONS), *make_cases(args.count, args.seed)]
-    result = run(Booster.from_pretrained(args.model), cases, args.out, args.minutes)
+    booster = Booster.from_pretrained(args.model, batch_size=ROWS)
+    result = run(booster, cases, args.out, args.minutes)
     print(json.dumps(result, indent=2, ensure_ascii=False))
 
 
