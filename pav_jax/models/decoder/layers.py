@@ -159,8 +159,7 @@ class Attention(nn.Module):
             assert slot is not None, "a cache needs a slot"
             kv = write_slots(cache, kv, slot)
         if cache is None and shared is None:
-            arrays = (q_BxTxNxH, kv[0].transpose(0, 3, 1, 2), kv[1].swapaxes(1, 2))
-            out_BxTxNxH = self._attend(arrays, mask, kind)
+            out_BxTxNxH = self._attend((q_BxTxNxH, k_BxTxKxH, v_BxTxKxH), mask, kind)
         else:
             out_BxTxNxH = cached_attention(q_BxTxNxH, shared, kv, mask, c.attention_scale)
         out_dense = self.dense(d, use_bias=c.out_bias, name="o_proj")
