@@ -193,7 +193,7 @@ def videoreward_row(args: argparse.Namespace, scratch: Path) -> tuple:
     limits = (ours.judge.min_pixels, ours.judge.max_pixels)
     height, width = target_size(*videos.shape[2:4], factor, *limits)
     vectors = frames // 2 * height * width // factor**2
-    ((_, mask),) = ours.judge.processor.tokens([ours.text(prompts[0])], VIDEO, vectors, 1)
+    ((_, mask),) = ours.judge.processor.tokens(ours.texts(prompts[:1]), VIDEO, vectors, 1)
     flops = score_videoreward.flops(judge.config, (height, width), frames, int(mask.sum()))
     return (
         "VideoReward",
