@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from pav_jax.booster.prompt_syntax import has_term, term_pattern
+from pav_jax.rewards.faithfulness import load_lexicon
 from pav_jax.rewards.lemmas import words
 
 # ends of clauses; commas within numbers and quoted texts are no ends
@@ -53,8 +54,11 @@ def _clause_of_unit(unit: str, clauses: Sequence[str]) -> int | None:
 
 
 def _sentence(clause: str) -> str:
+    """A clause as a sentence; a first word that the dictionary does not have keeps its spelling."""
     clause = clause.strip()
-    return _closed(clause[:1].upper() + clause[1:])
+    first_word = re.match(r"[^\W_]+", clause)
+    is_name = first_word is not None and not load_lexicon().knows(first_word[0])
+    return _closed(clause if is_name else clause[:1].upper() + clause[1:])
 
 
 def _closed(text: str) -> str:

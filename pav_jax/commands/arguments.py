@@ -4,7 +4,7 @@ import argparse
 
 from pav_jax.errors import BadInput
 
-INT8 = {"auto": None, "on": True, "off": False}  # as `Booster.from_pretrained` takes it
+INT8_CHOICES = {"auto": None, "on": True, "off": False}  # as `Booster.from_pretrained` takes it
 
 
 def require_at_least(minimum: float, option: str, value: float | None) -> None:
@@ -41,10 +41,10 @@ def add_int8(command: argparse.ArgumentParser) -> None:
     """Add `--int8`."""
     command.add_argument(
         "--int8",
-        choices=list(INT8),
+        choices=list(INT8_CHOICES),
         default="auto",
         help=(
-            "round weights, and what they are multiplied by, to 8 bits; auto: on a CPU, for models"
-            " of 50 million parameters or more, where it takes a third of the time (default auto)"
+            "quantize weights and activations to 8-bit integers; auto: on a CPU, for models of 50"
+            " million parameters or more, where it takes less than half of the time (default auto)"
         ),
     )

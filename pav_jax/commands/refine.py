@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import (
-    INT8,
+    INT8_CHOICES,
     add_int8,
     add_prompts,
     require_at_least,
@@ -126,7 +126,7 @@ def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":
     """The booster, and the name of the adapter that it rewrites with."""
     from pav_jax.booster.booster import Booster
 
-    options = {"template": args.template, "int8": INT8[args.int8]}
+    options = {"template": args.template, "int8": INT8_CHOICES[args.int8]}
     if args.model is not None and args.adapter is None:
         return Booster.from_pretrained(args.model, **options), None
     from pav_jax.booster.adapter_folders import DEFAULT, common_base, read_options, style_adapter

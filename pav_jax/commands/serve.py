@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pav_jax.commands.arguments import (
-    INT8,
+    INT8_CHOICES,
     add_int8,
     require_at_least,
     require_at_most,
@@ -162,7 +162,7 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
         from pav_jax.booster.guard import Guard
         from pav_jax.serve.upstream import UpstreamBackend
 
-        own_options = (args.template, args.name, args.adapter or None, INT8[args.int8])
+        own_options = (args.template, args.name, args.adapter or None, INT8_CHOICES[args.int8])
         if any(value is not None for value in own_options):
             raise BadInput(
                 "--upstream: the other server has template, name, adapters and precision; leave"
@@ -181,7 +181,7 @@ def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":
         model,
         template=args.template,
         batch_size=args.batch_size,
-        int8=INT8[args.int8],
+        int8=INT8_CHOICES[args.int8],
         adapters={adapter.name: adapter.path for adapter in adapters},
     )
     booster = dataclasses.replace(booster, guard=booster.guard.with_fields(guard))

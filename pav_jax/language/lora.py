@@ -151,11 +151,12 @@ def merge(params: Mapping, lora: Mapping | None, config: LoraConfig | None) -> d
     The sum is computed in float32; the result has the kernel's dtype.
 
     Raises:
-      BadInput: kernels were rounded to 8 bits.
+      BadInput: the parameters have 8-bit kernels.
     """
     if any(map(is_int8, jax.tree.leaves(params, is_leaf=is_int8))):
         raise BadInput(
-            "kernels in 8 bits can neither be saved nor changed; load the model with int8=False",
+            "8-bit parameters can neither be saved nor merged with an adapter; load the model with"
+            " int8=False",
             field="int8",
         )
     if lora is None or config is None:

@@ -158,7 +158,7 @@ def compute_prompts(
       lengths_B: numbers of these tokens; 0 is a padding row.
     """
     b, p = prompts_BxP.shape
-    is_token_BxP = jnp.arange(p) >= p - lengths_B[:, None]
+    is_token_BxP = _is_token(p, lengths_B)
     x_BxPxD, cache = hidden_states(shape, variables, prefix, prompts_BxP, lengths_B)
     logits_BxV = unembed(variables["params"], x_BxPxD[:, -1])
     nothing_BxV = jnp.zeros(logits_BxV.shape, bool)
@@ -187,8 +187,7 @@ def hidden_states(
     """
     if prefix is not None:
         return _continue_prefix(shape, variables, prefix, prompts_BxP, lengths_B)
-    p = prompts_BxP.shape[1]
-    is_token_BxP = jnp.arange(p) >= p - lengths_B[:, None]
+    is_token_BxP = _is_token(prompts_BxP.shape[1], lengths_B)
     return shape.model.apply(
         variables,
         prompts_BxP,
@@ -196,6 +195,11 @@ def hidden_states(
         return_hidden=True,
         return_cache=True,
     )
+
+
+def _is_token(padded: int, lengths_B: Int[Array, "B"]) -> Bool[Array, "B P"]:
+    """Whether each slot of prompts that are padded on the left holds a token."""
+    return jnp.arange(padded) >= padded - lengths_B[:, None]
 
 
 def _bound_cache(shape: Shape, cache: Any, lengths_B: Int[Array, "B"]) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pav_jax.language import chat, decode, prefill
 from pav_jax.language.adapter_set import AdapterSet
+from pav_jax.language.large_models import is_large_on_cpu, rows_are_independent
 from pav_jax.language.sampling import Sampling, prompt_bucket
 from pav_jax.models.decoder.model import Decoder
 from pav_jax.parallel import processes
@@ -26,7 +27,6 @@ from pav_jax.parallel.sharding_rules import device_put_global
 CHUNK_STEPS = 32  # steps between two looks at the rows, while samples wait
 REFILL_SHARE = 8  # a chunk also ends when one row in this many is done
 MIN_HALVED_ROWS = 16  # a step of fewer takes about as long as one of half as many
-MIN_HALVED_PARAMETERS = 50_000_000  # a smaller model saves less than compilation takes
 MIN_PREFIX = 48  # a shorter prefix is not worth programs of its own
 MIN_BUCKET_AFTER_PREFIX = 32
 
@@ -138,18 +138,11 @@ class Sampler:
     def may_halve_rows(self) -> bool:
         """Whether batches get smaller when the queue is empty and half of their rows are idle.
 
-        Where it saves time, and where the answers stay the same: on CPU in float32, products of
-        `decode` give the same row in a batch of any size of at least two.
+        That is where it saves more time than compilation takes, and where the answers stay the
+        same; the products of adapters depend on the number of rows.
         """
-        leaves = jax.tree.leaves(self.variables)
-        return (
-            jax.default_backend() == "cpu"
-            and self.mesh is None
-            and not self.adapters.names
-            and "lora" not in self.variables
-            and all(a.dtype == np.float32 for a in leaves)
-            and sum(a.size for a in leaves) >= MIN_HALVED_PARAMETERS
-        )
+        is_large = "lora" not in self.variables and is_large_on_cpu(self.variables, self.mesh)
+        return is_large and rows_are_independent()
 
     def open_batch(
         self,
@@ -244,7 +237,6 @@ class Batch:
         answers: dict[Sample, list[int]] = {}
         while self.queue or any(self.in_row):
             answers |= self.step()
-            self._halve_rows()
         return answers
 
     def step(self, max_steps: int | None = None) -> dict[Sample, list[int]]:
@@ -258,8 +250,10 @@ class Batch:
         """
         while self.queue and not all(self.in_row):
             self._fill()
-        stop = self._stop()
-        if max_steps is not None:
+        if max_steps is None:
+            self._halve_rows()
+            stop = self._stop()
+        else:
             stop = np.int32(max_steps), np.int32(self.shape.rows)
         layers, outer = self.weights
         names = [sample.adapter if sample else self.merged for sample in self.in_row]

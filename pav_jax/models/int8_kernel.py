@@ -1,8 +1,8 @@
-"""Matrix products in 8-bit integers, which take a CPU a fifth to a third of the time.
+"""Matrix products of 8-bit integers, faster on a CPU than those of float32.
 
-The weights of each output and the values of each row are scaled to -127 .. 127 and rounded; the
-products are summed in 32 bits without rounding (vector-wise quantization, Dettmers et al. 2022,
-arXiv 2208.07339, section 2.2). A row's result does not depend on the other rows.
+Vector-wise quantization (Dettmers et al. 2022, arXiv 2208.07339, section 2.2): the weights of each
+output and the activations of each row have their own scale and are rounded to -127 .. 127; their
+products are summed exactly, in 32 bits. A row's result does not depend on the other rows.
 
 Letters: L layers, I inputs, O outputs.
 """
@@ -24,7 +24,7 @@ class Int8Kernel:
     """Takes the place of a kernel [in, out] in `x @ kernel`; may be a stack [L, in, out].
 
     Attributes:
-      values: the rounded weights, [in, out], or [out, in] where they are stored to be swapped.
+      values: the rounded weights, [in, out]; [out, in] between `decode.split_layers` and a step.
       scales: [out]; an output's weights are its values times its scale.
     """
 
@@ -33,7 +33,7 @@ class Int8Kernel:
 
     @classmethod
     def quantize(cls, kernel: Float[Array, "*L I O"]) -> "Int8Kernel":
-        """Round a kernel or a stack of them."""
+        """Quantize a kernel or a stack of kernels."""
         values, scales = _round(kernel.astype(jnp.float32), axis=-2)
         return cls(values, scales[..., 0, :])
 

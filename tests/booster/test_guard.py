@@ -87,6 +87,11 @@ def test_refine_groups_of_samples():
             "An old tower leans.",
             "An (old:1.3) tower leans. -ar 9:16",
         ),
+        (
+            "zxqstyle, a grey horse stands at a gate",
+            "A grey horse stands at a gate.",
+            "zxqstyle. A grey horse stands at a gate.",
+        ),
         ("a tram <lora:city:0.8>", "A tram turns.", "A tram turns. <lora:city:0.8>"),
         ("a tram turns", "In this scene, a tram turns.", "A tram turns."),
         ("a sign 'I LOVE YOU'", 'A sign says "I LOVE YOU".', "A sign says 'I LOVE YOU'."),

@@ -28,7 +28,8 @@ def _fake_booster(calls):
         def from_pretrained(cls, path, template=None, adapters=None, int8=None):
             if path == "nowhere":
                 raise BadInput("nowhere: no such folder")
-            calls.append(("load", path, template, *(adapters or ())))
+            precision = () if int8 is None else (int8,)
+            calls.append(("load", path, template, *(adapters or ()), *precision))
             return cls()
 
         def refine(self, prompts, num_return_sequences=1, seed=0, adapter_names=None, **guard):

@@ -30,6 +30,17 @@ def test_refine_output(capsys, fake_calls):
     ]
 
 
+@pytest.mark.parametrize("option,expected", [("auto", ()), ("on", (True,)), ("off", (False,))])
+def test_refine_int8(capsys, fake_calls, option, expected):
+    run(capsys, "refine", "a cat", "--model=m", f"--int8={option}")
+    run(capsys, "refine", "a cat", f"--int8={option}")
+    loads = [call for call in fake_calls if call[0] == "load"]
+    assert loads == [
+        ("load", "m", None, *expected),
+        ("load", "smollm2", None, "cogvideox", *expected),
+    ]
+
+
 def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
     (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\n  a dog 🐕 \n", encoding="utf-8")
     monkeypatch.setattr(

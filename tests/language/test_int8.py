@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pav_jax.booster import booster as boosters
 from pav_jax.booster.booster import Booster
 from pav_jax.errors import BadInput
+from pav_jax.language import large_models
 from pav_jax.language.sampling import Sampling
 from pav_jax.models.int8_kernel import is_int8, quantize_params
 from tests.tiny.byte_language_model import tiny_language_model
@@ -62,8 +62,8 @@ def test_booster_rounds_large_float32_models_on_cpu(lm, tmp_path, monkeypatch):
         return is_int8(booster.language_model.params.get("lm_head"))
 
     assert not is_rounded() and is_rounded(int8=True)
-    monkeypatch.setattr(boosters, "MIN_INT8_PARAMETERS", 1000)
+    monkeypatch.setattr(large_models, "MIN_PARAMETERS", 1000)
     assert is_rounded() and not is_rounded(int8=False)
     assert not is_rounded(dtype="bfloat16")
-    with pytest.raises(BadInput, match="bfloat16.*needs float32"):
+    with pytest.raises(BadInput, match="bfloat16.*use dtype='float32'"):
         is_rounded(dtype="bfloat16", int8=True)
