@@ -4,11 +4,14 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pav_jax.errors import BadInput
-from pav_jax.models.attention.dot_product import dot_product_attention
+from pav_jax.models.attention.dot_product import Causal, dot_product_attention
 from pav_jax.models.attention.flash import cudnn_attention, splash_attention
+from pav_jax.models.attention.rows import causal_row_attention, row_attention
+from pav_jax.parallel.mesh import mesh_platform
 from pav_jax.parallel.sharding_rules import partition_spec
 
 NAMES = ("auto", "plain", "splash", "cudnn")
@@ -30,8 +33,7 @@ def make_attention_fn(name: str, mesh: Mesh | None = None) -> Callable[..., jax.
             f"attention={name!r} is none of {', '.join(NAMES)}; choose one", field="attention"
         )
     if name == "auto":
-        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-        name = NAME_BY_PLATFORM.get(platform, "plain")
+        name = NAME_BY_PLATFORM.get(mesh_platform(mesh), "plain")
     if name == "plain":
         return dot_product_attention
     if name == "cudnn":
@@ -41,6 +43,42 @@ def make_attention_fn(name: str, mesh: Mesh | None = None) -> Callable[..., jax.
     return functools.partial(
         splash_attention, shard_kernel=functools.partial(shard_rows_and_heads, mesh)
     )
+
+
+def make_judge_attention_fn(mesh: Mesh | None) -> Callable[..., jax.Array]:
+    """Return the attention function of a reward model, whose masks are None or `Causal`.
+
+    On CPU it keeps the logits of a thousand tokens in the cache, see `models.attention.rows`.
+
+    Args:
+      mesh: over which rows, or rows and heads, are sharded; None: one device.
+    """
+    if mesh_platform(mesh) != "cpu":
+        return dot_product_attention
+    return functools.partial(_attend_in_cache, None if mesh is None or mesh.size == 1 else mesh)
+
+
+def _attend_in_cache(
+    mesh: Mesh | None,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Causal | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    if scale is not None:
+        q = q * (scale * q.shape[-1] ** 0.5)  # the functions below scale by H ** -0.5
+    arrays = [q, k, v]
+    if mask is not None:
+        ids_BxT = mask.segment_ids_BxT
+        arrays.append(jnp.zeros(q.shape[:2], jnp.int32) if ids_BxT is None else ids_BxT)
+
+    def attend(q, k, v, ids_BxT=None):
+        if mask is None:
+            return row_attention(q, k, v)
+        return causal_row_attention(q, k, v, Causal(ids_BxT, mask.window))
+
+    return attend(*arrays) if mesh is None else shard_rows_and_heads(mesh, attend, arrays)
 
 
 def shard_rows_and_heads(

@@ -217,6 +217,11 @@ def replicate(params: Any, mesh: Mesh | None) -> Any:
     return params if mesh is None else jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
 
+def mesh_platform(mesh: Mesh | None) -> str:
+    """Return the platform of a mesh's devices, or that of the default device: cpu, gpu or tpu."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Return into how many parts a batch is sharded: data * fsdp * expert."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

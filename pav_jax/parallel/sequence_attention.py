@@ -23,6 +23,7 @@ from pav_jax.models.attention.blockwise import Partial, add_keys, blockwise_atte
 from pav_jax.models.attention.dot_product import FirstKeys
 from pav_jax.models.attention.flash import splash_full_attention
 from pav_jax.models.attention.rows import row_attention
+from pav_jax.parallel.mesh import mesh_platform
 from pav_jax.parallel.sharding_rules import partition_spec
 
 NAMES = ("auto", "ring", "ulysses")
@@ -50,8 +51,7 @@ def make_sequence_attention_fn(mesh: Mesh | None, name: str = "auto") -> Callabl
             f"sequence_attention={name!r} is none of {', '.join(NAMES)}; choose one",
             field="sequence_attention",
         )
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    kernel = KERNEL_BY_PLATFORM.get(platform, blockwise_attention)
+    kernel = KERNEL_BY_PLATFORM.get(mesh_platform(mesh), blockwise_attention)
     if mesh is None or mesh.size == 1:
         return kernel
     return functools.partial(_attend_on_mesh, mesh, name, kernel)

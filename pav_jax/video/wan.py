@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from pav_jax.errors import BadInput
@@ -28,6 +29,7 @@ from pav_jax.models.wan.transformer import WanTransformer
 from pav_jax.models.wan.vae import WanVAE
 from pav_jax.models.wan.vae_config import TILE, TILE_STEP, WanVAEConfig
 from pav_jax.models.wan.vae_shortcuts import unpatchify
+from pav_jax.parallel.mesh import mesh_platform
 from pav_jax.video import pipeline_folder, schedulers, tokenization
 from pav_jax.video.decoding import (
     Latents,
@@ -52,6 +54,7 @@ from pav_jax.video.wan_text import MAX_TEXT_TOKENS, clean, encode_without_paddin
 # of Wan's own configuration of TI2V-5B: frames, height and width; frames per second
 TI2V_SIZE = (121, 704, 1280)
 TI2V_FPS = 24
+TEXT_BLOCK = 64  # text tokens; most prompts have fewer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,6 +159,19 @@ class Wan(Family):
         """See `Family`."""
         fields = {"expand_timesteps": True} if self.expand_timesteps else {}
         return super().index() | fields
+
+    def on_mesh(
+        self,
+        mesh: Mesh | None,
+        auxiliary_mesh: Mesh | None,
+        sequence_attention: str = "auto",
+        cfg_parallel: bool = False,
+    ) -> Self:
+        """See `Family`; on CPU the transformer leaves out most of the texts' padding."""
+        family = super().on_mesh(mesh, auxiliary_mesh, sequence_attention, cfg_parallel)
+        text_block = TEXT_BLOCK if mesh_platform(mesh) == "cpu" else None
+        transformer = family.transformer.clone(text_block=text_block)
+        return dataclasses.replace(family, transformer=transformer)
 
     # ---------------------------------------------------------------------------------------- sizes
 

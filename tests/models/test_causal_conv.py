@@ -110,6 +110,7 @@ def test_residual_blocks_on_accelerators_equal_the_form_for_cpu(vae, config, met
     np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @METHODS
 @FAMILIES
 def test_convolutions_do_not_grow_with_equal_residual_blocks(vae, config, method):

@@ -34,6 +34,7 @@ def ids():
     return jnp.asarray(np.random.default_rng(0).integers(0, 64, (1, 12)))
 
 
+@pytest.mark.slow
 def test_llama_packed_documents_equal_separate_ones(params, ids):
     segments = jnp.asarray([[1] * 5 + [2] * 4 + [3] * 3])
     np.testing.assert_array_equal(

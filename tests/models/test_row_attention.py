@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pav_jax.models.attention import rows as module
-from pav_jax.models.attention.dot_product import FirstKeys, dot_product_attention
-from pav_jax.models.attention.rows import row_attention
+from pav_jax.models.attention.dot_product import Causal, FirstKeys, dot_product_attention
+from pav_jax.models.attention.rows import causal_row_attention, row_attention
 from tests.tiers import first_fast
 
 
@@ -44,3 +44,17 @@ def test_row_attention_bfloat16_large_logits(small_blocks):
     x = 100 * jax.random.normal(jax.random.key(0), (1, 20, 2, 4))
     out = row_attention(*(x.astype(jnp.bfloat16),) * 3)
     assert out.dtype == jnp.bfloat16 and np.isfinite(np.asarray(out, np.float32)).all()
+
+
+@pytest.mark.parametrize("t, heads, window", [(21, (4, 2), None), (16, (3, 3), 5), (7, (2, 1), 2)])
+def test_causal_row_attention_equals_dot_product(small_blocks, t, heads, window):
+    rng = np.random.default_rng(t)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, t, n, 4)), jnp.float32) for n in (*heads, heads[1]))
+    mask = Causal(jnp.asarray(np.sort(rng.integers(0, 3, (2, t)))), window)
+    want = dot_product_attention(q, k, v, mask)
+    np.testing.assert_allclose(causal_row_attention(q, k, v, mask), want, atol=1e-6)
+    one_segment = causal_row_attention(q, k, v, Causal(None, window))
+    np.testing.assert_allclose(
+        one_segment, dot_product_attention(q, k, v, Causal(None, window)), atol=1e-6
+    )
+    assert np.abs(np.asarray(one_segment - want)).max() > 1e-2

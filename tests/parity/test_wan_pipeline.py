@@ -13,7 +13,7 @@ from diffusers.pipelines.wan import pipeline_wan
 
 from pav_jax.errors import BadInput
 from pav_jax.storage.json_files import read_json, write_json
-from pav_jax.video import VideoModel
+from pav_jax.video import VideoModel, wan
 from pav_jax.video.wan_text import clean
 from tests.video.tiny_wan import EULER, UNIPC, random_model
 
@@ -63,10 +63,16 @@ def assert_equal_videos(model, folder, height, width, max_sequence_length=None, 
 
 
 @pytest.mark.parametrize(
-    "scheduler, scales, length",
-    [(UNIPC, (3.0, 1.0), None), (EULER, (3.0,), None), (EULER, (3.0,), 5), (EULER, (3.0,), 12)],
+    "scheduler, scales, length, text_block",
+    [
+        (UNIPC, (3.0, 1.0), None, 3),
+        (EULER, (3.0,), None, 64),
+        (EULER, (3.0,), 5, 4),
+        (EULER, (3.0,), 12, 64),
+    ],
 )
-def test_generate_equals_diffusers(scheduler, scales, length, tmp_path):
+def test_generate_equals_diffusers(scheduler, scales, length, text_block, tmp_path, monkeypatch):
+    monkeypatch.setattr(wan, "TEXT_BLOCK", text_block)  # of 64 tokens: all that are read
     random_model(3, scheduler, num_inference_steps=STEPS).save_pretrained(tmp_path)
     model = reloaded(tmp_path)
     for scale in scales:

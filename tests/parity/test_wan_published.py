@@ -19,6 +19,7 @@ FOLDERS = {
 CASES = [(folder, component) for folder, components in FOLDERS.items() for component in components]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder, component", CASES)
 def test_published_tensors_equal_diffusers(folder, component):
     layout, original = (

@@ -118,6 +118,7 @@ def pair(request, tmp_path_factory):
     return theirs, config, params
 
 
+@pytest.mark.slow
 def test_encode_equals_diffusers(pair):
     theirs, config, params = pair
     size = 2 * config.spatial_ratio

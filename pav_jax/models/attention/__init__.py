@@ -8,9 +8,9 @@ A model takes its attention function as a field, so that one kernel can replace 
   on GPU. `parallel.attention.make_attention_fn` chooses.
 - `blockwise`: video tokens on any platform, with bounded memory: one block of queries and keys at a
   time. Also the building block of ring attention.
-- `rows`: video tokens on CPU: head by head, a block of queries at a time, so that the logits stay
-  in the cache. `parallel.sequence_attention.make_sequence_attention_fn` chooses between this,
-  `blockwise` and the TPU kernel.
+- `rows`: video tokens on CPU, and the Qwen2-VL reward models: head by head, a block of queries at a
+  time, so that the logits stay in the cache. `parallel.sequence_attention` chooses between this,
+  `blockwise` and the TPU kernel for video models, `parallel.attention` for reward models.
 """
 
 from pav_jax.models.attention.dot_product import Causal, FirstKeys, dot_product_attention

@@ -50,20 +50,31 @@ class Partial(NamedTuple):
         )
 
     def with_keys(
-        self, q_BxTxNxH: Array, k_BxSxNxH: Array, v_BxSxNxH: Array, mask: Bool[Array, "#B 1 1 S"]
+        self,
+        q_BxTxNxH: Array,
+        k_BxSxNxH: Array,
+        v_BxSxNxH: Array,
+        mask: Bool[Array, "#B 1 1 S"] | None = None,
+        bias: Float[Array, "#B 1 1 S"] | None = None,
     ) -> "Partial":
         """Return the state after one more block of keys.
 
         Args:
           q_BxTxNxH: already scaled.
           mask: True = attend.
+          bias: added to the logits.
         """
         logits = jnp.einsum(
             "btnh,bsnh->bnts", q_BxTxNxH, k_BxSxNxH, preferred_element_type=jnp.float32
         )
-        logits = jnp.where(mask, logits, MASKED)
+        if bias is not None:
+            logits = logits + bias
+        if mask is not None:
+            logits = jnp.where(mask, logits, MASKED)
         new_max_BxNxT = jnp.maximum(self.max_BxNxT, logits.max(-1))
-        weights = jnp.where(mask, jnp.exp(logits - new_max_BxNxT[..., None]), 0.0)
+        weights = jnp.exp(logits - new_max_BxNxT[..., None])
+        if mask is not None:
+            weights = jnp.where(mask, weights, 0.0)
         rescale_BxNxT = jnp.exp(self.max_BxNxT - new_max_BxNxT)
         out = jnp.einsum(
             "bnts,bsnh->btnh",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models.attention.blockwise import blockwise_attention
+from pav_jax.models.attention.blockwise import Partial, blockwise_attention
 from pav_jax.models.attention.dot_product import FirstKeys
 from pav_jax.models.layers import (
     Constrain,
@@ -29,6 +29,7 @@ from pav_jax.models.layers import (
     unconstrained,
 )
 from pav_jax.models.video_positions import rotary_grid, rotate, timestep_features
+from pav_jax.models.wan.text_blocks import TextBlocks, text_lengths
 from pav_jax.typed_fields import Depth, NonNegative
 
 TOKENS = ("batch", "length", None)  # logical axes of the residual stream
@@ -93,25 +94,51 @@ class Attention(nn.Module):
     dtype: Any
     attention_fn: Callable
 
-    @nn.compact
-    def __call__(self, x_BxLxD, context_BxSxD, rotary=None, mask=None):
+    def setup(self) -> None:
+        def dense() -> nn.Dense:
+            return nn.Dense(self.config.width, dtype=self.dtype)
+
+        self.q_proj = dense()
+        self.k_proj = dense()
+        self.v_proj = dense()
+        self.o_proj = dense()
+        self.q_norm = RMSNorm(self.config.eps, self.dtype)
+        self.k_norm = RMSNorm(self.config.eps, self.dtype)
+
+    def __call__(self, x_BxLxD, context: Array | TextBlocks, rotary=None, mask=None):
+        q = self._heads(self.q_norm(self.q_proj(x_BxLxD)))
+        if isinstance(context, TextBlocks):
+            out = self._attend_to_blocks(q, context)
+        else:
+            k, v = self._keys_and_values(context)
+            if rotary is not None:
+                q = rotate(q, rotary)
+                k = rotate(k, rotary)
+            out = self.attention_fn(q, k, v, mask)
+        return self.o_proj(out.reshape(x_BxLxD.shape))
+
+    def _heads(self, x: Array) -> Array:
         config = self.config
+        return x.reshape(*x.shape[:2], config.num_attention_heads, config.attention_head_dim)
 
-        def dense(x: Array, name: str) -> Array:
-            return nn.Dense(config.width, dtype=self.dtype, name=name)(x)
+    def _keys_and_values(self, context_BxSxD: Array) -> tuple[Array, Array]:
+        k = self._heads(self.k_norm(self.k_proj(context_BxSxD)))
+        return k, self._heads(self.v_proj(context_BxSxD))
 
-        def heads(x: Array) -> Array:
-            return x.reshape(*x.shape[:2], config.num_attention_heads, config.attention_head_dim)
+    def _attend_to_blocks(self, q_BxLxNxK: Array, text: TextBlocks) -> Array:
+        q_BxLxNxK = q_BxLxNxK * self.config.attention_head_dim**-0.5
 
-        q_norm = RMSNorm(config.eps, self.dtype, name="q_norm")
-        k_norm = RMSNorm(config.eps, self.dtype, name="k_norm")
-        q = heads(q_norm(dense(x_BxLxD, "q_proj")))
-        k = heads(k_norm(dense(context_BxSxD, "k_proj")))
-        v = heads(dense(context_BxSxD, "v_proj"))
-        if rotary is not None:
-            q = rotate(q, rotary)
-            k = rotate(k, rotary)
-        return dense(self.attention_fn(q, k, v, mask).reshape(x_BxLxD.shape), "o_proj")
+        def add_block(module: "Attention", carry: tuple) -> tuple:
+            index, partial = carry
+            slots_BxsxD, bias = text.block(index)
+            k, v = module._keys_and_values(slots_BxsxD)
+            return index + 1, partial.with_keys(q_BxLxNxK, k, v, bias=bias)
+
+        start = jnp.int32(0), Partial.empty(q_BxLxNxK)
+        _, partial = nn.while_loop(
+            lambda module, carry: carry[0] < text.num_blocks, add_block, self, start
+        )
+        return partial.result(self.dtype)
 
 
 class Block(nn.Module):
@@ -123,7 +150,7 @@ class Block(nn.Module):
     constrain: Constrain
 
     @nn.compact
-    def __call__(self, x_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask):
+    def __call__(self, x_BxLxD, text: Array | TextBlocks, modulation_Bx6xD, rotary, mask):
         config = self.config
         table = modulation_table(self, config, 6)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = jnp.split(
@@ -137,7 +164,7 @@ class Block(nn.Module):
         x = x_BxLxD
         if config.cross_attn_norm:
             x = LayerNorm(config.eps, name="norm2")(x).astype(self.dtype)
-        x_BxLxD += attention(x, text_BxSxD)
+        x_BxLxD += attention(x, text)
 
         x = modulated_norm(config, "norm3", x_BxLxD, ff_shift, ff_scale).astype(self.dtype)
         hidden = nn.Dense(config.ffn_dim, dtype=self.dtype, name="ff_up")(x)
@@ -190,6 +217,8 @@ class WanTransformer(nn.Module):
       constrain: shards activations by their logical axes.
       token_multiple: the video tokens are padded to a multiple of this, so that a mesh divides
         them.
+      text_block: texts of more slots are read in blocks of this many, without most of their
+        padding: see `text_blocks`. It has no gradients. None: all slots at once.
     """
 
     config: WanConfig
@@ -199,6 +228,7 @@ class WanTransformer(nn.Module):
     unroll: int = 1
     constrain: Constrain = unconstrained
     token_multiple: int = 1
+    text_block: int | None = None
 
     @nn.compact
     def __call__(
@@ -220,7 +250,9 @@ class WanTransformer(nn.Module):
         latent_shape = (frames, height, width)
         text = nn.Dense(config.width, dtype=self.dtype, name="text_linear_1")(text_BxSxU)
         text = nn.gelu(text, approximate=True)
-        text_BxSxD = nn.Dense(config.width, dtype=self.dtype, name="text_linear_2")(text)
+        text = nn.Dense(config.width, dtype=self.dtype, name="text_linear_2")(text)
+        if self.text_block is not None and text.shape[1] > self.text_block:
+            text = TextBlocks.split(text, text_lengths(text_BxSxU), self.text_block)
         temb_BxD, modulation_Bx6xD = TimestepEmbedding(config, name="time_embedding")(timesteps_B)
 
         x_BxLxD = self._embed_patches(latents_BxTxHxWxC)
@@ -237,7 +269,7 @@ class WanTransformer(nn.Module):
         )
         start_BxLxD = self.constrain(x_BxLxD, TOKENS)
         if residual is None:
-            end_BxLxD, _ = layers(start_BxLxD, text_BxSxD, modulation_Bx6xD, rotary, mask)
+            end_BxLxD, _ = layers(start_BxLxD, text, modulation_Bx6xD, rotary, mask)
         else:
             end_BxLxD = start_BxLxD + residual
 
