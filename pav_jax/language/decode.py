@@ -37,6 +37,8 @@ class Rows:
       draws_Bx2: seed and number of the sample.
       seen_BxV: which tokens its prompt and answer contain.
       tokens_BxM: the tokens drawn.
+      log_probs_B: the sum of their log-probabilities, in nats, without the token that ends an
+        answer; 0 if `Shape.log_probs` is off.
       caches: for each layer keys [B, K, H, S] and values [B, K, S, H] after the prefix, where S
         is P + M or the slots of a ring.
     """
@@ -49,6 +51,7 @@ class Rows:
     draws_Bx2: UInt32[Array, "B 2"]
     seen_BxV: Bool[Array, "B V"]
     tokens_BxM: Int[Array, "B M"]
+    log_probs_B: Float[Array, "B"]
     caches: Any
 
 
@@ -124,6 +127,7 @@ def empty_rows(shape: Shape) -> Rows:
         draws_Bx2=jnp.zeros((b, 2), jnp.uint32),
         seen_BxV=jnp.zeros((b, config.vocab_size), bool),
         tokens_BxM=jnp.zeros((b, shape.new_slots), jnp.int32),
+        log_probs_B=jnp.zeros(b, jnp.float32),
         caches=tuple(map(empty_cache, shape.layer_slots)),
     )
     return _constrain(rows, shape.mesh)
@@ -170,6 +174,7 @@ def fill_rows(
         draws_Bx2=choose(assignment["draws"], rows.draws_Bx2),
         seen_BxV=choose(prompts.seen_BxV[sources_B], rows.seen_BxV),
         tokens_BxM=choose(jnp.zeros_like(rows.tokens_BxM), rows.tokens_BxM),
+        log_probs_B=choose(jnp.zeros_like(rows.log_probs_B), rows.log_probs_B),
         caches=caches,
     )
     drawn = _draw(shape, rows, prompts.logits_BxV[sources_B], settings)
@@ -182,6 +187,23 @@ def fill_rows(
 def take_rows(rows: Rows, index_C: Int[Array, "C"]) -> Rows:
     """Return these rows only."""
     return jax.tree.map(lambda a: a[index_C], rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def add_slots(shape: Shape, rows: Rows) -> Rows:
+    """Return the rows with as many slots as `shape` has, which has no rings."""
+
+    def pad(a: Array, axis: int, slots: int) -> Array:
+        widths = [(0, 0)] * a.ndim
+        widths[axis] = (0, slots - a.shape[axis])
+        return jnp.pad(a, widths)
+
+    pad_cache = functools.partial(pad, slots=shape.row_slots)
+    return dataclasses.replace(
+        rows,
+        tokens_BxM=pad(rows.tokens_BxM, 1, shape.new_slots),
+        caches=tuple(map_slots(pad_cache, kv) for kv in rows.caches),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -268,16 +290,20 @@ def _draw(
     all_rows = jnp.arange(len(token_B))
     place_B = jnp.where(rows.done_B, shape.new_slots, rows.counts_B)  # out of range: not written
     counts_B = rows.counts_B + ~rows.done_B
-    ended_B = counts_B >= rows.limits_B
-    if shape.eos:
-        ended_B |= jnp.isin(token_B, jnp.asarray(shape.eos, jnp.int32))
+    is_eos_B = jnp.isin(token_B, jnp.asarray(shape.eos, jnp.int32))
+    log_probs_B = rows.log_probs_B
+    if shape.log_probs:
+        logits_BxV = logits_BxV.astype(jnp.float32)
+        values_B = logits_BxV[all_rows, token_B] - jax.nn.logsumexp(logits_BxV, axis=-1)
+        log_probs_B += jnp.where(rows.done_B | is_eos_B, 0.0, values_B)
     return dataclasses.replace(
         rows,
         token_B=jnp.where(rows.done_B, rows.token_B, token_B),
         counts_B=counts_B,
-        done_B=rows.done_B | ended_B,
+        done_B=rows.done_B | is_eos_B | (counts_B >= rows.limits_B),
         seen_BxV=rows.seen_BxV.at[all_rows, token_B].set(True),
         tokens_BxM=rows.tokens_BxM.at[all_rows, place_B].set(token_B, mode="drop"),
+        log_probs_B=log_probs_B,
     )
 
 

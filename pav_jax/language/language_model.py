@@ -21,7 +21,8 @@ from pav_jax.errors import BadInput
 from pav_jax.language import chat, model_files, sampling, shipped_templates
 from pav_jax.language.adapter_set import AdapterSet
 from pav_jax.language.lora import LoraConfig, merge, with_lora
-from pav_jax.language.scheduler import Sample, Sampler, shared_prefix
+from pav_jax.language.samples import Sample
+from pav_jax.language.scheduler import Sampler, shared_prefix
 from pav_jax.models.decoder import Decoder, DecoderConfig, hf
 from pav_jax.models.weights import params_to_hf
 from pav_jax.parallel.attention import make_attention_fn
@@ -218,8 +219,7 @@ class LanguageModel:
     @property
     def variables(self) -> dict:
         """The variables of `model.apply`: "params" and, with an adapter, "lora"."""
-        lora = {} if self.lora is None else {"lora": self.lora}
-        return {"params": self.params} | lora
+        return {"params": self.params} | ({} if self.lora is None else {"lora": self.lora})
 
     # ------------------------------------------------------------------------------------ computing
 
@@ -292,6 +292,7 @@ class LanguageModel:
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
         adapter_names: str | Sequence[str] | None = None,
+        log_probs: dict[Sample, float] | None = None,
     ) -> list[list[list[int]]]:
         """Generate token ids from token ids.
 
@@ -301,9 +302,8 @@ class LanguageModel:
         Args:
           prompt_ids: one list per prompt.
           settings: how tokens are drawn.
-          num_return_sequences: answers for each prompt.
-          seed: one for all prompts or one each.
-          adapter_names: as in `generate`.
+          num_return_sequences, seed, adapter_names: as in `generate`.
+          log_probs: receives those of the samples, see `Sampler`; None: they are not computed.
 
         Returns:
           `num_return_sequences` lists of new token ids per prompt, with their ending token.
@@ -329,12 +329,13 @@ class LanguageModel:
             [Sample(i, number, seeds[i], names[i]) for number in range(num_return_sequences)]
             for i in range(len(prompts))
         ]
-        sampler = self.make_sampler(settings, shared_prefix(self.tokenizer, prompts), adapters)
+        prefix = shared_prefix(self.tokenizer, prompts)
+        sampler = self.make_sampler(settings, prefix, adapters, log_probs)
         answers = sampler(prompts, list(itertools.chain(*samples)))
         return [[answers[sample] for sample in group] for group in samples]
 
     def max_prompt_tokens(self, max_new_tokens: int) -> int:
-        """Return how many tokens a prompt may have; `generate` cuts a longer one on the left."""
+        """How many tokens a prompt may have; `generate` cuts a longer one on the left."""
         context = self.config.max_position_embeddings
         return context - min(max_new_tokens, context // 2)
 
@@ -343,17 +344,18 @@ class LanguageModel:
         settings: sampling.Sampling,
         prefix: tuple[int, ...] = (),
         adapters: AdapterSet | None = None,
+        log_probs: dict[Sample, float] | None = None,
     ) -> Sampler:
         """Return a sampler of this model.
 
         Args:
-          settings, prefix: see `Sampler`.
+          settings, prefix, log_probs: see `Sampler`.
           adapters: those that samples choose from; None: all samples use `lora`, if there is one.
         """
         variables = self.variables if adapters is None else adapters.variables(self.params)
-        arguments = (settings, self.eos, self.batch_size, prefix, self.mesh)
+        options = (settings, self.eos, self.batch_size, prefix, self.mesh)
         caches = self._prefix_caches.setdefault((adapters is None, prefix), {})
-        return Sampler(self.model, variables, *arguments, adapters or AdapterSet(), caches)
+        return Sampler(self.model, variables, *options, adapters or AdapterSet(), caches, log_probs)
 
     # --------------------------------------------------------------------------------------- saving
 

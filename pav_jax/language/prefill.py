@@ -84,6 +84,7 @@ class Shape:
       candidates: see `pick`.
       eos: ids of the tokens that end an answer.
       mesh: the devices, or None for one.
+      log_probs: whether the log-probabilities of drawn tokens are summed.
     """
 
     model: Decoder
@@ -94,6 +95,7 @@ class Shape:
     candidates: int
     eos: tuple[int, ...]
     mesh: jax.sharding.Mesh | None = None
+    log_probs: bool = False
 
     @property
     def row_slots(self) -> int:
@@ -111,6 +113,13 @@ class Shape:
         kinds = [config.kind(i) for i in range(config.num_hidden_layers)]
         return tuple(self.ring_slots(kind) or self.row_slots for kind in kinds)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the cache of a row."""
+        config = self.model.config
+        slot_bytes = 2 * config.num_key_value_heads * config.head_dim
+        return sum(self.layer_slots) * slot_bytes * jnp.dtype(self.model.dtype).itemsize
+
 
 def make_shape(
     model: Decoder,
@@ -120,6 +129,7 @@ def make_shape(
     sampling: Sampling,
     eos: tuple[int, ...],
     mesh: jax.sharding.Mesh | None,
+    log_probs: bool = False,
 ) -> Shape:
     """Return the shape for these settings; settings that only change numbers share one."""
     max_new_tokens = min(sampling.max_new_tokens, model.config.max_position_embeddings)
@@ -128,7 +138,7 @@ def make_shape(
     unlimited = sampling.top_k == 0 and sampling.temperature > 0
     if not unlimited and sampling.top_k <= CANDIDATES:
         candidates = min(CANDIDATES, candidates)
-    return Shape(model, rows, prefix, prompt, new_slots, candidates, eos, mesh)
+    return Shape(model, rows, prefix, prompt, new_slots, candidates, eos, mesh, log_probs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

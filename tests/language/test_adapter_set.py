@@ -62,6 +62,7 @@ def alone(lm, adapters, name):
     return lm if name == "__base__" else lm.with_params(merge(lm.params, *adapters[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", first_fast(["llama", "qwen3", "gemma3_text"]))
 def test_generate_ids_with_adapters_equals_each_alone(family, llama, tmp_path):
     lm, adapters = llama if family == "llama" else make(family, tmp_path)
@@ -80,6 +81,7 @@ def test_generate_ids_with_adapters_equals_each_alone(family, llama, tmp_path):
             assert [together[i] for i in rows] == expected
 
 
+@pytest.mark.slow
 def test_generate_ids_runs_the_instruction_once_for_each_adapter(llama, monkeypatch):
     lm, _ = llama
     prompts = [lm.prompt_ids(words) for words in WORDS]
@@ -119,6 +121,7 @@ def test_logits_with_adapters_equal_each_alone(llama):
         np.testing.assert_allclose(logits[i], expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_generate_with_one_name_for_all_prompts(llama):
     lm, _ = llama
     texts = lm.generate(WORDS[:2], max_new_tokens=5, temperature=0.0, adapter_names="wan")

@@ -34,6 +34,7 @@ def test_logits_are_close(lm, in_int8):
     assert 0 < np.abs(actual - expected).mean() < 0.05 * expected.std()
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_the_logits(in_int8):
     answers = in_int8.generate_ids(PROMPTS, GREEDY)
     for ids, (answer,) in zip(PROMPTS, answers, strict=True):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pav_jax.language import chat, large_models, scheduler
+from pav_jax.language import batch, chat, concurrent_batches, large_models, scheduler
 from pav_jax.language.sampling import Sampling
 from pav_jax.models.decoder.config import LayerKind
 from pav_jax.seeds import seeds_for_prompts
@@ -76,43 +77,115 @@ def test_sampler_refills_rows_that_end(instructed, monkeypatch):
     model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=4)
     expected = model.generate_ids(prompts, settings, num_return_sequences=4)
     for steps, share in ((1, 1), (7, 4), (64, 1)):
-        monkeypatch.setattr(scheduler, "CHUNK_STEPS", steps)
-        monkeypatch.setattr(scheduler, "REFILL_SHARE", share)
+        monkeypatch.setattr(batch, "CHUNK_STEPS", steps)
+        monkeypatch.setattr(batch, "REFILL_SHARE", share)
         assert model.generate_ids(prompts, settings, num_return_sequences=4) == expected
 
 
+def record_resized_shapes(monkeypatch):
+    """Let batches of a small model change their size; returns the list of shapes of all chunks."""
+    if not large_models.sizes_keep_results():
+        pytest.skip("results on this CPU depend on the size of the batch")
+    monkeypatch.setattr(large_models, "MIN_PARAMETERS", 0)
+    decode_rows = batch.decode.decode_rows
+    shapes = []
+
+    def record(shape, *rest):
+        shapes.append(shape)
+        return decode_rows(shape, *rest)
+
+    monkeypatch.setattr(batch.decode, "decode_rows", record)
+    return shapes
+
+
+@pytest.mark.slow
 def test_sampler_halves_rows_when_the_queue_is_empty(instructed, monkeypatch):
     model, prompts = instructed
     settings = Sampling(max_new_tokens=60)
     model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=16)
     expected = model.generate_ids(prompts, settings, num_return_sequences=4)
-    if not large_models.rows_are_independent():
-        pytest.skip("products on this CPU depend on the number of rows")
-    monkeypatch.setattr(large_models, "MIN_PARAMETERS", 0)
-    monkeypatch.setattr(scheduler, "MIN_HALVED_ROWS", 4)
-    decode_rows = scheduler.decode.decode_rows
-    rows = []
-    monkeypatch.setattr(
-        scheduler.decode,
-        "decode_rows",
-        lambda shape, *rest: rows.append(shape.rows) or decode_rows(shape, *rest),
-    )
+    shapes = record_resized_shapes(monkeypatch)
+    monkeypatch.setattr(batch, "MIN_RESIZED_ROWS", 4)
     assert model.generate_ids(prompts, settings, num_return_sequences=4) == expected
+    rows = [shape.rows for shape in shapes]
     assert rows == sorted(rows, reverse=True) and {16, 8, 4} <= set(rows) <= {16, 8, 4, 2}
-    rows.clear()
+    shapes.clear()
     (alone,) = model.generate_ids(prompts[:1], settings, num_return_sequences=4)
-    assert alone == expected[0] and max(rows) == 4
+    assert alone == expected[0] and max(shape.rows for shape in shapes) == 4
 
 
-def test_sampler_does_not_halve_rows_where_products_depend_on_them(instructed, monkeypatch):
+@pytest.mark.slow
+def test_sampler_adds_slots_when_they_are_filled(instructed, monkeypatch):
+    model, prompts = instructed
+    settings = Sampling(max_new_tokens=40)
+    model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=16)
+    monkeypatch.setattr(batch.prefill, "NEW_TOKENS_MULTIPLE", 8)
+    expected = model.generate_ids(prompts, settings, num_return_sequences=2)
+    shapes = record_resized_shapes(monkeypatch)
+    monkeypatch.setattr(batch, "NEW_TOKENS_MULTIPLE", 8)
+    assert max(len(answer) for answers in expected for answer in answers) == 40
+    assert model.generate_ids(prompts, settings, num_return_sequences=2) == expected
+    slots = [shape.new_slots for shape in shapes]
+    assert sorted(set(slots)) == [8, 16, 32, 40] and slots == sorted(slots)
+    shapes.clear()
+    model.generate_ids(prompts, settings, num_return_sequences=16)
+    assert {shape.new_slots for shape in shapes} == {40}, "refilled rows are of different ages"
+
+
+@pytest.mark.slow
+def test_sampler_runs_batches_concurrently(instructed, monkeypatch):
+    model, prompts = instructed
+    settings = Sampling(max_new_tokens=30)
+    model = dataclasses.replace(ending_early(model, prompts, settings), batch_size=16)
+    expected = model.generate_ids(prompts, settings, num_return_sequences=5)
+    record_resized_shapes(monkeypatch)
+    monkeypatch.setattr(concurrent_batches, "CACHE_SHARE", 0)
+    monkeypatch.setattr(concurrent_batches, "MIN_ROWS", 4)
+    monkeypatch.setattr(concurrent_batches, "num_cores", lambda: 3)
+    sizes = []
+    run = scheduler.run_concurrently
+    monkeypatch.setattr(
+        scheduler,
+        "run_concurrently",
+        lambda batches: sizes.append([batch.shape.rows for batch in batches]) or run(batches),
+    )
+    assert model.generate_ids(prompts, settings, num_return_sequences=5) == expected
+    assert sizes == [[5, 5, 5]]
+
+
+def test_num_batches_of_small_caches_is_one(monkeypatch):
+    monkeypatch.setattr(concurrent_batches, "num_cores", lambda: 2)
+    counts = [concurrent_batches.num_batches(rows, 7_000_000, 540_000_000) for rows in (64, 80)]
+    assert counts == [1, 2]
+    assert concurrent_batches.num_batches(64, 4_000_000, 2_000_000_000) == 1
+    assert concurrent_batches.num_batches(4096, 4_000_000, 2_000_000_000) == 2
+
+
+def test_concurrent_batches_stop_at_the_first_error():
+    class Endless:
+        is_stopped = False
+
+        def run(self):
+            while not self.is_stopped:
+                time.sleep(0.01)
+
+    class Broken:
+        def run(self):
+            raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        scheduler.run_concurrently([Broken(), Endless()])
+
+
+def test_sampler_does_not_resize_where_results_depend_on_sizes(instructed, monkeypatch):
     model, _ = instructed
     monkeypatch.setattr(large_models, "MIN_PARAMETERS", 0)
-    monkeypatch.setattr(scheduler, "rows_are_independent", lambda: False)
-    assert not model.make_sampler(Sampling()).may_halve_rows
-    monkeypatch.setattr(scheduler, "rows_are_independent", lambda: True)
-    assert model.make_sampler(Sampling()).may_halve_rows
+    monkeypatch.setattr(scheduler, "sizes_keep_results", lambda: False)
+    assert not model.make_sampler(Sampling()).may_resize
+    monkeypatch.setattr(scheduler, "sizes_keep_results", lambda: True)
+    assert model.make_sampler(Sampling()).may_resize
     adapted = dataclasses.replace(model, lora={"layers": {}})
-    assert not adapted.make_sampler(Sampling()).may_halve_rows
+    assert not adapted.make_sampler(Sampling()).may_resize
 
 
 def test_sampler_runs_prefix_once_and_each_prompt_once(instructed, monkeypatch):
@@ -120,9 +193,9 @@ def test_sampler_runs_prefix_once_and_each_prompt_once(instructed, monkeypatch):
     model = dataclasses.replace(model, batch_size=4)
     runs = {"compute_prefix": [], "compute_prompts": []}
     for name, calls in runs.items():
-        program = getattr(scheduler.prefill, name)
+        program = getattr(batch.prefill, name)
         monkeypatch.setattr(
-            scheduler.prefill,
+            batch.prefill,
             name,
             lambda *a, program=program, calls=calls: calls.append(a[-1]) or program(*a),
         )
@@ -134,6 +207,7 @@ def test_sampler_runs_prefix_once_and_each_prompt_once(instructed, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_sampler_greedy_with_prefix_matches_no_prefix(instructed, monkeypatch):
     model, prompts = instructed
     kinds = (LayerKind(window=20), LayerKind())

@@ -12,6 +12,7 @@ import pytest
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.sampling import Sampling
 from tests.language import adapter_folders
+from tests.tiers import first_slow
 from tests.tiny.byte_language_model import tiny_language_model
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -51,14 +52,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, mesh", [(2, dict(data=2, tensor=2)), (1, dict(fsdp=4))])
+@pytest.mark.parametrize(
+    "count, mesh", first_slow([(2, dict(data=2, tensor=2)), (1, dict(fsdp=4))])
+)
 def test_generate_ids_on_processes_equals_one_device(count, mesh, folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     env["JAX_NUM_CPU_DEVICES"] = str(4 // count)
-    env.pop("XLA_FLAGS", None)
     if count > 1:
         env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     line = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(mesh)]

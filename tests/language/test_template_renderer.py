@@ -69,11 +69,11 @@ def test_render_failing_template(renderer, template):
 def test_render_one_process_for_many_texts(renderer):
     renderer.render("x", {})
     process = renderer._running().pid
-    start = time.process_time()
+    start = time.thread_time()
     for i in range(1000):
         assert renderer.render("{{ x }}", {"x": i}) == str(i)
     assert renderer._running().pid == process
-    assert time.process_time() - start < 30  # half a second is usual; a process each takes minutes
+    assert time.thread_time() - start < 30  # half a second is usual; a process each takes minutes
 
 
 @pytest.mark.parametrize(
