@@ -32,7 +32,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
 
     def key(self, request: VideoRequest[PendingCandidate], view: PendingCandidate) -> str:
         """The key of the video that a candidate needs."""
-        return self.video_key(view.prompt, request.text, request.seed)
+        return self.video_key(view.prompt, request.text, request.seed, request.image_digest)
 
     def scores_to_report(self, record: Candidate) -> dict[str, float]:
         """All scores of a candidate."""
@@ -79,6 +79,7 @@ class CandidateStore(ScoredVideoStore[PendingCandidate, Candidate]):
             seed=request.seed,
             scores=scores,
             error=error,
+            image=request.image_digest,
         )
         if not self.makes_videos:
             return candidate

@@ -1,7 +1,7 @@
 """Checks of a run's first videos, which end it before hours are spent on useless ones."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ MIN_VIDEOS = 8  # scored before a score counts as constant
 
 
 class PromptSensitivity:
-    """Whether the generator reads its prompts: texts with one seed must give different videos."""
+    """Whether the generator reads its prompts: texts with one source (the seed, or the seed and an
+    image) must give different videos."""
 
     def __init__(self):
         self.is_decided = False
-        # seed -> text -> (prompt, digest of the video)
-        self._digests: dict[int, dict[str, tuple[str, bytes]]] = {}
+        # source -> text -> (prompt, digest of the video)
+        self._digests: dict[Hashable, dict[str, tuple[str, bytes]]] = {}
         self._num_equal = 0
         self._num_similar = 0  # equal videos of one prompt's rewrites
 
@@ -33,7 +34,7 @@ class PromptSensitivity:
     def add(
         self,
         texts: Sequence[str],
-        seeds: Sequence[int],
+        sources: Sequence[Hashable],
         videos: Any,
         errors: Sequence[str | None],
         prompts: Sequence[str] | None = None,
@@ -47,12 +48,12 @@ class PromptSensitivity:
         Raises:
           BadInput: all videos of different texts with the same seed are equal so far.
         """
-        for row, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
+        for row, (text, source) in enumerate(zip(texts, sources, strict=True)):
             if self.is_decided:
                 return
             if errors[row] is None:
                 prompt = text if prompts is None else prompts[row]
-                self._compare(text, prompt, seed, _digest(videos[row]))
+                self._compare(text, prompt, source, _digest(videos[row]))
         if self._num_equal >= MIN_COMPARISONS:
             raise BadInput(
                 f"generator: ignores its prompt ({self._num_equal} times the same video for two"
@@ -62,8 +63,8 @@ class PromptSensitivity:
                 field="generator",
             )
 
-    def _compare(self, text: str, prompt: str, seed: int, digest: bytes) -> None:
-        others = self._digests.setdefault(seed, {})
+    def _compare(self, text: str, prompt: str, source: Hashable, digest: bytes) -> None:
+        others = self._digests.setdefault(source, {})
         if text in others:
             return
         if any(digest != other for _, other in others.values()):

@@ -14,6 +14,7 @@ from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path
 from pav_jax.video.files import write_mp4
 from pav_jax.video.generator import GeneratedVideo
+from pav_jax.video.images import PromptImage
 
 
 class CandidatePool(CandidateStore):
@@ -29,9 +30,11 @@ class CandidatePool(CandidateStore):
       weights: reward name -> weight, for `keep_videos="best"`; None takes the suite's.
       keep_videos: which videos are saved: "none", "all", or "best": those that beat every earlier
         round of their prompt.
+      images: prompt -> the image that its videos are made from, or None; prompts that are missing
+        have none.
 
     Raises:
-      BadInput: the folder holds candidates of a different generator or seed.
+      BadInput: the folder holds candidates of a different generator, seed or image.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class CandidatePool(CandidateStore):
         batch_size: int,
         weights: Mapping[str, float] | None = None,
         keep_videos: str = "none",
+        images: Mapping[str, PromptImage | None] | None = None,
     ):
         if keep_videos not in KEEP_VIDEOS:
             raise BadInput(
@@ -55,18 +59,33 @@ class CandidatePool(CandidateStore):
         super().__init__(generator, suite, folder, batch_size=batch_size)
         self.workdir = as_path(workdir)
         self.seed = seed
+        self.images = dict(images or {})
         self.weights = dict(suite.weights if weights is None else weights)
         self.keep_videos = keep_videos
         self._best_overall: dict[str, float] = {}  # prompt -> best of its earlier rounds
         for candidate in self.records.values():
             seed = self.video_seed(candidate.prompt)
-            key = self.video_key(candidate.prompt, candidate.refined, seed)
+            key = self.video_key(candidate.prompt, candidate.refined, seed, candidate.image)
+            self._check_image(candidate)
             if (candidate.seed, candidate.key) != (seed, key):
                 raise BadInput(
                     f"{folder}: holds candidates of a different generator or seed; choose a"
                     " new --workdir",
                     source=self.folder,
                 )
+
+    def _check_image(self, candidate: Candidate) -> None:
+        if candidate.prompt not in self.images:
+            return
+        image = self.images[candidate.prompt]
+        if candidate.image != (None if image is None else image.digest):
+            raise BadInput(
+                f"{self.folder}: holds videos of {candidate.prompt!r} that were made from"
+                f" {'another' if candidate.image else 'no'} image; restore the prompt file and its"
+                " images, or choose a new --workdir",
+                source=self.folder,
+                field="image",
+            )
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -79,7 +98,10 @@ class CandidatePool(CandidateStore):
 
     def request(self, candidate: PendingCandidate) -> VideoRequest[PendingCandidate]:
         """Return the request for a candidate's video."""
-        return VideoRequest(candidate.refined, self.video_seed(candidate.prompt), (candidate,))
+        prompt = candidate.prompt
+        return VideoRequest(
+            candidate.refined, self.video_seed(prompt), (candidate,), self.images.get(prompt)
+        )
 
     def score_round(self, pending: Iterable[PendingCandidate], round: int) -> Iterator[int]:
         """Make and score one round's candidates; yield how many finished since the last yield.

@@ -21,6 +21,7 @@ from pav_jax.parallel import processes
 from pav_jax.records import stable_seed
 from pav_jax.storage.addresses import AnyPath
 from pav_jax.storage.json_files import write_json
+from pav_jax.video.images import PromptImage
 
 FILE = "preview.json"
 FOLDER = "previews"
@@ -55,8 +56,12 @@ class PreviewFilter:
         suite: Any,
         workdir: AnyPath,
         weights: Mapping[str, float] | None = None,
+        images: Mapping[str, PromptImage | None] | None = None,
     ) -> "PreviewFilter | None":
         """Build the filter of `evolve.preview`; None if `evolve.preview.keep` is 1.
+
+        Args:
+          images: prompt -> image, as for the pool of the full videos.
 
         Raises:
           BadInput: no setting makes previews cheaper, the generator's settings cannot be changed,
@@ -83,6 +88,7 @@ class PreviewFilter:
             seed=config.seed,
             batch_size=config.generator.batch_size,
             weights=weights,
+            images=images,
         )
         return cls(pool, options.keep, options.audit)
 

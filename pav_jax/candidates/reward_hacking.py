@@ -28,7 +28,8 @@ from jaxtyping import Float
 
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT, PENALTIES
+from pav_jax.rewards.suite import HELD_OUT, PENALTIES
+from pav_jax.rewards.suite_config import CONSTRAINT_ONLY
 
 MAX_LENGTH_RATIO = 1.5  # mean words over the baseline's (first round; for pairs: rejected rewrites)
 STANDARD_ERRORS = 2.0  # of a mean change: about a 95 % confidence interval

@@ -1,7 +1,7 @@
 """Monitors a run: its budget, checks of its first videos, and estimates of time and cost."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class RunMonitor:
         self,
         output: Any,
         texts: Sequence[str],
-        seeds: Sequence[int],
+        sources: Sequence[Hashable],
         rows: Sequence[int],
         prompts: Sequence[str],
     ) -> None:
@@ -47,7 +47,8 @@ class RunMonitor:
 
         Args:
           output: what the generator returned.
-          texts, seeds, prompts: those of the rows `rows`.
+          texts, prompts: those of the rows `rows`.
+          sources: the seeds of these rows, or (seed, digest of the image).
           rows: the rows that are not padding.
 
         Raises:
@@ -56,19 +57,19 @@ class RunMonitor:
         if self.sensitivity is not None and not self.sensitivity.is_decided:
             videos = [output.videos[row] for row in rows]
             errors = [output.errors[row] for row in rows]
-            self.sensitivity.add(texts, seeds, videos, errors, prompts)
+            self.sensitivity.add(texts, sources, videos, errors, prompts)
 
-    def needs_probe(self, seeds: Sequence[int], may_probe: bool) -> bool:
+    def needs_probe(self, sources: Sequence[Hashable], may_probe: bool) -> bool:
         """Whether to make an extra batch, to see if the generator reads its prompts.
 
         Args:
-          seeds: the seeds of the batch.
-          may_probe: whether distinct seeds are a reason too; such videos cannot be compared.
+          sources: of the batch, as for `check_batch`.
+          may_probe: whether distinct sources are a reason too; such videos cannot be compared.
         """
         if self.sensitivity is None or self.sensitivity.is_decided or self._has_probed:
             return False
-        has_own_seeds = len(set(seeds)) == len(seeds) > 1
-        self._has_probed = self.sensitivity.is_suspicious or (may_probe and has_own_seeds)
+        are_distinct = len(set(sources)) == len(sources) > 1
+        self._has_probed = self.sensitivity.is_suspicious or (may_probe and are_distinct)
         return self._has_probed
 
     def check_scores(self, records: Sequence[Any], weights: Mapping[str, float]) -> None:

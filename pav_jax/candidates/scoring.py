@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from pav_jax.errors import BadInput
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import CONSTRAINT_ONLY
+from pav_jax.rewards.suite_config import CONSTRAINT_ONLY
 
 
 def overall_scores(

@@ -24,6 +24,7 @@ from pav_jax.parallel import processes
 from pav_jax.records import candidate_key
 from pav_jax.storage.records import SegmentFolder
 from pav_jax.video.generator import GeneratedVideo
+from pav_jax.video.images import PromptImage
 from pav_jax.video.no_videos import NoVideos
 
 View = TypeVar("View")
@@ -48,11 +49,18 @@ class VideoRequest(Generic[View]):
       text: the text that the generator receives.
       seed: the generator's seed.
       views: each becomes one record.
+      image: the image that the generator receives; None without one.
     """
 
     text: str
     seed: int
     views: tuple[View, ...]
+    image: PromptImage | None = None
+
+    @property
+    def image_digest(self) -> str | None:
+        """What identifies the image; None without one."""
+        return None if self.image is None else self.image.digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +279,9 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
         # rows that need no video, and padding rows, repeat the first missing request
         rows = [r if self._missing(r) else missing[0] for r in requests]
         rows += [missing[0]] * (self.batch_size - len(rows))
-        wait = self.generator.start([r.text for r in rows], [r.seed for r in rows])
+        wait = start_videos(
+            self.generator, [r.text for r in rows], [r.seed for r in rows], [r.image for r in rows]
+        )
         return _Batch(requests, wait, started_at)
 
     def _finish(self, batch: _Batch[View]) -> Iterator[int]:
@@ -328,9 +338,22 @@ class ScoredVideoStore(abc.ABC, Generic[View, Record]):
                 if new:
                     yield self.make_record(requests[row], view, output[row], result)
 
-    def video_key(self, prompt: str, text: str, seed: int) -> str:
-        """Return the key of the generator's video of `text`, scored against `prompt`."""
-        return candidate_key(prompt, text, seed, self.generator.fingerprint)
+    def video_key(self, prompt: str, text: str, seed: int, image: str | None = None) -> str:
+        """Return the key of the generator's video of `text`, scored against `prompt`.
+
+        Args:
+          image: digest of the image that the video is made from.
+        """
+        return candidate_key(prompt, text, seed, self.generator.fingerprint, image)
+
+
+def start_videos(
+    generator: Any, texts: list[str], seeds: list[int], images: Sequence[PromptImage | None]
+) -> Callable[[], Any]:
+    """Start a batch of videos; a generator of texts alone is called without `image`."""
+    if not any(images):
+        return generator.start(texts, seeds)
+    return generator.start(texts, seeds, image=list(images))
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

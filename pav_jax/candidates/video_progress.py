@@ -1,13 +1,18 @@
 """Progress of a stage that makes and scores videos, which may end it at a limit."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
 
 from pav_jax.budget import budget_reached
 from pav_jax.candidates.run_monitor import RunMonitor
-from pav_jax.candidates.store import FinishedBatch, ScoredVideoStore
+from pav_jax.candidates.store import (
+    FinishedBatch,
+    ScoredVideoStore,
+    VideoRequest,
+    start_videos,
+)
 from pav_jax.parallel import processes
 from pav_jax.progress import Progress, format_seconds
 
@@ -129,11 +134,11 @@ class VideoProgress:
             return
         requests = [batch.requests[row] for row in batch.rows]
         texts = [request.text for request in requests]
-        seeds = [request.seed for request in requests]
+        sources = [_source(request) for request in requests]
         prompts = [getattr(r.views[0], "prompt", r.text) for r in requests]
-        self._monitor.check_batch(batch.output, texts, seeds, batch.rows, prompts)
-        if self._monitor.needs_probe(seeds, self._may_probe):
-            self._probe(texts, seeds, prompts)
+        self._monitor.check_batch(batch.output, texts, sources, batch.rows, prompts)
+        if self._monitor.needs_probe(sources, self._may_probe):
+            self._probe(requests, texts, prompts)
         self._may_probe = False
         self._monitor.check_scores(batch.records, self._weights)
         num_left = self.total - self.done
@@ -142,15 +147,22 @@ class VideoProgress:
             num_left = max(self._num_videos - num_seen, 0)
         self._monitor.log_estimate(self._name, len(requests), batch.seconds, num_left)
 
-    def _probe(self, texts: Sequence[str], seeds: Sequence[int], prompts: Sequence[str]) -> None:
-        """Make the same videos with the seeds in reverse order, and compare."""
+    def _probe(
+        self, requests: Sequence[VideoRequest], texts: Sequence[str], prompts: Sequence[str]
+    ) -> None:
+        """Make the same videos with the seeds and images in reverse order, and compare."""
         assert self._monitor is not None
-        seeds = seeds[::-1]
+        others = requests[::-1]
         filler = self.store.batch_size - len(texts)
-        output = self.store.generator.start(
-            [*texts, *[texts[0]] * filler], [*seeds, *[seeds[0]] * filler]
+        padded = [*others, *[others[0]] * filler]
+        output = start_videos(
+            self.store.generator,
+            [*texts, *[texts[0]] * filler],
+            [request.seed for request in padded],
+            [request.image for request in padded],
         )()
-        self._monitor.check_batch(output, texts, seeds, range(len(texts)), prompts)
+        sources = [_source(request) for request in others]
+        self._monitor.check_batch(output, texts, sources, range(len(texts)), prompts)
 
     def add_scalars(self, step: int, values: dict[str, float]) -> None:
         """Add scalars of the stage's own to its TensorBoard file."""
@@ -174,3 +186,8 @@ class VideoProgress:
             rate = {"videos_per_second": self._videos_per_second()}
             self._scalars.add(self.done, {f"mean/{n}": v for n, v in means.items()} | rate)
             self._scalars.flush()
+
+
+def _source(request: VideoRequest) -> Hashable:
+    """What a video follows from besides its text: only those of one source are compared."""
+    return request.seed if request.image is None else (request.seed, request.image_digest)

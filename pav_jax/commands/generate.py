@@ -43,7 +43,8 @@ examples:
   pav refine "a red ball" | pav generate - --out=videos --format=gif
   pav generate prompts.txt --model=/data/CogVideoX-5b --num-inference-steps=50 --guidance-scale=6
   pav generate "a red ball" --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS
-  pav generate "a red ball" --model=http://127.0.0.1:8000/generate""",
+  pav generate "a red ball" --model=http://127.0.0.1:8000/generate
+  pav generate "she turns" --image=portrait.png --model=diffusers:FOLDER-OF-AN-I2V-MODEL""",
     )
     add_prompts(command)
     command.add_argument(
@@ -54,6 +55,14 @@ examples:
         ),
     )
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
+    command.add_argument(
+        "--image",
+        metavar="FILE",
+        help=(
+            "PNG, JPEG or WebP from which all videos are made, with an image-to-video model"
+            " (diffusers:, or an endpoint); a .jsonl file of prompts may have one in each line"
+        ),
+    )
     _add_sampling_options(command)
     _add_skipping_options(command)
     _add_computation_options(command)
@@ -162,7 +171,7 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and write the videos; return the exit status, 2 if a video failed."""
-    from pav_jax.commands.prompts import read_prompts
+    from pav_jax.commands.prompts import read_prompts_and_images
     from pav_jax.redaction import is_secret_name, redact, register_secret
 
     for option in ("num_inference_steps", "num_frames", "height", "width", "batch_size"):
@@ -171,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in options.items():
         if is_secret_name(name):
             register_secret(str(value))
-    prompts = read_prompts(args.prompts)
+    prompts, images = read_prompts_and_images(args.prompts, args.image)
     _check_out(args, prompts)
     if args.model is None:
         print(
@@ -181,6 +190,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from pav_jax.progress import Progress
+    from pav_jax.video.images import check_images
     from pav_jax.video.loading import load_generator
 
     model_options: dict[str, Any] = {name: getattr(args, name) for name in MODEL_OPTIONS} | {
@@ -193,6 +203,7 @@ def run(args: argparse.Namespace) -> int:
         **{name: value for name, value in model_options.items() if value is not None},
     )
     sizes = {name: getattr(args, name) for name in ("num_frames", "height", "width")}
+    check_images(generator, images)
     _check_sizes(generator, prompts[0], sizes)
     failed = 0
     with Progress(is_brief=True) as progress:
@@ -201,6 +212,7 @@ def run(args: argparse.Namespace) -> int:
             batch = prompts[first : first + args.batch_size]
             output = generator.generate_batch(
                 batch,
+                **({"image": images[first : first + args.batch_size]} if any(images) else {}),
                 negative_prompt=args.negative_prompt,
                 **sizes,
                 num_inference_steps=args.num_inference_steps,
@@ -214,7 +226,8 @@ def run(args: argparse.Namespace) -> int:
                     print(f"pav generate: {prompt!r}: {redact(error)}", file=sys.stderr)
                     continue
                 path = _path(args, first + row, prompt)
-                print(_write(args, path, output[row], generator, prompt), flush=True)
+                metadata = _metadata(args, generator, prompt, images[first + row])
+                print(_write(args, path, output[row], generator.fps, metadata), flush=True)
     return 2 if failed else 0
 
 
@@ -293,7 +306,9 @@ def _redacted_option(text: str) -> str:
     return text if shown == {name: value} else f"{name}={shown[name]}"
 
 
-def _write(args: argparse.Namespace, path: Any, video: Any, generator: Any, prompt: str) -> Any:
+def _write(
+    args: argparse.Namespace, path: Any, video: Any, fps: float, metadata: dict[str, str]
+) -> Any:
     """Write one video with its metadata and, as mp4, its sound; return its path."""
     from pav_jax.video import files
 
@@ -301,18 +316,19 @@ def _write(args: argparse.Namespace, path: Any, video: Any, generator: Any, prom
     kind = args.format or ("png" if len(frames) == 1 else "mp4")
     if kind != "frames":
         path = path.with_name(f"{path.name}.{kind}")
-    metadata = _metadata(args, generator, prompt)
     if kind == "mp4":
-        files.write_mp4(path, frames, generator.fps, metadata, video.audio)
+        files.write_mp4(path, frames, fps, metadata, video.audio)
     elif kind == "gif":
-        files.write_gif(path, frames, generator.fps, metadata)
+        files.write_gif(path, frames, fps, metadata)
     else:
         (files.write_png if kind == "png" else files.write_frames)(path, frames, metadata)
     return path
 
 
-def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str, str]:
-    """Return what is needed to generate the video again.
+def _metadata(
+    args: argparse.Namespace, generator: Any, prompt: str, image: Any = None
+) -> dict[str, str]:
+    """Return what is needed to generate the video again; of an image, the digest of its pixels.
 
     Absolute paths and the query of a URL, which may hold a secret, are left out; the values of
     options such as api_key, and known secrets, are redacted.
@@ -334,6 +350,8 @@ def _metadata(args: argparse.Namespace, generator: Any, prompt: str) -> dict[str
         "seed": args.seed,
         "version": f"pav_jax {__version__}",
     }
+    if image is not None:
+        metadata["image"] = image.digest
     for option in (
         "negative_prompt",
         "num_frames",

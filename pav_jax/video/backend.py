@@ -15,7 +15,8 @@ from pav_jax.seeds import seeds_for_prompts
 from pav_jax.video import memory, sampling
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import Generator, VideoBatch
-from pav_jax.video.rewrites import Prompts, Seed, read_rewrites
+from pav_jax.video.images import Images, PromptImage
+from pav_jax.video.rewrites import Prompts, Seed, read_images, read_rewrites
 
 DIFFUSERS = "diffusers:"
 HTTP = ("http://", "https://")
@@ -43,6 +44,7 @@ class GeneratorBackend(Generator):
         negative_prompt: str | Sequence[str] = "",
         *,
         seed: Seed = None,
+        image: Images = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:
@@ -54,6 +56,8 @@ class GeneratorBackend(Generator):
             empty, that of the rewrite.
           seed: one int for all videos, or one per prompt; None: the one that the user of a rewrite
             typed, or 0.
+          image: a PIL image or the path of one, for all videos; or one, or None, per prompt. None:
+            that of a rewrite.
           progress: called with the number of videos made so far, which may be fractional, and the
             number requested.
           settings: fields of `GenerationConfig` for this call; None keeps the generator's own.
@@ -62,9 +66,11 @@ class GeneratorBackend(Generator):
           BadInput: the generator cannot do what the arguments ask for.
         """
 
-    def start(self, prompts: Sequence[str], seed: Sequence[int]) -> Callable[[], VideoBatch]:
+    def start(
+        self, prompts: Sequence[str], seed: Sequence[int], image: Images = None
+    ) -> Callable[[], VideoBatch]:
         """Returns a function that makes the videos when it is called."""
-        return lambda: self.generate_batch(prompts, seed=seed)
+        return lambda: self.generate_batch(prompts, seed=seed, image=image)
 
 
 def is_backend_path(path: Any) -> bool:
@@ -74,7 +80,8 @@ def is_backend_path(path: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class BackendRequest:
-    """A checked call: one negative prompt and one seed per prompt, and the settings that are set.
+    """A checked call: per prompt one negative prompt, one seed and one image or None, and the
+    settings that are set.
 
     `settings` holds only fields that the user has set; the others are left to the back end.
     """
@@ -83,6 +90,7 @@ class BackendRequest:
     negative_prompts: list[str]
     seeds: list[int]
     settings: dict[str, Any]
+    images: list[PromptImage | None]
 
     def select(self, rows: Sequence[int]) -> "BackendRequest":
         """The request for some of the rows."""
@@ -91,6 +99,7 @@ class BackendRequest:
             prompts=[self.prompts[i] for i in rows],
             seeds=[self.seeds[i] for i in rows],
             negative_prompts=[self.negative_prompts[i] for i in rows],
+            images=[self.images[i] for i in rows],
         )
 
     def check_size(self, source: str, shape: Sequence[int]) -> None:
@@ -112,6 +121,7 @@ def make_request(
     negative_prompt: str | Sequence[str],
     seed: Seed,
     overrides: Mapping[str, Any],
+    image: Images = None,
 ) -> BackendRequest:
     """Checks the arguments of a call.
 
@@ -120,8 +130,8 @@ def make_request(
       overrides: settings of this call.
 
     Raises:
-      BadInput: a prompt that is not a string, a setting of the wrong type, or sequences of
-        different lengths.
+      BadInput: a prompt that is not a string, a setting of the wrong type, an image that cannot be
+        read, or sequences of different lengths.
     """
     texts, negative_prompt, seed = read_rewrites(prompts, negative_prompt, seed)
     negative_prompts = sampling.per_prompt("negative_prompt", negative_prompt, len(texts))
@@ -133,6 +143,7 @@ def make_request(
         [sampling.valid_unicode(text) for text in negative_prompts],
         seeds_for_prompts(seed, len(texts)),
         {**settings, **explicit_settings("generate", overrides)},
+        read_images(prompts, image),
     )
     _check_memory(request.settings)
     return request

@@ -1,5 +1,5 @@
-"""Any text-to-video or text-to-image pipeline of diffusers as a generator, on torch's own device
-(extra `torch`).
+"""Any pipeline of diffusers that makes videos or images from a prompt, and perhaps from an image,
+as a generator on torch's own device (extra `torch`).
 
 Every video has its own `torch.Generator` on the CPU, so that its noise depends on its seed alone,
 and batches always have the same number of rows. Settings that are not set keep the pipeline's
@@ -14,7 +14,7 @@ Shapes: B videos, T frames, H, W height and width in pixels.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,19 @@ from jaxtyping import Float, UInt8
 
 from pav_jax.errors import BadInput
 from pav_jax.video import backend, diffusers_loading, sampling
-from pav_jax.video.audio import audio_of_output
 from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.diffusers_errors import one_line
+from pav_jax.video.diffusers_output import batch_of_output
 from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.generator import NOT_FINITE, VideoBatch
+from pav_jax.video.generator import VideoBatch
+from pav_jax.video.images import Images, check_images
 from pav_jax.video.modular_pipeline import ModularCall
 from pav_jax.video.rewrites import Prompts, Seed
 
 FRAME_ARGUMENTS = ("num_frames", "video_length")  # Latte and Text2Video-Zero use the second
-OUTPUT_FIELDS = ("frames", "videos", "images")
-# of pipelines with a safety checker, which blackens what it flags
-SAFETY_FIELD = "nsfw_content_detected"
 STEP_CALLBACK = "callback_on_step_end"
 GUIDANCE = "guidance_scale"
-UNSAFE = "blackened by the pipeline's safety checker"
+IMAGE = "image"
 
 
 class DiffusersGenerator(backend.GeneratorBackend):
@@ -112,6 +110,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         guidance_scale: float | None = None,
         max_sequence_length: int | None = None,
         seed: Seed = None,
+        image: Images = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
@@ -124,6 +123,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             prompts,
             negative_prompt,
             seed=seed,
+            image=image,
             latents=latents,
             num_frames=num_frames,
             height=height,
@@ -140,41 +140,58 @@ class DiffusersGenerator(backend.GeneratorBackend):
         negative_prompt: str | Sequence[str] = "",
         *,
         seed: Seed = None,
+        image: Images = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:
-        """See `GeneratorBackend`; progress moves with every denoising step."""
+        """See `GeneratorBackend`; progress moves with every denoising step.
+
+        A video with an image is made by a call of its own: pipelines take several images in
+        different ways, or not at all.
+        """
         request = backend.make_request(
-            self.explicit_settings, prompts, negative_prompt, seed, settings
+            self.explicit_settings, prompts, negative_prompt, seed, settings, image
         )
+        check_images(self, request.images)
         self._call_arguments(request)  # raises before the first batch is made
         total = len(request.prompts)
         if not total:
             return backend.empty_batch(request.settings)
         batches: list[VideoBatch] = []
         done = 0
-        for rows, count in sampling.batches(total, self.settings.batch_size):
+        order: list[int] = []
+        for rows, count in _calls(request, self.settings.batch_size):
             callback = None
             if progress:
                 callback = functools.partial(_report_step, progress, done, count, total)
             batch_latents = None if latents is None else latents[rows]
             batch = self._call(request.select(rows), batch_latents, count, callback)
-            request.check_size(self._display_name, batch.videos.shape[1:])
+            request.check_size(self.display_name, batch.videos.shape[1:])
             batches.append(batch)
+            order += rows[:count]
             done += count
             if progress:
                 progress(done, total)
-        return VideoBatch(
-            np.concatenate([batch.videos for batch in batches]),
-            [error for batch in batches for error in batch.errors],
-            [sound for batch in batches for sound in batch.audio],
-        )
+        return _in_order(batches, order)
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the pipeline's call has an argument `image`."""
+        return IMAGE in self._parameters
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the pipeline makes no video without an image."""
+        parameter = self._parameters.get(IMAGE)
+        is_option = IMAGE in self.options  # one image for all videos
+        return parameter is not None and parameter.default is parameter.empty and not is_option
 
     # ---------------------------------------------------------------------------- the call
 
     @property
-    def _display_name(self) -> str:
+    def display_name(self) -> str:
+        """The pipeline in messages: its folder and class."""
         pipeline = self.pipeline
         if isinstance(pipeline, ModularCall):
             pipeline = pipeline.pipeline
@@ -192,12 +209,12 @@ class DiffusersGenerator(backend.GeneratorBackend):
         }
 
     def _check_parameters(self) -> None:
-        """Raises BadInput for a pipeline that cannot generate from a prompt alone."""
+        """Raises BadInput for a pipeline that needs more than a prompt and an image."""
         parameters = self._named_parameters()
         required = [
             name
             for name, parameter in parameters.items()
-            if parameter.default is parameter.empty and name != "prompt"
+            if parameter.default is parameter.empty and name not in ("prompt", IMAGE)
         ]
         missing = [n for n in ("prompt", "generator", "output_type") if n not in parameters]
         if not missing and not required:
@@ -206,8 +223,8 @@ class DiffusersGenerator(backend.GeneratorBackend):
         if required:
             reason = f"it needs {', '.join(required)}"
         raise BadInput(
-            f"{self._display_name}: {reason}; a generator makes videos or images from a prompt"
-            " alone",
+            f"{self.display_name}: {reason}; a generator makes videos or images from a prompt,"
+            " and from an image where there is one",
             source="generator",
             field="path",
         )
@@ -221,7 +238,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             similar = difflib.get_close_matches(name, parameters, n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             raise BadInput(
-                f"generator.options.{name}: {self._display_name} takes no such argument{hint}",
+                f"generator.options.{name}: {self.display_name} takes no such argument{hint}",
                 source="generator",
                 field=f"options.{name}",
             )
@@ -234,7 +251,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             arguments[self._frames_argument] = num_frames
         elif num_frames not in (None, 1):
             raise BadInput(
-                f"num_frames={num_frames}: {self._display_name} makes images, which are videos of"
+                f"num_frames={num_frames}: {self.display_name} makes images, which are videos of"
                 " one frame; set it to 1 or leave it out",
                 source="generator",
                 field="num_frames",
@@ -246,7 +263,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         for name in arguments:
             if name not in self._parameters:
                 raise BadInput(
-                    f"{name}: {self._display_name} has no such setting; leave it out",
+                    f"{name}: {self.display_name} has no such setting; leave it out",
                     source="generator",
                     field=name,
                 )
@@ -266,6 +283,8 @@ class DiffusersGenerator(backend.GeneratorBackend):
         arguments["generator"] = [
             torch.Generator("cpu").manual_seed(seed) for seed in request.seeds
         ]
+        if request.images[0] is not None:  # the only one of this call
+            arguments[IMAGE] = request.images[0].load()
         if latents is not None:
             arguments["latents"] = torch.as_tensor(np.asarray(latents))
         self._set_guider(request)
@@ -275,7 +294,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
             output = self.pipeline(**arguments)
         except torch.OutOfMemoryError as error:
             raise BadInput(
-                f"{self._display_name}: {len(request.prompts)} videos at once do not fit into"
+                f"{self.display_name}: {len(request.prompts)} videos at once do not fit into"
                 " memory; lower generator.batch_size or the sizes",
                 source="generator",
                 field="batch_size",
@@ -283,13 +302,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         except (ValueError, TypeError, RuntimeError, AssertionError, NameError) as error:
             self._raise_refusal(request, error)
             raise
-        frames = _frames_of_output(output, self._display_name)[:count]
-        flagged = getattr(output, SAFETY_FIELD, None) or [False] * count
-        finite = [bool(np.isfinite(video).all()) for video in frames]
-        errors = [_row_error(flagged[row], finite[row]) for row in range(count)]
-        if frames.dtype != np.uint8:
-            frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)
-        return VideoBatch(frames, errors, audio_of_output(self.pipeline, output, count))
+        return batch_of_output(self.pipeline, output, self.display_name, count)
 
     def _set_guider(self, request: BackendRequest) -> None:
         """Gives the pipeline's guider the scale of the request, or that of its folder."""
@@ -307,7 +320,7 @@ class DiffusersGenerator(backend.GeneratorBackend):
         if isinstance(error, (ValueError, NameError)) or sizes:
             subject = f" {sizes}:" if sizes else ""
             raise BadInput(
-                f"{self._display_name} refuses{subject} {one_line(error)}",
+                f"{self.display_name} refuses{subject} {one_line(error)}",
                 source="generator",
             ) from error
 
@@ -319,10 +332,39 @@ def _call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(pipeline.__call__).parameters
 
 
-def _row_error(flagged: bool, finite: bool) -> str | None:
-    if flagged:
-        return UNSAFE
-    return None if finite else NOT_FINITE
+def _calls(request: BackendRequest, batch_size: int) -> Iterator[tuple[list[int], int]]:
+    """The rows of each call of the pipeline, padded, and how many of them are not padding."""
+    plain = [row for row, image in enumerate(request.images) if image is None]
+    for rows, count in sampling.batches(len(plain), batch_size):
+        yield [plain[row] for row in rows], count
+    for row, image in enumerate(request.images):
+        if image is not None:
+            yield [row], 1
+
+
+def _in_order(batches: Sequence[VideoBatch], order: Sequence[int]) -> VideoBatch:
+    """The videos of several calls, of which `order` has the rows.
+
+    Raises:
+      BadInput: they differ in size, which may follow that of the image.
+    """
+    sizes = {batch.videos.shape[1:] for batch in batches}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{t} x {h} x {w}" for t, h, w, _ in sorted(sizes)[:2])
+        raise BadInput(
+            f"image: videos of different sizes ({shown}); set generator.height, width and"
+            " num_frames",
+            source="generator",
+            field="height",
+        )
+    position = np.argsort(order)
+    errors = [error for batch in batches for error in batch.errors]
+    audio = [sound for batch in batches for sound in batch.audio]
+    return VideoBatch(
+        np.concatenate([batch.videos for batch in batches])[position],
+        [errors[i] for i in position],
+        [audio[i] for i in position] if audio else (),
+    )
 
 
 def _report_step(
@@ -340,23 +382,3 @@ def _report_step(
         # below 1: decoding is still to come
         progress(done + count * min((step + 1) / steps, 1) * 0.99, total)
     return tensors
-
-
-def _frames_of_output(output: Any, name: str) -> np.ndarray:
-    """[B, T, H, W, 3], float in 0..1 or uint8, from a pipeline's output of output_type "np"."""
-    candidates = (getattr(output, field, None) for field in OUTPUT_FIELDS)
-    frames = next((value for value in candidates if value is not None), None)
-    if frames is None:
-        raise BadInput(
-            f"{name}: its output has none of {', '.join(OUTPUT_FIELDS)}; it makes neither videos"
-            " nor images"
-        )
-    values = np.asarray(frames)
-    if values.ndim == 4:
-        values = values[:, None]
-    if values.ndim != 5 or values.shape[-1] not in (1, 3, 4):
-        raise BadInput(
-            f"{name}: its output has shape {list(values.shape)}; expected videos [B, T, H, W, 3] or"
-            " images [B, H, W, 3]"
-        )
-    return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values[..., :3]

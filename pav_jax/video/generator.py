@@ -5,6 +5,7 @@ Shapes: B videos, T frames, H, W height and width in pixels.
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -14,10 +15,11 @@ from jaxtyping import UInt8
 from pav_jax.errors import BadInput
 from pav_jax.video.audio import Audio
 from pav_jax.video.generation_config import GenerationConfig
+from pav_jax.video.images import Images, as_images, check_images
 
 NOT_FINITE = "the video is not finite"
 
-VideoFunction = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+VideoFunction = Callable[..., np.ndarray]  # (prompts, seeds), and `image` where it takes one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +98,13 @@ class Generator(Protocol):
                 ])
 
     A video may depend on its prompt, its seed and the generator's settings, but not on the other
-    videos of the call. Only `fingerprint` and `generate` are required.
+    videos of the call. Only `fingerprint` and `generate` are required. A generator of videos from
+    images has the argument `image` as well; others leave it out, and images are refused.
 
     Attributes:
-      fingerprint: identifies everything that determines a video besides its prompt and seed, such
-        as weights and settings. Stages reuse the stored videos and scores of the same fingerprint.
+      fingerprint: identifies everything that determines a video besides its prompt, image and
+        seed, such as weights and settings. Stages reuse the stored videos and scores of the same
+        fingerprint.
       fps: frames per second of video files.
       settings: the sampling settings; None where the generator has none of these.
     """
@@ -111,20 +115,33 @@ class Generator(Protocol):
 
     @abc.abstractmethod
     def generate(
-        self, prompts: Sequence[str], *, seed: Sequence[int]
+        self, prompts: Sequence[str], *, seed: Sequence[int], image: Images = None
     ) -> UInt8[np.ndarray, "B T H W 3"]:
-        """Makes one video for each prompt and its seed."""
+        """Makes one video for each prompt and its seed.
+
+        Args:
+          image: a PIL image or the path of one; or a sequence with one, or None, per prompt.
+            `pav_jax.video.images.as_images` reads them; stages pass what it returns.
+        """
         ...
 
-    def start(self, prompts: Sequence[str], seed: Sequence[int]) -> Callable[[], VideoBatch]:
+    def start(
+        self, prompts: Sequence[str], seed: Sequence[int], image: Images = None
+    ) -> Callable[[], VideoBatch]:
         """Starts a batch and returns a function that waits for its videos.
 
         Stages start the next batch before they wait for the previous one. The default has nothing
         to overlap: it calls `generate` when the videos are waited for.
+
+        Raises:
+          BadInput: there is an image, and the generator takes none.
         """
+        images = as_images(image, len(prompts))
+        check_images(self, images)
+        arguments: dict[str, Any] = {"image": images} if any(images) else {}
 
         def wait() -> VideoBatch:
-            frames = self.generate(prompts, seed=seed)
+            frames = self.generate(prompts, seed=seed, **arguments)
             return VideoBatch.from_frames(frames, type(self).__name__, len(prompts))
 
         return wait
@@ -153,16 +170,29 @@ class Generator(Protocol):
 
 
 class FunctionGenerator(Generator):
-    """A plain function `(prompts, seeds) -> videos` as a generator."""
+    """A plain function `(prompts, seeds) -> videos` as a generator; `image=` where it has that."""
 
     def __init__(self, function: VideoFunction, fingerprint: str | None = None):
         self.function = function
         name = getattr(function, "__qualname__", type(function).__name__)
         self.fingerprint = fingerprint or f"{function.__module__}.{name}"
 
-    def generate(self, prompts: Sequence[str], *, seed: Sequence[int]) -> np.ndarray:
+    @property
+    def takes_image(self) -> bool:
+        """Whether the function has an argument `image`."""
+        try:
+            return "image" in inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # some callables have no signature
+            return False
+
+    def generate(
+        self, prompts: Sequence[str], *, seed: Sequence[int], image: Images = None
+    ) -> np.ndarray:
         """What the function returns; `VideoBatch.from_frames` checks it."""
-        return self.function(prompts, seed)
+        images = as_images(image, len(prompts))
+        check_images(self, images)
+        arguments: dict[str, Any] = {"image": images} if any(images) else {}
+        return self.function(prompts, seed, **arguments)
 
 
 def as_generator(obj: Any, fingerprint: str | None = None) -> Generator:

@@ -3,6 +3,7 @@
 The contract. One POST per video, with a JSON object:
 
     prompt, negative_prompt, seed                         always
+    image, a PNG in base64                                where the prompt has an image
     the fields of `GenerationConfig` that are set, such   otherwise the endpoint chooses
     as num_inference_steps, guidance_scale, num_frames,
     height and width
@@ -20,10 +21,9 @@ is an error of that one video.
 """
 
 import asyncio
-import concurrent.futures
 import functools
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -38,7 +38,9 @@ from pav_jax.video import backend, endpoint_response
 from pav_jax.video.backend import BackendRequest, Progress
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generator import VideoBatch
-from pav_jax.video.http_options import REQUIRED_FIELDS, check_options, parse_url
+from pav_jax.video.http_jobs import VideoJob, run_coroutine
+from pav_jax.video.http_options import check_options, parse_url
+from pav_jax.video.images import Images
 from pav_jax.video.rewrites import Prompts, Seed
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,6 @@ FATAL_STATUSES = (401, 403, 404, 405)  # every other prompt would fail as well
 MAX_RESPONSE_BYTES = 2**30
 # frames, height and width of the placeholder for a failed video while no size is known
 PLACEHOLDER_SIZE = (2, 64, 64)
-
-_Job = tuple[str, str, int]  # prompt, negative prompt, seed
 
 
 class _VideoFailed(Exception):
@@ -71,6 +71,8 @@ class _Retryable(_VideoFailed):
 class HttpGenerator(backend.GeneratorBackend):
     """A generator behind an HTTP endpoint. A video that failed is black and has an error.
 
+    Whether an endpoint reads images is its own choice: one that does not should answer 400.
+
     Args:
       url: where to POST.
       settings: fields of `GenerationConfig`; the endpoint chooses those that are not set.
@@ -88,6 +90,8 @@ class HttpGenerator(backend.GeneratorBackend):
       BadInput: an invalid address or option. From `generate`: the endpoint rejects the key or the
         address, is down, or returns videos of another size than requested.
     """
+
+    takes_image = True
 
     def __init__(
         self,
@@ -155,6 +159,7 @@ class HttpGenerator(backend.GeneratorBackend):
         guidance_scale: float | None = None,
         max_sequence_length: int | None = None,
         seed: Seed = None,
+        image: Images = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """As `VideoModel.generate`.
 
@@ -165,6 +170,7 @@ class HttpGenerator(backend.GeneratorBackend):
             prompts,
             negative_prompt,
             seed=seed,
+            image=image,
             num_frames=num_frames,
             height=height,
             width=width,
@@ -183,22 +189,24 @@ class HttpGenerator(backend.GeneratorBackend):
         negative_prompt: str | Sequence[str] = "",
         *,
         seed: Seed = None,
+        image: Images = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:
         """See `GeneratorBackend`. Identical rows are requested once."""
         request = backend.make_request(
-            self.explicit_settings, prompts, negative_prompt, seed, settings
+            self.explicit_settings, prompts, negative_prompt, seed, settings, image
         )
         if not request.prompts:
             return backend.empty_batch(request.settings)
-        jobs = list(zip(request.prompts, request.negative_prompts, request.seeds, strict=True))
-        job_counts: dict[_Job, int] = {}
+        columns = (request.prompts, request.negative_prompts, request.seeds, request.images)
+        jobs = [VideoJob(*row) for row in zip(*columns, strict=True)]
+        job_counts: dict[VideoJob, int] = {}
         for job in jobs:
             job_counts[job] = job_counts.get(job, 0) + 1
-        results = _run_coroutine(self._run_jobs(request, job_counts, progress))
-        videos: dict[_Job, np.ndarray] = {}
-        failures: dict[_Job, _VideoFailed] = {}
+        results = run_coroutine(self._run_jobs(request, job_counts, progress))
+        videos: dict[VideoJob, np.ndarray] = {}
+        failures: dict[VideoJob, _VideoFailed] = {}
         for job, result in results.items():
             if isinstance(result, _VideoFailed):
                 failure = result
@@ -207,10 +215,8 @@ class HttpGenerator(backend.GeneratorBackend):
                 videos[job] = result
             if failure is not None:
                 failures[job] = failure
-                prompt, _, job_seed = job
-                log.info(
-                    "%s: no video for %r, seed %d: %s", self.source, prompt[:60], job_seed, failure
-                )
+                prompt = job.prompt[:60]
+                log.info("%s: no video for %r, seed %d: %s", self.source, prompt, job.seed, failure)
         self._raise_if_down()
         black = np.zeros(self._shape or self._placeholder_shape(request), np.uint8)
         errors = [f"no video: {failures[job]}" if job in failures else None for job in jobs]
@@ -248,8 +254,8 @@ class HttpGenerator(backend.GeneratorBackend):
     # ---------------------------------------------------------------------------- requests
 
     async def _run_jobs(
-        self, request: BackendRequest, job_counts: Mapping[_Job, int], progress: Progress | None
-    ) -> dict[_Job, Any]:
+        self, request: BackendRequest, job_counts: Mapping[VideoJob, int], progress: Progress | None
+    ) -> dict[VideoJob, Any]:
         """Maps every job to its frames, or to the `_VideoFailed` that says why there are none.
 
         Args:
@@ -264,10 +270,10 @@ class HttpGenerator(backend.GeneratorBackend):
         # one client per call: its connections belong to this event loop
         async with httpx2.AsyncClient(timeout=None, follow_redirects=False) as client:
 
-            async def run_job(job: _Job) -> Any:
+            async def run_job(job: VideoJob) -> Any:
                 nonlocal finished_rows
-                body = fields | dict(zip(REQUIRED_FIELDS, job, strict=True))
                 async with limit:
+                    body = fields | job.fields()  # here: few images are in memory at once
                     result = await self._request_with_retries(client, headers, body)
                 finished_rows += job_counts[job]
                 if progress:
@@ -362,16 +368,6 @@ class HttpGenerator(backend.GeneratorBackend):
                         f"a reply of more than {MAX_RESPONSE_BYTES >> 20} MiB"
                     )
             return bytes(data)
-
-
-def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine, in its own thread if this one runs an event loop (notebooks)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
 
 
 def _parse_seconds(retry_after: str) -> float:

@@ -10,7 +10,7 @@ from pav_jax.endpoints.options import check_json
 from pav_jax.errors import BadInput
 from pav_jax.video.generation_config import GenerationConfig
 
-REQUIRED_FIELDS = ("prompt", "negative_prompt", "seed")
+PROMPT_FIELDS = ("prompt", "negative_prompt", "seed", "image")  # of one video
 
 
 def parse_url(url: str, api_key_env: str) -> httpx2.URL:
@@ -32,11 +32,11 @@ def parse_url(url: str, api_key_env: str) -> httpx2.URL:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises BadInput for an option that is a field of the contract or is not JSON."""
-    reserved = {*REQUIRED_FIELDS, *GenerationConfig.__dataclass_fields__}
+    reserved = {*PROMPT_FIELDS, *GenerationConfig.__dataclass_fields__}
     for name in sorted(set(options) & reserved):
         raise BadInput(
-            f"generator.options.{name}: this field of the request is not an option; set"
-            f" generator.{name} instead if it is a setting",
+            f"generator.options.{name}: this field of the request is not an option; "
+            + ("it belongs to a prompt" if name in PROMPT_FIELDS else f"set generator.{name}"),
             source="configuration",
             field=f"generator.options.{name}",
         )

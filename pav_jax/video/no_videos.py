@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pav_jax.video.generator import Generator
+from pav_jax.video.images import Images
 
 EMPTY_VIDEO = (1, 1, 1, 3)  # frames, height, width, channels
 
@@ -14,7 +15,9 @@ class NoVideos(Generator):
 
     fingerprint = "no videos"
 
-    def generate(self, prompts: Sequence[str], *, seed: Sequence[int]) -> np.ndarray:
+    def generate(
+        self, prompts: Sequence[str], *, seed: Sequence[int], image: Images = None
+    ) -> np.ndarray:
         """One placeholder for each prompt, uint8 [B, 1, 1, 1, 3]."""
-        del seed
+        del seed, image
         return np.zeros((len(prompts), *EMPTY_VIDEO), np.uint8)

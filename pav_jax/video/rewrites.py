@@ -1,6 +1,7 @@
 """Rewrites of a booster as prompts of a generator: their flags become arguments of a call.
 
-A rewrite brings its negative prompt and the seed that its user typed. Its other `settings`, such as
+A rewrite brings its negative prompt, the seed that its user typed and the image given with the
+prompt. Its other `settings`, such as
 an aspect ratio, hold for one prompt, but a batch has one size: callers pass them on where they fit.
 """
 
@@ -9,6 +10,7 @@ from typing import Any
 
 from pav_jax.records import Refinement
 from pav_jax.video import sampling
+from pav_jax.video.images import Images, PromptImage, as_images
 
 Prompts = str | Refinement | Sequence[str | Refinement]
 Seed = int | Sequence[int] | None
@@ -38,6 +40,18 @@ def read_rewrites(
     if seed is None:
         seed = [_typed_seed(r) if r else 0 for r in rewrites]
     return texts, negatives, seed
+
+
+def read_images(prompts: Prompts, image: Images) -> list[PromptImage | None]:
+    """Return the image of each prompt: `image`, or where it is None that of the rewrite.
+
+    Raises:
+      BadInput: there are more or fewer images than prompts, or one cannot be read.
+    """
+    items = [prompts] if isinstance(prompts, str | Refinement) else list(prompts)
+    if image is None:
+        image = [item.image if isinstance(item, Refinement) else None for item in items]
+    return as_images(image, len(items))
 
 
 def _typed_seed(rewrite: Refinement) -> int:

@@ -32,13 +32,14 @@ from pav_jax.video.family import Family
 from pav_jax.video.generation_config import GenerationConfig
 from pav_jax.video.generation_request import GenerationRequest, make_request, video_size
 from pav_jax.video.generator import NOT_FINITE, VideoBatch
+from pav_jax.video.images import Images, check_images
 from pav_jax.video.programs import (
     Programs,
     check_batch_size,
     check_swapping,
     component_shardings,
 )
-from pav_jax.video.rewrites import Prompts, Seed, read_rewrites
+from pav_jax.video.rewrites import Prompts, Seed, read_images, read_rewrites
 from pav_jax.video.weights_digest import HASHED_SUFFIXES, digest_folder, digest_params
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -52,6 +53,8 @@ class VideoModel(backend.GeneratorBackend):
       params: nested dict of arrays, one entry per part.
       settings: what `generate` uses where a call gives None.
     """
+
+    takes_image = False
 
     def __init__(
         self,
@@ -192,6 +195,7 @@ class VideoModel(backend.GeneratorBackend):
         guidance_scale_2: float | None = None,
         max_sequence_length: int | None = None,
         seed: Seed = None,
+        image: Images = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         use_dynamic_cfg: bool | None = None,
         zero_uncond: bool | None = None,
@@ -209,6 +213,7 @@ class VideoModel(backend.GeneratorBackend):
           max_sequence_length: text tokens that are read; longer prompts are truncated.
           seed: one int for all videos, or one per prompt; None: the one that the user of a rewrite
             typed, or 0.
+          image: refused: these models make videos from texts alone.
           latents: initial noise in diffusers' axis order, instead of the seed's.
 
         Returns:
@@ -222,6 +227,7 @@ class VideoModel(backend.GeneratorBackend):
             prompts,
             negative_prompt,
             seed=seed,
+            image=image,
             latents=latents,
             num_frames=num_frames,
             height=height,
@@ -241,16 +247,18 @@ class VideoModel(backend.GeneratorBackend):
         negative_prompt: str | Sequence[str] = "",
         *,
         seed: Seed = None,
+        image: Images = None,
         latents: Float[np.ndarray, "B ..."] | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> VideoBatch:
         """See `GeneratorBackend`; progress moves with every finished batch."""
+        check_images(self, read_images(prompts, image))
         request = self.make_request(prompts, negative_prompt, seed, latents, **settings)
         return self._start(request, progress)()
 
     def start(
-        self, prompts: Sequence[str], seed: int | Sequence[int] = 0
+        self, prompts: Sequence[str], seed: int | Sequence[int] = 0, image: Images = None
     ) -> Callable[[], VideoBatch]:
         """Starts the first `settings.batch_size` videos and returns a function that waits for all.
 
@@ -260,6 +268,7 @@ class VideoModel(backend.GeneratorBackend):
         Raises:
           BadInput: as `generate`.
         """
+        check_images(self, read_images(prompts, image))
         return self._start(self.make_request(prompts, seed=seed))
 
     def make_request(

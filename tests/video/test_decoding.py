@@ -46,7 +46,8 @@ def check_pixels(made, latents, expected):
     }
 
 
-@pytest.mark.parametrize("latent_frames", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_frames", [1, 3])
 def test_decode_wan(latent_frames):
     made = tiny_wan.random_model(0)
     ratio = made.family.vae.config.temporal_ratio
@@ -58,6 +59,7 @@ def test_decode_wan(latent_frames):
     assert counts == {"decode_chunk": 3 * min(latent_frames, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frames, frames_at_once",
     [

@@ -64,6 +64,21 @@ def model(endpoint, options=None, **changes):
     )
 
 
+def test_generate_image_fields(serve):
+    def behave(nth, body):
+        sent = Image.open(io.BytesIO(base64.b64decode(body["image"]))) if "image" in body else None
+        level = 9 if sent is None else sent.getpixel((0, 0))[0]
+        return 200, "video/mp4", files.mp4_bytes(np.full((2, 16, 32, 3), level, np.uint8), 8)
+
+    endpoint = serve(behave)
+    grey = [Image.new("RGB", (6, 4), (level,) * 3) for level in (90, 180)]
+    videos = model(endpoint).generate(["a", "a", "a", "a"], image=[*grey, grey[0], None], seed=3)
+    levels = videos.mean(axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(levels, [90, 180, 90, 9], atol=3)
+    assert len(endpoint.bodies) == 3  # the prompt and image of the third are those of the first
+    assert sorted(len(body) for body in endpoint.bodies) == [3, 4, 4]
+
+
 def test_generate_request_fields(serve, monkeypatch):
     monkeypatch.setenv("PAV_GENERATOR_API_KEY", KEY)
     endpoint = serve(lambda nth, body: endpoint.meet(2) or works(nth, body))

@@ -76,10 +76,10 @@ def test_generate_refuses_huge_videos(model, options, field, capsys, tmp_path, m
     monkeypatch.setattr(memory, "system_bytes", lambda: 2 * GIB)
     load_generator("mini:generator")  # what was read before does not count
     before = reset_peak_memory()
-    start = time.process_time()
+    start = time.thread_time()  # other threads may still work on what earlier tests left
     words = ["generate", "a red ball", f"--model={model}", f"--out={tmp_path / 'out'}", *options]
     assert main(words) == 2
-    assert time.process_time() - start < 10
+    assert time.thread_time() - start < 10
     assert peak_memory() - before < GIB
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and field in error

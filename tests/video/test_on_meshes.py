@@ -95,6 +95,7 @@ from pav_jax.parallel.mesh import make_mesh
 from pav_jax.video import sampling
 from pav_jax.video.programs import Programs
 from pav_jax.video.step_schedule import StepSchedule
+from pav_jax.video import wan
 from tests.video import tiny_opensora, tiny_wan
 results = []
 short = StepSchedule((0, 1), (True, False))  # the second step has neither guidance nor layers
@@ -112,6 +113,7 @@ for tiny, sizes, halves, schedule in (
     ids = rng.integers(1, 20, (8, family.sequence_length(None)))
     text = jax.jit(family.encode_text)(made.params, ids)
     negative = text[::-1].at[:, -2:].set(0)  # Open-Sora: captions of other lengths
+    wan.TEXT_BLOCK = 3  # on the mesh, Wan reads its 8 tokens in blocks
     keys = sampling.video_keys(range(8))
     scales = np.full(2, 3.0, np.float32)
     arguments = (text, negative, None, keys, scales, latent_shape, keep, schedule)

@@ -44,6 +44,7 @@ def test_generate_rows_are_independent(model, videos):
     check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
+@pytest.mark.slow
 def test_generate_negative_prompt(model, videos):
     mixed = model.generate(PROMPTS, ["", "dark", ""], seed=[4, 5, 6])
     np.testing.assert_allclose(mixed[[0, 2]].astype(int), videos[[0, 2]], atol=1)

@@ -119,6 +119,7 @@ def test_decode_tiled():
     assert model(Tiling(), vae_tiling=True).generate(["a"]).min() == 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "latent_size, sizes",
     [

@@ -7,6 +7,7 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel.mesh import make_mesh
@@ -45,6 +46,7 @@ def videos(model):
     return model.generate(PROMPTS, seed=[4, 5, 6])
 
 
+@pytest.mark.slow
 def test_generate_rows_are_independent(model, videos):
     assert videos.shape == (3, 5, 4, 8, 3) and videos.dtype == np.uint8 and videos.std() > 5
     np.testing.assert_array_equal(model.generate(PROMPTS[1], seed=5), videos[1:2])
@@ -66,6 +68,17 @@ def test_generate_negative_prompt(model, videos):
     assert not np.array_equal(model.generate(PROMPTS[0], seed=4, zero_uncond=True)[0], videos[0])
     with pytest.raises(BadInput, match="negative_prompt: 2 texts for 3 prompts"):
         model.generate(PROMPTS, ["dark", ""])
+
+
+def test_generate_image_refused(model):
+    image = Image.new("RGB", (8, 8))
+    for call in (
+        lambda: model.generate(PROMPTS[0], image=image),
+        lambda: model.start(PROMPTS[:1], [4], [image]),
+    ):
+        with pytest.raises(BadInput, match="image: VideoModel makes videos from texts alone") as e:
+            call()
+        assert e.value.field == "image" and "\n" not in str(e.value)
 
 
 def test_generate_batch_progress(model):
@@ -137,6 +150,7 @@ def test_generate_prompt_of_other_type(model):
         model.generate(["a ball", 3])
 
 
+@pytest.mark.slow
 def test_from_pretrained_scheduler(folder):
     named = VideoModel.from_pretrained(
         folder, dtype="float32", scheduler="CogVideoXDDIMScheduler"

@@ -39,6 +39,7 @@ def test_generate_rows_are_independent(model, videos):
     check_a_nan_stays_in_its_own_video(model, PROMPTS, [4, 5, 6], videos)
 
 
+@pytest.mark.slow
 def test_generate_cleans_prompts(model, videos):
     np.testing.assert_array_equal(model.generate("  two \n cats ", seed=5), videos[1:2])
     assert not np.array_equal(model.generate("two dark cats", seed=5), videos[1:2])

@@ -32,6 +32,24 @@ def save_video_pipeline(folder: Path) -> Path:
     return folder
 
 
+def save_image_to_video_pipeline(folder: Path) -> Path:
+    """A CogVideoX-I2V of 5 frames of 8 x 16: latents of the image are further input channels."""
+    source = diffusers.CogVideoXPipeline.from_pretrained(save_video_pipeline(folder))
+    torch.manual_seed(0)
+    config = dict(source.transformer.config) | {
+        "in_channels": 2 * source.vae.config.latent_channels
+    }
+    denoiser = diffusers.CogVideoXTransformer3DModel.from_config(config)
+    vae = diffusers.AutoencoderKLCogVideoX.from_config(source.vae.config)
+    with torch.no_grad():
+        for parameter in (*denoiser.parameters(), *vae.parameters()):
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    diffusers.CogVideoXImageToVideoPipeline(
+        source.tokenizer, source.text_encoder, vae.eval(), denoiser.eval(), source.scheduler
+    ).save_pretrained(folder)
+    return folder
+
+
 def save_image_pipeline(folder: Path) -> Path:
     """A PixArt-Sigma of 16 x 16 pixels."""
     torch.manual_seed(0)
