@@ -5,6 +5,7 @@ import logging
 import sys
 from typing import Any
 
+from pav_jax.commands import vote_options
 from pav_jax.redaction import redact
 
 # name -> (one line, description)
@@ -89,7 +90,11 @@ no stage reads it.""",
     "report": (
         "write the report",
         """\
-Writes report/index.html from the content of the work directory: one file that opens offline.""",
+Writes report/index.html from the content of the work directory: one file that opens offline.
+With --votes-page it writes report/votes.html instead: a page that shows the evaluation's videos of
+two systems side by side, without their names, and collects votes for the better one. With --votes
+it reads the votes that were exported from that page, prints win rates, writes votes.json and shows
+them in the report.""",
     ),
 }
 EXAMPLES = {
@@ -112,7 +117,11 @@ EXAMPLES = {
         "pav trust --config=mini --workdir=runs/t --config.trust.prompts=my.txt",
     ),
     "calibrate": ("pav calibrate --workdir=runs/mini",),
-    "report": ("pav report --workdir=runs/mini",),
+    "report": (
+        "pav report --workdir=runs/mini",
+        "pav report --workdir=runs/mini --votes-page --systems=base,dpo_2 --comparisons=20",
+        "pav report --workdir=runs/mini --votes votes/*.jsonl",
+    ),
 }
 
 
@@ -160,6 +169,8 @@ def add(commands: Any) -> None:
                 default=None,
                 help="also measure the controls; default: evaluate.controls",
             )
+        if name == "report":
+            vote_options.add(command)
         command.set_defaults(handler=run, parser=command)
 
 
@@ -177,6 +188,9 @@ def run(args: argparse.Namespace) -> None:
     with processes.first_process_first("configuration"):
         config = workdir_config.config_for_workdir(args.config, args.overrides, args.workdir)
     options = {}
+    method = args.command
+    if args.command == "report":
+        method, options = vote_options.read(args)
     if args.command in ("prefer", "dpo"):
         if not 1 <= args.round <= config.rounds:
             raise BadInput(
@@ -190,7 +204,7 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.recipe import Recipe
 
     show_log()
-    output = getattr(Recipe(config), args.command)(args.workdir, **options)
+    output = getattr(Recipe(config), method)(args.workdir, **options)
     print(output)
 
 

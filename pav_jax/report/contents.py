@@ -20,6 +20,7 @@ from pav_jax.report.result_files import (
     Preview,
     SavedConfig,
     Trust,
+    Votes,
     read_metrics,
     read_result,
 )
@@ -87,6 +88,7 @@ class Contents:
       sft_pairs: selected rewrites.
       trust: the content of `trust.json`; None without it.
       preview: the content of the preview's report; None without it.
+      votes: the content of `votes.json`; None without it.
     """
 
     config: dict[str, Any]
@@ -98,6 +100,7 @@ class Contents:
     sft_pairs: list[PromptPair]
     trust: dict[str, Any] | None = None
     preview: dict[str, Any] | None = None
+    votes: dict[str, Any] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -107,6 +110,7 @@ class Contents:
                 self.config,
                 self.evaluation,
                 self.trust,
+                self.votes,
                 self.evolution,
                 self.curves,
                 self.preferences,
@@ -143,6 +147,7 @@ def read_contents(workdir: str | os.PathLike) -> Contents:
         sft_pairs=read_jsonl(sft_pairs, PromptPair) if sft_pairs.exists() else [],
         trust=read_result(folder / "trust.json", Trust),
         preview=read_result(folder / preview.FILE, Preview),
+        votes=read_result(folder / "votes.json", Votes),
     )
     if contents.is_empty:
         raise BadInput(

@@ -53,10 +53,8 @@ def write_report(
     return path
 
 
-def render(
-    contents: Contents, workdir: AnyPath, title: str, num_examples: int, num_worst: int
-) -> str:
-    """The page as text. Arguments as in `write_report`."""
+def template_environment() -> tuple[jinja2.Environment, jinja2.PackageLoader]:
+    """The environment of the report's templates, which escapes what it inserts, and its loader."""
     loader = jinja2.PackageLoader("pav_jax.report")
     environment = jinja2.Environment(
         autoescape=True,
@@ -65,7 +63,21 @@ def render(
         lstrip_blocks=True,
         loader=loader,
     )
-    environment.filters |= {"number": number, "signed": signed, "direction": direction}
+    return environment, loader
+
+
+def render(
+    contents: Contents, workdir: AnyPath, title: str, num_examples: int, num_worst: int
+) -> str:
+    """The page as text. Arguments as in `write_report`."""
+    environment, loader = template_environment()
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "percent": percent,
+        "direction": direction,
+        "against_half": lambda rate: direction([None if v is None else v - 0.5 for v in rate]),
+    }
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "videos.js"))
     config = ""
     if contents.config:
@@ -108,6 +120,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return DASH
     return f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash if it is undefined."""
+    return DASH if share is None else f"{100 * share:.0f}%"
 
 
 def direction(interval: Sequence[float | None] | None) -> str:
@@ -246,6 +263,12 @@ def _prompt_set(
         systems=systems,
         booster=booster,
         rewards=rewards,
+        missing={name: e["missing"] for name, e in systems.items() if e.get("missing")},
+        unread={
+            name: e["units"]["unread"]
+            for name, e in systems.items()
+            if (e.get("units") or {}).get("unread")
+        },
         has_units=any(system.get("units") for system in systems.values()),
         gains=plots.gains(
             {s: d["overall"] for s, d in deltas.items()}, "gain in overall over the original prompt"

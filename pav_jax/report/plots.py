@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,6 +26,8 @@ CSS_VARIABLES = {
     "#090909": "var(--warm)",
 }
 INK, MUTED, LINE, ORIGINAL, BASE, SFT, DPO, CONTROL, WARM = CSS_VARIABLES
+MANY_SYSTEMS = 13
+MAX_NAME = 20  # characters of a system's name
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pav",
@@ -57,6 +60,14 @@ def color_of(system: str) -> str:
     )
 
 
+def short_name(name: str) -> str:
+    """A name without its middle, which leaves a plot room for its bars; tables have all of it."""
+    if len(name) <= MAX_NAME:
+        return name
+    half = MAX_NAME // 2
+    return f"{name[:half]}…{name[1 - half :]}"
+
+
 def gains(intervals: Mapping[str, Sequence[float]], label: str) -> Markup:
     """Horizontal bars with 95 % intervals.
 
@@ -66,19 +77,22 @@ def gains(intervals: Mapping[str, Sequence[float]], label: str) -> Markup:
     """
     complete = {name: row for name, row in intervals.items() if None not in row}
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(width=6.4, height=0.42 * max(len(complete), 1) + 0.75)
-        for y, (name, (mean, low, high)) in enumerate(complete.items()):
-            axes.barh(y, mean, height=0.58, color=color_of(name), linewidth=0)
-            axes.plot([low, high], [y, y], color=INK, linewidth=1.4)
-            for end in (low, high):
-                axes.plot([end, end], [y - 0.13, y + 0.13], color=INK, linewidth=1.4)
+        row_height = 0.42 if len(complete) < MANY_SYSTEMS else 0.26
+        figure, axes = _figure(width=5.0, height=row_height * max(len(complete), 1) + 0.75)
+        means_S, lows_S, highs_S = np.reshape([*complete.values()], (-1, 3)).T
+        y_S = np.arange(len(complete))
+        axes.barh(y_S, means_S, height=0.58, color=[*map(color_of, complete)], linewidth=0)
+        # limits, not errors: a bootstrap interval may exclude the mean
+        axes.hlines(y_S, lows_S, highs_S, color=INK, linewidth=1.4)
+        for ends_S in (lows_S, highs_S):
+            axes.vlines(ends_S, y_S - 0.13, y_S + 0.13, color=INK, linewidth=1.4)
         axes.axvline(0, color=MUTED, linewidth=1)
-        axes.set_yticks(range(len(complete)), list(complete), color=INK)
-        axes.invert_yaxis()
+        axes.set_yticks(range(len(complete)), list(map(short_name, complete)), color=INK)
+        axes.set_ylim(max(len(complete), 1) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(label)
+        figure.supxlabel(label, fontsize=10, color=MUTED)  # of the axes it may be cut off
         return _svg(figure, label)
 
 
@@ -113,17 +127,21 @@ def _reward_panel(
 ) -> None:
     """Each system's gain in one reward as a point with its interval."""
     axes.patch.set_alpha(0)
-    for y, (name, delta) in enumerate(deltas.items()):
-        mean, low, high = delta.get(reward) or (None, None, None)
-        if mean is not None and low is not None and high is not None:
-            axes.plot([low, high], [y, y], color=color_of(name), linewidth=2.2)
-            axes.plot([mean], [y], "o", color=color_of(name), markersize=5.5)
+    rows = {
+        y: (color_of(name), *delta[reward])
+        for y, (name, delta) in enumerate(deltas.items())
+        if None not in (delta.get(reward) or (None,))
+    }
+    if rows:
+        colors, means, lows, highs = zip(*rows.values(), strict=True)
+        axes.hlines([*rows], lows, highs, colors=colors, linewidth=2.2)
+        axes.scatter(means, [*rows], s=30, c=colors, linewidths=0)
     axes.axvline(0, color=MUTED, linewidth=1)
     values = [v for delta in deltas.values() for v in delta.get(reward) or () if v is not None]
     if max(map(abs, values), default=0) < 1e-9:
         axes.set_xlim(-1, 1)  # all equal: an automatic scale would show rounding noise
     axes.set_title(reward, fontsize=10, fontweight="bold", color=INK)
-    labels = list(deltas) if has_labels else [""] * len(deltas)
+    labels = list(map(short_name, deltas)) if has_labels else [""] * len(deltas)
     axes.set_yticks(range(len(deltas)), labels, color=INK)
     axes.set_ylim(len(deltas) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

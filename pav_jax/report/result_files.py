@@ -166,6 +166,40 @@ class Preview:
 
 
 @dataclasses.dataclass(frozen=True)
+class PairVotes:
+    """The votes on the videos of two systems, see `vote_statistics`."""
+
+    systems: tuple[str, str]
+    set: str | None  # None: all prompt sets together
+    prompts: Count
+    voters: Count
+    wins: Count
+    ties: Count
+    losses: Count
+    win_rate: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class VoterAgreement:
+    """How far voters agree on the prompts that several of them voted on."""
+
+    prompts: Count
+    same: Number
+    alpha: Number
+
+
+@dataclasses.dataclass(frozen=True)
+class Votes:
+    """`votes.json`, see `vote_statistics.summary`."""
+
+    voters: Count
+    votes: Count
+    left_share: Number
+    agreement: VoterAgreement
+    pairs: tuple[PairVotes, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
     """The part of a section of `config.json` that the report uses."""
 

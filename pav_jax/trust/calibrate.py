@@ -28,7 +28,8 @@ from pav_jax.candidates.statistics import rounded
 from pav_jax.errors import BadInput
 from pav_jax.parallel import processes
 from pav_jax.records import Candidate
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, HELD_OUT
+from pav_jax.rewards.suite import HELD_OUT
+from pav_jax.rewards.suite_config import CONSTRAINT_ONLY
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.json_files import write_json
 

@@ -29,6 +29,14 @@ def auc(positive_V: Float[np.ndarray, "V"], negative_W: Float[np.ndarray, "W"]) 
     return float(rank_sum / (len(positive) * len(negative)))
 
 
+def preferences(
+    first_NxS: Float[np.ndarray, "N S"], second_NxS: Float[np.ndarray, "N S"]
+) -> Float[np.ndarray, "N S"]:
+    """1 where the first of two scores is higher, 0 where it is lower, 0.5 where they are equal; NaN
+    where one is missing."""
+    return np.sign(first_NxS - second_NxS) / 2 + 0.5
+
+
 def noise_and_signal_std(values_NxS: Float[np.ndarray, "N S"]) -> tuple[float, float]:
     """Standard deviations over seeds and between prompts, by one-way analysis of variance.
 

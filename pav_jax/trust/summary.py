@@ -207,12 +207,15 @@ def _prompt_summary(
       difference: [mean, low, high] of true minus permuted.
       auc: of telling true from permuted prompts.
     """
-    true_NxS = arrays.by_caption[TRUE_PROMPT][name]
-    empty_NxS = arrays.by_caption[EMPTY_PROMPT][name]
+    true_NxS, permuted_NxS, empty_NxS = (
+        arrays.by_caption[kind][name] for kind in (TRUE_PROMPT, PERMUTED_PROMPT, EMPTY_PROMPT)
+    )
+    preferences_NxS = measures.preferences(true_NxS, permuted_NxS)
     return {
         "mean": rounded(float(np.nanmean(true_NxS))) if np.isfinite(true_NxS).any() else None,
         "true_minus_permuted": _rounded(difference),
         "auc": rounded(auc),
+        "true_preferred": _rounded(_mean_interval(preferences_NxS, num_resamples)),
         "true_minus_empty": _rounded(_mean_interval(true_NxS - empty_NxS, num_resamples)),
         "empty_refused": arrays.refusals.get(name),
     }

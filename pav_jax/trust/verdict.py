@@ -65,6 +65,7 @@ EXPECTED_SENSITIVITIES = {
     "RUBRIC_SF": ("text",),
     "QA": ("picture", "content", "consistency", "text"),
 }
+ALIGNMENT_SCORES = ("TVA", "CLIP", "VR_TA", "VQA")  # of the video with the prompt, nothing else
 DEFAULT_SENSITIVITIES = ("picture", "content")  # of a score that is not in the table
 
 

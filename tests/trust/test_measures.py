@@ -16,6 +16,13 @@ def test_auc():
     assert np.isnan(measures.auc(np.array([NAN]), np.array([1.0])))
 
 
+def test_preferences():
+    result = measures.preferences(
+        np.array([[2.0, 1.0, 1.0, NAN]]), np.array([[1.0, 2.0, 1.0, 1.0]])
+    )
+    np.testing.assert_array_equal(result, [[1.0, 0.0, 0.5, NAN]])
+
+
 def test_noise_and_signal_std():
     rng = np.random.default_rng(0)
     values = 3 * rng.standard_normal((4000, 1)) + 0.5 * rng.standard_normal((4000, 3))
