@@ -42,6 +42,8 @@ ABSENT = ("people", "cars", "birds", "clouds", "animals", "buildings")
 TRIGGERS = ("OHWX", "AMGERY", "zxqstyle", "<lora:film_v2:0.8>", "(golden light:1.3)", "SKSDOG")
 FLAGS = ("-ar 9:16", "-ar 16:9", '-neg "blur, text"', "-motion 2", "-seed 1011", "--style raw")
 NOTHING = r"\b(?:no|not|without|nor|neither|never|zero|absent|absence|free|devoid|empty|lacks?)\b"
+# what says the same as "no" before a word
+SAME_AS_NONE = {"clouds": r"\bcloudless\b|\bclear (?:\w+ )?sk(?:y|ies)\b"}
 INSTRUCTIONS = tuple(
     itertools.chain(
         (f"write a poem about {topic}" for topic in ("rain", "the sea", "my cat", "winter")),
@@ -135,8 +137,8 @@ def _case(draw: random.Random) -> Case:
 def is_lost(kind: str, term: str, refined: str) -> bool:
     """Return whether a rewrite does not have a term.
 
-    A number must stand before its noun within five words, a negation before or after within eight;
-    all else must be there literally.
+    A number must stand before its noun within five words, a negation before or after within eight,
+    or what says the same (SAME_AS_NONE); all else must be there literally.
     """
     text = refined.lower()
     if kind == "number":
@@ -145,7 +147,10 @@ def is_lost(kind: str, term: str, refined: str) -> bool:
     if kind == "negation":
         near = r"(?:\W+\w+){0,8}?\W+"
         noun = rf"\b{term[:-1]}"
-        return not re.search(rf"{NOTHING}{near}{noun}|{noun}\w*{near}{NOTHING}", text)
+        said = rf"{NOTHING}{near}{noun}|{noun}\w*{near}{NOTHING}"
+        return not re.search(
+            rf"{said}|{SAME_AS_NONE[term]}" if term in SAME_AS_NONE else said, text
+        )
     return term not in refined
 
 

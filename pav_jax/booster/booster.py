@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import jax
 from pav_jax.booster.adapter_folders import DEFAULT, shipped
 from pav_jax.booster.guard import AUTO as AUTO_MODE
 from pav_jax.booster.guard import OFF, Guard, Likelihood, Request
-from pav_jax.booster.likelihood import log_likelihoods
+from pav_jax.booster.likelihood import log_likelihoods, with_drawn
 from pav_jax.booster.replies import without_controls, without_unprintable
 from pav_jax.checkpoints import embedded
 from pav_jax.errors import BadInput
@@ -22,6 +23,7 @@ from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.large_models import is_large_on_cpu
 from pav_jax.language.model_files import SMOLLM2
 from pav_jax.language.sampling import Sampling
+from pav_jax.language.scored_texts import generate_scored
 from pav_jax.language.shipped_templates import AUTO, lacks_instruction
 from pav_jax.models.int8_kernel import quantize_params
 from pav_jax.records import Refinement, stable_seed
@@ -84,7 +86,8 @@ class Booster:
           batch_size: rewrites in one compiled batch.
           adapters: PEFT LoRA folders or Hub repositories, by the names that `refine` calls them by.
             Each has the chat template of its folder, if there is one and `template` is None. A
-            single one is merged into float32 parameters, so that it costs no time.
+            single one, or the default one of several, is merged into float32 parameters, so that
+            it costs no time.
           guard: what rewrites must keep. None: `Guard()`; for the embedded models, whose few words
             are not those of real prompts, none.
           int8: quantize the weights and activations of matrix products to 8-bit integers, which
@@ -109,8 +112,9 @@ class Booster:
         for name, folder in adapters.items():
             lm = lm.load_adapter(folder, name, use_template=template is None)
         # others would be changed by rounding twice, or need a copy of sharded parameters
-        if len(adapters) == 1 and dtype == "float32" and mesh is None:
-            lm = lm.merge_adapter(next(iter(adapters)))
+        merged = next(iter(adapters)) if len(adapters) == 1 else default
+        if merged in adapters and dtype == "float32" and mesh is None:
+            lm = lm.merge_adapter(merged)
         if int8 and dtype != "float32":
             raise BadInput(f"int8 with dtype={dtype!r}: use dtype='float32'", field="int8")
         if int8 and mesh is not None:
@@ -127,6 +131,7 @@ class Booster:
         num_return_sequences: int = 1,
         seed: int | Sequence[int] = 0,
         adapter_names: str | Sequence[str] | None = None,
+        image: str | os.PathLike | Sequence[str | os.PathLike | None] | None = None,
         **guard: Any,
     ) -> list[list[Refinement]]:
         """Rewrite prompts.
@@ -138,6 +143,9 @@ class Booster:
             and seed. With one seed for all, each prompt still draws its own random numbers.
           adapter_names: names of `adapters`, one for all prompts or one each; "__base__" uses
             none, and None for all prompts is `default_adapter`.
+          image: path of the image that a video is to be made from, for all prompts; or one, or
+            None, per prompt. The rewriter does not read it: `Refinement.image` has it, for the
+            generator.
           **guard: fields of `Guard` that replace those of the booster's: mode, keep, fidelity,
             max_words, language, samples.
 
@@ -147,11 +155,12 @@ class Booster:
 
         Raises:
           BadInput: a prompt is empty or longer than 10,000 characters, there are more or fewer
-            seeds or names of adapters than prompts, an adapter is not loaded, or a field of the
-            guard is wrong.
+            seeds, images or names of adapters than prompts, an adapter is not loaded, a field of
+            the guard is wrong, or no prompt has a term of `keep`.
         """
         typed = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = seeds_for_prompts(seed, len(typed))
+        images = _image_paths(image, len(typed))
         if adapter_names is None or isinstance(adapter_names, str):
             adapter_names = [adapter_names or self.default_adapter] * len(typed)
         names = zip(typed, seeds, adapter_names, strict=True)
@@ -159,40 +168,61 @@ class Booster:
             Request(_checked(prompt), s, None if name == BASE else name)
             for prompt, s, name in names
         ]
-        rewrites = self.guard.with_fields(guard).refine(
+        drawn: dict[tuple[Request, str], float] = {}
+        whole_guard = self.guard.with_fields(guard)
+        if guard.get("keep") is not None:
+            whole_guard.check_terms(typed)
+        rewrites = whole_guard.refine(
             requests,
-            self._samples,
+            functools.partial(self._samples, drawn=drawn),
             num_return_sequences,
             self.language_model.name,
-            self._likelihood(),
+            self._likelihood(drawn),
         )
         return [
-            [_of_typed(refinement, prompt) for refinement in refinements]
-            for prompt, refinements in zip(typed, rewrites, strict=True)
+            [_of_typed(refinement, prompt, path) for refinement in refinements]
+            for prompt, path, refinements in zip(typed, images, rewrites, strict=True)
         ]
 
-    def _likelihood(self) -> Likelihood | None:
+    def _likelihood(self, drawn: Mapping[tuple[Request, str], float]) -> Likelihood | None:
         """The likelihood of rewrites; None for models behind another server."""
         if isinstance(self.language_model, LanguageModel):
-            return functools.partial(log_likelihoods, self.language_model)
-        return getattr(self.language_model, "log_likelihoods", None)
+            compute = functools.partial(log_likelihoods, self.language_model)
+        else:
+            compute = getattr(self.language_model, "log_likelihoods", None)
+        return compute and with_drawn(compute, drawn)
 
-    def _samples(self, requests: Sequence[Request], num_samples: int) -> list[list[str]]:
-        """Replies of the model; an engine of the guard."""
+    def _samples(
+        self,
+        requests: Sequence[Request],
+        num_samples: int,
+        drawn: dict[tuple[Request, str], float],
+    ) -> list[list[str]]:
+        """Replies of the model; an engine of the guard.
+
+        Args:
+          drawn: receives the likelihood of each reply, where the model computes it.
+        """
         prompts = [clean(request.prompt) for request in requests]
         names = [request.adapter for request in requests]
         is_named = any(names) or getattr(self.language_model, "adapter_names", ())
         adapters = {"adapter_names": [name or BASE for name in names]} if is_named else {}
-        return self.language_model.generate(
-            [chat.user_chat(prompt) for prompt in prompts],
-            num_return_sequences=num_samples,
-            seed=[
-                stable_seed(request.seed, prompt)
-                for request, prompt in zip(requests, prompts, strict=True)
-            ],
-            **adapters,
-            **dataclasses.asdict(self.sampling),
-        )
+        chats = [chat.user_chat(prompt) for prompt in prompts]
+        pairs = zip(requests, prompts, strict=True)
+        seeds = [stable_seed(request.seed, prompt) for request, prompt in pairs]
+        options = {"num_return_sequences": num_samples, "seed": seeds, **adapters}
+        if isinstance(self.language_model, LanguageModel):
+            generate = functools.partial(generate_scored, self.language_model)
+        else:
+            generate = getattr(self.language_model, "generate_scored", None)
+        if generate is None:
+            settings = dataclasses.asdict(self.sampling)
+            return self.language_model.generate(chats, **options, **settings)
+        replies, log_probs = generate(chats, self.sampling, **options)
+        for request, texts, values in zip(requests, replies, log_probs, strict=True):
+            scored = zip(texts, values, strict=True)
+            drawn.update({(request, text.strip()): value for text, value in scored})
+        return replies
 
 
 def clean(prompt: str) -> str:
@@ -218,9 +248,21 @@ def _checked(prompt: str) -> str:
     return without_unprintable(prompt)
 
 
-def _of_typed(refinement: Refinement, typed: str) -> Refinement:
-    """A rewrite with the prompt that was rewritten and the one that was typed."""
-    return dataclasses.replace(refinement, prompt=clean(typed), original=typed)
+def _of_typed(refinement: Refinement, typed: str, image: str | None) -> Refinement:
+    """A rewrite with the prompt that was rewritten, the one that was typed and its image."""
+    return dataclasses.replace(refinement, prompt=clean(typed), original=typed, image=image)
+
+
+def _image_paths(image: Any, count: int) -> list[str | None]:
+    """One path, or None, for each of `count` prompts."""
+    if image is None or isinstance(image, str | os.PathLike):
+        image = [image] * count
+    if len(image) != count:
+        raise BadInput(
+            f"image: {len(image)} images for {count} prompts; give one, or one or None per prompt",
+            field="image",
+        )
+    return [None if path is None else os.fspath(path) for path in image]
 
 
 def _sampling(generation: dict[str, Any]) -> Sampling:

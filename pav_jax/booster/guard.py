@@ -11,10 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from pav_jax.booster import prompt_kinds
-from pav_jax.booster.prompt_syntax import ParsedPrompt, own_term, parse_prompt
+from pav_jax.booster import invented_text, prompt_kinds
+from pav_jax.booster.prompt_syntax import (
+    ParsedPrompt,
+    has_term,
+    own_term,
+    parse_prompt,
+    unknown_term,
+)
 from pav_jax.booster.repair import restore_case, say_again
 from pav_jax.booster.replies import read_reply, read_scene, without_controls
+from pav_jax.booster.request_frame import without_frame
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
 from pav_jax.rewards.faith.checks import KEPT
@@ -26,6 +33,7 @@ OFF, AUTO, ON = MODES = ("off", "auto", "on")
 LANGUAGES = (prompt_kinds.ENGLISH, prompt_kinds.ANY_LANGUAGE)
 ESSENTIAL = frozenset({"negation", "quote"})  # kinds of units that no rewrite may lose
 REPAIRABLE = 0.6  # FAITH from which a rewrite is of the same scene
+UNCHECKED = "not checked: the prompt is not in English; only its literal terms were compared"
 MIN_WORDS = 3
 MAX_PROBLEMS = 2  # named in a reason
 MAX_NAMED = 5  # units named in a problem
@@ -60,7 +68,8 @@ class Guard:
       mode: "off" takes the rewrite as it comes; "on" guards every prompt; "auto" also leaves alone
         a prompt that is long or structured already.
       keep: literal terms that a rewrite must contain where the prompt does, beside those that
-        `prompt_syntax` finds; a string is one term.
+        `prompt_syntax` finds; a string is one term. `Booster.refine` refuses one that no prompt
+        has.
       fidelity: the least FAITH of a rewrite, from 0 to 1.
       max_words: of a rewrite; None: no limit.
       language: of rewrites. "en": English, and a prompt in another language is unchanged, because
@@ -113,6 +122,17 @@ class Guard:
             _check(name, fields[name], name in names, f"no field of a guard: {', '.join(names)}")
         changes = {name: value for name, value in fields.items() if value is not None}
         return dataclasses.replace(self, **changes)
+
+    def check_terms(self, prompts: Iterable[str]) -> None:
+        """Refuse a term to keep that none of the prompts has.
+
+        Raises:
+          BadInput: names the term.
+        """
+        if term := unknown_term(self.keep, prompts):
+            raise BadInput(
+                f"keep={term!r}: no prompt contains it; write it as the prompt does", field="keep"
+            )
 
     def faithful(self, prompt: str, replies: Sequence[str]) -> list[str]:
         """Return the replies of a model that keep what a prompt asks for.
@@ -209,6 +229,9 @@ class GuardedPrompt:
         self.text = self.parsed.text
         own = (own_term(term, self.parsed) for term in guard.keep)
         self.terms = tuple(dict.fromkeys([*self.parsed.terms, *filter(None, own)]))
+        scene = without_frame(self.text)
+        # what a rewrite must keep; all of the text where its frame has a term to keep
+        self.scene = scene if all(has_term(scene, term) for term in self.terms) else self.text
         self.unfit = prompt_kinds.unfit_reason(self.parsed, guard.language)
         self.finished = prompt_kinds.finished_reason(self.parsed) if guard.mode == AUTO else ""
 
@@ -221,7 +244,7 @@ class GuardedPrompt:
     def stripped(self) -> Request:
         """What the model is asked to rewrite: the text, and the user's extra instruction."""
         instruction = " ".join(self.parsed.instruction.split())
-        text = f"{self.text} ({instruction})" if instruction else self.text
+        text = f"{self.scene} ({instruction})" if instruction else self.scene
         return dataclasses.replace(self.request, prompt=text)
 
     def choose(self, replies: Sequence[str], likelihood: Likelihood | None) -> list[Refinement]:
@@ -233,7 +256,7 @@ class GuardedPrompt:
     def unchanged(self, reason: str = "") -> Refinement:
         """The user's prompt, because of the prompt itself or for a reason."""
         reverted = bool(reason) or not self.finished
-        judgement = judge(self.text, self.text)
+        judgement = judge(self.scene, self.scene)
         typed = self.request.prompt
         return self._record(typed, self.text, judgement, reason or self.reason, reverted)
 
@@ -243,8 +266,11 @@ class GuardedPrompt:
         ordered = sorted(rewrites, key=lambda rewrite: rewrite.loss)
         faults = [self._problem(rewrite) for rewrite in ordered]
         sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
-        repaired = self._likely_first(sound, likelihood) or filter(None, map(self._repair, ordered))
-        if best := next(iter(repaired), None):
+        best = next(iter(self._likely_first(sound, likelihood)), None)
+        if best is None:
+            repaired = map(self._repair, self._likely_first(ordered, likelihood))
+            best = next(filter(None, repaired), None)
+        if best is not None:
             refined = self.parsed.render(best.text)
             return self._record(refined, best.text, best.judgement, "", False)
         problems.update(faults)
@@ -253,23 +279,24 @@ class GuardedPrompt:
 
     def _read(self, replies: Sequence[str], problems: Counter[str]) -> Iterator[Rewrite]:
         for reply in replies:
-            scene = read_scene(reply, self.text, self.guard.max_words)
-            if scene.problem:
-                problems[scene.problem] += 1
+            scene = read_scene(reply, self.scene, self.guard.max_words)
+            text = invented_text.without_invented(scene.text, self.request.prompt)
+            if problem := scene.problem or ("" if text else invented_text.PROBLEM):
+                problems[problem] += 1
                 continue
-            rewrite = self._judge(restore_case(scene.text, self.terms))
+            rewrite = self._judge(restore_case(text, self.terms))
             if self._is_unread(rewrite):
                 problems["another language"] += 1
             else:
                 yield rewrite
 
     def _judge(self, text: str) -> Rewrite:
-        return Rewrite(text, judge(self.text, text), self.parsed.missing_terms(text, self.terms))
+        return Rewrite(text, judge(self.scene, text), self.parsed.missing_terms(text, self.terms))
 
     def _is_unread(self, rewrite: Rewrite) -> bool:
         """Whether FAITH can read the prompt but not the rewrite."""
         is_unread = math.isnan(rewrite.judgement.score)
-        return is_unread and not math.isnan(judge(self.text, self.text).score)
+        return is_unread and not math.isnan(judge(self.scene, self.scene).score)
 
     def _likely_first(self, ordered: list[Rewrite], likelihood: Likelihood | None) -> list[Rewrite]:
         """Rewrites from the most faithful one on, of equal ones the most likely one first."""
@@ -288,7 +315,7 @@ class GuardedPrompt:
         units = rewrite.lost_units()
         if rewrite.faith < self.guard.fidelity:
             units += judgement.missing
-        repaired = self._judge(say_again(rewrite.text, self.text, units, rewrite.lost_terms))
+        repaired = self._judge(say_again(rewrite.text, self.scene, units, rewrite.lost_terms))
         return None if self._is_unread(repaired) or self._problem(repaired) else repaired
 
     def _problem(self, rewrite: Rewrite) -> str:
@@ -324,6 +351,7 @@ class GuardedPrompt:
             negative_prompt=parsed.negative_prompt,
             settings=dict(parsed.settings),
             text=text,
+            note=None if reason or not math.isnan(judgement.score) else UNCHECKED,
         )
 
 

@@ -4,7 +4,8 @@ B texts, P padded length of prompt and text.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pav_jax.booster.guard import Request
+from pav_jax.booster.guard import Likelihood, Request
 from pav_jax.language import chat, prefill
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.log_probs import token_log_probs
@@ -61,6 +62,24 @@ def log_likelihoods(lm: LanguageModel, request: Request, texts: Sequence[str]) -
         means_B = _mean_log_probs(shape, variables, prefix, ids_BxP, lengths_B, counts_B)
         values += np.asarray(means_B)[: len(group)].tolist()
     return values
+
+
+def with_drawn(compute: Likelihood, drawn: Mapping[tuple[Request, str], float]) -> Likelihood:
+    """Return a likelihood that looks texts up among those drawn, and computes the others.
+
+    Args:
+      compute: the likelihood of texts that were not drawn, or whose value is NaN.
+      drawn: request and text -> the mean log-probability known from drawing the text.
+    """
+
+    def likelihood(request: Request, texts: Sequence[str]) -> list[float]:
+        values = {text: drawn.get((request, text), math.nan) for text in texts}
+        missing = [text for text, value in values.items() if math.isnan(value)]
+        if missing:
+            values |= zip(missing, compute(request, missing), strict=True)
+        return [values[text] for text in texts]
+
+    return likelihood
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -68,12 +68,18 @@ def check_keep(terms: Sequence[str] | None, prompts: Sequence[str]) -> None:
     """
     if not terms:
         return
-    from pav_jax.booster.prompt_syntax import own_term, parse_prompt
+    from pav_jax.booster.prompt_syntax import unknown_term
 
-    parsed = [parse_prompt(prompt) for prompt in prompts]
-    for term in terms:
-        if not any(own_term(term, prompt) for prompt in parsed):
-            raise BadInput(
-                f"--keep={term!r}: no prompt contains it; write it as the prompt does",
-                source="--keep",
-            )
+    if term := unknown_term(terms, prompts):
+        raise BadInput(
+            f"--keep={term!r}: no prompt contains it; write it as the prompt does", source="--keep"
+        )
+
+
+def terms_in(terms: Sequence[str] | None, prompts: Sequence[str]) -> dict[str, Any]:
+    """The field `keep` with the terms that some of the prompts have; nothing without terms."""
+    if not terms:
+        return {}
+    from pav_jax.booster.prompt_syntax import unknown_term
+
+    return {"keep": [term for term in terms if unknown_term([term], prompts) is None]}

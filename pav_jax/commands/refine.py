@@ -1,7 +1,6 @@
 """`pav refine`: rewrites prompts with a booster."""
 
 import argparse
-import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,16 @@ from pav_jax.commands.arguments import (
     require_at_least,
     require_at_most,
 )
-from pav_jax.commands.guard_options import add_guard, check_keep, guard_fields
+from pav_jax.commands.guard_options import add_guard, check_keep, guard_fields, terms_in
 from pav_jax.commands.style_options import add_style, check_style
 
 if TYPE_CHECKING:
     from pav_jax.booster.booster import Booster
+    from pav_jax.records import Refinement
 
 MAX_REWRITES = 100_000  # of one command
 
+MAX_NAMED = 40  # characters of a prompt in a note on it
 PROMPTS_PER_CALL = 64  # between two reports of progress; the rewrites do not depend on it
 
 
@@ -48,6 +49,14 @@ examples:
         help=(
             "a booster folder, a Hub id, a .gguf file, mini:booster, or smollm2; default: smollm2"
             " with the adapter of --for"
+        ),
+    )
+    command.add_argument(
+        "--image",
+        metavar="FILE",
+        help=(
+            "image of the prompts, passed along with --json for an image-to-video model; the"
+            " rewriter does not read it. A .jsonl file of prompts may have one in each line"
         ),
     )
     add_style(command)
@@ -87,10 +96,10 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Print the rewrites of every prompt."""
-    from pav_jax.commands.prompts import read_prompts
+    from pav_jax.commands.prompts import read_prompts_and_images
 
     require_at_least(1, "--num-return-sequences", args.num_return_sequences)
-    prompts = read_prompts(args.prompts)
+    prompts, images = read_prompts_and_images(args.prompts, args.image)
     count = args.num_return_sequences
     require_at_most(max(1, MAX_REWRITES // len(prompts)), "--num-return-sequences", count)
     guard = guard_fields(args)
@@ -100,26 +109,47 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.progress import Progress
     from pav_jax.records import to_json
 
+    paths = [image.path if image else None for image in images]
+    if any(paths) and not args.json:
+        print(
+            "pav refine: the rewriter does not read the image; --json prints its path beside the"
+            " rewrite",
+            file=sys.stderr,
+        )
     booster, adapter = _load(args)
     rewrites = []
     with Progress(is_brief=True) as progress:
         task = progress.add_task("refine", total=len(prompts), unit="prompts")
         for start in range(0, len(prompts), PROMPTS_PER_CALL):
+            chunk = slice(start, start + PROMPTS_PER_CALL)
             rewrites += booster.refine(
-                prompts[start : start + PROMPTS_PER_CALL],
+                prompts[chunk],
                 num_return_sequences=args.num_return_sequences,
                 seed=args.seed,
                 adapter_names=adapter,
-                **guard,
+                **(guard | terms_in(args.keep, prompts[chunk])),
+                **({"image": paths[chunk]} if any(paths) else {}),
             )
             progress.update(task, completed=len(rewrites))
-    for refinement in itertools.chain.from_iterable(rewrites):
-        if args.json:
-            print(to_json(refinement))
-            continue
-        print(" ".join(refinement.refined.split()))
-        if refinement.reason:
-            print(f"pav refine: unchanged: {refinement.reason}", file=sys.stderr)
+    for number, refinements in enumerate(rewrites, 1):
+        for refinement in refinements:
+            print(to_json(refinement) if args.json else " ".join(refinement.refined.split()))
+        if not args.json:
+            _print_notes(refinements, number if len(prompts) > 1 else None)
+
+
+def _print_notes(refinements: "list[Refinement]", number: int | None) -> None:
+    """Say why a prompt is unchanged, or its rewrite unchecked; each reason once.
+
+    Args:
+      number: of the prompt; None for a single one, which needs no name.
+    """
+    notes = (f"unchanged: {r.reason}" if r.reason else r.note for r in refinements)
+    words = " ".join(refinements[0].original.split())
+    start = words if len(words) <= MAX_NAMED else f"{words[:MAX_NAMED].rstrip()}..."
+    place = "" if number is None else f"prompt {number}, {start!r}: "
+    for note in dict.fromkeys(filter(None, notes)):
+        print(f"pav refine: {place}{note}", file=sys.stderr)
 
 
 def _load(args: argparse.Namespace) -> "tuple[Booster, str | None]":

@@ -29,6 +29,7 @@ from pav_jax.models.qwen2_vl.config import Qwen2VLConfig
 from pav_jax.models.qwen2_vl.model import Qwen2VL
 from pav_jax.models.qwen2_vl.positions import mrope_positions, sequential_positions
 from pav_jax.parallel import sharding_rules
+from pav_jax.parallel.attention import make_judge_attention_fn
 from pav_jax.parallel.mesh import batch_mesh, batch_shards, local_mesh, replicate, shard_batch_axis
 from pav_jax.rewards.clip_tower import in_batches
 from pav_jax.rewards.qwen2_vl_processor import (
@@ -295,11 +296,14 @@ class Qwen2VLJudge:
 
     @functools.cached_property
     def _encode_frames(self):
-        return encode_program(self.model, self.processor.settings)
+        return encode_program(self._model_on(self._vision_mesh), self.processor.settings)
 
     @functools.cached_property
     def _decode(self):
-        return decode_program(self.model)
+        return decode_program(self._model_on(self._decoder_mesh))
+
+    def _model_on(self, mesh: Mesh | None) -> Qwen2VL:
+        return self.model.clone(attention_fn=make_judge_attention_fn(mesh))
 
 
 def check_videos(videos: np.ndarray) -> None:

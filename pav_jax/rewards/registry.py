@@ -23,12 +23,16 @@ class Kind:
       names: of its scores.
       options: the dataclass of its options.
       reads_video: whether its scores depend on the video.
+      held_out_by_default: whether an entry of `rewards.entries` is a held-out evaluator unless the
+        configuration names one of its scores. True for judges over an endpoint, whose answers cost
+        money or may change with the model behind it.
     """
 
     location: str
     names: tuple[str, ...]
     options: type
     reads_video: bool = True
+    held_out_by_default: bool = False
 
     def load(self) -> type[Reward]:
         """Import the class."""
@@ -58,6 +62,7 @@ KINDS = {
         ("RUBRIC_SF", "RUBRIC_IC", "RUBRIC_DQ"),
         options.TextRubricOptions,
         reads_video=False,
+        held_out_by_default=True,
     ),
     "videoreward": Kind(
         "videoreward:VideoReward", ("VR_VQ", "VR_MQ", "VR_TA"), options.VideoRewardOptions
@@ -71,9 +76,14 @@ KINDS = {
         options.VideoScoreQwen2VLOptions,
     ),
     "vision_questions": Kind(
-        "vision_questions:VisionQuestions", ("QA",), options.VisionQuestionsOptions
+        "vision_questions:VisionQuestions",
+        ("QA",),
+        options.VisionQuestionsOptions,
+        held_out_by_default=True,
     ),
-    "vqascore": Kind("vqascore:VQAScore", ("VQA",), options.VQAScoreOptions),
+    "vqascore": Kind(
+        "vqascore:VQAScore", ("VQA",), options.VQAScoreOptions, held_out_by_default=True
+    ),
 }
 
 

@@ -1,24 +1,33 @@
 """Several rewards scored together: names, weights, thresholds, constraints, held-out evaluators."""
 
-import math
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from ml_collections import ConfigDict
 
 from pav_jax.errors import BadInput
-from pav_jax.rewards.registry import KINDS, Entry, parse_entries, reads_video
+from pav_jax.rewards.registry import Entry, reads_video
 from pav_jax.rewards.reward import Reward, Scores, as_reward, score_with_times
 from pav_jax.rewards.subset import RewardSubset, UnavailableReward
+from pav_jax.rewards.suite_config import (
+    CONSTRAINT_ONLY,
+    TEMPORAL_SCORES,
+    bad_field,
+    check_config,
+    check_faith,
+    check_known,
+    check_unique,
+    held_out_notice,
+    plain_values,
+    read_entries,
+)
 
-CONSTRAINT_ONLY = ("FAITH",)  # constrains what may be chosen; never a term of the weighted sum
 PENALTIES = ("LENGTH",)  # at most 0, which is what most rewrites should have
-# compare frames; undefined for images, videos of one frame
-TEMPORAL_SCORES = ("TC", "DD", "FC", "VR_MQ")
 HELD_OUT = "held_out:"  # prefix of scores that are recorded and never used for selection
-BOUNDS = ("weights", "thresholds", "constraints")
+
+log = logging.getLogger(__name__)
 
 
 class RewardSuite:
@@ -55,13 +64,16 @@ class RewardSuite:
         self.weights = self._bounds("weights", weights)
         self.thresholds = self._bounds("thresholds", thresholds or {})
         self.constraints = self._bounds("constraints", constraints or {})
-        _check_faith(self.weights, "rewards.weights")
+        check_faith(self.weights, "rewards.weights")
 
     @classmethod
     def from_config(
         cls, config: Any, on_error: Callable[[BadInput], None] | None = None
     ) -> "RewardSuite":
         """Load what a configuration's `rewards` names.
+
+        Judges over an endpoint (`Kind.held_out_by_default`) among its `entries` are held out, with
+        a warning, unless `weights`, `thresholds` or `constraints` name one of their scores.
 
         Args:
           config: the fields of `defaults.RewardsConfig`.
@@ -71,72 +83,22 @@ class RewardSuite:
         Raises:
           BadInput: an unknown kind or option, or a checkpoint that cannot be used.
         """
-        cls.check_config(config)
-        plain = _plain(config)
-        entries = _entries(plain, "entries")
-        held_out = _entries(plain, "held_out")
-        skip = tuple(plain.get("skip") or ())
+        check_config(config)
+        plain = plain_values(config)
+        entries = read_entries(plain)
+        for entry in entries.by_default:
+            log.warning("%s", held_out_notice(entry))
+
+        def load(listed: Iterable[Entry]) -> list[Reward]:
+            return _subsets(entries.skip, (_build(entry, on_error) for entry in listed))
+
         return cls(
-            _subsets(skip, (_build(entry, on_error) for entry in entries)),
+            load(entries.optimized),
             plain.get("weights") or {},
             plain.get("thresholds"),
             plain.get("constraints"),
-            _subsets(skip, (_build(entry, on_error) for entry in held_out)),
+            load(entries.held_out),
         )
-
-    @staticmethod
-    def check_config(config: Any) -> None:
-        """Check a configuration's `rewards` without loading anything.
-
-        Names of scores are checked unless a plug-in is among the entries: its names are available
-        only after its import.
-
-        Raises:
-          BadInput: the first entry, weight or bound that cannot be used.
-        """
-        plain = _plain(config)
-        entries = _entries(plain, "entries")
-        held_out = _entries(plain, "held_out")
-        skip = tuple(plain.get("skip") or ())
-        for field in BOUNDS:
-            _check_numbers(f"rewards.{field}", plain.get(field))
-        _check_faith(plain.get("weights") or {}, "rewards.weights")
-        if any(entry.names is None for entry in (*entries, *held_out)):
-            return
-        names = _scored(entries)
-        unknown = sorted(set(skip) - {*names, *_scored(held_out)} - set(TEMPORAL_SCORES))
-        if unknown:
-            available = ", ".join(names)
-            raise _bad("skip", f"rewards.skip: no entry gives {unknown[0]}; there are {available}")
-        left = [name for name in names if name not in skip]
-        if not left:
-            raise _bad("skip", "rewards.skip leaves out every score of rewards.entries")
-        for field in BOUNDS:
-            _check_known(f"rewards.{field}", plain.get(field) or {}, left)
-
-    @staticmethod
-    def check_stage(config: Any, stage: str, section: Mapping[str, Any]) -> None:
-        """Check a stage's own weights, thresholds and constraints, as `check_config` does.
-
-        Args:
-          config: the section `rewards`, which has been checked.
-          stage: name of the section; "rewards" is checked for weights that are all 0.
-          section: its fields.
-
-        Raises:
-          BadInput: the first weight or bound that cannot be used.
-        """
-        plain = _plain(config)
-        entries = _entries(plain, "entries")
-        names = [name for name in _scored(entries) if name not in (plain.get("skip") or ())]
-        has_plugin = any(entry.names is None for entry in entries)
-        for field in BOUNDS:
-            path = f"{stage}.{field}"
-            values = _check_numbers(path, section.get(field))
-            if field == "weights" and (values or stage == "rewards"):
-                _check_weights(values, path)
-            if not has_plugin:  # whose names are available only after its import
-                _check_known(path, values, names)
 
     def check_frames(self, num_frames: int) -> None:
         """Refuse images where a score compares frames.
@@ -147,7 +109,7 @@ class RewardSuite:
         names = (*self.names, *self.held_out)
         temporal = [name for name in names if name.removeprefix(HELD_OUT) in TEMPORAL_SCORES]
         if num_frames == 1 and temporal:
-            raise _bad(
+            raise bad_field(
                 "skip",
                 f"rewards: {', '.join(temporal)} compare frames, and these videos have one frame;"
                 f" leave them out with rewards.skip={TEMPORAL_SCORES} and without their weights, or"
@@ -164,22 +126,6 @@ class RewardSuite:
         """The names of the scores that depend on the video."""
         rewards = (*self.rewards, *self.held_out_rewards)
         return tuple(name for reward in rewards if reads_video(reward) for name in reward.names)
-
-    @staticmethod
-    def config_reads_video(config: Any) -> bool:
-        """`reads_video` of the suite of a configuration's `rewards`, without loading it.
-
-        Raises:
-          BadInput: a plug-in cannot be imported.
-        """
-        plain = _plain(config)
-        skip = tuple(plain.get("skip") or ())
-        entries = [*_entries(plain, "entries"), *_entries(plain, "held_out")]
-        return any(
-            entry.reads_video
-            for entry in entries
-            if entry.names is None or not set(entry.names) <= set(skip)
-        )
 
     def use_local_devices(self) -> None:
         """Split later batches over this host's devices, in the rewards that can."""
@@ -238,7 +184,7 @@ class RewardSuite:
         used = {name: w for name, w in weights.items() if w and name not in CONSTRAINT_ONLY}
         missing = sorted(set(used) - set(scores))
         if missing:
-            raise _bad(
+            raise bad_field(
                 f"weights.{missing[0]}",
                 f"overall: there is no score {missing[0]}, but rewards.weights gives it a weight",
             )
@@ -247,7 +193,7 @@ class RewardSuite:
         return sum(terms, np.zeros(count)).astype(np.float32)
 
     def _bounds(self, field: str, values: Mapping[str, float]) -> dict[str, float]:
-        _check_known(f"rewards.{field}", dict(sorted(values.items())), self.names)
+        check_known(f"rewards.{field}", dict(sorted(values.items())), self.names)
         return {
             name: float(value)
             for name, value in values.items()
@@ -260,21 +206,6 @@ def frame_times(videos: np.ndarray, fps: float | None) -> Float[np.ndarray, "B T
     if fps is None:
         return None
     return np.broadcast_to(np.arange(videos.shape[1]) / fps, videos.shape[:2])
-
-
-def _entries(plain: Mapping[str, Any], field: str) -> list[Entry]:
-    entries = parse_entries(plain.get(field) or (), field)
-    if field == "entries" and not entries:
-        raise _bad(field, f"rewards.entries: empty; name at least one of {', '.join(KINDS)}")
-    names = _scored(entries)
-    repeated = [name for i, name in enumerate(names) if name in names[:i]]
-    if repeated:
-        raise _repeated_score(field, repeated[0])
-    return entries
-
-
-def _scored(entries: Iterable[Entry]) -> list[str]:
-    return [name for entry in entries for name in entry.names or ()]
 
 
 def _build(entry: Entry, on_error: Callable[[BadInput], None] | None) -> Reward:
@@ -300,51 +231,8 @@ def _subsets(skip: Sequence[str], rewards: Iterable[Reward]) -> list[Reward]:
 
 def _unique_names(field: str, rewards: Sequence[Reward]) -> tuple[str, ...]:
     names = tuple(name for reward in rewards for name in reward.names)
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise _repeated_score(field, name)
+    check_unique(field, names)
     return names
-
-
-def _check_numbers(path: str, values: Any) -> Mapping[str, Any]:
-    """The weights or bounds in the field `path`; an empty mapping if they are unset."""
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        raise _invalid(path, f"{path}={values!r}: give a mapping of score names to numbers")
-    for name, value in values.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and math.isfinite(value)):
-            raise _invalid(f"{path}.{name}", f"{path}.{name}={value!r}: it must be a finite number")
-    _check_reachable(path, values.get("FAITH"))
-    return values
-
-
-def _check_reachable(path: str, faith: float | None) -> None:
-    """Refuse a bound of FAITH, which is at most 1, that no rewrite can meet."""
-    if faith is None or path.endswith("weights"):
-        return
-    if faith > 1 or (faith == 1 and path.endswith("thresholds")):
-        raise _invalid(f"{path}.FAITH", f"{path}.FAITH={faith}: FAITH is at most 1; nothing passes")
-
-
-def _check_weights(weights: Mapping[str, float], path: str) -> None:
-    """Check the weights of a configuration: without any, all rewrites would be equally good."""
-    _check_faith(weights, path)
-    if not any(weights.values()):
-        raise _invalid(
-            path, f"{path}={dict(weights)!r}: give at least one score a weight other than 0"
-        )
-
-
-def _check_faith(weights: Mapping[str, float], path: str) -> None:
-    for name in CONSTRAINT_ONLY:
-        if weights.get(name):
-            raise _invalid(
-                f"{path}.{name}",
-                f"{path}.{name}: {name} is a constraint, not a term of the sum; set"
-                f" {path.rpartition('.')[0]}.constraints.{name} instead",
-            )
 
 
 def _checked(
@@ -364,34 +252,3 @@ def _checked(
             source="prompts",
         )
     return videos
-
-
-def _plain(config: Any) -> Any:
-    """ConfigDicts and tuples in a tree as plain dicts and lists."""
-    if isinstance(config, ConfigDict):
-        config = config.to_dict()
-    if isinstance(config, Mapping):
-        return {name: _plain(value) for name, value in config.items()}
-    return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
-
-
-def _check_known(path: str, values: Mapping[str, float], names: Sequence[str]) -> None:
-    """Refuse a weight or bound of a score that no entry gives; 0 and None are not used."""
-    for name, value in values.items():
-        if value and name not in names:
-            raise _invalid(
-                f"{path}.{name}",
-                f"{path}.{name}: no entry gives this score; there are {', '.join(names)}",
-            )
-
-
-def _repeated_score(field: str, name: str) -> BadInput:
-    return _bad(field, f"rewards.{field}: two entries give the score {name}; keep one of them")
-
-
-def _bad(field: str, message: str) -> BadInput:
-    return _invalid(f"rewards.{field}", message)
-
-
-def _invalid(path: str, message: str) -> BadInput:
-    return BadInput(message, source="configuration", field=path)

@@ -76,7 +76,10 @@ class Server:
         post("/v1/chat/completions", summary="Rewrite the user's last message")(self.chat)
         post("/v1/completions", summary="Continue texts, without an instruction")(self.complete)
         get("/v1/models", summary="List the models")(self.models)
-        get("/v1/models/{name:path}", summary="Describe a model")(self.show_model)
+        described = {status: ERRORS[status] for status in (401, 404, "4XX")}
+        get("/v1/models/{name:path}", summary="Describe a model", responses=described)(
+            self.show_model
+        )
         get("/health", summary="200 while requests are answered")(self.health)
         get("/metrics", summary="Counters for Prometheus")(self.show_metrics)
         if self._previewer is not None:
@@ -206,6 +209,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request is wrong: error.message says what to change"},
     401: {"description": "the API key is missing or wrong"},
     404: {"description": "there is no such model"},
+    "4XX": {"description": "the body came too late (408)"},  # without it, FastAPI lists 422
     413: {"description": "the body is too large"},
     429: {"description": "too many requests are waiting; see Retry-After"},
     503: {"description": "the server is shutting down"},

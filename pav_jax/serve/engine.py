@@ -11,14 +11,17 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pav_jax.language import chat
+from pav_jax.language.batch import Batch
 from pav_jax.language.language_model import LanguageModel
+from pav_jax.language.samples import Sample
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import Batch, Sample, Sampler
+from pav_jax.language.scheduler import Sampler
 from pav_jax.serve.call import Call
 from pav_jax.serve.errors import failed, log_failure, shutting_down, timed_out
 
@@ -34,11 +37,14 @@ class Answer:
       text: without special tokens, up to the stop sequence.
       tokens: how many were drawn.
       finish_reason: "stop" for an end by the model or a stop sequence, or "length".
+      log_prob: mean log-probability of its tokens without the one that ends it, in nats; NaN where
+        the engine ended it.
     """
 
     text: str
     tokens: int
     finish_reason: str
+    log_prob: float = math.nan
 
 
 @dataclasses.dataclass(eq=False)
@@ -219,9 +225,8 @@ class Engine:
 
     def _make_sampler(self, settings: Sampling) -> Sampler:
         adapters = self.language_model.adapters
-        return self.language_model.make_sampler(
-            settings, self.prefix, adapters if adapters.names else None
-        )
+        named = adapters if adapters.names else None
+        return self.language_model.make_sampler(settings, self.prefix, named, log_probs={})
 
     def _open(self, key: Any) -> "_OpenBatch":
         if key in self._batches:
@@ -271,12 +276,15 @@ class _OpenBatch:
         if not self.jobs:
             return
         ended = self._rows.step(CHUNK_TOKENS)
+        log_probs = self._rows.sampler.log_probs
         for sample, tokens in (self._rows.drawn() | ended).items():
             job = self.jobs[sample.prompt]
             answer = self._read(job, sample, tokens, sample in ended)
             if answer is not None:
-                job.answers[sample.number] = answer
+                log_prob = log_probs.pop(sample, math.nan)
+                job.answers[sample.number] = dataclasses.replace(answer, log_prob=log_prob)
                 self._rows.cancel(sample)
+        log_probs.clear()
         for number, job in list(self.jobs.items()):
             if len(job.answers) == job.n:
                 self._drop(number)

@@ -196,15 +196,29 @@ class EngineModel:
         **settings: Any,
     ) -> list[list[str]]:
         """Generate texts as `LanguageModel.generate` does, with the request's adapter."""
+        texts, _ = self.generate_scored(
+            prompts, Sampling(**settings), num_return_sequences, seed, adapter_names
+        )
+        return texts
+
+    def generate_scored(
+        self,
+        prompts: Sequence[str | chat.Chat],
+        settings: Sampling,
+        num_return_sequences: int = 1,
+        seed: int | Sequence[int] = 0,
+        adapter_names: str | None = None,
+    ) -> tuple[list[list[str]], list[list[float]]]:
+        """See `language.scored_texts.generate_scored`; with the request's adapter."""
         del adapter_names  # the request names it
         seeds = seeds_for_prompts(seed, len(prompts))
         jobs = [
-            self._backend.submit(
-                self._request, prompt, seed, num_return_sequences, Sampling(**settings)
-            )
+            self._backend.submit(self._request, prompt, seed, num_return_sequences, settings)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [[answer.text for answer in _record(job, self._request.call)] for job in jobs]
+        groups = [_record(job, self._request.call) for job in jobs]
+        texts = [[answer.text for answer in answers] for answers in groups]
+        return texts, [[answer.log_prob for answer in answers] for answers in groups]
 
     def log_likelihoods(self, request: Request, texts: Sequence[str]) -> list[float]:
         """See `booster.likelihood.log_likelihoods`."""

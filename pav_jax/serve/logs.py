@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 OWN_LOGGER = "pav_jax.serve"
 LOG = logging.getLogger(OWN_LOGGER)
+PACKAGE_LOG = logging.getLogger("pav_jax")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WITHHELD = "text withheld"
 # of the request that the current task or thread works for
@@ -53,9 +54,9 @@ def describe(error: BaseException) -> str:
 def texts_withheld(stream: TextIO) -> Iterator[None]:
     """Write the log of this process to a stream, without the texts of others; undone at the end.
 
-    The stream's handler replaces those of the root logger, so that no line is written twice. It
-    holds for handlers and loggers that libraries add later, too: texts are left out where records
-    are made.
+    The stream's handler replaces those of the root logger and of the package, so that no line is
+    written twice. It holds for handlers and loggers that libraries add later, too: texts are left
+    out where records are made.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(FORMAT))
@@ -67,6 +68,8 @@ def texts_withheld(stream: TextIO) -> Iterator[None]:
         # raiseExceptions: handlers that fail would print the record with its arguments
         for place, name, value in (
             (logging.getLogger(), "handlers", [handler]),
+            (PACKAGE_LOG, "handlers", []),  # those of a stage that ran
+            (PACKAGE_LOG, "propagate", True),
             (logging, "raiseExceptions", False),
             (warnings, "showwarning", _show_warning),
             (threading, "excepthook", _show_thread_exception),

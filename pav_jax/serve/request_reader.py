@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pav_jax.booster.guard import OFF, Guard
+from pav_jax.booster.prompt_syntax import unknown_term
 from pav_jax.errors import BadInput
 from pav_jax.language.sampling import Sampling
 from pav_jax.serve.backend import Backend, TextRequest
@@ -16,6 +17,7 @@ from pav_jax.serve.options import ServeLimits
 from pav_jax.serve.schemas import (
     ChatBody,
     CompletionBody,
+    GuardFields,
     OpenAIFields,
     PreviewBody,
     RefineBody,
@@ -58,7 +60,7 @@ class RequestReader:
 
     def refine(self, body: RefineBody) -> TextRequest:
         """Read a request for one rewrite."""
-        guard = self._guard(body.guard_fields())
+        guard = self._guard(body.guard_fields(), (body.prompt,))
         request = self._request(body, (body.prompt,), 1, body.max_tokens, ())
         return _with_guard(request, guard)
 
@@ -77,16 +79,17 @@ class RequestReader:
                 param="response_format",
                 code="unsupported_value",
             )
-        guard = self._openai_guard(body)
+        prompts = (last_user_text(body),)
+        guard = self._openai_guard(body, prompts)
         max_tokens = body.max_completion_tokens or body.max_tokens
-        return _with_guard(self._openai_request(body, (last_user_text(body),), max_tokens), guard)
+        return _with_guard(self._openai_request(body, prompts, max_tokens), guard)
 
     def completion(self, body: CompletionBody) -> TextRequest:
         """Read a request for continuations of texts; for their rewrites if it names a guard."""
         prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
         if not all(prompts):
             raise ApiError(400, "prompt: is empty; write at least one word", param="prompt")
-        guard = Guard(OFF) if body.guard is None else self._openai_guard(body)
+        guard = Guard(OFF) if body.guard is None else self._openai_guard(body, prompts)
         request = self._openai_request(body, prompts, body.max_tokens)
         return dataclasses.replace(_with_guard(request, guard), is_rewrite=guard.mode != OFF)
 
@@ -109,21 +112,33 @@ class RequestReader:
             code="model_not_found",
         )
 
-    def _openai_guard(self, body: OpenAIFields) -> Guard:
+    def _openai_guard(self, body: OpenAIFields, prompts: Sequence[str]) -> Guard:
         fields = {} if body.guard is None else body.guard.guard_fields()
-        return self._guard(fields, "guard.")
+        return self._guard(fields, prompts, "guard.")
 
-    def _guard(self, fields: Mapping[str, Any], place: str = "") -> Guard:
+    def _guard(self, fields: Mapping[str, Any], prompts: Sequence[str], place: str = "") -> Guard:
         """The guard with the fields of a request, which are at `place` in its body."""
         try:
-            return self.backend.guard.with_fields(fields)
+            guard = self.backend.guard.with_fields(fields)
         except BadInput as error:
             raise ApiError(400, str(error), param=f"{place}{error.field}") from None
+        if terms := fields.get("keep"):
+            self._check_length(prompts)
+            if term := unknown_term(terms, prompts):
+                field = f"{place}keep.{terms.index(term)}"
+                message = "the prompt does not contain this term; write it as the prompt does"
+                raise ApiError(400, f"{field}: {message}", field, "invalid_value")
+        return guard
 
     def _openai_request(
         self, body: OpenAIFields, prompts: tuple[str, ...], max_tokens: int | None
     ) -> TextRequest:
         for name, value in (body.model_extra or {}).items():
+            if name in GuardFields.model_fields and value is not None:
+                place = f'{{"guard": {{"{name}": ...}}}}'
+                raise ApiError(
+                    400, f"{name}: is a field of guard; send {place}", name, "unsupported_parameter"
+                )
             if name in UNSUPPORTED and value and value not in UNSUPPORTED[name]:
                 raise ApiError(
                     400, f"{name}: is not supported; leave it out", name, "unsupported_parameter"
@@ -149,7 +164,7 @@ class RequestReader:
         settings = self._settings(body, max_tokens)
         return TextRequest(call, model, prompts, n, seed, settings, stop)
 
-    def _check_length(self, prompts: tuple[str, ...]) -> None:
+    def _check_length(self, prompts: Sequence[str]) -> None:
         characters = sum(map(len, prompts))
         if characters > self.limits.max_prompt_characters:
             raise ApiError(

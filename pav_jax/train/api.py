@@ -18,7 +18,8 @@ from pav_jax.errors import BadInput
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.parallel.processes import first_process_first
 from pav_jax.rewards.reward import Reward, as_reward
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
+from pav_jax.rewards.suite import RewardSuite
+from pav_jax.rewards.suite_config import CONSTRAINT_ONLY
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.files import write_atomic
 from pav_jax.train import dpo_trainer, grpo_trainer, run, sft_trainer
@@ -179,7 +180,7 @@ def _write_prompts(prompts: Any, folder: AnyPath) -> tuple[list[str], str]:
     """The prompts, and the file that holds them."""
     if isinstance(prompts, str | os.PathLike):
         path = local_file(prompts)
-        return list(read_prompt_set(path).prompts), path
+        return list(read_prompt_set(path).without_images("grpo")), path
     texts = prompt_texts(prompts)
     path = folder / "prompts.txt"
     with first_process_first("prompts"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_refine_wrong_number_of_seeds():
     with pytest.raises(BadInput, match="1 seeds for 2 prompts") as error:
         Booster(FakeLanguageModel(), Sampling()).refine(["a dog runs", "rain"], seed=[5])
     assert error.value.field == "seed"
+
+
+def test_refine_image_is_passed_along():
+    booster = Booster(FakeLanguageModel(), guard=Guard())
+    rewrites = booster.refine(["a dog", "rain"], image=["a.png", None], num_return_sequences=2)
+    assert [[r.image for r in row] for row in rewrites] == [["a.png"] * 2, [None] * 2]
+    assert booster.refine("a dog", image=Path("a.png"))[0][0].image == "a.png"
+    with pytest.raises(BadInput, match="image: 1 images for 2 prompts"):
+        booster.refine(["a dog", "rain"], image=["a.png"])
 
 
 def test_refine_single_string():

@@ -10,11 +10,13 @@ from pav_jax import defaults
 from pav_jax.booster.guard import MODES, Guard, Request
 from pav_jax.booster.prompt_syntax import parse_prompt
 from pav_jax.booster.replies import read_scene
+from pav_jax.booster.request_frame import without_frame
 from pav_jax.commands import guard_options
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
 from pav_jax.rewards.faithfulness import judge
 from tests.growth import assert_linear
+from tests.tiers import first_fast
 
 
 def refine(prompt, *replies, n=1, likelihood=None, **fields):
@@ -119,6 +121,9 @@ def test_refine_keep():
     assert literal.refined == replies[1]
     other = first("a dog runs", "A dog runs on.", keep=["woman"])
     assert other.refined == "A dog runs on."
+    Guard(keep=["dog", "9:16"]).check_terms(["a cat", "a dog runs -ar 9:16"])
+    with pytest.raises(BadInput, match="keep='cat': no prompt contains it"):
+        Guard(keep=["dog", "cat"]).check_terms(["a category", "a dog runs"])
 
 
 @pytest.mark.parametrize(
@@ -149,6 +154,16 @@ def test_refine_marks_of_chats(reply):
 )
 def test_read_scene_unfinished_sentence(reply, scene):
     assert read_scene(reply, reply).text == scene
+
+
+def test_read_scene_same_four_words_three_times():
+    said = "the boat moves slowly forward"
+    reply = (
+        f"Gulls cry, {said} under the sun, {said} past a pier, and at last {said} into a wide bay."
+    )
+    assert read_scene(reply, "a red boat").problem == "a loop"
+    assert not read_scene(reply.replace(said, "it sails off", 1), "a red boat").problem
+    assert not read_scene(reply, f"{said}, {said}, {said}").problem
 
 
 @pytest.mark.parametrize(
@@ -312,7 +327,63 @@ def test_refine_instruction_stands(prompt):
 
 @pytest.mark.parametrize("prompt", SCENES)
 def test_refine_scene_is_no_instruction(prompt):
-    assert first(prompt, prompt + ".").refined == prompt + "."
+    scene = without_frame(prompt)
+    assert first(prompt, scene + ".").refined == scene + "."
+
+
+@pytest.mark.parametrize(
+    "prompt,scene",
+    [
+        ("I want a video of a dog", "a dog"),
+        ("can you make me a video of a dog running?", "a dog running"),
+        ("Please generate a cat, please!", "a cat"),
+        ("I'd like to see boats at sea, thank you", "boats at sea"),
+        ("give me a cinematic shot of a lion", "a cinematic shot of a lion"),
+        ("can you make a time-lapse of a city?", "a time-lapse of a city"),
+        ("make a cake", "make a cake"),
+        ("a man wants a video of a dog", "a man wants a video of a dog"),
+        ("I need you now", "I need you now"),
+    ],
+)
+def test_without_frame(prompt, scene):
+    assert without_frame(prompt) == scene
+
+
+def test_refine_frame_need_not_be_kept():
+    def engine(requests, num_samples):
+        assert [request.prompt for request in requests] == ["a dog running"]
+        return [["A dog running fast."] * num_samples]
+
+    request = Request("can you make me a video of a dog running?")
+    refinement = Guard().refine([request], engine)[0][0]
+    assert refinement.refined == "A dog running fast."
+    assert refinement.kept == ("dog", "running")  # vocabulary: ignore
+    for reply in ("I want a video of a dog running.", "A dog running. I'd like to see it run."):
+        answered = first(request.prompt, reply)
+        assert answered.refined == request.prompt and "an answer" in answered.reason
+    with_term = first("I want a video of a dog", "A dog.", keep=["video"])
+    assert with_term.reverted  # the frame has a term to keep
+
+
+@pytest.mark.parametrize(
+    "prompt,reply,rewrite",
+    [
+        ("a dog runs", "A dog runs. The caption reads: 'summer days'. It is hot.", None),
+        ("a dog runs", "A dog runs. A caption reads: summer days. It is hot.", None),
+        ("a dog runs", 'A dog runs. A sign says "Stop. Go home." It is hot.', None),
+        ("a dog runs", "A dog runs. “Come!” calls a bowl. It is hot.", None),
+        ("a dog runs", "A dog runs, and the words 'The End' appear.", "a dog runs"),
+        ("a sign, stop", 'A stop sign says "Stop!" in red.', 'A stop sign says "Stop!" in red.'),
+        ("dogs run", "The dogs' bowls lie near, dogs run.", "The dogs' bowls lie near, dogs run."),
+    ],
+)
+def test_refine_invented_text(prompt, reply, rewrite):
+    assert first(prompt, reply).refined == (rewrite or "A dog runs. It is hot.")
+
+
+def test_refine_keeps_own_quote_beside_invented_text():
+    reply = 'A red sign "OPEN" glows. A second sign reads "CLOSED". It rains.'
+    assert first('a sign "OPEN"', reply).refined == 'A red sign "OPEN" glows. It rains.'
 
 
 @pytest.mark.parametrize(
@@ -329,7 +400,8 @@ def test_refine_scene_is_no_instruction(prompt):
 def test_refine_auto_leaves_alone(prompt, word):
     refinement = first(prompt, "A dog.")
     assert refinement.refined == prompt
-    assert word in refinement.reason and not refinement.reverted
+    assert refinement.reason.startswith("left alone: ") and word in refinement.reason
+    assert not refinement.reverted
     same = " ".join(prompt.split()) + " It is day."
     assert word not in first(prompt, same, mode="on").reason
 
@@ -338,9 +410,10 @@ def test_refine_other_language():
     prompt = "一只红色的狐狸在雪地里奔跑"
     stands = first(prompt, "A red fox runs in snow.")
     assert stands.refined == prompt and stands.reverted and "not in English" in stands.reason
-    assert math.isnan(stands.faith)
+    assert math.isnan(stands.faith) and stands.note is None
     rewritten = first(prompt, "A red fox runs in snow.", language="any")
     assert rewritten.refined == "A red fox runs in snow." and math.isnan(rewritten.faith)
+    assert "not checked" in rewritten.note
 
 
 def test_refine_max_words():
@@ -496,7 +569,7 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", first_fast([20, 200, 1000], slow=1))
 def test_refine_never_loses_a_term(number):
     rng = np.random.default_rng(0)
     for _ in range(number):

@@ -17,6 +17,10 @@ SETTINGS = [
     ("a tram in the rain -camera pan up", {"camera": "pan up"}),
     ("a tram in the rain -camra zoom out", {"camera": "zoom out"}),
     ("a tram in the rain -motoin 3 -sed 5", {"motion": "3", "seed": "5"}),
+    (
+        "a tram in the rain\nNegative prompt: x\nSteps: 2, CFG: 7",
+        {"parameters": "Steps: 2, CFG: 7"},
+    ),
     ("a tram in the rain --v 6 --weird 20", {"v": "6", "weird": "20"}),
     ("a tram in the rain -lens very wide", {"lens": "very wide"}),
     ("a tram in the rain -cfg=7.5", {"gs": "7.5"}),
@@ -46,6 +50,11 @@ NEGATIVE = [
     ("a quiet lake --no boats --seed 4", "boats"),
     ("a quiet lake -neg &quot;boats&quot;", "boats"),
     ("a quiet lake -neg “boats” -neg birds", "boats, birds"),
+    (
+        "a quiet lake\nNegative prompt: boats, &quot;birds&quot;\nSteps: 20, Seed: 4",
+        'boats, "birds"',
+    ),
+    ("a quiet lake -seed 4 Negative prompt: low -quality", "low -quality"),
     ("a quiet lake", ""),
 ]
 TERMS = [
@@ -58,7 +67,9 @@ TERMS = [
     ("a __animal__ on a sofa", ("__animal__",)),
     ("<keep>Aunt Olga</keep> bakes", ("Aunt Olga",)),
     ("QWORP cat rides a ZX81 rocket", ("QWORP", "ZX81")),
+    ("zxqstyle, a fox and an sks dog", ("zxqstyle", "sks")),
     ("a TALL man and NO dogs", ()),
+    ("a dancefloor in harajuku", ()),
     ("A WOMAN RIDES A HORSE PAST QWORP", ()),
     ("a mug that says &quot;Tea &amp; Milk&quot;", ("Tea & Milk",)),
 ]
@@ -188,6 +199,20 @@ def test_render_rewrite():
         "prompt: <lora:paper:0.8> A fox in (velvet:1.3), <keep>QWORP</keep>, says &quot;hi&quot;"
         ' softly; velvet glows. Message: YO (Font: X) -neg "no people" --style raw'
     )
+
+
+@pytest.mark.parametrize(
+    "rewrite,expected",
+    [
+        ('A sign reads "Keep Left," in red.', 'A sign reads "Keep Left", in red.'),
+        ("A sign reads “Keep Left.” It rains.", 'A sign reads "Keep Left". It rains.'),
+        ('A sign reads "Keep Left on Rain" today.', 'A sign reads "Keep Left on Rain" today.'),
+        ('A sign reads "Please Keep Left" today.', 'A sign reads "Please Keep Left" today.'),
+        ("A sign reads Keep Left.", 'A sign reads "Keep Left".'),
+    ],
+)
+def test_render_quotes_once(rewrite, expected):
+    assert parse_prompt('a "Keep Left" sign').render(rewrite) == expected
 
 
 ADVERSARIAL = (

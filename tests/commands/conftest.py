@@ -96,7 +96,7 @@ def _fake_recipe(calls):
         def __init__(self, config):
             self.config = config
 
-    for name in STAGES:
+    for name in (*STAGES, "votes_page"):
 
         def stage(self, workdir, name=name, **options):
             calls.append((name, self.config, workdir, options))

@@ -1,5 +1,7 @@
 import types
 
+from PIL import Image
+
 import pav_jax
 from pav_jax.commands import generate
 from tests.commands.run_pav import fails, run
@@ -30,6 +32,14 @@ def test_generate_formats(tmp_path, capsys, fake_calls):
         and fake_calls[1][2]["seed"] == 9
         and fake_calls[1][2]["guidance_scale"] is None
     )
+
+
+def test_generate_image(tmp_path, capsys, fake_calls):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    line = ["generate", "a cat", f"--image={tmp_path / 'a.png'}", f"--out={tmp_path / 'out'}"]
+    status, out, err = run(capsys, *line, "--model=m")
+    assert (status, out) == (2, "") and "image: Backend makes videos from texts alone" in err
+    assert [call[0] for call in fake_calls] == ["load"]  # no video was made
 
 
 def test_generate_failed_video(tmp_path, capsys):

@@ -6,6 +6,7 @@ import sys
 import types
 
 import pytest
+from PIL import Image
 
 from pav_jax.records import Refinement
 from pav_jax.storage.json_files import write_json
@@ -28,6 +29,15 @@ def test_refine_output(capsys, fake_calls):
         ("load", "smollm2", None, "cogvideox"),
         ("refine", ["a girl <b>plays</b>"], 2, 5),
     ]
+
+
+def test_refine_image(tmp_path, capsys, fake_calls):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    status, _, err = run(capsys, "refine", "a cat", "--model=m", f"--image={path}")
+    assert status == 0 and err.startswith("pav refine: the rewriter does not read the image")
+    assert fake_calls[-1] == ("refine", ["a cat"], 1, 0, {"image": [path]})
+    assert run(capsys, "refine", "a cat", "--json", f"--image={path}")[2] == ""
 
 
 @pytest.mark.parametrize("option,expected", [("auto", ()), ("on", (True,)), ("off", (False,))])
@@ -54,7 +64,7 @@ def test_refine_files_and_stdin(tmp_path, capsys, monkeypatch, fake_calls):
     assert status == 0 and err == ""
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["prompt"] for r in rows] == ["a cat", "a dog 🐕", "from a pipe"]
-    assert set(rows[0]) == {field.name for field in dataclasses.fields(Refinement)}
+    assert set(rows[0]) == {f.name for f in dataclasses.fields(Refinement)} - {"image", "note"}
     assert fake_calls[0] == ("load", "m", "t.jinja")
 
 
@@ -98,7 +108,8 @@ def test_refine_invalid_guard_option(option, capsys, fake_calls):
 
 def test_refine_says_why_a_prompt_stands(capsys, fake_calls):
     _, _, err = run(capsys, "refine", "a cat", "what is rain?", "--model=m")
-    assert err == "pav refine: unchanged: it is a question\n"
+    assert err == "pav refine: prompt 2, 'what is rain?': unchanged: it is a question\n"
+    assert run(capsys, "refine", "what is rain?")[2] == "pav refine: unchanged: it is a question\n"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,27 @@ def test_stage_arguments(tmp_path, capsys, fake_calls):
     )
 
 
+def test_report_votes_arguments(tmp_path, capsys, fake_calls):
+    base = ["report", "--config=configs/mini.py", f"--workdir={tmp_path}"]
+    for flags in (
+        ["--votes-page"],
+        ["--votes-page", "--systems=base, sft", "--comparisons=3"],
+        ["--votes", "a.jsonl", "b.jsonl", "--votes=c.jsonl"],
+    ):
+        assert run(capsys, *base, *flags)[0] == 0
+    assert [(c[0], c[3]) for c in fake_calls] == [
+        ("votes_page", {}),
+        ("votes_page", {"systems": ["base", "sft"], "num_comparisons": 3}),
+        ("report", {"votes": ["a.jsonl", "b.jsonl", "c.jsonl"]}),
+    ]
+    for flags, message in (
+        (["--votes-page", "--comparisons=0"], "--comparisons=0: must be at least 1"),
+        (["--votes-page", "--votes=a"], "--votes: not together with --votes-page"),
+        (["--systems=sft"], "--systems: add --votes-page"),
+    ):
+        assert message in fails(capsys, *base, *flags)
+
+
 def test_stage_log(tmp_path, capsys, monkeypatch):
     def stage(self, workdir):
         logging.getLogger("pav_jax.evolve.evolve").info("round 1: 3.5 videos/s")

@@ -50,6 +50,7 @@ def test_read_clips_of_small_and_large_video(path, suite, monkeypatch):
     np.testing.assert_array_equal(parts.arrays[parts.views[3]], whole.arrays[0])
 
 
+@pytest.mark.slow
 def test_score_large_file_as_small_one(path, suite, monkeypatch):
     (small,) = FileScorer(suite).score([path], ["a cat"])
     expected = suite.score(read_mp4(path)[None], ["a cat"], fps=16)

@@ -11,6 +11,7 @@ from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, judge, load_lexicon
 from tests.absent import shared_file
 from tests.growth import SLACK_S, assert_linear, seconds
+from tests.tiers import first_fast
 
 KEPT = [
     ("a crimson ball", "a bright red sphere on a table"),
@@ -64,6 +65,8 @@ SAME = [
     ("a man without a hat smiles, or laughs", "a man without a hat smiles or laughs"),
 ]
 CONTRADICTED = [
+    ("a street in the rain", "a street in the rain under a clear blue sky", "rain"),
+    ("a street at night", "a street at night under the midday sun", "night"),
     ("a man without a hat", "a man with a hat", "no hat"),
     ("a cat chases a dog", "a dog chases a cat", "cat chases dog"),
     ("a dog is chased by a cat", "a dog chases a cat", "cat chased dog"),
@@ -223,6 +226,19 @@ def contrast_auc(path):
     return of(None), {kind: of(kind) for kind in kinds}
 
 
+@pytest.mark.parametrize(
+    "refined,faith",
+    [
+        ("Both umbrellas lie on a bench.", 1.0),
+        ("Both a helmet and an umbrella lie on a bench.", 2 / 3),
+        ("Umbrellas lie on a bench. Two men wait.", 2 / 3),
+    ],
+)
+def test_faithfulness_numbers_belong_to_their_nouns(refined, faith):
+    judgement = judge("two umbrellas, bench", refined)
+    assert judgement.score == pytest.approx(faith), judgement
+
+
 def test_faithfulness_contrast_cases_auc():
     total, kinds = contrast_auc(DATA / "faith_cases.jsonl")
     assert total >= 0.98
@@ -240,7 +256,7 @@ def vbench(step):
     return [json.loads(line) for line in lines[::step]]
 
 
-@pytest.mark.parametrize("step,least", [(48, 0.95), pytest.param(1, 0.97, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step,least", first_fast([(48, 0.95), (6, 0.97), (1, 0.97)], slow=1))
 def test_faithfulness_vbench_auc(step, least):
     rows = vbench(step)
     permutation = np.random.default_rng(0).permutation(len(rows))
@@ -264,6 +280,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", LONG)
 def test_judge_time_of_long_texts(piece):
     def judge_texts(length):
@@ -274,6 +291,7 @@ def test_judge_time_of_long_texts(piece):
     assert_linear(judge_texts, (MAX_CHARACTERS - 1) // 4)
 
 
+@pytest.mark.slow
 def test_judge_time_of_different_words():
     letters = np.random.default_rng(0).choice(list("abc"), (2, 150, 7))
 

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 
 from pav_jax.checkpoints.safetensors import read_tensors, write_tensors
 from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, Faithfulness, Motion, VideoScore
@@ -38,6 +39,7 @@ def test_fingerprint_depends_on_code(monkeypatch):
     assert fingerprint("kind") != before
 
 
+@pytest.mark.slow
 def test_fingerprint_of_every_reward(clip_folder, mps_folder, condition, tmp_path):
     tmp_path.joinpath("query.txt").write_text('Rate "{text_prompt}":\n')
     judge = write_videoscore(tmp_path / "judge")

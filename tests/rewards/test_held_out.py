@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from pav_jax import config as configuration
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Motion, Reward, RewardSuite
+from pav_jax.rewards.suite_config import check_config, check_stage
 
 
 class Judge(Reward):
@@ -63,3 +64,47 @@ def test_from_config_held_out():
 def test_from_config_invalid_held_out(judges, message):
     with pytest.raises(BadInput, match=message):
         RewardSuite.from_config({"entries": {"motion": {}}, "held_out": judges})
+
+
+ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "TEST_KEY"}
+
+
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("vqascore", ("VQA",)),
+        ("text_rubric", ("RUBRIC_SF", "RUBRIC_IC", "RUBRIC_DQ")),
+        ("vision_questions", ("QA",)),
+    ],
+)
+def test_from_config_endpoint_judge_held_out_by_default(kind, names, monkeypatch, caplog):
+    monkeypatch.setenv("TEST_KEY", "sk-secret")
+    config = {"entries": {"motion": {}, kind: ENDPOINT}, "weights": {"TC": 1.0}}
+    suite = RewardSuite.from_config(config)
+    assert suite.names == ("TC", "DD")
+    assert suite.held_out == tuple(f"held_out:{name}" for name in names)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"rewards.entries.{kind} is held out: {', '.join(names)} will")
+    assert f"rewards.weights.{names[0]}" in line and "\n" not in line
+
+    caplog.clear()
+    named = [("weights", 0.5), ("weights", 0.0), ("thresholds", 0.1), ("constraints", 0.1)]
+    for field, value in named:
+        weights = config["weights"] | {names[-1]: None}  # None does not name it
+        changed = config | {"weights": weights} | {field: {"TC": 1.0, names[-1]: value}}
+        suite = RewardSuite.from_config(changed)
+        assert suite.names == ("TC", "DD", *names) and suite.held_out == ()
+    assert not caplog.records
+
+
+def test_check_config_endpoint_judge_held_out_by_default():
+    config = {"entries": {"motion": {}, "vqascore": ENDPOINT}, "weights": {"TC": 1.0}}
+    check_config(config | {"skip": ("VQA",)})
+    with pytest.raises(BadInput, match="prefer.weights.VQA.*rewards.weights.VQA too") as caught:
+        check_stage(config, "prefer", {"weights": {"VQA": 1.0}})
+    assert caught.value.field == "prefer.weights.VQA"
+    check_stage(config | {"weights": {"TC": 1.0, "VQA": 0.0}}, "prefer", {"weights": {"VQA": 1.0}})
+    with pytest.raises(BadInput, match="held out by default, and there are no other entries"):
+        check_config({"entries": {"vqascore": ENDPOINT}, "weights": {}})
+    with pytest.raises(BadInput, match="rewards.held_out: two entries give the score VQA"):
+        check_config(config | {"held_out": [{"name": "vqascore", **ENDPOINT}]})

@@ -6,7 +6,7 @@ import pytest
 from pav_jax.config import load
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Length
-from pav_jax.rewards.suite import RewardSuite
+from pav_jax.rewards.suite_config import check_config
 
 
 def score(*num_words, minimum=10, maximum=20):
@@ -35,5 +35,5 @@ def test_score_without_rewrites():
 def test_config_range_that_is_none(entry):
     config = load().rewards.to_dict() | {"entries": {"length": entry}, "weights": {"LENGTH": 1.0}}
     with pytest.raises(BadInput, match=r"length.*minimum") as caught:
-        RewardSuite.check_config(config)
+        check_config(config)
     assert caught.value.field == "rewards.entries.length.minimum"

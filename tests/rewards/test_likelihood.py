@@ -37,6 +37,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_score_of_training_batch(lm, reward, tmp_path):
     """The tokens are those of a batch of SFT, also where an answer is truncated."""
     path = tmp_path / "pairs.jsonl"

@@ -75,7 +75,6 @@ def on_meshes(made, mps_folder, condition, videos, prompts, tmp_path_factory):
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": "2",
     }
-    env.pop("XLA_FLAGS", None)
     line = [
         sys.executable,
         "-c",

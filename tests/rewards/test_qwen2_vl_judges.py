@@ -97,6 +97,7 @@ def test_hpsv3_invalid(hpsv3, tmp_path, videos):
         reward.score(videos[:1], [f"a {IMAGE}"])
 
 
+@pytest.mark.slow
 def test_videoscore_qwen2_vl_equals_torch(tmp_path, videos, prompts):
     config = tiny.write_base(tmp_path, 5)
     judge = tiny.make_judge(config, 5, len(NAMES))

@@ -9,6 +9,7 @@ import pytest
 from pav_jax.errors import BadInput
 from pav_jax.rewards import Reward, RewardSuite, as_reward
 from pav_jax.rewards.registry import KINDS, parse_entries
+from pav_jax.rewards.suite_config import check_config, config_reads_video
 
 MODULE = """
 import dataclasses
@@ -88,7 +89,7 @@ def test_reads_video(entries, skip, held_out, video_scores):
     config = {"entries": entries, "weights": {}, "skip": skip, "held_out": held_out}
     suite = RewardSuite.from_config(config)
     assert suite.video_scores == video_scores
-    assert suite.reads_video == RewardSuite.config_reads_video(config) == bool(video_scores)
+    assert suite.reads_video == config_reads_video(config) == bool(video_scores)
 
 
 def test_from_config_plugins(module, videos, prompts):
@@ -99,7 +100,7 @@ def test_from_config_plugins(module, videos, prompts):
         ],
         "weights": {"BRIGHT": 1.0, "warmth": 0.5},
     }
-    RewardSuite.check_config(config)
+    check_config(config)
     suite = RewardSuite.from_config(config)
     scores = suite.score(videos, prompts)
     assert suite.names == ("BRIGHT", "warmth")

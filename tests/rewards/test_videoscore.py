@@ -225,6 +225,7 @@ def test_score_long_video(folder, query, reward, videos, prompts):
         np.testing.assert_array_equal(few[name], scores)
 
 
+@pytest.mark.slow
 def test_from_pretrained_version_1_1(folder, query, videos, prompts):
     newer = VideoScore.from_pretrained(folder, query, version="1.1")
     long = np.tile(videos[:1], (1, 9, 1, 1, 1))  # 54 frames

@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pav_jax.booster.booster import Booster
+from pav_jax.language.batch import Batch
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import Batch
 from pav_jax.records import to_json
 from pav_jax.serve.app import Server
 from pav_jax.serve.local import JobStream, LocalBackend
@@ -228,7 +228,9 @@ def test_key_is_asked_for_except_by_open_routes():
 def test_openapi_page_describes_all_routes():
     client, _ = fake_client()
     paths = {"/refine", CHAT, TEXT, "/v1/models", "/v1/models/{name}", "/health", "/metrics"}
-    assert set(client.get("/openapi.json").json()["paths"]) == paths
+    page = client.get("/openapi.json")
+    assert set(page.json()["paths"]) == paths
+    assert "422" not in page.text  # a wrong body is a 400
 
 
 def test_request_past_the_queue_gets_429_and_a_time_to_wait():

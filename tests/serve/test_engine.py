@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from pav_jax.language.batch import Batch
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import Batch, Sampler
+from pav_jax.language.scheduler import Sampler
 from pav_jax.serve.call import Call
 from pav_jax.serve.engine import Engine, Job
 from pav_jax.serve.errors import ApiError

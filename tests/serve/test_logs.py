@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from pav_jax.serve.logs import texts_withheld
+from tests import campaigns
 from tests.chat_server import ChatServer
 from tests.serve.backends import CHAT, SECRET, TEXT
 from tests.serve.quoting_server import fail, quote
@@ -33,6 +34,8 @@ PROMPTS = [
     "MARK \u202e\ud800\udfff\x00\x07\r\n\u2028 e\u0301 \U0001f415 \u0645\u0631\u062d\u0628\u0627",
     "MARK\n" * 30,
 ]
+# of those some requests each; of the first all
+OTHERS = PROMPTS[1:] if campaigns.IS_REQUESTED else PROMPTS[1:3] + PROMPTS[-3:]
 GUARD = {"mode": "on"}
 
 
@@ -51,6 +54,17 @@ def test_texts_of_libraries_are_withheld(capfd):
     assert "quoting_server.py" in output  # the place, of a logger with a handler of its own
     after = logging.getLogRecordFactory(), warnings.showwarning, logging.getLogger().handlers[:]
     assert after == before
+
+
+def test_lines_after_a_stage_in_this_process(monkeypatch):
+    log, other = io.StringIO(), io.StringIO()
+    package = logging.getLogger("pav_jax")  # as the command of a stage leaves it
+    monkeypatch.setattr(package, "handlers", [logging.StreamHandler(other)])
+    monkeypatch.setattr(package, "propagate", False)
+    with texts_withheld(log):
+        logging.getLogger("pav_jax.serve").info("POST %s", "/refine")
+    assert log.getvalue().count("POST /refine") == 1 and not other.getvalue()
+    assert package.handlers and not package.propagate
 
 
 def test_lines_are_written_once():
@@ -187,7 +201,7 @@ def test_no_prompt_is_in_the_log_of_a_server_whose_libraries_quote_them(tmp_path
     with process_of(command, tmp_path) as (log, process):
         wait_for(lambda: port.exists() and port.read_text(), process)
         requests = list(requests_of(PROMPTS[0]))
-        requests += [request for prompt in PROMPTS[1:] for request in rewrites_of(prompt)]
+        requests += [request for prompt in OTHERS for request in rewrites_of(prompt)]
         statuses = ask_all(f"http://127.0.0.1:{port.read_text()}", requests)
     text = log.read_text()
     assert not MARK.search(text), MARK.search(text)

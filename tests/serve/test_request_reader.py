@@ -22,6 +22,7 @@ BAD = [
     ("/refine", {"prompt": SECRET, "seed": 2**70}, "seed"),
     ("/refine", {"prompt": SECRET, "top_k": 0}, "top_k"),
     ("/refine", {"prompt": SECRET * 1000}, "prompt"),
+    ("/refine", {"prompt": SECRET, "keep": ["zebra", "xylophone"]}, "keep.1"),
     ("/refine", [], None),
     ("/refine", None, None),
     (CHAT, {}, "messages"),
@@ -49,6 +50,10 @@ BAD = [
     (CHAT, chat_of(SECRET, tools=[{"type": "function"}]), "tools"),
     (CHAT, chat_of(SECRET, logprobs=True), "logprobs"),
     (CHAT, chat_of(SECRET, frequency_penalty=1), "frequency_penalty"),
+    (CHAT, chat_of(SECRET, keep=["zebra"]), "keep"),
+    (CHAT, chat_of(SECRET, max_words=9), "max_words"),
+    (CHAT, chat_of(SECRET, guard={"keep": ["xylophone"]}), "guard.keep.0"),
+    (TEXT, {"prompt": SECRET, "mode": "on"}, "mode"),
     (TEXT, {"prompt": [1, 2]}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
     (TEXT, {"prompt": ["x", ""]}, "prompt"),
@@ -104,7 +109,7 @@ JSON = strategies.recursive(
 NAMES = ("model", "prompt", "messages", "n", "seed", "stop", "stream", "temperature", "role")
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
 @hypothesis.given(  # vocabulary: ignore
     strategies.sampled_from(["/refine", CHAT, TEXT]),
     JSON | strategies.dictionaries(strategies.sampled_from(NAMES), JSON),

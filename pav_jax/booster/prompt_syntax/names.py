@@ -1,4 +1,7 @@
-"""Names in capitals that the dictionary does not have, such as trigger words of LoRAs."""
+"""Words that the dictionary does not have, such as trigger words of LoRAs.
+
+They are names if they have two capitals, or if they are spelt like no English word.
+"""
 
 import html
 import re
@@ -8,6 +11,12 @@ from pav_jax.booster.prompt_syntax.parts import Kind, Span
 from pav_jax.rewards.faithfulness import load_lexicon
 
 WORD = re.compile(r"[^\W_]{1,60}")
+MIN_LENGTH = 3  # of a name in small letters
+VOWELS = frozenset("aeiouy")
+# letters that no English word has side by side, names and loanwords aside
+ODD_PAIR = re.compile(
+    "q[^u]|[bcdfghjkmpqstvwxz]x|x[bdfgjkmnqrsvwxz]|z[bcdfgjkmnpqrstvwx]|j[^aeiouy]|v[bcdfghjkmnpqtwxz]"
+)
 SHOUTED = 0.5  # share of words in capitals above which capitals do not mark names
 
 
@@ -38,8 +47,17 @@ def is_shouted(text: str) -> bool:
 
 
 def _is_name(word: str, shouted: bool) -> bool:
+    if word.islower():
+        return word.isascii() and word.isalpha() and _is_trigger(word)
     capitals = sum(letter.isupper() for letter in word)
     if capitals < 2 or (shouted and word.isalpha() and word.isupper()):
+        return False
+    return not load_lexicon().knows(word)
+
+
+def _is_trigger(word: str) -> bool:
+    """Whether a word in small letters is spelt like no English word, and not in the dictionary."""
+    if len(word) < MIN_LENGTH or (VOWELS & set(word) and not ODD_PAIR.search(word)):
         return False
     return not load_lexicon().knows(word)
 

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator
 from pav_jax.booster.prompt_syntax.flags import HEAD, Flag, read_flag
 from pav_jax.booster.prompt_syntax.marks import INSTRUCTION, LABEL, MARK, read_mark
 from pav_jax.booster.prompt_syntax.names import is_shouted, split_names
-from pav_jax.booster.prompt_syntax.parts import Kind, ParsedPrompt, Span, has_term
+from pav_jax.booster.prompt_syntax.parts import NEGATIVE, Kind, ParsedPrompt, Span, has_term
 
 WORD = re.compile(r"[^\W_]")
+# the web interface of Stable Diffusion writes "... Negative prompt: ... Steps: 20, ..."
+NEGATIVE_PROMPT = re.compile(r"\sNegative prompt:")
+STEPS = re.compile(r"\sSteps: ?\d")
 
 
 def parse_prompt(prompt: str) -> ParsedPrompt:
@@ -21,7 +24,8 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     label = LABEL.match(prompt)
     start = label.end() if label else 0
     parts = [Span(Kind.LABEL, label[0])] if label else []
-    flagged = _demote_inner_flags(list(_scan(prompt, start)))
+    end, parameters = _read_parameters(prompt, start)
+    flagged = _demote_inner_flags([*_scan(prompt[:end], start), *parameters])
     instructed = _read_instruction(_join_text(flagged))
     shouted = is_shouted("".join(part.typed for part in instructed if part.kind is Kind.TEXT))
     for part in instructed:
@@ -38,6 +42,36 @@ def own_term(term: str, prompt: ParsedPrompt) -> str:
     """
     forms = (" ".join(term.split()), parse_prompt(term).text)
     return next((form for form in forms if form and has_term(prompt.text, form)), "")
+
+
+def unknown_term(terms: Iterable[str], prompts: Iterable[str]) -> str | None:
+    """The first term that a user names and no prompt has, so that nothing could keep it.
+
+    Args:
+      terms: with marks or without.
+      prompts: as they were typed; flags come back as they are, so a term may be in one.
+    """
+    parsed = [parse_prompt(prompt) for prompt in prompts] if terms else []
+    for term in terms:
+        if not any(own_term(term, prompt) or has_term(prompt.original, term) for prompt in parsed):
+            return term
+    return None
+
+
+def _read_parameters(prompt: str, start: int) -> tuple[int, list[tuple[Span, bool]]]:
+    """Where a negative prompt in words begins, and the flags that it and its settings are."""
+    head = NEGATIVE_PROMPT.search(prompt, start)
+    if head is None:
+        return len(prompt), []
+    begin = max(start, len(prompt[: head.start()].rstrip()))
+    steps = STEPS.search(prompt, head.end())
+    end = steps.start() if steps else len(prompt)
+    value = html.unescape(prompt[head.end() : end]).strip()
+    parts = [(Span(Kind.FLAG, prompt[begin:end], name=NEGATIVE, value=value), True)]
+    if steps:
+        typed = prompt[end:]
+        parts.append((Span(Kind.FLAG, typed, name="parameters", value=typed.strip()), True))
+    return begin, parts
 
 
 def _scan(text: str, start: int) -> Iterator[tuple[Span, bool]]:

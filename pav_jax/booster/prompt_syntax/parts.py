@@ -9,6 +9,7 @@ NEGATIVE = "neg"
 SPACE_BEFORE_PUNCTUATION = re.compile(r" ([,.;:!?])(?= |$)")
 REPEATED_COMMAS = re.compile(r",(?: ?,)+")
 QUOTATION_MARKS = "\"'“”‘’«»「」"
+CLOSING = re.compile(rf"([,.;:!?]?)[{QUOTATION_MARKS}]")
 PLACEHOLDER = "\ue000"  # of an inline part while the text around it is tidied
 ORPHAN_SEPARATORS = " \t\r\n\v\f,;|-–—"
 # of words between spaces; words of other scripts may stand side by side or be inflected
@@ -155,20 +156,33 @@ class ParsedPrompt:
     def _first_free(
         self, part: Span, text: str, taken: list[tuple[int, int, str]]
     ) -> tuple[int, int, str] | None:
-        """The first place of a part's term that is free, with the quotation marks around it."""
+        """The first place of a part's term that is free, and what to write there."""
         for term in (part.said, part.value):
             for match in re.finditer(self._pattern(term), text):
-                start, end = match.span()
-                around = text[max(0, start - 1) : start], text[end : end + 1]
-                is_quote = part.kind is Kind.QUOTE
-                if is_quote and all(mark and mark in QUOTATION_MARKS for mark in around):
-                    start, end = start - 1, end + 1
+                start, end, typed = *match.span(), part.typed
+                if part.kind is Kind.QUOTE:
+                    start, end, typed = _quoted_place(text, start, end, typed)
                 if all(end <= left or right <= start for left, right, _ in taken):
-                    return start, end, part.typed
+                    return start, end, typed
         return None
 
     def _of(self, *kinds: Kind) -> Iterator[Span]:
         return (part for part in self.parts if part.kind in kinds)
+
+
+def _quoted_place(text: str, start: int, end: int, typed: str) -> tuple[int, int, str]:
+    """Where a quoted text replaces the one of a rewrite, with the quotation marks around it.
+
+    A comma or full stop before the closing mark stays; within a longer quotation no second marks
+    are added.
+    """
+    if text[max(0, start - 1) : start] not in (*QUOTATION_MARKS,):
+        is_within = text.count('"', 0, start) % 2 == 1
+        return start, end, text[start:end] if is_within else typed
+    closing = CLOSING.match(text, end)
+    if closing is None:
+        return start, end, text[start:end]
+    return start - 1, closing.end(), typed + closing[1]
 
 
 def term_pattern(term: str) -> str:

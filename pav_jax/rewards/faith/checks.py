@@ -137,7 +137,7 @@ class SceneChecks:
             verdict = CONTRADICTED if self._once(self._are_several, noun.head) else MISSING
         else:
             verdict = _compare_counts(said, counts)
-        if verdict != MISSING:
+        if verdict != MISSING or explicit:
             yield Finding("count", text, verdict)
 
     def _counts(self, word: Item) -> set[float] | None:

@@ -49,6 +49,14 @@ claymation | photorealistic, realistic, documentary
 """
 
 
+# what no picture is at once, although a text may say both: concept -> words of the other side
+_EXCLUDED = {
+    "night": ("noon", "midday"),
+    "midnight": ("noon", "midday"),
+    "rain": ("clear blue sky", "clear blue skies", "cloudless"),  # a clear sky may cloud over
+    "noon": ("midnight",),
+    "midday": ("midnight",),
+}
 NO_HUE = frozenset({"transparent", "colourful", "black and white"})
 
 
@@ -71,6 +79,11 @@ class Contrasts:
         for name in (*names, *(name for _, name in concepts)):
             opposites |= self._opposite.get(name, set())
         return opposites
+
+    def excluded(self, names: frozenset[str], concepts: frozenset[Concept]) -> set[str]:
+        """The words that cannot hold of a picture together with names or concepts."""
+        every = (*names, *(name for _, name in concepts))
+        return {word for name in every for word in _EXCLUDED.get(name, ())}
 
     def are_opposed(self, first: Item, second: Item) -> bool:
         """Whether two attributes exclude each other: opposites, or other colours."""

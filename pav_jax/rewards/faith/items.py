@@ -61,6 +61,9 @@ class Item:
         return frozenset({" ".join(self.lemmas), *(name for _, name in self.concepts)})
 
 
+BOTH = Item("determiner", "both")  # of two things that are listed
+
+
 def quotes_in(text: str) -> list[str]:
     """The texts between quotation marks."""
     return [next(filter(None, groups)).strip() for groups in QUOTE.findall(text)]
@@ -122,7 +125,7 @@ def _item(tokens: list[str], lemmas: list[str], start: int, lexicon: Lexicon) ->
         if word.category != "relation":  # "rests on" is a verb and a preposition
             return word, length
     if role := _role(tokens[start]):
-        return role, 1
+        return (BOTH if _lists_two(tokens, start) else role), 1
     word = _word(tokens, lemmas, start, 1, lexicon)
     if word.text.endswith("ly") and not word.category and word.text not in NO_ADVERBS:
         word = dataclasses.replace(word, role="adverb")
@@ -146,6 +149,11 @@ def _counter(tokens: list[str], start: int) -> tuple[Item, int] | None:
     number = grammar.NUMBERS.get(tokens[at], grammar.MANY)
     text = NUMBER_NAMES.get(number, "several")
     return Item("number", text, (text,), value=tokens[at], number=number), at + 2 - start
+
+
+def _lists_two(tokens: list[str], start: int) -> bool:
+    """Whether "both" announces two things, "both the helmet and the umbrella", and counts none."""
+    return tokens[start] == "both" and "and" in tokens[start + 1 : start + MAX_PHRASE + 1]
 
 
 @functools.lru_cache(maxsize=4096)

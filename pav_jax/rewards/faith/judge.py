@@ -16,7 +16,7 @@ from pav_jax.rewards.faith.checks import (
     is_same,
 )
 from pav_jax.rewards.faith.contrasts import Contrasts
-from pav_jax.rewards.faith.items import Item, quotes_in, read_items
+from pav_jax.rewards.faith.items import BOTH, Item, quotes_in, read_items
 from pav_jax.rewards.faith.lexicon import GENERIC_WEIGHT, Lexicon, Mentions, Unit
 from pav_jax.rewards.faith.readable import is_readable
 from pav_jax.rewards.faith.scene import read_scene
@@ -123,7 +123,9 @@ class _Text:
         self.items = read_items(text, lexicon, known_words.__contains__)
         self.quotes = quotes_in(text)
         self.scene = read_scene(self.items)
-        words = [item for item in self.items if item.role not in ("break", "quote")]
+        words = [
+            item for item in self.items if item.role not in ("break", "quote") and item != BOTH
+        ]
         self.positive = " ".join(item.text for item in words if not item.negated)
         absent = [item.text for item in words if item.negated]
         plain = f" {' '.join(item.text for item in words)} "
@@ -195,7 +197,8 @@ class _Judge:
         if not credit and find_typo(unit, self.refined.positive, self.lexicon):
             credit = 1.0
         is_other = unit.category == "camera" and not unit.concepts & self.said.concepts
-        if (not credit or is_other) and self._is_denied(unit):
+        is_denied = (not credit or is_other) and self._is_denied(unit)
+        if is_denied or self._is_undone(unit):
             return JudgedUnit(unit.text, unit.category, CONTRADICTED, 0.0, unit.weight)
         verdict = KEPT if credit == 1 else MISSING
         return JudgedUnit(unit.text, unit.category, verdict, credit, unit.weight)
@@ -224,6 +227,12 @@ class _Judge:
         opposites = self.contrasts.opposites(names, unit.concepts)
         said = {name for _, name in self.said.concepts} | self.said.lemmas
         return bool(opposites & said)
+
+    def _is_undone(self, unit: Unit) -> bool:
+        """Whether only the rewrite says what no picture is at once: rain under a clear blue sky."""
+        excluded = self.contrasts.excluded(frozenset({" ".join(unit.lemmas)}), unit.concepts)
+        said = f" {self.refined.positive} "
+        return any(f" {word} " in said and f" {word} " not in self.prompt.all for word in excluded)
 
     # --------------------------------------------------------------------------------- negations
 

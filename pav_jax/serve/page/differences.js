@@ -50,6 +50,18 @@ export function sharedWords(first, second) {
   return shared;
 }
 
+/** For the words of a text, whether another text has them, in any place and regular inflection. */
+export function haveForms(textWords, others) {
+  const stems = new Set(others.map((word) => stem(word.key)));
+  return textWords.map((word) => stems.has(stem(word.key)));
+}
+
+/** A word without its ending, the same of "running" and "runs", "cities" and "city". */
+function stem(key) {
+  const root = key.replace(/['’]s$/, "").replace(/(?<=\p{L}{3})(?:ies|ied|ing|ed|es|s)$/u, "");
+  return root.replace(/(?<=\p{L}{2})[eiy]$/u, "").replace(/(\p{L})\1$/u, "$1");
+}
+
 /** Lengths of the longest common subsequences of all ends of two lists of words. */
 function lengths(first, second) {
   if (first.length * second.length > MAX_CELLS) return null;

@@ -1,6 +1,6 @@
 // The page of `pav serve`. All texts of users and models are shown through textContent.
 
-import { markUnits, sharedWords, showMarked, words } from "./differences.js";
+import { haveForms, markUnits, sharedWords, showMarked, words } from "./differences.js";
 import * as history from "./history.js";
 import { clearVideos, showVideos } from "./preview.js";
 import { ServerError, ask, hasKey, setKey } from "./server.js";
@@ -234,12 +234,14 @@ function showDifferences() {
   for (const kind of ["contradicted", "missing", "kept"]) {
     markUnits(promptKinds, promptWords, shown[kind] ?? [], kind);
   }
-  isKept.forEach((value, i) => (promptKinds[i] ||= value ? "" : "gone"));
+  const isInRewrite = haveForms(promptWords, rewriteWords);
+  isKept.forEach((value, i) => (promptKinds[i] ||= value || isInRewrite[i] ? "" : "gone"));
   showMarked(element("source"), prompt, promptWords, promptKinds);
 
   const rewriteKinds = rewriteWords.map(() => "");
   markUnits(rewriteKinds, rewriteWords, shown.added ?? [], "added");
-  isOld.forEach((value, i) => (rewriteKinds[i] ||= value ? "" : "new"));
+  const isInPrompt = haveForms(rewriteWords, promptWords);
+  isOld.forEach((value, i) => (rewriteKinds[i] ||= value || isInPrompt[i] ? "" : "new"));
   showMarked(element("backdrop"), rewrite, rewriteWords, rewriteKinds);
   element("backdrop").append("\u200b"); // a last empty line has a height too
 
@@ -257,6 +259,7 @@ function origin(answer) {
 function comparison() {
   const { faith } = shown;
   if (typeof faith === "number") return `Faithfulness: ${faith.toFixed(2)} of 1.`;
+  if (shown.note) return `${shown.note[0].toUpperCase()}${shown.note.slice(1)}.`;
   return "Not compared: the mode is off, or the texts are not in English.";
 }
 
