@@ -21,10 +21,7 @@ filled persistent compilation cache of JAX.
 
 import argparse
 import dataclasses
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,7 +38,8 @@ from rich.console import Console
 from rich.table import Table
 
 import generate_models
-from machine import cpu_model
+from generate_compile import time_in_processes
+from machine import cpu_model, write_result
 from pav_jax.parallel.chips import peak_flops
 from pav_jax.parallel.mesh import batch_mesh, make_mesh
 from pav_jax.video import VideoModel
@@ -268,30 +266,6 @@ def measure(
     return rows, model
 
 
-def time_compilation(
-    folder: Path, batch: int | None, steps: int, gpu: bool
-) -> list[dict[str, dict[str, float]]]:
-    """Seconds of every program in a process with an empty compilation cache, and in one with a
-    filled cache."""
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("generate_compile.py")),
-        f"--folder={folder}",
-        f"--num-inference-steps={steps}",
-        f"--dtype={'bfloat16' if gpu else 'float32'}",
-    ]
-    if batch is not None:
-        command.append(f"--batch-size={batch}")
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-        return [
-            json.loads(
-                subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
-            )
-            for _ in range(2)
-        ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -315,6 +289,7 @@ def main() -> None:
         help="steps of the last row; default: 2, for mini its own",
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
     arguments = parser.parse_args()
     if arguments.gpu and (jax.default_backend() != "gpu" or not torch.cuda.is_available()):
         parser.error(
@@ -335,10 +310,12 @@ def main() -> None:
         if folder.parent == Path(scratch) and model != "mini":
             steps = steps or 2
         rows, made = measure(folder, arguments.batch_size, steps, arguments.repeats, arguments.gpu)
-        compiled = time_compilation(
+        compiled = time_in_processes(
             folder, arguments.batch_size, made.settings.num_inference_steps, arguments.gpu
         )
     show(rows, made, compiled, arguments.gpu)
+    result = {"rows": list(map(dataclasses.asdict, rows)), "compiled": compiled}
+    write_result(arguments.json, result | {"batch_size": made.settings.batch_size})
 
 
 def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) -> None:

@@ -11,6 +11,10 @@ With a filled persistent cache, a process still traces the programs but loads th
 import argparse
 import functools
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +89,30 @@ def programs(
     for name, recorder in recorders.items():
         for number, call in enumerate(recorder.calls.values(), 1):
             yield name if len(recorder.calls) == 1 else f"{name} {number}", *call
+
+
+def time_in_processes(
+    folder: Path, batch: int | None, steps: int, gpu: bool
+) -> list[dict[str, dict[str, float]]]:
+    """Seconds of every program in a process with an empty compilation cache, and in one with a
+    filled cache."""
+    command = [
+        sys.executable,
+        __file__,
+        f"--folder={folder}",
+        f"--num-inference-steps={steps}",
+        f"--dtype={'bfloat16' if gpu else 'float32'}",
+    ]
+    if batch is not None:
+        command.append(f"--batch-size={batch}")
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        return [
+            json.loads(
+                subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+            )
+            for _ in range(2)
+        ]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Checks README's claims about the recipe on the mini world, for each seed, from finished runs.
 
     for s in 0 1 2; do
-        pav run --config=configs/mini.py --workdir=runs/mini_$s --config.seed=$s
+        pav run --config=configs/mini_full.py --workdir=runs/mini_$s --config.seed=$s
     done
     python benchmarks/mini_seeds.py runs/mini_0 runs/mini_1 runs/mini_2
 
@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+from machine import write_result
 
 LAST = "dpo_2"
 ROWS = [  # (label, system, field of evaluation.json, metric)
@@ -50,16 +52,21 @@ def main() -> None:
     """Prints the tables and checks the claims."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="work directories of finished runs")
-    runs = parser.parse_args().runs
+    parser.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
+    args = parser.parse_args()
+    runs = args.runs
     texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
     evaluations = [json.loads(text)["sets"] for text in texts]
     failures = []
+    tables: dict[str, dict] = {}
     for name in evaluations[0]:
+        tables[name] = {}
         header = [f"{name}, {evaluations[0][name]['prompts']} prompts", *(run.name for run in runs)]
         print(f"\n| {' | '.join(header)} |")
         print("|---" * len(header) + "|")
         for label, system, field, metric in ROWS:
             cells = [sets[name]["systems"][system][field][metric] for sets in evaluations]
+            tables[name][label] = cells
             texts = [f"{mean:+.2f} ({low:+.2f}, {high:+.2f})" for mean, low, high in cells]
             print(f"| {label} | {' | '.join(texts)} |")
             for run, (mean, low, high) in zip(runs, cells, strict=True):
@@ -70,6 +77,13 @@ def main() -> None:
         print("\nclaims that do not hold:\n" + "\n".join(failures))
     else:
         print("\nevery claim holds in every run")
+    result = {
+        "runs": [run.name for run in runs],
+        "prompts": {name: sets["prompts"] for name, sets in evaluations[0].items()},
+        "sets": tables,
+        "failures": failures,
+    }
+    write_result(args.json, result)
     sys.exit(1 if failures else 0)
 
 

@@ -40,7 +40,10 @@ CONFIGS = (
     "wan22_a14b:v5p-8",
     "opensora_12",
     "rewards_full",
-    "smollm2_vbench --config.check.topology=v5e:2x2",
+    # batches that four chips can share
+    "smollm2_vbench --config.check.topology=v5e:2x2"
+    " --config.sft.batch_size=16 --config.sft.gradient_accumulation_steps=1"
+    " --config.dpo.batch_size=16 --config.dpo.gradient_accumulation_steps=1",
     "mini --config.check.topology=v5e:2x2",
     "mini_wan --config.check.topology=v5e:2x2",
 )
@@ -127,7 +130,7 @@ def measure(program: Any, topology: Any) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Prints one row a program, in Markdown."""
-    print("| configuration | program | CPU seconds | GiB per chip | roofline, seconds of a run |")
+    print("| configuration | program | CPU seconds | GiB per chip | roofline, seconds of a call |")
     print("|---|---|---|---|---|")
     for row in rows:
         seconds = ", ".join(f"{phase['seconds']:.3g}" for phase in row["phases"])

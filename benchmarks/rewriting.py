@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from machine import cpu_model
+from machine import cpu_model, write_result
 from pav_jax.checkpoints import gguf
 from pav_jax.language import decode, prefill
 from pav_jax.language.language_model import LanguageModel
@@ -158,12 +158,16 @@ def parts(call: Callable[[], object]) -> dict[str, tuple[int, float]]:
     return {name: (len(seconds), sum(seconds)) for name, seconds in spent.items()}
 
 
-def add_row(table: Table, run: Run, lm: LanguageModel) -> None:
-    """Add the rates of a run."""
-    work = sum(
+def work_of(run: Run, lm: LanguageModel) -> float:
+    """FLOPs of a run, as if nothing were shared."""
+    return sum(
         prompt * flops_per_token(lm, prompt / 2) + new * flops_per_token(lm, prompt + new / 2)
         for prompt, new in run.lengths
     )
+
+
+def add_row(table: Table, run: Run, lm: LanguageModel) -> None:
+    """Add the rates of a run."""
     seconds = min(run.seconds)
     tokens = sum(new for _, new in run.lengths)
     table.add_row(
@@ -171,7 +175,7 @@ def add_row(table: Table, run: Run, lm: LanguageModel) -> None:
         f"{seconds:.1f}",
         str(tokens),
         f"{tokens / seconds:.1f}",
-        f"{work / seconds / 1e9:.1f}",
+        f"{work_of(run, lm) / seconds / 1e9:.1f}",
     )
 
 
@@ -224,3 +228,12 @@ def run(args: argparse.Namespace) -> None:
     console.print(f"pav_jax / best of transformers: {own.tokens_per_second / best:.2f}")
     for name, (count, seconds) in parts(own.call).items():
         console.print(f"{name}: {count} runs, {seconds:.2f} s")
+    systems = {
+        system.name: {
+            "tokens_s": system.tokens_per_second,
+            "flop_s": work_of(system, lm) / min(system.seconds),
+        }
+        for system in (own, *others)
+    }
+    sizes = {name: getattr(args, name) for name in ("prompts", "samples", "max_new_tokens")}
+    write_result(args.json, {"file": file.name, "systems": systems} | sizes)

@@ -16,6 +16,7 @@ workload, one instruction and several samples of each of many prompts, is explai
 import argparse
 import dataclasses
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 import rewriting
-from machine import cpu_model, fastest
+from machine import cpu_model, fastest, write_result
 from pav_jax.checkpoints import gguf
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import count
@@ -112,6 +113,8 @@ def main() -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    for workload in workloads.choices.values():
+        workload.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
     args = parser.parse_args()
     if args.workload == "rewrite":
         rewriting.run(args)
@@ -149,6 +152,7 @@ def continue_prompt(args: argparse.Namespace) -> None:
             )
         assert out.shape[1] == len(ids) + args.max_new_tokens
 
+    rows = []
     table = Table("batch", "system", "dtype", "seconds", "tokens/s", "GFLOP/s")
     for batch in track(args.batch_sizes, description="sampling", console=Console(stderr=True)):
         bound = matmuls_only(ours, batch, len(ids), args.max_new_tokens)
@@ -164,6 +168,8 @@ def continue_prompt(args: argparse.Namespace) -> None:
                 len(ids) * flops_per_token(ours, len(ids) / 2)
                 + args.max_new_tokens * flops_per_token(ours, len(ids) + args.max_new_tokens / 2)
             )
+            rates = {"tokens_s": new / seconds, "flop_s": work / seconds}
+            rows.append({"batch": batch, "system": name} | rates)
             table.add_row(
                 str(batch),
                 name,
@@ -184,6 +190,7 @@ def continue_prompt(args: argparse.Namespace) -> None:
     )
     console.print(f"{FORMULA}; GFLOP/s = (prompt + new tokens) * that / seconds")
     console.print(table)
+    write_result(args.json, {"dtype": args.dtype, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2I
 
 import score_models
 import score_videoreward
-from machine import cpu_model, fastest
+from machine import cpu_model, fastest, write_result
 from pav_jax.rewards import MPS, Aesthetic, ClipAlignment, VideoReward, VideoScore
 from pav_jax.rewards.qwen2_vl_processor import VIDEO, target_size
 
@@ -64,6 +64,7 @@ def main() -> None:
         "--model", choices=(*ROWS, "all"), default="all", help="the rows to print (default all)"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
     args = parser.parse_args()
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
@@ -102,6 +103,8 @@ def main() -> None:
         f" of {args.repeats}{', tiny models' * args.tiny}"
     )
     console.print(table)
+    fields = ("name", "videos", "flops", "ours", "theirs", "difference")
+    write_result(args.json, {"rows": [dict(zip(fields, row, strict=True)) for row in rows]})
 
 
 def clip_row(args: argparse.Namespace, scratch: Path) -> tuple:

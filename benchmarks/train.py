@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from machine import cpu_model
+from machine import cpu_model, write_result
 
 STAGES = ("sft", "dpo")
 SIDES = ("pav_jax", "trl")
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=8, help="rows of SFT; DPO takes half as many pairs"
     )
+    parser.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -64,6 +65,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     from rich.table import Table
 
     weights, adapter = prepare(folder, args.batch_size, args.steps)
+    rows = []
     table = Table(
         "stage",
         "dtype",
@@ -93,6 +95,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                 # the fastest step; others may have been disturbed
                 rates[side] = result["tokens"] / min(result["seconds"][1:])
                 work = 4 * weights + 6 * adapter + (2 * weights if stage == "dpo" else 0)
+                rate = {"stage": stage, "dtype": dtype, "side": side, "tokens_s": rates[side]}
+                rows.append(rate | {"flop_s": rates[side] * work} | result)
                 table.add_row(
                     stage,
                     dtype,
@@ -112,6 +116,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     )
     console.print(FORMULA)
     console.print(table)
+    write_result(args.json, {"rows": rows})
 
 
 def prepare(folder: Path, batch: int, steps: int) -> tuple[int, int]:

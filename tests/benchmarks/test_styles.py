@@ -41,6 +41,10 @@ def options(tmp_path):
         "sft.batch_size": 4,
         "sft.gradient_accumulation_steps": 1,
         "sft.max_length": 192,
+        "grpo.max_steps": 1,
+        "grpo.batch_size": 4,
+        "grpo.num_generations": 2,
+        "grpo.gradient_accumulation_steps": 1,
     }
     return [
         f"--workdir={tmp_path}/runs",
@@ -57,10 +61,10 @@ def test_styles_from_prompts_to_adapters(styles, options, tmp_path, monkeypatch,
     folder = tmp_path / "runs" / "adapters" / "wan"
     card = read_card(folder)
     assert card["generator"] == "wan" and card["library_name"] == "peft"
-    assert "| sft: FAITH |" in (folder / "README.md").read_text()
-    assert read_json(folder / "adapter_config.json")["r"] == 6
+    assert "| grpo: FAITH |" in (folder / "README.md").read_text()
+    assert read_json(folder / "adapter_config.json")["r"] == 6 + 3, "SFT and GRPO, joined"
     report = read_json(tmp_path / "runs" / "wan" / "styles.json")
-    assert np.isfinite([report[name]["loss"] for name in ("base", "sft")]).all()
+    assert np.isfinite([report[name]["loss"] for name in ("base", "sft", "grpo")]).all()
     monkeypatch.setattr(styles, "train", None)  # what is written is not trained again
     styles.main()
     capsys.readouterr()
