@@ -102,6 +102,8 @@ def report(refinement: dict[str, Any]) -> str:
     lines = []
     if reason := refinement.get("reason"):
         lines.append(f"unchanged: {reason}")
+    if note := refinement.get("note"):
+        lines.append(note)
     faith = refinement.get("faith")
     if isinstance(faith, (int, float)) and faith == faith:  # not NaN
         lines.append(f"faithfulness: {faith:.2f}")
