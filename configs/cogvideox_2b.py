@@ -9,8 +9,8 @@
 Like cogvideox_5b.py, which describes the files, but with the deterministic DDIM sampler and the
 constant guidance scale that the 2B model was published with.
 
-Memory, from the TPU compiler with `--quick`: text encoder 1.3 of 32 GiB per chip, denoiser 2.1, VAE
-in tiles 5.8. Time, estimated from operations (6.8 PFLOP a video) at an assumed 40 % of the peak: 19
+Memory, from the TPU compiler: text encoder 1.2 of 32 GiB per chip, denoiser 2.0, VAE in tiles 4.2.
+Time, estimated from operations (6.8 PFLOP a video) at an assumed 40 % of the peak: 19
 s for 8 videos; 11 hours, 90 chip-hours, for the 17500 videos of evolve and prefer; 240 USD at 2.70
 USD a chip-hour. Scoring, training and evaluation are extra. Not run on a TPU yet.
 """

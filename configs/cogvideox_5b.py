@@ -12,8 +12,8 @@ You supply the prompt files, with one prompt per line. Videos are as in the meth
 converted from published files: `pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps`
 and `pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head`.
 
-Memory, from the TPU compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 5.7
-(with `--quick`); on a v5e:2x4, with 49 frames and a video and an eighth of the weights on each
+Memory, from the TPU compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 4.6;
+on a v5e:2x4, with 49 frames and a video and an eighth of the weights on each
 chip, 6.2 and 1.2 of 16, and the VAE, in tiles, 6.8.
 Time, estimated from operations (19.7 PFLOP a video) at an assumed 40 % of the peak: 107 s for 4
 videos; 130 hours, 520 chip-hours, for the 17500 videos of 500 prompts to evolve and 500 a round to

@@ -3,12 +3,12 @@ tags.
 
     pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
 
-To evaluate the boosters of both generators on this one (or, with --config=configs/mini.py, on the
-other):
+To evaluate the boosters of both generators on this one (or, with --config=configs/mini_full.py, on
+the other):
 
     pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --no-controls \
         --config.evaluate.systems="('original',)" \
-        --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini/round_2/booster', \
+        --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini_full/round_2/booster', \
             'wan': 'runs/mini_wan/round_2/booster'}"
 
 Hardware: 2 CPU cores and 8 GB of memory, no accelerator, no network.
@@ -22,8 +22,8 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
-    """The configuration: `mini.py` with the embedded Wan and its prompt sets."""
-    config = load(Path(__file__).with_name("mini.py"))
+    """The configuration: `mini_full.py` with the embedded Wan and its prompt sets."""
+    config = load(Path(__file__).with_name("mini_full.py"))
     config.generator.path = "mini:generator_wan"
     # the same prompts, with captions in this generator's words
     config.evaluate.prompts = {

@@ -13,8 +13,8 @@ from pav_jax.config import load
 
 
 def get_config() -> ConfigDict:
-    """The configuration: `mini.py` with a few prompts, steps and seeds, and no thresholds."""
-    config = load(Path(__file__).with_name("mini.py"))
+    """The configuration: `mini_full.py` with a few prompts, steps and seeds, and no thresholds."""
+    config = load(Path(__file__).with_name("mini_full.py"))
     config.generator.batch_size = 8
     config.generator.num_inference_steps = 2
     config.evolve.max_prompts = 8

@@ -23,7 +23,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.config import load
-from pav_jax.rewards.suite import TEMPORAL_SCORES
+from pav_jax.rewards.suite_config import TEMPORAL_SCORES
 
 
 def get_config() -> ConfigDict:

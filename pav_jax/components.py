@@ -21,7 +21,8 @@ from pav_jax.parallel.mesh import batch_shards, generator_meshes, make_mesh, siz
 from pav_jax.progress import Progress
 from pav_jax.rewards.faithfulness import Faithfulness, faithfulness
 from pav_jax.rewards.reward import as_reward
-from pav_jax.rewards.suite import CONSTRAINT_ONLY, RewardSuite
+from pav_jax.rewards.suite import RewardSuite
+from pav_jax.rewards.suite_config import CONSTRAINT_ONLY, config_reads_video
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.folders import is_whole
 from pav_jax.video.backend import HTTP
@@ -74,7 +75,7 @@ class Components:
             return True
         if self._suite is not None:
             return self._suite.reads_video
-        return RewardSuite.config_reads_video(self.config.rewards)
+        return config_reads_video(self.config.rewards)
 
     @functools.cached_property
     def suite(self) -> RewardSuite:
@@ -262,7 +263,7 @@ def resolve_booster(name: str, workdir: str | os.PathLike) -> str | AnyPath | No
 
 def read_prompts(path: str, field: str | None = None) -> list[str]:
     """The prompts of a file, one a line; `field` of the configuration names it."""
-    return list(read_prompt_set(path, field).prompts)
+    return list(read_prompt_set(path, field).without_images(field or path))
 
 
 def round_prompts(

@@ -14,7 +14,7 @@ from pav_jax.endpoints.addresses import check_address, check_credentials
 from pav_jax.errors import BadInput
 from pav_jax.evolve import registry as proposer_registry
 from pav_jax.redaction import is_secret_name
-from pav_jax.rewards.suite import RewardSuite
+from pav_jax.rewards import suite_config
 from pav_jax.train.config import check_training
 
 HTTP = ("http://", "https://")
@@ -35,9 +35,9 @@ def validate(config: Any) -> None:
     names = {field.name for field in dataclasses.fields(defaults.Config)}
     check_section(defaults.Config(), {n: v for n, v in values.items() if n in names})
     _check_secrets(values)
-    RewardSuite.check_config(values["rewards"])
+    suite_config.check_config(values["rewards"])
     for stage in BOUNDED_STAGES:
-        RewardSuite.check_stage(values["rewards"], stage, values[stage])
+        suite_config.check_stage(values["rewards"], stage, values[stage])
     proposer_registry.check_config(values["proposers"])
     for name in ("sft", "dpo", "grpo"):
         check_training(values[name], name)

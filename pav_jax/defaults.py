@@ -128,7 +128,9 @@ class RewardsConfig:
     """The reward suite. FAITH is scored with the others, but never enters the weighted sum."""
 
     entries: Mapping[str, Any] = option(
-        _mini_rewards, "kind, or package.module:Name -> options of that reward"
+        _mini_rewards,
+        "kind, or package.module:Name -> options of that reward; judges over an endpoint are held"
+        " out unless a weight or bound names one of their scores",
     )
     weights: Mapping[str, float] = option(
         lambda: {"AES": 1.0, "TVA": 1.0, "TC": 1.0, "DD": 1.0}, "score name -> weight in overall"

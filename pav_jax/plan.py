@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
-from pav_jax.candidates.prompt_sets import read_sets
+from pav_jax.candidates.prompt_sets import read_prompt_set, read_sets
 from pav_jax.candidates.prompt_text import usable_prompts
-from pav_jax.components import read_prompts, round_prompts
+from pav_jax.components import round_prompts
 from pav_jax.evaluate.controls import suffixes
 from pav_jax.train.state import count_steps
 
@@ -43,14 +43,14 @@ def plan_run(config: Any, makes_videos: bool = True) -> list[StagePlan]:
 
 def _stage_plans(config: Any) -> list[StagePlan]:
     evolve = config.evolve
-    training_prompts = read_prompts(evolve.prompts)
+    training_prompts = read_prompt_set(evolve.prompts).prompts
     num_prompts = len(usable_prompts(training_prompts, evolve.max_prompts))
     plans = [
         StagePlan("evolve", num_prompts * (1 + evolve.rounds * evolve.num_rewrites)),
         _training_plan("sft", config.sft, num_prompts),
     ]
     prefer = config.prefer
-    prompts = read_prompts(prefer.prompts)
+    prompts = read_prompt_set(prefer.prompts).prompts
     for round in range(1, config.rounds + 1):
         num_prompts = len(round_prompts(prompts, prefer.max_prompts, round, config.rounds))
         samples = prefer.num_return_sequences

@@ -19,7 +19,7 @@ from pav_jax import workdir_config
 from pav_jax.booster.booster import Booster
 from pav_jax.booster.guard import Guard
 from pav_jax.budget import Budget
-from pav_jax.candidates.prompt_sets import read_sets
+from pav_jax.candidates.prompt_sets import read_prompt_set, read_sets
 from pav_jax.candidates.reward_hacking_rounds import read_pair_statistics
 from pav_jax.candidates.run_monitor import RunMonitor
 from pav_jax.components import (
@@ -44,7 +44,9 @@ from pav_jax.prefer.pairs import make_pairs
 from pav_jax.prefer.sampling import make_candidates
 from pav_jax.progress import Progress
 from pav_jax.records import Candidate
-from pav_jax.report.page import write_report
+from pav_jax.report import write_report, write_votes, write_votes_page
+from pav_jax.report.vote_table import print_votes
+from pav_jax.report.votes_page import NUM_COMPARISONS
 from pav_jax.rewards.suite import RewardSuite
 from pav_jax.run_inputs import check_run_inputs
 from pav_jax.storage.addresses import AnyPath, as_path
@@ -138,10 +140,18 @@ class Recipe:
         """Training prompts -> pool/: rewrites found by the scores of their videos."""
         config = self.config
         models = self.components
-        prompts = read_prompts(config.evolve.prompts, "evolve.prompts")
+        prompts = read_prompt_set(config.evolve.prompts, "evolve.prompts")
+        prompts.check_images(models.generator)
         with self._stage("evolve", workdir) as progress:
             run_evolution(
-                config, prompts, models.proposers, models.generator, models.suite, workdir, progress
+                config,
+                prompts.prompts,
+                models.proposers,
+                models.generator,
+                models.suite,
+                workdir,
+                progress,
+                prompts.image_by_prompt,
             )
         return as_path(workdir) / "pool"
 
@@ -174,16 +184,21 @@ class Recipe:
         config = self.config
         models = self.components
         folder = as_path(workdir) / f"round_{round}"
-        prompts = round_prompts(
-            read_prompts(config.prefer.prompts, "prefer.prompts"),
-            config.prefer.max_prompts,
-            round,
-            config.rounds,
-        )
+        prompt_set = read_prompt_set(config.prefer.prompts, "prefer.prompts")
+        prompts = round_prompts(prompt_set.prompts, config.prefer.max_prompts, round, config.rounds)
         booster = load_rewriter(config, starting_booster(workdir, round), per_process=True)
+        prompt_set.check_images(models.generator)
         with self._stage("prefer", workdir) as progress:
             candidates = make_candidates(
-                config, prompts, booster, models.generator, models.suite, workdir, round, progress
+                config,
+                prompts,
+                booster,
+                models.generator,
+                models.suite,
+                workdir,
+                round,
+                progress,
+                prompt_set.image_by_prompt,
             )
         pairs = make_pairs(candidates, models.suite, config)
         output = folder / "preferences.jsonl"
@@ -219,23 +234,37 @@ class Recipe:
             options.systems, dict(options.rewrite_files), base, workdir, models.chat_proposers
         )
         check_systems(systems)
+        sets = read_sets(options.prompts, options.max_prompts)
+        training = read_prompt_set(config.evolve.prompts, "evolve.prompts")
+        for prompt_set in (*sets.values(), training):
+            prompt_set.check_images(models.generator)
         with self._stage("evaluate", workdir) as progress:
             run_evaluation(
                 config,
                 systems,
-                read_sets(options.prompts, options.max_prompts),
+                sets,
                 models.generator,
                 models.suite,
                 workdir,
                 options.controls if controls is None else controls,
-                read_prompts(config.evolve.prompts, "evolve.prompts"),
+                training,
                 progress,
             )
         return as_path(workdir) / "evaluation.json"
 
-    def report(self, workdir: str | os.PathLike) -> AnyPath:
-        """Whatever the work directory holds -> report/index.html."""
+    def report(
+        self, workdir: str | os.PathLike, votes: Sequence[str | os.PathLike] = ()
+    ) -> AnyPath:
+        """Whatever the work directory holds -> report/index.html.
+
+        Args:
+          votes: files that voters exported from the page of `votes_page` -> votes.json, a table.
+        """
         options = self.config.report
+        if votes:
+            processes.run_on_first_process(
+                "votes", lambda: print_votes(write_votes(workdir, votes))
+            )
         with stage_progress(workdir) as progress, progress.single_task("report"):
             processes.run_on_first_process(
                 "report",
@@ -247,6 +276,23 @@ class Recipe:
                 ),
             )
         return as_path(workdir) / "report" / "index.html"
+
+    def votes_page(
+        self,
+        workdir: str | os.PathLike,
+        systems: Sequence[str] = (),
+        num_comparisons: int = NUM_COMPARISONS,
+    ) -> AnyPath:
+        """Videos of the evaluation -> report/votes.html, a page for blind human votes on them.
+
+        Args:
+          systems: to compare with each other; empty: original and the last booster.
+          num_comparisons: at most.
+        """
+        processes.run_on_first_process(
+            "votes page", lambda: write_votes_page(workdir, systems, num_comparisons)
+        )
+        return as_path(workdir) / "report" / "votes.html"
 
     def _make_monitor(
         self, workdir: str | os.PathLike, plans: Sequence[StagePlan] = ()

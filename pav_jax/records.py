@@ -15,6 +15,8 @@ Record = TypeVar("Record")
 
 # ------------------------------------------------------------------------------------------ records
 
+IF_SET = {"if_set": True}  # a field that JSON leaves out while it is None
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -31,6 +33,7 @@ class Candidate:
     scores: dict[str, float]  # reward name -> score, NaN if it could not be computed
     video: str | None = None  # path relative to the work directory
     error: str | None = None  # why this candidate must not be selected
+    image: str | None = dataclasses.field(default=None, metadata=IF_SET)  # digest of its pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Measurement:
       scores: by name; NaN where a reward has no score.
       overall: weighted sum of the scores.
       video: path relative to the work directory; None if it was not saved.
+      image: digest of the image that was given with the prompt.
     """
 
     set: str
@@ -86,6 +90,7 @@ class Measurement:
     scores: dict[str, float]
     overall: float
     video: str | None = None
+    image: str | None = dataclasses.field(default=None, metadata=IF_SET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +107,14 @@ class Refinement:
       kept, missing, contradicted, added: what became of what the prompt asks for; empty where no
         guard compared them.
       faith: FAITH of the rewrite; NaN where no guard, or none that could, compared them.
-      reverted: whether the prompt is unchanged because no rewrite was good enough.
+      reverted: whether the prompt is unchanged because no rewrite was good enough, or none could
+        be checked; false where the mode "auto" left it alone because it needs none.
       reason: why the prompt is unchanged; "" where it was rewritten.
       negative_prompt: the value of `-neg`.
       settings: flag -> value, such as {"ar": "9:16"}.
       text: the rewrite without flags and other marks, for a generator that does not read them.
+      image: path of the image given with the prompt, which the rewriter does not read.
+      note: why a guard took the rewrite without comparing it with the prompt; None where it did.
     """
 
     prompt: str
@@ -125,6 +133,8 @@ class Refinement:
     negative_prompt: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     text: str = ""
+    image: str | None = dataclasses.field(default=None, metadata=IF_SET)
+    note: str | None = dataclasses.field(default=None, metadata=IF_SET)
 
     def __post_init__(self):
         if not self.text:
@@ -141,9 +151,16 @@ def _digest(parts: Sequence[Any], size: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()
 
 
-def candidate_key(prompt: str, refined: str, seed: int, fingerprint: str) -> str:
-    """Return 32 hexadecimal digits that identify a video by what it is made from."""
-    return _digest([prompt, refined, int(seed), fingerprint], 16).hex()
+def candidate_key(
+    prompt: str, refined: str, seed: int, fingerprint: str, image: str | None = None
+) -> str:
+    """Return 32 hexadecimal digits that identify a video by what it is made from.
+
+    Args:
+      image: digest of an image that it is made from as well.
+    """
+    parts = [prompt, refined, int(seed), fingerprint]
+    return _digest(parts if image is None else [*parts, image], 16).hex()
 
 
 def stable_seed(*parts: str | int) -> int:
@@ -156,7 +173,11 @@ def stable_seed(*parts: str | int) -> int:
 
 def to_json(record: Any) -> str:
     """Encode a dataclass as one line of JSON; NaN and infinity become null."""
-    fields = {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    fields = {
+        f.name: _plain(getattr(record, f.name))
+        for f in dataclasses.fields(record)
+        if not (f.metadata.get("if_set") and getattr(record, f.name) is None)
+    }
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 

@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 from pav_jax.candidates.prompt_file import read_prompt_file
-from pav_jax.candidates.prompt_sets import read_sets
+from pav_jax.candidates.prompt_sets import read_prompt_set, read_sets
 from pav_jax.checkpoints.hub import local_file
-from pav_jax.components import Components, read_prompts
+from pav_jax.components import Components
 from pav_jax.errors import BadInput
 from pav_jax.evaluate.systems import rewrites_from_file
 from pav_jax.language.shipped_templates import AUTO
@@ -19,9 +19,9 @@ def check_run_inputs(config: Any, components: Components, workdir: str | os.Path
     Raises:
       BadInput: the first file or name that cannot be used, with the field that holds it.
     """
-    read_prompts(config.evolve.prompts, "evolve.prompts")
+    prompt_sets = [read_prompt_set(config.evolve.prompts, "evolve.prompts")]
     if config.rounds:
-        read_prompts(config.prefer.prompts, "prefer.prompts")
+        prompt_sets.append(read_prompt_set(config.prefer.prompts, "prefer.prompts"))
     sets = read_sets(config.evaluate.prompts, config.evaluate.max_prompts)
     prompts = [prompt for prompt_set in sets.values() for prompt in prompt_set.prompts]
     for name, path in config.evaluate.rewrite_files.items():
@@ -37,6 +37,10 @@ def check_run_inputs(config: Any, components: Components, workdir: str | os.Path
     if config.sft.pairs:
         read_prompt_file(config.sft.pairs, "sft.pairs", "a .jsonl or .json file of pairs")
     _ = components.chat_proposers  # their API keys and templates
+    prompt_sets += sets.values()
+    if any(prompt_set.images for prompt_set in prompt_sets):
+        for prompt_set in prompt_sets:
+            prompt_set.check_images(components.generator)
 
 
 def _is_inside(path: str, workdir: str | os.PathLike) -> bool:

@@ -9,6 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # torch's threads wait for each other in busy loops: with a test process on every core, they
+    # would mostly take the core from the other processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # most of the time is compilation of tiny programs that run once, so XLA optimizes them less, and
 # compiles fusions by its older, faster code generator
 FAST_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from pav_jax.booster.adapter_folders import shipped
 from pav_jax.checkpoints import embedded
@@ -21,6 +22,7 @@ from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.video.files import write_mp4
 from tests import campaigns
 from tests.commands.test_fvd import ColourFeatures
+from tests.report.compared_videos import make_votes, write_measurements
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,8 @@ def address(store, tmp_path, monkeypatch):
     if not as_path(f"{root}/prompts.txt").exists():
         for name in ("rewriter", "generator", "clip"):
             upload(ROOT / name, f"{root}/{name}")
+        with as_path(f"{root}/picture.png").open("wb") as file:
+            Image.new("RGB", (4, 4)).save(file, "png")
         upload(ROOT / "rewriter", f"{root}/sft/booster")
         for name in ("a", "b"):
             for i in range(2):
@@ -107,6 +111,8 @@ def test_refine(address, capsys):
     lines = pav(capsys, address, *words)
     assert len(lines) == 2 and lines[0] == embedded_model[0]
     assert len(pav(capsys, address, *words, "--template={a}/template.jinja")) == 2
+    (line, _) = pav(capsys, address, *words, "--json", "--image={a}/picture.png")
+    assert json.loads(line)["image"] == f"{address}/picture.png"
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif", "frames", "png"])
@@ -118,6 +124,13 @@ def test_generate(address, capsys, kind):
     (path,) = pav(capsys, address, *words)
     assert path.startswith(f"{address}/made/")
     assert as_path(path).is_dir() if kind == "frames" else as_path(path).is_file()
+
+
+@pytest.mark.parametrize("name,message", [("picture", "texts alone"), ("none", "no such file")])
+def test_generate_image(address, capsys, name, message):
+    words = ["generate", "{a}/prompt.txt", "--out={a}/made", "--model={a}/generator"]
+    (line,) = pav(capsys, address, *words, f"--image={{a}}/{name}.png", status=2)
+    assert message in line
 
 
 def test_score(address, capsys):
@@ -350,6 +363,18 @@ STAGE_CONFIG = (
     .replace('path="mini:clip"', "address")
     .replace('"path": path', '"path": address + "/clip"')
 )
+
+
+def test_report_votes(address, capsys, tmp_path):
+    workdir = as_path(f"{address}/{tmp_path.name}")
+    write_measurements(workdir)
+    write_atomic(f"{workdir}/config.json", b'{"seed": 0}')
+    (page,) = pav(capsys, address, "report", f"--workdir={workdir}", "--votes-page")
+    assert page.startswith(f"{workdir}/report/")
+    votes = "\n".join(make_votes(workdir, ["my_booster"] * 5))
+    write_atomic(f"{workdir}/downloads/a.jsonl", votes.encode())
+    pav(capsys, address, "report", f"--workdir={workdir}", f"--votes={workdir}/downloads/a.jsonl")
+    assert read_json(f"{workdir}/votes.json")["votes"] == 5
 
 
 def test_stages(address, capsys, tmp_path):

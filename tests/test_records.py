@@ -35,7 +35,11 @@ CANDIDATE = Candidate(
 def test_to_json_round_trip():
     line = to_json(CANDIDATE)
     assert "\n" not in line
-    assert list(json.loads(line)) == [field.name for field in dataclasses.fields(Candidate)]
+    names = [field.name for field in dataclasses.fields(Candidate)]
+    assert [*json.loads(line), "image"] == names  # left out where there is none
+    with_image = dataclasses.replace(CANDIDATE, image="0" * 32)
+    assert list(json.loads(to_json(with_image))) == names
+    assert from_json(Candidate, to_json(with_image)).image == "0" * 32
     assert from_json(Candidate, line) == CANDIDATE
 
 
@@ -78,9 +82,13 @@ def test_candidate_key_depends_on_every_part():
         ("p", "r", 2, "f"),
         ("p", "r", 1, "f2"),
         ("pr", "", 1, "f"),
+        ("p", "r", 1, "f", "0" * 32),
+        ("p", "r", 1, "f", "1" * 32),
     ]
     assert len({candidate_key(*part) for part in parts}) == len(parts)
     assert candidate_key("p", "r", 1, "f") == candidate_key("p", "r", np.int64(1), "f")
+    # keys of existing videos, which have no image
+    assert candidate_key("p", "r", 1, "f") == "597270849e75bac9833da4fa8dbb913c"
 
 
 def test_stable_seed_is_fixed_and_distinct():

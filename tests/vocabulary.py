@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 RULES = ROOT / "tests" / "retired_words.txt"
-SUFFIXES = {".py", ".md", ".sh", ".toml", ".j2", ".jinja", ".yml", ".yaml", ".cff"}
+SUFFIXES = {".py", ".md", ".sh", ".toml", ".j2", ".jinja", ".yml", ".yaml", ".cff", ".ipynb"}
 OWN_FILES = {RULES, pathlib.Path(__file__)}
 # text that models wrote, and names of earlier versions
 QUOTATIONS = {ROOT / "docs" / "vbench_rewrites.md", ROOT / "CHANGELOG.md"}

@@ -22,6 +22,7 @@ from pav_jax.records import Measurement
 from pav_jax.storage.addresses import AnyPath, as_path
 from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
+from pav_jax.video.images import PromptImage
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def evaluate(
     suite: Any,
     workdir: str | os.PathLike,
     controls: bool = True,
-    training_prompts: Sequence[str] = (),
+    training_prompts: PromptSet | Sequence[str] = (),
     progress: Any = None,
 ) -> dict[str, Any]:
     """Measure systems on prompt sets; write `evaluation.json` and return its content.
@@ -55,7 +56,7 @@ def evaluate(
         `booster.guard`, which guards the boosters of folders.
       systems: name -> system, see `systems.py`; "original" is always measured too. The shuffled
         control uses the rewrites of the last one.
-      sets: name -> prompt set.
+      sets: name -> prompt set; all videos of a prompt are made from its image, if it has one.
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
       controls: also measure suffix (if there are training prompts), shuffled, and oracle (if
@@ -171,15 +172,22 @@ class _Benchmark:
                 self.progress.advance(task)
         return texts
 
-    def choose_suffix(self, training_prompts: Sequence[str]) -> str | None:
+    def choose_suffix(self, training_prompts: PromptSet | Sequence[str]) -> str | None:
         """Return the best suffix on the training prompts; None if there are no training prompts."""
+        images: dict[str, PromptImage | None] = {}
+        if isinstance(training_prompts, PromptSet):
+            images = training_prompts.image_by_prompt
+            training_prompts = training_prompts.prompts
         prompts = training_prompts[: self.options.num_suffix_prompts]
         if not prompts:
             log.info("evaluate: no suffix control, because there are no training prompts")
             return None
         seed = self.seeds[0]
         cells = {
-            suffix: [Cell(p, control.with_suffix(p, suffix), seed, "suffix") for p in prompts]
+            suffix: [
+                Cell(p, control.with_suffix(p, suffix), seed, "suffix", images.get(p))
+                for p in prompts
+            ]
             for suffix in control.suffixes()
         }
         self._score("evaluate: suffixes", [cell for row in cells.values() for cell in row])
@@ -192,8 +200,9 @@ class _Benchmark:
 
     def measure(self, texts: Mapping[str, Mapping[str, Texts]]) -> list[Measurement]:
         """Return the measurements of all texts; make and score the missing videos."""
+        images = {name: prompt_set.image_by_prompt for name, prompt_set in self.sets.items()}
         cells = [
-            (name, Cell(prompt, refined, seed, system))
+            (name, Cell(prompt, refined, seed, system, images[name][prompt]))
             for name, systems in texts.items()
             for system, pairs in systems.items()
             for (prompt, seed), refined in pairs.items()
@@ -211,6 +220,7 @@ class _Benchmark:
                 scores={score: _rounded(value) for score, value in candidate.scores.items()},
                 overall=_rounded(total),
                 video=candidate.video,
+                image=candidate.image,
             )
             for (name, cell), candidate, total in zip(cells, candidates, totals, strict=True)
         ]

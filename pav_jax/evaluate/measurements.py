@@ -1,4 +1,4 @@
-"""The scored videos of an evaluation: each distinct (text, seed) is made once."""
+"""The scored videos of an evaluation: each distinct (text, seed, image) is made once."""
 
 import dataclasses
 import os
@@ -11,6 +11,7 @@ from pav_jax.records import Candidate
 from pav_jax.storage.addresses import as_path, list_names
 from pav_jax.video.files import write_mp4
 from pav_jax.video.generator import GeneratedVideo
+from pav_jax.video.images import PromptImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,19 @@ class Cell:
       seed: the generator's seed.
       system: name of the system that wrote the text. It is not part of the key: systems with the
         same text share a video.
+      image: that the video is made from; None without one.
     """
 
     prompt: str
     refined: str
     seed: int
     system: str
+    image: PromptImage | None = None
+
+    @property
+    def image_digest(self) -> str | None:
+        """What identifies the image; None without one."""
+        return None if self.image is None else self.image.digest
 
 
 class MeasurementStore(CandidateStore):
@@ -57,14 +65,16 @@ class MeasurementStore(CandidateStore):
         self._saved = set(list_names(self.workdir / "videos")) if save_videos else set()
 
     def __getitem__(self, cell: Cell) -> Candidate:
-        return self.records[self.video_key(cell.prompt, cell.refined, cell.seed)]
+        key = self.video_key(cell.prompt, cell.refined, cell.seed, cell.image_digest)
+        return self.records[key]
 
     def save_video(self, candidate: Candidate, video: GeneratedVideo) -> str | None:
         """Save a video if `save_videos` is set; returns its path."""
         if not self.save_videos:
             return None
         # the file name omits the prompt, so that all prompts that need the video share the file
-        name = f"{self.video_key('', candidate.refined, candidate.seed)}.mp4"
+        key = self.video_key("", candidate.refined, candidate.seed, candidate.image)
+        name = f"{key}.mp4"
         if name not in self._saved:
             path = self.workdir / "videos" / name
             write_mp4(path, video.frames, self.generator.fps, audio=video.audio)
@@ -74,10 +84,12 @@ class MeasurementStore(CandidateStore):
 
 def video_requests(cells: Iterable[Cell]) -> list[VideoRequest[PendingCandidate]]:
     """Group cells by video, in order of first occurrence."""
-    groups: dict[tuple[str, int], dict[str, PendingCandidate]] = {}
+    groups: dict[tuple[str, int, PromptImage | None], dict[str, PendingCandidate]] = {}
     for cell in cells:
         view = PendingCandidate(cell.prompt, cell.refined, 0, 0, (), cell.system)
-        groups.setdefault((cell.refined, cell.seed), {}).setdefault(cell.prompt, view)
+        video = (cell.refined, cell.seed, cell.image)
+        groups.setdefault(video, {}).setdefault(cell.prompt, view)
     return [
-        VideoRequest(text, seed, tuple(views.values())) for (text, seed), views in groups.items()
+        VideoRequest(text, seed, tuple(views.values()), image)
+        for (text, seed, image), views in groups.items()
     ]

@@ -5,7 +5,7 @@ Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (gpt_boost.py
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from pav_jax.evolve.proposer import ProposalRequest, Proposer, ScoredRewrite
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.rewards.suite import HELD_OUT
 from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.video.images import PromptImage
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def evolve(
     suite: Any,
     workdir: str | os.PathLike,
     progress: Any = None,
+    images: Mapping[str, PromptImage | None] | None = None,
 ) -> list[Candidate]:
     """Fill `<workdir>/pool` and return its candidates. Resumes an interrupted run.
 
@@ -56,11 +58,14 @@ def evolve(
       generator: a `video.generator.Generator`.
       suite: a `rewards.suite.RewardSuite`.
       progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
+      images: prompt -> the image that its videos are made from, or None. Proposers and rewards do
+        not see it.
 
     Raises:
       BadInput: a configuration field, a prompt list or a proposer is invalid.
     """
-    search = _Search(config, prompts, proposers, generator, suite, as_path(workdir), progress)
+    workdir = as_path(workdir)
+    search = _Search(config, prompts, proposers, generator, suite, workdir, progress, images)
     search.score_user_prompts()
     for round in range(1, config.evolve.rounds + 1):
         search.run_round(round)
@@ -80,6 +85,7 @@ class _Search:
         suite: Any,
         workdir: AnyPath,
         progress: Any,
+        images: Mapping[str, PromptImage | None] | None,
     ):
         self.config = config
         self.options = config.evolve
@@ -104,8 +110,11 @@ class _Search:
             batch_size=config.generator.batch_size,
             weights=weights,
             keep_videos=self.options.keep_videos,
+            images=images,
         )
-        self.preview_filter = PreviewFilter.from_config(config, generator, suite, workdir, weights)
+        self.preview_filter = PreviewFilter.from_config(
+            config, generator, suite, workdir, weights, images
+        )
         total = self._num_candidates(self.options.rounds)
         # rewrites of a prompt share a seed and so tell whether prompts are read, after round 0
         self.progress = VideoProgress(

@@ -5,7 +5,7 @@ Source: Prompt-A-Video (arXiv 2412.15156), section 3, and its code (dpo/inferenc
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from pav_jax.language.thoughts import without_thoughts
 from pav_jax.records import Candidate, stable_seed
 from pav_jax.storage.addresses import as_path
 from pav_jax.storage.records import read_segments
+from pav_jax.video.images import PromptImage
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def make_candidates(
     workdir: str | os.PathLike,
     round: int,
     progress: Any = None,
+    images: Mapping[str, PromptImage | None] | None = None,
 ) -> list[Candidate]:
     """Fill `<workdir>/round_<round>/candidates` and return the candidates.
 
@@ -50,6 +52,8 @@ def make_candidates(
       suite: a `rewards.suite.RewardSuite`.
       round: number of the preference round, from 1.
       progress: a `pav_jax.progress.Progress`, a `rich.progress.Progress` or None.
+      images: prompt -> the image that its videos are made from, or None. The rewriter does not see
+        it.
 
     Raises:
       BadInput: a configuration field or the prompts are invalid.
@@ -68,6 +72,7 @@ def make_candidates(
         batch_size=config.generator.batch_size,
         weights=weights,
         keep_videos=options.keep_videos,
+        images=images,
     )
     total = len(prompts) * options.num_return_sequences
     round_progress = VideoProgress(

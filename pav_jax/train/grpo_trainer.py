@@ -185,7 +185,8 @@ def run(
     """
     fields = grpo_section(config)
     path = local_file(prompts_path)
-    prompts = usable_prompts(read_prompt_set(path, "grpo.prompts").prompts, fields.max_prompts)
+    texts = read_prompt_set(path, "grpo.prompts").without_images("grpo")
+    prompts = usable_prompts(texts, fields.max_prompts)
     return train_on_prompts(
         fields,
         config.seed,

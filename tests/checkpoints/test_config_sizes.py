@@ -145,12 +145,12 @@ def test_from_pretrained_huge_size(name, tmp_path):
                 parent[key] = wrong
                 file.write_text(json.dumps(fields))
                 before = reset_peak_memory()
-                start = time.process_time()
+                start = time.thread_time()
                 try:
                     load.from_pretrained(str(tmp_path), dtype="float32")
                 except BadInput as error:
                     assert "\n" not in str(error)
-                assert time.process_time() - start < 10, (file, key, wrong)
+                assert time.thread_time() - start < 10, (file, key, wrong)
                 assert peak_memory() - before < 2**30, (file, key, wrong)
             parent[key] = valid
         file.write_text(text)

@@ -84,6 +84,7 @@ ASSUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_write_gguf_of_family_loads_in_transformers(family, tmp_path):
     plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}

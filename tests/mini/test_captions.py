@@ -93,6 +93,7 @@ def test_caption_canonical_share(slot, scenes, firsts):
     assert share == pytest.approx(captions.CANONICAL, abs=0.015)  # four standard errors
 
 
+@pytest.mark.slow
 def test_caption_num_tokens(scenes):
     rng = np.random.default_rng(8)
     ids = t5_tokenizer()([caption(s, rng) for s in scenes])["input_ids"]
@@ -139,6 +140,7 @@ def test_styled_caption_styles_differ(scenes):
     assert np.mean(overlaps, axis=0).max() < 0.5
 
 
+@pytest.mark.slow
 def test_styled_caption_faithful_to_prompt(scenes):
     rng = np.random.default_rng(11)
     for style in range(NUM_STYLES):

@@ -97,6 +97,7 @@ def test_chat_template_matches_chat_module(texts):
     assert tokenizer.eos_token_id == t.END
 
 
+@pytest.mark.slow
 def test_vocabulary_is_reproducible():
     first = t._vocabulary()
     t._vocabulary.cache_clear()

@@ -119,6 +119,7 @@ def tiny_torch_vae(seed, **sizes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frames, height, width, sample",
     first_fast(

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from pav_jax.checkpoints.folder import load
+from pav_jax.language.samples import Sample
 from pav_jax.language.sampling import Sampling
-from pav_jax.language.scheduler import MIN_PREFIX, Sample, Sampler
+from pav_jax.language.scheduler import MIN_PREFIX, Sampler
 from pav_jax.models.decoder import Decoder, hf
+from tests.tiers import first_slow
 from tests.tiny.decoders import FAMILIES, torch_model
 
 TIE = 1e-4  # of logits
 NEW_TOKENS = 40
 EOS = 2
-# the fast tier: its layers are with and without a window
-FAST = ("gemma3_text",)
 
 
 def greedy(theirs, folder, prompts, prefix=()) -> list[list[int]]:
@@ -47,14 +47,9 @@ def assert_greedy(theirs, prompt, answer) -> None:
     assert best - runner_up <= TIE
 
 
-@pytest.mark.parametrize(
-    ("family", "seed"),
-    [
-        pytest.param(family, seed, marks=[] if seed == 0 and family in FAST else pytest.mark.slow)
-        for family in FAMILIES
-        for seed in range(2)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", first_slow([0, 1]))
 def test_greedy_answers_equal_transformers_generate(family, seed, tmp_path):
     theirs = torch_model(family, seed)
     vocabulary = theirs.config.vocab_size

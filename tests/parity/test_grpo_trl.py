@@ -131,6 +131,7 @@ SETTINGS = [
 OTHERS = [(family, SETTINGS[5]) for family in FAMILIES if family != "llama"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer, fields",
     first_fast([*(("llama", fields) for fields in SETTINGS), *OTHERS], 7, slow=4),

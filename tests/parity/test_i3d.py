@@ -61,6 +61,7 @@ def torch_i3d(config, tensors, videos):
     return (x.permute(0, 2, 3, 4, 1) @ kernel + get(LOGITS + "bias")).mean((1, 2, 3)).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames, side", [(17, 70)])
 def test_i3d_equals_torch(frames, side):
     rng = np.random.default_rng(0)

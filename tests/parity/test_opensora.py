@@ -178,6 +178,7 @@ def random_vae(seed: int) -> tuple[dict, diffusers.AutoencoderKL]:
     return raw, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", first_fast(range(2)))
 @torch.no_grad()
 def test_vae_equals_torch_and_diffusers(seed, tmp_path):

@@ -49,6 +49,7 @@ def assert_close(ours, theirs):
         assert error <= 1e-4 * np.abs(want).max(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", first_fast(["gemma3_text", "qwen3", *OTHERS], slow=3))
 def test_sft_gradients_equal_transformers(family, tmp_path):
     theirs = torch_model(family, SEED)

@@ -15,6 +15,7 @@ def test_count_videos():
     assert generator_programs.count_videos(config) == 100 * (1 + 8 * 3) + 2 * 100 * 5
 
 
+@pytest.mark.slow
 def test_build_mini():
     config = load("configs/mini.py")
     config.generator.num_inference_steps = 3

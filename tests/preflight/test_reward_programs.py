@@ -11,6 +11,7 @@ from pav_jax.rewards.videoscore import TOKENS
 HOST = list(make_mesh().devices.flat)
 
 
+@pytest.mark.slow
 def test_build_mini():
     config = load("configs/mini.py")
     with config.unlocked():

@@ -76,6 +76,7 @@ def test_sft_and_dpo(lm, tmp_path):
     assert largest_change(tuned, aligned) > 1e-4
 
 
+@pytest.mark.slow
 def test_grpo_text_reward(lm, tmp_path):
     def brevity(prompts, completions):
         assert len(prompts) == len(completions)

@@ -134,6 +134,7 @@ def test_run_full_finetuning(lm, preferences, tmp_path):
     assert losses(tmp_path)[-1] < 0.9 * LN_2
 
 
+@pytest.mark.slow
 def test_train_step_reference_is_base_model(lm):
     """After steps that change the adapter, the reference's term is still the base model's
     log-probability."""
@@ -160,6 +161,7 @@ def test_train_step_reference_is_base_model(lm):
     assert abs(float(metrics["rewards/margins"])) > 1e-3
 
 
+@pytest.mark.slow
 def test_run_resumed_after_kill(straight, preferences, tmp_path):
     """SIGKILL in the fifth step, in a process of its own."""
     program = f"""

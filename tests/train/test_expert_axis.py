@@ -47,7 +47,7 @@ def prepare(folder, booster=False):
 def losses(folder):
     return list(map(float, curve(folder)[1]))
 
-MESHES = {"1": {}, "2": dict(expert=2), "2x2": dict(data=2, expert=2)}
+MESHES = {"1": {}, "2x2": dict(data=2, expert=2)}
 curves = {}
 for name, sizes in MESHES.items():
     folder = prepare(root / f"lora {name}")
@@ -94,9 +94,7 @@ def run_on_meshes():
 @pytest.mark.parametrize(
     "stage, mesh",
     [
-        ("sft", "2"),
         ("sft", "2x2"),
-        ("dpo", "2"),
         ("dpo", "2x2"),
         ("full", "2x2"),
         ("grpo", "2x2"),

@@ -100,6 +100,7 @@ def straight(lm, prompts, tmp_path_factory):
 # -------------------------------------------------------------------------------------------- a run
 
 
+@pytest.mark.slow
 def test_run_first_step(straight):
     first = lines(straight[0])[0]
     assert first["ratio"] == 1.0 and first["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -232,6 +233,7 @@ def test_run_budget_of_videos(straight, lm, prompts, tmp_path):
     check_continued(straight, lm, prompts, folder, generator)
 
 
+@pytest.mark.slow
 def test_run_budget_of_hours(straight, lm, prompts, tmp_path, monkeypatch):
     """Each batch of videos takes an hour, each step two."""
     folder = tmp_path / "grpo"

@@ -64,7 +64,6 @@ def start(folder, steps, count=2, mesh="2x2x1x1"):
         "JAX_NUM_CPU_DEVICES": str(4 // count),
         "PYTHONPATH": os.getcwd(),
     }
-    env.pop("XLA_FLAGS", None)
     return [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(folder), str(steps), mesh],
@@ -130,20 +129,20 @@ def test_run_two_processes(alone, tmp_path):
 @pytest.mark.slow
 def test_run_resumed_after_process_failure(alone, tmp_path):
     copy_data(alone, tmp_path)
-    first, second = start(tmp_path, 40)
+    first, second = start(tmp_path, 24)
     wait_for_steps(first, tmp_path / "sft", 6)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=90) != 0  # and does not wait for ever
     before = losses(tmp_path / "sft")
-    assert 6 <= len(before) < 40 and any((tmp_path / "sft" / "checkpoints").iterdir())
+    assert 6 <= len(before) < 24 and any((tmp_path / "sft" / "checkpoints").iterdir())
     shutil.copytree(tmp_path, copy := tmp_path.with_name("copy"))
     for folder, how in ((tmp_path, {}), (copy, dict(count=1, mesh="1x2x2x1"))):
-        for process in start(folder, 40, **how):
+        for process in start(folder, 24, **how):
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
             assert "incomplete or corrupt checkpoint" not in errors
     after = losses(tmp_path / "sft")
-    assert len(after) == 40
+    assert len(after) == 24
     np.testing.assert_allclose(after[:6], before[:6], atol=1e-4)
     # one process on another mesh, from the checkpoints of two; at this learning rate rounding grows
     # from step to step

@@ -21,7 +21,6 @@ MESHES = {
     },
     "qwen3": {
         "1": {},
-        "8x1": dict(data=8),
         "4x2": dict(fsdp=4, tensor=2),
         "2x2x2": dict(data=2, fsdp=2, tensor=2),
     },
