@@ -22,7 +22,7 @@ def lines(capsys):
 def wait_for(capsys, number):
     """The lines so far, when there are at least `number`."""
     written = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(written) < number and time.monotonic() < deadline:
         time.sleep(0.01)
         written += lines(capsys)

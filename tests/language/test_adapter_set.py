@@ -24,7 +24,6 @@ from pav_jax.language.scheduler import MIN_PREFIX
 from pav_jax.models.decoder import Decoder, hf
 from tests.language import adapter_folders
 from tests.language.adapter_folders import CONFIGS, NAMES, WORDS
-from tests.tiers import first_fast
 from tests.tiny import decoders
 from tests.tiny.byte_language_model import tiny_language_model
 from tests.tiny.language_model import FAMILIES
@@ -63,7 +62,7 @@ def alone(lm, adapters, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", first_fast(["llama", "qwen3", "gemma3_text"]))
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_generate_ids_with_adapters_equals_each_alone(family, llama, tmp_path):
     lm, adapters = llama if family == "llama" else make(family, tmp_path)
     prompts = [lm.prompt_ids(words) for words in WORDS]

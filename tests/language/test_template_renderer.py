@@ -1,6 +1,6 @@
 """Chat templates in a process of their own."""
 
-import time
+import subprocess
 
 import pytest
 
@@ -66,14 +66,13 @@ def test_render_failing_template(renderer, template):
     assert renderer.render("{{ x }}", {"x": "é\ud800"}) == "é\ud800"
 
 
-def test_render_one_process_for_many_texts(renderer):
+def test_render_one_process_for_many_texts(renderer, monkeypatch):
     renderer.render("x", {})
     process = renderer._running().pid
-    start = time.thread_time()
+    monkeypatch.setattr(subprocess, "Popen", None)  # no other is started
     for i in range(1000):
         assert renderer.render("{{ x }}", {"x": i}) == str(i)
     assert renderer._running().pid == process
-    assert time.thread_time() - start < 30  # half a second is usual; a process each takes minutes
 
 
 @pytest.mark.parametrize(

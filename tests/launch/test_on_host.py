@@ -120,7 +120,7 @@ def test_on_host_stop_sigterm(desk, host):
     assert on_host(desk, host, "stop").returncode == 0  # nothing to stop is no mistake
 
 
-def _wait_for(condition, seconds: float = 20):
+def _wait_for(condition, seconds: float = 120):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, "it did not come"

@@ -16,7 +16,7 @@ from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.group_rewards import advantages
 from pav_jax.train.grpo_loss import PolicyLoss, policy_loss
 from tests.parity.trl_models import FAMILIES, make_model, make_tokenizer
-from tests.tiers import first_fast
+from tests.tiers import first_slow
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -134,7 +134,7 @@ OTHERS = [(family, SETTINGS[5]) for family in FAMILIES if family != "llama"]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer, fields",
-    first_fast([*(("llama", fields) for fields in SETTINGS), *OTHERS], 7, slow=4),
+    first_slow([*(("llama", fields) for fields in SETTINGS), *OTHERS], 11),
     indirect=["trainer"],
     ids=lambda f: f if isinstance(f, str) else "-".join(f"{v}" for v in f.values()),
 )
@@ -158,7 +158,8 @@ def test_policy_loss_equals_trl(trainer, batch, fields):
         np.testing.assert_allclose(metrics["kl"], logged["kl"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("trainer", first_fast(FAMILIES, 0, slow=3), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", first_slow(FAMILIES, 3), indirect=True)
 def test_parameter_gradients_equal_trl(trainer, policy, batch, tmp_path):
     (_, answer, old, reference), theirs = batch
     config = PolicyLoss(loss_type="dapo", beta=0.3, max_completion_length=LONGEST)

@@ -13,7 +13,7 @@ from pav_jax.language.log_probs import log_probs
 from pav_jax.language.lora import LoraConfig, init_lora, merge, with_lora
 from pav_jax.models.decoder import Decoder, hf
 from pav_jax.train.losses import sft_loss
-from tests.tiers import first_fast
+from tests.tiers import first_slow
 from tests.tiny.decoders import FAMILIES, LENGTH, torch_model
 
 SEED = 40
@@ -50,7 +50,7 @@ def assert_close(ours, theirs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", first_fast(["gemma3_text", "qwen3", *OTHERS], slow=3))
+@pytest.mark.parametrize("family", first_slow(["gemma3_text", "qwen3", *OTHERS], 4))
 def test_sft_gradients_equal_transformers(family, tmp_path):
     theirs = torch_model(family, SEED)
     theirs.save_pretrained(tmp_path / "theirs")

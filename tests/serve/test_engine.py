@@ -62,9 +62,9 @@ def test_cancelled_and_late_jobs_free_their_rows(engine, lm):
     engine.submit(job)
     time.sleep(0.05)
     cancelled.call.cancel()
-    start = time.monotonic()
     assert job.wait()[0].tokens > 0
-    assert time.monotonic() - start < 30
+    # it did not wait for theirs
+    assert len(cancelled.answers) < 2000 and len(late.answers) < 2000
     for failed in (cancelled, late):
         with pytest.raises(ApiError, match="within the time limit"):
             failed.wait()

@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from tests import campaigns
 from tests.serve.backends import CHAT, SECRET, TEXT, chat_of, fake_client
 
 
@@ -109,7 +110,9 @@ JSON = strategies.recursive(
 NAMES = ("model", "prompt", "messages", "n", "seed", "stop", "stream", "temperature", "role")
 
 
-@hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
+@hypothesis.settings(
+    max_examples=60 if campaigns.IS_REQUESTED else 20, deadline=None, derandomize=True
+)
 @hypothesis.given(  # vocabulary: ignore
     strategies.sampled_from(["/refine", CHAT, TEXT]),
     JSON | strategies.dictionaries(strategies.sampled_from(NAMES), JSON),

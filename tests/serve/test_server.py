@@ -40,7 +40,7 @@ def send(address, text):
     return client
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -139,7 +139,7 @@ def process(model_folder, tmp_path_factory):
         process = subprocess.Popen(
             command, stderr=file, env=os.environ | {"PAV_API_KEY": "s3cret-key"}
         )
-    wait_for(lambda: process.poll() is not None or "http://" in log.read_text(), 120)
+    wait_for(lambda: process.poll() is not None or "http://" in log.read_text())
     address = re.search(r"http://[\d.:]+", log.read_text())
     assert address, log.read_text()
     yield process, address[0], log

@@ -8,6 +8,7 @@ import tempfile
 import numpy as np
 import pytest
 
+from tests.campaigns import by_hand
 from tests.cpu_devices import run_on_cpu_devices
 
 PROGRAM = """
@@ -15,6 +16,7 @@ import contextlib, json, pathlib, shutil, sys
 from pav_jax.main import main
 from pav_jax.parallel.mesh import make_mesh
 from pav_jax.train import grpo_trainer as grpo
+from tests.campaigns import IS_REQUESTED
 from tests.fakes import FakeGenerator
 from tests.tiny import language_model as tiny
 from tests.train import test_grpo_trainer as test_grpo
@@ -48,6 +50,8 @@ def losses(folder):
     return list(map(float, curve(folder)[1]))
 
 MESHES = {"1": {}, "2x2": dict(data=2, expert=2)}
+if IS_REQUESTED:
+    MESHES["2"] = dict(expert=2)
 curves = {}
 for name, sizes in MESHES.items():
     folder = prepare(root / f"lora {name}")
@@ -94,7 +98,9 @@ def run_on_meshes():
 @pytest.mark.parametrize(
     "stage, mesh",
     [
+        pytest.param("sft", "2", marks=by_hand),
         ("sft", "2x2"),
+        pytest.param("dpo", "2", marks=by_hand),
         ("dpo", "2x2"),
         ("full", "2x2"),
         ("grpo", "2x2"),

@@ -62,11 +62,7 @@ def test_decode_wan(latent_frames):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "frames, frames_at_once",
-    [
-        (34, 7),
-        pytest.param(34, 17, marks=pytest.mark.slow),
-        pytest.param(1, 7, marks=pytest.mark.slow),
-    ],
+    [(34, 7), (34, 17), (1, 7)],
 )
 def test_decode_opensora(frames, frames_at_once, monkeypatch):
     made = tiny_opensora.random_model(0)

@@ -123,7 +123,7 @@ def test_decode_tiled():
 @pytest.mark.parametrize(
     "latent_size, sizes",
     [
-        pytest.param((8, 12), [(6, 5), (6, 4), (3, 5), (3, 4)], marks=pytest.mark.slow),
+        ((8, 12), [(6, 5), (6, 4), (3, 5), (3, 4)]),
         ((5, 7), [(5, 5), (5, 3)]),
         ((6, 5), []),  # one tile
     ],
