@@ -6,6 +6,7 @@ alone. Both must end with the same files.
 """
 
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -18,7 +19,8 @@ import pytest
 from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.records import Candidate, Proposal
 from pav_jax.storage.records import read_segments
-from tests.workdir_monitor import REPEATED, STAGES
+from tests.recipe_options import FEW_PROMPTS, ONE_REWARD
+from tests.workdir_monitor import REPEATED, STAGES, run_monitored
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -28,50 +30,48 @@ RANDOM_SEEDS = range(int(os.environ.get("PAV_STAGE_KILLS", "0")))
 ORDER = ("evolve", "select", "sft", "prefer 1", "dpo 1", "prefer 2", "dpo 2", "evaluate", "report")
 NEEDED = ("generator/model_index.json", "clip/aesthetic_head/config.json", "rewriter/config.json")
 
-
-def process(*words):
-    """Run Python in the repository; the processes share all compiled programs."""
-    environment = os.environ | {
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONFAULTHANDLER": "0",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+COMMAND = ["run", f"--config={ROOT}/configs/smoke.py", *ONE_REWARD, *FEW_PROMPTS]
 
 
-def smoke(workdir, stage="none", number=0):
+@pytest.fixture(scope="module")
+def forks():
+    """Starts processes that have imported everything, and share all compiled programs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.workdir_monitor", "pav_jax.recipe"])
+    with pytest.MonkeyPatch.context() as patch:  # of the server, which is started here
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("PYTHONFAULTHANDLER", "0")
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def smoke(forks, workdir, stage="none", number=0):
     """Run the smoke configuration under the monitor.
 
     Returns:
       (exit status, the monitor's notes, standard error).
     """
-    notes = workdir.with_suffix(".json")
+    notes, errors = workdir.with_suffix(".json"), workdir.with_suffix(".txt")
     notes.unlink(missing_ok=True)
-    done = process(
-        "tests.workdir_monitor",
-        str(notes),
-        stage,
-        str(number),
-        "run",
-        "--config=configs/smoke.py",
-        f"--workdir={workdir}",
+    arguments = [str(notes), stage, str(number), *COMMAND, f"--workdir={workdir}"]
+    process = forks.Process(target=run_monitored, args=(str(errors), *arguments))
+    process.start()
+    process.join(900)
+    assert process.exitcode is not None, errors.read_text()
+    return (
+        process.exitcode,
+        json.loads(notes.read_text()) if notes.exists() else None,
+        errors.read_text(),
     )
-    return done.returncode, json.loads(notes.read_text()) if notes.exists() else None, done.stderr
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(forks, tmp_path_factory):
     """(work directory, stage -> paths it changed, in order) of an undisturbed run."""
     missing = [name for name in NEEDED if not (CHECKPOINTS / name).exists()]
     assert not missing, f"the package ships no {missing[0]}"
     workdir = tmp_path_factory.mktemp("recipe") / "undisturbed"
-    status, changes, stderr = smoke(workdir)
+    status, changes, stderr = smoke(forks, workdir)
     assert status == 0, stderr[-3000:]
     assert set(changes) == set(ORDER)
     return workdir, changes
@@ -86,7 +86,7 @@ def informative_changes(stage, paths):
 
 
 @pytest.fixture(scope="module", params=["informative", *RANDOM_SEEDS])
-def killed(request, undisturbed):
+def killed(request, forks, undisturbed):
     """(work directory, stage -> where it was killed) of a run killed once in every stage.
 
     By default the change is drawn from the informative ones, with a seed from all.
@@ -102,10 +102,10 @@ def killed(request, undisturbed):
             if request.param == "informative"
             else range(1, len(paths) + 1)
         )
-        status, where, stderr = smoke(workdir, stage, int(rng.choice(places)))
+        status, where, stderr = smoke(forks, workdir, stage, int(rng.choice(places)))
         assert status == -signal.SIGKILL, f"{stage}: {where}\n{stderr[-3000:]}"
         kills[stage.split()[0]] = where
-    status, _, stderr = smoke(workdir)
+    status, _, stderr = smoke(forks, workdir)
     assert status == 0, stderr[-3000:]
     return workdir, kills
 
@@ -182,13 +182,8 @@ def test_run_outputs_without_absolute_paths(undisturbed):
 def test_run_other_configuration(undisturbed):
     workdir = undisturbed[0]
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
-    done = process(
-        "pav_jax.main",
-        "run",
-        "--config=configs/smoke.py",
-        f"--workdir={workdir}",
-        "--config.seed=5",
-    )
+    command = [sys.executable, "-m", "pav_jax.main", *COMMAND, f"--workdir={workdir}"]
+    done = subprocess.run([*command, "--config.seed=5"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "seed = 0, now it is 5" in done.stderr
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before

@@ -1,6 +1,6 @@
 """Run `pav` and note what each stage changes in the work directory; optionally kill it there.
 
-    python -m tests.workdir_monitor NOTES STAGE NUMBER run --config=... --workdir=...
+    main(NOTES, STAGE, NUMBER, "run", "--config=...", "--workdir=...")
 
 A change is a file opened for writing, a folder made, a rename or a removal below the work
 directory, by whatever library. Just before change NUMBER of STAGE ("evolve", ..., "prefer 2") the
@@ -88,5 +88,8 @@ def main(notes: str, stage: str, number: str, *argv: str) -> int:
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+def run_monitored(errors: str, *arguments: str) -> None:
+    """`main` in a process of its own, which ends; `errors` gets its standard error."""
+    with open(errors, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(*arguments))

@@ -1,4 +1,4 @@
-"""The smoke configuration with one round and few prompts."""
+"""The smoke configuration with one round, few prompts and one reward that needs a model."""
 
 from ml_collections import ConfigDict
 
@@ -14,4 +14,11 @@ def get_config() -> ConfigDict:
     config.evaluate.max_prompts = 2
     config.evaluate.systems = ("original", "base", "sft", "dpo_1")
     config.evaluate.controls = False
+    config.generator.batch_size = 4
+    config.generator.num_inference_steps = 1
+    with config.unlocked():
+        config.rewards.entries = {"aesthetic": config.rewards.entries.aesthetic, "faithfulness": {}}
+        config.rewards.weights = config.prefer.weights = config.calibrate.weights = {"AES": 1.0}
+        config.rewards.thresholds = {}
+    config.rewards.held_out = ()
     return config

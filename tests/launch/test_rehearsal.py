@@ -11,6 +11,7 @@ import pytest
 
 from tests import object_stores
 from tests.launch.rehearsal import Rehearsal, wait_for
+from tests.recipe_options import FEW_PROMPTS, ONE_REWARD
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,19 +25,11 @@ SMOKE = [  # with less to do, and one reward that needs a model
     "--config.evolve.rounds=1",
     "--config.evolve.num_rewrites=1",
     "--config.prefer.num_return_sequences=2",
-    "--config.evaluate.max_prompts=2",
     "--config.evaluate.controls=False",
     "--config.evaluate.systems=('original','dpo_1')",
-    "--config.generator.batch_size=4",
-    "--config.evolve.max_prompts=4",
-    "--config.prefer.max_prompts=4",
     "--config.sft.max_steps=2",
-    "--config.rewards.entries={'aesthetic': {'path': 'mini:clip'}, 'faithfulness': {}}",
-    "--config.rewards.weights={'AES': 1.0}",
-    "--config.rewards.thresholds={}",
-    "--config.rewards.held_out=()",
-    "--config.prefer.weights={'AES': 1.0}",
-    "--config.calibrate.weights={'AES': 1.0}",
+    *ONE_REWARD,
+    *FEW_PROMPTS,
 ]
 LIMIT_S = 3000  # of what takes a minute or two on an idle machine
 # The first of these objects is written when DPO has saved step 2 and is about to save step 4.

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import rankdata
 
 from pav_jax.errors import BadInput
+from pav_jax.rewards.faith import judge as judging
 from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faithfulness import Faithfulness, Lexicon, faithfulness, judge, load_lexicon
 from tests.absent import shared_file
@@ -284,6 +285,7 @@ LONG = [
 @pytest.mark.parametrize("piece", LONG)
 def test_judge_time_of_long_texts(piece):
     def judge_texts(length):
+        judging._read_once.cache_clear()
         text = (piece * length)[:length]
         assert judge(text, text + ".").score == 1
         assert judge(text, ("a horse under a bird " * length)[: length // 2]).score < 0.2
@@ -296,6 +298,7 @@ def test_judge_time_of_different_words():
     letters = np.random.default_rng(0).choice(list("abc"), (2, 150, 7))
 
     def judge_words(count):
+        judging._read_once.cache_clear()
         texts = (" on ".join("a " + "".join(word) for word in words[:count]) for words in letters)
         assert judge(*texts).score < 1  # some are taken for misspelt
 
@@ -307,15 +310,12 @@ def test_judge_time_of_different_words():
     )
 
 
-def test_judge_too_long_is_nan():
+def test_judge_too_long_is_nan(monkeypatch):
     text = "a dog on a cat " * 700
-
-    def judge_all():
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "is_readable", None)  # they are not read
         for pair in ((text, text), (text, "a dog"), ("a dog", text)):
             assert math.isnan(judge(*pair).score)
-
-    judged = (text[: MAX_CHARACTERS - 1], "a dog")
-    assert seconds(judge_all) < seconds(judge, *judged) + SLACK_S
     scores = Faithfulness().score(None, [text, "a dog"], [text, "a dog"])["FAITH"]
     assert np.isnan(scores).tolist() == [True, False]
 

@@ -129,27 +129,24 @@ def test_run_two_processes(alone, tmp_path):
 @pytest.mark.slow
 def test_run_resumed_after_process_failure(alone, tmp_path):
     copy_data(alone, tmp_path)
-    first, second = start(tmp_path, 24)
-    wait_for_steps(first, tmp_path / "sft", 6)
+    first, second = start(tmp_path, 12)
+    wait_for_steps(first, tmp_path / "sft", 4)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=600) != 0  # and does not wait for ever
     before = losses(tmp_path / "sft")
-    assert 6 <= len(before) < 24 and any((tmp_path / "sft" / "checkpoints").iterdir())
+    assert 4 <= len(before) < 12 and any((tmp_path / "sft" / "checkpoints").iterdir())
     shutil.copytree(tmp_path, copy := tmp_path.with_name("copy"))
     for folder, how in ((tmp_path, {}), (copy, dict(count=1, mesh="1x2x2x1"))):
-        for process in start(folder, 24, **how):
+        for process in start(folder, 12, **how):
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
             assert "incomplete or corrupt checkpoint" not in errors
     after = losses(tmp_path / "sft")
-    assert len(after) == 24
-    np.testing.assert_allclose(after[:6], before[:6], atol=1e-4)
-    # one process on another mesh, from the checkpoints of two; at this learning rate rounding grows
-    # from step to step
+    assert len(after) == 12
+    np.testing.assert_allclose(after[:4], before[:4], atol=1e-4)
+    # one process on another mesh, from the checkpoints of two
     for stage in ("sft", "dpo"):
-        np.testing.assert_allclose(
-            losses(copy / stage)[:18], losses(tmp_path / stage)[:18], atol=1e-4
-        )
+        np.testing.assert_allclose(losses(copy / stage), losses(tmp_path / stage), atol=1e-4)
 
 
 @pytest.mark.slow
