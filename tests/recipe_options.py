@@ -17,3 +17,16 @@ FEW_PROMPTS = [
     "--config.evaluate.max_prompts=2",
     "--config.evaluate.num_suffix_prompts=1",
 ]
+# neither generator nor reward is a model; batches smaller than what a stage makes
+FAKES = [
+    "--config.generator.path=tests.fakes:FakeGenerator",
+    "--config.generator.num_inference_steps=None",
+    "--config.generator.batch_size=4",
+    "--config.evolve.rounds=1",
+    "--config.rewards.entries={'fake': {'kind': 'tests.fakes:FakeReward'}}",
+    "--config.rewards.weights={'AES': 1.0, 'TVA': 1.0}",
+    "--config.rewards.thresholds={}",
+    "--config.rewards.held_out=()",
+    "--config.prefer.weights={'AES': 1.0, 'TVA': 1.0}",
+    "--config.calibrate.weights={'AES': 1.0, 'TVA': 1.0}",
+]

@@ -326,6 +326,8 @@ STAGES = {
     "evaluate": ("evaluation.json",),
     "report": ("report/index.html",),
 }
+# these load a generator of the store, which takes seconds
+WITH_MODEL = ("evolve", "calibrate")
 STAGE_CONFIG = (
     REWARDS.replace(
         "return config",
@@ -383,9 +385,11 @@ def test_stages(address, capsys, tmp_path):
     write_atomic(f"{address}/configs/stages.py", STAGE_CONFIG.encode())
     rewrites = [{"prompt": p, "refined": f"{p} rolls"} for p in ("a red ball", "a blue star")]
     write_atomic(f"{address}/rewrites.jsonl", "\n".join(map(json.dumps, rewrites)).encode())
-    workdir = f"{address}/{tmp_path.name}/w"
     for stage, names in STAGES.items():
-        config = "--config={a}/configs/stages.py:{a}"
-        pav(capsys, address, stage, config, f"--workdir={workdir}")
+        workdir = f"{address}/{tmp_path.name}/{'model' if stage in WITH_MODEL else 'fake'}"
+        words = [stage, "--config={a}/configs/stages.py:{a}", f"--workdir={workdir}"]
+        if stage not in WITH_MODEL:
+            words.append("--config.generator.path=tests.fakes:FakeGenerator")
+        pav(capsys, address, *words)
         for name in names:
             assert as_path(f"{workdir}/{name}").exists(), (stage, name)
