@@ -7,7 +7,6 @@ from pav_jax.errors import BadInput
 from pav_jax.main import main
 from pav_jax.video import load_generator, memory
 from pav_jax.video.backend import make_request
-from pav_jax.video.http_generator import HttpGenerator
 from pav_jax.video.video_model import VideoModel
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.video.tiny_opensora import random_model as tiny_opensora
@@ -76,7 +75,6 @@ def test_generate_refuses_huge_videos(model, options, field, capsys, tmp_path, m
     monkeypatch.setattr(memory, "system_bytes", lambda: 2 * GIB)
     load_generator("mini:generator")  # what was read before does not count
     monkeypatch.setattr(VideoModel, "encode_prompts", None)  # it does not begin
-    monkeypatch.setattr(HttpGenerator, "generate_batch", None)
     before = reset_peak_memory()
     words = ["generate", "a red ball", f"--model={model}", f"--out={tmp_path / 'out'}", *options]
     assert main(words) == 2
