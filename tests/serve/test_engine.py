@@ -106,6 +106,24 @@ def test_failure_to_open_a_batch_fails_the_first_job_only(engine, monkeypatch, c
     assert "ZeroDivisionError" in record.message and "in fail_once" in record.message
 
 
+def test_failure_in_a_new_batch_fails_its_jobs_only(engine, monkeypatch):
+    # no batch has these settings yet
+    jobs = [make_job(engine, "sea", settings=Sampling(max_new_tokens=n)) for n in (31, 32)]
+    add = Batch.add
+    failures = iter([True])
+
+    def fail_once(*arguments):
+        return 1 / 0 if next(failures, False) else add(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "add", fail_once)
+        for job in jobs:
+            engine.submit(job)
+        with pytest.raises(ApiError, match="failed to answer"):
+            jobs[0].wait()
+        assert jobs[1].wait()[0].tokens > 0
+
+
 def test_closed_engine_fails_all_jobs(lm):
     engine = Engine(lm)
     job = make_job(engine, "rain", n=1000)
