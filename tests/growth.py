@@ -14,13 +14,13 @@ def assert_faster(function: Callable[[], object], bound: Callable[[float], float
     Other processes only ever slow a call down, so the fastest calls are compared, and both are
     called again before the function is found too slow.
     """
-    known = slow = math.inf
+    other_s = own_s = math.inf
     for _ in range(MAX_ROUNDS):
-        known = min(known, seconds(than), seconds(than))
-        slow = min(slow, seconds(function))
-        if slow < bound(known):
+        other_s = min(other_s, seconds(than), seconds(than))
+        own_s = min(own_s, seconds(function))
+        if own_s < bound(other_s):
             return
-    raise AssertionError(f"{slow} s, of the other {known} s")
+    raise AssertionError(f"{own_s} s, of the other {other_s} s")
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -35,6 +35,6 @@ def assert_linear(function: Callable[[int], object], short: int, factor: int = 4
     time that grows as the square takes `factor` squared times as long."""
     assert_faster(
         lambda: function(factor * short),
-        lambda known: 2 * factor * known + SLACK_S,
+        lambda other_s: 2 * factor * other_s + SLACK_S,
         than=lambda: function(short),
     )

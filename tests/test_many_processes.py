@@ -14,8 +14,8 @@ import pytest
 
 from pav_jax.records import Candidate
 from pav_jax.storage.records import read_segments
-from tests.campaigns import by_hand
-from tests.recipe_options import FEW_PROMPTS
+from tests.campaigns import IS_REQUESTED, by_hand
+from tests.recipe_options import FEW_PROMPTS, ONE_REWARD
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -26,7 +26,8 @@ OVERRIDES = [f"--config.{stage}.batch_size=8" for stage in ("sft", "dpo", "grpo"
     "--config.rounds=1",
     "--config.evolve.rounds=1",
     *FEW_PROMPTS,
-    "--config.evaluate.systems=('original','base','sft','dpo_1')",
+    *([] if IS_REQUESTED else ONE_REWARD),
+    "--config.evaluate.systems=('original','dpo_1')",
 ]
 
 

@@ -305,7 +305,7 @@ def test_judge_time_of_different_words():
     # every word of one text is compared with every one of the other
     assert_faster(
         lambda: judge_words(150),
-        lambda known: 6 * known + SLACK_S,
+        lambda other_s: 6 * other_s + SLACK_S,
         than=lambda: judge_words(75),
     )
 
