@@ -328,6 +328,7 @@ STAGES = {
 }
 # these load a generator of the store, which takes seconds
 WITH_MODEL = ("evolve", "calibrate")
+NO_MODEL = ("path=tests.fakes:FakeGenerator", "num_inference_steps=None")
 STAGE_CONFIG = (
     REWARDS.replace(
         "return config",
@@ -389,7 +390,7 @@ def test_stages(address, capsys, tmp_path):
         workdir = f"{address}/{tmp_path.name}/{'model' if stage in WITH_MODEL else 'fake'}"
         words = [stage, "--config={a}/configs/stages.py:{a}", f"--workdir={workdir}"]
         if stage not in WITH_MODEL:
-            words.append("--config.generator.path=tests.fakes:FakeGenerator")
+            words += [f"--config.generator.{option}" for option in NO_MODEL]
         pav(capsys, address, *words)
         for name in names:
             assert as_path(f"{workdir}/{name}").exists(), (stage, name)
