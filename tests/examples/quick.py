@@ -14,7 +14,6 @@ def get_config() -> ConfigDict:
     config.evaluate.max_prompts = 2
     config.evaluate.systems = ("original", "base", "sft", "dpo_1")
     config.evaluate.controls = False
-    config.generator.batch_size = 4
     config.generator.num_inference_steps = 1
     with config.unlocked():
         config.rewards.entries = {"aesthetic": config.rewards.entries.aesthetic, "faithfulness": {}}
