@@ -57,7 +57,7 @@ def measure(int8: bool, held: list[dict]) -> dict[str, float]:
             [row["cogvideox"]],
         )
     ]
-    numbers = styles.measure_guarded(booster, held)
+    numbers, _ = styles.measure_guarded(booster, held)
     alone = Booster.from_pretrained(int8=int8)
     seconds = [timed(lambda row=row: alone.refine(row["prompt"])) for row in held[:NUM_ALONE]]
     return {

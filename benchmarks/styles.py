@@ -10,6 +10,7 @@ place of which the guard returns the prompt), and writes
 
     <workdir>/adapters/STYLE   the PEFT folder in bfloat16, with a card that has these numbers
     <workdir>/STYLE/styles.json the same numbers
+    <workdir>/STYLE/measured_SYSTEM what was measured, with the guarded rewrites
     <workdir>/STYLE/rewrites.jsonl the twenty held-out prompts with the lowest hash, rewritten
 
 and, with --page=FILE, a page of all styles that are measured, in Markdown.
@@ -36,7 +37,7 @@ from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.adapters import joined_adapter, write_joined
 from pav_jax.recipe import Recipe
-from pav_jax.records import PromptPair, stable_seed
+from pav_jax.records import PromptPair, Refinement, stable_seed
 from pav_jax.report.model_card import write_model_card
 from pav_jax.storage.json_files import read_json, write_json
 from pav_jax.storage.records import write_jsonl
@@ -86,44 +87,54 @@ def train(
     models = {"base": None, "sft": recipe.sft(workdir)}
     if has_grpo:
         models["grpo"] = recipe.grpo(workdir)
-    last = [*models.values()][-1]
     report = {}
     for name, folder in models.items():
-        model = vbench.booster(config, folder)
         # the base model's rewrites are the same for all styles
-        place = workdir.parent if folder is None else workdir
-        numbers = measure(model, held, place / f"measured_{name}.json")
+        place = (workdir.parent if folder is None else workdir) / f"measured_{name}"
+        model = vbench.booster(config, folder)
+        numbers = measure(model, held, place)
         report[name] = {"loss": vbench.loss(config, model, held), **numbers}
     write_json(workdir / "styles.json", report)
     print(json.dumps(report, indent=2))
-    chosen = sorted(held, key=lambda r: stable_seed("example", r["prompt"]))[:NUM_EXAMPLES]
-    examples = dataclasses.replace(vbench.booster(config, last), guard=Guard())
-    rewrites = examples.refine([row["prompt"] for row in chosen])
-    write_jsonl(workdir / "rewrites.jsonl", [row[0] for row in rewrites])
-    write_adapter(last, adapter, base, config.target, report)
+    write_examples(place, workdir)
+    write_adapter([*models.values()][-1], adapter, base, config.target, report)
 
 
-def measure(model: Booster, held: list[dict], file: Path) -> dict[str, float]:
-    """Return the numbers of a model's rewrites, from `file` if they were measured before."""
+def measure(model: Booster, held: list[dict], folder: Path) -> dict[str, float]:
+    """Return the numbers of a model's rewrites, from `folder` if they were measured before.
+
+    The folder gets numbers.json, and rewrites.jsonl with the guarded rewrites.
+    """
+    file = folder / "numbers.json"
     if not file.exists():
-        write_json(file, vbench.measure_rewrites(model, held) | measure_guarded(model, held))
+        guarded, rewrites = measure_guarded(model, held)
+        write_jsonl(folder / "rewrites.jsonl", rewrites)
+        write_json(file, vbench.measure_rewrites(model, held) | guarded)
     return read_json(file)
 
 
-def measure_guarded(booster: Booster, held: list[dict]) -> dict[str, float]:
-    """Return what the guard makes of the rewrites of held-out prompts.
+def measure_guarded(
+    booster: Booster, held: list[dict]
+) -> tuple[dict[str, float], list[Refinement]]:
+    """Return what the guard makes of the rewrites of held-out prompts, and these rewrites.
 
     A prompt that comes back unchanged has FAITH 1; "guarded: FAITH of rewrites" is without these.
     """
-    guarded = dataclasses.replace(booster, guard=Guard())
-    rewrites = [row[0] for row in guarded.refine([row["prompt"] for row in held])]
+    rewrites = vbench.rewrite(dataclasses.replace(booster, guard=Guard()), held)
     return {
         "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
         "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
         "guarded: unchanged": statistics.mean(bool(r.reason) for r in rewrites),
         "guarded: words": statistics.mean(len(r.refined.split()) for r in rewrites),
         "guarded: loops": statistics.mean(vbench.has_loop(r.refined) for r in rewrites),
-    }
+    }, rewrites
+
+
+def write_examples(measured: Path, workdir: Path) -> None:
+    """Write the measured rewrites of the prompts with the lowest hashes."""
+    rows = [json.loads(line) for line in (measured / "rewrites.jsonl").read_text().splitlines()]
+    rows.sort(key=lambda row: stable_seed("example", row["prompt"]))
+    write_jsonl(workdir / "rewrites.jsonl", [Refinement(**row) for row in rows[:NUM_EXAMPLES]])
 
 
 def write_adapter(booster: Any, folder: Path, base: str, style: str, report: dict) -> None:

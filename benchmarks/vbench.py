@@ -13,7 +13,6 @@ started again.
 """
 
 import argparse
-import collections
 import json
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from pav_jax import components
 from pav_jax import config as configuration
 from pav_jax.booster.booster import Booster
+from pav_jax.booster.replies import LOOP_REPEATS, num_repeats
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.encoder import make_encoder
@@ -37,8 +37,6 @@ from pav_jax.storage.json_files import write_json
 from pav_jax.storage.records import write_jsonl
 
 BATCH_SIZE = 8
-LOOP_WORDS = 4
-LOOP_TIMES = 3
 
 
 def main() -> None:
@@ -135,10 +133,8 @@ def rewrite(model: Booster, rows: list[dict]) -> list[Refinement]:
 
 
 def has_loop(text: str) -> bool:
-    """Whether the same four words occur three times."""
-    words = text.lower().split()
-    counts = collections.Counter(zip(*(words[i:] for i in range(LOOP_WORDS)), strict=False))
-    return max(counts.values(), default=0) >= LOOP_TIMES
+    """Whether the same words occur in a row as often as in what the guard calls a loop."""
+    return num_repeats(text.lower().split()) >= LOOP_REPEATS
 
 
 def answer_log_probs(config, lm, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,8 @@ from pav_jax import defaults
 from pav_jax.config import load
 from pav_jax.errors import BadInput
 
+PROMPT_TOKENS = 48  # of the chat template and a prompt
+
 
 class Style(NamedTuple):
     """What differs between the styles.
@@ -88,9 +90,7 @@ def get_config(style: str = "cogvideox") -> ConfigDict:
     config.grpo.batch_size = 16
     config.grpo.num_generations = 4
     config.grpo.gradient_accumulation_steps = 4
-    config.grpo.max_completion_length = (
-        values.max_length - 48
-    )  # tokens of the chat template and a prompt
+    config.grpo.max_completion_length = values.max_length - PROMPT_TOKENS
     config.grpo.learning_rate = 1e-4
     config.grpo.lora.r = 3
     config.grpo.lora.lora_alpha = 6.0

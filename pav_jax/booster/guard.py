@@ -19,9 +19,9 @@ from pav_jax.booster.prompt_syntax import (
     parse_prompt,
     unknown_term,
 )
-from pav_jax.booster.repair import restore_case, say_again
+from pav_jax.booster.repair import restore_case, say_again, without_faults
 from pav_jax.booster.replies import read_reply, read_scene, without_controls
-from pav_jax.booster.request_frame import without_frame
+from pav_jax.booster.request_words import without_request
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
 from pav_jax.rewards.faith.checks import KEPT
@@ -229,8 +229,8 @@ class GuardedPrompt:
         self.text = self.parsed.text
         own = (own_term(term, self.parsed) for term in guard.keep)
         self.terms = tuple(dict.fromkeys([*self.parsed.terms, *filter(None, own)]))
-        scene = without_frame(self.text)
-        # what a rewrite must keep; all of the text where its frame has a term to keep
+        scene = without_request(self.text)
+        # what a rewrite must keep; the whole text where the words of the request have a term
         self.scene = scene if all(has_term(scene, term) for term in self.terms) else self.text
         self.unfit = prompt_kinds.unfit_reason(self.parsed, guard.language)
         self.finished = prompt_kinds.finished_reason(self.parsed) if guard.mode == AUTO else ""
@@ -308,7 +308,9 @@ class GuardedPrompt:
         return [equal[i] for i in likely] + ordered[len(equal) :]
 
     def _repair(self, rewrite: Rewrite) -> Rewrite | None:
-        """A rewrite of the same scene with what it lost; None if that cannot be."""
+        """A rewrite of the same scene with what it lost and without its other faults, or None."""
+        if rewrite.judgement.contradicted or rewrite.judgement.added:
+            rewrite = self._judge(without_faults(rewrite.text, self.scene))
         judgement = rewrite.judgement
         if rewrite.faith < REPAIRABLE or judgement.contradicted or judgement.added:
             return None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pav_jax.booster.replies import SENTENCE_END
+from pav_jax.booster.sentences import sentence_spans
 from pav_jax.rewards.faith.items import QUOTE
 
 PROBLEM = "with text to be read that the prompt does not have"
@@ -12,7 +12,6 @@ WORD = re.compile(r"\w+")
 ANNOUNCED = re.compile(
     r"\b(?:reads?|says?|reading|saying|captions?|titles?|text|words)\s?:\s?(\w+(?: \w+)?)", re.I
 )
-NEXT_SENTENCE = re.compile(r"\s+[^\W\da-z]|\s*\Z")
 
 
 def without_invented(scene: str, prompt: str) -> str:
@@ -30,11 +29,9 @@ def without_invented(scene: str, prompt: str) -> str:
     invented = [match.start() for match in said if WORD.search(_content(match))]
     if not invented:
         return scene
-    ends = [match.end() for match in SENTENCE_END.finditer(_masked(scene))]
-    spans = zip([0, *ends], [*ends, len(scene)], strict=True)
     rest = (
         scene[start:end].strip()
-        for start, end in spans
+        for start, end in sentence_spans(scene)
         if not any(start <= position < end for position in invented)
     )
     return " ".join(filter(None, rest))
@@ -51,13 +48,3 @@ def _content(match: re.Match[str]) -> str:
 
 def _words(text: str) -> str:
     return " ".join(WORD.findall(text.casefold()))
-
-
-def _masked(scene: str) -> str:
-    """The scene, as long, without full stops within quotation marks that end no sentence."""
-    for match in QUOTE.finditer(scene):
-        start, end = match.span(match.lastindex or 0)
-        keeps_end = NEXT_SENTENCE.match(scene, match.end()) is not None
-        end -= keeps_end
-        scene = scene[:start] + "x" * (end - start) + scene[end:]
-    return scene

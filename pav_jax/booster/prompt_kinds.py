@@ -3,7 +3,7 @@
 import re
 
 from pav_jax.booster.prompt_syntax import Kind, ParsedPrompt
-from pav_jax.booster.request_frame import without_frame
+from pav_jax.booster.request_words import without_request
 from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 from pav_jax.rewards.faith.readable import is_readable
 from pav_jax.rewards.faithfulness import judge, load_lexicon
@@ -121,7 +121,7 @@ def unfit_reason(parsed: ParsedPrompt, language: str) -> str:
     if not is_readable(text, load_lexicon()):
         is_any = language == ANY_LANGUAGE
         return "" if is_any else "it is not in English, so that no rewrite of it can be checked"
-    scene = without_frame(text)
+    scene = without_request(text)
     return (
         "" if judge(scene, scene).units else "it names nothing that a rewrite could be checked for"
     )
@@ -134,14 +134,18 @@ def count_words(text: str) -> int:
 
 def finished_reason(parsed: ParsedPrompt) -> str:
     """Why a prompt needs no rewrite; "" if it may have one."""
-    text = parsed.text
-    if count_words(text) > LONG_WORDS:
-        return f"left alone: it is long already (over {LONG_WORDS} words)"
+    form = _finished_form(parsed)
+    return f"left alone: {form}" if form else ""
+
+
+def _finished_form(parsed: ParsedPrompt) -> str:
+    if count_words(parsed.text) > LONG_WORDS:
+        return f"it is long already (over {LONG_WORDS} words)"
     if any(part.kind is Kind.WILDCARD for part in parsed.parts):
-        return "left alone: it has wildcards, which are filled in later"
+        return "it has wildcards, which are filled in later"
     if STRUCTURE.search(parsed.original) or parsed.original.strip().count("\n") > 1:
-        return "left alone: it is structured already"
-    return "left alone: it is a list of tags" if _is_tags(parsed) else ""
+        return "it is structured already"
+    return "it is a list of tags" if _is_tags(parsed) else ""
 
 
 def _is_tags(parsed: ParsedPrompt) -> bool:

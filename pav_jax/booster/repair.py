@@ -1,10 +1,11 @@
-"""What a rewrite lost, said again in the user's words."""
+"""A rewrite without the sentences that contradict its prompt, and with what it lost said again."""
 
 import re
 from collections.abc import Sequence
 
 from pav_jax.booster.prompt_syntax import has_term, term_pattern
-from pav_jax.rewards.faithfulness import load_lexicon
+from pav_jax.booster.sentences import sentence_spans
+from pav_jax.rewards.faithfulness import Judgement, judge, load_lexicon
 from pav_jax.rewards.lemmas import words
 
 # ends of clauses; commas within numbers and quoted texts are no ends
@@ -17,6 +18,33 @@ def restore_case(text: str, terms: Sequence[str]) -> str:
         if not has_term(text, term):
             text = re.sub(term_pattern(term), lambda _, t=term: t, text, flags=re.IGNORECASE)
     return text
+
+
+def without_faults(rewrite: str, prompt: str) -> str:
+    """Leave out the sentences that contradict a prompt or add people or animals to it.
+
+    One sentence after another goes, each time the one without which FAITH finds the fewest faults.
+    A text in which no single sentence is at fault is returned as it is, and so is its last
+    sentence.
+
+    Args:
+      rewrite: a text of whole sentences.
+      prompt: what the user typed, without flags.
+    """
+    text, faults = rewrite, _faults(judge(prompt, rewrite))
+    while faults[0]:
+        parts = [text[start:end].strip() for start, end in sentence_spans(text)]
+        shorter = [" ".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+        rest = [(_faults(judge(prompt, other)), other) for other in shorter if other]
+        if not rest or min(rest)[0][0] >= faults[0]:
+            break
+        faults, text = min(rest)
+    return text
+
+
+def _faults(judgement: Judgement) -> tuple[int, float]:
+    """How much a rewrite says that it should not, and how much of the prompt it does not say."""
+    return len(judgement.contradicted) + len(judgement.added), -judgement.score
 
 
 def say_again(rewrite: str, prompt: str, units: Sequence[str], terms: Sequence[str]) -> str:

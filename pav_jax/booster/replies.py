@@ -8,11 +8,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from pav_jax.booster.sentences import SENTENCE_END
 from pav_jax.language.thoughts import without_thoughts
 from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
 JSON_KEYS = ("prompt", "refined", "rewrite", "rewritten_prompt", "refined_prompt", "description")
+LOOP_WORDS = 4  # a text loops where as many words in a row ...
+LOOP_REPEATS = 3  # ... come as often
 MIN_LOOP_WORDS = 20
 MAX_REPEATED = 0.35  # share of groups of three words that were said before
 MIN_VERSES = 4
@@ -45,11 +48,6 @@ BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 EMPHASIS = re.compile(r"(\*{1,3})(?=\S)([^*\n]+?)(?<=\S)\1")
 CODE = re.compile(r"`([^`\n]+)`")
 QUOTED = re.compile(r"\A(?:\"([^\"]*)\"|“([^“”]*)”|'([^']*)')\Z", re.DOTALL)
-SENTENCE_END = re.compile(  # not of "Mr.", "St." or an initial
-    r"(?:\.(?=[\"'”’)\]]*\Z)|(?<!\b[A-Z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs))(?<!\b(?:Mrs|Rev|Gen|Col|Sgt))(?<!\bProf)\."
-    r"|[!?…])"
-    r"[\"'”’)\]]*(?=\s|\Z)"
-)
 REFUSAL = re.compile(
     r"\bi(?:['’]m| am) (?:sorry|unable|not able|afraid)"
     r"|\bi (?:can(?:['’]t|not| not)|won['’]t|apologi[sz]e)\b"
@@ -227,7 +225,7 @@ def _is_loop(words: Sequence[str], own: Sequence[str]) -> bool:
       words: of a rewrite.
       own: of its prompt; what comes again there may come again.
     """
-    if max(_counts(words).values(), default=0) > max([2, *_counts(own).values()]):
+    if num_repeats(words) > max(LOOP_REPEATS - 1, num_repeats(own)):
         return True
     if any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3)):
         return True
@@ -237,6 +235,7 @@ def _is_loop(words: Sequence[str], own: Sequence[str]) -> bool:
     return 1 - len(set(groups)) / len(groups) > MAX_REPEATED
 
 
-def _counts(words: Sequence[str]) -> collections.Counter[tuple[str, ...]]:
-    """How often each four words come in a row."""
-    return collections.Counter(zip(*(words[i:] for i in range(4)), strict=False))
+def num_repeats(words: Sequence[str]) -> int:
+    """How often the most frequent group of `LOOP_WORDS` words in a row comes."""
+    groups = collections.Counter(zip(*(words[i:] for i in range(LOOP_WORDS)), strict=False))
+    return max(groups.values(), default=0)

@@ -10,7 +10,7 @@ from pav_jax import defaults
 from pav_jax.booster.guard import MODES, Guard, Request
 from pav_jax.booster.prompt_syntax import parse_prompt
 from pav_jax.booster.replies import read_scene
-from pav_jax.booster.request_frame import without_frame
+from pav_jax.booster.request_words import without_request
 from pav_jax.commands import guard_options
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
@@ -327,7 +327,7 @@ def test_refine_instruction_stands(prompt):
 
 @pytest.mark.parametrize("prompt", SCENES)
 def test_refine_scene_is_no_instruction(prompt):
-    scene = without_frame(prompt)
+    scene = without_request(prompt)
     assert first(prompt, scene + ".").refined == scene + "."
 
 
@@ -345,8 +345,8 @@ def test_refine_scene_is_no_instruction(prompt):
         ("I need you now", "I need you now"),
     ],
 )
-def test_without_frame(prompt, scene):
-    assert without_frame(prompt) == scene
+def test_without_request(prompt, scene):
+    assert without_request(prompt) == scene
 
 
 def test_refine_frame_need_not_be_kept():

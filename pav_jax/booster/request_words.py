@@ -20,7 +20,7 @@ _FILM = (
     r"(?=an? (?:[\w-]+ ){0,4}(?:video|clip|shot|scene|animation|time-?lapse|close-?up|view|movie) )"
 )
 # a request names a video, a wish or who is asked; "make a cake" alone may be the scene
-FRAME = re.compile(
+REQUEST = re.compile(
     rf"\W*(?:(?:{_POLITE},? )*"
     rf"(?:(?:{_WISH}(?: to (?:see|have|get|watch|make|create|generate))?|{_ASK}) {_VIDEO} (?=\w)"
     rf"|{_WISH}{_SEE} {_WISHED}"
@@ -32,11 +32,11 @@ FRAME = re.compile(
 THANKS = re.compile(r"(?:,? (?:please|thanks|thank you|for me))+[.?!]?\Z", re.IGNORECASE)
 
 
-def without_frame(text: str) -> str:
+def without_request(text: str) -> str:
     """Return the scene that a prompt asks for; the prompt itself where it asks in no such words.
 
     Args:
       text: the text of a prompt, on one line.
     """
-    frame = FRAME.match(text)
-    return THANKS.sub("", text[frame.end() :].rstrip(" ?!"), count=1) if frame else text
+    request = REQUEST.match(text)
+    return THANKS.sub("", text[request.end() :].rstrip(" ?!"), count=1) if request else text
