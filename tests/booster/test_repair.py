@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from pav_jax.booster.guard import Guard, Request
 from pav_jax.booster.repair import without_faults
 from pav_jax.booster.sentences import sentence_spans
 from pav_jax.rewards.faithfulness import judge
+from tests.booster.guarding import first
 
 PIGEONS = "an old man feeds pigeons in the rain, no cars"
 SENTENCES = (
@@ -86,12 +86,12 @@ def test_without_faults_random_sentences():
     ],
 )
 def test_refine_leaves_out_faulty_sentences(prompt, reply, rewrite):
-    refinement = Guard(samples=1).refine([Request(prompt)], lambda *_: [[reply]])[0][0]
+    refinement = first(prompt, reply)
     assert refinement.refined == rewrite, refinement.reason
     assert not refinement.reverted and not refinement.contradicted and not refinement.added
 
 
 def test_refine_of_another_scene_stands():
     reply = "A blue car waits. A woman dances in a bright kitchen. She smiles."
-    refinement = Guard(samples=1).refine([Request(PIGEONS)], lambda *_: [[reply]])[0][0]
+    refinement = first(PIGEONS, reply)
     assert refinement.reverted and refinement.refined == PIGEONS
